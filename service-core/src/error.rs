@@ -1,0 +1,241 @@
+//! [`Error`]: any error, kept whole, with what it says about retrying.
+//!
+//! The tricky part is that `Error` takes every `std::error::Error` by `?` and therefore cannot be one itself. Where a
+//! `Box<dyn std::error::Error>` is wanted it travels inside a private carrier, which [`Error::new`] opens again.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// `Result` with this crate's [`Error`], and `()` where nothing is returned.
+pub type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+/// Any error, kept with its causes. Cheap to clone.
+///
+/// `?` takes every standard error; `.map_err(Error::new)?` takes the rest (`anyhow::Error`, boxed errors, strings).
+/// `Display` prints the outermost message, `{:#}` the whole chain on one line, and `Debug` the whole chain on lines of
+/// its own, so that `main` may return it.
+///
+/// ```
+/// use service_core::Error;
+/// let error = Error::new("the queue is away");
+/// assert_eq!(error.to_string(), "the queue is away");
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    advice: Advice,
+}
+
+enum Source {
+    Std(BoxError),
+    /// Kept as it is: boxed, an anyhow error hides its outermost error's type.
+    Anyhow(anyhow::Error),
+}
+
+/// What an error itself says about being retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Advice {
+    None,
+    Fatal,
+    RetryAfter(Duration),
+}
+
+impl Error {
+    /// Wraps an error, a boxed error, an `anyhow::Error` or a string. An [`Error`] comes back unchanged.
+    pub fn new(error: impl Into<BoxError> + 'static) -> Self {
+        Self::with(error, Advice::None)
+    }
+
+    /// An error with only a message.
+    pub fn msg(message: impl fmt::Display) -> Self {
+        Self::new(message.to_string())
+    }
+
+    /// An error that is not worth a retry: by default the service fails at once.
+    pub fn fatal(error: impl Into<BoxError> + 'static) -> Self {
+        Self::with(error, Advice::Fatal)
+    }
+
+    /// An error that says when to try again. The wait is not capped by `max_retry_delay`.
+    pub fn retry_after(delay: Duration, error: impl Into<BoxError> + 'static) -> Self {
+        Self::with(error, Advice::RetryAfter(delay))
+    }
+
+    fn with(error: impl Into<BoxError> + 'static, advice: Advice) -> Self {
+        let mut slot = Some(error);
+        let any: &mut dyn std::any::Any = &mut slot;
+        if let Some(found) = any.downcast_mut::<Option<anyhow::Error>>().and_then(Option::take) {
+            return Self::from_source(Source::Anyhow(found), advice);
+        }
+        let Some(error) = slot else { unreachable!("only an anyhow error is taken above") };
+        match error.into().downcast::<Carrier>() {
+            Ok(carrier) if advice == Advice::None => carrier.0,
+            Ok(carrier) => Self::from_source(Source::Std(carrier), advice),
+            Err(other) => Self::from_source(Source::Std(other), advice),
+        }
+    }
+
+    fn from_source(source: Source, advice: Advice) -> Self {
+        Self(Arc::new(Inner { source, advice }))
+    }
+
+    pub(crate) fn advice(&self) -> Advice {
+        self.0.advice
+    }
+
+    fn outermost(&self) -> &(dyn StdError + 'static) {
+        match &self.0.source {
+            Source::Std(error) => error.as_ref(),
+            Source::Anyhow(error) => error.as_ref(),
+        }
+    }
+
+    /// The error and its causes, outermost first.
+    pub fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        Chain { next: Some(self.outermost()) }
+    }
+
+    /// The first error of type `E` anywhere in the chain, also inside an `io::Error` or an `anyhow::Error`.
+    pub fn find<E: StdError + Send + Sync + 'static>(&self) -> Option<&E> {
+        if let Source::Anyhow(error) = &self.0.source
+            && let Some(found) = error.downcast_ref::<E>()
+        {
+            return Some(found);
+        }
+        self.chain().find_map(|error| {
+            error
+                .downcast_ref::<E>()
+                .or_else(|| error.downcast_ref::<Carrier>().and_then(|carrier| carrier.0.find::<E>()))
+        })
+    }
+}
+
+/// Walks causes. Unlike a plain `source()` walk it looks into `io::Error::other` and into carried [`Error`]s.
+struct Chain<'a> {
+    next: Option<&'a (dyn StdError + 'static)>,
+}
+
+impl<'a> Iterator for Chain<'a> {
+    type Item = &'a (dyn StdError + 'static);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let current = self.next?;
+        self.next = match current.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => current.source(),
+        };
+        Some(current)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.outermost())?;
+        if f.alternate() {
+            for cause in causes(self) {
+                write!(f, ": {cause}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.outermost())?;
+        for cause in causes(self) {
+            write!(f, "\n  caused by: {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The causes' messages below the outermost, without those that only repeat the one above (as `io::Error::other` does).
+fn causes(error: &Error) -> impl Iterator<Item = String> {
+    let mut above = error.outermost().to_string();
+    error.chain().skip(1).filter_map(move |cause| {
+        let message = cause.to_string();
+        let repeated = message == above;
+        above.clone_from(&message);
+        (!repeated).then_some(message)
+    })
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<Error> for BoxError {
+    fn from(error: Error) -> Self {
+        Box::new(Carrier(error))
+    }
+}
+
+/// An [`Error`] where a standard error is wanted.
+#[derive(Debug)]
+struct Carrier(Error);
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl StdError for Carrier {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.outermost().source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("code {0}")]
+    struct Code(u16);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("sending")]
+    struct Sending(#[source] Code);
+
+    #[test]
+    fn debug_prints_the_whole_chain() {
+        let error = Error::from(Sending(Code(550)));
+        assert_eq!(format!("{error:?}"), "sending\n  caused by: code 550");
+        assert_eq!(format!("{error:#}"), "sending: code 550");
+    }
+
+    #[test]
+    fn find_looks_everywhere() {
+        let plain = Error::from(Sending(Code(1)));
+        let io = Error::from(io::Error::other(Sending(Code(2))));
+        let anyhow_bare = Error::new(anyhow::Error::new(Code(3)));
+        let anyhow_context = Error::new(anyhow::Error::new(Code(4)).context("more"));
+        let carried = Error::fatal(Error::from(Code(5)));
+        let boxed = Error::new(BoxError::from(Error::from(Code(6))));
+        for (n, error) in [plain, io, anyhow_bare, anyhow_context, carried, boxed].iter().enumerate() {
+            assert_eq!(error.find::<Code>().map(|c| usize::from(c.0)), Some(n + 1), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_wrapped_again_is_itself() {
+        let fatal = Error::fatal("no");
+        assert_eq!(Error::new(fatal).advice(), Advice::Fatal);
+    }
+
+    #[test]
+    fn io_errors_do_not_print_twice() {
+        assert_eq!(format!("{:#}", Error::from(io::Error::other("once"))), "once");
+    }
+}

@@ -1,0 +1,2 @@
+//! The weather station.
+fn main() {}
