@@ -3,12 +3,14 @@
 mod context;
 mod error;
 mod failure;
+mod options;
 mod outcome;
 mod service;
 
 pub use context::Context;
 pub use error::{Error, Result};
 pub use failure::{Failure, FailureKind, Recovery};
+pub use options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule};
 pub use outcome::{IntoOutcome, Outcome, RunReport};
 pub use service::{Literal, Service, ServiceDescriptor};
 
