@@ -1,6 +1,8 @@
 //! Background services inside a program.
 
 mod context;
+#[cfg(feature = "database")]
+pub mod database;
 mod error;
 mod failure;
 mod outcome;
