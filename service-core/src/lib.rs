@@ -33,6 +33,7 @@ mod schedule;
 mod secret;
 mod service;
 mod signal;
+mod single;
 mod state;
 mod supervisor;
 #[cfg(feature = "testing")]
@@ -54,6 +55,7 @@ pub use registry::ServiceRegistry;
 pub use secret::Secret;
 pub use service::{Literal, Service, ServiceDescriptor};
 pub use service_macros::service;
+pub use single::{run, run_until};
 pub use state::ServiceState;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;

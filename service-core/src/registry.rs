@@ -276,6 +276,15 @@ impl ServiceRegistry {
         Ok(())
     }
 
+    /// The program's start: [`start`](Self::start), after a word on what there is.
+    pub(crate) async fn start_announced(&self) -> Result<()> {
+        if cfg!(panic = "abort") {
+            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
+        }
+        crate::overview::log(self);
+        self.start().await
+    }
+
     /// Begins a service's life.
     pub(crate) fn launch(&self, entry: &Arc<Entry>, control: &mut Control) -> Result<u32> {
         let runtime = tokio::runtime::Handle::try_current()?;
