@@ -34,6 +34,8 @@ pub(crate) struct Desk<'t> {
     /// What the timer is set to.
     pub(crate) armed: Option<Instant>,
     pub(crate) options: Arc<Options>,
+    /// Its service has ended, and may live again: what is asked of that is not asked of this desk.
+    pub(crate) late: bool,
 }
 
 /// What ends user code that does not end by itself.
@@ -69,7 +71,7 @@ impl Desk<'_> {
         span: &Span,
         limit: Limit,
     ) -> Driven<T> {
-        let (entry, options) = (&self.cx.entry, &self.options);
+        let (entry, options, late) = (&self.cx.entry, &self.options, self.late);
         let (timer, armed) = (&mut self.timer, &mut self.armed);
         let mut drain_until: Option<Instant> = None;
         std::future::poll_fn(|task| {
@@ -79,7 +81,9 @@ impl Desk<'_> {
                 Caught::Panicked(message) => return Poll::Ready(Driven::Panicked(message)),
                 Caught::Returned(Poll::Pending) => {}
             }
-            let stop = {
+            let stop = if late {
+                None
+            } else {
                 let mut control = entry.lock();
                 control.listen(task.waker());
                 control.stop
@@ -114,7 +118,7 @@ impl Desk<'_> {
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
         let driven = match instance.__shape().cleanup {
             Cleanup::None => {
-                let _ = caught::quietly(|| drop(instance));
+                let_go(&entry, instance);
                 None
             }
             Cleanup::Async => {
@@ -122,7 +126,7 @@ impl Desk<'_> {
                 let mut cleanup = entry.as_current(|| instance.__cleanup(&cx));
                 let driven = self.drive(cleanup.as_mut(), &Span::none(), limit).await;
                 let _ = caught::quietly(|| drop(cleanup));
-                let _ = caught::quietly(|| drop(instance));
+                let_go(&entry, instance);
                 Some(driven)
             }
             Cleanup::Blocking => {
@@ -161,6 +165,10 @@ impl Desk<'_> {
             let mut changed = pin!(entry.hub.changed.notified());
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
+                let mut control = entry.lock();
+                if matches!(control.hold, Some(Hold::Dependencies(_))) {
+                    control.hold = None;
+                }
                 return true;
             }
             {
@@ -217,9 +225,15 @@ fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> Join
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
         let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
-        let _ = caught::quietly(|| drop(instance));
+        let_go(&entry, instance);
         caught
     })
+}
+
+fn let_go(entry: &Entry, instance: Box<dyn Lifecycle>) {
+    if let Caught::Panicked(message) = caught::quietly(|| entry.as_current(|| drop(instance))) {
+        warn!(service.id = %entry.id, "dropping the instance panicked: {message}");
+    }
 }
 
 /// Cleans up an instance whose blocking run outlasted even the end of its service.
@@ -227,6 +241,6 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        Desk { cx, timer, armed: None, options }.clean_up(instance).await;
+        Desk { cx, timer, armed: None, options, late: true }.clean_up(instance).await;
     }
 }

@@ -38,7 +38,7 @@ pub(crate) async fn supervise(cx: Context) {
     let rng = cx.entry.hub.rng(&cx.entry.id);
     let now = Instant::now();
     let mut supervisor = Supervisor {
-        desk: Desk { cx, timer, armed: None, options },
+        desk: Desk { cx, timer, armed: None, options, late: false },
         instance: Slot::Empty,
         up: false,
         next: Next::AtOnce,
@@ -180,7 +180,7 @@ impl Supervisor<'_> {
 
     async fn woken(&mut self) -> Woken {
         let Self { desk, instance, next, due, .. } = self;
-        let Desk { cx, timer, armed, options } = desk;
+        let Desk { cx, timer, armed, options, .. } = desk;
         let entry = &cx.entry;
         std::future::poll_fn(|task| {
             let mut control = entry.lock();
@@ -521,6 +521,8 @@ impl Supervisor<'_> {
                 error!(service.id = %entry.id, "{}", used_up(&entry.id));
                 Some(Ending::Failed)
             }
+            // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
+            Verdict::Fail if entry.lock().is_renewed() => None,
             Verdict::Fail => self.restart().await,
         };
         (report, ending)
