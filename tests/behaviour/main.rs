@@ -3,6 +3,9 @@
 mod acting;
 mod failures;
 mod lifecycle;
+mod panics;
 mod pausing;
+mod reset;
+mod run_now;
 mod stopping;
 mod support;
