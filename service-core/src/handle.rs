@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::control::StopBy;
+use crate::control::{Control, StopBy};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::health::{self, ServiceHealth};
@@ -58,12 +58,18 @@ impl ServiceHandle {
                 ServiceState::Draining => return control.refuse(self.id(), "start", "it is still stopping"),
                 _ => return control.refuse(self.id(), "start", "it is running already"),
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
-            }
+            self.may_begin(&control, "start")?;
             self.registry.launch(&self.entry, &mut control)?
         };
         self.started(life, Instant::now() + START_PATIENCE).await
+    }
+
+    /// Whether another life, or another instance, can be had at all.
+    fn may_begin(&self, control: &Control, action: &'static str) -> Result<()> {
+        if control.forgotten {
+            return control.refuse(self.id(), action, "it has been unregistered");
+        }
+        if self.entry.factory.has_next() { Ok(()) } else { Err(used_up(self.id())) }
     }
 
     /// Waits for the end of a start.
@@ -143,9 +149,7 @@ impl ServiceHandle {
             if from_within && (control.ending || control.state() == ServiceState::Draining) {
                 return control.refuse(self.id(), "reset", control.why_down());
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
-            }
+            self.may_begin(&control, "reset")?;
             if from_within {
                 control.renew = true;
                 return Ok(());
