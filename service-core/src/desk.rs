@@ -216,6 +216,7 @@ pub(crate) fn poll_at(
 pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: Span) -> JoinHandle<Returned> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
         (instance, caught)
     })
@@ -224,6 +225,7 @@ pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, 
 fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> JoinHandle<Caught<Result<()>>> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
         let_go(&entry, instance);
         caught
