@@ -86,3 +86,6 @@ impl Origin {
         Arc::new(Self { layer, place: place.into() })
     }
 }
+
+#[cfg(test)]
+mod tests;
