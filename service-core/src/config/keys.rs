@@ -144,14 +144,19 @@ pub(crate) fn duration(value: &Value) -> Option<Duration> {
         Value::Int(seconds) => Duration::from_secs(u64::try_from(*seconds).ok()?),
         Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok()?,
         Value::Time(time) => *time,
-        Value::Str(text) => humantime::parse_duration(text.trim()).ok()?,
+        Value::Str(text) => with_unit(text)?,
         Value::Text { text, .. } => match text.trim().parse() {
             Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
-            Err(_) => humantime::parse_duration(text.trim()).ok()?,
+            Err(_) => with_unit(text)?,
         },
         _ => return None,
     };
     (time <= LONGEST).then_some(time)
+}
+
+/// As the attribute takes it: `M` is a month to humantime, and whoever writes `"5M"` means minutes.
+fn with_unit(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text.trim()).ok().filter(|_| !text.contains('M'))
 }
 
 fn count(value: &Value) -> Result<Parsed, &'static str> {
@@ -170,8 +175,8 @@ fn factor(value: &Value) -> Result<Parsed, &'static str> {
         Value::Text { text, .. } => text.trim().parse().ok(),
         _ => None,
     };
-    let fits = factor.filter(|factor| (1.0..=1000.0).contains(factor));
-    fits.map(Parsed::Factor).ok_or("a factor from 1 to 1000, such as 2 or 1.5")
+    let fits = factor.filter(|factor| *factor >= 1.0 && factor.is_finite());
+    fits.map(Parsed::Factor).ok_or("a factor from 1 on, such as 2 or 1.5")
 }
 
 fn flag(value: &Value) -> Result<Parsed, &'static str> {
@@ -272,6 +277,6 @@ fn rate_limit(text: &str) -> Option<RateLimit> {
     let permits = permits.trim().parse().ok().filter(|permits| *permits > 0)?;
     let per = per.trim();
     let per = if per.starts_with(|first: char| first.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
-    let per = humantime::parse_duration(&per).ok().filter(|per| !per.is_zero() && *per <= LONGEST)?;
+    let per = with_unit(&per).filter(|per| !per.is_zero() && *per <= LONGEST)?;
     Some(RateLimit { permits, per })
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 pub use error::{ConfigError, ConfigErrors, Setting};
 pub use value::SettingValue;
 
+pub(crate) use nearest::nearest;
 pub(crate) use resolve::{Provenance, Resolved, Row};
 pub(crate) use sources::{Inputs, Sources};
 pub(crate) use value::{Value, list};
