@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::value::Value;
-use crate::options::{CatchUp, Options, RateLimit};
+use crate::options::{CatchUp, Options, RateLimit, Schedule};
 
 /// What a key's value was read as.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +93,45 @@ pub(crate) fn put(options: &mut Options, key: &str, parsed: Parsed) {
     }
 }
 
+/// The value that an option has, by its key; `None` where the key has no part in what is in effect (`delay` beside an
+/// interval, `restart_delay` without a restart).
+pub(crate) fn get(options: &Options, key: &str) -> Option<Parsed> {
+    let cron = match &options.schedule {
+        Schedule::Cron(cron) => Some(cron),
+        _ => None,
+    };
+    Some(match key {
+        "interval" => match options.schedule {
+            Schedule::Interval(time) => Parsed::Time(time),
+            _ => return None,
+        },
+        "delay" => match options.schedule {
+            Schedule::Delay(time) => Parsed::Time(time),
+            _ => return None,
+        },
+        "cron" => Parsed::Text(cron?.expression.clone()),
+        "timezone" => Parsed::Text(cron?.timezone.clone()),
+        "catch_up" => Parsed::CatchUp(cron?.catch_up),
+        "initial_delay" => Parsed::Time(options.initial_delay),
+        "jitter" => Parsed::Time(options.jitter),
+        "max_failures" => Parsed::Count(options.max_failures),
+        "retry_delay" => Parsed::Time(options.retry_delay),
+        "retry_backoff" => Parsed::Factor(options.retry_backoff),
+        "max_retry_delay" => Parsed::Time(options.max_retry_delay),
+        "timeout" => Parsed::MaybeTime(options.timeout),
+        "drain_timeout" => Parsed::Time(options.drain_timeout),
+        "restart" => Parsed::Restart(options.restart.is_some()),
+        "restart_delay" => Parsed::Time(options.restart?.delay),
+        "max_restarts" => Parsed::Count(options.restart?.max),
+        "restart_window" => Parsed::Time(options.restart?.window),
+        "critical" => Parsed::Flag(options.critical),
+        "depends_on" => Parsed::Ids(options.depends_on.clone()),
+        "rate_limit" => Parsed::Rate(options.rate_limit),
+        "enabled" => Parsed::Flag(options.enabled),
+        _ => return None,
+    })
+}
+
 impl Parsed {
     /// As `explain` and the table at start show it: the same words whichever layer it came from.
     pub(crate) fn show(&self) -> String {
@@ -103,6 +142,7 @@ impl Parsed {
             Self::Factor(factor) => factor.to_string(),
             Self::Flag(flag) => flag.to_string(),
             Self::Text(text) => text.clone(),
+            Self::Ids(ids) if ids.is_empty() => "none".to_owned(),
             Self::Ids(ids) => ids.join(", "),
             Self::Rate(Some(RateLimit { permits, per })) => format!("{permits}/{}", humantime::format_duration(*per)),
             Self::Restart(true) => "on_failure".to_owned(),

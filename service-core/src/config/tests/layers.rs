@@ -248,3 +248,40 @@ fn a_bed_sets_options_and_settings_of_every_service() {
     assert_eq!(given.settings::<Batch>().unwrap().batch_size, 10);
     assert_eq!(given.set("mail.batch_size", 20).settings::<Batch>().unwrap().batch_size, 20);
 }
+
+#[test]
+fn every_option_in_effect_is_explained() {
+    let resolved = toml("[mail]\ndelay = 5\nmax_failures = 3").resolve(&[("interval", Literal::Int(9))]).unwrap();
+    let told = |now: &Options| -> Vec<String> {
+        let one = |set: &Provenance| format!("{} = {} ({})", set.key, set.value, set.place);
+        let line = |set: Provenance| [one(&set)].into_iter().chain(set.shadowed.iter().map(one)).collect::<Vec<_>>();
+        resolved.explain(now).into_iter().map(|set| line(set).join(" over ")).collect()
+    };
+    let at_start = [
+        "delay = 5s (services.toml:2) over interval = 9s (attribute at src/mail.rs:7)",
+        "initial_delay = 0s (default)",
+        "jitter = 0s (default)",
+        "max_failures = 3 (services.toml:3)",
+        "retry_delay = 5s (default)",
+        "retry_backoff = 1 (default)",
+        "max_retry_delay = 5m (default)",
+        "timeout = none (default)",
+        "drain_timeout = 30s (default)",
+        "restart = never (default)",
+        "critical = false (default)",
+        "depends_on = none (default)",
+        "rate_limit = none (default)",
+        "enabled = true (default)",
+    ];
+    assert_eq!(told(&resolved.options), at_start);
+    let mut now = Options::clone(&resolved.options);
+    (now.schedule, now.retry_delay) = (Schedule::Interval(s(1)), s(7));
+    let changed = told(&now);
+    assert_eq!(
+        changed[0],
+        "interval = 1s (set by the service itself while running) over delay = 5s (services.toml:2) over \
+         interval = 9s (attribute at src/mail.rs:7)"
+    );
+    assert_eq!(changed[4], "retry_delay = 7s (set by the service itself while running)");
+    assert_eq!(changed[5..], at_start[5..]);
+}

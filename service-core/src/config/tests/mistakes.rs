@@ -253,7 +253,7 @@ fn names_that_name_no_setting_are_told() {
         errors,
         [
             "environment variable SERVICES__MAIL: names no setting, write SERVICES__<SERVICE>__<KEY>",
-            "environment variable SERVICES__MAIL__SMTP__PORT: `smtp` is set as a value and as a table, keep one of the two",
+            "environment variable SERVICES__MAIL__SMTP__PORT: `smtp` is set by another variable too, keep one of the two",
             "environment variable SERVICES____INTERVAL: names no setting, write SERVICES__<SERVICE>__<KEY>",
             ".set(\"interval\", …): name the service and the key, as in `email_sender.batch_size`",
         ]
