@@ -139,6 +139,22 @@ fn errors_of_whoever_buffers_values_are_cleaned() {
 }
 
 #[test]
+fn a_secret_is_cut_out_as_it_stands_and_as_it_is_quoted() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "One<Secret<String>>")]
+    struct Checked;
+    impl TryFrom<One<Secret<String>>> for Checked {
+        type Error = String;
+        fn try_from(one: One<Secret<String>>) -> Result<Self, String> {
+            let value = one.value.expose();
+            Err(format!("{value} and {value:?} are refused"))
+        }
+    }
+    let given = toml("[mail]\nvalue = 'hunter2 \"the\" second'");
+    assert_eq!(fails::<Checked>(given), "settings of service `mail`: ••• and \"•••\" are refused");
+}
+
+#[test]
 fn passwords_in_urls_are_left_out() {
     let given = toml("[mail]\nvalue = \"postgres://app:hunter2@db/x\"");
     assert_eq!(
