@@ -2,6 +2,7 @@
 
 mod layers;
 mod mistakes;
+mod page;
 mod reading;
 mod secrets;
 
