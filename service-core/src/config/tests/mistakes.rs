@@ -281,7 +281,7 @@ fn a_file_that_was_named_must_be_there() {
         let environment = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
         let folder = Folder::with("[mail]\ninterval = 5");
         let file = file.map(PathBuf::from);
-        let inputs = Inputs { file, environment, directory: folder.0.clone(), ..Inputs::default() };
+        let inputs = Inputs { file, environment, directory: Some(folder.0.clone()), ..Inputs::default() };
         Sources::load(inputs).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(
@@ -294,7 +294,7 @@ fn a_file_that_was_named_must_be_there() {
     );
     assert_eq!(load(Some("services.toml"), &[]), Ok(()));
     assert_eq!(load(None, &[]), Ok(()));
-    let inputs = Inputs { directory: PathBuf::from("/nowhere"), ..Inputs::default() };
+    let inputs = Inputs { directory: Some(PathBuf::from("/nowhere")), ..Inputs::default() };
     assert!(Sources::load(inputs).is_ok(), "without a name, no file is fine");
 }
 

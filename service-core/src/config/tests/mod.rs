@@ -73,7 +73,7 @@ impl Given {
         Sources::load(Inputs {
             file: None,
             environment: self.env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect(),
-            directory: folder.0.clone(),
+            directory: Some(folder.0.clone()),
             sets: self.sets.iter().map(owned).collect(),
             sets_for_all: self.for_all.iter().map(owned).collect(),
         })
