@@ -1,5 +1,7 @@
 //! Configuration from a real file, through the builder, to running services.
 
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -88,5 +88,10 @@ impl Origin {
     }
 }
 
+/// The page's code is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/configuration.md")]
+struct Page;
+
 #[cfg(test)]
 mod tests;

@@ -215,7 +215,10 @@ impl<'a> Attempt<'a> {
                 return;
             }
         };
-        let shown = parsed.as_ref().map_or_else(|_| node.value.show(false), Parsed::show);
+        let shown = match (&node.value, &parsed) {
+            (Value::Text { secret: true, .. }, _) | (_, Err(_)) => node.value.show(false),
+            (_, Ok(parsed)) => parsed.show(),
+        };
         let entries = self.options.entry(name).or_default();
         // Of one layer the later word counts; it hides nothing of another layer.
         entries.retain(|entry| entry.rank != rank);

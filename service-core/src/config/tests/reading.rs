@@ -105,6 +105,17 @@ fn values_of_the_file_keep_their_type() {
 }
 
 #[test]
+fn toml_is_read_in_all_its_forms() {
+    assert_eq!(one(toml("[mail]\nvalue = 1_000")), Ok(1000));
+    assert_eq!(one(toml("[mail]\nvalue = 0xFF")), Ok(255));
+    assert_eq!(one(toml("[mail]\nvalue = 1_0.5e1")), Ok(105.0));
+    assert_eq!(one(toml("mail.value = 3")), Ok(3));
+    assert_eq!(one(toml("[mail]\r\nvalue = \"\"\"\r\na\"\"\"\r\n")), Ok("a".to_owned()));
+    assert_eq!(one(toml("\u{feff}[mail]\nvalue = 2026-11-23T03:10:00Z")), Ok("2026-11-23T03:10:00Z".to_owned()));
+    assert_eq!(one::<Vec<One<u8>>>(toml("[[mail.value]]\nvalue = 1\n[[mail.value]]\nvalue = 2")).unwrap().len(), 2);
+}
+
+#[test]
 fn an_empty_variable_is_nothing_where_nothing_may_be() {
     assert_eq!(one::<Option<u32>>(env([("SERVICES__MAIL__VALUE", "")])), Ok(None));
     assert_eq!(one::<String>(env([("SERVICES__MAIL__VALUE", "")])), Ok(String::new()));

@@ -168,6 +168,9 @@ fn an_option_that_read_a_secret_does_not_show_it() {
     let given = toml("[mail]\ninterval = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2")]);
     let message = given.errors();
     assert!(message.contains("found •••") && !message.contains("hunter2"), "{message}");
+    let given = toml("[mail]\ncron = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2")]);
+    let resolved = given.resolve(&[]).unwrap();
+    assert_eq!(resolved.explain(&resolved.options)[0].value, "•••");
 }
 
 #[test]
