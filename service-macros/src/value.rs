@@ -274,7 +274,10 @@ impl Reader<'_> {
         let Written::Str(text) = written else { return Err(self.wrong()) };
         match check(&text.value()) {
             Ok(()) => Ok(Value::Str(text.value())),
-            Err(problem) => Err(self.error(format!("`{}` {problem}", self.key.name))),
+            Err(problem) => {
+                let space = if problem.starts_with("'s ") { "" } else { " " };
+                Err(self.error(format!("`{}`{space}{problem}", self.key.name)))
+            }
         }
     }
 
@@ -296,7 +299,9 @@ impl Reader<'_> {
 
     fn crate_path(&self) -> Result<Value, Error> {
         let tokens: TokenStream = self.tokens.iter().cloned().collect();
-        if let Written::Str(text) = self.written() {
+        if let Written::Str(text) = self.written()
+            && !text.value().is_empty()
+        {
             return Err(self.error(format!("`crate` takes a path without quotes: write `crate = {}`", text.value())));
         }
         self.one_argument()?;

@@ -29,7 +29,7 @@ struct TooMany;
 impl TooMany {
     async fn update(&mut self) {}
 
-    fn cleanup(&mut self, cx: &Context, failure: &Failure) {}
+    fn cleanup(&mut self, _cx: &Context, _failure: &Failure) {}
 }
 
 fn main() {}

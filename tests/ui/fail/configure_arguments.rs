@@ -8,7 +8,7 @@ struct Swapped;
 
 #[service]
 impl Swapped {
-    fn configure(settings: Settings, cx: &Context) -> Self {
+    fn configure(_settings: Settings, _cx: &Context) -> Self {
         Self
     }
 
@@ -19,7 +19,7 @@ struct Alone;
 
 #[service]
 impl Alone {
-    fn configure(settings: Settings) -> Self {
+    fn configure(_settings: Settings) -> Self {
         Self
     }
 
@@ -30,7 +30,7 @@ struct Lent;
 
 #[service]
 impl Lent {
-    fn configure(cx: &Context, settings: &Settings) -> Self {
+    fn configure(_cx: &Context, _settings: &Settings) -> Self {
         Self
     }
 
@@ -41,7 +41,7 @@ struct TooMany;
 
 #[service]
 impl TooMany {
-    fn configure(cx: &Context, settings: Settings, name: String) -> Self {
+    fn configure(_cx: &Context, _settings: Settings, _name: String) -> Self {
         Self
     }
 
@@ -52,7 +52,7 @@ struct ByValue;
 
 #[service]
 impl ByValue {
-    fn configure(cx: Context) -> Self {
+    fn configure(_cx: Context) -> Self {
         Self
     }
 

@@ -3,15 +3,15 @@
 use service_core::prelude::*;
 
 #[service]
-async fn by_value(cx: Context) {}
+async fn by_value(_cx: Context) {}
 
 #[service]
-async fn exclusive(cx: &mut Context) {}
+async fn exclusive(_cx: &mut Context) {}
 
 #[service]
-async fn number(batch: u32) {}
+async fn number(_batch: u32) {}
 
 #[service]
-async fn two(cx: &Context, batch: u32) {}
+async fn two(_cx: &Context, _batch: u32) {}
 
 fn main() {}

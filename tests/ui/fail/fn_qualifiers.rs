@@ -9,6 +9,6 @@ async fn generic<T>() {}
 async unsafe fn careless() {}
 
 #[service]
-extern "C" fn foreign() {}
+async extern "C" fn foreign() {}
 
 fn main() {}

@@ -33,7 +33,7 @@ struct ByValue;
 impl ByValue {
     async fn update(&mut self) {}
 
-    fn on_failure(&mut self, failure: Failure) -> Recovery {
+    fn on_failure(&mut self, _failure: Failure) -> Recovery {
         Recovery::Retry
     }
 }
@@ -45,7 +45,7 @@ struct TooMany;
 impl TooMany {
     async fn update(&mut self) {}
 
-    fn on_failure(&mut self, failure: &Failure, cx: &Context) -> Recovery {
+    fn on_failure(&mut self, _failure: &Failure, _cx: &Context) -> Recovery {
         Recovery::Retry
     }
 }
@@ -57,7 +57,7 @@ struct Undecided;
 impl Undecided {
     async fn update(&mut self) {}
 
-    fn on_failure(&mut self, failure: &Failure) {}
+    fn on_failure(&mut self, _failure: &Failure) {}
 }
 
 fn main() {}

@@ -12,7 +12,7 @@ const ANSWER: u32 = 42;
 static NAME: &str = "sender";
 
 #[service]
-use std::fmt;
+pub use std::fmt;
 
 #[service]
 union Both {

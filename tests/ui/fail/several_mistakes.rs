@@ -10,7 +10,7 @@ impl Sender {
         self
     }
 
-    async fn update(self, batch: u32) {}
+    async fn update(self, _batch: u32) {}
 
     async fn on_failure(&mut self) {}
 }

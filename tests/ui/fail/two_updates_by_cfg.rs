@@ -10,7 +10,7 @@ impl Sender {
     #[cfg(debug_assertions)]
     async fn update(&mut self) {}
 
-    #[cfg(not(feature_of_nobody))]
+    #[cfg(not(any()))]
     async fn update(&self) {}
 }
 

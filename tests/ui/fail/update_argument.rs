@@ -7,7 +7,7 @@ struct ByValue;
 
 #[service]
 impl ByValue {
-    async fn update(&mut self, cx: Context) {}
+    async fn update(&mut self, _cx: Context) {}
 }
 
 #[derive(Default)]
@@ -15,7 +15,7 @@ struct Exclusive;
 
 #[service]
 impl Exclusive {
-    async fn update(&mut self, cx: &mut Context) {}
+    async fn update(&mut self, _cx: &mut Context) {}
 }
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ struct Text;
 
 #[service]
 impl Text {
-    async fn update(&mut self, name: &str) {}
+    async fn update(&mut self, _name: &str) {}
 }
 
 #[derive(Default)]
@@ -31,7 +31,7 @@ struct TooMany;
 
 #[service]
 impl TooMany {
-    async fn update(&mut self, cx: &Context, batch: u32) {}
+    async fn update(&mut self, _cx: &Context, _batch: u32) {}
 }
 
 fn main() {}
