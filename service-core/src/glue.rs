@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::failure::Recovery;
-use crate::service::{BoxFuture, Build, Lifecycle, Literal, ServiceDescriptor};
+use crate::service::{BoxFuture, Build, Lifecycle, Literal, Service, ServiceDescriptor};
 
 mod fields;
 
@@ -33,14 +33,22 @@ macro_rules! __place {
 pub(crate) type Settings = fn() -> Option<&'static [&'static str]>;
 
 /// The descriptor of `S`.
-pub const fn descriptor<S: Lifecycle>(
-    id: &'static str,
+pub const fn descriptor<S: Service>(
     (module_path, file, line): Place,
     attributes: &'static [(&'static str, Literal)],
     build: Option<Build>,
     settings: Option<Settings>,
 ) -> ServiceDescriptor {
-    ServiceDescriptor { id, type_name: std::any::type_name::<S>, module_path, file, line, attributes, build, settings }
+    ServiceDescriptor {
+        id: S::ID,
+        type_name: std::any::type_name::<S>,
+        module_path,
+        file,
+        line,
+        attributes,
+        build,
+        settings,
+    }
 }
 
 /// What `configure` may return.
@@ -145,6 +153,8 @@ impl<S: Lifecycle + Default> Probe<S> {
 
 /// The answer of [`Probe`] for a type without `Default`.
 pub trait PerhapsDefault {
+    /// Uses the import of this trait, whichever answer counts.
+    const IN_USE: () = ();
     /// Cannot be built.
     const BUILD: Option<Build> = None;
 }

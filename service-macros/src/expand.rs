@@ -9,6 +9,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use crate::args::Dependency;
+use crate::forward;
 use crate::model::{Lifecycle, Literal, Model, Subject};
 
 /// The traits' impls, the descriptor and its place on the list of discovered services.
@@ -58,7 +59,6 @@ fn descriptor(model: &Model, attributes: &TokenStream, build: &TokenStream, sett
     let body = quote! {
         const ID: &'static str = #id;
         const DESCRIPTOR: &'static #private::ServiceDescriptor = &#private::descriptor::<Self>(
-            #id,
             #private::place!(),
             #attributes,
             #build,
@@ -117,15 +117,17 @@ fn function_type(model: &Model) -> Option<TokenStream> {
     let Subject::Function { vis, ident, docs } = &model.subject else { return None };
     let cfg = cfg(model.cfg.as_ref());
     let doc = docs.is_empty().then(|| {
-        let doc = format!("The service that [`{ident}()`] is.");
+        let doc = format!(" The service that [`{ident}()`] is.");
         quote!(#[doc = #doc])
     });
+    // Found where the user wrote it, but of the macro's making, so that its lower-case name is no warning.
+    let mut ident = ident.clone();
+    ident.set_span(Span::call_site().located_at(ident.span()));
     Some(quote! {
         #cfg
         #(#docs)*
         #doc
-        #[allow(non_camel_case_types)]
-        #[derive(Debug, Default)]
+        #[derive(::core::fmt::Debug, ::core::default::Default)]
         #vis struct #ident {}
     })
 }
@@ -154,9 +156,9 @@ fn literal(model: &Model, value: &Literal) -> TokenStream {
 /// `impl Lifecycle`: forwarders to the user's methods, under names that are not in their way.
 fn lifecycle(model: &Model) -> TokenStream {
     let shape = shape(model);
-    let updates = forwarders(&model.updates, |method| update(model, method));
-    let on_failures = forwarders(&model.on_failures, |method| on_failure(model, method));
-    let cleanups = forwarders(&model.cleanups, |method| cleanup(model, method));
+    let updates = forwarders(&model.updates, |method| forward::update(model, method));
+    let on_failures = forwarders(&model.on_failures, |method| forward::on_failure(model, method));
+    let cleanups = forwarders(&model.cleanups, |method| forward::cleanup(model, method));
     implementation(model, "Lifecycle", &quote!(#shape #updates #on_failures #cleanups))
 }
 
@@ -230,105 +232,10 @@ fn shape(model: &Model) -> TokenStream {
 }
 
 /// The module of the runtime that generated code names, spanned where a fault of its item is to be shown.
-fn private(model: &Model, at: Span) -> TokenStream {
+pub(crate) fn private(model: &Model, at: Span) -> TokenStream {
     match &model.runtime {
         Some(path) => quote_spanned!(at=> #path::__private),
         None => quote_spanned!(at=> ::service_core::__private),
-    }
-}
-
-/// `Self::method(self, cx)`, spanned to be the user's own words; a context is passed to those that take one.
-fn call(model: &Model, method: &Lifecycle) -> TokenStream {
-    let name = &method.sig.ident;
-    let cx = method.arguments().first().map(|cx| quote_spanned!(cx.ty.span()=> cx));
-    match &model.subject {
-        Subject::Impl { .. } => quote_spanned!(name.span()=> Self::#name(self, #cx)),
-        Subject::Function { .. } => quote_spanned!(name.span()=> #name(#cx)),
-    }
-}
-
-/// A `let`, and a conversion whose fault is shown where the method says what it returns.
-fn converted(method: &Lifecycle, value: &TokenStream, conversion: &TokenStream) -> TokenStream {
-    let output = quote_spanned!(method.output_span()=> output);
-    let converted = quote_spanned!(method.sig.ident.span()=> #conversion(#output));
-    quote! {
-        let #output = #value;
-        #converted
-    }
-}
-
-/// A boxed future. It becomes a `dyn Future + Send` in its last mention, which bears the method's name's span: there a
-/// future that is not `Send` is told.
-fn boxed(model: &Model, method: &Lifecycle, body: &TokenStream) -> TokenStream {
-    let at = method.sig.ident.span();
-    let private = private(model, Span::call_site());
-    let block = quote_spanned!(at=> async move { #body });
-    let future = quote_spanned!(at=> future);
-    quote! {
-        let future = #private::Boxed::pin(#block);
-        #future
-    }
-}
-
-fn update(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model, Span::call_site());
-    let call = call(model, method);
-    let at = self::private(model, method.sig.ident.span());
-    let into = quote!(#at::IntoOutcome::into_outcome);
-    if method.is_async() {
-        let body = boxed(model, method, &converted(method, &quote!(#call.await), &into));
-        quote! {
-            fn __update<'a>(&'a mut self, cx: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<#private::Outcome>> {
-                let _ = cx;
-                #body
-            }
-        }
-    } else {
-        let body = converted(method, &call, &into);
-        quote! {
-            fn __update_blocking(&mut self, cx: &#private::Context) -> #private::Result<#private::Outcome> {
-                let _ = cx;
-                #body
-            }
-        }
-    }
-}
-
-fn on_failure(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model, Span::call_site());
-    let name = &method.sig.ident;
-    let failure = method.arguments().first().map(|failure| quote_spanned!(failure.ty.span()=> failure));
-    let call = quote_spanned!(name.span()=> Self::#name(self, #failure));
-    let at = self::private(model, name.span());
-    let body = converted(method, &call, &quote!(#at::IntoRecovery::into_recovery));
-    quote! {
-        fn __on_failure(&mut self, failure: &#private::Failure) -> #private::Recovery {
-            #body
-        }
-    }
-}
-
-fn cleanup(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model, Span::call_site());
-    let call = call(model, method);
-    let at = self::private(model, method.sig.ident.span());
-    let into = quote!(#at::IntoCleaned::into_cleaned);
-    if method.is_async() {
-        let body = boxed(model, method, &converted(method, &quote!(#call.await), &into));
-        quote! {
-            fn __cleanup<'a>(&'a mut self, cx: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<()>> {
-                let _ = cx;
-                #body
-            }
-        }
-    } else {
-        let body = converted(method, &call, &into);
-        quote! {
-            fn __cleanup_blocking(&mut self, cx: &#private::Context) -> #private::Result<()> {
-                let _ = cx;
-                #body
-            }
-        }
     }
 }
 
@@ -343,30 +250,12 @@ fn build(model: &Model) -> TokenStream {
         }
         Subject::Function { .. } => quote!(#private::Some(<Self as #private::ByDefault>::build)),
         Subject::Impl { .. } => quote!({
-            #[allow(unused_imports)]
             use #private::PerhapsDefault as _;
+            let () = #private::Probe::<Self>::IN_USE;
             #private::Probe::<Self>::BUILD
         }),
     };
-    choose(&model.configures, |method| configure(model, method), by_default)
-}
-
-fn configure(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model, Span::call_site());
-    let name = &method.sig.ident;
-    let arguments = method.arguments();
-    let cx = arguments.first().map(|cx| quote_spanned!(cx.ty.span()=> &cx,));
-    let config = arguments.get(1).map(|config| {
-        let (ty, at) = (&config.ty, config.ty.span());
-        let private = self::private(model, at);
-        quote_spanned!(at=> <#ty as #private::Config>::of(&cx)?)
-    });
-    let call = quote_spanned!(name.span()=> Self::#name(#cx #config));
-    let call = if method.is_async() { quote!(#call.await) } else { call };
-    let at = self::private(model, name.span());
-    let body = converted(method, &call, &quote!(#at::IntoInstance::<Self>::into_instance));
-    let body = boxed(model, method, &quote!(let _ = &cx; let instance = { #body }; #private::instance(instance)));
-    quote!(#private::Some(|cx| { #body }))
+    choose(&model.configures, |method| forward::configure(model, method), by_default)
 }
 
 /// The names of the settings that `configure` reads.

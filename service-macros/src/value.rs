@@ -9,6 +9,7 @@ use syn::punctuated::Punctuated;
 use syn::{Error, Lit, LitInt, LitStr, Path, Token, Type};
 
 use crate::args::{Dependency, Value};
+use crate::item::ungrouped;
 use crate::keys::{self, Key, Kind};
 use crate::{cron, names, units};
 
@@ -358,7 +359,7 @@ fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
     let start: Span = input.span();
     let not_a_service =
         || Error::new(start, "`depends_on` lists types and ids: write `OtherService` or `\"other_service\"`");
-    match input.parse::<Type>().map_err(|_| not_a_service())? {
+    match input.parse::<Type>().map(ungrouped).map_err(|_| not_a_service())? {
         path @ Type::Path(_) => Ok(Dependency::Type(Box::new(path))),
         other => Err(Error::new_spanned(
             other,
