@@ -4,16 +4,28 @@
 //! wants; `sqlite` and `postgres` bring one along.
 
 mod access;
+mod batch;
+mod claim;
 mod clock;
 mod connect;
+mod debts;
 mod fault;
 mod gate;
+mod lease;
+mod plan;
 mod schema;
 mod transaction;
+mod work_item;
 
 pub use access::Access;
+pub use batch::{Batch, Item};
+pub use claim::{Claim, ClaimEach};
 pub use clock::Clock;
 pub use connect::{connect, connect_lazily};
+pub use debts::Debts;
 pub use gate::{CommitGate, CommitGuard};
 pub use schema::{check_schema, migrate, schema_sql};
 pub use transaction::Transaction;
+pub use work_item::WorkItem;
+#[doc(hidden)]
+pub use work_item::{StatusEnum, Work, WorkTime, assert_status, time_value};
