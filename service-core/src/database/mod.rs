@@ -25,7 +25,13 @@ pub use connect::{connect, connect_lazily};
 pub use debts::Debts;
 pub use gate::{CommitGate, CommitGuard};
 pub use schema::{check_schema, migrate, schema_sql};
+/// What is derived: see [`WorkItem`](trait@WorkItem).
+pub use service_macros::WorkItem;
 pub use transaction::Transaction;
 pub use work_item::WorkItem;
+
+/// What the derive names.
 #[doc(hidden)]
-pub use work_item::{StatusEnum, Work, WorkTime, assert_status, time_value};
+pub mod __private {
+    pub use super::work_item::{StatusEnum, Work, WorkItem, WorkTime, assert_status, time_value};
+}
