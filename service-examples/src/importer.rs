@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use service_core::prelude::*;
 use tracing::{info, warn};
@@ -13,6 +14,9 @@ use crate::bundled;
 use crate::import::{self, Imported};
 use crate::inbox::{self, Inbox};
 use crate::line;
+
+/// Wait for a file that may still be written to, before another look.
+const GROWING: Duration = Duration::from_millis(500);
 
 /// `[importer]` in `services.toml`.
 #[derive(serde::Deserialize)]
@@ -75,7 +79,12 @@ impl Importer {
                 }
             }
         }
-        Ok(Outcome::processed(readings).failed(unread))
+        let outcome = Outcome::processed(readings).failed(unread);
+        if arrived.growing > 0 {
+            cx.sleep(GROWING).await;
+            return Ok(outcome.again());
+        }
+        Ok(outcome)
     }
 
     /// Gives the number of new readings.
