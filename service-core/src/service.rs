@@ -37,7 +37,9 @@ pub trait Service: Lifecycle + Sized {
 pub trait Lifecycle: Send + 'static {
     /// Which of the methods below are to be called.
     fn __shape(&self) -> Shape;
-    fn __update<'a>(&'a mut self, cx: &'a Context) -> BoxFuture<'a, Result<Outcome>>;
+    fn __update<'a>(&'a mut self, _cx: &'a Context) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(std::future::ready(Ok(Outcome::idle())))
+    }
     fn __update_blocking(&mut self, _cx: &Context) -> Result<Outcome> {
         Ok(Outcome::idle())
     }
@@ -58,6 +60,11 @@ pub trait Lifecycle: Send + 'static {
 pub struct Shape {
     pub blocking_update: bool,
     pub cleanup: Cleanup,
+}
+
+impl Shape {
+    /// An async `update` and no `cleanup`.
+    pub const NONE: Self = Self { blocking_update: false, cleanup: Cleanup::None };
 }
 
 /// The form of a service's `cleanup`.

@@ -1,1 +1,69 @@
-//! The `#[service]` attribute.
+//! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
+//!
+//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes.
+//! The user's item comes out first and untouched, also when something is wrong with it.
+
+mod args;
+mod cron;
+mod diagnostics;
+mod expand;
+mod item;
+mod keys;
+mod methods;
+mod model;
+mod names;
+mod units;
+mod validate;
+mod value;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use args::Args;
+use diagnostics::Mistakes;
+use item::Item;
+use model::Model;
+
+#[allow(missing_docs, reason = "documented where service-core re-exports it")]
+#[proc_macro_attribute]
+pub fn service(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    attribute(args.into(), item.into()).into()
+}
+
+/// The attribute as a plain function, so that tests can look at what it writes.
+fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let args = Args::parse(args, &mut mistakes);
+    validate::arguments(&args, &mut mistakes);
+    let name = args.get("name").map(|arg| arg.span);
+
+    let (model, expandable) = match Item::parse(item.clone()) {
+        Item::Impl(block) => {
+            let mut model = Model::of_impl(&block, args);
+            let expandable = validate::implementation(&block, &mut model, &mut mistakes);
+            (Some(model), expandable)
+        }
+        Item::Function(function) => {
+            validate::function(&function, &mut mistakes);
+            (Some(Model::of_function(&function, args)), true)
+        }
+        Item::Other { keyword, name } => {
+            mistakes.push(validate::other(&keyword, name.as_ref()));
+            (None, false)
+        }
+        Item::Unreadable => (None, false),
+    };
+    let generated = match &model {
+        Some(model) if expandable => {
+            validate::identity(model, name, &mut mistakes);
+            if mistakes.is_empty() && !model.updates.is_empty() {
+                expand::service(model)
+            } else {
+                expand::fallback(model)
+            }
+        }
+        _ => TokenStream::new(),
+    };
+    let mistakes = mistakes.into_compile_errors();
+    quote!(#item #mistakes #generated)
+}

@@ -1,0 +1,412 @@
+//! The rules about lifecycle methods: receivers, arguments, what they return, and names that were nearly right.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::{
+    Error, FnArg, GenericArgument, Pat, PatType, Path, PathArguments, Receiver, ReceiverKind, ReturnType, Safety,
+    Signature, Type, Visibility,
+};
+
+use crate::diagnostics::Mistakes;
+use crate::item::{Impl, Method};
+use crate::model::{Lifecycle, Model};
+use crate::names::{self, distance};
+use crate::validate::type_parameter;
+
+const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
+const CONFIGURE: &str = "async fn configure(cx: &Context, config: MyConfig) -> Result<Self>";
+const ON_FAILURE: &str = "fn on_failure(&mut self, failure: &Failure) -> Recovery";
+const CLEANUP: &str = "async fn cleanup(&mut self, cx: &Context)";
+
+/// The impl that an error shows.
+pub(crate) fn impl_to_write(ty: &str) -> String {
+    format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {UPDATE} {{ … }}\n    }}\n")
+}
+
+pub(crate) fn blocking_impl_to_write(ty: &str) -> String {
+    let update = UPDATE.trim_start_matches("async ");
+    format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {update} {{ … }}\n    }}\n")
+}
+
+/// `clean_inbox` becomes `CleanInbox`.
+pub(crate) fn type_name_of(name: &str) -> String {
+    let words = name.trim_start_matches("r#").split('_');
+    words
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+        })
+        .collect()
+}
+
+/// Checks every lifecycle method of an impl.
+pub(crate) fn check(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) {
+    if model.updates.is_empty() && item.unreadable.is_empty() {
+        mistakes.push(no_update(item));
+    }
+    for (methods, name) in [
+        (&model.updates, "update"),
+        (&model.configures, "configure"),
+        (&model.on_failures, "on_failure"),
+        (&model.cleanups, "cleanup"),
+    ] {
+        for second in methods.iter().filter(|method| method.cfg.is_none()).skip(1) {
+            let message = format!("a second `{name}`: a service has one; tell them apart by `#[cfg(…)]` or rename one");
+            mistakes.push(Error::new(second.sig.ident.span(), message));
+        }
+    }
+    for method in &model.updates {
+        update(method, mistakes);
+    }
+    for method in &model.configures {
+        configure(&method.sig, mistakes);
+    }
+    for method in &model.on_failures {
+        on_failure(&method.sig, mistakes);
+    }
+    for method in &model.cleanups {
+        plain(&method.sig, CLEANUP, mistakes);
+        receiver(&method.sig, CLEANUP, mistakes);
+        only_context(&method.sig, CLEANUP, mistakes);
+    }
+    model.hints = hints(item, model);
+}
+
+fn update(method: &Lifecycle, mistakes: &mut Mistakes) {
+    let sig = &method.sig;
+    plain(sig, UPDATE, mistakes);
+    receiver(sig, UPDATE, mistakes);
+    only_context(sig, UPDATE, mistakes);
+    if !method.is_async()
+        && let ReturnType::Type(_, ty) = &sig.output
+        && is_future(ty)
+    {
+        let message =
+            format!("a plain `fn update` is blocking code and gives back its outcome, not a future: write `{UPDATE}`");
+        mistakes.push(Error::new_spanned(ty, message));
+    }
+}
+
+fn configure(sig: &Signature, mistakes: &mut Mistakes) {
+    plain(sig, CONFIGURE, mistakes);
+    let mut inputs = sig.inputs.iter();
+    let mut first = inputs.next();
+    if let Some(FnArg::Receiver(receiver)) = first {
+        let message = format!("`configure` makes the instance, so there is no `self` yet: write `{CONFIGURE}`");
+        mistakes.push(Error::new_spanned(receiver, message));
+        first = inputs.next();
+    }
+    let second = inputs.next();
+    if let Some(FnArg::Typed(cx)) = first
+        && !is_context(&cx.ty)
+    {
+        let message = match second {
+            Some(FnArg::Typed(other)) if is_context(&other.ty) => {
+                format!("`cx` comes first, the settings second: write `{CONFIGURE}`")
+            }
+            _ if second.is_none() && !is_named_context(&cx.ty) && !matches!(&*cx.ty, Type::Reference(_)) => {
+                format!("the settings come second, `cx` first: write `{}`", configure_with(cx))
+            }
+            _ => format!("`configure`'s first argument is `cx: &Context`: write `{CONFIGURE}`"),
+        };
+        mistakes.push(Error::new_spanned(&cx.ty, message));
+    } else if let Some(FnArg::Typed(config)) = second
+        && let Type::Reference(_) | Type::ImplTrait(_) = &*config.ty
+    {
+        let message = format!(
+            "`configure` is given its settings by value, as a type that derives `Deserialize`: write `{CONFIGURE}`"
+        );
+        mistakes.push(Error::new_spanned(&config.ty, message));
+    }
+    for extra in inputs {
+        let message = format!(
+            "`configure` takes at most `cx` and the settings, which can be a struct of many fields: write `{CONFIGURE}`"
+        );
+        mistakes.push(Error::new_spanned(extra, message));
+    }
+    if let ReturnType::Default = sig.output {
+        mistakes.push(Error::new(
+            sig.ident.span(),
+            "`configure` returns the instance: write `-> Self` or `-> Result<Self>`",
+        ));
+    }
+}
+
+fn configure_with(config: &PatType) -> String {
+    let name = match &*config.pat {
+        Pat::Ident(pat) => pat.ident.to_string(),
+        _ => "config".to_owned(),
+    };
+    format!("fn configure(cx: &Context, {name}: {})", text(&config.ty))
+}
+
+fn on_failure(sig: &Signature, mistakes: &mut Mistakes) {
+    plain(sig, ON_FAILURE, mistakes);
+    if let Some(async_) = &sig.asyncness {
+        let message =
+            format!("`on_failure` only decides, at once: write `{ON_FAILURE}`, and do the waiting work in `update`");
+        mistakes.push(Error::new_spanned(async_, message));
+    }
+    receiver(sig, ON_FAILURE, mistakes);
+    let mut arguments = sig.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
+    match arguments.next() {
+        None => {
+            let message = format!("`on_failure` is told the failure: write `{ON_FAILURE}`");
+            mistakes.push(Error::new(sig.ident.span(), message));
+        }
+        Some(FnArg::Typed(failure)) if !is_shared_reference(&failure.ty) => {
+            mistakes.push(Error::new_spanned(&failure.ty, format!("the failure is lent: write `{ON_FAILURE}`")));
+        }
+        Some(_) => {}
+    }
+    for extra in arguments {
+        mistakes.push(Error::new_spanned(
+            extra,
+            format!("`on_failure` takes the failure and nothing else: write `{ON_FAILURE}`"),
+        ));
+    }
+    if let ReturnType::Default = sig.output {
+        mistakes.push(Error::new(sig.ident.span(), "`on_failure` returns what is to follow: write `-> Recovery`"));
+    }
+}
+
+/// No `unsafe`, no ABI, no type parameters.
+pub(crate) fn plain(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
+    let name = sig.ident.unraw();
+    if let Safety::Unsafe(unsafe_) = &sig.safety {
+        let message = format!(
+            "the runtime cannot keep the promises of an `unsafe fn`: write `{write}` with an `unsafe` block inside"
+        );
+        mistakes.push(Error::new(unsafe_.span, message));
+    }
+    if let Some(abi) = &sig.abi {
+        mistakes.push(Error::new_spanned(abi, format!("the runtime calls Rust: write `{write}`")));
+    }
+    if let Some(parameter) = type_parameter(sig) {
+        let message =
+            format!("nobody says what `{}` is when the runtime calls `{name}`: write `{write}`", text(parameter));
+        mistakes.push(Error::new_spanned(parameter, message));
+    }
+}
+
+/// `&self` or `&mut self`.
+fn receiver(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
+    let name = sig.ident.unraw();
+    let Some(receiver) = sig.receiver() else {
+        let message = format!("`{name}` works on an instance: write `{write}`");
+        mistakes.push(Error::new(sig.ident.span(), message));
+        return;
+    };
+    if !is_lent(receiver) {
+        let message = format!("`{name}` is lent the instance, which lives on: write `&mut self` or `&self`");
+        mistakes.push(Error::new_spanned(receiver, message));
+    }
+}
+
+fn is_lent(receiver: &Receiver) -> bool {
+    match &receiver.kind {
+        ReceiverKind::Reference(..) => true,
+        ReceiverKind::Typed(_, ty) => matches!(&**ty, Type::Reference(_)),
+        _ => false,
+    }
+}
+
+/// At most one argument beside `self`: the context.
+pub(crate) fn only_context(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
+    let name = sig.ident.unraw();
+    let mut arguments = sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    if let Some(cx) = arguments.next()
+        && !is_context(&cx.ty)
+    {
+        let message = match &*cx.ty {
+            ty if is_named_context(ty) => "the context is lent: write `cx: &Context`".to_owned(),
+            Type::Reference(reference) if is_named_context(&reference.elem) => {
+                "the context is shared, not changed: write `cx: &Context`".to_owned()
+            }
+            _ => format!(
+                "`{name}` is given the context and nothing else: write `{write}`, keep values in the struct, settings in `configure`"
+            ),
+        };
+        mistakes.push(Error::new_spanned(&cx.ty, message));
+    }
+    for extra in arguments {
+        let message = format!(
+            "`{name}` is given the context and nothing else: write `{write}`, keep values in the struct, settings in `configure`"
+        );
+        mistakes.push(Error::new_spanned(extra, message));
+    }
+}
+
+/// Whether a type may be `&Context`: an alias may be anything that can borrow.
+fn is_context(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| match &last.arguments {
+            PathArguments::AngleBracketed(arguments) => {
+                arguments.args.iter().any(|argument| matches!(argument, GenericArgument::Lifetime(_)))
+            }
+            _ => false,
+        }),
+        Type::Reference(reference) => {
+            is_shared_reference(ty)
+                && !matches!(&*reference.elem, Type::Path(path) if is_known_not_to_be_context(&path.path))
+        }
+        Type::Paren(inner) => is_context(&inner.elem),
+        Type::Group(inner) => is_context(&inner.elem),
+        _ => false,
+    }
+}
+
+fn is_known_not_to_be_context(path: &Path) -> bool {
+    let known =
+        ["str", "String", "Self", "Failure", "bool", "char", "u8", "u16", "u32", "u64", "usize", "i32", "i64", "f64"];
+    path.get_ident().is_some_and(|ident| known.iter().any(|known| ident == known))
+}
+
+fn is_named_context(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Context"))
+}
+
+fn is_shared_reference(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if reference.mutability.is_none())
+}
+
+fn is_future(ty: &Type) -> bool {
+    let named =
+        |path: &Path| path.segments.last().is_some_and(|last| matches!(&*last.ident.to_string(), "Pin" | "BoxFuture"));
+    match ty {
+        Type::Path(path) => named(&path.path),
+        Type::ImplTrait(_) => text(ty).contains("Future"),
+        _ => false,
+    }
+}
+
+fn text(tokens: &impl ToTokens) -> String {
+    let text = tokens.to_token_stream().to_string();
+    text.replace(" <", "<")
+        .replace("< ", "<")
+        .replace(" >", ">")
+        .replace(" :: ", "::")
+        .replace("& ", "&")
+        .replace(" ,", ",")
+}
+
+/// There is no `update`; perhaps there is one of another name.
+fn no_update(item: &Impl) -> Error {
+    let methods = || item.methods.iter().map(|method| &method.sig.ident);
+    let near =
+        methods().filter(|name| is_near(name, "update")).min_by_key(|name| distance(&name.to_string(), "update"));
+    if let Some(near) = near {
+        return Error::new(
+            near.span(),
+            format!("a service has a method `update`; did you mean that by `{near}`? write `{UPDATE}`"),
+        );
+    }
+    let other = methods().find(|name| {
+        matches!(
+            &*name.to_string(),
+            "run" | "run_once" | "tick" | "execute" | "exec" | "poll" | "process" | "work" | "handle" | "call" | "step"
+        )
+    });
+    let message = match other {
+        Some(other) => format!(
+            "a service has a method `update`, which is called for every run: rename `{other}`, or add `{UPDATE}`"
+        ),
+        None => format!("a service has a method `update`, which is called for every run: add `{UPDATE} {{ … }}`"),
+    };
+    Error::new_spanned(&item.ty, message)
+}
+
+fn is_near(name: &Ident, lifecycle: &str) -> bool {
+    let name = name.unraw().to_string();
+    name != lifecycle && names::nearest(&name, [lifecycle]).is_some()
+}
+
+/// A warning on a method that was nearly given a lifecycle method's name.
+pub(crate) struct Hint {
+    pub(crate) ident: Ident,
+    pub(crate) note: String,
+}
+
+/// Methods of nearly the right name, of the right shape, that nobody in the impl calls and that nobody outside can.
+fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
+    let mut hints = Vec::new();
+    for method in &item.methods {
+        let Some((meant, write)) = nearly_meant(method, model) else { continue };
+        let ident = &method.sig.ident;
+        let allowed = method.attrs.iter().any(|attr| attr.to_token_stream().to_string().contains("deprecated"));
+        let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
+        if allowed || is_called || !matches!(method.vis, Visibility::Inherited) {
+            continue;
+        }
+        let note = format!(
+            "the runtime calls `{meant}`, not `{ident}`; did you mean `{write}`? if not, put `#[allow(deprecated)]` on it"
+        );
+        hints.push(Hint { ident: ident.clone(), note });
+    }
+    hints
+}
+
+/// The lifecycle method that a method was meant to be, if its shape fits, too.
+fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'static str)> {
+    let sig = &method.sig;
+    let name = sig.ident.unraw().to_string();
+    let is_named = |lifecycle: &str, others: &[&str]| {
+        name != lifecycle
+            && (others.contains(&&*name)
+                || names::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
+    };
+    let arguments: Vec<&PatType> = sig
+        .inputs
+        .iter()
+        .filter_map(|input| match input {
+            FnArg::Typed(typed) => Some(typed),
+            FnArg::Receiver(_) => None,
+        })
+        .collect();
+    let lent = sig.receiver().is_some_and(is_lent);
+    let only_context =
+        arguments.iter().all(|argument| is_named_context_reference(&argument.ty)) && arguments.len() <= 1;
+    let has_output = matches!(sig.output, ReturnType::Type(..));
+
+    if model.cleanups.is_empty() && lent && only_context && is_named("cleanup", &[]) {
+        return Some(("cleanup", CLEANUP));
+    }
+    let takes_failure = matches!(&arguments[..], [failure] if text(&failure.ty).ends_with("Failure"));
+    if model.on_failures.is_empty()
+        && lent
+        && takes_failure
+        && has_output
+        && is_named("on_failure", &["on_error", "on_fail", "handle_failure"])
+    {
+        return Some(("on_failure", ON_FAILURE));
+    }
+    let returns_self =
+        matches!(&sig.output, ReturnType::Type(_, ty) if text(ty) == "Self" || text(ty).contains("<Self"));
+    let fits = sig.receiver().is_none()
+        && returns_self
+        && arguments.first().is_none_or(|first| is_named_context_reference(&first.ty));
+    if model.configures.is_empty()
+        && fits
+        && arguments.len() <= 2
+        && is_named("configure", &["configuration", "config"])
+    {
+        return Some(("configure", CONFIGURE));
+    }
+    None
+}
+
+fn is_named_context_reference(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if is_named_context(&reference.elem))
+}
+
+fn mentions(tokens: TokenStream, ident: &Ident) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(found) => found == *ident,
+        TokenTree::Group(group) => mentions(group.stream(), ident),
+        _ => false,
+    })
+}

@@ -1,0 +1,177 @@
+//! What is meant: one service, its attributes and its lifecycle methods.
+//!
+//! Everything here can be had from any item that reads as an impl or a function; whether it is right is `validate`'s.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Attribute, FnArg, Meta, PatType, ReturnType, Signature, Type, Visibility};
+
+use crate::args::{Args, Dependency, Value};
+use crate::item::{Function, Impl};
+use crate::methods::Hint;
+use crate::names;
+
+pub(crate) struct Model {
+    pub(crate) subject: Subject,
+    /// Path of the runtime crate.
+    pub(crate) runtime: TokenStream,
+    pub(crate) id: String,
+    pub(crate) discover: bool,
+    /// `#[cfg]` of the whole item.
+    pub(crate) cfg: Option<TokenStream>,
+    /// What the descriptor carries, in the order written.
+    pub(crate) attributes: Vec<(&'static str, Literal)>,
+    pub(crate) updates: Vec<Lifecycle>,
+    pub(crate) configures: Vec<Lifecycle>,
+    pub(crate) on_failures: Vec<Lifecycle>,
+    pub(crate) cleanups: Vec<Lifecycle>,
+    /// Methods that were perhaps meant to be lifecycle methods.
+    pub(crate) hints: Vec<Hint>,
+}
+
+pub(crate) enum Subject {
+    Impl {
+        /// The `impl` token: the start of what an error about the impl is shown under.
+        at: Span,
+        ty: Type,
+    },
+    Function {
+        vis: Visibility,
+        ident: Ident,
+        docs: Vec<Attribute>,
+    },
+}
+
+pub(crate) enum Literal {
+    Int(i64),
+    Float(f64),
+    Str(String),
+    Bool(bool),
+    Services(Vec<Dependency>),
+}
+
+/// A lifecycle method.
+pub(crate) struct Lifecycle {
+    pub(crate) sig: Signature,
+    pub(crate) cfg: Option<TokenStream>,
+}
+
+impl Model {
+    pub(crate) fn of_impl(item: &Impl, args: Args) -> Self {
+        let subject = Subject::Impl { at: item.impl_token.span, ty: item.ty.clone() };
+        let named = |name: &str| {
+            let methods = item.methods.iter().filter(|method| method.sig.ident.unraw() == name);
+            methods.map(|method| Lifecycle { sig: method.sig.clone(), cfg: cfg_of(&method.attrs) }).collect()
+        };
+        Self {
+            updates: named("update"),
+            configures: named("configure"),
+            on_failures: named("on_failure"),
+            cleanups: named("cleanup"),
+            ..Self::new(subject, &item.attrs, args)
+        }
+    }
+
+    pub(crate) fn of_function(item: &Function, args: Args) -> Self {
+        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
+        let subject = Subject::Function { vis: item.vis.clone(), ident: item.sig.ident.clone(), docs };
+        Self { updates: vec![Lifecycle { sig: item.sig.clone(), cfg: None }], ..Self::new(subject, &item.attrs, args) }
+    }
+
+    fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
+        let runtime = match args.get("crate").and_then(|arg| arg.value.as_ref()) {
+            Some(Value::Path(path)) => path.to_token_stream(),
+            _ => quote!(::service_core),
+        };
+        let id = match args.get("name").and_then(|arg| arg.text()) {
+            Some(name) => name.to_owned(),
+            None => subject.name().map(|name| names::snake_case(&name.to_string())).unwrap_or_default(),
+        };
+        let discover = !matches!(args.get("discover").and_then(|arg| arg.value.as_ref()), Some(Value::Bool(false)));
+        Self {
+            subject,
+            runtime,
+            id,
+            discover,
+            cfg: cfg_of(attrs),
+            attributes: args
+                .into_iter()
+                .filter_map(|arg| Some((arg.key.name, Literal::of(arg.value?)?)))
+                .filter(|(key, _)| !matches!(*key, "name" | "discover"))
+                .collect(),
+            updates: Vec::new(),
+            configures: Vec::new(),
+            on_failures: Vec::new(),
+            cleanups: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+}
+
+impl Literal {
+    fn of(value: Value) -> Option<Self> {
+        Some(match value {
+            Value::Int(int) => Self::Int(int),
+            Value::Float(float) => Self::Float(float),
+            Value::Str(text) => Self::Str(text),
+            Value::Bool(bool) => Self::Bool(bool),
+            Value::Services(services) => Self::Services(services),
+            Value::Path(_) => return None,
+        })
+    }
+}
+
+impl Subject {
+    /// The type's or function's own name.
+    pub(crate) fn name(&self) -> Option<&Ident> {
+        match self {
+            Self::Impl { ty: Type::Path(path), .. } => path.path.segments.last().map(|segment| &segment.ident),
+            Self::Impl { .. } => None,
+            Self::Function { ident, .. } => Some(ident),
+        }
+    }
+}
+
+impl Lifecycle {
+    pub(crate) fn is_async(&self) -> bool {
+        self.sig.asyncness.is_some()
+    }
+
+    /// The arguments without `self`.
+    pub(crate) fn arguments(&self) -> Vec<&PatType> {
+        let inputs = self.sig.inputs.iter();
+        inputs
+            .filter_map(|input| match input {
+                FnArg::Typed(typed) => Some(typed),
+                FnArg::Receiver(_) => None,
+            })
+            .collect()
+    }
+
+    /// Where an error about what it returns is to be shown.
+    pub(crate) fn output_span(&self) -> Span {
+        match &self.sig.output {
+            ReturnType::Type(_, ty) => ty.span(),
+            ReturnType::Default => self.sig.ident.span(),
+        }
+    }
+}
+
+/// The conditions of all `#[cfg]`s, as one.
+fn cfg_of(attrs: &[Attribute]) -> Option<TokenStream> {
+    let conditions: Vec<&TokenStream> = attrs
+        .iter()
+        .filter(|attr| attr.path().is_ident("cfg"))
+        .filter_map(|attr| match &attr.meta {
+            Meta::List(list) => Some(&list.tokens),
+            _ => None,
+        })
+        .collect();
+    match conditions.as_slice() {
+        [] => None,
+        [one] => Some((*one).clone()),
+        many => Some(quote!(all(#(#many),*))),
+    }
+}

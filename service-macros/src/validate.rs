@@ -1,0 +1,203 @@
+//! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
+
+use proc_macro2::{Ident, Span};
+use quote::ToTokens;
+use syn::spanned::Spanned;
+use syn::{Error, GenericArgument, GenericParam, PathArguments, Signature, Type};
+
+use crate::args::{Args, Dependency};
+use crate::diagnostics::Mistakes;
+use crate::item::{Function, Impl};
+use crate::methods;
+use crate::model::{Literal, Model, Subject};
+use crate::names;
+
+/// Rules about keys that stand together.
+pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {
+    let mut push = |key: &str, message: String| {
+        if let Some(arg) = args.get(key) {
+            mistakes.push(Error::new(arg.ident.span(), message));
+        }
+    };
+    let has = |key: &str| args.get(key).is_some();
+
+    let mut schedules = ["cron", "delay", "interval"].into_iter().filter(|key| has(key));
+    if let Some(kept) = schedules.next() {
+        for other in schedules {
+            push(other, format!("`{other}` beside `{kept}`: a service has one schedule, leave one of them out"));
+        }
+    }
+    for key in ["timezone", "catch_up"] {
+        if !has("cron") {
+            push(key, format!("`{key}` belongs to `cron`: add `cron = \"30 2 * * *\"` or leave it out"));
+        }
+    }
+    // A wrong `restart` has been told already.
+    let restarts = args.get("restart").is_some_and(|arg| arg.value.is_none() || arg.text() == Some("on_failure"));
+    for key in ["restart_delay", "max_restarts", "restart_window"] {
+        if !restarts {
+            push(key, format!("`{key}` does nothing without `restart = \"on_failure\"`: add that or leave it out"));
+        }
+    }
+    let duration = |key: &str| args.get(key).and_then(|arg| arg.duration());
+    if let (Some(first), Some(most)) = (duration("retry_delay"), duration("max_retry_delay"))
+        && most < first
+    {
+        push(
+            "max_retry_delay",
+            "`max_retry_delay` is less than `retry_delay`: the cap has to be at least the first wait".to_owned(),
+        );
+    }
+    if let Some(arg) = args.get("scope")
+        && arg.text() == Some("cluster")
+    {
+        let message = "`scope = \"cluster\"` (one replica at a time) is not there yet: leave `scope` out, or have each run claim its work in the database";
+        mistakes.push(Error::new(arg.span, message));
+    }
+}
+
+/// Rules about the id and the dependencies.
+pub(crate) fn identity(model: &Model, args_name: Option<Span>, mistakes: &mut Mistakes) {
+    let Some(name) = model.subject.name() else { return };
+    if args_name.is_none()
+        && let Some(problem) = names::id_problem(&model.id)
+    {
+        let message = format!(
+            "the id made of this name, `{}`, {problem}: write one yourself, `#[service(name = \"…\")]`",
+            model.id
+        );
+        mistakes.push(Error::new(name.span(), message));
+    }
+    let lists = model.attributes.iter().filter_map(|(_, value)| match value {
+        Literal::Services(services) => Some(services),
+        _ => None,
+    });
+    for services in lists {
+        let mut seen: Vec<String> = Vec::new();
+        for service in services {
+            let (text, span, own) = match service {
+                Dependency::Id(id, span) => (format!("{id:?}"), *span, *id == model.id),
+                Dependency::Type(ty) => (ty.to_token_stream().to_string(), ty.span(), is_own_type(ty, model)),
+            };
+            if own {
+                mistakes.push(Error::new(span, "a service cannot depend on itself: leave it out"));
+            } else if seen.contains(&text) {
+                mistakes.push(Error::new(span, "this service is in the list already: leave one out"));
+            }
+            seen.push(text);
+        }
+    }
+}
+
+fn is_own_type(ty: &Type, model: &Model) -> bool {
+    let text = ty.to_token_stream().to_string();
+    match &model.subject {
+        Subject::Impl { ty: own, .. } => text == "Self" || text == own.to_token_stream().to_string(),
+        Subject::Function { ident, .. } => *ident == text,
+    }
+}
+
+/// Rules about an impl. `false`: no trait can be implemented for what stands there.
+pub(crate) fn implementation(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) -> bool {
+    let Some(name) = self_type(&item.ty, mistakes) else { return false };
+    if let Some(trait_) = &item.trait_ {
+        let message = format!(
+            "`#[service]` goes on the type's own impl, not on that of a trait: write\n\n{}",
+            methods::impl_to_write(&name.to_string())
+        );
+        mistakes.push(Error::new_spanned(trait_, message));
+        return false;
+    }
+    let generic = !item.generics.params.is_empty();
+    if generic {
+        mistakes.push(generic_impl(item, name));
+    }
+    methods::check(item, model, mistakes);
+    !generic
+}
+
+/// The name of the type, if it is one that can be a service.
+fn self_type<'i>(ty: &'i Type, mistakes: &mut Mistakes) -> Option<&'i Ident> {
+    let last = match ty {
+        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
+        _ => None,
+    };
+    let Some(last) = last else {
+        let message = "a service is a struct or an enum of this crate: write `impl MyService`";
+        mistakes.push(Error::new_spanned(ty, message));
+        return None;
+    };
+    if let PathArguments::AngleBracketed(arguments) = &last.arguments {
+        let borrowed = arguments.args.iter().find(|argument| match argument {
+            GenericArgument::Lifetime(lifetime) => lifetime.ident != "static",
+            _ => false,
+        });
+        if let Some(borrowed) = borrowed {
+            let message = "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`";
+            mistakes.push(Error::new_spanned(borrowed, message));
+            return None;
+        }
+    }
+    Some(&last.ident)
+}
+
+fn generic_impl(item: &Impl, name: &Ident) -> Error {
+    let lifetime = item.generics.params.iter().all(|param| matches!(param, GenericParam::Lifetime(_)));
+    let message = if lifetime {
+        "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`".to_owned()
+    } else {
+        format!(
+            "a service is one concrete type: write `impl {name}<Concrete>` with a type of your own in place of the parameter, once for each"
+        )
+    };
+    Error::new_spanned(&item.generics, message)
+}
+
+/// Rules about a free function.
+pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) {
+    let sig = &item.sig;
+    let name = &sig.ident;
+    if let Some(const_) = &sig.constness {
+        mistakes.push(Error::new(
+            const_.span,
+            format!("a service runs, a `const fn` does not: write `async fn {name}(cx: &Context)`"),
+        ));
+    } else if sig.asyncness.is_none() {
+        let message = format!(
+            "a service written as a function is async: write `async fn {name}`. For blocking code write an impl:\n\n{}",
+            methods::blocking_impl_to_write(&methods::type_name_of(&name.to_string()))
+        );
+        mistakes.push(Error::new(sig.fn_token.span, message));
+    }
+    methods::plain(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
+    methods::only_context(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
+}
+
+/// Nothing that can be a service.
+pub(crate) fn other(keyword: &Ident, name: Option<&Ident>) -> Error {
+    let name = name.map(ToString::to_string);
+    let word = keyword.to_string();
+    let message = match (&*word, &name) {
+        ("struct" | "enum" | "union", Some(name)) => {
+            let article = if word == "enum" { "an" } else { "a" };
+            format!("`#[service]` goes on an impl, not on {article} {word}: write\n\n{}", methods::impl_to_write(name))
+        }
+        ("type", Some(name)) => {
+            format!("`#[service]` goes on an impl, not on a type alias: write\n\n{}", methods::impl_to_write(name))
+        }
+        ("trait", _) => {
+            format!("`#[service]` goes on an impl, not on a trait: write\n\n{}", methods::impl_to_write("MyService"))
+        }
+        ("mod", Some(name)) => {
+            let ty = methods::type_name_of(name);
+            format!("`#[service]` goes on an impl, not on a module: write inside it\n\n{}", methods::impl_to_write(&ty))
+        }
+        _ => format!("`#[service]` goes on an impl or an `async fn`: write\n\n{}", methods::impl_to_write("MyService")),
+    };
+    Error::new_spanned(keyword, message)
+}
+
+/// A function that is plain apart from its being async or not.
+pub(crate) fn type_parameter(sig: &Signature) -> Option<&GenericParam> {
+    sig.generics.params.iter().find(|param| !matches!(param, GenericParam::Lifetime(_)))
+}
