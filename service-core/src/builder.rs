@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::{Inputs, SettingValue, Sources};
 use crate::clock::Clock;
+use crate::config::{Inputs, SettingValue, Sources};
 use crate::entry::{Entry, Factory};
 use crate::error::{Error, Result};
+use crate::expected::ExpectedServices;
 use crate::hub::Hub;
 use crate::options::ServiceOptions;
 use crate::registry::ServiceRegistry;
-use crate::service::{ExpectedServices, Service, ServiceDescriptor};
+use crate::service::{Service, ServiceDescriptor};
 
 /// Stays under the 30 s after which Kubernetes kills a pod.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -103,6 +104,12 @@ impl Planned {
             )));
         };
         Ok(Self::by_hand::<S>(id, Factory::Build(build), None))
+    }
+
+    /// For one run without a registry.
+    #[cfg(feature = "testing")]
+    pub(crate) fn without_instance<S: Service>(id: &str) -> Self {
+        Self::by_hand::<S>(id, Factory::ReadyMade(Mutex::new(None)), None)
     }
 
     #[track_caller]

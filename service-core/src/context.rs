@@ -58,7 +58,8 @@ impl Context {
     /// Names the setting, the layer it comes from, what stood there and what was expected. It is fatal: a service that
     /// returns it fails at once.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
-        self.entry.settings.get::<T>().map_err(Error::fatal)
+        let resolved = self.entry.lock().resolved.clone();
+        resolved.settings.get::<T>(&self.entry.id).map_err(Error::fatal)
     }
 
     /// The shared value of type `T` that was put into the builder.

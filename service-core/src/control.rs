@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::Resolved;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
@@ -106,18 +107,23 @@ pub(crate) struct Control {
     /// Whether what comes next is a retry.
     pub(crate) retrying: bool,
     pub(crate) failures: u32,
+    /// The configuration, as it was resolved.
+    pub(crate) resolved: Arc<Resolved>,
+    /// Its options, with what the service itself changed.
     pub(crate) options: Arc<Options>,
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
     pub(crate) hold: Option<Hold>,
     pub(crate) degraded: Option<Box<str>>,
+    /// Unregistered.
+    pub(crate) forgotten: bool,
     pub(crate) stats: Stats,
     waker: Option<Waker>,
 }
 
 impl Control {
-    pub(crate) fn new(options: Arc<Options>) -> Self {
+    pub(crate) fn new(resolved: Arc<Resolved>) -> Self {
         Self {
             state: ServiceState::Created,
             entered: [0; 8],
@@ -132,11 +138,13 @@ impl Control {
             in_flight: false,
             retrying: false,
             failures: 0,
-            options,
+            options: resolved.options.clone(),
+            resolved,
             changed: false,
             next_due: None,
             hold: None,
             degraded: None,
+            forgotten: false,
             stats: Stats::default(),
             waker: None,
         }
@@ -240,12 +248,12 @@ impl Control {
         match self.state {
             Running | BackingOff | Starting if !self.ending => {
                 self.paused = true;
+                self.hold = Some(Hold::Pause { by_itself });
                 self.wake();
                 if self.state == Starting {
                     // It becomes paused as soon as it is up.
                     return Ok(false);
                 }
-                self.hold = Some(Hold::Pause { by_itself });
                 Ok(self.enter(ServiceState::Paused))
             }
             _ => self.refuse(service, "pause", self.why_down()),
@@ -278,6 +286,9 @@ impl Control {
         self.run_wanted = false;
         self.next_due = None;
         self.degraded = None;
+        if !self.paused {
+            self.hold = None;
+        }
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
         (self.stats.runs, std::mem::take(&mut self.waiters))

@@ -127,10 +127,12 @@ impl Desk<'_> {
             }
             Cleanup::Blocking => {
                 let mut on_pool = spawn_blocking_cleanup(instance, self.cx.clone());
-                let driven = self.drive(Pin::new(&mut on_pool), &Span::none(), limit).await;
+                let driven = self.drive(pin!(&mut on_pool), &Span::none(), limit).await;
                 Some(match driven {
                     Driven::Done(Ok(Caught::Returned(result))) => Driven::Done(result),
-                    Driven::Done(Ok(Caught::Panicked(message))) | Driven::Panicked(message) => Driven::Panicked(message),
+                    Driven::Done(Ok(Caught::Panicked(message))) | Driven::Panicked(message) => {
+                        Driven::Panicked(message)
+                    }
                     Driven::Done(Err(join)) => Driven::Panicked(join.to_string()),
                     Driven::TimedOut => Driven::TimedOut,
                     Driven::Aborted => Driven::Aborted,
@@ -188,7 +190,12 @@ impl Desk<'_> {
 }
 
 /// Sets the timer where it is not set to `at` already, and polls it.
-pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, armed: &mut Option<Instant>, at: Instant, task: &mut Task<'_>) -> Poll<()> {
+pub(crate) fn poll_at(
+    timer: &mut Pin<&mut Sleep>,
+    armed: &mut Option<Instant>,
+    at: Instant,
+    task: &mut Task<'_>,
+) -> Poll<()> {
     if *armed != Some(at) {
         timer.as_mut().reset(at);
         *armed = Some(at);
@@ -201,8 +208,7 @@ pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, armed: &mut Option<Instant>, 
 pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: Span) -> JoinHandle<Returned> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
-        let caught =
-            caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
+        let caught = caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
         (instance, caught)
     })
 }
@@ -224,4 +230,3 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
         Desk { cx, timer, armed: None, options }.clean_up(instance).await;
     }
 }
-

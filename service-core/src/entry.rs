@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::builder::Place;
 use crate::clock::plain;
-use crate::config::Settings;
+use crate::config::Resolved;
 use crate::context::Context;
 use crate::control::{Control, StopBy};
 use crate::error::{Error, Result};
 use crate::event::{ServiceEvent, ServiceEventKind};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::options::{Options, Schedule};
+use crate::options::{Options, Schedule, ServiceOptions};
 use crate::rate::Rate;
 use crate::service::{BoxFuture, Build, Lifecycle, ServiceDescriptor};
 use crate::state::ServiceState;
@@ -80,10 +81,11 @@ pub(crate) struct Entry {
     pub(crate) id: Arc<str>,
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
+    /// Where it was registered.
+    pub(crate) place: Place,
+    /// What code set, for resolving anew.
+    pub(crate) code: Option<Box<ServiceOptions>>,
     pub(crate) requester_id: Option<Arc<str>>,
-    pub(crate) settings: Settings,
-    /// Which layer set each option that is not the default.
-    pub(crate) provenance: Arc<[crate::config::Provenance]>,
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
     #[cfg(feature = "database")]
@@ -98,24 +100,25 @@ impl Entry {
     pub(crate) fn new(
         id: Arc<str>,
         descriptor: &'static ServiceDescriptor,
+        place: Place,
         factory: Factory,
-        requester_id: Option<Arc<str>>,
-        resolved: crate::config::Resolved,
+        code: Option<Box<ServiceOptions>>,
+        resolved: Arc<Resolved>,
         hub: Arc<Hub>,
     ) -> Self {
         Self {
             id,
             descriptor,
+            place,
             factory,
-            requester_id,
-            settings: resolved.settings,
-            provenance: resolved.provenance,
+            code,
+            requester_id: resolved.options.requester_id.as_deref().map(Arc::from),
             metrics: Metrics::default(),
             rate: Rate::default(),
             #[cfg(feature = "database")]
             gate: Arc::default(),
             hub,
-            control: Mutex::new(Control::new(resolved.options)),
+            control: Mutex::new(Control::new(resolved)),
             changed: Notify::new(),
         }
     }

@@ -22,6 +22,7 @@ const BACKLOG: usize = 4096;
 #[non_exhaustive]
 pub struct ServiceEvent {
     /// The service.
+    #[serde(serialize_with = "text")]
     pub service_id: Arc<str>,
     /// When.
     #[serde(serialize_with = "crate::health::rfc3339")]
@@ -103,6 +104,10 @@ pub enum ServiceEventKind {
         /// How many.
         missed: u64,
     },
+}
+
+fn text<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

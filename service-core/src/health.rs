@@ -141,9 +141,9 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
             (Degraded, Some(format!("paused by {who}")))
         }
         ServiceState::BackingOff => {
-            let wait = control.next_due.map_or_else(String::new, |due| {
-                format!(", again in {}", plain(due.saturating_duration_since(now)))
-            });
+            let wait = control
+                .next_due
+                .map_or_else(String::new, |due| format!(", again in {}", plain(due.saturating_duration_since(now))));
             match control.hold {
                 Some(Hold::Restart) => (Unhealthy, Some(format!("failed{wait} with a fresh instance{}", last_error()))),
                 _ => {

@@ -35,6 +35,8 @@ mod service;
 mod signal;
 mod state;
 mod supervisor;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use builder::{BuildError, RegistryBuilder};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
@@ -53,6 +55,8 @@ pub use secret::Secret;
 pub use service::{Literal, Service, ServiceDescriptor};
 pub use service_macros::service;
 pub use state::ServiceState;
+#[cfg(feature = "testing")]
+pub use testing::TestBed;
 
 /// What generated code names, so that users need no other crate in their `Cargo.toml`. Not for use by hand.
 #[doc(hidden)]
@@ -78,6 +82,8 @@ pub mod __private {
 
 /// What a service's file usually needs.
 pub mod prelude {
+    #[cfg(feature = "testing")]
+    pub use crate::testing::TestBed;
     pub use crate::{
         Context, Error, Failure, FailureKind, IntoOutcome, Outcome, Recovery, Result, Service, ServiceHandle,
         ServiceOptions, ServiceRegistry, ServiceState, expect_services, service,

@@ -36,9 +36,12 @@ fn rows(registry: &ServiceRegistry) -> Vec<(String, String, String)> {
                 .filter(|set| !matches!(set.key, "interval" | "delay" | "cron" | "timezone"))
                 .map(|set| format!("{} = {} ({})", set.key, set.value, set.place))
                 .chain(
-                    control.resolved.provenance.iter().filter(|set| matches!(set.key, "interval" | "delay" | "cron")).map(
-                        |set| format!("{} by {}", set.key, set.place),
-                    ),
+                    control
+                        .resolved
+                        .provenance
+                        .iter()
+                        .filter(|set| matches!(set.key, "interval" | "delay" | "cron"))
+                        .map(|set| format!("{} by {}", set.key, set.place)),
                 )
                 .collect();
             (entry.id.to_string(), schedule(&control.options), set.join(", "))

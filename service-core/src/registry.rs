@@ -147,7 +147,11 @@ impl ServiceRegistry {
     /// # Errors
     /// As for [`register`](Self::register).
     #[track_caller]
-    pub fn register_fn<S: Service, F>(&self, id: &str, build: F) -> impl Future<Output = Result<ServiceHandle>> + use<S, F>
+    pub fn register_fn<S: Service, F>(
+        &self,
+        id: &str,
+        build: F,
+    ) -> impl Future<Output = Result<ServiceHandle>> + use<S, F>
     where
         F: Fn() -> S + Send + Sync + 'static,
     {
@@ -451,7 +455,8 @@ impl ServiceRegistry {
             let control = entry.lock();
             match control.state() {
                 ServiceState::Failed => {
-                    let why = control.stats.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
+                    let why =
+                        control.stats.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                     failed.push(format!("service `{}` failed{why}", entry.id));
                 }
                 state if state.is_running() => failed.push(format!("service `{}` did not stop in time", entry.id)),

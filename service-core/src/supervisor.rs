@@ -410,7 +410,7 @@ impl Supervisor<'_> {
             };
         }
         let mut on_pool = spawn_blocking_run(instance, cx, span.clone());
-        match self.desk.drive(Pin::new(&mut on_pool), span, limit).await {
+        match self.desk.drive(pin!(&mut on_pool), span, limit).await {
             Driven::Done(Ok((instance, caught))) => {
                 self.instance = Slot::Here(instance);
                 match caught {
@@ -433,6 +433,13 @@ impl Supervisor<'_> {
     /// Counts, logs and plans after a run.
     async fn follow(&mut self, ran: Ran) -> Option<Ending> {
         let Ran { result, times, aborted, waiters } = ran;
+        {
+            // What the run itself has set counts from here on; a wait in hand would look by itself.
+            let control = self.desk.cx.entry.lock();
+            if control.changed {
+                self.desk.options.clone_from(&control.options);
+            }
+        }
         let (report, ending) = match result {
             Ok(outcome) => (self.follow_success(outcome, times), None),
             Err((kind, error)) if aborted => (self.follow_abort(kind, error, times), Some(Ending::Stopped)),
@@ -651,7 +658,7 @@ impl Supervisor<'_> {
             Slot::Here(instance) => self.desk.clean_up(instance).await,
             Slot::Away(mut run) => {
                 let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-                match self.desk.drive(Pin::new(&mut run), &Span::none(), limit).await {
+                match self.desk.drive(pin!(&mut run), &Span::none(), limit).await {
                     Driven::Done(Ok((instance, _))) => self.desk.clean_up(instance).await,
                     Driven::Done(Err(_)) | Driven::Panicked(_) => {}
                     Driven::TimedOut | Driven::Aborted => {

@@ -1,0 +1,239 @@
+//! Opening pools: what a URL needs so that background services run well on it.
+//!
+//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with
+//! its last connection, and without WAL every reader stands in a writer's way; sea-orm's defaults have all three.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
+
+use crate::error::{Error, Result};
+
+/// How long SQLite itself waits for a lock before it says "busy".
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement waits for a connection, a server that is away included.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const SQLITE_CONNECTIONS: u32 = 5;
+const POSTGRES_CONNECTIONS: u32 = 10;
+
+/// Opens a pool: `sqlite:app.db`, `sqlite::memory:` or `postgres://user:password@host/database`.
+///
+/// An SQLite file is created when it is missing and runs in WAL mode, with a busy timeout of 5 s; an in-memory database
+/// lives as long as the pool, and its readers do not wait for an open transaction (they see what it has written so far).
+/// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections.
+///
+/// # Errors
+/// A URL that is none, a driver that is not compiled in, a file that cannot be opened, a server that does not answer.
+/// The message says what to do, and never shows the password.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> service_core::Result<()> {
+/// let db = service_core::database::connect("sqlite::memory:").await?;
+/// db.ping().await?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
+pub async fn connect(url: &str) -> Result<DatabaseConnection> {
+    open(url, false).await
+}
+
+/// As [`connect`], without waiting for a PostgreSQL server: it may be away now and come later. Until then every use of
+/// the pool is an error after 10 s at most. A URL that can never work is still an error here, and an SQLite file is opened at once.
+pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
+    open(url, true).await
+}
+
+async fn open(url: &str, lazily: bool) -> Result<DatabaseConnection> {
+    let target = Target::parse(url)?;
+    let mut options = ConnectOptions::new(target.url());
+    options.acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT);
+    if let Ok(level) = "debug".parse() {
+        options.sqlx_logging_level(level);
+    }
+    match target.engine {
+        Engine::SqliteFile => {
+            options.max_connections(SQLITE_CONNECTIONS);
+        }
+        Engine::SqliteMemory => {
+            options.max_connections(SQLITE_CONNECTIONS).min_connections(1);
+            options.idle_timeout(None).max_lifetime(None);
+        }
+        Engine::Postgres => {
+            options.max_connections(POSTGRES_CONNECTIONS).connect_lazy(lazily);
+        }
+    }
+    tune_sqlite(&mut options, target.engine);
+    let db = Database::connect(options).await.map_err(|error| target.explain(error))?;
+    if target.engine == Engine::SqliteFile && !target.read_only {
+        // Kept in the file, so once is enough for every connection and every later process.
+        db.execute_unprepared("PRAGMA journal_mode = WAL").await.map_err(|error| target.explain(error))?;
+    }
+    Ok(db)
+}
+
+#[cfg(feature = "sqlite")]
+fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
+    options.map_sqlx_sqlite_opts(move |options| {
+        let options = options.busy_timeout(BUSY_TIMEOUT);
+        // Connections to one in-memory database share their cache, where a reader waits for a writer without an end.
+        if engine == Engine::SqliteMemory { options.pragma("read_uncommitted", "1") } else { options }
+    });
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn tune_sqlite(_options: &mut ConnectOptions, _engine: Engine) {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    SqliteFile,
+    SqliteMemory,
+    Postgres,
+}
+
+impl Engine {
+    fn backend(self) -> DbBackend {
+        match self {
+            Self::SqliteFile | Self::SqliteMemory => DbBackend::Sqlite,
+            Self::Postgres => DbBackend::Postgres,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Target<'a> {
+    given: &'a str,
+    engine: Engine,
+    read_only: bool,
+}
+
+impl<'a> Target<'a> {
+    fn parse(given: &'a str) -> Result<Self> {
+        let Some((scheme, rest)) = given.split_once(':') else {
+            return Err(Error::fatal(format!(
+                "`{given}` is not a database URL: write `sqlite:{given}` for a file, \
+                 or `postgres://user:password@host/database`"
+            )));
+        };
+        let engine = match scheme {
+            "sqlite" if is_memory(rest) => Engine::SqliteMemory,
+            "sqlite" if rest.trim_start_matches('/').is_empty() => {
+                return Err(Error::fatal(
+                    "`sqlite:` lacks the file's name: write `sqlite:app.db` or `sqlite::memory:`",
+                ));
+            }
+            "sqlite" => Engine::SqliteFile,
+            "postgres" | "postgresql" => Engine::Postgres,
+            other => {
+                return Err(Error::fatal(format!(
+                    "`{other}:` is not a database this crate works with: use `sqlite:…` or `postgres://…`"
+                )));
+            }
+        };
+        let read_only = engine == Engine::SqliteFile && parameters(rest).any(|p| p == "mode=ro" || p == "immutable=1");
+        Ok(Self { given, engine, read_only })
+    }
+
+    /// The URL as the driver wants it: a file that is missing is created, unless the URL has a mode of its own.
+    fn url(&self) -> String {
+        if self.engine != Engine::SqliteFile || parameters(self.given).any(|p| p.starts_with("mode=")) {
+            return self.given.to_owned();
+        }
+        let joint = if self.given.contains('?') { '&' } else { '?' };
+        format!("{}{joint}mode=rwc", self.given)
+    }
+
+    fn explain(&self, error: DbErr) -> Error {
+        let shown = redacted(self.given);
+        let text = error.to_string();
+        if text.contains("has no supporting driver") {
+            let (name, feature, driver) = match self.engine.backend() {
+                DbBackend::Postgres => ("PostgreSQL", "postgres", "sqlx-postgres"),
+                _ => ("SQLite", "sqlite", "sqlx-sqlite"),
+            };
+            return Error::fatal(format!(
+                "this program has no {name} driver for `{shown}`: enable the feature `{feature}` of service-core \
+                 (or `{driver}` and `runtime-tokio` of sea-orm)"
+            ));
+        }
+        if text.contains("cannot be parsed") {
+            // sea-orm's own message would show the password.
+            return Error::fatal(format!(
+                "`{shown}` is not a valid database URL: check it for spaces and special characters, which need %-encoding"
+            ));
+        }
+        let advice = match self.engine {
+            Engine::SqliteFile => "does its directory exist, and may this process write there?",
+            Engine::SqliteMemory => "is there memory left?",
+            Engine::Postgres => "does the server run there, and are user, password and database right?",
+        };
+        Error::new(Opening { shown, advice, source: error })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the database `{shown}`: {advice}")]
+struct Opening {
+    shown: String,
+    advice: &'static str,
+    source: DbErr,
+}
+
+fn is_memory(rest: &str) -> bool {
+    let name = rest.split('?').next().unwrap_or_default();
+    name.trim_start_matches('/') == ":memory:" || parameters(rest).any(|p| p == "mode=memory")
+}
+
+fn parameters(url: &str) -> impl Iterator<Item = &str> {
+    url.split_once('?').map_or("", |(_, parameters)| parameters).split('&')
+}
+
+/// The URL without its password.
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((login, host)) = rest.rsplit_once('@') else { return url.to_owned() };
+    match login.split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}:•••@{host}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_created_unless_the_url_says_otherwise() {
+        for (given, opened) in [
+            ("sqlite:app.db", "sqlite:app.db?mode=rwc"),
+            ("sqlite://app.db?cache=private", "sqlite://app.db?cache=private&mode=rwc"),
+            ("sqlite:app.db?mode=ro", "sqlite:app.db?mode=ro"),
+            ("sqlite::memory:", "sqlite::memory:"),
+            ("postgres://a@b/c", "postgres://a@b/c"),
+        ] {
+            assert_eq!(Target::parse(given).unwrap().url(), opened);
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_is_told_what_to_write() {
+        for (given, part) in [
+            ("app.db", "write `sqlite:app.db`"),
+            ("sqlite:", "lacks the file's name"),
+            ("mysql://localhost/x", "use `sqlite:…` or `postgres://…`"),
+        ] {
+            let message = Target::parse(given).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(redacted("postgres://ann:se:cr@t@db:5432/app"), "postgres://ann:•••@db:5432/app");
+        assert_eq!(redacted("postgres://ann@db/app"), "postgres://ann@db/app");
+        assert_eq!(redacted("sqlite:app.db"), "sqlite:app.db");
+    }
+}

@@ -1,0 +1,43 @@
+//! What a database error means, told without naming a driver's types: the application brings the driver, so this crate may
+//! be compiled without any, and the words of the message are all there is to go by.
+
+use sea_orm::DbErr;
+
+/// SQLite: another connection holds the lock; trying again is right.
+pub(crate) fn is_busy(error: &DbErr) -> bool {
+    let text = error.to_string();
+    text.contains("database is locked")
+        || text.contains("database table is locked")
+        || text.contains("database schema is locked")
+}
+
+/// PostgreSQL: a lock was waited for as long as `lock_timeout` allows.
+pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
+    error.to_string().contains("lock timeout")
+}
+
+/// The connection broke, or none was to be had: not the statement's fault.
+pub(crate) fn is_connection_lost(error: &DbErr) -> bool {
+    if matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) {
+        return true;
+    }
+    let text = error.to_string();
+    [
+        "error communicating with database",
+        "terminating connection",
+        "the database system is",
+        "closed pool",
+        "unexpected or invalid data",
+        "background worker crashed",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
+}
+
+/// SQLite: an error after which the whole transaction may be gone, not the statement alone.
+pub(crate) fn ends_sqlite_transaction(error: &DbErr) -> bool {
+    let text = error.to_string();
+    ["disk is full", "disk I/O error", "out of memory", "interrupted", "malformed"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}

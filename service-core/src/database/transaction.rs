@@ -1,0 +1,306 @@
+//! [`Transaction`]: what the user's writes go through.
+//!
+//! The tricky part: one type serves three times, so that one `&Transaction` in a signature fits all of them. `begin` gives
+//! one that is open; an item of a batch lends the batch's, and its first statement sets a savepoint; an item claimed by
+//! itself lends one that begins with its first statement.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sea_orm::prelude::async_trait::async_trait;
+use sea_orm::{
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
+    QueryResult, SqliteTransactionMode, Statement, TransactionError, TransactionOptions, TransactionTrait,
+};
+use tokio::sync::OnceCell;
+
+use super::fault;
+use super::gate::CommitGate;
+use crate::error::{Error, Result};
+
+/// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
+const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+
+type Outcome<T> = std::result::Result<T, DbErr>;
+
+/// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
+///
+/// [`commit`](Transaction::commit) makes it last; dropping it rolls back, and so does a run that ends by `?`, a panic or
+/// its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start and cannot fail half-way for want of
+/// it. `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint.
+#[derive(Debug)]
+pub struct Transaction {
+    db: DatabaseConnection,
+    backend: DbBackend,
+    gate: Arc<CommitGate>,
+    tx: OnceCell<DatabaseTransaction>,
+    /// Set where statements belong to an item: its savepoint, once its first statement has set it.
+    mark: Option<OnceCell<()>>,
+    /// An earlier item's savepoint still stands and goes when the next is set: one round trip instead of two.
+    stale_mark: bool,
+    fate: Fate,
+}
+
+/// What the statements so far have shown.
+#[derive(Debug, Default)]
+struct Fate {
+    /// A statement failed. PostgreSQL refuses all that follow until the savepoint is rolled back.
+    failed: AtomicBool,
+    connection_lost: AtomicBool,
+    /// SQLite may have rolled everything back by itself: what followed would be outside any transaction.
+    dead: AtomicBool,
+    /// A nested transaction was begun, whose statements are not seen here.
+    nested: AtomicBool,
+}
+
+impl Transaction {
+    /// Begins at once.
+    pub(crate) async fn begin(db: DatabaseConnection, gate: Arc<CommitGate>) -> Result<Self> {
+        let transaction = Self::lazy(db, gate);
+        transaction.open().await?;
+        Ok(transaction)
+    }
+
+    /// Begins with its first statement.
+    pub(crate) fn lazy(db: DatabaseConnection, gate: Arc<CommitGate>) -> Self {
+        let backend = db.get_database_backend();
+        Self { db, backend, gate, tx: OnceCell::new(), mark: None, stale_mark: false, fate: Fate::default() }
+    }
+
+    /// Makes everything written through it last. Where nothing was, there is nothing to do.
+    ///
+    /// Once polled, the commit goes on even when this future is dropped, and a timeout of the run waits for it.
+    ///
+    /// # Errors
+    /// The database refused; then nothing was written. When the connection broke in the middle, nobody can tell.
+    pub async fn commit(self) -> Result<()> {
+        if self.tx.initialized() {
+            self.check().await?;
+        }
+        let Some(tx) = self.tx.into_inner() else { return Ok(()) };
+        let guard = self.gate.enter();
+        let committing = tokio::spawn(async move {
+            let result = tx.commit().await;
+            drop(guard);
+            result
+        });
+        match committing.await {
+            Ok(result) => Ok(result?),
+            Err(stopped) => Err(Error::new(stopped)),
+        }
+    }
+
+    /// Undoes everything written through it, now rather than when the connection goes back.
+    ///
+    /// # Errors
+    /// The connection broke; then the database undoes it by itself.
+    pub async fn rollback(self) -> Result<()> {
+        match self.tx.into_inner() {
+            Some(tx) => Ok(tx.rollback().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The open transaction, with the item's savepoint set where one is due.
+    async fn open(&self) -> Outcome<&DatabaseTransaction> {
+        let tx = self.raw().await?;
+        if let Some(mark) = &self.mark {
+            mark.get_or_try_init(|| async {
+                let sql = if self.stale_mark {
+                    "RELEASE SAVEPOINT service_item; SAVEPOINT service_item"
+                } else {
+                    "SAVEPOINT service_item"
+                };
+                self.watched(tx.execute_unprepared(sql)).await.map(drop)
+            })
+            .await?;
+        }
+        Ok(tx)
+    }
+
+    /// Past the savepoint: for the batch's own statements.
+    pub(crate) async fn raw(&self) -> Outcome<&DatabaseTransaction> {
+        if self.fate.dead.load(Ordering::Relaxed) {
+            return Err(DbErr::Custom(
+                "SQLite gave this transaction up after an earlier error (disk full, I/O or memory); drop it and begin anew".to_owned(),
+            ));
+        }
+        self.tx.get_or_try_init(|| begin_patiently(&self.db, self.backend)).await
+    }
+
+    async fn nest(&self) -> Outcome<&DatabaseTransaction> {
+        self.fate.nested.store(true, Ordering::Relaxed);
+        self.open().await
+    }
+
+    /// A statement that a broken transaction refuses, where there is reason to doubt. Without it PostgreSQL answers
+    /// `COMMIT` with a silent rollback.
+    async fn check(&self) -> Outcome<()> {
+        let doubtful = self.fate.nested.load(Ordering::Relaxed) || self.fate.failed.load(Ordering::Relaxed);
+        if doubtful {
+            self.raw().await?.execute_unprepared("SELECT 1").await?;
+        }
+        Ok(())
+    }
+
+    /// From here on, statements belong to one item.
+    pub(crate) fn enter_item(&mut self) {
+        self.stale_mark = self.stale_mark || self.mark.as_ref().is_some_and(OnceCell::initialized);
+        self.mark = Some(OnceCell::new());
+        self.fate.failed.store(false, Ordering::Relaxed);
+        self.fate.nested.store(false, Ordering::Relaxed);
+    }
+
+    /// The item is done and its writes stay. An error: one of its statements had failed unnoticed, so they cannot.
+    pub(crate) async fn keep_item(&mut self) -> Outcome<()> {
+        self.check().await?;
+        self.leave_item();
+        Ok(())
+    }
+
+    /// The item failed: its writes are undone.
+    pub(crate) async fn undo_item(&mut self) -> Outcome<()> {
+        if self.mark.as_ref().is_some_and(OnceCell::initialized) {
+            let tx = self.raw().await?;
+            self.watched(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
+        }
+        self.leave_item();
+        Ok(())
+    }
+
+    fn leave_item(&mut self) {
+        self.stale_mark = self.stale_mark || self.mark.as_ref().is_some_and(OnceCell::initialized);
+        self.mark = None;
+        self.fate.failed.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a statement lost the connection.
+    pub(crate) fn connection_lost(&self) -> bool {
+        self.fate.connection_lost.load(Ordering::Relaxed)
+    }
+
+    /// Remembers how a statement went.
+    async fn watched<T>(&self, statement: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let result = statement.await;
+        if let Err(error) = &result {
+            self.fate.failed.store(true, Ordering::Relaxed);
+            if fault::is_connection_lost(error) {
+                self.fate.connection_lost.store(true, Ordering::Relaxed);
+            }
+            if self.backend == DbBackend::Sqlite && fault::ends_sqlite_transaction(error) {
+                self.fate.dead.store(true, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+}
+
+/// Begins a transaction. A busy SQLite database is asked again: the other writer needs a moment, and nothing is lost yet.
+pub(crate) async fn begin_patiently(db: &DatabaseConnection, backend: DbBackend) -> Outcome<DatabaseTransaction> {
+    if backend != DbBackend::Sqlite {
+        return db.begin().await;
+    }
+    // Real time: SQLite waits in real time too.
+    let patience_ends = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match db.begin_with_options(immediate()).await {
+            Err(error) if fault::is_busy(&error) => {
+                if Instant::now() >= patience_ends {
+                    return Err(DbErr::Custom(format!(
+                        "another transaction has held SQLite's write lock for {} s; while a batch is open, write through `item.tx()` \
+                         only, and keep slow work out of transactions (`claim_each`): {error}",
+                        BUSY_PATIENCE.as_secs()
+                    )));
+                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn immediate() -> TransactionOptions {
+    TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    }
+}
+
+#[async_trait]
+impl ConnectionTrait for Transaction {
+    fn get_database_backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Outcome<ExecResult> {
+        let tx = self.open().await?;
+        self.watched(tx.execute_raw(statement)).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Outcome<ExecResult> {
+        let tx = self.open().await?;
+        self.watched(tx.execute_unprepared(sql)).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Outcome<Option<QueryResult>> {
+        let tx = self.open().await?;
+        self.watched(tx.query_one_raw(statement)).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Outcome<Vec<QueryResult>> {
+        let tx = self.open().await?;
+        self.watched(tx.query_all_raw(statement)).await
+    }
+}
+
+type Callback<'c, T, E> = Pin<Box<dyn Future<Output = std::result::Result<T, E>> + Send + 'c>>;
+
+/// Savepoints: what is begun on a transaction.
+#[async_trait]
+impl TransactionTrait for Transaction {
+    type Transaction = DatabaseTransaction;
+
+    async fn begin(&self) -> Outcome<DatabaseTransaction> {
+        self.nest().await?.begin().await
+    }
+
+    async fn begin_with_config(
+        &self,
+        isolation: Option<IsolationLevel>,
+        access: Option<AccessMode>,
+    ) -> Outcome<DatabaseTransaction> {
+        self.nest().await?.begin_with_config(isolation, access).await
+    }
+
+    async fn begin_with_options(&self, options: TransactionOptions) -> Outcome<DatabaseTransaction> {
+        self.nest().await?.begin_with_options(options).await
+    }
+
+    async fn transaction<F, T, E>(&self, callback: F) -> std::result::Result<T, TransactionError<E>>
+    where
+        F: for<'c> FnOnce(&'c DatabaseTransaction) -> Callback<'c, T, E> + Send,
+        T: Send,
+        E: fmt::Display + fmt::Debug + Send,
+    {
+        self.nest().await.map_err(TransactionError::Connection)?.transaction(callback).await
+    }
+
+    async fn transaction_with_config<F, T, E>(
+        &self,
+        callback: F,
+        isolation: Option<IsolationLevel>,
+        access: Option<AccessMode>,
+    ) -> std::result::Result<T, TransactionError<E>>
+    where
+        F: for<'c> FnOnce(&'c DatabaseTransaction) -> Callback<'c, T, E> + Send,
+        T: Send,
+        E: fmt::Display + fmt::Debug + Send,
+    {
+        let tx = self.nest().await.map_err(TransactionError::Connection)?;
+        tx.transaction_with_config(callback, isolation, access).await
+    }
+}

@@ -1,0 +1,5 @@
+//! What the runtime promises, one file a behaviour.
+
+mod failures;
+mod lifecycle;
+mod support;

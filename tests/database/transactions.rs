@@ -1,0 +1,117 @@
+//! `Transaction` and the framework's tables.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
+use service_core::database::{self, Access};
+
+use crate::Bench;
+
+async fn table(db: &DatabaseConnection) {
+    db.execute_unprepared("CREATE TABLE thing (id BIGINT PRIMARY KEY)").await.unwrap();
+}
+
+async fn put(tx: &impl ConnectionTrait, id: i64) -> Result<(), sea_orm::DbErr> {
+    tx.execute_unprepared(&format!("INSERT INTO thing VALUES ({id})")).await.map(drop)
+}
+
+async fn ids(db: &DatabaseConnection) -> Vec<i64> {
+    let select = Statement::from_string(db.get_database_backend(), "SELECT id FROM thing ORDER BY id");
+    db.query_all_raw(select).await.unwrap().iter().map(|row| row.try_get("", "id").unwrap()).collect()
+}
+
+pub(crate) async fn what_is_not_committed_is_undone(bench: Bench) {
+    table(&bench.db).await;
+    let access = Access::new(bench.db.clone(), "test");
+    let tx = access.begin().await.unwrap();
+    put(&tx, 1).await.unwrap();
+    tx.commit().await.unwrap();
+    let tx = access.begin().await.unwrap();
+    put(&tx, 2).await.unwrap();
+    drop(tx);
+    let tx = access.begin().await.unwrap();
+    put(&tx, 3).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(ids(&bench.db).await, [1]);
+}
+
+pub(crate) async fn a_savepoint_undoes_only_its_own(bench: Bench) {
+    table(&bench.db).await;
+    let tx = Access::new(bench.db.clone(), "test").begin().await.unwrap();
+    put(&tx, 1).await.unwrap();
+    let inner = TransactionTrait::begin(&tx).await.unwrap();
+    put(&inner, 2).await.unwrap();
+    inner.rollback().await.unwrap();
+    let inner = TransactionTrait::begin(&tx).await.unwrap();
+    put(&inner, 3).await.unwrap();
+    inner.commit().await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(ids(&bench.db).await, [1, 3]);
+}
+
+/// PostgreSQL answers `COMMIT` with a silent rollback once a statement has failed.
+pub(crate) async fn a_commit_after_an_ignored_error_does_not_lie(bench: Bench) {
+    table(&bench.db).await;
+    let tx = Access::new(bench.db.clone(), "test").begin().await.unwrap();
+    put(&tx, 1).await.unwrap();
+    put(&tx, 1).await.unwrap_err();
+    let committed = tx.commit().await.is_ok();
+    assert_eq!(ids(&bench.db).await == [1], committed);
+    assert_eq!(committed, bench.db.get_database_backend() == DbBackend::Sqlite);
+}
+
+pub(crate) async fn writers_wait_for_each_other(bench: Bench) {
+    table(&bench.db).await;
+    let writers: Vec<_> = (0..8)
+        .map(|id| {
+            let access = Access::new(bench.db.clone(), "test");
+            tokio::spawn(async move {
+                let tx = access.begin().await.unwrap();
+                let seen = Statement::from_string(tx.get_database_backend(), "SELECT count(*) FROM thing");
+                tx.query_one_raw(seen).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                put(&tx, id).await.unwrap();
+                tx.commit().await.unwrap();
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(ids(&bench.db).await.len(), 8);
+}
+
+pub(crate) async fn a_dropped_commit_still_commits(bench: Bench) {
+    table(&bench.db).await;
+    let access = Access::new(bench.db.clone(), "test");
+    for id in 0..20 {
+        let tx = access.begin().await.unwrap();
+        put(&tx, id).await.unwrap();
+        {
+            let commit = tx.commit();
+            tokio::pin!(commit);
+            // Polled once, then dropped.
+            let _ = tokio::time::timeout(Duration::ZERO, &mut commit).await;
+        }
+        access.gate().closed().await;
+    }
+    assert_eq!(ids(&bench.db).await.len(), 20);
+}
+
+pub(crate) async fn many_replicas_make_the_tables_at_once(bench: Bench) {
+    for table in ["service_claim", "service_store", "service_config", "service_override", "service_state"] {
+        bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
+    }
+    let message = database::check_schema(&bench.db).await.unwrap_err().to_string();
+    assert!(message.contains("service_claim, service_store") && message.contains("schema_sql"), "{message}");
+    let replicas: Vec<_> = (0..8)
+        .map(|_| {
+            let url = bench.url.clone();
+            tokio::spawn(async move { database::migrate(&database::connect(&url).await.unwrap()).await.unwrap() })
+        })
+        .collect();
+    for replica in replicas {
+        replica.await.unwrap();
+    }
+    database::check_schema(&bench.db).await.unwrap();
+}

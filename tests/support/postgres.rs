@@ -1,0 +1,129 @@
+//! A PostgreSQL server of the suite's own: in a temporary directory, reached through a socket there.
+//!
+//! The tricky part is its end. Whatever becomes of the test process, a panic or SIGKILL included, the pipe to a waiting shell
+//! closes, and that shell stops the server and removes the directory. PostgreSQL refuses to run as root, so root runs it as
+//! another user.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A running server. Stopped when dropped, or when the process ends.
+pub(crate) struct Postgres {
+    bin: PathBuf,
+    dir: PathBuf,
+    user: Option<&'static str>,
+    databases: AtomicU32,
+    _watch: Child,
+}
+
+impl Postgres {
+    /// The server that the tests of one process share. `None` where PostgreSQL is not installed, which is printed.
+    pub(crate) fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
+    /// A server of one's own, to be stopped and started.
+    pub(crate) fn start() -> Option<Self> {
+        let Some(bin) = find_bin() else {
+            // Not `eprintln!`: the harness would swallow it.
+            let _ = std::io::stderr().write_all(
+                b"SKIPPED: PostgreSQL is not installed (no initdb on PATH or in /usr/lib/postgresql/15/bin)\n",
+            );
+            return None;
+        };
+        let dir = tempfile::Builder::new().prefix("service-pg-").tempdir().expect("a temporary directory").keep();
+        let user = as_user();
+        if let Some(user) = user {
+            run(Command::new("chown").arg(user).arg(&dir));
+        }
+        run(as_unprivileged(user, &bin.join("initdb"))
+            .args(["--no-sync", "--auth=trust", "--username=tester", "--encoding=UTF8", "--locale=C", "-D"])
+            .arg(dir.join("data")));
+        let watch = as_unprivileged(user, Path::new("sh"))
+            .arg("-c")
+            .arg("cat >/dev/null; \"$1\"/pg_ctl -D \"$2\"/data stop -m immediate; rm -rf \"$2\"")
+            .args([Path::new("sh"), &bin, &dir])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .current_dir("/")
+            .spawn()
+            .expect("a shell");
+        let server = Self { bin, dir, user, databases: AtomicU32::new(0), _watch: watch };
+        server.up();
+        Some(server)
+    }
+
+    /// Starts the stopped server.
+    pub(crate) fn up(&self) {
+        let options = format!(
+            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=200",
+            self.dir.display()
+        );
+        run(as_unprivileged(self.user, &self.bin.join("pg_ctl"))
+            .args(["start", "-w", "-s", "-D"])
+            .arg(self.dir.join("data"))
+            .arg("-l")
+            .arg(self.dir.join("log"))
+            .arg("-o")
+            .arg(options));
+    }
+
+    /// Stops it as if the machine had lost power.
+    pub(crate) fn down(&self) {
+        run(as_unprivileged(self.user, &self.bin.join("pg_ctl"))
+            .args(["stop", "-w", "-s", "-m", "immediate", "-D"])
+            .arg(self.dir.join("data")));
+    }
+
+    /// Makes a new, empty database and tells its URL.
+    pub(crate) fn database(&self) -> String {
+        let name = format!("db{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        run(Command::new(self.bin.join("psql"))
+            .args(["-q", "-U", "tester", "-d", "postgres", "-c", &format!("CREATE DATABASE {name}"), "-h"])
+            .arg(&self.dir));
+        format!("postgres://tester@localhost/{name}?host={}", self.dir.display())
+    }
+}
+
+fn find_bin() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.extend((13..=18).rev().map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"))));
+    // `initdb` on PATH may be a link, and its siblings stand beside its target.
+    let initdb = places.iter().map(|place| place.join("initdb")).find_map(|initdb| initdb.canonicalize().ok())?;
+    Some(initdb.parent()?.to_owned())
+}
+
+/// Who runs the server: nobody else, unless this is root.
+fn as_user() -> Option<&'static str> {
+    let id = Command::new("id").arg("-u").output().expect("id");
+    if String::from_utf8_lossy(&id.stdout).trim() != "0" {
+        return None;
+    }
+    ["postgres", "nobody"].into_iter().find(|user| {
+        Command::new("id").arg(user).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    })
+}
+
+fn as_unprivileged(user: Option<&str>, program: &Path) -> Command {
+    let Some(user) = user else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", user, "--regid"]).arg(group_of(user)).arg("--clear-groups").arg(program).current_dir("/");
+    command
+}
+
+fn group_of(user: &str) -> String {
+    let id = Command::new("id").args(["-g", user]).output().expect("id");
+    String::from_utf8_lossy(&id.stdout).trim().to_owned()
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).status();
+    let ok = output.as_ref().is_ok_and(std::process::ExitStatus::success);
+    assert!(ok, "{command:?}: {output:?}");
+}
