@@ -3,7 +3,7 @@
 //!
 //! `SERVICES__GREETER__GREETING=Hei cargo run --example typed_configuration`
 
-use service_core::prelude::*;
+use service_core::{Secret, prelude::*};
 
 #[derive(Debug, serde::Deserialize)]
 struct Settings {
@@ -39,7 +39,7 @@ impl Greeter {
 #[tokio::main]
 async fn main() -> Result<()> {
     let services = ServiceRegistry::builder()
-        .set("greeter.names", ["Ada", "Grace"].as_slice())
+        .set("greeter.names", ["Ada", "Grace"])
         .set("greeter.token", "8c1f-secret")
         .start_all()
         .await?;

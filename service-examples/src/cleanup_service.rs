@@ -47,7 +47,8 @@ impl CleanupService {
             .into_tuple()
             .all(&tx)
             .await?;
-        let deleted = reading::Entity::delete_many().filter(reading::Column::Id.is_in(old)).exec(&tx).await?.rows_affected;
+        let deleted =
+            reading::Entity::delete_many().filter(reading::Column::Id.is_in(old)).exec(&tx).await?.rows_affected;
         tx.commit().await?;
 
         if deleted > 0 {

@@ -9,9 +9,9 @@ use chrono::{TimeDelta, Utc};
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
 use sea_orm::ActiveValue::{NotSet, Set};
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
-use service_core::prelude::*;
+use service_core::{Secret, prelude::*};
 use tracing::{info, warn};
 
 use crate::mail::{self, MailError, Transport};
@@ -63,7 +63,8 @@ impl EmailSender {
     fn configure(_cx: &Context, settings: Settings) -> Result<Self> {
         let mailbox = |key: &str, text: &str| {
             let parsed = text.parse::<Mailbox>();
-            parsed.map_err(|error| Error::fatal(format!("[email_sender] {key} `{text}` is not a mail address: {error}")))
+            parsed
+                .map_err(|error| Error::fatal(format!("[email_sender] {key} `{text}` is not a mail address: {error}")))
         };
         let credentials = match (settings.username, settings.password) {
             (Some(name), Some(password)) => Some(Credentials::new(name, password.expose().clone())),
@@ -71,8 +72,9 @@ impl EmailSender {
             _ => return Err(Error::fatal("[email_sender] username and password go together: set both or neither")),
         };
         let transport = match settings.smtp {
-            Some(server) => Transport::smtp(&server, credentials)
-                .map_err(|why| Error::fatal(format!("[email_sender] smtp `{server}`: {why}, expected host or host:port")))?,
+            Some(server) => Transport::smtp(&server, credentials).map_err(|why| {
+                Error::fatal(format!("[email_sender] smtp `{server}`: {why}, expected host or host:port"))
+            })?,
             None => Transport::Folder(settings.outbox),
         };
         let recipients: Result<Vec<_>> = settings.recipients.iter().map(|text| mailbox("recipients", text)).collect();
@@ -118,7 +120,10 @@ impl EmailSender {
                     row.error_message = Set(Some(format!("{error:#}")));
                     if again && attempts < MAX_ATTEMPTS {
                         row.due = Set(Some(Utc::now() + TimeDelta::minutes(1 << attempts)));
-                    } else if error.find::<MailError>().is_some_and(|e| matches!(e, MailError::Refused(_) | MailError::Later(_))) {
+                    } else if error
+                        .find::<MailError>()
+                        .is_some_and(|e| matches!(e, MailError::Refused(_) | MailError::Later(_)))
+                    {
                         row.status = Set(FAILED.to_owned());
                     } else {
                         return Err(error);

@@ -21,7 +21,7 @@ pub struct Inbox {
 /// What lies in the inbox.
 #[derive(Debug, Default)]
 pub struct Arrived {
-    /// To be imported, by name.
+    /// To be imported, in the order of their last change.
     pub files: Vec<PathBuf>,
     /// Files that may still be written to: to be looked at again.
     pub growing: usize,
@@ -42,6 +42,7 @@ impl Inbox {
     /// What is to be done.
     pub async fn look(&self) -> io::Result<Arrived> {
         let mut arrived = Arrived::default();
+        let mut files = Vec::new();
         let mut entries = fs::read_dir(&self.folder).await.map_err(|error| at(&self.folder, error))?;
         while let Some(entry) = entries.next_entry().await? {
             let path = entry.path();
@@ -53,21 +54,29 @@ impl Inbox {
             }
             if !name.to_ascii_lowercase().ends_with(".csv") {
                 arrived.unknown.push(path);
-            } else if found.modified().is_ok_and(is_recent) {
+                continue;
+            }
+            let modified = found.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            if is_recent(modified) {
                 arrived.growing += 1;
             } else {
-                arrived.files.push(path);
+                files.push((modified, path));
             }
         }
-        arrived.files.sort();
+        files.sort();
+        arrived.files = files.into_iter().map(|(_, path)| path).collect();
         arrived.unknown.sort();
         Ok(arrived)
     }
 
-    /// Puts a file into the inbox, whole or not at all.
+    /// Puts a file into the inbox, whole or not at all, unless it lies there already.
     pub async fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let path = self.folder.join(name);
+        if fs::try_exists(&path).await.map_err(|error| at(&path, error))? {
+            return Ok(());
+        }
         // It is whole, so nobody needs to wait for the rest of it.
-        write(&self.folder.join(name), content, Some(SystemTime::now() - SETTLED)).await
+        write(&path, content, Some(SystemTime::now() - SETTLED)).await
     }
 
     /// Puts the rejected lines of a file aside, unless that was done before: they may have been put right since.

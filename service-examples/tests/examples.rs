@@ -10,7 +10,11 @@ use std::time::{Duration, Instant};
 fn run(name: &str) -> String {
     let deps = std::env::current_exe().unwrap();
     let path: PathBuf = deps.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is not built: run the package's whole tests, or `cargo build --examples`", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run the package's whole tests, or `cargo build --examples`",
+        path.display()
+    );
     let mut child = Command::new(path)
         .current_dir(std::env::temp_dir())
         .env_remove("RUST_LOG")
@@ -102,11 +106,6 @@ fn mock_client() {
 fn service_in_another_crate() {
     let printed = run("service_in_another_crate");
     assert!(printed.contains("rain_gauge of example_rain_gauge") && printed.contains("emptied"), "{printed}");
-}
-
-#[test]
-fn without_a_registry() {
-    assert_eq!(run("without_a_registry"), "3\n2\n1\n0\nlift-off\n");
 }
 
 #[test]

@@ -18,10 +18,8 @@ fn delivered(station: &Station) -> i64 {
 #[test]
 fn every_recipient_gets_the_digest_and_a_refused_one_holds_up_nobody() {
     let server = SmtpServer::start(Manner::Friendly);
-    let station = mailing(&server.address.to_string()).env(
-        "SERVICES__EMAIL_SENDER__RECIPIENTS",
-        r#"["ada@example.org", "nobody@example.org", "grace@example.org"]"#,
-    );
+    let station = mailing(&server.address.to_string())
+        .env("SERVICES__EMAIL_SENDER__RECIPIENTS", r#"["ada@example.org", "nobody@example.org", "grace@example.org"]"#);
     let printed = station.once();
     assert!(printed.contains("nobody@example.org was refused") && printed.contains("no such user here"), "{printed}");
     let failed = station.query("SELECT recipient, error_message FROM delivery WHERE status = 'failed'", |row| {

@@ -22,7 +22,11 @@ fn once_works_everything_off() {
             row.try_get_by_index::<i32>(3).unwrap(),
         )
     });
-    assert_eq!(files.iter().map(|file| file.1 + file.2 + file.3).sum::<i32>(), 1461 + 21, "every line is accounted for");
+    assert_eq!(
+        files.iter().map(|file| file.1 + file.2 + file.3).sum::<i32>(),
+        1461 + 21,
+        "every line is accounted for"
+    );
     assert!(files.contains(&("seattle-weather.csv".into(), 1461, 0, 0)) || files[1].2 == 2, "{files:?}");
 
     assert_eq!(station.files("inbox"), [""; 0]);
@@ -169,7 +173,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_done_twice() {
     let whole = Station::new();
     whole.once();
     // Small batches, so that there are many moments to be killed at.
-    let station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 7);
+    let mut station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 7);
     let mut pause = 20;
     for _ in 0..12 {
         let running = station.spawn();
@@ -190,7 +194,10 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_done_twice() {
     for (found, expected) in found.iter().zip(&expected) {
         assert_eq!(found, expected);
     }
-    assert_eq!(station.value::<i64>("SELECT count(*) FROM extreme"), whole.value::<i64>("SELECT count(*) FROM extreme"));
+    assert_eq!(
+        station.value::<i64>("SELECT count(*) FROM extreme"),
+        whole.value::<i64>("SELECT count(*) FROM extreme")
+    );
 }
 
 #[test]
