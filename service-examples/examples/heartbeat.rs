@@ -8,7 +8,7 @@ use service_core::prelude::*;
 
 #[service(interval = "100ms")]
 async fn heartbeat(cx: &Context) {
-    println!("{} beats for the {}th time", cx.service_id(), cx.run());
+    println!("beat {} of {}", cx.run(), cx.service_id());
 }
 
 #[tokio::main]

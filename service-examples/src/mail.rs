@@ -20,21 +20,21 @@ use crate::tables::{digest, extreme};
 /// How long the server may take over one step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Why a mail did not get there.
+/// Why a mail did not get there. The errors of `lettre` print their own causes.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
     /// It never will.
-    #[error("refused")]
-    Refused(#[source] lettre::transport::smtp::Error),
+    #[error("refused: {0}")]
+    Refused(smtp::Error),
     /// It may, later.
-    #[error("not accepted for now")]
-    Later(#[source] lettre::transport::smtp::Error),
+    #[error("not accepted for now: {0}")]
+    Later(smtp::Error),
     /// No mail gets anywhere.
-    #[error("the mail server {server} is away")]
-    Away { server: String, source: lettre::transport::smtp::Error },
+    #[error("the mail server {server} is away: {error}")]
+    Away { server: String, error: smtp::Error },
     /// No mail gets anywhere until a human has put it right.
-    #[error("the mail server {server} does not accept `username` and `password` of [email_sender]")]
-    Credentials { server: String, source: lettre::transport::smtp::Error },
+    #[error("the mail server {server} does not accept `username` and `password` of [email_sender]: {error}")]
+    Credentials { server: String, error: smtp::Error },
     #[error("cannot write to the outbox")]
     Outbox(#[from] io::Error),
     #[error("cannot compose")]
@@ -90,15 +90,17 @@ impl Transport {
 }
 
 /// The server's answer tells a bad address from a bad moment and from a bad server.
-fn sort(server: &str, source: smtp::Error) -> MailError {
+fn sort(server: &str, error: smtp::Error) -> MailError {
     let server = server.to_owned();
-    match source.status().map(|code| code.to_string()).as_deref() {
-        Some("530" | "534" | "535" | "538") => MailError::Credentials { server, source },
+    match error.status().map(|code| code.to_string()).as_deref() {
+        Some("530" | "534" | "535" | "538") => MailError::Credentials { server, error },
+        // It offers no way to log in.
+        None if error.is_client() => MailError::Credentials { server, error },
         // It is about to close the connection: nothing about this mail.
-        Some("421") => MailError::Away { server, source },
-        _ if source.is_permanent() => MailError::Refused(source),
-        _ if source.is_transient() => MailError::Later(source),
-        _ => MailError::Away { server, source },
+        Some("421") => MailError::Away { server, error },
+        _ if error.is_permanent() => MailError::Refused(error),
+        _ if error.is_transient() => MailError::Later(error),
+        _ => MailError::Away { server, error },
     }
 }
 

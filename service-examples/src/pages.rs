@@ -1,4 +1,4 @@
-//! The pages under `docs/`, so that `cargo test` compiles and runs their code. There is nothing else in this library.
+//! The README and the pages under `docs/`, so that `cargo test` compiles and runs their code. There is nothing else in this library.
 
 macro_rules! pages {
     ($($name:ident: $path:literal)*) => {
@@ -15,6 +15,7 @@ pages! {
     from_abstract_service: "../../docs/from-abstract-service.md"
     from_tokio_cron_scheduler: "../../docs/from-tokio-cron-scheduler.md"
     lifecycle: "../../docs/lifecycle.md"
+    readme: "../../README.md"
     testing: "../../docs/testing.md"
     tutorial: "../../docs/tutorial.md"
 }

@@ -1,5 +1,7 @@
 //! `email_sender` and a mail server: the good day, and all the others.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::net::TcpListener;

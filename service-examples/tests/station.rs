@@ -1,5 +1,7 @@
 //! The application end to end, as a process: what it does with its files, and with being started again.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::time::Duration;

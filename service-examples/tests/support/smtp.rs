@@ -10,7 +10,7 @@ pub enum Manner {
     Friendly,
     /// Takes the mail, and hangs up before it says so.
     HangsUpAfterData,
-    /// Asks for a password, and does not like any.
+    /// Likes no password.
     RefusesPasswords,
 }
 
@@ -69,8 +69,8 @@ impl Shared {
             let manner = *self.manner.lock().unwrap();
             let upper = line.to_ascii_uppercase();
             let answer = match upper.split([' ', ':']).next().unwrap_or_default() {
-                "EHLO" if manner == Manner::RefusesPasswords => "250-test\r\n250 AUTH PLAIN LOGIN",
-                "EHLO" => "250-test\r\n250 8BITMIME",
+                "EHLO" => "250-test\r\n250 AUTH PLAIN",
+                "AUTH" if manner == Manner::Friendly => "235 welcome",
                 "AUTH" => "535 5.7.8 the password is wrong",
                 "RCPT" => {
                     recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
