@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,12 @@ use std::time::{Duration, Instant};
 fn run(name: &str) -> String {
     let deps = std::env::current_exe().unwrap();
     let path: PathBuf = deps.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(format!("{name}.rs"));
+    let changed = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
+    // `cargo test --test examples` builds this file and no example.
     assert!(
-        path.exists(),
-        "{} is not built: run the package's whole tests, or `cargo build --examples`",
+        changed(&path) >= changed(&source),
+        "{} is missing or old: run `cargo test -p service-examples`, or `cargo build -p service-examples --examples`",
         path.display()
     );
     let mut child = Command::new(path)
