@@ -290,10 +290,10 @@ impl RegistryBuilder {
         for warning in sources.unknown_sections(entries.iter().map(|entry| &*entry.id)) {
             warn!("{warning}");
         }
-        if problems.is_empty() {
-            if let Err(error) = registry.add_all(entries) {
-                problems.push(error.to_string());
-            }
+        if problems.is_empty()
+            && let Err(error) = registry.add_all(entries)
+        {
+            problems.push(error.to_string());
         }
         if problems.is_empty() { Ok(registry) } else { Err(Error::new(BuildError { problems })) }
     }
