@@ -67,12 +67,13 @@ pub mod __private {
     pub use inventory;
 
     pub use crate::__place as place;
+    pub use crate::config::fields::probe_fields as fields;
     pub use crate::context::Context;
     pub use crate::error::Result;
     pub use crate::expected::ExpectedServices;
     pub use crate::failure::{Failure, Recovery};
     pub use crate::glue::{
-        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, fields, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
     };
     pub use crate::outcome::{IntoOutcome, Outcome};
     pub use crate::service::{
