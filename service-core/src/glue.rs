@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 use crate::failure::Recovery;
 use crate::service::{BoxFuture, Build, Lifecycle, Literal, Service, ServiceDescriptor};
 
+mod fields;
+
+pub use fields::fields;
+
 /// Where an attribute stands: module, file and line.
 pub(crate) type Place = (&'static str, &'static str, u32);
 

@@ -293,10 +293,12 @@ fn hints(model: &Model) -> TokenStream {
         .map(|hint| {
             let (ident, note) = (&hint.ident, &hint.note);
             let called = quote_spanned!(ident.span()=> #ident());
+            let mut named = ident.clone();
+            named.set_span(Span::call_site());
             quote! {
                 const _: () = {
                     #[deprecated(note = #note)]
-                    const fn #ident() {}
+                    const fn #named() {}
                     #called
                 };
             }
