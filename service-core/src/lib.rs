@@ -123,6 +123,8 @@ pub use testing::TestBed;
 /// What generated code names, so that users need no other crate in their `Cargo.toml`. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(feature = "database")]
+    pub use crate::database::__private as database;
     pub use std::boxed::Box as Boxed;
     pub use std::option::Option::{None, Some};
 

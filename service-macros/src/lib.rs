@@ -17,6 +17,9 @@ mod names;
 mod units;
 mod validate;
 mod value;
+mod work_item;
+mod work_item_args;
+mod work_item_columns;
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -30,6 +33,12 @@ use model::Model;
 #[proc_macro_attribute]
 pub fn service(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     attribute(args.into(), item.into()).into()
+}
+
+#[allow(missing_docs, reason = "documented where service-core re-exports it")]
+#[proc_macro_derive(WorkItem, attributes(work_item))]
+pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    work_item::derive(input.into()).into()
 }
 
 /// The attribute as a plain function, so that tests can look at what it writes.
