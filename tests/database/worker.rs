@@ -3,7 +3,7 @@
 //! Arguments: the database's URL, and `claim` or `claim_each`.
 
 #[path = "tables.rs"]
-#[allow(dead_code, reason = "shared with the suite")]
+#[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
 mod tables;
 
 use std::time::Duration;
