@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::error::Error;
 
 /// How a run failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FailureKind {
     /// It returned an error.
@@ -18,7 +19,8 @@ pub enum FailureKind {
 }
 
 /// What follows a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Recovery {
     /// Try again after [`Failure::retry_delay`].

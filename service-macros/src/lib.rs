@@ -1,12 +1,14 @@
 //! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
 //!
-//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes.
+//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes
+//! (with `forward` for the calls of the user's methods).
 //! The user's item comes out first and untouched, also when something is wrong with it.
 
 mod args;
 mod cron;
 mod diagnostics;
 mod expand;
+mod forward;
 mod item;
 mod keys;
 mod methods;
@@ -76,3 +78,6 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     let mistakes = mistakes.into_compile_errors();
     quote!(#item #mistakes #generated)
 }
+
+#[cfg(test)]
+mod snapshots;

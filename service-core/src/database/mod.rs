@@ -4,6 +4,7 @@
 //! wants; `sqlite` and `postgres` bring one along.
 
 mod access;
+mod choice;
 mod batch;
 mod claim;
 mod clock;
@@ -21,6 +22,7 @@ mod transaction;
 mod work_item;
 
 pub use access::Access;
+pub(crate) use choice::Choice;
 pub use batch::{Batch, Item};
 pub use claim::{Claim, ClaimEach};
 pub use clock::Clock;

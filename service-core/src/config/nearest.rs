@@ -1,0 +1,44 @@
+//! The nearest of the known names to one that is not known.
+
+/// The known name that was most likely meant, if one is near enough to be worth a suggestion.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (name.chars().count() / 3).max(2);
+    known.into_iter().map(|known| (distance(name, known), known)).filter(|(far, _)| *far <= limit).min().map(|(_, k)| k)
+}
+
+/// Edits (insert, delete, replace, swap of neighbours) that lead from one name to the other.
+pub(crate) fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut before_last = vec![0; to.len() + 1];
+    let mut last: Vec<usize> = (0..=to.len()).collect();
+    for (row, a) in from.iter().enumerate() {
+        let mut current = vec![row + 1];
+        for (column, b) in to.iter().enumerate() {
+            let mut least = (last[column] + usize::from(a != b)).min(last[column + 1] + 1).min(current[column] + 1);
+            if row > 0 && column > 0 && *a == to[column - 1] && from[row - 1] == *b {
+                least = least.min(before_last[column - 1] + 1);
+            }
+            current.push(least);
+        }
+        before_last = std::mem::replace(&mut last, current);
+    }
+    last[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swapped_letters_are_one_edit() {
+        for (from, to, far) in [("corn", "cron", 1), ("intervall", "interval", 1), ("", "abc", 3), ("ab", "ab", 0)] {
+            assert_eq!(distance(from, to), far, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn far_names_are_not_suggested() {
+        assert_eq!(nearest("max_failure", ["max_failures", "max_restarts"]), Some("max_failures"));
+        assert_eq!(nearest("colour", ["interval", "delay"]), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! [`Settings`]: a service's own settings, and how they become its type.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+use super::de::{Reader, Shared};
+use super::error::ConfigError;
+use super::keys;
+use super::value::{Table, Value};
+use crate::glue;
+
+/// A service's own settings, of all layers. `Debug` shows them without secrets.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// Always a table.
+    root: Value,
+    /// The file's name, for what is missing.
+    file: String,
+}
+
+impl Settings {
+    pub(super) fn new(table: Table, file: &str) -> Self {
+        Self { root: Value::Table(table), file: file.to_owned() }
+    }
+
+    /// The settings as `T`.
+    ///
+    /// # Errors
+    /// A setting is missing or does not fit, or a field of `T` bears the name of one of the attribute's keys.
+    pub(crate) fn get<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
+        let known = glue::fields::<T>().unwrap_or_default();
+        if let Some(key) = known.iter().find(|field| keys::is_attribute(field)) {
+            return Err(ConfigError::Reserved { service: service.to_owned(), key: (*key).to_owned() });
+        }
+        let shared = Shared::new(service, &self.file);
+        let reader = Reader::root(&self.root, &shared);
+        T::deserialize(&reader).map_err(|error| reader.locate(error).into_config())
+    }
+
+    /// Keys that are set, the dotted path of each with its place, for `explain`. Values are not shown: whether one is a
+    /// `Secret` only its type knows.
+    pub(crate) fn places(&self) -> Vec<(String, String)> {
+        let mut places = Vec::new();
+        collect("", &self.root, &mut places);
+        places
+    }
+}
+
+fn collect(prefix: &str, value: &Value, places: &mut Vec<(String, String)>) {
+    let Value::Table(table) = value else { return };
+    for (key, node) in table {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match &node.value {
+            Value::Table(_) => collect(&path, &node.value, places),
+            _ => places.push((path, node.origin.place.clone())),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.places()).finish()
+    }
+}

@@ -1,0 +1,294 @@
+//! [`Sources`]: everything that was read once, for all services.
+//!
+//! Nothing is looked up in the process here: the environment, the working directory and the builder's settings come in
+//! as [`Inputs`], so that a test gives its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::env::Env;
+use super::error::{ConfigError, ConfigErrors};
+use super::nearest::nearest;
+use super::resolve::{Attempt, FOR_ALL, Rank, Resolved, Row};
+use super::value::{self, Node, SettingValue, Table, Value};
+use super::{Layer, Origin, file};
+use crate::options::ServiceOptions;
+use crate::service::ServiceDescriptor;
+
+/// Where the configuration is read from. By default from nowhere, as a test wants it.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    /// The builder's `config_file`; then it must be there.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// Where `services.toml` is looked for, and what a relative path begins at (empty: the working directory). `None`: it
+    /// is not looked for.
+    pub(crate) directory: Option<PathBuf>,
+    /// `.set("email_sender.batch_size", 10)`.
+    pub(crate) sets: Vec<(String, SettingValue)>,
+    /// `.set("batch_size", 10)` of the test bed: for every service.
+    pub(crate) sets_for_all: Vec<(String, SettingValue)>,
+}
+
+impl Inputs {
+    /// What a program reads: its own environment and working directory.
+    pub(crate) fn of_process() -> Self {
+        let environment = std::env::vars_os().collect();
+        Self { environment, directory: Some(PathBuf::new()), ..Self::default() }
+    }
+}
+
+/// The configuration of all services.
+pub(crate) struct Sources {
+    env: Env,
+    /// The file's name for messages, whether it exists or not.
+    pub(super) file_name: String,
+    /// `[defaults]` by rank, checked: they have no errors of their own any more.
+    defaults: Vec<(Rank, Table)>,
+    sections: BTreeMap<String, Vec<(Rank, Table)>>,
+    for_all: Table,
+    errors: Vec<ConfigError>,
+    /// What services without a word of their own share, by descriptor.
+    shared: Mutex<HashMap<usize, Arc<Resolved>>>,
+}
+
+impl Sources {
+    /// Reads the file and the environment.
+    ///
+    /// # Errors
+    /// The file was named and is not there, cannot be read, or is no TOML.
+    pub(crate) fn load(inputs: Inputs) -> Result<Self, ConfigErrors> {
+        let env = Env::new(inputs.environment);
+        let (file_name, file) = read_file(inputs.file, inputs.directory, &env)?;
+        let mut sources = Self {
+            env,
+            file_name,
+            defaults: Vec::new(),
+            sections: BTreeMap::new(),
+            for_all: Table::new(),
+            errors: Vec::new(),
+            shared: Mutex::default(),
+        };
+        sources.add(file.sections, Rank::DefaultsFile, Rank::File);
+        let (sections, errors) = sources.env.sections();
+        sources.errors.extend(errors);
+        sources.add(sections, Rank::DefaultsEnvironment, Rank::Environment);
+        let sections = sources.sets(inputs.sets);
+        sources.add(sections, Rank::DefaultsSet, Rank::Set);
+        sources.sets_for_all(inputs.sets_for_all);
+        sources.check_defaults();
+        Ok(sources)
+    }
+
+    fn add(&mut self, sections: BTreeMap<String, Table>, defaults: Rank, own: Rank) {
+        for (section, table) in sections {
+            match section.as_str() {
+                "defaults" => self.defaults.push((defaults, table)),
+                _ => self.sections.entry(section).or_default().push((own, table)),
+            }
+        }
+    }
+
+    fn sets(&mut self, sets: Vec<(String, SettingValue)>) -> BTreeMap<String, Table> {
+        let mut sections = BTreeMap::<String, Table>::new();
+        for (name, value) in sets {
+            let (section, path) = match name.split_once('.') {
+                Some((section, path)) if !section.is_empty() && path.split('.').all(|part| !part.is_empty()) => {
+                    (section, path)
+                }
+                _ => {
+                    let problem = "name the service and the key, as in `email_sender.batch_size`".to_owned();
+                    self.errors.push(ConfigError::Name { name: format!(".set(\"{name}\", …)"), problem });
+                    continue;
+                }
+            };
+            let layer = if section == "defaults" { Layer::Defaults } else { Layer::Set };
+            let node = Node::new(value.0, &Origin::new(layer, format!(".set(\"{name}\", …)")));
+            overwrite(sections.entry(section.to_owned()).or_default(), path, node);
+        }
+        sections
+    }
+
+    fn sets_for_all(&mut self, sets: Vec<(String, SettingValue)>) {
+        for (name, value) in sets {
+            let place = format!(".set(\"{name}\", …) {FOR_ALL}");
+            let node = Node::new(value.0, &Origin::new(Layer::Set, place));
+            overwrite(&mut self.for_all, &name, node);
+        }
+    }
+
+    /// Once for all services, so that a mistake in `[defaults]` is not reported by each of them.
+    fn check_defaults(&mut self) {
+        let mut attempt = Attempt::new("defaults");
+        for (rank, table) in &self.defaults {
+            attempt.layer(*rank, table);
+        }
+        let errors = attempt.finish_defaults();
+        if !errors.is_empty() {
+            self.defaults.clear();
+            self.errors.extend(errors);
+        }
+    }
+
+    /// What is wrong for no service in particular: `[defaults]`, names of environment variables, keys given to `.set`.
+    pub(crate) fn errors(&self) -> &[ConfigError] {
+        &self.errors
+    }
+
+    /// Sections, environment variables and settings for services that are not there, each with the nearest one.
+    pub(crate) fn unknown_sections<'a>(&self, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let known: std::collections::BTreeSet<&str> = known.into_iter().collect();
+        let unknown = self.sections.iter().filter(|(section, _)| !known.contains(section.as_str()));
+        unknown
+            .map(|(section, tables)| {
+                let node = tables.iter().find_map(|(_, table)| table.values().next());
+                let place = node.map_or(self.file_name.as_str(), |node| node.origin.place.as_str());
+                let hint = match nearest(section, known.iter().copied()) {
+                    Some(near) => format!(", did you mean `{near}`?"),
+                    None => String::new(),
+                };
+                format!("settings for `{section}` ({place}), but there is no such service{hint}")
+            })
+            .collect()
+    }
+
+    /// A row of a table layer. Strings of `service_config` may hold `${VARIABLE}`; an operator's may not, so that
+    /// nobody reads the environment by the admin port.
+    #[allow(dead_code, reason = "the tables' layers come through it")]
+    pub(crate) fn row(&self, layer: Layer, key: &str, json: serde_json::Value, place: &str) -> Row {
+        let mut value = Value::from(json);
+        if layer == Layer::Table {
+            self.expand(&mut value);
+        }
+        Row { layer, key: key.to_owned(), value, place: place.to_owned() }
+    }
+
+    #[allow(dead_code, reason = "the tables' layers come through it")]
+    fn expand(&self, value: &mut Value) {
+        match value {
+            Value::Str(text) => *value = self.env.expand(text),
+            Value::List(items) => items.iter_mut().for_each(|item| self.expand(&mut item.value)),
+            Value::Table(table) => table.values_mut().for_each(|item| self.expand(&mut item.value)),
+            _ => {}
+        }
+    }
+
+    /// One service's options and settings, of all layers. `rows` are the layers that are not known at start: the two
+    /// tables, and what the service set while running; of one layer the later row wins. Wrong rows fail nothing: they
+    /// are left out and reported in [`Resolved::rejected`].
+    ///
+    /// # Errors
+    /// All that is wrong with the options, and unknown keys. Own settings are checked when they are asked for.
+    pub(crate) fn resolve(
+        &self,
+        id: &str,
+        descriptor: Option<&'static ServiceDescriptor>,
+        code: Option<&ServiceOptions>,
+        rows: &[Row],
+    ) -> Result<Arc<Resolved>, ConfigErrors> {
+        if code.is_some() || !rows.is_empty() || self.sections.contains_key(id) {
+            return self.resolve_own(id, descriptor, code, rows).map(Arc::new);
+        }
+        let key = descriptor.map_or(0, |descriptor| std::ptr::from_ref(descriptor).addr());
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resolved) = shared.get(&key) {
+            return Ok(Arc::clone(resolved));
+        }
+        let resolved = Arc::new(self.resolve_own(id, descriptor, None, &[])?);
+        shared.insert(key, Arc::clone(&resolved));
+        Ok(resolved)
+    }
+
+    fn resolve_own(
+        &self,
+        id: &str,
+        descriptor: Option<&'static ServiceDescriptor>,
+        code: Option<&ServiceOptions>,
+        rows: &[Row],
+    ) -> Result<Resolved, ConfigErrors> {
+        let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
+        loop {
+            let errors = match self.attempt(id, descriptor, code, &rows) {
+                Ok(resolved) => return Ok(Resolved { rejected, ..resolved }),
+                Err(errors) => errors,
+            };
+            // Each turn leaves out at least one row, so this ends.
+            let (of_rows, others): (Vec<_>, Vec<_>) =
+                errors.into_iter().partition(|error| rows.iter().any(|row| row.is_meant_by(error)));
+            if of_rows.is_empty() {
+                return Err(ConfigErrors(others));
+            }
+            rows.retain(|row| !of_rows.iter().any(|error| row.is_meant_by(error)));
+            rejected.extend(of_rows);
+        }
+    }
+
+    fn attempt(
+        &self,
+        id: &str,
+        descriptor: Option<&'static ServiceDescriptor>,
+        code: Option<&ServiceOptions>,
+        rows: &[&Row],
+    ) -> Result<Resolved, Vec<ConfigError>> {
+        let mut attempt = Attempt::new(id);
+        if let Some(descriptor) = descriptor {
+            attempt.attribute(descriptor);
+        }
+        if let Some(code) = code {
+            attempt.code(code);
+        }
+        for (rank, table) in &self.defaults {
+            attempt.layer(*rank, table);
+        }
+        let own = self.sections.get(id).map_or(&[][..], Vec::as_slice);
+        for (rank, table) in own.iter().filter(|(rank, _)| *rank < Rank::Set) {
+            attempt.layer(*rank, table);
+        }
+        attempt.rows(Layer::Table, rows);
+        attempt.rows(Layer::Override, rows);
+        attempt.layer(Rank::SetForAll, &self.for_all);
+        for (rank, table) in own.iter().filter(|(rank, _)| *rank >= Rank::Set) {
+            attempt.layer(*rank, table);
+        }
+        attempt.rows(Layer::Running, rows);
+        attempt.finish(descriptor, code, &self.file_name)
+    }
+}
+
+/// The last `.set` of a key counts.
+fn overwrite(table: &mut Table, path: &str, node: Node) {
+    let mut upper = Table::new();
+    // An empty table has nothing that could be in the way.
+    let _ = value::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
+    value::merge(table, upper);
+}
+
+fn read_file(
+    named: Option<PathBuf>,
+    directory: Option<PathBuf>,
+    env: &Env,
+) -> Result<(String, file::File), ConfigErrors> {
+    let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
+        (Some(name), _) => (name, "by `config_file` in the builder"),
+        (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
+        (None, None) => (PathBuf::from("services.toml"), ""),
+    };
+    let shown = name.display().to_string();
+    if by.is_empty() && directory.is_none() {
+        return Ok((shown, file::File::default()));
+    }
+    let problem = |problem: String| ConfigErrors::from(ConfigError::File { file: shown.clone(), problem });
+    match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
+        Ok(text) => {
+            let file = file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env).map_err(ConfigErrors)?;
+            Ok((shown, file))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
+            "" => Ok((shown, file::File::default())),
+            by => Err(problem(format!("there is no such file, it was named {by}"))),
+        },
+        Err(error) => Err(problem(format!("cannot be read: {error}"))),
+    }
+}

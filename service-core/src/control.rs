@@ -1,0 +1,357 @@
+//! [`Control`]: what handles ask of a service and what its supervisor answers, behind one lock.
+//!
+//! The tricky part: both sides change the state, so every change goes through [`Control::enter`], which knows the
+//! legal steps. A request only writes what is wanted and wakes the supervisor; what cannot be had is refused here, at
+//! once, and changes nothing.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::config::Resolved;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::outcome::{Outcome, RunReport};
+use crate::schedule::later;
+use crate::state::ServiceState;
+
+/// What may not be asked of a service in its present state.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} service `{service}`: {why}")]
+#[non_exhaustive]
+pub struct StateError {
+    /// The service.
+    pub service: String,
+    /// What was asked: `start`, `pause`, …
+    pub action: &'static str,
+    /// The state in which it was asked.
+    pub state: ServiceState,
+    why: String,
+}
+
+/// When a stop gives up waiting.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StopBy {
+    /// The run in flight is aborted then at the latest.
+    pub(crate) run: Option<Instant>,
+    /// `cleanup` is aborted then at the latest.
+    pub(crate) cleanup: Option<Instant>,
+}
+
+impl StopBy {
+    fn or_sooner(self, other: Self) -> Self {
+        let sooner = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self { run: sooner(self.run, other.run), cleanup: sooner(self.cleanup, other.cleanup) }
+    }
+}
+
+/// What a service did so far.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) runs: u64,
+    pub(crate) processed: u64,
+    pub(crate) errors: u64,
+    pub(crate) restarts: u64,
+    pub(crate) last_started: Option<Instant>,
+    pub(crate) last_duration: Duration,
+    /// Moving average of the durations of runs that ended well, in seconds.
+    pub(crate) usual: f32,
+    pub(crate) last_error: Option<Error>,
+}
+
+impl Stats {
+    pub(crate) fn last_ended(&self) -> Option<Instant> {
+        self.last_started.map(|started| started + self.last_duration)
+    }
+
+    fn learn(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f32();
+        self.usual = if self.usual == 0.0 { seconds } else { self.usual.mul_add(0.8, seconds * 0.2) };
+    }
+}
+
+/// Why a service is not simply waiting for its next run.
+#[derive(Clone, Debug)]
+pub(crate) enum Hold {
+    /// Starting: waits for these services.
+    Dependencies(Box<Vec<Arc<str>>>),
+    /// Paused by an operator, or by itself.
+    Pause { by_itself: bool },
+    /// A blocking run that timed out has not returned yet.
+    Blocked,
+    /// It failed and a fresh instance will follow.
+    Restart,
+}
+
+/// Who waits for a run. Boxed, for there is seldom anyone.
+type Waiters = Box<Vec<oneshot::Sender<RunReport>>>;
+
+/// Everything that both sides share.
+#[derive(Debug)]
+pub(crate) struct Control {
+    state: ServiceState,
+    /// How often each state was entered, so that nobody waits for one that came and went.
+    entered: [u16; 8],
+    /// Starts so far; tells one life from the next.
+    pub(crate) life: u32,
+    /// The first instance is there, or its building has failed.
+    pub(crate) settled: bool,
+    pub(crate) stop: Option<Box<StopBy>>,
+    pub(crate) paused: bool,
+    /// The instance is ending for good; nothing more can be asked of it.
+    pub(crate) ending: bool,
+    /// A fresh instance is wanted after the run in flight.
+    pub(crate) renew: bool,
+    /// A run is wanted, by these.
+    pub(crate) run_wanted: bool,
+    waiters: Option<Waiters>,
+    /// Those who wait for the run in flight.
+    served: Option<Waiters>,
+    pub(crate) in_flight: bool,
+    /// Whether what comes next is a retry.
+    pub(crate) retrying: bool,
+    pub(crate) failures: u32,
+    /// The configuration, as it was resolved.
+    pub(crate) resolved: Arc<Resolved>,
+    /// Its options, with what the service itself changed.
+    pub(crate) options: Arc<Options>,
+    /// The options were changed since the supervisor last looked.
+    pub(crate) changed: bool,
+    pub(crate) next_due: Option<Instant>,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) degraded: Option<Box<str>>,
+    /// Unregistered.
+    pub(crate) forgotten: bool,
+    pub(crate) stats: Stats,
+    waker: Option<Waker>,
+}
+
+impl Control {
+    pub(crate) fn new(resolved: Arc<Resolved>) -> Self {
+        Self {
+            state: ServiceState::Created,
+            entered: [0; 8],
+            life: 0,
+            settled: false,
+            stop: None,
+            paused: false,
+            ending: false,
+            renew: false,
+            run_wanted: false,
+            waiters: None,
+            served: None,
+            in_flight: false,
+            retrying: false,
+            failures: 0,
+            options: resolved.options.clone(),
+            resolved,
+            changed: false,
+            next_due: None,
+            hold: None,
+            degraded: None,
+            forgotten: false,
+            stats: Stats::default(),
+            waker: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> ServiceState {
+        self.state
+    }
+
+    pub(crate) fn times_entered(&self, state: ServiceState) -> u16 {
+        self.entered[state as usize]
+    }
+
+    /// Steps into `next`, and says whether that was a change.
+    pub(crate) fn enter(&mut self, next: ServiceState) -> bool {
+        if self.state == next {
+            return false;
+        }
+        debug_assert!(self.state.may_become(next), "{} may not become {next}", self.state);
+        self.state = next;
+        let entered = &mut self.entered[next as usize];
+        *entered = entered.wrapping_add(1);
+        true
+    }
+
+    /// Has the supervisor look again when something is asked.
+    pub(crate) fn listen(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(known) => known.clone_from(waker),
+            None => self.waker = Some(waker.clone()),
+        }
+    }
+
+    pub(crate) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn refuse<T>(&self, service: &str, action: &'static str, why: impl Into<String>) -> Result<T> {
+        let error = StateError { service: service.to_owned(), action, state: self.state, why: why.into() };
+        Err(error.into())
+    }
+
+    /// Why it cannot be asked anything, where no task stands behind it.
+    pub(crate) fn why_down(&self) -> &'static str {
+        match self.state {
+            ServiceState::Created => "it has not been started; `start` it first",
+            ServiceState::Stopped => "it is stopped; `start` it first",
+            ServiceState::Failed => "it has failed; `reset` starts it with a fresh instance",
+            ServiceState::Draining => "it is stopping",
+            _ if self.ending => "it is failing",
+            _ => "it is running",
+        }
+    }
+
+    /// Begins a new life.
+    pub(crate) fn begin(&mut self) {
+        self.enter(ServiceState::Starting);
+        self.life = self.life.wrapping_add(1);
+        self.settled = false;
+        self.stop = None;
+        self.paused = false;
+        self.ending = false;
+        self.renew = false;
+        self.run_wanted = false;
+        self.retrying = false;
+        self.failures = 0;
+        self.next_due = None;
+        self.hold = None;
+        self.degraded = None;
+    }
+
+    /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
+    pub(crate) fn ask_stop(&mut self, by: StopBy) -> bool {
+        let drained = later(Instant::now(), self.options.drain_timeout);
+        let by = by.or_sooner(StopBy { run: Some(drained), cleanup: None });
+        self.stop = Some(Box::new(self.stop.as_deref().map_or(by, |earlier| earlier.or_sooner(by))));
+        self.wake();
+        !self.ending && self.enter(ServiceState::Draining)
+    }
+
+    /// Asks for a run.
+    pub(crate) fn ask_run(&mut self, service: &str) -> Result<()> {
+        use ServiceState::{BackingOff, Paused, Running, Starting};
+        match self.state {
+            Running | Paused | BackingOff if !self.ending => {
+                self.run_wanted = true;
+                self.wake();
+                Ok(())
+            }
+            Starting => self.refuse(service, "run", "it is still starting"),
+            _ => self.refuse(service, "run", self.why_down()),
+        }
+    }
+
+    /// Pauses it. Says whether the state changed.
+    pub(crate) fn ask_pause(&mut self, service: &str, by_itself: bool) -> Result<bool> {
+        use ServiceState::{BackingOff, Running, Starting};
+        if self.paused {
+            return self.refuse(service, "pause", "it is paused already");
+        }
+        match self.state {
+            Running | BackingOff | Starting if !self.ending => {
+                self.paused = true;
+                self.hold = Some(Hold::Pause { by_itself });
+                self.wake();
+                if self.state == Starting {
+                    // It becomes paused as soon as it is up.
+                    return Ok(false);
+                }
+                Ok(self.enter(ServiceState::Paused))
+            }
+            _ => self.refuse(service, "pause", self.why_down()),
+        }
+    }
+
+    /// Resumes it. Says whether the state changed.
+    pub(crate) fn ask_resume(&mut self, service: &str) -> Result<bool> {
+        if !self.paused || self.ending || self.state == ServiceState::Draining {
+            let why = if self.state.is_running() && !self.ending && self.state != ServiceState::Draining {
+                "it is not paused"
+            } else {
+                self.why_down()
+            };
+            return self.refuse(service, "resume", why);
+        }
+        self.paused = false;
+        self.hold = None;
+        self.wake();
+        if self.state == ServiceState::Starting {
+            return Ok(false);
+        }
+        let backing_off = self.retrying && !self.in_flight;
+        Ok(self.enter(if backing_off { ServiceState::BackingOff } else { ServiceState::Running }))
+    }
+
+    /// A run begins: its number.
+    pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
+        self.in_flight = true;
+        self.run_wanted = false;
+        self.next_due = None;
+        self.degraded = None;
+        if !self.paused {
+            self.hold = None;
+        }
+        self.stats.runs += 1;
+        self.stats.last_started = Some(now);
+        self.served = self.waiters.take();
+        self.stats.runs
+    }
+
+    /// The run in flight ended well. Gives back when it began, how long it took and who waits for it.
+    pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Option<Waiters>) {
+        let started = self.stats.last_started.unwrap_or(ended);
+        let duration = ended.duration_since(started);
+        self.in_flight = false;
+        self.retrying = false;
+        self.failures = 0;
+        self.stats.last_duration = duration;
+        self.stats.processed += outcome.processed;
+        self.stats.learn(duration);
+        (started, duration, self.served.take())
+    }
+
+    /// The run in flight failed, or an instance could not be built. Gives back who waits for it.
+    pub(crate) fn end_run_badly(
+        &mut self,
+        error: &Error,
+        duration: Option<Duration>,
+    ) -> Vec<oneshot::Sender<RunReport>> {
+        self.in_flight = false;
+        self.stats.errors += 1;
+        self.stats.last_error = Some(error.clone());
+        match duration {
+            Some(duration) => {
+                self.stats.last_duration = duration;
+                self.served.take().map(|served| *served).unwrap_or_default()
+            }
+            None => {
+                // No instance could be built for the run that was asked for.
+                self.run_wanted = false;
+                self.waiters.take().map(|waiters| *waiters).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Somebody waits for the next run.
+    pub(crate) fn add_waiter(&mut self, waiter: oneshot::Sender<RunReport>) {
+        self.waiters.get_or_insert_default().push(waiter);
+    }
+
+    /// Whoever still waits for a run is told by the dropped sender.
+    pub(crate) fn forget_waiters(&mut self) {
+        self.waiters = None;
+        self.served = None;
+        self.run_wanted = false;
+    }
+}

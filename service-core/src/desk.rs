@@ -1,0 +1,238 @@
+//! [`Desk`]: where user code is driven from: polled under `catch_unwind`, with a limit, a stop and a timer beside it.
+//!
+//! The tricky part is what may cut user code short: its own limit at once, a stop only after `drain_timeout`, and
+//! nothing at all while a database commit is in flight.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+use tracing::{Span, warn};
+
+use crate::caught::{self, Caught};
+use crate::context::Context;
+use crate::control::Hold;
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::event::ServiceEventKind;
+use crate::options::Options;
+use crate::outcome::Outcome;
+use crate::registry::ServiceRegistry;
+use crate::schedule::later;
+use crate::service::{Cleanup, Lifecycle};
+
+/// What the blocking pool gives back: the instance and how the run went.
+pub(crate) type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
+
+/// The supervisor's tools, apart from the instance so that a run can borrow that.
+pub(crate) struct Desk<'t> {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) timer: Pin<&'t mut Sleep>,
+    pub(crate) options: Arc<Options>,
+}
+
+/// What ends user code that does not end by itself.
+#[derive(Clone, Copy)]
+pub(crate) enum Limit {
+    /// Nothing but a stop, after `drain_timeout`.
+    Stop,
+    /// The service's `timeout`, or a stop.
+    Run,
+    /// This moment, or the end of a shutdown's time.
+    Cleanup(Instant),
+}
+
+/// The span of a run; boxed, as most programs have many more services waiting than running.
+#[derive(Clone)]
+pub(crate) struct RunSpan(Option<Box<Span>>);
+
+impl RunSpan {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn new(cx: &Context) -> Self {
+        let span = tracing::info_span!("service_run", service.id = %cx.entry.id, service.run = cx.run);
+        Self((!span.is_none()).then(|| Box::new(span)))
+    }
+
+    pub(crate) fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(span) => span.in_scope(work),
+            None => work(),
+        }
+    }
+}
+
+/// How user code ended.
+pub(crate) enum Driven<T> {
+    Done(T),
+    Panicked(String),
+    /// Its own limit was reached.
+    TimedOut,
+    /// A stop would not wait any longer.
+    Aborted,
+}
+
+impl<'t> Desk<'t> {
+    /// Polls user code until it ends, panics or runs out of time. A commit in flight is never cut.
+    pub(crate) fn drive<'a, T>(
+        &'a mut self,
+        mut work: Pin<&'a mut (dyn Future<Output = T> + Send)>,
+        span: &'a RunSpan,
+        limit: Limit,
+    ) -> impl Future<Output = Driven<T>> + use<'a, 't, T> {
+        // Not an `async fn`: that would keep the arguments twice, in every waiting service.
+        std::future::poll_fn(move |task| {
+            let entry = &self.entry;
+            match caught::quietly(|| entry.as_current(|| span.in_scope(|| work.as_mut().poll(task)))) {
+                Caught::Returned(Poll::Ready(value)) => return Poll::Ready(Driven::Done(value)),
+                Caught::Panicked(message) => return Poll::Ready(Driven::Panicked(message)),
+                Caught::Returned(Poll::Pending) => {}
+            }
+            let (stop, started) = {
+                let mut control = entry.lock();
+                control.listen(task.waker());
+                (control.stop.as_deref().copied(), control.stats.last_started)
+            };
+            let timeout = match limit {
+                Limit::Run => self.options.timeout,
+                _ => None,
+            };
+            let (by_stop, by_limit) = match (stop, limit, timeout) {
+                (None, Limit::Stop | Limit::Run, None) => return Poll::Pending,
+                (stop, Limit::Cleanup(at), _) => (stop.and_then(|stop| stop.cleanup), Some(at)),
+                (stop, _, timeout) => {
+                    let at = timeout.zip(started).map(|(timeout, started)| later(started, timeout));
+                    (stop.and_then(|stop| stop.run), at)
+                }
+            };
+            let (deadline, ending) = match (by_stop, by_limit) {
+                (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => (stop, Driven::Aborted),
+                (_, Some(limit)) => (limit, Driven::TimedOut),
+                (_, None) => return Poll::Pending,
+            };
+            match poll_at(&mut self.timer, deadline, task) {
+                Poll::Ready(()) if !entry.is_committing() => Poll::Ready(ending),
+                _ => Poll::Pending,
+            }
+        })
+    }
+
+    /// Runs `cleanup`, as long as a stop may take, and drops the instance.
+    pub(crate) async fn clean_up(&mut self, cx: &Context, mut instance: Box<dyn Lifecycle>) {
+        let entry = self.entry.clone();
+        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
+        let driven = match instance.__shape().cleanup {
+            Cleanup::None => {
+                let _ = caught::quietly(|| drop(instance));
+                None
+            }
+            Cleanup::Async => {
+                let mut cleanup = entry.as_current(|| instance.__cleanup(cx));
+                let driven = self.drive(cleanup.as_mut(), &RunSpan::NONE, limit).await;
+                let _ = caught::quietly(|| drop(cleanup));
+                let _ = caught::quietly(|| drop(instance));
+                Some(driven)
+            }
+            Cleanup::Blocking => {
+                let mut on_pool = spawn_blocking_cleanup(instance, cx.clone());
+                let driven = self.drive(pin!(&mut on_pool), &RunSpan::NONE, limit).await;
+                Some(match driven {
+                    Driven::Done(Ok(Caught::Returned(result))) => Driven::Done(result),
+                    Driven::Done(Ok(Caught::Panicked(message))) | Driven::Panicked(message) => {
+                        Driven::Panicked(message)
+                    }
+                    Driven::Done(Err(join)) => Driven::Panicked(join.to_string()),
+                    Driven::TimedOut => Driven::TimedOut,
+                    Driven::Aborted => Driven::Aborted,
+                })
+            }
+        };
+        match driven {
+            None | Some(Driven::Done(Ok(()))) => {}
+            Some(Driven::Done(Err(error))) => warn!(service.id = %entry.id, "`cleanup` failed: {error:#}"),
+            Some(Driven::Panicked(message)) => warn!(service.id = %entry.id, "`cleanup` panicked: {message}"),
+            Some(Driven::TimedOut | Driven::Aborted) => {
+                entry.emit(|| ServiceEventKind::Aborted);
+                warn!(service.id = %entry.id, "`cleanup` took too long and was aborted");
+            }
+        }
+        entry.emit(|| ServiceEventKind::InstanceEnded);
+    }
+
+    /// Waits until everything this service depends on is up, or until it is told to stop (`false`).
+    pub(crate) async fn dependencies(&mut self, registry: &ServiceRegistry) -> bool {
+        if self.options.depends_on.is_empty() {
+            return true;
+        }
+        let entry = &self.entry;
+        loop {
+            let mut changed = pin!(entry.hub.changed.notified());
+            let waiting = registry.not_up(&self.options.depends_on);
+            if waiting.missing.is_empty() {
+                return true;
+            }
+            {
+                let mut control = entry.lock();
+                control.hold = Some(Hold::Dependencies(waiting.missing.into()));
+                if waiting.in_vain && !control.settled {
+                    // Whoever waits for the start has nothing to wait for here.
+                    control.settled = true;
+                    entry.tell_settled();
+                }
+            }
+            let go_on = std::future::poll_fn(|task| {
+                let mut control = entry.lock();
+                control.listen(task.waker());
+                if control.stop.is_some() {
+                    return Poll::Ready(false);
+                }
+                drop(control);
+                changed.as_mut().poll(task).map(|()| true)
+            })
+            .await;
+            if !go_on {
+                return false;
+            }
+        }
+    }
+}
+
+/// Sets the timer where it is not set to `at` already, and polls it.
+pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<'_>) -> Poll<()> {
+    if timer.deadline() != at {
+        timer.as_mut().reset(at);
+    }
+    timer.as_mut().poll(task)
+}
+
+// ── blocking code ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: RunSpan) -> JoinHandle<Returned> {
+    tokio::task::spawn_blocking(move || {
+        let entry = cx.entry.clone();
+        let caught = caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
+        (instance, caught)
+    })
+}
+
+fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> JoinHandle<Caught<Result<()>>> {
+    tokio::task::spawn_blocking(move || {
+        let entry = cx.entry.clone();
+        let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
+        let _ = caught::quietly(|| drop(instance));
+        caught
+    })
+}
+
+/// Cleans up an instance whose blocking run outlasted even the end of its service.
+pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
+    if let Ok((instance, _)) = run.await {
+        let timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let options = cx.entry.lock().options.clone();
+        Desk { entry: cx.entry.clone(), timer, options }.clean_up(&cx, instance).await;
+    }
+}

@@ -1,0 +1,274 @@
+//! [`Entry`]: one registered service, shared by its handles, its supervisor and its contexts.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::builder::Place;
+use crate::clock::plain;
+use crate::config::Resolved;
+use crate::context::Context;
+use crate::control::{Control, StopBy};
+use crate::error::{Error, Result};
+use crate::event::{ServiceEvent, ServiceEventKind};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::options::{Options, Schedule, ServiceOptions};
+use crate::rate::Rate;
+use crate::service::{BoxFuture, Build, Lifecycle, ServiceDescriptor};
+use crate::state::ServiceState;
+
+/// Where instances come from.
+pub(crate) enum Factory {
+    /// Handed over; there is no second one.
+    ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
+    /// A closure of the user's.
+    Closure(Box<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
+    /// `configure` or `Default`.
+    Build(Build),
+}
+
+impl Factory {
+    /// Whether another instance can be had.
+    pub(crate) fn has_next(&self) -> bool {
+        match self {
+            Self::ReadyMade(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
+            _ => true,
+        }
+    }
+
+    pub(crate) fn is_ready_made(&self) -> bool {
+        matches!(self, Self::ReadyMade(_))
+    }
+
+    /// The next instance. A closure that panics is an error.
+    pub(crate) fn build(&self, service: &str, cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
+        let built = match self {
+            Self::Build(build) => return build(cx),
+            Self::ReadyMade(slot) => {
+                slot.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| used_up(service))
+            }
+            Self::Closure(make) => catch_unwind(AssertUnwindSafe(make))
+                .map_err(|payload| Error::msg(format!("building the instance panicked: {}", panic_message(&*payload)))),
+        };
+        Box::pin(std::future::ready(built))
+    }
+}
+
+/// A ready-made instance is gone, and there is no other.
+pub(crate) fn used_up(service: &str) -> Error {
+    Error::fatal(format!(
+        "service `{service}` was handed over as a ready-made instance, which has ended; \
+         register it with `service_fn` (or `register_fn`) so that a fresh one can be built"
+    ))
+}
+
+/// The words of a panic.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    match payload.downcast_ref::<&str>() {
+        Some(text) => (*text).to_owned(),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "not a text".to_owned()),
+    }
+}
+
+/// One registered service.
+pub(crate) struct Entry {
+    pub(crate) id: Arc<str>,
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    pub(crate) factory: Factory,
+    /// Where it was registered.
+    pub(crate) place: Place,
+    /// What code set, for resolving anew.
+    pub(crate) code: Option<Box<ServiceOptions>>,
+    pub(crate) requester_id: Option<Arc<str>>,
+    pub(crate) metrics: Metrics,
+    rate: OnceLock<Box<Rate>>,
+    #[cfg(feature = "database")]
+    gate: OnceLock<Arc<crate::database::CommitGate>>,
+    pub(crate) hub: Arc<Hub>,
+    control: Mutex<Control>,
+    /// Told at every change of state.
+    pub(crate) changed: Notify,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        id: Arc<str>,
+        descriptor: &'static ServiceDescriptor,
+        place: Place,
+        factory: Factory,
+        code: Option<Box<ServiceOptions>>,
+        resolved: Arc<Resolved>,
+        hub: Arc<Hub>,
+    ) -> Self {
+        Self {
+            id,
+            descriptor,
+            place,
+            factory,
+            code,
+            requester_id: resolved.options.requester_id.as_deref().map(Arc::from),
+            metrics: Metrics::default(),
+            rate: OnceLock::new(),
+            #[cfg(feature = "database")]
+            gate: OnceLock::new(),
+            hub,
+            control: Mutex::new(Control::new(resolved)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The lock is never held across user code, so a poisoned one still guards a whole state.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps into a state and tells everyone who waits.
+    pub(crate) fn enter(&self, control: &mut Control, next: ServiceState) {
+        let from = control.state();
+        if control.enter(next) {
+            self.tell_change(from, next);
+        }
+    }
+
+    pub(crate) fn tell_change(&self, from: ServiceState, to: ServiceState) {
+        self.emit(|| ServiceEventKind::StateChanged { from, to });
+        self.changed.notify_waiters();
+        self.hub.changed.notify_waiters();
+    }
+
+    pub(crate) fn emit(&self, kind: impl FnOnce() -> ServiceEventKind) {
+        if self.hub.events.wanted() {
+            let event = ServiceEvent { service_id: self.id.clone(), at: self.hub.clock.wall_now(), kind: kind() };
+            self.hub.events.send(event);
+        }
+    }
+
+    /// Tells those who wait for the start that there is nothing more to wait for.
+    pub(crate) fn tell_settled(&self) {
+        self.changed.notify_waiters();
+        self.hub.changed.notify_waiters();
+    }
+
+    /// The rate limit's memory, made with the first permit.
+    pub(crate) fn rate(&self) -> &Rate {
+        self.rate.get_or_init(Box::default)
+    }
+
+    /// Open while a database commit of this service's is in flight; made with the first transaction.
+    #[cfg(feature = "database")]
+    pub(crate) fn gate(&self) -> &Arc<crate::database::CommitGate> {
+        self.gate.get_or_init(Arc::default)
+    }
+
+    /// Whether a database commit of this service's is in flight.
+    pub(crate) fn is_committing(&self) -> bool {
+        #[cfg(feature = "database")]
+        return self.gate.get().is_some_and(|gate| gate.is_open());
+        #[cfg(not(feature = "database"))]
+        false
+    }
+
+    pub(crate) fn ask_stop(&self, by: StopBy) {
+        let mut control = self.lock();
+        let from = control.state();
+        if from.is_running() {
+            if control.ask_stop(by) {
+                self.tell_change(from, ServiceState::Draining);
+            } else {
+                self.changed.notify_waiters();
+            }
+        }
+    }
+
+    pub(crate) fn ask_pause(&self, by_itself: bool) -> Result<()> {
+        let mut control = self.lock();
+        let from = control.state();
+        if control.ask_pause(&self.id, by_itself)? {
+            self.tell_change(from, control.state());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ask_resume(&self) -> Result<()> {
+        let mut control = self.lock();
+        let from = control.state();
+        if control.ask_resume(&self.id)? {
+            self.tell_change(from, control.state());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_interval(&self, interval: Duration) {
+        let interval = interval.max(Duration::from_millis(1));
+        self.change("interval", interval, |options| {
+            options.schedule = match options.schedule {
+                Schedule::Delay(_) => Schedule::Delay(interval),
+                _ => Schedule::Interval(interval),
+            };
+        });
+    }
+
+    pub(crate) fn set_retry_delay(&self, delay: Duration) {
+        self.change("retry_delay", delay, |options| options.retry_delay = delay);
+    }
+
+    /// Changes an option while running; the supervisor is told.
+    fn change(&self, key: &'static str, value: Duration, change: impl FnOnce(&mut Options)) {
+        let mut control = self.lock();
+        change(Arc::make_mut(&mut control.options));
+        control.changed = true;
+        control.wake();
+        drop(control);
+        self.emit(|| ServiceEventKind::OptionChanged { key, value: plain(value) });
+    }
+
+    /// Waits until `reached` gives something, looking again at every change of state.
+    pub(crate) async fn until<T>(&self, mut reached: impl FnMut(&mut Control) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = reached(&mut self.lock()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether the caller stands inside this service's own code, as far as the thread can tell.
+    pub(crate) fn is_current(&self) -> bool {
+        CURRENT.get() == std::ptr::from_ref(self) as usize
+    }
+
+    /// Runs `work` as this service's own code.
+    pub(crate) fn as_current<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Restore(usize);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
+        work()
+    }
+}
+
+/// Whether the caller stands inside any service's own code.
+pub(crate) fn inside_a_service() -> bool {
+    CURRENT.get() != 0
+}
+
+thread_local! {
+    /// The service whose code this thread is in, as an address; 0 is none.
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("id", &self.id).field("state", &self.lock().state()).finish_non_exhaustive()
+    }
+}

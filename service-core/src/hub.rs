@@ -1,0 +1,59 @@
+//! [`Hub`]: what all services of one registry share, apart from the list of them.
+
+use std::any::{Any, TypeId, type_name};
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::event::Events;
+
+/// Shared by all services of one registry.
+#[derive(Default)]
+pub(crate) struct Hub {
+    pub(crate) events: Events,
+    pub(crate) clock: Clock,
+    /// Told when any service changes its state.
+    pub(crate) changed: Notify,
+    pub(crate) requester_id: String,
+    /// Makes jitter repeatable under test.
+    pub(crate) seed: Option<u64>,
+    pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    #[cfg(feature = "database")]
+    pub(crate) database: Option<sea_orm::DatabaseConnection>,
+}
+
+impl Hub {
+    pub(crate) fn rng(&self, id: &str) -> fastrand::Rng {
+        match self.seed {
+            None => fastrand::Rng::new(),
+            Some(seed) => {
+                let mut hasher = DefaultHasher::new();
+                id.hash(&mut hasher);
+                fastrand::Rng::with_seed(seed ^ hasher.finish())
+            }
+        }
+    }
+
+    /// The shared value of type `T`.
+    pub(crate) fn state<T: Send + Sync + 'static>(&self, service: &str) -> Result<&T> {
+        let found = self.states.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref());
+        found.ok_or_else(|| {
+            Error::fatal(format!(
+                "service `{service}` asks for shared state of type `{}`, which the registry does not have; \
+                 add `.state(…)` with such a value to the builder",
+                type_name::<T>()
+            ))
+        })
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("requester_id", &self.requester_id).finish_non_exhaustive()
+    }
+}

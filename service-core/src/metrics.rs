@@ -1,0 +1,67 @@
+//! A service's own counters and gauges.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Named numbers of one service: shown in its health.
+///
+/// ```no_run
+/// # fn work(cx: &service_core::Context) {
+/// cx.metrics().add("items_processed", 12);
+/// cx.metrics().set("queue_depth", 0.5);
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct Metrics {
+    values: Mutex<Option<Box<BTreeMap<Box<str>, f64>>>>,
+}
+
+impl Metrics {
+    /// Adds to a counter, which begins at 0.
+    pub fn add(&self, name: &str, amount: impl MetricValue) {
+        self.update(name, |value| *value += amount.as_f64());
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, name: &str, value: impl MetricValue) {
+        self.update(name, |slot| *slot = value.as_f64());
+    }
+
+    /// The value of a counter or gauge.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.as_ref()?.get(name).copied()
+    }
+
+    fn update(&self, name: &str, change: impl FnOnce(&mut f64)) {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = values.get_or_insert_default();
+        match values.get_mut(name) {
+            Some(value) => change(value),
+            None => change(values.entry(name.into()).or_default()),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> BTreeMap<String, f64> {
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.iter().flat_map(|map| map.iter()).map(|(name, value)| (name.to_string(), *value)).collect()
+    }
+}
+
+/// A number that a metric takes.
+pub trait MetricValue {
+    /// As a floating point number.
+    fn as_f64(self) -> f64;
+}
+
+macro_rules! metric_values {
+    ($($number:ty)*) => {$(
+        impl MetricValue for $number {
+            fn as_f64(self) -> f64 {
+                self as f64
+            }
+        }
+    )*};
+}
+
+metric_values!(u8 u16 u32 u64 usize i8 i16 i32 i64 isize f32 f64);

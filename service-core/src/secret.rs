@@ -1,0 +1,146 @@
+//! [`Secret`]: a value that is never shown.
+//!
+//! The tricky part is reading one: serde's errors quote what they met. A `Secret` answers with a constant error instead;
+//! this crate's own reader recognises the type by its name, and tells the place and what was expected.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::{
+    BoolDeserializer, BytesDeserializer, F64Deserializer, I64Deserializer, MapAccessDeserializer,
+    SeqAccessDeserializer, StrDeserializer, U64Deserializer, UnitDeserializer,
+};
+use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+/// By this name the settings' reader knows a secret.
+pub(crate) const NEWTYPE: &str = "$service_core::Secret";
+/// All that an error from within a secret says.
+pub(crate) const MISFIT: &str = "a secret does not have the form that its type expects";
+
+/// A value that is never shown: `Debug`, `Display` and `Serialize` give `•••`, and no error quotes it. For settings such
+/// as passwords.
+///
+/// ```
+/// use service_core::Secret;
+///
+/// #[derive(serde::Deserialize, Debug)]
+/// struct Settings {
+///     dsn: Secret<String>,
+/// }
+///
+/// let settings = Settings { dsn: Secret::new("hunter2".to_owned()) };
+/// assert_eq!(format!("{settings:?}"), "Settings { dsn: ••• }");
+/// assert_eq!(settings.dsn.expose(), "hunter2");
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Hides a value.
+    pub const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value. What is done with it from here on is the caller's care.
+    pub const fn expose(&self) -> &T {
+        &self.0
+    }
+
+    /// The value, taken out.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> From<T> for Secret<T> {
+    fn from(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("•••")
+    }
+}
+
+impl<T> fmt::Display for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("•••")
+    }
+}
+
+impl<T> Serialize for Secret<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("•••")
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Secret<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(NEWTYPE, Hidden(PhantomData))
+    }
+}
+
+/// Hands whatever comes on to `T`. Most formats call `visit_newtype_struct`; those that call what they have are served
+/// by the others.
+struct Hidden<T>(PhantomData<T>);
+
+impl<T> Hidden<T> {
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret<T>, D::Error>
+    where
+        T: Deserialize<'de>,
+    {
+        T::deserialize(deserializer).map(Secret).map_err(|_| de::Error::custom(MISFIT))
+    }
+}
+
+macro_rules! visit {
+    ($($method:ident($type:ty) => $deserializer:ident;)*) => { $(
+        fn $method<E: de::Error>(self, value: $type) -> Result<Self::Value, E> {
+            Hidden::read($deserializer::new(value))
+        }
+    )* };
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Hidden<T> {
+    type Value = Secret<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a secret")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        Self::read(deserializer)
+    }
+
+    visit! {
+        visit_bool(bool) => BoolDeserializer;
+        visit_i64(i64) => I64Deserializer;
+        visit_u64(u64) => U64Deserializer;
+        visit_f64(f64) => F64Deserializer;
+        visit_str(&str) => StrDeserializer;
+        visit_bytes(&[u8]) => BytesDeserializer;
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+        Self::read(UnitDeserializer::new())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Self::read(().into_deserializer())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        Self::read(deserializer)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
+        Self::read(SeqAccessDeserializer::new(items))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        Self::read(MapAccessDeserializer::new(entries))
+    }
+}

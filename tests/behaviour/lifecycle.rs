@@ -1,0 +1,75 @@
+//! From start to stop: instances, states, schedules.
+
+use service_core::prelude::*;
+
+use crate::support::{Log, Scripted, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn runs_stand_on_a_fixed_grid() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(7.0), Step::Succeed, Step::Take(75.0)])).await;
+    bed.run_for(secs(320)).await;
+    assert_eq!(log.times("run"), [0.0, 60.0, 120.0, 195.0, 255.0, 315.0], "the third outlasts the interval");
+    assert_eq!(service.health().runs, 6);
+    assert_eq!(service.health().total_processed, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_to_do_is_done_at_once() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    bed.start(Scripted::new(&log, &[Step::Again, Step::Again, Step::Succeed])).await;
+    bed.run_for(secs(60)).await;
+    assert_eq!(log.times("run"), [0.0, 0.0, 0.0, 60.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_waits_for_the_run_and_cleans_up_once() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
+    bed.run_for(secs(1)).await;
+    let (first, second) = tokio::join!(service.stop(), service.stop());
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(service.state(), ServiceState::Stopped);
+    assert_eq!(log.times("cleanup"), [10.0]);
+    assert!(service.stop().await.is_ok());
+    let error = service.start().await.unwrap_err().to_string();
+    assert!(error.contains("service_fn"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_run_is_aborted_after_drain_timeout() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Hang])).await;
+    bed.run_for(secs(1)).await;
+    service.stop().await.unwrap();
+    assert_eq!(log.times("cleanup"), [31.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_cleanup_is_aborted_too() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let mut service = Scripted::new(&log, &[Step::Hang]);
+    service.cleanup = Step::Hang;
+    let service = bed.start(service).await;
+    bed.run_for(secs(1)).await;
+    service.stop().await.unwrap();
+    log.push("stopped");
+    assert_eq!(log.times("stopped"), [61.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_keeps_the_instance_and_resume_runs_what_is_due() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[])).await;
+    bed.run_for(secs(10)).await;
+    service.pause().await.unwrap();
+    bed.run_for(secs(100)).await;
+    assert_eq!(service.state(), ServiceState::Paused);
+    assert_eq!(service.run_now().await.unwrap().processed(), 1);
+    assert_eq!(service.state(), ServiceState::Paused);
+    bed.run_for(secs(100)).await;
+    service.resume().await.unwrap();
+    bed.run_for(secs(31)).await;
+    assert_eq!(log.times("run"), [0.0, 110.0, 210.0, 240.0]);
+    assert_eq!(log.count("cleanup"), 0);
+}
