@@ -1,5 +1,7 @@
 //! One suite, run unchanged on SQLite and on a PostgreSQL that it starts itself.
 
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
@@ -9,6 +11,7 @@ mod faults;
 mod settings;
 mod tables;
 mod transactions;
+mod warnings;
 
 use sea_orm::DatabaseConnection;
 use service_core::database;
@@ -110,4 +113,9 @@ exercise! {
         overrides_are_recorded_and_end_by_themselves,
         the_last_run_is_remembered,
         the_claims_index_is_made_once_and_used;
+    warnings:
+        a_missing_index_is_told_once_and_how_to_make_it,
+        rows_set_aside_are_told_with_their_keys,
+        a_status_enum_without_the_statuses_is_refused,
+        a_missing_table_is_named;
 }
