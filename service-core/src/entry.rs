@@ -186,7 +186,8 @@ impl Entry {
         false
     }
 
-    pub(crate) fn ask_stop(&self, by: StopBy) {
+    /// Asks it to stop, and says which life that ends.
+    pub(crate) fn ask_stop(&self, by: StopBy) -> u32 {
         let mut control = self.lock();
         let from = control.state();
         if from.is_running() {
@@ -196,6 +197,7 @@ impl Entry {
                 self.changed.notify_waiters();
             }
         }
+        control.life
     }
 
     pub(crate) fn ask_pause(&self, by_itself: bool) -> Result<()> {

@@ -33,6 +33,7 @@ mod schedule;
 mod secret;
 mod service;
 mod signal;
+mod single;
 mod state;
 mod supervisor;
 #[cfg(feature = "testing")]
@@ -116,6 +117,7 @@ pub use service::{Literal, Service, ServiceDescriptor};
 ///
 /// Where a method needs `#[cfg]`, put it on the method: the service does without it, or has another of the name.
 pub use service_macros::service;
+pub use single::{run, run_until};
 pub use state::ServiceState;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;
