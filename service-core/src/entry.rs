@@ -174,7 +174,8 @@ impl Entry {
         false
     }
 
-    pub(crate) fn ask_stop(&self, by: StopBy) {
+    /// Asks it to stop, and says which life that ends.
+    pub(crate) fn ask_stop(&self, by: StopBy) -> u32 {
         let mut control = self.lock();
         let from = control.state();
         if from.is_running() {
@@ -184,6 +185,7 @@ impl Entry {
                 self.changed.notify_waiters();
             }
         }
+        control.life
     }
 
     pub(crate) fn ask_pause(&self, by_itself: bool) -> Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::control::StopBy;
 use crate::entry::{Entry, used_up};
@@ -62,11 +63,11 @@ impl ServiceHandle {
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life).await
+        self.started(life, Instant::now() + START_PATIENCE).await
     }
 
     /// Waits for the end of a start.
-    pub(crate) async fn started(&self, life: u32) -> Result<()> {
+    pub(crate) async fn started(&self, life: u32, patience: Instant) -> Result<()> {
         if self.entry.is_current() {
             return Ok(());
         }
@@ -76,7 +77,7 @@ impl ServiceHandle {
                 failed.then(|| control.stats.last_error.clone()).flatten()
             })
         });
-        match tokio::time::timeout(START_PATIENCE, settled).await {
+        match tokio::time::timeout_at(patience, settled).await {
             Ok(Some(error)) => Err(error),
             Ok(None) => Ok(()),
             Err(_) => {
@@ -103,8 +104,7 @@ impl ServiceHandle {
     }
 
     pub(crate) async fn stop_by(&self, by: StopBy) {
-        let life = self.entry.lock().life;
-        self.entry.ask_stop(by);
+        let life = self.entry.ask_stop(by);
         if !self.entry.is_current() {
             self.entry.until(|control| (control.life != life || !control.state().is_running()).then_some(())).await;
         }
@@ -128,10 +128,10 @@ impl ServiceHandle {
 
     /// Starts a failed service with a fresh instance and no failures counted.
     ///
-    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run.
+    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run, however it ends.
     ///
     /// # Errors
-    /// It has not failed, was handed over as a ready-made instance, or failed for good again at once.
+    /// It has not failed, is ending, was handed over as a ready-made instance, or failed for good again at once.
     pub async fn reset(&self) -> Result<()> {
         let life = {
             let mut control = self.entry.lock();
@@ -139,6 +139,9 @@ impl ServiceHandle {
             if !from_within && control.state() != ServiceState::Failed {
                 let why = format!("it has not failed, it is {}", control.state());
                 return control.refuse(self.id(), "reset", why);
+            }
+            if from_within && (control.ending || control.state() == ServiceState::Draining) {
+                return control.refuse(self.id(), "reset", control.why_down());
             }
             if !self.entry.factory.has_next() {
                 return Err(used_up(self.id()));
@@ -149,7 +152,7 @@ impl ServiceHandle {
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life).await
+        self.started(life, Instant::now() + START_PATIENCE).await
     }
 
     /// Has it run as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.

@@ -39,7 +39,7 @@ pub(crate) async fn supervise(mut cx: Context) {
     let rng = cx.entry.hub.rng(&cx.entry.id);
     let now = Instant::now();
     let mut supervisor = Supervisor {
-        desk: Desk { entry: cx.entry.clone(), timer, options },
+        desk: Desk { entry: cx.entry.clone(), timer, options, late: false },
         cx: &mut cx,
         instance: Slot::Empty,
         up: false,
@@ -197,7 +197,7 @@ impl Supervisor<'_> {
 
     fn woken(&mut self) -> impl Future<Output = Woken> {
         let Self { desk, instance, next, due, .. } = self;
-        let Desk { entry, timer, options } = desk;
+        let Desk { entry, timer, options, .. } = desk;
         std::future::poll_fn(move |task| {
             let mut control = entry.lock();
             control.listen(task.waker());
@@ -506,6 +506,8 @@ impl Supervisor<'_> {
                 error!(service.id = %entry.id, "{}", used_up(&entry.id));
                 Some(Ending::Failed)
             }
+            // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
+            Verdict::Fail if entry.lock().is_renewed() => None,
             Verdict::Fail => self.restart().await,
         }
     }
