@@ -156,6 +156,7 @@ pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
     if world.is_broken() {
         return;
     }
+    world.wind_up();
     perform_for_all(world, 0, Ask::Shutdown).await;
     // Whoever still waits for an answer gets it without any help.
     world.sleep_until(world.now() + 2 * HOUR).await;

@@ -88,7 +88,8 @@ impl Timetable {
             (Schedule::Interval(_), _) => self.point,
             _ => return waiting,
         };
-        let new = Window::regular(due, self.jitter);
+        let mut new = Window::regular(due, self.jitter);
+        new.to = new.to.max(now);
         if waiting.from <= now {
             // What was due, or may have been, may stay due.
             return Window { from: waiting.from.min(new.from), to: waiting.to.max(new.to), kind: Kind::Regular };

@@ -160,6 +160,26 @@ impl What {
     }
 }
 
+impl What {
+    /// Whether a service's health may be another one after this line. What is asked is done only after it, and of what the
+    /// services say the registry learns only later.
+    pub(crate) fn shows_in_health(&self) -> bool {
+        matches!(
+            self,
+            Self::Registered
+                | Self::Unregistered
+                | Self::State { .. }
+                | Self::Built
+                | Self::Ended
+                | Self::RunStarted { .. }
+                | Self::RunFinished { .. }
+                | Self::RunFailed { .. }
+                | Self::Restart { .. }
+                | Self::Answer { .. }
+        )
+    }
+}
+
 /// One line.
 #[derive(Clone, Hash)]
 pub(crate) struct Line {

@@ -36,6 +36,8 @@ struct Inner {
     asks: u32,
     /// What was found wrong, and with whom.
     broken: Option<(usize, String)>,
+    /// Nothing is started any more.
+    over: bool,
     closed: bool,
 }
 
@@ -60,6 +62,7 @@ impl World {
             serial: 0,
             asks: 0,
             broken: None,
+            over: false,
             closed: false,
         };
         let (registry, start) = (OnceLock::new(), Instant::now());
@@ -125,12 +128,8 @@ impl World {
     pub(crate) fn say(&self, service: usize, what: What) {
         let mut inner = self.look();
         let mut touched = Touched::default();
-        // What is asked is done only after this line.
-        let is_done = !matches!(what, What::Ask { .. });
         self.take(&mut inner, Line { at: self.now(), service, what }, &mut touched);
-        if is_done {
-            self.compare(inner, touched, false);
-        }
+        self.compare(inner, touched, false);
     }
 
     /// Fetches what has happened.
@@ -172,12 +171,13 @@ impl World {
         if matches!(line.what, What::Unregistered) {
             touched.dropped.extend(inner.contexts[service].take());
         }
+        let shows = line.what.shows_in_health();
         let checked = inner.model.take(&line);
         inner.trace.push(line);
         if let Err(why) = checked {
             inner.broken = Some((service, why));
         }
-        if touched.services.last() != Some(&service) {
+        if shows && touched.services.last() != Some(&service) {
             touched.services.push(service);
         }
     }
@@ -217,7 +217,13 @@ impl World {
     /// Whether nothing may be started, because everything is being stopped.
     pub(crate) fn is_quiet(&self) -> bool {
         let now = self.now();
-        self.look().model.is_quiet(now)
+        let inner = self.look();
+        inner.over || inner.model.is_quiet(now)
+    }
+
+    /// The last shutdown is about to begin.
+    pub(crate) fn wind_up(&self) {
+        self.lock().over = true;
     }
 
     pub(crate) fn state(&self, service: usize) -> Option<ServiceState> {

@@ -77,6 +77,7 @@ impl Model {
 
     pub(crate) fn take(&mut self, line: &Line) -> Checked {
         let (at, service) = (line.at, line.service);
+        self.close(at)?;
         match &line.what {
             What::Ask { n, ask, within } => self.ask(at, service, *n, *ask, *within),
             What::Answer { n, answer } => self.answer(at, service, *n, answer),
@@ -173,6 +174,10 @@ impl Model {
                     one.ask(at, n, ask, false);
                 }
             }
+            Ask::Register => {
+                let known = |on: &usize| self.services[*on].registered;
+                done = !self.services[service].registered && self.cast[service].depends_on.iter().all(known);
+            }
             _ => done = self.services[service].ask(at, n, ask, within),
         }
         let life = self.services[service].lives;
@@ -228,6 +233,15 @@ impl Model {
         Ok(())
     }
 
+    /// After a critical failure everything is down in time.
+    fn close(&mut self, now: Ms) -> Checked {
+        if self.closing.is_none_or(|until| now <= until) {
+            return Ok(());
+        }
+        self.closing = None;
+        self.all_are_down()
+    }
+
     fn all_are_down(&self) -> Checked {
         for (service, one) in self.services.iter().enumerate() {
             must!(!one.registered || !one.state.is_running(), "everything was stopped, but `s{service:02}` still runs");
@@ -239,10 +253,7 @@ impl Model {
 
     /// Whether everyone does what it should by now.
     pub(crate) fn look_round(&mut self, now: Ms) -> std::result::Result<(), (usize, String)> {
-        if self.closing.is_some_and(|until| now > until) {
-            self.closing = None;
-            self.all_are_down().map_err(|why| (0, why))?;
-        }
+        self.close(now).map_err(|why| (0, why))?;
         for (service, one) in self.services.iter_mut().enumerate() {
             one.look(now).map_err(|why| (service, why))?;
         }

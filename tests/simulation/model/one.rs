@@ -15,6 +15,8 @@ pub(crate) struct One {
     pub(super) part: Part,
     pub(super) registered: bool,
     pub(super) registrations: u32,
+    /// It is being unregistered: what is started meanwhile is stopped again.
+    leaving: bool,
     pub(super) state: ServiceState,
     pub(super) paused: bool,
     schedule: Schedule,
@@ -95,6 +97,8 @@ enum Verdict {
     Regular,
     Stop,
     Restart,
+    /// Failed, and was told in time to go on with a fresh instance.
+    Renew,
     Fail,
 }
 
@@ -104,6 +108,7 @@ impl One {
             part: part.clone(),
             registered: true,
             registrations: 1,
+            leaving: false,
             state: ServiceState::Created,
             paused: false,
             schedule: part.schedule,
@@ -159,10 +164,9 @@ impl One {
             Ask::Pause => !self.paused && matches!(state, Running | BackingOff | Starting) && !failing,
             Ask::Resume => self.paused && state != Draining && state.is_running() && !failing,
             Ask::RunNow => matches!(state, Running | BackingOff | Paused) && !failing,
-            Ask::Reset if within => !self.used_up,
+            Ask::Reset if within => !self.used_up && state != Draining && !failing,
             Ask::Reset => state == Failed && !self.used_up,
             Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) => self.registered,
-            Ask::Register => !self.registered,
             other => unreachable!("{other:?} is not asked of one service"),
         };
         if !allowed {
@@ -176,6 +180,7 @@ impl One {
             }
             Ask::Start | Ask::Reset => self.will_start(at),
             Ask::Stop | Ask::Unregister => {
+                self.leaving |= ask == Ask::Unregister;
                 if let Some(life) = &mut self.life {
                     life.known = true;
                     life.stop.get_or_insert(at);
@@ -393,7 +398,7 @@ impl One {
         (self.paused, self.failures, self.degraded) = (false, 0, false);
         self.life = Some(Life {
             stop: None,
-            known: false,
+            known: self.leaving,
             hurried: false,
             waits: false,
             tried: false,
@@ -604,7 +609,9 @@ impl One {
         }
         let right = if verdict == Verdict::Fail { Decision::Fail } else { decision };
         must!(decided == right, "told as {decided:?}, and it is {right:?}");
-        if verdict == Verdict::Fail && !stopping {
+        if verdict == Verdict::Fail && !stopping && life.renew {
+            verdict = Verdict::Renew;
+        } else if verdict == Verdict::Fail && !stopping {
             let restart = part.restart.filter(|_| !ready_made);
             if restart.is_some_and(|restart| grant(&mut life.granted, restart, at)) {
                 verdict = Verdict::Restart;
@@ -618,7 +625,7 @@ impl One {
         if !broken {
             life.carry_out(at)?;
         }
-        if decision != Decision::Ignore || verdict == Verdict::Fail || verdict == Verdict::Restart {
+        if decided != Decision::Ignore {
             self.failures = failures;
         }
         Ok(())
@@ -814,14 +821,14 @@ impl Life {
                 self.plan_regular()?;
                 self.verdict = None;
             }
-            Some(Verdict::Stop | Verdict::Restart | Verdict::Fail) | None => {}
+            Some(Verdict::Stop | Verdict::Restart | Verdict::Renew | Verdict::Fail) | None => {}
         }
         Ok(())
     }
 
     /// A fresh instance follows at once.
     fn renew_at(&mut self, at: Ms) {
-        (self.renew, self.retrying) = (false, false);
+        (self.renew, self.retrying, self.verdict) = (false, false, None);
         self.plan = Some(Window::at(at, Kind::AtOnce));
     }
 
