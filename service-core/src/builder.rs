@@ -92,7 +92,7 @@ impl Planned {
 
     #[track_caller]
     pub(crate) fn closure<S: Service>(id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        Self::by_hand::<S>(id, Factory::Closure(Box::new(move || Box::new(build()))), None)
+        Self::by_hand::<S>(id, Factory::Closure(Arc::new(move || Box::new(build()))), None)
     }
 
     #[track_caller]

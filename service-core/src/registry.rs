@@ -228,20 +228,23 @@ impl ServiceRegistry {
     }
 
     async fn forget(self, handle: ServiceHandle) {
-        handle.stop_by(StopBy::default()).await;
-        let removed = {
+        loop {
+            handle.stop_by(StopBy::default()).await;
             let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
             // It may have been forgotten, and its id registered anew, while this one waited.
-            match entries.get(handle.id()) {
-                Some(entry) if Arc::ptr_eq(entry, &handle.entry) => entries.remove(handle.id()),
-                _ => None,
+            if !entries.get(handle.id()).is_some_and(|entry| Arc::ptr_eq(entry, &handle.entry)) {
+                return;
             }
-        };
-        if let Some(entry) = removed {
-            entry.lock().forgotten = true;
-            entry.emit(|| ServiceEventKind::Unregistered);
-            entry.tell_settled();
+            let mut control = handle.entry.lock();
+            // Or started again: what is forgotten must not go on.
+            if !control.state().is_running() {
+                control.forgotten = true;
+                entries.remove(handle.id());
+                break;
+            }
         }
+        handle.entry.emit(|| ServiceEventKind::Unregistered);
+        handle.entry.tell_settled();
     }
 
     // ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -132,19 +132,17 @@ impl Supervisor<'_> {
                 return Ending::Stopped;
             }
             if matches!(self.instance, Slot::Empty) {
-                let ending = match Box::pin(self.build()).await {
-                    Built::Done => None,
-                    Built::Broken(kind, error) => Box::pin(self.fail(kind, error, None)).await,
-                    Built::Aborted => Some(Ending::Stopped),
-                };
-                if let Some(ending) = ending {
-                    return ending;
+                match Box::pin(self.build()).await {
+                    Built::Done => {}
+                    Built::Broken(kind, error) => match Box::pin(self.fail(kind, error, None)).await {
+                        Some(ending) => return ending,
+                        None => continue,
+                    },
+                    Built::Aborted => return Ending::Stopped,
                 }
             }
             if !self.up {
-                if matches!(self.instance, Slot::Here(_)) {
-                    self.come_up();
-                }
+                self.come_up();
                 continue;
             }
             if !self.begin(cue) {
@@ -503,8 +501,10 @@ impl Supervisor<'_> {
             verdict = Verdict::Fail;
         }
         log_failure(&entry, self.cx.run, &failure, verdict);
-        self.count(&failure, recovery, times);
-        if broken {
+        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
+        self.count(&failure, decided, times);
+        // Where the service ends as well, the instance ends with it.
+        if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
             self.end_instance().await;
         }
         match verdict {
