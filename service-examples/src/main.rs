@@ -65,7 +65,9 @@ fn shown(value: &Literal) -> String {
         Literal::Int(value) => value.to_string(),
         Literal::Float(value) => value.to_string(),
         Literal::Bool(value) => value.to_string(),
-        other => format!("{other:?}").trim_start_matches(char::is_alphabetic).to_owned(),
+        Literal::Str(value) => format!("{value:?}"),
+        Literal::List(ids) => format!("{ids:?}"),
+        other => format!("{other:?}"),
     }
 }
 
