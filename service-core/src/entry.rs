@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -87,9 +87,9 @@ pub(crate) struct Entry {
     pub(crate) code: Option<Box<ServiceOptions>>,
     pub(crate) requester_id: Option<Arc<str>>,
     pub(crate) metrics: Metrics,
-    pub(crate) rate: Rate,
+    rate: OnceLock<Box<Rate>>,
     #[cfg(feature = "database")]
-    pub(crate) gate: Arc<crate::database::CommitGate>,
+    gate: OnceLock<Arc<crate::database::CommitGate>>,
     pub(crate) hub: Arc<Hub>,
     control: Mutex<Control>,
     /// Told at every change of state.
@@ -114,9 +114,9 @@ impl Entry {
             code,
             requester_id: resolved.options.requester_id.as_deref().map(Arc::from),
             metrics: Metrics::default(),
-            rate: Rate::default(),
+            rate: OnceLock::new(),
             #[cfg(feature = "database")]
-            gate: Arc::default(),
+            gate: OnceLock::new(),
             hub,
             control: Mutex::new(Control::new(resolved)),
             changed: Notify::new(),
@@ -155,10 +155,21 @@ impl Entry {
         self.hub.changed.notify_waiters();
     }
 
+    /// The rate limit's memory, made with the first permit.
+    pub(crate) fn rate(&self) -> &Rate {
+        self.rate.get_or_init(Box::default)
+    }
+
+    /// Open while a database commit of this service's is in flight; made with the first transaction.
+    #[cfg(feature = "database")]
+    pub(crate) fn gate(&self) -> &Arc<crate::database::CommitGate> {
+        self.gate.get_or_init(Arc::default)
+    }
+
     /// Whether a database commit of this service's is in flight.
     pub(crate) fn is_committing(&self) -> bool {
         #[cfg(feature = "database")]
-        return self.gate.is_open();
+        return self.gate.get().is_some_and(|gate| gate.is_open());
         #[cfg(not(feature = "database"))]
         false
     }

@@ -168,7 +168,7 @@ impl ServiceHandle {
             if self.entry.is_current() {
                 return Ok(RunReport::default());
             }
-            control.waiters.push(sender);
+            control.add_waiter(sender);
         }
         report.await.map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
     }

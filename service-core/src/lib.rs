@@ -61,7 +61,9 @@ pub use testing::TestBed;
 /// What generated code names, so that users need no other crate in their `Cargo.toml`. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use std::boxed::Box;
+    #[cfg(feature = "database")]
+    pub use crate::database::__private as database;
+    pub use std::boxed::Box as Boxed;
     pub use std::option::Option::{None, Some};
 
     pub use inventory;
@@ -72,7 +74,7 @@ pub mod __private {
     pub use crate::expected::ExpectedServices;
     pub use crate::failure::{Failure, Recovery};
     pub use crate::glue::{
-        IntoCleaned, IntoRecovery, PerhapsDefault, Probe, config, default_instance, descriptor, fields, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, fields, instance,
     };
     pub use crate::outcome::{IntoOutcome, Outcome};
     pub use crate::service::{

@@ -3,10 +3,10 @@
 //! Everything here can be had from any item that reads as an impl or a function; whether it is right is `validate`'s.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{ToTokens, quote};
+use quote::quote;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Meta, PatType, ReturnType, Signature, Type, Visibility};
+use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Type, Visibility};
 
 use crate::args::{Args, Dependency, Value};
 use crate::item::{Function, Impl};
@@ -15,8 +15,8 @@ use crate::names;
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
-    /// Path of the runtime crate.
-    pub(crate) runtime: TokenStream,
+    /// Path of the runtime crate, where one was given.
+    pub(crate) runtime: Option<Path>,
     pub(crate) id: String,
     pub(crate) discover: bool,
     /// `#[cfg]` of the whole item.
@@ -82,8 +82,8 @@ impl Model {
 
     fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
         let runtime = match args.get("crate").and_then(|arg| arg.value.as_ref()) {
-            Some(Value::Path(path)) => path.to_token_stream(),
-            _ => quote!(::service_core),
+            Some(Value::Path(path)) => Some(path.clone()),
+            _ => None,
         };
         let id = match args.get("name").and_then(|arg| arg.text()) {
             Some(name) => name.to_owned(),

@@ -21,7 +21,7 @@ pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {
     };
     let has = |key: &str| args.get(key).is_some();
 
-    let mut schedules = ["cron", "delay", "interval"].into_iter().filter(|key| has(key));
+    let mut schedules = args.iter().map(|arg| arg.key.name).filter(|key| ["interval", "delay", "cron"].contains(key));
     if let Some(kept) = schedules.next() {
         for other in schedules {
             push(other, format!("`{other}` beside `{kept}`: a service has one schedule, leave one of them out"));
@@ -170,7 +170,9 @@ pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) {
         mistakes.push(Error::new(sig.fn_token.span, message));
     }
     methods::plain(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
-    methods::only_context(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
+    let write =
+        format!("write `async fn {name}(cx: &Context)`, or an impl, which can have values and settings of its own");
+    methods::only_context(sig, &write, mistakes);
 }
 
 /// Nothing that can be a service.

@@ -1,5 +1,6 @@
 //! What the runtime promises, one file a behaviour.
 
+mod configuration;
 mod failures;
 mod lifecycle;
 mod support;

@@ -3,6 +3,8 @@
 #[path = "../support/postgres.rs"]
 mod postgres;
 
+mod batches;
+mod tables;
 mod transactions;
 
 use sea_orm::DatabaseConnection;
@@ -26,6 +28,10 @@ impl Bench {
         let server = tokio::task::spawn_blocking(postgres::Postgres::shared).await.unwrap()?;
         let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
         Some(Self::open(url, None).await)
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.db.get_database_backend() == sea_orm::DbBackend::Postgres
     }
 
     async fn open(url: String, dir: Option<tempfile::TempDir>) -> Self {
@@ -67,4 +73,21 @@ exercise! {
         writers_wait_for_each_other,
         a_dropped_commit_still_commits,
         many_replicas_make_the_tables_at_once;
+    batches:
+        rows_and_effects_commit_together,
+        a_failed_item_loses_its_writes_and_no_other_does,
+        an_error_says_whether_and_when_to_try_again,
+        a_failing_statement_spoils_only_its_item,
+        a_hidden_error_spoils_only_its_item,
+        a_savepoint_of_the_items_own_saves_it,
+        an_item_that_is_not_settled_has_failed,
+        a_dropped_batch_undoes_all_and_charges_the_row_in_flight,
+        a_panic_and_a_timeout_are_charged_too,
+        a_poisoned_row_does_not_hold_up_the_table,
+        composite_and_uuid_keys_and_enum_statuses_work,
+        a_filter_and_an_order_of_the_users_own,
+        the_oldest_come_first,
+        rows_that_cannot_be_read_are_set_aside,
+        many_workers_get_no_row_twice,
+        a_refused_commit_finds_the_row_it_was_about;
 }

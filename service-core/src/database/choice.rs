@@ -57,7 +57,7 @@ impl Context {
     pub(crate) fn access(&self) -> Result<Access> {
         let hub = self.entry.hub.clone();
         let mut access = Access::new(self.db()?.clone(), self.entry.id.clone());
-        access.gate = self.entry.gate.clone();
+        access.gate = self.entry.gate().clone();
         Ok(access.with_clock(Clock::new(move || hub.clock.wall_now().into())))
     }
 }

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
-    QueryResult, SqliteTransactionMode, Statement, TransactionError, TransactionOptions, TransactionTrait,
+    QueryResult, SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::sync::OnceCell;
 
+use super::debts::Cause;
 use super::fault;
 use super::gate::CommitGate;
 use crate::error::{Error, Result};
@@ -139,7 +141,7 @@ impl Transaction {
 
     /// A statement that a broken transaction refuses, where there is reason to doubt. Without it PostgreSQL answers
     /// `COMMIT` with a silent rollback.
-    async fn check(&self) -> Outcome<()> {
+    pub(crate) async fn check(&self) -> Outcome<()> {
         let doubtful = self.fate.nested.load(Ordering::Relaxed) || self.fate.failed.load(Ordering::Relaxed);
         if doubtful {
             self.raw().await?.execute_unprepared("SELECT 1").await?;
@@ -178,9 +180,28 @@ impl Transaction {
         self.fate.failed.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a statement lost the connection.
-    pub(crate) fn connection_lost(&self) -> bool {
-        self.fate.connection_lost.load(Ordering::Relaxed)
+    /// A statement of the batch's own that may fail without harm to the rest.
+    pub(crate) async fn try_out(&self, statement: &impl StatementBuilder) -> Outcome<ExecResult> {
+        let tx = self.raw().await?;
+        self.watched(tx.execute_unprepared("SAVEPOINT service_note")).await?;
+        match tx.execute(statement).await {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                self.watched(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_note")).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// What the statements so far say about the cause, should the run end now.
+    pub(crate) fn cause(&self) -> Cause {
+        if self.fate.connection_lost.load(Ordering::Relaxed) {
+            Cause::ConnectionLost
+        } else if self.fate.dead.load(Ordering::Relaxed) {
+            Cause::Environment
+        } else {
+            Cause::Run
+        }
     }
 
     /// Remembers how a statement went.

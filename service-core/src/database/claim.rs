@@ -1,0 +1,254 @@
+//! [`Claim`] and [`ClaimEach`]: asking for pending rows.
+//!
+//! The tricky part: one row more than asked for is read, to know without another question whether there is more.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{
+    Condition, IntoCondition, IntoValueTuple, LockBehavior, LockType, SelectStatement, ValueTuple,
+};
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, Order,
+    PrimaryKeyToColumn, PrimaryKeyTrait, QueryResult, QuerySelect, QueryTrait, TryGetableMany,
+};
+
+use super::access::Access;
+use super::batch::Batch;
+use super::debts::Row;
+use super::lease::{self, DEFAULT_LEASE, Lease};
+use super::plan::{self, Backoff, Plan, key_text};
+use super::transaction::Transaction;
+use super::work_item::WorkItem;
+use crate::error::{Error, Result};
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Asks for pending rows that commit together; `.await` it for the [`Batch`].
+///
+/// On PostgreSQL they are locked with `FOR UPDATE SKIP LOCKED`; on SQLite the batch holds the write lock until it is committed or
+/// dropped, so write through `item.tx()` only.
+#[derive(Debug)]
+#[must_use = "a claim does nothing until it is awaited"]
+pub struct Claim<E: WorkItem>(Request<E>);
+
+/// Asks for pending rows that commit one by one; `.await` it for the [`Batch`].
+///
+/// The claims stand in `service_claim` with an owner and an expiry, and are renewed while the batch lives. Those of a
+/// process that was killed run out after the [`lease`](Self::lease), and at most its item in flight is repeated.
+#[derive(Debug)]
+#[must_use = "a claim does nothing until it is awaited"]
+pub struct ClaimEach<E: WorkItem>(Request<E>, Duration);
+
+#[derive(Debug)]
+struct Request<E: WorkItem> {
+    access: Access,
+    wanted: u64,
+    filter: Condition,
+    order: Vec<(E::Column, Order)>,
+    backoff: Backoff,
+}
+
+macro_rules! builder {
+    () => {
+        /// Only rows that meet this condition too. Called again, both must be met.
+        pub fn filter(mut self, condition: impl IntoCondition) -> Self {
+            self.0.filter = self.0.filter.add(condition.into_condition());
+            self
+        }
+
+        /// In this order instead of the oldest first; called again, among equals. The key decides last.
+        pub fn order_by(mut self, column: E::Column, order: Order) -> Self {
+            self.0.order.push((column, order));
+            self
+        }
+
+        /// How long a failed row waits for its next attempt: this long after the first, doubled each time. Default 10 s. Needs
+        /// `available_at`; without it the row is pending again at once.
+        pub fn retry_delay(mut self, first: Duration) -> Self {
+            self.0.backoff.first = first;
+            self
+        }
+
+        /// The longest such wait. Default 1 h.
+        pub fn max_retry_delay(mut self, longest: Duration) -> Self {
+            self.0.backoff.longest = longest;
+            self
+        }
+    };
+}
+
+impl<E: WorkItem> Claim<E> {
+    pub(crate) fn new(access: Access, wanted: u64) -> Self {
+        Self(Request::new(access, wanted))
+    }
+
+    builder!();
+}
+
+impl<E: WorkItem> ClaimEach<E> {
+    pub(crate) fn new(access: Access, wanted: u64) -> Self {
+        Self(Request::new(access, wanted), DEFAULT_LEASE)
+    }
+
+    builder!();
+
+    /// How long claims outlive a process that was killed. Default 60 s. A batch that lives renews them at a third of it.
+    pub fn lease(mut self, length: Duration) -> Self {
+        self.1 = length.max(Duration::from_millis(100));
+        self
+    }
+}
+
+impl<E: WorkItem> IntoFuture for Claim<E> {
+    type Output = Result<Batch<E>>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.0.together())
+    }
+}
+
+impl<E: WorkItem> IntoFuture for ClaimEach<E> {
+    type Output = Result<Batch<E>>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.0.each(self.1))
+    }
+}
+
+/// A claimed row, and its model.
+#[derive(Debug)]
+pub(crate) struct Claimed<E: EntityTrait> {
+    pub(crate) row: Row,
+    pub(crate) model: E::Model,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot claim rows of `{table}`")]
+struct Claiming {
+    table: String,
+    source: DbErr,
+}
+
+impl<E: WorkItem> Request<E> {
+    fn new(access: Access, wanted: u64) -> Self {
+        Self { access, wanted, filter: Condition::all(), order: Vec::new(), backoff: Backoff::default() }
+    }
+
+    fn plan(&self) -> Arc<Plan> {
+        Plan::of::<E>(self.access.db.get_database_backend(), self.backoff)
+    }
+
+    fn due(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
+        let backend = self.access.db.get_database_backend();
+        let select = plan::due::<E>(backend, &self.filter, &self.order, now).limit(limit);
+        select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
+    }
+
+    async fn together(self) -> Result<Batch<E>> {
+        let plan = self.plan();
+        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        self.access.debts.pay(&self.access, None).await?;
+        let wanted = self.access.debts.batch_size(&plan, self.wanted);
+        let tx = Transaction::lazy(self.access.db.clone(), Arc::clone(&self.access.gate));
+        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), tx, None);
+        let idle = wanted == 0 || plan.backend == DbBackend::Sqlite && !self.has_work().await.map_err(failed)?;
+        if idle {
+            // An idle poll shall not ask for SQLite's write lock.
+            return Ok(batch);
+        }
+        let now = self.access.clock.now();
+        let rows =
+            batch.tx().raw().await.map_err(failed)?.query_all(&self.due(now, wanted + 1)).await.map_err(failed)?;
+        if rows.is_empty() {
+            batch.give_up().await?;
+            return Ok(batch);
+        }
+        batch.take(rows, wanted).await.map_err(failed)?;
+        Ok(batch)
+    }
+
+    async fn has_work(&self) -> std::result::Result<bool, DbErr> {
+        let due = self.due(self.access.clock.now(), 1);
+        Ok(self.access.db.query_one(&due).await?.is_some())
+    }
+
+    async fn each(self, length: Duration) -> Result<Batch<E>> {
+        let plan = self.plan();
+        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        self.access.debts.pay(&self.access, None).await?;
+        let wanted = self.access.debts.batch_size(&plan, self.wanted);
+        let lazy = || Transaction::lazy(self.access.db.clone(), Arc::clone(&self.access.gate));
+        let owner = lease::new_owner(&self.access.service_id);
+        if wanted == 0 || !self.has_work().await.map_err(failed)? {
+            let sweep = lease::sweep(&plan.name, self.access.clock.now());
+            if plan.backend != DbBackend::Sqlite {
+                self.access.db.execute(&sweep).await.map_err(failed)?;
+            }
+            return Ok(Batch::new(self.access.clone(), Arc::clone(&plan), lazy(), None));
+        }
+        let tx = lazy();
+        let (rows, more) = {
+            let tx = tx.raw().await.map_err(failed)?;
+            let now = self.access.clock.now();
+            let held: HashSet<String> = tx
+                .query_all(&lease::held(&plan.name, now))
+                .await
+                .and_then(|rows| rows.iter().map(|row| row.try_get("", "row_key")).collect())
+                .map_err(failed)?;
+            let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
+            let rows = tx.query_all(&self.due(now, reach)).await.map_err(failed)?;
+            let mut free: Vec<(String, QueryResult)> = Vec::with_capacity(rows.len());
+            for row in rows {
+                let key = key_text(&key_of::<E>(&row).map_err(failed)?);
+                if !held.contains(&key) {
+                    free.push((key, row));
+                }
+            }
+            let more = free.len() as u64 > wanted;
+            free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+            if free.is_empty() {
+                (Vec::new(), false)
+            } else {
+                let keys = free.iter().map(|(key, _)| key.clone());
+                let claim = lease::claim(&plan.name, keys, &self.access.service_id, &owner, now, length);
+                let ours: HashSet<String> = tx
+                    .query_all(&claim)
+                    .await
+                    .and_then(|rows| rows.iter().map(|row| row.try_get("", "row_key")).collect())
+                    .map_err(failed)?;
+                (free.into_iter().filter(|(key, _)| ours.contains(key)).map(|(_, row)| row).collect(), more)
+            }
+        };
+        tx.commit().await?;
+        let lease = Lease::keep(&self.access, &plan.name, owner, length);
+        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), lazy(), Some(lease));
+        batch.take(rows, wanted).await.map_err(failed)?;
+        if more {
+            batch.there_is_more();
+        }
+        Ok(batch)
+    }
+}
+
+/// The key of a row, which need not be readable otherwise.
+pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
+    let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
+    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
+    Ok(key.into_value_tuple())
+}
+
+/// The row as its model.
+pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claimed<E>, DbErr> {
+    let model = E::Model::from_query_result(row, "")?;
+    let attempts = E::__work().attempts.and_then(|column| plan::as_integer(&model.get(column))).unwrap_or(0);
+    Ok(Claimed { row: Row { key: model.get_primary_key_value(), attempts }, model })
+}
+
+pub(crate) type Rows<E> = VecDeque<Claimed<E>>;
