@@ -4,8 +4,8 @@
 //! wants; `sqlite` and `postgres` bring one along.
 
 mod access;
-mod choice;
 mod batch;
+mod choice;
 mod claim;
 mod clock;
 mod connect;
@@ -19,8 +19,8 @@ mod transaction;
 mod work_item;
 
 pub use access::Access;
-pub(crate) use choice::Choice;
 pub use batch::{Batch, Item};
+pub(crate) use choice::Choice;
 pub use claim::{Claim, ClaimEach};
 pub use clock::Clock;
 pub use connect::{connect, connect_lazily};
