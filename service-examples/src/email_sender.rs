@@ -24,6 +24,8 @@ const DIGEST: u64 = 50;
 const BATCH: u64 = 20;
 /// Wait before the second attempt at a delivery that is not accepted for now; twice as long before the third.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
+/// How long the deliveries of a process that was killed stay claimed.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// `[email_sender]` in `services.toml`.
 #[derive(serde::Deserialize)]
@@ -84,7 +86,7 @@ impl EmailSender {
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         self.write_digest(cx).await?;
-        let mut batch = cx.claim_each::<delivery::Entity>(BATCH).retry_delay(FIRST_RETRY).await?;
+        let mut batch = cx.claim_each::<delivery::Entity>(BATCH).retry_delay(FIRST_RETRY).lease(LEASE).await?;
         if batch.remaining() > 0 {
             // No delivery is charged for a server that is not there.
             self.transport.check().await?;
