@@ -22,6 +22,8 @@ pub(crate) struct Hub {
     pub(crate) requester_id: String,
     /// Makes jitter repeatable under test.
     pub(crate) seed: Option<u64>,
+    /// The clock moves only where a test bed moves it.
+    pub(crate) clock_is_held: bool,
     pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     #[cfg(feature = "database")]
     pub(crate) database: Option<sea_orm::DatabaseConnection>,
