@@ -15,7 +15,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QueryOrde
 use service_core::{Secret, prelude::*};
 use tracing::{info, warn};
 
-use crate::mail::{self, MailError, Transport};
+use crate::mail::{self, MailError, Security, Transport};
 use crate::tables::{PENDING, delivery, digest, extreme};
 
 /// Extremes a digest tells of.
@@ -37,6 +37,7 @@ struct Settings {
     outbox: PathBuf,
     /// `host` or `host:port` of an SMTP server.
     smtp: Option<String>,
+    tls: Security,
     username: Option<String>,
     password: Option<Secret<String>>,
 }
@@ -48,6 +49,7 @@ impl Default for Settings {
             recipients: vec!["observer@station.example".into()],
             outbox: "outbox".into(),
             smtp: None,
+            tls: Security::None,
             username: None,
             password: None,
         }
@@ -75,9 +77,15 @@ impl EmailSender {
             _ => return Err(Error::fatal("[email_sender] username and password go together: set both or neither")),
         };
         let transport = match settings.smtp {
-            Some(server) => Transport::smtp(&server, credentials).map_err(|why| {
-                Error::fatal(format!("[email_sender] smtp `{server}`: {why}, expected host or host:port"))
-            })?,
+            Some(server) => {
+                if credentials.is_some() && settings.tls == Security::None {
+                    warn!(
+                        "the password for {server} goes over the network as it is: [email_sender] tls = \"starttls\""
+                    );
+                }
+                Transport::smtp(&server, settings.tls, credentials)
+                    .map_err(|why| Error::fatal(format!("[email_sender] smtp `{server}`: {why}")))?
+            }
             None => Transport::Folder(settings.outbox),
         };
         let recipients: Result<Vec<_>> = settings.recipients.iter().map(|text| mailbox("recipients", text)).collect();
