@@ -23,6 +23,7 @@ pub(crate) struct Hub {
     /// Makes jitter repeatable under test.
     pub(crate) seed: Option<u64>,
     /// The clock moves only where a test bed moves it.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test bed holds the clock"))]
     pub(crate) clock_is_held: bool,
     pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     #[cfg(feature = "database")]
