@@ -10,6 +10,7 @@ macro_rules! pages {
 }
 
 pages! {
+    database: "../../docs/database.md"
     deployment: "../../docs/deployment.md"
     failures: "../../docs/failures.md"
     from_a_loop: "../../docs/from-a-loop.md"
