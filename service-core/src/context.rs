@@ -87,7 +87,7 @@ impl Context {
 
     /// Waits until this service is told to stop.
     pub async fn stopping(&self) {
-        self.entry.until(|control| control.stop.map(|_| ())).await;
+        self.entry.until(|control| control.stop.is_some().then_some(())).await;
     }
 
     /// Sleeps, but not longer than until this service is told to stop. Says whether it slept to the end.
@@ -103,7 +103,7 @@ impl Context {
         let limit = self.entry.lock().options.rate_limit;
         match limit {
             None => !self.is_stopping(),
-            Some(limit) => self.unless_stopping(self.entry.rate.permit(limit)).await.is_some(),
+            Some(limit) => self.unless_stopping(self.entry.rate().permit(limit)).await.is_some(),
         }
     }
 

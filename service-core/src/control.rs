@@ -15,6 +15,7 @@ use crate::config::Resolved;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
+use crate::schedule::later;
 use crate::state::ServiceState;
 
 /// What may not be asked of a service in its present state.
@@ -65,6 +66,10 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    pub(crate) fn last_ended(&self) -> Option<Instant> {
+        self.last_started.map(|started| started + self.last_duration)
+    }
+
     fn learn(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f32();
         self.usual = if self.usual == 0.0 { seconds } else { self.usual.mul_add(0.8, seconds * 0.2) };
@@ -84,17 +89,20 @@ pub(crate) enum Hold {
     Restart,
 }
 
+/// Who waits for a run. Boxed, for there is seldom anyone.
+type Waiters = Box<Vec<oneshot::Sender<RunReport>>>;
+
 /// Everything that both sides share.
 #[derive(Debug)]
 pub(crate) struct Control {
     state: ServiceState,
     /// How often each state was entered, so that nobody waits for one that came and went.
-    entered: [u32; 8],
+    entered: [u16; 8],
     /// Starts so far; tells one life from the next.
     pub(crate) life: u32,
     /// The first instance is there, or its building has failed.
     pub(crate) settled: bool,
-    pub(crate) stop: Option<StopBy>,
+    pub(crate) stop: Option<Box<StopBy>>,
     pub(crate) paused: bool,
     /// The instance is ending for good; nothing more can be asked of it.
     pub(crate) ending: bool,
@@ -102,7 +110,9 @@ pub(crate) struct Control {
     pub(crate) renew: bool,
     /// A run is wanted, by these.
     pub(crate) run_wanted: bool,
-    pub(crate) waiters: Vec<oneshot::Sender<RunReport>>,
+    waiters: Option<Waiters>,
+    /// Those who wait for the run in flight.
+    served: Option<Waiters>,
     pub(crate) in_flight: bool,
     /// Whether what comes next is a retry.
     pub(crate) retrying: bool,
@@ -134,7 +144,8 @@ impl Control {
             ending: false,
             renew: false,
             run_wanted: false,
-            waiters: Vec::new(),
+            waiters: None,
+            served: None,
             in_flight: false,
             retrying: false,
             failures: 0,
@@ -154,7 +165,7 @@ impl Control {
         self.state
     }
 
-    pub(crate) fn times_entered(&self, state: ServiceState) -> u32 {
+    pub(crate) fn times_entered(&self, state: ServiceState) -> u16 {
         self.entered[state as usize]
     }
 
@@ -225,7 +236,9 @@ impl Control {
 
     /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
     pub(crate) fn ask_stop(&mut self, by: StopBy) -> bool {
-        self.stop = Some(self.stop.map_or(by, |earlier| earlier.or_sooner(by)));
+        let drained = later(Instant::now(), self.options.drain_timeout);
+        let by = by.or_sooner(StopBy { run: Some(drained), cleanup: None });
+        self.stop = Some(Box::new(self.stop.as_deref().map_or(by, |earlier| earlier.or_sooner(by))));
         self.wake();
         !self.ending && self.enter(ServiceState::Draining)
     }
@@ -285,8 +298,8 @@ impl Control {
         Ok(self.enter(if backing_off { ServiceState::BackingOff } else { ServiceState::Running }))
     }
 
-    /// A run begins: its number, and who waits for it.
-    pub(crate) fn begin_run(&mut self, now: Instant) -> (u64, Vec<oneshot::Sender<RunReport>>) {
+    /// A run begins: its number.
+    pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
         self.run_wanted = false;
         self.next_due = None;
@@ -296,26 +309,54 @@ impl Control {
         }
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
-        (self.stats.runs, std::mem::take(&mut self.waiters))
+        self.served = self.waiters.take();
+        self.stats.runs
     }
 
-    /// The run in flight ended well.
-    pub(crate) fn end_run_well(&mut self, outcome: Outcome, duration: Duration) {
+    /// The run in flight ended well. Gives back when it began, how long it took and who waits for it.
+    pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Option<Waiters>) {
+        let started = self.stats.last_started.unwrap_or(ended);
+        let duration = ended.duration_since(started);
         self.in_flight = false;
         self.retrying = false;
         self.failures = 0;
         self.stats.last_duration = duration;
         self.stats.processed += outcome.processed;
         self.stats.learn(duration);
+        (started, duration, self.served.take())
     }
 
-    /// The run in flight failed, or an instance could not be built.
-    pub(crate) fn end_run_badly(&mut self, error: &Error, duration: Option<Duration>) {
+    /// The run in flight failed, or an instance could not be built. Gives back who waits for it.
+    pub(crate) fn end_run_badly(
+        &mut self,
+        error: &Error,
+        duration: Option<Duration>,
+    ) -> Vec<oneshot::Sender<RunReport>> {
         self.in_flight = false;
         self.stats.errors += 1;
         self.stats.last_error = Some(error.clone());
-        if let Some(duration) = duration {
-            self.stats.last_duration = duration;
+        match duration {
+            Some(duration) => {
+                self.stats.last_duration = duration;
+                self.served.take().map(|served| *served).unwrap_or_default()
+            }
+            None => {
+                // No instance could be built for the run that was asked for.
+                self.run_wanted = false;
+                self.waiters.take().map(|waiters| *waiters).unwrap_or_default()
+            }
         }
+    }
+
+    /// Somebody waits for the next run.
+    pub(crate) fn add_waiter(&mut self, waiter: oneshot::Sender<RunReport>) {
+        self.waiters.get_or_insert_default().push(waiter);
+    }
+
+    /// Whoever still waits for a run is told by the dropped sender.
+    pub(crate) fn forget_waiters(&mut self) {
+        self.waiters = None;
+        self.served = None;
+        self.run_wanted = false;
     }
 }

@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::event::ServiceEventKind;
 use crate::options::Options;
 use crate::outcome::Outcome;
+use crate::registry::ServiceRegistry;
 use crate::schedule::later;
 use crate::service::{Cleanup, Lifecycle};
 
@@ -29,10 +30,8 @@ pub(crate) type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 
 /// The supervisor's tools, apart from the instance so that a run can borrow that.
 pub(crate) struct Desk<'t> {
-    pub(crate) cx: Context,
+    pub(crate) entry: Arc<Entry>,
     pub(crate) timer: Pin<&'t mut Sleep>,
-    /// What the timer is set to.
-    pub(crate) armed: Option<Instant>,
     pub(crate) options: Arc<Options>,
     /// Its service has ended, and may live again: what is asked of that is not asked of this desk.
     pub(crate) late: bool,
@@ -42,11 +41,31 @@ pub(crate) struct Desk<'t> {
 #[derive(Clone, Copy)]
 pub(crate) enum Limit {
     /// Nothing but a stop, after `drain_timeout`.
-    None,
-    /// This moment, or a stop.
-    At(Instant),
+    Stop,
+    /// The service's `timeout`, or a stop.
+    Run,
     /// This moment, or the end of a shutdown's time.
     Cleanup(Instant),
+}
+
+/// The span of a run; boxed, as most programs have many more services waiting than running.
+#[derive(Clone)]
+pub(crate) struct RunSpan(Option<Box<Span>>);
+
+impl RunSpan {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn new(cx: &Context) -> Self {
+        let span = tracing::info_span!("service_run", service.id = %cx.entry.id, service.run = cx.run);
+        Self((!span.is_none()).then(|| Box::new(span)))
+    }
+
+    pub(crate) fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(span) => span.in_scope(work),
+            None => work(),
+        }
+    }
 }
 
 /// How user code ended.
@@ -59,62 +78,56 @@ pub(crate) enum Driven<T> {
     Aborted,
 }
 
-impl Desk<'_> {
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.cx.entry
-    }
-
+impl<'t> Desk<'t> {
     /// Polls user code until it ends, panics or runs out of time. A commit in flight is never cut.
-    pub(crate) async fn drive<T>(
-        &mut self,
-        mut work: Pin<&mut (dyn Future<Output = T> + Send)>,
-        span: &Span,
+    pub(crate) fn drive<'a, T>(
+        &'a mut self,
+        mut work: Pin<&'a mut (dyn Future<Output = T> + Send)>,
+        span: &'a RunSpan,
         limit: Limit,
-    ) -> Driven<T> {
-        let (entry, options, late) = (&self.cx.entry, &self.options, self.late);
-        let (timer, armed) = (&mut self.timer, &mut self.armed);
-        let mut drain_until: Option<Instant> = None;
-        std::future::poll_fn(|task| {
-            let polled = caught::quietly(|| entry.as_current(|| span.in_scope(|| work.as_mut().poll(task))));
-            match polled {
+    ) -> impl Future<Output = Driven<T>> + use<'a, 't, T> {
+        // Not an `async fn`: that would keep the arguments twice, in every waiting service.
+        std::future::poll_fn(move |task| {
+            let entry = &self.entry;
+            match caught::quietly(|| entry.as_current(|| span.in_scope(|| work.as_mut().poll(task)))) {
                 Caught::Returned(Poll::Ready(value)) => return Poll::Ready(Driven::Done(value)),
                 Caught::Panicked(message) => return Poll::Ready(Driven::Panicked(message)),
                 Caught::Returned(Poll::Pending) => {}
             }
-            let stop = if late {
-                None
+            let (stop, started) = if self.late {
+                (None, None)
             } else {
                 let mut control = entry.lock();
                 control.listen(task.waker());
-                control.stop
+                (control.stop.as_deref().copied(), control.stats.last_started)
             };
-            let by_stop = stop.map(|stop| match limit {
-                Limit::Cleanup(_) => stop.cleanup,
-                _ => {
-                    let drained = *drain_until.get_or_insert_with(|| later(Instant::now(), options.drain_timeout));
-                    Some(stop.run.map_or(drained, |run| run.min(drained)))
+            let timeout = match limit {
+                Limit::Run => self.options.timeout,
+                _ => None,
+            };
+            let (by_stop, by_limit) = match (stop, limit, timeout) {
+                (None, Limit::Stop | Limit::Run, None) => return Poll::Pending,
+                (stop, Limit::Cleanup(at), _) => (stop.and_then(|stop| stop.cleanup), Some(at)),
+                (stop, _, timeout) => {
+                    let at = timeout.zip(started).map(|(timeout, started)| later(started, timeout));
+                    (stop.and_then(|stop| stop.run), at)
                 }
-            });
-            let by_limit = match limit {
-                Limit::None => None,
-                Limit::At(at) | Limit::Cleanup(at) => Some(at),
             };
-            let (deadline, ending) = match (by_stop.flatten(), by_limit) {
+            let (deadline, ending) = match (by_stop, by_limit) {
                 (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => (stop, Driven::Aborted),
                 (_, Some(limit)) => (limit, Driven::TimedOut),
                 (_, None) => return Poll::Pending,
             };
-            match poll_at(timer, armed, deadline, task) {
+            match poll_at(&mut self.timer, deadline, task) {
                 Poll::Ready(()) if !entry.is_committing() => Poll::Ready(ending),
                 _ => Poll::Pending,
             }
         })
-        .await
     }
 
     /// Runs `cleanup`, as long as a stop may take, and drops the instance.
-    pub(crate) async fn clean_up(&mut self, mut instance: Box<dyn Lifecycle>) {
-        let entry = self.entry().clone();
+    pub(crate) async fn clean_up(&mut self, cx: &Context, mut instance: Box<dyn Lifecycle>) {
+        let entry = self.entry.clone();
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
         let driven = match instance.__shape().cleanup {
             Cleanup::None => {
@@ -122,16 +135,15 @@ impl Desk<'_> {
                 None
             }
             Cleanup::Async => {
-                let cx = self.cx.clone();
-                let mut cleanup = entry.as_current(|| instance.__cleanup(&cx));
-                let driven = self.drive(cleanup.as_mut(), &Span::none(), limit).await;
+                let mut cleanup = entry.as_current(|| instance.__cleanup(cx));
+                let driven = self.drive(cleanup.as_mut(), &RunSpan::NONE, limit).await;
                 let _ = caught::quietly(|| drop(cleanup));
                 let_go(&entry, instance);
                 Some(driven)
             }
             Cleanup::Blocking => {
-                let mut on_pool = spawn_blocking_cleanup(instance, self.cx.clone());
-                let driven = self.drive(pin!(&mut on_pool), &Span::none(), limit).await;
+                let mut on_pool = spawn_blocking_cleanup(instance, cx.clone());
+                let driven = self.drive(pin!(&mut on_pool), &RunSpan::NONE, limit).await;
                 Some(match driven {
                     Driven::Done(Ok(Caught::Returned(result))) => Driven::Done(result),
                     Driven::Done(Ok(Caught::Panicked(message))) | Driven::Panicked(message) => {
@@ -156,11 +168,11 @@ impl Desk<'_> {
     }
 
     /// Waits until everything this service depends on is up, or until it is told to stop (`false`).
-    pub(crate) async fn dependencies(&mut self) -> bool {
+    pub(crate) async fn dependencies(&mut self, registry: &ServiceRegistry) -> bool {
         if self.options.depends_on.is_empty() {
             return true;
         }
-        let (entry, registry) = (&self.cx.entry, &self.cx.registry);
+        let entry = &self.entry;
         loop {
             let mut changed = pin!(entry.hub.changed.notified());
             let waiting = registry.not_up(&self.options.depends_on);
@@ -198,22 +210,16 @@ impl Desk<'_> {
 }
 
 /// Sets the timer where it is not set to `at` already, and polls it.
-pub(crate) fn poll_at(
-    timer: &mut Pin<&mut Sleep>,
-    armed: &mut Option<Instant>,
-    at: Instant,
-    task: &mut Task<'_>,
-) -> Poll<()> {
-    if *armed != Some(at) {
+pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<'_>) -> Poll<()> {
+    if timer.deadline() != at {
         timer.as_mut().reset(at);
-        *armed = Some(at);
     }
     timer.as_mut().poll(task)
 }
 
 // ── blocking code ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: Span) -> JoinHandle<Returned> {
+pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: RunSpan) -> JoinHandle<Returned> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
         let _blocking = entry.hub.enter_blocking();
@@ -243,6 +249,7 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        Desk { cx, timer, armed: None, options, late: true }.clean_up(instance).await;
+        let entry = cx.entry.clone();
+        Desk { entry, timer, options, late: true }.clean_up(&cx, instance).await;
     }
 }

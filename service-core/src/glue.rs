@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::failure::Recovery;
-use crate::service::{BoxFuture, Build, Lifecycle, Literal, ServiceDescriptor};
+use crate::service::{BoxFuture, Build, Lifecycle, Literal, Service, ServiceDescriptor};
 
 mod fields;
 
@@ -33,14 +33,22 @@ macro_rules! __place {
 pub(crate) type Settings = fn() -> Option<&'static [&'static str]>;
 
 /// The descriptor of `S`.
-pub const fn descriptor<S: Lifecycle>(
-    id: &'static str,
+pub const fn descriptor<S: Service>(
     (module_path, file, line): Place,
     attributes: &'static [(&'static str, Literal)],
     build: Option<Build>,
     settings: Option<Settings>,
 ) -> ServiceDescriptor {
-    ServiceDescriptor { id, type_name: std::any::type_name::<S>, module_path, file, line, attributes, build, settings }
+    ServiceDescriptor {
+        id: S::ID,
+        type_name: std::any::type_name::<S>,
+        module_path,
+        file,
+        line,
+        attributes,
+        build,
+        settings,
+    }
 }
 
 /// What `configure` may return.
@@ -54,12 +62,14 @@ pub trait IntoInstance<S> {
     fn into_instance(self) -> Result<S>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<S: Lifecycle> IntoInstance<S> for S {
     fn into_instance(self) -> Result<S> {
         Ok(self)
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<S: Lifecycle, E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoInstance<S> for std::result::Result<S, E> {
     fn into_instance(self) -> Result<S> {
         self.map_err(Error::new)
@@ -67,8 +77,8 @@ impl<S: Lifecycle, E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoInsta
 }
 
 /// What `configure` returned, as the runtime keeps it.
-pub fn instance<S: Lifecycle, R: IntoInstance<S>>(configured: R) -> Result<Box<dyn Lifecycle>> {
-    Ok(Box::new(configured.into_instance()?))
+pub fn instance<S: Lifecycle>(configured: Result<S>) -> Result<Box<dyn Lifecycle>> {
+    Ok(Box::new(configured?))
 }
 
 /// What `on_failure` may return.
@@ -82,6 +92,7 @@ pub trait IntoRecovery {
     fn into_recovery(self) -> Recovery;
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoRecovery for Recovery {
     fn into_recovery(self) -> Recovery {
         self
@@ -99,12 +110,14 @@ pub trait IntoCleaned {
     fn into_cleaned(self) -> Result<()>;
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoCleaned for () {
     fn into_cleaned(self) -> Result<()> {
         Ok(())
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoCleaned for std::result::Result<(), E> {
     fn into_cleaned(self) -> Result<()> {
         self.map_err(Error::new)
@@ -118,21 +131,16 @@ impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoCleaned for std::re
     note = "derive it with `#[derive(Default)]`, or write `fn configure(cx: &Context) -> Self` in the impl",
     note = "or, if instances are only handed over ready-made, write `#[service(discover = false)]`"
 )]
-pub trait ByDefault: Sized {
-    /// The instance.
-    fn by_default() -> Self;
+pub trait ByDefault {
+    /// Builds one.
+    fn build(cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<S: Default> ByDefault for S {
-    fn by_default() -> Self {
-        S::default()
+impl<S: Lifecycle + Default> ByDefault for S {
+    fn build(_cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
+        Box::pin(async { instance(Ok(S::default())) })
     }
-}
-
-/// Builds by `Default`.
-pub fn default_instance<S: Lifecycle + ByDefault>(_cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
-    Box::pin(async { Ok(Box::new(S::by_default()) as Box<dyn Lifecycle>) })
 }
 
 /// Finds out whether a service has `Default`: its own constant comes before the trait's.
@@ -140,11 +148,13 @@ pub struct Probe<S>(std::marker::PhantomData<S>);
 
 impl<S: Lifecycle + Default> Probe<S> {
     /// Builds by `Default`.
-    pub const BUILD: Option<Build> = Some(default_instance::<S>);
+    pub const BUILD: Option<Build> = Some(S::build);
 }
 
 /// The answer of [`Probe`] for a type without `Default`.
 pub trait PerhapsDefault {
+    /// Uses the import of this trait, whichever answer counts.
+    const IN_USE: () = ();
     /// Cannot be built.
     const BUILD: Option<Build> = None;
 }
@@ -157,12 +167,14 @@ impl<S> PerhapsDefault for Probe<S> {}
     label = "does not implement `serde::Deserialize`",
     note = "derive it with `#[derive(serde::Deserialize)]`, on a type that owns what it holds"
 )]
-pub trait Config: DeserializeOwned {}
+pub trait Config: Sized {
+    /// The service's settings.
+    fn of(cx: &Context) -> Result<Self>;
+}
 
 #[diagnostic::do_not_recommend]
-impl<T: DeserializeOwned> Config for T {}
-
-/// The service's settings.
-pub fn config<T: Config>(cx: &Context) -> Result<T> {
-    cx.config()
+impl<T: DeserializeOwned> Config for T {
+    fn of(cx: &Context) -> Result<Self> {
+        cx.config()
+    }
 }

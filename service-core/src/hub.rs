@@ -25,6 +25,9 @@ pub(crate) struct Hub {
     pub(crate) seed: Option<u64>,
     /// Threads that are in blocking code of a service's.
     pub(crate) blocking: AtomicUsize,
+    /// The clock moves only where a test bed moves it.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test bed holds the clock"))]
+    pub(crate) clock_is_held: bool,
     pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     #[cfg(feature = "database")]
     pub(crate) database: Option<sea_orm::DatabaseConnection>,

@@ -70,24 +70,28 @@ pub trait IntoOutcome {
     fn into_outcome(self) -> Result<Outcome>;
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome for () {
     fn into_outcome(self) -> Result<Outcome> {
         Ok(Outcome::idle())
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoOutcome for Outcome {
     fn into_outcome(self) -> Result<Outcome> {
         Ok(self)
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoOutcome for std::result::Result<(), E> {
     fn into_outcome(self) -> Result<Outcome> {
         self.map(|()| Outcome::idle()).map_err(Error::new)
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoOutcome for std::result::Result<Outcome, E> {
     fn into_outcome(self) -> Result<Outcome> {
         self.map_err(Error::new)

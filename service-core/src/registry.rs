@@ -194,7 +194,10 @@ impl ServiceRegistry {
                 entry.id, taken.place, entry.place
             )));
         }
-        check_dependencies(entries.values().map(|known| &**known), &[&entry])?;
+        // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
+        if !entry.lock().options.depends_on.is_empty() {
+            check_dependencies(entries.values().map(|known| &**known), &[&entry])?;
+        }
         entries.insert(entry.id.clone(), entry.clone());
         drop(entries);
         entry.emit(|| ServiceEventKind::Registered);
@@ -219,26 +222,29 @@ impl ServiceRegistry {
         if handle.entry.is_current() {
             tokio::spawn(self.clone().forget(handle));
         } else {
-            self.clone().forget(handle).await;
+            self.waiting(self.clone().forget(handle)).await;
         }
         Ok(())
     }
 
     async fn forget(self, handle: ServiceHandle) {
-        handle.stop_by(StopBy::default()).await;
-        let removed = {
+        loop {
+            handle.stop_by(StopBy::default()).await;
             let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
             // It may have been forgotten, and its id registered anew, while this one waited.
-            match entries.get(handle.id()) {
-                Some(entry) if Arc::ptr_eq(entry, &handle.entry) => entries.remove(handle.id()),
-                _ => None,
+            if !entries.get(handle.id()).is_some_and(|entry| Arc::ptr_eq(entry, &handle.entry)) {
+                return;
             }
-        };
-        if let Some(entry) = removed {
-            entry.lock().forgotten = true;
-            entry.emit(|| ServiceEventKind::Unregistered);
-            entry.tell_settled();
+            let mut control = handle.entry.lock();
+            // Or started again: what is forgotten must not go on.
+            if !control.state().is_running() {
+                control.forgotten = true;
+                entries.remove(handle.id());
+                break;
+            }
         }
+        handle.entry.emit(|| ServiceEventKind::Unregistered);
+        handle.entry.tell_settled();
     }
 
     // ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -267,7 +273,7 @@ impl ServiceRegistry {
         }
         let deadline = Instant::now() + crate::handle::START_PATIENCE;
         for (handle, life) in started {
-            if let Err(error) = handle.started(life, deadline).await {
+            if let Err(error) = self.waiting(handle.started(life, deadline)).await {
                 error!(service.id = %handle.id(), "did not start: {error:#}");
             }
         }
@@ -383,7 +389,7 @@ impl ServiceRegistry {
             tokio::spawn(async move { registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await });
             return Ok(());
         }
-        self.stop_tiers(Some(self.inner.shutdown_timeout)).await;
+        self.waiting(self.stop_tiers(Some(self.inner.shutdown_timeout))).await;
         self.verdict()
     }
 
@@ -415,13 +421,22 @@ impl ServiceRegistry {
         });
     }
 
+    /// `work`, awaited by a caller outside; under test with a held clock, time moves meanwhile.
+    pub(crate) async fn waiting<T>(&self, work: impl Future<Output = T>) -> T {
+        #[cfg(feature = "testing")]
+        if self.inner.hub.clock_is_held {
+            return crate::testing::held::moving(self, work).await;
+        }
+        work.await
+    }
+
     /// `work` awaited; or, inside a service's own code, where that would wait for itself, on a task of its own.
     async fn detached_inside<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
         let work = work(self.clone());
         if inside_a_service() {
             tokio::spawn(work);
         } else {
-            work.await;
+            self.waiting(work).await;
         }
     }
 

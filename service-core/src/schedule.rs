@@ -26,12 +26,22 @@ impl Grid {
             // A run by hand before the first point.
             return self.slot;
         }
+        let next = later(self.slot, every);
+        if ended < next {
+            // The usual case, told by comparing alone.
+            return next;
+        }
         if ended.duration_since(started) >= every {
             self.slot = ended;
             return ended;
         }
         self.slot = latest_point(self.slot, every, started);
         later(self.slot, every)
+    }
+
+    /// The latest point at or before the last run's start; before the first run, the first point.
+    pub(crate) fn first(&self) -> Instant {
+        self.slot
     }
 
     /// The point that is due next where `every` has changed since the last run, which began at `started`.
@@ -45,10 +55,6 @@ impl Grid {
 
 /// The last of `slot`, `slot + every`, `slot + 2 * every` … that is not after `at`.
 fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
-    let next = later(slot, every);
-    if at < next {
-        return slot;
-    }
     let passed = at.duration_since(slot).as_nanos();
     let rest = passed % every.as_nanos().max(1);
     at - Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))

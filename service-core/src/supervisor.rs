@@ -4,6 +4,7 @@
 //! what handles want stands in [`Control`](crate::control::Control), which every wait looks at. What follows an
 //! outcome, and when, is decided by `policy` and `schedule`; user code is driven by [`Desk`].
 
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{Span, debug, error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
 use crate::control::Hold;
-use crate::desk::{Desk, Driven, Limit, Returned, clean_up_late, poll_at, spawn_blocking_run};
+use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::event::ServiceEventKind;
@@ -31,29 +32,31 @@ use crate::service::Lifecycle;
 use crate::state::ServiceState;
 
 /// Runs a service from `Starting` until it is stopped or failed for good.
-pub(crate) async fn supervise(cx: Context) {
+pub(crate) async fn supervise(mut cx: Context) {
     let mut guard = Unfinished(Some(cx.entry.clone()));
     let timer = pin!(tokio::time::sleep(Duration::ZERO));
     let options = cx.entry.lock().options.clone();
     let rng = cx.entry.hub.rng(&cx.entry.id);
     let now = Instant::now();
     let mut supervisor = Supervisor {
-        desk: Desk { cx, timer, armed: None, options, late: false },
+        desk: Desk { entry: cx.entry.clone(), timer, options, late: false },
+        cx: &mut cx,
         instance: Slot::Empty,
         up: false,
         next: Next::AtOnce,
         due: now,
         grid: Grid::new(now),
-        last: None,
-        budget: RestartBudget::default(),
+        budget: None,
         rng,
     };
     let ending = supervisor.live().await;
-    supervisor.end(ending).await;
+    Box::pin(supervisor.end(ending)).await;
     guard.0 = None;
 }
 
 struct Supervisor<'t> {
+    /// What runs see; apart from the desk, which drives them.
+    cx: &'t mut Context,
     desk: Desk<'t>,
     instance: Slot,
     /// The first instance has been built.
@@ -62,9 +65,8 @@ struct Supervisor<'t> {
     /// When `next` is due; not looked at for `AtOnce`.
     due: Instant,
     grid: Grid,
-    /// Start and end of the last run.
-    last: Option<(Instant, Instant)>,
-    budget: RestartBudget,
+    /// Made with the first restart.
+    budget: Option<Box<RestartBudget>>,
     rng: fastrand::Rng,
 }
 
@@ -110,27 +112,18 @@ enum Woken {
 
 /// What came of building.
 enum Built {
-    /// There is an instance.
-    Ready,
-    /// It is the first.
-    First,
-    Broken(Ran),
+    Done,
+    Broken(FailureKind, Error),
     Aborted,
 }
 
-/// How a run, or the building of an instance, went.
-struct Ran {
-    result: Result<Outcome, (FailureKind, Error)>,
-    /// Start and end; `None` where no instance could be built.
-    times: Option<(Instant, Instant)>,
-    /// A stop cut it short.
-    aborted: bool,
-    waiters: Vec<oneshot::Sender<RunReport>>,
-}
+/// Start and end of a run.
+type Times = (Instant, Instant);
 
+// Whatever happens seldom is boxed where it is awaited, so that a waiting service takes no memory for it.
 impl Supervisor<'_> {
     async fn live(&mut self) -> Ending {
-        if !self.desk.dependencies().await {
+        if !Box::pin(self.desk.dependencies(&self.cx.registry)).await {
             return Ending::Stopped;
         }
         loop {
@@ -138,20 +131,46 @@ impl Supervisor<'_> {
             if cue == Cue::Stop {
                 return Ending::Stopped;
             }
-            let ran = match self.build().await {
-                Built::Ready => self.run(cue).await,
-                Built::First => {
-                    self.come_up();
-                    continue;
+            if matches!(self.instance, Slot::Empty) {
+                match Box::pin(self.build()).await {
+                    Built::Done => {}
+                    Built::Broken(kind, error) => match Box::pin(self.fail(kind, error, None)).await {
+                        Some(ending) => return ending,
+                        None => continue,
+                    },
+                    Built::Aborted => return Ending::Stopped,
                 }
-                Built::Broken(ran) => Some(ran),
-                Built::Aborted => return Ending::Stopped,
+            }
+            if !self.up {
+                self.come_up();
+                continue;
+            }
+            if !self.begin(cue) {
+                continue;
+            }
+            let span = RunSpan::new(self.cx);
+            let Slot::Here(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
+            let driven = if instance.__shape().blocking_update {
+                Box::pin(self.drive_blocking(&span)).await
+            } else {
+                let mut update = instance.__update(self.cx);
+                let driven = self.desk.drive(update.as_mut(), &span, Limit::Run).await;
+                match span.in_scope(|| self.cx.entry.as_current(|| caught::quietly(|| drop(update)))) {
+                    Caught::Panicked(message) => Driven::Panicked(message),
+                    Caught::Returned(()) => driven,
+                }
             };
-            // `None`: a stop or a pause came in between.
-            if let Some(ran) = ran
-                && let Some(ending) = self.follow(ran).await
-            {
+            if let Driven::Done(Ok(outcome)) = driven {
+                self.succeed(outcome);
+            } else if let Some(ending) = Box::pin(self.follow_failure(driven)).await {
                 return ending;
+            }
+            #[cfg(feature = "database")]
+            if self.cx.entry.in_debt().is_some() {
+                Box::pin(self.pay_debts(None)).await;
+            }
+            if self.cx.entry.lock().renew {
+                Box::pin(self.renew()).await;
             }
         }
     }
@@ -173,16 +192,15 @@ impl Supervisor<'_> {
                         self.plan_wall(Some(wall));
                     }
                 }
-                Woken::LatePanic => self.end_instance().await,
+                Woken::LatePanic => Box::pin(self.end_instance()).await,
             }
         }
     }
 
-    async fn woken(&mut self) -> Woken {
+    fn woken(&mut self) -> impl Future<Output = Woken> {
         let Self { desk, instance, next, due, .. } = self;
-        let Desk { cx, timer, armed, options, .. } = desk;
-        let entry = &cx.entry;
-        std::future::poll_fn(|task| {
+        let Desk { entry, timer, options, .. } = desk;
+        std::future::poll_fn(move |task| {
             let mut control = entry.lock();
             control.listen(task.waker());
             if control.stop.is_some() {
@@ -215,13 +233,12 @@ impl Supervisor<'_> {
             if *next == Next::AtOnce {
                 return Poll::Ready(Woken::Go(Cue::Due));
             }
-            match (poll_at(timer, armed, *due, task), *next) {
+            match (poll_at(timer, *due, task), *next) {
                 (Poll::Pending, _) => Poll::Pending,
                 (_, Next::Wall(wall)) if entry.hub.clock.wall_now() < wall => Poll::Ready(Woken::WallNotThere),
                 _ => Poll::Ready(Woken::Go(Cue::Due)),
             }
         })
-        .await
     }
 
     /// The first instance is there: the service is up, and its schedule begins.
@@ -233,12 +250,12 @@ impl Supervisor<'_> {
         self.grid = Grid::new(first);
         match &options.schedule {
             Schedule::Cron(cron) => {
-                self.plan_wall(crate::cron::next(cron, self.desk.entry().hub.clock.wall(first)));
+                self.plan_wall(crate::cron::next(cron, self.cx.entry.hub.clock.wall(first)));
             }
             _ if options.initial_delay.is_zero() => self.next = Next::AtOnce,
             _ => self.plan_at(first),
         }
-        let entry = self.desk.entry();
+        let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.settled = true;
         control.retrying = false;
@@ -261,7 +278,7 @@ impl Supervisor<'_> {
             Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
             Schedule::Delay(wait) => later(ended, *wait),
             Schedule::Cron(cron) => {
-                let wall = crate::cron::next(cron, self.desk.entry().hub.clock.wall_now());
+                let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
                 return self.plan_wall(wall);
             }
         };
@@ -278,17 +295,20 @@ impl Supervisor<'_> {
         }
         match &self.desk.options.schedule {
             Schedule::Interval(every) => {
-                let due = self.grid.next(*every, self.last.map(|(started, _)| started));
+                let started = self.cx.entry.lock().stats.last_started;
+                let due = self.grid.next(*every, started);
                 self.plan_at(due);
             }
             Schedule::Delay(wait) => {
-                if let Some((_, ended)) = self.last {
+                let ended = self.cx.entry.lock().stats.last_ended();
+                // Not in the initial delay, which no run of this life has ended yet.
+                if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
                 }
             }
             Schedule::Cron(cron) => {
-                let wall = crate::cron::next(cron, self.desk.entry().hub.clock.wall_now());
+                let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
                 self.plan_wall(wall);
             }
         }
@@ -296,10 +316,12 @@ impl Supervisor<'_> {
 
     /// The next regular run is due at this moment and up to `jitter` later.
     fn plan_at(&mut self, due: Instant) {
-        let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-        let jitter = if most == 0 { 0 } else { self.rng.u64(0..=most) };
         self.next = Next::Regular;
-        self.due = later(due, Duration::from_nanos(jitter));
+        self.due = due;
+        if !self.desk.options.jitter.is_zero() {
+            let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
+            self.due = later(due, Duration::from_nanos(self.rng.u64(0..=most)));
+        }
     }
 
     /// Waits for a moment of the wall clock, looking at it once a minute: it may be set, and the machine suspended.
@@ -308,7 +330,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         (self.next, self.due) = match wall {
             Some(wall) => {
-                let ahead = wall.duration_since(self.desk.entry().hub.clock.wall_now()).unwrap_or_default();
+                let ahead = wall.duration_since(self.cx.entry.hub.clock.wall_now()).unwrap_or_default();
                 (Next::Wall(wall), later(now, ahead.min(LOOK)))
             }
             None => (Next::Regular, later(now, Duration::MAX)),
@@ -317,100 +339,58 @@ impl Supervisor<'_> {
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
 
-    /// Builds an instance where there is none.
+    /// Builds an instance.
     async fn build(&mut self) -> Built {
-        if matches!(self.instance, Slot::Empty) {
-            let mut building = {
-                let cx = &self.desk.cx;
-                cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
-            };
-            let driven = self.desk.drive(building.as_mut(), &Span::none(), Limit::None).await;
-            let _ = caught::quietly(|| drop(building));
-            let (kind, error) = match driven {
-                Driven::Done(Ok(instance)) => {
-                    self.instance = Slot::Here(instance);
-                    self.desk.entry().emit(|| ServiceEventKind::InstanceBuilt);
-                    return if self.up { Built::Ready } else { Built::First };
-                }
-                Driven::Done(Err(error)) => (FailureKind::Error, error),
-                Driven::Panicked(message) => {
-                    (FailureKind::Panic, Error::msg(format!("building the instance panicked: {message}")))
-                }
-                Driven::TimedOut | Driven::Aborted => {
-                    warn!(service.id = %self.desk.entry().id, "`configure` outlasted the stop and was aborted");
-                    self.desk.entry().emit(|| ServiceEventKind::Aborted);
-                    return Built::Aborted;
-                }
-            };
-            let waiters = {
-                let mut control = self.desk.entry().lock();
-                control.run_wanted = false;
-                std::mem::take(&mut control.waiters)
-            };
-            return Built::Broken(Ran { result: Err((kind, error)), times: None, aborted: false, waiters });
+        let mut building = {
+            let cx = &*self.cx;
+            cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
+        };
+        let driven = self.desk.drive(building.as_mut(), &RunSpan::NONE, Limit::Stop).await;
+        let _ = caught::quietly(|| drop(building));
+        match driven {
+            Driven::Done(Ok(instance)) => {
+                self.instance = Slot::Here(instance);
+                self.cx.entry.emit(|| ServiceEventKind::InstanceBuilt);
+                Built::Done
+            }
+            Driven::Done(Err(error)) => Built::Broken(FailureKind::Error, error),
+            Driven::Panicked(message) => {
+                Built::Broken(FailureKind::Panic, Error::msg(format!("building the instance panicked: {message}")))
+            }
+            Driven::TimedOut | Driven::Aborted => {
+                warn!(service.id = %self.cx.entry.id, "`configure` outlasted the stop and was aborted");
+                self.cx.entry.emit(|| ServiceEventKind::Aborted);
+                Built::Aborted
+            }
         }
-        Built::Ready
     }
 
-    /// One run, or `None` where a stop or a pause came first.
-    async fn run(&mut self, cue: Cue) -> Option<Ran> {
+    /// A run begins; or does not, where a stop or a pause came first.
+    fn begin(&mut self, cue: Cue) -> bool {
         let started = Instant::now();
-        let entry = self.desk.entry().clone();
-        let (run, waiters) = {
+        let entry = &self.cx.entry;
+        let run = {
             let mut control = entry.lock();
             if control.stop.is_some() || (control.paused && cue == Cue::Due && !control.run_wanted) {
-                return None;
+                return false;
             }
             if control.state() == ServiceState::BackingOff {
                 entry.enter(&mut control, ServiceState::Running);
             }
             control.begin_run(started)
         };
+        self.cx.run = run;
         entry.emit(|| ServiceEventKind::RunStarted { run });
-        self.desk.cx.run = run;
-        let span = tracing::info_span!("service_run", service.id = %entry.id, service.run = run);
-        let driven = self.drive_update(&span, started).await;
-        let ended = Instant::now();
-        self.last = Some((started, ended));
-        let aborted = matches!(driven, Driven::Aborted);
-        let result = match driven {
-            Driven::Done(Ok(outcome)) => Ok(outcome),
-            Driven::Done(Err(error)) => Err((FailureKind::Error, error)),
-            Driven::Panicked(message) => Err((FailureKind::Panic, Error::msg(format!("panicked: {message}")))),
-            Driven::TimedOut => {
-                let timeout = plain(self.desk.options.timeout.unwrap_or_default());
-                Err((FailureKind::Timeout, Error::msg(format!("ran longer than its timeout of {timeout}"))))
-            }
-            Driven::Aborted => {
-                let after = plain(ended - started);
-                Err((FailureKind::Timeout, Error::msg(format!("aborted by the stop, {after} after its start"))))
-            }
-        };
-        Some(Ran { result, times: Some((started, ended)), aborted, waiters })
+        true
     }
 
-    /// Drives `update` to its end, wherever it runs, and puts the instance back.
-    async fn drive_update(&mut self, span: &Span, started: Instant) -> Driven<Result<Outcome>> {
-        let limit = match self.desk.options.timeout {
-            Some(timeout) => Limit::At(later(started, timeout)),
-            None => Limit::None,
-        };
-        let Slot::Here(mut instance) = std::mem::replace(&mut self.instance, Slot::Empty) else {
+    /// Drives `update` on the blocking pool.
+    async fn drive_blocking(&mut self, span: &RunSpan) -> Driven<Result<Outcome>> {
+        let Slot::Here(instance) = std::mem::replace(&mut self.instance, Slot::Empty) else {
             unreachable!("a run begins with an instance");
         };
-        let cx = self.desk.cx.clone();
-        if !instance.__shape().blocking_update {
-            let mut update = instance.__update(&cx);
-            let driven = self.desk.drive(update.as_mut(), span, limit).await;
-            let dropped = span.in_scope(|| cx.entry.as_current(|| caught::quietly(|| drop(update))));
-            self.instance = Slot::Here(instance);
-            return match dropped {
-                Caught::Panicked(message) => Driven::Panicked(message),
-                Caught::Returned(()) => driven,
-            };
-        }
-        let mut on_pool = spawn_blocking_run(instance, cx, span.clone());
-        match self.desk.drive(pin!(&mut on_pool), span, limit).await {
+        let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), span.clone());
+        match self.desk.drive(pin!(&mut on_pool), &RunSpan::NONE, Limit::Run).await {
             Driven::Done(Ok((instance, caught))) => {
                 self.instance = Slot::Here(instance);
                 match caught {
@@ -421,7 +401,7 @@ impl Supervisor<'_> {
             Driven::Done(Err(join)) => Driven::Panicked(join.to_string()),
             Driven::Panicked(message) => Driven::Panicked(message),
             cut @ (Driven::TimedOut | Driven::Aborted) => {
-                self.desk.entry().lock().hold = Some(Hold::Blocked);
+                self.cx.entry.lock().hold = Some(Hold::Blocked);
                 self.instance = Slot::Away(on_pool);
                 if matches!(cut, Driven::TimedOut) { Driven::TimedOut } else { Driven::Aborted }
             }
@@ -430,64 +410,89 @@ impl Supervisor<'_> {
 
     // ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Counts, logs and plans after a run.
-    async fn follow(&mut self, ran: Ran) -> Option<Ending> {
-        let Ran { result, times, aborted, waiters } = ran;
-        {
-            // What the run itself has set counts from here on; a wait in hand would look by itself.
-            let control = self.desk.cx.entry.lock();
+    fn succeed(&mut self, outcome: Outcome) {
+        let ended = Instant::now();
+        let (entry, run) = (&self.cx.entry, self.cx.run);
+        let (started, duration, waiters) = {
+            let mut control = entry.lock();
+            // What the run itself has set counts from here on.
             if control.changed {
                 self.desk.options.clone_from(&control.options);
             }
-        }
-        let (report, ending) = match result {
-            Ok(outcome) => (self.follow_success(outcome, times), None),
-            Err((kind, error)) if aborted => (self.follow_abort(kind, error, times), Some(Ending::Stopped)),
-            Err((kind, error)) => self.follow_failure(kind, error, times).await,
+            control.end_run_well(outcome, ended)
         };
-        for waiter in waiters {
-            // Whoever asked may have stopped waiting.
-            let _ = waiter.send(report.clone());
-        }
-        if ending.is_none() {
-            self.renew_if_asked().await;
-        }
-        ending
-    }
-
-    fn follow_success(&mut self, outcome: Outcome, times: Option<(Instant, Instant)>) -> RunReport {
-        let (started, ended) = times.unwrap_or((self.due, self.due));
-        let duration = ended - started;
-        let entry = self.desk.entry();
-        entry.lock().end_run_well(outcome, duration);
-        let run = self.desk.cx.run;
         let Outcome { processed, failed, again } = outcome;
         entry.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %entry.id, service.run = run, processed, failed, ?duration, "run finished");
+        if let Some(waiters) = waiters {
+            report(*waiters, &RunReport { outcome, error: None, duration });
+        }
         self.plan_regular(started, ended);
         if again {
             self.next = Next::AtOnce;
         }
-        RunReport { outcome, error: None, duration }
     }
 
-    fn follow_abort(&mut self, kind: FailureKind, error: Error, times: Option<(Instant, Instant)>) -> RunReport {
-        let entry = self.desk.entry();
-        warn!(service.id = %entry.id, service.run = self.desk.cx.run, "the run outlasted the stop: {error:#}");
+    /// Tells how a run failed from how it ended.
+    async fn follow_failure(&mut self, driven: Driven<Result<Outcome>>) -> Option<Ending> {
+        let ended = Instant::now();
+        let times = (self.cx.entry.lock().stats.last_started.unwrap_or(ended), ended);
+        let (kind, error) = match driven {
+            Driven::Done(Ok(_)) => return None,
+            Driven::Done(Err(error)) => (FailureKind::Error, error),
+            Driven::Panicked(message) => (FailureKind::Panic, Error::msg(format!("panicked: {message}"))),
+            Driven::TimedOut => {
+                let timeout = plain(self.desk.options.timeout.unwrap_or_default());
+                (FailureKind::Timeout, Error::msg(format!("ran longer than its timeout of {timeout}")))
+            }
+            Driven::Aborted => {
+                self.follow_abort(times).await;
+                return Some(Ending::Stopped);
+            }
+        };
+        self.fail(kind, error, Some(times)).await
+    }
+
+    /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
+    async fn follow_abort(&mut self, times: Times) {
+        let after = plain(times.1 - times.0);
+        let error = Error::msg(format!("aborted by the stop, {after} after its start"));
+        #[cfg(feature = "database")]
+        self.pay_debts(Some(&error)).await;
+        let entry = &self.cx.entry;
+        warn!(service.id = %entry.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
         entry.emit(|| ServiceEventKind::Aborted);
         let failures = entry.lock().failures;
-        let failure = policy::failure(&self.desk.options, failures, kind, error);
-        self.count(&failure, Recovery::Stop, times)
+        let failure = policy::failure(&self.desk.options, failures, FailureKind::Timeout, error);
+        self.count(&failure, Recovery::Stop, Some(times));
     }
 
-    async fn follow_failure(
-        &mut self,
-        kind: FailureKind,
-        error: Error,
-        times: Option<(Instant, Instant)>,
-    ) -> (RunReport, Option<Ending>) {
-        let entry = self.desk.entry().clone();
-        let before = entry.lock().failures;
+    /// Settles in the database what the run that just ended left open, for as long as a stop would wait.
+    #[cfg(feature = "database")]
+    async fn pay_debts(&mut self, error: Option<&Error>) {
+        let entry = self.cx.entry.clone();
+        let Some(access) = entry.in_debt() else { return };
+        let why = error.map(|error| format!("{error:#}"));
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        if let Driven::Done(Err(error)) =
+            self.desk.drive(pin!(access.run_ended(why.as_deref())), &RunSpan::NONE, limit).await
+        {
+            warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
+        }
+    }
+
+    /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
+    async fn fail(&mut self, kind: FailureKind, error: Error, times: Option<Times>) -> Option<Ending> {
+        let entry = self.cx.entry.clone();
+        let before = {
+            let control = entry.lock();
+            if control.changed {
+                self.desk.options.clone_from(&control.options);
+            }
+            control.failures
+        };
+        #[cfg(feature = "database")]
+        self.pay_debts(Some(&error)).await;
         let failure = policy::failure(&self.desk.options, before, kind, error);
         let (recovery, broken) = self.ask(&failure);
         let mut verdict = policy::judge(&failure, recovery);
@@ -495,12 +500,14 @@ impl Supervisor<'_> {
         if irreplaceable && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
             verdict = Verdict::Fail;
         }
-        let report = self.count(&failure, recovery, times);
-        log_failure(&entry, self.desk.cx.run, &failure, verdict);
-        if broken {
+        log_failure(&entry, self.cx.run, &failure, verdict);
+        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
+        self.count(&failure, decided, times);
+        // Where the service ends as well, the instance ends with it.
+        if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
             self.end_instance().await;
         }
-        let ending = match verdict {
+        match verdict {
             Verdict::Regular => {
                 {
                     let mut control = entry.lock();
@@ -524,33 +531,29 @@ impl Supervisor<'_> {
             // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
             Verdict::Fail if entry.lock().is_renewed() => None,
             Verdict::Fail => self.restart().await,
-        };
-        (report, ending)
+        }
     }
 
     /// Writes a failure down. `Ignore` leaves the count as it was.
-    fn count(&self, failure: &Failure, recovery: Recovery, times: Option<(Instant, Instant)>) -> RunReport {
+    fn count(&self, failure: &Failure, recovery: Recovery, times: Option<Times>) {
         let duration = times.map(|(started, ended)| ended - started);
-        let entry = self.desk.entry();
-        {
+        let entry = &self.cx.entry;
+        let waiters = {
             let mut control = entry.lock();
             if recovery != Recovery::Ignore {
                 control.failures = failure.count;
             }
-            control.end_run_badly(&failure.error, duration);
-        }
+            control.end_run_badly(&failure.error, duration)
+        };
         entry.emit(|| ServiceEventKind::RunFailed {
-            run: self.desk.cx.run,
+            run: self.cx.run,
             failure: failure.kind,
             error: format!("{:#}", failure.error),
             count: failure.count,
             recovery,
         });
-        RunReport {
-            outcome: Outcome::idle(),
-            error: Some(failure.error.clone()),
-            duration: duration.unwrap_or_default(),
-        }
+        let duration = duration.unwrap_or_default();
+        report(waiters, &RunReport { outcome: Outcome::idle(), error: Some(failure.error.clone()), duration });
     }
 
     /// Asks the instance's `on_failure`, and says whether the instance is broken.
@@ -558,7 +561,7 @@ impl Supervisor<'_> {
         let Slot::Here(instance) = &mut self.instance else {
             return (failure.recovery(), false);
         };
-        let entry = &self.desk.cx.entry;
+        let entry = &self.cx.entry;
         let panicked = failure.kind() == FailureKind::Panic;
         match caught::quietly(|| entry.as_current(|| instance.__on_failure(failure))) {
             Caught::Returned(recovery) => (recovery, panicked),
@@ -571,12 +574,13 @@ impl Supervisor<'_> {
 
     /// After a failure for good: a fresh instance later, while the budget lasts.
     async fn restart(&mut self) -> Option<Ending> {
-        let entry = self.desk.entry().clone();
+        let entry = self.cx.entry.clone();
         if entry.lock().stop.is_some() {
             return Some(Ending::Stopped);
         }
         let restart = self.desk.options.restart.filter(|_| !entry.factory.is_ready_made());
-        let Some(wait) = restart.and_then(|restart| self.budget.grant(restart, Instant::now())) else {
+        let Some(wait) = restart.and_then(|restart| self.budget.get_or_insert_default().grant(restart, Instant::now()))
+        else {
             return Some(Ending::Failed);
         };
         self.end_instance().await;
@@ -597,7 +601,7 @@ impl Supervisor<'_> {
     fn back_off(&mut self, wait: Duration) {
         self.next = Next::Retry;
         self.due = later(Instant::now(), wait);
-        let entry = self.desk.entry();
+        let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.retrying = true;
         control.settled = true;
@@ -608,11 +612,9 @@ impl Supervisor<'_> {
     }
 
     /// A `reset` from within the run asked for a fresh instance.
-    async fn renew_if_asked(&mut self) {
-        let entry = self.desk.entry().clone();
-        if !std::mem::take(&mut entry.lock().renew) {
-            return;
-        }
+    async fn renew(&mut self) {
+        let entry = self.cx.entry.clone();
+        entry.lock().renew = false;
         self.end_instance().await;
         self.next = Next::AtOnce;
         let mut control = entry.lock();
@@ -626,7 +628,7 @@ impl Supervisor<'_> {
     // ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async fn end(mut self, ending: Ending) {
-        let entry = self.desk.entry().clone();
+        let entry = self.cx.entry.clone();
         {
             let mut control = entry.lock();
             control.ending = true;
@@ -638,7 +640,7 @@ impl Supervisor<'_> {
         self.end_instance().await;
         let mut control = entry.lock();
         // Whoever still waits for a run is told by the dropped sender.
-        control.waiters.clear();
+        control.forget_waiters();
         control.run_wanted = false;
         control.paused = false;
         control.hold = None;
@@ -649,7 +651,7 @@ impl Supervisor<'_> {
         if last == ServiceState::Stopped {
             info!(service.id = %entry.id, "stopped");
         } else if self.desk.options.critical {
-            self.desk.cx.registry.critical_failure(&entry.id);
+            self.cx.registry.critical_failure(&entry.id);
         }
     }
 
@@ -657,16 +659,16 @@ impl Supervisor<'_> {
     async fn end_instance(&mut self) {
         match std::mem::replace(&mut self.instance, Slot::Empty) {
             Slot::Empty => {}
-            Slot::Here(instance) => self.desk.clean_up(instance).await,
+            Slot::Here(instance) => self.desk.clean_up(self.cx, instance).await,
             Slot::Away(mut run) => {
                 let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-                match self.desk.drive(pin!(&mut run), &Span::none(), limit).await {
-                    Driven::Done(Ok((instance, _))) => self.desk.clean_up(instance).await,
+                match self.desk.drive(pin!(&mut run), &RunSpan::NONE, limit).await {
+                    Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance).await,
                     Driven::Done(Err(_)) | Driven::Panicked(_) => {}
                     Driven::TimedOut | Driven::Aborted => {
-                        let id = &self.desk.entry().id;
+                        let id = &self.cx.entry.id;
                         warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
-                        tokio::spawn(clean_up_late(run, self.desk.cx.clone()));
+                        tokio::spawn(clean_up_late(run, Context::clone(self.cx)));
                     }
                 }
             }
@@ -683,6 +685,13 @@ fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) 
             (Slot::Here(instance), true)
         }
         Err(_) => (Slot::Empty, false),
+    }
+}
+
+fn report(waiters: Vec<oneshot::Sender<RunReport>>, report: &RunReport) {
+    for waiter in waiters {
+        // Whoever asked may have stopped waiting.
+        let _ = waiter.send(report.clone());
     }
 }
 
@@ -710,7 +719,7 @@ impl Drop for Unfinished {
         let Some(entry) = self.0.take() else { return };
         let mut control = entry.lock();
         control.ending = true;
-        control.waiters.clear();
+        control.forget_waiters();
         control.settled = true;
         let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
         entry.enter(&mut control, last);

@@ -1,2 +1,83 @@
-//! The weather station.
-fn main() {}
+//! A weather station's back office: files of observations come in, figures and mails go out.
+//!
+//! Start reading at [`importer`], then [`data_processor`] and [`email_sender`]: each is a service. What they do is in
+//! plain modules beside them (`import`, `figures`, `mail`), which know nothing of services.
+
+#![allow(unreachable_pub, reason = "a program has no outside: `pub` means for its other modules")]
+
+mod args;
+mod bundled;
+mod cleanup_service;
+mod data_processor;
+mod database;
+mod email_sender;
+mod figures;
+mod import;
+mod importer;
+mod inbox;
+mod line;
+mod logging;
+mod mail;
+mod once;
+mod tables;
+
+use std::process::ExitCode;
+
+use service_core::{Literal, prelude::*};
+use tracing::error;
+
+use args::Command;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = match args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(why) => {
+            eprintln!("station: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    match args.command {
+        Command::Help => print!("{}", args::HELP),
+        Command::List => list(),
+        command @ (Command::Run | Command::Once) => {
+            logging::start(args.json);
+            if let Err(why) = work(command).await {
+                error!("{why:#}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn list() {
+    for service in ServiceRegistry::discovered() {
+        let options: Vec<_> =
+            service.attributes().iter().map(|(key, value)| format!("{key} = {}", shown(value))).collect();
+        println!("{:<16} {}  ({}:{})", service.id(), options.join(", "), service.file(), service.line());
+    }
+}
+
+/// An attribute's value as it was written.
+fn shown(value: &Literal) -> String {
+    match value {
+        Literal::Int(value) => value.to_string(),
+        Literal::Float(value) => value.to_string(),
+        Literal::Bool(value) => value.to_string(),
+        Literal::Str(value) => format!("{value:?}"),
+        Literal::List(ids) => format!("{ids:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
+async fn work(command: Command) -> Result<()> {
+    let db = database::open().await?;
+    let builder = ServiceRegistry::builder().database(db.clone());
+    if command == Command::Run {
+        return builder.start_all().await?.until_shutdown().await;
+    }
+    let services = builder.start_all().await?;
+    let worked = once::work_off(&services, &db).await;
+    services.shutdown().await.and(worked)
+}

@@ -79,6 +79,12 @@ impl Args {
     }
 }
 
+impl Args {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arg> {
+        self.0.iter()
+    }
+}
+
 impl IntoIterator for Args {
     type Item = Arg;
     type IntoIter = std::vec::IntoIter<Arg>;

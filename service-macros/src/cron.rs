@@ -55,7 +55,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         }
     };
     for (part, field) in parts.iter().zip(fields) {
-        field.check(part).map_err(|problem| format!("{problem} in its {} field, `{part}`", field.name))?;
+        field.check(part).map_err(|problem| format!("'s {} field `{part}` {problem}", field.name))?;
     }
     never(&parts[parts.len() - 3..])
 }
@@ -167,7 +167,10 @@ impl Field {
         if let Some(at) = self.names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
             return Ok(self.first + u32::try_from(at).unwrap_or(0));
         }
-        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        if text.is_empty() {
+            return Err("has a `-` with nothing on one side".to_owned());
+        }
+        if !text.bytes().all(|b| b.is_ascii_digit()) {
             return Err(match self.names {
                 [] => format!("has `{text}`, which is no number"),
                 names => format!("has `{text}`, which is neither a number nor one of {}", names.join(", ")),
@@ -235,8 +238,8 @@ mod tests {
             ("", "is empty"),
             ("* * * *", "has 4 fields"),
             ("1 2 3 4 5 6 7", "has 7 fields"),
-            ("60 * * * *", "60, which is not within 0 to 59 in its minute field"),
-            ("* 24 * * *", "0 to 23 in its hour field"),
+            ("60 * * * *", "'s minute field `60` has 60, which is not within 0 to 59"),
+            ("* 24 * * *", "'s hour field `24`"),
             ("* * 0 * *", "1 to 31"),
             ("* * * 13 *", "1 to 12"),
             ("* * * * 8", "0 to 7"),
@@ -252,6 +255,7 @@ mod tests {
             ("0 0 31 4,6 *", "never comes"),
             ("@dayly", "is none of"),
             ("a * * * *", "no number"),
+            ("-5 * * * *", "nothing on one side"),
         ] {
             let error = check(bad).unwrap_err();
             assert!(error.contains(word), "{bad}: {error}");

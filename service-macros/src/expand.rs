@@ -4,51 +4,31 @@
 //! what a method takes and returns, whether its future is `Send`) bears the span of the user's own word, so that the
 //! error is shown there; everything else bears the attribute's.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use crate::args::Dependency;
+use crate::forward;
 use crate::model::{Lifecycle, Literal, Model, Subject};
 
 /// The traits' impls, the descriptor and its place on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {
-    let runtime = &model.runtime;
+    let type_ = function_type(model);
+    let no_update = no_update_left(model);
     let lifecycle = lifecycle(model);
-    let cfg = cfg(model.cfg.as_ref());
-    let ty = self_type(model);
-    let header = header(model, quote!(Service));
-    let id = &model.id;
     let attributes = model.attributes.iter().map(|(key, value)| {
-        let value = literal(value, runtime);
+        let value = literal(model, value);
         quote!((#key, #value))
     });
-    let build = build(model);
-    let settings = settings(model);
-    let discovered = model.discover.then(|| {
-        quote! {
-            #cfg
-            #runtime::__private::inventory::submit! {
-                #runtime::__private::Discovered(<#ty as #runtime::__private::Service>::DESCRIPTOR)
-            }
-        }
-    });
+    let service = descriptor(model, &quote!(&[#(#attributes),*]), &build(model), &settings(model));
+    let discovered = discovered(model);
     let hints = hints(model);
-    let type_ = function_type(model);
     quote! {
         #type_
+        #no_update
         #lifecycle
-        #cfg
-        #header {
-            const ID: &'static str = #id;
-            const DESCRIPTOR: &'static #runtime::__private::ServiceDescriptor = &#runtime::__private::descriptor::<Self>(
-                #id,
-                #runtime::__private::place!(),
-                &[#(#attributes),*],
-                #build,
-                #settings,
-            );
-        }
+        #service
         #discovered
         #hints
     }
@@ -56,31 +36,51 @@ pub(crate) fn service(model: &Model) -> TokenStream {
 
 /// After a mistake: just enough for the type to be a service, so that its uses elsewhere are not mistakes, too.
 pub(crate) fn fallback(model: &Model) -> TokenStream {
-    let runtime = &model.runtime;
-    let cfg = cfg(model.cfg.as_ref());
     let type_ = function_type(model);
-    let (lifecycle, service) = (header(model, quote!(Lifecycle)), header(model, quote!(Service)));
-    let id = &model.id;
+    let private = private(model, Span::call_site());
+    let shape = quote! {
+        fn __shape(&self) -> #private::Shape {
+            #private::Shape::NONE
+        }
+    };
+    let lifecycle = implementation(model, "Lifecycle", &shape);
+    let service = descriptor(model, &quote!(&[]), &quote!(#private::None), &quote!(#private::None));
     quote! {
         #type_
-        #cfg
-        #lifecycle {
-            fn __shape(&self) -> #runtime::__private::Shape {
-                #runtime::__private::Shape::NONE
+        #lifecycle
+        #service
+    }
+}
+
+/// `impl Service`.
+fn descriptor(model: &Model, attributes: &TokenStream, build: &TokenStream, settings: &TokenStream) -> TokenStream {
+    let private = private(model, Span::call_site());
+    let id = &model.id;
+    let body = quote! {
+        const ID: &'static str = #id;
+        const DESCRIPTOR: &'static #private::ServiceDescriptor = &#private::descriptor::<Self>(
+            #private::place!(),
+            #attributes,
+            #build,
+            #settings,
+        );
+    };
+    implementation(model, "Service", &body)
+}
+
+/// The descriptor, on the list that the linker collects.
+fn discovered(model: &Model) -> Option<TokenStream> {
+    let private = private(model, Span::call_site());
+    let cfg = cfg(model.cfg.as_ref());
+    let ty = self_type(model);
+    model.discover.then(|| {
+        quote! {
+            #cfg
+            #private::inventory::submit! {
+                #private::Discovered(<#ty as #private::Service>::DESCRIPTOR)
             }
         }
-        #cfg
-        #service {
-            const ID: &'static str = #id;
-            const DESCRIPTOR: &'static #runtime::__private::ServiceDescriptor = &#runtime::__private::descriptor::<Self>(
-                #id,
-                #runtime::__private::place!(),
-                &[],
-                #runtime::__private::None,
-                #runtime::__private::None,
-            );
-        }
-    }
+    })
 }
 
 fn cfg(condition: Option<&TokenStream>) -> Option<TokenStream> {
@@ -94,18 +94,21 @@ fn self_type(model: &Model) -> TokenStream {
     }
 }
 
-/// `impl Trait for Type`, as if the user had written it.
-fn header(model: &Model, trait_: TokenStream) -> TokenStream {
-    let runtime = &model.runtime;
+/// `impl Trait for Type { … }`, as if the user had written it.
+fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStream {
+    let cfg = cfg(model.cfg.as_ref());
     let ty = self_type(model);
     let at = match &model.subject {
         Subject::Impl { at, .. } => *at,
         Subject::Function { ident, .. } => ident.span(),
     };
-    let impl_ = quote_spanned!(at=> impl);
+    let private = private(model, at);
+    let trait_ = Ident::new(trait_, at);
+    let implementation = quote_spanned!(at=> impl #private::#trait_ for #ty { #body });
     quote! {
+        #cfg
         #[automatically_derived]
-        #impl_ #runtime::__private::#trait_ for #ty
+        #implementation
     }
 }
 
@@ -114,21 +117,24 @@ fn function_type(model: &Model) -> Option<TokenStream> {
     let Subject::Function { vis, ident, docs } = &model.subject else { return None };
     let cfg = cfg(model.cfg.as_ref());
     let doc = docs.is_empty().then(|| {
-        let doc = format!("The service that [`{ident}()`] is.");
+        let doc = format!(" The service that [`{ident}()`] is.");
         quote!(#[doc = #doc])
     });
+    // Found where the user wrote it, but of the macro's making, so that its lower-case name is no warning.
+    let mut ident = ident.clone();
+    ident.set_span(Span::call_site().located_at(ident.span()));
     Some(quote! {
         #cfg
         #(#docs)*
         #doc
-        #[allow(non_camel_case_types)]
-        #[derive(Debug, Default)]
+        #[derive(::core::fmt::Debug, ::core::default::Default)]
         #vis struct #ident {}
     })
 }
 
-fn literal(value: &Literal, runtime: &TokenStream) -> TokenStream {
-    let literal = quote!(#runtime::__private::Literal);
+fn literal(model: &Model, value: &Literal) -> TokenStream {
+    let private = private(model, Span::call_site());
+    let literal = quote!(#private::Literal);
     match value {
         Literal::Int(int) => quote!(#literal::Int(#int)),
         Literal::Float(float) => quote!(#literal::Float(#float)),
@@ -137,7 +143,10 @@ fn literal(value: &Literal, runtime: &TokenStream) -> TokenStream {
         Literal::Services(services) => {
             let ids = services.iter().map(|service| match service {
                 Dependency::Id(id, _) => id.to_token_stream(),
-                Dependency::Type(ty) => quote!(<#ty as #runtime::__private::Service>::ID),
+                Dependency::Type(ty) => {
+                    let private = self::private(model, ty.span());
+                    quote_spanned!(ty.span()=> <#ty as #private::Service>::ID)
+                }
             });
             quote!(#literal::List(&[#(#ids),*]))
         }
@@ -146,23 +155,11 @@ fn literal(value: &Literal, runtime: &TokenStream) -> TokenStream {
 
 /// `impl Lifecycle`: forwarders to the user's methods, under names that are not in their way.
 fn lifecycle(model: &Model) -> TokenStream {
-    let cfg = cfg(model.cfg.as_ref());
-    let header = header(model, quote!(Lifecycle));
     let shape = shape(model);
-    let updates = forwarders(&model.updates, |method| update(model, method));
-    let on_failures = forwarders(&model.on_failures, |method| on_failure(model, method));
-    let cleanups = forwarders(&model.cleanups, |method| cleanup(model, method));
-    let no_update = no_update_left(model);
-    quote! {
-        #no_update
-        #cfg
-        #header {
-            #shape
-            #updates
-            #on_failures
-            #cleanups
-        }
-    }
+    let updates = forwarders(&model.updates, |method| forward::update(model, method));
+    let on_failures = forwarders(&model.on_failures, |method| forward::on_failure(model, method));
+    let cleanups = forwarders(&model.cleanups, |method| forward::cleanup(model, method));
+    implementation(model, "Lifecycle", &quote!(#shape #updates #on_failures #cleanups))
 }
 
 /// One forwarder for each variant of a method, each under its `#[cfg]`.
@@ -213,7 +210,7 @@ fn choose(methods: &[Lifecycle], of: impl Fn(&Lifecycle) -> TokenStream, otherwi
 }
 
 fn shape(model: &Model) -> TokenStream {
-    let private = private(model);
+    let private = private(model, Span::call_site());
     let blocking = choose(
         &model.updates,
         |method| {
@@ -234,129 +231,40 @@ fn shape(model: &Model) -> TokenStream {
     }
 }
 
-fn private(model: &Model) -> TokenStream {
-    let runtime = &model.runtime;
-    quote!(#runtime::__private)
-}
-
-/// `Self::method(self, cx)`, spanned to be the user's own words; a context is passed to those that take one.
-fn call(model: &Model, method: &Lifecycle) -> TokenStream {
-    let name = &method.sig.ident;
-    let cx = method.arguments().first().map(|cx| quote_spanned!(cx.ty.span()=> cx));
-    match &model.subject {
-        Subject::Impl { .. } => quote_spanned!(name.span()=> Self::#name(self, #cx)),
-        Subject::Function { .. } => quote_spanned!(name.span()=> #name(#cx)),
-    }
-}
-
-/// `async move { let outcome = …; IntoOutcome::into_outcome(outcome) }`, boxed, with faults shown on the user's words.
-fn boxed(private: &TokenStream, at: Span, body: TokenStream) -> TokenStream {
-    let block = quote_spanned!(at=> async move { #body });
-    quote!(#private::Box::pin(#block))
-}
-
-/// A `let` and a conversion whose fault is shown where the method says what it returns.
-fn converted(method: &Lifecycle, value: TokenStream, conversion: TokenStream) -> TokenStream {
-    let output = quote_spanned!(method.output_span()=> output);
-    quote! {
-        let #output = #value;
-        #conversion(#output)
-    }
-}
-
-fn update(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model);
-    let call = call(model, method);
-    let into = quote!(#private::IntoOutcome::into_outcome);
-    if method.is_async() {
-        let body = boxed(&private, method.sig.ident.span(), converted(method, quote!(#call.await), into));
-        quote! {
-            fn __update<'a>(&'a mut self, cx: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<#private::Outcome>> {
-                let _ = cx;
-                #body
-            }
-        }
-    } else {
-        let body = converted(method, call, into);
-        quote! {
-            fn __update_blocking(&mut self, cx: &#private::Context) -> #private::Result<#private::Outcome> {
-                let _ = cx;
-                #body
-            }
-        }
-    }
-}
-
-fn on_failure(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model);
-    let name = &method.sig.ident;
-    let failure = method.arguments().first().map(|failure| quote_spanned!(failure.ty.span()=> failure));
-    let call = quote_spanned!(name.span()=> Self::#name(self, #failure));
-    let body = converted(method, call, quote!(#private::IntoRecovery::into_recovery));
-    quote! {
-        fn __on_failure(&mut self, failure: &#private::Failure) -> #private::Recovery {
-            #body
-        }
-    }
-}
-
-fn cleanup(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model);
-    let call = call(model, method);
-    let into = quote!(#private::IntoCleaned::into_cleaned);
-    if method.is_async() {
-        let body = boxed(&private, method.sig.ident.span(), converted(method, quote!(#call.await), into));
-        quote! {
-            fn __cleanup<'a>(&'a mut self, cx: &'a #private::Context) -> #private::BoxFuture<'a, #private::Result<()>> {
-                let _ = cx;
-                #body
-            }
-        }
-    } else {
-        let body = converted(method, call, into);
-        quote! {
-            fn __cleanup_blocking(&mut self, cx: &#private::Context) -> #private::Result<()> {
-                let _ = cx;
-                #body
-            }
+/// The module of the runtime that generated code names, spanned where a fault of its item is to be shown.
+pub(crate) fn private(model: &Model, at: Span) -> TokenStream {
+    match &model.runtime {
+        Some(path) => quote_spanned!(at=> #path::__private),
+        // Its name bears the attribute's span always, so that a missing crate is one error and not one a mention.
+        None => {
+            let service_core = Ident::new("service_core", Span::call_site());
+            quote_spanned!(at=> ::#service_core::__private)
         }
     }
 }
 
 /// How an instance is built: by `configure`, else by `Default`.
 fn build(model: &Model) -> TokenStream {
-    let private = private(model);
+    let private = private(model, Span::call_site());
     let by_default = match &model.subject {
-        Subject::Impl { ty, .. } if model.discover => quote!(#private::Some(#private::default_instance::<#ty>)),
-        Subject::Function { .. } => quote!(#private::Some(#private::default_instance::<Self>)),
+        Subject::Impl { ty, .. } if model.discover => {
+            let at = self::private(model, ty.span());
+            let build = quote_spanned!(ty.span()=> <#ty as #at::ByDefault>::build);
+            quote!(#private::Some(#build))
+        }
+        Subject::Function { .. } => quote!(#private::Some(<Self as #private::ByDefault>::build)),
         Subject::Impl { .. } => quote!({
-            #[allow(unused_imports)]
             use #private::PerhapsDefault as _;
+            let () = #private::Probe::<Self>::IN_USE;
             #private::Probe::<Self>::BUILD
         }),
     };
-    choose(&model.configures, |method| configure(model, method), by_default)
-}
-
-fn configure(model: &Model, method: &Lifecycle) -> TokenStream {
-    let private = private(model);
-    let name = &method.sig.ident;
-    let arguments = method.arguments();
-    let cx = arguments.first().map(|cx| quote_spanned!(cx.ty.span()=> &cx,));
-    let config = arguments.get(1).map(|config| {
-        let ty = &config.ty;
-        quote!(#private::config::<#ty>(&cx)?)
-    });
-    let call = quote_spanned!(name.span()=> Self::#name(#cx #config));
-    let call = if method.is_async() { quote!(#call.await) } else { call };
-    let body = converted(method, call, quote!(#private::instance::<Self, _>));
-    let body = boxed(&private, name.span(), quote!(let _ = &cx; #body));
-    quote!(#private::Some(|cx| #body))
+    choose(&model.configures, |method| forward::configure(model, method), by_default)
 }
 
 /// The names of the settings that `configure` reads.
 fn settings(model: &Model) -> TokenStream {
-    let private = private(model);
+    let private = private(model, Span::call_site());
     let none = quote!(#private::None);
     let of = |method: &Lifecycle| match method.arguments().get(1) {
         Some(config) => {
@@ -389,10 +297,12 @@ fn hints(model: &Model) -> TokenStream {
         .map(|hint| {
             let (ident, note) = (&hint.ident, &hint.note);
             let called = quote_spanned!(ident.span()=> #ident());
+            let mut named = ident.clone();
+            named.set_span(Span::call_site());
             quote! {
                 const _: () = {
                     #[deprecated(note = #note)]
-                    const fn #ident() {}
+                    const fn #named() {}
                     #called
                 };
             }

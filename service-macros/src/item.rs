@@ -7,7 +7,7 @@ use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, Generics, Path, Result, Signature, Token, Type, Visibility, WhereClause};
+use syn::{Attribute, FnArg, Generics, Path, Result, Signature, Token, Type, Visibility, WhereClause};
 
 pub(crate) enum Item {
     Impl(Box<Impl>),
@@ -54,7 +54,7 @@ impl Item {
         let attrs = input.call(Attribute::parse_outer)?;
         let vis: Visibility = input.parse()?;
         if is_function(input) {
-            let sig: Signature = input.parse()?;
+            let sig = read_signature(input)?;
             skip_rest(input)?;
             return Ok(Item::Function(Box::new(Function { attrs, vis, sig })));
         }
@@ -100,10 +100,10 @@ fn read_impl(attrs: Vec<Attribute>, input: ParseStream<'_>) -> Result<Impl> {
     }
     input.parse::<Option<Token![const]>>()?;
     input.parse::<Option<Token![!]>>()?;
-    let first: Type = input.parse()?;
+    let first = ungrouped(input.parse()?);
     let (trait_, ty) = if input.parse::<Option<Token![for]>>()?.is_some() {
         let Type::Path(path) = first else { return Err(input.error("expected a trait")) };
-        (Some(path.path), input.parse()?)
+        (Some(path.path), ungrouped(input.parse()?))
     } else {
         (None, first)
     };
@@ -112,6 +112,24 @@ fn read_impl(attrs: Vec<Attribute>, input: ParseStream<'_>) -> Result<Impl> {
     skip_rest(input)?;
     let (methods, unreadable) = read_methods.parse2(body.stream())?;
     Ok(Impl { attrs, impl_token, generics, trait_, ty, methods, unreadable })
+}
+
+fn read_signature(input: ParseStream<'_>) -> Result<Signature> {
+    let mut sig: Signature = input.parse()?;
+    for input in &mut sig.inputs {
+        if let FnArg::Typed(typed) = input {
+            *typed.ty = ungrouped((*typed.ty).clone());
+        }
+    }
+    Ok(sig)
+}
+
+/// A type that came through a `macro_rules!` variable stands in an invisible group.
+pub(crate) fn ungrouped(ty: Type) -> Type {
+    match ty {
+        Type::Group(group) => ungrouped(*group.elem),
+        ty => ty,
+    }
 }
 
 fn read_methods(input: ParseStream<'_>) -> Result<(Vec<Method>, Vec<String>)> {
@@ -134,7 +152,7 @@ fn read_methods(input: ParseStream<'_>) -> Result<(Vec<Method>, Vec<String>)> {
 fn read_method(input: ParseStream<'_>) -> Result<Method> {
     let attrs = input.call(Attribute::parse_outer)?;
     let vis = input.parse()?;
-    let sig = input.parse()?;
+    let sig = read_signature(input)?;
     let body: Group = input.parse()?;
     Ok(Method { attrs, vis, sig, body: body.stream() })
 }

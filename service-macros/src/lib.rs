@@ -1,12 +1,14 @@
 //! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
 //!
-//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes.
+//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes
+//! (with `forward` for the calls of the user's methods).
 //! The user's item comes out first and untouched, also when something is wrong with it.
 
 mod args;
 mod cron;
 mod diagnostics;
 mod expand;
+mod forward;
 mod item;
 mod keys;
 mod methods;
@@ -15,6 +17,9 @@ mod names;
 mod units;
 mod validate;
 mod value;
+mod work_item;
+mod work_item_args;
+mod work_item_columns;
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -28,6 +33,12 @@ use model::Model;
 #[proc_macro_attribute]
 pub fn service(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     attribute(args.into(), item.into()).into()
+}
+
+#[allow(missing_docs, reason = "documented where service-core re-exports it")]
+#[proc_macro_derive(WorkItem, attributes(work_item))]
+pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    work_item::derive(input.into()).into()
 }
 
 /// The attribute as a plain function, so that tests can look at what it writes.
@@ -44,8 +55,8 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
             (Some(model), expandable)
         }
         Item::Function(function) => {
-            validate::function(&function, &mut mistakes);
-            (Some(Model::of_function(&function, args)), true)
+            let expandable = validate::function(&function, &mut mistakes);
+            (Some(Model::of_function(&function, args)), expandable)
         }
         Item::Other { keyword, name } => {
             mistakes.push(validate::other(&keyword, name.as_ref()));
@@ -67,3 +78,6 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     let mistakes = mistakes.into_compile_errors();
     quote!(#item #mistakes #generated)
 }
+
+#[cfg(test)]
+mod snapshots;

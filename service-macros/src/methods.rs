@@ -68,7 +68,7 @@ pub(crate) fn check(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) {
     for method in &model.cleanups {
         plain(&method.sig, CLEANUP, mistakes);
         receiver(&method.sig, CLEANUP, mistakes);
-        only_context(&method.sig, CLEANUP, mistakes);
+        only_context(&method.sig, &with_context(CLEANUP), mistakes);
     }
     model.hints = hints(item, model);
 }
@@ -77,7 +77,7 @@ fn update(method: &Lifecycle, mistakes: &mut Mistakes) {
     let sig = &method.sig;
     plain(sig, UPDATE, mistakes);
     receiver(sig, UPDATE, mistakes);
-    only_context(sig, UPDATE, mistakes);
+    only_context(sig, &with_context(UPDATE), mistakes);
     if !method.is_async()
         && let ReturnType::Type(_, ty) = &sig.output
         && is_future(ty)
@@ -212,7 +212,11 @@ fn is_lent(receiver: &Receiver) -> bool {
     }
 }
 
-/// At most one argument beside `self`: the context.
+fn with_context(signature: &str) -> String {
+    format!("write `{signature}`, keep values in the struct, settings in `configure`")
+}
+
+/// At most one argument beside `self`: the context. `write` is the rest of "…; ".
 pub(crate) fn only_context(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
     let name = sig.ident.unraw();
     let mut arguments = sig.inputs.iter().filter_map(|input| match input {
@@ -227,17 +231,12 @@ pub(crate) fn only_context(sig: &Signature, write: &str, mistakes: &mut Mistakes
             Type::Reference(reference) if is_named_context(&reference.elem) => {
                 "the context is shared, not changed: write `cx: &Context`".to_owned()
             }
-            _ => format!(
-                "`{name}` is given the context and nothing else: write `{write}`, keep values in the struct, settings in `configure`"
-            ),
+            _ => format!("`{name}` is given the context and nothing else: {write}"),
         };
         mistakes.push(Error::new_spanned(&cx.ty, message));
     }
     for extra in arguments {
-        let message = format!(
-            "`{name}` is given the context and nothing else: write `{write}`, keep values in the struct, settings in `configure`"
-        );
-        mistakes.push(Error::new_spanned(extra, message));
+        mistakes.push(Error::new_spanned(extra, format!("`{name}` is given the context and nothing else: {write}")));
     }
 }
 
@@ -300,10 +299,7 @@ fn no_update(item: &Impl) -> Error {
     let near =
         methods().filter(|name| is_near(name, "update")).min_by_key(|name| distance(&name.to_string(), "update"));
     if let Some(near) = near {
-        return Error::new(
-            near.span(),
-            format!("a service has a method `update`; did you mean that by `{near}`? write `{UPDATE}`"),
-        );
+        return Error::new(near.span(), format!("the runtime does not call `{near}`; did you mean `{UPDATE}`?"));
     }
     let other = methods().find(|name| {
         matches!(
@@ -315,7 +311,7 @@ fn no_update(item: &Impl) -> Error {
         Some(other) => format!(
             "a service has a method `update`, which is called for every run: rename `{other}`, or add `{UPDATE}`"
         ),
-        None => format!("a service has a method `update`, which is called for every run: add `{UPDATE} {{ … }}`"),
+        None => format!("there is no `update`, the method that makes a run: add `{UPDATE} {{ … }}`"),
     };
     Error::new_spanned(&item.ty, message)
 }

@@ -21,7 +21,7 @@ pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {
     };
     let has = |key: &str| args.get(key).is_some();
 
-    let mut schedules = ["cron", "delay", "interval"].into_iter().filter(|key| has(key));
+    let mut schedules = args.iter().map(|arg| arg.key.name).filter(|key| ["interval", "delay", "cron"].contains(key));
     if let Some(kept) = schedules.next() {
         for other in schedules {
             push(other, format!("`{other}` beside `{kept}`: a service has one schedule, leave one of them out"));
@@ -153,10 +153,16 @@ fn generic_impl(item: &Impl, name: &Ident) -> Error {
     Error::new_spanned(&item.generics, message)
 }
 
-/// Rules about a free function.
-pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) {
+/// Rules about a free function. `false`: it is a method.
+pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) -> bool {
     let sig = &item.sig;
     let name = &sig.ident;
+    if let Some(receiver) = sig.receiver() {
+        let message =
+            "`#[service]` goes on the impl, not on a method in it; the method that makes a run is called `update`";
+        mistakes.push(Error::new_spanned(receiver, message));
+        return false;
+    }
     if let Some(const_) = &sig.constness {
         mistakes.push(Error::new(
             const_.span,
@@ -170,7 +176,10 @@ pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) {
         mistakes.push(Error::new(sig.fn_token.span, message));
     }
     methods::plain(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
-    methods::only_context(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
+    let write =
+        format!("write `async fn {name}(cx: &Context)`, or an impl, which can have values and settings of its own");
+    methods::only_context(sig, &write, mistakes);
+    true
 }
 
 /// Nothing that can be a service.

@@ -9,6 +9,7 @@ use syn::punctuated::Punctuated;
 use syn::{Error, Lit, LitInt, LitStr, Path, Token, Type};
 
 use crate::args::{Dependency, Value};
+use crate::item::ungrouped;
 use crate::keys::{self, Key, Kind};
 use crate::{cron, names, units};
 
@@ -274,7 +275,10 @@ impl Reader<'_> {
         let Written::Str(text) = written else { return Err(self.wrong()) };
         match check(&text.value()) {
             Ok(()) => Ok(Value::Str(text.value())),
-            Err(problem) => Err(self.error(format!("`{}` {problem}", self.key.name))),
+            Err(problem) => {
+                let space = if problem.starts_with("'s ") { "" } else { " " };
+                Err(self.error(format!("`{}`{space}{problem}", self.key.name)))
+            }
         }
     }
 
@@ -296,7 +300,9 @@ impl Reader<'_> {
 
     fn crate_path(&self) -> Result<Value, Error> {
         let tokens: TokenStream = self.tokens.iter().cloned().collect();
-        if let Written::Str(text) = self.written() {
+        if let Written::Str(text) = self.written()
+            && !text.value().is_empty()
+        {
             return Err(self.error(format!("`crate` takes a path without quotes: write `crate = {}`", text.value())));
         }
         self.one_argument()?;
@@ -318,12 +324,9 @@ fn zero_problem(name: &str) -> String {
 }
 
 fn is_number_type(suffix: &str) -> bool {
-    let (kind, size) = suffix.split_at(1);
-    match kind {
-        "i" | "u" => matches!(size, "8" | "16" | "32" | "64" | "128" | "size"),
-        "f" => matches!(size, "32" | "64"),
-        _ => false,
-    }
+    let float = matches!(suffix, "f32" | "f64");
+    let size = suffix.strip_prefix(['i', 'u']).unwrap_or_default();
+    float || matches!(size, "8" | "16" | "32" | "64" | "128" | "size")
 }
 
 /// Checks a service id.
@@ -353,7 +356,7 @@ fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
     let start: Span = input.span();
     let not_a_service =
         || Error::new(start, "`depends_on` lists types and ids: write `OtherService` or `\"other_service\"`");
-    match input.parse::<Type>().map_err(|_| not_a_service())? {
+    match input.parse::<Type>().map(ungrouped).map_err(|_| not_a_service())? {
         path @ Type::Path(_) => Ok(Dependency::Type(Box::new(path))),
         other => Err(Error::new_spanned(
             other,

@@ -1,8 +1,11 @@
 //! What the runtime promises, one file a behaviour.
 
 mod acting;
+#[cfg(feature = "database")]
+mod bed_with_database;
 mod blocking;
 mod config_in_services;
+mod configuration;
 mod critical;
 mod dependencies;
 mod events;

@@ -62,7 +62,7 @@ impl Env {
             let origin = Origin::new(layer, format!("environment variable {name}"));
             let node = Node { value: Value::Text { text: text.clone(), secret: false }, origin };
             if let Err(part) = value::insert(sections.entry(section.to_owned()).or_default(), path, node) {
-                errors.push(named(name, format!("`{part}` is set as a value and as a table, keep one of the two")));
+                errors.push(named(name, format!("`{part}` is set by another variable too, keep one of the two")));
             }
         }
         (sections, errors)

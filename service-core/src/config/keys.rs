@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::value::Value;
-use crate::options::{CatchUp, Options, RateLimit};
+use crate::options::{CatchUp, Options, RateLimit, Schedule};
 
 /// What a key's value was read as.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +93,46 @@ pub(crate) fn put(options: &mut Options, key: &str, parsed: Parsed) {
     }
 }
 
+/// The value that an option has, by its key; `None` where the key has no part in what is in effect (`delay` beside an
+/// interval, `restart_delay` without a restart).
+#[allow(dead_code, reason = "`explain` asks")]
+pub(crate) fn get(options: &Options, key: &str) -> Option<Parsed> {
+    let cron = match &options.schedule {
+        Schedule::Cron(cron) => Some(cron),
+        _ => None,
+    };
+    Some(match key {
+        "interval" => match options.schedule {
+            Schedule::Interval(time) => Parsed::Time(time),
+            _ => return None,
+        },
+        "delay" => match options.schedule {
+            Schedule::Delay(time) => Parsed::Time(time),
+            _ => return None,
+        },
+        "cron" => Parsed::Text(cron?.expression.clone()),
+        "timezone" => Parsed::Text(cron?.timezone.clone()),
+        "catch_up" => Parsed::CatchUp(cron?.catch_up),
+        "initial_delay" => Parsed::Time(options.initial_delay),
+        "jitter" => Parsed::Time(options.jitter),
+        "max_failures" => Parsed::Count(options.max_failures),
+        "retry_delay" => Parsed::Time(options.retry_delay),
+        "retry_backoff" => Parsed::Factor(options.retry_backoff),
+        "max_retry_delay" => Parsed::Time(options.max_retry_delay),
+        "timeout" => Parsed::MaybeTime(options.timeout),
+        "drain_timeout" => Parsed::Time(options.drain_timeout),
+        "restart" => Parsed::Restart(options.restart.is_some()),
+        "restart_delay" => Parsed::Time(options.restart?.delay),
+        "max_restarts" => Parsed::Count(options.restart?.max),
+        "restart_window" => Parsed::Time(options.restart?.window),
+        "critical" => Parsed::Flag(options.critical),
+        "depends_on" => Parsed::Ids(options.depends_on.clone()),
+        "rate_limit" => Parsed::Rate(options.rate_limit),
+        "enabled" => Parsed::Flag(options.enabled),
+        _ => return None,
+    })
+}
+
 impl Parsed {
     /// As `explain` and the table at start show it: the same words whichever layer it came from.
     pub(crate) fn show(&self) -> String {
@@ -103,6 +143,7 @@ impl Parsed {
             Self::Factor(factor) => factor.to_string(),
             Self::Flag(flag) => flag.to_string(),
             Self::Text(text) => text.clone(),
+            Self::Ids(ids) if ids.is_empty() => "none".to_owned(),
             Self::Ids(ids) => ids.join(", "),
             Self::Rate(Some(RateLimit { permits, per })) => format!("{permits}/{}", humantime::format_duration(*per)),
             Self::Restart(true) => "on_failure".to_owned(),
@@ -144,14 +185,19 @@ pub(crate) fn duration(value: &Value) -> Option<Duration> {
         Value::Int(seconds) => Duration::from_secs(u64::try_from(*seconds).ok()?),
         Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok()?,
         Value::Time(time) => *time,
-        Value::Str(text) => humantime::parse_duration(text.trim()).ok()?,
+        Value::Str(text) => with_unit(text)?,
         Value::Text { text, .. } => match text.trim().parse() {
             Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
-            Err(_) => humantime::parse_duration(text.trim()).ok()?,
+            Err(_) => with_unit(text)?,
         },
         _ => return None,
     };
     (time <= LONGEST).then_some(time)
+}
+
+/// As the attribute takes it: `M` is a month to humantime, and whoever writes `"5M"` means minutes.
+fn with_unit(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text.trim()).ok().filter(|_| !text.contains('M'))
 }
 
 fn count(value: &Value) -> Result<Parsed, &'static str> {
@@ -170,8 +216,8 @@ fn factor(value: &Value) -> Result<Parsed, &'static str> {
         Value::Text { text, .. } => text.trim().parse().ok(),
         _ => None,
     };
-    let fits = factor.filter(|factor| (1.0..=1000.0).contains(factor));
-    fits.map(Parsed::Factor).ok_or("a factor from 1 to 1000, such as 2 or 1.5")
+    let fits = factor.filter(|factor| *factor >= 1.0 && factor.is_finite());
+    fits.map(Parsed::Factor).ok_or("a factor from 1 on, such as 2 or 1.5")
 }
 
 fn flag(value: &Value) -> Result<Parsed, &'static str> {
@@ -272,6 +318,6 @@ fn rate_limit(text: &str) -> Option<RateLimit> {
     let permits = permits.trim().parse().ok().filter(|permits| *permits > 0)?;
     let per = per.trim();
     let per = if per.starts_with(|first: char| first.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
-    let per = humantime::parse_duration(&per).ok().filter(|per| !per.is_zero() && *per <= LONGEST)?;
+    let per = with_unit(&per).filter(|per| !per.is_zero() && *per <= LONGEST)?;
     Some(RateLimit { permits, per })
 }

@@ -11,7 +11,6 @@
 mod de;
 mod env;
 mod error;
-pub mod fields;
 mod file;
 mod keys;
 mod nearest;
@@ -27,6 +26,7 @@ pub use error::{ConfigError, ConfigErrors, Setting};
 pub use value::SettingValue;
 
 pub(crate) use nearest::nearest;
+#[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolve::{Provenance, Resolved, Row};
 pub(crate) use sources::{Inputs, Sources};
 pub(crate) use value::{Value, list};
@@ -87,3 +87,11 @@ impl Origin {
         Arc::new(Self { layer, place: place.into() })
     }
 }
+
+/// The page's code is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/configuration.md")]
+struct Page;
+
+#[cfg(test)]
+mod tests;

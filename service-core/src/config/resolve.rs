@@ -74,9 +74,36 @@ pub(crate) struct Resolved {
     /// The service's own.
     pub(crate) settings: Settings,
     /// Rows that were left out, and why.
+    #[allow(dead_code, reason = "only the tables' layers have such rows")]
     pub(crate) rejected: Vec<ConfigError>,
     /// What is allowed, and probably not meant.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Resolved {
+    /// Every option in effect, in the order of the contract's table, with where it came from, for `explain`. `now` are
+    /// the options as they are: where they are not what the layers say, the service itself changed them.
+    #[allow(dead_code, reason = "the handle's `explain` is its user")]
+    pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
+        const SCHEDULES: [&str; 3] = ["interval", "delay", "cron"];
+        let of = |key: &str| {
+            let same = |set: &&Provenance| set.key == key || (SCHEDULES.contains(&key) && SCHEDULES.contains(&set.key));
+            self.provenance.iter().find(same)
+        };
+        let tell = |key: &'static str| {
+            let value = keys::get(now, key)?.show();
+            let at_start = keys::get(&self.options, key).map(|parsed| parsed.show());
+            let set = of(key);
+            if at_start.as_ref() == Some(&value) {
+                let (layer, place, shadowed) = (Layer::Default, Layer::Default.to_string(), Vec::new());
+                return Some(set.cloned().unwrap_or(Provenance { key, value, layer, place, shadowed }));
+            }
+            let below = set.map(|set| (Provenance { shadowed: Vec::new(), ..set.clone() }, set.shadowed.clone()));
+            let shadowed = below.into_iter().flat_map(|(set, rest)| std::iter::once(set).chain(rest)).collect();
+            Some(Provenance { key, value, layer: Layer::Running, place: Layer::Running.to_string(), shadowed })
+        };
+        keys::option_names().filter_map(tell).collect()
+    }
 }
 
 struct Entry {
@@ -188,7 +215,10 @@ impl<'a> Attempt<'a> {
                 return;
             }
         };
-        let shown = parsed.as_ref().map_or_else(|_| node.value.show(false), Parsed::show);
+        let shown = match (&node.value, &parsed) {
+            (Value::Text { secret: true, .. }, _) | (_, Err(_)) => node.value.show(false),
+            (_, Ok(parsed)) => parsed.show(),
+        };
         let entries = self.options.entry(name).or_default();
         // Of one layer the later word counts; it hides nothing of another layer.
         entries.retain(|entry| entry.rank != rank);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::env::Env;
@@ -17,14 +17,15 @@ use super::{Layer, Origin, file};
 use crate::options::ServiceOptions;
 use crate::service::ServiceDescriptor;
 
-/// Where the configuration is read from.
+/// Where the configuration is read from. By default from nowhere, as a test wants it.
 #[derive(Default)]
 pub(crate) struct Inputs {
     /// The builder's `config_file`; then it must be there.
     pub(crate) file: Option<PathBuf>,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// Where `services.toml` is looked for. Empty: the process's working directory.
-    pub(crate) directory: PathBuf,
+    /// Where `services.toml` is looked for, and what a relative path begins at (empty: the working directory). `None`: it
+    /// is not looked for.
+    pub(crate) directory: Option<PathBuf>,
     /// `.set("email_sender.batch_size", 10)`.
     pub(crate) sets: Vec<(String, SettingValue)>,
     /// `.set("batch_size", 10)` of the test bed: for every service.
@@ -34,7 +35,8 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// What a program reads: its own environment and working directory.
     pub(crate) fn of_process() -> Self {
-        Self { environment: std::env::vars_os().collect(), ..Self::default() }
+        let environment = std::env::vars_os().collect();
+        Self { environment, directory: Some(PathBuf::new()), ..Self::default() }
     }
 }
 
@@ -59,7 +61,7 @@ impl Sources {
     /// The file was named and is not there, cannot be read, or is no TOML.
     pub(crate) fn load(inputs: Inputs) -> Result<Self, ConfigErrors> {
         let env = Env::new(inputs.environment);
-        let (file_name, file) = read_file(inputs.file, &inputs.directory, &env)?;
+        let (file_name, file) = read_file(inputs.file, inputs.directory, &env)?;
         let mut sources = Self {
             env,
             file_name,
@@ -154,6 +156,7 @@ impl Sources {
 
     /// A row of a table layer. Strings of `service_config` may hold `${VARIABLE}`; an operator's may not, so that
     /// nobody reads the environment by the admin port.
+    #[allow(dead_code, reason = "the tables' layers come through it")]
     pub(crate) fn row(&self, layer: Layer, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
@@ -162,6 +165,7 @@ impl Sources {
         Row { layer, key: key.to_owned(), value, place: place.to_owned() }
     }
 
+    #[allow(dead_code, reason = "the tables' layers come through it")]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),
@@ -261,15 +265,22 @@ fn overwrite(table: &mut Table, path: &str, node: Node) {
     value::merge(table, upper);
 }
 
-fn read_file(named: Option<PathBuf>, directory: &Path, env: &Env) -> Result<(String, file::File), ConfigErrors> {
+fn read_file(
+    named: Option<PathBuf>,
+    directory: Option<PathBuf>,
+    env: &Env,
+) -> Result<(String, file::File), ConfigErrors> {
     let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
         (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
         (None, None) => (PathBuf::from("services.toml"), ""),
     };
     let shown = name.display().to_string();
+    if by.is_empty() && directory.is_none() {
+        return Ok((shown, file::File::default()));
+    }
     let problem = |problem: String| ConfigErrors::from(ConfigError::File { file: shown.clone(), problem });
-    match std::fs::read_to_string(directory.join(&name)) {
+    match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
         Ok(text) => {
             let file = file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env).map_err(ConfigErrors)?;
             Ok((shown, file))

@@ -1,12 +1,17 @@
 //! [`Access`]: one service's way to the database.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use sea_orm::DatabaseConnection;
 
+use super::claim::{Claim, ClaimEach};
 use super::clock::Clock;
+use super::debts::Debts;
 use super::gate::CommitGate;
+use super::store::Store;
 use super::transaction::Transaction;
+use super::work_item::WorkItem;
 use crate::error::Result;
 
 /// What one service needs to work with a database. Cheap to clone.
@@ -18,13 +23,23 @@ pub struct Access {
     pub(crate) db: DatabaseConnection,
     pub(crate) service_id: Arc<str>,
     pub(crate) gate: Arc<CommitGate>,
+    pub(crate) debts: Arc<Debts>,
+    /// How many batches of this service hold SQLite's write lock.
+    pub(crate) holding: Arc<AtomicUsize>,
     pub(crate) clock: Clock,
 }
 
 impl Access {
     /// Access for `service_id`, on the system's clock.
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
-        Self { db, service_id: service_id.into(), gate: Arc::default(), clock: Clock::default() }
+        Self {
+            db,
+            service_id: service_id.into(),
+            gate: Arc::default(),
+            debts: Arc::default(),
+            holding: Arc::default(),
+            clock: Clock::default(),
+        }
     }
 
     /// On another clock.
@@ -51,8 +66,52 @@ impl Access {
     /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for.
     ///
     /// # Errors
-    /// The database is away, or the write lock was not to be had within a minute.
+    /// The database is away; or the write lock was not to be had within a minute, or within 5 s while a batch of this service
+    /// holds it.
     pub async fn begin(&self) -> Result<Transaction> {
-        Transaction::begin(self.db.clone(), Arc::clone(&self.gate)).await
+        Transaction::begin(self).await
+    }
+
+    /// Claims up to `n` pending rows, the oldest first, in a transaction that lasts until [`Batch::commit`](super::Batch::commit).
+    ///
+    /// ```
+    /// # use service_core::database::{Access, WorkItem};
+    /// # use service_core::{Outcome, Result};
+    /// # async fn run<E: WorkItem>(cx: Access) -> Result<Outcome> {
+    /// let mut batch = cx.claim::<E>(100).await?;
+    /// while let Some(item) = batch.next().await? {
+    ///     let done: Result<()> = Ok(()); // work on `item.model()`, writing through `item.tx()`
+    ///     item.settle(done).await?;
+    /// }
+    /// batch.commit().await
+    /// # }
+    /// ```
+    pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
+        Claim::new(Ok(self), n)
+    }
+
+    /// Claims up to `n` pending rows, each of which commits by itself: for work that is slow, or has effects outside the
+    /// database. No transaction is open while it goes on.
+    pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
+        ClaimEach::new(Ok(self), n)
+    }
+
+    /// Whether a run that ended left something to settle.
+    pub(crate) fn in_debt(&self) -> bool {
+        !self.debts.is_empty()
+    }
+
+    /// Small values of this service that outlive it.
+    pub fn store(&self) -> Store {
+        Store::new(self.clone())
+    }
+
+    /// What a run that just ended still owes the database is paid: the row in flight is charged with `why`, claims are
+    /// given back. Without anything owed, nothing is asked of the database.
+    ///
+    /// # Errors
+    /// The database is away; then it stays owed.
+    pub async fn run_ended(&self, why: Option<&str>) -> Result<()> {
+        if self.debts.is_empty() { Ok(()) } else { self.debts.pay(self, why).await }
     }
 }

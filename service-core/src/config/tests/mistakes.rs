@@ -1,0 +1,308 @@
+//! Every kind of mistake, with the whole of its message.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::options::ServiceOptions;
+
+const TIME: &str = "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
+const SOME_TIME: &str =
+    "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
+
+#[test]
+fn a_value_that_does_not_fit_names_place_found_and_expected() {
+    let count = "a whole number from 0 to 4294967295";
+    let cases: &[(&str, &str, &str, &str)] = &[
+        ("interval = 0", "interval", "0", SOME_TIME),
+        ("interval = -5", "interval", "-5", SOME_TIME),
+        ("interval = \"5\"", "interval", "\"5\"", SOME_TIME),
+        ("interval = \"5 parsecs\"", "interval", "\"5 parsecs\"", SOME_TIME),
+        ("interval = \"-5s\"", "interval", "\"-5s\"", SOME_TIME),
+        ("interval = \"0s\"", "interval", "\"0s\"", SOME_TIME),
+        ("interval = nan", "interval", "NaN", SOME_TIME),
+        ("interval = inf", "interval", "inf", SOME_TIME),
+        ("interval = 1e300", "interval", "1e300", SOME_TIME),
+        ("interval = \"5M\"", "interval", "\"5M\"", SOME_TIME),
+        ("interval = \"200 years\"", "interval", "\"200 years\"", SOME_TIME),
+        ("interval = 9223372036854775807", "interval", "9223372036854775807", SOME_TIME),
+        ("interval = true", "interval", "true", SOME_TIME),
+        ("interval = [1, 2]", "interval", "[1, 2]", SOME_TIME),
+        ("interval = { every = 5 }", "interval", "{ every = 5 }", SOME_TIME),
+        ("initial_delay = -1", "initial_delay", "-1", TIME),
+        ("max_failures = -1", "max_failures", "-1", count),
+        ("max_failures = 1.5", "max_failures", "1.5", count),
+        ("max_failures = \"3\"", "max_failures", "\"3\"", count),
+        ("max_failures = 4294967296", "max_failures", "4294967296", count),
+        ("retry_backoff = 0.5", "retry_backoff", "0.5", "a factor from 1 on, such as 2 or 1.5"),
+        ("retry_backoff = nan", "retry_backoff", "NaN", "a factor from 1 on, such as 2 or 1.5"),
+        ("critical = \"yes\"", "critical", "\"yes\"", "true or false"),
+        ("restart = \"always\"", "restart", "\"always\"", "\"never\" or \"on_failure\""),
+        ("catch_up = 1", "catch_up", "1", "\"none\", \"latest\" or \"all\""),
+        ("depends_on = \"a\"", "depends_on", "\"a\"", "a list of service ids such as [\"importer\", \"cleanup\"]"),
+        ("depends_on = [1]", "depends_on", "[1]", "a list of service ids such as [\"importer\", \"cleanup\"]"),
+        (
+            "rate_limit = \"0/s\"",
+            "rate_limit",
+            "\"0/s\"",
+            "permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\"",
+        ),
+        ("rate_limit = 10", "rate_limit", "10", "permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\""),
+        ("cron = \"\"", "cron", "\"\"", "a cron expression such as \"0 3 * * *\""),
+    ];
+    for (line, key, found, expected) in cases {
+        let toml: &'static str = Box::leak(format!("\n[mail]\n{line}\n").into_boxed_str());
+        let message = format!("`{key}` of service `mail` (services.toml:3): found {found}, expected {expected}");
+        assert_eq!(super::toml(toml).errors(), message);
+    }
+}
+
+#[test]
+fn the_environment_is_named_by_its_variable() {
+    assert_eq!(
+        env([("SERVICES__MAIL__INTERVAL", "soon")]).errors(),
+        format!(
+            "`interval` of service `mail` (environment variable SERVICES__MAIL__INTERVAL): found \"soon\", expected {SOME_TIME}"
+        )
+    );
+    assert_eq!(
+        env([("SERVICES__MAIL__INTERVAL", "")]).errors(),
+        format!(
+            "`interval` of service `mail` (environment variable SERVICES__MAIL__INTERVAL): found \"\", expected {SOME_TIME}"
+        )
+    );
+}
+
+#[test]
+fn all_mistakes_come_at_once() {
+    let given = toml("[mail]\ninterval = 0\nmax_falures = 1\nenabled = 1").env([("SERVICES__MAIL__JITTER", "x")]);
+    assert_eq!(
+        given.errors(),
+        format!(
+            "4 mistakes in the configuration:
+  `enabled` of service `mail` (services.toml:4): found 1, expected true or false
+  `interval` of service `mail` (services.toml:2): found 0, expected {SOME_TIME}
+  `jitter` of service `mail` (environment variable SERVICES__MAIL__JITTER): found \"x\", expected {TIME}
+  `max_falures` of service `mail` (services.toml:3): unknown key, did you mean `max_failures`?"
+        )
+    );
+}
+
+#[test]
+fn keys_that_do_not_go_together_are_named_together() {
+    let cases = [
+        (
+            "[mail]\ninterval = 5\ndelay = 5",
+            "`delay` of service `mail` (services.toml:3): `interval` stands there too, a service has one schedule: keep one of the two",
+        ),
+        (
+            "[mail]\ntimezone = \"UTC\"",
+            "`timezone` of service `mail` (services.toml:2): goes with `cron` only, and this service has none",
+        ),
+        (
+            "[mail]\ncatch_up = \"all\"\ninterval = 5",
+            "`catch_up` of service `mail` (services.toml:2): goes with `cron` only, and this service has `interval`",
+        ),
+        (
+            "[mail]\nrestart_delay = 5",
+            "`restart_delay` of service `mail` (services.toml:2): goes with `restart = \"on_failure\"` only",
+        ),
+        (
+            "[mail]\nrestart = \"never\"\nmax_restarts = 5",
+            "`max_restarts` of service `mail` (services.toml:3): goes with `restart = \"on_failure\"` only",
+        ),
+        ("[mail]\nname = \"post\"", "`name` of service `mail` (services.toml:2): only `#[service(…)]` can have it"),
+    ];
+    for (text, message) in cases {
+        assert_eq!(toml(text).errors(), message);
+    }
+    let code = ServiceOptions::new().interval(std::time::Duration::ZERO).rate_limit("often");
+    let line = line!() - 1;
+    let errors = toml("").load().resolve("mail", None, Some(&code), &[]).unwrap_err();
+    let place = format!("ServiceOptions at {}:{line}", file!());
+    assert_eq!(
+        errors.to_string(),
+        format!(
+            "2 mistakes in the configuration:
+  `interval` of service `mail` ({place}): found 0s, expected {SOME_TIME}
+  `rate_limit` of service `mail` ({place}): found \"often\", expected permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\""
+        )
+    );
+}
+
+#[test]
+fn defaults_hold_keys_that_fit_every_service_only() {
+    let given = toml(
+        "[defaults]\nname = \"x\"\ndepends_on = [\"a\"]\nbatch_size = 5\nintervall = 5\ninterval = 0\ndelay = 1\njitter = \"${NO}\"",
+    )
+    .env([("SERVICES__DEFAULTS__MAX_FAILURES", "many")]);
+    let sources = given.load();
+    let errors: Vec<String> = sources.errors().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "`batch_size` of `[defaults]` (services.toml:4): unknown key, `[defaults]` holds keys of `#[service]` only"
+                .to_owned(),
+            "`depends_on` of `[defaults]` (services.toml:3): belongs to one service, put it into its section".to_owned(),
+            format!("`interval` of `[defaults]` (services.toml:6): found 0, expected {SOME_TIME}"),
+            "`intervall` of `[defaults]` (services.toml:5): unknown key, did you mean `interval`?".to_owned(),
+            "`name` of `[defaults]` (services.toml:2): only `#[service(…)]` can have it".to_owned(),
+            "`max_failures` of `[defaults]` (environment variable SERVICES__DEFAULTS__MAX_FAILURES): found \"many\", expected a whole number from 0 to 4294967295".to_owned(),
+            "`jitter` of `[defaults]` (services.toml:8): `${NO}` cannot be read: the environment variable is not set".to_owned(),
+        ]
+    );
+    // They are told once, not by each service again.
+    assert!(sources.resolve("mail", None, None, &[]).is_ok());
+}
+
+#[test]
+fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
+    let cases = [
+        ("${NOT_SET}", "`${NOT_SET}` cannot be read: the environment variable is not set"),
+        ("${A B}", "`${A B}` cannot be read: that is not a variable's name (`$${` stands for `${` itself)"),
+        ("5${X", "`${X}` cannot be read: its `}` is missing"),
+    ];
+    for (text, message) in cases {
+        let text: &'static str = Box::leak(format!("[mail]\ninterval = \"{text}\"").into_boxed_str());
+        assert_eq!(toml(text).errors(), format!("`interval` of service `mail` (services.toml:2): {message}"));
+    }
+    // One that is not in use is nobody's business.
+    let given = toml("[mail]\ninterval = \"${NOT_SET}\"").env([("SERVICES__MAIL__INTERVAL", "5")]);
+    assert!(given.resolve(&[]).is_ok());
+}
+
+#[test]
+fn unknown_keys_are_found_by_the_fields_of_the_settings() {
+    let fields: fn() -> Option<&'static [&'static str]> = || Some(&["batch_size", "max_age", "batchSize"]);
+    let resolve = |given: Given| {
+        given
+            .load()
+            .resolve("mail", Some(descriptor(&[], Some(fields))), None, &[])
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    };
+    let cases = [
+        ("batch_sise = 5", "`batch_sise` of service `mail` (services.toml:2): unknown key, did you mean `batch_size`?"),
+        ("intervall = 5", "`intervall` of service `mail` (services.toml:2): unknown key, did you mean `interval`?"),
+        (
+            "verbose = true",
+            "`verbose` of service `mail` (services.toml:2): unknown key, the service's own settings are `batch_size`, `max_age`, `batchSize`",
+        ),
+    ];
+    for (line, message) in cases {
+        let text: &'static str = Box::leak(format!("[mail]\n{line}").into_boxed_str());
+        assert_eq!(resolve(toml(text)).unwrap_err(), message);
+    }
+    assert_eq!(resolve(toml("[mail]\nbatch_size = 5\ninterval = 5")), Ok(()));
+    assert_eq!(resolve(env([("SERVICES__MAIL__BATCHSIZE", "5")])), Ok(()));
+    assert_eq!(resolve(toml("").set_for_all("of_another", 5)), Ok(()));
+}
+
+#[test]
+fn where_fields_are_not_known_only_a_near_miss_of_an_option_is_a_mistake() {
+    for (line, near) in [("max_failure", "max_failures"), ("itnerval", "interval"), ("time_out", "timeout")] {
+        let text: &'static str = Box::leak(format!("[mail]\n{line} = 5").into_boxed_str());
+        let message = format!("`{line}` of service `mail` (services.toml:2): unknown key, did you mean `{near}`?");
+        assert_eq!(toml(text).errors(), message);
+    }
+    let resolved = toml("[mail]\nrelay = \"host\"\nverbose = true\nnames = 1").resolve(&[]).unwrap();
+    assert_eq!(
+        resolved.warnings,
+        ["`relay` of service `mail` (services.toml:2) is taken as the service's own, not as `delay`"]
+    );
+}
+
+#[test]
+fn a_field_with_an_options_name_is_refused() {
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "never read")]
+    struct Settings {
+        timeout: u32,
+    }
+    let message =
+        "setting `timeout` of service `mail`: `timeout` is a key of `#[service]`, give the field another name";
+    assert_eq!(toml("").settings::<Settings>().unwrap_err(), message);
+    let fields: fn() -> Option<&'static [&'static str]> = || crate::glue::fields::<Settings>();
+    let error = toml("").load().resolve("mail", Some(descriptor(&[], Some(fields))), None, &[]).unwrap_err();
+    assert_eq!(error.to_string(), message);
+}
+
+#[test]
+fn sections_of_unknown_services_are_told_with_the_nearest() {
+    let given = toml("[emial_sender]\nbatch_size = 1\n[cleanup]\n[zzz]").env([("SERVICES__CLAENUP__INTERVAL", "5")]);
+    assert_eq!(
+        given.load().unknown_sections(["email_sender", "cleanup"]),
+        [
+            "settings for `claenup` (environment variable SERVICES__CLAENUP__INTERVAL), but there is no such service, did you mean `cleanup`?",
+            "settings for `emial_sender` (services.toml:2), but there is no such service, did you mean `email_sender`?",
+            "settings for `zzz` (services.toml), but there is no such service",
+        ]
+    );
+}
+
+#[test]
+fn names_that_name_no_setting_are_told() {
+    let given = env([
+        ("SERVICES__MAIL", "5"),
+        ("SERVICES____INTERVAL", "5"),
+        ("SERVICES__MAIL__SMTP", "5"),
+        ("SERVICES__MAIL__SMTP__PORT", "5"),
+    ])
+    .set("interval", 5);
+    let errors: Vec<String> = given.load().errors().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "environment variable SERVICES__MAIL: names no setting, write SERVICES__<SERVICE>__<KEY>",
+            "environment variable SERVICES__MAIL__SMTP__PORT: `smtp` is set by another variable too, keep one of the two",
+            "environment variable SERVICES____INTERVAL: names no setting, write SERVICES__<SERVICE>__<KEY>",
+            ".set(\"interval\", …): name the service and the key, as in `email_sender.batch_size`",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_its_line() {
+    let cases = [
+        (
+            "interval = 5",
+            "services.toml:1: `interval` stands outside a section: put it under [defaults] or under a service's id",
+        ),
+        ("[mail]\na = 1\na = 2", "services.toml:3: duplicate key"),
+        ("[mail]\npassword = hunter2", "services.toml:2: string values must be quoted, expected literal string"),
+    ];
+    for (text, message) in cases {
+        assert_eq!(toml(text).try_load().err().unwrap().to_string(), message);
+    }
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let load = |file: Option<&str>, env: &[(&str, &str)]| {
+        let environment = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+        let folder = Folder::with("[mail]\ninterval = 5");
+        let file = file.map(PathBuf::from);
+        let inputs = Inputs { file, environment, directory: Some(folder.0.clone()), ..Inputs::default() };
+        Sources::load(inputs).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        load(Some("other.toml"), &[("SERVICES_CONFIG", "services.toml")]).unwrap_err(),
+        "other.toml: there is no such file, it was named by `config_file` in the builder"
+    );
+    assert_eq!(
+        load(None, &[("SERVICES_CONFIG", "nowhere.toml")]).unwrap_err(),
+        "nowhere.toml: there is no such file, it was named by the environment variable SERVICES_CONFIG"
+    );
+    assert_eq!(load(Some("services.toml"), &[]), Ok(()));
+    assert_eq!(load(None, &[]), Ok(()));
+    let inputs = Inputs { directory: Some(PathBuf::from("/nowhere")), ..Inputs::default() };
+    assert!(Sources::load(inputs).is_ok(), "without a name, no file is fine");
+}
+
+#[test]
+fn a_cap_below_the_delay_is_warned_about() {
+    let resolved = toml("[mail]\nretry_delay = \"10m\"").resolve(&[]).unwrap();
+    assert_eq!(
+        resolved.warnings,
+        ["`retry_delay` of service `mail` is 10m, but `max_retry_delay` cuts it to 5m: raise that one too"]
+    );
+}

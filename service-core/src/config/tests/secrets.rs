@@ -1,0 +1,207 @@
+//! No message, and no debug output, holds a secret's value.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::*;
+use crate::Secret;
+
+#[derive(Deserialize, Debug)]
+#[allow(dead_code, reason = "only read")]
+struct One<T> {
+    value: T,
+}
+
+#[derive(Deserialize, Debug)]
+#[allow(dead_code, reason = "only read")]
+struct Keyed<T> {
+    api_key: T,
+}
+
+fn fails<T: serde::de::DeserializeOwned + std::fmt::Debug>(given: Given) -> String {
+    let message = given.settings::<T>().unwrap_err();
+    assert!(!message.contains("hunter2"), "{message}");
+    message
+}
+
+#[test]
+fn keys_that_end_like_secrets_are_shown_as_dots() {
+    let text = toml("[mail]\napi_key = \"hunter2\"");
+    assert_eq!(
+        fails::<Keyed<u32>>(text),
+        "`api_key` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
+    );
+    let number = toml("[mail]\napi_key = 42");
+    assert_eq!(
+        fails::<Keyed<String>>(number),
+        "`api_key` of service `mail` (services.toml:2): found •••, expected a string"
+    );
+    let own_check = toml("[mail]\napi_key = \"hunter2\"");
+    assert_eq!(
+        fails::<Keyed<std::net::IpAddr>>(own_check),
+        "`api_key` of service `mail` (services.toml:2): found •••, expected a value that its type takes"
+    );
+    #[derive(Deserialize, Debug)]
+    enum Level {}
+    let variant = toml("[mail]\napi_key = \"hunter2\"");
+    assert_eq!(
+        fails::<Keyed<Level>>(variant),
+        "`api_key` of service `mail` (services.toml:2): found •••, expected nothing"
+    );
+    let nested = toml("[mail.api_key]\nuser = \"hunter2\"");
+    assert!(fails::<Keyed<std::collections::HashMap<String, u32>>>(nested).contains("found •••"));
+    for key in ["token", "API_TOKEN", "smtpPassword", "secret", "key", "client_secret"] {
+        assert!(value::is_secret(key), "{key}");
+    }
+    assert!(!value::is_secret("keyboard"));
+}
+
+#[test]
+fn a_variable_with_a_secrets_name_is_shown_as_dots_whatever_the_key() {
+    let given = toml("[mail]\nvalue = \"${SMTP_PASSWORD}\"").env([("SMTP_PASSWORD", "hunter2")]);
+    assert_eq!(
+        fails::<One<u32>>(given),
+        "`value` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
+    );
+}
+
+#[test]
+fn a_secret_field_is_shown_as_dots_whatever_its_key() {
+    let expected = "`value` of service `mail` (services.toml:2): found •••, expected ";
+    let given = || toml("[mail]\nvalue = \"hunter2\"");
+    assert_eq!(fails::<One<Secret<u32>>>(given()), format!("{expected}a whole number from 0 to 4294967295"));
+    assert_eq!(fails::<One<Option<Secret<u32>>>>(given()), format!("{expected}a whole number from 0 to 4294967295"));
+    assert_eq!(fails::<One<Secret<Vec<u32>>>>(given()), format!("{expected}a list"));
+    assert_eq!(fails::<One<Secret<std::net::IpAddr>>>(given()), format!("{expected}a value that its type takes"));
+    assert_eq!(
+        fails::<One<Vec<Secret<u32>>>>(toml("[mail]\nvalue = [1, \"hunter2\"]")),
+        "`value[1]` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
+    );
+    assert_eq!(
+        fails::<One<Secret<One<u32>>>>(toml("[mail.value]\nvalue = \"hunter2\"")),
+        "`value.value` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
+    );
+    assert_eq!(
+        fails::<One<Secret<u32>>>(env([("SERVICES__MAIL__VALUE", "hunter2")])),
+        "`value` of service `mail` (environment variable SERVICES__MAIL__VALUE): found •••, expected a whole number from 0 to 4294967295"
+    );
+}
+
+#[test]
+fn an_error_after_a_swallowed_one_of_a_secret_has_its_own_place() {
+    fn lenient<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
+        Ok(Secret::<u32>::deserialize(d).ok().map(Secret::into_inner))
+    }
+    #[derive(Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Two {
+        #[serde(deserialize_with = "lenient")]
+        a: Option<u32>,
+        b: u32,
+    }
+    let message = fails::<Two>(toml("[mail]\na = \"hunter2\"\nb = \"x\""));
+    assert!(message.starts_with("`b` of service `mail` (services.toml:3): found \"x\""), "{message}");
+}
+
+#[test]
+fn errors_of_whoever_buffers_values_are_cleaned() {
+    #[derive(Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Flat<T> {
+        #[serde(flatten)]
+        inner: T,
+    }
+    let text = || toml("[mail]\napi_key = \"hunter2\"");
+    assert_eq!(
+        fails::<Flat<Keyed<u32>>>(text()),
+        "settings of service `mail`: found string \"•••\", expected a whole number from 0 to 4294967295"
+    );
+    let typed = toml("[mail]\nvalue = \"hunter2\"");
+    assert_eq!(
+        fails::<Flat<One<Secret<u32>>>>(typed),
+        "settings of service `mail`: a secret does not have the form that its type expects"
+    );
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "Keyed<String>")]
+    struct Checked;
+    impl TryFrom<Keyed<String>> for Checked {
+        type Error = String;
+        fn try_from(keyed: Keyed<String>) -> Result<Self, String> {
+            Err(format!("`{}` is no key", keyed.api_key))
+        }
+    }
+    assert_eq!(fails::<Checked>(text()), "settings of service `mail`: `•••` is no key");
+    assert_eq!(
+        fails::<One<Checked>>(toml("[mail.value]\napi_key = \"hunter2\"")),
+        "`value` of service `mail` (services.toml:1): `•••` is no key"
+    );
+}
+
+#[test]
+fn a_secret_is_cut_out_as_it_stands_and_as_it_is_quoted() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "One<Secret<String>>")]
+    struct Checked;
+    impl TryFrom<One<Secret<String>>> for Checked {
+        type Error = String;
+        fn try_from(one: One<Secret<String>>) -> Result<Self, String> {
+            let value = one.value.expose();
+            Err(format!("{value} and {value:?} are refused"))
+        }
+    }
+    let given = toml("[mail]\nvalue = 'hunter2 \"the\" second'");
+    assert_eq!(fails::<Checked>(given), "settings of service `mail`: ••• and \"•••\" are refused");
+}
+
+#[test]
+fn passwords_in_urls_are_left_out() {
+    let given = toml("[mail]\nvalue = \"postgres://app:hunter2@db/x\"");
+    assert_eq!(
+        fails::<One<u32>>(given),
+        "`value` of service `mail` (services.toml:2): found \"postgres://app:•••@db/x\", expected a whole number from 0 to 4294967295"
+    );
+}
+
+#[test]
+fn an_option_that_read_a_secret_does_not_show_it() {
+    let given = toml("[mail]\ninterval = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2")]);
+    let message = given.errors();
+    assert!(message.contains("found •••") && !message.contains("hunter2"), "{message}");
+    let given = toml("[mail]\ncron = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2")]);
+    let resolved = given.resolve(&[]).unwrap();
+    assert_eq!(resolved.explain(&resolved.options)[0].value, "•••");
+}
+
+#[test]
+fn debug_output_holds_no_setting() {
+    let resolved = toml("[mail]\napi_key = \"hunter2\"\nvalue = \"hunter2\"").resolve(&[]).unwrap();
+    let text = format!("{resolved:?} {:?}", SettingValue::from("hunter2"));
+    assert!(text.contains("api_key") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_secret_shows_dots_and_gives_its_value_when_asked() {
+    let secret = Secret::new("hunter2".to_owned());
+    assert_eq!(format!("{secret} {secret:?}"), "••• •••");
+    assert_eq!(serde_json::to_string(&secret).unwrap(), "\"•••\"");
+    assert_eq!(secret.expose(), "hunter2");
+    assert_eq!(Secret::<u32>::default(), Secret::new(0));
+}
+
+#[test]
+fn a_secret_is_read_from_any_format_and_never_quoted() {
+    assert_eq!(serde_json::from_str::<Secret<u32>>("5").unwrap(), Secret::new(5));
+    assert_eq!(serde_json::from_str::<Secret<Option<u32>>>("null").unwrap(), Secret::new(None));
+    assert_eq!(serde_json::from_str::<Secret<Vec<u32>>>("[1]").unwrap(), Secret::new(vec![1]));
+    let error = serde_json::from_str::<Secret<u32>>("\"hunter2\"").unwrap_err().to_string();
+    assert_eq!(error, "a secret does not have the form that its type expects");
+    type Text<'a> = serde::de::value::StrDeserializer<'a, serde::de::value::Error>;
+    assert_eq!(Secret::<String>::deserialize(Text::new("hunter2")).unwrap().expose(), "hunter2");
+    let error = Secret::<u32>::deserialize(Text::new("hunter2")).unwrap_err().to_string();
+    assert_eq!(error, "a secret does not have the form that its type expects");
+    assert_eq!(
+        toml("[mail]\nvalue = \"5m\"").settings::<One<Secret<Duration>>>().unwrap().value.expose().as_secs(),
+        300
+    );
+}

@@ -1,0 +1,351 @@
+//! [`Plan`]: the SQL for one table of work, on one engine.
+//!
+//! The entity's types end here: a plan is made from them once and is plain data, so that what is owed for a row can be kept
+//! and written after the batch is gone. The statuses stand in the SQL as constants, not as parameters: only so do both
+//! engines use an index over the pending rows alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{
+    Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, NullOrdering, Query, SqliteQueryBuilder, TableRef,
+    UpdateStatement, ValueTuple,
+};
+use sea_orm::{
+    ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
+};
+
+use super::work_item::{TimeValue, WorkItem};
+
+pub(crate) const PENDING: &str = "pending";
+pub(crate) const COMPLETED: &str = "completed";
+pub(crate) const FAILED: &str = "failed";
+
+/// The longest message kept where the column itself sets no limit, in characters.
+const MESSAGE_LIMIT: usize = 8_000;
+/// How many keys one statement names at most.
+const KEYS_A_STATEMENT: usize = 5_000;
+const COMPOSITE_KEYS_A_STATEMENT: usize = 200;
+
+/// How long a failed row waits for its next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(10), longest: Duration::from_secs(3600) }
+    }
+}
+
+impl Backoff {
+    /// The wait after the attempt with this number, from 1: doubled each time.
+    pub(crate) fn after(self, attempt: i64) -> Duration {
+        let doublings = u32::try_from(attempt.clamp(1, 32) - 1).unwrap_or(0);
+        self.first.saturating_mul(2u32.saturating_pow(doublings)).min(self.longest)
+    }
+}
+
+/// What becomes of a row that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Failed,
+    /// Pending again, not before this time where the table can say so.
+    Again(DateTime<Utc>),
+}
+
+type SaveAs = Box<dyn Fn(Value) -> Expr + Send + Sync>;
+
+struct TimeColumn {
+    iden: DynIden,
+    value: TimeValue,
+}
+
+struct ErrorColumn {
+    iden: DynIden,
+    nullable: bool,
+    limit: usize,
+}
+
+pub(crate) struct Plan {
+    pub(crate) backend: DbBackend,
+    /// As a message shows it, and as `service_claim` names it.
+    pub(crate) name: String,
+    table: TableRef,
+    keys: Vec<(DynIden, SaveAs)>,
+    status: DynIden,
+    pending: Expr,
+    completed: Expr,
+    failed: Expr,
+    error: Option<ErrorColumn>,
+    attempts: Option<DynIden>,
+    max_attempts: i64,
+    available_at: Option<TimeColumn>,
+    updated_at: Option<TimeColumn>,
+    backoff: Backoff,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("table", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    pub(crate) fn of<E: WorkItem>(backend: DbBackend, backoff: Backoff) -> Arc<Self> {
+        let work = E::__work();
+        let entity = E::default();
+        let constant = |status: &'static str| status_value(work.status, status);
+        let time = |(column, value): (E::Column, TimeValue)| TimeColumn { iden: iden(column), value };
+        Arc::new(Self {
+            backend,
+            name: match entity.schema_name() {
+                Some(schema) => format!("{schema}.{}", entity.table_name()),
+                None => entity.table_name().to_owned(),
+            },
+            table: entity.table_ref(),
+            keys: E::PrimaryKey::iter()
+                .map(|key| {
+                    let column = key.into_column();
+                    let save_as: SaveAs = Box::new(move |value| column.save_as(Expr::val(value)));
+                    (iden(column), save_as)
+                })
+                .collect(),
+            status: iden(work.status),
+            pending: constant(PENDING),
+            completed: constant(COMPLETED),
+            failed: constant(FAILED),
+            error: work.error.map(|column| ErrorColumn {
+                iden: iden(column),
+                nullable: column.def().is_null(),
+                limit: text_limit(column),
+            }),
+            attempts: work.attempts.map(iden),
+            max_attempts: work.attempts.map_or(1, |_| i64::from(work.max_attempts)),
+            available_at: work.available_at.map(time),
+            updated_at: work.updated_at.map(time),
+            backoff,
+        })
+    }
+
+    /// What follows a failed attempt, the `attempts` before it not counting it. `wait` overrides the backoff.
+    pub(crate) fn verdict(&self, attempts: i64, wait: Option<Duration>, now: DateTime<Utc>) -> Verdict {
+        let attempt = attempts.saturating_add(1);
+        if attempt >= self.max_attempts {
+            return Verdict::Failed;
+        }
+        let wait = wait.unwrap_or_else(|| self.backoff.after(attempt));
+        let wait = chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::days(365));
+        Verdict::Again(now.checked_add_signed(wait).unwrap_or(now))
+    }
+
+    /// The rows are `completed`. With `guarded`, only those still pending.
+    pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>, guarded: bool) -> Vec<UpdateStatement> {
+        let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
+        keys.chunks(chunk)
+            .map(|keys| {
+                let mut update = self.update(self.completed.clone(), now);
+                if let Some(error) = &self.error {
+                    let empty = if error.nullable { Value::String(None) } else { String::new().into() };
+                    update.value(error.iden.clone(), Expr::Constant(empty));
+                }
+                if guarded {
+                    update.and_where(self.is_pending());
+                }
+                update.cond_where(self.any_of(keys)).to_owned()
+            })
+            .collect()
+    }
+
+    /// The row failed. Only where it is still pending, and was tried as often as is believed.
+    pub(crate) fn fail(
+        &self,
+        key: &ValueTuple,
+        attempts: i64,
+        verdict: Verdict,
+        message: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> UpdateStatement {
+        let status = match verdict {
+            Verdict::Failed => &self.failed,
+            Verdict::Again(_) => &self.pending,
+        };
+        let mut update = self.update(status.clone(), now);
+        if let (Some(column), Some(message)) = (&self.error, message) {
+            update.value(column.iden.clone(), clipped(message, column.limit));
+        }
+        if let (Some(column), Verdict::Again(at)) = (&self.available_at, verdict) {
+            update.value(column.iden.clone(), (column.value)(at));
+        }
+        if let Some(column) = &self.attempts {
+            update.and_where(Expr::col(column.clone()).eq(attempts));
+        }
+        update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+    }
+
+    /// The row cannot even be read: `failed`, whatever its attempts.
+    pub(crate) fn set_aside(&self, key: &ValueTuple, message: Option<&str>, now: DateTime<Utc>) -> UpdateStatement {
+        let mut update = Query::update().table(self.table.clone()).to_owned();
+        update.value(self.status.clone(), self.failed.clone());
+        self.touch(&mut update, now);
+        if let (Some(column), Some(message)) = (&self.error, message) {
+            update.value(column.iden.clone(), clipped(message, column.limit));
+        }
+        update.cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
+    }
+
+    fn update(&self, status: Expr, now: DateTime<Utc>) -> UpdateStatement {
+        let mut update = Query::update().table(self.table.clone()).to_owned();
+        update.value(self.status.clone(), status);
+        if let Some(column) = &self.attempts {
+            update.value(column.clone(), Expr::col(column.clone()).add(Expr::Constant(1.into())));
+        }
+        self.touch(&mut update, now);
+        update
+    }
+
+    fn touch(&self, update: &mut UpdateStatement, now: DateTime<Utc>) {
+        if let Some(column) = &self.updated_at {
+            update.value(column.iden.clone(), (column.value)(now));
+        }
+    }
+
+    fn is_pending(&self) -> Expr {
+        Expr::col(self.status.clone()).eq(self.pending.clone())
+    }
+
+    fn any_of(&self, keys: &[ValueTuple]) -> Condition {
+        if let [(column, save_as)] = self.keys.as_slice() {
+            let values = keys.iter().flat_map(|key| key.clone()).map(save_as);
+            return Condition::all().add(Expr::col(column.clone()).is_in(values));
+        }
+        // Spelt out: SQLite has no `(a, b) IN ((1, 2), …)`.
+        keys.iter().fold(Condition::any(), |any, key| {
+            any.add(self.keys.iter().zip(key.clone()).fold(Condition::all(), |all, ((column, save_as), value)| {
+                all.add(Expr::col(column.clone()).eq(save_as(value)))
+            }))
+        })
+    }
+}
+
+/// The pending rows that are due, oldest first.
+pub(crate) fn due<E: WorkItem>(
+    backend: DbBackend,
+    filter: &Condition,
+    order: &[(E::Column, Order)],
+    now: DateTime<Utc>,
+) -> Select<E> {
+    let work = E::__work();
+    let mut select = E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
+    if let Some((column, value)) = work.available_at {
+        let due = Expr::col(column.as_column_ref()).lte(value(now));
+        select = select.filter(match column.def().is_null() {
+            true => due.or(Expr::col(column.as_column_ref()).is_null()),
+            false => due,
+        });
+    }
+    select = select.filter(filter.clone());
+    if let Some((column, _)) = work.available_at
+        && order.is_empty()
+    {
+        select = match backend {
+            // As SQLite does by itself.
+            DbBackend::Postgres if column.def().is_null() => {
+                select.order_by_with_nulls(column, Order::Asc, NullOrdering::First)
+            }
+            _ => select.order_by(column, Order::Asc),
+        };
+    }
+    for (column, order) in order {
+        select = select.order_by(*column, order.clone());
+    }
+    E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
+}
+
+/// A key as text: the same for the same row on every machine.
+pub(crate) fn key_text(key: &ValueTuple) -> String {
+    let mut text = String::new();
+    for value in key.clone() {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        let literal = Query::select().expr(Expr::Constant(value)).to_string(SqliteQueryBuilder);
+        text.push_str(literal.strip_prefix("SELECT ").unwrap_or(&literal));
+    }
+    text
+}
+
+/// What an integer column holds.
+pub(crate) fn as_integer(value: &Value) -> Option<i64> {
+    match *value {
+        Value::TinyInt(n) => n.map(i64::from),
+        Value::SmallInt(n) => n.map(i64::from),
+        Value::Int(n) => n.map(i64::from),
+        Value::BigInt(n) => n,
+        Value::TinyUnsigned(n) => n.map(i64::from),
+        Value::SmallUnsigned(n) => n.map(i64::from),
+        Value::Unsigned(n) => n.map(i64::from),
+        Value::BigUnsigned(n) => n.and_then(|n| i64::try_from(n).ok()),
+        _ => None,
+    }
+}
+
+/// A status as a constant of the column's type.
+pub(crate) fn status_value(column: impl ColumnTrait, status: &'static str) -> Expr {
+    column.save_as(Expr::Constant(status.into()))
+}
+
+fn iden(column: impl IdenStatic) -> DynIden {
+    Alias::new(column.as_str()).into_iden()
+}
+
+fn text_limit(column: impl ColumnTrait) -> usize {
+    use sea_orm::sea_query::{ColumnType, StringLen};
+    match column.def().get_column_type() {
+        ColumnType::String(StringLen::N(limit)) | ColumnType::Char(Some(limit)) => {
+            usize::try_from(*limit).unwrap_or(MESSAGE_LIMIT).min(MESSAGE_LIMIT)
+        }
+        _ => MESSAGE_LIMIT,
+    }
+}
+
+/// The message as a column takes it: cut to its length, and without the zero character that PostgreSQL refuses.
+fn clipped(message: &str, limit: usize) -> String {
+    let mut characters = message.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c });
+    let mut text: String = characters.by_ref().take(limit).collect();
+    if characters.next().is_some() {
+        text.pop();
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_its_cap() {
+        let backoff = Backoff::default();
+        let seconds = [1, 2, 3, 9, 10, 100].map(|attempt| backoff.after(attempt).as_secs());
+        assert_eq!(seconds, [10, 20, 40, 2560, 3600, 3600]);
+    }
+
+    #[test]
+    fn a_message_fits_its_column() {
+        assert_eq!(clipped("short", 5), "short");
+        assert_eq!(clipped("longer", 5), "long…");
+        assert_eq!(clipped("a\0b", 5), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn a_key_is_written_unmistakably() {
+        let text = |values: Vec<Value>| key_text(&ValueTuple::Many(values));
+        assert_eq!(text(vec![5i64.into()]), text(vec![5i32.into()]));
+        assert_eq!(text(vec!["a','b".into()]), "'a'',''b'");
+        assert_ne!(text(vec!["a','b".into()]), text(vec!["a".into(), "b".into()]));
+    }
+}

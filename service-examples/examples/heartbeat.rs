@@ -1,0 +1,20 @@
+//! The smallest service: an `async fn` and when to run it.
+//!
+//! `cargo run --example heartbeat`
+
+use std::time::Duration;
+
+use service_core::prelude::*;
+
+#[service(interval = "100ms")]
+async fn heartbeat(cx: &Context) {
+    println!("beat {} of {}", cx.run(), cx.service_id());
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let services = ServiceRegistry::start_all().await?;
+    // A real program waits with `services.until_shutdown().await`; this one has seen enough soon.
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    services.shutdown().await
+}

@@ -1,0 +1,37 @@
+//! One type, several services: each has an id and options of its own.
+//!
+//! `cargo run --example several_instances`
+
+use std::time::Duration;
+
+use service_core::prelude::*;
+
+struct Mirror {
+    from: &'static str,
+}
+
+// `discover = false`: a mirror of nothing in particular makes no sense.
+#[service(interval = "1h", discover = false)]
+impl Mirror {
+    async fn update(&mut self, cx: &Context) -> Outcome {
+        println!("{} copies {} as {}", cx.service_id(), self.from, cx.requester_id());
+        Outcome::processed(1)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let often = ServiceOptions::of::<Mirror>().interval(Duration::from_millis(50)).requester_id("press-office");
+    let services = ServiceRegistry::builder()
+        // Built anew after a panic or a stop, since it is a closure.
+        .service_fn("photos", || Mirror { from: "/srv/photos" })
+        .service_with("news", Mirror { from: "/srv/news" }, often)
+        .start_all()
+        .await?;
+    tokio::time::sleep(Duration::from_millis(180)).await;
+    for id in services.list() {
+        let runs = services.get(&id).map_or(0, |service| service.health().runs);
+        println!("{id}: {}", if runs == 1 { "ran once" } else { "ran several times" });
+    }
+    services.shutdown().await
+}

@@ -1,0 +1,201 @@
+//! Turns the bytes of a file into rows, in the caller's transaction.
+//!
+//! The tricky thing is doing it once. A file is known by its content, so that the same file under another name, or
+//! one whose move to `done/` was cut off, adds nothing; the record of the file and its rows are one commit. Files whose
+//! dates overlap are compared reading by reading: the same values are skipped, other values are kept aside.
+
+use std::collections::HashMap;
+
+use chrono::{NaiveDate, Utc};
+use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder};
+use sha2::{Digest, Sha256};
+
+use crate::line::{self, Observation};
+use crate::tables::{FAILED, PENDING, daily, imported_file, reading, rejected_line};
+
+/// Rows an insert carries: databases have a limit on values a statement, and this is far below it.
+const CHUNK: usize = 500;
+
+/// A line that is no reading, and why.
+#[derive(Debug, PartialEq)]
+pub struct Rejected {
+    pub line: i32,
+    pub content: Vec<u8>,
+    pub reason: String,
+}
+
+/// What is in a file.
+#[derive(Debug, Default)]
+pub struct Sorted {
+    pub readings: Vec<(i32, Observation)>,
+    /// Lines whose reading was there already, value for value.
+    pub known: i32,
+    pub rejected: Vec<Rejected>,
+}
+
+/// What became of a file.
+pub enum Imported {
+    /// It is in the database now.
+    Now { file: imported_file::Model, rejected: Vec<Rejected> },
+    /// The same bytes were imported before.
+    Before(imported_file::Model),
+}
+
+/// What names a file's content.
+pub fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The file of this content, if it was imported.
+pub async fn find(db: &impl ConnectionTrait, hash: &str) -> Result<Option<imported_file::Model>, DbErr> {
+    imported_file::Entity::find().filter(imported_file::Column::Hash.eq(hash)).one(db).await
+}
+
+/// Imports a file. Nothing lasts until the caller commits.
+pub async fn import(tx: &impl ConnectionTrait, name: &str, bytes: &[u8]) -> Result<Imported, DbErr> {
+    let hash = hash(bytes);
+    if let Some(before) = find(tx, &hash).await? {
+        return Ok(Imported::Before(before));
+    }
+    let mut known = known_readings(tx, bytes).await?;
+    let sorted = sort(name, bytes, &mut known);
+    let file = imported_file::ActiveModel {
+        id: NotSet,
+        hash: Set(hash),
+        name: Set(name.to_owned()),
+        readings: Set(sorted.readings.len() as i32),
+        known: Set(sorted.known),
+        rejected: Set(sorted.rejected.len() as i32),
+        imported_at: Set(Utc::now()),
+    };
+    let file = file.insert(tx).await?;
+    for chunk in sorted.readings.chunks(CHUNK) {
+        let rows = chunk.iter().map(|(line, observation)| row(&file, *line, observation));
+        reading::Entity::insert_many(rows).exec_without_returning(tx).await?;
+    }
+    for chunk in sorted.rejected.chunks(CHUNK) {
+        let rows = chunk.iter().map(|rejected| rejected_line::ActiveModel {
+            file_id: Set(file.id),
+            line: Set(rejected.line),
+            content: Set(rejected.content.clone()),
+            reason: Set(rejected.reason.clone()),
+        });
+        rejected_line::Entity::insert_many(rows).exec_without_returning(tx).await?;
+    }
+    Ok(Imported::Now { file, rejected: sorted.rejected })
+}
+
+/// A file of the rejected lines alone, each under its reason: to be put right, and put back into the inbox.
+pub async fn rejected_file(db: &impl ConnectionTrait, file: &imported_file::Model) -> Result<Option<Vec<u8>>, DbErr> {
+    let lines = rejected_line::Entity::find()
+        .filter(rejected_line::Column::FileId.eq(file.id))
+        .order_by_asc(rejected_line::Column::Line)
+        .all(db)
+        .await?;
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let mut content = format!("{}\n", line::HEADER).into_bytes();
+    for rejected in lines {
+        content.extend(format!("# {}, line {}: {}\n", file.name, rejected.line, rejected.reason).into_bytes());
+        content.extend(rejected.content);
+        content.push(b'\n');
+    }
+    Ok(Some(content))
+}
+
+fn row(file: &imported_file::Model, line: i32, observation: &Observation) -> reading::ActiveModel {
+    let Observation { date, precipitation, temp_max, temp_min, wind, weather } = observation.clone();
+    reading::ActiveModel {
+        id: NotSet,
+        file_id: Set(file.id),
+        file: Set(file.name.clone()),
+        line: Set(line),
+        date: Set(date),
+        precipitation: Set(precipitation),
+        temp_max: Set(temp_max),
+        temp_min: Set(temp_min),
+        wind: Set(wind),
+        weather: Set(weather),
+        status: Set(PENDING.to_owned()),
+        error_message: Set(None),
+        attempts: Set(0),
+        updated_at: Set(None),
+    }
+}
+
+/// A reading that is there already, and where it came from.
+struct Known {
+    observation: Observation,
+    place: String,
+}
+
+/// Tells the lines apart. `known` holds what the database has for these dates, and grows by what the file has.
+fn sort(name: &str, bytes: &[u8], known: &mut HashMap<NaiveDate, Known>) -> Sorted {
+    let mut sorted = Sorted::default();
+    let mut lines = lines(bytes);
+    let first = lines.next().map_or(&b""[..], |(_, content)| content);
+    if let Err(reason) = line::check_header(first) {
+        // Without knowing the columns no line can be told: the whole file is kept aside.
+        sorted.rejected.push(Rejected { line: 1, content: first.to_vec(), reason });
+        sorted.rejected.extend(lines.map(|(line, content)| Rejected {
+            line,
+            content: content.to_vec(),
+            reason: "the file's first line does not name the columns".into(),
+        }));
+        return sorted;
+    }
+    // A note, as in the files of rejected lines.
+    for (line, content) in lines.filter(|(_, content)| !content.starts_with(b"#")) {
+        let reason = match Observation::parse(content) {
+            Err(reason) => reason,
+            Ok(read) => match known.get(&read.date) {
+                Some(there) if there.observation == read => {
+                    sorted.known += 1;
+                    continue;
+                }
+                Some(there) => format!("{} is there already with other values, from {}", read.date, there.place),
+                None => {
+                    let place = format!("{name}, line {line}");
+                    known.insert(read.date, Known { observation: read.clone(), place });
+                    sorted.readings.push((line, read));
+                    continue;
+                }
+            },
+        };
+        sorted.rejected.push(Rejected { line, content: content.to_vec(), reason });
+    }
+    sorted
+}
+
+/// The lines with their numbers, from 1. A line end at the end of the file begins no further line.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    (1..).zip(bytes.split(|byte| *byte == b'\n'))
+}
+
+/// What the database has for the dates between the file's first and last. A reading that turned out to be impossible
+/// does not count: a later one may take its place.
+async fn known_readings(db: &impl ConnectionTrait, bytes: &[u8]) -> Result<HashMap<NaiveDate, Known>, DbErr> {
+    let dates: Vec<_> = lines(bytes).filter_map(|(_, line)| Observation::parse(line).ok()).map(|o| o.date).collect();
+    let (Some(&first), Some(&last)) = (dates.iter().min(), dates.iter().max()) else { return Ok(HashMap::new()) };
+    let mut known = HashMap::new();
+    // The figures outlive the readings, which are cleared away after a week.
+    for day in daily::Entity::find().filter(daily::Column::Date.between(first, last)).all(db).await? {
+        let daily::Model { date, precipitation, temp_max, temp_min, wind, weather, .. } = day;
+        let observation = Observation { date, precipitation, temp_max, temp_min, wind, weather };
+        known.insert(date, Known { observation, place: "an earlier file".into() });
+    }
+    let readings = reading::Entity::find()
+        .filter(reading::Column::Date.between(first, last))
+        .filter(reading::Column::Status.ne(FAILED));
+    for reading in readings.all(db).await? {
+        let place = format!("{}, line {}", reading.file, reading.line);
+        known.insert(reading.date, Known { observation: reading.observation(), place });
+    }
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests;

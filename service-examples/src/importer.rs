@@ -1,0 +1,122 @@
+//! `importer`: turns the files in the inbox into pending readings.
+//!
+//! For each file: import in one transaction, then put its rejected lines aside, then move it. Killed anywhere in
+//! between, the next start finds the file still in the inbox, recognises it by its content and does the rest.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use service_core::prelude::*;
+use tracing::{info, warn};
+
+use crate::bundled;
+use crate::import::{self, Imported};
+use crate::inbox::{self, Inbox};
+use crate::line;
+
+/// Wait for a file that may still be written to, before another look.
+const GROWING: Duration = Duration::from_millis(500);
+
+/// `[importer]` in `services.toml`.
+#[derive(serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    /// The folder that files arrive in.
+    inbox: PathBuf,
+    /// Whether the files that come with the program are imported.
+    bundled: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { inbox: "inbox".into(), bundled: true }
+    }
+}
+
+/// The service.
+pub struct Importer {
+    inbox: Inbox,
+    /// Files that nothing can be done with are mentioned once.
+    mentioned: HashSet<PathBuf>,
+}
+
+#[service(interval = 2, max_failures = 10, retry_backoff = 2.0)]
+impl Importer {
+    async fn configure(cx: &Context, settings: Settings) -> Result<Self> {
+        let inbox = Inbox::open(settings.inbox).await?;
+        for (name, content) in bundled::FILES.into_iter().filter(|_| settings.bundled) {
+            if import::find(cx.db()?, &import::hash(content)).await?.is_none() {
+                inbox.put(name, content).await?;
+            }
+        }
+        Ok(Self { inbox, mentioned: HashSet::new() })
+    }
+
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let arrived = self.inbox.look().await?;
+        for path in arrived.unknown {
+            if self.mentioned.insert(path.clone()) {
+                warn!("{} stays where it is: only files ending in .csv are imported", path.display());
+            }
+        }
+        let (mut readings, mut unread) = (0, 0);
+        for path in arrived.files {
+            if cx.is_stopping() {
+                break;
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match inbox::read(&path).await {
+                Ok(Some(content)) => readings += self.import(cx, &path, &name, &content).await?,
+                Ok(None) => {}
+                // One file that cannot be read holds up no other.
+                Err(error) => {
+                    unread += 1;
+                    cx.degraded(format!("cannot read {error}"));
+                    if self.mentioned.insert(path) {
+                        warn!("cannot read {error}; it is tried again");
+                    }
+                }
+            }
+        }
+        let outcome = Outcome::processed(readings).failed(unread);
+        if arrived.growing > 0 {
+            cx.sleep(GROWING).await;
+            return Ok(outcome.again());
+        }
+        Ok(outcome)
+    }
+
+    /// Gives the number of new readings.
+    async fn import(&self, cx: &Context, path: &Path, name: &str, content: &[u8]) -> Result<u64> {
+        let tx = cx.begin().await?;
+        let imported = import::import(&tx, name, content).await?;
+        tx.commit().await?;
+
+        let (file, readings) = match imported {
+            Imported::Now { file, rejected } => {
+                for bad in &rejected {
+                    warn!("{name}, line {}: {} in `{}`", bad.line, bad.reason, line::shown(&bad.content));
+                }
+                info!("{name}: {} new readings, {} known, {} rejected", file.readings, file.known, file.rejected);
+                let readings = file.readings.unsigned_abs().into();
+                (file, readings)
+            }
+            Imported::Before(file) => {
+                info!("{name} was imported as {} on {}: nothing new", file.name, file.imported_at.format("%F %T"));
+                (file, 0)
+            }
+        };
+        if let Some(lines) = import::rejected_file(cx.db()?, &file).await? {
+            let aside = self.inbox.keep_aside(name, &file.hash, &lines).await?;
+            if readings > 0 {
+                info!("{name}: put the rejected lines right in {} and move it to the inbox", aside.display());
+            }
+        }
+        // Another file may have been put under this name in the meantime: that one is for the next run.
+        if inbox::read(path).await?.is_some_and(|now| import::hash(&now) == file.hash) {
+            self.inbox.done(path, &file.hash).await?;
+        }
+        Ok(readings)
+    }
+}

@@ -1,0 +1,203 @@
+//! The folder that files arrive in, and where they go from there.
+//!
+//! `inbox/*.csv` is to be imported; `inbox/done/` and `inbox/rejected/` receive what was. Names there carry the
+//! content's hash, so that nothing is ever overwritten by something else, and doing a step twice changes nothing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tokio::fs;
+
+/// A file that changed less than this ago may still be written to.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    folder: PathBuf,
+}
+
+/// What lies in the inbox.
+#[derive(Debug, Default)]
+pub struct Arrived {
+    /// To be imported, in the order of their last change.
+    pub files: Vec<PathBuf>,
+    /// Files that may still be written to: to be looked at again.
+    pub growing: usize,
+    /// Files that no importer knows.
+    pub unknown: Vec<PathBuf>,
+}
+
+impl Inbox {
+    /// The folder is made when it is not there.
+    pub async fn open(folder: impl Into<PathBuf>) -> io::Result<Self> {
+        let inbox = Self { folder: folder.into() };
+        for folder in [inbox.folder.clone(), inbox.folder.join("done"), inbox.folder.join("rejected")] {
+            fs::create_dir_all(&folder).await.map_err(|error| at(&folder, error))?;
+        }
+        Ok(inbox)
+    }
+
+    /// What is to be done.
+    pub async fn look(&self) -> io::Result<Arrived> {
+        let mut arrived = Arrived::default();
+        let mut files = Vec::new();
+        let mut entries = fs::read_dir(&self.folder).await.map_err(|error| at(&self.folder, error))?;
+        while let Some(entry) = entries.next_entry().await? {
+            let path = entry.path();
+            // Gone since it was listed: somebody else took it.
+            let Ok(found) = fs::metadata(&path).await else { continue };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !found.is_file() || name.starts_with('.') || name.ends_with(".part") {
+                continue;
+            }
+            if !name.to_ascii_lowercase().ends_with(".csv") {
+                arrived.unknown.push(path);
+                continue;
+            }
+            let modified = found.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            if is_recent(modified) {
+                arrived.growing += 1;
+            } else {
+                files.push((modified, path));
+            }
+        }
+        files.sort();
+        arrived.files = files.into_iter().map(|(_, path)| path).collect();
+        arrived.unknown.sort();
+        Ok(arrived)
+    }
+
+    /// Puts a file into the inbox, whole or not at all, unless it lies there already.
+    pub async fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let path = self.folder.join(name);
+        if fs::try_exists(&path).await.map_err(|error| at(&path, error))? {
+            return Ok(());
+        }
+        // It is whole, so nobody needs to wait for the rest of it.
+        write(&path, content, Some(SystemTime::now() - SETTLED)).await
+    }
+
+    /// Puts the rejected lines of a file aside, unless that was done before: they may have been put right since.
+    pub async fn keep_aside(&self, name: &str, hash: &str, content: &[u8]) -> io::Result<PathBuf> {
+        let path = self.folder.join("rejected").join(with_hash(name, hash));
+        if !fs::try_exists(&path).await.map_err(|error| at(&path, error))? {
+            write(&path, content, None).await?;
+        }
+        Ok(path)
+    }
+
+    /// Moves an imported file out of the inbox. Somebody else may have done so.
+    pub async fn done(&self, path: &Path, hash: &str) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match fs::rename(path, self.folder.join("done").join(with_hash(&name, hash))).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|error| at(path, error)),
+        }
+    }
+}
+
+/// A clock that was set back makes files of the future: those are not waited for.
+fn is_recent(modified: SystemTime) -> bool {
+    SystemTime::now().duration_since(modified).is_ok_and(|age| age < SETTLED)
+}
+
+/// Reads a file; `None` when it is gone.
+pub async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path).await {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path, error)),
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, even when the machine goes down.
+pub async fn write(path: &Path, content: &[u8], modified: Option<SystemTime>) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let written = async {
+        fs::write(&part, content).await?;
+        let file = fs::OpenOptions::new().write(true).open(&part).await?.into_std().await;
+        if let Some(modified) = modified {
+            file.set_modified(modified)?;
+        }
+        tokio::task::spawn_blocking(move || file.sync_all()).await??;
+        fs::rename(&part, path).await
+    };
+    written.await.map_err(|error| at(path, error))
+}
+
+/// An `io::Error` does not say which file it is about.
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn with_hash(name: &str, hash: &str) -> String {
+    let stem = name.get(..name.len().saturating_sub(4)).unwrap_or(name);
+    format!("{stem}-{}.csv", hash.get(..8).unwrap_or(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of the test's own, gone when the test ends.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("station-inbox-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_left_alone() {
+        let folder = Folder::new("growing");
+        let inbox = Inbox::open(&folder.0).await.unwrap();
+        std::fs::write(folder.0.join("growing.csv"), "date").unwrap();
+        std::fs::write(folder.0.join("whole.csv.part"), "date").unwrap();
+        std::fs::write(folder.0.join("notes.txt"), "?").unwrap();
+        inbox.put("whole.csv", b"date").await.unwrap();
+        let arrived = inbox.look().await.unwrap();
+        assert_eq!(arrived.files, [folder.0.join("whole.csv")]);
+        assert_eq!((arrived.growing, arrived.unknown), (1, vec![folder.0.join("notes.txt")]));
+    }
+
+    #[tokio::test]
+    async fn moving_twice_is_moving_once() {
+        let folder = Folder::new("done");
+        let inbox = Inbox::open(&folder.0).await.unwrap();
+        inbox.put("a.csv", b"one").await.unwrap();
+        let path = folder.0.join("a.csv");
+        inbox.done(&path, "0123456789").await.unwrap();
+        inbox.done(&path, "0123456789").await.unwrap();
+        assert_eq!(read(&folder.0.join("done/a-01234567.csv")).await.unwrap().unwrap(), b"one");
+        assert_eq!(read(&path).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_corrected_file_of_rejected_lines_is_not_overwritten() {
+        let folder = Folder::new("rejected");
+        let inbox = Inbox::open(&folder.0).await.unwrap();
+        let path = inbox.keep_aside("a.csv", "0123456789", b"bad").await.unwrap();
+        std::fs::write(&path, "put right").unwrap();
+        inbox.keep_aside("a.csv", "0123456789", b"bad").await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"put right");
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_file() {
+        let error = Inbox::open("/dev/null/inbox").await.unwrap_err();
+        assert!(error.to_string().starts_with("/dev/null/inbox: "), "{error}");
+    }
+}

@@ -1,0 +1,23 @@
+//! The README and most of the pages under `docs/`, so that `cargo test` compiles and runs their code; the page on configuration
+//! is tested where configuration is. There is nothing else in this library.
+
+macro_rules! pages {
+    ($($name:ident: $path:literal)*) => {
+        $(#[doc = include_str!($path)]
+        #[cfg(doctest)]
+        pub mod $name {})*
+    };
+}
+
+pages! {
+    database: "../../docs/database.md"
+    deployment: "../../docs/deployment.md"
+    failures: "../../docs/failures.md"
+    from_a_loop: "../../docs/from-a-loop.md"
+    from_abstract_service: "../../docs/from-abstract-service.md"
+    from_tokio_cron_scheduler: "../../docs/from-tokio-cron-scheduler.md"
+    lifecycle: "../../docs/lifecycle.md"
+    readme: "../../README.md"
+    testing: "../../docs/testing.md"
+    tutorial: "../../docs/tutorial.md"
+}

@@ -1,0 +1,25 @@
+//! Every file that was ever imported, known by its content: what makes importing it twice impossible.
+
+use sea_orm::entity::prelude::*;
+
+/// A row of `imported_file`.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "imported_file")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    /// SHA-256 of the content.
+    #[sea_orm(unique)]
+    pub hash: String,
+    pub name: String,
+    pub readings: i32,
+    /// Lines whose reading was there already.
+    pub known: i32,
+    pub rejected: i32,
+    pub imported_at: DateTimeUtc,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,69 @@
+//! The station's tables, and how they come to be.
+//!
+//! `reading` and `delivery` hold work: their rows wait as `pending` and end `completed` or `failed`. Creating is
+//! idempotent, so that every start does it.
+
+pub mod daily;
+pub mod delivery;
+pub mod digest;
+pub mod extreme;
+pub mod imported_file;
+pub mod monthly;
+pub mod reading;
+pub mod record;
+pub mod rejected_line;
+
+use sea_orm::sea_query::{Index, IndexCreateStatement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema};
+use service_core::{database::Access, prelude::*};
+
+/// The states of a row that is work.
+pub const PENDING: &str = "pending";
+/// Worked off.
+pub const COMPLETED: &str = "completed";
+/// Not to be worked off; the row says why.
+pub const FAILED: &str = "failed";
+
+/// Creates what is missing. Many processes may start at once.
+pub async fn create(db: &DatabaseConnection) -> Result<()> {
+    let tx = Access::new(db.clone(), "station").begin().await?;
+    if db.get_database_backend() == DbBackend::Postgres {
+        // Two at once would both find a table missing. On SQLite the transaction alone is enough.
+        tx.execute_unprepared("SELECT pg_advisory_xact_lock(hashtext('station.tables'))").await?;
+    }
+    table(&tx, imported_file::Entity).await?;
+    table(&tx, rejected_line::Entity).await?;
+    table(&tx, reading::Entity).await?;
+    table(&tx, daily::Entity).await?;
+    table(&tx, monthly::Entity).await?;
+    table(&tx, record::Entity).await?;
+    table(&tx, extreme::Entity).await?;
+    table(&tx, digest::Entity).await?;
+    table(&tx, delivery::Entity).await?;
+    // One reading a line of a file, whatever happens between two starts.
+    let unique = index("reading_file_line").table(reading::Entity).unique().to_owned();
+    add(&tx, unique.to_owned().col(reading::Column::FileId).col(reading::Column::Line).to_owned()).await?;
+    // What `claim` looks for: pending rows, oldest first.
+    let claim = index("reading_status").table(reading::Entity).to_owned();
+    add(&tx, claim.to_owned().col(reading::Column::Status).col(reading::Column::Id).to_owned()).await?;
+    let claim = index("delivery_status").table(delivery::Entity).to_owned();
+    add(&tx, claim.to_owned().col(delivery::Column::Status).col(delivery::Column::Id).to_owned()).await?;
+    tx.commit().await
+}
+
+async fn table(db: &impl ConnectionTrait, entity: impl EntityTrait) -> Result<(), DbErr> {
+    let schema = Schema::new(db.get_database_backend());
+    db.execute(schema.create_table_from_entity(entity).if_not_exists()).await?;
+    for mut index in schema.create_index_from_entity(entity) {
+        db.execute(index.if_not_exists()).await?;
+    }
+    Ok(())
+}
+
+fn index(name: &str) -> IndexCreateStatement {
+    Index::create().if_not_exists().name(name).to_owned()
+}
+
+async fn add(db: &impl ConnectionTrait, index: IndexCreateStatement) -> Result<(), DbErr> {
+    db.execute(&index).await.map(drop)
+}

@@ -1,0 +1,89 @@
+//! What the documents say and a compiler cannot check: tables that list everything, and links that lead somewhere.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The words in backticks in the first cell of each row of the tables below a heading.
+fn first_cells(text: &str, heading: &str) -> BTreeSet<String> {
+    let (_, below) = text.split_once(&format!("\n{heading}\n")).unwrap();
+    let section = below.split("\n#").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.filter_map(|row| row.split('|').nth(1)).flat_map(backticked).collect()
+}
+
+fn backticked(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_option_table_has_every_key_of_the_attribute() {
+    let keys = read("service-macros/src/keys.rs");
+    let keys: BTreeSet<String> = keys
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("key(\"")?.split('"').next())
+        .map(str::to_owned)
+        .collect();
+    assert!(keys.len() > 20, "the keys are no longer where this test looks for them");
+    let readme = read("README.md");
+    let mut listed = first_cells(&readme, "### Options");
+    // Those that belong to `restart` stand in its row.
+    let row = readme.lines().find(|line| line.starts_with("| `restart`")).unwrap();
+    listed.extend(backticked(row).into_iter().filter(|word| keys.contains(word)));
+    assert_eq!(listed, keys);
+}
+
+#[test]
+fn every_example_is_listed_and_run() {
+    let listed = first_cells(&read("service-examples/README.md"), "## Small examples");
+    let there: BTreeSet<String> = std::fs::read_dir(root().join("service-examples/examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed, there);
+    let tests = read("service-examples/tests/examples.rs");
+    for name in there {
+        assert!(tests.contains(&format!("fn {name}()")), "no test runs {name}");
+    }
+}
+
+#[test]
+fn every_page_is_compiled() {
+    let pages = read("service-examples/src/pages.rs") + &read("service-core/src/config/mod.rs");
+    for path in files(&root().join("docs")) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name == "README.md" || pages.contains(&format!("/docs/{name}\"")), "add {name} to src/pages.rs");
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut documents = files(&root().join("docs"));
+    let more = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "service-examples/README.md"];
+    documents.extend(more.iter().map(|name| root().join(name)));
+    for path in documents {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.starts_with("https://") || target.is_empty() {
+                continue;
+            }
+            assert!(path.parent().unwrap().join(target).exists(), "{}: {link} leads nowhere", path.display());
+        }
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}

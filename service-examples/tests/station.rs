@@ -1,0 +1,210 @@
+//! The application end to end, as a process: what it does with its files, and with being started again.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Station, data, text};
+
+#[test]
+fn once_works_everything_off() {
+    let station = Station::new();
+    let printed = station.once();
+    assert!(printed.contains("all is worked off: 1465 readings completed, 3 failed, 12 lines rejected"), "{printed}");
+    assert!(printed.contains("handmade-2016.csv, line 4: 5 columns, expected 6"), "{printed}");
+    assert!(printed.contains("handmade-2016.csv, line 9: temp_min 12.2 is above temp_max 3.3"), "{printed}");
+
+    let files = station.query("SELECT name, readings, known, rejected FROM imported_file ORDER BY name", |row| {
+        (
+            row.try_get_by_index::<String>(0).unwrap(),
+            row.try_get_by_index::<i32>(1).unwrap(),
+            row.try_get_by_index::<i32>(2).unwrap(),
+            row.try_get_by_index::<i32>(3).unwrap(),
+        )
+    });
+    assert_eq!(
+        files.iter().map(|file| file.1 + file.2 + file.3).sum::<i32>(),
+        1461 + 21,
+        "every line is accounted for"
+    );
+    assert!(files.contains(&("seattle-weather.csv".into(), 1461, 0, 0)) || files[1].2 == 2, "{files:?}");
+
+    assert_eq!(station.files("inbox"), [""; 0]);
+    assert_eq!(station.files("inbox/done").len(), 2);
+    assert_eq!(station.files("inbox/rejected").len(), 1);
+    assert!(!station.files("outbox").is_empty());
+    let told: i64 = station.value("SELECT count(*) FROM extreme WHERE digest_id IS NULL");
+    assert_eq!(told, 0);
+}
+
+#[test]
+fn figures_are_those_computed_by_other_means() {
+    let station = Station::new();
+    station.once();
+    station.compare_figures();
+}
+
+#[test]
+fn a_second_start_changes_nothing() {
+    let station = Station::new();
+    station.once();
+    let before = station.contents();
+    assert_eq!(before.iter().filter(|row| row.starts_with("reading")).count(), 1468);
+    let mails = station.files("outbox");
+    station.once();
+    assert_eq!(station.contents(), before);
+    assert_eq!(station.files("outbox"), mails);
+}
+
+#[test]
+fn a_file_dropped_twice_adds_nothing() {
+    let station = Station::new();
+    station.once();
+    let before = station.contents();
+    station.put("the-same-again.csv", data("seattle-weather.csv").as_bytes());
+    let printed = station.once();
+    assert!(printed.contains("the-same-again.csv was imported as seattle-weather.csv"), "{printed}");
+    assert_eq!(station.contents(), before);
+    assert_eq!(station.files("inbox"), [""; 0]);
+}
+
+#[test]
+fn of_an_overlapping_file_only_new_days_count() {
+    let station = Station::new();
+    station.once();
+    let lines = "2015/12/30,0.0,5.6,-1.0,3.4,sun\n2015/12/31,0.0,5.6,-2.1,3.5,sun\n2016/02/01,1.5,8.0,2.0,3.0,rain\n";
+    station.put("overlap.csv", format!("date,precipitation,temp_max,temp_min,wind,weather\n{lines}").as_bytes());
+    let printed = station.once();
+    assert!(printed.contains("overlap.csv: 1 new readings, 2 known, 0 rejected"), "{printed}");
+    assert_eq!(station.value::<i32>("SELECT days FROM monthly WHERE month = '2015-12'"), 31);
+    assert_eq!(station.value::<i32>("SELECT days FROM monthly WHERE month = '2016-02'"), 1);
+}
+
+#[test]
+fn rejected_lines_can_be_put_right_and_put_back() {
+    let station = Station::new();
+    station.once();
+    let name = station.files("inbox/rejected").pop().unwrap();
+    let lines = std::fs::read(station.path("inbox/rejected").join(&name)).unwrap();
+    assert!(lines.windows(3).any(|bytes| bytes == b"r\xff\xfe"), "the line is kept byte for byte");
+    let right = String::from_utf8_lossy(&lines).replace(",warm,", ",1.5,").replace("2016/02/30", "2016/02/29");
+    station.put("right.csv", right.as_bytes());
+    let printed = station.once();
+    assert!(printed.contains("right.csv: 2 new readings, 0 known, 10 rejected"), "{printed}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_holds_up_no_other() {
+    let station = Station::new().env("SERVICES__IMPORTER__BUNDLED", false);
+    station.put("nonsense.csv", &[0xff; 1000]);
+    station.put("good.csv", b"date,precipitation,temp_max,temp_min,wind,weather\n2016/03/01,1.5,8.0,2.0,3.0,rain\n");
+    // A link to itself looks like a file and is none.
+    std::os::unix::fs::symlink("loop.csv", station.path("inbox").join("loop.csv")).unwrap();
+    station.put("notes.txt", b"not for the importer");
+    let printed = station.once();
+    assert!(printed.contains("nonsense.csv, line 1: the first line is"), "{printed}");
+    assert!(printed.contains("good.csv: 1 new readings"), "{printed}");
+    assert!(printed.contains("notes.txt stays where it is"), "{printed}");
+    assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1);
+}
+
+#[test]
+fn readings_worked_off_a_week_ago_are_cleared_away_and_their_days_still_known() {
+    let station = Station::new();
+    station.once();
+    let week = chrono::Utc::now() - chrono::TimeDelta::days(8);
+    station.execute(&format!("UPDATE reading SET updated_at = '{}'", week.to_rfc3339()));
+    let printed = station.once();
+    assert!(printed.contains("readings worked off before"), "{printed}");
+    assert_eq!(station.value::<i64>("SELECT count(*) FROM reading"), 3, "failed readings stay for someone to look at");
+    assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1465);
+    // The same days from another file: known from their figures.
+    station.put("again.csv", data("seattle-weather.csv").replace("2012/01/01,0.0", "2012/01/01,0.00").as_bytes());
+    let printed = station.once();
+    assert!(printed.contains("again.csv: 0 new readings, 1461 known, 0 rejected"), "{printed}");
+}
+
+#[test]
+fn ctrl_c_drains_and_the_next_start_goes_on() {
+    for signal in ["INT", "TERM"] {
+        let station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 10);
+        let running = station.spawn();
+        station.wait_for_log("10 readings, 2012-01-01 to 2012-01-10");
+        running.signal(signal);
+        assert_eq!(running.wait(Duration::from_secs(20)), 0, "{}", station.log());
+        station.once();
+        assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1465);
+        assert_eq!(station.value::<i64>("SELECT sum(days) FROM monthly"), 1465);
+    }
+}
+
+#[test]
+fn killed_at_any_moment_nothing_is_lost_and_nothing_done_twice() {
+    let whole = Station::new();
+    whole.once();
+    // Small batches, so that there are many moments to be killed at.
+    let mut station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 7);
+    let mut pause = 20;
+    for _ in 0..12 {
+        let running = station.spawn();
+        std::thread::sleep(Duration::from_millis(pause));
+        running.kill();
+        // Not random, so that it is the same every time; not regular, so that the moments differ.
+        pause = (pause * 37 + 11) % 400;
+    }
+    station.set("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 100);
+    station.once();
+    // Digests may be cut differently; all else is as if it had never been killed.
+    let without_mails = |station: &Station| -> Vec<_> {
+        let rows = station.contents().into_iter();
+        rows.filter(|row| !row.starts_with("delivery") && !row.starts_with("extreme")).collect()
+    };
+    let (found, expected) = (without_mails(&station), without_mails(&whole));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(
+        station.value::<i64>("SELECT count(*) FROM extreme"),
+        whole.value::<i64>("SELECT count(*) FROM extreme")
+    );
+}
+
+#[test]
+fn the_command_line_answers() {
+    let station = Station::new();
+    let help = station.run(&["--help"]);
+    assert!(help.status.success() && text(&help).contains("usage: station"));
+    let list = text(&station.run(&["list"]));
+    for id in ["cleanup_service", "data_processor", "email_sender", "importer"] {
+        assert!(list.contains(id), "{list}");
+    }
+    let wrong = station.run(&["onse"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong).contains("unknown argument `onse`, expected run, once, list"));
+    assert!(!station.path("station.db").exists(), "none of these starts anything");
+}
+
+#[test]
+fn json_logs_are_an_object_a_line() {
+    let station = Station::new();
+    let output = station.run(&["--json", "once"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let mut services = 0;
+    for line in printed.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(object["level"].is_string() && object["message"].is_string(), "{line}");
+        services += u32::from(object["span"]["service.id"].is_string());
+    }
+    assert!(services > 10, "{printed}");
+}
+
+#[test]
+fn wrong_settings_are_named_and_nothing_else_is_held_up() {
+    let station = Station::new().env("SERVICES__EMAIL_SENDER__FROM", "nobody at all");
+    let output = station.run(&["once"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("[email_sender] from `nobody at all` is not a mail address"), "{}", text(&output));
+}

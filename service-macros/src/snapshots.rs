@@ -1,0 +1,368 @@
+//! What the attribute writes, to be read. `UPDATE_EXPECT=1 cargo test -p service-macros` writes it anew.
+
+use expect_test::{Expect, expect};
+use proc_macro2::{Group, TokenStream, TokenTree};
+use quote::quote;
+
+/// Compares what is generated, without the user's own item, which comes first and untouched.
+fn generated(args: TokenStream, item: TokenStream, expected: Expect) {
+    let all = crate::attribute(args, item.clone());
+    let own = item.clone().into_iter().count();
+    assert_eq!(all.clone().into_iter().take(own).collect::<TokenStream>().to_string(), item.to_string());
+    let generated: TokenStream = all.into_iter().skip(own).collect();
+    let file = syn::parse2(generated).unwrap();
+    expected.assert_eq(&prettyplease::unparse(&file));
+}
+
+#[test]
+fn the_five_lines() {
+    generated(
+        quote!(interval = 30, max_failures = 5),
+        quote! {
+            impl EmailSender {
+                async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+                    let sent = self.send_pending(cx).await?;
+                    Ok(Outcome::processed(sent))
+                }
+            }
+        },
+        expect![[r##"
+            #[automatically_derived]
+            impl ::service_core::__private::Lifecycle for EmailSender {
+                fn __shape(&self) -> ::service_core::__private::Shape {
+                    ::service_core::__private::Shape {
+                        blocking_update: false,
+                        cleanup: ::service_core::__private::Cleanup::None,
+                    }
+                }
+                fn __update<'a>(
+                    &'a mut self,
+                    cx: &'a ::service_core::__private::Context,
+                ) -> ::service_core::__private::BoxFuture<
+                    'a,
+                    ::service_core::__private::Result<::service_core::__private::Outcome>,
+                > {
+                    let this = self;
+                    let cx = cx;
+                    let future = ::service_core::__private::Boxed::pin(async move {
+                        let output = Self::update(this, cx).await;
+                        ::service_core::__private::IntoOutcome::into_outcome(output)
+                    });
+                    future
+                }
+            }
+            #[automatically_derived]
+            impl ::service_core::__private::Service for EmailSender {
+                const ID: &'static str = "email_sender";
+                const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
+                    Self,
+                >(
+                    ::service_core::__private::place!(),
+                    &[
+                        ("interval", ::service_core::__private::Literal::Int(30i64)),
+                        ("max_failures", ::service_core::__private::Literal::Int(5i64)),
+                    ],
+                    ::service_core::__private::Some(
+                        <EmailSender as ::service_core::__private::ByDefault>::build,
+                    ),
+                    ::service_core::__private::None,
+                );
+            }
+            ::service_core::__private::inventory::submit! {
+                ::service_core::__private::Discovered(< EmailSender as
+                ::service_core::__private::Service > ::DESCRIPTOR)
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn every_method_and_a_renamed_crate() {
+    generated(
+        quote!(delay = "1m", depends_on = [Inbox, "archive"], crate = svc),
+        quote! {
+            impl Importer {
+                async fn configure(cx: &Context, config: Settings) -> Result<Self> {
+                    Ok(Self { directory: config.directory })
+                }
+                fn update(&mut self) {}
+                fn on_failure(&mut self, failure: &Failure) -> Recovery {
+                    failure.recovery()
+                }
+                #[cfg(unix)]
+                async fn cleanup(&mut self, cx: &Context) -> Result<()> {
+                    Ok(())
+                }
+            }
+        },
+        expect![[r##"
+            #[automatically_derived]
+            impl svc::__private::Lifecycle for Importer {
+                fn __shape(&self) -> svc::__private::Shape {
+                    svc::__private::Shape {
+                        blocking_update: true,
+                        cleanup: {
+                            #[cfg(unix)] { svc::__private::Cleanup::Async }
+                            #[cfg(not(any(unix)))] { svc::__private::Cleanup::None }
+                        },
+                    }
+                }
+                fn __update_blocking(
+                    &mut self,
+                    _: &svc::__private::Context,
+                ) -> svc::__private::Result<svc::__private::Outcome> {
+                    let this = self;
+                    let output = Self::update(this);
+                    svc::__private::IntoOutcome::into_outcome(output)
+                }
+                fn __on_failure(
+                    &mut self,
+                    failure: &svc::__private::Failure,
+                ) -> svc::__private::Recovery {
+                    let this = self;
+                    let failure = failure;
+                    let output = Self::on_failure(this, failure);
+                    svc::__private::IntoRecovery::into_recovery(output)
+                }
+                #[cfg(unix)]
+                fn __cleanup<'a>(
+                    &'a mut self,
+                    cx: &'a svc::__private::Context,
+                ) -> svc::__private::BoxFuture<'a, svc::__private::Result<()>> {
+                    let this = self;
+                    let cx = cx;
+                    let future = svc::__private::Boxed::pin(async move {
+                        let output = Self::cleanup(this, cx).await;
+                        svc::__private::IntoCleaned::into_cleaned(output)
+                    });
+                    future
+                }
+            }
+            #[automatically_derived]
+            impl svc::__private::Service for Importer {
+                const ID: &'static str = "importer";
+                const DESCRIPTOR: &'static svc::__private::ServiceDescriptor = &svc::__private::descriptor::<
+                    Self,
+                >(
+                    svc::__private::place!(),
+                    &[
+                        ("delay", svc::__private::Literal::Str("1m")),
+                        (
+                            "depends_on",
+                            svc::__private::Literal::List(
+                                &[<Inbox as svc::__private::Service>::ID, "archive"],
+                            ),
+                        ),
+                    ],
+                    svc::__private::Some(|cx| {
+                        let future = svc::__private::Boxed::pin(async move {
+                            let config = <Settings as svc::__private::Config>::of(&cx)?;
+                            let cx = &cx;
+                            let instance = {
+                                let output = Self::configure(cx, config).await;
+                                svc::__private::IntoInstance::<Self>::into_instance(output)
+                            };
+                            svc::__private::instance::<Self>(instance)
+                        });
+                        future
+                    }),
+                    svc::__private::Some(svc::__private::fields::<Settings>),
+                );
+            }
+            svc::__private::inventory::submit! {
+                svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_function() {
+    generated(
+        quote!(),
+        quote! {
+            pub(crate) async fn tick(cx: &Context) {}
+        },
+        expect![[r#"
+            /// The service that [`tick()`] is.
+            #[derive(::core::fmt::Debug, ::core::default::Default)]
+            pub(crate) struct tick {}
+            #[automatically_derived]
+            impl ::service_core::__private::Lifecycle for tick {
+                fn __shape(&self) -> ::service_core::__private::Shape {
+                    ::service_core::__private::Shape {
+                        blocking_update: false,
+                        cleanup: ::service_core::__private::Cleanup::None,
+                    }
+                }
+                fn __update<'a>(
+                    &'a mut self,
+                    cx: &'a ::service_core::__private::Context,
+                ) -> ::service_core::__private::BoxFuture<
+                    'a,
+                    ::service_core::__private::Result<::service_core::__private::Outcome>,
+                > {
+                    let cx = cx;
+                    let future = ::service_core::__private::Boxed::pin(async move {
+                        let output = tick(cx).await;
+                        ::service_core::__private::IntoOutcome::into_outcome(output)
+                    });
+                    future
+                }
+            }
+            #[automatically_derived]
+            impl ::service_core::__private::Service for tick {
+                const ID: &'static str = "tick";
+                const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
+                    Self,
+                >(
+                    ::service_core::__private::place!(),
+                    &[],
+                    ::service_core::__private::Some(
+                        <Self as ::service_core::__private::ByDefault>::build,
+                    ),
+                    ::service_core::__private::None,
+                );
+            }
+            ::service_core::__private::inventory::submit! {
+                ::service_core::__private::Discovered(< tick as ::service_core::__private::Service >
+                ::DESCRIPTOR)
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn after_a_mistake_the_type_is_a_service_still() {
+    generated(
+        quote!(intervall = 30),
+        quote! {
+            impl Sender {
+                async fn update(&mut self) {}
+            }
+        },
+        expect![[r#"
+            ::core::compile_error! {
+                "there is no key `intervall`; did you mean `interval`?"
+            }
+            #[automatically_derived]
+            impl ::service_core::__private::Lifecycle for Sender {
+                fn __shape(&self) -> ::service_core::__private::Shape {
+                    ::service_core::__private::Shape::NONE
+                }
+            }
+            #[automatically_derived]
+            impl ::service_core::__private::Service for Sender {
+                const ID: &'static str = "sender";
+                const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
+                    Self,
+                >(
+                    ::service_core::__private::place!(),
+                    &[],
+                    ::service_core::__private::None,
+                    ::service_core::__private::None,
+                );
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn a_half_typed_body_is_nobodys_business() {
+    let item = quote! {
+        impl Sender {
+            const LIMIT: u32 = ;
+            async fn update(&mut self) { self. }
+            fn other(&self, ) -> { }
+            fn cleanup(&mut self) { let x = }
+        }
+    };
+    let text = crate::attribute(quote!(interval = 30), item).to_string();
+    assert!(text.contains("__update") && text.contains("__cleanup") && !text.contains("compile_error"), "{text}");
+}
+
+#[test]
+fn an_update_that_cannot_be_read_is_left_to_the_compiler() {
+    let item = quote! {
+        impl Sender {
+            async fn update(&mut self, cx) -> { }
+        }
+    };
+    let text = crate::attribute(quote!(interval = 30), item).to_string();
+    assert!(text.contains("__shape") && !text.contains("compile_error"), "{text}");
+}
+
+#[test]
+fn what_is_no_item_comes_out_as_it_is() {
+    let item = quote!(impl Sender for);
+    assert_eq!(crate::attribute(quote!(), item.clone()).to_string(), item.to_string());
+}
+
+/// A small generator, so that a failure comes again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+
+    /// Leaves out, doubles, swaps and replaces tokens, here or in a group.
+    fn spoil(&mut self, tokens: TokenStream, words: &[TokenTree]) -> TokenStream {
+        let mut tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        if tokens.is_empty() {
+            return words[self.throw(words.len())].clone().into();
+        }
+        let (at, other) = (self.throw(tokens.len()), self.throw(tokens.len()));
+        match (tokens[at].clone(), self.throw(6)) {
+            (TokenTree::Group(group), 1..) => {
+                tokens[at] = Group::new(group.delimiter(), self.spoil(group.stream(), words)).into();
+            }
+            (_, 0 | 1) => drop(tokens.remove(at)),
+            (_, 2) => tokens.insert(at, tokens[other].clone()),
+            (_, 3) => tokens.swap(at, other),
+            _ => tokens[at] = words[self.throw(words.len())].clone(),
+        }
+        tokens.into_iter().collect()
+    }
+}
+
+#[test]
+fn nothing_makes_it_panic() {
+    let args: TokenStream =
+        r#"interval = 30, delay = "5m", cron = "*/5 * * * FRI#2", timeout = 30µs, depends_on = [A::B, "c"],
+        retry_backoff = 1.5, restart = "on_failure", crate = ::svc, name = "größe", rate_limit = "10/s""#
+            .parse()
+            .unwrap();
+    let item = quote! {
+        #[cfg(unix)]
+        impl<'a, T: Clone> a::Sender<T> where Self: Sized {
+            const A: u32 = { 5 };
+            fn configure(cx: &Context, config: T) -> Result<Self> { Self }
+            async fn update<'b>(self: &'b mut Self, cx: Cx<'_>) -> impl Future<Output = ()> { self.clean_up() }
+            fn on_fail(&mut self, failure: &Failure) -> Recovery { 5 }
+            #[cfg(unix)] async unsafe extern "C" fn cleanup(self) {}
+        }
+    };
+    let function = quote!(
+        pub(crate) async fn r#loop(cx: &Context) -> Result<()> {
+            Ok(())
+        }
+    );
+    let words: Vec<TokenTree> =
+        quote!(fn impl async self & mut < > , = -1 30 1e999 5m "" "x" "-" ; :: Self for r#fn [] {} () 'a #)
+            .into_iter()
+            .collect();
+    let mut dice = Dice(1);
+    for seed in [item, function] {
+        for _ in 0..2_000 {
+            let (mut args, mut item) = (args.clone(), seed.clone());
+            for _ in 0..=dice.throw(4) {
+                args = dice.spoil(args, &words);
+                item = dice.spoil(item, &words);
+            }
+            let written = crate::attribute(args, item.clone()).to_string();
+            assert!(written.starts_with(&item.to_string()), "{written}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What the derive writes, and what it says.
+
+use expect_test::{Expect, expect};
+use quote::quote;
+
+use super::*;
+
+fn messages(input: TokenStream) -> Vec<String> {
+    let file: syn::File = syn::parse2(derive(input)).unwrap();
+    file.items
+        .iter()
+        .filter_map(|item| match item {
+            syn::Item::Macro(item) => syn::parse2::<syn::LitStr>(item.mac.tokens.clone()).ok().map(|text| text.value()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A model with these columns, and this attribute.
+fn model(attribute: TokenStream, columns: TokenStream) -> TokenStream {
+    quote! {
+        #[sea_orm(table_name = "job")]
+        #attribute
+        pub struct Model {
+            #[sea_orm(primary_key)]
+            pub id: i64,
+            #columns
+        }
+    }
+}
+
+fn complains(attribute: TokenStream, columns: TokenStream, expected: Expect) {
+    expected.assert_eq(&messages(model(attribute, columns)).join("\n"));
+}
+
+#[test]
+fn it_names_the_columns_and_nothing_else() {
+    let input = model(
+        quote!(#[work_item(status = "status", error = "why", attempts = "tried_2_times", max_attempts = 5, available_at = "due", updated_at = "touched_at")]),
+        quote! {
+            pub status: String,
+            #[sea_orm(column_name = "why")]
+            pub error_message: Option<String>,
+            pub tried_2_times: i32,
+            #[sea_orm(enum_name = "DueAt", indexed)]
+            pub due: Option<DateTimeUtc>,
+            pub touched_at: DateTimeWithTimeZone,
+        },
+    );
+    let written = prettyplease::unparse(&syn::parse2(derive(input)).unwrap());
+    expect![[r#"
+        #[automatically_derived]
+        impl ::service_core::__private::database::WorkItem for Entity {
+            fn __work() -> ::service_core::__private::database::Work<Column> {
+                ::service_core::__private::database::Work {
+                    status: Column::Status,
+                    known_statuses: ::service_core::__private::database::any_status,
+                    error: ::core::option::Option::Some(Column::ErrorMessage),
+                    attempts: ::core::option::Option::Some(Column::Tried2Times),
+                    max_attempts: 5u32,
+                    available_at: ::core::option::Option::Some((
+                        Column::DueAt,
+                        ::service_core::__private::database::time_value::<Option<DateTimeUtc>>,
+                    )),
+                    updated_at: ::core::option::Option::Some((
+                        Column::TouchedAt,
+                        ::service_core::__private::database::time_value::<DateTimeWithTimeZone>,
+                    )),
+                }
+            }
+        }
+    "#]]
+    .assert_eq(&written);
+}
+
+#[test]
+fn nothing_is_written_on_the_expanded_model() {
+    let input = quote! {
+        #[work_item(status = "status")]
+        pub struct ModelEx { pub id: i64, pub status: String }
+    };
+    assert!(derive(input).is_empty());
+}
+
+#[test]
+fn columns_that_are_not_there_are_told_with_the_nearest() {
+    complains(
+        quote!(#[work_item(status = "stauts", error = "nonsense")]),
+        quote!(pub status: String,),
+        expect![[r#"
+            there is no column `stauts`; did you mean `status`?
+            there is no column `nonsense`; the columns are `id`, `status`"#]],
+    );
+}
+
+#[test]
+fn keys_that_are_not_there_are_told_with_the_nearest() {
+    complains(
+        quote!(#[work_item(status = "status", atempts = "n", foo = 1, status = "status", error)]),
+        quote!(pub status: String,),
+        expect![[r#"
+            unknown key `atempts`; did you mean `attempts`?
+            unknown key `foo`; the keys are `status`, `error`, `attempts`, `max_attempts`, `available_at`, `updated_at`, `crate`
+            `status` is given twice; keep one
+            `error` needs a value: write `error = "error_message"`"#]],
+    );
+}
+
+#[test]
+fn columns_of_a_wrong_type_are_told_what_to_be() {
+    complains(
+        quote!(#[work_item(status = "status", error = "error", attempts = "attempts", available_at = "due", updated_at = "updated_at")]),
+        quote! {
+            pub status: Option<String>,
+            pub error: i32,
+            pub attempts: Option<i32>,
+            pub due: i64,
+            pub updated_at: String,
+        },
+        expect![[r#"
+            a status is never null: make `status` a `String`, or an enum stored as text
+            `error` takes an error's message: make it an `Option<String>`, not `i32`
+            a count is never null: make `attempts` an `i32`
+            `due` keeps a time: make it a `DateTimeUtc`, or a `ChronoUnixTimestampMillis` where the table has a number, not `i64`
+            `updated_at` keeps a time: make it a `DateTimeUtc`, not `String`"#]],
+    );
+    complains(
+        quote!(#[work_item(status = "done", attempts = "tries")]),
+        quote!(pub done: bool, pub tries: String,),
+        expect![[r#"
+            `done` holds the status as text (`pending`, `completed`, `failed`): make it a `String`, or an enum stored as text, not `bool`
+            `tries` counts attempts: make it an `i32`, not `String`"#]],
+    );
+    complains(
+        quote!(#[work_item(status = "id")]),
+        quote!(),
+        expect!["`id` is the primary key, and a status changes: name another column"],
+    );
+}
+
+#[test]
+fn values_of_a_wrong_kind_are_told_what_to_write() {
+    complains(
+        quote!(#[work_item(status = 5, max_attempts = "5")]),
+        quote!(pub status: String,),
+        expect![[r#"
+            `status` names a column: write `status = "status"`
+            `max_attempts` is a number: write `max_attempts = 5`"#]],
+    );
+    complains(
+        quote!(#[work_item(status = "status", attempts = "n", max_attempts = 0)]),
+        quote!(pub status: String, pub n: i32,),
+        expect!["`max_attempts` is how often a row is tried: 1 or more"],
+    );
+    complains(
+        quote!(#[work_item(status = "status", max_attempts = 5)]),
+        quote!(pub status: String,),
+        expect![[r#"`max_attempts` needs a column that counts them: add an integer column and `attempts = "…"`"#]],
+    );
+    complains(
+        quote!(#[work_item(status = "status", error = "status")]),
+        quote!(pub status: String,),
+        expect!["`status` names `status` already: `error` needs a column of its own"],
+    );
+    complains(
+        quote!(#[work_item(status "status")]),
+        quote!(pub status: String,),
+        expect![[r#"expected `,`: write `#[work_item(status = "status", error = "error_message")]`"#]],
+    );
+}
+
+#[test]
+fn a_missing_status_is_asked_for() {
+    complains(
+        quote!(),
+        quote!(pub status: String,),
+        expect![[r#"say which column holds the status: add `#[work_item(status = "status")]` below the derives"#]],
+    );
+    complains(
+        quote!(#[work_item(error = "error")]),
+        quote!(pub state: String, pub error: String,),
+        expect![[r#"`status` is missing: say which column holds it, `status = "state"`"#]],
+    );
+}
+
+#[test]
+fn only_a_model_with_a_key_is_a_work_item() {
+    let no_key = quote! {
+        #[sea_orm(table_name = "job")]
+        #[work_item(status = "status")]
+        struct Model { status: String }
+    };
+    expect![
+        "a work item needs a primary key: put `#[sea_orm(primary_key)]` on the column (or columns) that tell rows apart"
+    ]
+    .assert_eq(&messages(no_key).join("\n"));
+    for other in [
+        quote!(
+            #[work_item(status = "a")]
+            enum Model {
+                A,
+            }
+        ),
+        quote!(
+            #[work_item(status = "a")]
+            struct Model(String);
+        ),
+        quote!(
+            #[work_item(status = "a")]
+            struct Model {
+                a: String,
+            }
+        ),
+    ] {
+        let messages = messages(other);
+        assert_eq!(messages.len(), 1);
+        assert!(messages[0].starts_with("a work item is a row: derive `WorkItem` on a sea-orm model"), "{messages:?}");
+    }
+}
+
+#[test]
+fn a_mistake_leaves_an_impl_behind() {
+    let written = derive(model(quote!(#[work_item(status = "x")]), quote!(pub status: String,))).to_string();
+    assert!(written.contains("WorkItem for Entity"), "{written}");
+}
+
+#[test]
+fn variants_are_spelt_as_sea_orm_spells_them() {
+    for (field, expected) in [
+        ("error_message", "ErrorMessage"),
+        ("due2_at", "Due2At"),
+        ("ID", "Id"),
+        ("created_at_2", "CreatedAt2"),
+        ("fooBar", "FooBar"),
+    ] {
+        assert_eq!(variant(field, Span::call_site()), expected);
+    }
+}

@@ -1,0 +1,115 @@
+//! Configuration from a real file, through the builder, to running services.
+
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
+use std::fs;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use service_core::{ConfigError, Secret, prelude::*};
+
+use crate::support::secs;
+
+#[derive(serde::Deserialize, Clone, Debug)]
+struct Settings {
+    batch_size: u32,
+    #[serde(default)]
+    dsn: Secret<String>,
+    #[serde(default)]
+    linger: Duration,
+}
+
+type Seen = Arc<Mutex<Vec<Settings>>>;
+
+struct Mailer(Settings);
+
+#[service(interval = 30, discover = false)]
+impl Mailer {
+    fn configure(_cx: &Context, settings: Settings) -> Self {
+        Self(settings)
+    }
+
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        cx.state::<Seen>()?.lock().unwrap().push(self.0.clone());
+        Ok(())
+    }
+}
+
+/// A bed whose registry reads this file.
+fn bed(text: &str) -> (TestBed, Seen, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services.toml");
+    fs::write(&file, text).unwrap();
+    let seen = Seen::default();
+    (TestBed::new().state(seen.clone()).with(|builder| builder.config_file(file)), seen, folder)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_changes_options_and_gives_settings() {
+    let (bed, seen, _folder) = bed("[mailer]\ninterval = 10\nbatch_size = 7\ndsn = \"hunter2\"\nlinger = \"5m\"");
+    bed.start_of::<Mailer>().await;
+    bed.run_for(secs(60)).await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 7);
+    assert_eq!((seen[0].batch_size, seen[0].linger), (7, secs(300)));
+    assert_eq!(seen[0].dsn.expose(), "hunter2");
+    assert!(!format!("{seen:?}").contains("hunter2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_own_setting_fails_that_service_alone_and_at_once() {
+    let (bed, seen, _folder) = bed("[mailer]\nbatch_size = \"many\"\n[mailer_2]\nbatch_size = 1");
+    let wrong = bed.start_of::<Mailer>().await;
+    let right = bed.start_of::<Mailer>().await;
+    assert_eq!((wrong.state(), right.state()), (ServiceState::Failed, ServiceState::Running));
+    let health = wrong.health();
+    assert_eq!(health.failures, 1, "it is not retried");
+    let error = health.last_error.unwrap();
+    assert!(error.contains("`batch_size` of service `mailer`") && error.contains("services.toml:2"), "{error}");
+    assert!(error.contains("found \"many\", expected a whole number"), "{error}");
+    bed.run_for(secs(1)).await;
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_setting_says_where_it_can_be_set() {
+    let (bed, _seen, _folder) = bed("");
+    let service = bed.start_of::<Mailer>().await;
+    let error = service.health().last_error.unwrap();
+    assert!(error.contains("under [mailer]") && error.contains("SERVICES__MAILER__BATCH_SIZE"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn mistakes_in_options_of_all_services_come_at_once_and_nothing_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services.toml");
+    let text = "[defaults]\njitter = -1\n[a]\ninterval = 0\nbatch_sise = 5\n[b]\nmax_failures = \"3\"\n[ab]";
+    fs::write(&file, text).unwrap();
+    let mail = |batch_size| Mailer(Settings { batch_size, dsn: Secret::default(), linger: Duration::ZERO });
+    let builder = ServiceRegistry::builder().without_discovered().config_file(&file);
+    let error = builder.service("a", mail(1)).service("b", mail(2)).start_all().await.unwrap_err().to_string();
+    for part in [
+        "`jitter` of `[defaults]`",
+        "services.toml:2): found -1",
+        "`interval` of service `a`",
+        "services.toml:4): found 0",
+        "`batch_sise` of service `a`",
+        "did you mean `batch_size`?",
+        "`max_failures` of service `b`",
+        "services.toml:7): found \"3\"",
+    ] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_named_file_that_is_not_there_is_an_error() {
+    let builder = ServiceRegistry::builder().without_discovered().config_file("nowhere.toml");
+    let error = builder.build().await.unwrap_err();
+    assert!(error.to_string().starts_with("nowhere.toml: there is no such file"), "{error}");
+    assert!(
+        error
+            .find::<service_core::ConfigErrors>()
+            .is_some_and(|errors| { errors.iter().any(|error| matches!(error, ConfigError::File { .. })) })
+    );
+}

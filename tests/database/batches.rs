@@ -1,0 +1,408 @@
+//! `claim … commit`: one transaction for all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, Order, PaginatorTrait, QueryFilter, Set, TransactionTrait};
+use service_core::database::{Access, Clock, Transaction};
+use service_core::{Error, Outcome, Result};
+
+use crate::Bench;
+use crate::tables::{create, effect, effects, job, jobs, more_jobs, plain, statuses, ticket};
+
+/// As a service would: every row has one effect.
+async fn work(access: &Access, n: u64) -> Result<Outcome> {
+    let mut batch = access.claim::<job::Entity>(n).await?;
+    while let Some(item) = batch.next().await? {
+        let done = process(item.model(), item.tx()).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+/// Fails where the payload says so, after its effect was written.
+async fn process(job: &job::Model, tx: &Transaction) -> Result<()> {
+    effect(tx, job.id).await?;
+    match job.payload.as_str() {
+        "bad" => Err(Error::msg("a bad payload")),
+        "fatal" => Err(Error::fatal("hopeless")),
+        "later" => Err(Error::retry_after(Duration::from_secs(7), "come back")),
+        "panic" => panic!("the payload bites"),
+        "hang" => std::future::pending().await,
+        "break" => {
+            tx.execute_unprepared("INSERT INTO nowhere VALUES (1)").await?;
+            Ok(())
+        }
+        "hide" => {
+            let _ = tx.execute_unprepared("INSERT INTO nowhere VALUES (1)").await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn access(bench: &Bench) -> Access {
+    Access::new(bench.db.clone(), "worker")
+}
+
+/// A clock that a test moves.
+fn hand_clock() -> (Clock, Arc<AtomicI64>) {
+    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
+    let shown = Arc::clone(&seconds);
+    let clock = Clock::new(move || DateTime::<Utc>::from_timestamp(shown.load(Ordering::SeqCst), 0).unwrap());
+    (clock, seconds)
+}
+
+async fn set_payload(bench: &Bench, id: i64, payload: &str) {
+    let row = job::ActiveModel { id: Set(id), payload: Set(payload.into()), ..Default::default() };
+    job::Entity::update(row).exec(&bench.db).await.unwrap();
+}
+
+/// Waits until a dropped transaction has let go: its rollback goes with its connection, back to the pool.
+async fn settled(access: &Access, why: &str) {
+    access.run_ended(Some(why)).await.unwrap();
+}
+
+pub(crate) async fn rows_and_effects_commit_together(bench: Bench) {
+    jobs(&bench.db, 25).await;
+    let access = access(&bench);
+    let first = work(&access, 10).await.unwrap();
+    assert_eq!(first, Outcome::processed(10).again());
+    assert_eq!(effects(&bench.db).await, (1..=10).collect::<Vec<_>>());
+    assert_eq!(work(&access, 15).await.unwrap(), Outcome::processed(15), "exactly what was left: nothing more");
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::idle());
+    assert_eq!(effects(&bench.db).await, (1..=25).collect::<Vec<_>>());
+    assert!(statuses(&bench.db).await.iter().all(|status| status == "completed"));
+    let row = crate::tables::job(&bench.db, 3).await;
+    assert_eq!((row.attempts, row.error_message), (1, None));
+}
+
+pub(crate) async fn a_failed_item_loses_its_writes_and_no_other_does(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    set_payload(&bench, 2, "bad").await;
+    let (clock, time) = hand_clock();
+    let access = access(&bench).with_clock(clock.clone());
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(3).failed(1));
+    assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+    let row = crate::tables::job(&bench.db, 2).await;
+    assert_eq!(
+        (row.status.as_str(), row.attempts, row.error_message.as_deref()),
+        ("pending", 1, Some("a bad payload"))
+    );
+    assert_eq!(row.due, Some(clock.now() + Duration::from_secs(10)), "later, after the default wait");
+    assert_eq!(row.updated_at, clock.now());
+
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::idle(), "not before its time");
+    time.fetch_add(10, Ordering::SeqCst);
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(0).failed(1));
+    assert_eq!(
+        crate::tables::job(&bench.db, 2).await.due,
+        Some(clock.now() + Duration::from_secs(20)),
+        "twice as long"
+    );
+    time.fetch_add(20, Ordering::SeqCst);
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(0).failed(1));
+    let row = crate::tables::job(&bench.db, 2).await;
+    assert_eq!((row.status.as_str(), row.attempts), ("failed", 3), "its attempts are used up");
+    assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+}
+
+pub(crate) async fn an_error_says_whether_and_when_to_try_again(bench: Bench) {
+    jobs(&bench.db, 2).await;
+    set_payload(&bench, 1, "fatal").await;
+    set_payload(&bench, 2, "later").await;
+    let (clock, _) = hand_clock();
+    let access = access(&bench).with_clock(clock.clone());
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(0).failed(2));
+    let (fatal, later) = (crate::tables::job(&bench.db, 1).await, crate::tables::job(&bench.db, 2).await);
+    assert_eq!((fatal.status.as_str(), fatal.attempts), ("failed", 1));
+    assert_eq!((later.status.as_str(), later.due), ("pending", Some(clock.now() + Duration::from_secs(7))));
+}
+
+pub(crate) async fn a_failing_statement_spoils_only_its_item(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    set_payload(&bench, 2, "break").await;
+    let outcome = work(&access(&bench), 10).await.unwrap();
+    assert_eq!(outcome, Outcome::processed(3).failed(1));
+    assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+    let message = crate::tables::job(&bench.db, 2).await.error_message.unwrap();
+    assert!(message.contains("nowhere"), "{message}");
+}
+
+/// PostgreSQL refuses everything after a failed statement, so hiding the error cannot save the item there.
+pub(crate) async fn a_hidden_error_spoils_only_its_item(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    set_payload(&bench, 2, "hide").await;
+    let outcome = work(&access(&bench), 10).await.unwrap();
+    let row = crate::tables::job(&bench.db, 2).await;
+    if bench.is_postgres() {
+        assert_eq!(outcome, Outcome::processed(3).failed(1));
+        assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+        assert!(row.error_message.unwrap().contains("although a statement had failed"));
+    } else {
+        assert_eq!(outcome, Outcome::processed(4));
+        assert_eq!(effects(&bench.db).await, [1, 2, 3, 4]);
+    }
+}
+
+pub(crate) async fn a_savepoint_of_the_items_own_saves_it(bench: Bench) {
+    jobs(&bench.db, 2).await;
+    let mut batch = access(&bench).claim::<job::Entity>(10).await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        let risky = TransactionTrait::begin(item.tx()).await.unwrap();
+        risky.execute_unprepared("INSERT INTO nowhere VALUES (1)").await.unwrap_err();
+        risky.rollback().await.unwrap();
+        effect(item.tx(), item.model().id).await.unwrap();
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+    }
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(2));
+    assert_eq!(effects(&bench.db).await, [1, 2]);
+}
+
+pub(crate) async fn an_item_that_is_not_settled_has_failed(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let access = access(&bench);
+    let mut batch = access.claim::<job::Entity>(10).await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        effect(item.tx(), item.model().id).await.unwrap();
+        if item.model().id == 1 {
+            item.settle(Ok::<_, Error>(())).await.unwrap();
+        }
+    }
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).failed(2));
+    assert_eq!(effects(&bench.db).await, [1]);
+    assert_eq!(crate::tables::job(&bench.db, 3).await.error_message.as_deref(), Some("not settled"));
+}
+
+pub(crate) async fn a_dropped_batch_undoes_all_and_charges_the_row_in_flight(bench: Bench) {
+    jobs(&bench.db, 5).await;
+    let access = access(&bench);
+    let run = async {
+        let mut batch = access.claim::<job::Entity>(10).await?;
+        while let Some(item) = batch.next().await? {
+            effect(item.tx(), item.model().id).await?;
+            if item.model().id == 3 {
+                return Err(Error::msg("by `?`"));
+            }
+            item.settle(Ok::<_, Error>(())).await?;
+        }
+        batch.commit().await
+    };
+    run.await.unwrap_err();
+    settled(&access, "by `?`").await;
+    assert_eq!(effects(&bench.db).await, Vec::<i64>::new());
+    let charged = crate::tables::job(&bench.db, 3).await;
+    assert_eq!(
+        (charged.status.as_str(), charged.attempts, charged.error_message.as_deref()),
+        ("pending", 1, Some("by `?`"))
+    );
+    assert!(charged.due.is_some());
+    assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, 0, "the others are not charged");
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(4), "and go on in the next run");
+}
+
+pub(crate) async fn a_panic_and_a_timeout_are_charged_too(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    set_payload(&bench, 1, "panic").await;
+    set_payload(&bench, 2, "hang").await;
+    let access = access(&bench);
+    let panicking = tokio::spawn({
+        let access = access.clone();
+        async move { work(&access, 10).await.map(drop) }
+    });
+    panicking.await.unwrap_err();
+    settled(&access, "panicked: the payload bites").await;
+    tokio::time::timeout(Duration::from_millis(300), work(&access, 10)).await.unwrap_err();
+    // Nobody pays: the next claim does.
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(1));
+    assert_eq!(effects(&bench.db).await, [3]);
+    let (panicked, hung) = (crate::tables::job(&bench.db, 1).await, crate::tables::job(&bench.db, 2).await);
+    assert_eq!((panicked.attempts, panicked.error_message.as_deref()), (1, Some("panicked: the payload bites")));
+    assert_eq!((hung.attempts, hung.error_message.as_deref()), (1, Some("not settled")));
+}
+
+/// The worst row: it bites every time and comes first. Its attempts are its own.
+pub(crate) async fn a_poisoned_row_does_not_hold_up_the_table(bench: Bench) {
+    create(&bench.db, plain::Entity).await;
+    let row = |day| plain::ActiveModel { station: Set("a".into()), day: Set(day), state: Set(plain::Status::Pending) };
+    plain::Entity::insert_many((0..20).map(row)).exec_without_returning(&bench.db).await.unwrap();
+    let access = access(&bench);
+    let mut runs = 0;
+    loop {
+        runs += 1;
+        let run = async {
+            let mut batch = access.claim::<plain::Entity>(7).await?;
+            while let Some(item) = batch.next().await? {
+                if item.model().day % 5 == 0 {
+                    return Err(Error::msg("poison"));
+                }
+                item.settle(Ok::<_, Error>(())).await?;
+            }
+            batch.commit().await
+        };
+        if run.await.is_ok_and(|outcome| outcome == Outcome::idle()) {
+            break;
+        }
+        settled(&access, "poison").await;
+        assert!(runs < 20, "the poisoned rows hold up the table");
+    }
+    let rows = plain::Entity::find().all(&bench.db).await.unwrap();
+    for row in rows {
+        let expected = if row.day % 5 == 0 { plain::Status::Failed } else { plain::Status::Completed };
+        assert_eq!(row.state, expected, "day {}", row.day);
+    }
+}
+
+pub(crate) async fn composite_and_uuid_keys_and_enum_statuses_work(bench: Bench) {
+    create(&bench.db, plain::Entity).await;
+    create(&bench.db, ticket::Entity).await;
+    let row = |(station, day): (&str, i32)| plain::ActiveModel {
+        station: Set(station.into()),
+        day: Set(day),
+        state: Set(plain::Status::Pending),
+    };
+    let rows = [("b", 1), ("a", 2), ("a", 1)];
+    plain::Entity::insert_many(rows.map(row)).exec_without_returning(&bench.db).await.unwrap();
+    let tickets = (0..3).map(|n| ticket::ActiveModel {
+        id: Set(sea_orm::prelude::Uuid::from_u128(n)),
+        status: Set("pending".into()),
+        error: Set(String::new()),
+    });
+    ticket::Entity::insert_many(tickets).exec_without_returning(&bench.db).await.unwrap();
+
+    let access = access(&bench);
+    let mut seen = Vec::new();
+    let mut batch = access.claim::<plain::Entity>(2).await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        seen.push((item.model().station.clone(), item.model().day));
+        let result = if seen.len() == 1 { Ok(()) } else { Err("no") };
+        item.settle(result).await.unwrap();
+    }
+    assert_eq!(seen, [("a".to_owned(), 1), ("a".to_owned(), 2)], "in the order of the key");
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).failed(1).again());
+    let failed = plain::Entity::find_by_id(("a".to_owned(), 2)).one(&bench.db).await.unwrap().unwrap();
+    assert_eq!(failed.state, plain::Status::Failed, "one attempt, where none are counted");
+
+    let mut batch = access.claim::<ticket::Entity>(10).await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        let id = item.model().id.as_u128();
+        item.settle(if id == 1 { Err("x".repeat(100)) } else { Ok(()) }).await.unwrap();
+    }
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(2).failed(1));
+    let failed =
+        ticket::Entity::find().filter(ticket::Column::Status.eq("failed")).one(&bench.db).await.unwrap().unwrap();
+    assert_eq!(failed.error.chars().count(), 40, "cut to what the column takes");
+}
+
+pub(crate) async fn a_filter_and_an_order_of_the_users_own(bench: Bench) {
+    jobs(&bench.db, 10).await;
+    let access = access(&bench);
+    let mut batch = access
+        .claim::<job::Entity>(3)
+        .filter(job::Column::Id.gt(2))
+        .filter(job::Column::Payload.ne("job 9"))
+        .order_by(job::Column::Id, Order::Desc)
+        .await
+        .unwrap();
+    let mut ids = Vec::new();
+    while let Some(item) = batch.next().await.unwrap() {
+        ids.push(item.model().id);
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+    }
+    assert_eq!(ids, [10, 8, 7]);
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(3).again());
+}
+
+pub(crate) async fn the_oldest_come_first(bench: Bench) {
+    jobs(&bench.db, 5).await;
+    let now = Clock::new(Utc::now).now();
+    for (id, ago) in [(1, 10), (2, 30), (3, 20), (4, -3600)] {
+        let due = Set(Some(now - chrono::Duration::seconds(ago)));
+        job::Entity::update(job::ActiveModel { id: Set(id), due, ..Default::default() }).exec(&bench.db).await.unwrap();
+    }
+    let mut batch = access(&bench).claim::<job::Entity>(10).await.unwrap();
+    let mut ids = Vec::new();
+    while let Some(item) = batch.next().await.unwrap() {
+        ids.push(item.model().id);
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+    }
+    assert_eq!(ids, [5, 2, 3, 1], "without a time first, the oldest next, the one in the future not at all");
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(4));
+}
+
+pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {
+    jobs(&bench.db, 5).await;
+    // What the model takes for text, and is none; what it takes for a time, and is null.
+    let (spoil, restore) = if bench.is_postgres() {
+        ("ALTER TABLE job ALTER COLUMN payload DROP NOT NULL", "UPDATE job SET payload = NULL WHERE id IN (2, 3)")
+    } else {
+        ("SELECT 1", "UPDATE job SET updated_at = 'once upon a time' WHERE id IN (2, 3)")
+    };
+    bench.db.execute_unprepared(spoil).await.unwrap();
+    bench.db.execute_unprepared(restore).await.unwrap();
+    bench.db.execute_unprepared("UPDATE job SET status = 'nobody knows' WHERE id = 4").await.unwrap();
+    assert_eq!(work(&access(&bench), 10).await.unwrap(), Outcome::processed(2).failed(2));
+    assert_eq!(effects(&bench.db).await, [1, 5]);
+    assert_eq!(statuses(&bench.db).await, ["completed", "failed", "failed", "nobody knows", "completed"]);
+}
+
+pub(crate) async fn many_workers_get_no_row_twice(bench: Bench) {
+    jobs(&bench.db, 400).await;
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let access = access(&bench);
+            tokio::spawn(async move { while work(&access, 15).await.unwrap() != Outcome::idle() {} })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert_eq!(effects(&bench.db).await, (1..=400).collect::<Vec<_>>());
+    assert_eq!(job::Entity::find().filter(job::Column::Status.eq("completed")).count(&bench.db).await.unwrap(), 400);
+}
+
+/// What a commit refuses is nobody's in particular; claimed one by one, the row it was about is found.
+pub(crate) async fn a_refused_commit_finds_the_row_it_was_about(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    bench.db.execute_unprepared("CREATE TABLE parent (id BIGINT PRIMARY KEY)").await.unwrap();
+    bench
+        .db
+        .execute_unprepared("CREATE TABLE child (parent BIGINT REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+        .await
+        .unwrap();
+    let access = access(&bench);
+    let (mut runs, mut failures) = (0, 0);
+    loop {
+        runs += 1;
+        let run = async {
+            let mut batch = access.claim::<job::Entity>(10).await?;
+            while let Some(item) = batch.next().await? {
+                let id = item.model().id;
+                effect(item.tx(), id).await?;
+                if id == 2 {
+                    item.tx().execute_unprepared("INSERT INTO child VALUES (7)").await?;
+                }
+                item.settle(Ok::<_, Error>(())).await?;
+            }
+            batch.commit().await
+        };
+        match run.await {
+            Ok(outcome) if outcome == Outcome::idle() => break,
+            Ok(_) => {}
+            Err(error) => {
+                failures += 1;
+                settled(&access, &format!("{error:#}")).await;
+            }
+        }
+        assert!(runs < 20);
+    }
+    assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+    assert_eq!(failures, 2, "the whole batch, then the row");
+    let row = crate::tables::job(&bench.db, 2).await;
+    assert_eq!(row.attempts, 1);
+    assert!(row.error_message.unwrap().to_lowercase().contains("foreign key"));
+    more_jobs(&bench.db, 10..=30).await;
+    assert_eq!(work(&access, 50).await.unwrap(), Outcome::processed(21), "and batches are whole again");
+}

@@ -1,0 +1,16 @@
+//! `configure` makes the instance.
+
+use service_core::prelude::*;
+
+struct Sender;
+
+#[service]
+impl Sender {
+    fn configure(&self) -> Self {
+        Self
+    }
+
+    async fn update(&mut self) {}
+}
+
+fn main() {}

@@ -1,0 +1,17 @@
+//! A free function is given the context and nothing else.
+
+use service_core::prelude::*;
+
+#[service]
+async fn by_value(_cx: Context) {}
+
+#[service]
+async fn exclusive(_cx: &mut Context) {}
+
+#[service]
+async fn number(_batch: u32) {}
+
+#[service]
+async fn two(_cx: &Context, _batch: u32) {}
+
+fn main() {}

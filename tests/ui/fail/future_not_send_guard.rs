@@ -1,0 +1,22 @@
+//! A lock held over an await.
+
+use std::sync::Mutex;
+
+use service_core::prelude::*;
+
+#[derive(Default)]
+struct Sender {
+    queue: Mutex<Vec<String>>,
+}
+
+#[service]
+impl Sender {
+    async fn update(&mut self) {
+        let queue = self.queue.lock().unwrap();
+        send(&queue).await;
+    }
+}
+
+async fn send(_: &[String]) {}
+
+fn main() {}

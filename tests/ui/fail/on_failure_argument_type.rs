@@ -1,0 +1,17 @@
+//! What `on_failure` is given is a `&Failure`.
+
+use service_core::prelude::*;
+
+#[derive(Default)]
+struct Sender;
+
+#[service]
+impl Sender {
+    async fn update(&mut self) {}
+
+    fn on_failure(&mut self, _error: &Error) -> Recovery {
+        Recovery::Retry
+    }
+}
+
+fn main() {}

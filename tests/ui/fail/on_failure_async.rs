@@ -1,0 +1,17 @@
+//! `on_failure` decides at once.
+
+use service_core::prelude::*;
+
+#[derive(Default)]
+struct Sender;
+
+#[service]
+impl Sender {
+    async fn update(&mut self) {}
+
+    async fn on_failure(&mut self, failure: &Failure) -> Recovery {
+        failure.recovery()
+    }
+}
+
+fn main() {}

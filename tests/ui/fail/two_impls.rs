@@ -1,0 +1,18 @@
+//! The compiler's own message joins in here.
+
+use service_core::prelude::*;
+
+#[derive(Default)]
+struct Sender;
+
+#[service]
+impl Sender {
+    async fn update(&mut self) {}
+}
+
+#[service(name = "second")]
+impl Sender {
+    async fn update(&mut self) {}
+}
+
+fn main() {}

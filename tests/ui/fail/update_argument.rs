@@ -1,0 +1,37 @@
+//! `update` is given the context and nothing else.
+
+use service_core::prelude::*;
+
+#[derive(Default)]
+struct ByValue;
+
+#[service]
+impl ByValue {
+    async fn update(&mut self, _cx: Context) {}
+}
+
+#[derive(Default)]
+struct Exclusive;
+
+#[service]
+impl Exclusive {
+    async fn update(&mut self, _cx: &mut Context) {}
+}
+
+#[derive(Default)]
+struct Text;
+
+#[service]
+impl Text {
+    async fn update(&mut self, _name: &str) {}
+}
+
+#[derive(Default)]
+struct TooMany;
+
+#[service]
+impl TooMany {
+    async fn update(&mut self, _cx: &Context, _batch: u32) {}
+}
+
+fn main() {}

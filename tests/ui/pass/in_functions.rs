@@ -1,0 +1,30 @@
+//! Services inside functions and blocks.
+
+use service_core::prelude::*;
+
+fn main() {
+    #[derive(Default)]
+    struct Local;
+
+    #[service]
+    impl Local {
+        async fn update(&mut self) {}
+    }
+
+    #[service(name = "local_function")]
+    async fn tick() {}
+
+    let ids = {
+        #[derive(Default)]
+        struct Inner;
+
+        #[service(depends_on = [Local, tick])]
+        impl Inner {
+            async fn update(&mut self) {}
+        }
+
+        [Local::ID, tick::ID, Inner::ID]
+    };
+    assert_eq!(ids, ["local", "local_function", "inner"]);
+    assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 3);
+}

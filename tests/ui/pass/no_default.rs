@@ -1,0 +1,31 @@
+//! Neither `configure` nor `Default`: only ready-made instances.
+
+#![deny(warnings)]
+
+use service_core::prelude::*;
+
+struct ReadyMade {
+    path: String,
+}
+
+#[service(discover = false)]
+impl ReadyMade {
+    async fn update(&mut self) {
+        self.path.clear();
+    }
+}
+
+#[derive(Default)]
+struct Both;
+
+#[service(discover = false)]
+impl Both {
+    async fn update(&mut self) {}
+}
+
+fn main() {
+    let _ = ReadyMade { path: String::new() };
+    assert!(ReadyMade::DESCRIPTOR.build.is_none());
+    assert!(Both::DESCRIPTOR.build.is_some());
+    assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 0);
+}

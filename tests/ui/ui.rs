@@ -1,0 +1,50 @@
+//! What the attribute says: each file in `fail` is one rule, with the compiler's words beside it.
+//!
+//! `TRYBUILD=overwrite cargo test --test ui` writes the words anew; read what changed before it is committed.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+#[test]
+fn ui() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("pass/*.rs");
+    cases.compile_fail("fail/*.rs");
+}
+
+/// Where the compiler's own message joins in.
+const EXCEPTIONS: [&str; 2] = ["foreign_type.stderr", "two_impls.stderr"];
+
+fn files(directory: &str, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let paths =
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect())
+}
+
+#[test]
+fn no_message_points_into_generated_code() -> io::Result<()> {
+    let messages = files("fail", "stderr")?;
+    assert!(messages.len() >= 50, "{} messages", messages.len());
+    for path in messages {
+        if EXCEPTIONS.iter().any(|exception| path.ends_with(exception)) {
+            continue;
+        }
+        let words = fs::read_to_string(&path)?;
+        for sign in
+            ["this error originates in", "this warning originates in", "#[service]\n   | ^", ")]\n   | ^^^^^^^^^^"]
+        {
+            assert!(!words.contains(sign), "{} has {sign:?}", path.display());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_rule_has_its_words() -> io::Result<()> {
+    for path in files("fail", "rs")? {
+        assert!(path.with_extension("stderr").exists(), "{}", path.display());
+    }
+    assert!(files("pass", "rs")?.len() >= 16);
+    Ok(())
+}
