@@ -62,7 +62,7 @@ impl ServiceHandle {
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life).await
+        self.registry.waiting(self.started(life)).await
     }
 
     /// Waits for the end of a start.
@@ -98,7 +98,7 @@ impl ServiceHandle {
     /// # Errors
     /// None so far.
     pub async fn stop(&self) -> Result<()> {
-        self.stop_by(StopBy::default()).await;
+        self.registry.waiting(self.stop_by(StopBy::default())).await;
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl ServiceHandle {
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life).await
+        self.registry.waiting(self.started(life)).await
     }
 
     /// Has it run as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.
@@ -170,7 +170,10 @@ impl ServiceHandle {
             }
             control.add_waiter(sender);
         }
-        report.await.map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
+        self.registry
+            .waiting(report)
+            .await
+            .map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
     }
 
     /// Waits until it is, or since this call was, in `state`.
@@ -180,21 +183,20 @@ impl ServiceHandle {
     pub async fn wait_for(&self, state: ServiceState) -> Result<()> {
         let before = self.entry.lock().times_entered(state);
         let id = self.id().to_owned();
-        self.entry
-            .until(|control| {
-                if control.state() == state || control.times_entered(state) != before {
-                    return Some(Ok(()));
-                }
-                if control.forgotten {
-                    return Some(control.refuse(&id, "wait for", "it has been unregistered"));
-                }
-                if control.state() == ServiceState::Failed {
-                    let why = format!("it has failed and will not become {state}");
-                    return Some(control.refuse(&id, "wait for", why));
-                }
-                None
-            })
-            .await
+        let reached = self.entry.until(|control| {
+            if control.state() == state || control.times_entered(state) != before {
+                return Some(Ok(()));
+            }
+            if control.forgotten {
+                return Some(control.refuse(&id, "wait for", "it has been unregistered"));
+            }
+            if control.state() == ServiceState::Failed {
+                let why = format!("it has failed and will not become {state}");
+                return Some(control.refuse(&id, "wait for", why));
+            }
+            None
+        });
+        self.registry.waiting(reached).await
     }
 }
 

@@ -457,7 +457,6 @@ impl Supervisor<'_> {
 
     /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
     async fn follow_abort(&mut self, times: Times) {
-        let entry = &self.cx.entry;
         let after = plain(times.1 - times.0);
         let error = Error::msg(format!("aborted by the stop, {after} after its start"));
         #[cfg(feature = "database")]

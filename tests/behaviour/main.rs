@@ -1,5 +1,7 @@
 //! What the runtime promises, one file a behaviour.
 
+#[cfg(feature = "database")]
+mod bed_with_database;
 mod configuration;
 mod failures;
 mod lifecycle;
