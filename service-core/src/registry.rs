@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) sources: Sources,
     pub(crate) shutdown_timeout: Duration,
+    #[cfg(feature = "database")]
+    pub(crate) live: crate::database::Live,
     entries: RwLock<BTreeMap<Arc<str>, Arc<Entry>>>,
     /// A shutdown was asked for.
     closing: AtomicBool,
@@ -84,11 +86,18 @@ impl ServiceRegistry {
         found
     }
 
-    pub(crate) fn new(hub: Hub, sources: Sources, shutdown_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        hub: Hub,
+        sources: Sources,
+        shutdown_timeout: Duration,
+        #[cfg(feature = "database")] live: crate::database::Live,
+    ) -> Self {
         let inner = Inner {
             hub: Arc::new(hub),
             sources,
             shutdown_timeout,
+            #[cfg(feature = "database")]
+            live,
             entries: RwLock::default(),
             closing: AtomicBool::new(false),
             closed: Notify::new(),
@@ -256,6 +265,8 @@ impl ServiceRegistry {
     /// # Errors
     /// There is no tokio runtime. A service that cannot start is no error; its health says why.
     pub async fn start(&self) -> Result<()> {
+        #[cfg(feature = "database")]
+        self.waiting(crate::database::watch(self)).await?;
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();

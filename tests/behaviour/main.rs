@@ -23,3 +23,5 @@ mod run_now;
 mod single;
 mod stopping;
 mod support;
+#[cfg(feature = "database")]
+mod tables;
