@@ -165,7 +165,7 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
 }
 
 fn judge_running(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
-    use HealthStatus::{Degraded, Healthy, Unhealthy};
+    use HealthStatus::{Degraded, Healthy};
     if let Some((status, late)) = lateness(control, now) {
         return (status, Some(late));
     }

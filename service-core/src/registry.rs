@@ -407,6 +407,10 @@ impl ServiceRegistry {
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) asked for
     /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
     ///
+    /// Signals are heard from the first poll on; one that comes before that ends the process undrained. Where blocking
+    /// code of a service never returns, nor would the program, since its runtime waits for that code: three seconds after
+    /// the shutdown the process is ended.
+    ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
     pub async fn until_shutdown(self) -> Result<()> {
