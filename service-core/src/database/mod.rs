@@ -45,6 +45,6 @@ pub use work_item::WorkItem;
 #[doc(hidden)]
 pub mod __private {
     pub use super::work_item::{
-        StatusEnum, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
+        StatusEnum, StatusText, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
     };
 }
