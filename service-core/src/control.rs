@@ -80,7 +80,7 @@ impl Stats {
 #[derive(Clone, Debug)]
 pub(crate) enum Hold {
     /// Starting: waits for these services.
-    Dependencies(Box<Vec<Arc<str>>>),
+    Dependencies(Box<[Arc<str>]>),
     /// Paused by an operator, or by itself.
     Pause { by_itself: bool },
     /// A blocking run that timed out has not returned yet.
@@ -210,6 +210,11 @@ impl Control {
             _ if self.ending => "it is failing",
             _ => "it is running",
         }
+    }
+
+    /// Whether a fresh instance follows the run in flight, however that ends.
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.renew && self.stop.is_none()
     }
 
     /// Begins a new life.

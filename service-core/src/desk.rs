@@ -33,6 +33,8 @@ pub(crate) struct Desk<'t> {
     pub(crate) entry: Arc<Entry>,
     pub(crate) timer: Pin<&'t mut Sleep>,
     pub(crate) options: Arc<Options>,
+    /// Its service has ended, and may live again: what is asked of that is not asked of this desk.
+    pub(crate) late: bool,
 }
 
 /// What ends user code that does not end by itself.
@@ -92,7 +94,9 @@ impl<'t> Desk<'t> {
                 Caught::Panicked(message) => return Poll::Ready(Driven::Panicked(message)),
                 Caught::Returned(Poll::Pending) => {}
             }
-            let (stop, started) = {
+            let (stop, started) = if self.late {
+                (None, None)
+            } else {
                 let mut control = entry.lock();
                 control.listen(task.waker());
                 (control.stop.as_deref().copied(), control.stats.last_started)
@@ -127,14 +131,14 @@ impl<'t> Desk<'t> {
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
         let driven = match instance.__shape().cleanup {
             Cleanup::None => {
-                let _ = caught::quietly(|| drop(instance));
+                let_go(&entry, instance);
                 None
             }
             Cleanup::Async => {
                 let mut cleanup = entry.as_current(|| instance.__cleanup(cx));
                 let driven = self.drive(cleanup.as_mut(), &RunSpan::NONE, limit).await;
                 let _ = caught::quietly(|| drop(cleanup));
-                let _ = caught::quietly(|| drop(instance));
+                let_go(&entry, instance);
                 Some(driven)
             }
             Cleanup::Blocking => {
@@ -173,6 +177,10 @@ impl<'t> Desk<'t> {
             let mut changed = pin!(entry.hub.changed.notified());
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
+                let mut control = entry.lock();
+                if matches!(control.hold, Some(Hold::Dependencies(_))) {
+                    control.hold = None;
+                }
                 return true;
             }
             {
@@ -223,9 +231,15 @@ fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> Join
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
         let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
-        let _ = caught::quietly(|| drop(instance));
+        let_go(&entry, instance);
         caught
     })
+}
+
+fn let_go(entry: &Entry, instance: Box<dyn Lifecycle>) {
+    if let Caught::Panicked(message) = caught::quietly(|| entry.as_current(|| drop(instance))) {
+        warn!(service.id = %entry.id, "dropping the instance panicked: {message}");
+    }
 }
 
 /// Cleans up an instance whose blocking run outlasted even the end of its service.
@@ -233,6 +247,7 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        Desk { entry: cx.entry.clone(), timer, options }.clean_up(&cx, instance).await;
+        let entry = cx.entry.clone();
+        Desk { entry, timer, options, late: true }.clean_up(&cx, instance).await;
     }
 }

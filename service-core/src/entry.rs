@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use crate::clock::plain;
 use crate::config::Resolved;
 use crate::context::Context;
 use crate::control::{Control, StopBy};
+#[cfg(feature = "database")]
+use crate::database::Access;
 use crate::error::{Error, Result};
 use crate::event::{ServiceEvent, ServiceEventKind};
 use crate::hub::Hub;
@@ -28,7 +29,7 @@ pub(crate) enum Factory {
     /// Handed over; there is no second one.
     ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
     /// A closure of the user's.
-    Closure(Box<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
+    Closure(Arc<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
     /// `configure` or `Default`.
     Build(Build),
 }
@@ -46,15 +47,18 @@ impl Factory {
         matches!(self, Self::ReadyMade(_))
     }
 
-    /// The next instance. A closure that panics is an error.
+    /// The next instance.
     pub(crate) fn build(&self, service: &str, cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
         let built = match self {
             Self::Build(build) => return build(cx),
             Self::ReadyMade(slot) => {
                 slot.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| used_up(service))
             }
-            Self::Closure(make) => catch_unwind(AssertUnwindSafe(make))
-                .map_err(|payload| Error::msg(format!("building the instance panicked: {}", panic_message(&*payload)))),
+            Self::Closure(make) => {
+                // Called where a panic is seen as one.
+                let make = make.clone();
+                return Box::pin(async move { Ok(make()) });
+            }
         };
         Box::pin(std::future::ready(built))
     }
@@ -89,7 +93,7 @@ pub(crate) struct Entry {
     pub(crate) metrics: Metrics,
     rate: OnceLock<Box<Rate>>,
     #[cfg(feature = "database")]
-    gate: OnceLock<Arc<crate::database::CommitGate>>,
+    access: OnceLock<Box<Access>>,
     pub(crate) hub: Arc<Hub>,
     control: Mutex<Control>,
     /// Told at every change of state.
@@ -116,7 +120,7 @@ impl Entry {
             metrics: Metrics::default(),
             rate: OnceLock::new(),
             #[cfg(feature = "database")]
-            gate: OnceLock::new(),
+            access: OnceLock::new(),
             hub,
             control: Mutex::new(Control::new(resolved)),
             changed: Notify::new(),
@@ -160,21 +164,32 @@ impl Entry {
         self.rate.get_or_init(Box::default)
     }
 
-    /// Open while a database commit of this service's is in flight; made with the first transaction.
+    /// This service's way to the database, made when it is first asked for.
     #[cfg(feature = "database")]
-    pub(crate) fn gate(&self) -> &Arc<crate::database::CommitGate> {
-        self.gate.get_or_init(Arc::default)
+    pub(crate) fn access(&self, db: &sea_orm::DatabaseConnection) -> &Access {
+        self.access.get_or_init(|| {
+            let hub = self.hub.clone();
+            let clock = crate::database::Clock::new(move || hub.clock.wall_now().into());
+            Box::new(Access::new(db.clone(), self.id.clone()).with_clock(clock))
+        })
+    }
+
+    /// The way to the database, where the run that just ended left something to settle there.
+    #[cfg(feature = "database")]
+    pub(crate) fn in_debt(&self) -> Option<&Access> {
+        self.access.get().map(|access| &**access).filter(|access| access.in_debt())
     }
 
     /// Whether a database commit of this service's is in flight.
     pub(crate) fn is_committing(&self) -> bool {
         #[cfg(feature = "database")]
-        return self.gate.get().is_some_and(|gate| gate.is_open());
+        return self.access.get().is_some_and(|access| access.gate().is_open());
         #[cfg(not(feature = "database"))]
         false
     }
 
-    pub(crate) fn ask_stop(&self, by: StopBy) {
+    /// Asks it to stop, and says which life that ends.
+    pub(crate) fn ask_stop(&self, by: StopBy) -> u32 {
         let mut control = self.lock();
         let from = control.state();
         if from.is_running() {
@@ -184,6 +199,7 @@ impl Entry {
                 self.changed.notify_waiters();
             }
         }
+        control.life
     }
 
     pub(crate) fn ask_pause(&self, by_itself: bool) -> Result<()> {

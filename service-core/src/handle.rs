@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use crate::control::StopBy;
+use crate::control::{Control, StopBy};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::health::{self, ServiceHealth};
@@ -57,16 +58,22 @@ impl ServiceHandle {
                 ServiceState::Draining => return control.refuse(self.id(), "start", "it is still stopping"),
                 _ => return control.refuse(self.id(), "start", "it is running already"),
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
-            }
+            self.may_begin(&control, "start")?;
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life).await
+        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
+    }
+
+    /// Whether another life, or another instance, can be had at all.
+    fn may_begin(&self, control: &Control, action: &'static str) -> Result<()> {
+        if control.forgotten {
+            return control.refuse(self.id(), action, "it has been unregistered");
+        }
+        if self.entry.factory.has_next() { Ok(()) } else { Err(used_up(self.id())) }
     }
 
     /// Waits for the end of a start.
-    pub(crate) async fn started(&self, life: u32) -> Result<()> {
+    pub(crate) async fn started(&self, life: u32, patience: Instant) -> Result<()> {
         if self.entry.is_current() {
             return Ok(());
         }
@@ -76,7 +83,7 @@ impl ServiceHandle {
                 failed.then(|| control.stats.last_error.clone()).flatten()
             })
         });
-        match tokio::time::timeout(START_PATIENCE, settled).await {
+        match tokio::time::timeout_at(patience, settled).await {
             Ok(Some(error)) => Err(error),
             Ok(None) => Ok(()),
             Err(_) => {
@@ -98,13 +105,12 @@ impl ServiceHandle {
     /// # Errors
     /// None so far.
     pub async fn stop(&self) -> Result<()> {
-        self.stop_by(StopBy::default()).await;
+        self.registry.waiting(self.stop_by(StopBy::default())).await;
         Ok(())
     }
 
     pub(crate) async fn stop_by(&self, by: StopBy) {
-        let life = self.entry.lock().life;
-        self.entry.ask_stop(by);
+        let life = self.entry.ask_stop(by);
         if !self.entry.is_current() {
             self.entry.until(|control| (control.life != life || !control.state().is_running()).then_some(())).await;
         }
@@ -128,10 +134,10 @@ impl ServiceHandle {
 
     /// Starts a failed service with a fresh instance and no failures counted.
     ///
-    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run.
+    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run, however it ends.
     ///
     /// # Errors
-    /// It has not failed, was handed over as a ready-made instance, or failed for good again at once.
+    /// It has not failed, is ending, was handed over as a ready-made instance, or failed for good again at once.
     pub async fn reset(&self) -> Result<()> {
         let life = {
             let mut control = self.entry.lock();
@@ -140,16 +146,17 @@ impl ServiceHandle {
                 let why = format!("it has not failed, it is {}", control.state());
                 return control.refuse(self.id(), "reset", why);
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
+            if from_within && (control.ending || control.state() == ServiceState::Draining) {
+                return control.refuse(self.id(), "reset", control.why_down());
             }
+            self.may_begin(&control, "reset")?;
             if from_within {
                 control.renew = true;
                 return Ok(());
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life).await
+        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
     }
 
     /// Has it run as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.
@@ -170,7 +177,10 @@ impl ServiceHandle {
             }
             control.add_waiter(sender);
         }
-        report.await.map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
+        self.registry
+            .waiting(report)
+            .await
+            .map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
     }
 
     /// Waits until it is, or since this call was, in `state`.
@@ -180,21 +190,20 @@ impl ServiceHandle {
     pub async fn wait_for(&self, state: ServiceState) -> Result<()> {
         let before = self.entry.lock().times_entered(state);
         let id = self.id().to_owned();
-        self.entry
-            .until(|control| {
-                if control.state() == state || control.times_entered(state) != before {
-                    return Some(Ok(()));
-                }
-                if control.forgotten {
-                    return Some(control.refuse(&id, "wait for", "it has been unregistered"));
-                }
-                if control.state() == ServiceState::Failed {
-                    let why = format!("it has failed and will not become {state}");
-                    return Some(control.refuse(&id, "wait for", why));
-                }
-                None
-            })
-            .await
+        let reached = self.entry.until(|control| {
+            if control.state() == state || control.times_entered(state) != before {
+                return Some(Ok(()));
+            }
+            if control.forgotten {
+                return Some(control.refuse(&id, "wait for", "it has been unregistered"));
+            }
+            if control.state() == ServiceState::Failed {
+                let why = format!("it has failed and will not become {state}");
+                return Some(control.refuse(&id, "wait for", why));
+            }
+            None
+        });
+        self.registry.waiting(reached).await
     }
 }
 

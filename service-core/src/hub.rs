@@ -22,6 +22,9 @@ pub(crate) struct Hub {
     pub(crate) requester_id: String,
     /// Makes jitter repeatable under test.
     pub(crate) seed: Option<u64>,
+    /// The clock moves only where a test bed moves it.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test bed holds the clock"))]
+    pub(crate) clock_is_held: bool,
     pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     #[cfg(feature = "database")]
     pub(crate) database: Option<sea_orm::DatabaseConnection>,

@@ -39,7 +39,7 @@ pub(crate) async fn supervise(mut cx: Context) {
     let rng = cx.entry.hub.rng(&cx.entry.id);
     let now = Instant::now();
     let mut supervisor = Supervisor {
-        desk: Desk { entry: cx.entry.clone(), timer, options },
+        desk: Desk { entry: cx.entry.clone(), timer, options, late: false },
         cx: &mut cx,
         instance: Slot::Empty,
         up: false,
@@ -132,19 +132,17 @@ impl Supervisor<'_> {
                 return Ending::Stopped;
             }
             if matches!(self.instance, Slot::Empty) {
-                let ending = match Box::pin(self.build()).await {
-                    Built::Done => None,
-                    Built::Broken(kind, error) => Box::pin(self.fail(kind, error, None)).await,
-                    Built::Aborted => Some(Ending::Stopped),
-                };
-                if let Some(ending) = ending {
-                    return ending;
+                match Box::pin(self.build()).await {
+                    Built::Done => {}
+                    Built::Broken(kind, error) => match Box::pin(self.fail(kind, error, None)).await {
+                        Some(ending) => return ending,
+                        None => continue,
+                    },
+                    Built::Aborted => return Ending::Stopped,
                 }
             }
             if !self.up {
-                if matches!(self.instance, Slot::Here(_)) {
-                    self.come_up();
-                }
+                self.come_up();
                 continue;
             }
             if !self.begin(cue) {
@@ -166,6 +164,10 @@ impl Supervisor<'_> {
                 self.succeed(outcome);
             } else if let Some(ending) = Box::pin(self.follow_failure(driven)).await {
                 return ending;
+            }
+            #[cfg(feature = "database")]
+            if self.cx.entry.in_debt().is_some() {
+                Box::pin(self.pay_debts(None)).await;
             }
             if self.cx.entry.lock().renew {
                 Box::pin(self.renew()).await;
@@ -197,7 +199,7 @@ impl Supervisor<'_> {
 
     fn woken(&mut self) -> impl Future<Output = Woken> {
         let Self { desk, instance, next, due, .. } = self;
-        let Desk { entry, timer, options } = desk;
+        let Desk { entry, timer, options, .. } = desk;
         std::future::poll_fn(move |task| {
             let mut control = entry.lock();
             control.listen(task.waker());
@@ -444,7 +446,7 @@ impl Supervisor<'_> {
                 (FailureKind::Timeout, Error::msg(format!("ran longer than its timeout of {timeout}")))
             }
             Driven::Aborted => {
-                self.follow_abort(times);
+                self.follow_abort(times).await;
                 return Some(Ending::Stopped);
             }
         };
@@ -452,15 +454,31 @@ impl Supervisor<'_> {
     }
 
     /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
-    fn follow_abort(&mut self, times: Times) {
-        let entry = &self.cx.entry;
+    async fn follow_abort(&mut self, times: Times) {
         let after = plain(times.1 - times.0);
         let error = Error::msg(format!("aborted by the stop, {after} after its start"));
+        #[cfg(feature = "database")]
+        self.pay_debts(Some(&error)).await;
+        let entry = &self.cx.entry;
         warn!(service.id = %entry.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
         entry.emit(|| ServiceEventKind::Aborted);
         let failures = entry.lock().failures;
         let failure = policy::failure(&self.desk.options, failures, FailureKind::Timeout, error);
         self.count(&failure, Recovery::Stop, Some(times));
+    }
+
+    /// Settles in the database what the run that just ended left open, for as long as a stop would wait.
+    #[cfg(feature = "database")]
+    async fn pay_debts(&mut self, error: Option<&Error>) {
+        let entry = self.cx.entry.clone();
+        let Some(access) = entry.in_debt() else { return };
+        let why = error.map(|error| format!("{error:#}"));
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        if let Driven::Done(Err(error)) =
+            self.desk.drive(pin!(access.run_ended(why.as_deref())), &RunSpan::NONE, limit).await
+        {
+            warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
+        }
     }
 
     /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
@@ -473,6 +491,8 @@ impl Supervisor<'_> {
             }
             control.failures
         };
+        #[cfg(feature = "database")]
+        self.pay_debts(Some(&error)).await;
         let failure = policy::failure(&self.desk.options, before, kind, error);
         let (recovery, broken) = self.ask(&failure);
         let mut verdict = policy::judge(&failure, recovery);
@@ -481,8 +501,10 @@ impl Supervisor<'_> {
             verdict = Verdict::Fail;
         }
         log_failure(&entry, self.cx.run, &failure, verdict);
-        self.count(&failure, recovery, times);
-        if broken {
+        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
+        self.count(&failure, decided, times);
+        // Where the service ends as well, the instance ends with it.
+        if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
             self.end_instance().await;
         }
         match verdict {
@@ -506,6 +528,8 @@ impl Supervisor<'_> {
                 error!(service.id = %entry.id, "{}", used_up(&entry.id));
                 Some(Ending::Failed)
             }
+            // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
+            Verdict::Fail if entry.lock().is_renewed() => None,
             Verdict::Fail => self.restart().await,
         }
     }

@@ -87,13 +87,18 @@ impl Access {
     /// # }
     /// ```
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
-        Claim::new(self.clone(), n)
+        Claim::new(Ok(self), n)
     }
 
     /// Claims up to `n` pending rows, each of which commits by itself: for work that is slow, or has effects outside the
     /// database. No transaction is open while it goes on.
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
-        ClaimEach::new(self.clone(), n)
+        ClaimEach::new(Ok(self), n)
+    }
+
+    /// Whether a run that ended left something to settle.
+    pub(crate) fn in_debt(&self) -> bool {
+        !self.debts.is_empty()
     }
 
     /// Small values of this service that outlive it.

@@ -36,7 +36,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// dropped, so write through `item.tx()` only.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct Claim<E: WorkItem>(Request<E>);
+pub struct Claim<E: WorkItem>(Request<E, Result<Access>>);
 
 /// Asks for pending rows that commit one by one; `.await` it for the [`Batch`].
 ///
@@ -44,11 +44,12 @@ pub struct Claim<E: WorkItem>(Request<E>);
 /// process that was killed run out after the [`lease`](Self::lease), and at most its item in flight is repeated.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct ClaimEach<E: WorkItem>(Request<E>, Duration);
+pub struct ClaimEach<E: WorkItem>(Request<E, Result<Access>>, Duration);
 
+/// What is asked for. Where there is no database, awaiting says so.
 #[derive(Debug)]
-struct Request<E: WorkItem> {
-    access: Access,
+struct Request<E: WorkItem, A = Access> {
+    access: A,
     wanted: u64,
     filter: Condition,
     order: Vec<(E::Column, Order)>,
@@ -85,7 +86,7 @@ macro_rules! builder {
 }
 
 impl<E: WorkItem> Claim<E> {
-    pub(crate) fn new(access: Access, wanted: u64) -> Self {
+    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self {
         Self(Request::new(access, wanted))
     }
 
@@ -93,7 +94,7 @@ impl<E: WorkItem> Claim<E> {
 }
 
 impl<E: WorkItem> ClaimEach<E> {
-    pub(crate) fn new(access: Access, wanted: u64) -> Self {
+    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self {
         Self(Request::new(access, wanted), DEFAULT_LEASE)
     }
 
@@ -111,7 +112,7 @@ impl<E: WorkItem> IntoFuture for Claim<E> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.0.together())
+        Box::pin(async move { self.0.ready()?.together().await })
     }
 }
 
@@ -120,7 +121,7 @@ impl<E: WorkItem> IntoFuture for ClaimEach<E> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.0.each(self.1))
+        Box::pin(async move { self.0.ready()?.each(self.1).await })
     }
 }
 
@@ -138,11 +139,19 @@ struct Claiming {
     source: DbErr,
 }
 
-impl<E: WorkItem> Request<E> {
-    fn new(access: Access, wanted: u64) -> Self {
+impl<E: WorkItem> Request<E, Result<Access>> {
+    fn new(access: Result<&Access>, wanted: u64) -> Self {
+        let access = access.cloned();
         Self { access, wanted, filter: Condition::all(), order: Vec::new(), backoff: Backoff::default() }
     }
 
+    fn ready(self) -> Result<Request<E>> {
+        let Self { access, wanted, filter, order, backoff } = self;
+        Ok(Request { access: access?, wanted, filter, order, backoff })
+    }
+}
+
+impl<E: WorkItem> Request<E> {
     fn plan(&self) -> Arc<Plan> {
         Plan::of::<E>(self.access.db.get_database_backend(), self.backoff)
     }
