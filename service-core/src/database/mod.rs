@@ -15,6 +15,7 @@ mod gate;
 mod index;
 mod lease;
 mod plan;
+mod request;
 mod schema;
 mod settings;
 mod store;

@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, Utc};
 use sea_orm::prelude::{ChronoUnixTimestamp, ChronoUnixTimestampMillis};
-use sea_orm::{ActiveEnum, EntityTrait, Iterable, Value};
+use sea_orm::{ActiveEnum, EntityTrait, Value};
 
 /// An entity whose rows are work: they wait as `pending` and end `completed` or `failed`.
 ///
