@@ -1,6 +1,8 @@
-//! Background services inside a program.
+#![cfg_attr(not(doctest), doc = include_str!("../../README.md"))]
 //!
-//! To read the code, start at `supervisor.rs`: the loop that runs one service.
+//! ## Reading the code
+//!
+//! Start at `supervisor.rs`: the loop that runs one service.
 
 mod builder;
 mod caught;

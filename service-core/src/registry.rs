@@ -260,7 +260,7 @@ impl ServiceRegistry {
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();
             let down = matches!(control.state(), ServiceState::Created | ServiceState::Stopped);
-            if !down || !control.options.enabled {
+            if !down || !control.options.enabled || control.forgotten {
                 continue;
             }
             if !entry.factory.has_next() {

@@ -4,9 +4,11 @@ use std::future::Future;
 #[cfg(not(unix))]
 use std::pin::Pin;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::error::Result;
 use crate::registry::ServiceRegistry;
@@ -28,7 +30,7 @@ pub(crate) async fn shut_down_after(
         info!("{}: stopping all services; once more ends at once", signal.name);
     }
     let mut shutdown = pin!(registry.shutdown());
-    std::future::poll_fn(|task| {
+    let ended = std::future::poll_fn(|task| {
         while let Poll::Ready(signal) = signals.poll_next(task) {
             if asked {
                 warn!("{} again: ending at once", signal.name);
@@ -39,7 +41,27 @@ pub(crate) async fn shut_down_after(
         }
         shutdown.as_mut().poll(task)
     })
-    .await
+    .await;
+    leave_by_force(registry, i32::from(ended.is_err()));
+    ended
+}
+
+/// A runtime waits for threads in blocking code for ever when it is dropped, and by now signals end nothing any more. So
+/// where such code does not return, and nor does `main`, the process is ended from outside.
+fn leave_by_force(registry: &ServiceRegistry, status: i32) {
+    const GRACE: Duration = Duration::from_secs(3);
+    let hub = registry.inner.hub.clone();
+    if hub.blocking.load(Ordering::SeqCst) == 0 {
+        return;
+    }
+    warn!("blocking code of a service has not returned; the process waits {} s more for it", GRACE.as_secs());
+    std::thread::spawn(move || {
+        std::thread::sleep(GRACE);
+        if hub.blocking.load(Ordering::SeqCst) > 0 {
+            error!("blocking code of a service does not return: ending the process without it");
+            std::process::exit(status);
+        }
+    });
 }
 
 /// What `asked` gives, or `None` where `over` came first.

@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 

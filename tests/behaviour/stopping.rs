@@ -254,3 +254,22 @@ async fn each_start_has_an_instance_of_its_own() {
     bed.run_for(secs(1)).await;
     assert_eq!((log.count("built"), log.count("cleanup"), log.count("run")), (3, 2, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_services_that_wait_for_each_others_stop_both_end() {
+    let log = Log::default();
+    let stops = |other: &'static str| {
+        Acting::new(&log, move |cx| async move {
+            tokio::time::sleep(secs(1)).await;
+            cx.services().get(other).unwrap().stop().await
+        })
+    };
+    let bed = TestBed::new().set("drain_timeout", 5);
+    let bed = bed.with(|builder| builder.service("a", stops("b")).service("b", stops("a")));
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    for id in ["a", "b"] {
+        soon(services.get(id).unwrap().wait_for(ServiceState::Stopped)).await.unwrap();
+    }
+    assert_eq!(log.times("cleanup"), [6.0, 6.0]);
+}
