@@ -16,6 +16,7 @@ mod index;
 mod lease;
 mod live;
 mod plan;
+mod request;
 mod schema;
 mod settings;
 mod store;
@@ -49,6 +50,6 @@ pub use work_item::WorkItem;
 #[doc(hidden)]
 pub mod __private {
     pub use super::work_item::{
-        StatusEnum, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
+        StatusEnum, StatusText, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
     };
 }
