@@ -22,7 +22,7 @@ use crate::event::ServiceEventKind;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::registry::ServiceRegistry;
-use crate::schedule::later;
+use crate::schedule::{Grid, later};
 use crate::service::{Cleanup, Lifecycle};
 
 /// What the blocking pool gives back: the instance and how the run went.
@@ -173,6 +173,9 @@ impl<'t> Desk<'t> {
             let mut changed = pin!(entry.hub.changed.notified());
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
+                let mut control = entry.lock();
+                control.hold = None;
+                control.grid = Grid::new(Instant::now());
                 return true;
             }
             {

@@ -4,5 +4,6 @@
 mod bed_with_database;
 mod configuration;
 mod failures;
+mod health;
 mod lifecycle;
 mod support;

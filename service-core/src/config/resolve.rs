@@ -74,7 +74,6 @@ pub(crate) struct Resolved {
     /// The service's own.
     pub(crate) settings: Settings,
     /// Rows that were left out, and why.
-    #[allow(dead_code, reason = "only the tables' layers have such rows")]
     pub(crate) rejected: Vec<ConfigError>,
     /// What is allowed, and probably not meant.
     pub(crate) warnings: Vec<String>,
@@ -83,7 +82,6 @@ pub(crate) struct Resolved {
 impl Resolved {
     /// Every option in effect, in the order of the contract's table, with where it came from, for `explain`. `now` are
     /// the options as they are: where they are not what the layers say, the service itself changed them.
-    #[allow(dead_code, reason = "the handle's `explain` is its user")]
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
         const SCHEDULES: [&str; 3] = ["interval", "delay", "cron"];
         let of = |key: &str| {
