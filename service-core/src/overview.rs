@@ -63,3 +63,79 @@ pub(crate) fn schedule(schedule: &Schedule) -> String {
         Schedule::Cron(cron) => format!("cron {} ({})", cron.expression, cron.timezone),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Inputs;
+    use crate::options::ServiceOptions;
+    use crate::{Context, service};
+
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        #[allow(dead_code, reason = "only whether it is set counts here")]
+        api_token: String,
+    }
+
+    struct Mailer;
+
+    #[service(crate = crate, interval = 30, max_failures = 5, discover = false)]
+    impl Mailer {
+        fn configure(_cx: &Context, _settings: Settings) -> Self {
+            Self
+        }
+
+        async fn update(&mut self) {}
+    }
+
+    struct Plain;
+
+    #[service(crate = crate, discover = false)]
+    impl Plain {
+        async fn update(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn the_table_has_what_is_not_the_default_and_where_it_came_from() {
+        let folder = std::env::temp_dir().join(format!("service-core-overview-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = "[defaults]\nretry_delay = \"10s\"\n[mailer]\ninterval = \"5m\"\napi_token = \"hunter2\"";
+        std::fs::write(folder.join("services.toml"), text).unwrap();
+        let environment = vec![("SERVICES__OFF__ENABLED".into(), "no".into())];
+        let mut builder = ServiceRegistry::builder().without_discovered();
+        builder.inputs = Some(Inputs { environment, directory: Some(folder.clone()), ..Inputs::default() });
+        let (options, code) = (ServiceOptions::of::<Plain>(), line!());
+        let options = options.delay(Duration::from_millis(90_500)).timeout(Duration::from_secs(9));
+        let registry = builder
+            .service_of::<Mailer>("mailer")
+            .service("off", Plain)
+            .service_with("plain", Plain, options)
+            .build()
+            .await
+            .unwrap();
+        let table = table(&registry);
+        std::fs::remove_dir_all(&folder).unwrap();
+        let attribute = format!("overview.rs:{}", <Mailer as crate::Service>::DESCRIPTOR.line());
+        let table = table.replace(&attribute, "overview.rs:8").replace(&format!("overview.rs:{code}"), "overview.rs:9");
+        let expected = "\
+3 services
+  mailer  every 5m                     interval = 5m (services.toml:4)
+                                       max_failures = 5 (attribute at service-core/src/overview.rs:8)
+                                       retry_delay = 10s (services.toml:2)
+                                       api_token (services.toml:5)
+  off     disabled                     retry_delay = 10s (services.toml:2)
+                                       enabled = false (environment variable SERVICES__OFF__ENABLED)
+  plain   1m 30s 500ms after each run  delay = 1m 30s 500ms (ServiceOptions at service-core/src/overview.rs:9)
+                                       retry_delay = 10s (services.toml:2)
+                                       timeout = 9s (ServiceOptions at service-core/src/overview.rs:9)";
+        assert_eq!(table, expected);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_no_table() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+        assert_eq!(table(&registry), "no services");
+    }
+}

@@ -3,6 +3,7 @@
 #[cfg(feature = "database")]
 mod bed_with_database;
 mod configuration;
+mod explain;
 mod failures;
 mod health;
 mod lifecycle;
