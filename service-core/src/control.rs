@@ -15,7 +15,7 @@ use crate::config::Resolved;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
-use crate::schedule::later;
+use crate::schedule::{Grid, later};
 use crate::state::ServiceState;
 
 /// What may not be asked of a service in its present state.
@@ -39,6 +39,8 @@ pub(crate) struct StopBy {
     pub(crate) run: Option<Instant>,
     /// `cleanup` is aborted then at the latest.
     pub(crate) cleanup: Option<Instant>,
+    /// The service's own code asked, and was the first to.
+    pub(crate) by_itself: bool,
 }
 
 impl StopBy {
@@ -47,7 +49,11 @@ impl StopBy {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        Self { run: sooner(self.run, other.run), cleanup: sooner(self.cleanup, other.cleanup) }
+        Self {
+            run: sooner(self.run, other.run),
+            cleanup: sooner(self.cleanup, other.cleanup),
+            by_itself: self.by_itself,
+        }
     }
 }
 
@@ -81,8 +87,6 @@ impl Stats {
 pub(crate) enum Hold {
     /// Starting: waits for these services.
     Dependencies(Box<[Arc<str>]>),
-    /// Paused by an operator, or by itself.
-    Pause { by_itself: bool },
     /// A blocking run that timed out has not returned yet.
     Blocked,
     /// It failed and a fresh instance will follow.
@@ -104,6 +108,8 @@ pub(crate) struct Control {
     pub(crate) settled: bool,
     pub(crate) stop: Option<Box<StopBy>>,
     pub(crate) paused: bool,
+    /// Whether the pause was its own wish.
+    pub(crate) paused_by_itself: bool,
     /// The instance is ending for good; nothing more can be asked of it.
     pub(crate) ending: bool,
     /// A fresh instance is wanted after the run in flight.
@@ -128,6 +134,8 @@ pub(crate) struct Control {
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
+    /// The grid of its schedule; before it is up, the moment at which its start began.
+    pub(crate) grid: Grid,
     pub(crate) hold: Option<Hold>,
     pub(crate) degraded: Option<Box<str>>,
     /// Unregistered.
@@ -145,6 +153,7 @@ impl Control {
             settled: false,
             stop: None,
             paused: false,
+            paused_by_itself: false,
             ending: false,
             renew: false,
             reconfigure: false,
@@ -159,6 +168,7 @@ impl Control {
             resolved,
             changed: false,
             next_due: None,
+            grid: Grid::new(Instant::now()),
             hold: None,
             degraded: None,
             forgotten: false,
@@ -237,14 +247,15 @@ impl Control {
         self.retrying = false;
         self.failures = 0;
         self.next_due = None;
-        self.hold = self.paused.then_some(Hold::Pause { by_itself: false });
+        self.grid = Grid::new(Instant::now());
+        self.hold = None;
         self.degraded = None;
     }
 
     /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
     pub(crate) fn ask_stop(&mut self, by: StopBy) -> bool {
         let drained = later(Instant::now(), self.options.drain_timeout);
-        let by = by.or_sooner(StopBy { run: Some(drained), cleanup: None });
+        let by = by.or_sooner(StopBy { run: Some(drained), ..StopBy::default() });
         self.stop = Some(Box::new(self.stop.as_deref().map_or(by, |earlier| earlier.or_sooner(by))));
         self.wake();
         !self.ending && self.enter(ServiceState::Draining)
@@ -273,7 +284,7 @@ impl Control {
         match self.state {
             Running | BackingOff | Starting if !self.ending => {
                 self.paused = true;
-                self.hold = Some(Hold::Pause { by_itself });
+                self.paused_by_itself = by_itself;
                 self.wake();
                 if self.state == Starting {
                     // It becomes paused as soon as it is up.
@@ -299,7 +310,6 @@ impl Control {
             return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
         }
         self.paused = false;
-        self.hold = None;
         self.wake();
         if self.state == ServiceState::Starting {
             return Ok(false);
@@ -314,9 +324,7 @@ impl Control {
         self.run_wanted = false;
         self.next_due = None;
         self.degraded = None;
-        if !self.paused {
-            self.hold = None;
-        }
+        self.hold = None;
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
         self.served = self.waiters.take();

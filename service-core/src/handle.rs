@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::control::{Control, StopBy};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
+use crate::explain::{self, Explanation};
 use crate::health::{self, ServiceHealth};
 use crate::outcome::RunReport;
 use crate::registry::ServiceRegistry;
@@ -41,6 +42,11 @@ impl ServiceHandle {
     /// How it is.
     pub fn health(&self) -> ServiceHealth {
         health::of(&self.entry)
+    }
+
+    /// What it is set to and by whom, when it will run, and why it does not run now.
+    pub fn explain(&self) -> Explanation {
+        explain::of(&self.entry, &self.registry)
     }
 
     /// Starts it with a new instance, and waits until that is built or could not be built, at most 30 s: a slower one

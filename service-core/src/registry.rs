@@ -467,6 +467,7 @@ impl ServiceRegistry {
             let by = StopBy {
                 run: share.map(|share| now + share.mul_f64(0.8)),
                 cleanup: share.map(|share| now + share.mul_f64(0.95)),
+                by_itself: false,
             };
             for entry in &tier {
                 entry.ask_stop(by);

@@ -205,7 +205,7 @@ impl Supervisor<'_> {
     }
 
     fn woken(&mut self) -> impl Future<Output = Woken> {
-        let Self { desk, instance, next, due, .. } = self;
+        let Self { desk, instance, next, due, grid, .. } = self;
         let Desk { entry, timer, options, .. } = desk;
         std::future::poll_fn(move |task| {
             let mut control = entry.lock();
@@ -224,6 +224,7 @@ impl Supervisor<'_> {
                 return Poll::Ready(Woken::OptionsChanged);
             }
             control.next_due = (*next != Next::AtOnce).then_some(*due);
+            control.grid = *grid;
             let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
             drop(control);
             if let Slot::Away(run) = instance {
@@ -272,9 +273,7 @@ impl Supervisor<'_> {
         control.settled = true;
         control.retrying = false;
         control.failures = 0;
-        if !control.paused {
-            control.hold = None;
-        }
+        control.hold = None;
         if control.state() == ServiceState::Starting || (control.state() == ServiceState::BackingOff && !control.paused)
         {
             entry.enter(&mut control, ServiceState::Running);
@@ -600,9 +599,7 @@ impl Supervisor<'_> {
             let mut control = entry.lock();
             control.failures = 0;
             control.stats.restarts += 1;
-            if !control.paused {
-                control.hold = Some(Hold::Restart);
-            }
+            control.hold = Some(Hold::Restart);
         }
         entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
         warn!(service.id = %entry.id, "a fresh instance follows in {}", plain(wait));

@@ -82,7 +82,6 @@ pub(crate) struct Resolved {
 impl Resolved {
     /// Every option in effect, in the order of the contract's table, with where it came from, for `explain`. `now` are
     /// the options as they are: where they are not what the layers say, the service itself changed them.
-    #[allow(dead_code, reason = "the handle's `explain` is its user")]
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
         const SCHEDULES: [&str; 3] = ["interval", "delay", "cron"];
         let of = |key: &str| {
