@@ -54,6 +54,7 @@ pub struct RegistryBuilder {
     without_discovered: bool,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
+    pub(crate) clock_is_held: bool,
     #[cfg(feature = "database")]
     pub(crate) database: crate::database::Choice,
 }
@@ -271,6 +272,7 @@ impl RegistryBuilder {
             clock: self.clock,
             requester_id,
             seed: self.seed,
+            clock_is_held: self.clock_is_held,
             states: self.states,
             #[cfg(feature = "database")]
             database: self.database.open().await?,
@@ -288,10 +290,10 @@ impl RegistryBuilder {
         for warning in sources.unknown_sections(entries.iter().map(|entry| &*entry.id)) {
             warn!("{warning}");
         }
-        if problems.is_empty() {
-            if let Err(error) = registry.add_all(entries) {
-                problems.push(error.to_string());
-            }
+        if problems.is_empty()
+            && let Err(error) = registry.add_all(entries)
+        {
+            problems.push(error.to_string());
         }
         if problems.is_empty() { Ok(registry) } else { Err(Error::new(BuildError { problems })) }
     }
@@ -302,11 +304,7 @@ impl RegistryBuilder {
     /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        if cfg!(panic = "abort") {
-            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
-        }
-        crate::overview::log(&registry);
-        registry.start().await?;
+        registry.start_announced().await?;
         Ok(registry)
     }
 

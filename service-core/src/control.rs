@@ -80,7 +80,7 @@ impl Stats {
 #[derive(Clone, Debug)]
 pub(crate) enum Hold {
     /// Starting: waits for these services.
-    Dependencies(Box<Vec<Arc<str>>>),
+    Dependencies(Box<[Arc<str>]>),
     /// Paused by an operator, or by itself.
     Pause { by_itself: bool },
     /// A blocking run that timed out has not returned yet.

@@ -222,6 +222,7 @@ pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<
 pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: RunSpan) -> JoinHandle<Returned> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
         (instance, caught)
     })
@@ -230,6 +231,7 @@ pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, 
 fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> JoinHandle<Caught<Result<()>>> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
         let_go(&entry, instance);
         caught

@@ -13,6 +13,8 @@ use crate::clock::plain;
 use crate::config::Resolved;
 use crate::context::Context;
 use crate::control::{Control, StopBy};
+#[cfg(feature = "database")]
+use crate::database::Access;
 use crate::error::{Error, Result};
 use crate::event::{ServiceEvent, ServiceEventKind};
 use crate::hub::Hub;
@@ -91,7 +93,7 @@ pub(crate) struct Entry {
     pub(crate) metrics: Metrics,
     rate: OnceLock<Box<Rate>>,
     #[cfg(feature = "database")]
-    gate: OnceLock<Arc<crate::database::CommitGate>>,
+    access: OnceLock<Box<Access>>,
     pub(crate) hub: Arc<Hub>,
     control: Mutex<Control>,
     /// Told at every change of state.
@@ -118,7 +120,7 @@ impl Entry {
             metrics: Metrics::default(),
             rate: OnceLock::new(),
             #[cfg(feature = "database")]
-            gate: OnceLock::new(),
+            access: OnceLock::new(),
             hub,
             control: Mutex::new(Control::new(resolved)),
             changed: Notify::new(),
@@ -162,16 +164,26 @@ impl Entry {
         self.rate.get_or_init(Box::default)
     }
 
-    /// Open while a database commit of this service's is in flight; made with the first transaction.
+    /// This service's way to the database, made when it is first asked for.
     #[cfg(feature = "database")]
-    pub(crate) fn gate(&self) -> &Arc<crate::database::CommitGate> {
-        self.gate.get_or_init(Arc::default)
+    pub(crate) fn access(&self, db: &sea_orm::DatabaseConnection) -> &Access {
+        self.access.get_or_init(|| {
+            let hub = self.hub.clone();
+            let clock = crate::database::Clock::new(move || hub.clock.wall_now().into());
+            Box::new(Access::new(db.clone(), self.id.clone()).with_clock(clock))
+        })
+    }
+
+    /// The way to the database, where the run that just ended left something to settle there.
+    #[cfg(feature = "database")]
+    pub(crate) fn in_debt(&self) -> Option<&Access> {
+        self.access.get().map(|access| &**access).filter(|access| access.in_debt())
     }
 
     /// Whether a database commit of this service's is in flight.
     pub(crate) fn is_committing(&self) -> bool {
         #[cfg(feature = "database")]
-        return self.gate.get().is_some_and(|gate| gate.is_open());
+        return self.access.get().is_some_and(|access| access.gate().is_open());
         #[cfg(not(feature = "database"))]
         false
     }

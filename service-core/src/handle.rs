@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::control::StopBy;
+use crate::control::{Control, StopBy};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::health::{self, ServiceHealth};
@@ -58,12 +58,18 @@ impl ServiceHandle {
                 ServiceState::Draining => return control.refuse(self.id(), "start", "it is still stopping"),
                 _ => return control.refuse(self.id(), "start", "it is running already"),
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
-            }
+            self.may_begin(&control, "start")?;
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life, Instant::now() + START_PATIENCE).await
+        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
+    }
+
+    /// Whether another life, or another instance, can be had at all.
+    fn may_begin(&self, control: &Control, action: &'static str) -> Result<()> {
+        if control.forgotten {
+            return control.refuse(self.id(), action, "it has been unregistered");
+        }
+        if self.entry.factory.has_next() { Ok(()) } else { Err(used_up(self.id())) }
     }
 
     /// Waits for the end of a start.
@@ -99,7 +105,7 @@ impl ServiceHandle {
     /// # Errors
     /// None so far.
     pub async fn stop(&self) -> Result<()> {
-        self.stop_by(StopBy::default()).await;
+        self.registry.waiting(self.stop_by(StopBy::default())).await;
         Ok(())
     }
 
@@ -143,16 +149,14 @@ impl ServiceHandle {
             if from_within && (control.ending || control.state() == ServiceState::Draining) {
                 return control.refuse(self.id(), "reset", control.why_down());
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
-            }
+            self.may_begin(&control, "reset")?;
             if from_within {
                 control.renew = true;
                 return Ok(());
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.started(life, Instant::now() + START_PATIENCE).await
+        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
     }
 
     /// Has it run as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.
@@ -173,7 +177,10 @@ impl ServiceHandle {
             }
             control.add_waiter(sender);
         }
-        report.await.map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
+        self.registry
+            .waiting(report)
+            .await
+            .map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
     }
 
     /// Waits until it is, or since this call was, in `state`.
@@ -183,21 +190,20 @@ impl ServiceHandle {
     pub async fn wait_for(&self, state: ServiceState) -> Result<()> {
         let before = self.entry.lock().times_entered(state);
         let id = self.id().to_owned();
-        self.entry
-            .until(|control| {
-                if control.state() == state || control.times_entered(state) != before {
-                    return Some(Ok(()));
-                }
-                if control.forgotten {
-                    return Some(control.refuse(&id, "wait for", "it has been unregistered"));
-                }
-                if control.state() == ServiceState::Failed {
-                    let why = format!("it has failed and will not become {state}");
-                    return Some(control.refuse(&id, "wait for", why));
-                }
-                None
-            })
-            .await
+        let reached = self.entry.until(|control| {
+            if control.state() == state || control.times_entered(state) != before {
+                return Some(Ok(()));
+            }
+            if control.forgotten {
+                return Some(control.refuse(&id, "wait for", "it has been unregistered"));
+            }
+            if control.state() == ServiceState::Failed {
+                let why = format!("it has failed and will not become {state}");
+                return Some(control.refuse(&id, "wait for", why));
+            }
+            None
+        });
+        self.registry.waiting(reached).await
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+type Values = BTreeMap<Box<str>, f64>;
+
 /// Named numbers of one service: shown in its health.
 ///
 /// ```no_run
@@ -13,18 +15,18 @@ use std::sync::{Mutex, PoisonError};
 /// ```
 #[derive(Debug, Default)]
 pub struct Metrics {
-    values: Mutex<Option<Box<BTreeMap<Box<str>, f64>>>>,
+    values: Mutex<Option<Box<Values>>>,
 }
 
 impl Metrics {
     /// Adds to a counter, which begins at 0.
     pub fn add(&self, name: &str, amount: impl MetricValue) {
-        self.update(name, |value| *value += amount.as_f64());
+        self.update(name, |value| *value += amount.into_f64());
     }
 
     /// Sets a gauge.
     pub fn set(&self, name: &str, value: impl MetricValue) {
-        self.update(name, |slot| *slot = value.as_f64());
+        self.update(name, |slot| *slot = value.into_f64());
     }
 
     /// The value of a counter or gauge.
@@ -51,13 +53,13 @@ impl Metrics {
 /// A number that a metric takes.
 pub trait MetricValue {
     /// As a floating point number.
-    fn as_f64(self) -> f64;
+    fn into_f64(self) -> f64;
 }
 
 macro_rules! metric_values {
     ($($number:ty)*) => {$(
         impl MetricValue for $number {
-            fn as_f64(self) -> f64 {
+            fn into_f64(self) -> f64 {
                 self as f64
             }
         }

@@ -222,7 +222,7 @@ impl ServiceRegistry {
         if handle.entry.is_current() {
             tokio::spawn(self.clone().forget(handle));
         } else {
-            self.clone().forget(handle).await;
+            self.waiting(self.clone().forget(handle)).await;
         }
         Ok(())
     }
@@ -260,7 +260,7 @@ impl ServiceRegistry {
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();
             let down = matches!(control.state(), ServiceState::Created | ServiceState::Stopped);
-            if !down || !control.options.enabled {
+            if !down || !control.options.enabled || control.forgotten {
                 continue;
             }
             if !entry.factory.has_next() {
@@ -273,11 +273,20 @@ impl ServiceRegistry {
         }
         let deadline = Instant::now() + crate::handle::START_PATIENCE;
         for (handle, life) in started {
-            if let Err(error) = handle.started(life, deadline).await {
+            if let Err(error) = self.waiting(handle.started(life, deadline)).await {
                 error!(service.id = %handle.id(), "did not start: {error:#}");
             }
         }
         Ok(())
+    }
+
+    /// The program's start: [`start`](Self::start), after a word on what there is.
+    pub(crate) async fn start_announced(&self) -> Result<()> {
+        if cfg!(panic = "abort") {
+            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
+        }
+        crate::overview::log(self);
+        self.start().await
     }
 
     /// Begins a service's life.
@@ -380,7 +389,7 @@ impl ServiceRegistry {
             tokio::spawn(async move { registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await });
             return Ok(());
         }
-        self.stop_tiers(Some(self.inner.shutdown_timeout)).await;
+        self.waiting(self.stop_tiers(Some(self.inner.shutdown_timeout))).await;
         self.verdict()
     }
 
@@ -412,13 +421,22 @@ impl ServiceRegistry {
         });
     }
 
+    /// `work`, awaited by a caller outside; under test with a held clock, time moves meanwhile.
+    pub(crate) async fn waiting<T>(&self, work: impl Future<Output = T>) -> T {
+        #[cfg(feature = "testing")]
+        if self.inner.hub.clock_is_held {
+            return crate::testing::held::moving(self, work).await;
+        }
+        work.await
+    }
+
     /// `work` awaited; or, inside a service's own code, where that would wait for itself, on a task of its own.
     async fn detached_inside<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
         let work = work(self.clone());
         if inside_a_service() {
             tokio::spawn(work);
         } else {
-            work.await;
+            self.waiting(work).await;
         }
     }
 

@@ -165,6 +165,10 @@ impl Supervisor<'_> {
             } else if let Some(ending) = Box::pin(self.follow_failure(driven)).await {
                 return ending;
             }
+            #[cfg(feature = "database")]
+            if self.cx.entry.in_debt().is_some() {
+                Box::pin(self.pay_debts(None)).await;
+            }
             if self.cx.entry.lock().renew {
                 Box::pin(self.renew()).await;
             }
@@ -446,7 +450,7 @@ impl Supervisor<'_> {
                 (FailureKind::Timeout, Error::msg(format!("ran longer than its timeout of {timeout}")))
             }
             Driven::Aborted => {
-                self.follow_abort(times);
+                self.follow_abort(times).await;
                 return Some(Ending::Stopped);
             }
         };
@@ -454,15 +458,31 @@ impl Supervisor<'_> {
     }
 
     /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
-    fn follow_abort(&mut self, times: Times) {
-        let entry = &self.cx.entry;
+    async fn follow_abort(&mut self, times: Times) {
         let after = plain(times.1 - times.0);
         let error = Error::msg(format!("aborted by the stop, {after} after its start"));
+        #[cfg(feature = "database")]
+        self.pay_debts(Some(&error)).await;
+        let entry = &self.cx.entry;
         warn!(service.id = %entry.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
         entry.emit(|| ServiceEventKind::Aborted);
         let failures = entry.lock().failures;
         let failure = policy::failure(&self.desk.options, failures, FailureKind::Timeout, error);
         self.count(&failure, Recovery::Stop, Some(times));
+    }
+
+    /// Settles in the database what the run that just ended left open, for as long as a stop would wait.
+    #[cfg(feature = "database")]
+    async fn pay_debts(&mut self, error: Option<&Error>) {
+        let entry = self.cx.entry.clone();
+        let Some(access) = entry.in_debt() else { return };
+        let why = error.map(|error| format!("{error:#}"));
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        if let Driven::Done(Err(error)) =
+            self.desk.drive(pin!(access.run_ended(why.as_deref())), &RunSpan::NONE, limit).await
+        {
+            warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
+        }
     }
 
     /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
@@ -475,6 +495,8 @@ impl Supervisor<'_> {
             }
             control.failures
         };
+        #[cfg(feature = "database")]
+        self.pay_debts(Some(&error)).await;
         let failure = policy::failure(&self.desk.options, before, kind, error);
         let (recovery, broken) = self.ask(&failure);
         let mut verdict = policy::judge(&failure, recovery);

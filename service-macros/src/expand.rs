@@ -235,7 +235,11 @@ fn shape(model: &Model) -> TokenStream {
 pub(crate) fn private(model: &Model, at: Span) -> TokenStream {
     match &model.runtime {
         Some(path) => quote_spanned!(at=> #path::__private),
-        None => quote_spanned!(at=> ::service_core::__private),
+        // Its name bears the attribute's span always, so that a missing crate is one error and not one a mention.
+        None => {
+            let service_core = Ident::new("service_core", Span::call_site());
+            quote_spanned!(at=> ::#service_core::__private)
+        }
     }
 }
 
@@ -293,10 +297,12 @@ fn hints(model: &Model) -> TokenStream {
         .map(|hint| {
             let (ident, note) = (&hint.ident, &hint.note);
             let called = quote_spanned!(ident.span()=> #ident());
+            let mut named = ident.clone();
+            named.set_span(Span::call_site());
             quote! {
                 const _: () = {
                     #[deprecated(note = #note)]
-                    const fn #ident() {}
+                    const fn #named() {}
                     #called
                 };
             }

@@ -14,6 +14,7 @@ mod keys;
 mod methods;
 mod model;
 mod names;
+mod near;
 mod units;
 mod validate;
 mod value;
@@ -55,8 +56,8 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
             (Some(model), expandable)
         }
         Item::Function(function) => {
-            validate::function(&function, &mut mistakes);
-            (Some(Model::of_function(&function, args)), true)
+            let expandable = validate::function(&function, &mut mistakes);
+            (Some(Model::of_function(&function, args)), expandable)
         }
         Item::Other { keyword, name } => {
             mistakes.push(validate::other(&keyword, name.as_ref()));

@@ -5,13 +5,15 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
+use syn::parse::Parser;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Type, Visibility};
+use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
 
 use crate::args::{Args, Dependency, Value};
 use crate::item::{Function, Impl};
-use crate::methods::Hint;
 use crate::names;
+use crate::near::Hint;
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
@@ -159,19 +161,27 @@ impl Lifecycle {
     }
 }
 
-/// The conditions of all `#[cfg]`s, as one.
+/// The conditions of all `#[cfg]`s, as one; also of those inside a `#[cfg_attr]`.
 fn cfg_of(attrs: &[Attribute]) -> Option<TokenStream> {
-    let conditions: Vec<&TokenStream> = attrs
-        .iter()
-        .filter(|attr| attr.path().is_ident("cfg"))
-        .filter_map(|attr| match &attr.meta {
-            Meta::List(list) => Some(&list.tokens),
-            _ => None,
-        })
-        .collect();
+    let conditions: Vec<TokenStream> = attrs.iter().flat_map(|attr| conditions_of(&attr.meta)).collect();
     match conditions.as_slice() {
         [] => None,
-        [one] => Some((*one).clone()),
+        [one] => Some(one.clone()),
         many => Some(quote!(all(#(#many),*))),
     }
+}
+
+fn conditions_of(meta: &Meta) -> Vec<TokenStream> {
+    let Meta::List(list) = meta else { return Vec::new() };
+    if list.path.is_ident("cfg") {
+        return vec![list.tokens.clone()];
+    }
+    if !list.path.is_ident("cfg_attr") {
+        return Vec::new();
+    }
+    let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
+    let Ok(metas) = parser.parse2(list.tokens.clone()) else { return Vec::new() };
+    let mut metas = metas.into_iter();
+    let Some(when) = metas.next() else { return Vec::new() };
+    metas.flat_map(|meta| conditions_of(&meta)).map(|condition| quote!(any(not(#when), #condition))).collect()
 }

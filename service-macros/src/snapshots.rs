@@ -1,7 +1,7 @@
 //! What the attribute writes, to be read. `UPDATE_EXPECT=1 cargo test -p service-macros` writes it anew.
 
 use expect_test::{Expect, expect};
-use proc_macro2::TokenStream;
+use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::quote;
 
 /// Compares what is generated, without the user's own item, which comes first and untouched.
@@ -296,4 +296,73 @@ fn an_update_that_cannot_be_read_is_left_to_the_compiler() {
 fn what_is_no_item_comes_out_as_it_is() {
     let item = quote!(impl Sender for);
     assert_eq!(crate::attribute(quote!(), item.clone()).to_string(), item.to_string());
+}
+
+/// A small generator, so that a failure comes again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+
+    /// Leaves out, doubles, swaps and replaces tokens, here or in a group.
+    fn spoil(&mut self, tokens: TokenStream, words: &[TokenTree]) -> TokenStream {
+        let mut tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        if tokens.is_empty() {
+            return words[self.throw(words.len())].clone().into();
+        }
+        let (at, other) = (self.throw(tokens.len()), self.throw(tokens.len()));
+        match (tokens[at].clone(), self.throw(6)) {
+            (TokenTree::Group(group), 1..) => {
+                tokens[at] = Group::new(group.delimiter(), self.spoil(group.stream(), words)).into();
+            }
+            (_, 0 | 1) => drop(tokens.remove(at)),
+            (_, 2) => tokens.insert(at, tokens[other].clone()),
+            (_, 3) => tokens.swap(at, other),
+            _ => tokens[at] = words[self.throw(words.len())].clone(),
+        }
+        tokens.into_iter().collect()
+    }
+}
+
+#[test]
+fn nothing_makes_it_panic() {
+    let args: TokenStream =
+        r#"interval = 30, delay = "5m", cron = "*/5 * * * FRI#2", timeout = 30µs, depends_on = [A::B, "c"],
+        retry_backoff = 1.5, restart = "on_failure", crate = ::svc, name = "größe", rate_limit = "10/s""#
+            .parse()
+            .unwrap();
+    let item = quote! {
+        #[cfg(unix)]
+        impl<'a, T: Clone> a::Sender<T> where Self: Sized {
+            const A: u32 = { 5 };
+            fn configure(cx: &Context, config: T) -> Result<Self> { Self }
+            async fn update<'b>(self: &'b mut Self, cx: Cx<'_>) -> impl Future<Output = ()> { self.clean_up() }
+            fn on_fail(&mut self, failure: &Failure) -> Recovery { 5 }
+            #[cfg(unix)] async unsafe extern "C" fn cleanup(self) {}
+        }
+    };
+    let function = quote!(
+        pub(crate) async fn r#loop(cx: &Context) -> Result<()> {
+            Ok(())
+        }
+    );
+    let words: Vec<TokenTree> =
+        quote!(fn impl async self & mut < > , = -1 30 1e999 5m "" "x" "-" ; :: Self for r#fn [] {} () 'a #)
+            .into_iter()
+            .collect();
+    let mut dice = Dice(1);
+    for seed in [item, function] {
+        for _ in 0..2_000 {
+            let (mut args, mut item) = (args.clone(), seed.clone());
+            for _ in 0..=dice.throw(4) {
+                args = dice.spoil(args, &words);
+                item = dice.spoil(item, &words);
+            }
+            let written = crate::attribute(args, item.clone()).to_string();
+            assert!(written.starts_with(&item.to_string()), "{written}");
+        }
+    }
 }

@@ -153,10 +153,16 @@ fn generic_impl(item: &Impl, name: &Ident) -> Error {
     Error::new_spanned(&item.generics, message)
 }
 
-/// Rules about a free function.
-pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) {
+/// Rules about a free function. `false`: it is a method.
+pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) -> bool {
     let sig = &item.sig;
     let name = &sig.ident;
+    if let Some(receiver) = sig.receiver() {
+        let message =
+            "`#[service]` goes on the impl, not on a method in it; the method that makes a run is called `update`";
+        mistakes.push(Error::new_spanned(receiver, message));
+        return false;
+    }
     if let Some(const_) = &sig.constness {
         mistakes.push(Error::new(
             const_.span,
@@ -173,6 +179,7 @@ pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) {
     let write =
         format!("write `async fn {name}(cx: &Context)`, or an impl, which can have values and settings of its own");
     methods::only_context(sig, &write, mistakes);
+    true
 }
 
 /// Nothing that can be a service.

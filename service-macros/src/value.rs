@@ -324,12 +324,9 @@ fn zero_problem(name: &str) -> String {
 }
 
 fn is_number_type(suffix: &str) -> bool {
-    let (kind, size) = suffix.split_at(1);
-    match kind {
-        "i" | "u" => matches!(size, "8" | "16" | "32" | "64" | "128" | "size"),
-        "f" => matches!(size, "32" | "64"),
-        _ => false,
-    }
+    let float = matches!(suffix, "f32" | "f64");
+    let size = suffix.strip_prefix(['i', 'u']).unwrap_or_default();
+    float || matches!(size, "8" | "16" | "32" | "64" | "128" | "size")
 }
 
 /// Checks a service id.

@@ -121,14 +121,16 @@ impl<'a> Model<'a> {
         let (status, max_attempts) = (&self.status.variant, self.max_attempts);
         let (error, attempts) = (optional(self.error), optional(self.attempts));
         let (available_at, updated_at) = (time(self.available_at), time(self.updated_at));
-        let assertion = (!self.status.is("String")).then(|| {
+        let known = if self.status.is("String") {
+            quote!(#krate::__private::database::any_status)
+        } else {
             let ty = &self.status.ty;
-            let assert = quote_spanned!(ty.span()=> #krate::__private::database::assert_status::<#ty>());
-            quote!(const _: () = #assert;)
-        });
+            quote_spanned!(ty.span()=> #krate::__private::database::known_statuses::<#ty>)
+        };
         let body = quote! {
             #krate::__private::database::Work {
                 status: Column::#status,
+                known_statuses: #known,
                 error: #error,
                 attempts: #attempts,
                 max_attempts: #max_attempts,
@@ -136,8 +138,7 @@ impl<'a> Model<'a> {
                 updated_at: #updated_at,
             }
         };
-        let implementation = implement(krate, &body);
-        quote!(#implementation #assertion)
+        implement(krate, &body)
     }
 }
 

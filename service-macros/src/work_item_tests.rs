@@ -54,6 +54,7 @@ fn it_names_the_columns_and_nothing_else() {
             fn __work() -> ::service_core::__private::database::Work<Column> {
                 ::service_core::__private::database::Work {
                     status: Column::Status,
+                    known_statuses: ::service_core::__private::database::any_status,
                     error: ::core::option::Option::Some(Column::ErrorMessage),
                     attempts: ::core::option::Option::Some(Column::Tried2Times),
                     max_attempts: 5u32,

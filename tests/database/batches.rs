@@ -329,7 +329,7 @@ pub(crate) async fn the_oldest_come_first(bench: Bench) {
         item.settle(Ok::<_, Error>(())).await.unwrap();
     }
     assert_eq!(ids, [5, 2, 3, 1], "without a time first, the oldest next, the one in the future not at all");
-    batch.commit().await.unwrap();
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(4));
 }
 
 pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {

@@ -1,11 +1,17 @@
 //! One suite, run unchanged on SQLite and on a PostgreSQL that it starts itself.
 
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
 mod batches;
+mod each;
+mod faults;
+mod settings;
 mod tables;
 mod transactions;
+mod warnings;
 
 use sea_orm::DatabaseConnection;
 use service_core::database;
@@ -90,4 +96,26 @@ exercise! {
         rows_that_cannot_be_read_are_set_aside,
         many_workers_get_no_row_twice,
         a_refused_commit_finds_the_row_it_was_about;
+    each:
+        each_item_commits_by_itself,
+        claimed_rows_are_nobody_elses,
+        a_dropped_batch_gives_its_claims_back_and_charges_one,
+        claims_of_the_dead_run_out,
+        a_living_batch_keeps_its_claims,
+        many_workers_repeat_nothing;
+    faults:
+        killed_workers_lose_nothing_and_repeat_nothing,
+        killed_workers_of_single_items_repeat_nothing_either;
+    settings:
+        the_store_keeps_typed_values,
+        a_value_set_in_a_transaction_shares_its_fate,
+        settings_that_are_no_json_are_told_with_their_key,
+        overrides_are_recorded_and_end_by_themselves,
+        the_last_run_is_remembered,
+        the_claims_index_is_made_once_and_used;
+    warnings:
+        a_missing_index_is_told_once_and_how_to_make_it,
+        rows_set_aside_are_told_with_their_keys,
+        a_status_enum_without_the_statuses_is_refused,
+        a_missing_table_is_named;
 }

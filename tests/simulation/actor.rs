@@ -141,7 +141,8 @@ impl Actor {
 
     async fn cleanup(&mut self) -> Result<()> {
         self.world.say(self.me, What::CleanupBegan { instance: self.serial });
-        let chore = self.world.draw(self.me, |part, _, rng| if part.untidy { chore(rng) } else { Chore::Quick(well()) });
+        let chore =
+            self.world.draw(self.me, |part, _, rng| if part.untidy { chore(rng) } else { Chore::Quick(well()) });
         end(carry_out(chore).await, "cleanup").map(|_| ())
     }
 }

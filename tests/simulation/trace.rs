@@ -224,7 +224,8 @@ impl Trace {
 
     /// The last lines, as many as asked for, of these services.
     pub(crate) fn tail(&self, count: usize, of: impl Fn(&Line) -> bool) -> Vec<String> {
-        let mut lines: Vec<_> = self.last.iter().rev().filter(|line| of(line)).take(count).map(Line::to_string).collect();
+        let mut lines: Vec<_> =
+            self.last.iter().rev().filter(|line| of(line)).take(count).map(Line::to_string).collect();
         lines.reverse();
         lines
     }

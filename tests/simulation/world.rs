@@ -271,7 +271,8 @@ impl World {
     pub(crate) fn verdict(&self) -> Verdict {
         let inner = self.lock();
         let broken = inner.broken.as_ref().map(|(service, why)| {
-            let (part, mut text) = (&self.cast[*service], format!("s{service:02}: {why}\n\n{:?}\n", self.cast[*service]));
+            let (part, mut text) =
+                (&self.cast[*service], format!("s{service:02}: {why}\n\n{:?}\n", self.cast[*service]));
             let deps = &part.depends_on;
             let mut section = |title: &str, lines: Vec<String>| {
                 text += &format!("\n{title}\n  {}\n", lines.join("\n  "));

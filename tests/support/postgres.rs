@@ -80,6 +80,11 @@ impl Postgres {
             .arg(self.dir.join("data")));
     }
 
+    /// The socket that the server listens on.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join(".s.PGSQL.5432")
+    }
+
     /// Makes a new, empty database and tells its URL.
     pub(crate) fn database(&self) -> String {
         let name = format!("db{}", self.databases.fetch_add(1, Ordering::Relaxed));

@@ -1,6 +1,7 @@
 //! [`Access`]: one service's way to the database.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use sea_orm::DatabaseConnection;
 
@@ -8,6 +9,7 @@ use super::claim::{Claim, ClaimEach};
 use super::clock::Clock;
 use super::debts::Debts;
 use super::gate::CommitGate;
+use super::store::Store;
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
 use crate::error::Result;
@@ -22,13 +24,22 @@ pub struct Access {
     pub(crate) service_id: Arc<str>,
     pub(crate) gate: Arc<CommitGate>,
     pub(crate) debts: Arc<Debts>,
+    /// How many batches of this service hold SQLite's write lock.
+    pub(crate) holding: Arc<AtomicUsize>,
     pub(crate) clock: Clock,
 }
 
 impl Access {
     /// Access for `service_id`, on the system's clock.
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
-        Self { db, service_id: service_id.into(), gate: Arc::default(), debts: Arc::default(), clock: Clock::default() }
+        Self {
+            db,
+            service_id: service_id.into(),
+            gate: Arc::default(),
+            debts: Arc::default(),
+            holding: Arc::default(),
+            clock: Clock::default(),
+        }
     }
 
     /// On another clock.
@@ -55,9 +66,10 @@ impl Access {
     /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for.
     ///
     /// # Errors
-    /// The database is away, or the write lock was not to be had within a minute.
+    /// The database is away; or the write lock was not to be had within a minute, or within 5 s while a batch of this service
+    /// holds it.
     pub async fn begin(&self) -> Result<Transaction> {
-        Transaction::begin(self.db.clone(), Arc::clone(&self.gate)).await
+        Transaction::begin(self).await
     }
 
     /// Claims up to `n` pending rows, the oldest first, in a transaction that lasts until [`Batch::commit`](super::Batch::commit).
@@ -75,13 +87,23 @@ impl Access {
     /// # }
     /// ```
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
-        Claim::new(self.clone(), n)
+        Claim::new(Ok(self), n)
     }
 
     /// Claims up to `n` pending rows, each of which commits by itself: for work that is slow, or has effects outside the
     /// database. No transaction is open while it goes on.
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
-        ClaimEach::new(self.clone(), n)
+        ClaimEach::new(Ok(self), n)
+    }
+
+    /// Whether a run that ended left something to settle.
+    pub(crate) fn in_debt(&self) -> bool {
+        !self.debts.is_empty()
+    }
+
+    /// Small values of this service that outlive it.
+    pub fn store(&self) -> Store {
+        Store::new(self.clone())
     }
 
     /// What a run that just ended still owes the database is paid: the row in flight is charged with `why`, claims are

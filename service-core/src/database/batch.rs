@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
@@ -44,6 +45,17 @@ pub struct Batch<E: WorkItem> {
     processed: u64,
     failed: u64,
     more: bool,
+    hold: Option<Hold>,
+}
+
+/// Says that SQLite's write lock is held.
+#[derive(Debug)]
+struct Hold(Arc<AtomicUsize>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One claimed row, lent by [`Batch::next`]. Dropped without being settled, it has failed (`not settled`).
@@ -116,7 +128,19 @@ impl<E: WorkItem> Batch<E> {
             processed: 0,
             failed: 0,
             more: false,
+            hold: None,
         }
+    }
+
+    /// The rows are held by claims, not by a transaction.
+    pub(crate) fn keep(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+
+    /// The batch's transaction has begun.
+    pub(crate) fn hold(&mut self) {
+        self.access.holding.fetch_add(1, Ordering::Relaxed);
+        self.hold = Some(Hold(Arc::clone(&self.access.holding)));
     }
 
     pub(crate) fn tx(&self) -> &Transaction {
@@ -129,6 +153,7 @@ impl<E: WorkItem> Batch<E> {
 
     /// There was nothing: no transaction stays open.
     pub(crate) async fn give_up(&mut self) -> Result<()> {
+        self.hold = None;
         self.take_tx().rollback().await
     }
 
@@ -153,11 +178,12 @@ impl<E: WorkItem> Batch<E> {
     async fn set_aside(&mut self, row: &QueryResult, error: &DbErr) -> std::result::Result<(), DbErr> {
         let table = &self.plan.name;
         let service_id = &*self.access.service_id;
-        let Ok(key) = claim::key_of::<E>(row) else {
-            if self.access.debts.first_time(format!("unreadable key in {table}")) {
-                tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
+        let key = match claim::key_of::<E>(row) {
+            Ok(key) => key,
+            Err(error) => {
+                claim::report_unreadable_key(&self.access, &self.plan, &error);
+                return Ok(());
             }
-            return Ok(());
         };
         let shown = key_text(&key);
         if self.access.debts.first_time(format!("unreadable {table} {shown}")) {
@@ -274,7 +300,10 @@ impl<E: WorkItem> Batch<E> {
         let message = format!("{error:#}");
         self.report(&row, verdict, &message);
         if self.lease.is_some() {
-            self.fail_alone(&row, verdict, &message).await?;
+            if !self.fail_alone(&row, verdict, &message).await? {
+                self.lost(&row);
+                return Ok(());
+            }
         } else {
             self.tx.undo_item().await?;
             let write = |message| self.plan.fail(&row.key, row.attempts, verdict, message, now);
@@ -305,16 +334,13 @@ impl<E: WorkItem> Batch<E> {
     async fn succeed_alone(&mut self, row: &Row) -> Result<()> {
         let tx = self.take_tx();
         let written = async {
-            if !self.still_ours(&tx, row).await? {
-                return Ok(false);
-            }
+            tx.check().await.map_err(|error| Error::new(Ignored(error)))?;
             for update in self.plan.complete(std::slice::from_ref(&row.key), self.access.clock.now(), true) {
                 if tx.raw().await?.execute(&update).await?.rows_affected() != 1 {
                     return Ok(false);
                 }
             }
-            tx.check().await.map_err(|error| Error::new(Ignored(error)))?;
-            Ok(true)
+            self.end_claim(&tx, row).await
         };
         let written: Result<bool> = written.await;
         let committed = match written {
@@ -347,24 +373,28 @@ impl<E: WorkItem> Batch<E> {
         }
     }
 
-    async fn fail_alone(&mut self, row: &Row, verdict: Verdict, message: &str) -> Result<()> {
+    /// False: the claim had run out.
+    async fn fail_alone(&mut self, row: &Row, verdict: Verdict, message: &str) -> Result<bool> {
         // Its writes go first; a connection that will not even roll back is no reason not to say so elsewhere.
         let _ = self.take_tx().rollback().await;
-        let tx = self.lazy();
-        if !self.still_ours(&tx, row).await? {
-            tx.rollback().await?;
-            self.lost(row);
-            return Ok(());
-        }
-        let now = self.access.clock.now();
+        let (tx, now) = (self.lazy(), self.access.clock.now());
         let write = |message| self.plan.fail(&row.key, row.attempts, verdict, message, now);
         if tx.try_out(&write(Some(message))).await.is_err() {
+            // The message may be what the column refuses.
             tx.try_out(&write(None)).await?;
         }
-        tx.commit().await
+        let ours = self.end_claim(&tx, row).await?;
+        if ours {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
+        Ok(ours)
     }
 
-    async fn still_ours(&self, tx: &Transaction, row: &Row) -> Result<bool> {
+    /// Gives the claim back, and says whether it still stood. Always after the row itself was written: claiming locks row and claim in
+    /// this order, and the other way round the two would wait for each other.
+    async fn end_claim(&self, tx: &Transaction, row: &Row) -> Result<bool> {
         let Some(lease) = &self.lease else { return Ok(true) };
         let release = lease::release(&self.plan.name, &key_text(&row.key), &lease.owner);
         Ok(tx.raw().await?.execute(&release).await?.rows_affected() == 1)
@@ -389,7 +419,7 @@ impl<E: WorkItem> Batch<E> {
     }
 
     fn lazy(&self) -> Transaction {
-        Transaction::lazy(self.access.db.clone(), Arc::clone(&self.access.gate))
+        Transaction::lazy(&self.access)
     }
 
     fn take_tx(&mut self) -> Transaction {

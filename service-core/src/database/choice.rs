@@ -2,7 +2,7 @@
 
 use sea_orm::DatabaseConnection;
 
-use super::{Access, Clock, Transaction, connect, migrate};
+use super::{Access, Claim, ClaimEach, Transaction, WorkItem, connect, migrate};
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -53,11 +53,27 @@ impl Context {
         self.access()?.begin().await
     }
 
+    /// Claims up to `n` pending rows of `E`, the oldest first; nobody else gets them. They end with
+    /// [`Batch::commit`](super::Batch::commit): a run that ends without it leaves them as they were, but charges the one
+    /// in flight.
+    ///
+    /// # Errors
+    /// When awaited: the registry has no database, or it is away.
+    pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
+        Claim::new(self.access(), n)
+    }
+
+    /// As [`claim`](Self::claim), for work that is slow or has effects outside the database: no transaction is open while
+    /// it goes on, and each row is settled by itself.
+    ///
+    /// # Errors
+    /// As for [`claim`](Self::claim).
+    pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
+        ClaimEach::new(self.access(), n)
+    }
+
     /// This service's way to the database.
-    pub(crate) fn access(&self) -> Result<Access> {
-        let hub = self.entry.hub.clone();
-        let mut access = Access::new(self.db()?.clone(), self.entry.id.clone());
-        access.gate = self.entry.gate().clone();
-        Ok(access.with_clock(Clock::new(move || hub.clock.wall_now().into())))
+    fn access(&self) -> Result<&Access> {
+        Ok(self.entry.access(self.db()?))
     }
 }

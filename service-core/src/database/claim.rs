@@ -20,6 +20,8 @@ use sea_orm::{
 use super::access::Access;
 use super::batch::Batch;
 use super::debts::Row;
+use super::fault;
+use super::index;
 use super::lease::{self, DEFAULT_LEASE, Lease};
 use super::plan::{self, Backoff, Plan, key_text};
 use super::transaction::Transaction;
@@ -34,7 +36,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// dropped, so write through `item.tx()` only.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct Claim<E: WorkItem>(Request<E>);
+pub struct Claim<E: WorkItem>(Request<E, Result<Access>>);
 
 /// Asks for pending rows that commit one by one; `.await` it for the [`Batch`].
 ///
@@ -42,11 +44,12 @@ pub struct Claim<E: WorkItem>(Request<E>);
 /// process that was killed run out after the [`lease`](Self::lease), and at most its item in flight is repeated.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct ClaimEach<E: WorkItem>(Request<E>, Duration);
+pub struct ClaimEach<E: WorkItem>(Request<E, Result<Access>>, Duration);
 
+/// What is asked for. Where there is no database, awaiting says so.
 #[derive(Debug)]
-struct Request<E: WorkItem> {
-    access: Access,
+struct Request<E: WorkItem, A = Access> {
+    access: A,
     wanted: u64,
     filter: Condition,
     order: Vec<(E::Column, Order)>,
@@ -83,7 +86,7 @@ macro_rules! builder {
 }
 
 impl<E: WorkItem> Claim<E> {
-    pub(crate) fn new(access: Access, wanted: u64) -> Self {
+    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self {
         Self(Request::new(access, wanted))
     }
 
@@ -91,7 +94,7 @@ impl<E: WorkItem> Claim<E> {
 }
 
 impl<E: WorkItem> ClaimEach<E> {
-    pub(crate) fn new(access: Access, wanted: u64) -> Self {
+    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self {
         Self(Request::new(access, wanted), DEFAULT_LEASE)
     }
 
@@ -109,7 +112,7 @@ impl<E: WorkItem> IntoFuture for Claim<E> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.0.together())
+        Box::pin(async move { self.0.ready()?.together().await })
     }
 }
 
@@ -118,7 +121,7 @@ impl<E: WorkItem> IntoFuture for ClaimEach<E> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.0.each(self.1))
+        Box::pin(async move { self.0.ready()?.each(self.1).await })
     }
 }
 
@@ -136,11 +139,19 @@ struct Claiming {
     source: DbErr,
 }
 
-impl<E: WorkItem> Request<E> {
-    fn new(access: Access, wanted: u64) -> Self {
+impl<E: WorkItem> Request<E, Result<Access>> {
+    fn new(access: Result<&Access>, wanted: u64) -> Self {
+        let access = access.cloned();
         Self { access, wanted, filter: Condition::all(), order: Vec::new(), backoff: Backoff::default() }
     }
 
+    fn ready(self) -> Result<Request<E>> {
+        let Self { access, wanted, filter, order, backoff } = self;
+        Ok(Request { access: access?, wanted, filter, order, backoff })
+    }
+}
+
+impl<E: WorkItem> Request<E> {
     fn plan(&self) -> Arc<Plan> {
         Plan::of::<E>(self.access.db.get_database_backend(), self.backoff)
     }
@@ -154,18 +165,20 @@ impl<E: WorkItem> Request<E> {
     async fn together(self) -> Result<Batch<E>> {
         let plan = self.plan();
         let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        index::look_at::<E>(&self.access).await?;
         self.access.debts.pay(&self.access, None).await?;
         let wanted = self.access.debts.batch_size(&plan, self.wanted);
-        let tx = Transaction::lazy(self.access.db.clone(), Arc::clone(&self.access.gate));
+        let tx = Transaction::lazy(&self.access);
         let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), tx, None);
         let idle = wanted == 0 || plan.backend == DbBackend::Sqlite && !self.has_work().await.map_err(failed)?;
         if idle {
             // An idle poll shall not ask for SQLite's write lock.
             return Ok(batch);
         }
-        let now = self.access.clock.now();
-        let rows =
-            batch.tx().raw().await.map_err(failed)?.query_all(&self.due(now, wanted + 1)).await.map_err(failed)?;
+        batch.tx().raw().await.map_err(failed)?;
+        batch.hold();
+        let due = self.due(self.access.clock.now(), wanted.saturating_add(1));
+        let rows = batch.tx().raw().await.map_err(failed)?.query_all(&due).await.map_err(failed)?;
         if rows.is_empty() {
             batch.give_up().await?;
             return Ok(batch);
@@ -182,58 +195,82 @@ impl<E: WorkItem> Request<E> {
     async fn each(self, length: Duration) -> Result<Batch<E>> {
         let plan = self.plan();
         let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        index::look_at::<E>(&self.access).await?;
         self.access.debts.pay(&self.access, None).await?;
-        let wanted = self.access.debts.batch_size(&plan, self.wanted);
-        let lazy = || Transaction::lazy(self.access.db.clone(), Arc::clone(&self.access.gate));
-        let owner = lease::new_owner(&self.access.service_id);
-        if wanted == 0 || !self.has_work().await.map_err(failed)? {
-            let sweep = lease::sweep(&plan.name, self.access.clock.now());
-            if plan.backend != DbBackend::Sqlite {
-                self.access.db.execute(&sweep).await.map_err(failed)?;
-            }
-            return Ok(Batch::new(self.access.clone(), Arc::clone(&plan), lazy(), None));
+        if self.access.debts.first_time(format!("swept {}", plan.name)) {
+            let tx = self.access.begin().await?;
+            tx.execute(&lease::sweep(&plan.name, self.access.clock.now())).await.map_err(failed)?;
+            tx.commit().await?;
         }
-        let tx = lazy();
-        let (rows, more) = {
-            let tx = tx.raw().await.map_err(failed)?;
-            let now = self.access.clock.now();
-            let held: HashSet<String> = tx
-                .query_all(&lease::held(&plan.name, now))
-                .await
-                .and_then(|rows| rows.iter().map(|row| row.try_get("", "row_key")).collect())
-                .map_err(failed)?;
-            let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
-            let rows = tx.query_all(&self.due(now, reach)).await.map_err(failed)?;
-            let mut free: Vec<(String, QueryResult)> = Vec::with_capacity(rows.len());
-            for row in rows {
-                let key = key_text(&key_of::<E>(&row).map_err(failed)?);
-                if !held.contains(&key) {
-                    free.push((key, row));
-                }
-            }
-            let more = free.len() as u64 > wanted;
-            free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
-            if free.is_empty() {
-                (Vec::new(), false)
-            } else {
-                let keys = free.iter().map(|(key, _)| key.clone());
-                let claim = lease::claim(&plan.name, keys, &self.access.service_id, &owner, now, length);
-                let ours: HashSet<String> = tx
-                    .query_all(&claim)
-                    .await
-                    .and_then(|rows| rows.iter().map(|row| row.try_get("", "row_key")).collect())
-                    .map_err(failed)?;
-                (free.into_iter().filter(|(key, _)| ours.contains(key)).map(|(_, row)| row).collect(), more)
+        let wanted = self.access.debts.batch_size(&plan, self.wanted);
+        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), Transaction::lazy(&self.access), None);
+        if wanted == 0 || !self.has_work().await.map_err(failed)? {
+            return Ok(batch);
+        }
+        let owner = lease::new_owner(&self.access.service_id);
+        let mut patience = 5;
+        let (rows, more) = loop {
+            match self.claim_each(&plan, &owner, wanted, length).await {
+                Err(error) if error.find::<DbErr>().is_some_and(fault::is_deadlock) && patience > 0 => patience -= 1,
+                claimed => break claimed?,
             }
         };
-        tx.commit().await?;
-        let lease = Lease::keep(&self.access, &plan.name, owner, length);
-        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), lazy(), Some(lease));
-        batch.take(rows, wanted).await.map_err(failed)?;
+        if !rows.is_empty() {
+            batch.keep(Lease::keep(&self.access, &plan.name, owner, length));
+            batch.take(rows, wanted).await.map_err(failed)?;
+        }
         if more {
             batch.there_is_more();
         }
         Ok(batch)
+    }
+
+    /// Claims rows in `service_claim`, in one short transaction. Also says whether there are more.
+    async fn claim_each(
+        &self,
+        plan: &Plan,
+        owner: &str,
+        wanted: u64,
+        length: Duration,
+    ) -> Result<(Vec<QueryResult>, bool)> {
+        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        let transaction = Transaction::lazy(&self.access);
+        let tx = transaction.raw().await.map_err(failed)?;
+        let now = self.access.clock.now();
+        let held = names(tx.query_all(&lease::held(&plan.name, now)).await).map_err(failed)?;
+        let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
+        let mut free: Vec<(String, QueryResult)> = Vec::new();
+        for row in tx.query_all(&self.due(now, reach)).await.map_err(failed)? {
+            match key_of::<E>(&row).map(|key| key_text(&key)) {
+                Ok(key) if held.contains(&key) => {}
+                Ok(key) => free.push((key, row)),
+                Err(error) => report_unreadable_key(&self.access, plan, &error),
+            }
+        }
+        let more = free.len() as u64 > wanted;
+        free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        if free.is_empty() {
+            transaction.rollback().await?;
+            return Ok((Vec::new(), false));
+        }
+        let keys = free.iter().map(|(key, _)| key.clone());
+        let claim = lease::claim(&plan.name, keys, &self.access.service_id, owner, now, length);
+        let ours = names(tx.query_all(&claim).await).map_err(failed)?;
+        transaction.commit().await?;
+        let rows = free.into_iter().filter(|(key, _)| ours.contains(key)).map(|(_, row)| row);
+        Ok((rows.collect(), more))
+    }
+}
+
+fn names(rows: std::result::Result<Vec<QueryResult>, DbErr>) -> std::result::Result<HashSet<String>, DbErr> {
+    rows?.iter().map(|row| row.try_get("", "row_key")).collect()
+}
+
+/// Once a table.
+pub(crate) fn report_unreadable_key(access: &Access, plan: &Plan, error: &DbErr) {
+    if access.debts.first_time(format!("unreadable key in {}", plan.name)) {
+        let (service_id, table) = (&*access.service_id, &plan.name);
+        tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
     }
 }
 

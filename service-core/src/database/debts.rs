@@ -151,7 +151,7 @@ impl Debt {
     /// False where it has to wait.
     async fn pay(&self, access: &Access) -> std::result::Result<bool, DbErr> {
         match self.try_pay(access).await {
-            Err(error) if fault::is_busy(&error) || fault::is_lock_timeout(&error) => Ok(false),
+            Err(error) if fault::is_contended(&error) => Ok(false),
             Err(error) => Err(error),
             Ok(()) => Ok(true),
         }
@@ -161,9 +161,7 @@ impl Debt {
         let message = self.why.as_deref().unwrap_or("not settled");
         match self.write(access, Some(message)).await {
             // The message may be what the column refuses.
-            Err(error)
-                if !fault::is_busy(&error) && !fault::is_lock_timeout(&error) && !fault::is_connection_lost(&error) =>
-            {
+            Err(error) if !fault::is_contended(&error) && !fault::is_connection_lost(&error) => {
                 self.write(access, None).await
             }
             other => other,
@@ -173,18 +171,23 @@ impl Debt {
     async fn write(&self, access: &Access, message: Option<&str>) -> std::result::Result<(), DbErr> {
         let backend = self.plan.backend;
         let tx = begin_impatiently(access, backend).await?;
-        let chargeable = match (&self.row, &self.owner) {
-            // Claimed by itself: whose claim ran out, somebody else is at it.
-            (Some(row), Some(owner)) => {
-                let release = lease::release(&self.plan.name, &key_text(&row.key), owner);
-                tx.execute(&release).await?.rows_affected() == 1
-            }
-            _ => true,
-        };
-        if let Some(row) = self.row.as_ref().filter(|_| chargeable) {
+        if let Some(row) = &self.row {
             let now = access.clock.now();
             let verdict = self.plan.verdict(row.attempts, None, now);
-            tx.execute(&self.plan.fail(&row.key, row.attempts, verdict, message, now)).await?;
+            let charge = self.plan.fail(&row.key, row.attempts, verdict, message, now);
+            match &self.owner {
+                None => {
+                    tx.execute(&charge).await?;
+                }
+                Some(owner) => {
+                    // Claimed by itself: whose claim ran out, somebody else is at it.
+                    let mark = tx.begin().await?;
+                    mark.execute(&charge).await?;
+                    let release = lease::release(&self.plan.name, &key_text(&row.key), owner);
+                    let ours = mark.execute(&release).await?.rows_affected() == 1;
+                    if ours { mark.commit().await? } else { mark.rollback().await? }
+                }
+            }
         }
         if let Some(owner) = &self.owner {
             tx.execute(&lease::release_all(&self.plan.name, owner)).await?;

@@ -11,9 +11,15 @@ pub(crate) fn is_busy(error: &DbErr) -> bool {
         || text.contains("database schema is locked")
 }
 
-/// PostgreSQL: a lock was waited for as long as `lock_timeout` allows.
-pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
-    error.to_string().contains("lock timeout")
+/// Another transaction stands in the way; later it will not.
+pub(crate) fn is_contended(error: &DbErr) -> bool {
+    let text = error.to_string();
+    is_busy(error) || is_deadlock(error) || text.contains("lock timeout") || text.contains("could not serialize access")
+}
+
+/// PostgreSQL ended this transaction because two waited for each other.
+pub(crate) fn is_deadlock(error: &DbErr) -> bool {
+    error.to_string().contains("deadlock detected")
 }
 
 /// The connection broke, or none was to be had: not the statement's fault.

@@ -4,36 +4,47 @@
 //! wants; `sqlite` and `postgres` bring one along.
 
 mod access;
-mod choice;
 mod batch;
+mod choice;
 mod claim;
 mod clock;
 mod connect;
 mod debts;
 mod fault;
 mod gate;
+mod index;
 mod lease;
 mod plan;
 mod schema;
+mod settings;
+mod store;
 mod transaction;
 mod work_item;
 
 pub use access::Access;
-pub(crate) use choice::Choice;
 pub use batch::{Batch, Item};
+pub(crate) use choice::Choice;
 pub use claim::{Claim, ClaimEach};
 pub use clock::Clock;
 pub use connect::{connect, connect_lazily};
 pub use debts::Debts;
 pub use gate::{CommitGate, CommitGuard};
+pub use index::{claim_index, create_claim_index};
 pub use schema::{check_schema, migrate, schema_sql};
 /// What is derived: see [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;
+pub use settings::{
+    BadOverride, BadValue, ConfigRow, LastRun, Override, expire_overrides, last_run, read_config, read_overrides,
+    remove_override, set_last_run, set_override,
+};
+pub use store::Store;
 pub use transaction::Transaction;
 pub use work_item::WorkItem;
 
 /// What the derive names.
 #[doc(hidden)]
 pub mod __private {
-    pub use super::work_item::{StatusEnum, Work, WorkItem, WorkTime, assert_status, time_value};
+    pub use super::work_item::{
+        StatusEnum, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
+    };
 }

@@ -13,8 +13,7 @@ use sea_orm::sea_query::{
     UpdateStatement, ValueTuple,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, EntityName, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
-    Select, Value,
+    ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
 };
 
 use super::work_item::{TimeValue, WorkItem};
@@ -249,16 +248,16 @@ pub(crate) fn due<E: WorkItem>(
         });
     }
     select = select.filter(filter.clone());
-    if order.is_empty() {
-        if let Some((column, _)) = work.available_at {
-            select = match backend {
-                // As SQLite does by itself.
-                DbBackend::Postgres if column.def().is_null() => {
-                    select.order_by_with_nulls(column, Order::Asc, NullOrdering::First)
-                }
-                _ => select.order_by(column, Order::Asc),
-            };
-        }
+    if let Some((column, _)) = work.available_at
+        && order.is_empty()
+    {
+        select = match backend {
+            // As SQLite does by itself.
+            DbBackend::Postgres if column.def().is_null() => {
+                select.order_by_with_nulls(column, Order::Asc, NullOrdering::First)
+            }
+            _ => select.order_by(column, Order::Asc),
+        };
     }
     for (column, order) in order {
         select = select.order_by(*column, order.clone());

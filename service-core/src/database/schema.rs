@@ -3,11 +3,9 @@
 //! The tricky part is that many replicas start at once: PostgreSQL may answer two simultaneous `CREATE TABLE IF NOT
 //! EXISTS` with a unique violation in its catalogue, so there the tables are made under an advisory lock.
 
-use std::sync::Arc;
-
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
-use super::gate::CommitGate;
+use super::access::Access;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 
@@ -70,7 +68,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
         return Ok(());
     }
     let backend = db.get_database_backend();
-    let tx = Transaction::begin(db.clone(), Arc::new(CommitGate::default())).await?;
+    let tx = Transaction::begin(&Access::new(db.clone(), "service_core")).await?;
     if backend == DbBackend::Postgres {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }

@@ -7,21 +7,20 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
-    QueryResult, SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions,
-    TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
+    SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::OnceCell;
 
+use super::access::Access;
+use super::connect::BUSY_TIMEOUT;
 use super::debts::Cause;
 use super::fault;
-use super::gate::CommitGate;
 use crate::error::{Error, Result};
 
 /// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
@@ -36,9 +35,8 @@ type Outcome<T> = std::result::Result<T, DbErr>;
 /// it. `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint.
 #[derive(Debug)]
 pub struct Transaction {
-    db: DatabaseConnection,
+    access: Access,
     backend: DbBackend,
-    gate: Arc<CommitGate>,
     tx: OnceCell<DatabaseTransaction>,
     /// Set where statements belong to an item: its savepoint, once its first statement has set it.
     mark: Option<OnceCell<()>>,
@@ -61,16 +59,16 @@ struct Fate {
 
 impl Transaction {
     /// Begins at once.
-    pub(crate) async fn begin(db: DatabaseConnection, gate: Arc<CommitGate>) -> Result<Self> {
-        let transaction = Self::lazy(db, gate);
+    pub(crate) async fn begin(access: &Access) -> Result<Self> {
+        let transaction = Self::lazy(access);
         transaction.open().await?;
         Ok(transaction)
     }
 
     /// Begins with its first statement.
-    pub(crate) fn lazy(db: DatabaseConnection, gate: Arc<CommitGate>) -> Self {
-        let backend = db.get_database_backend();
-        Self { db, backend, gate, tx: OnceCell::new(), mark: None, stale_mark: false, fate: Fate::default() }
+    pub(crate) fn lazy(access: &Access) -> Self {
+        let (access, backend) = (access.clone(), access.db.get_database_backend());
+        Self { access, backend, tx: OnceCell::new(), mark: None, stale_mark: false, fate: Fate::default() }
     }
 
     /// Makes everything written through it last. Where nothing was, there is nothing to do.
@@ -84,7 +82,7 @@ impl Transaction {
             self.check().await?;
         }
         let Some(tx) = self.tx.into_inner() else { return Ok(()) };
-        let guard = self.gate.enter();
+        let guard = self.access.gate.enter();
         let committing = tokio::spawn(async move {
             let result = tx.commit().await;
             drop(guard);
@@ -131,7 +129,7 @@ impl Transaction {
                 "SQLite gave this transaction up after an earlier error (disk full, I/O or memory); drop it and begin anew".to_owned(),
             ));
         }
-        self.tx.get_or_try_init(|| begin_patiently(&self.db, self.backend)).await
+        self.tx.get_or_try_init(|| begin_patiently(&self.access, self.backend)).await
     }
 
     async fn nest(&self) -> Outcome<&DatabaseTransaction> {
@@ -221,20 +219,26 @@ impl Transaction {
 }
 
 /// Begins a transaction. A busy SQLite database is asked again: the other writer needs a moment, and nothing is lost yet.
-pub(crate) async fn begin_patiently(db: &DatabaseConnection, backend: DbBackend) -> Outcome<DatabaseTransaction> {
+async fn begin_patiently(access: &Access, backend: DbBackend) -> Outcome<DatabaseTransaction> {
     if backend != DbBackend::Sqlite {
-        return db.begin().await;
+        return access.db.begin().await;
     }
     // Real time: SQLite waits in real time too.
-    let patience_ends = Instant::now() + BUSY_PATIENCE;
+    let begun = Instant::now();
     loop {
-        match db.begin_with_options(immediate()).await {
+        match access.db.begin_with_options(immediate()).await {
             Err(error) if fault::is_busy(&error) => {
-                if Instant::now() >= patience_ends {
+                let own_batch = access.holding.load(Ordering::Relaxed) > 0;
+                let patience = if own_batch { BUSY_TIMEOUT } else { BUSY_PATIENCE };
+                if begun.elapsed() >= patience {
+                    let advice = if own_batch {
+                        "a batch of this service holds it: until it commits, write through `item.tx()` only"
+                    } else {
+                        "keep slow work out of transactions (`claim_each`)"
+                    };
+                    let seconds = patience.as_secs();
                     return Err(DbErr::Custom(format!(
-                        "another transaction has held SQLite's write lock for {} s; while a batch is open, write through `item.tx()` \
-                         only, and keep slow work out of transactions (`claim_each`): {error}",
-                        BUSY_PATIENCE.as_secs()
+                        "SQLite's write lock was not to be had within {seconds} s; {advice}: {error}"
                     )));
                 }
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;

@@ -35,6 +35,7 @@ pub trait WorkItem: EntityTrait<Model: Sync> {
 #[derive(Clone, Copy, Debug)]
 pub struct Work<C> {
     pub status: C,
+    pub known_statuses: fn() -> Vec<String>,
     pub error: Option<C>,
     pub attempts: Option<C>,
     pub max_attempts: u32,
@@ -115,10 +116,24 @@ pub fn time_value<T: WorkTime>(time: DateTime<Utc>) -> Value {
     label = "neither `String` nor an enum stored as text",
     note = "use `String`, or an enum with `#[derive(EnumIter, DeriveActiveEnum)]` and `#[sea_orm(rs_type = \"String\", …)]` whose values include `pending`, `completed` and `failed`"
 )]
-pub trait StatusEnum {}
+pub trait StatusEnum {
+    fn statuses() -> Vec<String>;
+}
 
-impl<T: ActiveEnum<Value = String>> StatusEnum for T {}
+impl<T: ActiveEnum<Value = String>> StatusEnum for T {
+    fn statuses() -> Vec<String> {
+        T::values()
+    }
+}
 
-/// Fails to compile, on the type, where a status column is no [`StatusEnum`].
+/// The statuses that a column's enum knows, for the derive.
 #[doc(hidden)]
-pub const fn assert_status<T: StatusEnum>() {}
+pub fn known_statuses<T: StatusEnum>() -> Vec<String> {
+    T::statuses()
+}
+
+/// A `String` column knows none in particular.
+#[doc(hidden)]
+pub fn any_status() -> Vec<String> {
+    Vec::new()
+}

@@ -56,9 +56,13 @@ impl<'de> Deserializer<'de> for Fields {
         Err(Found(Some(fields)))
     }
 
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
+        visitor.visit_some(self)
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct seq
-        tuple tuple_struct map enum identifier ignored_any
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map enum identifier ignored_any
     }
 }
 
@@ -82,6 +86,7 @@ mod tests {
     #[test]
     fn a_struct_tells_its_fields() {
         assert_eq!(fields::<Settings>(), Some(&["batch_size", "to"][..]));
+        assert_eq!(fields::<Option<Settings>>(), Some(&["batch_size", "to"][..]));
         assert_eq!(fields::<Wrapped>(), Some(&["batch_size", "to"][..]));
     }
 

@@ -59,7 +59,8 @@ impl Model {
         };
         must!(well != unwell, "its status is {:?} ({:?}), and it is {}", health.status, health.reason, one.state);
         must!(
-            (health.status == HealthStatus::Unhealthy) <= matches!(one.state, ServiceState::Failed | ServiceState::BackingOff),
+            (health.status == HealthStatus::Unhealthy)
+                <= matches!(one.state, ServiceState::Failed | ServiceState::BackingOff),
             "it is called unhealthy: {:?}",
             health.reason
         );

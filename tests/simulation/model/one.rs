@@ -228,8 +228,14 @@ impl One {
     pub(super) fn reports(&mut self, n: u32, answer: &Answer) -> Checked {
         let expected = self.reports.remove(&n).flatten();
         match (&expected, answer) {
-            (Some(Answer::Ran { error: Some(error), took, .. }), Answer::Ran { error: Some(found), took: after, .. }) => {
-                must!(found == error && took == after, "`run_now` reports another failure than {expected:?}: {answer:?}");
+            (
+                Some(Answer::Ran { error: Some(error), took, .. }),
+                Answer::Ran { error: Some(found), took: after, .. },
+            ) => {
+                must!(
+                    found == error && took == after,
+                    "`run_now` reports another failure than {expected:?}: {answer:?}"
+                );
             }
             (Some(Answer::Refused(_)), Answer::Refused(_)) => {}
             _ => must!(expected.as_ref() == Some(answer), "`run_now` answers {answer:?}, and not {expected:?}"),
@@ -289,7 +295,16 @@ impl One {
                 let forgotten = std::mem::take(&mut self.forgotten);
                 let (all_runs, lives, registrations) = (self.all_runs, self.lives, self.registrations + 1);
                 let reports = std::mem::take(&mut self.reports);
-                *self = Self { all_runs, lives, registrations, made, forgotten, reports, last_line: at, ..Self::new(&part) };
+                *self = Self {
+                    all_runs,
+                    lives,
+                    registrations,
+                    made,
+                    forgotten,
+                    reports,
+                    last_line: at,
+                    ..Self::new(&part)
+                };
             }
             What::Unregistered => {
                 must!(self.life.is_none() && !self.state.is_running(), "unregistered, and it still runs");
@@ -464,7 +479,11 @@ impl One {
     // ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn run_started(&mut self, at: Ms, number: u64) -> Checked {
-        must!(matches!(self.state, ServiceState::Running | ServiceState::Paused), "a run begins, but it is {}", self.state);
+        must!(
+            matches!(self.state, ServiceState::Running | ServiceState::Paused),
+            "a run begins, but it is {}",
+            self.state
+        );
         self.runs += 1;
         self.all_runs += 1;
         must!(number == self.runs, "run {number} begins, and ought to be {}", self.runs);

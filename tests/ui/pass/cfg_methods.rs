@@ -61,6 +61,21 @@ impl Built {
 }
 
 #[derive(Default)]
+struct ByAttribute;
+
+#[service]
+impl ByAttribute {
+    #[cfg_attr(all(), inline, cfg(any()))]
+    fn update(&mut self) {}
+
+    #[cfg_attr(any(), cfg(any()))]
+    #[cfg_attr(all(), doc = "One run.", cfg(all()))]
+    async fn update(&mut self) -> impl IntoOutcome {
+        Outcome::idle()
+    }
+}
+
+#[derive(Default)]
 struct Never;
 
 #[service]
@@ -77,6 +92,7 @@ fn main() {
     assert_eq!(Gone.__shape().cleanup, Cleanup::None);
     assert!(Either.__shape().blocking_update);
     assert_eq!(Either.__shape().cleanup, Cleanup::Async);
+    assert!(!ByAttribute.__shape().blocking_update);
     let _ = (Built, Never);
-    assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 3);
+    assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 4);
 }

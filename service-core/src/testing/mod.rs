@@ -3,6 +3,10 @@
 //! All of the runtime is on tokio's clock. Under `#[tokio::test(start_paused = true)]` that clock stands still until
 //! every task waits, and then leaps to the next moment at which one is due: a month passes in seconds, and every test
 //! gives the same answer every time.
+//!
+//! A real database and a paused clock do not mix by themselves; a bed that is given a database holds the clock (`held`).
+
+pub(crate) mod held;
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -47,6 +51,8 @@ use crate::service::Service;
 #[derive(Debug)]
 pub struct TestBed {
     stage: Mutex<Stage>,
+    /// Where there is a database and the clock is paused.
+    hold: Mutex<Option<held::Hold>>,
 }
 
 /// A bed is made before its first service starts, and fixed from then on.
@@ -71,7 +77,7 @@ impl TestBed {
         builder.inputs = Some(Inputs::default());
         builder.clock = Clock::fixed(wall.into(), Instant::now());
         builder.seed = Some(0);
-        Self { stage: Mutex::new(Stage::Making(Box::new(builder))) }
+        Self { stage: Mutex::new(Stage::Making(Box::new(builder))), hold: Mutex::default() }
     }
 
     /// A value that services share: `cx.state::<T>()`.
@@ -114,7 +120,30 @@ impl TestBed {
         let Stage::Making(builder) = stage else {
             panic!("the bed is made before its first service is started");
         };
-        Self { stage: Mutex::new(Stage::Making(Box::new(change(*builder)))) }
+        Self { stage: Mutex::new(Stage::Making(Box::new(change(*builder)))), hold: self.hold }
+    }
+
+    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed holds
+    /// a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere else.
+    #[cfg(feature = "sqlite")]
+    pub async fn sqlite(&self) -> sea_orm::DatabaseConnection {
+        self.database_url("sqlite::memory:").await
+    }
+
+    /// As `sqlite`, with the database at this URL.
+    #[cfg(feature = "database")]
+    pub async fn database_url(&self, url: &str) -> sea_orm::DatabaseConnection {
+        let hold = held::Hold::new().await;
+        let is_held = hold.is_some();
+        *self.hold.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = hold;
+        let db = crate::database::connect(url).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
+        let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
+        let Stage::Making(mut builder) = stage else {
+            panic!("the bed is given its database before its first service is started");
+        };
+        builder.clock_is_held = is_held;
+        *self.lock() = Stage::Making(Box::new(builder.database(db.clone())));
+        db
     }
 
     /// Starts a service that is built by its `configure`, or `Default`, under the id of its attribute (and, where that is
@@ -163,6 +192,10 @@ impl TestBed {
 
     /// Lets this much time pass, and everything happen that is due until then and at that moment.
     pub async fn run_for(&self, duration: Duration) {
+        let services = self.services().await;
+        if services.inner.hub.clock_is_held {
+            return held::run_for(&services, duration).await;
+        }
         tokio::time::sleep(duration).await;
         // What is due at this very moment may stand behind this task in the queue.
         for _ in 0..64 {

@@ -1,4 +1,4 @@
-//! What the attribute says: each file in `ui/fail` is one rule, with the compiler's words beside it.
+//! What the attribute says: each file in `fail` is one rule, with the compiler's words beside it.
 //!
 //! `TRYBUILD=overwrite cargo test --test ui` writes the words anew; read what changed before it is committed.
 
@@ -8,8 +8,8 @@ use std::{fs, io};
 #[test]
 fn ui() {
     let cases = trybuild::TestCases::new();
-    cases.pass("ui/pass/*.rs");
-    cases.compile_fail("ui/fail/*.rs");
+    cases.pass("pass/*.rs");
+    cases.compile_fail("fail/*.rs");
 }
 
 /// Where the compiler's own message joins in.
@@ -24,7 +24,7 @@ fn files(directory: &str, extension: &str) -> io::Result<Vec<PathBuf>> {
 
 #[test]
 fn no_message_points_into_generated_code() -> io::Result<()> {
-    let messages = files("ui/fail", "stderr")?;
+    let messages = files("fail", "stderr")?;
     assert!(messages.len() >= 50, "{} messages", messages.len());
     for path in messages {
         if EXCEPTIONS.iter().any(|exception| path.ends_with(exception)) {
@@ -42,9 +42,9 @@ fn no_message_points_into_generated_code() -> io::Result<()> {
 
 #[test]
 fn every_rule_has_its_words() -> io::Result<()> {
-    for path in files("ui/fail", "rs")? {
+    for path in files("fail", "rs")? {
         assert!(path.with_extension("stderr").exists(), "{}", path.display());
     }
-    assert!(files("ui/pass", "rs")?.len() >= 16);
+    assert!(files("pass", "rs")?.len() >= 16);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pedantic as _;
 use service_core::__private::{Discovered, ExpectedServices};
-use service_core::{Service, ServiceDescriptor, expect_services};
+use service_core::{Service, ServiceDescriptor, ServiceRegistry, expect_services};
 
 expect_services!["full", "forgotten"];
 
@@ -52,4 +52,14 @@ fn a_descriptor_names_its_place() {
     let full = discovered()["full"];
     assert_eq!(full.type_name(), "pedantic::Full");
     assert!(full.line() < tick.line());
+}
+
+#[tokio::test]
+async fn start_names_what_the_linker_dropped() {
+    let error = ServiceRegistry::builder().build().await.expect_err("`forgotten` is not linked");
+    let words = error.to_string();
+    for word in ["ui/crates.rs:9", "forgotten", "use that_crate as _;"] {
+        assert!(words.contains(word), "{words}");
+    }
+    assert!(!words.contains("full"), "{words}");
 }

@@ -1,0 +1,139 @@
+//! The index that a claim needs, and a look at a table before its first claim: is the index there, and are there rows that
+//! nobody will ever claim?
+
+use std::fmt::Write;
+
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, PrimaryKeyToColumn,
+    Statement, TransactionTrait,
+};
+
+use super::access::Access;
+use super::plan::{COMPLETED, FAILED, PENDING};
+use super::work_item::WorkItem;
+use crate::error::{Error, Result};
+
+/// The SQL of the index that claims of `E` need: over the pending rows alone, in the order in which they are claimed. It stays
+/// small however many rows are done. For your migration; [`create_claim_index`] runs it.
+///
+/// A claim with an order or a filter of its own may want another.
+pub fn claim_index<E: WorkItem>(backend: DbBackend) -> String {
+    let (work, entity) = (E::__work(), E::default());
+    let mut columns = Vec::new();
+    if let Some((column, _)) = work.available_at {
+        let nulls = if backend == DbBackend::Postgres && column.def().is_null() { " NULLS FIRST" } else { "" };
+        columns.push(format!("{}{nulls}", quoted(column.as_str())));
+    }
+    columns.extend(E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str())));
+    let table = entity.table_name();
+    let qualified =
+        entity.schema_name().map_or_else(|| quoted(table), |schema| format!("{}.{}", quoted(schema), quoted(table)));
+    format!(
+        "CREATE INDEX IF NOT EXISTS {} ON {qualified} ({}) WHERE {} = '{PENDING}'",
+        quoted(&format!("{table}_claim_idx")),
+        columns.join(", "),
+        quoted(work.status.as_str()),
+    )
+}
+
+/// Makes the index of [`claim_index`] where it is missing.
+///
+/// # Errors
+/// The database's: the table is not there, or the right to make an index.
+pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<()> {
+    db.execute_unprepared(&claim_index::<E>(db.get_database_backend())).await?;
+    Ok(())
+}
+
+/// Looks at a table before this service's first claim from it, and warns of what it finds.
+///
+/// # Errors
+/// The status enum lacks a value that a work item needs. The database's errors are left to the claim itself.
+pub(crate) async fn look_at<E: WorkItem>(access: &Access) -> Result<()> {
+    let (work, entity) = (E::__work(), E::default());
+    let table = entity.table_name();
+    let known = (work.known_statuses)();
+    if !known.is_empty() {
+        check_statuses(table, &known)?;
+    }
+    if !access.debts.first_time(format!("looked at {table}")) {
+        return Ok(());
+    }
+    if !has_index(access, table, work.status.as_str()).await.unwrap_or(true) {
+        tracing::warn!(
+            service.id = &*access.service_id,
+            table,
+            "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
+             for its entity once, or run: {}",
+            claim_index::<E>(access.db.get_database_backend())
+        );
+    }
+    if let Ok(Some(status)) = strange_status::<E>(access, &known).await {
+        tracing::warn!(
+            service.id = &*access.service_id,
+            table,
+            status,
+            "a row has a status that is none of a work item's, and is passed over: `{PENDING}` rows are claimed, and end as \
+             `{COMPLETED}` or `{FAILED}`"
+        );
+    }
+    Ok(())
+}
+
+fn check_statuses(table: &str, known: &[String]) -> Result<()> {
+    let mut missing = String::new();
+    for status in [PENDING, COMPLETED, FAILED] {
+        if !known.iter().any(|known| known == status) {
+            let _ = write!(missing, "{}`{status}`", if missing.is_empty() { "" } else { ", " });
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::fatal(format!(
+        "the status enum of `{table}` has no variant for {missing}: add `#[sea_orm(string_value = \"…\")]` variants for them"
+    )))
+}
+
+async fn has_index(access: &Access, table: &str, status: &str) -> std::result::Result<bool, DbErr> {
+    let backend = access.db.get_database_backend();
+    let sql = match backend {
+        DbBackend::Postgres => "SELECT indexdef FROM pg_indexes WHERE tablename = $1",
+        _ => "SELECT sql AS indexdef FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
+    };
+    let rows = access.db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
+    let mut names_status = false;
+    for row in rows {
+        let definition: String = row.try_get("", "indexdef")?;
+        let after_table = definition.split_once('(').map_or("", |(_, columns)| columns);
+        names_status |= after_table.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == status);
+    }
+    Ok(names_status)
+}
+
+/// A status that is none of ours, if there is one. The search may read the whole table, so it is cut short.
+async fn strange_status<E: WorkItem>(access: &Access, known: &[String]) -> std::result::Result<Option<String>, DbErr> {
+    let (column, entity) = (E::__work().status, E::default());
+    if column.enum_type_name().is_some() && access.db.get_database_backend() == DbBackend::Postgres {
+        return Ok(None);
+    }
+    let expected = [PENDING, COMPLETED, FAILED].into_iter().chain(known.iter().map(String::as_str));
+    let select = Query::select()
+        .expr_as(Expr::col(column), sea_orm::sea_query::Alias::new("status"))
+        .from(entity.table_ref())
+        .and_where(Expr::col(column).is_not_in(expected))
+        .limit(1)
+        .to_owned();
+    let tx = access.db.begin().await?;
+    if access.db.get_database_backend() == DbBackend::Postgres {
+        tx.execute_unprepared("SET LOCAL statement_timeout = '1s'").await?;
+    }
+    let row = tx.query_one(&select).await?;
+    tx.rollback().await?;
+    row.map(|row| row.try_get("", "status")).transpose()
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,149 @@
+//! [`Store`]: small typed values of a service that outlive it.
+
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Query};
+use sea_orm::{ConnectionTrait, DbErr};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::access::Access;
+use crate::error::{Error, Result};
+
+/// Small values of one service, kept as JSON under a key in `service_store`: a cursor, a date, a token to go on with.
+///
+/// Services do not see each other's. A value may grow to what the database takes, but is read and written whole.
+#[derive(Clone, Debug)]
+pub struct Store {
+    access: Access,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the value under `{key}` in the store of `{service_id}` is no `{wanted}`: change the type back, read it as `serde_json::Value`, or `remove` it"
+)]
+struct Unreadable {
+    service_id: String,
+    key: String,
+    wanted: &'static str,
+    source: serde_json::Error,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("`{wanted}` cannot be kept as JSON in the store of `{service_id}` under `{key}`")]
+struct Unwritable {
+    service_id: String,
+    key: String,
+    wanted: &'static str,
+    source: serde_json::Error,
+}
+
+impl Store {
+    pub(crate) fn new(access: Access) -> Self {
+        Self { access }
+    }
+
+    /// The value under `key`, or `None` where there is none.
+    ///
+    /// ```
+    /// # async fn run(cx: service_core::database::Access) -> service_core::Result<()> {
+    /// let cursor: u64 = cx.store().get("cursor").await?.unwrap_or_default();
+    /// cx.store().set("cursor", &(cursor + 1)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The database's, or the value is not a `T`: then the message names both.
+    pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        self.get_in(&self.access.db, key).await
+    }
+
+    /// As [`get`](Self::get), within a transaction.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_in<T: DeserializeOwned>(&self, tx: &impl ConnectionTrait, key: &str) -> Result<Option<T>> {
+        let select = Query::select()
+            .column(column("value"))
+            .from(column("service_store"))
+            .and_where(Expr::col(column("service_id")).eq(&*self.access.service_id))
+            .and_where(Expr::col(column("key")).eq(key))
+            .to_owned();
+        let Some(row) = tx.query_one(&select).await? else { return Ok(None) };
+        let text: String = row.try_get("", "value")?;
+        let value = serde_json::from_str(&text).map_err(|source| Unreadable {
+            service_id: self.access.service_id.to_string(),
+            key: key.to_owned(),
+            wanted: std::any::type_name::<T>(),
+            source,
+        })?;
+        Ok(Some(value))
+    }
+
+    /// Keeps `value` under `key`, in a transaction of its own.
+    ///
+    /// # Errors
+    /// The database's, or `value` has no JSON form. While a batch of this service is open on SQLite, write with
+    /// [`set_in`](Self::set_in) and `item.tx()`.
+    pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
+        let upsert = self.upsert(key, value)?;
+        let tx = self.access.begin().await?;
+        tx.execute(&upsert).await?;
+        tx.commit().await
+    }
+
+    /// Keeps `value` under `key` if `tx` commits: a cursor that moves together with the work it stands for.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn set_in<T: Serialize + ?Sized>(&self, tx: &impl ConnectionTrait, key: &str, value: &T) -> Result<()> {
+        tx.execute(&self.upsert(key, value)?).await?;
+        Ok(())
+    }
+
+    /// Forgets the value under `key`, and says whether there was one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn remove(&self, key: &str) -> Result<bool> {
+        let tx = self.access.begin().await?;
+        let removed = self.delete(&tx, key).await?;
+        tx.commit().await?;
+        Ok(removed)
+    }
+
+    async fn delete(&self, tx: &impl ConnectionTrait, key: &str) -> std::result::Result<bool, DbErr> {
+        let delete = Query::delete()
+            .from_table(column("service_store"))
+            .and_where(Expr::col(column("service_id")).eq(&*self.access.service_id))
+            .and_where(Expr::col(column("key")).eq(key))
+            .to_owned();
+        Ok(tx.execute(&delete).await?.rows_affected() > 0)
+    }
+
+    fn upsert<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<InsertStatement> {
+        let service_id = &*self.access.service_id;
+        let text = serde_json::to_string(value).map_err(|source| {
+            Error::fatal(Unwritable {
+                service_id: service_id.to_owned(),
+                key: key.to_owned(),
+                wanted: std::any::type_name::<T>(),
+                source,
+            })
+        })?;
+        let now = super::settings::written(self.access.clock.now());
+        Ok(Query::insert()
+            .into_table(column("service_store"))
+            .columns(["service_id", "key", "value", "updated_at"].map(column))
+            .values_panic([service_id.into(), key.into(), text.into(), now.into()])
+            .on_conflict(
+                OnConflict::columns(["service_id", "key"].map(column))
+                    .update_columns(["value", "updated_at"].map(column))
+                    .to_owned(),
+            )
+            .to_owned())
+    }
+}
+
+fn column(name: &'static str) -> Alias {
+    Alias::new(name)
+}

@@ -1,0 +1,43 @@
+//! A test bed with a real database on virtual time.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use service_core::prelude::*;
+
+use crate::support::secs;
+
+/// Inserts a row a run, sleeping half a second of the service's own time within the transaction.
+#[derive(Default)]
+struct Inserter;
+
+#[service(interval = 30, discover = false)]
+impl Inserter {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("insert into note (text) values ('written')").await?;
+        cx.sleep(Duration::from_millis(500)).await;
+        tx.commit().await?;
+        Ok(Outcome::processed(1))
+    }
+}
+
+async fn count(db: &DatabaseConnection) -> i64 {
+    let count = Statement::from_string(db.get_database_backend(), "select count(*) as n from note");
+    db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_with_a_database_passes_in_seconds() {
+    let bed = TestBed::new();
+    let db = bed.sqlite().await;
+    db.execute_unprepared("create table note (text text not null)").await.unwrap();
+    let service = bed.start_of::<Inserter>().await;
+    bed.run_for(secs(600)).await;
+    assert_eq!(service.health().runs, 21);
+    assert_eq!(service.health().error_count, 0);
+    assert_eq!(service.run_now().await.unwrap().processed(), 1);
+    assert_eq!(count(&db).await, 22);
+    service.stop().await.unwrap();
+    assert_eq!(service.state(), ServiceState::Stopped);
+}

@@ -1,0 +1,144 @@
+//! `claim_each`: every item commits by itself, and no transaction is open while it is worked on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, Statement};
+use service_core::database::{Access, Clock};
+use service_core::{Error, Outcome, Result};
+
+use crate::Bench;
+use crate::tables::{effect, effects, job, jobs, statuses};
+
+async fn claims(bench: &Bench) -> i64 {
+    let count = Statement::from_string(bench.db.get_database_backend(), "SELECT count(*) AS n FROM service_claim");
+    bench.db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap()
+}
+
+async fn work(access: &Access, n: u64) -> Result<Outcome> {
+    let mut batch = access.claim_each::<job::Entity>(n).await?;
+    while let Some(item) = batch.next().await? {
+        effect(item.tx(), item.model().id).await?;
+        item.settle(Ok::<_, Error>(())).await?;
+    }
+    batch.commit().await
+}
+
+pub(crate) async fn each_item_commits_by_itself(bench: Bench) {
+    jobs(&bench.db, 5).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let mut batch = access.claim_each::<job::Entity>(3).await.unwrap();
+    assert_eq!(claims(&bench).await, 3);
+    let item = batch.next().await.unwrap().unwrap();
+    effect(item.tx(), 1).await.unwrap();
+    item.settle(Ok::<_, Error>(())).await.unwrap();
+    assert_eq!((effects(&bench.db).await, claims(&bench).await), (vec![1], 2), "before the batch is done");
+    let item = batch.next().await.unwrap().unwrap();
+    effect(item.tx(), 2).await.unwrap();
+    item.settle(Err::<(), _>("refused")).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+    // Nothing written, no transaction begun: another writer need not wait, on SQLite either.
+    bench.db.execute_unprepared("UPDATE job SET payload = 'seen' WHERE id = 5").await.unwrap();
+    item.settle(Ok::<_, Error>(())).await.unwrap();
+    assert!(batch.next().await.unwrap().is_none());
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(2).failed(1).again());
+    assert_eq!(effects(&bench.db).await, [1]);
+    assert_eq!(statuses(&bench.db).await, ["completed", "pending", "completed", "pending", "pending"]);
+    assert_eq!(crate::tables::job(&bench.db, 2).await.error_message.as_deref(), Some("refused"));
+    assert_eq!(claims(&bench).await, 0);
+}
+
+pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
+    jobs(&bench.db, 10).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let mut first = access.claim_each::<job::Entity>(4).await.unwrap();
+    let second = access.claim_each::<job::Entity>(4).await.unwrap();
+    assert_eq!((first.remaining(), second.remaining()), (4, 4));
+    let mut third = access.claim_each::<job::Entity>(4).await.unwrap();
+    assert_eq!(third.remaining(), 2);
+    assert_eq!(third.next().await.unwrap().unwrap().model().id, 9);
+    assert_eq!(first.next().await.unwrap().unwrap().model().id, 1);
+    assert_eq!(second.commit().await.unwrap(), Outcome::idle().again(), "not lent: they wait for the next run");
+    assert_eq!(claims(&bench).await, 6);
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(4));
+}
+
+pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let run = async {
+        let mut batch = access.claim_each::<job::Entity>(10).await?;
+        while let Some(item) = batch.next().await? {
+            effect(item.tx(), item.model().id).await?;
+            if item.model().id == 2 {
+                return Err(Error::msg("stopped short"));
+            }
+            item.settle(Ok::<_, Error>(())).await?;
+        }
+        batch.commit().await
+    };
+    run.await.unwrap_err();
+    access.run_ended(Some("stopped short")).await.unwrap();
+    assert_eq!(claims(&bench).await, 0);
+    assert_eq!(effects(&bench.db).await, [1]);
+    let charged = crate::tables::job(&bench.db, 2).await;
+    assert_eq!((charged.attempts, charged.error_message.as_deref()), (1, Some("stopped short")));
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(2));
+}
+
+/// A worker that was killed leaves its claims; when they have run out, somebody else takes the rows.
+pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
+    let shown = Arc::clone(&seconds);
+    let clock = Clock::new(move || DateTime::<Utc>::from_timestamp(shown.load(Ordering::SeqCst), 0).unwrap());
+    let dead = Access::new(bench.db.clone(), "mailer").with_clock(clock.clone());
+    let mut batch = dead.claim_each::<job::Entity>(2).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+
+    let alive = Access::new(bench.db.clone(), "mailer").with_clock(clock);
+    assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(1), "only the one that is free");
+    seconds.fetch_add(61, Ordering::SeqCst);
+    assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(2));
+    // It was not dead after all: it finds its claim gone, and its writes are undone.
+    effect(item.tx(), 1).await.unwrap();
+    item.settle(Ok::<_, Error>(())).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+    effect(item.tx(), 2).await.unwrap();
+    item.settle(Err::<(), _>("too late")).await.unwrap();
+    assert_eq!(batch.commit().await.unwrap(), Outcome::idle().again());
+    assert_eq!(effects(&bench.db).await, [1, 2, 3]);
+    assert!(statuses(&bench.db).await.iter().all(|status| status == "completed"));
+    assert_eq!(claims(&bench).await, 0);
+}
+
+pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
+    jobs(&bench.db, 2).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let lease = Duration::from_millis(600);
+    let mut batch = access.claim_each::<job::Entity>(2).lease(lease).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+    tokio::time::sleep(lease * 3).await;
+    assert_eq!(access.claim_each::<job::Entity>(2).await.unwrap().remaining(), 0);
+    item.settle(Ok::<_, Error>(())).await.unwrap();
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
+}
+
+pub(crate) async fn many_workers_repeat_nothing(bench: Bench) {
+    jobs(&bench.db, 120).await;
+    let workers: Vec<_> = (0..4)
+        .map(|n| {
+            let access = Access::new(bench.db.clone(), format!("mailer{n}"));
+            tokio::spawn(async move { while work(&access, 7).await.unwrap().has_more() {} })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    let last = Access::new(bench.db.clone(), "last");
+    while work(&last, 50).await.unwrap() != Outcome::idle() {}
+    assert_eq!(effects(&bench.db).await, (1..=120).collect::<Vec<_>>());
+    assert_eq!(claims(&bench).await, 0);
+}

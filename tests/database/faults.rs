@@ -1,0 +1,283 @@
+//! Proof by breaking things: processes are killed, the server is stopped, connections are cut, the disk is full. Afterwards every
+//! row is completed, every effect is there exactly once, and nothing is locked.
+//!
+//! More of it: `SERVICE_TEST_KILLS=500 cargo test -p service-tests --test database faults::`
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sea_orm::{ColumnTrait, ConnectOptions, ConnectionTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
+use service_core::database::{self, Access};
+use service_core::{Error, Outcome, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::Bench;
+use crate::postgres::Postgres;
+use crate::tables::{effect, effects, job, jobs};
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// A process that works until it is killed.
+struct Worker(Child);
+
+impl Worker {
+    fn start(url: &str, mode: &str) -> Self {
+        let worker = Command::new(env!("CARGO_BIN_EXE_database-worker"))
+            .args([url, mode])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(worker)
+    }
+
+    /// SIGKILL. What it had printed: errors that reached the user.
+    fn kill(mut self) -> String {
+        self.0.kill().unwrap();
+        let mut said = String::new();
+        std::io::Read::read_to_string(self.0.stdout.as_mut().unwrap(), &mut said).unwrap();
+        self.0.wait().unwrap();
+        said
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn completed(bench: &Bench) -> u64 {
+    job::Entity::find().filter(job::Column::Status.eq("completed")).count(&bench.db).await.unwrap()
+}
+
+/// Kills workers evenly over the whole of the work, each at a random moment.
+async fn kill_over(bench: &Bench, rows: u64, kills: u64, workers: usize, mode: &str) {
+    jobs(&bench.db, i64::try_from(rows).unwrap()).await;
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    let start = || Worker::start(&bench.url, mode);
+    let mut running: Vec<Worker> = (0..workers).map(|_| start()).collect();
+    let (mut killed, mut said, begun) = (0, String::new(), Instant::now());
+    loop {
+        let done = completed(bench).await;
+        if done == rows {
+            break;
+        }
+        // The last kills fall well before the end, so that every one of them meets work.
+        if killed < kills && done * kills >= killed * rows * 7 / 10 {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..25))).await;
+            let victim = fastrand::usize(0..running.len());
+            said += &std::mem::replace(&mut running[victim], start()).kill();
+            killed += 1;
+        } else {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60 + kills), "{done} of {rows} rows after {killed} kills");
+    }
+    for worker in running {
+        said += &worker.kill();
+    }
+    assert!(killed >= kills, "only {killed} kills");
+    assert_eq!(said, "", "errors that a user would have seen");
+    all_is_well(bench, rows).await;
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("{rows} rows by {mode}, {workers} workers, {killed} kills: {:.1} s\n", begun.elapsed().as_secs_f64())
+            .as_bytes(),
+    );
+}
+
+async fn all_is_well(bench: &Bench, rows: u64) {
+    assert_eq!(completed(bench).await, rows);
+    let expected: Vec<i64> = (1..=i64::try_from(rows).unwrap()).collect();
+    let found = effects(&bench.db).await;
+    assert!(found == expected, "{} effects for {rows} rows", found.len());
+    let free = async {
+        bench.db.execute_unprepared("UPDATE job SET payload = 'free'").await.unwrap();
+        let claims =
+            sea_orm::Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
+        assert!(bench.db.query_all_raw(claims).await.unwrap().is_empty(), "claims are left");
+    };
+    tokio::time::timeout(Duration::from_secs(10), free).await.expect("something is left locked");
+}
+
+pub(crate) async fn killed_workers_lose_nothing_and_repeat_nothing(bench: Bench) {
+    let (rows, kills) = (setting("SERVICE_TEST_ROWS", 20_000), setting("SERVICE_TEST_KILLS", 50));
+    let workers = if bench.is_postgres() { 3 } else { 2 };
+    kill_over(&bench, rows, kills, workers, "claim").await;
+}
+
+pub(crate) async fn killed_workers_of_single_items_repeat_nothing_either(bench: Bench) {
+    let (rows, kills) = (setting("SERVICE_TEST_ROWS", 20_000) / 20, setting("SERVICE_TEST_KILLS", 50) / 5);
+    let workers = if bench.is_postgres() { 3 } else { 2 };
+    kill_over(&bench, rows, kills, workers, "claim_each").await;
+}
+
+async fn work(access: &Access, n: u64) -> Result<Outcome> {
+    let mut batch = access.claim::<job::Entity>(n).await?;
+    while let Some(item) = batch.next().await? {
+        let done = effect(item.tx(), item.model().id).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+/// Works until all is done, through whatever goes wrong, and tells how often that was.
+async fn work_through(access: Access) -> Result<u64> {
+    let mut failures = 0;
+    loop {
+        match work(&access, 20).await {
+            Ok(outcome) if outcome == Outcome::idle() => return Ok(failures),
+            Ok(_) => {}
+            Err(error) => {
+                failures += 1;
+                let _ = access.run_ended(Some(&error.to_string())).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        if failures > 500 {
+            return Err(Error::msg("it does not recover"));
+        }
+    }
+}
+
+/// On SQLite: no room for more pages.
+async fn a_full_disk_loses_nothing() {
+    let bench = Bench::sqlite().await;
+    jobs(&bench.db, 2_000).await;
+    let pages = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "PRAGMA page_count");
+    let pages: i32 = bench.db.query_one_raw(pages).await.unwrap().unwrap().try_get("", "page_count").unwrap();
+    let mut options = ConnectOptions::new(bench.url.clone());
+    // The pragma holds for a connection, so every connection of this pool gets it.
+    options
+        .max_connections(2)
+        .map_sqlx_sqlite_opts(move |options| options.pragma("max_page_count", format!("{}", pages + 2)));
+    let tight = Database::connect(options).await.unwrap();
+    let access = Access::new(tight.clone(), "worker");
+    let mut full = 0;
+    for _ in 0..20 {
+        if let Err(error) = work(&access, 300).await {
+            full += 1;
+            assert!(format!("{error:#}").contains("full"), "{error:#}");
+        }
+        access.run_ended(Some("disk full")).await.unwrap();
+    }
+    assert!(full > 0, "the disk was never full");
+    tight.close().await.unwrap();
+    assert!(completed(&bench).await < 2_000);
+    // Room again.
+    assert_eq!(work_through(Access::new(bench.db.clone(), "worker")).await.unwrap(), 0);
+    all_is_well(&bench, 2_000).await;
+}
+
+/// The server is stopped as if it had lost power, and started again, three times.
+async fn a_server_that_comes_back_finds_the_work_going_on() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };
+    let server = std::sync::Arc::new(server);
+    let url = server.database();
+    let bench = Bench::open(url, None).await;
+    jobs(&bench.db, 6_000).await;
+    let workers: Vec<_> = (0..3)
+        .map(|_| {
+            let url = bench.url.clone();
+            tokio::spawn(async move { work_through(Access::new(database::connect(&url).await?, "worker")).await })
+        })
+        .collect();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let server = std::sync::Arc::clone(&server);
+        tokio::task::spawn_blocking(move || {
+            server.down();
+            server.up();
+        })
+        .await
+        .unwrap();
+    }
+    let mut failures = 0;
+    for worker in workers {
+        failures += worker.await.unwrap().unwrap();
+    }
+    assert!(failures > 0, "nobody noticed");
+    all_is_well(&bench, 6_000).await;
+}
+
+/// Connections are cut in the middle of a commit: before the server heard of it, or after, when its answer is on the way.
+async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let bench = Bench::open(url.clone(), None).await;
+    jobs(&bench.db, 1_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (target, address) = (server.socket(), dir.path().join(".s.PGSQL.5432"));
+    let listener = UnixListener::bind(&address).unwrap();
+    let proxy = tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = UnixStream::connect(&target).await.unwrap();
+            tokio::spawn(forward(client, server));
+        }
+    });
+    let (path, _) = url.split_once("?host=").unwrap();
+    let through_proxy = format!("{path}?host={}", dir.path().display());
+    let workers: Vec<_> = (0..3)
+        .map(|_| {
+            let url = through_proxy.clone();
+            tokio::spawn(async move { work_through(Access::new(database::connect(&url).await?, "worker")).await })
+        })
+        .collect();
+    let mut failures = 0;
+    for worker in workers {
+        failures += worker.await.unwrap().unwrap();
+    }
+    proxy.abort();
+    assert!(failures >= 5, "only {failures} commits were cut");
+    all_is_well(&bench, 1_000).await;
+}
+
+/// Carries bytes to and fro, and of the commits that pass cuts one in four: half of them before, half of them after.
+async fn forward(mut client: UnixStream, mut server: UnixStream) {
+    let (mut up, mut down) = ([0; 16384], [0; 16384]);
+    let mut cut_at_answer = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let Ok(length @ 1..) = read else { return };
+                if up[..length].windows(6).any(|word| word == b"COMMIT") {
+                    match fastrand::u8(0..8) {
+                        0 => return,
+                        1 => cut_at_answer = true,
+                        _ => {}
+                    }
+                }
+                if server.write_all(&up[..length]).await.is_err() { return }
+            }
+            read = server.read(&mut down) => {
+                let Ok(length @ 1..) = read else { return };
+                if cut_at_answer { return }
+                if client.write_all(&down[..length]).await.is_err() { return }
+            }
+        }
+    }
+}
+
+mod on_sqlite_alone {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_loses_nothing() {
+        super::a_full_disk_loses_nothing().await;
+    }
+}
+
+mod on_postgres_alone {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_comes_back_finds_the_work_going_on() {
+        super::a_server_that_comes_back_finds_the_work_going_on().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
+        super::a_connection_cut_in_a_commit_loses_and_repeats_nothing().await;
+    }
+}

@@ -1,0 +1,132 @@
+//! The store, and the tables that change a service from outside.
+
+use chrono::{Duration, Utc};
+use sea_orm::{ConnectionTrait, EntityTrait, Schema};
+use serde_json::json;
+use service_core::database::{self, Access, Clock, LastRun, Override};
+
+use crate::Bench;
+use crate::tables::job;
+
+pub(crate) async fn the_store_keeps_typed_values(bench: Bench) {
+    let access = Access::new(bench.db.clone(), "reader");
+    let (mine, other) = (access.store(), Access::new(bench.db.clone(), "other").store());
+    assert_eq!(mine.get::<u64>("cursor").await.unwrap(), None);
+    mine.set("cursor", &41u64).await.unwrap();
+    mine.set("cursor", &42u64).await.unwrap();
+    mine.set("seen", &["a", "b"]).await.unwrap();
+    assert_eq!(mine.get::<u64>("cursor").await.unwrap(), Some(42));
+    assert_eq!(mine.get::<Vec<String>>("seen").await.unwrap(), Some(vec!["a".into(), "b".into()]));
+    assert_eq!(other.get::<u64>("cursor").await.unwrap(), None);
+
+    let error = mine.get::<Vec<u8>>("cursor").await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("`cursor`") && message.contains("`reader`") && message.contains("Vec<u8>"), "{message}");
+    assert!(mine.remove("cursor").await.unwrap());
+    assert!(!mine.remove("cursor").await.unwrap());
+}
+
+pub(crate) async fn a_value_set_in_a_transaction_shares_its_fate(bench: Bench) {
+    let access = Access::new(bench.db.clone(), "reader");
+    let store = access.store();
+    store.set("cursor", &1).await.unwrap();
+    let tx = access.begin().await.unwrap();
+    store.set_in(&tx, "cursor", &2).await.unwrap();
+    assert_eq!(store.get_in::<i32>(&tx, "cursor").await.unwrap(), Some(2));
+    drop(tx);
+    assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(1));
+    let tx = access.begin().await.unwrap();
+    store.set_in(&tx, "cursor", &3).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(3));
+}
+
+pub(crate) async fn settings_that_are_no_json_are_told_with_their_key(bench: Bench) {
+    bench
+        .db
+        .execute_unprepared(
+            "INSERT INTO service_config VALUES ('mailer', 'batch_size', '10'), ('mailer', 'sender', 'me@example.org'), \
+             ('defaults', 'interval', '\"5m\"')",
+        )
+        .await
+        .unwrap();
+    let rows = database::read_config(&bench.db).await.unwrap();
+    assert_eq!(rows.len(), 3);
+    assert_eq!((rows[0].service_id.as_str(), rows[0].value.clone()), ("defaults", Ok(json!("5m"))));
+    assert_eq!((rows[1].key.as_str(), rows[1].value.clone()), ("batch_size", Ok(json!(10))));
+    let bad = rows[2].value.clone().unwrap_err();
+    assert_eq!(bad.text, "me@example.org");
+    assert!(!bad.to_string().contains("me@example.org") && bad.to_string().contains("quotes"), "{bad}");
+}
+
+pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
+    let now = Clock::new(Utc::now).now();
+    let new = |key: &str, until| Override {
+        service_id: "mailer".into(),
+        key: key.into(),
+        value: json!(60),
+        by: "ann".into(),
+        why: "the server is slow".into(),
+        at: now,
+        until,
+    };
+    let (lasting, short) = (new("interval", None), new("max_failures", Some(now + Duration::hours(1))));
+    database::set_override(&bench.db, &new("interval", Some(now))).await.unwrap();
+    database::set_override(&bench.db, &lasting).await.unwrap();
+    database::set_override(&bench.db, &short).await.unwrap();
+    bench
+        .db
+        .execute_unprepared(
+            "INSERT INTO service_override VALUES ('mailer', 'timeout', '5', 'bob', 'by hand', 'yesterday', NULL)",
+        )
+        .await
+        .unwrap();
+    let found = database::read_overrides(&bench.db, now).await.unwrap();
+    assert_eq!(found[0], Ok(lasting.clone()));
+    assert_eq!(found[1], Ok(short.clone()));
+    let bad = found[2].clone().unwrap_err().to_string();
+    assert!(bad.contains("`timeout`") && bad.contains("`mailer`") && bad.contains("`yesterday`"), "{bad}");
+
+    let later = now + Duration::hours(2);
+    assert_eq!(database::read_overrides(&bench.db, later).await.unwrap().len(), 2);
+    assert_eq!(database::expire_overrides(&bench.db, later).await.unwrap(), [short]);
+    assert_eq!(database::expire_overrides(&bench.db, later).await.unwrap(), []);
+    assert!(database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
+    assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
+}
+
+pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
+    let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
+    assert_eq!(database::last_run(db, "mailer").await.unwrap(), LastRun::default());
+    let mut last = LastRun::default();
+    last.run = Some(now);
+    database::set_last_run(db, "mailer", last).await.unwrap();
+    let mut fire = LastRun::default();
+    fire.fire = Some(now - Duration::seconds(1));
+    database::set_last_run(db, "mailer", fire).await.unwrap();
+    last.fire = fire.fire;
+    assert_eq!(database::last_run(db, "mailer").await.unwrap(), last, "one does not wipe out the other");
+}
+
+pub(crate) async fn the_claims_index_is_made_once_and_used(bench: Bench) {
+    let schema = Schema::new(bench.db.get_database_backend());
+    bench.db.execute(&schema.create_table_from_entity(job::Entity)).await.unwrap();
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    crate::tables::more_jobs(&bench.db, 1..=3000).await;
+    bench.db.execute_unprepared("UPDATE job SET status = 'completed' WHERE id < 2900").await.unwrap();
+    bench.db.execute_unprepared("ANALYZE").await.unwrap();
+    let explain = if bench.is_postgres() { "EXPLAIN" } else { "EXPLAIN QUERY PLAN" };
+    let select = format!(
+        "{explain} SELECT id FROM job WHERE status = 'pending' AND (due <= '2026-01-01' OR due IS NULL) ORDER BY due {}, id LIMIT 10",
+        if bench.is_postgres() { "ASC NULLS FIRST" } else { "ASC" }
+    );
+    let plan =
+        bench.db.query_all_raw(sea_orm::Statement::from_string(bench.db.get_database_backend(), select)).await.unwrap();
+    let plan: Vec<String> = plan
+        .iter()
+        .map(|row| row.try_get("", if bench.is_postgres() { "QUERY PLAN" } else { "detail" }).unwrap())
+        .collect();
+    assert!(plan.join("\n").contains("job_claim_idx"), "{plan:?}");
+    assert_eq!(job::Entity::find().all(&bench.db).await.unwrap().len(), 3000);
+}

@@ -1,0 +1,181 @@
+//! What is said about tables and rows that are not as they should be: once, with the way out.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, EntityTrait};
+use service_core::database::{self, Access, Transaction};
+use service_core::{Error, Outcome, Result};
+
+use crate::Bench;
+use crate::log::Log;
+use crate::tables::{create, effect, effects, job, jobs, statuses};
+
+async fn work(access: &Access, process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>) -> Result<Outcome> {
+    let mut batch = access.claim::<job::Entity>(10).await?;
+    while let Some(item) = batch.next().await? {
+        let done = process(item.model(), item.tx()).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+async fn nothing(_: &job::Model, _: &Transaction) -> Result<()> {
+    Ok(())
+}
+
+pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let (log, _listening) = Log::listen();
+    let access = Access::new(bench.db.clone(), "worker");
+    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(3));
+    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::idle());
+    let warnings = log.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let sql = warnings[0].split_once("or run: ").unwrap().1.split(" service.id").next().unwrap().to_owned();
+    assert!(sql.starts_with("CREATE INDEX IF NOT EXISTS \"job_claim_idx\" ON \"job\""), "{sql}");
+    bench.db.execute_unprepared(&sql).await.unwrap();
+    let other = Access::new(bench.db.clone(), "other");
+    assert_eq!(work(&other, nothing).await.unwrap(), Outcome::idle());
+    assert_eq!(log.warnings().len(), 1, "now it is there");
+}
+
+pub(crate) async fn rows_set_aside_are_told_with_their_keys(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    if bench.is_postgres() {
+        bench.db.execute_unprepared("ALTER TABLE job ALTER COLUMN payload DROP NOT NULL").await.unwrap();
+        bench.db.execute_unprepared("UPDATE job SET payload = NULL WHERE id = 2").await.unwrap();
+    } else {
+        bench.db.execute_unprepared("UPDATE job SET updated_at = 'never' WHERE id = 2").await.unwrap();
+    }
+    bench.db.execute_unprepared("UPDATE job SET status = 'panding' WHERE id = 3").await.unwrap();
+    let (log, _listening) = Log::listen();
+    let access = Access::new(bench.db.clone(), "worker");
+    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(2).failed(1));
+    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::idle());
+    let warnings = log.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings.iter().any(|line| line.contains("panding") && line.contains("\"job\"")), "{warnings:?}");
+    assert!(warnings.iter().any(|line| line.contains("key=\"2\"") && line.contains("cannot be read")), "{warnings:?}");
+    assert_eq!(statuses(&bench.db).await, ["completed", "failed", "panding", "completed"]);
+}
+
+mod narrow {
+    use sea_orm::entity::prelude::*;
+    use service_core::database::WorkItem;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+    #[sea_orm(rs_type = "String", db_type = "String(StringLen::None)")]
+    pub(crate) enum Status {
+        #[sea_orm(string_value = "pending")]
+        Pending,
+        #[sea_orm(string_value = "done")]
+        Done,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "narrow")]
+    #[work_item(status = "status")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i64,
+        pub(crate) status: Status,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) async fn a_status_enum_without_the_statuses_is_refused(bench: Bench) {
+    create(&bench.db, narrow::Entity).await;
+    let access = Access::new(bench.db.clone(), "worker");
+    for _ in 0..2 {
+        let error = access.claim::<narrow::Entity>(1).await.unwrap_err().to_string();
+        assert!(error.contains("`narrow`") && error.contains("`completed`, `failed`"), "{error}");
+    }
+}
+
+pub(crate) async fn a_missing_table_is_named(bench: Bench) {
+    let access = Access::new(bench.db.clone(), "worker");
+    let error = access.claim::<job::Entity>(1).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot claim rows of `job`");
+    assert!(format!("{error:#}").contains("job"), "{error:#}");
+    assert!(error.find::<sea_orm::DbErr>().is_some());
+}
+
+/// PostgreSQL: the row kills its connection every time. It is charged from the third time on; the others only wait.
+#[tokio::test]
+async fn a_row_that_breaks_connections_is_found_out() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 5).await;
+    let access = Access::new(bench.db.clone(), "worker");
+    let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+        effect(tx, job.id).await?;
+        if job.id == 2 {
+            tx.execute_unprepared("SELECT pg_terminate_backend(pg_backend_pid())").await?;
+        }
+        Ok(())
+    };
+    for attempts in [0, 0, 1] {
+        let error = work(&access, process).await.unwrap_err();
+        access.run_ended(Some(&error.to_string())).await.unwrap();
+        assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, attempts, "{error:#}");
+    }
+    assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(4), "it waits for its next attempt");
+    assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
+}
+
+/// PostgreSQL: the run is cut in the middle of a statement that goes on in the server and keeps the row locked.
+#[tokio::test]
+async fn a_row_still_locked_by_its_run_is_charged_later() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 2).await;
+    let access = Access::new(bench.db.clone(), "worker");
+    let hangs = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+        if job.id == 1 {
+            tx.execute_unprepared("SELECT pg_sleep(4)").await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_millis(200), work(&access, hangs)).await.unwrap_err();
+    access.run_ended(Some("timed out")).await.unwrap();
+    assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 0, "still locked");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(1));
+    let row = crate::tables::job(&bench.db, 1).await;
+    assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("timed out")));
+}
+
+/// In memory, the pool's connections share one cache: a reader must not wait for the batch that it belongs to.
+#[tokio::test]
+async fn in_memory_a_batch_can_be_read_beside() {
+    let db = database::connect("sqlite::memory:").await.unwrap();
+    database::migrate(&db).await.unwrap();
+    jobs(&db, 2).await;
+    let access = Access::new(db.clone(), "worker");
+    let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+        effect(tx, job.id).await?;
+        let beside = tokio::time::timeout(Duration::from_secs(5), job::Entity::find().all(&db)).await;
+        assert_eq!(beside.map_err(Error::new)??.len(), 2);
+        assert_eq!(access.store().get::<u8>("nothing").await?, None);
+        Ok(())
+    };
+    assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(2));
+    assert_eq!(effects(&db).await, [1, 2]);
+}
+
+/// On SQLite a batch holds the write lock: writing past it fails, with the way out, and not only after a minute.
+#[tokio::test]
+async fn on_sqlite_writing_past_an_open_batch_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = database::connect(&format!("sqlite:{}", dir.path().join("x.db").display())).await.unwrap();
+    database::migrate(&db).await.unwrap();
+    jobs(&db, 1).await;
+    let access = Access::new(db.clone(), "worker");
+    let process = async |_: &job::Model, _: &Transaction| -> Result<()> { access.store().set("cursor", &1).await };
+    assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(0).failed(1));
+    let message = crate::tables::job(&db, 1).await.error_message.unwrap();
+    assert!(message.contains("a batch of this service holds it") && message.contains("item.tx()"), "{message}");
+}

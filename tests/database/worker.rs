@@ -1,0 +1,50 @@
+//! A worker process for the suite to kill: it works off jobs until it is killed.
+//!
+//! Arguments: the database's URL, and `claim` or `claim_each`.
+
+#[path = "tables.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
+mod tables;
+
+use std::time::Duration;
+
+use service_core::database::{self, Access};
+use service_core::{Error, Outcome, Result};
+use tables::{effect, job};
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, url, mode] = arguments.as_slice() else { return Err(Error::msg("usage: worker URL claim|claim_each")) };
+    let access = Access::new(database::connect(url).await?, "worker");
+    loop {
+        let outcome = if mode == "claim" { together(&access).await } else { each(&access).await };
+        match outcome {
+            Ok(outcome) if outcome.has_more() => {}
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => {
+                // A busy database, above all, must not reach a user; the suite looks for this.
+                println!("ERROR {error:#}");
+                access.run_ended(Some(&error.to_string())).await?;
+            }
+        }
+    }
+}
+
+async fn together(access: &Access) -> Result<Outcome> {
+    let mut batch = access.claim::<job::Entity>(50).await?;
+    while let Some(item) = batch.next().await? {
+        let done = effect(item.tx(), item.model().id).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+async fn each(access: &Access) -> Result<Outcome> {
+    let mut batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(800)).await?;
+    while let Some(item) = batch.next().await? {
+        let done = effect(item.tx(), item.model().id).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
