@@ -121,6 +121,21 @@ async fn a_service_that_has_failed_stays_failed_though_it_still_cleans_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_earlier_failure_is_no_reason_to_back_off_during_a_cleanup() {
+    let (bed, service) = registry(&[], || Fragile { panics: &[2, 3], cleanup: secs(10) }).await;
+    service.start().await.unwrap();
+    bed.run_for(secs(1)).await;
+    service.pause().await.unwrap();
+    for _ in 0..2 {
+        assert!(service.run_now().await.unwrap().error().is_some());
+    }
+    service.resume().await.unwrap();
+    assert_eq!(service.state(), ServiceState::Running, "nothing is decided before the cleanup has ended");
+    bed.run_for(secs(10)).await;
+    assert_eq!(service.state(), ServiceState::BackingOff);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_started_while_it_is_unregistered_is_stopped_again() {
     let (bed, service) = registry(&[], || Fragile { panics: &[], cleanup: secs(1) }).await;
     let services = bed.services().await;
