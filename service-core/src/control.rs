@@ -108,6 +108,10 @@ pub(crate) struct Control {
     pub(crate) ending: bool,
     /// A fresh instance is wanted after the run in flight.
     pub(crate) renew: bool,
+    /// The settings of its own have changed: the next run wants a fresh instance.
+    pub(crate) reconfigure: bool,
+    /// An operator's override pauses it: which.
+    pub(crate) held_by: Option<Box<str>>,
     /// A run is wanted, by these.
     pub(crate) run_wanted: bool,
     waiters: Option<Waiters>,
@@ -143,6 +147,8 @@ impl Control {
             paused: false,
             ending: false,
             renew: false,
+            reconfigure: false,
+            held_by: None,
             run_wanted: false,
             waiters: None,
             served: None,
@@ -223,14 +229,15 @@ impl Control {
         self.life = self.life.wrapping_add(1);
         self.settled = false;
         self.stop = None;
-        self.paused = false;
+        self.paused = self.held_by.is_some();
         self.ending = false;
         self.renew = false;
+        self.reconfigure = false;
         self.run_wanted = false;
         self.retrying = false;
         self.failures = 0;
         self.next_due = None;
-        self.hold = None;
+        self.hold = self.paused.then_some(Hold::Pause { by_itself: false });
         self.degraded = None;
     }
 
@@ -287,6 +294,9 @@ impl Control {
                 self.why_down()
             };
             return self.refuse(service, "resume", why);
+        }
+        if let Some(place) = &self.held_by {
+            return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
         }
         self.paused = false;
         self.hold = None;

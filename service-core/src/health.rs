@@ -141,7 +141,11 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
         },
         ServiceState::Paused => {
             let by_itself = matches!(control.hold, Some(Hold::Pause { by_itself: true }));
-            let who = if by_itself { "itself" } else { "an operator" };
+            let who = match &control.held_by {
+                Some(place) => format!("an {place}"),
+                None if by_itself => "itself".to_owned(),
+                None => "an operator".to_owned(),
+            };
             (Degraded, Some(format!("paused by {who}")))
         }
         ServiceState::BackingOff => {
@@ -161,7 +165,7 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
 }
 
 fn judge_running(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
-    use HealthStatus::{Degraded, Healthy, Unhealthy};
+    use HealthStatus::{Degraded, Healthy};
     if let Some((status, late)) = lateness(control, now) {
         return (status, Some(late));
     }

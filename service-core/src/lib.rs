@@ -140,7 +140,8 @@ pub mod __private {
     pub use crate::expected::ExpectedServices;
     pub use crate::failure::{Failure, Recovery};
     pub use crate::glue::{
-        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, fields, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
+        settings,
     };
     pub use crate::outcome::{IntoOutcome, Outcome};
     pub use crate::service::{

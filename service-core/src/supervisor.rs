@@ -106,6 +106,8 @@ enum Cue {
 enum Woken {
     Go(Cue),
     OptionsChanged,
+    /// The service's own settings: the next run is to have a fresh instance.
+    SettingsChanged,
     WallNotThere,
     LatePanic,
 }
@@ -192,6 +194,11 @@ impl Supervisor<'_> {
                         self.plan_wall(Some(wall));
                     }
                 }
+                Woken::SettingsChanged => {
+                    if !self.cx.entry.factory.is_ready_made() {
+                        Box::pin(self.end_instance()).await;
+                    }
+                }
                 Woken::LatePanic => Box::pin(self.end_instance()).await,
             }
         }
@@ -209,6 +216,11 @@ impl Supervisor<'_> {
             if control.changed {
                 control.changed = false;
                 options.clone_from(&control.options);
+                if std::mem::take(&mut control.reconfigure) {
+                    // The options are planned with on the next turn.
+                    control.changed = true;
+                    return Poll::Ready(Woken::SettingsChanged);
+                }
                 return Poll::Ready(Woken::OptionsChanged);
             }
             control.next_due = (*next != Next::AtOnce).then_some(*due);
