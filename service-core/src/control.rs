@@ -321,6 +321,7 @@ impl Control {
     /// A run begins: its number.
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
+        self.retrying = false;
         self.run_wanted = false;
         self.next_due = None;
         self.degraded = None;
@@ -336,7 +337,6 @@ impl Control {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.in_flight = false;
-        self.retrying = false;
         self.failures = 0;
         self.stats.last_duration = duration;
         self.stats.processed += outcome.processed;

@@ -287,7 +287,11 @@ impl Supervisor<'_> {
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
             Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
-            Schedule::Delay(wait) => later(ended, *wait),
+            Schedule::Delay(wait) => {
+                // A run of this life has ended, be it one by hand during the initial delay.
+                self.grid = Grid::new(ended);
+                later(ended, *wait)
+            }
             Schedule::Cron(cron) => {
                 let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
                 return self.plan_wall(wall);
@@ -312,7 +316,7 @@ impl Supervisor<'_> {
             }
             Schedule::Delay(wait) => {
                 let ended = self.cx.entry.lock().stats.last_ended();
-                // Not in the initial delay, which no run of this life has ended yet.
+                // Not in the initial delay, as long as no run of this life has ended.
                 if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
