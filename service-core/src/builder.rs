@@ -288,6 +288,7 @@ impl RegistryBuilder {
             live,
         );
         let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
+        let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
         let mut entries = Vec::new();
         for planned in planned {
             match planned.entry(hub, sources) {
@@ -295,7 +296,7 @@ impl RegistryBuilder {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        for warning in sources.unknown_sections(entries.iter().map(|entry| &*entry.id)) {
+        for warning in sources.unknown_sections(ids.iter().map(String::as_str)) {
             warn!("{warning}");
         }
         if problems.is_empty()

@@ -112,12 +112,16 @@ pub(crate) struct Control {
     pub(crate) paused_by_itself: bool,
     /// The instance is ending for good; nothing more can be asked of it.
     pub(crate) ending: bool,
+    /// Its first instance of this life has been built.
+    pub(crate) up: bool,
     /// A fresh instance is wanted after the run in flight.
     pub(crate) renew: bool,
     /// The settings of its own have changed: the next run wants a fresh instance.
     pub(crate) reconfigure: bool,
     /// An operator's override pauses it: which.
     pub(crate) held_by: Option<Box<str>>,
+    /// And nobody else did.
+    pub(crate) paused_by_override: bool,
     /// A run is wanted, by these.
     pub(crate) run_wanted: bool,
     waiters: Option<Waiters>,
@@ -155,9 +159,11 @@ impl Control {
             paused: false,
             paused_by_itself: false,
             ending: false,
+            up: false,
             renew: false,
             reconfigure: false,
             held_by: None,
+            paused_by_override: false,
             run_wanted: false,
             waiters: None,
             served: None,
@@ -240,7 +246,9 @@ impl Control {
         self.settled = false;
         self.stop = None;
         self.paused = self.held_by.is_some();
+        self.paused_by_override = self.paused;
         self.ending = false;
+        self.up = false;
         self.renew = false;
         self.reconfigure = false;
         self.run_wanted = false;

@@ -119,8 +119,14 @@ impl<'t> Desk<'t> {
                 (_, None) => return Poll::Pending,
             };
             match poll_at(&mut self.timer, deadline, task) {
+                Poll::Pending => Poll::Pending,
                 Poll::Ready(()) if !entry.is_committing() => Poll::Ready(ending),
-                _ => Poll::Pending,
+                Poll::Ready(()) => {
+                    // Whoever commits need not wake this task. A commit is short.
+                    let soon = later(Instant::now(), Duration::from_millis(5));
+                    let _: Poll<()> = poll_at(&mut self.timer, soon, task);
+                    Poll::Pending
+                }
             }
         })
     }

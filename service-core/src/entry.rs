@@ -262,8 +262,12 @@ impl Entry {
         let from = control.state();
         // What cannot be paused or resumed is as wanted, or will be when it starts.
         let changed = match (was_held, control.held_by.is_some()) {
-            (_, true) if !control.paused => control.ask_pause(&self.id, false),
-            (true, false) => control.ask_resume(&self.id),
+            (_, true) if !control.paused => {
+                control.paused_by_override = true;
+                control.ask_pause(&self.id, false)
+            }
+            // Whoever paused it before the override did wants it paused still.
+            (true, false) if std::mem::take(&mut control.paused_by_override) => control.ask_resume(&self.id),
             _ => return,
         };
         if changed.unwrap_or_default() {
@@ -308,11 +312,6 @@ impl Entry {
         let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
         work()
     }
-}
-
-/// Whether the caller stands inside any service's own code.
-pub(crate) fn inside_a_service() -> bool {
-    CURRENT.get() != 0
 }
 
 thread_local! {

@@ -16,7 +16,6 @@ use crate::state::ServiceState;
 /// How well a service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum HealthStatus {
     /// As it should be.
     Healthy,

@@ -156,7 +156,7 @@ pub mod prelude {
     #[cfg(feature = "testing")]
     pub use crate::testing::TestBed;
     pub use crate::{
-        Context, Error, Failure, FailureKind, IntoOutcome, Outcome, Recovery, Result, Service, ServiceHandle,
-        ServiceOptions, ServiceRegistry, ServiceState, expect_services, service,
+        Context, Error, Failure, FailureKind, HealthStatus, IntoOutcome, Outcome, Recovery, Result, RunReport, Secret,
+        Service, ServiceHandle, ServiceHealth, ServiceOptions, ServiceRegistry, ServiceState, expect_services, service,
     };
 }

@@ -37,7 +37,10 @@ impl Fragile {
 }
 
 /// A bed whose one service is built by this closure, with what `set` says.
-async fn registry(set: &[(&str, i64)], build: impl Fn() -> Fragile + Send + Sync + 'static) -> (TestBed, ServiceHandle) {
+async fn registry(
+    set: &[(&str, i64)],
+    build: impl Fn() -> Fragile + Send + Sync + 'static,
+) -> (TestBed, ServiceHandle) {
     hush();
     let mut bed = TestBed::new();
     for (key, value) in set {

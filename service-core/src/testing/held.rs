@@ -97,6 +97,28 @@ pub(crate) async fn moving<T>(registry: &ServiceRegistry, work: impl Future<Outp
     .await
 }
 
+/// One run outside of any loop, with small steps of the clock wherever nothing real has happened for a while.
+pub(super) async fn stepping<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut mover = pin!(async {
+        loop {
+            for _ in 0..SILENCE.as_millis() {
+                tokio::task::yield_now().await;
+                let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
+            }
+            tokio::time::advance(STEP).await;
+        }
+    });
+    std::future::poll_fn(|task| {
+        if let Poll::Ready(done) = work.as_mut().poll(task) {
+            return Poll::Ready(done);
+        }
+        let _: Poll<()> = mover.as_mut().poll(task);
+        Poll::Pending
+    })
+    .await
+}
+
 fn step(registry: &ServiceRegistry, quiet: bool) -> Duration {
     let now = Instant::now();
     let due = next_due(registry).map_or(STEP, |due| due.saturating_duration_since(now));
