@@ -109,7 +109,7 @@ impl Context {
 
     /// Tells this service to stop: the run in flight goes on to its end and is the last.
     pub fn stop(&self) {
-        self.entry.ask_stop(StopBy::default());
+        self.entry.ask_stop(StopBy { by_itself: true, ..StopBy::default() });
     }
 
     /// Pauses this service: the run in flight goes on to its end. Does nothing where it cannot be paused.

@@ -15,7 +15,7 @@ use crate::config::Resolved;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
-use crate::schedule::later;
+use crate::schedule::{Grid, later};
 use crate::state::ServiceState;
 
 /// What may not be asked of a service in its present state.
@@ -39,6 +39,8 @@ pub(crate) struct StopBy {
     pub(crate) run: Option<Instant>,
     /// `cleanup` is aborted then at the latest.
     pub(crate) cleanup: Option<Instant>,
+    /// The service's own code asked, and was the first to.
+    pub(crate) by_itself: bool,
 }
 
 impl StopBy {
@@ -47,7 +49,11 @@ impl StopBy {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        Self { run: sooner(self.run, other.run), cleanup: sooner(self.cleanup, other.cleanup) }
+        Self {
+            run: sooner(self.run, other.run),
+            cleanup: sooner(self.cleanup, other.cleanup),
+            by_itself: self.by_itself,
+        }
     }
 }
 
@@ -81,8 +87,6 @@ impl Stats {
 pub(crate) enum Hold {
     /// Starting: waits for these services.
     Dependencies(Box<[Arc<str>]>),
-    /// Paused by an operator, or by itself.
-    Pause { by_itself: bool },
     /// A blocking run that timed out has not returned yet.
     Blocked,
     /// It failed and a fresh instance will follow.
@@ -104,10 +108,16 @@ pub(crate) struct Control {
     pub(crate) settled: bool,
     pub(crate) stop: Option<Box<StopBy>>,
     pub(crate) paused: bool,
+    /// Whether the pause was its own wish.
+    pub(crate) paused_by_itself: bool,
     /// The instance is ending for good; nothing more can be asked of it.
     pub(crate) ending: bool,
     /// A fresh instance is wanted after the run in flight.
     pub(crate) renew: bool,
+    /// The settings of its own have changed: the next run wants a fresh instance.
+    pub(crate) reconfigure: bool,
+    /// An operator's override pauses it: which.
+    pub(crate) held_by: Option<Box<str>>,
     /// A run is wanted, by these.
     pub(crate) run_wanted: bool,
     waiters: Option<Waiters>,
@@ -124,6 +134,8 @@ pub(crate) struct Control {
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
+    /// The grid of its schedule; before it is up, the moment at which its start began.
+    pub(crate) grid: Grid,
     pub(crate) hold: Option<Hold>,
     pub(crate) degraded: Option<Box<str>>,
     /// Unregistered.
@@ -141,8 +153,11 @@ impl Control {
             settled: false,
             stop: None,
             paused: false,
+            paused_by_itself: false,
             ending: false,
             renew: false,
+            reconfigure: false,
+            held_by: None,
             run_wanted: false,
             waiters: None,
             served: None,
@@ -153,6 +168,7 @@ impl Control {
             resolved,
             changed: false,
             next_due: None,
+            grid: Grid::new(Instant::now()),
             hold: None,
             degraded: None,
             forgotten: false,
@@ -223,13 +239,15 @@ impl Control {
         self.life = self.life.wrapping_add(1);
         self.settled = false;
         self.stop = None;
-        self.paused = false;
+        self.paused = self.held_by.is_some();
         self.ending = false;
         self.renew = false;
+        self.reconfigure = false;
         self.run_wanted = false;
         self.retrying = false;
         self.failures = 0;
         self.next_due = None;
+        self.grid = Grid::new(Instant::now());
         self.hold = None;
         self.degraded = None;
     }
@@ -237,7 +255,7 @@ impl Control {
     /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
     pub(crate) fn ask_stop(&mut self, by: StopBy) -> bool {
         let drained = later(Instant::now(), self.options.drain_timeout);
-        let by = by.or_sooner(StopBy { run: Some(drained), cleanup: None });
+        let by = by.or_sooner(StopBy { run: Some(drained), ..StopBy::default() });
         self.stop = Some(Box::new(self.stop.as_deref().map_or(by, |earlier| earlier.or_sooner(by))));
         self.wake();
         !self.ending && self.enter(ServiceState::Draining)
@@ -266,7 +284,7 @@ impl Control {
         match self.state {
             Running | BackingOff | Starting if !self.ending => {
                 self.paused = true;
-                self.hold = Some(Hold::Pause { by_itself });
+                self.paused_by_itself = by_itself;
                 self.wake();
                 if self.state == Starting {
                     // It becomes paused as soon as it is up.
@@ -288,8 +306,10 @@ impl Control {
             };
             return self.refuse(service, "resume", why);
         }
+        if let Some(place) = &self.held_by {
+            return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
+        }
         self.paused = false;
-        self.hold = None;
         self.wake();
         if self.state == ServiceState::Starting {
             return Ok(false);
@@ -301,12 +321,11 @@ impl Control {
     /// A run begins: its number.
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
+        self.retrying = false;
         self.run_wanted = false;
         self.next_due = None;
         self.degraded = None;
-        if !self.paused {
-            self.hold = None;
-        }
+        self.hold = None;
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
         self.served = self.waiters.take();
@@ -318,7 +337,6 @@ impl Control {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.in_flight = false;
-        self.retrying = false;
         self.failures = 0;
         self.stats.last_duration = duration;
         self.stats.processed += outcome.processed;

@@ -22,7 +22,7 @@ use crate::event::ServiceEventKind;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::registry::ServiceRegistry;
-use crate::schedule::later;
+use crate::schedule::{Grid, later};
 use crate::service::{Cleanup, Lifecycle};
 
 /// What the blocking pool gives back: the instance and how the run went.
@@ -181,6 +181,7 @@ impl<'t> Desk<'t> {
                 if matches!(control.hold, Some(Hold::Dependencies(_))) {
                     control.hold = None;
                 }
+                control.grid = Grid::new(Instant::now());
                 return true;
             }
             {

@@ -234,6 +234,43 @@ impl Entry {
         self.change("retry_delay", delay, |options| options.retry_delay = delay);
     }
 
+    /// The configuration has been resolved anew. What the service itself changed stays, where no layer speaks of it anew.
+    #[cfg(feature = "database")]
+    pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, own_changed: bool) {
+        let mut control = self.lock();
+        let mut options = (*resolved.options).clone();
+        let before = &control.resolved.options;
+        if before.schedule == options.schedule {
+            options.schedule = control.options.schedule.clone();
+        }
+        if before.retry_delay == options.retry_delay {
+            options.retry_delay = control.options.retry_delay;
+        }
+        control.options = Arc::new(options);
+        control.resolved = resolved;
+        control.reconfigure |= own_changed && control.state().is_running();
+        control.changed = true;
+        control.wake();
+    }
+
+    /// An operator's override pauses it, or does so no longer.
+    #[cfg(feature = "database")]
+    pub(crate) fn pause_by_override(&self, place: Option<String>) {
+        let mut control = self.lock();
+        let was_held = control.held_by.is_some();
+        control.held_by = place.map(String::into_boxed_str);
+        let from = control.state();
+        // What cannot be paused or resumed is as wanted, or will be when it starts.
+        let changed = match (was_held, control.held_by.is_some()) {
+            (_, true) if !control.paused => control.ask_pause(&self.id, false),
+            (true, false) => control.ask_resume(&self.id),
+            _ => return,
+        };
+        if changed.unwrap_or_default() {
+            self.tell_change(from, control.state());
+        }
+    }
+
     /// Changes an option while running; the supervisor is told.
     fn change(&self, key: &'static str, value: Duration, change: impl FnOnce(&mut Options)) {
         let mut control = self.lock();

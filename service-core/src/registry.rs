@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) sources: Sources,
     pub(crate) shutdown_timeout: Duration,
+    #[cfg(feature = "database")]
+    pub(crate) live: crate::database::Live,
     entries: RwLock<BTreeMap<Arc<str>, Arc<Entry>>>,
     /// A shutdown was asked for.
     closing: AtomicBool,
@@ -84,11 +86,18 @@ impl ServiceRegistry {
         found
     }
 
-    pub(crate) fn new(hub: Hub, sources: Sources, shutdown_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        hub: Hub,
+        sources: Sources,
+        shutdown_timeout: Duration,
+        #[cfg(feature = "database")] live: crate::database::Live,
+    ) -> Self {
         let inner = Inner {
             hub: Arc::new(hub),
             sources,
             shutdown_timeout,
+            #[cfg(feature = "database")]
+            live,
             entries: RwLock::default(),
             closing: AtomicBool::new(false),
             closed: Notify::new(),
@@ -256,6 +265,8 @@ impl ServiceRegistry {
     /// # Errors
     /// There is no tokio runtime. A service that cannot start is no error; its health says why.
     pub async fn start(&self) -> Result<()> {
+        #[cfg(feature = "database")]
+        self.waiting(crate::database::watch(self)).await?;
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();
@@ -396,6 +407,10 @@ impl ServiceRegistry {
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) asked for
     /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
     ///
+    /// Signals are heard from the first poll on; one that comes before that ends the process undrained. Where blocking
+    /// code of a service never returns, nor would the program, since its runtime waits for that code: three seconds after
+    /// the shutdown the process is ended.
+    ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
     pub async fn until_shutdown(self) -> Result<()> {
@@ -452,6 +467,7 @@ impl ServiceRegistry {
             let by = StopBy {
                 run: share.map(|share| now + share.mul_f64(0.8)),
                 cleanup: share.map(|share| now + share.mul_f64(0.95)),
+                by_itself: false,
             };
             for entry in &tier {
                 entry.ask_stop(by);

@@ -39,7 +39,7 @@ impl Grid {
         later(self.slot, every)
     }
 
-    /// The latest point at or before the last run's start; before the first run, the first point.
+    /// A point of it: the first one, before the first run.
     pub(crate) fn first(&self) -> Instant {
         self.slot
     }

@@ -106,6 +106,8 @@ enum Cue {
 enum Woken {
     Go(Cue),
     OptionsChanged,
+    /// The service's own settings: the next run is to have a fresh instance.
+    SettingsChanged,
     WallNotThere,
     LatePanic,
 }
@@ -192,13 +194,18 @@ impl Supervisor<'_> {
                         self.plan_wall(Some(wall));
                     }
                 }
+                Woken::SettingsChanged => {
+                    if !self.cx.entry.factory.is_ready_made() {
+                        Box::pin(self.end_instance()).await;
+                    }
+                }
                 Woken::LatePanic => Box::pin(self.end_instance()).await,
             }
         }
     }
 
     fn woken(&mut self) -> impl Future<Output = Woken> {
-        let Self { desk, instance, next, due, .. } = self;
+        let Self { desk, instance, next, due, grid, .. } = self;
         let Desk { entry, timer, options, .. } = desk;
         std::future::poll_fn(move |task| {
             let mut control = entry.lock();
@@ -209,9 +216,15 @@ impl Supervisor<'_> {
             if control.changed {
                 control.changed = false;
                 options.clone_from(&control.options);
+                if std::mem::take(&mut control.reconfigure) {
+                    // The options are planned with on the next turn.
+                    control.changed = true;
+                    return Poll::Ready(Woken::SettingsChanged);
+                }
                 return Poll::Ready(Woken::OptionsChanged);
             }
             control.next_due = (*next != Next::AtOnce).then_some(*due);
+            control.grid = *grid;
             let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
             drop(control);
             if let Slot::Away(run) = instance {
@@ -260,9 +273,7 @@ impl Supervisor<'_> {
         control.settled = true;
         control.retrying = false;
         control.failures = 0;
-        if !control.paused {
-            control.hold = None;
-        }
+        control.hold = None;
         if control.state() == ServiceState::Starting || (control.state() == ServiceState::BackingOff && !control.paused)
         {
             entry.enter(&mut control, ServiceState::Running);
@@ -276,7 +287,11 @@ impl Supervisor<'_> {
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
             Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
-            Schedule::Delay(wait) => later(ended, *wait),
+            Schedule::Delay(wait) => {
+                // A run of this life has ended, be it one by hand during the initial delay.
+                self.grid = Grid::new(ended);
+                later(ended, *wait)
+            }
             Schedule::Cron(cron) => {
                 let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
                 return self.plan_wall(wall);
@@ -301,7 +316,7 @@ impl Supervisor<'_> {
             }
             Schedule::Delay(wait) => {
                 let ended = self.cx.entry.lock().stats.last_ended();
-                // Not in the initial delay, which no run of this life has ended yet.
+                // Not in the initial delay, as long as no run of this life has ended.
                 if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
@@ -588,9 +603,7 @@ impl Supervisor<'_> {
             let mut control = entry.lock();
             control.failures = 0;
             control.stats.restarts += 1;
-            if !control.paused {
-                control.hold = Some(Hold::Restart);
-            }
+            control.hold = Some(Hold::Restart);
         }
         entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
         warn!(service.id = %entry.id, "a fresh instance follows in {}", plain(wait));

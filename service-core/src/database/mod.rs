@@ -14,6 +14,7 @@ mod fault;
 mod gate;
 mod index;
 mod lease;
+mod live;
 mod plan;
 mod request;
 mod schema;
@@ -31,6 +32,9 @@ pub use connect::{connect, connect_lazily};
 pub use debts::Debts;
 pub use gate::{CommitGate, CommitGuard};
 pub use index::{claim_index, create_claim_index};
+#[cfg(feature = "testing")]
+pub(crate) use live::look;
+pub(crate) use live::{Live, look_if_there, watch};
 pub use schema::{check_schema, migrate, schema_sql};
 /// What is derived: see [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;
