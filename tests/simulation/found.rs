@@ -37,14 +37,17 @@ impl Fragile {
 }
 
 /// A bed whose one service is built by this closure, with what `set` says.
-async fn registry(set: &[(&str, i64)], build: impl Fn() -> Fragile + Send + Sync + 'static) -> (TestBed, ServiceHandle) {
+async fn registry(
+    set: &[(&str, i64)],
+    build: impl Fn() -> Fragile + Send + Sync + 'static,
+) -> (TestBed, ServiceHandle) {
     hush();
     let mut bed = TestBed::new();
     for (key, value) in set {
         bed = bed.set(key, *value);
     }
     let services = bed.services().await;
-    let handle = services.register_fn("fragile", build).await.unwrap();
+    let handle = services.register_fn("fragile", build).await.expect("the id is free");
     (bed, handle)
 }
 
