@@ -16,7 +16,7 @@ use crate::entry::{Entry, Factory};
 use crate::error::{Error, Result};
 use crate::expected::ExpectedServices;
 use crate::hub::Hub;
-use crate::options::ServiceOptions;
+use crate::options::{CatchUp, Schedule, ServiceOptions};
 use crate::registry::ServiceRegistry;
 use crate::service::{Service, ServiceDescriptor};
 
@@ -92,7 +92,7 @@ impl Planned {
 
     #[track_caller]
     pub(crate) fn closure<S: Service>(id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        Self::by_hand::<S>(id, Factory::Closure(Box::new(move || Box::new(build()))), None)
+        Self::by_hand::<S>(id, Factory::Closure(Arc::new(move || Box::new(build()))), None)
     }
 
     #[track_caller]
@@ -136,6 +136,22 @@ impl Planned {
         let resolved = sources.resolve(&self.id, Some(self.descriptor), self.options.as_ref(), &[])?;
         for warning in &resolved.warnings {
             warn!(service.id = %self.id, "{warning}");
+        }
+        let options = &resolved.options;
+        #[cfg(feature = "database")]
+        let has_database = hub.database.is_some();
+        #[cfg(not(feature = "database"))]
+        let has_database = false;
+        if let Schedule::Cron(cron) = &options.schedule
+            && cron.catch_up != CatchUp::None
+            && !has_database
+        {
+            let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
+            return Err(Error::msg(format!(
+                "service `{}`: `catch_up` ({place}) needs a database that remembers the last fire; give the builder one \
+                 with `.database` or `.database_url`, or leave `catch_up` out",
+                self.id
+            )));
         }
         let id = Arc::from(self.id);
         Ok(Entry::new(id, self.descriptor, self.place, self.factory, self.options.map(Box::new), resolved, hub.clone()))
@@ -304,11 +320,7 @@ impl RegistryBuilder {
     /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        if cfg!(panic = "abort") {
-            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
-        }
-        crate::overview::log(&registry);
-        registry.start().await?;
+        registry.start_announced().await?;
         Ok(registry)
     }
 

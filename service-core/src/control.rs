@@ -222,6 +222,11 @@ impl Control {
         }
     }
 
+    /// Whether a fresh instance follows the run in flight, however that ends.
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.renew && self.stop.is_none()
+    }
+
     /// Begins a new life.
     pub(crate) fn begin(&mut self) {
         self.enter(ServiceState::Starting);

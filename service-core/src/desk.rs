@@ -33,6 +33,8 @@ pub(crate) struct Desk<'t> {
     pub(crate) entry: Arc<Entry>,
     pub(crate) timer: Pin<&'t mut Sleep>,
     pub(crate) options: Arc<Options>,
+    /// Its service has ended, and may live again: what is asked of that is not asked of this desk.
+    pub(crate) late: bool,
 }
 
 /// What ends user code that does not end by itself.
@@ -92,7 +94,9 @@ impl<'t> Desk<'t> {
                 Caught::Panicked(message) => return Poll::Ready(Driven::Panicked(message)),
                 Caught::Returned(Poll::Pending) => {}
             }
-            let (stop, started) = {
+            let (stop, started) = if self.late {
+                (None, None)
+            } else {
                 let mut control = entry.lock();
                 control.listen(task.waker());
                 (control.stop.as_deref().copied(), control.stats.last_started)
@@ -127,14 +131,14 @@ impl<'t> Desk<'t> {
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
         let driven = match instance.__shape().cleanup {
             Cleanup::None => {
-                let _ = caught::quietly(|| drop(instance));
+                let_go(&entry, instance);
                 None
             }
             Cleanup::Async => {
                 let mut cleanup = entry.as_current(|| instance.__cleanup(cx));
                 let driven = self.drive(cleanup.as_mut(), &RunSpan::NONE, limit).await;
                 let _ = caught::quietly(|| drop(cleanup));
-                let _ = caught::quietly(|| drop(instance));
+                let_go(&entry, instance);
                 Some(driven)
             }
             Cleanup::Blocking => {
@@ -217,6 +221,7 @@ pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<
 pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: RunSpan) -> JoinHandle<Returned> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
         (instance, caught)
     })
@@ -225,10 +230,17 @@ pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, 
 fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> JoinHandle<Caught<Result<()>>> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
-        let _ = caught::quietly(|| drop(instance));
+        let_go(&entry, instance);
         caught
     })
+}
+
+fn let_go(entry: &Entry, instance: Box<dyn Lifecycle>) {
+    if let Caught::Panicked(message) = caught::quietly(|| entry.as_current(|| drop(instance))) {
+        warn!(service.id = %entry.id, "dropping the instance panicked: {message}");
+    }
 }
 
 /// Cleans up an instance whose blocking run outlasted even the end of its service.
@@ -236,6 +248,7 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        Desk { entry: cx.entry.clone(), timer, options }.clean_up(&cx, instance).await;
+        let entry = cx.entry.clone();
+        Desk { entry, timer, options, late: true }.clean_up(&cx, instance).await;
     }
 }
