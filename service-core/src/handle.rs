@@ -113,7 +113,7 @@ impl ServiceHandle {
     /// # Errors
     /// None so far.
     pub async fn stop(&self) -> Result<()> {
-        self.registry.waiting(self.stop_by(StopBy::default())).await;
+        self.registry.waiting(self.stop_by(StopBy { by_itself: self.entry.is_current(), ..StopBy::default() })).await;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
 use crate::control::{Control, Hold};
+use crate::cron::WallPlan;
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
@@ -47,6 +48,7 @@ pub(crate) async fn supervise(mut cx: Context) {
         next: Next::AtOnce,
         due: now,
         grid: Grid::new(now),
+        wall: None,
         budget: None,
         rng,
     };
@@ -68,6 +70,8 @@ struct Supervisor<'t> {
     /// When `next` is due; not looked at for `AtOnce`.
     due: Instant,
     grid: Grid,
+    /// Made with the first wait for a cron schedule.
+    wall: Option<Box<WallPlan>>,
     /// Made with the first restart.
     budget: Option<Box<RestartBudget>>,
     rng: fastrand::Rng,
@@ -92,8 +96,8 @@ enum Ending {
 enum Next {
     AtOnce,
     Regular,
-    /// By the wall clock.
-    Wall(SystemTime),
+    /// By the clock on the wall.
+    Wall,
     Retry,
 }
 
@@ -193,11 +197,7 @@ impl Supervisor<'_> {
             match self.woken().await {
                 Woken::Go(cue) => return cue,
                 Woken::OptionsChanged => self.plan_again(),
-                Woken::WallNotThere => {
-                    if let Next::Wall(wall) = self.next {
-                        self.plan_wall(Some(wall));
-                    }
-                }
+                Woken::WallNotThere => self.look_at_wall(),
                 Woken::SettingsChanged => {
                     if !self.cx.entry.factory.is_ready_made() {
                         Box::pin(self.replace_instance()).await;
@@ -209,7 +209,7 @@ impl Supervisor<'_> {
     }
 
     fn woken(&mut self) -> impl Future<Output = Woken> {
-        let Self { desk, instance, next, due, grid, discard, .. } = self;
+        let Self { desk, instance, next, due, grid, wall, discard, .. } = self;
         let Desk { entry, timer, options, .. } = desk;
         std::future::poll_fn(move |task| {
             let mut control = entry.lock();
@@ -253,7 +253,9 @@ impl Supervisor<'_> {
             }
             match (poll_at(timer, *due, task), *next) {
                 (Poll::Pending, _) => Poll::Pending,
-                (_, Next::Wall(wall)) if entry.hub.clock.wall_now() < wall => Poll::Ready(Woken::WallNotThere),
+                (_, Next::Wall) if !wall.as_ref().is_some_and(|wall| wall.is_due(entry.hub.clock.wall_now())) => {
+                    Poll::Ready(Woken::WallNotThere)
+                }
                 _ => Poll::Ready(Woken::Go(Cue::Due)),
             }
         })
@@ -267,9 +269,7 @@ impl Supervisor<'_> {
         let first = later(now, options.initial_delay);
         self.grid = Grid::new(first);
         match &options.schedule {
-            Schedule::Cron(cron) => {
-                self.plan_wall(crate::cron::next(cron, self.cx.entry.hub.clock.wall(first)));
-            }
+            Schedule::Cron(_) => self.plan_wall(),
             _ if options.initial_delay.is_zero() => self.next = Next::AtOnce,
             _ => self.plan_at(first),
         }
@@ -298,10 +298,7 @@ impl Supervisor<'_> {
                 self.grid = Grid::new(ended);
                 later(ended, *wait)
             }
-            Schedule::Cron(cron) => {
-                let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
-                return self.plan_wall(wall);
-            }
+            Schedule::Cron(_) => return self.plan_wall(),
         };
         self.plan_at(due);
         if self.due <= ended {
@@ -328,9 +325,9 @@ impl Supervisor<'_> {
                     self.plan_at(due);
                 }
             }
-            Schedule::Cron(cron) => {
-                let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
-                self.plan_wall(wall);
+            Schedule::Cron(_) => {
+                self.wall = None;
+                self.plan_wall();
             }
         }
     }
@@ -338,24 +335,39 @@ impl Supervisor<'_> {
     /// The next regular run is due at this moment and up to `jitter` later.
     fn plan_at(&mut self, due: Instant) {
         self.next = Next::Regular;
-        self.due = due;
-        if !self.desk.options.jitter.is_zero() {
-            let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-            self.due = later(due, Duration::from_nanos(self.rng.u64(0..=most)));
-        }
+        self.due = later(due, self.jitter());
     }
 
-    /// Waits for a moment of the wall clock, looking at it once a minute: it may be set, and the machine suspended.
-    fn plan_wall(&mut self, wall: Option<SystemTime>) {
-        const LOOK: Duration = Duration::from_secs(60);
-        let now = Instant::now();
-        (self.next, self.due) = match wall {
-            Some(wall) => {
-                let ahead = wall.duration_since(self.cx.entry.hub.clock.wall_now()).unwrap_or_default();
-                (Next::Wall(wall), later(now, ahead.min(LOOK)))
-            }
-            None => (Next::Regular, later(now, Duration::MAX)),
-        };
+    fn jitter(&mut self) -> Duration {
+        let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
+        if most == 0 { Duration::ZERO } else { Duration::from_nanos(self.rng.u64(0..=most)) }
+    }
+
+    /// Plans the next fire of a cron schedule.
+    fn plan_wall(&mut self) {
+        let jitter = self.jitter();
+        let options = self.desk.options.clone();
+        let Schedule::Cron(cron) = &options.schedule else { return };
+        let clock = &self.cx.entry.hub.clock;
+        // Not before the initial delay is over.
+        let from = clock.wall(self.grid.first().max(Instant::now()));
+        let wall = self.wall.get_or_insert_default();
+        wall.plan(cron, from, jitter);
+        self.next = Next::Wall;
+        self.due = later(Instant::now(), wall.until_next_look(clock.wall_now()));
+    }
+
+    /// The time of a look at the clock on the wall has come, and not yet the fire.
+    fn look_at_wall(&mut self) {
+        let clock = &self.cx.entry.hub.clock;
+        let from = clock.wall(self.grid.first().max(Instant::now()));
+        if let (Some(wall), Schedule::Cron(cron)) = (&self.wall, &self.desk.options.schedule)
+            && wall.stands(cron, from)
+        {
+            self.due = later(Instant::now(), wall.until_next_look(clock.wall_now()));
+        } else {
+            self.plan_wall();
+        }
     }
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
@@ -401,6 +413,9 @@ impl Supervisor<'_> {
             control.begin_run(started)
         };
         self.cx.run = run;
+        if let (Cue::Due, Next::Wall, Some(wall)) = (cue, self.next, &mut self.wall) {
+            wall.serve();
+        }
         entry.emit(|| ServiceEventKind::RunStarted { run });
         true
     }
