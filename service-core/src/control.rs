@@ -112,8 +112,16 @@ pub(crate) struct Control {
     pub(crate) paused_by_itself: bool,
     /// The instance is ending for good; nothing more can be asked of it.
     pub(crate) ending: bool,
+    /// Its first instance of this life has been built.
+    pub(crate) up: bool,
     /// A fresh instance is wanted after the run in flight.
     pub(crate) renew: bool,
+    /// The settings of its own have changed: the next run wants a fresh instance.
+    pub(crate) reconfigure: bool,
+    /// An operator's override pauses it: which.
+    pub(crate) held_by: Option<Box<str>>,
+    /// And nobody else did.
+    pub(crate) paused_by_override: bool,
     /// A run is wanted, by these.
     pub(crate) run_wanted: bool,
     waiters: Option<Waiters>,
@@ -151,7 +159,11 @@ impl Control {
             paused: false,
             paused_by_itself: false,
             ending: false,
+            up: false,
             renew: false,
+            reconfigure: false,
+            held_by: None,
+            paused_by_override: false,
             run_wanted: false,
             waiters: None,
             served: None,
@@ -233,9 +245,12 @@ impl Control {
         self.life = self.life.wrapping_add(1);
         self.settled = false;
         self.stop = None;
-        self.paused = false;
+        self.paused = self.held_by.is_some();
+        self.paused_by_override = self.paused;
         self.ending = false;
+        self.up = false;
         self.renew = false;
+        self.reconfigure = false;
         self.run_wanted = false;
         self.retrying = false;
         self.failures = 0;
@@ -299,6 +314,9 @@ impl Control {
             };
             return self.refuse(service, "resume", why);
         }
+        if let Some(place) = &self.held_by {
+            return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
+        }
         self.paused = false;
         self.wake();
         if self.state == ServiceState::Starting {
@@ -311,6 +329,7 @@ impl Control {
     /// A run begins: its number.
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
+        self.retrying = false;
         self.run_wanted = false;
         self.next_due = None;
         self.degraded = None;
@@ -326,7 +345,6 @@ impl Control {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.in_flight = false;
-        self.retrying = false;
         self.failures = 0;
         self.stats.last_duration = duration;
         self.stats.processed += outcome.processed;

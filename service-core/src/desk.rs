@@ -119,8 +119,14 @@ impl<'t> Desk<'t> {
                 (_, None) => return Poll::Pending,
             };
             match poll_at(&mut self.timer, deadline, task) {
+                Poll::Pending => Poll::Pending,
                 Poll::Ready(()) if !entry.is_committing() => Poll::Ready(ending),
-                _ => Poll::Pending,
+                Poll::Ready(()) => {
+                    // Whoever commits need not wake this task. A commit is short.
+                    let soon = later(Instant::now(), Duration::from_millis(5));
+                    let _: Poll<()> = poll_at(&mut self.timer, soon, task);
+                    Poll::Pending
+                }
             }
         })
     }
@@ -178,7 +184,9 @@ impl<'t> Desk<'t> {
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
                 let mut control = entry.lock();
-                control.hold = None;
+                if matches!(control.hold, Some(Hold::Dependencies(_))) {
+                    control.hold = None;
+                }
                 control.grid = Grid::new(Instant::now());
                 return true;
             }

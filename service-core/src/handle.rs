@@ -56,6 +56,8 @@ impl ServiceHandle {
     /// It runs already, has failed (then `reset` starts it), was handed over as a ready-made instance that has ended, or
     /// failed for good at once. A failure that is retried is no error.
     pub async fn start(&self) -> Result<()> {
+        #[cfg(feature = "database")]
+        crate::database::look_if_there(&self.registry).await;
         let life = {
             let mut control = self.entry.lock();
             match control.state() {

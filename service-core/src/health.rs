@@ -16,7 +16,6 @@ use crate::state::ServiceState;
 /// How well a service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
 pub enum HealthStatus {
     /// As it should be.
     Healthy,
@@ -200,7 +199,11 @@ fn judge_start(control: &Control, now: Instant) -> (HealthStatus, String) {
 }
 
 fn judge_paused(control: &Control, now: Instant) -> (HealthStatus, String) {
-    let who = if control.paused_by_itself { "itself" } else { "an operator" };
+    let who = match &control.held_by {
+        Some(place) => format!("an {place}"),
+        None if control.paused_by_itself => "itself".to_owned(),
+        None => "an operator".to_owned(),
+    };
     if let Some(blocked) = blocked(control, now) {
         return (HealthStatus::Unhealthy, format!("paused by {who}, and {blocked}"));
     }

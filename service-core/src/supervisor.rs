@@ -18,14 +18,14 @@ use tracing::{debug, error, info, warn};
 use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
-use crate::control::Hold;
+use crate::control::{Control, Hold};
 use crate::cron::WallPlan;
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::event::ServiceEventKind;
 use crate::failure::{Failure, FailureKind, Recovery};
-use crate::options::Schedule;
+use crate::options::{Options, Schedule};
 use crate::outcome::{Outcome, RunReport};
 use crate::policy::{self, RestartBudget, Verdict};
 use crate::schedule::{Grid, later};
@@ -43,6 +43,7 @@ pub(crate) async fn supervise(mut cx: Context) {
         desk: Desk { entry: cx.entry.clone(), timer, options, late: false },
         cx: &mut cx,
         instance: Slot::Empty,
+        discard: false,
         up: false,
         next: Next::AtOnce,
         due: now,
@@ -61,6 +62,8 @@ struct Supervisor<'t> {
     cx: &'t mut Context,
     desk: Desk<'t>,
     instance: Slot,
+    /// The instance that is on the blocking pool is to be cleaned up when it comes back.
+    discard: bool,
     /// The first instance has been built.
     up: bool,
     next: Next,
@@ -110,8 +113,11 @@ enum Cue {
 enum Woken {
     Go(Cue),
     OptionsChanged,
+    /// The service's own settings: the next run is to have a fresh instance.
+    SettingsChanged,
     WallNotThere,
-    LatePanic,
+    /// A blocking run has returned late, and its instance is not to be used again.
+    BackAndDone,
 }
 
 /// What came of building.
@@ -192,13 +198,18 @@ impl Supervisor<'_> {
                 Woken::Go(cue) => return cue,
                 Woken::OptionsChanged => self.plan_again(),
                 Woken::WallNotThere => self.look_at_wall(),
-                Woken::LatePanic => Box::pin(self.end_instance()).await,
+                Woken::SettingsChanged => {
+                    if !self.cx.entry.factory.is_ready_made() {
+                        Box::pin(self.replace_instance()).await;
+                    }
+                }
+                Woken::BackAndDone => Box::pin(self.end_instance()).await,
             }
         }
     }
 
     fn woken(&mut self) -> impl Future<Output = Woken> {
-        let Self { desk, instance, next, due, grid, wall, .. } = self;
+        let Self { desk, instance, next, due, grid, wall, discard, .. } = self;
         let Desk { entry, timer, options, .. } = desk;
         std::future::poll_fn(move |task| {
             let mut control = entry.lock();
@@ -208,7 +219,13 @@ impl Supervisor<'_> {
             }
             if control.changed {
                 control.changed = false;
+                settle(grid, options, &control);
                 options.clone_from(&control.options);
+                if std::mem::take(&mut control.reconfigure) {
+                    // The options are planned with on the next turn.
+                    control.changed = true;
+                    return Poll::Ready(Woken::SettingsChanged);
+                }
                 return Poll::Ready(Woken::OptionsChanged);
             }
             control.next_due = (*next != Next::AtOnce).then_some(*due);
@@ -221,8 +238,8 @@ impl Supervisor<'_> {
                 entry.lock().hold = None;
                 let panicked;
                 (*instance, panicked) = come_back(entry, returned);
-                if panicked {
-                    return Poll::Ready(Woken::LatePanic);
+                if panicked || std::mem::take(discard) {
+                    return Poll::Ready(Woken::BackAndDone);
                 }
             }
             if asked {
@@ -259,6 +276,7 @@ impl Supervisor<'_> {
         let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.settled = true;
+        control.up = true;
         control.retrying = false;
         control.failures = 0;
         control.hold = None;
@@ -275,7 +293,11 @@ impl Supervisor<'_> {
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
             Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
-            Schedule::Delay(wait) => later(ended, *wait),
+            Schedule::Delay(wait) => {
+                // A run of this life has ended, be it one by hand during the initial delay.
+                self.grid = Grid::new(ended);
+                later(ended, *wait)
+            }
             Schedule::Cron(_) => return self.plan_wall(),
         };
         self.plan_at(due);
@@ -297,16 +319,13 @@ impl Supervisor<'_> {
             }
             Schedule::Delay(wait) => {
                 let ended = self.cx.entry.lock().stats.last_ended();
-                // Not in the initial delay, which no run of this life has ended yet.
+                // Not in the initial delay, as long as no run of this life has ended.
                 if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
                 }
             }
-            Schedule::Cron(_) => {
-                self.wall = None;
-                self.plan_wall();
-            }
+            Schedule::Cron(_) => self.plan_wall(),
         }
     }
 
@@ -431,6 +450,7 @@ impl Supervisor<'_> {
             let mut control = entry.lock();
             // What the run itself has set counts from here on.
             if control.changed {
+                settle(&mut self.grid, &self.desk.options, &control);
                 self.desk.options.clone_from(&control.options);
             }
             control.end_run_well(outcome, ended)
@@ -498,9 +518,17 @@ impl Supervisor<'_> {
     /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
     async fn fail(&mut self, kind: FailureKind, error: Error, times: Option<Times>) -> Option<Ending> {
         let entry = self.cx.entry.clone();
+        // It is written down more than once below, outside of what catches panics.
+        let error = match caught::quietly(|| format!("{error:#}")) {
+            Caught::Returned(_) => error,
+            Caught::Panicked(message) => {
+                Error::msg(format!("an error whose text cannot be had: it panicked: {message}"))
+            }
+        };
         let before = {
             let control = entry.lock();
             if control.changed {
+                settle(&mut self.grid, &self.desk.options, &control);
                 self.desk.options.clone_from(&control.options);
             }
             control.failures
@@ -597,7 +625,7 @@ impl Supervisor<'_> {
         else {
             return Some(Ending::Failed);
         };
-        self.end_instance().await;
+        self.replace_instance().await;
         {
             let mut control = entry.lock();
             control.failures = 0;
@@ -617,8 +645,11 @@ impl Supervisor<'_> {
         let mut control = entry.lock();
         control.retrying = true;
         control.settled = true;
-        if control.stop.is_none() && !control.paused {
+        if control.stop.is_none() && (!control.paused || control.state() == ServiceState::Starting) {
             entry.enter(&mut control, ServiceState::BackingOff);
+            if control.paused {
+                entry.enter(&mut control, ServiceState::Paused);
+            }
         }
         entry.changed.notify_waiters();
     }
@@ -627,7 +658,7 @@ impl Supervisor<'_> {
     async fn renew(&mut self) {
         let entry = self.cx.entry.clone();
         entry.lock().renew = false;
-        self.end_instance().await;
+        self.replace_instance().await;
         self.next = Next::AtOnce;
         let mut control = entry.lock();
         control.failures = 0;
@@ -647,6 +678,9 @@ impl Supervisor<'_> {
             control.next_due = None;
             if matches!(ending, Ending::Stopped) {
                 entry.enter(&mut control, ServiceState::Draining);
+            } else {
+                // Tasks of the instance's own wait for its end.
+                entry.changed.notify_waiters();
             }
         }
         self.end_instance().await;
@@ -664,6 +698,15 @@ impl Supervisor<'_> {
             info!(service.id = %entry.id, "stopped");
         } else if self.desk.options.critical {
             self.cx.registry.critical_failure(&entry.id);
+        }
+    }
+
+    /// Ends the instance because another is to follow; one on the blocking pool when it comes back, as runs never overlap.
+    async fn replace_instance(&mut self) {
+        if matches!(self.instance, Slot::Away(_)) {
+            self.discard = true;
+        } else {
+            self.end_instance().await;
         }
     }
 
@@ -685,6 +728,13 @@ impl Supervisor<'_> {
                 }
             }
         }
+    }
+}
+
+/// The grid comes up to the last run on its old interval, before another holds.
+fn settle(grid: &mut Grid, before: &Options, control: &Control) {
+    if let (Schedule::Interval(every), Some(started)) = (&before.schedule, control.stats.last_started) {
+        grid.settle(*every, started);
     }
 }
 

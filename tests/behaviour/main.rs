@@ -1,5 +1,7 @@
 //! What the runtime promises, one file a behaviour.
 
+#![allow(clippy::unwrap_used, reason = "what helpers of tests unwrap is as good as in the tests")]
+
 mod acting;
 #[cfg(feature = "database")]
 mod bed_with_database;
@@ -26,3 +28,5 @@ mod run_now;
 mod single;
 mod stopping;
 mod support;
+#[cfg(feature = "database")]
+mod tables;

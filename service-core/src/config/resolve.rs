@@ -245,7 +245,9 @@ impl<'a> Attempt<'a> {
         code: Option<&ServiceOptions>,
         file: &str,
     ) -> Result<Resolved, Vec<ConfigError>> {
-        self.check_own(descriptor.and_then(|descriptor| descriptor.settings).and_then(|fields| fields()));
+        self.check_own(
+            descriptor.and_then(|descriptor| descriptor.settings.as_ref()).and_then(|settings| (settings.fields)()),
+        );
         let mut options =
             Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
         let mut unused: Vec<&'static str> = self.schedule();
