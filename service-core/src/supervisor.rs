@@ -325,10 +325,7 @@ impl Supervisor<'_> {
                     self.plan_at(due);
                 }
             }
-            Schedule::Cron(_) => {
-                self.wall = None;
-                self.plan_wall();
-            }
+            Schedule::Cron(_) => self.plan_wall(),
         }
     }
 
