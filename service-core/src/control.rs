@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::config::Resolved;
@@ -56,8 +57,8 @@ impl StopBy {
 pub(crate) struct Stats {
     pub(crate) runs: u64,
     pub(crate) processed: u64,
-    pub(crate) errors: u64,
-    pub(crate) restarts: u64,
+    pub(crate) errors: u32,
+    pub(crate) restarts: u32,
     pub(crate) last_started: Option<Instant>,
     pub(crate) last_duration: Duration,
     /// Moving average of the durations of runs that ended well, in seconds.
@@ -89,8 +90,19 @@ pub(crate) enum Hold {
     Restart,
 }
 
-/// Who waits for a run. Boxed, for there is seldom anyone.
-type Waiters = Box<Vec<oneshot::Sender<RunReport>>>;
+/// Who waits for a run.
+pub(crate) type Waiters = Vec<oneshot::Sender<RunReport>>;
+
+/// What is seldom there: apart, so that a waiting service takes no memory for it.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Who wants the next run.
+    waiters: Waiters,
+    /// Who waits for the run in flight.
+    served: Waiters,
+    hold: Option<Hold>,
+    degraded: Option<Box<str>>,
+}
 
 /// Everything that both sides share.
 #[derive(Debug)]
@@ -108,11 +120,8 @@ pub(crate) struct Control {
     pub(crate) ending: bool,
     /// A fresh instance is wanted after the run in flight.
     pub(crate) renew: bool,
-    /// A run is wanted, by these.
+    /// A run is wanted.
     pub(crate) run_wanted: bool,
-    waiters: Option<Waiters>,
-    /// Those who wait for the run in flight.
-    served: Option<Waiters>,
     pub(crate) in_flight: bool,
     /// Whether what comes next is a retry.
     pub(crate) retrying: bool,
@@ -124,12 +133,13 @@ pub(crate) struct Control {
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
-    pub(crate) hold: Option<Hold>,
-    pub(crate) degraded: Option<Box<str>>,
+    aside: Option<Box<Aside>>,
     /// Unregistered.
     pub(crate) forgotten: bool,
     pub(crate) stats: Stats,
     waker: Option<Waker>,
+    /// Told at every change of state; made by the first who waits for one.
+    changed_state: Option<Arc<Notify>>,
 }
 
 impl Control {
@@ -144,8 +154,6 @@ impl Control {
             ending: false,
             renew: false,
             run_wanted: false,
-            waiters: None,
-            served: None,
             in_flight: false,
             retrying: false,
             failures: 0,
@@ -153,11 +161,11 @@ impl Control {
             resolved,
             changed: false,
             next_due: None,
-            hold: None,
-            degraded: None,
+            aside: None,
             forgotten: false,
             stats: Stats::default(),
             waker: None,
+            changed_state: None,
         }
     }
 
@@ -187,6 +195,42 @@ impl Control {
             Some(known) => known.clone_from(waker),
             None => self.waker = Some(waker.clone()),
         }
+    }
+
+    /// Ends with the next change of state, even if that comes before it is polled.
+    pub(crate) fn changing_state(&mut self) -> OwnedNotified {
+        self.changed_state.get_or_insert_default().clone().notified_owned()
+    }
+
+    /// Has those who wait for a change of state look again.
+    pub(crate) fn tell_changed_state(&mut self) {
+        if let Some(waiting) = self.changed_state.take() {
+            waiting.notify_waiters();
+        }
+    }
+
+    /// Why it is not simply waiting for its next run.
+    pub(crate) fn hold(&self) -> Option<&Hold> {
+        self.aside.as_ref()?.hold.as_ref()
+    }
+
+    pub(crate) fn set_hold(&mut self, hold: Hold) {
+        self.aside.get_or_insert_default().hold = Some(hold);
+    }
+
+    pub(crate) fn let_go(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            aside.hold = None;
+        }
+    }
+
+    /// What the last run said that it lacks.
+    pub(crate) fn degraded(&self) -> Option<&str> {
+        self.aside.as_ref()?.degraded.as_deref()
+    }
+
+    pub(crate) fn set_degraded(&mut self, reason: Box<str>) {
+        self.aside.get_or_insert_default().degraded = Some(reason);
     }
 
     pub(crate) fn wake(&mut self) {
@@ -225,8 +269,7 @@ impl Control {
         self.retrying = false;
         self.failures = 0;
         self.next_due = None;
-        self.hold = None;
-        self.degraded = None;
+        self.aside = None;
     }
 
     /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
@@ -261,7 +304,7 @@ impl Control {
         match self.state {
             Running | BackingOff | Starting if !self.ending => {
                 self.paused = true;
-                self.hold = Some(Hold::Pause { by_itself });
+                self.set_hold(Hold::Pause { by_itself });
                 self.wake();
                 if self.state == Starting {
                     // It becomes paused as soon as it is up.
@@ -284,7 +327,7 @@ impl Control {
             return self.refuse(service, "resume", why);
         }
         self.paused = false;
-        self.hold = None;
+        self.let_go();
         self.wake();
         if self.state == ServiceState::Starting {
             return Ok(false);
@@ -298,18 +341,20 @@ impl Control {
         self.in_flight = true;
         self.run_wanted = false;
         self.next_due = None;
-        self.degraded = None;
-        if !self.paused {
-            self.hold = None;
+        if let Some(aside) = &mut self.aside {
+            aside.degraded = None;
+            aside.served = std::mem::take(&mut aside.waiters);
+            if !self.paused {
+                aside.hold = None;
+            }
         }
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
-        self.served = self.waiters.take();
         self.stats.runs
     }
 
     /// The run in flight ended well. Gives back when it began, how long it took and who waits for it.
-    pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Option<Waiters>) {
+    pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Waiters) {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.in_flight = false;
@@ -318,7 +363,7 @@ impl Control {
         self.stats.last_duration = duration;
         self.stats.processed += outcome.processed;
         self.stats.learn(duration);
-        (started, duration, self.served.take())
+        (started, duration, self.take_served())
     }
 
     /// The run in flight failed, or an instance could not be built. Gives back who waits for it.
@@ -326,32 +371,38 @@ impl Control {
         &mut self,
         error: &Error,
         duration: Option<Duration>,
-    ) -> Vec<oneshot::Sender<RunReport>> {
+    ) -> Waiters {
         self.in_flight = false;
-        self.stats.errors += 1;
+        self.stats.errors = self.stats.errors.saturating_add(1);
         self.stats.last_error = Some(error.clone());
         match duration {
             Some(duration) => {
                 self.stats.last_duration = duration;
-                self.served.take().map(|served| *served).unwrap_or_default()
+                self.take_served()
             }
             None => {
                 // No instance could be built for the run that was asked for.
                 self.run_wanted = false;
-                self.waiters.take().map(|waiters| *waiters).unwrap_or_default()
+                self.aside.as_mut().map(|aside| std::mem::take(&mut aside.waiters)).unwrap_or_default()
             }
         }
     }
 
     /// Somebody waits for the next run.
     pub(crate) fn add_waiter(&mut self, waiter: oneshot::Sender<RunReport>) {
-        self.waiters.get_or_insert_default().push(waiter);
+        self.aside.get_or_insert_default().waiters.push(waiter);
     }
 
     /// Whoever still waits for a run is told by the dropped sender.
     pub(crate) fn forget_waiters(&mut self) {
-        self.waiters = None;
-        self.served = None;
+        if let Some(aside) = &mut self.aside {
+            aside.waiters.clear();
+            aside.served.clear();
+        }
         self.run_wanted = false;
+    }
+
+    fn take_served(&mut self) -> Waiters {
+        self.aside.as_mut().map(|aside| std::mem::take(&mut aside.served)).unwrap_or_default()
     }
 }

@@ -93,7 +93,7 @@ impl RegistryHealth {
 pub(crate) fn of(entry: &Entry) -> ServiceHealth {
     let now = Instant::now();
     let clock = &entry.hub.clock;
-    let metrics = entry.metrics.snapshot();
+    let metrics = entry.metrics_so_far();
     let control = entry.lock();
     let (status, reason) = judge(&control, now);
     let stats = &control.stats;
@@ -113,9 +113,9 @@ pub(crate) fn of(entry: &Entry) -> ServiceHealth {
         last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
         last_error: stats.last_error.as_ref().map(|error| format!("{error:#}")),
         total_processed: stats.processed,
-        error_count: stats.errors,
+        error_count: u64::from(stats.errors),
         runs: stats.runs,
-        restarts: stats.restarts,
+        restarts: u64::from(stats.restarts),
         metrics,
     }
 }
@@ -131,12 +131,12 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
         ServiceState::Stopped => (Healthy, Some("stopped".to_owned())),
         ServiceState::Failed => (Unhealthy, Some(format!("failed{}", last_error()))),
         ServiceState::Draining => (Healthy, Some("stopping".to_owned())),
-        ServiceState::Starting => match &control.hold {
+        ServiceState::Starting => match control.hold() {
             Some(Hold::Dependencies(ids)) => (Degraded, Some(format!("waits for {}", ids.join(", ")))),
             _ => (Healthy, Some("starting".to_owned())),
         },
         ServiceState::Paused => {
-            let by_itself = matches!(control.hold, Some(Hold::Pause { by_itself: true }));
+            let by_itself = matches!(control.hold(), Some(Hold::Pause { by_itself: true }));
             let who = if by_itself { "itself" } else { "an operator" };
             (Degraded, Some(format!("paused by {who}")))
         }
@@ -144,7 +144,7 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
             let wait = control
                 .next_due
                 .map_or_else(String::new, |due| format!(", again in {}", plain(due.saturating_duration_since(now))));
-            match control.hold {
+            match control.hold() {
                 Some(Hold::Restart) => (Unhealthy, Some(format!("failed{wait} with a fresh instance{}", last_error()))),
                 _ => {
                     let (count, max) = (control.failures, control.options.max_failures);
@@ -158,13 +158,13 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
 
 fn judge_running(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Degraded, Healthy, Unhealthy};
-    if matches!(control.hold, Some(Hold::Blocked)) {
+    if matches!(control.hold(), Some(Hold::Blocked)) {
         return (Unhealthy, Some("a blocking run that timed out has not returned".to_owned()));
     }
     if let Some((status, late)) = lateness(control, now) {
         return (status, Some(late));
     }
-    if let Some(reason) = &control.degraded {
+    if let Some(reason) = control.degraded() {
         return (Degraded, Some(reason.to_string()));
     }
     if control.failures > 0 {

@@ -3,9 +3,11 @@
 //! The tricky part is order: services start after, and stop before, those they depend on; within a tier all go side by
 //! side. A running service holds its registry, so dropping every handle stops nothing.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -49,11 +51,40 @@ pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) sources: Sources,
     pub(crate) shutdown_timeout: Duration,
-    entries: RwLock<BTreeMap<Arc<str>, Arc<Entry>>>,
+    entries: RwLock<BTreeSet<ById>>,
     /// A shutdown was asked for.
     closing: AtomicBool,
     closed: Notify,
 }
+
+/// A service in the registry's list: ordered, and found, by its id.
+struct ById(Arc<Entry>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 /// What a service that depends on others waits for.
 pub(crate) struct Waiting {
@@ -101,13 +132,13 @@ impl ServiceRegistry {
     /// The service with this id.
     pub fn get(&self, id: &str) -> Option<ServiceHandle> {
         let entries = self.inner.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.get(id).map(|entry| self.handle(entry.clone()))
+        entries.get(id).map(|found| self.handle(found.0.clone()))
     }
 
     /// All ids, sorted.
     pub fn list(&self) -> Vec<String> {
         let entries = self.inner.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.keys().map(|id| id.to_string()).collect()
+        entries.iter().map(|known| known.0.id.to_string()).collect()
     }
 
     /// How all services are.
@@ -123,7 +154,7 @@ impl ServiceRegistry {
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         let entries = self.inner.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.values().cloned().collect()
+        entries.iter().map(|known| known.0.clone()).collect()
     }
 
     fn handle(&self, entry: Arc<Entry>) -> ServiceHandle {
@@ -188,7 +219,7 @@ impl ServiceRegistry {
         planned.check_id()?;
         let entry = Arc::new(planned.entry(&self.inner.hub, &self.inner.sources)?);
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = entries.get(&entry.id) {
+        if let Some(ById(taken)) = entries.get(&*entry.id) {
             return Err(Error::msg(format!(
                 "service id `{}` is taken: registered at {} and again at {}; give one of them another id",
                 entry.id, taken.place, entry.place
@@ -196,9 +227,9 @@ impl ServiceRegistry {
         }
         // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
         if !entry.lock().options.depends_on.is_empty() {
-            check_dependencies(entries.values().map(|known| &**known).chain([&*entry]))?;
+            check_dependencies(entries.iter().map(|known| &*known.0).chain([&*entry]))?;
         }
-        entries.insert(entry.id.clone(), entry.clone());
+        entries.insert(ById(entry.clone()));
         drop(entries);
         entry.emit(|| ServiceEventKind::Registered);
         Ok(self.handle(entry))
@@ -208,7 +239,7 @@ impl ServiceRegistry {
     pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) -> Result<()> {
         check_dependencies(new.iter().map(|entry| &**entry))?;
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.extend(new.into_iter().map(|entry| (entry.id.clone(), entry)));
+        entries.extend(new.into_iter().map(ById));
         Ok(())
     }
 
@@ -233,14 +264,15 @@ impl ServiceRegistry {
             let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
             // It may have been forgotten, and its id registered anew, while this one waited.
             match entries.get(handle.id()) {
-                Some(entry) if Arc::ptr_eq(entry, &handle.entry) => entries.remove(handle.id()),
+                Some(ById(entry)) if Arc::ptr_eq(entry, &handle.entry) => entries.take(handle.id()),
                 _ => None,
             }
         };
-        if let Some(entry) = removed {
-            entry.lock().forgotten = true;
+        if let Some(ById(entry)) = removed {
+            let mut control = entry.lock();
+            control.forgotten = true;
             entry.emit(|| ServiceEventKind::Unregistered);
-            entry.tell_settled();
+            entry.tell_settled(&mut control);
         }
     }
 
@@ -287,7 +319,7 @@ impl ServiceRegistry {
         }
         let from = control.state();
         control.begin();
-        entry.tell_change(from, ServiceState::Starting);
+        entry.tell_change(control, from, ServiceState::Starting);
         let cx = Context { entry: entry.clone(), registry: self.clone(), run: control.stats.runs };
         runtime.spawn(supervise(cx));
         Ok(control.life)
@@ -372,7 +404,7 @@ impl ServiceRegistry {
     /// # Errors
     /// Names each service that has failed, now or earlier, or did not stop in time.
     pub async fn shutdown(&self) -> Result<()> {
-        self.inner.closing.store(true, Ordering::SeqCst);
+        self.inner.closing.store(true, SeqCst);
         self.inner.closed.notify_waiters();
         if inside_a_service() {
             let registry = self.clone();
@@ -395,7 +427,7 @@ impl ServiceRegistry {
     /// Waits until a shutdown is asked for.
     pub(crate) async fn closing(&self) {
         let closed = self.inner.closed.notified();
-        if !self.inner.closing.load(Ordering::SeqCst) {
+        if !self.inner.closing.load(SeqCst) {
             closed.await;
         }
     }

@@ -26,9 +26,13 @@ impl Grid {
             // A run by hand before the first point.
             return self.slot;
         }
-        let next = later(self.slot, every);
+        let mut next = later(self.slot, every);
+        if started >= next {
+            // The run that was due at `next`: the usual case, told by comparing alone.
+            self.slot = next;
+            next = later(next, every);
+        }
         if ended < next {
-            // The usual case, told by comparing alone.
             return next;
         }
         if ended.duration_since(started) >= every {

@@ -4,13 +4,11 @@
 //! what handles want stands in [`Control`](crate::control::Control), which every wait looks at. What follows an
 //! outcome, and when, is decided by `policy` and `schedule`; user code is driven by [`Desk`].
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as Task, Poll};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -18,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
-use crate::control::Hold;
+use crate::control::{Hold, Waiters};
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
@@ -28,30 +26,30 @@ use crate::options::Schedule;
 use crate::outcome::{Outcome, RunReport};
 use crate::policy::{self, RestartBudget, Verdict};
 use crate::schedule::{Grid, later};
-use crate::service::Lifecycle;
+use crate::service::{BoxFuture, Lifecycle};
 use crate::state::ServiceState;
 
 /// Runs a service from `Starting` until it is stopped or failed for good.
-pub(crate) async fn supervise(mut cx: Context) {
-    let mut guard = Unfinished(Some(cx.entry.clone()));
-    let timer = pin!(tokio::time::sleep(Duration::ZERO));
-    let options = cx.entry.lock().options.clone();
-    let rng = cx.entry.hub.rng(&cx.entry.id);
-    let now = Instant::now();
-    let mut supervisor = Supervisor {
-        desk: Desk { entry: cx.entry.clone(), timer, options },
-        cx: &mut cx,
-        instance: Slot::Empty,
-        up: false,
-        next: Next::AtOnce,
-        due: now,
-        grid: Grid::new(now),
-        budget: None,
-        rng,
-    };
-    let ending = supervisor.live().await;
-    Box::pin(supervisor.end(ending)).await;
-    guard.0 = None;
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, for every waiting service")]
+pub(crate) fn supervise(mut cx: Context) -> impl Future<Output = ()> + Send {
+    async move {
+        let timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let options = cx.entry.lock().options.clone();
+        let now = Instant::now();
+        let mut supervisor = Supervisor {
+            desk: Desk { timer, options },
+            cx: &mut cx,
+            instance: Slot::Empty,
+            up: false,
+            ended: false,
+            next: Next::AtOnce,
+            due: now,
+            grid: Grid::new(now),
+            seldom: None,
+        };
+        let ending = supervisor.live().await;
+        Box::pin(supervisor.end(ending)).await;
+    }
 }
 
 struct Supervisor<'t> {
@@ -61,13 +59,22 @@ struct Supervisor<'t> {
     instance: Slot,
     /// The first instance has been built.
     up: bool,
+    /// The service has come to its end as it should.
+    ended: bool,
     next: Next,
     /// When `next` is due; not looked at for `AtOnce`.
     due: Instant,
     grid: Grid,
-    /// Made with the first restart.
-    budget: Option<Box<RestartBudget>>,
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What few services need: apart, so that a waiting one takes no memory for it.
+struct Seldom {
+    budget: RestartBudget,
+    /// For jitter.
     rng: fastrand::Rng,
+    /// The moment that `Next::Wall` is for.
+    wall: SystemTime,
 }
 
 /// Where the instance is.
@@ -90,7 +97,7 @@ enum Next {
     AtOnce,
     Regular,
     /// By the wall clock.
-    Wall(SystemTime),
+    Wall,
     Retry,
 }
 
@@ -123,7 +130,7 @@ type Times = (Instant, Instant);
 // Whatever happens seldom is boxed where it is awaited, so that a waiting service takes no memory for it.
 impl Supervisor<'_> {
     async fn live(&mut self) -> Ending {
-        if !Box::pin(self.desk.dependencies(&self.cx.registry)).await {
+        if !Box::pin(self.desk.dependencies(&self.cx.entry, &self.cx.registry)).await {
             return Ending::Stopped;
         }
         loop {
@@ -155,23 +162,32 @@ impl Supervisor<'_> {
             let driven = if instance.__shape().blocking_update {
                 Box::pin(self.drive_blocking(&span)).await
             } else {
-                let mut update = instance.__update(self.cx);
-                let driven = self.desk.drive(update.as_mut(), &span, Limit::Run).await;
-                match span.in_scope(|| self.cx.entry.as_current(|| caught::quietly(|| drop(update)))) {
-                    Caught::Panicked(message) => Driven::Panicked(message),
-                    Caught::Returned(()) => driven,
+                let mut update = Some(instance.__update(self.cx));
+                let driven = poll_fn(|task| {
+                    let work = |task: &mut Task<'_>| poll_and_drop(&mut update, task);
+                    self.desk.poll(task, &self.cx.entry, &span, Limit::Run, work)
+                })
+                .await;
+                match update {
+                    None => driven,
+                    Some(cut) => match caught::quietly(|| self.cx.entry.as_current(|| span.in_scope(|| drop(cut)))) {
+                        Caught::Panicked(message) => Driven::Panicked(message),
+                        Caught::Returned(()) => driven,
+                    },
                 }
             };
-            if let Driven::Done(Ok(outcome)) = driven {
-                self.succeed(outcome);
-            } else if let Some(ending) = Box::pin(self.follow_failure(driven)).await {
-                return ending;
-            }
+            let renew = match driven {
+                Driven::Done(Ok(outcome)) => self.succeed(outcome),
+                driven => match Box::pin(self.follow_failure(driven)).await {
+                    Some(ending) => return ending,
+                    None => self.cx.entry.lock().renew,
+                },
+            };
             #[cfg(feature = "database")]
             if self.cx.entry.in_debt().is_some() {
                 Box::pin(self.pay_debts(None)).await;
             }
-            if self.cx.entry.lock().renew {
+            if renew {
                 Box::pin(self.renew()).await;
             }
         }
@@ -186,61 +202,57 @@ impl Supervisor<'_> {
             tokio::task::yield_now().await;
         }
         loop {
-            match self.woken().await {
+            match poll_fn(|task| self.poll_woken(task)).await {
                 Woken::Go(cue) => return cue,
                 Woken::OptionsChanged => self.plan_again(),
                 Woken::WallNotThere => {
-                    if let Next::Wall(wall) = self.next {
-                        self.plan_wall(Some(wall));
-                    }
+                    let wall = self.seldom().wall;
+                    self.plan_wall(Some(wall));
                 }
                 Woken::LatePanic => Box::pin(self.end_instance()).await,
             }
         }
     }
 
-    fn woken(&mut self) -> impl Future<Output = Woken> {
-        let Self { desk, instance, next, due, .. } = self;
-        let Desk { entry, timer, options } = desk;
-        std::future::poll_fn(move |task| {
-            let mut control = entry.lock();
-            control.listen(task.waker());
-            if control.stop.is_some() {
-                return Poll::Ready(Woken::Go(Cue::Stop));
+    fn poll_woken(&mut self, task: &mut Task<'_>) -> Poll<Woken> {
+        let entry = &self.cx.entry;
+        let mut control = entry.lock();
+        if control.stop.is_some() {
+            return Poll::Ready(Woken::Go(Cue::Stop));
+        }
+        if control.changed {
+            control.changed = false;
+            self.desk.options.clone_from(&control.options);
+            return Poll::Ready(Woken::OptionsChanged);
+        }
+        let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
+        control.listen(task.waker());
+        control.next_due = (self.next != Next::AtOnce).then_some(self.due);
+        drop(control);
+        if let Slot::Away(run) = &mut self.instance {
+            // Runs never overlap: not before the one that timed out has come back.
+            let Poll::Ready(returned) = Pin::new(run).poll(task) else { return Poll::Pending };
+            entry.lock().let_go();
+            let panicked;
+            (self.instance, panicked) = come_back(entry, returned);
+            if panicked {
+                return Poll::Ready(Woken::LatePanic);
             }
-            if control.changed {
-                control.changed = false;
-                options.clone_from(&control.options);
-                return Poll::Ready(Woken::OptionsChanged);
-            }
-            control.next_due = (*next != Next::AtOnce).then_some(*due);
-            let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
-            drop(control);
-            if let Slot::Away(run) = instance {
-                // Runs never overlap: not before the one that timed out has come back.
-                let Poll::Ready(returned) = Pin::new(run).poll(task) else { return Poll::Pending };
-                entry.lock().hold = None;
-                let panicked;
-                (*instance, panicked) = come_back(entry, returned);
-                if panicked {
-                    return Poll::Ready(Woken::LatePanic);
-                }
-            }
-            if asked {
-                return Poll::Ready(Woken::Go(Cue::Asked));
-            }
-            if paused {
-                return Poll::Pending;
-            }
-            if *next == Next::AtOnce {
-                return Poll::Ready(Woken::Go(Cue::Due));
-            }
-            match (poll_at(timer, *due, task), *next) {
-                (Poll::Pending, _) => Poll::Pending,
-                (_, Next::Wall(wall)) if entry.hub.clock.wall_now() < wall => Poll::Ready(Woken::WallNotThere),
-                _ => Poll::Ready(Woken::Go(Cue::Due)),
-            }
-        })
+        }
+        if asked {
+            return Poll::Ready(Woken::Go(Cue::Asked));
+        }
+        if paused {
+            return Poll::Pending;
+        }
+        if self.next == Next::AtOnce {
+            return Poll::Ready(Woken::Go(Cue::Due));
+        }
+        let due = poll_at(&mut self.desk.timer, self.due, task);
+        if due.is_ready() && self.next == Next::Wall && entry.hub.clock.wall_now() < self.seldom().wall {
+            return Poll::Ready(Woken::WallNotThere);
+        }
+        due.map(|()| Woken::Go(Cue::Due))
     }
 
     /// The first instance is there: the service is up, and its schedule begins.
@@ -263,7 +275,7 @@ impl Supervisor<'_> {
         control.retrying = false;
         control.failures = 0;
         if !control.paused {
-            control.hold = None;
+            control.let_go();
         }
         if control.state() == ServiceState::Starting || (control.state() == ServiceState::BackingOff && !control.paused)
         {
@@ -322,7 +334,7 @@ impl Supervisor<'_> {
         self.due = due;
         if !self.desk.options.jitter.is_zero() {
             let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-            self.due = later(due, Duration::from_nanos(self.rng.u64(0..=most)));
+            self.due = later(due, Duration::from_nanos(self.seldom().rng.u64(0..=most)));
         }
     }
 
@@ -333,7 +345,8 @@ impl Supervisor<'_> {
         (self.next, self.due) = match wall {
             Some(wall) => {
                 let ahead = wall.duration_since(self.cx.entry.hub.clock.wall_now()).unwrap_or_default();
-                (Next::Wall(wall), later(now, ahead.min(LOOK)))
+                self.seldom().wall = wall;
+                (Next::Wall, later(now, ahead.min(LOOK)))
             }
             None => (Next::Regular, later(now, Duration::MAX)),
         };
@@ -347,7 +360,7 @@ impl Supervisor<'_> {
             let cx = &*self.cx;
             cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
         };
-        let driven = self.desk.drive(building.as_mut(), &RunSpan::NONE, Limit::Stop).await;
+        let driven = self.desk.drive(&self.cx.entry, building.as_mut(), Limit::Stop).await;
         let _ = caught::quietly(|| drop(building));
         match driven {
             Driven::Done(Ok(instance)) => {
@@ -392,7 +405,7 @@ impl Supervisor<'_> {
             unreachable!("a run begins with an instance");
         };
         let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), span.clone());
-        match self.desk.drive(pin!(&mut on_pool), &RunSpan::NONE, Limit::Run).await {
+        match self.desk.drive(&self.cx.entry, pin!(&mut on_pool), Limit::Run).await {
             Driven::Done(Ok((instance, caught))) => {
                 self.instance = Slot::Here(instance);
                 match caught {
@@ -403,7 +416,7 @@ impl Supervisor<'_> {
             Driven::Done(Err(join)) => Driven::Panicked(join.to_string()),
             Driven::Panicked(message) => Driven::Panicked(message),
             cut @ (Driven::TimedOut | Driven::Aborted) => {
-                self.cx.entry.lock().hold = Some(Hold::Blocked);
+                self.cx.entry.lock().set_hold(Hold::Blocked);
                 self.instance = Slot::Away(on_pool);
                 if matches!(cut, Driven::TimedOut) { Driven::TimedOut } else { Driven::Aborted }
             }
@@ -412,27 +425,30 @@ impl Supervisor<'_> {
 
     // ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn succeed(&mut self, outcome: Outcome) {
+    /// Follows up a run that ended well, and says whether it asked for a fresh instance.
+    fn succeed(&mut self, outcome: Outcome) -> bool {
         let ended = Instant::now();
         let (entry, run) = (&self.cx.entry, self.cx.run);
-        let (started, duration, waiters) = {
+        let (started, duration, waiters, renew) = {
             let mut control = entry.lock();
             // What the run itself has set counts from here on.
             if control.changed {
                 self.desk.options.clone_from(&control.options);
             }
-            control.end_run_well(outcome, ended)
+            let (started, duration, waiters) = control.end_run_well(outcome, ended);
+            (started, duration, waiters, control.renew)
         };
         let Outcome { processed, failed, again } = outcome;
         entry.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %entry.id, service.run = run, processed, failed, ?duration, "run finished");
-        if let Some(waiters) = waiters {
-            report(*waiters, &RunReport { outcome, error: None, duration });
+        if !waiters.is_empty() {
+            report(waiters, &RunReport { outcome, error: None, duration });
         }
         self.plan_regular(started, ended);
         if again {
             self.next = Next::AtOnce;
         }
+        renew
     }
 
     /// Tells how a run failed from how it ended.
@@ -477,7 +493,7 @@ impl Supervisor<'_> {
         let why = error.map(|error| format!("{error:#}"));
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
         if let Driven::Done(Err(error)) =
-            self.desk.drive(pin!(access.run_ended(why.as_deref())), &RunSpan::NONE, limit).await
+            self.desk.drive(&entry, pin!(access.run_ended(why.as_deref())), limit).await
         {
             warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
         }
@@ -577,7 +593,7 @@ impl Supervisor<'_> {
             return Some(Ending::Stopped);
         }
         let restart = self.desk.options.restart.filter(|_| !entry.factory.is_ready_made());
-        let Some(wait) = restart.and_then(|restart| self.budget.get_or_insert_default().grant(restart, Instant::now()))
+        let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now()))
         else {
             return Some(Ending::Failed);
         };
@@ -585,15 +601,22 @@ impl Supervisor<'_> {
         {
             let mut control = entry.lock();
             control.failures = 0;
-            control.stats.restarts += 1;
+            control.stats.restarts = control.stats.restarts.saturating_add(1);
             if !control.paused {
-                control.hold = Some(Hold::Restart);
+                control.set_hold(Hold::Restart);
             }
         }
         entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
         warn!(service.id = %entry.id, "a fresh instance follows in {}", plain(wait));
         self.back_off(wait);
         None
+    }
+
+    fn seldom(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_with(|| {
+            let rng = self.cx.entry.hub.rng(&self.cx.entry.id);
+            Box::new(Seldom { budget: RestartBudget::default(), rng, wall: SystemTime::UNIX_EPOCH })
+        })
     }
 
     fn back_off(&mut self, wait: Duration) {
@@ -606,7 +629,7 @@ impl Supervisor<'_> {
         if control.stop.is_none() && !control.paused {
             entry.enter(&mut control, ServiceState::BackingOff);
         }
-        entry.changed.notify_waiters();
+        control.tell_changed_state();
     }
 
     /// A `reset` from within the run asked for a fresh instance.
@@ -625,7 +648,7 @@ impl Supervisor<'_> {
 
     // ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async fn end(mut self, ending: Ending) {
+    async fn end(&mut self, ending: Ending) {
         let entry = self.cx.entry.clone();
         {
             let mut control = entry.lock();
@@ -641,9 +664,10 @@ impl Supervisor<'_> {
         control.forget_waiters();
         control.run_wanted = false;
         control.paused = false;
-        control.hold = None;
+        control.let_go();
         control.settled = true;
         let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
+        self.ended = true;
         entry.enter(&mut control, last);
         drop(control);
         if last == ServiceState::Stopped {
@@ -660,7 +684,7 @@ impl Supervisor<'_> {
             Slot::Here(instance) => self.desk.clean_up(self.cx, instance).await,
             Slot::Away(mut run) => {
                 let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-                match self.desk.drive(pin!(&mut run), &RunSpan::NONE, limit).await {
+                match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
                     Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance).await,
                     Driven::Done(Err(_)) | Driven::Panicked(_) => {}
                     Driven::TimedOut | Driven::Aborted => {
@@ -672,6 +696,16 @@ impl Supervisor<'_> {
             }
         }
     }
+}
+
+/// Polls a run, and drops it where it has ended: that, too, is user code.
+fn poll_and_drop<T>(work: &mut Option<BoxFuture<'_, T>>, task: &mut Task<'_>) -> Poll<T> {
+    let Some(running) = work else { unreachable!("a run that has ended is not polled again") };
+    let polled = running.as_mut().poll(task);
+    if polled.is_ready() {
+        *work = None;
+    }
+    polled
 }
 
 /// A blocking run that had timed out has returned at last, and whether by a panic.
@@ -686,7 +720,7 @@ fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) 
     }
 }
 
-fn report(waiters: Vec<oneshot::Sender<RunReport>>, report: &RunReport) {
+fn report(waiters: Waiters, report: &RunReport) {
     for waiter in waiters {
         // Whoever asked may have stopped waiting.
         let _ = waiter.send(report.clone());
@@ -710,11 +744,12 @@ fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict) {
 }
 
 /// Where the supervisor itself is dropped half-way (its runtime is shut down, or it has a bug), nobody waits for ever.
-struct Unfinished(Option<Arc<Entry>>);
-
-impl Drop for Unfinished {
+impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
-        let Some(entry) = self.0.take() else { return };
+        if self.ended {
+            return;
+        }
+        let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.ending = true;
         control.forget_waiters();
