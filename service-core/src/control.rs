@@ -71,9 +71,10 @@ impl Stats {
         self.last_started.map(|started| started + self.last_duration)
     }
 
+    #[inline]
     fn learn(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f32();
-        self.usual = if self.usual == 0.0 { seconds } else { self.usual.mul_add(0.8, seconds * 0.2) };
+        self.usual = if self.usual == 0.0 { seconds } else { self.usual * 0.8 + seconds * 0.2 };
     }
 }
 
@@ -169,6 +170,7 @@ impl Control {
         }
     }
 
+    #[inline]
     pub(crate) fn state(&self) -> ServiceState {
         self.state
     }
@@ -190,6 +192,7 @@ impl Control {
     }
 
     /// Has the supervisor look again when something is asked.
+    #[inline]
     pub(crate) fn listen(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
@@ -337,6 +340,7 @@ impl Control {
     }
 
     /// A run begins: its number.
+    #[inline]
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
         self.run_wanted = false;
@@ -354,6 +358,7 @@ impl Control {
     }
 
     /// The run in flight ended well. Gives back when it began, how long it took and who waits for it.
+    #[inline]
     pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Waiters) {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);

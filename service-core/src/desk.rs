@@ -57,6 +57,7 @@ impl RunSpan {
         Self((!span.is_none()).then(|| Box::new(span)))
     }
 
+    #[inline]
     pub(crate) fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(span) => span.in_scope(work),
@@ -93,6 +94,7 @@ impl Desk<'_> {
     }
 
     /// One poll of user code, and a look at what ends it before it ends by itself. A commit in flight is never cut.
+    #[inline]
     pub(crate) fn poll<T>(
         &mut self,
         task: &mut Task<'_>,
@@ -221,9 +223,13 @@ impl Desk<'_> {
 }
 
 /// Sets the timer where it is not set to `at` already, and polls it.
+#[inline]
 pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<'_>) -> Poll<()> {
     if timer.deadline() != at {
         timer.as_mut().reset(at);
+    } else if timer.is_elapsed() {
+        // Cheaper to ask than to poll.
+        return Poll::Ready(());
     }
     timer.as_mut().poll(task)
 }

@@ -21,6 +21,7 @@ impl Grid {
     }
 
     /// The point for which the next run is due, after a run from `started` to `ended`.
+    #[inline]
     pub(crate) fn after_run(&mut self, every: Duration, started: Instant, ended: Instant) -> Instant {
         if started < self.slot {
             // A run by hand before the first point.
@@ -65,6 +66,7 @@ fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
 }
 
 /// `at + wait`, or a moment that never comes where the clock does not reach that far.
+#[inline]
 pub(crate) fn later(at: Instant, wait: Duration) -> Instant {
     const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
     at.checked_add(wait).unwrap_or_else(|| at + NEVER)

@@ -287,6 +287,7 @@ impl Supervisor<'_> {
     }
 
     /// Plans the next regular run after one from `started` to `ended`.
+    #[inline]
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
             Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
@@ -329,6 +330,7 @@ impl Supervisor<'_> {
     }
 
     /// The next regular run is due at this moment and up to `jitter` later.
+    #[inline]
     fn plan_at(&mut self, due: Instant) {
         self.next = Next::Regular;
         self.due = due;
@@ -381,6 +383,7 @@ impl Supervisor<'_> {
     }
 
     /// A run begins; or does not, where a stop or a pause came first.
+    #[inline]
     fn begin(&mut self, cue: Cue) -> bool {
         let started = Instant::now();
         let entry = &self.cx.entry;
@@ -426,6 +429,7 @@ impl Supervisor<'_> {
     // ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Follows up a run that ended well, and says whether it asked for a fresh instance.
+    #[inline]
     fn succeed(&mut self, outcome: Outcome) -> bool {
         let ended = Instant::now();
         let (entry, run) = (&self.cx.entry, self.cx.run);
@@ -699,6 +703,7 @@ impl Supervisor<'_> {
 }
 
 /// Polls a run, and drops it where it has ended: that, too, is user code.
+#[inline]
 fn poll_and_drop<T>(work: &mut Option<BoxFuture<'_, T>>, task: &mut Task<'_>) -> Poll<T> {
     let Some(running) = work else { unreachable!("a run that has ended is not polled again") };
     let polled = running.as_mut().poll(task);
