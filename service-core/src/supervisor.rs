@@ -39,11 +39,10 @@ pub(crate) fn supervise(mut cx: Context) -> impl Future<Output = ()> + Send {
         let mut supervisor = Supervisor {
             desk: Desk { timer, options },
             cx: &mut cx,
-            instance: Slot::Empty,
+            instance: None,
             up: false,
             ended: false,
             next: Next::AtOnce,
-            due: now,
             grid: Grid::new(now),
             seldom: None,
         };
@@ -56,33 +55,26 @@ struct Supervisor<'t> {
     /// What runs see; apart from the desk, which drives them.
     cx: &'t mut Context,
     desk: Desk<'t>,
-    instance: Slot,
+    instance: Option<Box<dyn Lifecycle>>,
     /// The first instance has been built.
     up: bool,
     /// The service has come to its end as it should.
     ended: bool,
+    /// What is due at the control's `next_due`.
     next: Next,
-    /// When `next` is due; not looked at for `AtOnce`.
-    due: Instant,
     grid: Grid,
     seldom: Option<Box<Seldom>>,
 }
 
 /// What few services need: apart, so that a waiting one takes no memory for it.
 struct Seldom {
+    /// The instance is on the blocking pool, in a run that timed out or outlasted its stop.
+    away: Option<JoinHandle<Returned>>,
     budget: RestartBudget,
     /// For jitter.
     rng: fastrand::Rng,
     /// The moment that `Next::Wall` is for.
     wall: SystemTime,
-}
-
-/// Where the instance is.
-enum Slot {
-    Empty,
-    Here(Box<dyn Lifecycle>),
-    /// On the blocking pool, in a run that timed out or outlasted its stop.
-    Away(JoinHandle<Returned>),
 }
 
 /// Why a life ends.
@@ -138,7 +130,7 @@ impl Supervisor<'_> {
             if cue == Cue::Stop {
                 return Ending::Stopped;
             }
-            if matches!(self.instance, Slot::Empty) {
+            if self.instance.is_none() {
                 let ending = match Box::pin(self.build()).await {
                     Built::Done => None,
                     Built::Broken(kind, error) => Box::pin(self.fail(kind, error, None)).await,
@@ -149,7 +141,7 @@ impl Supervisor<'_> {
                 }
             }
             if !self.up {
-                if matches!(self.instance, Slot::Here(_)) {
+                if self.instance.is_some() {
                     self.come_up();
                 }
                 continue;
@@ -157,31 +149,25 @@ impl Supervisor<'_> {
             if !self.begin(cue) {
                 continue;
             }
-            let span = RunSpan::new(self.cx);
-            let Slot::Here(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-            let driven = if instance.__shape().blocking_update {
-                Box::pin(self.drive_blocking(&span)).await
-            } else {
-                let mut update = Some(instance.__update(self.cx));
-                let driven = poll_fn(|task| {
-                    let work = |task: &mut Task<'_>| poll_and_drop(&mut update, task);
-                    self.desk.poll(task, &self.cx.entry, &span, Limit::Run, work)
-                })
-                .await;
-                match update {
-                    None => driven,
-                    Some(cut) => match caught::quietly(|| self.cx.entry.as_current(|| span.in_scope(|| drop(cut)))) {
+            let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
+            let renew = {
+                let driven = if instance.__shape().blocking_update {
+                    Box::pin(self.drive_blocking()).await
+                } else {
+                    let mut run = Run { update: Some(instance.__update(self.cx)), span: RunSpan::new(self.cx) };
+                    let driven = poll_fn(|task| run.poll(task, &mut self.desk, &self.cx.entry)).await;
+                    match run.drop_cut(&self.cx.entry) {
                         Caught::Panicked(message) => Driven::Panicked(message),
                         Caught::Returned(()) => driven,
+                    }
+                };
+                match driven {
+                    Driven::Done(Ok(outcome)) => self.succeed(outcome),
+                    driven => match Box::pin(self.follow_failure(driven)).await {
+                        Some(ending) => return ending,
+                        None => self.cx.entry.lock().renew,
                     },
                 }
-            };
-            let renew = match driven {
-                Driven::Done(Ok(outcome)) => self.succeed(outcome),
-                driven => match Box::pin(self.follow_failure(driven)).await {
-                    Some(ending) => return ending,
-                    None => self.cx.entry.lock().renew,
-                },
             };
             #[cfg(feature = "database")]
             if self.cx.entry.in_debt().is_some() {
@@ -227,14 +213,18 @@ impl Supervisor<'_> {
         }
         let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
         control.listen(task.waker());
-        control.next_due = (self.next != Next::AtOnce).then_some(self.due);
+        if self.next == Next::AtOnce {
+            control.next_due = None;
+        }
+        let due = control.next_due;
         drop(control);
-        if let Slot::Away(run) = &mut self.instance {
+        if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
             // Runs never overlap: not before the one that timed out has come back.
-            let Poll::Ready(returned) = Pin::new(run).poll(task) else { return Poll::Pending };
+            let Poll::Ready(returned) = Pin::new(away).poll(task) else { return Poll::Pending };
             entry.lock().let_go();
             let panicked;
             (self.instance, panicked) = come_back(entry, returned);
+            self.seldom().away = None;
             if panicked {
                 return Poll::Ready(Woken::LatePanic);
             }
@@ -245,11 +235,9 @@ impl Supervisor<'_> {
         if paused {
             return Poll::Pending;
         }
-        if self.next == Next::AtOnce {
-            return Poll::Ready(Woken::Go(Cue::Due));
-        }
-        let due = poll_at(&mut self.desk.timer, self.due, task);
-        if due.is_ready() && self.next == Next::Wall && entry.hub.clock.wall_now() < self.seldom().wall {
+        let Some(due) = due else { return Poll::Ready(Woken::Go(Cue::Due)) };
+        let due = poll_at(&mut self.desk.timer, due, task);
+        if due.is_ready() && self.next == Next::Wall && self.cx.entry.hub.clock.wall_now() < self.seldom().wall {
             return Poll::Ready(Woken::WallNotThere);
         }
         due.map(|()| Woken::Go(Cue::Due))
@@ -267,7 +255,7 @@ impl Supervisor<'_> {
                 self.plan_wall(crate::cron::next(cron, self.cx.entry.hub.clock.wall(first)));
             }
             _ if options.initial_delay.is_zero() => self.next = Next::AtOnce,
-            _ => self.plan_at(first),
+            _ => _ = self.plan_at(first),
         }
         let entry = &self.cx.entry;
         let mut control = entry.lock();
@@ -297,8 +285,7 @@ impl Supervisor<'_> {
                 return self.plan_wall(wall);
             }
         };
-        self.plan_at(due);
-        if self.due <= ended {
+        if self.plan_at(due) <= ended {
             self.next = Next::AtOnce;
         }
     }
@@ -329,22 +316,27 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The next regular run is due at this moment and up to `jitter` later.
+    /// The next regular run is due at this moment and up to `jitter` later. Gives back when.
     #[inline]
-    fn plan_at(&mut self, due: Instant) {
-        self.next = Next::Regular;
-        self.due = due;
+    fn plan_at(&mut self, mut due: Instant) -> Instant {
         if !self.desk.options.jitter.is_zero() {
             let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-            self.due = later(due, Duration::from_nanos(self.seldom().rng.u64(0..=most)));
+            due = later(due, Duration::from_nanos(self.seldom().rng.u64(0..=most)));
         }
+        self.plan(Next::Regular, due);
+        due
+    }
+
+    fn plan(&mut self, next: Next, due: Instant) {
+        self.next = next;
+        self.cx.entry.lock().next_due = Some(due);
     }
 
     /// Waits for a moment of the wall clock, looking at it once a minute: it may be set, and the machine suspended.
     fn plan_wall(&mut self, wall: Option<SystemTime>) {
         const LOOK: Duration = Duration::from_secs(60);
         let now = Instant::now();
-        (self.next, self.due) = match wall {
+        let (next, due) = match wall {
             Some(wall) => {
                 let ahead = wall.duration_since(self.cx.entry.hub.clock.wall_now()).unwrap_or_default();
                 self.seldom().wall = wall;
@@ -352,6 +344,7 @@ impl Supervisor<'_> {
             }
             None => (Next::Regular, later(now, Duration::MAX)),
         };
+        self.plan(next, due);
     }
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
@@ -366,7 +359,7 @@ impl Supervisor<'_> {
         let _ = caught::quietly(|| drop(building));
         match driven {
             Driven::Done(Ok(instance)) => {
-                self.instance = Slot::Here(instance);
+                self.instance = Some(instance);
                 self.cx.entry.emit(|| ServiceEventKind::InstanceBuilt);
                 Built::Done
             }
@@ -403,14 +396,12 @@ impl Supervisor<'_> {
     }
 
     /// Drives `update` on the blocking pool.
-    async fn drive_blocking(&mut self, span: &RunSpan) -> Driven<Result<Outcome>> {
-        let Slot::Here(instance) = std::mem::replace(&mut self.instance, Slot::Empty) else {
-            unreachable!("a run begins with an instance");
-        };
-        let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), span.clone());
+    async fn drive_blocking(&mut self) -> Driven<Result<Outcome>> {
+        let Some(instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
+        let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), RunSpan::new(self.cx));
         match self.desk.drive(&self.cx.entry, pin!(&mut on_pool), Limit::Run).await {
             Driven::Done(Ok((instance, caught))) => {
-                self.instance = Slot::Here(instance);
+                self.instance = Some(instance);
                 match caught {
                     Caught::Returned(result) => Driven::Done(result),
                     Caught::Panicked(message) => Driven::Panicked(message),
@@ -420,7 +411,7 @@ impl Supervisor<'_> {
             Driven::Panicked(message) => Driven::Panicked(message),
             cut @ (Driven::TimedOut | Driven::Aborted) => {
                 self.cx.entry.lock().set_hold(Hold::Blocked);
-                self.instance = Slot::Away(on_pool);
+                self.seldom().away = Some(on_pool);
                 if matches!(cut, Driven::TimedOut) { Driven::TimedOut } else { Driven::Aborted }
             }
         }
@@ -576,7 +567,7 @@ impl Supervisor<'_> {
 
     /// Asks the instance's `on_failure`, and says whether the instance is broken.
     fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
-        let Slot::Here(instance) = &mut self.instance else {
+        let Some(instance) = &mut self.instance else {
             return (failure.recovery(), false);
         };
         let entry = &self.cx.entry;
@@ -619,13 +610,12 @@ impl Supervisor<'_> {
     fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_with(|| {
             let rng = self.cx.entry.hub.rng(&self.cx.entry.id);
-            Box::new(Seldom { budget: RestartBudget::default(), rng, wall: SystemTime::UNIX_EPOCH })
+            Box::new(Seldom { away: None, budget: RestartBudget::default(), rng, wall: SystemTime::UNIX_EPOCH })
         })
     }
 
     fn back_off(&mut self, wait: Duration) {
-        self.next = Next::Retry;
-        self.due = later(Instant::now(), wait);
+        self.plan(Next::Retry, later(Instant::now(), wait));
         let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.retrying = true;
@@ -683,45 +673,62 @@ impl Supervisor<'_> {
 
     /// Cleans up the instance, exactly once, and lets go of it. Waits for one that is still on the blocking pool.
     async fn end_instance(&mut self) {
-        match std::mem::replace(&mut self.instance, Slot::Empty) {
-            Slot::Empty => {}
-            Slot::Here(instance) => self.desk.clean_up(self.cx, instance).await,
-            Slot::Away(mut run) => {
-                let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-                match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
-                    Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance).await,
-                    Driven::Done(Err(_)) | Driven::Panicked(_) => {}
-                    Driven::TimedOut | Driven::Aborted => {
-                        let id = &self.cx.entry.id;
-                        warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
-                        tokio::spawn(clean_up_late(run, Context::clone(self.cx)));
-                    }
-                }
+        if let Some(instance) = self.instance.take() {
+            return self.desk.clean_up(self.cx, instance).await;
+        }
+        let Some(mut run) = self.seldom.as_mut().and_then(|seldom| seldom.away.take()) else { return };
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
+            Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance).await,
+            Driven::Done(Err(_)) | Driven::Panicked(_) => {}
+            Driven::TimedOut | Driven::Aborted => {
+                let id = &self.cx.entry.id;
+                warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
+                tokio::spawn(clean_up_late(run, Context::clone(self.cx)));
             }
         }
     }
 }
 
-/// Polls a run, and drops it where it has ended: that, too, is user code.
-#[inline]
-fn poll_and_drop<T>(work: &mut Option<BoxFuture<'_, T>>, task: &mut Task<'_>) -> Poll<T> {
-    let Some(running) = work else { unreachable!("a run that has ended is not polled again") };
-    let polled = running.as_mut().poll(task);
-    if polled.is_ready() {
-        *work = None;
+/// A run of `update` in flight.
+struct Run<'a> {
+    /// Until it has ended.
+    update: Option<BoxFuture<'a, Result<Outcome>>>,
+    span: RunSpan,
+}
+
+impl Run<'_> {
+    #[inline]
+    fn poll(&mut self, task: &mut Task<'_>, desk: &mut Desk<'_>, entry: &Entry) -> Poll<Driven<Result<Outcome>>> {
+        desk.poll(task, entry, &self.span, Limit::Run, |task| {
+            let Some(update) = &mut self.update else { unreachable!("a run that has ended is not polled again") };
+            let polled = update.as_mut().poll(task);
+            if polled.is_ready() {
+                // Dropping it is user code, too.
+                self.update = None;
+            }
+            polled
+        })
     }
-    polled
+
+    /// Drops a run that did not end by itself.
+    fn drop_cut(self, entry: &Entry) -> Caught<()> {
+        match self.update {
+            None => Caught::Returned(()),
+            Some(cut) => caught::quietly(|| entry.as_current(|| self.span.in_scope(|| drop(cut)))),
+        }
+    }
 }
 
 /// A blocking run that had timed out has returned at last, and whether by a panic.
-fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) -> (Slot, bool) {
+fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) -> (Option<Box<dyn Lifecycle>>, bool) {
     match returned {
-        Ok((instance, Caught::Returned(_))) => (Slot::Here(instance), false),
+        Ok((instance, Caught::Returned(_))) => (Some(instance), false),
         Ok((instance, Caught::Panicked(message))) => {
             warn!(service.id = %entry.id, "a blocking run panicked after it had timed out: {message}");
-            (Slot::Here(instance), true)
+            (Some(instance), true)
         }
-        Err(_) => (Slot::Empty, false),
+        Err(_) => (None, false),
     }
 }
 
