@@ -92,7 +92,7 @@ impl Planned {
 
     #[track_caller]
     pub(crate) fn closure<S: Service>(id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        Self::by_hand::<S>(id, Factory::Closure(Box::new(move || Box::new(build()))), None)
+        Self::by_hand::<S>(id, Factory::Closure(Arc::new(move || Box::new(build()))), None)
     }
 
     #[track_caller]
@@ -304,11 +304,7 @@ impl RegistryBuilder {
     /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        if cfg!(panic = "abort") {
-            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
-        }
-        crate::overview::log(&registry);
-        registry.start().await?;
+        registry.start_announced().await?;
         Ok(registry)
     }
 

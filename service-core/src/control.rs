@@ -259,6 +259,11 @@ impl Control {
         }
     }
 
+    /// Whether a fresh instance follows the run in flight, however that ends.
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.renew && self.stop.is_none()
+    }
+
     /// Begins a new life.
     pub(crate) fn begin(&mut self) {
         self.enter(ServiceState::Starting);
@@ -372,11 +377,7 @@ impl Control {
     }
 
     /// The run in flight failed, or an instance could not be built. Gives back who waits for it.
-    pub(crate) fn end_run_badly(
-        &mut self,
-        error: &Error,
-        duration: Option<Duration>,
-    ) -> Waiters {
+    pub(crate) fn end_run_badly(&mut self, error: &Error, duration: Option<Duration>) -> Waiters {
         self.in_flight = false;
         self.stats.errors = self.stats.errors.saturating_add(1);
         self.stats.last_error = Some(error.clone());

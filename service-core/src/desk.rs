@@ -43,6 +43,8 @@ pub(crate) enum Limit {
     Run,
     /// This moment, or the end of a shutdown's time.
     Cleanup(Instant),
+    /// This moment alone: the service has ended, and may live again.
+    Late(Instant),
 }
 
 /// The span of a run; boxed, as most programs have many more services waiting than running.
@@ -115,7 +117,9 @@ impl Desk<'_> {
 
     /// Whether user code that is pending has to end now.
     fn poll_limit(&mut self, task: &mut Task<'_>, entry: &Entry, limit: Limit) -> Poll<Cut> {
-        let (stop, started) = {
+        let (stop, started) = if matches!(limit, Limit::Late(_)) {
+            (None, None)
+        } else {
             let mut control = entry.lock();
             control.listen(task.waker());
             (control.stop.as_deref().copied(), control.stats.last_started)
@@ -126,7 +130,7 @@ impl Desk<'_> {
         };
         let (by_stop, by_limit) = match (stop, limit, timeout) {
             (None, Limit::Stop | Limit::Run, None) => return Poll::Pending,
-            (stop, Limit::Cleanup(at), _) => (stop.and_then(|stop| stop.cleanup), Some(at)),
+            (stop, Limit::Cleanup(at) | Limit::Late(at), _) => (stop.and_then(|stop| stop.cleanup), Some(at)),
             (stop, _, timeout) => {
                 let at = timeout.zip(started).map(|(timeout, started)| later(started, timeout));
                 (stop.and_then(|stop| stop.run), at)
@@ -144,19 +148,24 @@ impl Desk<'_> {
     }
 
     /// Runs `cleanup`, as long as a stop may take, and drops the instance.
-    pub(crate) async fn clean_up(&mut self, cx: &Context, mut instance: Box<dyn Lifecycle>) {
+    pub(crate) async fn clean_up(
+        &mut self,
+        cx: &Context,
+        mut instance: Box<dyn Lifecycle>,
+        limit: fn(Instant) -> Limit,
+    ) {
         let entry = &*cx.entry;
-        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
+        let limit = limit(later(Instant::now(), self.options.drain_timeout));
         let driven = match instance.__shape().cleanup {
             Cleanup::None => {
-                let _ = caught::quietly(|| drop(instance));
+                let_go(entry, instance);
                 None
             }
             Cleanup::Async => {
                 let mut cleanup = entry.as_current(|| instance.__cleanup(cx));
                 let driven = self.drive(entry, cleanup.as_mut(), limit).await;
                 let _ = caught::quietly(|| drop(cleanup));
-                let _ = caught::quietly(|| drop(instance));
+                let_go(entry, instance);
                 Some(driven)
             }
             Cleanup::Blocking => {
@@ -194,6 +203,10 @@ impl Desk<'_> {
             let mut changed = pin!(entry.hub.changed.notified());
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
+                let mut control = entry.lock();
+                if matches!(control.hold(), Some(Hold::Dependencies(_))) {
+                    control.let_go();
+                }
                 return true;
             }
             {
@@ -239,6 +252,7 @@ pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<
 pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: RunSpan) -> JoinHandle<Returned> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| span.in_scope(|| instance.__update_blocking(&cx))));
         (instance, caught)
     })
@@ -247,10 +261,17 @@ pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, 
 fn spawn_blocking_cleanup(mut instance: Box<dyn Lifecycle>, cx: Context) -> JoinHandle<Caught<Result<()>>> {
     tokio::task::spawn_blocking(move || {
         let entry = cx.entry.clone();
+        let _blocking = entry.hub.enter_blocking();
         let caught = caught::quietly(|| entry.as_current(|| instance.__cleanup_blocking(&cx)));
-        let _ = caught::quietly(|| drop(instance));
+        let_go(&entry, instance);
         caught
     })
+}
+
+fn let_go(entry: &Entry, instance: Box<dyn Lifecycle>) {
+    if let Caught::Panicked(message) = caught::quietly(|| entry.as_current(|| drop(instance))) {
+        warn!(service.id = %entry.id, "dropping the instance panicked: {message}");
+    }
 }
 
 /// Cleans up an instance whose blocking run outlasted even the end of its service.
@@ -258,6 +279,6 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        Desk { timer, options }.clean_up(&cx, instance).await;
+        Desk { timer, options }.clean_up(&cx, instance, Limit::Late).await;
     }
 }

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ pub(crate) enum Factory {
     /// Handed over; there is no second one.
     ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
     /// A closure of the user's.
-    Closure(Box<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
+    Closure(Arc<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
     /// `configure` or `Default`.
     Build(Build),
 }
@@ -47,15 +46,18 @@ impl Factory {
         matches!(self, Self::ReadyMade(_))
     }
 
-    /// The next instance. A closure that panics is an error.
+    /// The next instance.
     pub(crate) fn build(&self, service: &str, cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
         let built = match self {
             Self::Build(build) => return build(cx),
             Self::ReadyMade(slot) => {
                 slot.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| used_up(service))
             }
-            Self::Closure(make) => catch_unwind(AssertUnwindSafe(make))
-                .map_err(|payload| Error::msg(format!("building the instance panicked: {}", panic_message(&*payload)))),
+            Self::Closure(make) => {
+                // Called where a panic is seen as one.
+                let make = make.clone();
+                return Box::pin(async move { Ok(make()) });
+            }
         };
         Box::pin(std::future::ready(built))
     }
@@ -208,7 +210,8 @@ impl Entry {
         false
     }
 
-    pub(crate) fn ask_stop(&self, by: StopBy) {
+    /// Asks it to stop, and says which life that ends.
+    pub(crate) fn ask_stop(&self, by: StopBy) -> u32 {
         let mut control = self.lock();
         let from = control.state();
         if from.is_running() {
@@ -218,6 +221,7 @@ impl Entry {
                 control.tell_changed_state();
             }
         }
+        control.life
     }
 
     pub(crate) fn ask_pause(&self, by_itself: bool) -> Result<()> {

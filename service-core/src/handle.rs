@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use crate::control::StopBy;
+use crate::control::{Control, StopBy};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::health::{self, ServiceHealth};
@@ -57,16 +58,22 @@ impl ServiceHandle {
                 ServiceState::Draining => return control.refuse(self.id(), "start", "it is still stopping"),
                 _ => return control.refuse(self.id(), "start", "it is running already"),
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
-            }
+            self.may_begin(&control, "start")?;
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.registry.waiting(self.started(life)).await
+        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
+    }
+
+    /// Whether another life, or another instance, can be had at all.
+    fn may_begin(&self, control: &Control, action: &'static str) -> Result<()> {
+        if control.forgotten {
+            return control.refuse(self.id(), action, "it has been unregistered");
+        }
+        if self.entry.factory.has_next() { Ok(()) } else { Err(used_up(self.id())) }
     }
 
     /// Waits for the end of a start.
-    pub(crate) async fn started(&self, life: u32) -> Result<()> {
+    pub(crate) async fn started(&self, life: u32, patience: Instant) -> Result<()> {
         if self.entry.is_current() {
             return Ok(());
         }
@@ -76,7 +83,7 @@ impl ServiceHandle {
                 failed.then(|| control.stats.last_error.clone()).flatten()
             })
         });
-        match tokio::time::timeout(START_PATIENCE, settled).await {
+        match tokio::time::timeout_at(patience, settled).await {
             Ok(Some(error)) => Err(error),
             Ok(None) => Ok(()),
             Err(_) => {
@@ -103,8 +110,7 @@ impl ServiceHandle {
     }
 
     pub(crate) async fn stop_by(&self, by: StopBy) {
-        let life = self.entry.lock().life;
-        self.entry.ask_stop(by);
+        let life = self.entry.ask_stop(by);
         if !self.entry.is_current() {
             self.entry.until(|control| (control.life != life || !control.state().is_running()).then_some(())).await;
         }
@@ -128,10 +134,10 @@ impl ServiceHandle {
 
     /// Starts a failed service with a fresh instance and no failures counted.
     ///
-    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run.
+    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run, however it ends.
     ///
     /// # Errors
-    /// It has not failed, was handed over as a ready-made instance, or failed for good again at once.
+    /// It has not failed, is ending, was handed over as a ready-made instance, or failed for good again at once.
     pub async fn reset(&self) -> Result<()> {
         let life = {
             let mut control = self.entry.lock();
@@ -140,16 +146,17 @@ impl ServiceHandle {
                 let why = format!("it has not failed, it is {}", control.state());
                 return control.refuse(self.id(), "reset", why);
             }
-            if !self.entry.factory.has_next() {
-                return Err(used_up(self.id()));
+            if from_within && (control.ending || control.state() == ServiceState::Draining) {
+                return control.refuse(self.id(), "reset", control.why_down());
             }
+            self.may_begin(&control, "reset")?;
             if from_within {
                 control.renew = true;
                 return Ok(());
             }
             self.registry.launch(&self.entry, &mut control)?
         };
-        self.registry.waiting(self.started(life)).await
+        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
     }
 
     /// Has it run as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.

@@ -126,6 +126,10 @@ const GRACE: Duration = Duration::from_secs(1);
 fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Degraded, Healthy, Unhealthy};
     let last_error = || control.stats.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
+    let works = matches!(control.state(), ServiceState::Running | ServiceState::BackingOff);
+    if works && matches!(control.hold(), Some(Hold::Blocked)) {
+        return (Unhealthy, Some("a blocking run that timed out has not returned".to_owned()));
+    }
     match control.state() {
         ServiceState::Created => (Healthy, Some("not started".to_owned())),
         ServiceState::Stopped => (Healthy, Some("stopped".to_owned())),
@@ -157,10 +161,7 @@ fn judge(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
 }
 
 fn judge_running(control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
-    use HealthStatus::{Degraded, Healthy, Unhealthy};
-    if matches!(control.hold(), Some(Hold::Blocked)) {
-        return (Unhealthy, Some("a blocking run that timed out has not returned".to_owned()));
-    }
+    use HealthStatus::{Degraded, Healthy};
     if let Some((status, late)) = lateness(control, now) {
         return (status, Some(late));
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -22,6 +23,8 @@ pub(crate) struct Hub {
     pub(crate) requester_id: String,
     /// Makes jitter repeatable under test.
     pub(crate) seed: Option<u64>,
+    /// Threads that are in blocking code of a service's.
+    pub(crate) blocking: AtomicUsize,
     /// The clock moves only where a test bed moves it.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test bed holds the clock"))]
     pub(crate) clock_is_held: bool,
@@ -42,6 +45,12 @@ impl Hub {
         }
     }
 
+    /// Counts this thread among those in blocking code, until the guard is dropped.
+    pub(crate) fn enter_blocking(self: &Arc<Self>) -> InBlocking {
+        self.blocking.fetch_add(1, Ordering::SeqCst);
+        InBlocking(self.clone())
+    }
+
     /// The shared value of type `T`.
     pub(crate) fn state<T: Send + Sync + 'static>(&self, service: &str) -> Result<&T> {
         let found = self.states.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref());
@@ -52,6 +61,15 @@ impl Hub {
                 type_name::<T>()
             ))
         })
+    }
+}
+
+/// A thread in blocking code.
+pub(crate) struct InBlocking(Arc<Hub>);
+
+impl Drop for InBlocking {
+    fn drop(&mut self) {
+        self.0.blocking.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -1,6 +1,8 @@
-//! Background services inside a program.
+#![cfg_attr(not(doctest), doc = include_str!("../../README.md"))]
 //!
-//! To read the code, start at `supervisor.rs`: the loop that runs one service.
+//! ## Reading the code
+//!
+//! Start at `supervisor.rs`: the loop that runs one service.
 
 mod builder;
 mod caught;
@@ -33,6 +35,7 @@ mod schedule;
 mod secret;
 mod service;
 mod signal;
+mod single;
 mod state;
 mod supervisor;
 #[cfg(feature = "testing")]
@@ -116,6 +119,7 @@ pub use service::{Literal, Service, ServiceDescriptor};
 ///
 /// Where a method needs `#[cfg]`, put it on the method: the service does without it, or has another of the name.
 pub use service_macros::service;
+pub use single::{run, run_until};
 pub use state::ServiceState;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;

@@ -227,7 +227,7 @@ impl ServiceRegistry {
         }
         // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
         if !entry.lock().options.depends_on.is_empty() {
-            check_dependencies(entries.iter().map(|known| &*known.0).chain([&*entry]))?;
+            check_dependencies(entries.iter().map(|known| &*known.0), &[&entry])?;
         }
         entries.insert(ById(entry.clone()));
         drop(entries);
@@ -237,7 +237,7 @@ impl ServiceRegistry {
 
     /// Registers many at once: dependencies may stand in any order.
     pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) -> Result<()> {
-        check_dependencies(new.iter().map(|entry| &**entry))?;
+        check_dependencies([].into_iter(), &new.iter().map(|entry| &**entry).collect::<Vec<_>>())?;
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.extend(new.into_iter().map(ById));
         Ok(())
@@ -259,21 +259,23 @@ impl ServiceRegistry {
     }
 
     async fn forget(self, handle: ServiceHandle) {
-        handle.stop_by(StopBy::default()).await;
-        let removed = {
+        loop {
+            handle.stop_by(StopBy::default()).await;
             let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
             // It may have been forgotten, and its id registered anew, while this one waited.
-            match entries.get(handle.id()) {
-                Some(ById(entry)) if Arc::ptr_eq(entry, &handle.entry) => entries.take(handle.id()),
-                _ => None,
+            if !entries.get(handle.id()).is_some_and(|ById(entry)| Arc::ptr_eq(entry, &handle.entry)) {
+                return;
             }
-        };
-        if let Some(ById(entry)) = removed {
-            let mut control = entry.lock();
-            control.forgotten = true;
-            entry.emit(|| ServiceEventKind::Unregistered);
-            entry.tell_settled(&mut control);
+            let mut control = handle.entry.lock();
+            // Or started again: what is forgotten must not go on.
+            if !control.state().is_running() {
+                control.forgotten = true;
+                entries.remove(handle.id());
+                break;
+            }
         }
+        handle.entry.emit(|| ServiceEventKind::Unregistered);
+        handle.entry.tell_settled(&mut handle.entry.lock());
     }
 
     // ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,7 +291,7 @@ impl ServiceRegistry {
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();
             let down = matches!(control.state(), ServiceState::Created | ServiceState::Stopped);
-            if !down || !control.options.enabled {
+            if !down || !control.options.enabled || control.forgotten {
                 continue;
             }
             if !entry.factory.has_next() {
@@ -302,13 +304,20 @@ impl ServiceRegistry {
         }
         let deadline = Instant::now() + crate::handle::START_PATIENCE;
         for (handle, life) in started {
-            if Instant::now() < deadline
-                && let Err(error) = self.waiting(handle.started(life)).await
-            {
+            if let Err(error) = self.waiting(handle.started(life, deadline)).await {
                 error!(service.id = %handle.id(), "did not start: {error:#}");
             }
         }
         Ok(())
+    }
+
+    /// The program's start: [`start`](Self::start), after a word on what there is.
+    pub(crate) async fn start_announced(&self) -> Result<()> {
+        if cfg!(panic = "abort") {
+            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
+        }
+        crate::overview::log(self);
+        self.start().await
     }
 
     /// Begins a service's life.
@@ -532,13 +541,16 @@ impl ServiceRegistry {
     }
 }
 
-/// Unknown ids and cycles among these services' dependencies.
-fn check_dependencies<'a>(entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
-    let known: Vec<_> = entries.map(|entry| (&*entry.id, &entry.place, entry.lock().options.clone())).collect();
+/// Unknown ids and cycles that the new services' dependencies bring. What an older one depends on may have been
+/// unregistered since; that is not the new one's fault.
+fn check_dependencies<'a>(old: impl Iterator<Item = &'a Entry>, new: &[&'a Entry]) -> Result<()> {
+    let place = |entry: &'a Entry| (&*entry.id, &entry.place, entry.lock().options.clone());
+    let mut known: Vec<_> = new.iter().copied().map(place).collect();
+    known.extend(old.map(place));
     let graph: BTreeMap<&str, Vec<&str>> =
         known.iter().map(|(id, _, options)| (*id, options.depends_on.iter().map(String::as_str).collect())).collect();
     let mut problems = Vec::new();
-    for (id, place, options) in &known {
+    for (id, place, options) in &known[..new.len()] {
         for dependency in options.depends_on.iter().filter(|dependency| !graph.contains_key(dependency.as_str())) {
             let hint = crate::config::nearest(dependency, graph.keys().copied())
                 .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));

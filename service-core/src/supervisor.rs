@@ -10,7 +10,7 @@ use std::task::{Context as Task, Poll};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::caught::{self, Caught};
@@ -34,18 +34,7 @@ use crate::state::ServiceState;
 pub(crate) fn supervise(mut cx: Context) -> impl Future<Output = ()> + Send {
     async move {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
-        let options = cx.entry.lock().options.clone();
-        let now = Instant::now();
-        let mut supervisor = Supervisor {
-            desk: Desk { timer, options },
-            cx: &mut cx,
-            instance: None,
-            up: false,
-            ended: false,
-            next: Next::AtOnce,
-            grid: Grid::new(now),
-            seldom: None,
-        };
+        let mut supervisor = Supervisor::new(&mut cx, timer);
         let ending = supervisor.live().await;
         Box::pin(supervisor.end(ending)).await;
     }
@@ -96,8 +85,7 @@ enum Next {
 /// What ended a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cue {
-    Due,
-    Asked,
+    Run,
     Stop,
 }
 
@@ -112,69 +100,74 @@ enum Woken {
 /// What came of building.
 enum Built {
     Done,
-    Broken(FailureKind, Error),
-    Aborted,
+    /// Not now: what follows is planned.
+    Broken,
+    Ended(Ending),
 }
 
 /// Start and end of a run.
 type Times = (Instant, Instant);
 
 // Whatever happens seldom is boxed where it is awaited, so that a waiting service takes no memory for it.
-impl Supervisor<'_> {
-    async fn live(&mut self) -> Ending {
-        if !Box::pin(self.desk.dependencies(&self.cx.entry, &self.cx.registry)).await {
-            return Ending::Stopped;
-        }
-        loop {
-            let cue = self.wait().await;
-            if cue == Cue::Stop {
+impl<'t> Supervisor<'t> {
+    fn new(cx: &'t mut Context, timer: Pin<&'t mut Sleep>) -> Self {
+        let options = cx.entry.lock().options.clone();
+        let grid = Grid::new(Instant::now());
+        let desk = Desk { timer, options };
+        Self { cx, desk, instance: None, up: false, ended: false, next: Next::AtOnce, grid, seldom: None }
+    }
+
+    #[expect(clippy::manual_async_fn, reason = "as `supervise`")]
+    fn live(&mut self) -> impl Future<Output = Ending> + Send {
+        async move {
+            if !Box::pin(self.desk.dependencies(&self.cx.entry, &self.cx.registry)).await {
                 return Ending::Stopped;
             }
-            if self.instance.is_none() {
-                let ending = match Box::pin(self.build()).await {
-                    Built::Done => None,
-                    Built::Broken(kind, error) => Box::pin(self.fail(kind, error, None)).await,
-                    Built::Aborted => Some(Ending::Stopped),
-                };
-                if let Some(ending) = ending {
-                    return ending;
+            loop {
+                if self.wait().await == Cue::Stop {
+                    return Ending::Stopped;
                 }
-            }
-            if !self.up {
-                if self.instance.is_some() {
+                if self.instance.is_none() {
+                    match Box::pin(self.build()).await {
+                        Built::Done => {}
+                        Built::Broken => continue,
+                        Built::Ended(ending) => return ending,
+                    }
+                }
+                if !self.up {
                     self.come_up();
+                    continue;
                 }
-                continue;
-            }
-            if !self.begin(cue) {
-                continue;
-            }
-            let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-            let renew = {
-                let driven = if instance.__shape().blocking_update {
-                    Box::pin(self.drive_blocking()).await
-                } else {
-                    let mut run = Run { update: Some(instance.__update(self.cx)), span: RunSpan::new(self.cx) };
-                    let driven = poll_fn(|task| run.poll(task, &mut self.desk, &self.cx.entry)).await;
-                    match run.drop_cut(&self.cx.entry) {
-                        Caught::Panicked(message) => Driven::Panicked(message),
-                        Caught::Returned(()) => driven,
+                if !self.begin() {
+                    continue;
+                }
+                let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
+                let renew = {
+                    let driven = if instance.__shape().blocking_update {
+                        Box::pin(self.drive_blocking()).await
+                    } else {
+                        let mut run = Run { update: Some(instance.__update(self.cx)), span: RunSpan::new(self.cx) };
+                        let driven = poll_fn(|task| run.poll(task, &mut self.desk, &self.cx.entry)).await;
+                        match run.drop_cut(&self.cx.entry) {
+                            Caught::Panicked(message) => Driven::Panicked(message),
+                            Caught::Returned(()) => driven,
+                        }
+                    };
+                    match driven {
+                        Driven::Done(Ok(outcome)) => self.succeed(outcome),
+                        driven => match Box::pin(self.follow_failure(driven)).await {
+                            Some(ending) => return ending,
+                            None => self.cx.entry.lock().renew,
+                        },
                     }
                 };
-                match driven {
-                    Driven::Done(Ok(outcome)) => self.succeed(outcome),
-                    driven => match Box::pin(self.follow_failure(driven)).await {
-                        Some(ending) => return ending,
-                        None => self.cx.entry.lock().renew,
-                    },
+                #[cfg(feature = "database")]
+                if self.cx.entry.in_debt().is_some() {
+                    Box::pin(self.pay_debts(None)).await;
                 }
-            };
-            #[cfg(feature = "database")]
-            if self.cx.entry.in_debt().is_some() {
-                Box::pin(self.pay_debts(None)).await;
-            }
-            if renew {
-                Box::pin(self.renew()).await;
+                if renew {
+                    Box::pin(self.renew()).await;
+                }
             }
         }
     }
@@ -230,17 +223,17 @@ impl Supervisor<'_> {
             }
         }
         if asked {
-            return Poll::Ready(Woken::Go(Cue::Asked));
+            return Poll::Ready(Woken::Go(Cue::Run));
         }
         if paused {
             return Poll::Pending;
         }
-        let Some(due) = due else { return Poll::Ready(Woken::Go(Cue::Due)) };
+        let Some(due) = due else { return Poll::Ready(Woken::Go(Cue::Run)) };
         let due = poll_at(&mut self.desk.timer, due, task);
         if due.is_ready() && self.next == Next::Wall && self.cx.entry.hub.clock.wall_now() < self.seldom().wall {
             return Poll::Ready(Woken::WallNotThere);
         }
-        due.map(|()| Woken::Go(Cue::Due))
+        due.map(|()| Woken::Go(Cue::Run))
     }
 
     /// The first instance is there: the service is up, and its schedule begins.
@@ -349,7 +342,7 @@ impl Supervisor<'_> {
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
 
-    /// Builds an instance.
+    /// Builds an instance, and follows up where that fails.
     async fn build(&mut self) -> Built {
         let mut building = {
             let cx = &*self.cx;
@@ -363,26 +356,31 @@ impl Supervisor<'_> {
                 self.cx.entry.emit(|| ServiceEventKind::InstanceBuilt);
                 Built::Done
             }
-            Driven::Done(Err(error)) => Built::Broken(FailureKind::Error, error),
+            Driven::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error).await,
             Driven::Panicked(message) => {
-                Built::Broken(FailureKind::Panic, Error::msg(format!("building the instance panicked: {message}")))
+                let error = Error::msg(format!("building the instance panicked: {message}"));
+                self.fail_to_build(FailureKind::Panic, error).await
             }
             Driven::TimedOut | Driven::Aborted => {
                 warn!(service.id = %self.cx.entry.id, "`configure` outlasted the stop and was aborted");
                 self.cx.entry.emit(|| ServiceEventKind::Aborted);
-                Built::Aborted
+                Built::Ended(Ending::Stopped)
             }
         }
     }
 
+    async fn fail_to_build(&mut self, kind: FailureKind, error: Error) -> Built {
+        self.fail(kind, error, None).await.map_or(Built::Broken, Built::Ended)
+    }
+
     /// A run begins; or does not, where a stop or a pause came first.
     #[inline]
-    fn begin(&mut self, cue: Cue) -> bool {
+    fn begin(&mut self) -> bool {
         let started = Instant::now();
         let entry = &self.cx.entry;
         let run = {
             let mut control = entry.lock();
-            if control.stop.is_some() || (control.paused && cue == Cue::Due && !control.run_wanted) {
+            if control.stop.is_some() || (control.paused && !control.run_wanted) {
                 return false;
             }
             if control.state() == ServiceState::BackingOff {
@@ -487,9 +485,7 @@ impl Supervisor<'_> {
         let Some(access) = entry.in_debt() else { return };
         let why = error.map(|error| format!("{error:#}"));
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        if let Driven::Done(Err(error)) =
-            self.desk.drive(&entry, pin!(access.run_ended(why.as_deref())), limit).await
-        {
+        if let Driven::Done(Err(error)) = self.desk.drive(&entry, pin!(access.run_ended(why.as_deref())), limit).await {
             warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
         }
     }
@@ -514,8 +510,10 @@ impl Supervisor<'_> {
             verdict = Verdict::Fail;
         }
         log_failure(&entry, self.cx.run, &failure, verdict);
-        self.count(&failure, recovery, times);
-        if broken {
+        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
+        self.count(&failure, decided, times);
+        // Where the service ends as well, the instance ends with it.
+        if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
             self.end_instance().await;
         }
         match verdict {
@@ -539,6 +537,8 @@ impl Supervisor<'_> {
                 error!(service.id = %entry.id, "{}", used_up(&entry.id));
                 Some(Ending::Failed)
             }
+            // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
+            Verdict::Fail if entry.lock().is_renewed() => None,
             Verdict::Fail => self.restart().await,
         }
     }
@@ -588,8 +588,7 @@ impl Supervisor<'_> {
             return Some(Ending::Stopped);
         }
         let restart = self.desk.options.restart.filter(|_| !entry.factory.is_ready_made());
-        let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now()))
-        else {
+        let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now())) else {
             return Some(Ending::Failed);
         };
         self.end_instance().await;
@@ -674,12 +673,12 @@ impl Supervisor<'_> {
     /// Cleans up the instance, exactly once, and lets go of it. Waits for one that is still on the blocking pool.
     async fn end_instance(&mut self) {
         if let Some(instance) = self.instance.take() {
-            return self.desk.clean_up(self.cx, instance).await;
+            return self.desk.clean_up(self.cx, instance, Limit::Cleanup).await;
         }
         let Some(mut run) = self.seldom.as_mut().and_then(|seldom| seldom.away.take()) else { return };
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
         match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
-            Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance).await,
+            Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance, Limit::Cleanup).await,
             Driven::Done(Err(_)) | Driven::Panicked(_) => {}
             Driven::TimedOut | Driven::Aborted => {
                 let id = &self.cx.entry.id;
@@ -712,8 +711,8 @@ impl Run<'_> {
     }
 
     /// Drops a run that did not end by itself.
-    fn drop_cut(self, entry: &Entry) -> Caught<()> {
-        match self.update {
+    fn drop_cut(&mut self, entry: &Entry) -> Caught<()> {
+        match self.update.take() {
             None => Caught::Returned(()),
             Some(cut) => caught::quietly(|| entry.as_current(|| self.span.in_scope(|| drop(cut)))),
         }

@@ -2,14 +2,11 @@
 //!
 //! A reading's figures and its new status are one commit: killed at any moment, it is either done or still pending.
 
-use chrono::Utc;
-use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
-use sea_orm::{QueryOrder, QuerySelect};
 use service_core::prelude::*;
 use tracing::{info, warn};
 
 use crate::figures;
-use crate::tables::{COMPLETED, FAILED, PENDING, reading};
+use crate::tables::reading;
 
 /// `[data_processor]` in `services.toml`.
 #[derive(serde::Deserialize)]
@@ -37,38 +34,25 @@ impl DataProcessor {
     }
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-        let tx = cx.begin().await?;
-        let batch = reading::Entity::find()
-            .filter(reading::Column::Status.eq(PENDING))
-            .order_by_asc(reading::Column::Id)
-            .limit(self.settings.batch_size)
-            .all(&tx)
-            .await?;
-        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Outcome::idle()) };
-        let (span, size) = (format!("{} to {}", first.date, last.date), batch.len() as u64);
-
-        let mut failed = 0;
-        for row in batch {
-            let done = figures::add(&tx, &row.observation()).await;
-            let (status, message) = match done {
-                Ok(()) => (COMPLETED, None),
-                Err(error) if error.is_final() => {
-                    warn!("{}, line {}: {error}", row.file, row.line);
-                    failed += 1;
-                    (FAILED, Some(error.to_string()))
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let mut row = row.into_active_model();
-            row.status = Set(status.to_owned());
-            row.error_message = Set(message);
-            row.updated_at = Set(Some(Utc::now()));
-            row.update(&tx).await?;
+        let mut batch = cx.claim::<reading::Entity>(self.settings.batch_size).await?;
+        let (mut dates, mut refused) = (Vec::new(), 0);
+        while let Some(item) = batch.next().await? {
+            let row = item.model();
+            dates.push(row.date);
+            let added = figures::add(item.tx(), &row.observation()).await.map_err(|error| {
+                warn!("{}, line {}: {error}", row.file, row.line);
+                refused += 1;
+                // A reading that is wrong stays wrong; a database may recover.
+                if error.is_final() { Error::fatal(error) } else { Error::new(error) }
+            });
+            item.settle(added).await?;
         }
-        tx.commit().await?;
+        let outcome = batch.commit().await?;
 
-        info!("{size} readings, {span}: {} completed, {failed} failed", size - failed);
-        let outcome = Outcome::processed(size - failed).failed(failed);
-        Ok(if size == self.settings.batch_size { outcome.again() } else { outcome })
+        if let (Some(first), Some(last)) = (dates.iter().min(), dates.iter().max()) {
+            let completed = dates.len() - refused;
+            info!("{} readings, {first} to {last}: {completed} completed, {refused} failed", dates.len());
+        }
+        Ok(outcome)
     }
 }

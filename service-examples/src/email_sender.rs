@@ -4,25 +4,28 @@
 //! Killed in between, or after the server took a mail, it sends the same mail again, under the same `Message-ID`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
 use sea_orm::ActiveValue::{NotSet, Set};
-use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use service_core::{Secret, prelude::*};
 use tracing::{info, warn};
 
-use crate::mail::{self, MailError, Transport};
-use crate::tables::{COMPLETED, FAILED, PENDING, delivery, digest, extreme};
+use crate::mail::{self, MailError, Security, Transport};
+use crate::tables::{PENDING, delivery, digest, extreme};
 
 /// Extremes a digest tells of.
 const DIGEST: u64 = 50;
 /// Deliveries a run works off.
 const BATCH: u64 = 20;
-/// How often a delivery that is not accepted for now is tried.
-const MAX_ATTEMPTS: i32 = 5;
+/// Wait before the second attempt at a delivery that is not accepted for now; twice as long before the third.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+/// How long the deliveries of a process that was killed stay claimed.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// `[email_sender]` in `services.toml`.
 #[derive(serde::Deserialize)]
@@ -34,6 +37,7 @@ struct Settings {
     outbox: PathBuf,
     /// `host` or `host:port` of an SMTP server.
     smtp: Option<String>,
+    tls: Security,
     username: Option<String>,
     password: Option<Secret<String>>,
 }
@@ -45,6 +49,7 @@ impl Default for Settings {
             recipients: vec!["observer@station.example".into()],
             outbox: "outbox".into(),
             smtp: None,
+            tls: Security::None,
             username: None,
             password: None,
         }
@@ -72,9 +77,15 @@ impl EmailSender {
             _ => return Err(Error::fatal("[email_sender] username and password go together: set both or neither")),
         };
         let transport = match settings.smtp {
-            Some(server) => Transport::smtp(&server, credentials).map_err(|why| {
-                Error::fatal(format!("[email_sender] smtp `{server}`: {why}, expected host or host:port"))
-            })?,
+            Some(server) => {
+                if credentials.is_some() && settings.tls == Security::None {
+                    warn!(
+                        "the password for {server} goes over the network as it is: [email_sender] tls = \"starttls\""
+                    );
+                }
+                Transport::smtp(&server, settings.tls, credentials)
+                    .map_err(|why| Error::fatal(format!("[email_sender] smtp `{server}`: {why}")))?
+            }
             None => Transport::Folder(settings.outbox),
         };
         let recipients: Result<Vec<_>> = settings.recipients.iter().map(|text| mailbox("recipients", text)).collect();
@@ -83,57 +94,33 @@ impl EmailSender {
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         self.write_digest(cx).await?;
-        let now = Utc::now();
-        let due = delivery::Entity::find()
-            .filter(delivery::Column::Status.eq(PENDING))
-            .filter(delivery::Column::Due.is_null().or(delivery::Column::Due.lte(now)))
-            .order_by_asc(delivery::Column::Id)
-            .limit(BATCH)
-            .all(cx.db()?)
-            .await?;
-        if due.is_empty() {
-            return Ok(Outcome::idle());
+        let mut batch = cx.claim_each::<delivery::Entity>(BATCH).retry_delay(FIRST_RETRY).lease(LEASE).await?;
+        if batch.remaining() > 0 {
+            // No delivery is charged for a server that is not there.
+            self.transport.check().await?;
         }
-        // Before anything is charged for a server that is not there.
-        self.transport.check().await?;
-        let (mut sent, mut failed) = (0, 0);
-        let more = due.len() as u64 == BATCH;
-        for row in due {
-            if cx.is_stopping() {
-                break;
-            }
-            let result = self.deliver(cx, &row).await;
-            let attempts = row.attempts + 1;
-            let mut row = row.into_active_model();
-            row.attempts = Set(attempts);
-            row.updated_at = Set(Some(Utc::now()));
-            match result {
-                Ok(()) => {
-                    sent += 1;
-                    row.status = Set(COMPLETED.to_owned());
-                    row.error_message = Set(None);
+        while !cx.is_stopping()
+            && let Some(item) = batch.next().await?
+        {
+            let to = &item.model().recipient;
+            let sent = match self.deliver(cx, item.model()).await {
+                Ok(extremes) => {
+                    info!("{extremes} new extremes sent to {to}");
+                    Ok(())
                 }
                 Err(error) => {
-                    failed += 1;
-                    let again = error.find::<MailError>().is_some_and(|e| matches!(e, MailError::Later(_)));
-                    warn!("a digest to {} was {error:#}", row.recipient.as_ref());
-                    row.error_message = Set(Some(format!("{error:#}")));
-                    if again && attempts < MAX_ATTEMPTS {
-                        row.due = Set(Some(Utc::now() + TimeDelta::minutes(1 << attempts)));
-                    } else if error
-                        .find::<MailError>()
-                        .is_some_and(|e| matches!(e, MailError::Refused(_) | MailError::Later(_)))
-                    {
-                        row.status = Set(FAILED.to_owned());
-                    } else {
-                        return Err(error);
+                    warn!("a digest to {to} was {error:#}");
+                    match error.find::<MailError>() {
+                        Some(MailError::Refused(_)) => Err(Error::fatal(error)),
+                        Some(MailError::Later(_)) => Err(error),
+                        // Neither will the next one get there.
+                        _ => return Err(error),
                     }
                 }
-            }
-            row.update(cx.db()?).await?;
+            };
+            item.settle(sent).await?;
         }
-        let outcome = Outcome::processed(sent).failed(failed);
-        Ok(if more { outcome.again() } else { outcome })
+        batch.commit().await
     }
 
     /// A server that is away is waited for; wrong credentials are for a human.
@@ -185,18 +172,20 @@ impl EmailSender {
         tx.commit().await
     }
 
-    async fn deliver(&self, cx: &Context, row: &delivery::Model) -> Result<()> {
-        let digest = digest::Entity::find_by_id(row.digest_id).one(cx.db()?).await?;
+    /// Gives the number of extremes told of. Reads outside the item's transaction: on SQLite that would keep everybody else
+    /// from writing while the server takes its time.
+    async fn deliver(&self, cx: &Context, row: &delivery::Model) -> Result<usize> {
+        let db = cx.db()?;
+        let digest = digest::Entity::find_by_id(row.digest_id).one(db).await?;
         let digest = digest.ok_or_else(|| Error::msg(format!("there is no digest {}", row.digest_id)))?;
         let extremes = extreme::Entity::find()
             .filter(extreme::Column::DigestId.eq(digest.id))
             .order_by_asc(extreme::Column::Id)
-            .all(cx.db()?)
+            .all(db)
             .await?;
         let to: Mailbox = row.recipient.parse()?;
         let mail = mail::compose(&digest, &extremes, &self.from, &to)?;
         self.transport.send(&mail, &mail::file_name(&digest, &to)).await?;
-        info!("{} new extremes sent to {to}", extremes.len());
-        Ok(())
+        Ok(extremes.len())
     }
 }

@@ -120,6 +120,7 @@ fn row(file: &imported_file::Model, line: i32, observation: &Observation) -> rea
         weather: Set(weather),
         status: Set(PENDING.to_owned()),
         error_message: Set(None),
+        attempts: Set(0),
         updated_at: Set(None),
     }
 }

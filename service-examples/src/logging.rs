@@ -10,7 +10,8 @@ use tracing_subscriber::fmt::format::Writer;
 /// the database's statements.
 pub fn start(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,sea_orm=warn"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    // Whoever reads may stop reading (`station | head`): that is no event to report.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     if json {
         log.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
     } else {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp;
+use lettre::transport::smtp::AsyncSmtpTransportBuilder;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 
@@ -51,15 +52,28 @@ pub enum Transport {
     },
 }
 
+/// How the connection to the server is kept from being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// Not at all: for a relay on this machine or in a trusted network.
+    #[default]
+    None,
+    /// From its second line on.
+    StartTls,
+    /// From its first byte on.
+    Tls,
+}
+
 impl Transport {
-    /// A server, given as `host` or `host:port`. Without TLS: for a relay on this machine or in a trusted network.
-    pub fn smtp(server: &str, credentials: Option<Credentials>) -> Result<Self, String> {
+    /// A server, given as `host` or `host:port`.
+    pub fn smtp(server: &str, security: Security, credentials: Option<Credentials>) -> Result<Self, String> {
         let (host, port) = match server.rsplit_once(':') {
             Some((host, port)) => (host, port.parse().map_err(|_| format!("`{port}` is not a port"))?),
-            None => (server, smtp::SMTP_PORT),
+            None => (server, security.usual_port()),
         };
-        let mut client =
-            AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(port).timeout(Some(PATIENCE));
+        let client = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(port).timeout(Some(PATIENCE));
+        let mut client = security.apply(client, host)?;
         if let Some(credentials) = credentials {
             client = client.credentials(credentials);
         }
@@ -85,6 +99,37 @@ impl Transport {
                 Ok(_) => Ok(()),
                 Err(error) => Err(sort(server, error)),
             },
+        }
+    }
+}
+
+impl Security {
+    fn usual_port(self) -> u16 {
+        match self {
+            Self::None => smtp::SMTP_PORT,
+            Self::StartTls => smtp::SUBMISSION_PORT,
+            Self::Tls => smtp::SUBMISSIONS_PORT,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn apply(self, client: AsyncSmtpTransportBuilder, host: &str) -> Result<AsyncSmtpTransportBuilder, String> {
+        use lettre::transport::smtp::client::{Tls, TlsParameters};
+        let parameters = || TlsParameters::new(host.to_owned()).map_err(|error| error.to_string());
+        Ok(client.tls(match self {
+            Self::None => Tls::None,
+            Self::StartTls => Tls::Required(parameters()?),
+            Self::Tls => Tls::Wrapper(parameters()?),
+        }))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn apply(self, client: AsyncSmtpTransportBuilder, _host: &str) -> Result<AsyncSmtpTransportBuilder, String> {
+        match self {
+            Self::None => Ok(client),
+            Self::StartTls | Self::Tls => {
+                Err("this program was built without TLS: build it with `--features tls`, or set tls = \"none\"".into())
+            }
         }
     }
 }
@@ -193,8 +238,11 @@ mod tests {
 
     #[test]
     fn a_server_is_a_host_and_maybe_a_port() {
-        assert!(Transport::smtp("localhost", None).is_ok());
-        assert!(Transport::smtp("localhost:2525", None).is_ok());
-        assert_eq!(Transport::smtp("localhost:smtp", None).err().unwrap(), "`smtp` is not a port");
+        let open = |server, security| Transport::smtp(server, security, None).err().unwrap_or_default();
+        assert_eq!(open("localhost", Security::None), "");
+        assert_eq!(open("localhost:2525", Security::None), "");
+        assert_eq!(open("localhost:smtp", Security::None), "`smtp` is not a port");
+        let tls = open("localhost", Security::Tls);
+        assert_eq!(tls.contains("built without TLS"), !cfg!(feature = "tls"), "{tls}");
     }
 }

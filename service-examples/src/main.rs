@@ -23,7 +23,7 @@ mod tables;
 
 use std::process::ExitCode;
 
-use service_core::prelude::*;
+use service_core::{Literal, prelude::*};
 use tracing::error;
 
 use args::Command;
@@ -53,8 +53,21 @@ async fn main() -> ExitCode {
 
 fn list() {
     for service in ServiceRegistry::discovered() {
-        let options: Vec<_> = service.attributes().iter().map(|(key, value)| format!("{key} = {value:?}")).collect();
+        let options: Vec<_> =
+            service.attributes().iter().map(|(key, value)| format!("{key} = {}", shown(value))).collect();
         println!("{:<16} {}  ({}:{})", service.id(), options.join(", "), service.file(), service.line());
+    }
+}
+
+/// An attribute's value as it was written.
+fn shown(value: &Literal) -> String {
+    match value {
+        Literal::Int(value) => value.to_string(),
+        Literal::Float(value) => value.to_string(),
+        Literal::Bool(value) => value.to_string(),
+        Literal::Str(value) => format!("{value:?}"),
+        Literal::List(ids) => format!("{ids:?}"),
+        other => format!("{other:?}"),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The README and the pages under `docs/`, so that `cargo test` compiles and runs their code. There is nothing else in this library.
+//! The README and most of the pages under `docs/`, so that `cargo test` compiles and runs their code; the page on configuration
+//! is tested where configuration is. There is nothing else in this library.
 
 macro_rules! pages {
     ($($name:ident: $path:literal)*) => {
@@ -9,6 +10,7 @@ macro_rules! pages {
 }
 
 pages! {
+    database: "../../docs/database.md"
     deployment: "../../docs/deployment.md"
     failures: "../../docs/failures.md"
     from_a_loop: "../../docs/from-a-loop.md"

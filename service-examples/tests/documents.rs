@@ -58,7 +58,7 @@ fn every_example_is_listed_and_run() {
 
 #[test]
 fn every_page_is_compiled() {
-    let pages = read("service-examples/src/pages.rs");
+    let pages = read("service-examples/src/pages.rs") + &read("service-core/src/config/mod.rs");
     for path in files(&root().join("docs")) {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(name == "README.md" || pages.contains(&format!("/docs/{name}\"")), "add {name} to src/pages.rs");

@@ -43,37 +43,7 @@ fn once_works_everything_off() {
 fn figures_are_those_computed_by_other_means() {
     let station = Station::new();
     station.once();
-    compare(
-        &station,
-        "expected_monthly.csv",
-        "SELECT month, days * 1.0, rain_days * 1.0, precipitation, temp_max_mean, temp_min_mean, temp_highest, \
-         temp_lowest, wind_mean FROM monthly ORDER BY month",
-        8,
-    );
-    compare(
-        &station,
-        "expected_daily.csv",
-        "SELECT date, temp_mean, temp_range, precipitation, wind FROM daily ORDER BY date",
-        4,
-    );
-}
-
-/// Every row of a file of expected figures beside every row of a query, number by number.
-fn compare(station: &Station, file: &str, sql: &str, columns: usize) {
-    let expected = data(file);
-    let expected: Vec<_> = expected.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()).collect();
-    let found = station.query(sql, |row| {
-        let numbers: Vec<f64> = (1..=columns).map(|column| row.try_get_by_index(column).unwrap()).collect();
-        (row.try_get_by_index::<String>(0).unwrap(), numbers)
-    });
-    assert_eq!(found.len(), expected.len());
-    for (expected, (key, numbers)) in expected.iter().zip(found) {
-        assert_eq!(expected[0], key);
-        for (expected, found) in expected[1..].iter().zip(numbers) {
-            let expected: f64 = expected.parse().unwrap();
-            assert!((expected - found).abs() < 1e-6, "{file}, {key}: {found}, expected {expected}");
-        }
-    }
+    station.compare_figures();
 }
 
 #[test]

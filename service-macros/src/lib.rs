@@ -14,6 +14,7 @@ mod keys;
 mod methods;
 mod model;
 mod names;
+mod near;
 mod units;
 mod validate;
 mod value;

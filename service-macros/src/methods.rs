@@ -1,23 +1,22 @@
-//! The rules about lifecycle methods: receivers, arguments, what they return, and names that were nearly right.
+//! The rules about lifecycle methods: receivers, arguments and what they return.
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{
     Error, FnArg, GenericArgument, Pat, PatType, Path, PathArguments, Receiver, ReceiverKind, ReturnType, Safety,
-    Signature, Type, Visibility,
+    Signature, Type,
 };
 
 use crate::diagnostics::Mistakes;
-use crate::item::{Impl, Method};
+use crate::item::Impl;
 use crate::model::{Lifecycle, Model};
-use crate::names::{self, distance};
+use crate::near;
 use crate::validate::type_parameter;
 
-const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
-const CONFIGURE: &str = "async fn configure(cx: &Context, config: MyConfig) -> Result<Self>";
-const ON_FAILURE: &str = "fn on_failure(&mut self, failure: &Failure) -> Recovery";
-const CLEANUP: &str = "async fn cleanup(&mut self, cx: &Context)";
+pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
+pub(crate) const CONFIGURE: &str = "async fn configure(cx: &Context, config: MyConfig) -> Result<Self>";
+pub(crate) const ON_FAILURE: &str = "fn on_failure(&mut self, failure: &Failure) -> Recovery";
+pub(crate) const CLEANUP: &str = "async fn cleanup(&mut self, cx: &Context)";
 
 /// The impl that an error shows.
 pub(crate) fn impl_to_write(ty: &str) -> String {
@@ -43,7 +42,7 @@ pub(crate) fn type_name_of(name: &str) -> String {
 /// Checks every lifecycle method of an impl.
 pub(crate) fn check(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) {
     if model.updates.is_empty() && item.unreadable.is_empty() {
-        mistakes.push(no_update(item));
+        mistakes.push(near::no_update(item));
     }
     for (methods, name) in [
         (&model.updates, "update"),
@@ -70,7 +69,7 @@ pub(crate) fn check(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) {
         receiver(&method.sig, CLEANUP, mistakes);
         only_context(&method.sig, &with_context(CLEANUP), mistakes);
     }
-    model.hints = hints(item, model);
+    model.hints = near::hints(item, model);
 }
 
 fn update(method: &Lifecycle, mistakes: &mut Mistakes) {
@@ -204,7 +203,7 @@ fn receiver(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
     }
 }
 
-fn is_lent(receiver: &Receiver) -> bool {
+pub(crate) fn is_lent(receiver: &Receiver) -> bool {
     match &receiver.kind {
         ReceiverKind::Reference(..) => true,
         ReceiverKind::Typed(_, ty) => matches!(&**ty, Type::Reference(_)),
@@ -265,7 +264,7 @@ fn is_known_not_to_be_context(path: &Path) -> bool {
     path.get_ident().is_some_and(|ident| known.iter().any(|known| ident == known))
 }
 
-fn is_named_context(ty: &Type) -> bool {
+pub(crate) fn is_named_context(ty: &Type) -> bool {
     matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Context"))
 }
 
@@ -283,7 +282,7 @@ fn is_future(ty: &Type) -> bool {
     }
 }
 
-fn text(tokens: &impl ToTokens) -> String {
+pub(crate) fn text(tokens: &impl ToTokens) -> String {
     let text = tokens.to_token_stream().to_string();
     text.replace(" <", "<")
         .replace("< ", "<")
@@ -291,118 +290,4 @@ fn text(tokens: &impl ToTokens) -> String {
         .replace(" :: ", "::")
         .replace("& ", "&")
         .replace(" ,", ",")
-}
-
-/// There is no `update`; perhaps there is one of another name.
-fn no_update(item: &Impl) -> Error {
-    let methods = || item.methods.iter().map(|method| &method.sig.ident);
-    let near =
-        methods().filter(|name| is_near(name, "update")).min_by_key(|name| distance(&name.to_string(), "update"));
-    if let Some(near) = near {
-        return Error::new(near.span(), format!("the runtime does not call `{near}`; did you mean `{UPDATE}`?"));
-    }
-    let other = methods().find(|name| {
-        matches!(
-            &*name.to_string(),
-            "run" | "run_once" | "tick" | "execute" | "exec" | "poll" | "process" | "work" | "handle" | "call" | "step"
-        )
-    });
-    let message = match other {
-        Some(other) => format!(
-            "a service has a method `update`, which is called for every run: rename `{other}`, or add `{UPDATE}`"
-        ),
-        None => format!("there is no `update`, the method that makes a run: add `{UPDATE} {{ … }}`"),
-    };
-    Error::new_spanned(&item.ty, message)
-}
-
-fn is_near(name: &Ident, lifecycle: &str) -> bool {
-    let name = name.unraw().to_string();
-    name != lifecycle && names::nearest(&name, [lifecycle]).is_some()
-}
-
-/// A warning on a method that was nearly given a lifecycle method's name.
-pub(crate) struct Hint {
-    pub(crate) ident: Ident,
-    pub(crate) note: String,
-}
-
-/// Methods of nearly the right name, of the right shape, that nobody in the impl calls and that nobody outside can.
-fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
-    let mut hints = Vec::new();
-    for method in &item.methods {
-        let Some((meant, write)) = nearly_meant(method, model) else { continue };
-        let ident = &method.sig.ident;
-        let allowed = method.attrs.iter().any(|attr| attr.to_token_stream().to_string().contains("deprecated"));
-        let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
-        if allowed || is_called || !matches!(method.vis, Visibility::Inherited) {
-            continue;
-        }
-        let note = format!(
-            "the runtime calls `{meant}`, not `{ident}`; did you mean `{write}`? if not, put `#[allow(deprecated)]` on it"
-        );
-        hints.push(Hint { ident: ident.clone(), note });
-    }
-    hints
-}
-
-/// The lifecycle method that a method was meant to be, if its shape fits, too.
-fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'static str)> {
-    let sig = &method.sig;
-    let name = sig.ident.unraw().to_string();
-    let is_named = |lifecycle: &str, others: &[&str]| {
-        name != lifecycle
-            && (others.contains(&&*name)
-                || names::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
-    };
-    let arguments: Vec<&PatType> = sig
-        .inputs
-        .iter()
-        .filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(typed),
-            FnArg::Receiver(_) => None,
-        })
-        .collect();
-    let lent = sig.receiver().is_some_and(is_lent);
-    let only_context =
-        arguments.iter().all(|argument| is_named_context_reference(&argument.ty)) && arguments.len() <= 1;
-    let has_output = matches!(sig.output, ReturnType::Type(..));
-
-    if model.cleanups.is_empty() && lent && only_context && is_named("cleanup", &[]) {
-        return Some(("cleanup", CLEANUP));
-    }
-    let takes_failure = matches!(&arguments[..], [failure] if text(&failure.ty).ends_with("Failure"));
-    if model.on_failures.is_empty()
-        && lent
-        && takes_failure
-        && has_output
-        && is_named("on_failure", &["on_error", "on_fail", "handle_failure"])
-    {
-        return Some(("on_failure", ON_FAILURE));
-    }
-    let returns_self =
-        matches!(&sig.output, ReturnType::Type(_, ty) if text(ty) == "Self" || text(ty).contains("<Self"));
-    let fits = sig.receiver().is_none()
-        && returns_self
-        && arguments.first().is_none_or(|first| is_named_context_reference(&first.ty));
-    if model.configures.is_empty()
-        && fits
-        && arguments.len() <= 2
-        && is_named("configure", &["configuration", "config"])
-    {
-        return Some(("configure", CONFIGURE));
-    }
-    None
-}
-
-fn is_named_context_reference(ty: &Type) -> bool {
-    matches!(ty, Type::Reference(reference) if is_named_context(&reference.elem))
-}
-
-fn mentions(tokens: TokenStream, ident: &Ident) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(found) => found == *ident,
-        TokenTree::Group(group) => mentions(group.stream(), ident),
-        _ => false,
-    })
 }

@@ -12,8 +12,8 @@ use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, T
 
 use crate::args::{Args, Dependency, Value};
 use crate::item::{Function, Impl};
-use crate::methods::Hint;
 use crate::names;
+use crate::near::Hint;
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,

@@ -85,7 +85,7 @@ impl Scripted {
     }
 }
 
-async fn act(step: Step) -> Result<Outcome> {
+pub(crate) async fn act(step: Step) -> Result<Outcome> {
     match step {
         Step::Succeed => {}
         Step::Take(seconds) => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,

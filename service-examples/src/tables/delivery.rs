@@ -1,10 +1,19 @@
 //! One digest to one recipient: work for `email_sender`.
 
 use sea_orm::entity::prelude::*;
+use service_core::database::WorkItem;
 
 /// A row of `delivery`.
-#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
 #[sea_orm(table_name = "delivery")]
+#[work_item(
+    status = "status",
+    error = "error_message",
+    attempts = "attempts",
+    max_attempts = 5,
+    available_at = "due",
+    updated_at = "updated_at"
+)]
 pub struct Model {
     #[sea_orm(primary_key)]
     pub id: i64,

@@ -14,7 +14,8 @@ pub mod record;
 pub mod rejected_line;
 
 use sea_orm::sea_query::{Index, IndexCreateStatement};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, Schema, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema};
+use service_core::{database::Access, prelude::*};
 
 /// The states of a row that is work.
 pub const PENDING: &str = "pending";
@@ -23,9 +24,13 @@ pub const COMPLETED: &str = "completed";
 /// Not to be worked off; the row says why.
 pub const FAILED: &str = "failed";
 
-/// Creates what is missing.
-pub async fn create(db: &DatabaseConnection) -> Result<(), DbErr> {
-    let tx = db.begin().await?;
+/// Creates what is missing. Many processes may start at once.
+pub async fn create(db: &DatabaseConnection) -> Result<()> {
+    let tx = Access::new(db.clone(), "station").begin().await?;
+    if db.get_database_backend() == DbBackend::Postgres {
+        // Two at once would both find a table missing. On SQLite the transaction alone is enough.
+        tx.execute_unprepared("SELECT pg_advisory_xact_lock(hashtext('station.tables'))").await?;
+    }
     table(&tx, imported_file::Entity).await?;
     table(&tx, rejected_line::Entity).await?;
     table(&tx, reading::Entity).await?;

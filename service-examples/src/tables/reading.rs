@@ -1,12 +1,20 @@
 //! One day's observation as it came in a file: work for `data_processor`.
 
 use sea_orm::entity::prelude::*;
+use service_core::database::WorkItem;
 
 use crate::line::Observation;
 
 /// A row of `reading`.
-#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
 #[sea_orm(table_name = "reading")]
+#[work_item(
+    status = "status",
+    error = "error_message",
+    attempts = "attempts",
+    max_attempts = 5,
+    updated_at = "updated_at"
+)]
 pub struct Model {
     #[sea_orm(primary_key)]
     pub id: i64,
@@ -26,6 +34,7 @@ pub struct Model {
     pub weather: String,
     pub status: String,
     pub error_message: Option<String>,
+    pub attempts: i32,
     pub updated_at: Option<DateTimeUtc>,
 }
 

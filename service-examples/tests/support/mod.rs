@@ -146,9 +146,43 @@ impl Station {
         rows
     }
 
+    /// Every figure beside those that were computed by other means.
+    pub fn compare_figures(&self) {
+        self.compare(
+            "expected_monthly.csv",
+            "SELECT month, CAST(days AS double precision), CAST(rain_days AS double precision), precipitation, \
+             temp_max_mean, temp_min_mean, temp_highest, temp_lowest, wind_mean FROM monthly ORDER BY month",
+            8,
+        );
+        self.compare(
+            "expected_daily.csv",
+            "SELECT CAST(date AS text), temp_mean, temp_range, precipitation, wind FROM daily ORDER BY date",
+            4,
+        );
+    }
+
+    /// Every row of a file of expected figures beside every row of a query, number by number.
+    fn compare(&self, file: &str, sql: &str, columns: usize) {
+        let expected = data(file);
+        let expected: Vec<_> = expected.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()).collect();
+        let found = self.query(sql, |row| {
+            let numbers: Vec<f64> = (1..=columns).map(|column| row.try_get_by_index(column).unwrap()).collect();
+            (row.try_get_by_index::<String>(0).unwrap(), numbers)
+        });
+        assert_eq!(found.len(), expected.len());
+        for (expected, (key, numbers)) in expected.iter().zip(found) {
+            assert_eq!(expected[0], key);
+            for (expected, found) in expected[1..].iter().zip(numbers) {
+                let expected: f64 = expected.parse().unwrap();
+                assert!((expected - found).abs() < 1e-6, "{file}, {key}: {found}, expected {expected}");
+            }
+        }
+    }
+
     async fn connect(&self) -> DatabaseConnection {
-        let url = format!("sqlite://{}?mode=rw", self.path("station.db").display());
-        Database::connect(url).await.unwrap()
+        let file = format!("sqlite://{}?mode=rw", self.path("station.db").display());
+        let set = self.env.iter().find(|(name, _)| name == "DATABASE_URL").map(|(_, url)| url.clone());
+        Database::connect(set.unwrap_or(file)).await.unwrap()
     }
 }
 

@@ -1,0 +1,128 @@
+//! Methods that were nearly given a lifecycle method's name.
+//!
+//! Without an `update` the near miss is the error. Otherwise it may be the user's own method, so it is a warning at most,
+//! and only where shape and use speak for a slip, too: it fits the role, is private, and nothing in the impl calls it.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
+
+use crate::item::{Impl, Method};
+use crate::methods::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
+use crate::model::Model;
+use crate::names::{self, distance};
+
+/// There is no `update`; perhaps there is one of another name.
+pub(crate) fn no_update(item: &Impl) -> Error {
+    let methods = || item.methods.iter().map(|method| &method.sig.ident);
+    let near =
+        methods().filter(|name| is_near(name, "update")).min_by_key(|name| distance(&name.to_string(), "update"));
+    if let Some(near) = near {
+        return Error::new(near.span(), format!("the runtime does not call `{near}`; did you mean `{UPDATE}`?"));
+    }
+    let other = methods().find(|name| {
+        matches!(
+            &*name.to_string(),
+            "run" | "run_once" | "tick" | "execute" | "exec" | "poll" | "process" | "work" | "handle" | "call" | "step"
+        )
+    });
+    let message = match other {
+        Some(other) => format!(
+            "a service has a method `update`, which is called for every run: rename `{other}`, or add `{UPDATE}`"
+        ),
+        None => format!("there is no `update`, the method that makes a run: add `{UPDATE} {{ … }}`"),
+    };
+    Error::new_spanned(&item.ty, message)
+}
+
+fn is_near(name: &Ident, lifecycle: &str) -> bool {
+    let name = name.unraw().to_string();
+    name != lifecycle && names::nearest(&name, [lifecycle]).is_some()
+}
+
+/// A warning on a method that was nearly given a lifecycle method's name.
+pub(crate) struct Hint {
+    pub(crate) ident: Ident,
+    pub(crate) note: String,
+}
+
+/// Methods of nearly the right name, of the right shape, that nobody in the impl calls and that nobody outside can.
+pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
+    let mut hints = Vec::new();
+    for method in &item.methods {
+        let Some((meant, write)) = nearly_meant(method, model) else { continue };
+        let ident = &method.sig.ident;
+        let allowed = method.attrs.iter().any(|attr| attr.to_token_stream().to_string().contains("deprecated"));
+        let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
+        if allowed || is_called || !matches!(method.vis, Visibility::Inherited) {
+            continue;
+        }
+        let note = format!(
+            "the runtime calls `{meant}`, not `{ident}`; did you mean `{write}`? if not, put `#[allow(deprecated)]` on it"
+        );
+        hints.push(Hint { ident: ident.clone(), note });
+    }
+    hints
+}
+
+/// The lifecycle method that a method was meant to be, if its shape fits, too.
+fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'static str)> {
+    let sig = &method.sig;
+    let name = sig.ident.unraw().to_string();
+    let is_named = |lifecycle: &str, others: &[&str]| {
+        name != lifecycle
+            && (others.contains(&&*name)
+                || names::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
+    };
+    let arguments: Vec<&PatType> = sig
+        .inputs
+        .iter()
+        .filter_map(|input| match input {
+            FnArg::Typed(typed) => Some(typed),
+            FnArg::Receiver(_) => None,
+        })
+        .collect();
+    let lent = sig.receiver().is_some_and(is_lent);
+    let only_context =
+        arguments.iter().all(|argument| is_named_context_reference(&argument.ty)) && arguments.len() <= 1;
+    let has_output = matches!(sig.output, ReturnType::Type(..));
+
+    if model.cleanups.is_empty() && lent && only_context && is_named("cleanup", &[]) {
+        return Some(("cleanup", CLEANUP));
+    }
+    let takes_failure = matches!(&arguments[..], [failure] if text(&failure.ty).ends_with("Failure"));
+    if model.on_failures.is_empty()
+        && lent
+        && takes_failure
+        && has_output
+        && is_named("on_failure", &["on_error", "on_fail", "handle_failure"])
+    {
+        return Some(("on_failure", ON_FAILURE));
+    }
+    let returns_self =
+        matches!(&sig.output, ReturnType::Type(_, ty) if text(ty) == "Self" || text(ty).contains("<Self"));
+    let fits = sig.receiver().is_none()
+        && returns_self
+        && arguments.first().is_none_or(|first| is_named_context_reference(&first.ty));
+    if model.configures.is_empty()
+        && fits
+        && arguments.len() <= 2
+        && is_named("configure", &["configuration", "config"])
+    {
+        return Some(("configure", CONFIGURE));
+    }
+    None
+}
+
+fn is_named_context_reference(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if is_named_context(&reference.elem))
+}
+
+fn mentions(tokens: TokenStream, ident: &Ident) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(found) => found == *ident,
+        TokenTree::Group(group) => mentions(group.stream(), ident),
+        _ => false,
+    })
+}

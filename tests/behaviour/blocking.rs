@@ -1,0 +1,180 @@
+//! A plain `fn update`: blocking code, off the async threads, and never two at once.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use service_core::prelude::*;
+
+use crate::acting::{has_line, logged, soon};
+use crate::support::{Log, secs};
+
+/// Blocks its thread until the test lets it go on.
+struct Blocking {
+    log: Log,
+    gate: Arc<Mutex<Receiver<()>>>,
+    threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+#[service(interval = 60, discover = false)]
+impl Blocking {
+    fn update(&mut self) {
+        self.log.push("run");
+        self.threads.lock().unwrap().push(std::thread::current().id());
+        let _ = self.gate.lock().unwrap().recv();
+        self.log.push("end");
+    }
+
+    async fn cleanup(&mut self) {
+        self.log.push("cleanup");
+        tokio::time::sleep(secs(1)).await;
+        self.log.push("cleaned");
+    }
+}
+
+type Built = (Sender<()>, Arc<Mutex<Vec<ThreadId>>>, Box<dyn Fn() -> Blocking + Send + Sync>);
+
+fn blocking(log: &Log) -> Built {
+    let (open, gate) = channel();
+    let (gate, threads, log) = (Arc::new(Mutex::new(gate)), Arc::default(), log.clone());
+    let build = {
+        let threads: Arc<Mutex<Vec<ThreadId>>> = Arc::clone(&threads);
+        Box::new(move || Blocking { log: log.clone(), gate: gate.clone(), threads: threads.clone() })
+    };
+    (open, threads, build)
+}
+
+/// While a thread blocks, tokio's clock does not leap by itself.
+async fn pass(seconds: u64) {
+    for _ in 0..seconds * 10 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Lets other threads do something, in real time, until it is so.
+async fn until(mut so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it does not come");
+        std::thread::sleep(Duration::from_millis(1));
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_runs_off_the_async_threads() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let (open, threads, build) = blocking(&log);
+    let service = bed.start_fn(build).await;
+    until(|| log.count("run") == 1).await;
+    let other = Log::default();
+    other.push("this thread is free");
+    open.send(()).unwrap();
+    until(|| log.count("end") == 1).await;
+    until(|| service.health().last_run_duration_ms.is_some()).await;
+    assert_ne!(threads.lock().unwrap()[0], std::thread::current().id());
+    open.send(()).unwrap();
+    soon(service.stop()).await.unwrap();
+    assert_eq!(log.count("cleanup"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_timed_out_is_never_overlapped() {
+    let (bed, log) = (TestBed::new().set("timeout", 3), Log::default());
+    let (open, _, build) = blocking(&log);
+    let service = bed.start_fn(build).await;
+    until(|| log.count("run") == 1).await;
+    pass(4).await;
+    assert_eq!((service.state(), service.health().failures), (ServiceState::BackingOff, 1));
+    pass(100).await;
+    assert_eq!(log.count("run"), 1, "the retry waits for the thread");
+    assert_eq!(service.health().status, service_core::HealthStatus::Unhealthy);
+    let reason = service.health().reason.unwrap();
+    assert!(reason.contains("blocking run that timed out has not returned"), "{reason}");
+    open.send(()).unwrap();
+    until(|| log.count("run") == 2).await;
+    open.send(()).unwrap();
+    until(|| log.count("end") == 2).await;
+    until(|| service.health().failures == 0).await;
+    drop(open);
+    soon(service.stop()).await.unwrap();
+    assert_eq!(log.count("cleanup"), 1, "the instance was kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_never_returns_holds_up_no_stop() {
+    let (bed, log) = (TestBed::new().set("drain_timeout", 5), Log::default());
+    let (lines, _logging) = logged();
+    let (open, _, build) = blocking(&log);
+    let service = bed.start_fn(build).await;
+    until(|| log.count("run") == 1).await;
+    let stop = tokio::spawn({
+        let service = service.clone();
+        async move { service.stop().await }
+    });
+    pass(11).await;
+    assert_eq!(service.state(), ServiceState::Stopped);
+    stop.await.unwrap().unwrap();
+    assert_eq!(log.count("cleanup"), 0, "its instance is out of reach");
+    assert!(has_line(&lines, &["WARN", "[blocking]", "does not return"]), "{lines:?}");
+
+    // A new life begins, and the old run's late cleanup does not get in its way.
+    soon(service.start()).await.unwrap();
+    until(|| service.health().runs == 2).await;
+    open.send(()).unwrap();
+    until(|| log.count("cleanup") == 1).await;
+    open.send(()).unwrap();
+    until(|| service.health().next_run.is_some()).await;
+    soon(service.stop()).await.unwrap();
+    assert_eq!((service.state(), log.count("cleanup")), (ServiceState::Stopped, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocking_cleanup_that_hangs_holds_up_no_stop() {
+    struct Stuck(Mutex<Receiver<()>>);
+
+    #[service(interval = 60, discover = false)]
+    impl Stuck {
+        async fn update(&mut self) {}
+
+        fn cleanup(&mut self) {
+            let _ = self.0.lock().unwrap().recv();
+        }
+    }
+
+    let (lines, _logging) = logged();
+    let (open, gate) = channel();
+    let bed = TestBed::new().set("drain_timeout", 5);
+    let service = bed.start(Stuck(Mutex::new(gate))).await;
+    let stop = tokio::spawn({
+        let service = service.clone();
+        async move { service.stop().await }
+    });
+    pass(6).await;
+    assert_eq!(service.state(), ServiceState::Stopped);
+    stop.await.unwrap().unwrap();
+    assert!(has_line(&lines, &["WARN", "[stuck]", "`cleanup` took too long"]), "{lines:?}");
+    drop(open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_may_ask_for_its_own_stop() {
+    struct Once;
+
+    #[service(interval = 60, discover = false)]
+    impl Once {
+        fn update(&mut self, cx: &Context) -> Result<()> {
+            let me = cx.services().get(cx.service_id()).ok_or("gone").map_err(Error::new)?;
+            tokio::runtime::Handle::current().block_on(me.stop())
+        }
+    }
+
+    let bed = TestBed::new();
+    let service = bed.start(Once).await;
+    soon(service.wait_for(ServiceState::Stopped)).await.unwrap();
+    assert_eq!((service.health().runs, service.health().error_count), (1, 0));
+}

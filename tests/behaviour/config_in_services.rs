@@ -1,0 +1,231 @@
+//! What a service sees and changes of its own configuration while it runs.
+
+use service_core::prelude::*;
+
+use crate::acting::{Acting, assert_says, soon};
+use crate::support::{Log, Scripted, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_interval_counts_in_the_wait_in_hand() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let (tell, told) = std::sync::mpsc::channel();
+    bed.start(Acting::new(&log, move |cx| {
+        tell.send(cx).unwrap();
+        async {}
+    }))
+    .await;
+    bed.run_for(secs(5)).await;
+    let cx: Context = told.recv().unwrap();
+    cx.set_interval(secs(20));
+    bed.run_for(secs(40)).await;
+    assert_eq!(log.times("run"), [0.0, 20.0, 40.0]);
+    cx.set_interval(secs(1000));
+    bed.run_for(secs(1000)).await;
+    assert_eq!(log.times("run"), [0.0, 20.0, 40.0, 1040.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_from_within_the_run_counts_for_the_next() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let inner = log.clone();
+    let service = bed
+        .start(Acting::new(&log, move |cx| {
+            let log = inner.clone();
+            async move {
+                cx.set_interval(secs(7));
+                cx.set_retry_delay(secs(2));
+                if log.count("run") == 2 { Err("no") } else { Ok(()) }
+            }
+        }))
+        .await;
+    bed.run_for(secs(22)).await;
+    assert_eq!(log.times("run"), [0.0, 7.0, 9.0, 14.0, 21.0]);
+    assert_eq!(service.state(), ServiceState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_wait_counts_from_the_end_of_the_run() {
+    let (bed, log) = (TestBed::new().set("delay", 60), Log::default());
+    let (tell, told) = std::sync::mpsc::channel();
+    bed.start(Acting::new(&log, move |cx| {
+        tell.send(cx).unwrap();
+        tokio::time::sleep(secs(3))
+    }))
+    .await;
+    bed.run_for(secs(10)).await;
+    told.recv().unwrap().set_interval(secs(20));
+    bed.run_for(secs(40)).await;
+    assert_eq!(log.times("run"), [0.0, 23.0, 46.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn degraded_lasts_until_the_next_run() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed
+        .start(Acting::new(&log, |cx| async move {
+            if cx.run() == 1 {
+                cx.degraded("the mirror is behind");
+            }
+        }))
+        .await;
+    bed.run_for(secs(59)).await;
+    let health = service.health();
+    assert_eq!(
+        (health.status, health.reason.as_deref()),
+        (service_core::HealthStatus::Degraded, Some("the mirror is behind"))
+    );
+    bed.run_for(secs(2)).await;
+    assert_eq!((service.health().status, service.health().reason), (service_core::HealthStatus::Healthy, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_state_is_found_by_type_and_its_lack_is_named() {
+    struct Mailer(u32);
+    let (bed, log) = (TestBed::new().state(Mailer(7)).state("shared".to_owned()), Log::default());
+    let service = bed
+        .start(Acting::new(&log, |cx| async move {
+            assert_eq!(cx.state::<Mailer>()?.0, 7);
+            assert_eq!(cx.state::<String>()?, "shared");
+            assert_says(cx.state::<u64>(), &["service `acting`", "`u64`", "`.state(…)`", "builder"]);
+            cx.state::<u64>().map(|_| ())
+        }))
+        .await;
+    soon(service.wait_for(ServiceState::Failed)).await.unwrap();
+    assert_eq!(service.health().runs, 1, "what is missing does not come by itself: no retry");
+    assert!(service.health().last_error.unwrap().contains("`u64`"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_it_acts_as_is_the_nearest_word() {
+    let seen = |log: &Log| {
+        let log = log.clone();
+        move |cx: Context| {
+            log.push(cx.requester_id());
+            async {}
+        }
+    };
+    let log = Log::default();
+    let options = ServiceOptions::of::<Acting>().requester_id("its options");
+    let bed = TestBed::new().requester_id("the builder");
+    let bed = bed.with(|builder| {
+        builder.service("plain", Acting::new(&log, seen(&log))).service_with(
+            "own",
+            Acting::new(&log, seen(&log)),
+            options,
+        )
+    });
+    soon(bed.services().await.start()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!((log.count("the builder"), log.count("its options")), (1, 1));
+
+    let (bed, log) = (TestBed::new(), Log::default());
+    bed.start(Acting::new(&log, seen(&log))).await;
+    bed.run_for(secs(1)).await;
+    assert_eq!(log.count("system"), 1);
+}
+
+async fn jittered(seed: u64) -> Vec<f64> {
+    let (bed, log) = (TestBed::new().seed(seed).set("jitter", 10), Log::default());
+    bed.start(Scripted::new(&log, &[])).await;
+    bed.run_for(secs(600)).await;
+    log.times("run")
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_is_the_same_for_the_same_seed_and_the_grid_stays() {
+    let times = jittered(1).await;
+    assert_eq!(times, jittered(1).await);
+    assert_ne!(times, jittered(2).await);
+    for (n, at) in times.iter().enumerate() {
+        let late = at - 60.0 * n as f64;
+        assert!((0.0..=10.0).contains(&late), "{times:?}");
+    }
+    assert!(times.iter().any(|at| at.fract() != 0.0), "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_of_one_bed_have_jitter_of_their_own() {
+    let (bed, log, other) = (TestBed::new().set("jitter", 10), Log::default(), Log::default());
+    bed.start(Scripted::new(&log, &[])).await;
+    bed.start(Scripted::new(&other, &[])).await;
+    bed.run_for(secs(200)).await;
+    assert_ne!(log.times("run"), other.times("run"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_counters_and_gauges_are_in_its_health() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed
+        .start(Acting::new(&log, |cx| async move {
+            cx.metrics().add("items_processed", 3);
+            cx.metrics().set("queue_depth", cx.run() as u32);
+        }))
+        .await;
+    bed.run_for(secs(61)).await;
+    let metrics = service.health().metrics;
+    assert_eq!((metrics["items_processed"], metrics["queue_depth"]), (6.0, 2.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_knows_its_number_also_after_a_start() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let builder_log = log.clone();
+    let service = bed
+        .start_fn(move || {
+            let log = builder_log.clone();
+            Acting::new(&builder_log, move |cx| {
+                log.push(format!("number {}", cx.run()));
+                async {}
+            })
+        })
+        .await;
+    bed.run_for(secs(61)).await;
+    soon(service.stop()).await.unwrap();
+    soon(service.start()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!((log.times("number 2"), log.times("number 3")), (vec![60.0], vec![61.0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_own_wrong_setting_fails_it_alone_and_at_once() {
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        batch_size: u32,
+    }
+
+    struct Typed;
+
+    #[service(interval = 60, discover = false)]
+    impl Typed {
+        fn configure(_: &Context, settings: Settings) -> Self {
+            assert_ne!(settings.batch_size, 0);
+            Self
+        }
+
+        async fn update(&mut self) {}
+    }
+
+    let bed = TestBed::new().set("wrong.batch_size", "many").set("right.batch_size", 3);
+    let services = bed.services().await;
+    let right = services.register_of::<Typed>("right").await.unwrap();
+    let wrong = services.register_of::<Typed>("wrong").await.unwrap();
+    let missing = services.register_of::<Typed>("missing").await.unwrap();
+    assert_says(wrong.start().await, &["`wrong`", "batch_size", "many"]);
+    assert_says(missing.start().await, &["`missing`", "batch_size"]);
+    right.start().await.unwrap();
+    let state = |service: &ServiceHandle| service.state();
+    assert_eq!((state(&wrong), state(&missing), state(&right)), {
+        (ServiceState::Failed, ServiceState::Failed, ServiceState::Running)
+    });
+    assert_eq!(wrong.health().error_count, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_run_without_a_loop_is_reported() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let mut scripted = Scripted::new(&log, &[Step::Take(2.0), Step::Fail, Step::Panic]);
+    let report = bed.update(&mut scripted).await;
+    assert_eq!((report.processed(), report.duration(), report.error().is_none()), (1, secs(2), true));
+    assert_eq!(bed.update(&mut scripted).await.error().unwrap().to_string(), "it failed");
+    assert!(bed.update(&mut scripted).await.error().unwrap().to_string().contains("it panicked"));
+}

@@ -1,0 +1,77 @@
+//! `critical`: failed for good, it takes the registry down with it.
+
+use service_core::prelude::*;
+
+use crate::acting::{assert_says, has_line, logged, soon};
+use crate::support::{Log, Scripted, Step, secs};
+
+fn with(bed: TestBed, log: &Log, id: &'static str, script: &[Step], options: ServiceOptions) -> TestBed {
+    let scripted = Scripted::new(log, script);
+    bed.with(|builder| builder.service_with(id, scripted, options))
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_failure_shuts_everything_down() {
+    let (log, other) = (Log::default(), Log::default());
+    let (lines, _logging) = logged();
+    let options = || ServiceOptions::of::<Scripted>();
+    let bed = with(TestBed::new(), &log, "heart", &[Step::Succeed, Step::Fatal], options().critical(true));
+    let bed = with(bed, &other, "limb", &[], options());
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    let over = tokio::spawn(services.clone().until_shutdown());
+    bed.run_for(secs(59)).await;
+    assert!(!over.is_finished());
+    assert_says(soon(over).await.unwrap(), &["service `heart` failed: it is hopeless"]);
+    assert_eq!((log.times("cleanup"), other.times("cleanup")), (vec![60.0], vec![60.0]));
+    assert_eq!(services.get("limb").unwrap().state(), ServiceState::Stopped);
+    assert!(has_line(&lines, &["ERROR", "[heart]", "critical", "shuts down"]), "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_is_retried_shuts_nothing_down() {
+    let log = Log::default();
+    let options = ServiceOptions::of::<Scripted>().critical(true);
+    let bed = with(TestBed::new(), &log, "heart", &[Step::Fail, Step::Fail], options);
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    bed.run_for(secs(100)).await;
+    assert_eq!(services.get("heart").unwrap().state(), ServiceState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_restarts_come_first() {
+    let bed = TestBed::new().set("critical", true).set("restart", "on_failure").set("max_restarts", 1);
+    let (log, other) = (Log::default(), Log::default());
+    let builder_log = log.clone();
+    let service = bed.start_fn(move || Scripted::new(&builder_log, &[Step::Fatal])).await;
+    let limb = bed.services().await.register("limb", Scripted::new(&other, &[])).await.unwrap();
+    limb.start().await.unwrap();
+    bed.run_for(secs(59)).await;
+    assert_eq!((service.state(), limb.state()), (ServiceState::BackingOff, ServiceState::Running));
+    bed.run_for(secs(2)).await;
+    assert_eq!((service.state(), limb.state()), (ServiceState::Failed, ServiceState::Stopped));
+    assert_eq!(other.times("cleanup"), [60.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopped_it_shuts_nothing_down() {
+    let (bed, log) = (TestBed::new().set("critical", true), Log::default());
+    let heart = bed.start(Scripted::new(&log, &[])).await;
+    let limb = bed.services().await.register("limb", Scripted::new(&log, &[])).await.unwrap();
+    limb.start().await.unwrap();
+    soon(heart.stop()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(limb.state(), ServiceState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_at_the_start_is_not_missed() {
+    let log = Log::default();
+    let options = ServiceOptions::of::<Scripted>().critical(true);
+    let bed = with(TestBed::new(), &log, "heart", &[Step::Fatal], options);
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    bed.run_for(secs(10)).await;
+    assert_says(soon(services.until_shutdown()).await, &["service `heart` failed"]);
+}

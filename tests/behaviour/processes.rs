@@ -1,0 +1,207 @@
+//! Real processes, real signals: what they say, in which order, and how they exit.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A child process that is killed with its test.
+struct Child {
+    process: std::process::Child,
+    output: Receiver<String>,
+    said: Vec<String>,
+}
+
+/// How it went.
+struct Ended {
+    status: ExitStatus,
+    said: Vec<String>,
+    logged: String,
+}
+
+impl Child {
+    fn start(what: &str, environment: &[(&str, &str)]) -> Self {
+        let program = env!("CARGO_BIN_EXE_child");
+        Self::of(Command::new(program).arg(what).env_remove("SYSTEM_ID").envs(environment.iter().copied()))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let empty = tempfile::tempdir().unwrap();
+        let command = command.current_dir(empty.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let (say, output) = channel();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        Self { process, output, said: Vec::new() }
+    }
+
+    /// Waits until it says this.
+    fn says(&mut self, line: &str) {
+        let start = Instant::now();
+        while !self.said.iter().any(|said| said == line) {
+            match self.output.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+                Ok(said) => self.said.push(said),
+                Err(error) => panic!("it does not say `{line}` ({error}): {:?}", self.said),
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end.
+    fn ends(mut self) -> Ended {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end: {:?}", self.said);
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        loop {
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(line) => self.said.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("its output does not end"),
+            }
+        }
+        let mut logged = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut logged).unwrap();
+        Ended { status, said: std::mem::take(&mut self.said), logged }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It has ended, or shall now.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Ended {
+    fn logs(&self, parts: &[&str]) {
+        let found = self.logged.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(found, "{parts:?} is not in:\n{}", self.logged);
+    }
+}
+
+#[test]
+fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut child = Child::start("drain", &[]);
+        child.says("worker: run 1");
+        child.says("store: end");
+        child.says("main: waits");
+        child.signal(signal);
+        let ended = child.ends();
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+        let after: Vec<_> = ended.said.iter().skip_while(|line| *line != "worker: end").collect();
+        assert_eq!(after, ["worker: end", "worker: cleanup", "store: cleanup", "main: ended"], "{:?}", ended.said);
+        ended.logs(&["INFO", &format!("SIG{signal}"), "once more ends at once"]);
+    }
+}
+
+#[test]
+fn a_critical_failure_exits_with_1_and_names_the_service() {
+    let ended = Child::start("critical", &[]).ends();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.logged);
+    assert!(ended.said.contains(&"steady: cleanup".to_owned()), "{:?}", ended.said);
+    ended.logs(&["ERROR", "[heart]", "critical"]);
+    ended.logs(&["Error: service `heart` failed: nothing helps"]);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (first, second, code) in [("TERM", "INT", 130), ("INT", "TERM", 143), ("TERM", "TERM", 143)] {
+        let mut child = Child::start("hang", &[]);
+        child.says("hanging: run 1");
+        child.says("main: waits");
+        child.signal(first);
+        // Two at once may be merged into one, so the first one must have been heard.
+        std::thread::sleep(Duration::from_millis(300));
+        child.signal(second);
+        let ended = child.ends();
+        assert_eq!(ended.status.code(), Some(code), "{}", ended.logged);
+        assert!(!ended.said.contains(&"hanging: cleanup".to_owned()));
+        ended.logs(&["WARN", second, "ending at once"]);
+    }
+}
+
+#[test]
+fn a_service_that_failed_earlier_makes_the_exit_1() {
+    let mut child = Child::start("failed", &[]);
+    child.says("steady: end");
+    child.says("broken: cleanup");
+    child.says("main: waits");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.logged);
+    assert!(ended.said.contains(&"steady: cleanup".to_owned()));
+    ended.logs(&["Error: service `broken` failed: nothing helps"]);
+}
+
+#[test]
+fn a_thread_that_never_comes_back_does_not_keep_the_process() {
+    let mut child = Child::start("stuck", &[]);
+    child.says("stuck: run");
+    child.says("main: waits");
+    let start = Instant::now();
+    child.signal("TERM");
+    let ended = child.ends();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    ended.logs(&["WARN", "[stuck]", "does not return"]);
+    ended.logs(&["ERROR", "ending the process"]);
+}
+
+#[test]
+fn run_is_one_service_until_the_signal() {
+    let mut child = Child::start("run", &[]);
+    child.says("single: run 1");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+    assert_eq!(ended.said, ["single: run 1", "single: end", "single: cleanup"]);
+
+    let ended = Child::start("run_stops", &[]).ends();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+    assert_eq!(ended.said, ["single: run 1", "single: end", "single: cleanup"]);
+
+    let ended = Child::start("run_fails", &[]).ends();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.said, ["single: run 1", "single: cleanup"]);
+    ended.logs(&["Error: service `loud` failed: nothing helps"]);
+}
+
+#[test]
+fn run_reads_the_configuration_of_the_process() {
+    let ended = Child::start("run_configures", &[("SERVICES__CONFIGURING__WORD", "hello")]).ends();
+    assert_eq!((ended.status.code(), ended.said), (Some(0), vec!["configuring: hello".to_owned()]), "{}", ended.logged);
+    let ended = Child::start("run_configures", &[("SERVICES__CONFIGURING__ENABLED", "false")]).ends();
+    assert_eq!((ended.status.code(), ended.said.len()), (Some(0), 0));
+    ended.logs(&["WARN", "[configuring]", "enabled = false"]);
+    let ended = Child::start("run_configures", &[("SERVICES__CONFIGURING__INTERVAL", "soon")]).ends();
+    assert_eq!((ended.status.code(), ended.said.len()), (Some(1), 0));
+    ended.logs(&["interval", "soon"]);
+}
+
+#[test]
+fn who_it_acts_as_may_come_from_the_environment() {
+    let mut child = Child::start("requester", &[("SYSTEM_ID", "station 7")]);
+    child.says("loud: acts as station 7");
+}
+
+#[test]
+fn what_the_linker_dropped_is_named_with_the_remedy() {
+    let ended = Child::of(&mut Command::new(env!("CARGO_BIN_EXE_broken"))).ends();
+    assert_eq!((ended.status.code(), ended.said.len()), (Some(1), 0));
+    ended.logs(&["broken.rs:5 expects", "not linked", ": dropped_by_the_linker;", "`use that_crate as _;`"]);
+    ended.logs(&["two services have the id `twin`", "First", "broken.rs:13", "Second", "broken.rs:21"]);
+    let ended = Child::of(Command::new(env!("CARGO_BIN_EXE_broken")).arg("dependent")).ends();
+    ended.logs(&["expects"]);
+}

@@ -1,0 +1,173 @@
+//! `reset`: the only way out of `failed`, with a fresh instance and nothing counted.
+
+use service_core::prelude::*;
+
+use crate::acting::{Acting, Configured, Plan, assert_says, soon};
+use crate::support::{Log, Scripted, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_service_begins_anew() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let builder_log = log.clone();
+    let service = bed
+        .start_fn(move || {
+            builder_log.push("built");
+            Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Fail; 4] } else { &[Step::Fail] })
+        })
+        .await;
+    soon(service.wait_for(ServiceState::Failed)).await.unwrap();
+    assert_eq!(service.health().failures, 4);
+    soon(service.reset()).await.unwrap();
+    assert_eq!((service.state(), service.health().failures), (ServiceState::Running, 0));
+    bed.run_for(secs(1)).await;
+    assert_eq!((service.state(), service.health().failures), (ServiceState::BackingOff, 1));
+    bed.run_for(secs(10)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    assert_eq!((log.count("built"), log.count("cleanup")), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_that_fails_at_once_says_so() {
+    let log = Log::default();
+    let bed = TestBed::new().state(Plan::new(&log, &[Step::Fatal, Step::Fatal]));
+    let service = bed.services().await.register_of::<Configured>("one").await.unwrap();
+    assert_says(service.start().await, &["it is hopeless"]);
+    assert_says(soon(service.reset()).await, &["it is hopeless"]);
+    assert_eq!(service.state(), ServiceState::Failed);
+    soon(service.reset()).await.unwrap();
+    assert_eq!(service.state(), ServiceState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_failed_refuses() {
+    let log = Log::default();
+    let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0), Step::Fail]));
+    let services = bed.services().await;
+    let service = services.register_of::<Configured>("one").await.unwrap();
+    let refused = async |state: ServiceState| {
+        assert_eq!(service.state(), state);
+        assert_says(service.reset().await, &["cannot reset service `one`", "has not failed", &state.to_string()]);
+        assert_eq!(service.state(), state, "and nothing changed");
+    };
+    refused(ServiceState::Created).await;
+    tokio::join!(async { service.start().await.unwrap() }, async {
+        bed.run_for(secs(1)).await;
+        refused(ServiceState::Starting).await;
+    });
+    refused(ServiceState::Running).await;
+    service.pause().await.unwrap();
+    refused(ServiceState::Paused).await;
+    service.stop().await.unwrap();
+    refused(ServiceState::Stopped).await;
+    service.start().await.unwrap();
+    refused(ServiceState::BackingOff).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_within_its_own_run_a_fresh_instance_follows() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let builder_log = log.clone();
+    let service = bed
+        .start_fn(move || {
+            builder_log.push("built");
+            Acting::new(&builder_log, |cx| async move {
+                if cx.run() == 1 {
+                    let me = cx.services().get(cx.service_id()).unwrap();
+                    me.reset().await.unwrap();
+                    tokio::time::sleep(secs(3)).await;
+                }
+            })
+        })
+        .await;
+    bed.run_for(secs(61)).await;
+    assert_eq!(log.times("built"), [0.0, 3.0]);
+    assert_eq!((log.times("cleanup"), log.times("run")), (vec![3.0], vec![0.0, 3.0, 60.0]));
+    assert_eq!(service.state(), ServiceState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_within_a_run_that_fails_for_good_it_holds_too() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let builder_log = log.clone();
+    let service = bed
+        .start_fn(move || {
+            builder_log.push("built");
+            Acting::new(&builder_log, |cx| async move {
+                if cx.run() == 1 {
+                    cx.services().get(cx.service_id()).unwrap().reset().await?;
+                    return Err(Error::fatal("the connection is gone"));
+                }
+                Ok(())
+            })
+        })
+        .await;
+    bed.run_for(secs(1)).await;
+    assert_eq!((service.state(), service.health().failures), (ServiceState::Running, 0));
+    assert_eq!((log.count("built"), log.count("cleanup"), log.count("run")), (2, 1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_resets_another() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let builder_log = log.clone();
+    let failed = bed
+        .start_fn(move || {
+            builder_log.push("built");
+            Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Fatal] } else { &[] })
+        })
+        .await;
+    failed.wait_for(ServiceState::Failed).await.unwrap();
+    let other = bed
+        .start(Acting::new(&Log::default(), |cx| async move { cx.services().get("scripted").unwrap().reset().await }))
+        .await;
+    bed.run_for(secs(1)).await;
+    assert_eq!((failed.state(), other.health().error_count), (ServiceState::Running, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_made_instance_has_no_second_one() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
+    service.wait_for(ServiceState::Failed).await.unwrap();
+    assert_says(service.reset().await, &["`scripted`", "ready-made", "`service_fn`", "`register_fn`"]);
+    assert_says(service.start().await, &["`scripted`", "failed", "`reset`"]);
+
+    let stopped = bed.services().await.register("stopped", Scripted::new(&log, &[])).await.unwrap();
+    stopped.start().await.unwrap();
+    stopped.stop().await.unwrap();
+    assert_says(stopped.start().await, &["`stopped`", "ready-made", "`service_fn`"]);
+
+    let itself = bed
+        .start(Acting::new(&log, |cx| async move {
+            let me = cx.services().get(cx.service_id()).unwrap();
+            assert_says(me.reset().await, &["`acting`", "ready-made", "`service_fn`"]);
+        }))
+        .await;
+    bed.run_for(secs(1)).await;
+    assert_eq!((itself.health().error_count, itself.state()), (0, ServiceState::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_a_cleanup_it_is_refused() {
+    struct Last(Log);
+
+    #[service(interval = 60, discover = false)]
+    impl Last {
+        fn update(&self) {}
+
+        async fn cleanup(&mut self, cx: &Context) {
+            let me = cx.services().get(cx.service_id()).unwrap();
+            assert_says(me.reset().await, &["cannot reset service `last`", "stopping"]);
+            assert_says(me.run_now().await, &["cannot run service `last`", "stopping"]);
+            assert_says(me.start().await, &["cannot start service `last`", "stopping"]);
+            me.stop().await.unwrap();
+            self.0.push("refused");
+        }
+    }
+
+    let (bed, log) = (TestBed::new(), Log::default());
+    let builder_log = log.clone();
+    let service = bed.start_fn(move || Last(builder_log.clone())).await;
+    soon(service.stop()).await.unwrap();
+    assert_eq!((log.count("refused"), service.state()), (1, ServiceState::Stopped));
+}

@@ -1,0 +1,112 @@
+//! `restart = "on_failure"`: a fresh instance after a failure for good, while the budget lasts.
+
+use service_core::HealthStatus;
+use service_core::prelude::*;
+
+use crate::acting::{Configured, Plan, soon};
+use crate::support::{Log, Scripted, Step, secs};
+
+fn failing(log: &Log, times: usize) -> impl Fn() -> Scripted + Send + Sync + use<> {
+    let log = log.clone();
+    move || {
+        log.push("built");
+        Scripted::new(&log, if log.count("built") <= times { &[Step::Fatal] } else { &[] })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_instance_follows_after_restart_delay() {
+    let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
+    let service = bed.start_fn(failing(&log, 1)).await;
+    bed.run_for(secs(1)).await;
+    let health = service.health();
+    assert_eq!((health.state, health.status), (ServiceState::BackingOff, HealthStatus::Unhealthy));
+    let reason = health.reason.unwrap();
+    assert!(reason.contains("again in 59s with a fresh instance: it is hopeless"), "{reason}");
+    bed.run_for(secs(60)).await;
+    assert_eq!((log.times("built"), log.times("cleanup")), (vec![0.0, 60.0], vec![0.0]));
+    let health = service.health();
+    assert_eq!((health.state, health.failures, health.restarts), (ServiceState::Running, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_ends_it() {
+    let bed = TestBed::new().set("restart", "on_failure").set("restart_delay", 10).set("max_restarts", 2);
+    let log = Log::default();
+    let service = bed.start_fn(failing(&log, 99)).await;
+    soon(service.wait_for(ServiceState::Failed)).await.unwrap();
+    assert_eq!((log.times("built"), log.count("cleanup")), (vec![0.0, 10.0, 20.0], 3));
+    assert_eq!(service.health().restarts, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_comes_back_as_its_window_slides() {
+    let bed = TestBed::new().set("restart", "on_failure").set("restart_delay", 10).set("max_restarts", 1);
+    let bed = bed.set("restart_window", 15);
+    let log = Log::default();
+    let (builder_log, step_log) = (log.clone(), log.clone());
+    // Each instance fails in its second run, a minute after its first.
+    let service = bed
+        .start_fn(move || {
+            builder_log.push("built");
+            Scripted::new(&step_log, &[Step::Succeed, Step::Fatal])
+        })
+        .await;
+    bed.run_for(secs(400)).await;
+    assert!(log.count("built") > 4, "{:?}", log.lines());
+    assert_ne!(service.state(), ServiceState::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_fresh_instance_has_all_its_retries() {
+    let bed = TestBed::new().set("restart", "on_failure").set("max_failures", 1).set("max_restarts", 1);
+    let log = Log::default();
+    let builder_log = log.clone();
+    let service = bed.start_fn(move || Scripted::new(&builder_log, &[Step::Fail; 9])).await;
+    soon(service.wait_for(ServiceState::Failed)).await.unwrap();
+    assert_eq!(log.times("run"), [0.0, 5.0, 65.0, 70.0]);
+    assert_eq!(log.count("cleanup"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_made_instance_is_not_restarted() {
+    let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
+    soon(service.wait_for(ServiceState::Failed)).await.unwrap();
+    assert_eq!((log.count("run"), service.health().restarts), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configure_that_fails_for_good_is_restarted_too() {
+    let log = Log::default();
+    let bed = TestBed::new().set("restart", "on_failure").state(Plan::new(&log, &[Step::Fatal]));
+    let service = bed.start_of::<Configured>().await;
+    assert_eq!(service.state(), ServiceState::BackingOff);
+    bed.run_for(secs(61)).await;
+    assert_eq!((log.times("configure"), service.state()), (vec![0.0, 60.0], ServiceState::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_wait_for_it() {
+    let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
+    let service = bed.start_fn(failing(&log, 1)).await;
+    bed.run_for(secs(1)).await;
+    soon(service.stop()).await.unwrap();
+    bed.run_for(secs(100)).await;
+    assert_eq!((service.state(), log.count("built"), log.count("cleanup")), (ServiceState::Stopped, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_is_no_failure() {
+    let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
+    let builder_log = log.clone();
+    let service = bed
+        .start_fn(move || {
+            let mut scripted = Scripted::new(&builder_log, &[Step::Fail]);
+            scripted.recovery = Some(|_| Recovery::Stop);
+            scripted
+        })
+        .await;
+    bed.run_for(secs(1000)).await;
+    assert_eq!((service.state(), log.count("run")), (ServiceState::Stopped, 1));
+}

@@ -1,0 +1,153 @@
+//! `run_now` in every state: a run as soon as none is in flight, or an error that says why not.
+
+use service_core::prelude::*;
+
+use crate::acting::{Acting, Configured, Plan, assert_says, soon};
+use crate::support::{Log, Scripted, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn between_runs_it_runs_at_once_and_the_grid_stays() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[])).await;
+    bed.run_for(secs(20)).await;
+    let report = soon(service.run_now()).await.unwrap();
+    assert_eq!((report.processed(), report.failed(), report.again()), (1, 0, false));
+    assert!(report.error().is_none());
+    bed.run_for(secs(100)).await;
+    assert_eq!(log.times("run"), [0.0, 20.0, 60.0, 120.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_run_the_next_one_follows_it_at_once() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(10.0), Step::Take(2.0)])).await;
+    bed.run_for(secs(1)).await;
+    let (first, second) = soon(async { tokio::join!(service.run_now(), service.run_now()) }).await;
+    assert_eq!((first.unwrap().duration(), second.unwrap().duration()), (secs(2), secs(2)), "one run answers both");
+    bed.run_for(secs(30)).await;
+    assert_eq!(log.times("run"), [0.0, 10.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_the_initial_delay_it_runs_and_the_delay_stays() {
+    let (bed, log) = (TestBed::new().set("initial_delay", 30), Log::default());
+    let service = bed.start(Scripted::new(&log, &[])).await;
+    bed.run_for(secs(10)).await;
+    soon(service.run_now()).await.unwrap();
+    bed.run_for(secs(100)).await;
+    assert_eq!(log.times("run"), [10.0, 30.0, 90.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_backoff_it_is_the_retry() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Fail, Step::Succeed])).await;
+    bed.run_for(secs(1)).await;
+    assert!(soon(service.run_now()).await.unwrap().error().is_none());
+    assert_eq!((service.state(), service.health().failures), (ServiceState::Running, 0));
+    bed.run_for(secs(60)).await;
+    assert_eq!(log.times("run"), [0.0, 1.0, 60.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_by_hand_that_fails_counts_and_backs_off_again() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Fail, Step::Fail])).await;
+    bed.run_for(secs(1)).await;
+    let report = soon(service.run_now()).await.unwrap();
+    assert_eq!(report.error().unwrap().to_string(), "it failed");
+    assert_eq!((service.state(), service.health().failures), (ServiceState::BackingOff, 2));
+    bed.run_for(secs(10)).await;
+    assert_eq!(log.times("run"), [0.0, 1.0, 6.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_waits_to_be_restarted_a_fresh_instance_runs() {
+    let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
+    let builder_log = log.clone();
+    let service = bed
+        .start_fn(move || {
+            builder_log.push("built");
+            Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Fatal] } else { &[] })
+        })
+        .await;
+    bed.run_for(secs(1)).await;
+    assert_eq!(service.state(), ServiceState::BackingOff);
+    soon(service.run_now()).await.unwrap();
+    assert_eq!((log.times("built"), service.state()), (vec![0.0, 1.0], ServiceState::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_run_refuses_and_says_why() {
+    let log = Log::default();
+    let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));
+    let services = bed.services().await;
+    let service = services.register("one", Scripted::new(&log, &[])).await.unwrap();
+    assert_says(service.run_now().await, &["cannot run service `one`", "not been started", "`start` it first"]);
+    service.start().await.unwrap();
+    service.stop().await.unwrap();
+    assert_says(service.run_now().await, &["cannot run service `one`", "stopped", "`start` it first"]);
+
+    let failed = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
+    failed.wait_for(ServiceState::Failed).await.unwrap();
+    assert_says(failed.run_now().await, &["`scripted`", "failed", "`reset`"]);
+
+    let starting = services.register_of::<Configured>("slow").await.unwrap();
+    tokio::join!(async { starting.start().await.unwrap() }, async {
+        bed.run_for(secs(1)).await;
+        assert_says(starting.run_now().await, &["cannot run service `slow`", "still starting"]);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_run_that_never_comes_is_told() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
+    bed.run_for(secs(1)).await;
+    let (run, stop) = soon(async { tokio::join!(service.run_now(), service.stop()) }).await;
+    assert_says(run, &["`scripted`", "ended before it ran"]);
+    stop.unwrap();
+    assert_eq!(log.count("run"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_asked_for_is_not_taken_back() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
+    bed.run_for(secs(1)).await;
+    assert!(tokio::time::timeout(secs(1), service.run_now()).await.is_err());
+    bed.run_for(secs(20)).await;
+    assert_eq!(log.times("run"), [0.0, 10.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn asked_from_within_the_run_it_returns_at_once_and_the_next_follows() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let inner = log.clone();
+    bed.start(Acting::new(&log, move |cx| {
+        let log = inner.clone();
+        async move {
+            if cx.run() == 1 {
+                let me = cx.services().get(cx.service_id()).unwrap();
+                let report = me.run_now().await.unwrap();
+                log.push(format!("processed {}", report.processed()));
+                tokio::time::sleep(secs(2)).await;
+            }
+        }
+    }))
+    .await;
+    bed.run_for(secs(61)).await;
+    assert_eq!(log.times("processed 0"), [0.0]);
+    assert_eq!(log.times("run"), [0.0, 2.0, 60.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn paused_before_an_asked_run_begins_it_still_runs_once() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
+    bed.run_for(secs(1)).await;
+    let (run, pause) = soon(async { tokio::join!(service.run_now(), service.pause()) }).await;
+    assert!(run.is_ok() && pause.is_ok());
+    bed.run_for(secs(200)).await;
+    assert_eq!((service.state(), log.times("run")), (ServiceState::Paused, vec![0.0, 10.0]));
+}

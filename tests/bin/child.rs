@@ -1,0 +1,127 @@
+//! A program with services, which tests start as a process of its own: they send it signals, and read what it says and
+//! how it exits. Its argument says what it is this time.
+
+use std::time::Duration;
+
+use service_core::prelude::*;
+use service_tests::Lines;
+
+/// Says on standard output what it does.
+struct Loud {
+    name: &'static str,
+    /// How a run goes on after its first word.
+    run: Run,
+}
+
+#[derive(Clone, Copy)]
+enum Run {
+    Ends,
+    TakesAWhile,
+    Hangs,
+    IsHopeless,
+    StopsItself,
+    TellsItsRequester,
+}
+
+#[service(interval = 60, discover = false)]
+impl Loud {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        println!("{}: run {}", self.name, cx.run());
+        match self.run {
+            Run::Ends => {}
+            Run::TakesAWhile => {
+                cx.stopping().await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Run::Hangs => std::future::pending::<()>().await,
+            Run::IsHopeless => return Err(Error::fatal("nothing helps")),
+            Run::StopsItself => cx.stop(),
+            Run::TellsItsRequester => println!("{}: acts as {}", self.name, cx.requester_id()),
+        }
+        println!("{}: end", self.name);
+        Ok(())
+    }
+
+    async fn cleanup(&mut self) {
+        println!("{}: cleanup", self.name);
+    }
+}
+
+/// Its run never gives its thread back.
+struct Stuck;
+
+#[service(interval = 60, discover = false)]
+impl Stuck {
+    fn update(&mut self) {
+        println!("stuck: run");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+fn loud(name: &'static str, run: Run) -> Loud {
+    Loud { name, run }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing::subscriber::set_global_default(Lines(|line| eprintln!("{line}")))?;
+    let options = || ServiceOptions::of::<Loud>();
+    let builder = ServiceRegistry::builder().without_discovered();
+    let what = std::env::args().nth(1).unwrap_or_default();
+    let builder = match what.as_str() {
+        "drain" => builder.service("store", loud("store", Run::Ends)).service_with(
+            "worker",
+            loud("worker", Run::TakesAWhile),
+            options().depends_on(["store"]),
+        ),
+        "critical" => builder.service("steady", loud("steady", Run::TakesAWhile)).service_with(
+            "heart",
+            loud("heart", Run::IsHopeless),
+            options().critical(true),
+        ),
+        "hang" => builder.service("hanging", loud("hanging", Run::Hangs)),
+        "failed" => {
+            builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))
+        }
+        "stuck" => builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200)),
+        "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
+        "run" => return service_core::run(loud("single", Run::TakesAWhile)).await,
+        "run_stops" => return service_core::run(loud("single", Run::StopsItself)).await,
+        "run_fails" => return service_core::run(loud("single", Run::IsHopeless)).await,
+        "run_configures" => return service_core::run(Configuring).await,
+        other => return Err(Error::msg(format!("`{other}` is nothing that this program can be"))),
+    };
+    let services = builder.start_all().await?;
+    let mut over = Box::pin(services.until_shutdown());
+    let mut told = false;
+    let ended = std::future::poll_fn(|task| {
+        let polled = over.as_mut().poll(task);
+        if !told {
+            // From here on it hears signals.
+            println!("main: waits");
+            told = true;
+        }
+        polled
+    })
+    .await;
+    println!("main: ended");
+    ended
+}
+
+/// Has a setting, so that a test can give it by the environment.
+struct Configuring;
+
+#[service(interval = 60, discover = false)]
+impl Configuring {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Settings {
+            word: String,
+        }
+        println!("configuring: {}", cx.config::<Settings>()?.word);
+        cx.stop();
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! The cast of one simulation: fifty services with options and tempers, all drawn from the seed.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use service_core::SettingValue;
+
+use crate::trace::Ms;
+
+pub(crate) const SERVICES: usize = 50;
+pub(crate) const SECOND: Ms = 1000;
+pub(crate) const MINUTE: Ms = 60 * SECOND;
+pub(crate) const HOUR: Ms = 60 * MINUTE;
+
+/// Where instances come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Configure,
+    Closure,
+    ReadyMade,
+}
+
+/// When it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Schedule {
+    Interval(Ms),
+    Delay(Ms),
+    /// Once an hour, at this minute, by the wall clock, which begins on a full hour.
+    #[allow(dead_code, reason = "drawn as soon as the core has cron")]
+    Cron(Ms),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Restart {
+    pub(crate) delay: Ms,
+    pub(crate) max: usize,
+    pub(crate) window: Ms,
+}
+
+/// One service: its options, and how it behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) id: String,
+    pub(crate) origin: Origin,
+    pub(crate) schedule: Schedule,
+    pub(crate) initial_delay: Ms,
+    pub(crate) jitter: Ms,
+    pub(crate) max_failures: u32,
+    pub(crate) retry_delay: Ms,
+    pub(crate) backoff: f64,
+    pub(crate) max_retry_delay: Ms,
+    pub(crate) timeout: Option<Ms>,
+    pub(crate) drain: Ms,
+    pub(crate) restart: Option<Restart>,
+    pub(crate) critical: bool,
+    pub(crate) depends_on: Vec<usize>,
+    /// Permits, and the time they are for.
+    pub(crate) rate: Option<(usize, Ms)>,
+    pub(crate) enabled: bool,
+    /// A run's usual length at most.
+    pub(crate) takes: Ms,
+    /// Out of a hundred runs on a bad day, so many fail.
+    pub(crate) trouble: u32,
+    /// It answers `on_failure` by itself.
+    pub(crate) decides: bool,
+    /// Its `configure` is slow, fails or hangs at times.
+    pub(crate) hard_to_build: bool,
+    /// Its `cleanup` is slow, fails or hangs at times.
+    pub(crate) untidy: bool,
+}
+
+pub(crate) fn cast(rng: &mut Rng) -> Vec<Part> {
+    (0..SERVICES).map(|index| part(index, rng)).collect()
+}
+
+fn part(index: usize, rng: &mut Rng) -> Part {
+    let period = period(index, rng);
+    let chance = |rng: &mut Rng, percent: u32| rng.u32(0..100) < percent;
+    let origin = match rng.u32(0..10) {
+        0 => Origin::ReadyMade,
+        1..4 => Origin::Closure,
+        _ => Origin::Configure,
+    };
+    let retry_delay = *pick(rng, &[SECOND, 5 * SECOND, 5 * SECOND, 30 * SECOND, 2 * MINUTE]);
+    let restart = (origin != Origin::ReadyMade && chance(rng, 40)).then(|| Restart {
+        delay: *pick(rng, &[SECOND, 10 * SECOND, MINUTE, 5 * MINUTE]),
+        max: rng.usize(1..5),
+        window: *pick(rng, &[MINUTE, 10 * MINUTE, HOUR, 12 * HOUR]),
+    });
+    let depends_on = if index >= 5 && chance(rng, 30) {
+        let mut on: Vec<usize> = (0..rng.usize(1..4)).map(|_| rng.usize(0..index)).collect();
+        on.sort_unstable();
+        on.dedup();
+        on
+    } else {
+        Vec::new()
+    };
+    Part {
+        id: format!("s{index:02}"),
+        origin,
+        schedule: if chance(rng, 30) { Schedule::Delay(period) } else { Schedule::Interval(period) },
+        initial_delay: if chance(rng, 25) { rng.u64(0..2 * HOUR) } else { 0 },
+        jitter: if chance(rng, 25) { rng.u64(1..=period / 4) } else { 0 },
+        max_failures: *pick(rng, &[0, 1, 2, 3, 3, 3, 5]),
+        retry_delay,
+        backoff: *pick(rng, &[1.0, 1.0, 1.5, 2.0]),
+        max_retry_delay: *pick(rng, &[MINUTE, 5 * MINUTE, 5 * MINUTE, HOUR]),
+        timeout: chance(rng, 50).then(|| *pick(rng, &[2 * SECOND, 20 * SECOND, 2 * MINUTE])),
+        drain: *pick(rng, &[SECOND, 5 * SECOND, 30 * SECOND, 30 * SECOND]),
+        restart,
+        critical: index == 7 && chance(rng, 50),
+        depends_on,
+        rate: chance(rng, 15).then(|| *pick(rng, &[(1, SECOND), (3, 10 * SECOND), (10, MINUTE)])),
+        enabled: !chance(rng, 4),
+        takes: *pick(rng, &[0, 0, 20, 2 * SECOND, 30 * SECOND, period / 2, period + period / 4]),
+        trouble: *pick(rng, &[30, 60, 90]),
+        decides: chance(rng, 30),
+        hard_to_build: origin != Origin::ReadyMade && chance(rng, 30),
+        untidy: chance(rng, 30),
+    }
+}
+
+/// One minute to six hours, most of them long: a month is to be cheap.
+fn period(index: usize, rng: &mut Rng) -> Ms {
+    if index == 0 {
+        return *pick(rng, &[MINUTE, 5 * MINUTE, 5 * MINUTE, 5 * MINUTE]);
+    }
+    let minutes = *pick(rng, &[10, 20, 30, 45, 60, 60, 90, 120, 120, 180, 240, 360, 360]);
+    match rng.u32(0..5) {
+        0 => minutes * MINUTE + rng.u64(0..10 * MINUTE),
+        _ => minutes * MINUTE,
+    }
+}
+
+pub(crate) fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
+    &choices[rng.usize(0..choices.len())]
+}
+
+impl Part {
+    /// Its options, as keys and values of the builder's `set`.
+    pub(crate) fn settings(&self, cast: &[Part]) -> Vec<(String, SettingValue)> {
+        let mut settings: Vec<(&str, SettingValue)> = vec![
+            ("initial_delay", ms(self.initial_delay)),
+            ("jitter", ms(self.jitter)),
+            ("max_failures", self.max_failures.into()),
+            ("retry_delay", ms(self.retry_delay)),
+            ("retry_backoff", self.backoff.into()),
+            ("max_retry_delay", ms(self.max_retry_delay)),
+            ("drain_timeout", ms(self.drain)),
+            ("critical", self.critical.into()),
+            ("enabled", self.enabled.into()),
+        ];
+        match self.schedule {
+            Schedule::Interval(every) => settings.push(("interval", ms(every))),
+            Schedule::Delay(wait) => settings.push(("delay", ms(wait))),
+            Schedule::Cron(at) => settings.push(("cron", format!("{} * * * *", at / MINUTE).into())),
+        }
+        settings.extend(self.timeout.map(|timeout| ("timeout", ms(timeout))));
+        if let Some(restart) = self.restart {
+            settings.push(("restart", "on_failure".into()));
+            settings.push(("restart_delay", ms(restart.delay)));
+            settings.push(("max_restarts", restart.max.into()));
+            settings.push(("restart_window", ms(restart.window)));
+        }
+        if !self.depends_on.is_empty() {
+            let ids: Vec<String> = self.depends_on.iter().map(|on| cast[*on].id.clone()).collect();
+            settings.push(("depends_on", ids.into()));
+        }
+        if let Some((permits, per)) = self.rate {
+            settings.push(("rate_limit", format!("{permits}/{}s", per / SECOND).into()));
+        }
+        settings.into_iter().map(|(key, value)| (format!("{}.{key}", self.id), value)).collect()
+    }
+}
+
+fn ms(time: Ms) -> SettingValue {
+    Duration::from_millis(time).into()
+}

@@ -1,0 +1,75 @@
+//! What a service's health ought to say, from what has happened.
+
+use std::time::{Duration, SystemTime};
+
+use service_core::prelude::*;
+use service_core::{HealthStatus, ServiceHealth};
+
+use super::{Checked, Model, must};
+use crate::trace::Ms;
+
+impl Model {
+    /// Compares a service's health with what has happened. `settled`: it also says how well the service is, where
+    /// nothing but waiting has gone on for a while.
+    pub(crate) fn compare(
+        &self,
+        service: usize,
+        now: Ms,
+        health: Option<&ServiceHealth>,
+        wall: SystemTime,
+        settled: bool,
+    ) -> Checked {
+        let one = &self.services[service];
+        let (true, Some(health)) = (one.registered, health) else {
+            must!(one.registered == health.is_some(), "the registry knows it: {}", health.is_some());
+            return Ok(());
+        };
+        macro_rules! same {
+            ($field:ident, $expected:expr) => {
+                let expected = $expected;
+                must!(
+                    health.$field == expected,
+                    concat!("health's ", stringify!($field), " is {:?}, and ought to be {:?}"),
+                    health.$field,
+                    expected
+                );
+            };
+        }
+        same!(state, one.state);
+        same!(running, one.state.is_running());
+        same!(paused, one.paused);
+        same!(failures, one.failures);
+        same!(max_failures, one.part.max_failures);
+        same!(last_run, one.last_run.map(|at| wall + Duration::from_millis(at)));
+        same!(last_run_duration_ms, one.last_duration);
+        same!(last_error, one.last_error.clone());
+        same!(total_processed, one.processed);
+        same!(error_count, one.errors);
+        same!(runs, one.runs);
+        same!(restarts, one.restarts);
+        if !settled || !one.is_settled(now) {
+            return Ok(());
+        }
+        let well = health.status == HealthStatus::Healthy;
+        let unwell = match one.state {
+            ServiceState::Created | ServiceState::Stopped | ServiceState::Draining => false,
+            ServiceState::Starting => return Ok(()),
+            ServiceState::Running => one.failures > 0 || one.degraded,
+            _ => true,
+        };
+        must!(well != unwell, "its status is {:?} ({:?}), and it is {}", health.status, health.reason, one.state);
+        must!(
+            (health.status == HealthStatus::Unhealthy)
+                <= matches!(one.state, ServiceState::Failed | ServiceState::BackingOff),
+            "it is called unhealthy: {:?}",
+            health.reason
+        );
+        if matches!(one.state, ServiceState::Running | ServiceState::BackingOff)
+            && let (Some(due), Some(next)) = (one.due(), health.next_run)
+        {
+            let next = next.duration_since(wall).unwrap_or_default().as_millis() as Ms;
+            must!((due.from..=due.to).contains(&next), "its next run is said to be due at {next}, and is: {due:?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! The model: what may stand in the trace, known from the contract alone.
+//!
+//! `one` knows a single service; here stands what takes more than one of them: dependencies, requests and their answers,
+//! and the stopping of everything. The tricky part is that requests take effect when they are made, so that the model
+//! foretells each answer, and lives with what it foretold.
+
+mod health;
+mod one;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use service_core::prelude::*;
+
+use crate::cast::{MINUTE, Part, SECOND};
+use crate::trace::{Answer, Ask, Line, Ms, What};
+use one::One;
+
+type Checked = std::result::Result<(), String>;
+
+macro_rules! must {
+    ($condition:expr, $($why:tt)+) => {
+        if !$condition {
+            return Err(format!($($why)+));
+        }
+    };
+}
+use must;
+
+/// How long the shutdown of everything may take: the registry's default.
+const SHUTDOWN: Ms = 25 * SECOND;
+
+pub(crate) struct Model {
+    cast: Arc<Vec<Part>>,
+    services: Vec<One>,
+    /// Requests without an answer so far.
+    asked: BTreeMap<u32, Asked>,
+    /// Stops of everything that go on, and until when they may.
+    stopping: BTreeMap<u32, Option<Ms>>,
+    /// A critical service has failed: everything is down by then.
+    closing: Option<Ms>,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+struct Asked {
+    at: Ms,
+    ask: Ask,
+    within: bool,
+    /// Whether it will be done, or refused.
+    done: bool,
+    /// The life that it is about.
+    life: u32,
+}
+
+impl Model {
+    pub(crate) fn new(cast: &Arc<Vec<Part>>) -> Self {
+        let services = cast.iter().map(One::new).collect();
+        Self { cast: cast.clone(), services, asked: BTreeMap::new(), stopping: BTreeMap::new(), closing: None }
+    }
+
+    pub(crate) fn runs(&self) -> u64 {
+        self.services.iter().map(|one| one.all_runs).sum()
+    }
+
+    pub(crate) fn state(&self, service: usize) -> Option<ServiceState> {
+        let one = &self.services[service];
+        one.registered.then_some(one.state)
+    }
+
+    /// Whether everything is being stopped.
+    pub(crate) fn is_quiet(&self, now: Ms) -> bool {
+        !self.stopping.is_empty() || self.closing.is_some_and(|until| now <= until)
+    }
+
+    // ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(crate) fn take(&mut self, line: &Line) -> Checked {
+        let (at, service) = (line.at, line.service);
+        self.close(at)?;
+        match &line.what {
+            What::Ask { n, ask, within } => self.ask(at, service, *n, *ask, *within),
+            What::Answer { n, answer } => self.answer(at, service, *n, answer),
+            What::GaveUp { n } => {
+                self.asked.remove(n);
+                self.services[service].forget_waiter(*n);
+                Ok(())
+            }
+            What::State { to, .. } => {
+                if *to == ServiceState::Draining {
+                    self.may_drain(service)?;
+                }
+                self.services[service].take(line)?;
+                if *to == ServiceState::Failed && self.cast[service].critical {
+                    self.closing = Some(at + SHUTDOWN);
+                    self.hurry();
+                }
+                self.see_dependencies(at);
+                Ok(())
+            }
+            What::ConfigureBegan | What::Built => {
+                if self.services[service].begins_its_first_try() {
+                    must!(self.dependencies_are_up(service), "is built before what it depends on is up");
+                }
+                self.services[service].take(line)
+            }
+            What::Unregistered | What::Registered => {
+                self.services[service].take(line)?;
+                self.see_dependencies(at);
+                Ok(())
+            }
+            _ => self.services[service].take(line),
+        }
+    }
+
+    fn dependencies_are_up(&self, service: usize) -> bool {
+        let up = |on: &usize| matches!(self.state(*on), Some(ServiceState::Running | ServiceState::Paused));
+        self.cast[service].depends_on.iter().all(up)
+    }
+
+    /// Tells those who wait for others whether they still have to.
+    fn see_dependencies(&mut self, at: Ms) {
+        for service in 0..self.services.len() {
+            if !self.cast[service].depends_on.is_empty() {
+                let up = self.dependencies_are_up(service);
+                self.services[service].see_dependencies(at, up);
+            }
+        }
+    }
+
+    /// A service that nobody told to stop is stopped because all are, and then after those that depend on it.
+    fn may_drain(&self, service: usize) -> Checked {
+        if self.services[service].knows_why_it_stops() {
+            return Ok(());
+        }
+        must!(!self.stopping.is_empty() || self.closing.is_some(), "stops, and nobody asked for it");
+        for (other, part) in self.cast.iter().enumerate() {
+            let running = self.state(other).is_some_and(ServiceState::is_running);
+            must!(
+                !running || !part.depends_on.contains(&service),
+                "stops before `s{other:02}`, which depends on it, has stopped"
+            );
+        }
+        Ok(())
+    }
+
+    /// A shutdown leaves less time than `drain_timeout`.
+    fn hurry(&mut self) {
+        for one in &mut self.services {
+            one.hurry();
+        }
+    }
+
+    // ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn ask(&mut self, at: Ms, service: usize, n: u32, ask: Ask, within: bool) -> Checked {
+        let mut done = true;
+        match ask {
+            Ask::StartAll => {
+                for one in self.services.iter_mut().filter(|one| one.part.enabled && one.may_start()) {
+                    one.will_start(at);
+                }
+            }
+            Ask::StopAll => {
+                self.stopping.insert(n, None);
+            }
+            Ask::Shutdown => {
+                self.stopping.insert(n, Some(at + SHUTDOWN));
+                self.hurry();
+            }
+            Ask::PauseAll | Ask::ResumeAll => {
+                let ask = if ask == Ask::PauseAll { Ask::Pause } else { Ask::Resume };
+                for one in self.services.iter_mut().filter(|one| one.registered) {
+                    one.ask(at, n, ask, false);
+                }
+            }
+            Ask::Register => {
+                let known = |on: &usize| self.services[*on].registered;
+                done = !self.services[service].registered && self.cast[service].depends_on.iter().all(known);
+            }
+            _ => done = self.services[service].ask(at, n, ask, within),
+        }
+        let life = self.services[service].lives;
+        self.asked.insert(n, Asked { at, ask, within, done, life });
+        Ok(())
+    }
+
+    fn answer(&mut self, at: Ms, service: usize, n: u32, answer: &Answer) -> Checked {
+        let asked = self.asked.remove(&n).ok_or("an answer to nothing")?;
+        let one = &mut self.services[service];
+        let (ask, took) = (asked.ask, at - asked.at);
+        if !asked.done {
+            must!(matches!(answer, Answer::Refused(_)), "{ask:?} ought to be refused, and is not");
+            must!(took == 0, "{ask:?} is refused only after {took} ms");
+            return Ok(());
+        }
+        match ask {
+            Ask::Shutdown => {
+                self.stopping.remove(&n);
+                must!(took <= SHUTDOWN, "the shutdown took {took} ms");
+                self.all_are_down()?;
+                let failed = self.services.iter().any(|one| one.registered && one.state == ServiceState::Failed);
+                must!(failed == (*answer != Answer::Done), "the shutdown's answer is wrong: {answer:?}");
+            }
+            Ask::StopAll => {
+                self.stopping.remove(&n);
+                self.all_are_down()?;
+            }
+            Ask::StartAll => {
+                must!(*answer == Answer::Done, "{answer:?}");
+                must!(took <= MINUTE / 2, "the start of all took {took} ms");
+            }
+            Ask::RunNow if asked.within => must!(matches!(answer, Answer::Ran { .. }), "{answer:?}"),
+            Ask::RunNow => one.reports(n, answer)?,
+            Ask::Start | Ask::Reset if asked.within => must!(*answer == Answer::Done, "{answer:?}"),
+            Ask::Start | Ask::Reset => {
+                must!(took <= MINUTE / 2, "{ask:?} took {took} ms");
+                // The life that was asked for is the next one.
+                if *answer != Answer::Done {
+                    must!(one.failed_life == Some(asked.life + 1), "{ask:?} went wrong: {answer:?}");
+                }
+            }
+            Ask::Stop if !asked.within => {
+                must!(*answer == Answer::Done, "{answer:?}");
+                must!(one.lives != asked.life || !one.state.is_running(), "`stop` has returned, and it still runs");
+            }
+            Ask::Unregister if !asked.within => {
+                must!(*answer == Answer::Done, "{answer:?}");
+                must!(one.registrations != 0, "unregistered, and never registered");
+            }
+            _ => must!(*answer == Answer::Done, "{ask:?} was refused: {answer:?}"),
+        }
+        Ok(())
+    }
+
+    /// After a critical failure everything is down in time.
+    fn close(&mut self, now: Ms) -> Checked {
+        if self.closing.is_none_or(|until| now <= until) {
+            return Ok(());
+        }
+        self.closing = None;
+        self.all_are_down()
+    }
+
+    fn all_are_down(&self) -> Checked {
+        for (service, one) in self.services.iter().enumerate() {
+            must!(!one.registered || !one.state.is_running(), "everything was stopped, but `s{service:02}` still runs");
+        }
+        Ok(())
+    }
+
+    // ── now and then ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Whether everyone does what it should by now.
+    pub(crate) fn look_round(&mut self, now: Ms) -> std::result::Result<(), (usize, String)> {
+        self.close(now).map_err(|why| (0, why))?;
+        for (service, one) in self.services.iter_mut().enumerate() {
+            one.look(now).map_err(|why| (service, why))?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left over.
+    pub(crate) fn end(&self) -> std::result::Result<(), (usize, String)> {
+        for (service, one) in self.services.iter().enumerate() {
+            one.end().map_err(|why| (service, why))?;
+        }
+        match self.asked.iter().next() {
+            Some((n, asked)) => Err((0, format!("request {n} was never answered: {asked:?}"))),
+            None => Ok(()),
+        }
+    }
+}

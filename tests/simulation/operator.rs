@@ -1,0 +1,226 @@
+//! The operator: asks anything of anyone, at any moment, sense or nonsense.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use service_core::prelude::*;
+
+use crate::actor::Actor;
+use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, pick};
+use crate::trace::{Answer, Ask, Ms, What, millis};
+use crate::world::World;
+
+/// Asks, and says what came of it.
+pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within: bool) {
+    if ask.starts() && world.is_quiet() {
+        return;
+    }
+    let registry = world.registry();
+    let id = &world.cast[service].id;
+    let Some(handle) = registry.get(id) else {
+        if ask == Ask::Register {
+            let n = world.asks(service, ask, within);
+            let answer = register(world, service).await;
+            world.answers(service, n, answer.into());
+        } else if ask.is_for_all() {
+            perform_for_all(world, service, ask).await;
+        }
+        return;
+    };
+    if ask.is_for_all() {
+        return perform_for_all(world, service, ask).await;
+    }
+    if let Ask::SetInterval(_) | Ask::SetRetryDelay(_) = ask {
+        let Some(cx) = world.remembered(service) else { return };
+        let n = world.asks(service, ask, within);
+        match ask {
+            Ask::SetInterval(time) => cx.set_interval(Duration::from_millis(time)),
+            Ask::SetRetryDelay(time) => cx.set_retry_delay(Duration::from_millis(time)),
+            _ => {}
+        }
+        return world.answers(service, n, Answer::Done);
+    }
+    let n = world.asks(service, ask, within);
+    let given_up = GaveUp { world, service, n: Some(n) };
+    let answer = match ask {
+        Ask::Start => handle.start().await.into(),
+        Ask::Stop => handle.stop().await.into(),
+        Ask::Pause => handle.pause().await.into(),
+        Ask::Resume => handle.resume().await.into(),
+        Ask::Reset => handle.reset().await.into(),
+        Ask::Unregister => registry.unregister(id).await.into(),
+        Ask::Register => register(world, service).await.into(),
+        Ask::RunNow => match handle.run_now().await {
+            Ok(report) => Answer::Ran {
+                error: report.error().map(|error| format!("{error:#}")),
+                processed: report.processed(),
+                failed: report.failed(),
+                again: report.again(),
+                took: millis(report.duration()),
+            },
+            Err(error) => Answer::Refused(error.to_string()),
+        },
+        other => unreachable!("{other:?} is not asked of one service"),
+    };
+    given_up.not();
+    world.answers(service, n, answer);
+}
+
+async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
+    if ask.starts() && world.is_quiet() {
+        return;
+    }
+    let registry = world.registry();
+    let n = world.asks(service, ask, false);
+    let answer = match ask {
+        Ask::StartAll => registry.start().await,
+        Ask::StopAll => registry.stop_all().await,
+        Ask::PauseAll => registry.pause_all().await,
+        Ask::ResumeAll => registry.resume_all().await,
+        Ask::Shutdown => registry.shutdown().await,
+        other => unreachable!("{other:?} is not asked of all"),
+    };
+    world.answers(service, n, answer.into());
+}
+
+async fn register(world: &Arc<World>, service: usize) -> Result<()> {
+    let (registry, part) = (world.registry(), &world.cast[service]);
+    let registered = match part.origin {
+        Origin::Configure => registry.register_of::<Actor>(&part.id).await,
+        Origin::Closure => {
+            let world = world.clone();
+            registry.register_fn(&part.id, move || Actor::by_closure(&world, service)).await
+        }
+        Origin::ReadyMade => registry.register(&part.id, Actor::new(world, service)).await,
+    };
+    registered.map(|_| ())
+}
+
+impl From<Result<()>> for Answer {
+    fn from(result: Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(error) => Self::Refused(format!("{error:#}")),
+        }
+    }
+}
+
+/// Says when nobody waits for an answer any more.
+struct GaveUp<'a> {
+    world: &'a Arc<World>,
+    service: usize,
+    n: Option<u32>,
+}
+
+impl GaveUp<'_> {
+    fn not(mut self) {
+        self.n = None;
+    }
+}
+
+impl Drop for GaveUp<'_> {
+    fn drop(&mut self) {
+        if let Some(n) = self.n {
+            self.world.say(self.service, What::GaveUp { n });
+        }
+    }
+}
+
+/// Starts everything, asks this and that for as long as the simulation goes, and shuts down at last.
+pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
+    perform(world, 0, Ask::StartAll, false).await;
+    while world.now() < end && !world.is_broken() {
+        let gap = if rng.bool() { rng.u64(0..50 * MINUTE) } else { rng.u64(0..50) * MINUTE };
+        // Some moments are those at which much is due.
+        let until = if rng.u32(0..3) == 0 { (world.now() + gap) / MINUTE * MINUTE } else { world.now() + gap };
+        world.sleep_until(until.min(end)).await;
+        world.look_round();
+        if rng.u32(0..60) == 0 {
+            let ask = *pick(rng, &[Ask::StopAll, Ask::Shutdown, Ask::PauseAll, Ask::ResumeAll, Ask::StartAll]);
+            // Nothing is started while all are being stopped; everything else goes on.
+            tokio::spawn({
+                let world = world.clone();
+                async move { perform_for_all(&world, 0, ask).await }
+            });
+            continue;
+        }
+        if rng.u32(0..8) == 0 && world.share_down() > 40 {
+            tokio::spawn({
+                let world = world.clone();
+                async move { perform(&world, 0, Ask::StartAll, false).await }
+            });
+        }
+        burst(world, rng);
+    }
+    if world.is_broken() {
+        return;
+    }
+    world.wind_up();
+    perform_for_all(world, 0, Ask::Shutdown).await;
+    // Whoever still waits for an answer gets it without any help.
+    world.sleep_until(world.now() + 2 * HOUR).await;
+    world.look_round();
+    world.close();
+}
+
+/// A few requests to one service, close together.
+fn burst(world: &Arc<World>, rng: &mut Rng) {
+    let service = rng.usize(0..SERVICES);
+    let mut at = world.now();
+    for n in 0..rng.u32(1..5) {
+        if n > 0 {
+            at += *pick(rng, &[0, 0, 1, SECOND, 3 * SECOND, 30 * SECOND, 5 * MINUTE]);
+        }
+        let (world, mut rng) = (world.clone(), rng.fork());
+        tokio::spawn(async move {
+            if at > world.now() {
+                world.sleep_until(at).await;
+            }
+            let ask = choose(&world, service, &mut rng);
+            if ask == Ask::Stop && rng.u32(0..4) == 0 {
+                perform(&world, service, Ask::Stop, false).await;
+                perform(&world, service, Ask::Start, false).await;
+            } else {
+                perform(&world, service, ask, false).await;
+            }
+        });
+    }
+}
+
+fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
+    let interval = *pick(rng, &[5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR]);
+    if rng.u32(0..5) < 3 {
+        // What helps.
+        match world.state(service) {
+            None => return Ask::Register,
+            Some(ServiceState::Created | ServiceState::Stopped) => {
+                // A ready-made one that has ended can only be registered anew.
+                return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Start };
+            }
+            Some(ServiceState::Failed) => return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Reset },
+            Some(ServiceState::Paused) => return *pick(rng, &[Ask::Resume, Ask::RunNow]),
+            _ => {}
+        }
+    }
+    *pick(
+        rng,
+        &[
+            Ask::Start,
+            Ask::Stop,
+            Ask::Stop,
+            Ask::Pause,
+            Ask::Pause,
+            Ask::Resume,
+            Ask::RunNow,
+            Ask::RunNow,
+            Ask::RunNow,
+            Ask::Reset,
+            Ask::Unregister,
+            Ask::Register,
+            Ask::SetInterval(interval),
+            Ask::SetInterval(interval),
+            Ask::SetRetryDelay(interval / 60),
+        ],
+    )
+}

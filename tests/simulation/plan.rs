@@ -1,0 +1,123 @@
+//! When a run is to begin, reckoned anew from the contract: grid, delay, jitter, waits after failures, restarts.
+
+use crate::cast::{Part, Restart, Schedule};
+use crate::trace::Ms;
+
+/// Why a run is to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is due already; a changed option does not change that.
+    AtOnce,
+    Regular,
+    Retry,
+}
+
+/// A run is to begin in this stretch of time, or as soon after it as nothing stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) from: Ms,
+    pub(crate) to: Ms,
+    pub(crate) kind: Kind,
+}
+
+impl Window {
+    pub(crate) fn at(at: Ms, kind: Kind) -> Self {
+        Self { from: at, to: at, kind }
+    }
+
+    fn regular(at: Ms, jitter: Ms) -> Self {
+        Self { from: at, to: at + jitter, kind: Kind::Regular }
+    }
+}
+
+/// The schedule of one life.
+#[derive(Clone, Debug)]
+pub(crate) struct Timetable {
+    pub(crate) schedule: Schedule,
+    jitter: Ms,
+    /// A point of the grid: the first one, or the last one at or before the last regular run's start.
+    point: Ms,
+    last: Option<(Ms, Ms)>,
+}
+
+impl Timetable {
+    /// Of a service that came up at this moment.
+    pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Window) {
+        let first = up + part.initial_delay;
+        let window = match schedule {
+            Schedule::Cron(minute) => Window::at(next_fire(minute, first), Kind::Regular),
+            _ if part.initial_delay == 0 => Window::at(first, Kind::AtOnce),
+            _ => Window::regular(first, part.jitter),
+        };
+        (Self { schedule, jitter: part.jitter, point: first, last: None }, window)
+    }
+
+    pub(crate) fn ran(&mut self, started: Ms, ended: Ms) {
+        self.last = Some((started, ended));
+    }
+
+    /// The next regular run after the last one.
+    pub(crate) fn next(&mut self) -> Window {
+        let (started, ended) = self.last.expect("something ran");
+        let window = match self.schedule {
+            Schedule::Delay(wait) => Window::regular(ended + wait, self.jitter),
+            Schedule::Cron(minute) => Window::at(next_fire(minute, ended), Kind::Regular),
+            Schedule::Interval(_) if started < self.point => Window::regular(self.point, self.jitter),
+            Schedule::Interval(every) if ended - started >= every => {
+                self.point = ended;
+                Window::regular(ended, self.jitter)
+            }
+            Schedule::Interval(every) => {
+                self.point += (started - self.point) / every * every;
+                Window::regular(self.point + every, self.jitter)
+            }
+        };
+        if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window }
+    }
+
+    /// The wait in hand, after the schedule has changed at this moment.
+    pub(crate) fn changed(&self, waiting: Window, now: Ms) -> Window {
+        if waiting.kind != Kind::Regular {
+            return waiting;
+        }
+        let due = match (self.schedule, self.last) {
+            (Schedule::Delay(wait), Some((_, ended))) => ended + wait,
+            (Schedule::Interval(every), Some((started, _))) if started >= self.point => {
+                self.point + ((started - self.point) / every + 1) * every
+            }
+            (Schedule::Interval(_), _) => self.point,
+            _ => return waiting,
+        };
+        let mut new = Window::regular(due, self.jitter);
+        new.to = new.to.max(now);
+        if waiting.from <= now {
+            // What was due, or may have been, may stay due.
+            return Window { from: waiting.from.min(new.from), to: waiting.to.max(new.to), kind: Kind::Regular };
+        }
+        new
+    }
+}
+
+fn next_fire(minute: Ms, after: Ms) -> Ms {
+    const HOUR: Ms = crate::cast::HOUR;
+    let fire = after / HOUR * HOUR + minute;
+    if fire > after { fire } else { fire + HOUR }
+}
+
+/// The wait after so many consecutive failures.
+pub(crate) fn retry_wait(part: &Part, retry_delay: Ms, count: u32) -> Ms {
+    let mut wait = retry_delay as f64;
+    for _ in 1..count.min(64) {
+        wait *= part.backoff;
+    }
+    (wait.min(part.max_retry_delay as f64)).ceil() as Ms
+}
+
+/// Whether one more restart is within the budget; counts it if it is.
+pub(crate) fn grant(granted: &mut Vec<Ms>, restart: Restart, now: Ms) -> bool {
+    let lately = granted.iter().filter(|at| now - **at < restart.window).count();
+    if lately < restart.max {
+        granted.push(now);
+    }
+    lately < restart.max
+}
