@@ -60,21 +60,21 @@ pub(crate) struct Stats {
     pub(crate) errors: u32,
     pub(crate) restarts: u32,
     pub(crate) last_started: Option<Instant>,
-    pub(crate) last_duration: Duration,
-    /// Moving average of the durations of runs that ended well, in seconds.
-    pub(crate) usual: f32,
+    last_nanos: u64,
     pub(crate) last_error: Option<Error>,
 }
 
 impl Stats {
-    pub(crate) fn last_ended(&self) -> Option<Instant> {
-        self.last_started.map(|started| started + self.last_duration)
+    pub(crate) fn last_duration(&self) -> Duration {
+        Duration::from_nanos(self.last_nanos)
     }
 
-    #[inline]
-    fn learn(&mut self, duration: Duration) {
-        let seconds = duration.as_secs_f32();
-        self.usual = if self.usual == 0.0 { seconds } else { self.usual * 0.8 + seconds * 0.2 };
+    fn set_last_duration(&mut self, duration: Duration) {
+        self.last_nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    pub(crate) fn last_ended(&self) -> Option<Instant> {
+        self.last_started.map(|started| later(started, self.last_duration()))
     }
 }
 
@@ -138,6 +138,8 @@ pub(crate) struct Control {
     /// Unregistered.
     pub(crate) forgotten: bool,
     pub(crate) stats: Stats,
+    /// Moving average of the durations of runs that ended well, in seconds.
+    pub(crate) usual: f32,
     waker: Option<Waker>,
     /// Told at every change of state; made by the first who waits for one.
     changed_state: Option<Arc<Notify>>,
@@ -165,6 +167,7 @@ impl Control {
             aside: None,
             forgotten: false,
             stats: Stats::default(),
+            usual: 0.0,
             waker: None,
             changed_state: None,
         }
@@ -370,9 +373,9 @@ impl Control {
         self.in_flight = false;
         self.retrying = false;
         self.failures = 0;
-        self.stats.last_duration = duration;
+        self.stats.set_last_duration(duration);
         self.stats.processed += outcome.processed;
-        self.stats.learn(duration);
+        self.learn(duration);
         (started, duration, self.take_served())
     }
 
@@ -383,7 +386,7 @@ impl Control {
         self.stats.last_error = Some(error.clone());
         match duration {
             Some(duration) => {
-                self.stats.last_duration = duration;
+                self.stats.set_last_duration(duration);
                 self.take_served()
             }
             None => {
@@ -406,6 +409,12 @@ impl Control {
             aside.served.clear();
         }
         self.run_wanted = false;
+    }
+
+    #[inline]
+    fn learn(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f32();
+        self.usual = if self.usual == 0.0 { seconds } else { self.usual * 0.8 + seconds * 0.2 };
     }
 
     fn take_served(&mut self) -> Waiters {

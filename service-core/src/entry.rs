@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::state::ServiceState;
 /// Where instances come from.
 pub(crate) enum Factory {
     /// Handed over; there is no second one.
-    ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
+    ReadyMade(Box<Mutex<Option<Box<dyn Lifecycle>>>>),
     /// A closure of the user's.
     Closure(Arc<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
     /// `configure` or `Default`.
@@ -84,8 +85,8 @@ pub(crate) struct Entry {
     pub(crate) id: Arc<str>,
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
-    /// Where it was registered.
-    pub(crate) place: Place,
+    /// Where code registered it, where the attribute did not.
+    called_at: Option<&'static Location<'static>>,
     /// What code set, for resolving anew.
     pub(crate) code: Option<Box<ServiceOptions>>,
     /// Made when the first of it is used.
@@ -116,7 +117,10 @@ impl Entry {
         Self {
             id,
             descriptor,
-            place,
+            called_at: match place {
+                Place::Attribute(_) => None,
+                Place::Call(location) => Some(location),
+            },
             factory,
             code,
             extras: OnceLock::new(),
@@ -162,6 +166,11 @@ impl Entry {
     pub(crate) fn tell_settled(&self, control: &mut Control) {
         control.tell_changed_state();
         self.hub.changed.notify_waiters();
+    }
+
+    /// Where it was registered.
+    pub(crate) fn place(&self) -> Place {
+        self.called_at.map_or(Place::Attribute(self.descriptor), Place::Call)
     }
 
     /// Who it acts as, where that is not the registry's own.

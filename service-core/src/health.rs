@@ -110,7 +110,7 @@ pub(crate) fn of(entry: &Entry) -> ServiceHealth {
         max_failures: control.options.max_failures,
         last_run: stats.last_started.map(|at| clock.wall(at)),
         next_run: control.next_due.filter(|_| waits).map(|at| clock.wall(at)),
-        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
+        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration().as_millis()).unwrap_or(u64::MAX)),
         last_error: stats.last_error.as_ref().map(|error| format!("{error:#}")),
         total_processed: stats.processed,
         error_count: u64::from(stats.errors),
@@ -184,7 +184,7 @@ fn lateness(control: &Control, now: Instant) -> Option<(HealthStatus, String)> {
     }
     let stats = &control.stats;
     let going = now.saturating_duration_since(stats.last_started?);
-    let usual = Duration::try_from_secs_f32(stats.usual).unwrap_or_default();
+    let usual = Duration::try_from_secs_f32(control.usual).unwrap_or_default();
     let run = stats.runs;
     let known = if usual.is_zero() { String::new() } else { format!(", usually {}", plain(usual)) };
     let goes_on = format!("run {run} has been going for {}{known}", plain(going));

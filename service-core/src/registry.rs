@@ -222,7 +222,9 @@ impl ServiceRegistry {
         if let Some(ById(taken)) = entries.get(&*entry.id) {
             return Err(Error::msg(format!(
                 "service id `{}` is taken: registered at {} and again at {}; give one of them another id",
-                entry.id, taken.place, entry.place
+                entry.id,
+                taken.place(),
+                entry.place()
             )));
         }
         // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
@@ -544,7 +546,7 @@ impl ServiceRegistry {
 /// Unknown ids and cycles that the new services' dependencies bring. What an older one depends on may have been
 /// unregistered since; that is not the new one's fault.
 fn check_dependencies<'a>(old: impl Iterator<Item = &'a Entry>, new: &[&'a Entry]) -> Result<()> {
-    let place = |entry: &'a Entry| (&*entry.id, &entry.place, entry.lock().options.clone());
+    let place = |entry: &'a Entry| (&*entry.id, entry.place(), entry.lock().options.clone());
     let mut known: Vec<_> = new.iter().copied().map(place).collect();
     known.extend(old.map(place));
     let graph: BTreeMap<&str, Vec<&str>> =
