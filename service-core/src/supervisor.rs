@@ -85,6 +85,9 @@ enum Next {
 /// What ended a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cue {
+    /// A run is due, but there is no instance.
+    Build,
+    /// A run has begun.
     Run,
     Stop,
 }
@@ -94,7 +97,10 @@ enum Woken {
     Go(Cue),
     OptionsChanged,
     WallNotThere,
-    LatePanic,
+    /// The run that had timed out has come back.
+    Returned {
+        panicked: bool,
+    },
 }
 
 /// What came of building.
@@ -124,22 +130,17 @@ impl<'t> Supervisor<'t> {
                 return Ending::Stopped;
             }
             loop {
-                if self.wait().await == Cue::Stop {
-                    return Ending::Stopped;
-                }
-                if self.instance.is_none() {
-                    match Box::pin(self.build()).await {
-                        Built::Done => {}
-                        Built::Broken => continue,
+                match self.wait().await {
+                    Cue::Stop => return Ending::Stopped,
+                    Cue::Build => match Box::pin(self.build()).await {
+                        Built::Done if !self.up => {
+                            self.come_up();
+                            continue;
+                        }
+                        Built::Done | Built::Broken => continue,
                         Built::Ended(ending) => return ending,
-                    }
-                }
-                if !self.up {
-                    self.come_up();
-                    continue;
-                }
-                if !self.begin() {
-                    continue;
+                    },
+                    Cue::Run => {}
                 }
                 let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
                 let renew = {
@@ -174,7 +175,7 @@ impl<'t> Supervisor<'t> {
 
     // ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Waits until the next run is due or something is asked.
+    /// Waits until the next run is due, and begins it, or until something is asked.
     async fn wait(&mut self) -> Cue {
         if self.next == Next::AtOnce && self.up {
             // Back-to-back runs leave room for everyone else's tasks.
@@ -188,7 +189,8 @@ impl<'t> Supervisor<'t> {
                     let wall = self.seldom().wall;
                     self.plan_wall(Some(wall));
                 }
-                Woken::LatePanic => Box::pin(self.end_instance()).await,
+                Woken::Returned { panicked: true } => Box::pin(self.end_instance()).await,
+                Woken::Returned { panicked: false } => {}
             }
         }
     }
@@ -204,36 +206,46 @@ impl<'t> Supervisor<'t> {
             self.desk.options.clone_from(&control.options);
             return Poll::Ready(Woken::OptionsChanged);
         }
-        let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
         control.listen(task.waker());
         if self.next == Next::AtOnce {
             control.next_due = None;
         }
-        let due = control.next_due;
-        drop(control);
         if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
             // Runs never overlap: not before the one that timed out has come back.
+            drop(control);
             let Poll::Ready(returned) = Pin::new(away).poll(task) else { return Poll::Pending };
             entry.lock().let_go();
             let panicked;
             (self.instance, panicked) = come_back(entry, returned);
             self.seldom().away = None;
-            if panicked {
-                return Poll::Ready(Woken::LatePanic);
+            return Poll::Ready(Woken::Returned { panicked });
+        }
+        if !control.run_wanted {
+            if control.state() == ServiceState::Paused {
+                return Poll::Pending;
+            }
+            if let Some(due) = control.next_due
+                && poll_at(&mut self.desk.timer, due, task).is_pending()
+            {
+                return Poll::Pending;
+            }
+            let wall = self.seldom.as_ref().filter(|_| self.next == Next::Wall).map(|seldom| seldom.wall);
+            if wall.is_some_and(|wall| entry.hub.clock.wall_now() < wall) {
+                return Poll::Ready(Woken::WallNotThere);
             }
         }
-        if asked {
-            return Poll::Ready(Woken::Go(Cue::Run));
+        if self.instance.is_none() {
+            return Poll::Ready(Woken::Go(Cue::Build));
         }
-        if paused {
-            return Poll::Pending;
+        // Under the same lock, so that no stop or pause comes in between.
+        if control.state() == ServiceState::BackingOff {
+            entry.enter(&mut control, ServiceState::Running);
         }
-        let Some(due) = due else { return Poll::Ready(Woken::Go(Cue::Run)) };
-        let due = poll_at(&mut self.desk.timer, due, task);
-        if due.is_ready() && self.next == Next::Wall && self.cx.entry.hub.clock.wall_now() < self.seldom().wall {
-            return Poll::Ready(Woken::WallNotThere);
-        }
-        due.map(|()| Woken::Go(Cue::Run))
+        let run = control.begin_run(Instant::now());
+        drop(control);
+        self.cx.run = run;
+        self.cx.entry.emit(|| ServiceEventKind::RunStarted { run });
+        Poll::Ready(Woken::Go(Cue::Run))
     }
 
     /// The first instance is there: the service is up, and its schedule begins.
@@ -371,26 +383,6 @@ impl<'t> Supervisor<'t> {
 
     async fn fail_to_build(&mut self, kind: FailureKind, error: Error) -> Built {
         self.fail(kind, error, None).await.map_or(Built::Broken, Built::Ended)
-    }
-
-    /// A run begins; or does not, where a stop or a pause came first.
-    #[inline]
-    fn begin(&mut self) -> bool {
-        let started = Instant::now();
-        let entry = &self.cx.entry;
-        let run = {
-            let mut control = entry.lock();
-            if control.stop.is_some() || (control.paused && !control.run_wanted) {
-                return false;
-            }
-            if control.state() == ServiceState::BackingOff {
-                entry.enter(&mut control, ServiceState::Running);
-            }
-            control.begin_run(started)
-        };
-        self.cx.run = run;
-        entry.emit(|| ServiceEventKind::RunStarted { run });
-        true
     }
 
     /// Drives `update` on the blocking pool.
@@ -711,6 +703,7 @@ impl Run<'_> {
     }
 
     /// Drops a run that did not end by itself.
+    #[inline]
     fn drop_cut(&mut self, entry: &Entry) -> Caught<()> {
         match self.update.take() {
             None => Caught::Returned(()),
