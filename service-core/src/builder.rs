@@ -268,6 +268,8 @@ impl RegistryBuilder {
         let sources = Sources::load(inputs)?;
         problems.extend(sources.errors().iter().map(ToString::to_string));
 
+        #[cfg(feature = "database")]
+        let live = crate::database::Live::new(self.database.skip_migration);
         let hub = Hub {
             clock: self.clock,
             requester_id,
@@ -278,8 +280,15 @@ impl RegistryBuilder {
             database: self.database.open().await?,
             ..Hub::default()
         };
-        let registry = ServiceRegistry::new(hub, sources, self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT));
+        let registry = ServiceRegistry::new(
+            hub,
+            sources,
+            self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
+            #[cfg(feature = "database")]
+            live,
+        );
         let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
+        let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
         let mut entries = Vec::new();
         for planned in planned {
             match planned.entry(hub, sources) {
@@ -287,7 +296,7 @@ impl RegistryBuilder {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        for warning in sources.unknown_sections(entries.iter().map(|entry| &*entry.id)) {
+        for warning in sources.unknown_sections(ids.iter().map(String::as_str)) {
             warn!("{warning}");
         }
         if problems.is_empty()

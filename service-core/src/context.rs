@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::control::StopBy;
+use crate::control::{Control, StopBy};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -33,6 +33,8 @@ use crate::registry::ServiceRegistry;
 pub struct Context {
     pub(crate) entry: Arc<Entry>,
     pub(crate) registry: ServiceRegistry,
+    /// Which life of the service it was made for: what is asked of a later one is not asked of this.
+    pub(crate) life: u32,
     pub(crate) run: u64,
 }
 
@@ -82,12 +84,12 @@ impl Context {
 
     /// Whether this service has been told to stop.
     pub fn is_stopping(&self) -> bool {
-        self.entry.lock().stop.is_some()
+        self.is_over(&self.entry.lock())
     }
 
     /// Waits until this service is told to stop.
     pub async fn stopping(&self) {
-        self.entry.until(|control| control.stop.is_some().then_some(())).await;
+        self.entry.until(|control| self.is_over(control).then_some(())).await;
     }
 
     /// Sleeps, but not longer than until this service is told to stop. Says whether it slept to the end.
@@ -109,12 +111,14 @@ impl Context {
 
     /// Tells this service to stop: the run in flight goes on to its end and is the last.
     pub fn stop(&self) {
-        self.entry.ask_stop(StopBy::default());
+        self.entry.ask_stop(StopBy { by_itself: true, ..StopBy::default() });
     }
 
     /// Pauses this service: the run in flight goes on to its end. Does nothing where it cannot be paused.
     pub fn pause(&self) {
-        let _ = self.entry.ask_pause(true);
+        if !self.is_stopping() {
+            let _ = self.entry.ask_pause(true);
+        }
     }
 
     /// Changes the interval (or delay) from now on, also the wait in hand. It lasts until the service is registered
@@ -131,6 +135,10 @@ impl Context {
     /// The registry that this service belongs to.
     pub fn services(&self) -> ServiceRegistry {
         self.registry.clone()
+    }
+
+    fn is_over(&self, control: &Control) -> bool {
+        control.stop.is_some() || control.ending || control.life != self.life
     }
 
     /// The future's output, or `None` where the service is told to stop first.

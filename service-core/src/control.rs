@@ -16,7 +16,7 @@ use crate::config::Resolved;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
-use crate::schedule::later;
+use crate::schedule::{Grid, later};
 use crate::state::ServiceState;
 
 /// What may not be asked of a service in its present state.
@@ -40,6 +40,8 @@ pub(crate) struct StopBy {
     pub(crate) run: Option<Instant>,
     /// `cleanup` is aborted then at the latest.
     pub(crate) cleanup: Option<Instant>,
+    /// The service's own code asked, and was the first to.
+    pub(crate) by_itself: bool,
 }
 
 impl StopBy {
@@ -48,7 +50,11 @@ impl StopBy {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        Self { run: sooner(self.run, other.run), cleanup: sooner(self.cleanup, other.cleanup) }
+        Self {
+            run: sooner(self.run, other.run),
+            cleanup: sooner(self.cleanup, other.cleanup),
+            by_itself: self.by_itself,
+        }
     }
 }
 
@@ -83,8 +89,6 @@ impl Stats {
 pub(crate) enum Hold {
     /// Starting: waits for these services.
     Dependencies(Box<[Arc<str>]>),
-    /// Paused by an operator, or by itself.
-    Pause { by_itself: bool },
     /// A blocking run that timed out has not returned yet.
     Blocked,
     /// It failed and a fresh instance will follow.
@@ -103,6 +107,8 @@ struct Aside {
     served: Waiters,
     hold: Option<Hold>,
     degraded: Option<Box<str>>,
+    /// An operator's override pauses it: which.
+    held_by: Option<Box<str>>,
 }
 
 /// Everything that both sides share.
@@ -117,10 +123,18 @@ pub(crate) struct Control {
     pub(crate) settled: bool,
     pub(crate) stop: Option<Box<StopBy>>,
     pub(crate) paused: bool,
+    /// Whether the pause was its own wish.
+    pub(crate) paused_by_itself: bool,
     /// The instance is ending for good; nothing more can be asked of it.
     pub(crate) ending: bool,
+    /// Its first instance of this life has been built.
+    pub(crate) up: bool,
     /// A fresh instance is wanted after the run in flight.
     pub(crate) renew: bool,
+    /// The settings of its own have changed: the next run wants a fresh instance.
+    pub(crate) reconfigure: bool,
+    /// An operator's override pauses it, and nobody else did.
+    pub(crate) paused_by_override: bool,
     /// A run is wanted.
     pub(crate) run_wanted: bool,
     pub(crate) in_flight: bool,
@@ -134,6 +148,8 @@ pub(crate) struct Control {
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
+    /// The grid of its schedule; before it is up, the moment at which its start began.
+    pub(crate) grid: Grid,
     aside: Option<Box<Aside>>,
     /// Unregistered.
     pub(crate) forgotten: bool,
@@ -154,8 +170,12 @@ impl Control {
             settled: false,
             stop: None,
             paused: false,
+            paused_by_itself: false,
             ending: false,
+            up: false,
             renew: false,
+            reconfigure: false,
+            paused_by_override: false,
             run_wanted: false,
             in_flight: false,
             retrying: false,
@@ -164,6 +184,7 @@ impl Control {
             resolved,
             changed: false,
             next_due: None,
+            grid: Grid::new(Instant::now()),
             aside: None,
             forgotten: false,
             stats: Stats::default(),
@@ -235,6 +256,18 @@ impl Control {
         self.aside.as_ref()?.degraded.as_deref()
     }
 
+    /// The operator's override that pauses it.
+    pub(crate) fn held_by(&self) -> Option<&str> {
+        self.aside.as_ref()?.held_by.as_deref()
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn set_held_by(&mut self, place: Option<String>) {
+        if place.is_some() || self.aside.is_some() {
+            self.aside.get_or_insert_default().held_by = place.map(String::into_boxed_str);
+        }
+    }
+
     pub(crate) fn set_degraded(&mut self, reason: Box<str>) {
         self.aside.get_or_insert_default().degraded = Some(reason);
     }
@@ -273,20 +306,27 @@ impl Control {
         self.life = self.life.wrapping_add(1);
         self.settled = false;
         self.stop = None;
-        self.paused = false;
+        self.paused = self.held_by().is_some();
+        self.paused_by_override = self.paused;
         self.ending = false;
+        self.up = false;
         self.renew = false;
+        self.reconfigure = false;
         self.run_wanted = false;
         self.retrying = false;
         self.failures = 0;
         self.next_due = None;
-        self.aside = None;
+        self.grid = Grid::new(Instant::now());
+        if let Some(aside) = &mut self.aside {
+            aside.hold = None;
+            aside.degraded = None;
+        }
     }
 
     /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
     pub(crate) fn ask_stop(&mut self, by: StopBy) -> bool {
         let drained = later(Instant::now(), self.options.drain_timeout);
-        let by = by.or_sooner(StopBy { run: Some(drained), cleanup: None });
+        let by = by.or_sooner(StopBy { run: Some(drained), ..StopBy::default() });
         self.stop = Some(Box::new(self.stop.as_deref().map_or(by, |earlier| earlier.or_sooner(by))));
         self.wake();
         !self.ending && self.enter(ServiceState::Draining)
@@ -315,7 +355,7 @@ impl Control {
         match self.state {
             Running | BackingOff | Starting if !self.ending => {
                 self.paused = true;
-                self.set_hold(Hold::Pause { by_itself });
+                self.paused_by_itself = by_itself;
                 self.wake();
                 if self.state == Starting {
                     // It becomes paused as soon as it is up.
@@ -337,8 +377,10 @@ impl Control {
             };
             return self.refuse(service, "resume", why);
         }
+        if let Some(place) = self.held_by() {
+            return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
+        }
         self.paused = false;
-        self.let_go();
         self.wake();
         if self.state == ServiceState::Starting {
             return Ok(false);
@@ -351,14 +393,13 @@ impl Control {
     #[inline]
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
+        self.retrying = false;
         self.run_wanted = false;
         self.next_due = None;
         if let Some(aside) = &mut self.aside {
             aside.degraded = None;
             aside.served = std::mem::take(&mut aside.waiters);
-            if !self.paused {
-                aside.hold = None;
-            }
+            aside.hold = None;
         }
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
@@ -371,7 +412,6 @@ impl Control {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.in_flight = false;
-        self.retrying = false;
         self.failures = 0;
         self.stats.set_last_duration(duration);
         self.stats.processed += outcome.processed;

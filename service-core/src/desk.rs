@@ -22,7 +22,7 @@ use crate::event::ServiceEventKind;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::registry::ServiceRegistry;
-use crate::schedule::later;
+use crate::schedule::{Grid, later};
 use crate::service::{Cleanup, Lifecycle};
 
 /// What the blocking pool gives back: the instance and how the run went.
@@ -142,8 +142,14 @@ impl Desk<'_> {
             (_, None) => return Poll::Pending,
         };
         match poll_at(&mut self.timer, deadline, task) {
+            Poll::Pending => Poll::Pending,
             Poll::Ready(()) if !entry.is_committing() => Poll::Ready(cut),
-            _ => Poll::Pending,
+            Poll::Ready(()) => {
+                // Whoever commits need not wake this task. A commit is short.
+                let soon = later(Instant::now(), Duration::from_millis(5));
+                let _: Poll<()> = poll_at(&mut self.timer, soon, task);
+                Poll::Pending
+            }
         }
     }
 
@@ -207,6 +213,7 @@ impl Desk<'_> {
                 if matches!(control.hold(), Some(Hold::Dependencies(_))) {
                     control.let_go();
                 }
+                control.grid = Grid::new(Instant::now());
                 return true;
             }
             {

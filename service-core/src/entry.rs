@@ -267,6 +267,48 @@ impl Entry {
         self.change("retry_delay", delay, |options| options.retry_delay = delay);
     }
 
+    /// The configuration has been resolved anew. What the service itself changed stays, where no layer speaks of it anew.
+    #[cfg(feature = "database")]
+    pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, own_changed: bool) {
+        let mut control = self.lock();
+        let mut options = (*resolved.options).clone();
+        let before = &control.resolved.options;
+        if before.schedule == options.schedule {
+            options.schedule = control.options.schedule.clone();
+        }
+        if before.retry_delay == options.retry_delay {
+            options.retry_delay = control.options.retry_delay;
+        }
+        control.options = Arc::new(options);
+        control.resolved = resolved;
+        control.reconfigure |= own_changed && control.state().is_running();
+        control.changed = true;
+        control.wake();
+    }
+
+    /// An operator's override pauses it, or does so no longer.
+    #[cfg(feature = "database")]
+    pub(crate) fn pause_by_override(&self, place: Option<String>) {
+        let mut control = self.lock();
+        let was_held = control.held_by().is_some();
+        control.set_held_by(place);
+        let from = control.state();
+        // What cannot be paused or resumed is as wanted, or will be when it starts.
+        let changed = match (was_held, control.held_by().is_some()) {
+            (_, true) if !control.paused => {
+                control.paused_by_override = true;
+                control.ask_pause(&self.id, false)
+            }
+            // Whoever paused it before the override did wants it paused still.
+            (true, false) if std::mem::take(&mut control.paused_by_override) => control.ask_resume(&self.id),
+            _ => return,
+        };
+        if changed.unwrap_or_default() {
+            let to = control.state();
+            self.tell_change(&mut control, from, to);
+        }
+    }
+
     /// Changes an option while running; the supervisor is told.
     fn change(&self, key: &'static str, value: Duration, change: impl FnOnce(&mut Options)) {
         let mut control = self.lock();
@@ -308,11 +350,6 @@ impl Entry {
         let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
         work()
     }
-}
-
-/// Whether the caller stands inside any service's own code.
-pub(crate) fn inside_a_service() -> bool {
-    CURRENT.get() != 0
 }
 
 thread_local! {

@@ -72,7 +72,11 @@ impl Error {
         let mut slot = Some(error);
         let any: &mut dyn std::any::Any = &mut slot;
         if let Some(found) = any.downcast_mut::<Option<anyhow::Error>>().and_then(Option::take) {
-            return Self::from_source(Source::Anyhow(found), advice);
+            return match found.downcast::<Carrier>() {
+                Ok(carrier) if advice == Advice::None => carrier.0,
+                Ok(carrier) => Self::from_source(Source::Std(Box::new(carrier)), advice),
+                Err(other) => Self::from_source(Source::Anyhow(other), advice),
+            };
         }
         let Some(error) = slot else { unreachable!("only an anyhow error is taken above") };
         match error.into().downcast::<Carrier>() {
@@ -157,12 +161,13 @@ impl fmt::Debug for Error {
     }
 }
 
-/// The causes' messages below the outermost, without those that only repeat the one above (as `io::Error::other` does).
+/// The causes' messages below the outermost, without those that the one above ends with: some errors print their source
+/// and give it back as well (`DbErr`), and some are nothing but their source (`io::Error::other`).
 fn causes(error: &Error) -> impl Iterator<Item = String> {
     let mut above = error.outermost().to_string();
     error.chain().skip(1).filter_map(move |cause| {
         let message = cause.to_string();
-        let repeated = message == above;
+        let repeated = above.ends_with(&message);
         above.clone_from(&message);
         (!repeated).then_some(message)
     })
@@ -177,6 +182,18 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
 impl From<Error> for BoxError {
     fn from(error: Error) -> Self {
         Box::new(Carrier(error))
+    }
+}
+
+impl From<Error> for Box<dyn StdError> {
+    fn from(error: Error) -> Self {
+        Box::new(Carrier(error))
+    }
+}
+
+impl From<Error> for anyhow::Error {
+    fn from(error: Error) -> Self {
+        Self::new(Carrier(error))
     }
 }
 
@@ -232,6 +249,19 @@ mod tests {
     fn an_error_wrapped_again_is_itself() {
         let fatal = Error::fatal("no");
         assert_eq!(Error::new(fatal).advice(), Advice::Fatal);
+    }
+
+    #[test]
+    fn it_passes_through_other_errors_and_back() {
+        fn through_anyhow() -> anyhow::Result<()> {
+            Err(Error::fatal("no"))?
+        }
+        fn through_a_box() -> std::result::Result<(), Box<dyn StdError>> {
+            Err(Error::fatal("no"))?
+        }
+        let back = Error::new(through_anyhow().unwrap_err());
+        assert_eq!((back.to_string().as_str(), back.advice()), ("no", Advice::Fatal));
+        assert_eq!(through_a_box().unwrap_err().to_string(), "no");
     }
 
     #[test]

@@ -15,7 +15,7 @@ inventory::collect!(ExpectedServices);
 /// A linker drops a crate that is in `Cargo.toml` but that no code refers to, and its services with it. Then start fails
 /// and names them, and the line to add is `use that_crate as _;`.
 ///
-/// ```
+/// ```standalone_crate
 /// service_core::expect_services!["email_sender", "cleanup"];
 /// # fn main() {}
 /// ```

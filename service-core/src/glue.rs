@@ -8,6 +8,7 @@ use std::error::Error as StdError;
 
 use serde::de::DeserializeOwned;
 
+use crate::config::{ConfigError, Settings};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::failure::Recovery;
@@ -15,7 +16,7 @@ use crate::service::{BoxFuture, Build, Lifecycle, Literal, Service, ServiceDescr
 
 mod fields;
 
-pub use fields::fields;
+pub(crate) use fields::fields;
 
 /// Where an attribute stands: module, file and line.
 pub(crate) type Place = (&'static str, &'static str, u32);
@@ -29,15 +30,25 @@ macro_rules! __place {
     };
 }
 
-/// Names of the settings of a type: `None` where they are not known.
-pub(crate) type Settings = fn() -> Option<&'static [&'static str]>;
+/// What is known of the type of a service's own settings.
+pub struct SettingsType {
+    /// The names of its fields: `None` where they are not known.
+    pub(crate) fields: fn() -> Option<&'static [&'static str]>,
+    /// Whether these settings of this service can be read as the type.
+    pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
+}
+
+/// What is known of `T` as the type of a service's own settings.
+pub const fn settings<T: DeserializeOwned>() -> SettingsType {
+    SettingsType { fields: fields::<T>, check: |settings, service| settings.get::<T>(service).map(drop) }
+}
 
 /// The descriptor of `S`.
 pub const fn descriptor<S: Service>(
     (module_path, file, line): Place,
     attributes: &'static [(&'static str, Literal)],
     build: Option<Build>,
-    settings: Option<Settings>,
+    settings: Option<SettingsType>,
 ) -> ServiceDescriptor {
     ServiceDescriptor {
         id: S::ID,

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::control::{Control, StopBy};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
+use crate::explain::{self, Explanation};
 use crate::health::{self, ServiceHealth};
 use crate::outcome::RunReport;
 use crate::registry::ServiceRegistry;
@@ -43,6 +44,11 @@ impl ServiceHandle {
         health::of(&self.entry)
     }
 
+    /// What it is set to and by whom, when it will run, and why it does not run now.
+    pub fn explain(&self) -> Explanation {
+        explain::of(&self.entry, &self.registry)
+    }
+
     /// Starts it with a new instance, and waits until that is built or could not be built, at most 30 s: a slower one
     /// goes on starting.
     ///
@@ -50,6 +56,8 @@ impl ServiceHandle {
     /// It runs already, has failed (then `reset` starts it), was handed over as a ready-made instance that has ended, or
     /// failed for good at once. A failure that is retried is no error.
     pub async fn start(&self) -> Result<()> {
+        #[cfg(feature = "database")]
+        self.registry.waiting(crate::database::look_if_there(&self.registry)).await;
         let life = {
             let mut control = self.entry.lock();
             match control.state() {

@@ -18,6 +18,7 @@ mod entry;
 mod error;
 mod event;
 mod expected;
+mod explain;
 mod failure;
 mod glue;
 mod handle;
@@ -47,6 +48,7 @@ pub use context::Context;
 pub use control::StateError;
 pub use error::{Error, Result};
 pub use event::{ServiceEvent, ServiceEventKind};
+pub use explain::{ExplainedOption, ExplainedSetting, Explanation};
 pub use failure::{Failure, FailureKind, Recovery};
 pub use handle::ServiceHandle;
 pub use health::{HealthStatus, RegistryHealth, ServiceHealth};
@@ -140,7 +142,8 @@ pub mod __private {
     pub use crate::expected::ExpectedServices;
     pub use crate::failure::{Failure, Recovery};
     pub use crate::glue::{
-        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, fields, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
+        settings,
     };
     pub use crate::outcome::{IntoOutcome, Outcome};
     pub use crate::service::{
@@ -153,7 +156,7 @@ pub mod prelude {
     #[cfg(feature = "testing")]
     pub use crate::testing::TestBed;
     pub use crate::{
-        Context, Error, Failure, FailureKind, IntoOutcome, Outcome, Recovery, Result, Service, ServiceHandle,
-        ServiceOptions, ServiceRegistry, ServiceState, expect_services, service,
+        Context, Error, Failure, FailureKind, HealthStatus, IntoOutcome, Outcome, Recovery, Result, RunReport, Secret,
+        Service, ServiceHandle, ServiceHealth, ServiceOptions, ServiceRegistry, ServiceState, expect_services, service,
     };
 }

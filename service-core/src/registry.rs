@@ -7,7 +7,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::builder::{Planned, RegistryBuilder};
 use crate::config::Sources;
 use crate::context::Context;
 use crate::control::{Control, StopBy};
-use crate::entry::{Entry, inside_a_service, used_up};
+use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::event::{ServiceEvent, ServiceEventKind};
 use crate::handle::ServiceHandle;
@@ -28,6 +28,7 @@ use crate::health::{self, RegistryHealth};
 use crate::hub::Hub;
 use crate::options::ServiceOptions;
 use crate::order;
+use crate::schedule::later;
 use crate::service::{Discovered, Service, ServiceDescriptor};
 use crate::state::ServiceState;
 use crate::supervisor::supervise;
@@ -51,10 +52,30 @@ pub(crate) struct Inner {
     pub(crate) hub: Arc<Hub>,
     pub(crate) sources: Sources,
     pub(crate) shutdown_timeout: Duration,
+    #[cfg(feature = "database")]
+    pub(crate) live: crate::database::Live,
     entries: RwLock<BTreeSet<ById>>,
     /// A shutdown was asked for.
     closing: AtomicBool,
+    /// Shutdowns under way: nothing new starts.
+    shutting: AtomicUsize,
     closed: Notify,
+}
+
+/// As long as it lives, nothing new starts.
+struct Shutting<'a>(&'a Inner);
+
+impl<'a> Shutting<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.shutting.fetch_add(1, SeqCst);
+        Self(inner)
+    }
+}
+
+impl Drop for Shutting<'_> {
+    fn drop(&mut self) {
+        self.0.shutting.fetch_sub(1, SeqCst);
+    }
 }
 
 /// A service in the registry's list: ordered, and found, by its id.
@@ -115,13 +136,21 @@ impl ServiceRegistry {
         found
     }
 
-    pub(crate) fn new(hub: Hub, sources: Sources, shutdown_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        hub: Hub,
+        sources: Sources,
+        shutdown_timeout: Duration,
+        #[cfg(feature = "database")] live: crate::database::Live,
+    ) -> Self {
         let inner = Inner {
             hub: Arc::new(hub),
             sources,
             shutdown_timeout,
+            #[cfg(feature = "database")]
+            live,
             entries: RwLock::default(),
             closing: AtomicBool::new(false),
+            shutting: AtomicUsize::new(0),
             closed: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -289,6 +318,8 @@ impl ServiceRegistry {
     /// # Errors
     /// There is no tokio runtime. A service that cannot start is no error; its health says why.
     pub async fn start(&self) -> Result<()> {
+        #[cfg(feature = "database")]
+        self.waiting(crate::database::watch(self)).await?;
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();
@@ -328,10 +359,13 @@ impl ServiceRegistry {
         if control.forgotten {
             return control.refuse(&entry.id, "start", "it has been unregistered");
         }
+        if self.inner.shutting.load(SeqCst) > 0 {
+            return control.refuse(&entry.id, "start", "everything is being shut down");
+        }
         let from = control.state();
         control.begin();
         entry.tell_change(control, from, ServiceState::Starting);
-        let cx = Context { entry: entry.clone(), registry: self.clone(), run: control.stats.runs };
+        let cx = Context { entry: entry.clone(), registry: self.clone(), life: control.life, run: control.stats.runs };
         runtime.spawn(supervise(cx));
         Ok(control.life)
     }
@@ -342,7 +376,9 @@ impl ServiceRegistry {
         for id in ids {
             let found = self.get(id);
             let state = found.as_ref().map(ServiceHandle::state);
-            if matches!(state, Some(ServiceState::Running | ServiceState::Paused)) {
+            if matches!(state, Some(ServiceState::Running | ServiceState::Paused))
+                && found.as_ref().is_some_and(|handle| handle.entry.lock().up)
+            {
                 continue;
             }
             let coming = found.is_some_and(|handle| {
@@ -417,7 +453,7 @@ impl ServiceRegistry {
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.closing.store(true, SeqCst);
         self.inner.closed.notify_waiters();
-        if inside_a_service() {
+        if self.is_inside() {
             let registry = self.clone();
             tokio::spawn(async move { registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await });
             return Ok(());
@@ -428,6 +464,10 @@ impl ServiceRegistry {
 
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) asked for
     /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
+    ///
+    /// Signals are heard from the first poll on; one that comes before that ends the process undrained. Where blocking
+    /// code of a service never returns, nor would the program, since its runtime waits for that code: three seconds after
+    /// the shutdown the process is ended.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
@@ -466,15 +506,21 @@ impl ServiceRegistry {
     /// `work` awaited; or, inside a service's own code, where that would wait for itself, on a task of its own.
     async fn detached_inside<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Self) -> F) {
         let work = work(self.clone());
-        if inside_a_service() {
+        if self.is_inside() {
             tokio::spawn(work);
         } else {
             self.waiting(work).await;
         }
     }
 
+    /// Whether the caller stands inside the own code of one of these services.
+    fn is_inside(&self) -> bool {
+        self.entries().iter().any(|entry| entry.is_current())
+    }
+
     async fn stop_tiers(&self, within: Option<Duration>) {
-        let deadline = within.map(|within| Instant::now() + within);
+        let _shutting = within.map(|_| Shutting::new(&self.inner));
+        let deadline = within.map(|within| later(Instant::now(), within));
         let tiers = self.tiers();
         let count = tiers.len();
         for (n, tier) in tiers.into_iter().rev().enumerate() {
@@ -483,8 +529,9 @@ impl ServiceRegistry {
             let left = u32::try_from(count - n).unwrap_or(u32::MAX);
             let share = deadline.map(|deadline| deadline.saturating_duration_since(now) / left);
             let by = StopBy {
-                run: share.map(|share| now + share.mul_f64(0.8)),
-                cleanup: share.map(|share| now + share.mul_f64(0.95)),
+                run: share.map(|share| later(now, share.mul_f64(0.8))),
+                cleanup: share.map(|share| later(now, share.mul_f64(0.95))),
+                by_itself: false,
             };
             for entry in &tier {
                 entry.ask_stop(by);
@@ -494,7 +541,7 @@ impl ServiceRegistry {
                 match share {
                     None => handle.stop_by(by).await,
                     Some(share) => {
-                        if tokio::time::timeout_at(now + share, handle.stop_by(by)).await.is_err() {
+                        if tokio::time::timeout_at(later(now, share), handle.stop_by(by)).await.is_err() {
                             error!(service.id = %handle.id(), "does not stop");
                         }
                     }

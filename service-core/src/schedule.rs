@@ -44,9 +44,16 @@ impl Grid {
         later(self.slot, every)
     }
 
-    /// The latest point at or before the last run's start; before the first run, the first point.
+    /// A point of it: the first one, before the first run.
     pub(crate) fn first(&self) -> Instant {
         self.slot
+    }
+
+    /// Comes up to the last run's start on the grid as it was, before its interval changes.
+    pub(crate) fn settle(&mut self, every: Duration, started: Instant) {
+        if started >= self.slot {
+            self.slot = latest_point(self.slot, every, started);
+        }
     }
 
     /// The point that is due next where `every` has changed since the last run, which began at `started`.
@@ -65,11 +72,11 @@ fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
     at - Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))
 }
 
-/// `at + wait`, or a moment that never comes where the clock does not reach that far.
+/// `at + wait`, or a moment in 30 years, where that is farther off: what nobody lives to see needs no exact time.
 #[inline]
 pub(crate) fn later(at: Instant, wait: Duration) -> Instant {
     const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
-    at.checked_add(wait).unwrap_or_else(|| at + NEVER)
+    at.checked_add(wait.min(NEVER)).unwrap_or(at)
 }
 
 #[cfg(test)]

@@ -114,9 +114,9 @@ pub struct ServiceDescriptor {
     /// `None`: neither `configure` nor `Default`, only ready-made instances.
     #[doc(hidden)]
     pub build: Option<Build>,
-    /// Names of the fields of `configure`'s config type: `None` where they are not known.
+    /// What is known of the type of `configure`'s settings.
     #[doc(hidden)]
-    pub settings: Option<fn() -> Option<&'static [&'static str]>>,
+    pub settings: Option<crate::glue::SettingsType>,
 }
 
 impl ServiceDescriptor {

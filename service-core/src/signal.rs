@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
@@ -17,6 +17,9 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     shut_down_after(Signals::listen()?, registry.closing(), registry).await
 }
 
+/// Signals that come as close together as this are one.
+const TWICE: Duration = Duration::from_millis(200);
+
 /// Waits for a signal or until it is `over`, and shuts down. The second signal ends the process; where it was over by
 /// itself, that is the second one from then on.
 pub(crate) async fn shut_down_after(
@@ -24,25 +27,31 @@ pub(crate) async fn shut_down_after(
     over: impl Future<Output = ()>,
     registry: &ServiceRegistry,
 ) -> Result<()> {
-    let mut asked = false;
+    let mut asked = None;
     if let Some(signal) = first(signals.next(), over).await {
-        asked = true;
+        asked = Some(Instant::now());
         info!("{}: stopping all services; once more ends at once", signal.name);
     }
     let mut shutdown = pin!(registry.shutdown());
     let ended = std::future::poll_fn(|task| {
         while let Poll::Ready(signal) = signals.poll_next(task) {
-            if asked {
+            // Some that send a signal send it to the process and to its group, which is one wish.
+            if asked.is_some_and(|asked| asked.elapsed() < TWICE) {
+                continue;
+            }
+            if asked.is_some() {
                 warn!("{} again: ending at once", signal.name);
                 std::process::exit(128 + signal.number);
             }
-            asked = true;
+            asked = Some(Instant::now());
             info!("{}: all services are stopping already; once more ends at once", signal.name);
         }
         shutdown.as_mut().poll(task)
     })
     .await;
-    leave_by_force(registry, i32::from(ended.is_err()));
+    if asked.is_some() || ended.is_err() {
+        leave_by_force(registry, i32::from(ended.is_err()));
+    }
     ended
 }
 

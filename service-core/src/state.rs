@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 /// `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum ServiceState {
     /// Registered, never started.
     Created,

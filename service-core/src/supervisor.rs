@@ -16,13 +16,13 @@ use tracing::{debug, error, info, warn};
 use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
-use crate::control::{Hold, Waiters};
+use crate::control::{Control, Hold, Waiters};
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::event::ServiceEventKind;
 use crate::failure::{Failure, FailureKind, Recovery};
-use crate::options::Schedule;
+use crate::options::{Options, Schedule};
 use crate::outcome::{Outcome, RunReport};
 use crate::policy::{self, RestartBudget, Verdict};
 use crate::schedule::{Grid, later};
@@ -59,6 +59,8 @@ struct Supervisor<'t> {
 struct Seldom {
     /// The instance is on the blocking pool, in a run that timed out or outlasted its stop.
     away: Option<JoinHandle<Returned>>,
+    /// Which is to be cleaned up when it comes back.
+    discard: bool,
     budget: RestartBudget,
     /// For jitter.
     rng: fastrand::Rng,
@@ -96,10 +98,12 @@ enum Cue {
 enum Woken {
     Go(Cue),
     OptionsChanged,
+    /// The service's own settings: the next run is to have a fresh instance.
+    SettingsChanged,
     WallNotThere,
-    /// The run that had timed out has come back.
-    Returned {
-        panicked: bool,
+    /// A blocking run has returned late, and whether its instance is not to be used again.
+    Back {
+        done: bool,
     },
 }
 
@@ -189,8 +193,13 @@ impl<'t> Supervisor<'t> {
                     let wall = self.seldom().wall;
                     self.plan_wall(Some(wall));
                 }
-                Woken::Returned { panicked: true } => Box::pin(self.end_instance()).await,
-                Woken::Returned { panicked: false } => {}
+                Woken::SettingsChanged => {
+                    if !self.cx.entry.factory.is_ready_made() {
+                        Box::pin(self.replace_instance()).await;
+                    }
+                }
+                Woken::Back { done: true } => Box::pin(self.end_instance()).await,
+                Woken::Back { done: false } => {}
             }
         }
     }
@@ -203,13 +212,20 @@ impl<'t> Supervisor<'t> {
         }
         if control.changed {
             control.changed = false;
+            settle(&mut self.grid, &self.desk.options, &control);
             self.desk.options.clone_from(&control.options);
+            if std::mem::take(&mut control.reconfigure) {
+                // The options are planned with on the next turn.
+                control.changed = true;
+                return Poll::Ready(Woken::SettingsChanged);
+            }
             return Poll::Ready(Woken::OptionsChanged);
         }
         control.listen(task.waker());
         if self.next == Next::AtOnce {
             control.next_due = None;
         }
+        control.grid = self.grid;
         if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
             // Runs never overlap: not before the one that timed out has come back.
             drop(control);
@@ -217,8 +233,9 @@ impl<'t> Supervisor<'t> {
             entry.lock().let_go();
             let panicked;
             (self.instance, panicked) = come_back(entry, returned);
-            self.seldom().away = None;
-            return Poll::Ready(Woken::Returned { panicked });
+            let seldom = self.seldom();
+            seldom.away = None;
+            return Poll::Ready(Woken::Back { done: std::mem::take(&mut seldom.discard) || panicked });
         }
         if !control.run_wanted {
             if control.state() == ServiceState::Paused {
@@ -265,11 +282,10 @@ impl<'t> Supervisor<'t> {
         let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.settled = true;
+        control.up = true;
         control.retrying = false;
         control.failures = 0;
-        if !control.paused {
-            control.let_go();
-        }
+        control.let_go();
         if control.state() == ServiceState::Starting || (control.state() == ServiceState::BackingOff && !control.paused)
         {
             entry.enter(&mut control, ServiceState::Running);
@@ -284,7 +300,11 @@ impl<'t> Supervisor<'t> {
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
             Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
-            Schedule::Delay(wait) => later(ended, *wait),
+            Schedule::Delay(wait) => {
+                // A run of this life has ended, be it one by hand during the initial delay.
+                self.grid = Grid::new(ended);
+                later(ended, *wait)
+            }
             Schedule::Cron(cron) => {
                 let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
                 return self.plan_wall(wall);
@@ -308,7 +328,7 @@ impl<'t> Supervisor<'t> {
             }
             Schedule::Delay(wait) => {
                 let ended = self.cx.entry.lock().stats.last_ended();
-                // Not in the initial delay, which no run of this life has ended yet.
+                // Not in the initial delay, as long as no run of this life has ended.
                 if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
@@ -418,6 +438,7 @@ impl<'t> Supervisor<'t> {
             let mut control = entry.lock();
             // What the run itself has set counts from here on.
             if control.changed {
+                settle(&mut self.grid, &self.desk.options, &control);
                 self.desk.options.clone_from(&control.options);
             }
             let (started, duration, waiters) = control.end_run_well(outcome, ended);
@@ -485,9 +506,17 @@ impl<'t> Supervisor<'t> {
     /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
     async fn fail(&mut self, kind: FailureKind, error: Error, times: Option<Times>) -> Option<Ending> {
         let entry = self.cx.entry.clone();
+        // It is written down more than once below, outside of what catches panics.
+        let error = match caught::quietly(|| format!("{error:#}")) {
+            Caught::Returned(_) => error,
+            Caught::Panicked(message) => {
+                Error::msg(format!("an error whose text cannot be had: it panicked: {message}"))
+            }
+        };
         let before = {
             let control = entry.lock();
             if control.changed {
+                settle(&mut self.grid, &self.desk.options, &control);
                 self.desk.options.clone_from(&control.options);
             }
             control.failures
@@ -583,14 +612,12 @@ impl<'t> Supervisor<'t> {
         let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now())) else {
             return Some(Ending::Failed);
         };
-        self.end_instance().await;
+        self.replace_instance().await;
         {
             let mut control = entry.lock();
             control.failures = 0;
             control.stats.restarts = control.stats.restarts.saturating_add(1);
-            if !control.paused {
-                control.set_hold(Hold::Restart);
-            }
+            control.set_hold(Hold::Restart);
         }
         entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
         warn!(service.id = %entry.id, "a fresh instance follows in {}", plain(wait));
@@ -601,7 +628,13 @@ impl<'t> Supervisor<'t> {
     fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_with(|| {
             let rng = self.cx.entry.hub.rng(&self.cx.entry.id);
-            Box::new(Seldom { away: None, budget: RestartBudget::default(), rng, wall: SystemTime::UNIX_EPOCH })
+            Box::new(Seldom {
+                away: None,
+                discard: false,
+                budget: RestartBudget::default(),
+                rng,
+                wall: SystemTime::UNIX_EPOCH,
+            })
         })
     }
 
@@ -611,8 +644,11 @@ impl<'t> Supervisor<'t> {
         let mut control = entry.lock();
         control.retrying = true;
         control.settled = true;
-        if control.stop.is_none() && !control.paused {
+        if control.stop.is_none() && (!control.paused || control.state() == ServiceState::Starting) {
             entry.enter(&mut control, ServiceState::BackingOff);
+            if control.paused {
+                entry.enter(&mut control, ServiceState::Paused);
+            }
         }
         control.tell_changed_state();
     }
@@ -621,7 +657,7 @@ impl<'t> Supervisor<'t> {
     async fn renew(&mut self) {
         let entry = self.cx.entry.clone();
         entry.lock().renew = false;
-        self.end_instance().await;
+        self.replace_instance().await;
         self.next = Next::AtOnce;
         let mut control = entry.lock();
         control.failures = 0;
@@ -641,6 +677,9 @@ impl<'t> Supervisor<'t> {
             control.next_due = None;
             if matches!(ending, Ending::Stopped) {
                 entry.enter(&mut control, ServiceState::Draining);
+            } else {
+                // Tasks of the instance's own wait for its end.
+                control.tell_changed_state();
             }
         }
         self.end_instance().await;
@@ -659,6 +698,15 @@ impl<'t> Supervisor<'t> {
             info!(service.id = %entry.id, "stopped");
         } else if self.desk.options.critical {
             self.cx.registry.critical_failure(&entry.id);
+        }
+    }
+
+    /// Ends the instance because another is to follow; one on the blocking pool when it comes back, as runs never overlap.
+    async fn replace_instance(&mut self) {
+        if let Some(seldom) = self.seldom.as_mut().filter(|seldom| seldom.away.is_some()) {
+            seldom.discard = true;
+        } else {
+            self.end_instance().await;
         }
     }
 
@@ -709,6 +757,13 @@ impl Run<'_> {
             None => Caught::Returned(()),
             Some(cut) => caught::quietly(|| entry.as_current(|| self.span.in_scope(|| drop(cut)))),
         }
+    }
+}
+
+/// The grid comes up to the last run on its old interval, before another holds.
+fn settle(grid: &mut Grid, before: &Options, control: &Control) {
+    if let (Schedule::Interval(every), Some(started)) = (&before.schedule, control.stats.last_started) {
+        grid.settle(*every, started);
     }
 }
 

@@ -56,3 +56,43 @@ impl DataProcessor {
         Ok(outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sea_orm::{EntityTrait, PaginatorTrait};
+
+    use super::*;
+    use crate::{bundled, import, tables};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_says_that_there_is_more() {
+        let bed = TestBed::new();
+        let db = bed.sqlite().await;
+        tables::create(&db).await.unwrap();
+        import::import(&db, "seattle-weather.csv", bundled::OBSERVATIONS).await.unwrap();
+
+        let mut service = DataProcessor { settings: Settings { batch_size: 1400 } };
+        let run = bed.update(&mut service).await;
+        assert_eq!((run.processed(), run.failed(), run.again()), (1400, 0, true));
+        let run = bed.update(&mut service).await;
+        assert_eq!((run.processed(), run.failed(), run.again()), (61, 0, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readings_that_come_later_are_worked_off_by_a_later_run() {
+        let bed = TestBed::new().set("batch_size", 5);
+        let db = bed.sqlite().await;
+        tables::create(&db).await.unwrap();
+        let service = bed.start_of::<DataProcessor>().await;
+        bed.run_for(Duration::from_secs(10)).await;
+        assert_eq!(service.health().total_processed, 0);
+
+        import::import(&db, "handmade-2016.csv", bundled::HANDMADE).await.unwrap();
+        bed.run_for(Duration::from_secs(2)).await;
+        let health = service.health();
+        assert_eq!((health.total_processed, health.error_count), (6, 0), "{health:?}");
+        assert_eq!(tables::daily::Entity::find().count(&db).await.unwrap(), 6);
+    }
+}

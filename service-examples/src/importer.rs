@@ -93,23 +93,22 @@ impl Importer {
         let imported = import::import(&tx, name, content).await?;
         tx.commit().await?;
 
-        let (file, readings) = match imported {
+        let (file, is_new) = match imported {
             Imported::Now { file, rejected } => {
                 for bad in &rejected {
                     warn!("{name}, line {}: {} in `{}`", bad.line, bad.reason, line::shown(&bad.content));
                 }
                 info!("{name}: {} new readings, {} known, {} rejected", file.readings, file.known, file.rejected);
-                let readings = file.readings.unsigned_abs().into();
-                (file, readings)
+                (file, true)
             }
             Imported::Before(file) => {
                 info!("{name} was imported as {} on {}: nothing new", file.name, file.imported_at.format("%F %T"));
-                (file, 0)
+                (file, false)
             }
         };
         if let Some(lines) = import::rejected_file(cx.db()?, &file).await? {
             let aside = self.inbox.keep_aside(name, &file.hash, &lines).await?;
-            if readings > 0 {
+            if is_new {
                 info!("{name}: put the rejected lines right in {} and move it to the inbox", aside.display());
             }
         }
@@ -117,6 +116,6 @@ impl Importer {
         if inbox::read(path).await?.is_some_and(|now| import::hash(&now) == file.hash) {
             self.inbox.done(path, &file.hash).await?;
         }
-        Ok(readings)
+        Ok(if is_new { file.readings.unsigned_abs().into() } else { 0 })
     }
 }

@@ -114,6 +114,11 @@ fn service_in_another_crate() {
 }
 
 #[test]
+fn without_a_registry() {
+    assert_eq!(run("without_a_registry"), "3\n2\n1\n0\nlift-off\n");
+}
+
+#[test]
 fn inside_axum() {
     assert_eq!(run("inside_axum"), "indexed 12 pages\n");
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::time::Duration;
 
 use support::{Station, data, text};
@@ -108,6 +109,24 @@ fn a_file_that_cannot_be_read_holds_up_no_other() {
     assert!(printed.contains("good.csv: 1 new readings"), "{printed}");
     assert!(printed.contains("notes.txt stays where it is"), "{printed}");
     assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1);
+}
+
+#[test]
+fn a_file_that_is_still_being_written_is_waited_for() {
+    let station = Station::new().env("SERVICES__IMPORTER__BUNDLED", false);
+    std::fs::create_dir_all(station.path("inbox")).unwrap();
+    let mut file = std::fs::File::create(station.path("inbox").join("slow.csv")).unwrap();
+    let text = data("seattle-weather.csv");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for part in text.as_bytes().chunks(text.len() / 8 + 1) {
+                file.write_all(part).unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        });
+        let printed = station.once();
+        assert!(printed.contains("slow.csv: 1461 new readings, 0 known, 0 rejected"), "{printed}");
+    });
 }
 
 #[test]

@@ -262,14 +262,14 @@ fn build(model: &Model) -> TokenStream {
     choose(&model.configures, |method| forward::configure(model, method), by_default)
 }
 
-/// The names of the settings that `configure` reads.
+/// The type of the settings that `configure` reads.
 fn settings(model: &Model) -> TokenStream {
     let private = private(model, Span::call_site());
     let none = quote!(#private::None);
     let of = |method: &Lifecycle| match method.arguments().get(1) {
         Some(config) => {
             let ty = &config.ty;
-            quote!(#private::Some(#private::fields::<#ty>))
+            quote!(#private::Some(#private::settings::<#ty>()))
         }
         None => none.clone(),
     };

@@ -166,7 +166,7 @@ fn every_method_and_a_renamed_crate() {
                         });
                         future
                     }),
-                    svc::__private::Some(svc::__private::fields::<Settings>),
+                    svc::__private::Some(svc::__private::settings::<Settings>()),
                 );
             }
             svc::__private::inventory::submit! {

@@ -158,7 +158,10 @@ fn resolve<'a>(named: &Named, columns: &'a [Column], mistakes: &mut Mistakes) ->
         columns.iter().find(|column| column.field == named.column || column.name.as_ref() == Some(&named.column));
     if found.is_none() {
         let names: Vec<&str> = columns.iter().map(|column| column.field.as_str()).collect();
-        let advice = match nearest(&named.column, names.iter().copied()) {
+        let near = nearest(&named.column, names.iter().copied());
+        // A word of the name alone is often what is remembered: `message` for `error_message`.
+        let part = || names.iter().copied().find(|name| name.split('_').any(|word| word == named.column));
+        let advice = match near.or_else(part) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("the columns are {}", list(&names)),
         };

@@ -1,5 +1,7 @@
 //! What the runtime promises, one file a behaviour.
 
+#![allow(clippy::unwrap_used, reason = "what helpers of tests unwrap is as good as in the tests")]
+
 mod acting;
 #[cfg(feature = "database")]
 mod bed_with_database;
@@ -9,7 +11,9 @@ mod configuration;
 mod critical;
 mod dependencies;
 mod events;
+mod explain;
 mod failures;
+mod health;
 mod lifecycle;
 mod panics;
 mod pausing;
@@ -23,3 +27,5 @@ mod run_now;
 mod single;
 mod stopping;
 mod support;
+#[cfg(feature = "database")]
+mod tables;

@@ -104,6 +104,7 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
         let after: Vec<_> = ended.said.iter().skip_while(|line| *line != "worker: end").collect();
         assert_eq!(after, ["worker: end", "worker: cleanup", "store: cleanup", "main: ended"], "{:?}", ended.said);
         ended.logs(&["INFO", &format!("SIG{signal}"), "once more ends at once"]);
+        assert!(!ended.logged.contains("panic ="), "{}", ended.logged);
     }
 }
 
@@ -204,4 +205,23 @@ fn what_the_linker_dropped_is_named_with_the_remedy() {
     ended.logs(&["two services have the id `twin`", "First", "broken.rs:13", "Second", "broken.rs:21"]);
     let ended = Child::of(Command::new(env!("CARGO_BIN_EXE_broken")).arg("dependent")).ends();
     ended.logs(&["expects"]);
+}
+
+#[test]
+fn a_program_whose_panics_abort_is_warned() {
+    let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = std::path::Path::new(env!("CARGO_BIN_EXE_aborting")).ancestors().nth(2).unwrap();
+    let build = Command::new(env!("CARGO"))
+        // Few dependencies, so that little is built where nothing is built already.
+        .args(["build", "--offline", "--package", "service-tests", "--no-default-features", "--bin", "aborting"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(manifest)
+        .env("RUSTC_WORKSPACE_WRAPPER", manifest.join("support/panic_abort.sh"))
+        .output()
+        .unwrap();
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    let ended = Child::of(&mut Command::new(target.join("debug/aborting"))).ends();
+    assert!(ended.status.success(), "{}", ended.logged);
+    ended.logs(&["WARN", "built with panic = \"abort\"", "ends the whole process"]);
 }

@@ -62,7 +62,7 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) fn new(log: &Log, script: &[Step]) -> Self {
-        let script = script.to_vec().into_iter();
+        let script = Vec::from(script).into_iter();
         Self { log: log.clone(), script, recovery: None, cleanup: Step::Succeed }
     }
 }

@@ -6,7 +6,9 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sea_orm::{ColumnTrait, ConnectOptions, ConnectionTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
+use sea_orm::{
+    ColumnTrait, ConnectOptions, ConnectionTrait, Database, EntityTrait, PaginatorTrait, QueryFilter, Statement,
+};
 use service_core::database::{self, Access};
 use service_core::{Error, Outcome, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,6 +57,15 @@ async fn completed(bench: &Bench) -> u64 {
     job::Entity::find().filter(job::Column::Status.eq("completed")).count(&bench.db).await.unwrap()
 }
 
+/// How many effects are there: every row has one, and they only grow.
+async fn progress(bench: &Bench) -> u64 {
+    let sql =
+        if bench.is_postgres() { "SELECT count(*) AS n FROM effect" } else { "SELECT max(rowid) AS n FROM effect" };
+    let select = Statement::from_string(bench.db.get_database_backend(), sql);
+    let count: Option<i64> = bench.db.query_one_raw(select).await.unwrap().unwrap().try_get("", "n").unwrap();
+    u64::try_from(count.unwrap_or(0)).unwrap()
+}
+
 /// Kills workers evenly over the whole of the work, each at a random moment.
 async fn kill_over(bench: &Bench, rows: u64, kills: u64, workers: usize, mode: &str) {
     jobs(&bench.db, i64::try_from(rows).unwrap()).await;
@@ -63,13 +74,13 @@ async fn kill_over(bench: &Bench, rows: u64, kills: u64, workers: usize, mode: &
     let mut running: Vec<Worker> = (0..workers).map(|_| start()).collect();
     let (mut killed, mut said, begun) = (0, String::new(), Instant::now());
     loop {
-        let done = completed(bench).await;
+        let done = progress(bench).await;
         if done == rows {
             break;
         }
         // The last kills fall well before the end, so that every one of them meets work.
         if killed < kills && done * kills >= killed * rows * 7 / 10 {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..25))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..15))).await;
             let victim = fastrand::usize(0..running.len());
             said += &std::mem::replace(&mut running[victim], start()).kill();
             killed += 1;
@@ -98,21 +109,23 @@ async fn all_is_well(bench: &Bench, rows: u64) {
     assert!(found == expected, "{} effects for {rows} rows", found.len());
     let free = async {
         bench.db.execute_unprepared("UPDATE job SET payload = 'free'").await.unwrap();
-        let claims =
-            sea_orm::Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
+        let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
         assert!(bench.db.query_all_raw(claims).await.unwrap().is_empty(), "claims are left");
     };
     tokio::time::timeout(Duration::from_secs(10), free).await.expect("something is left locked");
 }
 
 pub(crate) async fn killed_workers_lose_nothing_and_repeat_nothing(bench: Bench) {
-    let (rows, kills) = (setting("SERVICE_TEST_ROWS", 20_000), setting("SERVICE_TEST_KILLS", 50));
+    let kills = setting("SERVICE_TEST_KILLS", 50);
+    // Enough rows for work to be there when the last one is killed.
+    let rows = setting("SERVICE_TEST_ROWS", (kills * 200).max(20_000));
     let workers = if bench.is_postgres() { 3 } else { 2 };
     kill_over(&bench, rows, kills, workers, "claim").await;
 }
 
 pub(crate) async fn killed_workers_of_single_items_repeat_nothing_either(bench: Bench) {
-    let (rows, kills) = (setting("SERVICE_TEST_ROWS", 20_000) / 20, setting("SERVICE_TEST_KILLS", 50) / 5);
+    let kills = setting("SERVICE_TEST_KILLS", 50) / 5;
+    let rows = (kills * 10).max(1_000);
     let workers = if bench.is_postgres() { 3 } else { 2 };
     kill_over(&bench, rows, kills, workers, "claim_each").await;
 }
@@ -149,7 +162,7 @@ async fn work_through(access: Access) -> Result<u64> {
 async fn a_full_disk_loses_nothing() {
     let bench = Bench::sqlite().await;
     jobs(&bench.db, 2_000).await;
-    let pages = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "PRAGMA page_count");
+    let pages = Statement::from_string(sea_orm::DbBackend::Sqlite, "PRAGMA page_count");
     let pages: i32 = bench.db.query_one_raw(pages).await.unwrap().unwrap().try_get("", "page_count").unwrap();
     let mut options = ConnectOptions::new(bench.url.clone());
     // The pragma holds for a connection, so every connection of this pool gets it.

@@ -1,5 +1,7 @@
 //! One suite, run unchanged on SQLite and on a PostgreSQL that it starts itself.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../support/log.rs"]
 mod log;
 #[path = "../support/postgres.rs"]

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use service_core::prelude::*;
 
 use crate::cast::{HOUR, MINUTE, Part, SECOND, SERVICES, pick};
-use crate::operator::perform;
+use crate::operator::{disturb, perform};
 use crate::trace::{Advice, Ask, Decision, How, Ms, What, millis};
 use crate::world::World;
 
@@ -73,7 +73,7 @@ impl Actor {
         let me = world.index(cx.service_id());
         world.say(me, What::ConfigureBegan);
         let chore = world.draw(me, |part, _, rng| if part.hard_to_build { chore(rng) } else { Chore::Quick(well()) });
-        let how = carry_out(chore).await;
+        let how = carry_out(chore, world, me).await;
         world.say(me, What::ConfigureEnds(how));
         let _ = end(how, "configure")?;
         Ok(Self::new(world, me))
@@ -136,6 +136,7 @@ impl Actor {
                 answer: answer.map(Decision::from),
             },
         );
+        disturb(&self.world, self.me, millis(failure.retry_delay()));
         answer.unwrap_or_else(|| panic!("{PANIC}"))
     }
 
@@ -143,7 +144,7 @@ impl Actor {
         self.world.say(self.me, What::CleanupBegan { instance: self.serial });
         let chore =
             self.world.draw(self.me, |part, _, rng| if part.untidy { chore(rng) } else { Chore::Quick(well()) });
-        end(carry_out(chore).await, "cleanup").map(|_| ())
+        end(carry_out(chore, &self.world, self.me).await, "cleanup").map(|_| ())
     }
 }
 
@@ -180,7 +181,12 @@ fn end(how: How, what: &str) -> Result<Outcome> {
     }
 }
 
-async fn carry_out(chore: Chore) -> How {
+async fn carry_out(chore: Chore, world: &Arc<World>, me: usize) -> How {
+    match chore {
+        Chore::Quick(_) => {}
+        Chore::Slow(time, _) => disturb(world, me, time),
+        Chore::Hang => disturb(world, me, MINUTE),
+    }
     match chore {
         Chore::Quick(how) => how,
         Chore::Slow(time, how) => {

@@ -9,6 +9,7 @@
 
 mod actor;
 mod cast;
+mod found;
 mod model;
 mod operator;
 mod plan;

@@ -164,6 +164,18 @@ pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
     world.close();
 }
 
+/// Now and then a request just when something goes on that will take this long.
+pub(crate) fn disturb(world: &Arc<World>, service: usize, while_it_takes: Ms) {
+    let Some(mut rng) = world.draw(service, |_, _, rng| (rng.u32(0..8) == 0).then(|| rng.fork())) else { return };
+    let at = world.now() + rng.u64(0..=while_it_takes);
+    let world = world.clone();
+    tokio::spawn(async move {
+        world.sleep_until(at).await;
+        let ask = choose(&world, service, &mut rng);
+        perform(&world, service, ask, false).await;
+    });
+}
+
 /// A few requests to one service, close together.
 fn burst(world: &Arc<World>, rng: &mut Rng) {
     let service = rng.usize(0..SERVICES);

@@ -95,7 +95,6 @@ pub(crate) fn put(options: &mut Options, key: &str, parsed: Parsed) {
 
 /// The value that an option has, by its key; `None` where the key has no part in what is in effect (`delay` beside an
 /// interval, `restart_delay` without a restart).
-#[allow(dead_code, reason = "`explain` asks")]
 pub(crate) fn get(options: &Options, key: &str) -> Option<Parsed> {
     let cron = match &options.schedule {
         Schedule::Cron(cron) => Some(cron),

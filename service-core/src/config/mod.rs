@@ -25,14 +25,17 @@ use std::sync::Arc;
 pub use error::{ConfigError, ConfigErrors, Setting};
 pub use value::SettingValue;
 
+#[cfg(feature = "database")]
+pub(crate) use keys::is_attribute;
 pub(crate) use nearest::nearest;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolve::{Provenance, Resolved, Row};
+pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
 pub(crate) use value::{Value, list};
 
 /// A layer of the configuration; a later one wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Layer {

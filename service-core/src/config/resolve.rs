@@ -74,7 +74,6 @@ pub(crate) struct Resolved {
     /// The service's own.
     pub(crate) settings: Settings,
     /// Rows that were left out, and why.
-    #[allow(dead_code, reason = "only the tables' layers have such rows")]
     pub(crate) rejected: Vec<ConfigError>,
     /// What is allowed, and probably not meant.
     pub(crate) warnings: Vec<String>,
@@ -83,7 +82,6 @@ pub(crate) struct Resolved {
 impl Resolved {
     /// Every option in effect, in the order of the contract's table, with where it came from, for `explain`. `now` are
     /// the options as they are: where they are not what the layers say, the service itself changed them.
-    #[allow(dead_code, reason = "the handle's `explain` is its user")]
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
         const SCHEDULES: [&str; 3] = ["interval", "delay", "cron"];
         let of = |key: &str| {
@@ -243,7 +241,9 @@ impl<'a> Attempt<'a> {
         code: Option<&ServiceOptions>,
         file: &str,
     ) -> Result<Resolved, Vec<ConfigError>> {
-        self.check_own(descriptor.and_then(|descriptor| descriptor.settings).and_then(|fields| fields()));
+        self.check_own(
+            descriptor.and_then(|descriptor| descriptor.settings.as_ref()).and_then(|settings| (settings.fields)()),
+        );
         let mut options =
             Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
         let mut unused: Vec<&'static str> = self.schedule();

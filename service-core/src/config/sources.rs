@@ -156,7 +156,7 @@ impl Sources {
 
     /// A row of a table layer. Strings of `service_config` may hold `${VARIABLE}`; an operator's may not, so that
     /// nobody reads the environment by the admin port.
-    #[allow(dead_code, reason = "the tables' layers come through it")]
+    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "the tables' layers come through it"))]
     pub(crate) fn row(&self, layer: Layer, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
@@ -165,7 +165,7 @@ impl Sources {
         Row { layer, key: key.to_owned(), value, place: place.to_owned() }
     }
 
-    #[allow(dead_code, reason = "the tables' layers come through it")]
+    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "the tables' layers come through it"))]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),

@@ -14,14 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sea_orm::sea_query::ValueTuple;
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
 
 use super::access::Access;
-use super::claim::{self, Rows};
+
 use super::debts::{Cause, Row};
 use super::fault;
 use super::lease::{self, Lease};
 use super::plan::{Plan, Verdict, key_text};
+use super::request::{self, Rows};
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
 use crate::error::{Advice, Error, Result};
@@ -32,7 +33,7 @@ use crate::outcome::Outcome;
 /// Dropped instead, by `?`, a panic or a timeout: what did not commit is undone, the row in flight is charged for it (an
 /// attempt, or `failed`), and the others are claimed again by the next run.
 #[derive(Debug)]
-pub struct Batch<E: WorkItem> {
+pub struct Batch<E: EntityTrait> {
     access: Access,
     plan: Arc<Plan>,
     /// The batch's transaction, or the lent item's own where there is a lease.
@@ -60,7 +61,7 @@ impl Drop for Hold {
 
 /// One claimed row, lent by [`Batch::next`]. Dropped without being settled, it has failed (`not settled`).
 #[derive(Debug)]
-pub struct Item<'a, E: WorkItem> {
+pub struct Item<'a, E: EntityTrait> {
     batch: &'a mut Batch<E>,
     model: E::Model,
 }
@@ -72,7 +73,7 @@ pub struct Item<'a, E: WorkItem> {
 )]
 struct Ignored(#[source] DbErr);
 
-impl<E: WorkItem> Item<'_, E> {
+impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
     /// The row as it was when it was claimed.
     pub fn model(&self) -> &E::Model {
         &self.model
@@ -114,7 +115,7 @@ impl<E: WorkItem> Item<'_, E> {
     }
 }
 
-impl<E: WorkItem> Batch<E> {
+impl<E: EntityTrait<Model: Sync>> Batch<E> {
     pub(crate) fn new(access: Access, plan: Arc<Plan>, tx: Transaction, lease: Option<Lease>) -> Self {
         Self {
             access,
@@ -155,49 +156,6 @@ impl<E: WorkItem> Batch<E> {
     pub(crate) async fn give_up(&mut self) -> Result<()> {
         self.hold = None;
         self.take_tx().rollback().await
-    }
-
-    /// Takes the claimed rows over. Those that cannot be read are set aside, so that they stop nothing.
-    pub(crate) async fn take(&mut self, rows: Vec<QueryResult>, wanted: u64) -> std::result::Result<(), DbErr> {
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        self.more = rows.len() > wanted;
-        for row in rows.iter().take(wanted) {
-            self.claimed += 1;
-            match claim::read::<E>(row) {
-                Ok(claimed) => self.rows.push_back(claimed),
-                Err(error) => self.set_aside(row, &error).await?,
-            }
-        }
-        if self.lease.is_some() {
-            let tx = self.take_tx();
-            tx.commit().await.map_err(|error| DbErr::Custom(format!("{error:#}")))?;
-        }
-        Ok(())
-    }
-
-    async fn set_aside(&mut self, row: &QueryResult, error: &DbErr) -> std::result::Result<(), DbErr> {
-        let table = &self.plan.name;
-        let service_id = &*self.access.service_id;
-        let key = match claim::key_of::<E>(row) {
-            Ok(key) => key,
-            Err(error) => {
-                claim::report_unreadable_key(&self.access, &self.plan, &error);
-                return Ok(());
-            }
-        };
-        let shown = key_text(&key);
-        if self.access.debts.first_time(format!("unreadable {table} {shown}")) {
-            tracing::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
-        }
-        let (now, message) = (self.access.clock.now(), format!("cannot be read: {error}"));
-        if self.tx.try_out(&self.plan.set_aside(&key, Some(&message), now)).await.is_err() {
-            self.tx.try_out(&self.plan.set_aside(&key, None, now)).await?;
-        }
-        if let Some(lease) = &self.lease {
-            self.tx.try_out(&lease::release(table, &shown, &lease.owner)).await?;
-        }
-        self.failed += 1;
-        Ok(())
     }
 
     /// Lends the next item, or `None` when all have been lent. An item lent before and not settled has failed.
@@ -428,7 +386,52 @@ impl<E: WorkItem> Batch<E> {
     }
 }
 
-impl<E: WorkItem> Drop for Batch<E> {
+impl<E: WorkItem> Batch<E> {
+    /// Takes the claimed rows over. Those that cannot be read are set aside, so that they stop nothing.
+    pub(crate) async fn take(&mut self, rows: Vec<QueryResult>, wanted: u64) -> std::result::Result<(), DbErr> {
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        self.more = rows.len() > wanted;
+        for row in rows.iter().take(wanted) {
+            self.claimed += 1;
+            match request::read::<E>(row) {
+                Ok(claimed) => self.rows.push_back(claimed),
+                Err(error) => self.set_aside(row, &error).await?,
+            }
+        }
+        if self.lease.is_some() {
+            let tx = self.take_tx();
+            tx.commit().await.map_err(|error| DbErr::Custom(format!("{error:#}")))?;
+        }
+        Ok(())
+    }
+
+    async fn set_aside(&mut self, row: &QueryResult, error: &DbErr) -> std::result::Result<(), DbErr> {
+        let table = &self.plan.name;
+        let service_id = &*self.access.service_id;
+        let key = match request::key_of::<E>(row) {
+            Ok(key) => key,
+            Err(error) => {
+                request::report_unreadable_key(&self.access, &self.plan, &error);
+                return Ok(());
+            }
+        };
+        let shown = key_text(&key);
+        if self.access.debts.first_time(format!("unreadable {table} {shown}")) {
+            tracing::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
+        }
+        let (now, message) = (self.access.clock.now(), format!("cannot be read: {error}"));
+        if self.tx.try_out(&self.plan.set_aside(&key, Some(&message), now)).await.is_err() {
+            self.tx.try_out(&self.plan.set_aside(&key, None, now)).await?;
+        }
+        if let Some(lease) = &self.lease {
+            self.tx.try_out(&lease::release(table, &shown, &lease.owner)).await?;
+        }
+        self.failed += 1;
+        Ok(())
+    }
+}
+
+impl<E: EntityTrait> Drop for Batch<E> {
     fn drop(&mut self) {
         let owner = self.lease.take().map(|lease| lease.owner.clone());
         let row = self.current.take();

@@ -2,7 +2,7 @@
 
 use sea_orm::DatabaseConnection;
 
-use super::{Access, Claim, ClaimEach, Transaction, WorkItem, connect, migrate};
+use super::{Access, Claim, ClaimEach, Transaction, WorkItem, connect_lazily};
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -15,17 +15,13 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Connects where a URL was given, and creates the framework's tables.
+    /// Connects where a URL was given. A PostgreSQL server may be away: it is waited for later, by who needs it.
     pub(crate) async fn open(self) -> Result<Option<DatabaseConnection>> {
-        let db = match (self.connection, self.url) {
-            (Some(db), _) => db,
-            (None, Some(url)) => connect(&url).await?,
-            (None, None) => return Ok(None),
-        };
-        if !self.skip_migration {
-            migrate(&db).await?;
+        match (self.connection, self.url) {
+            (Some(db), _) => Ok(Some(db)),
+            (None, Some(url)) => connect_lazily(&url).await.map(Some),
+            (None, None) => Ok(None),
         }
-        Ok(Some(db))
     }
 }
 

@@ -1,34 +1,27 @@
 //! [`Claim`] and [`ClaimEach`]: asking for pending rows.
 //!
-//! The tricky part: one row more than asked for is read, to know without another question whether there is more.
+//! The tricky part is one for messages: only the making of a claim asks for a [`WorkItem`]. Asked for by the types as well, an
+//! entity that is none would be told three times.
 
-use std::collections::{HashSet, VecDeque};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{
-    Condition, IntoCondition, IntoValueTuple, LockBehavior, LockType, SelectStatement, ValueTuple,
-};
-use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, Order,
-    PrimaryKeyToColumn, PrimaryKeyTrait, QueryResult, QuerySelect, QueryTrait, TryGetableMany,
-};
+use sea_orm::sea_query::{Condition, IntoCondition};
+use sea_orm::{EntityTrait, Order};
 
 use super::access::Access;
 use super::batch::Batch;
-use super::debts::Row;
-use super::fault;
-use super::index;
-use super::lease::{self, DEFAULT_LEASE, Lease};
-use super::plan::{self, Backoff, Plan, key_text};
-use super::transaction::Transaction;
+use super::lease::DEFAULT_LEASE;
+use super::plan::Backoff;
+use super::request::Request;
 use super::work_item::WorkItem;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How a request is carried out, from where the entity was still known for a work item.
+type Run<E> = fn(Request<E>) -> BoxFuture<Result<Batch<E>>>;
 
 /// Asks for pending rows that commit together; `.await` it for the [`Batch`].
 ///
@@ -36,7 +29,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// dropped, so write through `item.tx()` only.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct Claim<E: WorkItem>(Request<E, Result<Access>>);
+pub struct Claim<E: EntityTrait>(Asked<E>);
 
 /// Asks for pending rows that commit one by one; `.await` it for the [`Batch`].
 ///
@@ -44,248 +37,110 @@ pub struct Claim<E: WorkItem>(Request<E, Result<Access>>);
 /// process that was killed run out after the [`lease`](Self::lease), and at most its item in flight is repeated.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct ClaimEach<E: WorkItem>(Request<E, Result<Access>>, Duration);
+pub struct ClaimEach<E: EntityTrait>(Asked<E>);
 
-/// What is asked for. Where there is no database, awaiting says so.
 #[derive(Debug)]
-struct Request<E: WorkItem, A = Access> {
-    access: A,
-    wanted: u64,
-    filter: Condition,
-    order: Vec<(E::Column, Order)>,
-    backoff: Backoff,
+struct Asked<E: EntityTrait> {
+    /// Where there is no database, awaiting says so.
+    request: Result<Request<E>>,
+    run: Run<E>,
+}
+
+impl<E: EntityTrait> Asked<E> {
+    fn new(access: Result<&Access>, wanted: u64, run: Run<E>) -> Self {
+        let request = access.map(|access| Request {
+            access: access.clone(),
+            wanted,
+            filter: Condition::all(),
+            order: Vec::new(),
+            backoff: Backoff::default(),
+            lease: DEFAULT_LEASE,
+        });
+        Self { request, run }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Request<E>)) -> Self {
+        if let Ok(request) = &mut self.request {
+            change(request);
+        }
+        self
+    }
+
+    fn ask(self) -> BoxFuture<Result<Batch<E>>> {
+        match self.request {
+            Ok(request) => (self.run)(request),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
 }
 
 macro_rules! builder {
     () => {
         /// Only rows that meet this condition too. Called again, both must be met.
-        pub fn filter(mut self, condition: impl IntoCondition) -> Self {
-            self.0.filter = self.0.filter.add(condition.into_condition());
-            self
+        pub fn filter(self, condition: impl IntoCondition) -> Self {
+            let condition = condition.into_condition();
+            Self(self.0.with(|request| request.filter = request.filter.clone().add(condition)))
         }
 
         /// In this order instead of the oldest first; called again, among equals. The key decides last.
-        pub fn order_by(mut self, column: E::Column, order: Order) -> Self {
-            self.0.order.push((column, order));
-            self
+        pub fn order_by(self, column: E::Column, order: Order) -> Self {
+            Self(self.0.with(|request| request.order.push((column, order))))
         }
 
         /// How long a failed row waits for its next attempt: this long after the first, doubled each time. Default 10 s. Needs
         /// `available_at`; without it the row is pending again at once.
-        pub fn retry_delay(mut self, first: Duration) -> Self {
-            self.0.backoff.first = first;
-            self
+        pub fn retry_delay(self, first: Duration) -> Self {
+            Self(self.0.with(|request| request.backoff.first = first))
         }
 
         /// The longest such wait. Default 1 h.
-        pub fn max_retry_delay(mut self, longest: Duration) -> Self {
-            self.0.backoff.longest = longest;
-            self
+        pub fn max_retry_delay(self, longest: Duration) -> Self {
+            Self(self.0.with(|request| request.backoff.longest = longest))
         }
     };
 }
 
-impl<E: WorkItem> Claim<E> {
-    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self {
-        Self(Request::new(access, wanted))
+impl<E: EntityTrait> Claim<E> {
+    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self
+    where
+        E: WorkItem,
+    {
+        Self(Asked::new(access, wanted, |request| Box::pin(request.together())))
     }
 
     builder!();
 }
 
-impl<E: WorkItem> ClaimEach<E> {
-    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self {
-        Self(Request::new(access, wanted), DEFAULT_LEASE)
+impl<E: EntityTrait> ClaimEach<E> {
+    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self
+    where
+        E: WorkItem,
+    {
+        Self(Asked::new(access, wanted, |request| Box::pin(request.each())))
     }
 
     builder!();
 
     /// How long claims outlive a process that was killed. Default 60 s. A batch that lives renews them at a third of it.
-    pub fn lease(mut self, length: Duration) -> Self {
-        self.1 = length.max(Duration::from_millis(100));
-        self
+    pub fn lease(self, length: Duration) -> Self {
+        Self(self.0.with(|request| request.lease = length.max(Duration::from_millis(100))))
     }
 }
 
-impl<E: WorkItem> IntoFuture for Claim<E> {
+impl<E: EntityTrait> IntoFuture for Claim<E> {
     type Output = Result<Batch<E>>;
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.0.ready()?.together().await })
+        self.0.ask()
     }
 }
 
-impl<E: WorkItem> IntoFuture for ClaimEach<E> {
+impl<E: EntityTrait> IntoFuture for ClaimEach<E> {
     type Output = Result<Batch<E>>;
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.0.ready()?.each(self.1).await })
+        self.0.ask()
     }
 }
-
-/// A claimed row, and its model.
-#[derive(Debug)]
-pub(crate) struct Claimed<E: EntityTrait> {
-    pub(crate) row: Row,
-    pub(crate) model: E::Model,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("cannot claim rows of `{table}`")]
-struct Claiming {
-    table: String,
-    source: DbErr,
-}
-
-impl<E: WorkItem> Request<E, Result<Access>> {
-    fn new(access: Result<&Access>, wanted: u64) -> Self {
-        let access = access.cloned();
-        Self { access, wanted, filter: Condition::all(), order: Vec::new(), backoff: Backoff::default() }
-    }
-
-    fn ready(self) -> Result<Request<E>> {
-        let Self { access, wanted, filter, order, backoff } = self;
-        Ok(Request { access: access?, wanted, filter, order, backoff })
-    }
-}
-
-impl<E: WorkItem> Request<E> {
-    fn plan(&self) -> Arc<Plan> {
-        Plan::of::<E>(self.access.db.get_database_backend(), self.backoff)
-    }
-
-    fn due(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
-        let backend = self.access.db.get_database_backend();
-        let select = plan::due::<E>(backend, &self.filter, &self.order, now).limit(limit);
-        select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
-    }
-
-    async fn together(self) -> Result<Batch<E>> {
-        let plan = self.plan();
-        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
-        index::look_at::<E>(&self.access).await?;
-        self.access.debts.pay(&self.access, None).await?;
-        let wanted = self.access.debts.batch_size(&plan, self.wanted);
-        let tx = Transaction::lazy(&self.access);
-        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), tx, None);
-        let idle = wanted == 0 || plan.backend == DbBackend::Sqlite && !self.has_work().await.map_err(failed)?;
-        if idle {
-            // An idle poll shall not ask for SQLite's write lock.
-            return Ok(batch);
-        }
-        batch.tx().raw().await.map_err(failed)?;
-        batch.hold();
-        let due = self.due(self.access.clock.now(), wanted.saturating_add(1));
-        let rows = batch.tx().raw().await.map_err(failed)?.query_all(&due).await.map_err(failed)?;
-        if rows.is_empty() {
-            batch.give_up().await?;
-            return Ok(batch);
-        }
-        batch.take(rows, wanted).await.map_err(failed)?;
-        Ok(batch)
-    }
-
-    async fn has_work(&self) -> std::result::Result<bool, DbErr> {
-        let due = self.due(self.access.clock.now(), 1);
-        Ok(self.access.db.query_one(&due).await?.is_some())
-    }
-
-    async fn each(self, length: Duration) -> Result<Batch<E>> {
-        let plan = self.plan();
-        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
-        index::look_at::<E>(&self.access).await?;
-        self.access.debts.pay(&self.access, None).await?;
-        if self.access.debts.first_time(format!("swept {}", plan.name)) {
-            let tx = self.access.begin().await?;
-            tx.execute(&lease::sweep(&plan.name, self.access.clock.now())).await.map_err(failed)?;
-            tx.commit().await?;
-        }
-        let wanted = self.access.debts.batch_size(&plan, self.wanted);
-        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), Transaction::lazy(&self.access), None);
-        if wanted == 0 || !self.has_work().await.map_err(failed)? {
-            return Ok(batch);
-        }
-        let owner = lease::new_owner(&self.access.service_id);
-        let mut patience = 5;
-        let (rows, more) = loop {
-            match self.claim_each(&plan, &owner, wanted, length).await {
-                Err(error) if error.find::<DbErr>().is_some_and(fault::is_deadlock) && patience > 0 => patience -= 1,
-                claimed => break claimed?,
-            }
-        };
-        if !rows.is_empty() {
-            batch.keep(Lease::keep(&self.access, &plan.name, owner, length));
-            batch.take(rows, wanted).await.map_err(failed)?;
-        }
-        if more {
-            batch.there_is_more();
-        }
-        Ok(batch)
-    }
-
-    /// Claims rows in `service_claim`, in one short transaction. Also says whether there are more.
-    async fn claim_each(
-        &self,
-        plan: &Plan,
-        owner: &str,
-        wanted: u64,
-        length: Duration,
-    ) -> Result<(Vec<QueryResult>, bool)> {
-        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
-        let transaction = Transaction::lazy(&self.access);
-        let tx = transaction.raw().await.map_err(failed)?;
-        let now = self.access.clock.now();
-        let held = names(tx.query_all(&lease::held(&plan.name, now)).await).map_err(failed)?;
-        let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
-        let mut free: Vec<(String, QueryResult)> = Vec::new();
-        for row in tx.query_all(&self.due(now, reach)).await.map_err(failed)? {
-            match key_of::<E>(&row).map(|key| key_text(&key)) {
-                Ok(key) if held.contains(&key) => {}
-                Ok(key) => free.push((key, row)),
-                Err(error) => report_unreadable_key(&self.access, plan, &error),
-            }
-        }
-        let more = free.len() as u64 > wanted;
-        free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
-        if free.is_empty() {
-            transaction.rollback().await?;
-            return Ok((Vec::new(), false));
-        }
-        let keys = free.iter().map(|(key, _)| key.clone());
-        let claim = lease::claim(&plan.name, keys, &self.access.service_id, owner, now, length);
-        let ours = names(tx.query_all(&claim).await).map_err(failed)?;
-        transaction.commit().await?;
-        let rows = free.into_iter().filter(|(key, _)| ours.contains(key)).map(|(_, row)| row);
-        Ok((rows.collect(), more))
-    }
-}
-
-fn names(rows: std::result::Result<Vec<QueryResult>, DbErr>) -> std::result::Result<HashSet<String>, DbErr> {
-    rows?.iter().map(|row| row.try_get("", "row_key")).collect()
-}
-
-/// Once a table.
-pub(crate) fn report_unreadable_key(access: &Access, plan: &Plan, error: &DbErr) {
-    if access.debts.first_time(format!("unreadable key in {}", plan.name)) {
-        let (service_id, table) = (&*access.service_id, &plan.name);
-        tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
-    }
-}
-
-/// The key of a row, which need not be readable otherwise.
-pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
-    let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
-    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
-    Ok(key.into_value_tuple())
-}
-
-/// The row as its model.
-pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claimed<E>, DbErr> {
-    let model = E::Model::from_query_result(row, "")?;
-    let attempts = E::__work().attempts.and_then(|column| plan::as_integer(&model.get(column))).unwrap_or(0);
-    Ok(Claimed { row: Row { key: model.get_primary_key_value(), attempts }, model })
-}
-
-pub(crate) type Rows<E> = VecDeque<Claimed<E>>;

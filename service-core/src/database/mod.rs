@@ -14,7 +14,9 @@ mod fault;
 mod gate;
 mod index;
 mod lease;
+mod live;
 mod plan;
+mod request;
 mod schema;
 mod settings;
 mod store;
@@ -30,6 +32,9 @@ pub use connect::{connect, connect_lazily};
 pub use debts::Debts;
 pub use gate::{CommitGate, CommitGuard};
 pub use index::{claim_index, create_claim_index};
+#[cfg(feature = "testing")]
+pub(crate) use live::look;
+pub(crate) use live::{Live, look_if_there, watch};
 pub use schema::{check_schema, migrate, schema_sql};
 /// What is derived: see [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;
@@ -45,6 +50,6 @@ pub use work_item::WorkItem;
 #[doc(hidden)]
 pub mod __private {
     pub use super::work_item::{
-        StatusEnum, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
+        StatusEnum, StatusText, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
     };
 }

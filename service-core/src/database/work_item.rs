@@ -120,9 +120,26 @@ pub trait StatusEnum {
     fn statuses() -> Vec<String>;
 }
 
-impl<T: ActiveEnum<Value = String>> StatusEnum for T {
+impl<T: ActiveEnum<Value: StatusText>> StatusEnum for T {
     fn statuses() -> Vec<String> {
-        T::values()
+        T::iter().map(|status| status.to_value().text()).collect()
+    }
+}
+
+/// What such an enum is stored as.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a work item's status is stored as text, this one as `{Self}`",
+    label = "not stored as text",
+    note = "use `rs_type = \"String\"`, with the values `pending`, `completed` and `failed` among others"
+)]
+pub trait StatusText {
+    fn text(self) -> String;
+}
+
+impl StatusText for String {
+    fn text(self) -> String {
+        self
     }
 }
 

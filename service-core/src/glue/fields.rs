@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 /// The names of the fields, if they can be known.
-pub fn fields<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
+pub(crate) fn fields<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     match T::deserialize(Fields) {
         Err(Found(fields)) => fields,
         Ok(_) => None,

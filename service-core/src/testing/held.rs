@@ -51,6 +51,10 @@ fn is_paused() -> bool {
 /// Moves the clock by `duration`, from one due moment to the next.
 pub(super) async fn run_for(registry: &ServiceRegistry, duration: Duration) {
     let end = Instant::now() + duration;
+    #[cfg(feature = "database")]
+    if is_quiet(registry) {
+        crate::database::look(registry).await;
+    }
     loop {
         let quiet = quiet_soon(registry).await;
         let left = end.saturating_duration_since(Instant::now());
@@ -65,6 +69,12 @@ pub(super) async fn run_for(registry: &ServiceRegistry, duration: Duration) {
             continue;
         }
         tokio::time::advance(step(registry, quiet).min(left)).await;
+        // What the tables say is noticed within seconds, which is before anything else is due.
+        // A run may hold a lock that the look would wait for, while nobody moves the clock.
+        #[cfg(feature = "database")]
+        if is_quiet(registry) {
+            crate::database::look(registry).await;
+        }
     }
 }
 
@@ -75,6 +85,28 @@ pub(crate) async fn moving<T>(registry: &ServiceRegistry, work: impl Future<Outp
         loop {
             let quiet = quiet_soon(registry).await;
             tokio::time::advance(step(registry, quiet)).await;
+        }
+    });
+    std::future::poll_fn(|task| {
+        if let Poll::Ready(done) = work.as_mut().poll(task) {
+            return Poll::Ready(done);
+        }
+        let _: Poll<()> = mover.as_mut().poll(task);
+        Poll::Pending
+    })
+    .await
+}
+
+/// One run outside of any loop, with small steps of the clock wherever nothing real has happened for a while.
+pub(super) async fn stepping<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut mover = pin!(async {
+        loop {
+            for _ in 0..SILENCE.as_millis() {
+                tokio::task::yield_now().await;
+                let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
+            }
+            tokio::time::advance(STEP).await;
         }
     });
     std::future::poll_fn(|task| {

@@ -9,6 +9,7 @@
 pub(crate) mod held;
 
 use std::sync::Mutex;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -211,21 +212,31 @@ impl TestBed {
         let entry = planned
             .entry(&services.inner.hub, &services.inner.sources)
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
-        let cx = Context { entry: entry.into(), registry: services, run: 1 };
+        let cx = Context { entry: entry.into(), registry: services.clone(), life: 0, run: 1 };
         let started = Instant::now();
-        let result = if service.__shape().blocking_update {
-            match caught::quietly(|| service.__update_blocking(&cx)) {
-                Caught::Returned(result) => result,
-                Caught::Panicked(message) => Err(Error::msg(format!("panicked: {message}"))),
+        let run = async {
+            let result = if service.__shape().blocking_update {
+                update_blocking(service, &cx)
+            } else {
+                let mut update = service.__update(&cx);
+                std::future::poll_fn(|task| match caught::quietly(|| update.as_mut().poll(task)) {
+                    Caught::Returned(poll) => poll,
+                    Caught::Panicked(message) => Poll::Ready(Err(Error::msg(format!("panicked: {message}")))),
+                })
+                .await
+            };
+            // What the run left to settle in the database is settled, as after any run.
+            #[cfg(feature = "database")]
+            if let Some(access) = cx.entry.in_debt() {
+                let why = result.as_ref().err().map(|error| format!("{error:#}"));
+                access
+                    .run_ended(why.as_deref())
+                    .await
+                    .unwrap_or_else(|error| panic!("the run cannot be settled in the database: {error:?}"));
             }
-        } else {
-            let mut update = service.__update(&cx);
-            std::future::poll_fn(|task| match caught::quietly(|| update.as_mut().poll(task)) {
-                Caught::Returned(poll) => poll,
-                Caught::Panicked(message) => std::task::Poll::Ready(Err(Error::msg(format!("panicked: {message}")))),
-            })
-            .await
+            result
         };
+        let result = if services.inner.hub.clock_is_held { held::stepping(run).await } else { run.await };
         let duration = started.elapsed();
         match result {
             Ok(outcome) => RunReport { outcome, error: None, duration },
@@ -241,6 +252,23 @@ impl TestBed {
 impl Default for TestBed {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Off the async threads, as in production: there such code may block on the runtime, and here, too.
+fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<Outcome> {
+    let runtime = tokio::runtime::Handle::current();
+    let ran = std::thread::scope(|scope| {
+        let run = || {
+            let _inside = runtime.enter();
+            caught::quietly(|| service.__update_blocking(cx))
+        };
+        scope.spawn(run).join()
+    });
+    match ran {
+        Ok(Caught::Returned(result)) => result,
+        Ok(Caught::Panicked(message)) => Err(Error::msg(format!("panicked: {message}"))),
+        Err(_) => Err(Error::msg("panicked")),
     }
 }
 

@@ -1,0 +1,266 @@
+//! The table layers while the program runs: what `service_config` and `service_override` say is noticed within seconds.
+//!
+//! The tricky part is a row that is wrong. It is reported once, with its key, and the value that stood there before goes
+//! on to hold, for as long as this process lives; without one, the layer below does. Nothing that is written into
+//! these tables can fail a service.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sea_orm::DbErr;
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::fault::is_connection_lost;
+use super::settings::{Override, expire_overrides, read_config, read_overrides};
+use super::{check_schema, migrate};
+use crate::config::{Layer, Resolved, Row};
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+use crate::registry::{Inner, ServiceRegistry};
+
+/// How long a change may take to be noticed.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// What is known of the table layers.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    skip_migration: bool,
+    watching: AtomicBool,
+    /// The tables are there.
+    ready: AtomicBool,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The rows of each service, as they stand in the tables.
+    rows: BTreeMap<Arc<str>, Vec<Told>>,
+    /// Those that it is configured with.
+    used: BTreeMap<Arc<str>, Vec<Told>>,
+    /// The last value that could be used, of each row.
+    good: BTreeMap<(Arc<str>, Key), Value>,
+    reported: HashSet<String>,
+    away: bool,
+}
+
+type Key = (Layer, String);
+
+/// One row as it stands in its table.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    layer: Layer,
+    key: String,
+    value: Value,
+    place: String,
+}
+
+impl Live {
+    pub(crate) fn new(skip_migration: bool) -> Self {
+        Self { skip_migration, ..Self::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the tables once, before anything starts, and then again and again for as long as the registry lives. A database
+/// that is away delays nothing.
+///
+/// # Errors
+/// The framework's tables are missing and cannot, or shall not, be made.
+pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
+    let inner = &registry.inner;
+    if inner.hub.database.is_none() {
+        return Ok(());
+    }
+    if let Some(error) = look(registry).await
+        && !error.find::<DbErr>().is_some_and(|error| is_connection_lost(error))
+        && !inner.live.ready.load(Ordering::SeqCst)
+    {
+        return Err(error);
+    }
+    if inner.hub.clock_is_held || inner.live.watching.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let weak = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Some(inner) = weak.upgrade() else { return };
+            look(&ServiceRegistry { inner }).await;
+        }
+    });
+    Ok(())
+}
+
+/// Before a service starts: what the tables say of it holds from its first instance on. Does nothing where the database is
+/// known to be away.
+pub(crate) async fn look_if_there(registry: &ServiceRegistry) {
+    if registry.inner.hub.database.is_some() && !registry.inner.live.known().away {
+        look(registry).await;
+    }
+}
+
+/// Reads the tables and applies what has changed; says once that the database is away, and once that it is back.
+pub(crate) async fn look(registry: &ServiceRegistry) -> Option<Error> {
+    let live = &registry.inner.live;
+    match read(registry).await {
+        Ok(rows) => {
+            if std::mem::take(&mut live.known().away) {
+                info!("the database is back: service_config and service_override are read again");
+            }
+            apply_all(registry, rows);
+            None
+        }
+        Err(error) => {
+            if !std::mem::replace(&mut live.known().away, true) {
+                warn!(
+                    "service_config and service_override cannot be read, what they said before still holds: {error:#}"
+                );
+            }
+            Some(error)
+        }
+    }
+}
+
+async fn read(registry: &ServiceRegistry) -> Result<BTreeMap<String, Vec<Told>>> {
+    let Inner { hub, live, .. } = &*registry.inner;
+    let Some(db) = &hub.database else { return Ok(BTreeMap::new()) };
+    if !live.ready.load(Ordering::SeqCst) {
+        if live.skip_migration {
+            check_schema(db).await?
+        } else {
+            migrate(db).await?
+        }
+        live.ready.store(true, Ordering::SeqCst);
+    }
+    let now = hub.clock.wall_now().into();
+    for ended in expire_overrides(db, now).await? {
+        info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);
+    }
+    let mut rows: BTreeMap<String, Vec<Told>> = BTreeMap::new();
+    for row in read_config(db).await? {
+        let place = format!("service_config, {} of {}", row.key, row.service_id);
+        match row.value {
+            Ok(value) => {
+                let told = Told { layer: Layer::Table, key: row.key, value, place };
+                rows.entry(row.service_id).or_default().push(told);
+            }
+            Err(bad) => report(live, &row.service_id, &place, &bad.to_string()),
+        }
+    }
+    for row in read_overrides(db, now).await? {
+        match row {
+            Ok(row) => {
+                let place = place(&row);
+                let told = Told { layer: Layer::Override, key: row.key, value: row.value, place };
+                rows.entry(row.service_id).or_default().push(told);
+            }
+            Err(bad) => report(live, &bad.service_id, "service_override", &bad.reason),
+        }
+    }
+    Ok(rows)
+}
+
+fn place(row: &Override) -> String {
+    let until = row.until.map_or_else(String::new, |until| format!(", until {}", until.format("%Y-%m-%d %H:%M UTC")));
+    let why = if row.why.is_empty() { String::new() } else { format!(": {}", row.why) };
+    format!("override by {} at {}{until}{why}", row.by, row.at.format("%Y-%m-%d %H:%M UTC"))
+}
+
+fn report(live: &Live, service: &str, place: &str, problem: &str) {
+    let line = format!("{place}: {problem}");
+    if live.known().reported.insert(format!("{service} {line}")) {
+        warn!(service.id = %service, "ignored, what held before still does: {line}");
+    }
+}
+
+fn apply_all(registry: &ServiceRegistry, mut rows: BTreeMap<String, Vec<Told>>) {
+    let for_all = rows.remove("defaults").unwrap_or_default();
+    for entry in registry.entries() {
+        let mut told = for_all.clone();
+        told.extend(rows.remove(&*entry.id).unwrap_or_default());
+        let known = registry.inner.live.known().rows.get(&entry.id).cloned().unwrap_or_default();
+        if known != told {
+            apply(registry, &entry, &told);
+            registry.inner.live.known().rows.insert(entry.id.clone(), told);
+        }
+    }
+}
+
+/// Resolves a service anew with these rows, each as it is or as it last was when it could be used.
+fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
+    let Inner { sources, live, .. } = &*registry.inner;
+    let (pauses, mut told): (Vec<Told>, Vec<Told>) = told.iter().cloned().partition(|row| row.key == "paused");
+    let mut rejected = Vec::new();
+    let resolved = loop {
+        let rows: Vec<Row> =
+            told.iter().map(|row| sources.row(row.layer, &row.key, row.value.clone(), &row.place)).collect();
+        let resolved = match sources.resolve(&entry.id, Some(entry.descriptor), entry.code.as_deref(), &rows) {
+            Ok(resolved) => resolved,
+            Err(errors) => {
+                warn!(service.id = %entry.id, "the tables' rows cannot be used, what held before still does: {errors}");
+                return;
+            }
+        };
+        let mut wrong = resolved.rejected.clone();
+        if let Some(settings) = &entry.descriptor.settings
+            && let Err(error) = (settings.check)(&resolved.settings, &entry.id)
+        {
+            wrong.push(error);
+        }
+        // Each turn takes away a row, or puts one back that could be used, so this ends.
+        let before = told.len();
+        let mut replaced = false;
+        for error in wrong {
+            let Some(setting) = error.setting() else { continue };
+            let Some(at) = told.iter().position(|row| row.layer == setting.layer && concerns(&row.key, &setting.key))
+            else {
+                continue;
+            };
+            report(live, &entry.id, &told[at].place, &error.to_string());
+            let good = live.known().good.get(&(entry.id.clone(), (told[at].layer, told[at].key.clone()))).cloned();
+            match good {
+                Some(value) if value != told[at].value => told[at].value = value,
+                _ => {
+                    told.remove(at);
+                }
+            }
+            replaced = true;
+            rejected.push(error);
+        }
+        if !replaced && told.len() == before {
+            break resolved;
+        }
+    };
+    {
+        let mut known = live.known();
+        for row in &told {
+            known.good.insert((entry.id.clone(), (row.layer, row.key.clone())), row.value.clone());
+        }
+    }
+    let resolved = if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
+    let own_changed = own(&told) != own(&live.known().used.get(&entry.id).cloned().unwrap_or_default());
+    live.known().used.insert(entry.id.clone(), told);
+    entry.reconfigure(resolved, own_changed);
+    let pause = pauses.into_iter().rfind(|row| row.value == Value::Bool(true)).map(|row| row.place);
+    entry.pause_by_override(pause);
+}
+
+/// The rows that are settings of the service's own.
+fn own(rows: &[Told]) -> Vec<(String, Value)> {
+    let own = rows.iter().filter(|row| !crate::config::is_attribute(&row.key));
+    own.map(|row| (row.key.clone(), row.value.clone())).collect()
+}
+
+/// Whether an error about `setting` is about this row: the same key, or one of them within the other.
+fn concerns(row: &str, setting: &str) -> bool {
+    let within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+    };
+    within(row, setting) || within(setting, row)
+}

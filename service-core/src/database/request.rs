@@ -1,0 +1,184 @@
+//! [`Request`]: a claim's statements, for rows that commit together and for rows that commit one by one.
+//!
+//! The tricky part: one row more than asked for is read, to know without another question whether there is more.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Condition, IntoValueTuple, LockBehavior, LockType, SelectStatement, ValueTuple};
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, Order,
+    PrimaryKeyToColumn, PrimaryKeyTrait, QueryResult, QuerySelect, QueryTrait, TryGetableMany,
+};
+
+use super::access::Access;
+use super::batch::Batch;
+use super::debts::Row;
+use super::fault;
+use super::index;
+use super::lease::{self, Lease};
+use super::plan::{self, Backoff, Plan, key_text};
+use super::transaction::Transaction;
+use super::work_item::WorkItem;
+use crate::error::{Error, Result};
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Request<E: EntityTrait> {
+    pub(crate) access: Access,
+    pub(crate) wanted: u64,
+    pub(crate) filter: Condition,
+    pub(crate) order: Vec<(E::Column, Order)>,
+    pub(crate) backoff: Backoff,
+    /// For rows that commit one by one.
+    pub(crate) lease: Duration,
+}
+
+/// A claimed row, and its model.
+#[derive(Debug)]
+pub(crate) struct Claimed<E: EntityTrait> {
+    pub(crate) row: Row,
+    pub(crate) model: E::Model,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot claim rows of `{table}`")]
+struct Claiming {
+    table: String,
+    source: DbErr,
+}
+
+impl<E: WorkItem> Request<E> {
+    fn plan(&self) -> Arc<Plan> {
+        Plan::of::<E>(self.access.db.get_database_backend(), self.backoff)
+    }
+
+    fn due(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
+        let backend = self.access.db.get_database_backend();
+        let select = plan::due::<E>(backend, &self.filter, &self.order, now).limit(limit);
+        select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
+    }
+
+    pub(crate) async fn together(self) -> Result<Batch<E>> {
+        let plan = self.plan();
+        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        index::look_at::<E>(&self.access).await?;
+        self.access.debts.pay(&self.access, None).await?;
+        let wanted = self.access.debts.batch_size(&plan, self.wanted);
+        let tx = Transaction::lazy(&self.access);
+        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), tx, None);
+        let idle = wanted == 0 || plan.backend == DbBackend::Sqlite && !self.has_work().await.map_err(failed)?;
+        if idle {
+            // An idle poll shall not ask for SQLite's write lock.
+            return Ok(batch);
+        }
+        batch.tx().raw().await.map_err(failed)?;
+        batch.hold();
+        let due = self.due(self.access.clock.now(), wanted.saturating_add(1));
+        let rows = batch.tx().raw().await.map_err(failed)?.query_all(&due).await.map_err(failed)?;
+        if rows.is_empty() {
+            batch.give_up().await?;
+            return Ok(batch);
+        }
+        batch.take(rows, wanted).await.map_err(failed)?;
+        Ok(batch)
+    }
+
+    async fn has_work(&self) -> std::result::Result<bool, DbErr> {
+        let due = self.due(self.access.clock.now(), 1);
+        Ok(self.access.db.query_one(&due).await?.is_some())
+    }
+
+    pub(crate) async fn each(self) -> Result<Batch<E>> {
+        let plan = self.plan();
+        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        index::look_at::<E>(&self.access).await?;
+        self.access.debts.pay(&self.access, None).await?;
+        if self.access.debts.first_time(format!("swept {}", plan.name)) {
+            let tx = self.access.begin().await?;
+            tx.execute(&lease::sweep(&plan.name, self.access.clock.now())).await.map_err(failed)?;
+            tx.commit().await?;
+        }
+        let wanted = self.access.debts.batch_size(&plan, self.wanted);
+        let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), Transaction::lazy(&self.access), None);
+        if wanted == 0 || !self.has_work().await.map_err(failed)? {
+            return Ok(batch);
+        }
+        let owner = lease::new_owner(&self.access.service_id);
+        let mut patience = 5;
+        let (rows, more) = loop {
+            match self.claim_each(&plan, &owner, wanted).await {
+                Err(error) if error.find::<DbErr>().is_some_and(fault::is_deadlock) && patience > 0 => patience -= 1,
+                claimed => break claimed?,
+            }
+        };
+        if !rows.is_empty() {
+            batch.keep(Lease::keep(&self.access, &plan.name, owner, self.lease));
+            batch.take(rows, wanted).await.map_err(failed)?;
+        }
+        if more {
+            batch.there_is_more();
+        }
+        Ok(batch)
+    }
+
+    /// Claims rows in `service_claim`, in one short transaction. Also says whether there are more.
+    async fn claim_each(&self, plan: &Plan, owner: &str, wanted: u64) -> Result<(Vec<QueryResult>, bool)> {
+        let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        let transaction = Transaction::lazy(&self.access);
+        let tx = transaction.raw().await.map_err(failed)?;
+        let now = self.access.clock.now();
+        let held = names(tx.query_all(&lease::held(&plan.name, now)).await).map_err(failed)?;
+        let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
+        let mut free: Vec<(String, QueryResult)> = Vec::new();
+        for row in tx.query_all(&self.due(now, reach)).await.map_err(failed)? {
+            match key_of::<E>(&row).map(|key| key_text(&key)) {
+                Ok(key) if held.contains(&key) => {}
+                Ok(key) => free.push((key, row)),
+                Err(error) => report_unreadable_key(&self.access, plan, &error),
+            }
+        }
+        let more = free.len() as u64 > wanted;
+        free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        if free.is_empty() {
+            transaction.rollback().await?;
+            return Ok((Vec::new(), false));
+        }
+        let keys = free.iter().map(|(key, _)| key.clone());
+        let claim = lease::claim(&plan.name, keys, &self.access.service_id, owner, now, self.lease);
+        let ours = names(tx.query_all(&claim).await).map_err(failed)?;
+        transaction.commit().await?;
+        let rows = free.into_iter().filter(|(key, _)| ours.contains(key)).map(|(_, row)| row);
+        Ok((rows.collect(), more))
+    }
+}
+
+fn names(rows: std::result::Result<Vec<QueryResult>, DbErr>) -> std::result::Result<HashSet<String>, DbErr> {
+    rows?.iter().map(|row| row.try_get("", "row_key")).collect()
+}
+
+/// Once a table.
+pub(crate) fn report_unreadable_key(access: &Access, plan: &Plan, error: &DbErr) {
+    if access.debts.first_time(format!("unreadable key in {}", plan.name)) {
+        let (service_id, table) = (&*access.service_id, &plan.name);
+        tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
+    }
+}
+
+/// The key of a row, which need not be readable otherwise.
+pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
+    let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
+    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
+    Ok(key.into_value_tuple())
+}
+
+/// The row as its model.
+pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claimed<E>, DbErr> {
+    let model = E::Model::from_query_result(row, "")?;
+    let attempts = E::__work().attempts.and_then(|column| plan::as_integer(&model.get(column))).unwrap_or(0);
+    Ok(Claimed { row: Row { key: model.get_primary_key_value(), attempts }, model })
+}
+
+pub(crate) type Rows<E> = VecDeque<Claimed<E>>;

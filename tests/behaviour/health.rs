@@ -1,0 +1,299 @@
+//! Health: judged while it happens, against each service's own schedule, with reasons in plain words.
+
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
+use std::time::{Duration, SystemTime};
+
+use service_core::prelude::*;
+use service_core::{HealthStatus, RegistryHealth, ServiceHealth};
+use tokio::sync::oneshot;
+
+use crate::support::{Log, Scripted, Step, secs};
+
+/// Status and reason, as an operator reads them.
+fn told(service: &ServiceHandle) -> String {
+    let health = service.health();
+    match health.reason {
+        Some(reason) => format!("{}: {reason}", health.status),
+        None => health.status.to_string(),
+    }
+}
+
+async fn start(bed: &TestBed, script: &[Step]) -> ServiceHandle {
+    bed.start(Scripted::new(&Log::default(), script)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_outlasts_its_interval_is_overdue_and_far_longer_than_usual_is_stuck() {
+    let bed = TestBed::new().set("interval", 30);
+    let mut script = vec![Step::Take(3.0); 117];
+    script.push(Step::Take(1000.0));
+    let service = start(&bed, &script).await;
+    bed.run_for(secs(117 * 30 + 20)).await;
+    assert_eq!(told(&service), "healthy", "20 s are much, and within the schedule");
+    bed.run_for(secs(15)).await;
+    assert_eq!(told(&service), "degraded: overdue by 5 s: run 118 has been going for 35 s, usually 3 s");
+    bed.run_for(secs(37)).await;
+    let health = service.health();
+    assert_eq!(health.reason.unwrap(), "overdue by 42 s: run 118 has been going for 72 s, usually 3 s");
+    assert_eq!(health.status, HealthStatus::Unhealthy);
+    assert_eq!((health.next_run, health.last_run_duration_ms), (None, Some(3000)));
+    bed.run_for(secs(930)).await;
+    assert_eq!(told(&service), "healthy", "it came back, and the next run is due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_between_delays_is_stuck_by_what_is_usual() {
+    let bed = TestBed::new().set("delay", 30);
+    let service = start(&bed, &[Step::Take(3.0), Step::Take(3.0), Step::Hang]).await;
+    bed.run_for(secs(66 + 60)).await;
+    assert_eq!(told(&service), "healthy");
+    bed.run_for(secs(12)).await;
+    assert_eq!(told(&service), "degraded: stuck: run 3 has been going for 72 s, usually 3 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_run_has_ten_minutes_where_the_schedule_says_nothing() {
+    let bed = TestBed::new().set("delay", 30);
+    let service = start(&bed, &[Step::Hang]).await;
+    bed.run_for(secs(600)).await;
+    assert_eq!(told(&service), "healthy");
+    bed.run_for(secs(60)).await;
+    assert_eq!(told(&service), "degraded: stuck: run 1 has been going for 11 min");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_told_with_the_next_try() {
+    let bed = TestBed::new();
+    let service = start(&bed, &[Step::Succeed, Step::Fail, Step::Fail, Step::Take(9.0)]).await;
+    bed.run_for(secs(62)).await;
+    assert_eq!(told(&service), "degraded: backing off after failure 1 of 3, next try in 3 s: it failed");
+    let health = service.health();
+    let began = SystemTime::UNIX_EPOCH + secs(1_767_225_600);
+    assert_eq!((health.last_run, health.next_run), (Some(began + secs(60)), Some(began + secs(65))));
+    bed.run_for(secs(11)).await;
+    assert_eq!(told(&service), "degraded: trying again after failure 2 of 3: it failed");
+    bed.run_for(secs(9)).await;
+    assert_eq!(told(&service), "healthy");
+    assert_eq!(service.health().last_error.as_deref(), Some("it failed"), "it stays to be looked at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_says_after_how_much_and_whether_it_is_critical() {
+    let bed = TestBed::new();
+    let tired = start(&bed, &[Step::Fail; 9]).await;
+    let hopeless = start(&bed, &[Step::Fatal]).await;
+    bed.run_for(secs(60)).await;
+    assert_eq!(told(&tired), "unhealthy: failed after 4 failures in a row: it failed");
+    assert_eq!(told(&hopeless), "unhealthy: failed: it is hopeless");
+    let bed = TestBed::new().set("critical", true);
+    let critical = start(&bed, &[Step::Fatal]).await;
+    bed.run_for(secs(1)).await;
+    let expected = "unhealthy: failed, which is critical: everything shuts down: it is hopeless";
+    assert_eq!(told(&critical), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_instance_to_come_is_told() {
+    let bed = TestBed::new().set("restart", "on_failure");
+    let service = bed.start_fn(|| Scripted::new(&Log::default(), &[Step::Fatal])).await;
+    bed.run_for(secs(15)).await;
+    assert_eq!(told(&service), "unhealthy: failed, a fresh instance follows in 45 s: it is hopeless");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_paused_it_is_told() {
+    struct Pausing;
+
+    #[service(interval = 5, discover = false)]
+    impl Pausing {
+        async fn update(&mut self, cx: &Context) {
+            if cx.run() == 2 {
+                cx.pause();
+            }
+        }
+    }
+
+    let bed = TestBed::new();
+    let by_itself = bed.start(Pausing).await;
+    let service = start(&bed, &[Step::Take(9.0)]).await;
+    bed.run_for(secs(5)).await;
+    service.pause().await.unwrap();
+    assert_eq!(told(&service), "degraded: paused by an operator, and run 1 has been going for 5 s");
+    assert_eq!(told(&by_itself), "degraded: paused by itself");
+    bed.run_for(secs(5)).await;
+    assert_eq!(told(&service), "degraded: paused by an operator");
+    let health = service.health();
+    assert!(health.paused && health.running && health.next_run.is_none());
+    service.resume().await.unwrap();
+    assert_eq!(told(&service), "healthy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_own_word_holds_until_the_next_run() {
+    struct Behind;
+
+    #[service(interval = 30, discover = false)]
+    impl Behind {
+        async fn update(&mut self, cx: &Context) {
+            if cx.run() == 1 {
+                cx.degraded("2,000 mails wait");
+            }
+            cx.metrics().set("queue_depth", 2000);
+        }
+    }
+
+    let bed = TestBed::new();
+    let service = bed.start(Behind).await;
+    bed.run_for(secs(29)).await;
+    assert_eq!(told(&service), "degraded: 2,000 mails wait");
+    assert_eq!(service.health().metrics["queue_depth"], 2000.0);
+    bed.run_for(secs(1)).await;
+    assert_eq!(told(&service), "healthy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dependency_is_waited_for_and_a_slow_start_is_told() {
+    struct Slow;
+
+    #[service(interval = 30, discover = false)]
+    impl Slow {
+        async fn configure() -> Self {
+            tokio::time::sleep(secs(3600)).await;
+            Self
+        }
+
+        async fn update(&mut self) {}
+    }
+
+    let bed = TestBed::new().with(|builder| builder.set("scripted.depends_on", vec!["slow"]));
+    let services = bed.with(|builder| builder.service_of::<Slow>("slow").service("scripted", never())).services().await;
+    let starting = tokio::spawn({
+        let services = services.clone();
+        async move { services.start().await }
+    });
+    tokio::time::sleep(secs(1)).await;
+    let (slow, waiting) = (services.get("slow").unwrap(), services.get("scripted").unwrap());
+    assert_eq!(told(&slow), "healthy: starting");
+    assert_eq!(told(&waiting), "degraded: waits for slow");
+    tokio::time::sleep(secs(44)).await;
+    assert_eq!(told(&slow), "degraded: still starting: `configure` has been going for 45 s");
+    tokio::time::sleep(secs(600)).await;
+    assert_eq!(told(&slow), "unhealthy: still starting: `configure` has been going for 10 min 45 s");
+    tokio::time::sleep(secs(3600)).await;
+    assert_eq!((told(&slow), told(&waiting)), ("healthy".to_owned(), "healthy".to_owned()));
+    starting.await.unwrap().unwrap();
+}
+
+fn never() -> Scripted {
+    Scripted::new(&Log::default(), &[])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_service_that_should_run_is_not_healthy() {
+    struct Once;
+
+    #[service(interval = 30, discover = false)]
+    impl Once {
+        async fn update(&mut self, cx: &Context) {
+            cx.stop();
+        }
+    }
+
+    let bed = TestBed::new().with(|builder| builder.set("off.enabled", false).service("off", never()));
+    let services = bed.services().await;
+    let off = services.get("off").unwrap();
+    services.start().await.unwrap();
+    assert_eq!(told(&off), "healthy: disabled");
+    let new = services.register("new", never()).await.unwrap();
+    assert_eq!(told(&new), "degraded: not started");
+    let stopped = start(&bed, &[]).await;
+    stopped.stop().await.unwrap();
+    assert_eq!(told(&stopped), "degraded: stopped");
+    let mut giving_up = Scripted::new(&Log::default(), &[Step::Fail]);
+    giving_up.recovery = Some(|_| Recovery::Stop);
+    let giving_up = bed.start(giving_up).await;
+    let done = bed.start(Once).await;
+    bed.run_for(secs(1)).await;
+    assert_eq!(told(&giving_up), "unhealthy: stopped itself after a failure: it failed");
+    assert_eq!(told(&done), "healthy: stopped by itself");
+}
+
+#[tokio::test]
+async fn a_blocking_run_that_does_not_return_is_told() {
+    struct Blocking(Option<oneshot::Receiver<()>>);
+
+    #[service(interval = 60, timeout = 0.05, retry_delay = 0.01, discover = false)]
+    impl Blocking {
+        fn update(&mut self) {
+            if let Some(gate) = self.0.take() {
+                let _ = gate.blocking_recv();
+            }
+        }
+    }
+
+    let (open, gate) = oneshot::channel();
+    let bed = TestBed::new();
+    let service = bed.start(Blocking(Some(gate))).await;
+    service.wait_for(ServiceState::BackingOff).await.unwrap();
+    let told = told(&service);
+    assert!(
+        told.starts_with("unhealthy: blocking run 1 timed out and has not returned: it has been going for"),
+        "{told}"
+    );
+    open.send(()).unwrap();
+    service.wait_for(ServiceState::Running).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_registry_is_as_well_as_its_worst_service() {
+    let bed = TestBed::new();
+    let services = bed.services().await;
+    assert_eq!(services.health().status, HealthStatus::Healthy);
+    start(&bed, &[]).await;
+    assert_eq!(services.health().status, HealthStatus::Healthy);
+    let paused = start(&bed, &[]).await;
+    paused.pause().await.unwrap();
+    assert_eq!(services.health().status, HealthStatus::Degraded);
+    start(&bed, &[Step::Fatal]).await;
+    bed.run_for(secs(1)).await;
+    let health = services.health();
+    assert_eq!((health.status, health.services.len()), (HealthStatus::Unhealthy, 3));
+    assert_eq!(health.get(paused.id()), Some(&paused.health()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_is_the_same_after_a_trip_through_json() {
+    let bed = TestBed::new();
+    let service = start(&bed, &[Step::Take(1.5), Step::Fail]).await;
+    bed.run_for(Duration::from_millis(61_250)).await;
+    let health = service.health();
+    let json = serde_json::to_value(&health).unwrap();
+    let expected = serde_json::json!({
+        "service_id": "scripted",
+        "state": "backing_off",
+        "status": "degraded",
+        "reason": "backing off after failure 1 of 3, next try in 3.8 s: it failed",
+        "running": true,
+        "paused": false,
+        "failures": 1,
+        "max_failures": 3,
+        "last_run": "2026-01-01T00:01:00.000Z",
+        "next_run": "2026-01-01T00:01:05.000Z",
+        "last_run_duration_ms": 0,
+        "last_error": "it failed",
+        "total_processed": 1,
+        "error_count": 1,
+        "runs": 2,
+        "restarts": 0,
+        "metrics": {},
+    });
+    assert_eq!(json, expected);
+    assert_eq!(serde_json::from_value::<ServiceHealth>(json).unwrap(), health);
+    let all = bed.services().await.health();
+    assert_eq!(serde_json::from_str::<RegistryHealth>(&serde_json::to_string(&all).unwrap()).unwrap(), all);
+    let fresh = bed.services().await.register("fresh", never()).await.unwrap().health();
+    let text = serde_json::to_string(&fresh).unwrap();
+    assert!(text.contains("\"last_run\":null,\"next_run\":null,\"last_run_duration_ms\":null"), "{text}");
+    assert_eq!(serde_json::from_str::<ServiceHealth>(&text).unwrap(), fresh);
+}
