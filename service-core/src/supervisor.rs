@@ -51,7 +51,6 @@ struct Supervisor<'t> {
     ended: bool,
     /// What is due at the control's `next_due`.
     next: Next,
-    grid: Grid,
     seldom: Option<Box<Seldom>>,
 }
 
@@ -122,9 +121,8 @@ type Times = (Instant, Instant);
 impl<'t> Supervisor<'t> {
     fn new(cx: &'t mut Context, timer: Pin<&'t mut Sleep>) -> Self {
         let options = cx.entry.lock().options.clone();
-        let grid = Grid::new(Instant::now());
         let desk = Desk { timer, options };
-        Self { cx, desk, instance: None, up: false, ended: false, next: Next::AtOnce, grid, seldom: None }
+        Self { cx, desk, instance: None, up: false, ended: false, next: Next::AtOnce, seldom: None }
     }
 
     #[expect(clippy::manual_async_fn, reason = "as `supervise`")]
@@ -212,7 +210,7 @@ impl<'t> Supervisor<'t> {
         }
         if control.changed {
             control.changed = false;
-            settle(&mut self.grid, &self.desk.options, &control);
+            settle(&self.desk.options, &mut control);
             self.desk.options.clone_from(&control.options);
             if std::mem::take(&mut control.reconfigure) {
                 // The options are planned with on the next turn.
@@ -225,7 +223,6 @@ impl<'t> Supervisor<'t> {
         if self.next == Next::AtOnce {
             control.next_due = None;
         }
-        control.grid = self.grid;
         if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
             // Runs never overlap: not before the one that timed out has come back.
             drop(control);
@@ -271,7 +268,7 @@ impl<'t> Supervisor<'t> {
         let now = Instant::now();
         let options = self.desk.options.clone();
         let first = later(now, options.initial_delay);
-        self.grid = Grid::new(first);
+        self.cx.entry.lock().grid = Grid::new(first);
         match &options.schedule {
             Schedule::Cron(cron) => {
                 self.plan_wall(crate::cron::next(cron, self.cx.entry.hub.clock.wall(first)));
@@ -299,10 +296,10 @@ impl<'t> Supervisor<'t> {
     #[inline]
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
-            Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
+            Schedule::Interval(every) => self.cx.entry.lock().grid.after_run(*every, started, ended),
             Schedule::Delay(wait) => {
                 // A run of this life has ended, be it one by hand during the initial delay.
-                self.grid = Grid::new(ended);
+                self.cx.entry.lock().grid = Grid::new(ended);
                 later(ended, *wait)
             }
             Schedule::Cron(cron) => {
@@ -322,14 +319,19 @@ impl<'t> Supervisor<'t> {
         }
         match &self.desk.options.schedule {
             Schedule::Interval(every) => {
-                let started = self.cx.entry.lock().stats.last_started;
-                let due = self.grid.next(*every, started);
+                let due = {
+                    let control = self.cx.entry.lock();
+                    control.grid.next(*every, control.stats.last_started)
+                };
                 self.plan_at(due);
             }
             Schedule::Delay(wait) => {
-                let ended = self.cx.entry.lock().stats.last_ended();
+                let (ended, first) = {
+                    let control = self.cx.entry.lock();
+                    (control.stats.last_ended(), control.grid.first())
+                };
                 // Not in the initial delay, as long as no run of this life has ended.
-                if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
+                if let Some(ended) = ended.filter(|ended| *ended >= first) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
                 }
@@ -438,7 +440,7 @@ impl<'t> Supervisor<'t> {
             let mut control = entry.lock();
             // What the run itself has set counts from here on.
             if control.changed {
-                settle(&mut self.grid, &self.desk.options, &control);
+                settle(&self.desk.options, &mut control);
                 self.desk.options.clone_from(&control.options);
             }
             let (started, duration, waiters) = control.end_run_well(outcome, ended);
@@ -514,9 +516,9 @@ impl<'t> Supervisor<'t> {
             }
         };
         let before = {
-            let control = entry.lock();
+            let mut control = entry.lock();
             if control.changed {
-                settle(&mut self.grid, &self.desk.options, &control);
+                settle(&self.desk.options, &mut control);
                 self.desk.options.clone_from(&control.options);
             }
             control.failures
@@ -761,9 +763,9 @@ impl Run<'_> {
 }
 
 /// The grid comes up to the last run on its old interval, before another holds.
-fn settle(grid: &mut Grid, before: &Options, control: &Control) {
+fn settle(before: &Options, control: &mut Control) {
     if let (Schedule::Interval(every), Some(started)) = (&before.schedule, control.stats.last_started) {
-        grid.settle(*every, started);
+        control.grid.settle(*every, started);
     }
 }
 
