@@ -16,7 +16,7 @@ use crate::entry::{Entry, Factory};
 use crate::error::{Error, Result};
 use crate::expected::ExpectedServices;
 use crate::hub::Hub;
-use crate::options::ServiceOptions;
+use crate::options::{CatchUp, Schedule, ServiceOptions};
 use crate::registry::ServiceRegistry;
 use crate::service::{Service, ServiceDescriptor};
 
@@ -136,6 +136,22 @@ impl Planned {
         let resolved = sources.resolve(&self.id, Some(self.descriptor), self.options.as_ref(), &[])?;
         for warning in &resolved.warnings {
             warn!(service.id = %self.id, "{warning}");
+        }
+        let options = &resolved.options;
+        #[cfg(feature = "database")]
+        let has_database = hub.database.is_some();
+        #[cfg(not(feature = "database"))]
+        let has_database = false;
+        if let Schedule::Cron(cron) = &options.schedule
+            && cron.catch_up != CatchUp::None
+            && !has_database
+        {
+            let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
+            return Err(Error::msg(format!(
+                "service `{}`: `catch_up` ({place}) needs a database that remembers the last fire; give the builder one \
+                 with `.database` or `.database_url`, or leave `catch_up` out",
+                self.id
+            )));
         }
         let id = Arc::from(self.id);
         Ok(Entry::new(id, self.descriptor, self.place, self.factory, self.options.map(Box::new), resolved, hub.clone()))

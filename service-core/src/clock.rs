@@ -1,5 +1,6 @@
 //! The registry's clock: tokio's for waiting, and the wall's for telling.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -7,19 +8,30 @@ use tokio::time::Instant;
 /// Maps tokio's instants to wall-clock time. Under test the wall moves with tokio's clock.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
-    base: Option<(SystemTime, Instant)>,
+    base: Option<Mutex<(SystemTime, Instant)>>,
 }
 
 impl Clock {
     /// A wall clock that showed `wall` at `at` and moves with tokio's clock.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test sets the wall clock"))]
     pub(crate) fn fixed(wall: SystemTime, at: Instant) -> Self {
-        Self { base: Some((wall, at)) }
+        Self { base: Some(Mutex::new((wall, at))) }
+    }
+
+    /// Sets the wall clock, where it is a test's.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set(&self, wall: SystemTime) {
+        if let Some(base) = &self.base {
+            *base.lock().unwrap_or_else(PoisonError::into_inner) = (wall, Instant::now());
+        }
     }
 
     pub(crate) fn wall_now(&self) -> SystemTime {
-        match self.base {
-            Some((wall, at)) => wall + Instant::now().saturating_duration_since(at),
+        match &self.base {
+            Some(base) => {
+                let (wall, at) = *base.lock().unwrap_or_else(PoisonError::into_inner);
+                wall + Instant::now().saturating_duration_since(at)
+            }
             None => SystemTime::now(),
         }
     }
@@ -66,9 +78,9 @@ pub(crate) fn in_words(duration: Duration) -> String {
         small => format!("{large} {unit} {small} {small_unit}"),
     };
     match whole {
-        ..120 => format!("{whole} s"),
-        ..3_600 => two(whole / 60, "min", whole % 60, "s"),
-        ..86_400 => two(whole / 3_600, "h", whole % 3_600 / 60, "min"),
+        0..120 => format!("{whole} s"),
+        120..3_600 => two(whole / 60, "min", whole % 60, "s"),
+        3_600..86_400 => two(whole / 3_600, "h", whole % 3_600 / 60, "min"),
         _ => two(whole / 86_400, "d", whole % 86_400 / 3_600, "h"),
     }
 }

@@ -1,10 +1,192 @@
-//! Cron schedules.
+//! Cron schedules: when they fire, and how their fires are waited for by a clock on the wall that may be set.
+//!
+//! The tricky part is that clock. Where it jumps over an hour (DST, in spring), what would have fired in that hour fires
+//! once, at its end; where an hour comes twice, a fixed time fires in the first of the two. A clock that is set ahead, or
+//! a machine that was suspended, is seen within a minute, and what was missed is made up by one run. A clock that is set
+//! back by up to three hours fires nothing twice; further back, the schedule follows it.
 
-use std::time::SystemTime;
+use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use crate::options::CronSchedule;
 
-/// The first fire after `after`, or `None` where there is none.
-pub(crate) fn next(_schedule: &CronSchedule, _after: SystemTime) -> Option<SystemTime> {
-    None
+/// How often the clock on the wall is looked at: it may be set, and the machine suspended.
+const LOOK: Duration = Duration::from_secs(60);
+/// As far as this a clock may be set back and the last fire is remembered.
+const SET_BACK: Duration = Duration::from_secs(3 * 3600);
+
+/// What is wrong with a cron schedule.
+#[derive(Debug)]
+#[allow(dead_code, reason = "with the feature there is never none, and without it nothing else is known")]
+pub(crate) enum Mistake {
+    /// The library is not there.
+    NoFeature,
+    /// No expression: what its parser says.
+    Expression(String),
+    /// It never fires.
+    Never,
+    /// No time zone, and the one that may be meant.
+    Zone(Option<&'static str>),
 }
+
+pub(crate) const NO_FEATURE: &str = "needs the feature `cron` of service-core, which this program was built without: add \
+                                     `features = [\"cron\"]` to it in Cargo.toml";
+
+impl Mistake {
+    /// Which of the schedule's keys is wrong.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Zone(_) => "timezone",
+            _ => "cron",
+        }
+    }
+
+    pub(crate) fn expected(&self) -> &'static str {
+        match self {
+            Self::NoFeature | Self::Expression(_) => "a cron expression such as \"0 3 * * *\"",
+            Self::Never => "a cron expression that fires at some time",
+            Self::Zone(_) => "a time zone such as \"Europe/Berlin\"",
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected())?;
+        match self {
+            Self::Expression(why) => write!(f, " ({why})"),
+            Self::Never => f.write_str("; this one never does"),
+            Self::Zone(Some(near)) => write!(f, "; did you mean \"{near}\"?"),
+            Self::NoFeature | Self::Zone(None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(not(feature = "cron"))]
+mod fires {
+    use super::{CronSchedule, Mistake, SystemTime};
+
+    pub(crate) fn check(_schedule: &CronSchedule) -> Result<(), Mistake> {
+        Err(Mistake::NoFeature)
+    }
+
+    pub(crate) fn next(_schedule: &CronSchedule, _after: SystemTime) -> Option<SystemTime> {
+        None
+    }
+}
+
+#[cfg(feature = "cron")]
+mod fires {
+    use chrono::{DateTime, Utc};
+    use chrono_tz::Tz;
+    use croner::Cron;
+    use croner::errors::CronError;
+    use croner::parser::{CronParser, Year};
+
+    use super::{CronSchedule, Mistake, SystemTime};
+
+    /// Whether the expression and the time zone are known, and it ever fires.
+    pub(crate) fn check(schedule: &CronSchedule) -> Result<(), Mistake> {
+        let (cron, zone) = parse(schedule)?;
+        // Without a year field what fires once fires again: the calendar repeats after 400 years.
+        match cron.find_next_occurrence(&DateTime::UNIX_EPOCH.with_timezone(&zone), true) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Mistake::Never),
+        }
+    }
+
+    /// The first fire after `after`, or `None` where there is none.
+    pub(crate) fn next(schedule: &CronSchedule, after: SystemTime) -> Option<SystemTime> {
+        let (cron, zone) = parse(schedule).ok()?;
+        // Whole seconds are enough: fires stand on them, and `after` itself does not count.
+        let seconds = after.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        let after = DateTime::<Utc>::from_timestamp(i64::try_from(seconds).ok()?, 0)?.with_timezone(&zone);
+        cron.find_next_occurrence(&after, false).ok().map(SystemTime::from)
+    }
+
+    fn parse(schedule: &CronSchedule) -> Result<(Cron, Tz), Mistake> {
+        // Five fields, or six with seconds first.
+        let parser = CronParser::builder().year(Year::Disallowed).build();
+        let cron = parser.parse(&schedule.expression).map_err(|error| {
+            Mistake::Expression(wrong_field(&parser, &schedule.expression).unwrap_or_else(|| plain(error)))
+        })?;
+        let zone = schedule.timezone.parse().map_err(|_| {
+            let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+            Mistake::Zone(crate::config::nearest(&schedule.timezone, known))
+        })?;
+        Ok((cron, zone))
+    }
+
+    /// The field that is no good alone, with what the parser says of it; it does not say of which it speaks.
+    fn wrong_field(parser: &CronParser, expression: &str) -> Option<String> {
+        const NAMES: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
+        let parts: Vec<&str> = expression.split_whitespace().collect();
+        let names = NAMES.get(6_usize.checked_sub(parts.len())?..)?;
+        (parts.len() >= 5).then_some(())?;
+        parts.iter().zip(names).enumerate().find_map(|(place, (part, name))| {
+            let mut alone = vec!["*"; parts.len()];
+            alone[place] = part;
+            let error = parser.parse(&alone.join(" ")).err()?;
+            Some(format!("{name} field `{part}`: {}", plain(error)))
+        })
+    }
+
+    fn plain(error: CronError) -> String {
+        let text = match error {
+            CronError::InvalidPattern(why) | CronError::IllegalCharacters(why) | CronError::ComponentError(why) => why,
+            other => other.to_string(),
+        };
+        text.trim_end_matches('.').to_lowercase()
+    }
+}
+
+pub(crate) use fires::{check, next};
+
+/// A fire that is waited for. Knows no clock: what it shows is told at each look.
+#[derive(Debug, Default)]
+pub(crate) struct WallPlan {
+    fire: Option<SystemTime>,
+    jitter: Duration,
+    /// The latest fire that was run.
+    served: Option<SystemTime>,
+}
+
+impl WallPlan {
+    /// Plans the first fire after `now`, and after the last that was run; one whose jitter is running stays planned.
+    pub(crate) fn plan(&mut self, schedule: &CronSchedule, now: SystemTime, jitter: Duration) {
+        let pending =
+            self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now && now < fire + self.jitter);
+        if !pending {
+            self.fire = next(schedule, self.after(now));
+            self.jitter = jitter;
+        }
+    }
+
+    /// Whether the plan still holds: it does not where the clock was set back to before an earlier fire.
+    pub(crate) fn stands(&self, schedule: &CronSchedule, now: SystemTime) -> bool {
+        self.fire.is_some_and(|fire| fire <= now || next(schedule, self.after(now)) == Some(fire))
+    }
+
+    pub(crate) fn is_due(&self, now: SystemTime) -> bool {
+        self.fire.is_some_and(|fire| fire + self.jitter <= now)
+    }
+
+    /// The fire is run.
+    pub(crate) fn serve(&mut self) {
+        self.served = self.fire;
+    }
+
+    /// How long to wait before the clock is looked at again.
+    pub(crate) fn until_next_look(&self, now: SystemTime) -> Duration {
+        let at = self.fire.map(|fire| fire + self.jitter);
+        at.map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
+    }
+
+    fn after(&self, now: SystemTime) -> SystemTime {
+        let ahead = |served: &SystemTime| served.duration_since(now).is_ok_and(|ahead| ahead <= SET_BACK);
+        self.served.filter(ahead).unwrap_or(now)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -210,9 +210,7 @@ impl Desk<'_> {
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
                 let mut control = entry.lock();
-                if matches!(control.hold(), Some(Hold::Dependencies(_))) {
-                    control.let_go();
-                }
+                control.let_go();
                 control.grid = Grid::new(Instant::now());
                 return true;
             }

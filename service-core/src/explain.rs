@@ -200,7 +200,7 @@ fn next_runs(control: &Control, clock: &Clock, now: Instant) -> Vec<SystemTime> 
             (first.max(now), wait.saturating_add(usual))
         }
         Schedule::Cron(cron) => {
-            let after = retry.map_or_else(|| clock.wall(now), |at| clock.wall(at));
+            let after = retry.map_or_else(|| health::not_before(control, clock), |at| clock.wall(at));
             let fires = std::iter::successors(crate::cron::next(cron, after), |fire| crate::cron::next(cron, *fire));
             runs.extend(fires.take(RUNS - runs.len()));
             return runs;

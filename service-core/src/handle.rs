@@ -57,7 +57,7 @@ impl ServiceHandle {
     /// failed for good at once. A failure that is retried is no error.
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
-        self.registry.waiting(crate::database::look_if_there(&self.registry)).await;
+        crate::database::look_if_there(&self.registry).await;
         let life = {
             let mut control = self.entry.lock();
             match control.state() {
@@ -113,7 +113,7 @@ impl ServiceHandle {
     /// # Errors
     /// None so far.
     pub async fn stop(&self) -> Result<()> {
-        self.registry.waiting(self.stop_by(StopBy::default())).await;
+        self.registry.waiting(self.stop_by(StopBy { by_itself: self.entry.is_current(), ..StopBy::default() })).await;
         Ok(())
     }
 

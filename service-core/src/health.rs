@@ -134,9 +134,14 @@ fn next_run(control: &Control, clock: &Clock) -> Option<SystemTime> {
     let due = control.next_due.filter(|_| waits)?;
     match &control.options.schedule {
         // What is due there is the next look at the clock on the wall.
-        Schedule::Cron(cron) if !control.retrying => crate::cron::next(cron, clock.wall_now()),
+        Schedule::Cron(cron) if !control.retrying => crate::cron::next(cron, not_before(control, clock)),
         _ => Some(clock.wall(due)),
     }
+}
+
+/// From when on a cron schedule counts: not in its initial delay.
+pub(crate) fn not_before(control: &Control, clock: &Clock) -> SystemTime {
+    clock.wall(control.grid.first().max(Instant::now()))
 }
 
 /// Nothing is called late before this, whatever its schedule.

@@ -319,7 +319,7 @@ impl ServiceRegistry {
     /// There is no tokio runtime. A service that cannot start is no error; its health says why.
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
-        self.waiting(crate::database::watch(self)).await?;
+        crate::database::watch(self).await?;
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
             let mut control = entry.lock();

@@ -17,6 +17,7 @@ use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
 use crate::control::{Control, Hold, Waiters};
+use crate::cron::WallPlan;
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
@@ -63,8 +64,8 @@ struct Seldom {
     budget: RestartBudget,
     /// For jitter.
     rng: fastrand::Rng,
-    /// The moment that `Next::Wall` is for.
-    wall: SystemTime,
+    /// The fire that `Next::Wall` is for.
+    wall: WallPlan,
 }
 
 /// Why a life ends.
@@ -187,10 +188,7 @@ impl<'t> Supervisor<'t> {
             match poll_fn(|task| self.poll_woken(task)).await {
                 Woken::Go(cue) => return cue,
                 Woken::OptionsChanged => self.plan_again(),
-                Woken::WallNotThere => {
-                    let wall = self.seldom().wall;
-                    self.plan_wall(Some(wall));
-                }
+                Woken::WallNotThere => self.look_at_wall(),
                 Woken::SettingsChanged => {
                     if !self.cx.entry.factory.is_ready_made() {
                         Box::pin(self.replace_instance()).await;
@@ -243,9 +241,11 @@ impl<'t> Supervisor<'t> {
             {
                 return Poll::Pending;
             }
-            let wall = self.seldom.as_ref().filter(|_| self.next == Next::Wall).map(|seldom| seldom.wall);
-            if wall.is_some_and(|wall| entry.hub.clock.wall_now() < wall) {
-                return Poll::Ready(Woken::WallNotThere);
+            if self.next == Next::Wall {
+                let there = |seldom: &Box<Seldom>| seldom.wall.is_due(entry.hub.clock.wall_now());
+                if !self.seldom.as_ref().is_some_and(there) {
+                    return Poll::Ready(Woken::WallNotThere);
+                }
             }
         }
         if self.instance.is_none() {
@@ -254,6 +254,9 @@ impl<'t> Supervisor<'t> {
         // Under the same lock, so that no stop or pause comes in between.
         if control.state() == ServiceState::BackingOff {
             entry.enter(&mut control, ServiceState::Running);
+        }
+        if let (false, Next::Wall, Some(seldom)) = (control.run_wanted, self.next, &mut self.seldom) {
+            seldom.wall.serve();
         }
         let run = control.begin_run(Instant::now());
         drop(control);
@@ -270,9 +273,7 @@ impl<'t> Supervisor<'t> {
         let first = later(now, options.initial_delay);
         self.cx.entry.lock().grid = Grid::new(first);
         match &options.schedule {
-            Schedule::Cron(cron) => {
-                self.plan_wall(crate::cron::next(cron, self.cx.entry.hub.clock.wall(first)));
-            }
+            Schedule::Cron(_) => self.plan_wall(),
             _ if options.initial_delay.is_zero() => self.next = Next::AtOnce,
             _ => _ = self.plan_at(first),
         }
@@ -302,10 +303,7 @@ impl<'t> Supervisor<'t> {
                 self.cx.entry.lock().grid = Grid::new(ended);
                 later(ended, *wait)
             }
-            Schedule::Cron(cron) => {
-                let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
-                return self.plan_wall(wall);
-            }
+            Schedule::Cron(_) => return self.plan_wall(),
         };
         if self.plan_at(due) <= ended {
             self.next = Next::AtOnce;
@@ -336,10 +334,7 @@ impl<'t> Supervisor<'t> {
                     self.plan_at(due);
                 }
             }
-            Schedule::Cron(cron) => {
-                let wall = crate::cron::next(cron, self.cx.entry.hub.clock.wall_now());
-                self.plan_wall(wall);
-            }
+            Schedule::Cron(_) => self.plan_wall(),
         }
     }
 
@@ -347,8 +342,7 @@ impl<'t> Supervisor<'t> {
     #[inline]
     fn plan_at(&mut self, mut due: Instant) -> Instant {
         if !self.desk.options.jitter.is_zero() {
-            let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-            due = later(due, Duration::from_nanos(self.seldom().rng.u64(0..=most)));
+            due = later(due, self.jitter());
         }
         self.plan(Next::Regular, due);
         due
@@ -359,19 +353,41 @@ impl<'t> Supervisor<'t> {
         self.cx.entry.lock().next_due = Some(due);
     }
 
-    /// Waits for a moment of the wall clock, looking at it once a minute: it may be set, and the machine suspended.
-    fn plan_wall(&mut self, wall: Option<SystemTime>) {
-        const LOOK: Duration = Duration::from_secs(60);
-        let now = Instant::now();
-        let (next, due) = match wall {
-            Some(wall) => {
-                let ahead = wall.duration_since(self.cx.entry.hub.clock.wall_now()).unwrap_or_default();
-                self.seldom().wall = wall;
-                (Next::Wall, later(now, ahead.min(LOOK)))
+    /// Plans the next fire of a cron schedule.
+    fn plan_wall(&mut self) {
+        let jitter = self.jitter();
+        let options = self.desk.options.clone();
+        let Schedule::Cron(cron) = &options.schedule else { return };
+        let (from, now) = self.wall_from();
+        let wall = &mut self.seldom().wall;
+        wall.plan(cron, from, jitter);
+        let look = wall.until_next_look(now);
+        self.plan(Next::Wall, later(Instant::now(), look));
+    }
+
+    /// The time of a look at the clock on the wall has come, and not yet the fire.
+    fn look_at_wall(&mut self) {
+        let options = self.desk.options.clone();
+        let (from, now) = self.wall_from();
+        let wall = &self.seldom().wall;
+        match &options.schedule {
+            Schedule::Cron(cron) if wall.stands(cron, from) => {
+                let look = wall.until_next_look(now);
+                self.plan(Next::Wall, later(Instant::now(), look));
             }
-            None => (Next::Regular, later(now, Duration::MAX)),
-        };
-        self.plan(next, due);
+            _ => self.plan_wall(),
+        }
+    }
+
+    /// From when on a fire counts, not before the initial delay is over, and what the clock on the wall shows.
+    fn wall_from(&self) -> (SystemTime, SystemTime) {
+        let (clock, first) = (&self.cx.entry.hub.clock, self.cx.entry.lock().grid.first());
+        (clock.wall(first.max(Instant::now())), clock.wall_now())
+    }
+
+    fn jitter(&mut self) -> Duration {
+        let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
+        if most == 0 { Duration::ZERO } else { Duration::from_nanos(self.seldom().rng.u64(0..=most)) }
     }
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
@@ -635,7 +651,7 @@ impl<'t> Supervisor<'t> {
                 discard: false,
                 budget: RestartBudget::default(),
                 rng,
-                wall: SystemTime::UNIX_EPOCH,
+                wall: WallPlan::default(),
             })
         })
     }

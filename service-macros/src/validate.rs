@@ -27,6 +27,12 @@ pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {
             push(other, format!("`{other}` beside `{kept}`: a service has one schedule, leave one of them out"));
         }
     }
+    // Its own tests are about everything else.
+    if cfg!(not(any(test, feature = "cron"))) {
+        let message =
+            "`cron` needs the feature `cron` of service-core: add `features = [\"cron\"]` to it in Cargo.toml";
+        push("cron", message.to_owned());
+    }
     for key in ["timezone", "catch_up"] {
         if !has("cron") {
             push(key, format!("`{key}` belongs to `cron`: add `cron = \"30 2 * * *\"` or leave it out"));

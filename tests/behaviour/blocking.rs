@@ -94,7 +94,7 @@ async fn one_that_timed_out_is_never_overlapped() {
     assert_eq!(log.count("run"), 1, "the retry waits for the thread");
     assert_eq!(service.health().status, service_core::HealthStatus::Unhealthy);
     let reason = service.health().reason.unwrap();
-    assert!(reason.contains("blocking run that timed out has not returned"), "{reason}");
+    assert!(reason.contains("blocking run 1 timed out and has not returned"), "{reason}");
     open.send(()).unwrap();
     until(|| log.count("run") == 2).await;
     open.send(()).unwrap();

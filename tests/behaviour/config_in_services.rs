@@ -229,3 +229,30 @@ async fn one_run_without_a_loop_is_reported() {
     assert_eq!(bed.update(&mut scripted).await.error().unwrap().to_string(), "it failed");
     assert!(bed.update(&mut scripted).await.error().unwrap().to_string().contains("it panicked"));
 }
+
+/// Changes its own interval in its second run.
+#[derive(Default)]
+struct Slowing {
+    runs: u32,
+}
+
+#[service(interval = 60, discover = false)]
+impl Slowing {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        self.runs += 1;
+        cx.state::<crate::support::Log>()?.push("run");
+        if self.runs == 2 {
+            cx.set_interval(std::time::Duration::from_secs(70));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_interval_counts_from_the_start_of_the_run_that_sets_it() {
+    let log = crate::support::Log::default();
+    let bed = TestBed::new().state(log.clone());
+    bed.start_of::<Slowing>().await;
+    bed.run_for(std::time::Duration::from_secs(210)).await;
+    assert_eq!(log.times("run"), [0.0, 60.0, 130.0, 200.0]);
+}

@@ -9,6 +9,7 @@ mod blocking;
 mod config_in_services;
 mod configuration;
 mod critical;
+mod cron;
 mod dependencies;
 mod events;
 mod explain;

@@ -22,7 +22,7 @@ async fn a_fresh_instance_follows_after_restart_delay() {
     let health = service.health();
     assert_eq!((health.state, health.status), (ServiceState::BackingOff, HealthStatus::Unhealthy));
     let reason = health.reason.unwrap();
-    assert!(reason.contains("again in 59s with a fresh instance: it is hopeless"), "{reason}");
+    assert!(reason.contains("a fresh instance follows in 59 s: it is hopeless"), "{reason}");
     bed.run_for(secs(60)).await;
     assert_eq!((log.times("built"), log.times("cleanup")), (vec![0.0, 60.0], vec![0.0]));
     let health = service.health();

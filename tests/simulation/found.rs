@@ -47,7 +47,7 @@ async fn registry(
         bed = bed.set(key, *value);
     }
     let services = bed.services().await;
-    let handle = services.register_fn("fragile", build).await.unwrap();
+    let handle = services.register_fn("fragile", build).await.expect("the id is free");
     (bed, handle)
 }
 

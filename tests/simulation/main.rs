@@ -29,8 +29,7 @@ use crate::world::{Verdict, World};
 /// One month, or as long as it is said.
 fn simulate(seed: u64, days: u64) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let verdict = runtime.expect("a runtime can be built").block_on(live(seed, days));
-    verdict
+    runtime.expect("a runtime can be built").block_on(live(seed, days))
 }
 
 async fn live(seed: u64, days: u64) -> Verdict {

@@ -36,7 +36,6 @@ impl From<Recovery> for Decision {
             Recovery::Ignore => Self::Ignore,
             Recovery::Stop => Self::Stop,
             Recovery::Fail => Self::Fail,
-            other => panic!("the simulation does not know {other:?}"),
         }
     }
 }

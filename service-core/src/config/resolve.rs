@@ -14,6 +14,7 @@ use super::nearest::{distance, nearest};
 use super::settings::Settings;
 use super::value::{self, Node, Table, Value, is_secret};
 use super::{Layer, Origin};
+use crate::cron::Mistake;
 use crate::options::{CatchUp, CronSchedule, Options, Restart, Schedule, ServiceOptions};
 use crate::service::{Literal, ServiceDescriptor};
 
@@ -229,7 +230,10 @@ impl<'a> Attempt<'a> {
 
     /// Only the errors: of `[defaults]`, which is looked at once for all services.
     pub(super) fn finish_defaults(mut self) -> Vec<ConfigError> {
-        self.schedule();
+        let unused = self.schedule();
+        if let Some(schedule) = self.make_schedule(&unused) {
+            self.check_cron(&schedule);
+        }
         let broken = self.options.values().flatten().filter_map(|entry| entry.parsed.as_ref().err().cloned());
         self.errors.extend(broken);
         self.errors
@@ -248,6 +252,7 @@ impl<'a> Attempt<'a> {
             Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
         let mut unused: Vec<&'static str> = self.schedule();
         if let Some(schedule) = self.make_schedule(&unused) {
+            self.check_cron(&schedule);
             options.schedule = schedule;
         }
         unused.extend(self.restart(&mut options));
@@ -344,6 +349,22 @@ impl<'a> Attempt<'a> {
             }
             _ => None,
         }
+    }
+
+    /// Whether the runtime knows the cron schedule's expression and time zone.
+    fn check_cron(&mut self, schedule: &Schedule) {
+        let Schedule::Cron(cron) = schedule else { return };
+        let Err(mistake) = crate::cron::check(cron) else { return };
+        let Some(entry) = self.top(mistake.key()) else { return };
+        let setting = Setting::new(self.id, mistake.key(), &entry.origin);
+        self.errors.push(match mistake {
+            Mistake::NoFeature => ConfigError::Conflict { setting, problem: crate::cron::NO_FEATURE.to_owned() },
+            // What is said of a secret may hold it.
+            _ if entry.shown == value::REDACTED => {
+                ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }
+            }
+            _ => ConfigError::Value { setting, found: format!("{:?}", entry.shown), expected: mistake.to_string() },
+        });
     }
 
     /// Puts `restart` together; gives back the keys that are not in use.

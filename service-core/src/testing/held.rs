@@ -83,8 +83,8 @@ pub(crate) async fn moving<T>(registry: &ServiceRegistry, work: impl Future<Outp
     let mut work = pin!(work);
     let mut mover = pin!(async {
         loop {
-            let quiet = quiet_soon(registry).await;
-            tokio::time::advance(step(registry, quiet)).await;
+            real_time_passes().await;
+            tokio::time::advance(step(registry, is_quiet(registry))).await;
         }
     });
     std::future::poll_fn(|task| {
@@ -97,15 +97,20 @@ pub(crate) async fn moving<T>(registry: &ServiceRegistry, work: impl Future<Outp
     .await
 }
 
+/// So long that whatever waits for the real world only has likely come to its end.
+async fn real_time_passes() {
+    for _ in 0..SILENCE.as_millis() {
+        tokio::task::yield_now().await;
+        let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
+    }
+}
+
 /// One run outside of any loop, with small steps of the clock wherever nothing real has happened for a while.
 pub(super) async fn stepping<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     let mut mover = pin!(async {
         loop {
-            for _ in 0..SILENCE.as_millis() {
-                tokio::task::yield_now().await;
-                let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
-            }
+            real_time_passes().await;
             tokio::time::advance(STEP).await;
         }
     });

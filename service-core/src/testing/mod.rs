@@ -81,6 +81,12 @@ impl TestBed {
         Self { stage: Mutex::new(Stage::Making(Box::new(builder))), hold: Mutex::default() }
     }
 
+    /// Sets the wall clock of the running bed, as a time server or an operator would; tokio's clock, on which everything
+    /// but cron waits, goes on as it was. Forward, it is also what a machine sees that was suspended.
+    pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
+        self.services().await.inner.hub.clock.set(wall.into());
+    }
+
     /// A value that services share: `cx.state::<T>()`.
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {

@@ -52,8 +52,9 @@ impl Model {
         }
         let well = health.status == HealthStatus::Healthy;
         let unwell = match one.state {
-            ServiceState::Created | ServiceState::Stopped | ServiceState::Draining => false,
-            ServiceState::Starting => return Ok(()),
+            // It depends on who wanted it so, which `behaviour/health.rs` looks at.
+            ServiceState::Created | ServiceState::Stopped | ServiceState::Starting => return Ok(()),
+            ServiceState::Draining => false,
             ServiceState::Running => one.failures > 0 || one.degraded,
             _ => true,
         };

@@ -108,6 +108,7 @@ fn what_is_said_of_one_service_beats_what_is_said_of_all() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
 fn a_later_layers_schedule_replaces_one_of_another_kind() {
     let attribute = &[("cron", Literal::Str("0 3 * * *")), ("timezone", Literal::Str("Europe/Berlin"))];
     let resolved = toml("[mail]\ndelay = \"5m\"").resolve(attribute).unwrap();
@@ -128,6 +129,7 @@ fn a_later_layers_schedule_replaces_one_of_another_kind() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
 fn a_later_layer_changes_one_part_of_what_hangs_together() {
     let attribute = &[("cron", Literal::Str("0 3 * * *")), ("restart", Literal::Str("on_failure"))];
     let options = toml("[mail]\ntimezone = \"UTC\"\ncatch_up = \"latest\"\nmax_restarts = 9").options(attribute);
@@ -139,6 +141,7 @@ fn a_later_layer_changes_one_part_of_what_hangs_together() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
 fn defaults_for_all_are_no_mistake_where_they_do_not_fit() {
     let given = toml("[defaults]\ntimezone = \"Europe/Berlin\"\nrestart_delay = 5");
     assert_eq!(given.options(&[]), Options::default());

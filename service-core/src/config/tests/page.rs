@@ -33,6 +33,7 @@ struct Smtp {
 }
 
 #[test]
+#[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
 fn the_pages_examples_say_what_the_page_says() {
     let environment: Vec<_> = block("sh").lines().map(|line| line.split_once('=').unwrap()).collect();
     let read = |environment: &[(&'static str, &'static str)]| {

@@ -164,11 +164,15 @@ fn passwords_in_urls_are_left_out() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
 fn an_option_that_read_a_secret_does_not_show_it() {
     let given = toml("[mail]\ninterval = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2")]);
     let message = given.errors();
     assert!(message.contains("found •••") && !message.contains("hunter2"), "{message}");
-    let given = toml("[mail]\ncron = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2")]);
+    let given = toml("[mail]\ncron = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "hunter2 hunter3")]);
+    let message = given.errors();
+    assert!(message.contains("found •••, expected a cron expression") && !message.contains("unter"), "{message}");
+    let given = toml("[mail]\ncron = \"${ADMIN_TOKEN}\"").env([("ADMIN_TOKEN", "0 3 * * *")]);
     let resolved = given.resolve(&[]).unwrap();
     assert_eq!(resolved.explain(&resolved.options)[0].value, "•••");
 }

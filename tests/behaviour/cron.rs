@@ -1,0 +1,184 @@
+//! Cron schedules: by the clock on the wall, which jumps, repeats, is set and stands still.
+
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use service_core::ServiceOptions;
+use service_core::prelude::*;
+
+use crate::support::secs;
+
+/// When it ran, by the clock on the wall, to the second.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+struct Nightly(Seen);
+
+#[service(cron = "30 2 * * *", timezone = "Europe/Berlin", discover = false)]
+impl Nightly {
+    async fn update(&mut self, cx: &Context) {
+        let at = cx.services().get(cx.service_id()).and_then(|service| service.health().last_run);
+        self.0.lock().unwrap().push(wall(at.unwrap()));
+    }
+}
+
+fn wall(at: SystemTime) -> String {
+    humantime::format_rfc3339(at).to_string().replace('T', " ")[..16].to_owned()
+}
+
+fn at(text: &str) -> SystemTime {
+    humantime::parse_rfc3339(text).unwrap()
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_night_that_has_no_half_past_two_has_its_run_all_the_same() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-03-28T00:00:00Z"));
+    let service = bed.start(Nightly(seen.clone())).await;
+    assert_eq!(service.health().runs, 0, "not at start");
+    assert_eq!(service.health().next_run, Some(at("2026-03-28T01:30:00Z")));
+    bed.run_for(hours(72)).await;
+    assert_eq!(*seen.lock().unwrap(), ["2026-03-28 01:30", "2026-03-29 01:00", "2026-03-30 00:30"]);
+    let explanation = service.explain();
+    assert_eq!(explanation.schedule, "cron 30 2 * * * (Europe/Berlin)");
+    let runs: Vec<String> = explanation.next_runs.iter().map(|at| wall(*at)).collect();
+    let days = ["2026-03-31 00:30", "2026-04-01 00:30", "2026-04-02 00:30", "2026-04-03 00:30", "2026-04-04 00:30"];
+    assert_eq!(runs, days);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_night_that_has_it_twice_has_one_run() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-10-24T12:00:00Z"));
+    bed.start(Nightly(seen.clone())).await;
+    bed.run_for(hours(48)).await;
+    assert_eq!(*seen.lock().unwrap(), ["2026-10-25 00:30", "2026-10-26 01:30"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_over_its_runs_makes_up_one_of_them() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-06-01T12:00:00Z"));
+    let service = bed.start(Nightly(seen.clone())).await;
+    bed.run_for(hours(1)).await;
+    bed.set_wall_clock(at("2026-06-04T09:00:00Z")).await;
+    bed.run_for(secs(61)).await;
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-04 09:01"], "seen within a minute");
+    assert_eq!(service.health().next_run, Some(at("2026-06-05T00:30:00Z")));
+    bed.run_for(hours(24)).await;
+    assert_eq!(seen.lock().unwrap()[1..], ["2026-06-05 00:30"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_a_year_ahead_is_followed() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
+    bed.start(Nightly(seen.clone())).await;
+    bed.run_for(hours(1)).await;
+    bed.set_wall_clock(at("2026-06-01T00:10:00Z")).await;
+    bed.run_for(hours(1)).await;
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-01 00:30"], "half past two comes again, and no second run");
+    bed.set_wall_clock(at("2025-06-01T00:10:00Z")).await;
+    bed.run_for(hours(1)).await;
+    assert_eq!(seen.lock().unwrap()[1..], ["2025-06-01 00:30"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_and_initial_delay_hold_for_cron_too() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-06-01T00:00:00Z")).set("jitter", "10m").set("initial_delay", "1h").seed(1);
+    let service = bed.start(Nightly(seen.clone())).await;
+    assert_eq!(service.health().next_run, Some(at("2026-06-02T00:30:00Z")), "not in the initial delay");
+    bed.run_for(hours(24 * 20)).await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 19, "{seen:?}");
+    assert!(seen.iter().all(|at| (" 00:30".." 00:41").contains(&&at[10..])), "{seen:?}");
+    assert!(seen.iter().any(|at| !at.ends_with("00:30")), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_by_hand_and_a_pause_leave_the_schedule_alone() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
+    let service = bed.start(Nightly(seen.clone())).await;
+    service.run_now().await.unwrap();
+    bed.run_for(hours(1)).await;
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-01 00:00", "2026-06-01 00:30"]);
+    service.pause().await.unwrap();
+    bed.run_for(hours(24)).await;
+    service.resume().await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(seen.lock().unwrap()[2..], ["2026-06-02 01:00"], "what came due while it was paused runs at once");
+    bed.run_for(hours(24)).await;
+    assert_eq!(seen.lock().unwrap()[3..], ["2026-06-03 00:30"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_outlasts_the_next_fire_is_overdue() {
+    struct Slow;
+
+    #[service(cron = "*/10 * * * *", discover = false)]
+    impl Slow {
+        async fn update(&mut self) {
+            tokio::time::sleep(hours(1)).await;
+        }
+    }
+
+    let bed = TestBed::at(at("2026-06-01T00:05:00Z"));
+    let service = bed.start(Slow).await;
+    bed.run_for(secs(300 + 540)).await;
+    assert_eq!(service.health().reason, None);
+    bed.run_for(secs(90)).await;
+    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been going for 10 min 30 s");
+}
+
+/// What keeps a registry with this schedule from being built.
+async fn refused(options: ServiceOptions) -> String {
+    let builder = ServiceRegistry::builder().without_discovered();
+    let built = builder.service_with("nightly", Nightly(Seen::default()), options).build().await;
+    built.err().map_or_else(String::new, |error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
+    let options = || ServiceOptions::of::<Nightly>();
+    for (options, told) in [
+        (
+            options().cron("61 * * * *"),
+            "found \"61 * * * *\", expected a cron expression such as \"0 3 * * *\" (minute field `61`: ",
+        ),
+        (
+            options().cron("0 0 30 2 *"),
+            "found \"0 0 30 2 *\", expected a cron expression that fires at some time; this one",
+        ),
+        (options().timezone("Europe/Berlni"), "found \"Europe/Berlni\", expected a time zone such as"),
+        (options().catch_up(service_core::CatchUp::Latest), "needs a database that remembers the last fire"),
+    ] {
+        let error = refused(options).await;
+        assert!(error.contains("of service `nightly`") || error.contains("service `nightly`:"), "{error}");
+        assert!(error.contains(told), "{told} in {error}");
+        assert!(error.contains("ServiceOptions at tests/behaviour/cron.rs:"), "{error}");
+    }
+    assert_eq!(refused(options().cron("0 5 * * *")).await, "");
+}
+
+#[tokio::test]
+async fn every_layer_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services.toml");
+    std::fs::write(&file, "[defaults]\ncron = \"0 25 * * *\"\n[nightly]\ntimezone = \"Berlin\"").unwrap();
+    let builder = || ServiceRegistry::builder().without_discovered().service("nightly", Nightly(Seen::default()));
+    let error = builder().config_file(&file).build().await.unwrap_err().to_string();
+    assert!(
+        error.contains("`cron` of `[defaults]`") && error.contains("services.toml:2): found \"0 25 * * *\""),
+        "{error}"
+    );
+    assert!(error.contains("`timezone` of service `nightly`") && error.contains("services.toml:4"), "{error}");
+    let error = builder().set("nightly.cron", "0 0 31 2 *").build().await.unwrap_err().to_string();
+    assert!(error.contains(".set(\"nightly.cron\", …)): found \"0 0 31 2 *\""), "{error}");
+}

@@ -1,0 +1,221 @@
+//! Lines of one service: its states and lives, and how its instances are built.
+
+use service_core::prelude::*;
+
+use super::*;
+
+impl One {
+    // ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(crate) fn take(&mut self, line: &Line) -> Checked {
+        let at = line.at;
+        must!(at >= self.last_line, "time goes backwards");
+        self.last_line = at;
+        match &line.what {
+            What::State { from, to } => {
+                must!(*from == self.state, "a step from {from}, but it is {}", self.state);
+                must!(is_legal(*from, *to), "a step from {from} to {to}");
+                self.step(at, *to)?;
+                self.state = *to;
+            }
+            What::Registered => {
+                must!(!self.registered, "registered twice");
+                let (part, made) = (self.part.clone(), std::mem::take(&mut self.made));
+                let forgotten = std::mem::take(&mut self.forgotten);
+                let (all_runs, lives, registrations) = (self.all_runs, self.lives, self.registrations + 1);
+                let reports = std::mem::take(&mut self.reports);
+                *self = Self {
+                    all_runs,
+                    lives,
+                    registrations,
+                    made,
+                    forgotten,
+                    reports,
+                    last_line: at,
+                    ..Self::new(&part)
+                };
+            }
+            What::Unregistered => {
+                must!(self.life.is_none() && !self.state.is_running(), "unregistered, and it still runs");
+                self.registered = false;
+                self.forgotten.append(&mut self.made);
+            }
+            What::ConfigureBegan => self.begin_building(at)?,
+            What::ConfigureEnds(how) => {
+                let life = self.life()?;
+                must!(life.building.is_some(), "`configure` ends, but it had not begun");
+                life.configured = Some(*how);
+            }
+            What::Made { instance } => {
+                self.made.insert(*instance);
+            }
+            What::Built => self.built(at)?,
+            What::RunStarted { run } => self.run_started(at, *run)?,
+            What::Began { instance, run } => {
+                let known = self.life()?.instance.as_ref().map(|instance| (instance.serial, instance.broken));
+                must!(known == Some((*instance, false)), "the run is not the whole instance's: {known:?}");
+                let Some(current) = &mut self.life()?.run else { return Err("a run began unheard".to_owned()) };
+                must!(current.number == *run && current.started == at, "another run began");
+                must!(!current.inside, "two runs at once");
+                current.inside = true;
+            }
+            What::Ends(how) => {
+                let Some(run) = &mut self.life()?.run else { return Err("a run goes on after its end".to_owned()) };
+                run.how = Some(*how);
+            }
+            What::Left => {
+                let Some(run) = &mut self.life()?.run else { return Err("a run is left after its end".to_owned()) };
+                must!(run.inside, "a run is left that nobody was in");
+                run.inside = false;
+            }
+            What::RunFinished { run, took, processed, failed, again } => {
+                let how = How::Well { processed: *processed, failed: *failed, again: *again };
+                self.run_finished(at, *run, *took, how)?;
+            }
+            What::OnFailure { kind, count, wait, default, answer } => {
+                self.on_failure(at, *kind, *count, *wait, *default, *answer)?;
+            }
+            What::RunFailed { run, kind, count, decided, error } => {
+                self.run_failed(at, *run, *kind, *count, *decided, error)?;
+            }
+            What::Aborted => self.aborted(at)?,
+            What::CleanupBegan { instance } => self.cleanup_began(at, *instance)?,
+            What::Dropped { instance } => self.dropped(*instance)?,
+            What::Ended => self.instance_ended(at)?,
+            What::Restart { after } => self.restarts(at, *after)?,
+            What::OptionChanged { .. } => {}
+            What::Permit => self.permit(at)?,
+            What::Degraded => self.degraded = true,
+            What::Ask { .. } | What::Answer { .. } | What::GaveUp { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn step(&mut self, at: Ms, to: ServiceState) -> Checked {
+        let paused = self.paused;
+        if to == ServiceState::Starting {
+            must!(self.start_wanted == Some(at), "starts, and nobody asked for it");
+            self.begin_life(at);
+            return Ok(());
+        }
+        let state = self.state;
+        let life = self.life()?;
+        match to {
+            ServiceState::Running => {
+                must!(!paused || state == ServiceState::Starting, "goes on, but it is paused");
+                must!(life.up, "is running, and nothing was built");
+                if life.retrying && life.renew {
+                    life.renew_at(at);
+                    self.failures = 0;
+                } else if life.retrying {
+                    life.may_begin(at, false)?;
+                }
+            }
+            ServiceState::Paused => must!(paused, "is paused, and nobody asked for it"),
+            ServiceState::BackingOff => must!(life.retrying && !paused, "backs off for no reason"),
+            ServiceState::Draining => {
+                let by_itself = life.verdict == Some(Verdict::Stop);
+                life.stop.get_or_insert(at);
+                must!(by_itself || life.stop == Some(at), "was told to stop at {:?}", life.stop);
+            }
+            ServiceState::Stopped => {
+                must!(life.is_over(), "stopped, and something still goes on");
+                let ends = life.stop.unwrap_or_default().max(life.free);
+                must!(at == ends, "stopped at {at}, and ought to have at {ends}");
+                self.end_life();
+            }
+            ServiceState::Failed => {
+                must!(life.is_over(), "failed, and something still goes on");
+                must!(life.verdict == Some(Verdict::Fail), "failed, after {:?} was decided", life.verdict);
+                must!(at == life.free, "failed at {at}, and ought to have at {}", life.free);
+                self.failed_life = Some(self.lives);
+                self.end_life();
+            }
+            other => return Err(format!("became {other}")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_life(&mut self, at: Ms) {
+        self.start_wanted = None;
+        self.lives += 1;
+        (self.paused, self.failures, self.degraded) = (false, 0, false);
+        self.life = Some(Life {
+            stop: None,
+            known: self.leaving,
+            hurried: false,
+            waits: false,
+            tried: false,
+            up: false,
+            timetable: None,
+            building: None,
+            configured: None,
+            instance: None,
+            run: None,
+            plan: Some(Window::at(at, Kind::AtOnce)),
+            asked: None,
+            waiting: Vec::new(),
+            free: at,
+            verdict: None,
+            retrying: false,
+            renew: false,
+            aborted: false,
+            granted: Vec::new(),
+        });
+    }
+
+    pub(super) fn end_life(&mut self) {
+        self.paused = false;
+        if let Some(life) = self.life.take() {
+            self.resolve(life.waiting, &Answer::Refused("ended".to_owned()));
+        }
+    }
+
+    // ── building ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn begin_building(&mut self, at: Ms) -> Checked {
+        let paused = self.paused && self.state == ServiceState::Paused;
+        let life = self.life()?;
+        must!(life.instance.is_none() && life.building.is_none(), "builds an instance beside another");
+        life.may_begin(at, paused)?;
+        (life.tried, life.building, life.configured) = (true, Some(at), None);
+        Ok(())
+    }
+
+    pub(super) fn built(&mut self, at: Ms) -> Checked {
+        if self.part.origin == Origin::ReadyMade {
+            must!(!self.used_up, "a ready-made instance was handed out twice");
+            self.used_up = true;
+            self.begin_building(at)?;
+        } else {
+            let configured = self.life()?.configured;
+            must!(matches!(configured, Some(How::Well { .. })), "built, though `configure` ended as {configured:?}");
+        }
+        must!(self.made.len() == 1, "built out of {:?}", self.made);
+        let serial = self.made.pop_first().unwrap_or_default();
+        let (schedule, part) = (self.schedule, self.part.clone());
+        let life = self.life()?;
+        (life.building, life.free) = (None, at);
+        life.instance = Some(Instance { serial, broken: false, cleaning: None, dropped: false });
+        if !life.up {
+            let (timetable, window) = Timetable::new(schedule, &part, at);
+            (life.up, life.timetable, life.plan, life.retrying) = (true, Some(timetable), Some(window), false);
+            self.failures = 0;
+        }
+        Ok(())
+    }
+}
+
+fn is_legal(from: ServiceState, to: ServiceState) -> bool {
+    use ServiceState::{BackingOff, Created, Draining, Failed, Paused, Running, Starting, Stopped};
+    matches!(
+        (from, to),
+        (Created | Stopped | Failed, Starting)
+            | (Starting, Running | BackingOff)
+            | (Running, Paused | BackingOff)
+            | (Paused, Running | BackingOff)
+            | (BackingOff, Running | Paused)
+            | (Starting | Running | Paused | BackingOff, Draining | Failed)
+            | (Draining, Stopped)
+    )
+}

@@ -1,0 +1,344 @@
+//! One service as it ought to be: what is asked of it, and what it should have done by now. What it may do stands in
+//! `lines` and `runs`.
+
+mod lines;
+mod runs;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use service_core::prelude::*;
+
+use super::{Checked, must};
+use crate::cast::{Origin, Part, Schedule};
+use crate::plan::{Kind, Timetable, Window, grant, retry_wait};
+use crate::trace::{Advice, Answer, Ask, Decision, How, Line, Ms, What};
+
+/// One service as it ought to be.
+pub(crate) struct One {
+    pub(super) part: Part,
+    pub(super) registered: bool,
+    pub(super) registrations: u32,
+    /// It is being unregistered: what is started meanwhile is stopped again.
+    leaving: bool,
+    pub(super) state: ServiceState,
+    pub(super) paused: bool,
+    schedule: Schedule,
+    retry_delay: Ms,
+    /// A ready-made instance has been handed out.
+    used_up: bool,
+    /// Since it was registered.
+    pub(super) runs: u64,
+    pub(super) errors: u64,
+    pub(super) processed: u64,
+    pub(super) restarts: u64,
+    pub(super) last_run: Option<Ms>,
+    pub(super) last_duration: Option<Ms>,
+    pub(super) last_error: Option<String>,
+    /// In the life that it is in, or was last.
+    pub(super) failures: u32,
+    pub(super) degraded: bool,
+    pub(super) all_runs: u64,
+    pub(super) lives: u32,
+    pub(super) failed_life: Option<u32>,
+    start_wanted: Option<Ms>,
+    pub(super) life: Option<Life>,
+    pub(super) last_line: Ms,
+    /// Instances that were made and not built in yet; and those of them that were registered and forgotten.
+    made: BTreeSet<u32>,
+    forgotten: BTreeSet<u32>,
+    permits: VecDeque<Ms>,
+    reports: BTreeMap<u32, Option<Answer>>,
+}
+
+/// From `Starting` to `Stopped` or `Failed`.
+pub(crate) struct Life {
+    /// It was told to stop, and whether it is known by whom.
+    pub(super) stop: Option<Ms>,
+    known: bool,
+    hurried: bool,
+    /// It waits for those that it depends on.
+    waits: bool,
+    tried: bool,
+    pub(super) up: bool,
+    timetable: Option<Timetable>,
+    building: Option<Ms>,
+    configured: Option<How>,
+    pub(super) instance: Option<Instance>,
+    pub(super) run: Option<Run>,
+    plan: Option<Window>,
+    asked: Option<Ms>,
+    waiting: Vec<u32>,
+    /// Since when nothing has stood in the way of what is to be done.
+    free: Ms,
+    /// What was decided and is not done yet.
+    verdict: Option<Verdict>,
+    pub(super) retrying: bool,
+    renew: bool,
+    aborted: bool,
+    granted: Vec<Ms>,
+}
+
+pub(crate) struct Instance {
+    serial: u32,
+    broken: bool,
+    pub(super) cleaning: Option<Ms>,
+    dropped: bool,
+}
+
+pub(crate) struct Run {
+    number: u64,
+    started: Ms,
+    inside: bool,
+    how: Option<How>,
+    on_failure: Option<(Decision, Option<Decision>)>,
+    waiting: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Retry(Ms),
+    Regular,
+    Stop,
+    Restart,
+    /// Failed, and was told in time to go on with a fresh instance.
+    Renew,
+    Fail,
+}
+
+impl One {
+    pub(super) fn new(part: &Part) -> Self {
+        Self {
+            part: part.clone(),
+            registered: true,
+            registrations: 1,
+            leaving: false,
+            state: ServiceState::Created,
+            paused: false,
+            schedule: part.schedule,
+            retry_delay: part.retry_delay,
+            used_up: false,
+            runs: 0,
+            errors: 0,
+            processed: 0,
+            restarts: 0,
+            last_run: None,
+            last_duration: None,
+            last_error: None,
+            failures: 0,
+            degraded: false,
+            all_runs: 0,
+            lives: 0,
+            failed_life: None,
+            start_wanted: None,
+            life: None,
+            last_line: 0,
+            made: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            permits: VecDeque::new(),
+            reports: BTreeMap::new(),
+        }
+    }
+
+    fn life(&mut self) -> Result<&mut Life, String> {
+        self.life.as_mut().ok_or_else(|| "it does not run".to_owned())
+    }
+
+    // ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn may_start(&self) -> bool {
+        self.registered && matches!(self.state, ServiceState::Created | ServiceState::Stopped) && !self.used_up
+    }
+
+    pub(super) fn will_start(&mut self, at: Ms) {
+        self.start_wanted = Some(at);
+    }
+
+    fn is_failing(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.verdict == Some(Verdict::Fail))
+    }
+
+    /// Takes what is asked as done where it is allowed, and says whether it is.
+    pub(super) fn ask(&mut self, at: Ms, n: u32, ask: Ask, within: bool) -> bool {
+        use ServiceState::{BackingOff, Draining, Failed, Paused, Running, Starting};
+        let (state, failing) = (self.state, self.is_failing());
+        let allowed = match ask {
+            Ask::Start => self.may_start(),
+            Ask::Stop => true,
+            Ask::Pause => !self.paused && matches!(state, Running | BackingOff | Starting) && !failing,
+            Ask::Resume => self.paused && state != Draining && state.is_running() && !failing,
+            Ask::RunNow => matches!(state, Running | BackingOff | Paused) && !failing,
+            Ask::Reset if within => !self.used_up && state != Draining && !failing,
+            Ask::Reset => state == Failed && !self.used_up,
+            Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) => self.registered,
+            other => unreachable!("{other:?} is not asked of one service"),
+        };
+        if !allowed {
+            return false;
+        }
+        match ask {
+            Ask::Reset if within => {
+                if let Some(life) = &mut self.life {
+                    life.renew = true;
+                }
+            }
+            Ask::Start | Ask::Reset => self.will_start(at),
+            Ask::Stop | Ask::Unregister => {
+                self.leaving |= ask == Ask::Unregister;
+                if let Some(life) = &mut self.life {
+                    life.known = true;
+                    life.stop.get_or_insert(at);
+                }
+            }
+            Ask::Pause => self.paused = true,
+            Ask::Resume => {
+                self.paused = false;
+                if let Some(life) = &mut self.life {
+                    life.free = life.free.max(at);
+                }
+            }
+            Ask::RunNow => {
+                if let Some(life) = &mut self.life {
+                    life.asked.get_or_insert(at);
+                    if !within {
+                        life.waiting.push(n);
+                        self.reports.insert(n, None);
+                    }
+                }
+            }
+            Ask::SetInterval(time) => {
+                self.schedule = match self.schedule {
+                    Schedule::Delay(_) => Schedule::Delay(time),
+                    _ => Schedule::Interval(time),
+                };
+                if let Some(life) = &mut self.life
+                    && let Some(timetable) = &mut life.timetable
+                {
+                    timetable.schedule = self.schedule;
+                    life.plan = life.plan.map(|plan| timetable.changed(plan, at));
+                }
+            }
+            Ask::SetRetryDelay(time) => self.retry_delay = time,
+            _ => {}
+        }
+        true
+    }
+
+    pub(super) fn forget_waiter(&mut self, n: u32) {
+        self.reports.remove(&n);
+    }
+
+    /// The answer to a `run_now`: the run's own.
+    pub(super) fn reports(&mut self, n: u32, answer: &Answer) -> Checked {
+        let expected = self.reports.remove(&n).flatten();
+        match (&expected, answer) {
+            (
+                Some(Answer::Ran { error: Some(error), took, .. }),
+                Answer::Ran { error: Some(found), took: after, .. },
+            ) => {
+                must!(
+                    found == error && took == after,
+                    "`run_now` reports another failure than {expected:?}: {answer:?}"
+                );
+            }
+            (Some(Answer::Refused(_)), Answer::Refused(_)) => {}
+            _ => must!(expected.as_ref() == Some(answer), "`run_now` answers {answer:?}, and not {expected:?}"),
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, waiting: Vec<u32>, answer: &Answer) {
+        for n in waiting {
+            if let Some(report) = self.reports.get_mut(&n) {
+                *report = Some(answer.clone());
+            }
+        }
+    }
+
+    // ── what the others do ───────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn knows_why_it_stops(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.known)
+    }
+
+    pub(super) fn hurry(&mut self) {
+        if let Some(life) = &mut self.life {
+            life.hurried = true;
+        }
+    }
+
+    pub(super) fn begins_its_first_try(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| !life.tried)
+    }
+
+    pub(super) fn see_dependencies(&mut self, at: Ms, up: bool) {
+        if let Some(life) = self.life.as_mut().filter(|life| !life.tried) {
+            if up && life.waits {
+                life.free = at;
+            }
+            life.waits = !up;
+        }
+    }
+
+    // ── now and then ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Whether it does what it should by now.
+    pub(super) fn look(&self, now: Ms) -> Checked {
+        if let Some(wanted) = self.start_wanted {
+            must!(now == wanted, "ought to have started at {wanted}");
+        }
+        let Some(life) = self.life.as_ref().filter(|_| now > self.last_line) else { return Ok(()) };
+        let drain = self.part.drain;
+        if let Some(run) = &life.run {
+            let over = self.part.timeout.map(|timeout| run.started + timeout);
+            must!(over.is_none_or(|over| now <= over), "its run is past its timeout");
+        }
+        if let Some(since) = life.instance.as_ref().and_then(|instance| instance.cleaning) {
+            must!(now <= since + drain, "its `cleanup` does not end");
+            return Ok(());
+        }
+        if let Some(stop) = life.stop {
+            let goes_on = life.run.is_some() || life.building.is_some();
+            must!(goes_on && now <= stop.max(life.building.unwrap_or_default()) + drain, "it does not stop");
+            return Ok(());
+        }
+        if life.run.is_some() || life.building.is_some() || life.waits {
+            return Ok(());
+        }
+        let asked = life.asked.map(|asked| asked.max(life.free));
+        must!(asked.is_none_or(|asked| now <= asked), "a run was asked for, and none begins");
+        if self.state != ServiceState::Paused {
+            let due = life.plan.map(|plan| plan.to.max(life.free)).ok_or("it plans nothing")?;
+            must!(now <= due, "a run was due at {due}, and none begins");
+        }
+        let expected = match (self.paused, life.up) {
+            (true, true) => ServiceState::Paused,
+            (true, false) => self.state,
+            (false, _) if life.retrying => ServiceState::BackingOff,
+            (false, true) => ServiceState::Running,
+            (false, false) => ServiceState::Starting,
+        };
+        must!(self.state == expected, "it is {}, and ought to be {expected}", self.state);
+        Ok(())
+    }
+
+    /// Whether nothing is left over.
+    pub(super) fn end(&self) -> Checked {
+        must!(self.life.is_none(), "it still runs after the shutdown");
+        must!(self.reports.is_empty(), "reports were never given: {:?}", self.reports.keys());
+        Ok(())
+    }
+
+    /// Whether nothing goes on but waiting, and has not for a while.
+    pub(super) fn is_settled(&self, now: Ms) -> bool {
+        let busy = |life: &Life| {
+            let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
+            life.run.is_some() || life.building.is_some() || cleaning || life.stop.is_some()
+        };
+        now > self.last_line && !self.life.as_ref().is_some_and(busy)
+    }
+
+    /// When its next run may begin, while it waits for it.
+    pub(super) fn due(&self) -> Option<Window> {
+        self.life.as_ref()?.plan
+    }
+}

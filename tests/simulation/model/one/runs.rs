@@ -1,0 +1,356 @@
+//! Runs and failures of one service, and the ends of its instances.
+
+use service_core::FailureKind;
+
+use super::*;
+
+impl One {
+    // ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn run_started(&mut self, at: Ms, number: u64) -> Checked {
+        must!(
+            matches!(self.state, ServiceState::Running | ServiceState::Paused),
+            "a run begins, but it is {}",
+            self.state
+        );
+        self.runs += 1;
+        self.all_runs += 1;
+        must!(number == self.runs, "run {number} begins, and ought to be {}", self.runs);
+        (self.last_run, self.degraded) = (Some(at), false);
+        let paused = self.paused;
+        let life = self.life()?;
+        must!(life.run.is_none(), "two runs at once");
+        must!(life.up && life.instance.is_some(), "a run without an instance");
+        life.may_begin(at, paused)?;
+        (life.asked, life.plan, life.retrying) = (None, None, false);
+        let waiting = std::mem::take(&mut life.waiting);
+        life.run = Some(Run { number, started: at, inside: false, how: None, on_failure: None, waiting });
+        Ok(())
+    }
+
+    /// The run in flight is over.
+    pub(super) fn end_run(&mut self, at: Ms, number: u64) -> Result<Run, String> {
+        let life = self.life()?;
+        let run = life.run.take().ok_or("a run ends that had not begun")?;
+        must!(run.number == number, "run {number} ends, but {} was in flight", run.number);
+        must!(!run.inside, "run {number} has ended, and its code still goes on");
+        life.free = at;
+        if let Some(timetable) = &mut life.timetable {
+            timetable.ran(run.started, at);
+        }
+        self.last_duration = Some(at - run.started);
+        Ok(run)
+    }
+
+    pub(super) fn run_finished(&mut self, at: Ms, number: u64, took: Ms, how: How) -> Checked {
+        let timeout = self.part.timeout;
+        let run = self.end_run(at, number)?;
+        must!(run.how == Some(how), "reported as {how:?}, and it was {:?}", run.how);
+        must!(took == at - run.started, "took {took} ms, and ran for {} ms", at - run.started);
+        must!(timeout.is_none_or(|timeout| took <= timeout), "ran for {took} ms, longer than its timeout");
+        let How::Well { processed, failed, again } = how else { unreachable!("a finished run went well") };
+        self.failures = 0;
+        self.processed += processed;
+        self.resolve(run.waiting, &Answer::Ran { error: None, processed, failed, again, took });
+        self.life()?.plan_regular()?;
+        if again {
+            self.life()?.plan = Some(Window::at(at, Kind::AtOnce));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_failure(
+        &mut self,
+        at: Ms,
+        kind: FailureKind,
+        count: u32,
+        wait: Ms,
+        default: Decision,
+        answer: Option<Decision>,
+    ) -> Checked {
+        let (failures, expected) = (self.failures + 1, retry_wait(&self.part, self.retry_delay, self.failures + 1));
+        let past = failures > self.part.max_failures;
+        let life = self.life()?;
+        let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
+        must!(!cleaning, "`on_failure` is asked after `cleanup`");
+        let Some(run) = &mut life.run else { return Err("`on_failure` is asked without a run".to_owned()) };
+        must!(run.on_failure.is_none(), "`on_failure` is asked twice");
+        let right = advised(advice(run.how), past);
+        must!(count == failures, "`on_failure` is told of failure {count}, and it is number {failures}");
+        must!(wait == expected, "`on_failure` is told of a wait of {wait} ms, and it is {expected} ms");
+        must!(default == right, "`on_failure` is told {default:?}, and by default it is {right:?}");
+        must!(kind == kind_of(run.how), "`on_failure` is told of {kind:?} at {at}, after {:?}", run.how);
+        run.on_failure = Some((default, answer));
+        Ok(())
+    }
+
+    pub(super) fn run_failed(
+        &mut self,
+        at: Ms,
+        number: u64,
+        kind: FailureKind,
+        count: u32,
+        decided: Decision,
+        error: &str,
+    ) -> Checked {
+        let timeout = self.part.timeout;
+        let failures = self.failures + 1;
+        let past = failures > self.part.max_failures;
+        must!(count == failures, "failure {count}, and it is number {failures} in a row");
+        let stop = self.life()?.stop;
+        let (decision, waiting, took);
+        if self.life()?.run.is_some() {
+            let run = self.end_run(at, number)?;
+            let ran = at - run.started;
+            must!(kind == kind_of(run.how), "{kind:?}, after {:?}", run.how);
+            let life = self.life()?;
+            let panicked = kind == FailureKind::Panic;
+            if std::mem::take(&mut life.aborted) {
+                must!(run.how.is_none() && run.on_failure.is_none(), "an aborted run ended as {:?}", run.how);
+                decision = Decision::Stop;
+            } else {
+                if run.how.is_none() {
+                    must!(timeout == Some(ran), "cut after {ran} ms, and its timeout is {timeout:?}");
+                }
+                let (default, answer) = run.on_failure.ok_or("`on_failure` was not asked")?;
+                decision = answer.unwrap_or(default);
+                if let Some(instance) = &mut life.instance {
+                    instance.broken = panicked || answer.is_none();
+                }
+            }
+            (waiting, took) = (run.waiting, ran);
+        } else {
+            let runs = self.runs;
+            let life = self.life()?;
+            must!(life.building.take().is_some(), "a failure, and nothing went on");
+            must!(number == runs, "`configure` failed for run {number}, after run {runs}");
+            let how = life.configured.take();
+            must!(kind == kind_of(how) && how.is_some(), "{kind:?}, but `configure` ended as {how:?}");
+            (life.free, life.asked) = (at, None);
+            decision = advised(advice(how), past);
+            (waiting, took) = (std::mem::take(&mut life.waiting), 0);
+        }
+        self.errors += 1;
+        self.last_error = Some(error.to_owned());
+        let report = Answer::Ran { error: Some(error.to_owned()), processed: 0, failed: 0, again: false, took };
+        self.resolve(waiting, &report);
+        self.decide(at, stop.is_some(), decision, decided, failures)
+    }
+
+    /// What is to follow this failure.
+    pub(super) fn decide(
+        &mut self,
+        at: Ms,
+        stopping: bool,
+        decision: Decision,
+        decided: Decision,
+        failures: u32,
+    ) -> Checked {
+        let (part, retry_delay) = (self.part.clone(), self.retry_delay);
+        let ready_made = part.origin == Origin::ReadyMade;
+        let life = self.life()?;
+        let broken = life.instance.as_ref().is_some_and(|instance| instance.broken);
+        let past = failures > part.max_failures;
+        let mut verdict = match decision {
+            Decision::Retry | Decision::RetryAfter(_) if past => Verdict::Fail,
+            Decision::Retry => Verdict::Retry(retry_wait(&part, retry_delay, failures)),
+            Decision::RetryAfter(wait) => Verdict::Retry(wait),
+            Decision::Ignore => Verdict::Regular,
+            Decision::Stop => Verdict::Stop,
+            Decision::Fail => Verdict::Fail,
+        };
+        if broken && ready_made && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
+            verdict = Verdict::Fail;
+        }
+        let right = if verdict == Verdict::Fail { Decision::Fail } else { decision };
+        must!(decided == right, "told as {decided:?}, and it is {right:?}");
+        if verdict == Verdict::Fail && !stopping && life.renew {
+            verdict = Verdict::Renew;
+        } else if verdict == Verdict::Fail && !stopping {
+            let restart = part.restart.filter(|_| !ready_made);
+            if restart.is_some_and(|restart| grant(&mut life.granted, restart, at)) {
+                verdict = Verdict::Restart;
+            }
+        }
+        if verdict == Verdict::Stop {
+            life.known = true;
+            life.stop.get_or_insert(at);
+        }
+        life.verdict = Some(verdict);
+        if !broken {
+            life.carry_out(at)?;
+        }
+        if decided != Decision::Ignore {
+            self.failures = failures;
+        }
+        Ok(())
+    }
+
+    pub(super) fn aborted(&mut self, at: Ms) -> Checked {
+        let drain = self.part.drain;
+        let life = self.life()?;
+        let since = match &life.instance {
+            Some(Instance { cleaning: Some(since), .. }) => *since,
+            _ => life.stop.ok_or("something was aborted, and nobody said stop")?.max(life.building.unwrap_or_default()),
+        };
+        let took = at - since;
+        must!(took == drain || (life.hurried && took <= drain), "aborted after {took} ms, and {drain} ms it may take");
+        if life.building.take().is_some() {
+            life.free = at;
+        } else if life.run.is_some() {
+            life.aborted = true;
+        }
+        Ok(())
+    }
+
+    // ── the end of an instance ───────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn cleanup_began(&mut self, at: Ms, serial: u32) -> Checked {
+        let life = self.life()?;
+        must!(life.run.is_none(), "`cleanup` begins during a run");
+        let ends = life.stop.is_some() || life.renew || matches!(life.verdict, Some(Verdict::Fail | Verdict::Restart));
+        let since = life.stop.unwrap_or_default().max(life.free);
+        let Some(instance) = &mut life.instance else { return Err("`cleanup` without an instance".to_owned()) };
+        must!(instance.serial == serial, "`cleanup` of another instance");
+        must!(instance.cleaning.is_none(), "`cleanup` is called twice");
+        must!(ends || instance.broken, "`cleanup` of an instance that is still wanted");
+        must!(at == since, "`cleanup` begins at {at}, and ought to at {since}");
+        instance.cleaning = Some(at);
+        Ok(())
+    }
+
+    pub(super) fn dropped(&mut self, serial: u32) -> Checked {
+        if self.made.remove(&serial) || self.forgotten.remove(&serial) {
+            return Ok(());
+        }
+        let instance = self.life()?.instance.as_mut().filter(|instance| instance.serial == serial);
+        let Some(instance) = instance else { return Err(format!("instance {serial} lived on after its end")) };
+        must!(instance.cleaning.is_some(), "dropped without `cleanup`");
+        instance.dropped = true;
+        Ok(())
+    }
+
+    pub(super) fn instance_ended(&mut self, at: Ms) -> Checked {
+        let drain = self.part.drain;
+        let life = self.life()?;
+        let Some(instance) = life.instance.take() else { return Err("an instance ends that was not there".to_owned()) };
+        let since = instance.cleaning.ok_or("an instance ended without `cleanup`")?;
+        must!(instance.dropped, "an instance has ended and was not dropped");
+        must!(at - since <= drain, "`cleanup` took {} ms, and {drain} ms it may take", at - since);
+        life.free = at;
+        if instance.broken {
+            life.carry_out(at)?;
+        }
+        if life.renew && !matches!(life.verdict, Some(Verdict::Fail | Verdict::Restart | Verdict::Stop)) {
+            // Where it is told to back off first, it is told to go on in the same moment.
+            let retrying = life.retrying;
+            if !(retrying && instance.broken) || life.stop.is_some() || self.paused {
+                self.life()?.renew_at(at);
+                self.failures = 0;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn restarts(&mut self, at: Ms, after: Ms) -> Checked {
+        let delay = self.part.restart.map(|restart| restart.delay);
+        must!(delay == Some(after), "a restart after {after} ms, and it is {delay:?}");
+        let life = self.life()?;
+        must!(life.verdict == Some(Verdict::Restart), "a restart, after {:?} was decided", life.verdict);
+        must!(life.instance.is_none() && life.free == at, "a restart beside the old instance");
+        (life.verdict, life.retrying) = (None, true);
+        life.plan = Some(Window::at(at + after, Kind::Retry));
+        self.failures = 0;
+        self.restarts += 1;
+        Ok(())
+    }
+
+    pub(super) fn permit(&mut self, at: Ms) -> Checked {
+        let Some((most, per)) = self.part.rate else { return Err("a permit without a limit".to_owned()) };
+        self.permits.push_back(at);
+        if self.permits.len() > most {
+            let earlier = self.permits.pop_front().unwrap_or_default();
+            must!(at - earlier >= per, "{} permits within {} ms", most + 1, at - earlier);
+        }
+        Ok(())
+    }
+}
+
+impl Life {
+    /// Whether a run, or the building of an instance for it, may begin at this moment.
+    pub(super) fn may_begin(&self, at: Ms, paused: bool) -> Checked {
+        must!(self.stop.is_none(), "something begins after a stop");
+        let broken = self.instance.as_ref().is_some_and(|instance| instance.broken || instance.cleaning.is_some());
+        must!(!broken, "something begins with an instance that has ended");
+        if let Some(asked) = self.asked {
+            let due = asked.max(self.free);
+            // A run that was due anyway in the same moment answers the request as well.
+            must!(at == due, "a run that was asked for at {asked} begins at {at}, and ought to at {due}");
+            return Ok(());
+        }
+        must!(!paused, "a scheduled run while paused");
+        let plan = self.plan.ok_or("something begins that nobody planned")?;
+        let latest = plan.to.max(self.free);
+        must!(plan.from <= at, "begins at {at}, before it is due: {plan:?}");
+        must!(at <= latest, "begins at {at}, late: {plan:?}, free since {}", self.free);
+        Ok(())
+    }
+
+    pub(super) fn plan_regular(&mut self) -> Checked {
+        let timetable = self.timetable.as_mut().ok_or("a regular run before it was up")?;
+        self.plan = Some(timetable.next());
+        Ok(())
+    }
+
+    /// What was decided after a failure is done now that nothing stands in its way.
+    pub(super) fn carry_out(&mut self, at: Ms) -> Checked {
+        match self.verdict {
+            Some(Verdict::Retry(wait)) => {
+                self.plan = Some(Window::at(at + wait, Kind::Retry));
+                (self.retrying, self.verdict) = (true, None);
+            }
+            Some(Verdict::Regular) => {
+                self.plan_regular()?;
+                self.verdict = None;
+            }
+            Some(Verdict::Stop | Verdict::Restart | Verdict::Renew | Verdict::Fail) | None => {}
+        }
+        Ok(())
+    }
+
+    /// A fresh instance follows at once.
+    pub(super) fn renew_at(&mut self, at: Ms) {
+        (self.renew, self.retrying, self.verdict) = (false, false, None);
+        self.plan = Some(Window::at(at, Kind::AtOnce));
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.run.is_none() && self.instance.is_none() && self.building.is_none()
+    }
+}
+
+fn advice(how: Option<How>) -> Advice {
+    match how {
+        Some(How::Badly(advice)) => advice,
+        _ => Advice::None,
+    }
+}
+
+/// What follows by default.
+fn advised(advice: Advice, past: bool) -> Decision {
+    match advice {
+        Advice::Fatal => Decision::Fail,
+        _ if past => Decision::Fail,
+        Advice::RetryAfter(wait) => Decision::RetryAfter(wait),
+        Advice::None => Decision::Retry,
+    }
+}
+
+/// Code that did not end by itself was cut.
+fn kind_of(how: Option<How>) -> FailureKind {
+    match how {
+        Some(How::Panics) => FailureKind::Panic,
+        Some(_) => FailureKind::Error,
+        None => FailureKind::Timeout,
+    }
+}
