@@ -87,7 +87,7 @@ impl fmt::Display for Place {
 impl Planned {
     #[track_caller]
     pub(crate) fn ready_made<S: Service>(id: &str, service: S, options: Option<ServiceOptions>) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Mutex::new(Some(Box::new(service)))), options)
+        Self::by_hand::<S>(id, Factory::ReadyMade(Box::new(Mutex::new(Some(Box::new(service))))), options)
     }
 
     #[track_caller]
@@ -110,7 +110,7 @@ impl Planned {
     /// For one run without a registry.
     #[cfg(feature = "testing")]
     pub(crate) fn without_instance<S: Service>(id: &str) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Mutex::new(None)), None)
+        Self::by_hand::<S>(id, Factory::ReadyMade(Box::default()), None)
     }
 
     #[track_caller]

@@ -12,6 +12,7 @@ pub(crate) enum Caught<T> {
 }
 
 /// Calls `work` and catches its panic. Whatever it had in hand is ended by the caller, never used again.
+#[inline]
 pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Caught<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(value) => Caught::Returned(value),

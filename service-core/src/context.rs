@@ -46,7 +46,7 @@ impl Context {
 
     /// Who this service acts as: its options say, else the builder, else the variable `SYSTEM_ID`, else `system`.
     pub fn requester_id(&self) -> &str {
-        self.entry.requester_id.as_deref().unwrap_or(&self.entry.hub.requester_id)
+        self.entry.requester_id().unwrap_or(&self.entry.hub.requester_id)
     }
 
     /// The number of this run, from 1; 0 in the first instance's `configure`.
@@ -74,12 +74,12 @@ impl Context {
 
     /// The service's counters and gauges.
     pub fn metrics(&self) -> &Metrics {
-        &self.entry.metrics
+        self.entry.metrics()
     }
 
     /// Says that the service works, but not well: shown in its health until the next run begins.
     pub fn degraded(&self, reason: impl Into<String>) {
-        self.entry.lock().degraded = Some(reason.into().into_boxed_str());
+        self.entry.lock().set_degraded(reason.into().into_boxed_str());
     }
 
     /// Whether this service has been told to stop.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::config::Resolved;
@@ -62,23 +63,24 @@ impl StopBy {
 pub(crate) struct Stats {
     pub(crate) runs: u64,
     pub(crate) processed: u64,
-    pub(crate) errors: u64,
-    pub(crate) restarts: u64,
+    pub(crate) errors: u32,
+    pub(crate) restarts: u32,
     pub(crate) last_started: Option<Instant>,
-    pub(crate) last_duration: Duration,
-    /// Moving average of the durations of runs that ended well, in seconds.
-    pub(crate) usual: f32,
+    last_nanos: u64,
     pub(crate) last_error: Option<Error>,
 }
 
 impl Stats {
-    pub(crate) fn last_ended(&self) -> Option<Instant> {
-        self.last_started.map(|started| started + self.last_duration)
+    pub(crate) fn last_duration(&self) -> Duration {
+        Duration::from_nanos(self.last_nanos)
     }
 
-    fn learn(&mut self, duration: Duration) {
-        let seconds = duration.as_secs_f32();
-        self.usual = if self.usual == 0.0 { seconds } else { self.usual.mul_add(0.8, seconds * 0.2) };
+    fn set_last_duration(&mut self, duration: Duration) {
+        self.last_nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    pub(crate) fn last_ended(&self) -> Option<Instant> {
+        self.last_started.map(|started| later(started, self.last_duration()))
     }
 }
 
@@ -93,8 +95,21 @@ pub(crate) enum Hold {
     Restart,
 }
 
-/// Who waits for a run. Boxed, for there is seldom anyone.
-type Waiters = Box<Vec<oneshot::Sender<RunReport>>>;
+/// Who waits for a run.
+pub(crate) type Waiters = Vec<oneshot::Sender<RunReport>>;
+
+/// What is seldom there: apart, so that a waiting service takes no memory for it.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Who wants the next run.
+    waiters: Waiters,
+    /// Who waits for the run in flight.
+    served: Waiters,
+    hold: Option<Hold>,
+    degraded: Option<Box<str>>,
+    /// An operator's override pauses it: which.
+    held_by: Option<Box<str>>,
+}
 
 /// Everything that both sides share.
 #[derive(Debug)]
@@ -118,15 +133,10 @@ pub(crate) struct Control {
     pub(crate) renew: bool,
     /// The settings of its own have changed: the next run wants a fresh instance.
     pub(crate) reconfigure: bool,
-    /// An operator's override pauses it: which.
-    pub(crate) held_by: Option<Box<str>>,
-    /// And nobody else did.
+    /// An operator's override pauses it, and nobody else did.
     pub(crate) paused_by_override: bool,
-    /// A run is wanted, by these.
+    /// A run is wanted.
     pub(crate) run_wanted: bool,
-    waiters: Option<Waiters>,
-    /// Those who wait for the run in flight.
-    served: Option<Waiters>,
     pub(crate) in_flight: bool,
     /// Whether what comes next is a retry.
     pub(crate) retrying: bool,
@@ -140,12 +150,15 @@ pub(crate) struct Control {
     pub(crate) next_due: Option<Instant>,
     /// The grid of its schedule; before it is up, the moment at which its start began.
     pub(crate) grid: Grid,
-    pub(crate) hold: Option<Hold>,
-    pub(crate) degraded: Option<Box<str>>,
+    aside: Option<Box<Aside>>,
     /// Unregistered.
     pub(crate) forgotten: bool,
     pub(crate) stats: Stats,
+    /// Moving average of the durations of runs that ended well, in seconds.
+    pub(crate) usual: f32,
     waker: Option<Waker>,
+    /// Told at every change of state; made by the first who waits for one.
+    changed_state: Option<Arc<Notify>>,
 }
 
 impl Control {
@@ -162,11 +175,8 @@ impl Control {
             up: false,
             renew: false,
             reconfigure: false,
-            held_by: None,
             paused_by_override: false,
             run_wanted: false,
-            waiters: None,
-            served: None,
             in_flight: false,
             retrying: false,
             failures: 0,
@@ -175,14 +185,16 @@ impl Control {
             changed: false,
             next_due: None,
             grid: Grid::new(Instant::now()),
-            hold: None,
-            degraded: None,
+            aside: None,
             forgotten: false,
             stats: Stats::default(),
+            usual: 0.0,
             waker: None,
+            changed_state: None,
         }
     }
 
+    #[inline]
     pub(crate) fn state(&self) -> ServiceState {
         self.state
     }
@@ -204,11 +216,60 @@ impl Control {
     }
 
     /// Has the supervisor look again when something is asked.
+    #[inline]
     pub(crate) fn listen(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
             None => self.waker = Some(waker.clone()),
         }
+    }
+
+    /// Ends with the next change of state, even if that comes before it is polled.
+    pub(crate) fn changing_state(&mut self) -> OwnedNotified {
+        self.changed_state.get_or_insert_default().clone().notified_owned()
+    }
+
+    /// Has those who wait for a change of state look again.
+    pub(crate) fn tell_changed_state(&mut self) {
+        if let Some(waiting) = self.changed_state.take() {
+            waiting.notify_waiters();
+        }
+    }
+
+    /// Why it is not simply waiting for its next run.
+    pub(crate) fn hold(&self) -> Option<&Hold> {
+        self.aside.as_ref()?.hold.as_ref()
+    }
+
+    pub(crate) fn set_hold(&mut self, hold: Hold) {
+        self.aside.get_or_insert_default().hold = Some(hold);
+    }
+
+    pub(crate) fn let_go(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            aside.hold = None;
+        }
+    }
+
+    /// What the last run said that it lacks.
+    pub(crate) fn degraded(&self) -> Option<&str> {
+        self.aside.as_ref()?.degraded.as_deref()
+    }
+
+    /// The operator's override that pauses it.
+    pub(crate) fn held_by(&self) -> Option<&str> {
+        self.aside.as_ref()?.held_by.as_deref()
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn set_held_by(&mut self, place: Option<String>) {
+        if place.is_some() || self.aside.is_some() {
+            self.aside.get_or_insert_default().held_by = place.map(String::into_boxed_str);
+        }
+    }
+
+    pub(crate) fn set_degraded(&mut self, reason: Box<str>) {
+        self.aside.get_or_insert_default().degraded = Some(reason);
     }
 
     pub(crate) fn wake(&mut self) {
@@ -245,7 +306,7 @@ impl Control {
         self.life = self.life.wrapping_add(1);
         self.settled = false;
         self.stop = None;
-        self.paused = self.held_by.is_some();
+        self.paused = self.held_by().is_some();
         self.paused_by_override = self.paused;
         self.ending = false;
         self.up = false;
@@ -256,8 +317,10 @@ impl Control {
         self.failures = 0;
         self.next_due = None;
         self.grid = Grid::new(Instant::now());
-        self.hold = None;
-        self.degraded = None;
+        if let Some(aside) = &mut self.aside {
+            aside.hold = None;
+            aside.degraded = None;
+        }
     }
 
     /// Asks it to stop, or to hurry where it stops already. Says whether the state changed.
@@ -314,7 +377,7 @@ impl Control {
             };
             return self.refuse(service, "resume", why);
         }
-        if let Some(place) = &self.held_by {
+        if let Some(place) = self.held_by() {
             return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
         }
         self.paused = false;
@@ -327,62 +390,74 @@ impl Control {
     }
 
     /// A run begins: its number.
+    #[inline]
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.in_flight = true;
         self.retrying = false;
         self.run_wanted = false;
         self.next_due = None;
-        self.degraded = None;
-        self.hold = None;
+        if let Some(aside) = &mut self.aside {
+            aside.degraded = None;
+            aside.served = std::mem::take(&mut aside.waiters);
+            aside.hold = None;
+        }
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
-        self.served = self.waiters.take();
         self.stats.runs
     }
 
     /// The run in flight ended well. Gives back when it began, how long it took and who waits for it.
-    pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Option<Waiters>) {
+    #[inline]
+    pub(crate) fn end_run_well(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration, Waiters) {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.in_flight = false;
         self.failures = 0;
-        self.stats.last_duration = duration;
+        self.stats.set_last_duration(duration);
         self.stats.processed += outcome.processed;
-        self.stats.learn(duration);
-        (started, duration, self.served.take())
+        self.learn(duration);
+        (started, duration, self.take_served())
     }
 
     /// The run in flight failed, or an instance could not be built. Gives back who waits for it.
-    pub(crate) fn end_run_badly(
-        &mut self,
-        error: &Error,
-        duration: Option<Duration>,
-    ) -> Vec<oneshot::Sender<RunReport>> {
+    pub(crate) fn end_run_badly(&mut self, error: &Error, duration: Option<Duration>) -> Waiters {
         self.in_flight = false;
-        self.stats.errors += 1;
+        self.stats.errors = self.stats.errors.saturating_add(1);
         self.stats.last_error = Some(error.clone());
         match duration {
             Some(duration) => {
-                self.stats.last_duration = duration;
-                self.served.take().map(|served| *served).unwrap_or_default()
+                self.stats.set_last_duration(duration);
+                self.take_served()
             }
             None => {
                 // No instance could be built for the run that was asked for.
                 self.run_wanted = false;
-                self.waiters.take().map(|waiters| *waiters).unwrap_or_default()
+                self.aside.as_mut().map(|aside| std::mem::take(&mut aside.waiters)).unwrap_or_default()
             }
         }
     }
 
     /// Somebody waits for the next run.
     pub(crate) fn add_waiter(&mut self, waiter: oneshot::Sender<RunReport>) {
-        self.waiters.get_or_insert_default().push(waiter);
+        self.aside.get_or_insert_default().waiters.push(waiter);
     }
 
     /// Whoever still waits for a run is told by the dropped sender.
     pub(crate) fn forget_waiters(&mut self) {
-        self.waiters = None;
-        self.served = None;
+        if let Some(aside) = &mut self.aside {
+            aside.waiters.clear();
+            aside.served.clear();
+        }
         self.run_wanted = false;
+    }
+
+    #[inline]
+    fn learn(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f32();
+        self.usual = if self.usual == 0.0 { seconds } else { self.usual * 0.8 + seconds * 0.2 };
+    }
+
+    fn take_served(&mut self) -> Waiters {
+        self.aside.as_mut().map(|aside| std::mem::take(&mut aside.served)).unwrap_or_default()
     }
 }

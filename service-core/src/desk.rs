@@ -3,7 +3,7 @@
 //! The tricky part is what may cut user code short: its own limit at once, a stop only after `drain_timeout`, and
 //! nothing at all while a database commit is in flight.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
@@ -28,13 +28,10 @@ use crate::service::{Cleanup, Lifecycle};
 /// What the blocking pool gives back: the instance and how the run went.
 pub(crate) type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 
-/// The supervisor's tools, apart from the instance so that a run can borrow that.
+/// The supervisor's tools, apart from the instance and its context so that a run can borrow those.
 pub(crate) struct Desk<'t> {
-    pub(crate) entry: Arc<Entry>,
     pub(crate) timer: Pin<&'t mut Sleep>,
     pub(crate) options: Arc<Options>,
-    /// Its service has ended, and may live again: what is asked of that is not asked of this desk.
-    pub(crate) late: bool,
 }
 
 /// What ends user code that does not end by itself.
@@ -46,6 +43,8 @@ pub(crate) enum Limit {
     Run,
     /// This moment, or the end of a shutdown's time.
     Cleanup(Instant),
+    /// This moment alone: the service has ended, and may live again.
+    Late(Instant),
 }
 
 /// The span of a run; boxed, as most programs have many more services waiting than running.
@@ -60,6 +59,7 @@ impl RunSpan {
         Self((!span.is_none()).then(|| Box::new(span)))
     }
 
+    #[inline]
     pub(crate) fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(span) => span.in_scope(work),
@@ -78,78 +78,105 @@ pub(crate) enum Driven<T> {
     Aborted,
 }
 
-impl<'t> Desk<'t> {
-    /// Polls user code until it ends, panics or runs out of time. A commit in flight is never cut.
-    pub(crate) fn drive<'a, T>(
-        &'a mut self,
-        mut work: Pin<&'a mut (dyn Future<Output = T> + Send)>,
-        span: &'a RunSpan,
+/// What ended user code before it ended by itself.
+enum Cut {
+    TimedOut,
+    Aborted,
+}
+
+impl Desk<'_> {
+    /// Polls user code until it ends, panics or runs out of time.
+    pub(crate) async fn drive<T>(
+        &mut self,
+        entry: &Entry,
+        mut work: Pin<&mut (dyn Future<Output = T> + Send)>,
         limit: Limit,
-    ) -> impl Future<Output = Driven<T>> + use<'a, 't, T> {
-        // Not an `async fn`: that would keep the arguments twice, in every waiting service.
-        std::future::poll_fn(move |task| {
-            let entry = &self.entry;
-            match caught::quietly(|| entry.as_current(|| span.in_scope(|| work.as_mut().poll(task)))) {
-                Caught::Returned(Poll::Ready(value)) => return Poll::Ready(Driven::Done(value)),
-                Caught::Panicked(message) => return Poll::Ready(Driven::Panicked(message)),
-                Caught::Returned(Poll::Pending) => {}
+    ) -> Driven<T> {
+        poll_fn(|task| self.poll(task, entry, &RunSpan::NONE, limit, |task| work.as_mut().poll(task))).await
+    }
+
+    /// One poll of user code, and a look at what ends it before it ends by itself. A commit in flight is never cut.
+    #[inline]
+    pub(crate) fn poll<T>(
+        &mut self,
+        task: &mut Task<'_>,
+        entry: &Entry,
+        span: &RunSpan,
+        limit: Limit,
+        work: impl FnOnce(&mut Task<'_>) -> Poll<T>,
+    ) -> Poll<Driven<T>> {
+        match caught::quietly(|| entry.as_current(|| span.in_scope(|| work(task)))) {
+            Caught::Returned(Poll::Ready(value)) => Poll::Ready(Driven::Done(value)),
+            Caught::Panicked(message) => Poll::Ready(Driven::Panicked(message)),
+            Caught::Returned(Poll::Pending) => self.poll_limit(task, entry, limit).map(|cut| match cut {
+                Cut::TimedOut => Driven::TimedOut,
+                Cut::Aborted => Driven::Aborted,
+            }),
+        }
+    }
+
+    /// Whether user code that is pending has to end now.
+    fn poll_limit(&mut self, task: &mut Task<'_>, entry: &Entry, limit: Limit) -> Poll<Cut> {
+        let (stop, started) = if matches!(limit, Limit::Late(_)) {
+            (None, None)
+        } else {
+            let mut control = entry.lock();
+            control.listen(task.waker());
+            (control.stop.as_deref().copied(), control.stats.last_started)
+        };
+        let timeout = match limit {
+            Limit::Run => self.options.timeout,
+            _ => None,
+        };
+        let (by_stop, by_limit) = match (stop, limit, timeout) {
+            (None, Limit::Stop | Limit::Run, None) => return Poll::Pending,
+            (stop, Limit::Cleanup(at) | Limit::Late(at), _) => (stop.and_then(|stop| stop.cleanup), Some(at)),
+            (stop, _, timeout) => {
+                let at = timeout.zip(started).map(|(timeout, started)| later(started, timeout));
+                (stop.and_then(|stop| stop.run), at)
             }
-            let (stop, started) = if self.late {
-                (None, None)
-            } else {
-                let mut control = entry.lock();
-                control.listen(task.waker());
-                (control.stop.as_deref().copied(), control.stats.last_started)
-            };
-            let timeout = match limit {
-                Limit::Run => self.options.timeout,
-                _ => None,
-            };
-            let (by_stop, by_limit) = match (stop, limit, timeout) {
-                (None, Limit::Stop | Limit::Run, None) => return Poll::Pending,
-                (stop, Limit::Cleanup(at), _) => (stop.and_then(|stop| stop.cleanup), Some(at)),
-                (stop, _, timeout) => {
-                    let at = timeout.zip(started).map(|(timeout, started)| later(started, timeout));
-                    (stop.and_then(|stop| stop.run), at)
-                }
-            };
-            let (deadline, ending) = match (by_stop, by_limit) {
-                (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => (stop, Driven::Aborted),
-                (_, Some(limit)) => (limit, Driven::TimedOut),
-                (_, None) => return Poll::Pending,
-            };
-            match poll_at(&mut self.timer, deadline, task) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(()) if !entry.is_committing() => Poll::Ready(ending),
-                Poll::Ready(()) => {
-                    // Whoever commits need not wake this task. A commit is short.
-                    let soon = later(Instant::now(), Duration::from_millis(5));
-                    let _: Poll<()> = poll_at(&mut self.timer, soon, task);
-                    Poll::Pending
-                }
+        };
+        let (deadline, cut) = match (by_stop, by_limit) {
+            (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => (stop, Cut::Aborted),
+            (_, Some(limit)) => (limit, Cut::TimedOut),
+            (_, None) => return Poll::Pending,
+        };
+        match poll_at(&mut self.timer, deadline, task) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) if !entry.is_committing() => Poll::Ready(cut),
+            Poll::Ready(()) => {
+                // Whoever commits need not wake this task. A commit is short.
+                let soon = later(Instant::now(), Duration::from_millis(5));
+                let _: Poll<()> = poll_at(&mut self.timer, soon, task);
+                Poll::Pending
             }
-        })
+        }
     }
 
     /// Runs `cleanup`, as long as a stop may take, and drops the instance.
-    pub(crate) async fn clean_up(&mut self, cx: &Context, mut instance: Box<dyn Lifecycle>) {
-        let entry = self.entry.clone();
-        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
+    pub(crate) async fn clean_up(
+        &mut self,
+        cx: &Context,
+        mut instance: Box<dyn Lifecycle>,
+        limit: fn(Instant) -> Limit,
+    ) {
+        let entry = &*cx.entry;
+        let limit = limit(later(Instant::now(), self.options.drain_timeout));
         let driven = match instance.__shape().cleanup {
             Cleanup::None => {
-                let_go(&entry, instance);
+                let_go(entry, instance);
                 None
             }
             Cleanup::Async => {
                 let mut cleanup = entry.as_current(|| instance.__cleanup(cx));
-                let driven = self.drive(cleanup.as_mut(), &RunSpan::NONE, limit).await;
+                let driven = self.drive(entry, cleanup.as_mut(), limit).await;
                 let _ = caught::quietly(|| drop(cleanup));
-                let_go(&entry, instance);
+                let_go(entry, instance);
                 Some(driven)
             }
             Cleanup::Blocking => {
                 let mut on_pool = spawn_blocking_cleanup(instance, cx.clone());
-                let driven = self.drive(pin!(&mut on_pool), &RunSpan::NONE, limit).await;
+                let driven = self.drive(entry, pin!(&mut on_pool), limit).await;
                 Some(match driven {
                     Driven::Done(Ok(Caught::Returned(result))) => Driven::Done(result),
                     Driven::Done(Ok(Caught::Panicked(message))) | Driven::Panicked(message) => {
@@ -174,30 +201,29 @@ impl<'t> Desk<'t> {
     }
 
     /// Waits until everything this service depends on is up, or until it is told to stop (`false`).
-    pub(crate) async fn dependencies(&mut self, registry: &ServiceRegistry) -> bool {
+    pub(crate) async fn dependencies(&mut self, entry: &Entry, registry: &ServiceRegistry) -> bool {
         if self.options.depends_on.is_empty() {
             return true;
         }
-        let entry = &self.entry;
         loop {
             let mut changed = pin!(entry.hub.changed.notified());
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
                 let mut control = entry.lock();
-                control.hold = None;
+                control.let_go();
                 control.grid = Grid::new(Instant::now());
                 return true;
             }
             {
                 let mut control = entry.lock();
-                control.hold = Some(Hold::Dependencies(waiting.missing.into()));
+                control.set_hold(Hold::Dependencies(waiting.missing.into()));
                 if waiting.in_vain && !control.settled {
                     // Whoever waits for the start has nothing to wait for here.
                     control.settled = true;
-                    entry.tell_settled();
+                    entry.tell_settled(&mut control);
                 }
             }
-            let go_on = std::future::poll_fn(|task| {
+            let go_on = poll_fn(|task| {
                 let mut control = entry.lock();
                 control.listen(task.waker());
                 if control.stop.is_some() {
@@ -215,9 +241,13 @@ impl<'t> Desk<'t> {
 }
 
 /// Sets the timer where it is not set to `at` already, and polls it.
+#[inline]
 pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<'_>) -> Poll<()> {
     if timer.deadline() != at {
         timer.as_mut().reset(at);
+    } else if timer.is_elapsed() {
+        // Cheaper to ask than to poll.
+        return Poll::Ready(());
     }
     timer.as_mut().poll(task)
 }
@@ -254,7 +284,6 @@ pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        let entry = cx.entry.clone();
-        Desk { entry, timer, options, late: true }.clean_up(&cx, instance).await;
+        Desk { timer, options }.clean_up(&cx, instance, Limit::Late).await;
     }
 }

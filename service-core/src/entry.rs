@@ -2,11 +2,11 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::Notify;
 
 use crate::builder::Place;
 use crate::clock::plain;
@@ -27,7 +27,7 @@ use crate::state::ServiceState;
 /// Where instances come from.
 pub(crate) enum Factory {
     /// Handed over; there is no second one.
-    ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
+    ReadyMade(Box<Mutex<Option<Box<dyn Lifecycle>>>>),
     /// A closure of the user's.
     Closure(Arc<dyn Fn() -> Box<dyn Lifecycle> + Send + Sync>),
     /// `configure` or `Default`.
@@ -85,19 +85,23 @@ pub(crate) struct Entry {
     pub(crate) id: Arc<str>,
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
-    /// Where it was registered.
-    pub(crate) place: Place,
+    /// Where code registered it, where the attribute did not.
+    called_at: Option<&'static Location<'static>>,
     /// What code set, for resolving anew.
     pub(crate) code: Option<Box<ServiceOptions>>,
-    pub(crate) requester_id: Option<Arc<str>>,
-    pub(crate) metrics: Metrics,
-    rate: OnceLock<Box<Rate>>,
-    #[cfg(feature = "database")]
-    access: OnceLock<Box<Access>>,
+    /// Made when the first of it is used.
+    extras: OnceLock<Box<Extras>>,
     pub(crate) hub: Arc<Hub>,
     control: Mutex<Control>,
-    /// Told at every change of state.
-    pub(crate) changed: Notify,
+}
+
+/// What many services never use: apart, so that those take no memory for it.
+#[derive(Default)]
+struct Extras {
+    metrics: Metrics,
+    rate: Rate,
+    #[cfg(feature = "database")]
+    access: OnceLock<Access>,
 }
 
 impl Entry {
@@ -113,21 +117,20 @@ impl Entry {
         Self {
             id,
             descriptor,
-            place,
+            called_at: match place {
+                Place::Attribute(_) => None,
+                Place::Call(location) => Some(location),
+            },
             factory,
             code,
-            requester_id: resolved.options.requester_id.as_deref().map(Arc::from),
-            metrics: Metrics::default(),
-            rate: OnceLock::new(),
-            #[cfg(feature = "database")]
-            access: OnceLock::new(),
+            extras: OnceLock::new(),
             hub,
             control: Mutex::new(Control::new(resolved)),
-            changed: Notify::new(),
         }
     }
 
     /// The lock is never held across user code, so a poisoned one still guards a whole state.
+    #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,54 +139,82 @@ impl Entry {
     pub(crate) fn enter(&self, control: &mut Control, next: ServiceState) {
         let from = control.state();
         if control.enter(next) {
-            self.tell_change(from, next);
+            self.tell_change(control, from, next);
         }
     }
 
-    pub(crate) fn tell_change(&self, from: ServiceState, to: ServiceState) {
+    pub(crate) fn tell_change(&self, control: &mut Control, from: ServiceState, to: ServiceState) {
         self.emit(|| ServiceEventKind::StateChanged { from, to });
-        self.changed.notify_waiters();
+        control.tell_changed_state();
         self.hub.changed.notify_waiters();
     }
 
+    #[inline]
     pub(crate) fn emit(&self, kind: impl FnOnce() -> ServiceEventKind) {
         if self.hub.events.wanted() {
-            let event = ServiceEvent { service_id: self.id.clone(), at: self.hub.clock.wall_now(), kind: kind() };
-            self.hub.events.send(event);
+            self.send(kind());
         }
+    }
+
+    #[cold]
+    fn send(&self, kind: ServiceEventKind) {
+        let event = ServiceEvent { service_id: self.id.clone(), at: self.hub.clock.wall_now(), kind };
+        self.hub.events.send(event);
     }
 
     /// Tells those who wait for the start that there is nothing more to wait for.
-    pub(crate) fn tell_settled(&self) {
-        self.changed.notify_waiters();
+    pub(crate) fn tell_settled(&self, control: &mut Control) {
+        control.tell_changed_state();
         self.hub.changed.notify_waiters();
     }
 
-    /// The rate limit's memory, made with the first permit.
+    /// Where it was registered.
+    pub(crate) fn place(&self) -> Place {
+        self.called_at.map_or(Place::Attribute(self.descriptor), Place::Call)
+    }
+
+    /// Who it acts as, where that is not the registry's own.
+    pub(crate) fn requester_id(&self) -> Option<&str> {
+        self.code.as_ref()?.requester_id.as_deref()
+    }
+
+    fn extras(&self) -> &Extras {
+        self.extras.get_or_init(Box::default)
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.extras().metrics
+    }
+
+    pub(crate) fn metrics_so_far(&self) -> BTreeMap<String, f64> {
+        self.extras.get().map(|extras| extras.metrics.snapshot()).unwrap_or_default()
+    }
+
+    /// The rate limit's memory.
     pub(crate) fn rate(&self) -> &Rate {
-        self.rate.get_or_init(Box::default)
+        &self.extras().rate
     }
 
     /// This service's way to the database, made when it is first asked for.
     #[cfg(feature = "database")]
     pub(crate) fn access(&self, db: &sea_orm::DatabaseConnection) -> &Access {
-        self.access.get_or_init(|| {
+        self.extras().access.get_or_init(|| {
             let hub = self.hub.clone();
             let clock = crate::database::Clock::new(move || hub.clock.wall_now().into());
-            Box::new(Access::new(db.clone(), self.id.clone()).with_clock(clock))
+            Access::new(db.clone(), self.id.clone()).with_clock(clock)
         })
     }
 
     /// The way to the database, where the run that just ended left something to settle there.
     #[cfg(feature = "database")]
     pub(crate) fn in_debt(&self) -> Option<&Access> {
-        self.access.get().map(|access| &**access).filter(|access| access.in_debt())
+        self.extras.get()?.access.get().filter(|access| access.in_debt())
     }
 
     /// Whether a database commit of this service's is in flight.
     pub(crate) fn is_committing(&self) -> bool {
         #[cfg(feature = "database")]
-        return self.access.get().is_some_and(|access| access.gate().is_open());
+        return self.extras.get().and_then(|extras| extras.access.get()).is_some_and(|access| access.gate().is_open());
         #[cfg(not(feature = "database"))]
         false
     }
@@ -194,9 +225,9 @@ impl Entry {
         let from = control.state();
         if from.is_running() {
             if control.ask_stop(by) {
-                self.tell_change(from, ServiceState::Draining);
+                self.tell_change(&mut control, from, ServiceState::Draining);
             } else {
-                self.changed.notify_waiters();
+                control.tell_changed_state();
             }
         }
         control.life
@@ -206,7 +237,8 @@ impl Entry {
         let mut control = self.lock();
         let from = control.state();
         if control.ask_pause(&self.id, by_itself)? {
-            self.tell_change(from, control.state());
+            let to = control.state();
+            self.tell_change(&mut control, from, to);
         }
         Ok(())
     }
@@ -215,7 +247,8 @@ impl Entry {
         let mut control = self.lock();
         let from = control.state();
         if control.ask_resume(&self.id)? {
-            self.tell_change(from, control.state());
+            let to = control.state();
+            self.tell_change(&mut control, from, to);
         }
         Ok(())
     }
@@ -257,11 +290,11 @@ impl Entry {
     #[cfg(feature = "database")]
     pub(crate) fn pause_by_override(&self, place: Option<String>) {
         let mut control = self.lock();
-        let was_held = control.held_by.is_some();
-        control.held_by = place.map(String::into_boxed_str);
+        let was_held = control.held_by().is_some();
+        control.set_held_by(place);
         let from = control.state();
         // What cannot be paused or resumed is as wanted, or will be when it starts.
-        let changed = match (was_held, control.held_by.is_some()) {
+        let changed = match (was_held, control.held_by().is_some()) {
             (_, true) if !control.paused => {
                 control.paused_by_override = true;
                 control.ask_pause(&self.id, false)
@@ -271,7 +304,8 @@ impl Entry {
             _ => return,
         };
         if changed.unwrap_or_default() {
-            self.tell_change(from, control.state());
+            let to = control.state();
+            self.tell_change(&mut control, from, to);
         }
     }
 
@@ -288,11 +322,14 @@ impl Entry {
     /// Waits until `reached` gives something, looking again at every change of state.
     pub(crate) async fn until<T>(&self, mut reached: impl FnMut(&mut Control) -> Option<T>) -> T {
         loop {
-            let changed = self.changed.notified();
-            if let Some(found) = reached(&mut self.lock()) {
-                return found;
-            }
-            changed.await;
+            let changing = {
+                let mut control = self.lock();
+                if let Some(found) = reached(&mut control) {
+                    return found;
+                }
+                control.changing_state()
+            };
+            changing.await;
         }
     }
 
@@ -302,6 +339,7 @@ impl Entry {
     }
 
     /// Runs `work` as this service's own code.
+    #[inline]
     pub(crate) fn as_current<T>(&self, work: impl FnOnce() -> T) -> T {
         struct Restore(usize);
         impl Drop for Restore {

@@ -122,6 +122,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    #[inline]
     pub(crate) fn wanted(&self) -> bool {
         self.listeners.load(Ordering::Relaxed) > 0
     }

@@ -101,7 +101,7 @@ pub struct ExplainedSetting {
 
 pub(crate) fn of(entry: &Entry, registry: &ServiceRegistry) -> Explanation {
     // Before the service's own lock is taken: theirs is another.
-    let missing = match &entry.lock().hold {
+    let missing = match entry.lock().hold() {
         Some(Hold::Dependencies(ids)) => ids.to_vec(),
         _ => Vec::new(),
     };
@@ -122,8 +122,8 @@ pub(crate) fn of(entry: &Entry, registry: &ServiceRegistry) -> Explanation {
     Explanation {
         service_id: entry.id.to_string(),
         type_name: entry.descriptor.type_name().to_owned(),
-        place: entry.place.to_string(),
-        requester_id: entry.requester_id.as_deref().unwrap_or(&entry.hub.requester_id).to_owned(),
+        place: entry.place().to_string(),
+        requester_id: entry.requester_id().unwrap_or(&entry.hub.requester_id).to_owned(),
         at: clock.wall(now),
         state: control.state(),
         status,
@@ -154,7 +154,7 @@ fn doing(
 ) -> String {
     let reason = reason.unwrap_or_default();
     match control.state() {
-        ServiceState::Starting if !missing.is_empty() && matches!(control.hold, Some(Hold::Dependencies(_))) => {
+        ServiceState::Starting if !missing.is_empty() && matches!(control.hold(), Some(Hold::Dependencies(_))) => {
             format!("waits for {}", missing.join(", "))
         }
         ServiceState::Created | ServiceState::Stopped if !control.options.enabled => {
@@ -163,7 +163,7 @@ fn doing(
         }
         ServiceState::Failed => format!("{reason}; nothing runs before a `reset`"),
         ServiceState::Paused => format!("{reason}; no scheduled run before a `resume`"),
-        ServiceState::Running if matches!(control.hold, Some(Hold::Blocked)) => reason.to_owned(),
+        ServiceState::Running if matches!(control.hold(), Some(Hold::Blocked)) => reason.to_owned(),
         ServiceState::Running if control.in_flight => health::goes_on(control, now),
         ServiceState::Running => match control.next_due.map(|due| (due, due.saturating_duration_since(now))) {
             Some((due, _)) if due < now => reason.to_owned(),

@@ -103,7 +103,7 @@ impl RegistryHealth {
 pub(crate) fn of(entry: &Entry) -> ServiceHealth {
     let now = Instant::now();
     let clock = &entry.hub.clock;
-    let metrics = entry.metrics.snapshot();
+    let metrics = entry.metrics_so_far();
     let control = entry.lock();
     let (status, reason) = judge(&control, clock, now);
     let stats = &control.stats;
@@ -119,12 +119,12 @@ pub(crate) fn of(entry: &Entry) -> ServiceHealth {
         max_failures: control.options.max_failures,
         last_run: stats.last_started.map(|at| clock.wall(at)),
         next_run: next_run(&control, clock),
-        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
+        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration().as_millis()).unwrap_or(u64::MAX)),
         last_error: stats.last_error.as_ref().map(|error| format!("{error:#}")),
         total_processed: stats.processed,
-        error_count: stats.errors,
+        error_count: u64::from(stats.errors),
         runs: stats.runs,
-        restarts: stats.restarts,
+        restarts: u64::from(stats.restarts),
         metrics,
     }
 }
@@ -187,7 +187,7 @@ fn judge_down(control: &Control) -> (HealthStatus, Option<String>) {
 }
 
 fn judge_start(control: &Control, now: Instant) -> (HealthStatus, String) {
-    if let Some(Hold::Dependencies(ids)) = &control.hold {
+    if let Some(Hold::Dependencies(ids)) = control.hold() {
         return (HealthStatus::Degraded, format!("waits for {}", ids.join(", ")));
     }
     let going = now.saturating_duration_since(control.grid.first());
@@ -199,7 +199,7 @@ fn judge_start(control: &Control, now: Instant) -> (HealthStatus, String) {
 }
 
 fn judge_paused(control: &Control, now: Instant) -> (HealthStatus, String) {
-    let who = match &control.held_by {
+    let who = match control.held_by() {
         Some(place) => format!("an {place}"),
         None if control.paused_by_itself => "itself".to_owned(),
         None => "an operator".to_owned(),
@@ -223,7 +223,7 @@ fn judge_up(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Op
     if control.state() == ServiceState::BackingOff {
         let wait = control.next_due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
         let wait = in_words(wait);
-        return match control.hold {
+        return match control.hold() {
             Some(Hold::Restart) => (Unhealthy, Some(format!("failed, a fresh instance follows in {wait}{error}"))),
             _ => {
                 let reason = format!("backing off after failure {count} of {max}, next try in {wait}{error}");
@@ -234,7 +234,7 @@ fn judge_up(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Op
     if count > 0 {
         return (Degraded, Some(format!("trying again after failure {count} of {max}{error}")));
     }
-    match &control.degraded {
+    match control.degraded() {
         Some(word) => (Degraded, Some(word.to_string())),
         None => (Healthy, None),
     }
@@ -242,7 +242,7 @@ fn judge_up(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Op
 
 /// A blocking run cannot be taken back, and no other begins before it has returned.
 fn blocked(control: &Control, now: Instant) -> Option<String> {
-    matches!(control.hold, Some(Hold::Blocked)).then(|| {
+    matches!(control.hold(), Some(Hold::Blocked)).then(|| {
         let run = control.stats.runs;
         let going = control.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = in_words(going);
@@ -289,7 +289,7 @@ pub(crate) fn goes_on(control: &Control, now: Instant) -> String {
 
 /// How long its runs take, where that is known.
 pub(crate) fn usual(control: &Control) -> Option<Duration> {
-    Duration::try_from_secs_f32(control.stats.usual).ok().filter(|usual| !usual.is_zero())
+    Duration::try_from_secs_f32(control.usual).ok().filter(|usual| !usual.is_zero())
 }
 
 fn last_error(control: &Control) -> String {

@@ -3,9 +3,11 @@
 //! The tricky part is order: services start after, and stop before, those they depend on; within a tier all go side by
 //! side. A running service holds its registry, so dropping every handle stops nothing.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -52,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) shutdown_timeout: Duration,
     #[cfg(feature = "database")]
     pub(crate) live: crate::database::Live,
-    entries: RwLock<BTreeMap<Arc<str>, Arc<Entry>>>,
+    entries: RwLock<BTreeSet<ById>>,
     /// A shutdown was asked for.
     closing: AtomicBool,
     /// Shutdowns under way: nothing new starts.
@@ -65,16 +67,45 @@ struct Shutting<'a>(&'a Inner);
 
 impl<'a> Shutting<'a> {
     fn new(inner: &'a Inner) -> Self {
-        inner.shutting.fetch_add(1, Ordering::SeqCst);
+        inner.shutting.fetch_add(1, SeqCst);
         Self(inner)
     }
 }
 
 impl Drop for Shutting<'_> {
     fn drop(&mut self) {
-        self.0.shutting.fetch_sub(1, Ordering::SeqCst);
+        self.0.shutting.fetch_sub(1, SeqCst);
     }
 }
+
+/// A service in the registry's list: ordered, and found, by its id.
+struct ById(Arc<Entry>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 /// What a service that depends on others waits for.
 pub(crate) struct Waiting {
@@ -130,13 +161,13 @@ impl ServiceRegistry {
     /// The service with this id.
     pub fn get(&self, id: &str) -> Option<ServiceHandle> {
         let entries = self.inner.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.get(id).map(|entry| self.handle(entry.clone()))
+        entries.get(id).map(|found| self.handle(found.0.clone()))
     }
 
     /// All ids, sorted.
     pub fn list(&self) -> Vec<String> {
         let entries = self.inner.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.keys().map(|id| id.to_string()).collect()
+        entries.iter().map(|known| known.0.id.to_string()).collect()
     }
 
     /// How all services are.
@@ -152,7 +183,7 @@ impl ServiceRegistry {
 
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         let entries = self.inner.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.values().cloned().collect()
+        entries.iter().map(|known| known.0.clone()).collect()
     }
 
     fn handle(&self, entry: Arc<Entry>) -> ServiceHandle {
@@ -217,17 +248,19 @@ impl ServiceRegistry {
         planned.check_id()?;
         let entry = Arc::new(planned.entry(&self.inner.hub, &self.inner.sources)?);
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = entries.get(&entry.id) {
+        if let Some(ById(taken)) = entries.get(&*entry.id) {
             return Err(Error::msg(format!(
                 "service id `{}` is taken: registered at {} and again at {}; give one of them another id",
-                entry.id, taken.place, entry.place
+                entry.id,
+                taken.place(),
+                entry.place()
             )));
         }
         // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
         if !entry.lock().options.depends_on.is_empty() {
-            check_dependencies(entries.values().map(|known| &**known), &[&entry])?;
+            check_dependencies(entries.iter().map(|known| &*known.0), &[&entry])?;
         }
-        entries.insert(entry.id.clone(), entry.clone());
+        entries.insert(ById(entry.clone()));
         drop(entries);
         entry.emit(|| ServiceEventKind::Registered);
         Ok(self.handle(entry))
@@ -237,7 +270,7 @@ impl ServiceRegistry {
     pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) -> Result<()> {
         check_dependencies([].into_iter(), &new.iter().map(|entry| &**entry).collect::<Vec<_>>())?;
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.extend(new.into_iter().map(|entry| (entry.id.clone(), entry)));
+        entries.extend(new.into_iter().map(ById));
         Ok(())
     }
 
@@ -261,7 +294,7 @@ impl ServiceRegistry {
             handle.stop_by(StopBy::default()).await;
             let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
             // It may have been forgotten, and its id registered anew, while this one waited.
-            if !entries.get(handle.id()).is_some_and(|entry| Arc::ptr_eq(entry, &handle.entry)) {
+            if !entries.get(handle.id()).is_some_and(|ById(entry)| Arc::ptr_eq(entry, &handle.entry)) {
                 return;
             }
             let mut control = handle.entry.lock();
@@ -273,7 +306,7 @@ impl ServiceRegistry {
             }
         }
         handle.entry.emit(|| ServiceEventKind::Unregistered);
-        handle.entry.tell_settled();
+        handle.entry.tell_settled(&mut handle.entry.lock());
     }
 
     // ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -326,12 +359,12 @@ impl ServiceRegistry {
         if control.forgotten {
             return control.refuse(&entry.id, "start", "it has been unregistered");
         }
-        if self.inner.shutting.load(Ordering::SeqCst) > 0 {
+        if self.inner.shutting.load(SeqCst) > 0 {
             return control.refuse(&entry.id, "start", "everything is being shut down");
         }
         let from = control.state();
         control.begin();
-        entry.tell_change(from, ServiceState::Starting);
+        entry.tell_change(control, from, ServiceState::Starting);
         let cx = Context { entry: entry.clone(), registry: self.clone(), life: control.life, run: control.stats.runs };
         runtime.spawn(supervise(cx));
         Ok(control.life)
@@ -418,7 +451,7 @@ impl ServiceRegistry {
     /// # Errors
     /// Names each service that has failed, now or earlier, or did not stop in time.
     pub async fn shutdown(&self) -> Result<()> {
-        self.inner.closing.store(true, Ordering::SeqCst);
+        self.inner.closing.store(true, SeqCst);
         self.inner.closed.notify_waiters();
         if self.is_inside() {
             let registry = self.clone();
@@ -445,7 +478,7 @@ impl ServiceRegistry {
     /// Waits until a shutdown is asked for.
     pub(crate) async fn closing(&self) {
         let closed = self.inner.closed.notified();
-        if !self.inner.closing.load(Ordering::SeqCst) {
+        if !self.inner.closing.load(SeqCst) {
             closed.await;
         }
     }
@@ -560,7 +593,7 @@ impl ServiceRegistry {
 /// Unknown ids and cycles that the new services' dependencies bring. What an older one depends on may have been
 /// unregistered since; that is not the new one's fault.
 fn check_dependencies<'a>(old: impl Iterator<Item = &'a Entry>, new: &[&'a Entry]) -> Result<()> {
-    let place = |entry: &'a Entry| (&*entry.id, &entry.place, entry.lock().options.clone());
+    let place = |entry: &'a Entry| (&*entry.id, entry.place(), entry.lock().options.clone());
     let mut known: Vec<_> = new.iter().copied().map(place).collect();
     known.extend(old.map(place));
     let graph: BTreeMap<&str, Vec<&str>> =

@@ -21,14 +21,19 @@ impl Grid {
     }
 
     /// The point for which the next run is due, after a run from `started` to `ended`.
+    #[inline]
     pub(crate) fn after_run(&mut self, every: Duration, started: Instant, ended: Instant) -> Instant {
         if started < self.slot {
             // A run by hand before the first point.
             return self.slot;
         }
-        let next = later(self.slot, every);
+        let mut next = later(self.slot, every);
+        if started >= next {
+            // The run that was due at `next`: the usual case, told by comparing alone.
+            self.slot = next;
+            next = later(next, every);
+        }
         if ended < next {
-            // The usual case, told by comparing alone.
             return next;
         }
         if ended.duration_since(started) >= every {
@@ -68,6 +73,7 @@ fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
 }
 
 /// `at + wait`, or a moment in 30 years, where that is farther off: what nobody lives to see needs no exact time.
+#[inline]
 pub(crate) fn later(at: Instant, wait: Duration) -> Instant {
     const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
     at.checked_add(wait.min(NEVER)).unwrap_or(at)

@@ -4,21 +4,19 @@
 //! what handles want stands in [`Control`](crate::control::Control), which every wait looks at. What follows an
 //! outcome, and when, is decided by `policy` and `schedule`; user code is driven by [`Desk`].
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context as Task, Poll};
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
-use crate::control::{Control, Hold};
+use crate::control::{Control, Hold, Waiters};
 use crate::cron::WallPlan;
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
@@ -29,60 +27,45 @@ use crate::options::{Options, Schedule};
 use crate::outcome::{Outcome, RunReport};
 use crate::policy::{self, RestartBudget, Verdict};
 use crate::schedule::{Grid, later};
-use crate::service::Lifecycle;
+use crate::service::{BoxFuture, Lifecycle};
 use crate::state::ServiceState;
 
 /// Runs a service from `Starting` until it is stopped or failed for good.
-pub(crate) async fn supervise(mut cx: Context) {
-    let mut guard = Unfinished(Some(cx.entry.clone()));
-    let timer = pin!(tokio::time::sleep(Duration::ZERO));
-    let options = cx.entry.lock().options.clone();
-    let rng = cx.entry.hub.rng(&cx.entry.id);
-    let now = Instant::now();
-    let mut supervisor = Supervisor {
-        desk: Desk { entry: cx.entry.clone(), timer, options, late: false },
-        cx: &mut cx,
-        instance: Slot::Empty,
-        discard: false,
-        up: false,
-        next: Next::AtOnce,
-        due: now,
-        grid: Grid::new(now),
-        wall: None,
-        budget: None,
-        rng,
-    };
-    let ending = supervisor.live().await;
-    Box::pin(supervisor.end(ending)).await;
-    guard.0 = None;
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, for every waiting service")]
+pub(crate) fn supervise(mut cx: Context) -> impl Future<Output = ()> + Send {
+    async move {
+        let timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut supervisor = Supervisor::new(&mut cx, timer);
+        let ending = supervisor.live().await;
+        Box::pin(supervisor.end(ending)).await;
+    }
 }
 
 struct Supervisor<'t> {
     /// What runs see; apart from the desk, which drives them.
     cx: &'t mut Context,
     desk: Desk<'t>,
-    instance: Slot,
-    /// The instance that is on the blocking pool is to be cleaned up when it comes back.
-    discard: bool,
+    instance: Option<Box<dyn Lifecycle>>,
     /// The first instance has been built.
     up: bool,
+    /// The service has come to its end as it should.
+    ended: bool,
+    /// What is due at the control's `next_due`.
     next: Next,
-    /// When `next` is due; not looked at for `AtOnce`.
-    due: Instant,
-    grid: Grid,
-    /// Made with the first wait for a cron schedule.
-    wall: Option<Box<WallPlan>>,
-    /// Made with the first restart.
-    budget: Option<Box<RestartBudget>>,
-    rng: fastrand::Rng,
+    seldom: Option<Box<Seldom>>,
 }
 
-/// Where the instance is.
-enum Slot {
-    Empty,
-    Here(Box<dyn Lifecycle>),
-    /// On the blocking pool, in a run that timed out or outlasted its stop.
-    Away(JoinHandle<Returned>),
+/// What few services need: apart, so that a waiting one takes no memory for it.
+struct Seldom {
+    /// The instance is on the blocking pool, in a run that timed out or outlasted its stop.
+    away: Option<JoinHandle<Returned>>,
+    /// Which is to be cleaned up when it comes back.
+    discard: bool,
+    budget: RestartBudget,
+    /// For jitter.
+    rng: fastrand::Rng,
+    /// The fire that `Next::Wall` is for.
+    wall: WallPlan,
 }
 
 /// Why a life ends.
@@ -96,7 +79,7 @@ enum Ending {
 enum Next {
     AtOnce,
     Regular,
-    /// By the clock on the wall.
+    /// By the wall clock.
     Wall,
     Retry,
 }
@@ -104,8 +87,10 @@ enum Next {
 /// What ended a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cue {
-    Due,
-    Asked,
+    /// A run is due, but there is no instance.
+    Build,
+    /// A run has begun.
+    Run,
     Stop,
 }
 
@@ -116,85 +101,91 @@ enum Woken {
     /// The service's own settings: the next run is to have a fresh instance.
     SettingsChanged,
     WallNotThere,
-    /// A blocking run has returned late, and its instance is not to be used again.
-    BackAndDone,
+    /// A blocking run has returned late, and whether its instance is not to be used again.
+    Back {
+        done: bool,
+    },
 }
 
 /// What came of building.
 enum Built {
     Done,
-    Broken(FailureKind, Error),
-    Aborted,
+    /// Not now: what follows is planned.
+    Broken,
+    Ended(Ending),
 }
 
 /// Start and end of a run.
 type Times = (Instant, Instant);
 
 // Whatever happens seldom is boxed where it is awaited, so that a waiting service takes no memory for it.
-impl Supervisor<'_> {
-    async fn live(&mut self) -> Ending {
-        if !Box::pin(self.desk.dependencies(&self.cx.registry)).await {
-            return Ending::Stopped;
-        }
-        loop {
-            let cue = self.wait().await;
-            if cue == Cue::Stop {
+impl<'t> Supervisor<'t> {
+    fn new(cx: &'t mut Context, timer: Pin<&'t mut Sleep>) -> Self {
+        let options = cx.entry.lock().options.clone();
+        let desk = Desk { timer, options };
+        Self { cx, desk, instance: None, up: false, ended: false, next: Next::AtOnce, seldom: None }
+    }
+
+    #[expect(clippy::manual_async_fn, reason = "as `supervise`")]
+    fn live(&mut self) -> impl Future<Output = Ending> + Send {
+        async move {
+            if !Box::pin(self.desk.dependencies(&self.cx.entry, &self.cx.registry)).await {
                 return Ending::Stopped;
             }
-            if matches!(self.instance, Slot::Empty) {
-                match Box::pin(self.build()).await {
-                    Built::Done => {}
-                    Built::Broken(kind, error) => match Box::pin(self.fail(kind, error, None)).await {
-                        Some(ending) => return ending,
-                        None => continue,
+            loop {
+                match self.wait().await {
+                    Cue::Stop => return Ending::Stopped,
+                    Cue::Build => match Box::pin(self.build()).await {
+                        Built::Done if !self.up => {
+                            self.come_up();
+                            continue;
+                        }
+                        Built::Done | Built::Broken => continue,
+                        Built::Ended(ending) => return ending,
                     },
-                    Built::Aborted => return Ending::Stopped,
+                    Cue::Run => {}
                 }
-            }
-            if !self.up {
-                self.come_up();
-                continue;
-            }
-            if !self.begin(cue) {
-                continue;
-            }
-            let span = RunSpan::new(self.cx);
-            let Slot::Here(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-            let driven = if instance.__shape().blocking_update {
-                Box::pin(self.drive_blocking(&span)).await
-            } else {
-                let mut update = instance.__update(self.cx);
-                let driven = self.desk.drive(update.as_mut(), &span, Limit::Run).await;
-                match span.in_scope(|| self.cx.entry.as_current(|| caught::quietly(|| drop(update)))) {
-                    Caught::Panicked(message) => Driven::Panicked(message),
-                    Caught::Returned(()) => driven,
+                let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
+                let renew = {
+                    let driven = if instance.__shape().blocking_update {
+                        Box::pin(self.drive_blocking()).await
+                    } else {
+                        let mut run = Run { update: Some(instance.__update(self.cx)), span: RunSpan::new(self.cx) };
+                        let driven = poll_fn(|task| run.poll(task, &mut self.desk, &self.cx.entry)).await;
+                        match run.drop_cut(&self.cx.entry) {
+                            Caught::Panicked(message) => Driven::Panicked(message),
+                            Caught::Returned(()) => driven,
+                        }
+                    };
+                    match driven {
+                        Driven::Done(Ok(outcome)) => self.succeed(outcome),
+                        driven => match Box::pin(self.follow_failure(driven)).await {
+                            Some(ending) => return ending,
+                            None => self.cx.entry.lock().renew,
+                        },
+                    }
+                };
+                #[cfg(feature = "database")]
+                if self.cx.entry.in_debt().is_some() {
+                    Box::pin(self.pay_debts(None)).await;
                 }
-            };
-            if let Driven::Done(Ok(outcome)) = driven {
-                self.succeed(outcome);
-            } else if let Some(ending) = Box::pin(self.follow_failure(driven)).await {
-                return ending;
-            }
-            #[cfg(feature = "database")]
-            if self.cx.entry.in_debt().is_some() {
-                Box::pin(self.pay_debts(None)).await;
-            }
-            if self.cx.entry.lock().renew {
-                Box::pin(self.renew()).await;
+                if renew {
+                    Box::pin(self.renew()).await;
+                }
             }
         }
     }
 
     // ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Waits until the next run is due or something is asked.
+    /// Waits until the next run is due, and begins it, or until something is asked.
     async fn wait(&mut self) -> Cue {
         if self.next == Next::AtOnce && self.up {
             // Back-to-back runs leave room for everyone else's tasks.
             tokio::task::yield_now().await;
         }
         loop {
-            match self.woken().await {
+            match poll_fn(|task| self.poll_woken(task)).await {
                 Woken::Go(cue) => return cue,
                 Woken::OptionsChanged => self.plan_again(),
                 Woken::WallNotThere => self.look_at_wall(),
@@ -203,62 +194,75 @@ impl Supervisor<'_> {
                         Box::pin(self.replace_instance()).await;
                     }
                 }
-                Woken::BackAndDone => Box::pin(self.end_instance()).await,
+                Woken::Back { done: true } => Box::pin(self.end_instance()).await,
+                Woken::Back { done: false } => {}
             }
         }
     }
 
-    fn woken(&mut self) -> impl Future<Output = Woken> {
-        let Self { desk, instance, next, due, grid, wall, discard, .. } = self;
-        let Desk { entry, timer, options, .. } = desk;
-        std::future::poll_fn(move |task| {
-            let mut control = entry.lock();
-            control.listen(task.waker());
-            if control.stop.is_some() {
-                return Poll::Ready(Woken::Go(Cue::Stop));
+    fn poll_woken(&mut self, task: &mut Task<'_>) -> Poll<Woken> {
+        let entry = &self.cx.entry;
+        let mut control = entry.lock();
+        if control.stop.is_some() {
+            return Poll::Ready(Woken::Go(Cue::Stop));
+        }
+        if control.changed {
+            control.changed = false;
+            settle(&self.desk.options, &mut control);
+            self.desk.options.clone_from(&control.options);
+            if std::mem::take(&mut control.reconfigure) {
+                // The options are planned with on the next turn.
+                control.changed = true;
+                return Poll::Ready(Woken::SettingsChanged);
             }
-            if control.changed {
-                control.changed = false;
-                settle(grid, options, &control);
-                options.clone_from(&control.options);
-                if std::mem::take(&mut control.reconfigure) {
-                    // The options are planned with on the next turn.
-                    control.changed = true;
-                    return Poll::Ready(Woken::SettingsChanged);
-                }
-                return Poll::Ready(Woken::OptionsChanged);
-            }
-            control.next_due = (*next != Next::AtOnce).then_some(*due);
-            control.grid = *grid;
-            let (asked, paused) = (control.run_wanted, control.state() == ServiceState::Paused);
+            return Poll::Ready(Woken::OptionsChanged);
+        }
+        control.listen(task.waker());
+        if self.next == Next::AtOnce {
+            control.next_due = None;
+        }
+        if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
+            // Runs never overlap: not before the one that timed out has come back.
             drop(control);
-            if let Slot::Away(run) = instance {
-                // Runs never overlap: not before the one that timed out has come back.
-                let Poll::Ready(returned) = Pin::new(run).poll(task) else { return Poll::Pending };
-                entry.lock().hold = None;
-                let panicked;
-                (*instance, panicked) = come_back(entry, returned);
-                if panicked || std::mem::take(discard) {
-                    return Poll::Ready(Woken::BackAndDone);
-                }
-            }
-            if asked {
-                return Poll::Ready(Woken::Go(Cue::Asked));
-            }
-            if paused {
+            let Poll::Ready(returned) = Pin::new(away).poll(task) else { return Poll::Pending };
+            entry.lock().let_go();
+            let panicked;
+            (self.instance, panicked) = come_back(entry, returned);
+            let seldom = self.seldom();
+            seldom.away = None;
+            return Poll::Ready(Woken::Back { done: std::mem::take(&mut seldom.discard) || panicked });
+        }
+        if !control.run_wanted {
+            if control.state() == ServiceState::Paused {
                 return Poll::Pending;
             }
-            if *next == Next::AtOnce {
-                return Poll::Ready(Woken::Go(Cue::Due));
+            if let Some(due) = control.next_due
+                && poll_at(&mut self.desk.timer, due, task).is_pending()
+            {
+                return Poll::Pending;
             }
-            match (poll_at(timer, *due, task), *next) {
-                (Poll::Pending, _) => Poll::Pending,
-                (_, Next::Wall) if !wall.as_ref().is_some_and(|wall| wall.is_due(entry.hub.clock.wall_now())) => {
-                    Poll::Ready(Woken::WallNotThere)
+            if self.next == Next::Wall {
+                let there = |seldom: &Box<Seldom>| seldom.wall.is_due(entry.hub.clock.wall_now());
+                if !self.seldom.as_ref().is_some_and(there) {
+                    return Poll::Ready(Woken::WallNotThere);
                 }
-                _ => Poll::Ready(Woken::Go(Cue::Due)),
             }
-        })
+        }
+        if self.instance.is_none() {
+            return Poll::Ready(Woken::Go(Cue::Build));
+        }
+        // Under the same lock, so that no stop or pause comes in between.
+        if control.state() == ServiceState::BackingOff {
+            entry.enter(&mut control, ServiceState::Running);
+        }
+        if let (false, Next::Wall, Some(seldom)) = (control.run_wanted, self.next, &mut self.seldom) {
+            seldom.wall.serve();
+        }
+        let run = control.begin_run(Instant::now());
+        drop(control);
+        self.cx.run = run;
+        self.cx.entry.emit(|| ServiceEventKind::RunStarted { run });
+        Poll::Ready(Woken::Go(Cue::Run))
     }
 
     /// The first instance is there: the service is up, and its schedule begins.
@@ -267,11 +271,11 @@ impl Supervisor<'_> {
         let now = Instant::now();
         let options = self.desk.options.clone();
         let first = later(now, options.initial_delay);
-        self.grid = Grid::new(first);
+        self.cx.entry.lock().grid = Grid::new(first);
         match &options.schedule {
             Schedule::Cron(_) => self.plan_wall(),
             _ if options.initial_delay.is_zero() => self.next = Next::AtOnce,
-            _ => self.plan_at(first),
+            _ => _ = self.plan_at(first),
         }
         let entry = &self.cx.entry;
         let mut control = entry.lock();
@@ -279,7 +283,7 @@ impl Supervisor<'_> {
         control.up = true;
         control.retrying = false;
         control.failures = 0;
-        control.hold = None;
+        control.let_go();
         if control.state() == ServiceState::Starting || (control.state() == ServiceState::BackingOff && !control.paused)
         {
             entry.enter(&mut control, ServiceState::Running);
@@ -290,18 +294,18 @@ impl Supervisor<'_> {
     }
 
     /// Plans the next regular run after one from `started` to `ended`.
+    #[inline]
     fn plan_regular(&mut self, started: Instant, ended: Instant) {
         let due = match &self.desk.options.schedule {
-            Schedule::Interval(every) => self.grid.after_run(*every, started, ended),
+            Schedule::Interval(every) => self.cx.entry.lock().grid.after_run(*every, started, ended),
             Schedule::Delay(wait) => {
                 // A run of this life has ended, be it one by hand during the initial delay.
-                self.grid = Grid::new(ended);
+                self.cx.entry.lock().grid = Grid::new(ended);
                 later(ended, *wait)
             }
             Schedule::Cron(_) => return self.plan_wall(),
         };
-        self.plan_at(due);
-        if self.due <= ended {
+        if self.plan_at(due) <= ended {
             self.next = Next::AtOnce;
         }
     }
@@ -313,14 +317,19 @@ impl Supervisor<'_> {
         }
         match &self.desk.options.schedule {
             Schedule::Interval(every) => {
-                let started = self.cx.entry.lock().stats.last_started;
-                let due = self.grid.next(*every, started);
+                let due = {
+                    let control = self.cx.entry.lock();
+                    control.grid.next(*every, control.stats.last_started)
+                };
                 self.plan_at(due);
             }
             Schedule::Delay(wait) => {
-                let ended = self.cx.entry.lock().stats.last_ended();
+                let (ended, first) = {
+                    let control = self.cx.entry.lock();
+                    (control.stats.last_ended(), control.grid.first())
+                };
                 // Not in the initial delay, as long as no run of this life has ended.
-                if let Some(ended) = ended.filter(|ended| *ended >= self.grid.first()) {
+                if let Some(ended) = ended.filter(|ended| *ended >= first) {
                     let due = later(ended, *wait);
                     self.plan_at(due);
                 }
@@ -329,15 +338,19 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The next regular run is due at this moment and up to `jitter` later.
-    fn plan_at(&mut self, due: Instant) {
-        self.next = Next::Regular;
-        self.due = later(due, self.jitter());
+    /// The next regular run is due at this moment and up to `jitter` later. Gives back when.
+    #[inline]
+    fn plan_at(&mut self, mut due: Instant) -> Instant {
+        if !self.desk.options.jitter.is_zero() {
+            due = later(due, self.jitter());
+        }
+        self.plan(Next::Regular, due);
+        due
     }
 
-    fn jitter(&mut self) -> Duration {
-        let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-        if most == 0 { Duration::ZERO } else { Duration::from_nanos(self.rng.u64(0..=most)) }
+    fn plan(&mut self, next: Next, due: Instant) {
+        self.next = next;
+        self.cx.entry.lock().next_due = Some(due);
     }
 
     /// Plans the next fire of a cron schedule.
@@ -345,87 +358,78 @@ impl Supervisor<'_> {
         let jitter = self.jitter();
         let options = self.desk.options.clone();
         let Schedule::Cron(cron) = &options.schedule else { return };
-        let clock = &self.cx.entry.hub.clock;
-        // Not before the initial delay is over.
-        let from = clock.wall(self.grid.first().max(Instant::now()));
-        let wall = self.wall.get_or_insert_default();
+        let (from, now) = self.wall_from();
+        let wall = &mut self.seldom().wall;
         wall.plan(cron, from, jitter);
-        self.next = Next::Wall;
-        self.due = later(Instant::now(), wall.until_next_look(clock.wall_now()));
+        let look = wall.until_next_look(now);
+        self.plan(Next::Wall, later(Instant::now(), look));
     }
 
     /// The time of a look at the clock on the wall has come, and not yet the fire.
     fn look_at_wall(&mut self) {
-        let clock = &self.cx.entry.hub.clock;
-        let from = clock.wall(self.grid.first().max(Instant::now()));
-        if let (Some(wall), Schedule::Cron(cron)) = (&self.wall, &self.desk.options.schedule)
-            && wall.stands(cron, from)
-        {
-            self.due = later(Instant::now(), wall.until_next_look(clock.wall_now()));
-        } else {
-            self.plan_wall();
+        let options = self.desk.options.clone();
+        let (from, now) = self.wall_from();
+        let wall = &self.seldom().wall;
+        match &options.schedule {
+            Schedule::Cron(cron) if wall.stands(cron, from) => {
+                let look = wall.until_next_look(now);
+                self.plan(Next::Wall, later(Instant::now(), look));
+            }
+            _ => self.plan_wall(),
         }
+    }
+
+    /// From when on a fire counts, not before the initial delay is over, and what the clock on the wall shows.
+    fn wall_from(&self) -> (SystemTime, SystemTime) {
+        let (clock, first) = (&self.cx.entry.hub.clock, self.cx.entry.lock().grid.first());
+        (clock.wall(first.max(Instant::now())), clock.wall_now())
+    }
+
+    fn jitter(&mut self) -> Duration {
+        let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
+        if most == 0 { Duration::ZERO } else { Duration::from_nanos(self.seldom().rng.u64(0..=most)) }
     }
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
 
-    /// Builds an instance.
+    /// Builds an instance, and follows up where that fails.
     async fn build(&mut self) -> Built {
         let mut building = {
             let cx = &*self.cx;
             cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
         };
-        let driven = self.desk.drive(building.as_mut(), &RunSpan::NONE, Limit::Stop).await;
+        let driven = self.desk.drive(&self.cx.entry, building.as_mut(), Limit::Stop).await;
         let _ = caught::quietly(|| drop(building));
         match driven {
             Driven::Done(Ok(instance)) => {
-                self.instance = Slot::Here(instance);
+                self.instance = Some(instance);
                 self.cx.entry.emit(|| ServiceEventKind::InstanceBuilt);
                 Built::Done
             }
-            Driven::Done(Err(error)) => Built::Broken(FailureKind::Error, error),
+            Driven::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error).await,
             Driven::Panicked(message) => {
-                Built::Broken(FailureKind::Panic, Error::msg(format!("building the instance panicked: {message}")))
+                let error = Error::msg(format!("building the instance panicked: {message}"));
+                self.fail_to_build(FailureKind::Panic, error).await
             }
             Driven::TimedOut | Driven::Aborted => {
                 warn!(service.id = %self.cx.entry.id, "`configure` outlasted the stop and was aborted");
                 self.cx.entry.emit(|| ServiceEventKind::Aborted);
-                Built::Aborted
+                Built::Ended(Ending::Stopped)
             }
         }
     }
 
-    /// A run begins; or does not, where a stop or a pause came first.
-    fn begin(&mut self, cue: Cue) -> bool {
-        let started = Instant::now();
-        let entry = &self.cx.entry;
-        let run = {
-            let mut control = entry.lock();
-            if control.stop.is_some() || (control.paused && cue == Cue::Due && !control.run_wanted) {
-                return false;
-            }
-            if control.state() == ServiceState::BackingOff {
-                entry.enter(&mut control, ServiceState::Running);
-            }
-            control.begin_run(started)
-        };
-        self.cx.run = run;
-        if let (Cue::Due, Next::Wall, Some(wall)) = (cue, self.next, &mut self.wall) {
-            wall.serve();
-        }
-        entry.emit(|| ServiceEventKind::RunStarted { run });
-        true
+    async fn fail_to_build(&mut self, kind: FailureKind, error: Error) -> Built {
+        self.fail(kind, error, None).await.map_or(Built::Broken, Built::Ended)
     }
 
     /// Drives `update` on the blocking pool.
-    async fn drive_blocking(&mut self, span: &RunSpan) -> Driven<Result<Outcome>> {
-        let Slot::Here(instance) = std::mem::replace(&mut self.instance, Slot::Empty) else {
-            unreachable!("a run begins with an instance");
-        };
-        let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), span.clone());
-        match self.desk.drive(pin!(&mut on_pool), &RunSpan::NONE, Limit::Run).await {
+    async fn drive_blocking(&mut self) -> Driven<Result<Outcome>> {
+        let Some(instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
+        let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), RunSpan::new(self.cx));
+        match self.desk.drive(&self.cx.entry, pin!(&mut on_pool), Limit::Run).await {
             Driven::Done(Ok((instance, caught))) => {
-                self.instance = Slot::Here(instance);
+                self.instance = Some(instance);
                 match caught {
                     Caught::Returned(result) => Driven::Done(result),
                     Caught::Panicked(message) => Driven::Panicked(message),
@@ -434,8 +438,8 @@ impl Supervisor<'_> {
             Driven::Done(Err(join)) => Driven::Panicked(join.to_string()),
             Driven::Panicked(message) => Driven::Panicked(message),
             cut @ (Driven::TimedOut | Driven::Aborted) => {
-                self.cx.entry.lock().hold = Some(Hold::Blocked);
-                self.instance = Slot::Away(on_pool);
+                self.cx.entry.lock().set_hold(Hold::Blocked);
+                self.seldom().away = Some(on_pool);
                 if matches!(cut, Driven::TimedOut) { Driven::TimedOut } else { Driven::Aborted }
             }
         }
@@ -443,28 +447,32 @@ impl Supervisor<'_> {
 
     // ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn succeed(&mut self, outcome: Outcome) {
+    /// Follows up a run that ended well, and says whether it asked for a fresh instance.
+    #[inline]
+    fn succeed(&mut self, outcome: Outcome) -> bool {
         let ended = Instant::now();
         let (entry, run) = (&self.cx.entry, self.cx.run);
-        let (started, duration, waiters) = {
+        let (started, duration, waiters, renew) = {
             let mut control = entry.lock();
             // What the run itself has set counts from here on.
             if control.changed {
-                settle(&mut self.grid, &self.desk.options, &control);
+                settle(&self.desk.options, &mut control);
                 self.desk.options.clone_from(&control.options);
             }
-            control.end_run_well(outcome, ended)
+            let (started, duration, waiters) = control.end_run_well(outcome, ended);
+            (started, duration, waiters, control.renew)
         };
         let Outcome { processed, failed, again } = outcome;
         entry.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %entry.id, service.run = run, processed, failed, ?duration, "run finished");
-        if let Some(waiters) = waiters {
-            report(*waiters, &RunReport { outcome, error: None, duration });
+        if !waiters.is_empty() {
+            report(waiters, &RunReport { outcome, error: None, duration });
         }
         self.plan_regular(started, ended);
         if again {
             self.next = Next::AtOnce;
         }
+        renew
     }
 
     /// Tells how a run failed from how it ended.
@@ -508,9 +516,7 @@ impl Supervisor<'_> {
         let Some(access) = entry.in_debt() else { return };
         let why = error.map(|error| format!("{error:#}"));
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        if let Driven::Done(Err(error)) =
-            self.desk.drive(pin!(access.run_ended(why.as_deref())), &RunSpan::NONE, limit).await
-        {
+        if let Driven::Done(Err(error)) = self.desk.drive(&entry, pin!(access.run_ended(why.as_deref())), limit).await {
             warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
         }
     }
@@ -526,9 +532,9 @@ impl Supervisor<'_> {
             }
         };
         let before = {
-            let control = entry.lock();
+            let mut control = entry.lock();
             if control.changed {
-                settle(&mut self.grid, &self.desk.options, &control);
+                settle(&self.desk.options, &mut control);
                 self.desk.options.clone_from(&control.options);
             }
             control.failures
@@ -600,7 +606,7 @@ impl Supervisor<'_> {
 
     /// Asks the instance's `on_failure`, and says whether the instance is broken.
     fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
-        let Slot::Here(instance) = &mut self.instance else {
+        let Some(instance) = &mut self.instance else {
             return (failure.recovery(), false);
         };
         let entry = &self.cx.entry;
@@ -621,16 +627,15 @@ impl Supervisor<'_> {
             return Some(Ending::Stopped);
         }
         let restart = self.desk.options.restart.filter(|_| !entry.factory.is_ready_made());
-        let Some(wait) = restart.and_then(|restart| self.budget.get_or_insert_default().grant(restart, Instant::now()))
-        else {
+        let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now())) else {
             return Some(Ending::Failed);
         };
         self.replace_instance().await;
         {
             let mut control = entry.lock();
             control.failures = 0;
-            control.stats.restarts += 1;
-            control.hold = Some(Hold::Restart);
+            control.stats.restarts = control.stats.restarts.saturating_add(1);
+            control.set_hold(Hold::Restart);
         }
         entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
         warn!(service.id = %entry.id, "a fresh instance follows in {}", plain(wait));
@@ -638,9 +643,21 @@ impl Supervisor<'_> {
         None
     }
 
+    fn seldom(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_with(|| {
+            let rng = self.cx.entry.hub.rng(&self.cx.entry.id);
+            Box::new(Seldom {
+                away: None,
+                discard: false,
+                budget: RestartBudget::default(),
+                rng,
+                wall: WallPlan::default(),
+            })
+        })
+    }
+
     fn back_off(&mut self, wait: Duration) {
-        self.next = Next::Retry;
-        self.due = later(Instant::now(), wait);
+        self.plan(Next::Retry, later(Instant::now(), wait));
         let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.retrying = true;
@@ -651,7 +668,7 @@ impl Supervisor<'_> {
                 entry.enter(&mut control, ServiceState::Paused);
             }
         }
-        entry.changed.notify_waiters();
+        control.tell_changed_state();
     }
 
     /// A `reset` from within the run asked for a fresh instance.
@@ -670,7 +687,7 @@ impl Supervisor<'_> {
 
     // ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async fn end(mut self, ending: Ending) {
+    async fn end(&mut self, ending: Ending) {
         let entry = self.cx.entry.clone();
         {
             let mut control = entry.lock();
@@ -680,7 +697,7 @@ impl Supervisor<'_> {
                 entry.enter(&mut control, ServiceState::Draining);
             } else {
                 // Tasks of the instance's own wait for its end.
-                entry.changed.notify_waiters();
+                control.tell_changed_state();
             }
         }
         self.end_instance().await;
@@ -689,9 +706,10 @@ impl Supervisor<'_> {
         control.forget_waiters();
         control.run_wanted = false;
         control.paused = false;
-        control.hold = None;
+        control.let_go();
         control.settled = true;
         let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
+        self.ended = true;
         entry.enter(&mut control, last);
         drop(control);
         if last == ServiceState::Stopped {
@@ -703,8 +721,8 @@ impl Supervisor<'_> {
 
     /// Ends the instance because another is to follow; one on the blocking pool when it comes back, as runs never overlap.
     async fn replace_instance(&mut self) {
-        if matches!(self.instance, Slot::Away(_)) {
-            self.discard = true;
+        if let Some(seldom) = self.seldom.as_mut().filter(|seldom| seldom.away.is_some()) {
+            seldom.discard = true;
         } else {
             self.end_instance().await;
         }
@@ -712,45 +730,74 @@ impl Supervisor<'_> {
 
     /// Cleans up the instance, exactly once, and lets go of it. Waits for one that is still on the blocking pool.
     async fn end_instance(&mut self) {
-        match std::mem::replace(&mut self.instance, Slot::Empty) {
-            Slot::Empty => {}
-            Slot::Here(instance) => self.desk.clean_up(self.cx, instance).await,
-            Slot::Away(mut run) => {
-                let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-                match self.desk.drive(pin!(&mut run), &RunSpan::NONE, limit).await {
-                    Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance).await,
-                    Driven::Done(Err(_)) | Driven::Panicked(_) => {}
-                    Driven::TimedOut | Driven::Aborted => {
-                        let id = &self.cx.entry.id;
-                        warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
-                        tokio::spawn(clean_up_late(run, Context::clone(self.cx)));
-                    }
-                }
+        if let Some(instance) = self.instance.take() {
+            return self.desk.clean_up(self.cx, instance, Limit::Cleanup).await;
+        }
+        let Some(mut run) = self.seldom.as_mut().and_then(|seldom| seldom.away.take()) else { return };
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
+            Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance, Limit::Cleanup).await,
+            Driven::Done(Err(_)) | Driven::Panicked(_) => {}
+            Driven::TimedOut | Driven::Aborted => {
+                let id = &self.cx.entry.id;
+                warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
+                tokio::spawn(clean_up_late(run, Context::clone(self.cx)));
             }
         }
     }
 }
 
+/// A run of `update` in flight.
+struct Run<'a> {
+    /// Until it has ended.
+    update: Option<BoxFuture<'a, Result<Outcome>>>,
+    span: RunSpan,
+}
+
+impl Run<'_> {
+    #[inline]
+    fn poll(&mut self, task: &mut Task<'_>, desk: &mut Desk<'_>, entry: &Entry) -> Poll<Driven<Result<Outcome>>> {
+        desk.poll(task, entry, &self.span, Limit::Run, |task| {
+            let Some(update) = &mut self.update else { unreachable!("a run that has ended is not polled again") };
+            let polled = update.as_mut().poll(task);
+            if polled.is_ready() {
+                // Dropping it is user code, too.
+                self.update = None;
+            }
+            polled
+        })
+    }
+
+    /// Drops a run that did not end by itself.
+    #[inline]
+    fn drop_cut(&mut self, entry: &Entry) -> Caught<()> {
+        match self.update.take() {
+            None => Caught::Returned(()),
+            Some(cut) => caught::quietly(|| entry.as_current(|| self.span.in_scope(|| drop(cut)))),
+        }
+    }
+}
+
 /// The grid comes up to the last run on its old interval, before another holds.
-fn settle(grid: &mut Grid, before: &Options, control: &Control) {
+fn settle(before: &Options, control: &mut Control) {
     if let (Schedule::Interval(every), Some(started)) = (&before.schedule, control.stats.last_started) {
-        grid.settle(*every, started);
+        control.grid.settle(*every, started);
     }
 }
 
 /// A blocking run that had timed out has returned at last, and whether by a panic.
-fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) -> (Slot, bool) {
+fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) -> (Option<Box<dyn Lifecycle>>, bool) {
     match returned {
-        Ok((instance, Caught::Returned(_))) => (Slot::Here(instance), false),
+        Ok((instance, Caught::Returned(_))) => (Some(instance), false),
         Ok((instance, Caught::Panicked(message))) => {
             warn!(service.id = %entry.id, "a blocking run panicked after it had timed out: {message}");
-            (Slot::Here(instance), true)
+            (Some(instance), true)
         }
-        Err(_) => (Slot::Empty, false),
+        Err(_) => (None, false),
     }
 }
 
-fn report(waiters: Vec<oneshot::Sender<RunReport>>, report: &RunReport) {
+fn report(waiters: Waiters, report: &RunReport) {
     for waiter in waiters {
         // Whoever asked may have stopped waiting.
         let _ = waiter.send(report.clone());
@@ -774,11 +821,12 @@ fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict) {
 }
 
 /// Where the supervisor itself is dropped half-way (its runtime is shut down, or it has a bug), nobody waits for ever.
-struct Unfinished(Option<Arc<Entry>>);
-
-impl Drop for Unfinished {
+impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
-        let Some(entry) = self.0.take() else { return };
+        if self.ended {
+            return;
+        }
+        let entry = &self.cx.entry;
         let mut control = entry.lock();
         control.ending = true;
         control.forget_waiters();
