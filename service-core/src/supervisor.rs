@@ -242,8 +242,8 @@ impl<'t> Supervisor<'t> {
                 return Poll::Pending;
             }
             if self.next == Next::Wall {
-                let there = |seldom: &Box<Seldom>| seldom.wall.is_due(entry.hub.clock.wall_now());
-                if !self.seldom.as_ref().is_some_and(there) {
+                let there = |seldom: &Seldom| seldom.wall.is_due(entry.hub.clock.wall_now());
+                if !self.seldom.as_deref().is_some_and(there) {
                     return Poll::Ready(Woken::WallNotThere);
                 }
             }
