@@ -38,6 +38,10 @@ pub(crate) struct Timetable {
     /// A point of the grid: the first one, or the last one at or before the last regular run's start.
     point: Ms,
     last: Option<(Ms, Ms)>,
+    /// The schedule that the grid stands on; another one takes over when no run is in flight.
+    stands_on: Schedule,
+    /// When the schedule was changed last: of changes at one moment only the last one is seen.
+    changed_at: Option<Ms>,
 }
 
 impl Timetable {
@@ -49,11 +53,38 @@ impl Timetable {
             _ if part.initial_delay == 0 => Window::at(first, Kind::AtOnce),
             _ => Window::regular(first, part.jitter),
         };
-        (Self { schedule, jitter: part.jitter, point: first, last: None }, window)
+        (
+            Self { schedule, jitter: part.jitter, point: first, last: None, stands_on: schedule, changed_at: None },
+            window,
+        )
     }
 
     pub(crate) fn ran(&mut self, started: Ms, ended: Ms) {
         self.last = Some((started, ended));
+        self.settle();
+    }
+
+    /// Another schedule: the grid comes up to the last run's start first, and goes on from there.
+    pub(crate) fn change(&mut self, schedule: Schedule, in_flight: bool, at: Ms) {
+        self.schedule = schedule;
+        if !in_flight && self.changed_at == Some(at) {
+            self.stands_on = schedule;
+        } else if !in_flight {
+            self.settle();
+            self.changed_at = Some(at);
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.stands_on == self.schedule {
+            return;
+        }
+        if let (Schedule::Interval(every), Some((started, _))) = (self.stands_on, self.last)
+            && started >= self.point
+        {
+            self.point += (started - self.point) / every * every;
+        }
+        self.stands_on = self.schedule;
     }
 
     /// The next regular run after the last one.

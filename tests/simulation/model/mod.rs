@@ -114,7 +114,10 @@ impl Model {
     }
 
     fn dependencies_are_up(&self, service: usize) -> bool {
-        let up = |on: &usize| matches!(self.state(*on), Some(ServiceState::Running | ServiceState::Paused));
+        let up = |on: &usize| {
+            matches!(self.state(*on), Some(ServiceState::Running | ServiceState::Paused))
+                && self.services[*on].came_up()
+        };
         self.cast[service].depends_on.iter().all(up)
     }
 

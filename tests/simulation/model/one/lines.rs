@@ -112,7 +112,9 @@ impl One {
                 }
             }
             ServiceState::Paused => must!(paused, "is paused, and nobody asked for it"),
-            ServiceState::BackingOff => must!(life.retrying && !paused, "backs off for no reason"),
+            ServiceState::BackingOff => {
+                must!(life.retrying && (!paused || state == ServiceState::Starting), "backs off for no reason");
+            }
             ServiceState::Draining => {
                 let by_itself = life.verdict == Some(Verdict::Stop);
                 life.stop.get_or_insert(at);

@@ -213,7 +213,7 @@ impl One {
                 if let Some(life) = &mut self.life
                     && let Some(timetable) = &mut life.timetable
                 {
-                    timetable.schedule = self.schedule;
+                    timetable.change(self.schedule, life.run.is_some(), at);
                     life.plan = life.plan.map(|plan| timetable.changed(plan, at));
                 }
             }
@@ -221,6 +221,11 @@ impl One {
             _ => {}
         }
         true
+    }
+
+    /// Its first instance of this life has been built.
+    pub(super) fn came_up(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.up)
     }
 
     pub(super) fn forget_waiter(&mut self, n: u32) {
