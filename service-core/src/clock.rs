@@ -78,9 +78,9 @@ pub(crate) fn in_words(duration: Duration) -> String {
         small => format!("{large} {unit} {small} {small_unit}"),
     };
     match whole {
-        ..120 => format!("{whole} s"),
-        ..3_600 => two(whole / 60, "min", whole % 60, "s"),
-        ..86_400 => two(whole / 3_600, "h", whole % 3_600 / 60, "min"),
+        0..120 => format!("{whole} s"),
+        120..3_600 => two(whole / 60, "min", whole % 60, "s"),
+        3_600..86_400 => two(whole / 3_600, "h", whole % 3_600 / 60, "min"),
         _ => two(whole / 86_400, "d", whole % 86_400 / 3_600, "h"),
     }
 }

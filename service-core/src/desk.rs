@@ -184,9 +184,7 @@ impl<'t> Desk<'t> {
             let waiting = registry.not_up(&self.options.depends_on);
             if waiting.missing.is_empty() {
                 let mut control = entry.lock();
-                if matches!(control.hold, Some(Hold::Dependencies(_))) {
-                    control.hold = None;
-                }
+                control.hold = None;
                 control.grid = Grid::new(Instant::now());
                 return true;
             }

@@ -78,7 +78,7 @@ pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
         return Ok(());
     }
     if let Some(error) = look(registry).await
-        && !error.find::<DbErr>().is_some_and(|error| is_connection_lost(error))
+        && !error.find::<DbErr>().is_some_and(is_connection_lost)
         && !inner.live.ready.load(Ordering::SeqCst)
     {
         return Err(error);

@@ -116,6 +116,6 @@ fn descriptor(
         line: 7,
         attributes,
         build: None,
-        settings,
+        settings: settings.map(|fields| crate::glue::SettingsType { fields, check: |_, _| Ok(()) }),
     }))
 }
