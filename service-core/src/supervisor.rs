@@ -19,12 +19,16 @@ use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::context::Context;
 use crate::control::{Control, Hold};
+#[cfg(feature = "database")]
+use crate::cron::MOST_MISSED;
 use crate::cron::WallPlan;
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
 use crate::entry::{Entry, used_up};
 use crate::error::{Error, Result};
 use crate::event::ServiceEventKind;
 use crate::failure::{Failure, FailureKind, Recovery};
+#[cfg(feature = "database")]
+use crate::options::CatchUp;
 use crate::options::{Options, Schedule};
 use crate::outcome::{Outcome, RunReport};
 use crate::policy::{self, RestartBudget, Verdict};
@@ -98,6 +102,8 @@ enum Next {
     Regular,
     /// By the clock on the wall.
     Wall,
+    /// A run for a cron fire that was missed while the process was down.
+    Missed,
     Retry,
 }
 
@@ -153,6 +159,10 @@ impl Supervisor<'_> {
             }
             if !self.up {
                 self.come_up();
+                #[cfg(feature = "database")]
+                if catches_up(&self.desk.options) {
+                    Box::pin(self.look_for_missed()).await;
+                }
                 continue;
             }
             if !self.begin(cue) {
@@ -172,6 +182,10 @@ impl Supervisor<'_> {
             };
             if let Driven::Done(Ok(outcome)) = driven {
                 self.succeed(outcome);
+                #[cfg(feature = "database")]
+                if catches_up(&self.desk.options) {
+                    Box::pin(self.remember_fire()).await;
+                }
             } else if let Some(ending) = Box::pin(self.follow_failure(driven)).await {
                 return ending;
             }
@@ -308,7 +322,7 @@ impl Supervisor<'_> {
 
     /// Plans again after the options have changed.
     fn plan_again(&mut self) {
-        if matches!(self.next, Next::AtOnce | Next::Retry) {
+        if matches!(self.next, Next::AtOnce | Next::Retry | Next::Missed) {
             return;
         }
         match &self.desk.options.schedule {
@@ -349,6 +363,11 @@ impl Supervisor<'_> {
         // Not before the initial delay is over.
         let from = clock.wall(self.grid.first().max(Instant::now()));
         let wall = self.wall.get_or_insert_default();
+        if wall.owes() {
+            self.next = Next::Missed;
+            self.due = self.grid.first();
+            return;
+        }
         wall.plan(cron, from, jitter);
         self.next = Next::Wall;
         self.due = later(Instant::now(), wall.until_next_look(clock.wall_now()));
@@ -364,6 +383,56 @@ impl Supervisor<'_> {
             self.due = later(Instant::now(), wall.until_next_look(clock.wall_now()));
         } else {
             self.plan_wall();
+        }
+    }
+
+    /// What a cron schedule with `catch_up` missed while the process was down is owed.
+    #[cfg(feature = "database")]
+    async fn look_for_missed(&mut self) {
+        use crate::database::{LastRun, last_run, set_last_run};
+        let entry = self.cx.entry.clone();
+        let options = self.desk.options.clone();
+        let (Some(db), Schedule::Cron(cron)) = (entry.hub.database.as_ref(), &options.schedule) else { return };
+        let now = entry.hub.clock.wall_now();
+        let look = async {
+            let last = last_run(db, &entry.id).await?.fire;
+            if last.is_none() {
+                // From the first start on there is something to miss.
+                set_last_run(db, &entry.id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
+            }
+            Ok::<_, Error>(last)
+        };
+        let limit = Limit::Cleanup(later(Instant::now(), options.drain_timeout));
+        let last = match self.desk.drive(pin!(look), &RunSpan::NONE, limit).await {
+            Driven::Done(Ok(Some(last))) => last.into(),
+            Driven::Done(Ok(None)) => return,
+            Driven::Done(Err(error)) => {
+                warn!(service.id = %entry.id, "nothing is caught up: its last fire cannot be read: {error:#}");
+                return;
+            }
+            _ => return,
+        };
+        let most = if cron.catch_up == CatchUp::Latest { 1 } else { MOST_MISSED };
+        let missed = crate::cron::missed(cron, last, now, most);
+        if !missed.is_empty() {
+            info!(service.id = %entry.id, "catches up {} fire(s) missed while it was down", missed.len());
+            self.wall.get_or_insert_default().owe(missed);
+            self.plan_wall();
+        }
+    }
+
+    /// Writes down the fire whose run ended well, so that it is not caught up after a restart of the process.
+    #[cfg(feature = "database")]
+    async fn remember_fire(&mut self) {
+        use crate::database::{LastRun, set_last_run};
+        let entry = self.cx.entry.clone();
+        let fire = self.wall.as_mut().and_then(|wall| wall.done());
+        let (Some(db), Some(fire)) = (entry.hub.database.as_ref(), fire) else { return };
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        let last = LastRun { fire: Some(fire.into()), ..LastRun::default() };
+        let written = self.desk.drive(pin!(set_last_run(db, &entry.id, last)), &RunSpan::NONE, limit).await;
+        if let Driven::Done(Err(error)) = written {
+            warn!(service.id = %entry.id, "the fire just run is not remembered, and may be caught up again: {error:#}");
         }
     }
 
@@ -410,8 +479,10 @@ impl Supervisor<'_> {
             control.begin_run(started)
         };
         self.cx.run = run;
-        if let (Cue::Due, Next::Wall, Some(wall)) = (cue, self.next, &mut self.wall) {
-            wall.serve();
+        match (cue, self.next, &mut self.wall) {
+            (Cue::Due, Next::Wall, Some(wall)) => wall.serve(),
+            (Cue::Due, Next::Missed, Some(wall)) => wall.serve_missed(),
+            _ => {}
         }
         entry.emit(|| ServiceEventKind::RunStarted { run });
         true
@@ -736,6 +807,11 @@ fn settle(grid: &mut Grid, before: &Options, control: &Control) {
     if let (Schedule::Interval(every), Some(started)) = (&before.schedule, control.stats.last_started) {
         grid.settle(*every, started);
     }
+}
+
+#[cfg(feature = "database")]
+fn catches_up(options: &Options) -> bool {
+    matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }
 
 /// A blocking run that had timed out has returned at last, and whether by a panic.
