@@ -5,6 +5,7 @@
 //! a machine that was suspended, is seen within a minute, and what was missed is made up by one run. A clock that is set
 //! back by up to three hours fires nothing twice; further back, the schedule follows it.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -73,6 +74,11 @@ mod fires {
     pub(crate) fn next(_schedule: &CronSchedule, _after: SystemTime) -> Option<SystemTime> {
         None
     }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn missed(_: &CronSchedule, _: SystemTime, _: SystemTime, _: usize) -> Vec<SystemTime> {
+        Vec::new()
+    }
 }
 
 #[cfg(feature = "cron")]
@@ -102,6 +108,24 @@ mod fires {
         let seconds = after.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
         let after = DateTime::<Utc>::from_timestamp(i64::try_from(seconds).ok()?, 0)?.with_timezone(&zone);
         cron.find_next_occurrence(&after, false).ok().map(SystemTime::from)
+    }
+
+    /// The fires after `since`, up to `until`: the latest `most` of them, in their order.
+    #[cfg(feature = "database")]
+    pub(crate) fn missed(
+        schedule: &CronSchedule,
+        since: SystemTime,
+        until: SystemTime,
+        most: usize,
+    ) -> Vec<SystemTime> {
+        let Ok((cron, zone)) = parse(schedule) else { return Vec::new() };
+        // Backwards, so that years of missed fires cost no more than `most`.
+        let until = DateTime::<Utc>::from(until).with_timezone(&zone);
+        let first = cron.find_previous_occurrence(&until, true).ok();
+        let before = std::iter::successors(first, |fire| cron.find_previous_occurrence(fire, false).ok());
+        let mut missed: Vec<_> = before.map(SystemTime::from).take_while(|fire| *fire > since).take(most).collect();
+        missed.reverse();
+        missed
     }
 
     fn parse(schedule: &CronSchedule) -> Result<(Cron, Tz), Mistake> {
@@ -140,7 +164,13 @@ mod fires {
     }
 }
 
+#[cfg(feature = "database")]
+pub(crate) use fires::missed;
 pub(crate) use fires::{check, next};
+
+/// Of what was missed while the process was down, `catch_up = "all"` makes up the latest so many.
+#[cfg(feature = "database")]
+pub(crate) const MOST_MISSED: usize = 1000;
 
 /// A fire that is waited for. Knows no clock: what it shows is told at each look.
 #[derive(Debug, Default)]
@@ -149,6 +179,10 @@ pub(crate) struct WallPlan {
     jitter: Duration,
     /// The latest fire that was run.
     served: Option<SystemTime>,
+    /// Fires that were missed while the process was down, and are made up; the first comes first.
+    owed: VecDeque<SystemTime>,
+    /// The fire that is being run, or tried again.
+    in_hand: Option<SystemTime>,
 }
 
 impl WallPlan {
@@ -174,6 +208,28 @@ impl WallPlan {
     /// The fire is run.
     pub(crate) fn serve(&mut self) {
         self.served = self.fire;
+        self.in_hand = self.fire;
+    }
+
+    /// These were missed.
+    #[cfg(feature = "database")]
+    pub(crate) fn owe(&mut self, missed: Vec<SystemTime>) {
+        self.owed = missed.into();
+    }
+
+    pub(crate) fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// A missed fire is run.
+    pub(crate) fn serve_missed(&mut self) {
+        self.in_hand = self.owed.pop_front();
+    }
+
+    /// The fire whose run has just ended well, once.
+    #[cfg(feature = "database")]
+    pub(crate) fn done(&mut self) -> Option<SystemTime> {
+        self.in_hand.take()
     }
 
     /// How long to wait before the clock is looked at again.

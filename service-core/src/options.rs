@@ -93,15 +93,18 @@ pub struct CronSchedule {
 }
 
 /// What happens to cron fires that were missed while the process was down.
+///
+/// A fire counts as served once its run has ended well, which is remembered in the database: whoever is killed in the
+/// middle of a run repeats it. Before the first start nothing was missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CatchUp {
     /// Nothing.
     #[default]
     None,
-    /// The latest of them runs.
+    /// The latest of them stands for all, and runs.
     Latest,
-    /// All of them run.
+    /// All of them run, one after the other; of more than 1,000 the latest 1,000.
     All,
 }
 

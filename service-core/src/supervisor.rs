@@ -7,28 +7,32 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::caught::{self, Caught};
-use crate::clock::plain;
 use crate::context::Context;
 use crate::control::{Control, Hold, Waiters};
 use crate::cron::WallPlan;
 use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
-use crate::entry::{Entry, used_up};
+use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::event::ServiceEventKind;
-use crate::failure::{Failure, FailureKind, Recovery};
+use crate::failure::FailureKind;
 use crate::options::{Options, Schedule};
 use crate::outcome::{Outcome, RunReport};
-use crate::policy::{self, RestartBudget, Verdict};
-use crate::schedule::{Grid, later};
+use crate::policy::RestartBudget;
+use crate::schedule::later;
 use crate::service::{BoxFuture, Lifecycle};
 use crate::state::ServiceState;
+
+#[cfg(feature = "database")]
+mod catch_up;
+mod failing;
+mod planning;
 
 /// Runs a service from `Starting` until it is stopped or failed for good.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, for every waiting service")]
@@ -81,6 +85,8 @@ enum Next {
     Regular,
     /// By the wall clock.
     Wall,
+    /// A run for a cron fire that was missed while the process was down.
+    Missed,
     Retry,
 }
 
@@ -138,6 +144,10 @@ impl<'t> Supervisor<'t> {
                     Cue::Build => match Box::pin(self.build()).await {
                         Built::Done if !self.up => {
                             self.come_up();
+                            #[cfg(feature = "database")]
+                            if catch_up::is_wanted(&self.desk.options) {
+                                Box::pin(self.look_for_missed()).await;
+                            }
                             continue;
                         }
                         Built::Done | Built::Broken => continue,
@@ -158,7 +168,14 @@ impl<'t> Supervisor<'t> {
                         }
                     };
                     match driven {
-                        Driven::Done(Ok(outcome)) => self.succeed(outcome),
+                        Driven::Done(Ok(outcome)) => {
+                            let renew = self.succeed(outcome);
+                            #[cfg(feature = "database")]
+                            if catch_up::is_wanted(&self.desk.options) {
+                                Box::pin(self.remember_fire()).await;
+                            }
+                            renew
+                        }
                         driven => match Box::pin(self.follow_failure(driven)).await {
                             Some(ending) => return ending,
                             None => self.cx.entry.lock().renew,
@@ -255,139 +272,16 @@ impl<'t> Supervisor<'t> {
         if control.state() == ServiceState::BackingOff {
             entry.enter(&mut control, ServiceState::Running);
         }
-        if let (false, Next::Wall, Some(seldom)) = (control.run_wanted, self.next, &mut self.seldom) {
-            seldom.wall.serve();
+        match (control.run_wanted, self.next, &mut self.seldom) {
+            (false, Next::Wall, Some(seldom)) => seldom.wall.serve(),
+            (false, Next::Missed, Some(seldom)) => seldom.wall.serve_missed(),
+            _ => {}
         }
         let run = control.begin_run(Instant::now());
         drop(control);
         self.cx.run = run;
         self.cx.entry.emit(|| ServiceEventKind::RunStarted { run });
         Poll::Ready(Woken::Go(Cue::Run))
-    }
-
-    /// The first instance is there: the service is up, and its schedule begins.
-    fn come_up(&mut self) {
-        self.up = true;
-        let now = Instant::now();
-        let options = self.desk.options.clone();
-        let first = later(now, options.initial_delay);
-        self.cx.entry.lock().grid = Grid::new(first);
-        match &options.schedule {
-            Schedule::Cron(_) => self.plan_wall(),
-            _ if options.initial_delay.is_zero() => self.next = Next::AtOnce,
-            _ => _ = self.plan_at(first),
-        }
-        let entry = &self.cx.entry;
-        let mut control = entry.lock();
-        control.settled = true;
-        control.up = true;
-        control.retrying = false;
-        control.failures = 0;
-        control.let_go();
-        if control.state() == ServiceState::Starting || (control.state() == ServiceState::BackingOff && !control.paused)
-        {
-            entry.enter(&mut control, ServiceState::Running);
-        }
-        if control.paused && control.state() == ServiceState::Running {
-            entry.enter(&mut control, ServiceState::Paused);
-        }
-    }
-
-    /// Plans the next regular run after one from `started` to `ended`.
-    #[inline]
-    fn plan_regular(&mut self, started: Instant, ended: Instant) {
-        let due = match &self.desk.options.schedule {
-            Schedule::Interval(every) => self.cx.entry.lock().grid.after_run(*every, started, ended),
-            Schedule::Delay(wait) => {
-                // A run of this life has ended, be it one by hand during the initial delay.
-                self.cx.entry.lock().grid = Grid::new(ended);
-                later(ended, *wait)
-            }
-            Schedule::Cron(_) => return self.plan_wall(),
-        };
-        if self.plan_at(due) <= ended {
-            self.next = Next::AtOnce;
-        }
-    }
-
-    /// Plans again after the options have changed.
-    fn plan_again(&mut self) {
-        if matches!(self.next, Next::AtOnce | Next::Retry) {
-            return;
-        }
-        match &self.desk.options.schedule {
-            Schedule::Interval(every) => {
-                let due = {
-                    let control = self.cx.entry.lock();
-                    control.grid.next(*every, control.stats.last_started)
-                };
-                self.plan_at(due);
-            }
-            Schedule::Delay(wait) => {
-                let (ended, first) = {
-                    let control = self.cx.entry.lock();
-                    (control.stats.last_ended(), control.grid.first())
-                };
-                // Not in the initial delay, as long as no run of this life has ended.
-                if let Some(ended) = ended.filter(|ended| *ended >= first) {
-                    let due = later(ended, *wait);
-                    self.plan_at(due);
-                }
-            }
-            Schedule::Cron(_) => self.plan_wall(),
-        }
-    }
-
-    /// The next regular run is due at this moment and up to `jitter` later. Gives back when.
-    #[inline]
-    fn plan_at(&mut self, mut due: Instant) -> Instant {
-        if !self.desk.options.jitter.is_zero() {
-            due = later(due, self.jitter());
-        }
-        self.plan(Next::Regular, due);
-        due
-    }
-
-    fn plan(&mut self, next: Next, due: Instant) {
-        self.next = next;
-        self.cx.entry.lock().next_due = Some(due);
-    }
-
-    /// Plans the next fire of a cron schedule.
-    fn plan_wall(&mut self) {
-        let jitter = self.jitter();
-        let options = self.desk.options.clone();
-        let Schedule::Cron(cron) = &options.schedule else { return };
-        let (from, now) = self.wall_from();
-        let wall = &mut self.seldom().wall;
-        wall.plan(cron, from, jitter);
-        let look = wall.until_next_look(now);
-        self.plan(Next::Wall, later(Instant::now(), look));
-    }
-
-    /// The time of a look at the clock on the wall has come, and not yet the fire.
-    fn look_at_wall(&mut self) {
-        let options = self.desk.options.clone();
-        let (from, now) = self.wall_from();
-        let wall = &self.seldom().wall;
-        match &options.schedule {
-            Schedule::Cron(cron) if wall.stands(cron, from) => {
-                let look = wall.until_next_look(now);
-                self.plan(Next::Wall, later(Instant::now(), look));
-            }
-            _ => self.plan_wall(),
-        }
-    }
-
-    /// From when on a fire counts, not before the initial delay is over, and what the clock on the wall shows.
-    fn wall_from(&self) -> (SystemTime, SystemTime) {
-        let (clock, first) = (&self.cx.entry.hub.clock, self.cx.entry.lock().grid.first());
-        (clock.wall(first.max(Instant::now())), clock.wall_now())
-    }
-
-    fn jitter(&mut self) -> Duration {
-        let most = u64::try_from(self.desk.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-        if most == 0 { Duration::ZERO } else { Duration::from_nanos(self.seldom().rng.u64(0..=most)) }
     }
 
     // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
@@ -475,174 +369,6 @@ impl<'t> Supervisor<'t> {
         renew
     }
 
-    /// Tells how a run failed from how it ended.
-    async fn follow_failure(&mut self, driven: Driven<Result<Outcome>>) -> Option<Ending> {
-        let ended = Instant::now();
-        let times = (self.cx.entry.lock().stats.last_started.unwrap_or(ended), ended);
-        let (kind, error) = match driven {
-            Driven::Done(Ok(_)) => return None,
-            Driven::Done(Err(error)) => (FailureKind::Error, error),
-            Driven::Panicked(message) => (FailureKind::Panic, Error::msg(format!("panicked: {message}"))),
-            Driven::TimedOut => {
-                let timeout = plain(self.desk.options.timeout.unwrap_or_default());
-                (FailureKind::Timeout, Error::msg(format!("ran longer than its timeout of {timeout}")))
-            }
-            Driven::Aborted => {
-                self.follow_abort(times).await;
-                return Some(Ending::Stopped);
-            }
-        };
-        self.fail(kind, error, Some(times)).await
-    }
-
-    /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
-    async fn follow_abort(&mut self, times: Times) {
-        let after = plain(times.1 - times.0);
-        let error = Error::msg(format!("aborted by the stop, {after} after its start"));
-        #[cfg(feature = "database")]
-        self.pay_debts(Some(&error)).await;
-        let entry = &self.cx.entry;
-        warn!(service.id = %entry.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
-        entry.emit(|| ServiceEventKind::Aborted);
-        let failures = entry.lock().failures;
-        let failure = policy::failure(&self.desk.options, failures, FailureKind::Timeout, error);
-        self.count(&failure, Recovery::Stop, Some(times));
-    }
-
-    /// Settles in the database what the run that just ended left open, for as long as a stop would wait.
-    #[cfg(feature = "database")]
-    async fn pay_debts(&mut self, error: Option<&Error>) {
-        let entry = self.cx.entry.clone();
-        let Some(access) = entry.in_debt() else { return };
-        let why = error.map(|error| format!("{error:#}"));
-        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        if let Driven::Done(Err(error)) = self.desk.drive(&entry, pin!(access.run_ended(why.as_deref())), limit).await {
-            warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
-        }
-    }
-
-    /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
-    async fn fail(&mut self, kind: FailureKind, error: Error, times: Option<Times>) -> Option<Ending> {
-        let entry = self.cx.entry.clone();
-        // It is written down more than once below, outside of what catches panics.
-        let error = match caught::quietly(|| format!("{error:#}")) {
-            Caught::Returned(_) => error,
-            Caught::Panicked(message) => {
-                Error::msg(format!("an error whose text cannot be had: it panicked: {message}"))
-            }
-        };
-        let before = {
-            let mut control = entry.lock();
-            if control.changed {
-                settle(&self.desk.options, &mut control);
-                self.desk.options.clone_from(&control.options);
-            }
-            control.failures
-        };
-        #[cfg(feature = "database")]
-        self.pay_debts(Some(&error)).await;
-        let failure = policy::failure(&self.desk.options, before, kind, error);
-        let (recovery, broken) = self.ask(&failure);
-        let mut verdict = policy::judge(&failure, recovery);
-        let irreplaceable = broken && !entry.factory.has_next();
-        if irreplaceable && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
-            verdict = Verdict::Fail;
-        }
-        log_failure(&entry, self.cx.run, &failure, verdict);
-        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
-        self.count(&failure, decided, times);
-        // Where the service ends as well, the instance ends with it.
-        if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
-            self.end_instance().await;
-        }
-        match verdict {
-            Verdict::Regular => {
-                {
-                    let mut control = entry.lock();
-                    control.settled = true;
-                    control.retrying = false;
-                }
-                let now = Instant::now();
-                let (started, ended) = times.unwrap_or((now, now));
-                self.plan_regular(started, ended);
-                None
-            }
-            Verdict::Retry(wait) => {
-                self.back_off(wait);
-                None
-            }
-            Verdict::Stop => Some(Ending::Stopped),
-            Verdict::Fail if irreplaceable => {
-                error!(service.id = %entry.id, "{}", used_up(&entry.id));
-                Some(Ending::Failed)
-            }
-            // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
-            Verdict::Fail if entry.lock().is_renewed() => None,
-            Verdict::Fail => self.restart().await,
-        }
-    }
-
-    /// Writes a failure down. `Ignore` leaves the count as it was.
-    fn count(&self, failure: &Failure, recovery: Recovery, times: Option<Times>) {
-        let duration = times.map(|(started, ended)| ended - started);
-        let entry = &self.cx.entry;
-        let waiters = {
-            let mut control = entry.lock();
-            if recovery != Recovery::Ignore {
-                control.failures = failure.count;
-            }
-            control.end_run_badly(&failure.error, duration)
-        };
-        entry.emit(|| ServiceEventKind::RunFailed {
-            run: self.cx.run,
-            failure: failure.kind,
-            error: format!("{:#}", failure.error),
-            count: failure.count,
-            recovery,
-        });
-        let duration = duration.unwrap_or_default();
-        report(waiters, &RunReport { outcome: Outcome::idle(), error: Some(failure.error.clone()), duration });
-    }
-
-    /// Asks the instance's `on_failure`, and says whether the instance is broken.
-    fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
-        let Some(instance) = &mut self.instance else {
-            return (failure.recovery(), false);
-        };
-        let entry = &self.cx.entry;
-        let panicked = failure.kind() == FailureKind::Panic;
-        match caught::quietly(|| entry.as_current(|| instance.__on_failure(failure))) {
-            Caught::Returned(recovery) => (recovery, panicked),
-            Caught::Panicked(message) => {
-                warn!(service.id = %entry.id, "`on_failure` panicked: {message}");
-                (failure.recovery(), true)
-            }
-        }
-    }
-
-    /// After a failure for good: a fresh instance later, while the budget lasts.
-    async fn restart(&mut self) -> Option<Ending> {
-        let entry = self.cx.entry.clone();
-        if entry.lock().stop.is_some() {
-            return Some(Ending::Stopped);
-        }
-        let restart = self.desk.options.restart.filter(|_| !entry.factory.is_ready_made());
-        let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now())) else {
-            return Some(Ending::Failed);
-        };
-        self.replace_instance().await;
-        {
-            let mut control = entry.lock();
-            control.failures = 0;
-            control.stats.restarts = control.stats.restarts.saturating_add(1);
-            control.set_hold(Hold::Restart);
-        }
-        entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
-        warn!(service.id = %entry.id, "a fresh instance follows in {}", plain(wait));
-        self.back_off(wait);
-        None
-    }
-
     fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_with(|| {
             let rng = self.cx.entry.hub.rng(&self.cx.entry.id);
@@ -654,35 +380,6 @@ impl<'t> Supervisor<'t> {
                 wall: WallPlan::default(),
             })
         })
-    }
-
-    fn back_off(&mut self, wait: Duration) {
-        self.plan(Next::Retry, later(Instant::now(), wait));
-        let entry = &self.cx.entry;
-        let mut control = entry.lock();
-        control.retrying = true;
-        control.settled = true;
-        if control.stop.is_none() && (!control.paused || control.state() == ServiceState::Starting) {
-            entry.enter(&mut control, ServiceState::BackingOff);
-            if control.paused {
-                entry.enter(&mut control, ServiceState::Paused);
-            }
-        }
-        control.tell_changed_state();
-    }
-
-    /// A `reset` from within the run asked for a fresh instance.
-    async fn renew(&mut self) {
-        let entry = self.cx.entry.clone();
-        entry.lock().renew = false;
-        self.replace_instance().await;
-        self.next = Next::AtOnce;
-        let mut control = entry.lock();
-        control.failures = 0;
-        control.retrying = false;
-        if control.state() == ServiceState::BackingOff {
-            entry.enter(&mut control, ServiceState::Running);
-        }
     }
 
     // ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -801,22 +498,6 @@ fn report(waiters: Waiters, report: &RunReport) {
     for waiter in waiters {
         // Whoever asked may have stopped waiting.
         let _ = waiter.send(report.clone());
-    }
-}
-
-fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict) {
-    let (id, error) = (&entry.id, &failure.error);
-    let (count, max) = (failure.count, failure.max_failures);
-    match verdict {
-        Verdict::Fail => {
-            error!(service.id = %id, service.run = run, failures = count, "failed for good, failure {count}: {error:#}");
-        }
-        Verdict::Stop => warn!(service.id = %id, service.run = run, failures = count, "failed and stops: {error:#}"),
-        Verdict::Regular => warn!(service.id = %id, service.run = run, "failed, which is not counted: {error:#}"),
-        Verdict::Retry(wait) => {
-            let wait = plain(wait);
-            warn!(service.id = %id, service.run = run, failures = count, "failed ({count} of {max}), again in {wait}: {error:#}");
-        }
     }
 }
 

@@ -137,6 +137,39 @@ async fn a_run_that_outlasts_the_next_fire_is_overdue() {
     assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been going for 10 min 30 s");
 }
 
+/// The moments at which one that was down from the 1st until noon of the 10th runs, when it is back until the 11th.
+#[cfg(feature = "database")]
+async fn after_nine_days(catch_up: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", folder.path().join("fires.db").display());
+    let begun = Seen::default();
+    let bed = TestBed::at(at("2026-06-01T00:00:00Z")).set("catch_up", catch_up);
+    bed.database_url(&url).await;
+    let service = bed.start(Nightly(begun.clone())).await;
+    bed.run_for(hours(1)).await;
+    service.stop().await.unwrap();
+    assert_eq!(*begun.lock().unwrap(), ["2026-06-01 00:30"], "nothing to catch up at the very first start");
+    drop(bed);
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-06-10T12:00:00Z")).set("catch_up", catch_up);
+    bed.database_url(&url).await;
+    let service = bed.start(Nightly(seen.clone())).await;
+    bed.run_for(hours(24)).await;
+    service.stop().await.unwrap();
+    let seen = seen.lock().unwrap().clone();
+    seen
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_while_the_process_was_down_is_caught_up_as_wanted() {
+    assert_eq!(after_nine_days("none").await, ["2026-06-11 00:30"]);
+    assert_eq!(after_nine_days("latest").await, ["2026-06-10 12:00", "2026-06-11 00:30"]);
+    let mut all = vec!["2026-06-10 12:00"; 9];
+    all.push("2026-06-11 00:30");
+    assert_eq!(after_nine_days("all").await, all);
+}
+
 /// What keeps a registry with this schedule from being built.
 async fn refused(options: ServiceOptions) -> String {
     let builder = ServiceRegistry::builder().without_discovered();
