@@ -46,6 +46,8 @@ pub use builder::{BuildError, RegistryBuilder};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 pub use context::Context;
 pub use control::StateError;
+#[cfg(feature = "database")]
+pub use database::{Transaction, WorkItem};
 pub use error::{Error, Result};
 pub use event::{ServiceEvent, ServiceEventKind};
 pub use explain::{ExplainedOption, ExplainedSetting, Explanation};
@@ -153,6 +155,8 @@ pub mod __private {
 
 /// What a service's file usually needs.
 pub mod prelude {
+    #[cfg(feature = "database")]
+    pub use crate::database::{Transaction, WorkItem};
     #[cfg(feature = "testing")]
     pub use crate::testing::TestBed;
     pub use crate::{

@@ -41,3 +41,36 @@ async fn an_hour_with_a_database_passes_in_seconds() {
     service.stop().await.unwrap();
     assert_eq!(service.state(), ServiceState::Stopped);
 }
+
+/// Goes on where the last one stopped, also in another instance.
+#[derive(Default)]
+struct Following;
+
+#[service(interval = 60, discover = false)]
+impl Following {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let cursor: u64 = cx.store().get("cursor").await?.unwrap_or_default();
+        cx.store().set("cursor", &(cursor + 1)).await?;
+        Ok(Outcome::processed(cursor))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_value_outlives_its_instance() {
+    let bed = TestBed::new();
+    bed.sqlite().await;
+    let service = bed.start_of::<Following>().await;
+    bed.run_for(secs(130)).await;
+    service.stop().await.unwrap();
+    service.start().await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(service.health().total_processed, 6, "0 + 1 + 2, and 3 after the new start");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_database_what_needs_one_says_what_to_write() {
+    let bed = TestBed::new();
+    let report = bed.update(&mut Following).await;
+    let error = report.error().unwrap().to_string();
+    assert!(error.contains("`following`") && error.contains(".database_url("), "{error}");
+}

@@ -156,8 +156,7 @@ async fn after_nine_days(catch_up: &str) -> Vec<String> {
     let service = bed.start(Nightly(seen.clone())).await;
     bed.run_for(hours(24)).await;
     service.stop().await.unwrap();
-    let seen = seen.lock().unwrap().clone();
-    seen
+    seen.lock().unwrap().clone()
 }
 
 #[cfg(feature = "database")]

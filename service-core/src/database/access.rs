@@ -103,7 +103,7 @@ impl Access {
 
     /// Small values of this service that outlive it.
     pub fn store(&self) -> Store {
-        Store::new(self.clone())
+        Store::new(Ok(self))
     }
 
     /// What a run that just ended still owes the database is paid: the row in flight is charged with `why`, claims are

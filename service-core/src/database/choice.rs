@@ -2,7 +2,7 @@
 
 use sea_orm::DatabaseConnection;
 
-use super::{Access, Claim, ClaimEach, Transaction, WorkItem, connect_lazily};
+use super::{Access, Claim, ClaimEach, Store, Transaction, WorkItem, connect_lazily};
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -66,6 +66,14 @@ impl Context {
     /// As for [`claim`](Self::claim).
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
         ClaimEach::new(self.access(), n)
+    }
+
+    /// Small typed values of this service that outlive the process.
+    ///
+    /// # Errors
+    /// When used: the registry has no database, or it is away.
+    pub fn store(&self) -> Store {
+        Store::new(self.access())
     }
 
     /// This service's way to the database.

@@ -1,7 +1,7 @@
 //! [`Store`]: small typed values of a service that outlive it.
 
+use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Query};
-use sea_orm::{ConnectionTrait, DbErr};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 /// Services do not see each other's. A value may grow to what the database takes, but is read and written whole.
 #[derive(Clone, Debug)]
 pub struct Store {
-    access: Access,
+    /// Or that there is no database, which is told when the store is used.
+    access: Result<Access>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +38,12 @@ struct Unwritable {
 }
 
 impl Store {
-    pub(crate) fn new(access: Access) -> Self {
-        Self { access }
+    pub(crate) fn new(access: Result<&Access>) -> Self {
+        Self { access: access.cloned() }
+    }
+
+    fn access(&self) -> Result<&Access> {
+        self.access.as_ref().map_err(Clone::clone)
     }
 
     /// The value under `key`, or `None` where there is none.
@@ -54,7 +59,7 @@ impl Store {
     /// # Errors
     /// The database's, or the value is not a `T`: then the message names both.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        self.get_in(&self.access.db, key).await
+        self.get_in(&self.access()?.db, key).await
     }
 
     /// As [`get`](Self::get), within a transaction.
@@ -62,16 +67,17 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn get_in<T: DeserializeOwned>(&self, tx: &impl ConnectionTrait, key: &str) -> Result<Option<T>> {
+        let access = self.access()?;
         let select = Query::select()
             .column(column("value"))
             .from(column("service_store"))
-            .and_where(Expr::col(column("service_id")).eq(&*self.access.service_id))
+            .and_where(Expr::col(column("service_id")).eq(&*access.service_id))
             .and_where(Expr::col(column("key")).eq(key))
             .to_owned();
         let Some(row) = tx.query_one(&select).await? else { return Ok(None) };
         let text: String = row.try_get("", "value")?;
         let value = serde_json::from_str(&text).map_err(|source| Unreadable {
-            service_id: self.access.service_id.to_string(),
+            service_id: access.service_id.to_string(),
             key: key.to_owned(),
             wanted: std::any::type_name::<T>(),
             source,
@@ -86,7 +92,7 @@ impl Store {
     /// [`set_in`](Self::set_in) and `item.tx()`.
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
-        let tx = self.access.begin().await?;
+        let tx = self.access()?.begin().await?;
         tx.execute(&upsert).await?;
         tx.commit().await
     }
@@ -105,23 +111,25 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn remove(&self, key: &str) -> Result<bool> {
-        let tx = self.access.begin().await?;
+        let tx = self.access()?.begin().await?;
         let removed = self.delete(&tx, key).await?;
         tx.commit().await?;
         Ok(removed)
     }
 
-    async fn delete(&self, tx: &impl ConnectionTrait, key: &str) -> std::result::Result<bool, DbErr> {
+    async fn delete(&self, tx: &impl ConnectionTrait, key: &str) -> Result<bool> {
+        let access = self.access()?;
         let delete = Query::delete()
             .from_table(column("service_store"))
-            .and_where(Expr::col(column("service_id")).eq(&*self.access.service_id))
+            .and_where(Expr::col(column("service_id")).eq(&*access.service_id))
             .and_where(Expr::col(column("key")).eq(key))
             .to_owned();
         Ok(tx.execute(&delete).await?.rows_affected() > 0)
     }
 
     fn upsert<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<InsertStatement> {
-        let service_id = &*self.access.service_id;
+        let access = self.access()?;
+        let service_id = &*access.service_id;
         let text = serde_json::to_string(value).map_err(|source| {
             Error::fatal(Unwritable {
                 service_id: service_id.to_owned(),
@@ -130,7 +138,7 @@ impl Store {
                 source,
             })
         })?;
-        let now = super::settings::written(self.access.clock.now());
+        let now = super::settings::written(access.clock.now());
         Ok(Query::insert()
             .into_table(column("service_store"))
             .columns(["service_id", "key", "value", "updated_at"].map(column))

@@ -30,6 +30,7 @@ pub(super) struct Hold {
 
 impl Hold {
     /// Holds the clock, or does nothing where it is not paused.
+    #[cfg(feature = "database")]
     pub(super) async fn new() -> Option<Self> {
         if !is_paused() {
             return None;
@@ -42,6 +43,7 @@ impl Hold {
     }
 }
 
+#[cfg(feature = "database")]
 fn is_paused() -> bool {
     let before = Instant::now();
     std::thread::sleep(Duration::from_millis(2));
