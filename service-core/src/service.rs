@@ -145,6 +145,11 @@ impl ServiceDescriptor {
         self.line
     }
 
+    /// Names of the service's own settings, where its `configure` takes some and their type tells.
+    pub fn setting_names(&self) -> Option<&'static [&'static str]> {
+        self.settings.as_ref().and_then(|settings| (settings.fields)())
+    }
+
     /// The attribute's keys and values, in the order written.
     pub const fn attributes(&self) -> &'static [(&'static str, Literal)] {
         self.attributes

@@ -38,7 +38,7 @@ impl Untyped {
 }
 
 fn main() {
-    let names = Sender::DESCRIPTOR.settings.and_then(|settings| settings());
+    let names = Sender::DESCRIPTOR.setting_names();
     assert_eq!(names, Some(&["batch_size", "to"][..]));
-    assert!(Untyped::DESCRIPTOR.settings.is_none());
+    assert!(Untyped::DESCRIPTOR.setting_names().is_none());
 }
