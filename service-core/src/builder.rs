@@ -264,7 +264,7 @@ impl RegistryBuilder {
     ///
     /// # Errors
     /// Everything that is wrong, at once: options, ids that are taken (both places are named), unknown dependencies and
-    /// cycles, a database that cannot be used.
+    /// cycles. A configuration file that cannot be read, or a database URL that can never work, is told alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
         let mut problems = std::mem::take(&mut self.problems);
         let mut planned = std::mem::take(&mut self.planned);

@@ -109,7 +109,7 @@ impl Context {
         }
     }
 
-    /// Tells this service to stop: the run in flight goes on to its end and is the last.
+    /// Tells this service to stop: the run in flight is the last, and is aborted after `drain_timeout`.
     pub fn stop(&self) {
         self.entry.ask_stop(StopBy { by_itself: true, ..StopBy::default() });
     }

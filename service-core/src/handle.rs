@@ -142,7 +142,8 @@ impl ServiceHandle {
 
     /// Starts a failed service with a fresh instance and no failures counted.
     ///
-    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run, however it ends.
+    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run, unless it
+    /// ends by a stop or by `Recovery::Stop`.
     ///
     /// # Errors
     /// It has not failed, is ending, was handed over as a ready-made instance, or failed for good again at once.
