@@ -144,7 +144,14 @@ async fn work_through(access: Access) -> Result<u64> {
     let mut failures = 0;
     loop {
         match work(&access, 20).await {
-            Ok(outcome) if outcome == Outcome::idle() => return Ok(failures),
+            Ok(outcome) if outcome == Outcome::idle() => {
+                // Rows that nobody can claim may still be locked by a connection that is dying.
+                match job::Entity::find().filter(job::Column::Status.ne("completed")).count(access.db()).await {
+                    Ok(0) => return Ok(failures),
+                    Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(_) => failures += 1,
+                }
+            }
             Ok(_) => {}
             Err(error) => {
                 failures += 1;

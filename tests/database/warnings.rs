@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, EntityTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Statement};
 use service_core::database::{self, Access, Transaction};
 use service_core::{Error, Outcome, Result};
 
@@ -122,9 +122,22 @@ async fn a_row_that_breaks_connections_is_found_out() {
         let error = work(&access, process).await.unwrap_err();
         access.run_ended(Some(&error.to_string())).await.unwrap();
         assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, attempts, "{error:#}");
+        until_unlocked(&bench.db).await;
     }
     assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(4), "it waits for its next attempt");
     assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
+}
+
+/// A server process that was terminated tells its client first and gives its locks back afterwards.
+async fn until_unlocked(db: &DatabaseConnection) {
+    let held = "SELECT count(*) AS n FROM pg_locks WHERE relation = 'job'::regclass AND pid <> pg_backend_pid()";
+    let held = Statement::from_string(DbBackend::Postgres, held);
+    let unlocked = async {
+        while db.query_one_raw(held.clone()).await.unwrap().unwrap().try_get::<i64>("", "n").unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), unlocked).await.expect("its locks are given back");
 }
 
 /// PostgreSQL: the run is cut in the middle of a statement that goes on in the server and keeps the row locked.
