@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::config::Resolved;
+use crate::driver::Life;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
@@ -112,7 +113,6 @@ struct Aside {
 }
 
 /// Everything that both sides share.
-#[derive(Debug)]
 pub(crate) struct Control {
     state: ServiceState,
     /// How often each state was entered, so that nobody waits for one that came and went.
@@ -148,6 +148,14 @@ pub(crate) struct Control {
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
+    /// That moment has come.
+    pub(crate) is_due: bool,
+    /// The life waits for nothing but `next_due` and for what may be asked.
+    pub(crate) waits: bool,
+    /// Something was asked since the life last looked.
+    pub(crate) asked: bool,
+    /// The life, while it waits.
+    pub(crate) parked: Option<Life>,
     /// The grid of its schedule; before it is up, the moment at which its start began.
     pub(crate) grid: Grid,
     aside: Option<Box<Aside>>,
@@ -184,6 +192,10 @@ impl Control {
             resolved,
             changed: false,
             next_due: None,
+            is_due: false,
+            waits: false,
+            asked: false,
+            parked: None,
             grid: Grid::new(Instant::now()),
             aside: None,
             forgotten: false,
@@ -272,7 +284,33 @@ impl Control {
         self.aside.get_or_insert_default().degraded = Some(reason);
     }
 
+    /// Has no waker any more: nobody listens.
+    pub(crate) fn deafen(&mut self) {
+        self.waker = None;
+    }
+
+    /// Plans the next run.
+    #[inline]
+    pub(crate) fn plan(&mut self, due: Option<Instant>) {
+        self.next_due = due;
+        self.is_due = false;
+    }
+
+    /// Whether a life that waits has something to do.
+    #[inline]
+    pub(crate) fn is_called(&self) -> bool {
+        self.asked || (self.is_due && self.state != ServiceState::Paused)
+    }
+
+    /// Gives out the parked life where there is something to do, or this is the moment for which its run is due.
+    #[inline]
+    pub(crate) fn unpark(&mut self, at: Option<Instant>) -> Option<Life> {
+        self.is_due |= at.is_some() && at == self.next_due;
+        if self.is_called() { self.parked.take() } else { None }
+    }
+
     pub(crate) fn wake(&mut self) {
+        self.asked = true;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -315,7 +353,8 @@ impl Control {
         self.run_wanted = false;
         self.retrying = false;
         self.failures = 0;
-        self.next_due = None;
+        self.plan(None);
+        self.waits = false;
         self.grid = Grid::new(Instant::now());
         if let Some(aside) = &mut self.aside {
             aside.hold = None;
@@ -395,7 +434,7 @@ impl Control {
         self.in_flight = true;
         self.retrying = false;
         self.run_wanted = false;
-        self.next_due = None;
+        self.plan(None);
         if let Some(aside) = &mut self.aside {
             aside.degraded = None;
             aside.served = std::mem::take(&mut aside.waiters);

@@ -14,6 +14,7 @@ mod cron;
 #[cfg(feature = "database")]
 pub mod database;
 mod desk;
+mod driver;
 mod entry;
 mod error;
 mod event;

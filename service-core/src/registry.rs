@@ -31,7 +31,7 @@ use crate::order;
 use crate::schedule::later;
 use crate::service::{Discovered, Service, ServiceDescriptor};
 use crate::state::ServiceState;
-use crate::supervisor::supervise;
+use crate::supervisor::{Supervisor, supervise};
 
 /// The services of a program. Cheap to clone; dropping it stops nothing.
 ///
@@ -366,7 +366,7 @@ impl ServiceRegistry {
         control.begin();
         entry.tell_change(control, from, ServiceState::Starting);
         let cx = Context { entry: entry.clone(), registry: self.clone(), life: control.life, run: control.stats.runs };
-        runtime.spawn(supervise(cx));
+        self.inner.hub.drivers.begin(Box::pin(supervise(Supervisor::new(cx, control))), entry.clone(), self, &runtime);
         Ok(control.life)
     }
 

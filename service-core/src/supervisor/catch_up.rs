@@ -18,7 +18,7 @@ pub(super) fn is_wanted(options: &Options) -> bool {
     matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }
 
-impl Supervisor<'_> {
+impl Supervisor {
     /// What the schedule missed while the process was down is owed.
     pub(super) async fn look_for_missed(&mut self) {
         let entry = self.cx.entry.clone();

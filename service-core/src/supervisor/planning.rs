@@ -9,7 +9,7 @@ use crate::options::Schedule;
 use crate::schedule::{Grid, later};
 use crate::state::ServiceState;
 
-impl Supervisor<'_> {
+impl Supervisor {
     /// The first instance is there: the service is up, and its schedule begins.
     pub(super) fn come_up(&mut self) {
         self.up = true;
@@ -95,7 +95,7 @@ impl Supervisor<'_> {
 
     pub(super) fn plan(&mut self, next: Next, due: Instant) {
         self.next = next;
-        self.cx.entry.lock().next_due = Some(due);
+        self.cx.entry.lock().plan(Some(due));
     }
 
     /// Plans the next fire of a cron schedule.
