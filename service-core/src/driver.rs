@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, Sleep};
-use tracing::error;
 
 use crate::caught::{self, Caught};
 use crate::entry::Entry;
 use crate::registry::{Inner, ServiceRegistry};
+use crate::schedule::later;
 
 /// What a service does from its start to its end.
 pub(crate) type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -48,8 +48,8 @@ struct Queue {
     due: BinaryHeap<Due>,
     /// At this length `due` is looked through.
     many: usize,
-    /// To be polled now, and for which moment.
-    woken: VecDeque<(Arc<Entry>, Option<Instant>)>,
+    /// To be polled now.
+    woken: VecDeque<Called>,
     /// How many were taken from `woken`.
     taken: u64,
     /// Drivers that have nothing to do.
@@ -63,6 +63,13 @@ struct Queue {
 struct Due {
     at: Instant,
     entry: Weak<Entry>,
+}
+
+/// A service whose life is to be polled.
+struct Called {
+    entry: Arc<Entry>,
+    /// The moment for which it is, where nobody asked.
+    due: Option<Instant>,
 }
 
 impl Drivers {
@@ -86,7 +93,7 @@ impl Drivers {
         }
         let _inside = runtime.enter();
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        runtime.spawn(Clock { registry: registry.clone(), timer, single, taken_before: None });
+        runtime.spawn(Clock { registry: registry.clone(), timer, single, behind: None });
     }
 
     /// Has a parked life polled at this moment.
@@ -113,7 +120,7 @@ impl Drivers {
     /// Has a parked life polled now.
     fn poll_now(&self, entry: Arc<Entry>) {
         let mut queue = self.lock();
-        queue.woken.push_back((entry, None));
+        queue.woken.push_back(Called { entry, due: None });
         let waker = queue.idle.pop().or_else(|| queue.clock.take().map(|(clock, _)| clock));
         drop(queue);
         if let Some(waker) = waker {
@@ -121,16 +128,24 @@ impl Drivers {
         }
     }
 
-    /// Polls woken lives. Gives back the queue where none is left, and nothing where others should have their turn.
-    fn work(&self) -> Option<MutexGuard<'_, Queue>> {
+    /// Polls woken lives, and those that are due at `now`. Gives back the queue where none is left, and nothing where
+    /// others should have their turn.
+    fn work(&self, now: Option<Instant>) -> Option<MutexGuard<'_, Queue>> {
         for _ in 0..BATCH {
             let mut queue = self.lock();
-            let Some((entry, due)) = queue.woken.pop_front() else { return Some(queue) };
+            let Some(called) = queue.woken.pop_front().or_else(|| queue.pop_due(now?)) else { return Some(queue) };
             queue.taken += 1;
             drop(queue);
-            carry_on(&entry, due);
+            called.carry_on();
         }
         None
+    }
+
+    /// Whether a life that is due has not been polled yet.
+    #[cfg(feature = "testing")]
+    pub(crate) fn are_behind(&self) -> bool {
+        let queue = self.lock();
+        !queue.woken.is_empty() || queue.due.peek().is_some_and(|first| first.at <= Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -144,6 +159,18 @@ impl Drop for Drivers {
         let queue = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner);
         queue.clock.take().into_iter().for_each(|(clock, _)| clock.wake());
         queue.idle.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Queue {
+    fn pop_due(&mut self, now: Instant) -> Option<Called> {
+        while self.due.peek()?.at <= now {
+            let Due { at, entry } = self.due.pop()?;
+            if let Some(entry) = entry.upgrade() {
+                return Some(Called { entry, due: Some(at) });
+            }
+        }
+        None
     }
 }
 
@@ -186,7 +213,7 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<()> {
         let Some(registry) = self.0.upgrade() else { return Poll::Ready(()) };
-        match registry.hub.drivers.work() {
+        match registry.hub.drivers.work(None) {
             Some(mut queue) => queue.idle.push(task.waker().clone()),
             None => task.waker().wake_by_ref(),
         }
@@ -200,8 +227,8 @@ struct Clock {
     timer: Pin<Box<Sleep>>,
     /// The runtime has one thread: whom user code holds up, it would hold up anyway.
     single: bool,
-    /// How many lives the drivers had taken when they were found behind.
-    taken_before: Option<u64>,
+    /// Since when the drivers have been behind and not taken anything, and how much they had taken by then.
+    behind: Option<(Instant, u64)>,
 }
 
 impl Future for Clock {
@@ -211,23 +238,24 @@ impl Future for Clock {
         let Some(registry) = self.registry.upgrade() else { return Poll::Ready(()) };
         let drivers = &registry.hub.drivers;
         loop {
-            let mut queue = drivers.lock();
             let now = Instant::now();
-            while queue.due.peek().is_some_and(|first| first.at <= now) {
-                let Some(due) = queue.due.pop() else { break };
-                queue.woken.extend(due.entry.upgrade().map(|entry| (entry, Some(due.at))));
-            }
             let mut look = None;
-            if self.single {
-                drop(queue);
-                let Some(done) = drivers.work() else {
+            let mut queue = if self.single {
+                let Some(queue) = drivers.work(Some(now)) else {
                     task.waker().wake_by_ref();
                     return Poll::Pending;
                 };
-                queue = done;
-            } else if !queue.woken.is_empty() {
-                look = self.call_drivers(&mut queue, now);
-            }
+                queue
+            } else {
+                let mut queue = drivers.lock();
+                while let Some(due) = queue.pop_due(now) {
+                    queue.woken.push_back(due);
+                }
+                if !queue.woken.is_empty() {
+                    look = self.call_drivers(&mut queue, now);
+                }
+                queue
+            };
             let first = queue.due.peek().map(|first| first.at);
             let until = first.into_iter().chain(look).min();
             queue.clock = Some((task.waker().clone(), until));
@@ -242,23 +270,27 @@ impl Future for Clock {
 }
 
 impl Clock {
-    /// Calls as many drivers as there are lives to be polled, and says when to look again where there are too few.
+    /// Calls a driver for each life that is to be polled. Where there are too few it says when to look again, and what
+    /// they leave for long gets tasks of its own.
     fn call_drivers(&mut self, queue: &mut Queue, now: Instant) -> Option<Instant> {
-        let called = queue.idle.len().saturating_sub(queue.woken.len());
-        let called = queue.idle.drain(called..);
-        if called.len() >= queue.woken.len() {
-            self.taken_before = None;
-            called.for_each(Waker::wake);
+        let few = queue.idle.len().min(queue.woken.len());
+        queue.idle.drain(..few).for_each(Waker::wake);
+        if few == queue.woken.len() {
+            self.behind = None;
             return None;
         }
-        called.for_each(Waker::wake);
-        if self.taken_before.replace(queue.taken) == Some(queue.taken) {
-            // Nobody has taken anything for a while: all drivers are kept.
-            for (entry, due) in queue.woken.drain(..) {
-                tokio::spawn(async move { carry_on(&entry, due) });
+        let since = match self.behind {
+            Some((since, taken)) if taken == queue.taken => since,
+            _ => now,
+        };
+        self.behind = Some((since, queue.taken));
+        if now.duration_since(since) >= PATIENCE {
+            for called in queue.woken.drain(..) {
+                tokio::spawn(async move { called.carry_on() });
             }
+            return None;
         }
-        Some(now + PATIENCE)
+        Some(later(since, PATIENCE))
     }
 }
 
@@ -291,7 +323,7 @@ impl Future for InTask {
             if alive.as_mut().poll(task).is_ready() {
                 return Poll::Ready(());
             }
-            match park(life, entry) {
+            match park(life, entry, &Waker::from(entry.clone())) {
                 Parked::Waits => {
                     // Where the runtime that it was started on is gone, this one takes over.
                     entry.hub.drivers.ensure(&Handle::current());
@@ -304,25 +336,27 @@ impl Future for InTask {
     }
 }
 
-/// Polls a parked life, where there is something to be done. One that then waits for anything but its next run gets a
-/// task of its own.
-fn carry_on(entry: &Arc<Entry>, due: Option<Instant>) {
-    let mut life = entry.lock().unpark(due);
-    let waker = Waker::from(entry.clone());
-    while let Some(alive) = &mut life {
-        match caught::quietly(|| alive.as_mut().poll(&mut Task::from_waker(&waker))) {
-            Caught::Returned(Poll::Pending) => {}
-            Caught::Returned(Poll::Ready(())) => return,
-            Caught::Panicked(why) => {
-                return error!(service.id = %entry.id, "its supervisor panicked; please report this as a bug of service-core: {why}");
+impl Called {
+    /// Polls its life, where that is parked and there is something to do. One that then waits for anything but its next run
+    /// gets a task of its own.
+    fn carry_on(self) {
+        let Self { entry, due } = self;
+        let mut life = entry.lock().unpark(due);
+        let waker = Waker::from(entry.clone());
+        while let Some(alive) = &mut life {
+            match caught::quietly(|| alive.as_mut().poll(&mut Task::from_waker(&waker))) {
+                Caught::Returned(Poll::Pending) => {}
+                Caught::Returned(Poll::Ready(())) => return,
+                // As it was dropped it has said so.
+                Caught::Panicked(_) => return,
             }
-        }
-        match park(&mut life, entry) {
-            Parked::Waits => return,
-            Parked::Goes => {}
-            Parked::Needs => {
-                tokio::spawn(InTask { life, entry: entry.clone() });
-                return;
+            match park(&mut life, &entry, &waker) {
+                Parked::Waits => return,
+                Parked::Goes => {}
+                Parked::Needs => {
+                    tokio::spawn(InTask { life, entry });
+                    return;
+                }
             }
         }
     }
@@ -338,7 +372,8 @@ enum Parked {
     Needs,
 }
 
-fn park(life: &mut Option<Life>, entry: &Arc<Entry>) -> Parked {
+/// Parks a life that waits for its next run only; `waker` has it polled again.
+fn park(life: &mut Option<Life>, entry: &Arc<Entry>, waker: &Waker) -> Parked {
     let mut control = entry.lock();
     if !control.waits {
         return Parked::Needs;
@@ -346,7 +381,7 @@ fn park(life: &mut Option<Life>, entry: &Arc<Entry>) -> Parked {
     if control.is_called() {
         return Parked::Goes;
     }
-    control.listen(&Waker::from(entry.clone()));
+    control.listen(waker);
     control.parked = life.take();
     let due = control.next_due.filter(|_| !control.is_due);
     drop(control);
@@ -361,5 +396,30 @@ impl Wake for Entry {
     fn wake(self: Arc<Self>) {
         let hub = self.hub.clone();
         hub.drivers.poll_now(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::prelude::*;
+
+    #[derive(Default)]
+    struct Waiting;
+
+    #[service(interval = 3600, discover = false, crate = crate)]
+    impl Waiting {
+        async fn update(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runs_by_hand_leave_nothing_behind_on_the_list() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+        let service = registry.register_of::<Waiting>("waiting").await.unwrap();
+        service.start().await.unwrap();
+        for _ in 0..1_000 {
+            service.run_now().await.unwrap();
+        }
+        assert!(registry.inner.hub.drivers.lock().due.len() <= super::FEW + 1);
+        service.stop().await.unwrap();
     }
 }
