@@ -68,7 +68,6 @@ pub(crate) struct Stats {
     pub(crate) restarts: u32,
     pub(crate) last_started: Option<Instant>,
     last_nanos: u64,
-    pub(crate) last_error: Option<Error>,
 }
 
 impl Stats {
@@ -107,6 +106,7 @@ struct Aside {
     /// Who waits for the run in flight.
     served: Waiters,
     hold: Option<Hold>,
+    last_error: Option<Error>,
     degraded: Option<Box<str>>,
     /// An operator's override pauses it: which.
     held_by: Option<Box<str>>,
@@ -261,6 +261,11 @@ impl Control {
         if let Some(aside) = &mut self.aside {
             aside.hold = None;
         }
+    }
+
+    /// What failed last, be it long ago.
+    pub(crate) fn last_error(&self) -> Option<&Error> {
+        self.aside.as_ref()?.last_error.as_ref()
     }
 
     /// What the last run said that it lacks.
@@ -462,7 +467,7 @@ impl Control {
     pub(crate) fn end_run_badly(&mut self, error: &Error, duration: Option<Duration>) -> Waiters {
         self.in_flight = false;
         self.stats.errors = self.stats.errors.saturating_add(1);
-        self.stats.last_error = Some(error.clone());
+        self.aside.get_or_insert_default().last_error = Some(error.clone());
         match duration {
             Some(duration) => {
                 self.stats.set_last_duration(duration);

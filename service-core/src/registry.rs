@@ -557,8 +557,7 @@ impl ServiceRegistry {
             let control = entry.lock();
             match control.state() {
                 ServiceState::Failed => {
-                    let why =
-                        control.stats.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
+                    let why = control.last_error().map_or_else(String::new, |error| format!(": {error:#}"));
                     failed.push(format!("service `{}` failed{why}", entry.id));
                 }
                 state if state.is_running() => failed.push(format!("service `{}` did not stop in time", entry.id)),

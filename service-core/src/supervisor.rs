@@ -1,8 +1,9 @@
 //! The loop that runs one service: wait, build where there is no instance, run, decide, and at the end clean up.
 //!
-//! One task does all of it, so two runs can never overlap. The tricky part is that anything may be asked at any moment:
-//! what handles want stands in [`Control`](crate::control::Control), which every wait looks at. What follows an
-//! outcome, and when, is decided by `policy` and `schedule`; user code is driven by [`Desk`].
+//! One future does all of it, so two runs can never overlap; [`Drivers`](crate::driver::Drivers) see that it is polled. The
+//! tricky part is that anything may be asked at any moment: what handles want stands in
+//! [`Control`](crate::control::Control), which every wait looks at. What follows an outcome, and when, is decided by
+//! `policy` and `schedule`; user code is driven by [`Desk`].
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};

@@ -25,7 +25,8 @@ async fn hand_written(awaits: bool) {
     let mut runs = 0_u64;
     loop {
         interval.tick().await;
-        runs += std::hint::black_box(1);
+        runs += 1;
+        std::hint::black_box(runs);
         if awaits {
             tokio::task::yield_now().await;
         }
