@@ -323,13 +323,13 @@ impl RegistryBuilder {
         if problems.is_empty() { Ok(registry) } else { Err(Error::new(BuildError { problems })) }
     }
 
-    /// Registers everything and starts what is enabled; see [`ServiceRegistry::start`] for how long it waits.
+    /// Registers everything, starts what is enabled and listens to signals, as [`ServiceRegistry::start_all`] does.
     ///
     /// # Errors
     /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        registry.start_announced().await?;
+        crate::signal::start_listening(&registry).await?;
         Ok(registry)
     }
 

@@ -30,6 +30,7 @@ use crate::options::ServiceOptions;
 use crate::order;
 use crate::schedule::later;
 use crate::service::{Discovered, Service, ServiceDescriptor};
+use crate::signal::Ahead;
 use crate::state::ServiceState;
 use crate::supervisor::supervise;
 
@@ -56,10 +57,11 @@ pub(crate) struct Inner {
     pub(crate) live: crate::database::Live,
     entries: RwLock<BTreeSet<ById>>,
     /// A shutdown was asked for.
-    closing: AtomicBool,
+    pub(crate) closing: AtomicBool,
     /// Shutdowns under way: nothing new starts.
     shutting: AtomicUsize,
     closed: Notify,
+    pub(crate) ahead: Ahead,
 }
 
 /// As long as it lives, nothing new starts.
@@ -115,7 +117,13 @@ pub(crate) struct Waiting {
 }
 
 impl ServiceRegistry {
-    /// Registers every annotated service that is linked into the program, and starts those that are enabled.
+    /// Registers every annotated service that is linked into the program, and starts those that are enabled; see
+    /// [`start`](Self::start) for how long it waits.
+    ///
+    /// SIGINT and SIGTERM are listened to from here on, for [`until_shutdown`](Self::until_shutdown): one that comes
+    /// earlier cuts the wait short and is found there. Where the program neither waits there nor calls
+    /// [`shutdown`](Self::shutdown), a signal ends the process after `shutdown_timeout`, and a second one at once. A
+    /// program that has no use for that calls [`build`](RegistryBuilder::build) and [`start`](Self::start).
     ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them, before anything starts. One service that cannot
@@ -152,6 +160,7 @@ impl ServiceRegistry {
             closing: AtomicBool::new(false),
             shutting: AtomicUsize::new(0),
             closed: Notify::new(),
+            ahead: Ahead::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -465,9 +474,10 @@ impl ServiceRegistry {
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) asked for
     /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
     ///
-    /// Signals are heard from the first poll on; one that comes before that ends the process undrained. Where blocking
-    /// code of a service never returns, nor would the program, since its runtime waits for that code: three seconds after
-    /// the shutdown the process is ended.
+    /// Signals are heard from [`start_all`](Self::start_all) on, also while that still waits; after a
+    /// [`build`](RegistryBuilder::build) from the first poll on, so that one before that ends the process undrained.
+    /// Where blocking code of a service never returns, nor would the program, since its runtime waits for that code:
+    /// three seconds after the shutdown the process is ended.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
