@@ -267,7 +267,11 @@ impl ServiceRegistry {
         }
         // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
         if !entry.lock().options.depends_on.is_empty() {
-            check_dependencies(entries.iter().map(|known| &*known.0), &[&entry])?;
+            let old: Vec<_> = entries.iter().map(|known| known.0.clone()).collect();
+            let problems = check_dependencies(std::slice::from_ref(&entry), &old, &[]);
+            if !problems.is_empty() {
+                return Err(Error::msg(problems.join("; ")));
+            }
         }
         entries.insert(ById(entry.clone()));
         drop(entries);
@@ -275,12 +279,10 @@ impl ServiceRegistry {
         Ok(self.handle(entry))
     }
 
-    /// Registers many at once: dependencies may stand in any order.
-    pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) -> Result<()> {
-        check_dependencies([].into_iter(), &new.iter().map(|entry| &**entry).collect::<Vec<_>>())?;
+    /// Registers many at once, which have been checked together.
+    pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) {
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.extend(new.into_iter().map(ById));
-        Ok(())
     }
 
     /// Stops a service, cleans it up and forgets it. Asked from within the service's own run it returns at once.
@@ -601,25 +603,30 @@ impl ServiceRegistry {
 }
 
 /// Unknown ids and cycles that the new services' dependencies bring. What an older one depends on may have been
-/// unregistered since; that is not the new one's fault.
-fn check_dependencies<'a>(old: impl Iterator<Item = &'a Entry>, new: &[&'a Entry]) -> Result<()> {
-    let place = |entry: &'a Entry| (&*entry.id, entry.place(), entry.lock().options.clone());
-    let mut known: Vec<_> = new.iter().copied().map(place).collect();
-    known.extend(old.map(place));
-    let graph: BTreeMap<&str, Vec<&str>> =
-        known.iter().map(|(id, _, options)| (*id, options.depends_on.iter().map(String::as_str).collect())).collect();
+/// unregistered since; that is not the new one's fault. `wrong` are ids of services that have other mistakes.
+pub(crate) fn check_dependencies(new: &[Arc<Entry>], old: &[Arc<Entry>], wrong: &[&str]) -> Vec<String> {
+    let all = || new.iter().chain(old);
+    let options: Vec<_> = all().map(|entry| entry.lock().options.clone()).collect();
+    let graph: BTreeMap<&str, Vec<&str>> = all()
+        .zip(&options)
+        .map(|(entry, options)| (&*entry.id, options.depends_on.iter().map(String::as_str).collect()))
+        .collect();
     let mut problems = Vec::new();
-    for (id, place, options) in &known[..new.len()] {
-        for dependency in options.depends_on.iter().filter(|dependency| !graph.contains_key(dependency.as_str())) {
-            let hint = crate::config::nearest(dependency, graph.keys().copied())
+    for (entry, options) in new.iter().zip(&options) {
+        for dependency in options.depends_on.iter().map(String::as_str) {
+            if graph.contains_key(dependency) || wrong.contains(&dependency) {
+                continue;
+            }
+            let hint = crate::config::nearest(dependency, graph.keys().chain(wrong).copied())
                 .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let (id, place) = (&entry.id, entry.place());
             problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
         }
     }
     if let Err(cycle) = order::tiers(&graph) {
         problems.push(format!("services depend on each other in a circle: {}", cycle.join(" -> ")));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
+    problems
 }
 
 fn unknown(id: &str, known: &[String]) -> Error {
