@@ -191,14 +191,14 @@ impl RegistryBuilder {
     }
 
     /// Of the annotated services, only these.
-    pub fn only<I: IntoIterator<Item = T>, T: Into<String>>(mut self, ids: I) -> Self {
-        self.only.get_or_insert_default().extend(ids.into_iter().map(Into::into));
+    pub fn only<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
+        self.only.get_or_insert_default().extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
     /// Of the annotated services, all but these.
-    pub fn except<I: IntoIterator<Item = T>, T: Into<String>>(mut self, ids: I) -> Self {
-        self.except.extend(ids.into_iter().map(Into::into));
+    pub fn except<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
+        self.except.extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
@@ -210,22 +210,26 @@ impl RegistryBuilder {
 
     /// A ready-made instance. It is never silently replaced: when it panics the service has failed.
     #[track_caller]
-    pub fn service<S: Service>(mut self, id: &str, service: S) -> Self {
-        self.planned.push(Planned::ready_made(id, service, None));
+    pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
+        self.planned.push(Planned::ready_made(id.as_ref(), service, None));
         self
     }
 
     /// A closure that builds instances.
     #[track_caller]
-    pub fn service_fn<S: Service>(mut self, id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        self.planned.push(Planned::closure(id, build));
+    pub fn service_fn<S: Service>(
+        mut self,
+        id: impl AsRef<str>,
+        build: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self {
+        self.planned.push(Planned::closure(id.as_ref(), build));
         self
     }
 
     /// A type that is built by its `configure`, or `Default`.
     #[track_caller]
-    pub fn service_of<S: Service>(mut self, id: &str) -> Self {
-        match Planned::of::<S>(id) {
+    pub fn service_of<S: Service>(mut self, id: impl AsRef<str>) -> Self {
+        match Planned::of::<S>(id.as_ref()) {
             Ok(planned) => self.planned.push(planned),
             Err(error) => self.problems.push(error.to_string()),
         }
@@ -234,8 +238,8 @@ impl RegistryBuilder {
 
     /// A ready-made instance with options of its own, which stand at the attribute's place among the layers.
     #[track_caller]
-    pub fn service_with<S: Service>(mut self, id: &str, service: S, options: ServiceOptions) -> Self {
-        self.planned.push(Planned::ready_made(id, service, Some(options)));
+    pub fn service_with<S: Service>(mut self, id: impl AsRef<str>, service: S, options: ServiceOptions) -> Self {
+        self.planned.push(Planned::ready_made(id.as_ref(), service, Some(options)));
         self
     }
 
