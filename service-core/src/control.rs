@@ -307,6 +307,12 @@ impl Control {
         self.asked || (self.is_due && self.state != ServiceState::Paused)
     }
 
+    /// Whether the life waits for nothing but its next run, and nothing calls it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.waits && !self.is_called()
+    }
+
     /// Gives out the parked life where there is something to do, or this is the moment for which its run is due.
     #[inline]
     pub(crate) fn unpark(&mut self, at: Option<Instant>) -> Option<Life> {
