@@ -176,6 +176,8 @@ pub(crate) const MOST_MISSED: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct WallPlan {
     fire: Option<SystemTime>,
+    /// When it was last found to be the next one. From then on the clock only has to go forward for it to stay so.
+    found: Option<SystemTime>,
     jitter: Duration,
     /// The latest fire that was run.
     served: Option<SystemTime>,
@@ -192,13 +194,25 @@ impl WallPlan {
             self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now && now < fire + self.jitter);
         if !pending {
             self.fire = next(schedule, self.after(now));
+            self.found = Some(now);
             self.jitter = jitter;
         }
     }
 
     /// Whether the plan still holds: it does not where the clock was set back to before an earlier fire.
-    pub(crate) fn stands(&self, schedule: &CronSchedule, now: SystemTime) -> bool {
-        self.fire.is_some_and(|fire| fire <= now || next(schedule, self.after(now)) == Some(fire))
+    pub(crate) fn stands(&mut self, schedule: &CronSchedule, now: SystemTime) -> bool {
+        let Some(fire) = self.fire else { return false };
+        let forward = self.found.is_some_and(|found| found <= now);
+        let stands = fire <= now || forward || next(schedule, self.after(now)) == Some(fire);
+        if stands {
+            self.found = Some(now);
+        }
+        stands
+    }
+
+    /// Whether the moment of the fire has come, and only its jitter, or something that is in the way, is waited for.
+    pub(crate) fn has_come(&self, now: SystemTime) -> bool {
+        self.fire.is_some_and(|fire| fire <= now)
     }
 
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {

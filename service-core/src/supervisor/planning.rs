@@ -14,6 +14,8 @@ impl Supervisor<'_> {
     pub(super) fn come_up(&mut self) {
         self.up = true;
         let now = Instant::now();
+        // What was changed while the instance was being built counts from the start.
+        self.desk.options.clone_from(&self.cx.entry.lock().options);
         let options = self.desk.options.clone();
         let first = later(now, options.initial_delay);
         self.cx.entry.lock().grid = Grid::new(first);
@@ -79,6 +81,8 @@ impl Supervisor<'_> {
                     self.plan_at(due);
                 }
             }
+            // A fire whose time has come stays due, as a point of the grid does.
+            Schedule::Cron(_) if self.next == Next::Wall && self.fire_has_come() => self.look_at_wall(),
             Schedule::Cron(_) => self.plan_wall(),
         }
     }
@@ -119,7 +123,7 @@ impl Supervisor<'_> {
     pub(super) fn look_at_wall(&mut self) {
         let options = self.desk.options.clone();
         let (from, now) = self.wall_from();
-        let wall = &self.seldom().wall;
+        let wall = &mut self.seldom().wall;
         match &options.schedule {
             Schedule::Cron(cron) if wall.stands(cron, from) => {
                 let look = wall.until_next_look(now);
@@ -127,6 +131,11 @@ impl Supervisor<'_> {
             }
             _ => self.plan_wall(),
         }
+    }
+
+    fn fire_has_come(&self) -> bool {
+        let now = self.cx.entry.hub.clock.wall_now();
+        self.seldom.as_ref().is_some_and(|seldom| seldom.wall.has_come(now))
     }
 
     /// From when on a fire counts, not before the initial delay is over, and what the clock on the wall shows.
