@@ -1,7 +1,8 @@
 //! A month in the life of fifty services, simulated from a seed, and checked line by line.
 //!
 //! `cargo test -p service-tests --test simulation` lives through fifty months. `SIM_SEEDS=1000` makes it a thousand,
-//! `SIM_SEED=123` lives through month 123 only, `SIM_DAYS=3` makes months shorter. What goes wrong is printed with its
+//! `SIM_SEED=123` lives through month 123 only (with `SIM_SEEDS=10`, and the nine after it), `SIM_DAYS=3` makes months
+//! shorter. What goes wrong is printed with its
 //! seed and the end of its trace; the same seed goes wrong in the same way every time.
 //!
 //! The services (`actor`, `blocker`) and the operator (`operator`) draw what they do from the seed. What they say and what the
@@ -102,10 +103,9 @@ fn hush() {
 fn every_month_goes_by_the_contract() {
     hush();
     let days = number("SIM_DAYS").unwrap_or(30);
-    let (first, count) = match number("SIM_SEED") {
-        Some(seed) => (seed, 1),
-        None => (0, number("SIM_SEEDS").unwrap_or(50)),
-    };
+    let first = number("SIM_SEED");
+    let count = number("SIM_SEEDS").unwrap_or(if first.is_some() { 1 } else { 50 });
+    let first = first.unwrap_or_default();
     let (next, lines, hash, tally) =
         (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Tally::default()));
     let start = std::time::Instant::now();

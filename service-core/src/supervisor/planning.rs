@@ -35,8 +35,11 @@ impl Supervisor<'_> {
         {
             entry.enter(&mut control, ServiceState::Running);
         }
-        if control.paused && control.state() == ServiceState::Running {
-            entry.enter(&mut control, ServiceState::Paused);
+        match control.state() {
+            ServiceState::Running if control.paused => entry.enter(&mut control, ServiceState::Paused),
+            // By a run by hand: no change of state tells those who wait for it that it is up.
+            ServiceState::Paused => entry.tell_settled(&mut control),
+            _ => {}
         }
     }
 

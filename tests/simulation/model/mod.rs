@@ -131,7 +131,9 @@ impl Model {
                 if self.services[service].begins_its_first_try() {
                     must!(self.dependencies_are_up(service), "is built before what it depends on is up");
                 }
-                self.services[service].take(line)
+                self.services[service].take(line)?;
+                self.see_dependencies(at);
+                Ok(())
             }
             What::Unregistered | What::Registered => {
                 self.services[service].take(line)?;
