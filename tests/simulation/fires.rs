@@ -15,7 +15,7 @@ use crate::trace::Ms;
 /// A cron expression, and the same once more as a rule.
 pub(crate) struct Cron {
     pub(crate) expression: &'static str,
-    /// Hour, minute and second are one each.
+    /// Its hours, minutes and seconds are numbers; nothing in them means "every".
     fixed: bool,
     second: u64,
     /// Whether it fires in a minute that the clock on the wall shows.
@@ -30,7 +30,7 @@ const fn cron(expression: &'static str, fixed: bool, second: u64, fires: fn(&Sho
 }
 
 /// Among them times that DST jumps over or repeats, in each of the zones.
-pub(crate) const CRONS: [Cron; 12] = [
+pub(crate) const CRONS: [Cron; 15] = [
     cron("0 * * * *", false, 0, |at| at.minute() == 0),
     cron("*/30 * * * *", false, 0, |at| at.minute() % 30 == 0),
     cron("5-50/15 9-17 * * MON-FRI", false, 0, |at| {
@@ -45,6 +45,9 @@ pub(crate) const CRONS: [Cron; 12] = [
     cron("0 2 * * *", true, 0, |at| (at.hour(), at.minute()) == (2, 0)),
     cron("30 1 * * *", true, 0, |at| (at.hour(), at.minute()) == (1, 30)),
     cron("7 45 1 * * *", true, 7, |at| (at.hour(), at.minute()) == (1, 45)),
+    cron("15,45 2 * * *", true, 0, |at| at.hour() == 2 && [15, 45].contains(&at.minute())),
+    cron("30 1,13 * * *", true, 0, |at| [1, 13].contains(&at.hour()) && at.minute() == 30),
+    cron("0,30 1-3 * * *", true, 0, |at| (1..4).contains(&at.hour()) && at.minute() % 30 == 0),
     cron("30 2 * * SUN", true, 0, |at| at.weekday() == Weekday::Sun && (at.hour(), at.minute()) == (2, 30)),
 ];
 

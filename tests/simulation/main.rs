@@ -2,11 +2,16 @@
 //!
 //! `cargo test -p service-tests --test simulation` lives through fifty months. `SIM_SEEDS=1000` makes it a thousand,
 //! `SIM_SEED=123` lives through month 123 only (with `SIM_SEEDS=10`, and the nine after it), `SIM_DAYS=3` makes months
-//! shorter. What goes wrong is printed with its
-//! seed and the end of its trace; the same seed goes wrong in the same way every time.
+//! shorter. What goes wrong is printed with its seed and the end of its trace; the same seed goes wrong in the same way
+//! every time.
 //!
-//! The services (`actor`, `blocker`) and the operator (`operator`) draw what they do from the seed. What they say and what the
-//! registry tells stands in one trace (`trace`, `world`), and `model` knows from the contract alone what may stand there.
+//! The services (`actor`, `blocker`) and the operator (`operator`) draw what they do from the seed. What they say and what
+//! the registry tells stands in one trace (`trace`, `world`), and `model` knows from the contract alone what may stand
+//! there. Blocking runs, which are on threads, have their turns one at a time (`stage`); cron schedules, in months in
+//! which clocks are changed, fire by a calendar of the model's own (`fires`).
+//!
+//! Not drawn, because they are no part of a month that replays: tables of overrides, which need a database's own time, a
+//! clock on the wall that is set, and blocking `cleanup`s.
 
 mod actor;
 mod blocker;
