@@ -285,7 +285,7 @@ impl RegistryBuilder {
         problems.extend(sources.errors().iter().map(ToString::to_string));
 
         #[cfg(feature = "database")]
-        let live = crate::database::Live::new(self.database.skip_migration);
+        let (database, presence) = self.database.open().await?;
         let hub = Hub {
             clock: self.clock,
             requester_id,
@@ -293,15 +293,15 @@ impl RegistryBuilder {
             clock_is_held: self.clock_is_held,
             states: self.states,
             #[cfg(feature = "database")]
-            database: self.database.open().await?,
+            database,
+            #[cfg(feature = "database")]
+            presence,
             ..Hub::default()
         };
         let registry = ServiceRegistry::new(
             hub,
             sources,
             self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
-            #[cfg(feature = "database")]
-            live,
         );
         let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
         let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();

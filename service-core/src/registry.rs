@@ -140,14 +140,13 @@ impl ServiceRegistry {
         hub: Hub,
         sources: Sources,
         shutdown_timeout: Duration,
-        #[cfg(feature = "database")] live: crate::database::Live,
     ) -> Self {
         let inner = Inner {
             hub: Arc::new(hub),
             sources,
             shutdown_timeout,
             #[cfg(feature = "database")]
-            live,
+            live: crate::database::Live::default(),
             entries: RwLock::default(),
             closing: AtomicBool::new(false),
             shutting: AtomicUsize::new(0),

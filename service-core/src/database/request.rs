@@ -94,6 +94,7 @@ impl<E: WorkItem> Request<E> {
     pub(crate) async fn each(self) -> Result<Batch<E>> {
         let plan = self.plan();
         let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        self.access.tables.ensure(&self.access.db).await?;
         index::look_at::<E>(&self.access).await?;
         self.access.debts.pay(&self.access, None).await?;
         if self.access.debts.first_time(format!("swept {}", plan.name)) {
