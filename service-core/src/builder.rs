@@ -298,11 +298,7 @@ impl RegistryBuilder {
             presence,
             ..Hub::default()
         };
-        let registry = ServiceRegistry::new(
-            hub,
-            sources,
-            self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
-        );
+        let registry = ServiceRegistry::new(hub, sources, self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT));
         let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
         let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
         let mut entries = Vec::new();

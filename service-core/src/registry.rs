@@ -136,11 +136,7 @@ impl ServiceRegistry {
         found
     }
 
-    pub(crate) fn new(
-        hub: Hub,
-        sources: Sources,
-        shutdown_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(hub: Hub, sources: Sources, shutdown_timeout: Duration) -> Self {
         let inner = Inner {
             hub: Arc::new(hub),
             sources,

@@ -7,6 +7,7 @@ mod log;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
+mod away;
 mod batches;
 mod each;
 mod faults;
@@ -74,6 +75,9 @@ macro_rules! exercise {
 }
 
 exercise! {
+    away:
+        a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone,
+        a_pool_that_is_used_up_does_not_keep_overrides_out;
     transactions:
         what_is_not_committed_is_undone,
         a_savepoint_undoes_only_its_own,

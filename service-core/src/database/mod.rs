@@ -31,11 +31,11 @@ pub use claim::{Claim, ClaimEach};
 pub use clock::Clock;
 pub use connect::{connect, connect_lazily};
 pub use debts::Debts;
+pub(crate) use fault::is_out_of_reach;
 pub use gate::{CommitGate, CommitGuard};
 pub use index::{claim_index, create_claim_index};
 #[cfg(feature = "testing")]
 pub(crate) use live::look;
-pub(crate) use fault::is_out_of_reach;
 pub(crate) use live::{Live, is_away, look_if_there, watch};
 pub(crate) use presence::{Outage, Presence};
 pub use schema::{check_schema, migrate, schema_sql};
