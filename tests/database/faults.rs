@@ -3,7 +3,6 @@
 //!
 //! More of it: `SERVICE_TEST_KILLS=500 cargo test -p service-tests --test database faults::`
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sea_orm::{
@@ -15,42 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::Bench;
+use crate::killed::Worker;
 use crate::postgres::Postgres;
 use crate::tables::{effect, effects, job, jobs};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// A process that works until it is killed.
-struct Worker(Child);
-
-impl Worker {
-    fn start(url: &str, mode: &str) -> Self {
-        let worker = Command::new(env!("CARGO_BIN_EXE_database-worker"))
-            .args([url, mode])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self(worker)
-    }
-
-    /// SIGKILL. What it had printed: errors that reached the user.
-    fn kill(mut self) -> String {
-        self.0.kill().unwrap();
-        let mut said = String::new();
-        std::io::Read::read_to_string(self.0.stdout.as_mut().unwrap(), &mut said).unwrap();
-        self.0.wait().unwrap();
-        said
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 async fn completed(bench: &Bench) -> u64 {

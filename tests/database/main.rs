@@ -9,8 +9,11 @@ mod postgres;
 
 mod away;
 mod batches;
+mod catch_up;
 mod each;
 mod faults;
+mod fires;
+mod killed;
 mod settings;
 mod tables;
 mod transactions;
@@ -112,6 +115,10 @@ exercise! {
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
         killed_workers_of_single_items_repeat_nothing_either;
+    catch_up:
+        killed_in_the_middle_of_it_no_fire_is_lost,
+        of_those_missed_the_latest_alone_is_made_up_after_every_kill,
+        a_thousand_missed_fires_are_made_up_and_no_more;
     settings:
         the_store_keeps_typed_values,
         a_value_set_in_a_transaction_shares_its_fate,

@@ -1,7 +1,9 @@
 //! A worker process for the suite to kill: it works off jobs until it is killed.
 //!
-//! Arguments: the database's URL, and `claim` or `claim_each`.
+//! Arguments: the database's URL, and `claim` or `claim_each`; or `all` or `latest`, for a cron service that catches up so.
 
+#[path = "fires.rs"]
+mod fires;
 #[path = "tables.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
 mod tables;
@@ -9,13 +11,24 @@ mod tables;
 use std::time::Duration;
 
 use service_core::database::{self, Access};
-use service_core::{Error, Outcome, Result};
+use service_core::{CatchUp, Error, Outcome, Result, ServiceOptions, ServiceRegistry};
 use tables::{effect, job};
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, url, mode] = arguments.as_slice() else { return Err(Error::msg("usage: worker URL claim|claim_each")) };
+    let [_, url, mode] = arguments.as_slice() else {
+        return Err(Error::msg("usage: worker URL claim|claim_each|all|latest"));
+    };
+    if let Some(catch_up) = match mode.as_str() {
+        "all" => Some(CatchUp::All),
+        "latest" => Some(CatchUp::Latest),
+        _ => None,
+    } {
+        let options = ServiceOptions::of::<fires::Fires>().catch_up(catch_up);
+        let builder = ServiceRegistry::builder().without_discovered().database_url(url);
+        return builder.service_with(fires::FIRES, fires::Fires, options).start_all().await?.until_shutdown().await;
+    }
     let access = Access::new(database::connect(url).await?, "worker");
     loop {
         let outcome = if mode == "claim" { together(&access).await } else { each(&access).await };
