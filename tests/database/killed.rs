@@ -16,6 +16,11 @@ impl Worker {
         Self(worker)
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     /// SIGKILL. What it had printed: errors that reached the user.
     pub(crate) fn kill(mut self) -> String {
         self.0.kill().unwrap();

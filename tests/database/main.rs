@@ -114,7 +114,8 @@ exercise! {
         many_workers_repeat_nothing;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
-        killed_workers_of_single_items_repeat_nothing_either;
+        killed_workers_of_single_items_repeat_nothing_either,
+        a_row_that_kills_its_process_costs_its_own_attempts;
     catch_up:
         killed_in_the_middle_of_it_no_fire_is_lost,
         of_those_missed_the_latest_alone_is_made_up_after_every_kill,

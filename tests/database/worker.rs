@@ -1,6 +1,6 @@
 //! A worker process for the suite to kill: it works off jobs until it is killed.
 //!
-//! Arguments: the database's URL, and `claim` or `claim_each`; or `all` or `latest`, for a cron service that catches up so.
+//! Arguments: the database's URL, and `claim`, `claim_each` or `poisoned`; or `all` or `latest`, for a cron service that catches up so.
 
 #[path = "fires.rs"]
 mod fires;
@@ -18,7 +18,7 @@ use tables::{effect, job};
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, url, mode] = arguments.as_slice() else {
-        return Err(Error::msg("usage: worker URL claim|claim_each|all|latest"));
+        return Err(Error::msg("usage: worker URL claim|claim_each|poisoned|all|latest"));
     };
     if let Some(catch_up) = match mode.as_str() {
         "all" => Some(CatchUp::All),
@@ -31,7 +31,11 @@ async fn main() -> Result<()> {
     }
     let access = Access::new(database::connect(url).await?, "worker");
     loop {
-        let outcome = if mode == "claim" { together(&access).await } else { each(&access).await };
+        let outcome = match mode.as_str() {
+            "claim" => together(&access).await,
+            "poisoned" => poisoned(&access).await,
+            _ => each(&access).await,
+        };
         match outcome {
             Ok(outcome) if outcome.has_more() => {}
             Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -57,6 +61,20 @@ async fn each(access: &Access) -> Result<Outcome> {
     let mut batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(800)).await?;
     while let Some(item) = batch.next().await? {
         let done = effect(item.tx(), item.model().id).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+/// As `each`, but every tenth row kills the process.
+async fn poisoned(access: &Access) -> Result<Outcome> {
+    let batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(300));
+    let mut batch = batch.retry_delay(Duration::from_millis(50)).await?;
+    while let Some(item) = batch.next().await? {
+        let done = effect(item.tx(), item.model().id).await;
+        if item.model().id % 10 == 0 {
+            std::process::abort();
+        }
         item.settle(done).await?;
     }
     batch.commit().await
