@@ -141,6 +141,8 @@ async fn what_was_missed_is_caught_up_once_the_database_is_there() {
     while bench.db.ping().await.is_err() {}
     let (fires, runs) = ((last_fire(&bench).await - first).num_seconds(), runs(&bench).await);
     assert_eq!(runs, fires);
+    let last = database::last_run(&bench.db, FIRES).await.unwrap();
+    assert!(last.run >= last.fire, "{last:?}");
 }
 
 mod on_postgres_alone {

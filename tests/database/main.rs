@@ -14,6 +14,7 @@ mod each;
 mod faults;
 mod fires;
 mod killed;
+mod layers;
 mod settings;
 mod tables;
 mod transactions;
@@ -111,6 +112,7 @@ exercise! {
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,
         a_living_batch_keeps_its_claims,
+        keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
@@ -120,6 +122,11 @@ exercise! {
         killed_in_the_middle_of_it_no_fire_is_lost,
         of_those_missed_the_latest_alone_is_made_up_after_every_kill,
         a_thousand_missed_fires_are_made_up_and_no_more;
+    layers:
+        rows_of_service_config_are_noticed_and_wrong_ones_are_told,
+        an_operator_overrides_any_key_on_every_replica_until_it_ends,
+        without_migration_tables_are_asked_for_at_start,
+        pools_suit_background_work;
     settings:
         the_store_keeps_typed_values,
         a_value_set_in_a_transaction_shares_its_fate,

@@ -85,7 +85,8 @@ impl Supervisor<'_> {
         let entry = self.cx.entry.clone();
         let (Some(db), Some(fire)) = (entry.hub.database.as_ref(), self.seldom().wall.unwritten()) else { return };
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout.min(PATIENCE)));
-        let last = LastRun { fire: Some(fire.into()), ..LastRun::default() };
+        let run = entry.lock().stats.last_started.map(|started| entry.hub.clock.wall(started).into());
+        let last = LastRun { run, fire: Some(fire.into()) };
         let write = set_last_run(entry.hub.presence.own(db), &entry.id, last);
         let why = match self.desk.drive(&entry, pin!(write), limit).await {
             Driven::Done(Ok(())) => return self.seldom().wall.written(fire),
