@@ -16,6 +16,7 @@ mod fires;
 mod killed;
 mod layers;
 mod settings;
+mod statements;
 mod tables;
 mod transactions;
 mod warnings;

@@ -15,9 +15,8 @@ pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const SQLITE_CONNECTIONS: u32 = 5;
 const POSTGRES_CONNECTIONS: u32 = 10;
-/// For the registry's own questions.
-const OWN_CONNECTIONS: u32 = 2;
-const OWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the registry's own questions: connections, and how long it waits for one.
+const OWN: (u32, Duration) = (2, Duration::from_secs(5));
 
 /// Opens a pool: `sqlite:app.db`, `sqlite::memory:` or `postgres://user:password@host/database`.
 ///
@@ -58,11 +57,11 @@ pub(crate) async fn connect_for_registry(url: &str) -> Result<(DatabaseConnectio
         // Its connections must not end, and others would see another database.
         Engine::SqliteMemory => Ok((open(url, true).await?, None)),
         Engine::Postgres => {
-            let own = pool(&target, OWN_CONNECTIONS, true).await?;
+            let own = pool(&target, OWN, true).await?;
             Ok((open(url, true).await?, Some(own)))
         }
         Engine::SqliteFile => match open(url, false).await {
-            Ok(db) => Ok((db, Some(pool(&target, OWN_CONNECTIONS, false).await?))),
+            Ok(db) => Ok((db, Some(pool(&target, OWN, false).await?))),
             Err(error) => match unopened(&target).filter(|_| error.find::<Opening>().is_some()) {
                 Some(pools) => Ok(pools),
                 None => Err(error),
@@ -82,11 +81,11 @@ fn unopened(target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseC
     if !target.read_only {
         options = options.pragma("journal_mode", "WAL");
     }
-    let pool = |connections| {
-        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = |(connections, patience)| {
+        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(patience);
         SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
     };
-    Some((pool(SQLITE_CONNECTIONS), Some(pool(OWN_CONNECTIONS))))
+    Some((pool((SQLITE_CONNECTIONS, ACQUIRE_TIMEOUT)), Some(pool(OWN))))
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -97,13 +96,16 @@ fn unopened(_target: &Target<'_>) -> Option<(DatabaseConnection, Option<Database
 async fn open(url: &str, lazily: bool) -> Result<DatabaseConnection> {
     let target = Target::parse(url)?;
     let connections = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
-    pool(&target, connections, lazily).await
+    pool(&target, (connections, ACQUIRE_TIMEOUT), lazily).await
 }
 
-async fn pool(target: &Target<'_>, connections: u32, lazily: bool) -> Result<DatabaseConnection> {
+async fn pool(
+    target: &Target<'_>,
+    (connections, patience): (u32, Duration),
+    lazily: bool,
+) -> Result<DatabaseConnection> {
     let mut options = ConnectOptions::new(target.url());
-    let timeout = if connections == OWN_CONNECTIONS { OWN_TIMEOUT } else { ACQUIRE_TIMEOUT };
-    options.acquire_timeout(timeout).connect_timeout(timeout);
+    options.acquire_timeout(patience).connect_timeout(patience);
     if let Ok(level) = "debug".parse() {
         options.sqlx_logging_level(level);
     }

@@ -92,8 +92,9 @@ pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
     let (weak, hub) = (Arc::downgrade(inner), inner.hub.clone());
     tokio::spawn(async move {
         loop {
-            // Sooner where a service could not reach it.
-            let _ = tokio::time::timeout(LOOK, hub.presence.suspected()).await;
+            // Sooner where a service could not reach it, but not as often as that may be.
+            tokio::time::sleep(LOOK / 6).await;
+            let _ = tokio::time::timeout(LOOK - LOOK / 6, hub.presence.suspected()).await;
             let Some(inner) = weak.upgrade() else { return };
             look(&ServiceRegistry { inner }).await;
         }
