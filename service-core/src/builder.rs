@@ -239,14 +239,16 @@ impl RegistryBuilder {
         self
     }
 
-    /// A database connection of the application's own.
+    /// A database connection of the application's own. A pool that its services use up cannot be told from a database that is
+    /// away; with [`database_url`](Self::database_url) it can.
     #[cfg(feature = "database")]
     pub fn database(mut self, db: sea_orm::DatabaseConnection) -> Self {
         self.database.connection = Some(db);
         self
     }
 
-    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`.
+    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`. It may be away: services
+    /// that need it wait for it, and health says so. Beside the services' pool the registry keeps two connections of its own.
     #[cfg(feature = "database")]
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database.url = Some(url.into());
