@@ -243,14 +243,16 @@ impl RegistryBuilder {
         self
     }
 
-    /// A database connection of the application's own.
+    /// A database connection of the application's own. A pool that its services use up cannot be told from a database that is
+    /// away; with [`database_url`](Self::database_url) it can.
     #[cfg(feature = "database")]
     pub fn database(mut self, db: sea_orm::DatabaseConnection) -> Self {
         self.database.connection = Some(db);
         self
     }
 
-    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`.
+    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`. It may be away: services
+    /// that need it wait for it, and health says so. Beside the services' pool the registry keeps two connections of its own.
     #[cfg(feature = "database")]
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database.url = Some(url.into());
@@ -289,7 +291,7 @@ impl RegistryBuilder {
         problems.extend(sources.errors().iter().map(ToString::to_string));
 
         #[cfg(feature = "database")]
-        let live = crate::database::Live::new(self.database.skip_migration);
+        let (database, presence) = self.database.open().await?;
         let hub = Hub {
             clock: self.clock,
             requester_id,
@@ -297,16 +299,12 @@ impl RegistryBuilder {
             clock_is_held: self.clock_is_held,
             states: self.states,
             #[cfg(feature = "database")]
-            database: self.database.open().await?,
+            database,
+            #[cfg(feature = "database")]
+            presence,
             ..Hub::default()
         };
-        let registry = ServiceRegistry::new(
-            hub,
-            sources,
-            self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
-            #[cfg(feature = "database")]
-            live,
-        );
+        let registry = ServiceRegistry::new(hub, sources, self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT));
         let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
         let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
         let (mut entries, mut wrong) = (Vec::new(), Vec::new());

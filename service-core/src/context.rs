@@ -143,7 +143,7 @@ impl Context {
     }
 
     /// The future's output, or `None` where the service is told to stop first.
-    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         let mut stopping = pin!(self.stopping());
         std::future::poll_fn(|task| {

@@ -227,6 +227,12 @@ pub(crate) struct WallPlan {
     owed: VecDeque<SystemTime>,
     /// The fire that is being run, or tried again.
     in_hand: Option<SystemTime>,
+    /// While missed fires are made up: up to when.
+    #[cfg(feature = "database")]
+    made_up_to: Option<SystemTime>,
+    /// The latest fire whose run ended well and that is not written down, and whether that was told.
+    #[cfg(feature = "database")]
+    unwritten: Option<(SystemTime, bool)>,
 }
 
 impl WallPlan {
@@ -267,9 +273,29 @@ impl WallPlan {
         self.in_hand = self.fire;
     }
 
+    /// Everything up to this fire was served by an earlier process, or an earlier life of the service.
+    #[cfg(feature = "database")]
+    pub(crate) fn served_before(&mut self, last: SystemTime) {
+        self.made_up_to = Some(last);
+    }
+
+    /// Up to when nothing is owed, as long as missed fires are made up.
+    #[cfg(feature = "database")]
+    pub(crate) fn made_up_to(&self) -> Option<SystemTime> {
+        self.made_up_to
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn all_made_up(&mut self) {
+        self.made_up_to = None;
+    }
+
     /// These were missed.
     #[cfg(feature = "database")]
     pub(crate) fn owe(&mut self, missed: Vec<SystemTime>) {
+        self.made_up_to = missed.last().copied();
+        // Nor does the schedule fire for it again.
+        self.served = self.made_up_to;
         self.owed = missed.into();
     }
 
@@ -282,10 +308,30 @@ impl WallPlan {
         self.in_hand = self.owed.pop_front();
     }
 
-    /// The fire whose run has just ended well, once.
+    /// The run of the fire in hand has ended well.
     #[cfg(feature = "database")]
-    pub(crate) fn done(&mut self) -> Option<SystemTime> {
-        self.in_hand.take()
+    pub(crate) fn done(&mut self) {
+        if let Some(fire) = self.in_hand.take() {
+            let told = self.unwritten.is_some_and(|(_, told)| told);
+            self.unwritten = Some((fire, told));
+        }
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn unwritten(&self) -> Option<SystemTime> {
+        self.unwritten.map(|(fire, _)| fire)
+    }
+
+    /// This fire is written down.
+    #[cfg(feature = "database")]
+    pub(crate) fn written(&mut self, fire: SystemTime) {
+        self.unwritten = self.unwritten.filter(|(later, _)| *later != fire);
+    }
+
+    /// Says whether that is news.
+    #[cfg(feature = "database")]
+    pub(crate) fn could_not_write(&mut self) -> bool {
+        self.unwritten.as_mut().is_some_and(|(_, told)| !std::mem::replace(told, true))
     }
 
     /// How long to wait before the clock is looked at again.

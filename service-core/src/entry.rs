@@ -201,8 +201,27 @@ impl Entry {
         self.extras().access.get_or_init(|| {
             let hub = self.hub.clone();
             let clock = crate::database::Clock::new(move || hub.clock.wall_now().into());
-            Access::new(db.clone(), self.id.clone()).with_clock(clock)
+            let tables = self.hub.presence.tables().clone();
+            Access::new(db.clone(), self.id.clone()).with_clock(clock).with_tables(tables)
         })
+    }
+
+    /// The outage of the database, where this service has used it.
+    #[cfg(feature = "database")]
+    pub(crate) fn outage(&self) -> Option<crate::database::Outage> {
+        self.extras.get()?.access.get()?;
+        self.hub.presence.outage()
+    }
+
+    /// The database is back: who waits for it tries again at once.
+    #[cfg(feature = "database")]
+    pub(crate) fn database_is_back(&self) {
+        let mut control = self.lock();
+        let waits = control.last_error().is_some_and(crate::database::is_out_of_reach);
+        if waits && control.retrying && !control.in_flight {
+            control.next_due = Some(tokio::time::Instant::now());
+            control.wake();
+        }
     }
 
     /// The way to the database, where the run that just ended left something to settle there.

@@ -115,7 +115,7 @@ pub(crate) fn of(entry: &Entry, registry: &ServiceRegistry) -> Explanation {
     let now = Instant::now();
     let clock = &entry.hub.clock;
     let control = entry.lock();
-    let (status, reason) = health::judge(&control, clock, now);
+    let (status, reason) = health::judge(entry, &control, now);
     let options: Vec<ExplainedOption> =
         control.resolved.explain(&control.options).into_iter().map(ExplainedOption::from).collect();
     let setting = |(key, place)| ExplainedSetting { key, place };

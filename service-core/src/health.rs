@@ -105,7 +105,7 @@ pub(crate) fn of(entry: &Entry) -> ServiceHealth {
     let clock = &entry.hub.clock;
     let metrics = entry.metrics_so_far();
     let control = entry.lock();
-    let (status, reason) = judge(&control, clock, now);
+    let (status, reason) = judge(entry, &control, now);
     let stats = &control.stats;
     let ended = stats.runs > u64::from(control.in_flight);
     ServiceHealth {
@@ -152,7 +152,22 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const SLOW_START: Duration = Duration::from_secs(30);
 
 /// How well the service is, and why it is not healthy or does not run.
-pub(crate) fn judge(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
+pub(crate) fn judge(entry: &Entry, control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
+    let (status, reason) = judge_by_schedule(control, &entry.hub.clock, now);
+    #[cfg(feature = "database")]
+    if matches!(control.state(), ServiceState::Starting | ServiceState::BackingOff | ServiceState::Running)
+        && let Some(outage) = entry.outage()
+    {
+        let reason = match reason {
+            Some(reason) => format!("{reason}; {}", outage.what),
+            None => format!("{}: {}", outage.what, outage.why),
+        };
+        return (status.max(HealthStatus::Degraded), Some(reason));
+    }
+    (status, reason)
+}
+
+fn judge_by_schedule(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Healthy, Unhealthy};
     let (status, reason) = match control.state() {
         ServiceState::Created | ServiceState::Stopped => return judge_down(control),

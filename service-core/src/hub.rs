@@ -33,6 +33,8 @@ pub(crate) struct Hub {
     pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     #[cfg(feature = "database")]
     pub(crate) database: Option<sea_orm::DatabaseConnection>,
+    #[cfg(feature = "database")]
+    pub(crate) presence: crate::database::Presence,
 }
 
 impl Hub {

@@ -119,18 +119,13 @@ impl ServiceRegistry {
         found
     }
 
-    pub(crate) fn new(
-        hub: Hub,
-        sources: Sources,
-        shutdown_timeout: Duration,
-        #[cfg(feature = "database")] live: crate::database::Live,
-    ) -> Self {
+    pub(crate) fn new(hub: Hub, sources: Sources, shutdown_timeout: Duration) -> Self {
         let inner = Inner {
             hub: Arc::new(hub),
             sources,
             shutdown_timeout,
             #[cfg(feature = "database")]
-            live,
+            live: crate::database::Live::default(),
             entries: RwLock::default(),
             closing: AtomicBool::new(false),
             shutting: AtomicUsize::new(0),

@@ -141,10 +141,6 @@ impl Supervisor {
                     Cue::Build => match Box::pin(self.build()).await {
                         Built::Done if !self.up => {
                             self.come_up();
-                            #[cfg(feature = "database")]
-                            if catch_up::is_wanted(&self.desk.options) {
-                                Box::pin(self.look_for_missed()).await;
-                            }
                             continue;
                         }
                         Built::Done | Built::Broken => continue,
@@ -169,6 +165,7 @@ impl Supervisor {
                             let renew = self.succeed(outcome);
                             #[cfg(feature = "database")]
                             if catch_up::is_wanted(&self.desk.options) {
+                                self.seldom().wall.done();
                                 Box::pin(self.remember_fire()).await;
                             }
                             renew
@@ -202,7 +199,13 @@ impl Supervisor {
             match poll_fn(|task| self.poll_woken(task)).await {
                 Woken::Go(cue) => return cue,
                 Woken::OptionsChanged => self.plan_again(),
-                Woken::WallNotThere => self.look_at_wall(),
+                Woken::WallNotThere => {
+                    self.look_at_wall();
+                    #[cfg(feature = "database")]
+                    if catch_up::is_wanted(&self.desk.options) {
+                        Box::pin(self.remember_fire()).await;
+                    }
+                }
                 Woken::SettingsChanged => {
                     if !self.cx.entry.factory.is_ready_made() {
                         Box::pin(self.replace_instance()).await;
@@ -285,6 +288,13 @@ impl Supervisor {
 
     /// Builds an instance, and follows up where that fails.
     async fn build(&mut self) -> Built {
+        #[cfg(feature = "database")]
+        if !self.up && catch_up::is_wanted(&self.desk.options) {
+            let read = self.read_last_fire().await;
+            if !matches!(read, Built::Done) {
+                return read;
+            }
+        }
         let mut building = {
             let cx = &self.cx;
             cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
@@ -395,6 +405,10 @@ impl Supervisor {
             }
         }
         self.end_instance().await;
+        #[cfg(feature = "database")]
+        if catch_up::is_wanted(&self.desk.options) {
+            self.remember_fire().await;
+        }
         let mut control = entry.lock();
         // Whoever still waits for a run is told by the dropped sender.
         control.forget_waiters();

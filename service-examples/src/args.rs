@@ -14,6 +14,7 @@ usage: station [--json] [run|once|list]
   --help    this text
 
 Files dropped into inbox/ are imported, figures go to station.db, mails to outbox/, all in the working directory.
+DATABASE_URL names another database: sqlite:other.db, or postgres://user:password@host/database.
 services.toml and SERVICES__<SERVICE>__<KEY> configure the services, RUST_LOG says what is logged (`RUST_LOG=debug`).
 ";
 

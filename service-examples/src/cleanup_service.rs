@@ -1,4 +1,5 @@
-//! `cleanup_service`: clears away readings that were worked off more than a week ago. Their figures stay.
+//! `cleanup_service`: clears away readings that were worked off more than a week ago. Their figures stay, and so does the number
+//! of all that were ever cleared away, which is in no other table any more.
 
 use chrono::{TimeDelta, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
@@ -29,7 +30,8 @@ pub struct CleanupService {
     settings: Settings,
 }
 
-#[service(interval = "1h", initial_delay = 10)]
+// Every hour; where the station was down over it, once when it is back.
+#[service(cron = "17 * * * *", catch_up = "latest")]
 impl CleanupService {
     fn configure(_cx: &Context, settings: Settings) -> Self {
         Self { settings }
@@ -49,10 +51,12 @@ impl CleanupService {
             .await?;
         let deleted =
             reading::Entity::delete_many().filter(reading::Column::Id.is_in(old)).exec(&tx).await?.rows_affected;
-        tx.commit().await?;
-
         if deleted > 0 {
-            info!("{deleted} readings worked off before {} are cleared away", before.format("%F %T"));
+            // In the same commit: killed at any moment, it counts what is gone and nothing else.
+            let in_all = cx.store().get_in::<u64>(&tx, "cleared").await?.unwrap_or_default() + deleted;
+            cx.store().set_in(&tx, "cleared", &in_all).await?;
+            tx.commit().await?;
+            info!("{deleted} readings worked off before {} are cleared away, {in_all} so far", before.format("%F %T"));
         }
         let outcome = Outcome::processed(deleted);
         Ok(if deleted == CHUNK { outcome.again() } else { outcome })

@@ -138,11 +138,28 @@ fn readings_worked_off_a_week_ago_are_cleared_away_and_their_days_still_known() 
     let printed = station.once();
     assert!(printed.contains("readings worked off before"), "{printed}");
     assert_eq!(station.value::<i64>("SELECT count(*) FROM reading"), 3, "failed readings stay for someone to look at");
+    let cleared = "SELECT value FROM service_store WHERE service_id = 'cleanup_service' AND key = 'cleared'";
+    assert_eq!(station.value::<String>(cleared), "1465");
     assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1465);
     // The same days from another file: known from their figures.
     station.put("again.csv", data("seattle-weather.csv").replace("2012/01/01,0.0", "2012/01/01,0.00").as_bytes());
     let printed = station.once();
     assert!(printed.contains("again.csv: 0 new readings, 1461 known, 0 rejected"), "{printed}");
+}
+
+#[test]
+fn what_was_to_be_cleared_away_while_the_station_was_down_is_when_it_is_back() {
+    let station = Station::new();
+    station.once();
+    let ago = |hours| (chrono::Utc::now() - chrono::TimeDelta::hours(hours)).to_rfc3339();
+    station.execute(&format!("UPDATE reading SET updated_at = '{}'", ago(8 * 24)));
+    station.execute(&format!("UPDATE service_state SET last_fire = '{}' WHERE service_id = 'cleanup_service'", ago(3)));
+    let running = station.spawn();
+    station.wait_for_log("readings worked off before");
+    running.signal("TERM");
+    assert_eq!(running.wait(Duration::from_secs(20)), 0, "{}", station.log());
+    // Of the three that it missed, the latest.
+    station.wait_for_log("catches up 1 fire(s)");
 }
 
 #[test]

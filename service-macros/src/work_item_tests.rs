@@ -34,6 +34,20 @@ fn complains(attribute: TokenStream, columns: TokenStream, expected: Expect) {
 }
 
 #[test]
+fn a_model_without_a_key_is_told_where_to_put_it() {
+    let input = quote! {
+        #[sea_orm(table_name = "job")]
+        #[work_item(status = "status")]
+        pub struct Model {
+            pub id: i64,
+            pub status: String,
+        }
+    };
+    let expected = "a work item needs a primary key: put `#[sea_orm(primary_key)]` on the column (or columns) that tell rows apart";
+    assert_eq!(messages(input), [expected]);
+}
+
+#[test]
 fn it_names_the_columns_and_nothing_else() {
     let input = model(
         quote!(#[work_item(status = "status", error = "why", attempts = "tried_2_times", max_attempts = 5, available_at = "due", updated_at = "touched_at")]),

@@ -169,6 +169,36 @@ async fn what_was_missed_while_the_process_was_down_is_caught_up_as_wanted() {
     assert_eq!(after_nine_days("all").await, all);
 }
 
+/// Fires every second, and takes more than half of one.
+#[cfg(feature = "database")]
+#[derive(Default)]
+struct Busy;
+
+#[cfg(feature = "database")]
+#[service(cron = "* * * * * *", catch_up = "all", discover = false)]
+impl Busy {
+    async fn update(&mut self) {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+async fn what_comes_due_while_missed_fires_are_made_up_is_made_up_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", folder.path().join("fires.db").display());
+    let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
+    bed.database_url(&url).await;
+    bed.start(Busy).await.stop().await.unwrap();
+    drop(bed);
+    let bed = TestBed::at(at("2026-06-01T00:00:06Z"));
+    bed.database_url(&url).await;
+    let service = bed.start(Busy).await;
+    // Six were missed; until those and what comes due meanwhile are made up, nine more seconds pass.
+    bed.run_for(Duration::from_millis(14_900)).await;
+    assert_eq!(service.health().runs, 20, "one for each second since it was first started");
+}
+
 /// What keeps a registry with this schedule from being built.
 async fn refused(options: ServiceOptions) -> String {
     let builder = ServiceRegistry::builder().without_discovered();

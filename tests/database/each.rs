@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
 use service_core::database::{Access, Clock};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
-use crate::tables::{effect, effects, job, jobs, statuses};
+use crate::tables::{create, effect, effects, job, jobs, plain, statuses, ticket};
 
 async fn claims(bench: &Bench) -> i64 {
     let count = Statement::from_string(bench.db.get_database_backend(), "SELECT count(*) AS n FROM service_claim");
@@ -124,6 +124,46 @@ pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
     assert_eq!(access.claim_each::<job::Entity>(2).await.unwrap().remaining(), 0);
     item.settle(Ok::<_, Error>(())).await.unwrap();
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
+}
+
+pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) {
+    create(&bench.db, plain::Entity).await;
+    create(&bench.db, ticket::Entity).await;
+    let rows = [("b", 1), ("a", 2), ("a", 1)].map(|(station, day)| plain::ActiveModel {
+        station: Set(station.into()),
+        day: Set(day),
+        state: Set(plain::Status::Pending),
+    });
+    plain::Entity::insert_many(rows).exec_without_returning(&bench.db).await.unwrap();
+    let rows = (0..3).map(|n| ticket::ActiveModel {
+        id: Set(sea_orm::prelude::Uuid::from_u128(n)),
+        status: Set("pending".into()),
+        error: Set(String::new()),
+    });
+    ticket::Entity::insert_many(rows).exec_without_returning(&bench.db).await.unwrap();
+    let access = Access::new(bench.db.clone(), "mailer");
+    let (mut first, mut second) =
+        (access.claim_each::<plain::Entity>(2).await.unwrap(), access.claim_each::<plain::Entity>(2).await.unwrap());
+    assert_eq!((first.remaining(), second.remaining()), (2, 1), "each has its own");
+    let mut seen = Vec::new();
+    while let Some(item) = first.next().await.unwrap() {
+        seen.push((item.model().station.clone(), item.model().day));
+        let result = if seen.len() == 1 { Ok(()) } else { Err("no") };
+        item.settle(result).await.unwrap();
+    }
+    assert_eq!(seen, [("a".to_owned(), 1), ("a".to_owned(), 2)]);
+    assert_eq!(first.commit().await.unwrap(), Outcome::processed(1).failed(1).again());
+    second.next().await.unwrap().unwrap().settle(Ok::<_, Error>(())).await.unwrap();
+    assert_eq!(second.commit().await.unwrap(), Outcome::processed(1));
+
+    let mut batch = access.claim_each::<ticket::Entity>(2).await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+    }
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(2).again());
+    let left = ticket::Entity::find().filter(ticket::Column::Status.eq("pending")).all(&bench.db).await.unwrap();
+    assert_eq!((left.len(), left[0].id.as_u128()), (1, 2));
+    assert_eq!(claims(&bench).await, 0);
 }
 
 pub(crate) async fn many_workers_repeat_nothing(bench: Bench) {

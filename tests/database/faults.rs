@@ -3,7 +3,6 @@
 //!
 //! More of it: `SERVICE_TEST_KILLS=500 cargo test -p service-tests --test database faults::`
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sea_orm::{
@@ -15,42 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::Bench;
+use crate::killed::Worker;
 use crate::postgres::Postgres;
-use crate::tables::{effect, effects, job, jobs};
+use crate::tables::{effect, effects, job, jobs, statuses};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// A process that works until it is killed.
-struct Worker(Child);
-
-impl Worker {
-    fn start(url: &str, mode: &str) -> Self {
-        let worker = Command::new(env!("CARGO_BIN_EXE_database-worker"))
-            .args([url, mode])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self(worker)
-    }
-
-    /// SIGKILL. What it had printed: errors that reached the user.
-    fn kill(mut self) -> String {
-        self.0.kill().unwrap();
-        let mut said = String::new();
-        std::io::Read::read_to_string(self.0.stdout.as_mut().unwrap(), &mut said).unwrap();
-        self.0.wait().unwrap();
-        said
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 async fn completed(bench: &Bench) -> u64 {
@@ -128,6 +97,40 @@ pub(crate) async fn killed_workers_of_single_items_repeat_nothing_either(bench: 
     let rows = (kills * 10).max(1_000);
     let workers = if bench.is_postgres() { 3 } else { 2 };
     kill_over(&bench, rows, kills, workers, "claim_each").await;
+}
+
+/// A row that kills its process is repeated twice, as the process may have been killed from outside; then it costs its own
+/// attempts, and never another row's.
+pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: Bench) {
+    jobs(&bench.db, 30).await;
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    let (mut deaths, begun) = (0, Instant::now());
+    let mut worker = Worker::start(&bench.url, "poisoned");
+    while statuses(&bench.db).await.iter().any(|status| status == "pending") {
+        if worker.is_dead() {
+            deaths += 1;
+            // Whatever is left of a batch waits for its lease alone, not for the poisoned row.
+            worker = Worker::start(&bench.url, "poisoned");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(begun.elapsed() < Duration::from_secs(120), "{deaths} deaths, {:?}", statuses(&bench.db).await);
+    }
+    assert_eq!(worker.kill(), "");
+    for id in [10, 20, 30] {
+        let row = job(&bench.db, id).await;
+        assert_eq!((row.status.as_str(), row.attempts), ("failed", 3));
+        let message = row.error_message.unwrap();
+        assert!(message.contains("the process died while it worked on this row"), "{message}");
+    }
+    // Two that cost nothing, and one for each attempt; fewer where a machine is so busy that a claim runs out by itself.
+    assert!((3..=3 * (2 + 3)).contains(&deaths), "{deaths} deaths");
+    let done: Vec<i64> = (1..=30).filter(|id| id % 10 != 0).collect();
+    assert_eq!(effects(&bench.db).await, done, "each once");
+    for id in done {
+        assert_eq!(job(&bench.db, id).await.attempts, 1);
+    }
+    let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
+    assert!(bench.db.query_all_raw(claims).await.unwrap().is_empty(), "claims are left");
 }
 
 async fn work(access: &Access, n: u64) -> Result<Outcome> {

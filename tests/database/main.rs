@@ -7,10 +7,16 @@ mod log;
 #[path = "../support/postgres.rs"]
 mod postgres;
 
+mod away;
 mod batches;
+mod catch_up;
 mod each;
 mod faults;
+mod fires;
+mod killed;
+mod layers;
 mod settings;
+mod statements;
 mod tables;
 mod transactions;
 mod warnings;
@@ -74,6 +80,9 @@ macro_rules! exercise {
 }
 
 exercise! {
+    away:
+        a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone,
+        a_pool_that_is_used_up_does_not_keep_overrides_out;
     transactions:
         what_is_not_committed_is_undone,
         a_savepoint_undoes_only_its_own,
@@ -104,10 +113,21 @@ exercise! {
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,
         a_living_batch_keeps_its_claims,
+        keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
-        killed_workers_of_single_items_repeat_nothing_either;
+        killed_workers_of_single_items_repeat_nothing_either,
+        a_row_that_kills_its_process_costs_its_own_attempts;
+    catch_up:
+        killed_in_the_middle_of_it_no_fire_is_lost,
+        of_those_missed_the_latest_alone_is_made_up_after_every_kill,
+        a_thousand_missed_fires_are_made_up_and_no_more;
+    layers:
+        rows_of_service_config_are_noticed_and_wrong_ones_are_told,
+        an_operator_overrides_any_key_on_every_replica_until_it_ends,
+        without_migration_tables_are_asked_for_at_start,
+        pools_suit_background_work;
     settings:
         the_store_keeps_typed_values,
         a_value_set_in_a_transaction_shares_its_fate,

@@ -1,7 +1,9 @@
 //! A worker process for the suite to kill: it works off jobs until it is killed.
 //!
-//! Arguments: the database's URL, and `claim` or `claim_each`.
+//! Arguments: the database's URL, and `claim`, `claim_each` or `poisoned`; or `all` or `latest`, for a cron service that catches up so.
 
+#[path = "fires.rs"]
+mod fires;
 #[path = "tables.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
 mod tables;
@@ -9,16 +11,31 @@ mod tables;
 use std::time::Duration;
 
 use service_core::database::{self, Access};
-use service_core::{Error, Outcome, Result};
+use service_core::{CatchUp, Error, Outcome, Result, ServiceOptions, ServiceRegistry};
 use tables::{effect, job};
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, url, mode] = arguments.as_slice() else { return Err(Error::msg("usage: worker URL claim|claim_each")) };
+    let [_, url, mode] = arguments.as_slice() else {
+        return Err(Error::msg("usage: worker URL claim|claim_each|poisoned|all|latest"));
+    };
+    if let Some(catch_up) = match mode.as_str() {
+        "all" => Some(CatchUp::All),
+        "latest" => Some(CatchUp::Latest),
+        _ => None,
+    } {
+        let options = ServiceOptions::of::<fires::Fires>().catch_up(catch_up);
+        let builder = ServiceRegistry::builder().without_discovered().database_url(url);
+        return builder.service_with(fires::FIRES, fires::Fires, options).start_all().await?.until_shutdown().await;
+    }
     let access = Access::new(database::connect(url).await?, "worker");
     loop {
-        let outcome = if mode == "claim" { together(&access).await } else { each(&access).await };
+        let outcome = match mode.as_str() {
+            "claim" => together(&access).await,
+            "poisoned" => poisoned(&access).await,
+            _ => each(&access).await,
+        };
         match outcome {
             Ok(outcome) if outcome.has_more() => {}
             Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -44,6 +61,20 @@ async fn each(access: &Access) -> Result<Outcome> {
     let mut batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(800)).await?;
     while let Some(item) = batch.next().await? {
         let done = effect(item.tx(), item.model().id).await;
+        item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+/// As `each`, but every tenth row kills the process.
+async fn poisoned(access: &Access) -> Result<Outcome> {
+    let batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(300));
+    let mut batch = batch.retry_delay(Duration::from_millis(50)).await?;
+    while let Some(item) = batch.next().await? {
+        let done = effect(item.tx(), item.model().id).await;
+        if item.model().id % 10 == 0 {
+            std::process::abort();
+        }
         item.settle(done).await?;
     }
     batch.commit().await

@@ -9,32 +9,45 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
 
 /// Collects the events of its thread, each as `LEVEL message field=value …`.
-#[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+#[derive(Clone)]
+pub(crate) struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    target: &'static str,
+}
 
 impl Log {
-    /// Collects until the guard is dropped.
+    /// Collects what the service core logs, until the guard is dropped.
     pub(crate) fn listen() -> (Self, DefaultGuard) {
-        let log = Self::default();
+        Self::listen_to("service_core")
+    }
+
+    /// Collects what this crate logs, until the guard is dropped.
+    pub(crate) fn listen_to(target: &'static str) -> (Self, DefaultGuard) {
+        let log = Self { lines: Arc::default(), target };
         let guard = tracing::subscriber::set_default(log.clone());
         (log, guard)
     }
 
-    /// The service core's warnings so far.
+    /// The warnings so far.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.starts_with("WARN")).cloned().collect()
+        self.lines().into_iter().filter(|line| line.starts_with("WARN")).collect()
+    }
+
+    /// Everything so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
     }
 }
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("service_core")
+        metadata.target().starts_with(self.target)
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut line = Line { message: String::new(), fields: String::new() };
         event.record(&mut line);
-        self.0.lock().unwrap().push(format!("{} {}{}", event.metadata().level(), line.message, line.fields));
+        self.lines.lock().unwrap().push(format!("{} {}{}", event.metadata().level(), line.message, line.fields));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

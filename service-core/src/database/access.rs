@@ -9,6 +9,7 @@ use super::claim::{Claim, ClaimEach};
 use super::clock::Clock;
 use super::debts::Debts;
 use super::gate::CommitGate;
+use super::presence::Tables;
 use super::store::Store;
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
@@ -27,6 +28,7 @@ pub struct Access {
     /// How many batches of this service hold SQLite's write lock.
     pub(crate) holding: Arc<AtomicUsize>,
     pub(crate) clock: Clock,
+    pub(crate) tables: Arc<Tables>,
 }
 
 impl Access {
@@ -39,7 +41,14 @@ impl Access {
             debts: Arc::default(),
             holding: Arc::default(),
             clock: Clock::default(),
+            tables: Arc::new(Tables::made()),
         }
+    }
+
+    /// Where the registry sees to the framework's tables.
+    pub(crate) fn with_tables(mut self, tables: Arc<Tables>) -> Self {
+        self.tables = tables;
+        self
     }
 
     /// On another clock.

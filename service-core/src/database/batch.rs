@@ -148,8 +148,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         &self.tx
     }
 
-    pub(crate) fn there_is_more(&mut self) {
-        self.more = true;
+    /// Rows were charged before they could be lent, and whether more wait.
+    pub(crate) fn note(&mut self, charged: u64, more: bool) {
+        self.failed += charged;
+        self.more |= more;
     }
 
     /// There was nothing: no transaction stays open.

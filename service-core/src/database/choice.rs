@@ -2,7 +2,9 @@
 
 use sea_orm::DatabaseConnection;
 
-use super::{Access, Claim, ClaimEach, Store, Transaction, WorkItem, connect_lazily};
+use super::connect::{connect_for_registry, named};
+use super::presence::{Presence, Tables};
+use super::{Access, Claim, ClaimEach, Store, Transaction, WorkItem};
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -15,12 +17,19 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Connects where a URL was given. A PostgreSQL server may be away: it is waited for later, by who needs it.
-    pub(crate) async fn open(self) -> Result<Option<DatabaseConnection>> {
+    /// Connects where a URL was given. The database may be away: it is waited for later, by who needs it.
+    pub(crate) async fn open(self) -> Result<(Option<DatabaseConnection>, Presence)> {
+        let tables = Tables::of_registry(self.skip_migration);
         match (self.connection, self.url) {
-            (Some(db), _) => Ok(Some(db)),
-            (None, Some(url)) => connect_lazily(&url).await.map(Some),
-            (None, None) => Ok(None),
+            (Some(db), _) => {
+                let name = format!("registry's {:?} database", db.get_database_backend());
+                Ok((Some(db), Presence::new(name, None, tables)))
+            }
+            (None, Some(url)) => {
+                let (db, own) = connect_for_registry(&url).await?;
+                Ok((Some(db), Presence::new(named(&url), own, tables)))
+            }
+            (None, None) => Ok((None, Presence::default())),
         }
     }
 }
@@ -31,13 +40,7 @@ impl Context {
     /// # Errors
     /// The registry has none; the error is fatal and says what to write.
     pub fn db(&self) -> Result<&DatabaseConnection> {
-        self.entry.hub.database.as_ref().ok_or_else(|| {
-            Error::fatal(format!(
-                "service `{}` asks for a database, which the registry does not have; \
-                 add `.database(db)` or `.database_url(\"…\")` to the builder",
-                self.service_id()
-            ))
-        })
+        Ok(self.access()?.db())
     }
 
     /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for. `commit()` makes it last,
@@ -78,6 +81,13 @@ impl Context {
 
     /// This service's way to the database.
     fn access(&self) -> Result<&Access> {
-        Ok(self.entry.access(self.db()?))
+        let db = self.entry.hub.database.as_ref().ok_or_else(|| {
+            Error::fatal(format!(
+                "service `{}` asks for a database, which the registry does not have; \
+                 add `.database(db)` or `.database_url(\"…\")` to the builder",
+                self.service_id()
+            ))
+        })?;
+        Ok(self.entry.access(db))
     }
 }

@@ -15,6 +15,8 @@ pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const SQLITE_CONNECTIONS: u32 = 5;
 const POSTGRES_CONNECTIONS: u32 = 10;
+/// For the registry's own questions: connections, and how long it waits for one.
+const OWN: (u32, Duration) = (2, Duration::from_secs(5));
 
 /// Opens a pool: `sqlite:app.db`, `sqlite::memory:` or `postgres://user:password@host/database`.
 ///
@@ -47,23 +49,74 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
     open(url, true).await
 }
 
+/// A registry's pools: the services', and its own, which no service can use up. A database that is away is no error:
+/// it may come later. What can never work still is.
+pub(crate) async fn connect_for_registry(url: &str) -> Result<(DatabaseConnection, Option<DatabaseConnection>)> {
+    let target = Target::parse(url)?;
+    match target.engine {
+        // Its connections must not end, and others would see another database.
+        Engine::SqliteMemory => Ok((open(url, true).await?, None)),
+        Engine::Postgres => {
+            let own = pool(&target, OWN, true).await?;
+            Ok((open(url, true).await?, Some(own)))
+        }
+        Engine::SqliteFile => match open(url, false).await {
+            Ok(db) => Ok((db, Some(pool(&target, OWN, false).await?))),
+            Err(error) => match unopened(&target).filter(|_| error.find::<Opening>().is_some()) {
+                Some(pools) => Ok(pools),
+                None => Err(error),
+            },
+        },
+    }
+}
+
+/// Pools of an SQLite file that cannot be opened yet: each connection tries anew. sea-orm itself opens a file at once.
+#[cfg(feature = "sqlite")]
+fn unopened(target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
+    use sea_orm::SqlxSqliteConnector;
+    use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    let options: SqliteConnectOptions = target.url().parse().ok()?;
+    let mut options = options.busy_timeout(BUSY_TIMEOUT);
+    if !target.read_only {
+        options = options.pragma("journal_mode", "WAL");
+    }
+    let pool = |(connections, patience)| {
+        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(patience);
+        SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
+    };
+    Some((pool((SQLITE_CONNECTIONS, ACQUIRE_TIMEOUT)), Some(pool(OWN))))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn unopened(_target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
+    None
+}
+
 async fn open(url: &str, lazily: bool) -> Result<DatabaseConnection> {
     let target = Target::parse(url)?;
+    let connections = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
+    pool(&target, (connections, ACQUIRE_TIMEOUT), lazily).await
+}
+
+async fn pool(
+    target: &Target<'_>,
+    (connections, patience): (u32, Duration),
+    lazily: bool,
+) -> Result<DatabaseConnection> {
     let mut options = ConnectOptions::new(target.url());
-    options.acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT);
+    options.acquire_timeout(patience).connect_timeout(patience);
     if let Ok(level) = "debug".parse() {
         options.sqlx_logging_level(level);
     }
+    options.max_connections(connections);
     match target.engine {
-        Engine::SqliteFile => {
-            options.max_connections(SQLITE_CONNECTIONS);
-        }
+        Engine::SqliteFile => {}
         Engine::SqliteMemory => {
-            options.max_connections(SQLITE_CONNECTIONS).min_connections(1);
-            options.idle_timeout(None).max_lifetime(None);
+            options.min_connections(1).idle_timeout(None).max_lifetime(None);
         }
         Engine::Postgres => {
-            options.max_connections(POSTGRES_CONNECTIONS).connect_lazy(lazily);
+            options.connect_lazy(lazily);
         }
     }
     tune_sqlite(&mut options, target.engine);
@@ -189,6 +242,11 @@ fn is_memory(rest: &str) -> bool {
 
 fn parameters(url: &str) -> impl Iterator<Item = &str> {
     url.split_once('?').map_or("", |(_, parameters)| parameters).split('&')
+}
+
+/// How messages name the database at this URL.
+pub(crate) fn named(url: &str) -> String {
+    format!("database `{}`", redacted(url))
 }
 
 /// The URL without its password.

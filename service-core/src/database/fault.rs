@@ -3,6 +3,8 @@
 
 use sea_orm::DbErr;
 
+use crate::error::Error;
+
 /// SQLite: another connection holds the lock; trying again is right.
 pub(crate) fn is_busy(error: &DbErr) -> bool {
     let text = error.to_string();
@@ -38,6 +40,11 @@ pub(crate) fn is_connection_lost(error: &DbErr) -> bool {
     ]
     .iter()
     .any(|sign| text.contains(sign))
+}
+
+/// Whether an error anywhere in this chain says that the database could not be reached.
+pub(crate) fn is_out_of_reach(error: &Error) -> bool {
+    error.find::<DbErr>().is_some_and(is_connection_lost)
 }
 
 /// SQLite: an error after which the whole transaction may be gone, not the statement alone.

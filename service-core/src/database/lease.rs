@@ -3,22 +3,31 @@
 //! The tricky part: a lease is renewed by a task of its own while its batch lives, so a crashed worker's claims run out,
 //! and a slow one's do not. Should one run out all the same (a blocked thread, a database away for long), the worker finds
 //! its claim gone when it settles, and its writes are undone.
+//!
+//! A row that kills its process is found without a word more to the database: claims are numbered in the order in which
+//! their rows are lent, and each goes with its row's commit. The first that is left of a dead owner is that of the row it
+//! was at, or about to be.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{
     Alias, DeleteStatement, Expr, ExprTrait, InsertStatement, OnConflict, Query, SelectStatement, UpdateStatement,
 };
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use tokio::task::JoinHandle;
 
 use super::access::Access;
 
 /// How long a claim stands without being renewed, unless the builder says otherwise.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
-/// Claims whose rows are gone are swept this long after they ran out.
-const SWEEP_AFTER_MS: i64 = 3_600_000;
+/// Claims whose rows are gone are swept this long after they ran out. Until then they remember over which row a process died.
+const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
+/// How often a process may die over a row before the row is held to be the cause: it may have been killed from outside.
+pub(crate) const INNOCENT_CRASHES: i64 = 2;
+/// Who owns the claims of the dead, once they have been looked at.
+const NOBODY: &str = "";
 
 /// A batch's hold on its claims.
 #[derive(Debug)]
@@ -63,17 +72,82 @@ fn column(name: &'static str) -> Alias {
     Alias::new(name)
 }
 
-/// The rows of a table that somebody holds.
-pub(crate) fn held(work_table: &str, now: DateTime<Utc>) -> SelectStatement {
+/// A claim as it stands.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) key: String,
+    owner: String,
+    seq: i64,
+    expires_at: i64,
+    /// How often a process died over its row.
+    pub(crate) crashes: i64,
+}
+
+impl Standing {
+    /// Somebody holds it.
+    pub(crate) fn is_held(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at > now.timestamp_millis()
+    }
+
+    pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        Ok(Self {
+            key: row.try_get("", "row_key")?,
+            owner: row.try_get("", "owner")?,
+            seq: row.try_get("", "seq")?,
+            expires_at: row.try_get("", "expires_at")?,
+            crashes: row.try_get("", "crashes")?,
+        })
+    }
+}
+
+/// Every claim of a table.
+pub(crate) fn standing(work_table: &str) -> SelectStatement {
     Query::select()
-        .column(column("row_key"))
+        .columns(["row_key", "owner", "seq", "expires_at", "crashes"].map(column))
         .from(column("service_claim"))
         .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("expires_at")).gt(now.timestamp_millis()))
         .to_owned()
 }
 
-/// Claims rows; the answer names those that were to be had.
+/// Notes the deaths that nobody has noted yet: for each owner whose claims ran out, over which row it died.
+pub(crate) fn bury(work_table: &str, standing: &mut [Standing], now: DateTime<Utc>) -> Vec<UpdateStatement> {
+    let mut suspects: BTreeMap<String, usize> = BTreeMap::new();
+    for (at, claim) in standing.iter().enumerate().filter(|(_, claim)| !claim.is_held(now) && claim.owner != NOBODY) {
+        let suspect = suspects.entry(claim.owner.clone()).or_insert(at);
+        if claim.seq < standing[*suspect].seq {
+            *suspect = at;
+        }
+    }
+    let note = |(owner, at): (String, usize)| {
+        standing[at].crashes += 1;
+        let is_suspect = Expr::col(column("row_key")).eq(standing[at].key.as_str());
+        let crashes = Expr::col(column("crashes"));
+        Query::update()
+            .table(column("service_claim"))
+            .value(column("crashes"), Expr::case(is_suspect, crashes.clone().add(1)).finally(crashes))
+            .value(column("owner"), NOBODY)
+            .and_where(Expr::col(column("work_table")).eq(work_table))
+            .and_where(Expr::col(column("owner")).eq(owner))
+            .and_where(Expr::col(column("expires_at")).lte(now.timestamp_millis()))
+            .to_owned()
+    };
+    suspects.into_iter().map(note).collect()
+}
+
+/// The row was charged for a death and has attempts left: one more death, and it is charged again.
+pub(crate) fn charged(work_table: &str, key: &str, owner: &str, now: DateTime<Utc>) -> UpdateStatement {
+    Query::update()
+        .table(column("service_claim"))
+        .value(column("crashes"), INNOCENT_CRASHES)
+        .value(column("owner"), NOBODY)
+        .value(column("expires_at"), now.timestamp_millis())
+        .and_where(Expr::col(column("work_table")).eq(work_table))
+        .and_where(Expr::col(column("owner")).eq(owner))
+        .and_where(Expr::col(column("row_key")).eq(key))
+        .to_owned()
+}
+
+/// Claims rows, in the order in which they will be lent; the answer names those that were to be had.
 pub(crate) fn claim(
     work_table: &str,
     keys: impl IntoIterator<Item = String>,
@@ -83,16 +157,17 @@ pub(crate) fn claim(
     lease: Duration,
 ) -> InsertStatement {
     let expires = expiry(now, lease);
-    let columns = ["work_table", "row_key", "service_id", "owner", "expires_at"];
+    let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
     let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
-    for key in keys {
-        insert.values_panic([work_table.into(), key.into(), service_id.into(), owner.into(), expires.into()]);
+    for (seq, key) in (0_i64..).zip(keys) {
+        let fixed = [work_table.into(), key.into(), service_id.into(), owner.into(), expires.into(), seq.into()];
+        insert.values_panic(fixed);
     }
     let ran_out = Expr::col((column("service_claim"), column("expires_at"))).lte(now.timestamp_millis());
     insert
         .on_conflict(
             OnConflict::columns(["work_table", "row_key"].map(column))
-                .update_columns(["service_id", "owner", "expires_at"].map(column))
+                .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
                 .action_and_where(ran_out)
                 .to_owned(),
         )

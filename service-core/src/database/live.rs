@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sea_orm::DbErr;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::fault::is_connection_lost;
+use super::fault::is_out_of_reach;
 use super::settings::{Override, expire_overrides, read_config, read_overrides};
-use super::{check_schema, migrate};
+use crate::clock::in_words;
 use crate::config::{Layer, Resolved, Row};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -23,14 +22,17 @@ use crate::registry::{Inner, ServiceRegistry};
 
 /// How long a change may take to be noticed.
 const LOOK: Duration = Duration::from_secs(3);
+/// How long an answer is waited for: with connections of the registry's own, and at start.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// The same where services may keep the pool busy.
+const SHARED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is known of the table layers.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    skip_migration: bool,
     watching: AtomicBool,
-    /// The tables are there.
-    ready: AtomicBool,
+    /// One look at a time, so that no older one is applied last.
+    looking: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
 }
 
@@ -43,7 +45,8 @@ struct Known {
     /// The last value that could be used, of each row.
     good: BTreeMap<(Arc<str>, Key), Value>,
     reported: HashSet<String>,
-    away: bool,
+    /// The database answers, but not with the tables' rows.
+    unreadable: bool,
 }
 
 type Key = (Layer, String);
@@ -58,17 +61,17 @@ struct Told {
 }
 
 impl Live {
-    pub(crate) fn new(skip_migration: bool) -> Self {
-        Self { skip_migration, ..Self::default() }
-    }
-
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {} s", .0.as_secs())]
+struct Silent(Duration);
+
 /// Reads the tables once, before anything starts, and then again and again for as long as the registry lives. A database
-/// that is away delays nothing.
+/// that is away delays the start by a few seconds at most.
 ///
 /// # Errors
 /// The framework's tables are missing and cannot, or shall not, be made.
@@ -77,19 +80,21 @@ pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
     if inner.hub.database.is_none() {
         return Ok(());
     }
-    if let Some(error) = look(registry).await
-        && !error.find::<DbErr>().is_some_and(is_connection_lost)
-        && !inner.live.ready.load(Ordering::SeqCst)
+    if let Some(error) = look_for(registry, PATIENCE).await
+        && !inner.hub.presence.is_away()
+        && !inner.hub.presence.tables().are_ready()
     {
         return Err(error);
     }
     if inner.hub.clock_is_held || inner.live.watching.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
-    let weak = Arc::downgrade(inner);
+    let (weak, hub) = (Arc::downgrade(inner), inner.hub.clone());
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(LOOK).await;
+            // Sooner where a service could not reach it, but not as often as that may be.
+            tokio::time::sleep(LOOK / 6).await;
+            let _ = tokio::time::timeout(LOOK - LOOK / 6, hub.presence.suspected()).await;
             let Some(inner) = weak.upgrade() else { return };
             look(&ServiceRegistry { inner }).await;
         }
@@ -100,44 +105,74 @@ pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
 /// Before a service starts: what the tables say of it holds from its first instance on. Does nothing where the database is
 /// known to be away.
 pub(crate) async fn look_if_there(registry: &ServiceRegistry) {
-    if registry.inner.hub.database.is_some() && !registry.inner.live.known().away {
+    let hub = &registry.inner.hub;
+    if hub.database.is_some() && !hub.presence.is_away() {
         look(registry).await;
     }
 }
 
+/// Whether the database is away, which is looked into where it is not known to be.
+pub(crate) async fn is_away(registry: &ServiceRegistry) -> bool {
+    look_if_there(registry).await;
+    registry.inner.hub.presence.is_away()
+}
+
 /// Reads the tables and applies what has changed; says once that the database is away, and once that it is back.
 pub(crate) async fn look(registry: &ServiceRegistry) -> Option<Error> {
-    let live = &registry.inner.live;
-    match read(registry).await {
+    let shared = !registry.inner.hub.presence.has_own();
+    look_for(registry, if shared { SHARED_PATIENCE } else { PATIENCE }).await
+}
+
+async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Error> {
+    let Inner { hub, live, .. } = &*registry.inner;
+    let _one = live.looking.lock().await;
+    let rows = match tokio::time::timeout(patience, read(registry)).await {
+        Ok(rows) => rows,
+        Err(_) => Err(Error::new(Silent(patience))),
+    };
+    let name = hub.presence.name();
+    let error = match rows {
         Ok(rows) => {
-            if std::mem::take(&mut live.known().away) {
-                info!("the database is back: service_config and service_override are read again");
+            is_back(registry);
+            if std::mem::take(&mut live.known().unreadable) {
+                info!("service_config and service_override can be read again");
             }
             apply_all(registry, rows);
-            None
+            return None;
         }
-        Err(error) => {
-            if !std::mem::replace(&mut live.known().away, true) {
-                warn!(
-                    "service_config and service_override cannot be read, what they said before still holds: {error:#}"
-                );
-            }
-            Some(error)
+        Err(error) => error,
+    };
+    if is_out_of_reach(&error) || error.find::<Silent>().is_some() {
+        if hub.presence.gone(format!("{error:#}")) {
+            warn!(
+                "the {name} is away, services that need it wait; what service_config and service_override said before \
+                 still holds: {error:#}"
+            );
         }
+    } else {
+        is_back(registry);
+        if !std::mem::replace(&mut live.known().unreadable, true) {
+            warn!("service_config and service_override cannot be read, what they said before still holds: {error:#}");
+        }
+    }
+    Some(error)
+}
+
+/// It has answered.
+fn is_back(registry: &ServiceRegistry) {
+    let presence = &registry.inner.hub.presence;
+    let Some(after) = presence.back() else { return };
+    info!("the {} is back, after {}", presence.name(), in_words(after));
+    for entry in registry.entries() {
+        entry.database_is_back();
     }
 }
 
 async fn read(registry: &ServiceRegistry) -> Result<BTreeMap<String, Vec<Told>>> {
     let Inner { hub, live, .. } = &*registry.inner;
     let Some(db) = &hub.database else { return Ok(BTreeMap::new()) };
-    if !live.ready.load(Ordering::SeqCst) {
-        if live.skip_migration {
-            check_schema(db).await?
-        } else {
-            migrate(db).await?
-        }
-        live.ready.store(true, Ordering::SeqCst);
-    }
+    let db = hub.presence.own(db);
+    hub.presence.tables().ensure(db).await?;
     let now = hub.clock.wall_now().into();
     for ended in expire_overrides(db, now).await? {
         info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);

@@ -16,6 +16,7 @@ mod index;
 mod lease;
 mod live;
 mod plan;
+mod presence;
 mod request;
 mod schema;
 mod settings;
@@ -30,11 +31,13 @@ pub use claim::{Claim, ClaimEach};
 pub use clock::Clock;
 pub use connect::{connect, connect_lazily};
 pub use debts::Debts;
+pub(crate) use fault::is_out_of_reach;
 pub use gate::{CommitGate, CommitGuard};
 pub use index::{claim_index, create_claim_index};
 #[cfg(feature = "testing")]
 pub(crate) use live::look;
-pub(crate) use live::{Live, look_if_there, watch};
+pub(crate) use live::{Live, is_away, look_if_there, watch};
+pub(crate) use presence::{Outage, Presence};
 pub use schema::{check_schema, migrate, schema_sql};
 /// What is derived: see [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;

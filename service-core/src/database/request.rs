@@ -18,8 +18,8 @@ use super::batch::Batch;
 use super::debts::Row;
 use super::fault;
 use super::index;
-use super::lease::{self, Lease};
-use super::plan::{self, Backoff, Plan, key_text};
+use super::lease::{self, Lease, Standing};
+use super::plan::{self, Backoff, Plan, Verdict, key_text};
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
 use crate::error::{Error, Result};
@@ -94,6 +94,7 @@ impl<E: WorkItem> Request<E> {
     pub(crate) async fn each(self) -> Result<Batch<E>> {
         let plan = self.plan();
         let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
+        self.access.tables.ensure(&self.access.db).await?;
         index::look_at::<E>(&self.access).await?;
         self.access.debts.pay(&self.access, None).await?;
         if self.access.debts.first_time(format!("swept {}", plan.name)) {
@@ -108,51 +109,102 @@ impl<E: WorkItem> Request<E> {
         }
         let owner = lease::new_owner(&self.access.service_id);
         let mut patience = 5;
-        let (rows, more) = loop {
+        let claimed = loop {
             match self.claim_each(&plan, &owner, wanted).await {
                 Err(error) if error.find::<DbErr>().is_some_and(fault::is_deadlock) && patience > 0 => patience -= 1,
                 claimed => break claimed?,
             }
         };
-        if !rows.is_empty() {
+        if !claimed.rows.is_empty() {
             batch.keep(Lease::keep(&self.access, &plan.name, owner, self.lease));
-            batch.take(rows, wanted).await.map_err(failed)?;
+            batch.take(claimed.rows, wanted).await.map_err(failed)?;
         }
-        if more {
-            batch.there_is_more();
-        }
+        batch.note(claimed.charged, claimed.more);
         Ok(batch)
     }
 
-    /// Claims rows in `service_claim`, in one short transaction. Also says whether there are more.
-    async fn claim_each(&self, plan: &Plan, owner: &str, wanted: u64) -> Result<(Vec<QueryResult>, bool)> {
+    /// Claims rows in `service_claim`, in one short transaction.
+    async fn claim_each(&self, plan: &Plan, owner: &str, wanted: u64) -> Result<ClaimedEach> {
         let failed = |source| Error::new(Claiming { table: plan.name.clone(), source });
         let transaction = Transaction::lazy(&self.access);
         let tx = transaction.raw().await.map_err(failed)?;
         let now = self.access.clock.now();
-        let held = names(tx.query_all(&lease::held(&plan.name, now)).await).map_err(failed)?;
+        let standing = tx.query_all(&lease::standing(&plan.name)).await.map_err(failed)?;
+        let standing = standing.iter().map(Standing::read).collect::<std::result::Result<Vec<_>, _>>();
+        let mut standing = standing.map_err(failed)?;
+        let deaths = lease::bury(&plan.name, &mut standing, now);
+        for death in &deaths {
+            tx.execute(death).await.map_err(failed)?;
+        }
+        let held: HashSet<&str> = standing.iter().filter(|c| c.is_held(now)).map(|claim| &*claim.key).collect();
+        let suspect: HashSet<&str> = standing.iter().filter(|c| c.crashes > 0).map(|claim| &*claim.key).collect();
         let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
         for row in tx.query_all(&self.due(now, reach)).await.map_err(failed)? {
             match key_of::<E>(&row).map(|key| key_text(&key)) {
-                Ok(key) if held.contains(&key) => {}
+                Ok(key) if held.contains(&*key) => {}
                 Ok(key) => free.push((key, row)),
                 Err(error) => report_unreadable_key(&self.access, plan, &error),
             }
         }
-        let more = free.len() as u64 > wanted;
+        let mut claimed = ClaimedEach { rows: Vec::new(), charged: 0, more: free.len() as u64 > wanted };
         free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         if free.is_empty() {
-            transaction.rollback().await?;
-            return Ok((Vec::new(), false));
+            transaction.commit().await?;
+            return Ok(claimed);
         }
+        // What may kill the process again shall not keep it from the others.
+        free.sort_by_key(|(key, _)| suspect.contains(&**key));
         let keys = free.iter().map(|(key, _)| key.clone());
         let claim = lease::claim(&plan.name, keys, &self.access.service_id, owner, now, self.lease);
         let ours = names(tx.query_all(&claim).await).map_err(failed)?;
+        for (key, row) in free.into_iter().filter(|(key, _)| ours.contains(key)) {
+            let crashes = standing.iter().find(|claim| claim.key == key).map_or(0, |claim| claim.crashes);
+            match read::<E>(&row) {
+                Ok(Claimed { row, .. }) if crashes > lease::INNOCENT_CRASHES => {
+                    self.charge_death(plan, &transaction, &row, owner, now).await.map_err(failed)?;
+                    claimed.charged += 1;
+                }
+                _ => claimed.rows.push(row),
+            }
+        }
         transaction.commit().await?;
-        let rows = free.into_iter().filter(|(key, _)| ours.contains(key)).map(|(_, row)| row);
-        Ok((rows.collect(), more))
+        Ok(claimed)
     }
+
+    /// Processes died over this row, again and again: that costs it an attempt.
+    async fn charge_death(
+        &self,
+        plan: &Plan,
+        tx: &Transaction,
+        row: &Row,
+        owner: &str,
+        now: DateTime<Utc>,
+    ) -> std::result::Result<(), DbErr> {
+        let (table, key, attempt) = (&plan.name, key_text(&row.key), row.attempts + 1);
+        let verdict = plan.verdict(row.attempts, None, now);
+        let message =
+            format!("the process died while it worked on this row, more than {} times", lease::INNOCENT_CRASHES);
+        tracing::warn!(service.id = &*self.access.service_id, table, key, attempt, "{message}");
+        let write = |message| plan.fail(&row.key, row.attempts, verdict, message, now);
+        if tx.try_out(&write(Some(&message))).await.is_err() {
+            // The message may be what the column refuses.
+            tx.try_out(&write(None)).await?;
+        }
+        match verdict {
+            Verdict::Failed => tx.raw().await?.execute(&lease::release(table, &key, owner)).await?,
+            Verdict::Again(_) => tx.raw().await?.execute(&lease::charged(table, &key, owner, now)).await?,
+        };
+        Ok(())
+    }
+}
+
+/// What was claimed to commit one by one.
+struct ClaimedEach {
+    rows: Vec<QueryResult>,
+    /// Rows that are not lent this time: they were charged for the deaths of processes.
+    charged: u64,
+    more: bool,
 }
 
 fn names(rows: std::result::Result<Vec<QueryResult>, DbErr>) -> std::result::Result<HashSet<String>, DbErr> {

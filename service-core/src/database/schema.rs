@@ -15,7 +15,8 @@ const TABLES: [(&str, &str); 5] = [
         "service_claim",
         "CREATE TABLE IF NOT EXISTS service_claim (\
          work_table TEXT NOT NULL, row_key TEXT NOT NULL, service_id TEXT NOT NULL, owner TEXT NOT NULL, \
-         expires_at BIGINT NOT NULL, PRIMARY KEY (work_table, row_key))",
+         expires_at BIGINT NOT NULL, seq BIGINT NOT NULL, crashes BIGINT NOT NULL DEFAULT 0, \
+         PRIMARY KEY (work_table, row_key))",
     ),
     (
         "service_store",

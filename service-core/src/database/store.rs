@@ -59,7 +59,9 @@ impl Store {
     /// # Errors
     /// The database's, or the value is not a `T`: then the message names both.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        self.get_in(&self.access()?.db, key).await
+        let access = self.access()?;
+        access.tables.ensure(&access.db).await?;
+        self.get_in(&access.db, key).await
     }
 
     /// As [`get`](Self::get), within a transaction.
@@ -92,7 +94,9 @@ impl Store {
     /// [`set_in`](Self::set_in) and `item.tx()`.
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
-        let tx = self.access()?.begin().await?;
+        let access = self.access()?;
+        access.tables.ensure(&access.db).await?;
+        let tx = access.begin().await?;
         tx.execute(&upsert).await?;
         tx.commit().await
     }
@@ -111,7 +115,9 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn remove(&self, key: &str) -> Result<bool> {
-        let tx = self.access()?.begin().await?;
+        let access = self.access()?;
+        access.tables.ensure(&access.db).await?;
+        let tx = access.begin().await?;
         let removed = self.delete(&tx, key).await?;
         tx.commit().await?;
         Ok(removed)

@@ -30,7 +30,8 @@ impl ServiceRegistry {
     /// [`reset`](ServiceHandle::reset).
     ///
     /// # Errors
-    /// There is no tokio runtime. A service that cannot start is no error; its health says why.
+    /// There is no tokio runtime; or the database is there, but lacks the framework's tables, which cannot, or shall not, be
+    /// made. A service that cannot start is no error, nor is a database that is away; health says why.
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
         crate::database::watch(self).await?;

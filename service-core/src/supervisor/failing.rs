@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{Ending, Next, Supervisor, Times, report, settle};
 use crate::caught::{self, Caught};
@@ -70,6 +70,27 @@ impl Supervisor {
         }
     }
 
+    /// The failures before this one, as far as they count: while the registry's database is away, those that come of it
+    /// are retried without an end, and the count stays at `max_failures`.
+    #[cfg(feature = "database")]
+    async fn without_outage(&mut self, kind: FailureKind, error: &Error, before: u32) -> u32 {
+        let entry = self.cx.entry.clone();
+        let out_of_reach = crate::database::is_out_of_reach(error);
+        if out_of_reach {
+            entry.hub.presence.suspect();
+        }
+        let max = self.desk.options.max_failures;
+        if before < max || max == 0 || !(out_of_reach || kind == FailureKind::Timeout && entry.outage().is_some()) {
+            return before;
+        }
+        let registry = self.cx.registry.clone();
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
+        match self.desk.drive(&entry, pin!(crate::database::is_away(&registry)), limit).await {
+            Driven::Done(true) => max - 1,
+            _ => before,
+        }
+    }
+
     /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
     pub(super) async fn fail(&mut self, kind: FailureKind, error: Error, times: Option<Times>) -> Option<Ending> {
         let entry = self.cx.entry.clone();
@@ -90,6 +111,10 @@ impl Supervisor {
         };
         #[cfg(feature = "database")]
         self.pay_debts(Some(&error)).await;
+        #[cfg(feature = "database")]
+        let (counted, before) = (before, self.without_outage(kind, &error, before).await);
+        #[cfg(not(feature = "database"))]
+        let counted = before;
         let failure = policy::failure(&self.desk.options, before, kind, error);
         let (recovery, broken) = self.ask(&failure);
         let mut verdict = policy::judge(&failure, recovery);
@@ -97,7 +122,7 @@ impl Supervisor {
         if irreplaceable && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
             verdict = Verdict::Fail;
         }
-        log_failure(&entry, self.cx.run, &failure, verdict);
+        log_failure(&entry, self.cx.run, &failure, verdict, before < counted);
         let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
         self.count(&failure, decided, times);
         // Where the service ends as well, the instance ends with it.
@@ -222,7 +247,7 @@ impl Supervisor {
     }
 }
 
-fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict) {
+fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict, waits: bool) {
     let (id, error) = (&entry.id, &failure.error);
     let (count, max) = (failure.count, failure.max_failures);
     match verdict {
@@ -231,6 +256,10 @@ fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict) {
         }
         Verdict::Stop => warn!(service.id = %id, service.run = run, failures = count, "failed and stops: {error:#}"),
         Verdict::Regular => warn!(service.id = %id, service.run = run, "failed, which is not counted: {error:#}"),
+        Verdict::Retry(wait) if waits => {
+            // Its limit is reached, and an outage may last: that it waits was told, and health goes on telling it.
+            debug!(service.id = %id, service.run = run, "the database is away, again in {}: {error:#}", plain(wait));
+        }
         Verdict::Retry(wait) => {
             let wait = plain(wait);
             warn!(service.id = %id, service.run = run, failures = count, "failed ({count} of {max}), again in {wait}: {error:#}");

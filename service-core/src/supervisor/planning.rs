@@ -121,6 +121,10 @@ impl Supervisor {
         let options = self.desk.options.clone();
         let Schedule::Cron(cron) = &options.schedule else { return };
         let (from, now) = self.wall_from();
+        #[cfg(feature = "database")]
+        if !self.seldom().wall.owes() && super::catch_up::is_wanted(&options) {
+            self.look_for_missed();
+        }
         let wall = &mut self.seldom().wall;
         if wall.owes() {
             let first = self.cx.entry.lock().grid.first();

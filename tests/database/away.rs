@@ -1,0 +1,362 @@
+//! A database that is away, at start or later, that hangs, or whose pool one service has used up: who needs it waits and
+//! recovers, health names it, and nobody else notices.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
+use service_core::database::{self, Override};
+use service_core::prelude::*;
+use service_core::{HealthStatus, ServiceHealth, ServiceOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::log::Log;
+use crate::postgres::Postgres;
+
+/// Needs the database in every run.
+#[derive(Default)]
+struct Counter;
+
+#[service(interval = "100ms", retry_delay = "100ms", discover = false)]
+impl Counter {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let count: u64 = cx.store().get("count").await?.unwrap_or_default();
+        cx.store().set("count", &(count + 1)).await?;
+        Ok(Outcome::processed(1))
+    }
+}
+
+/// Needs it to be built.
+struct Reader;
+
+#[service(interval = "100ms", retry_delay = "100ms", discover = false)]
+impl Reader {
+    async fn configure(cx: &Context) -> Result<Self> {
+        cx.db()?.query_one_raw(sea_orm::Statement::from_string(cx.db()?.get_database_backend(), "SELECT 1")).await?;
+        Ok(Self)
+    }
+
+    async fn update(&mut self) {}
+}
+
+/// Does not need it.
+#[derive(Default)]
+struct Ticker;
+
+#[service(interval = "100ms", discover = false)]
+impl Ticker {
+    async fn update(&mut self) {}
+}
+
+fn builder() -> service_core::RegistryBuilder {
+    ServiceRegistry::builder()
+        .without_discovered()
+        .shutdown_timeout(Duration::from_secs(5))
+        .service_of::<Counter>("counter")
+        .service_of::<Reader>("reader")
+        .service_of::<Ticker>("ticker")
+}
+
+fn health(services: &ServiceRegistry, id: &str) -> ServiceHealth {
+    services.get(id).unwrap().health()
+}
+
+/// Waits, in real time, as a database lives in it.
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Who needs the database backs off and says for what, beyond the failures that it has; who does not is well.
+async fn wait_for(services: &ServiceRegistry, name: &str, ids: &[&str]) {
+    for id in ids {
+        let before = health(services, id).error_count;
+        until("failures beyond the limit", || health(services, id).error_count > before + 5).await;
+        until("it backs off", || health(services, id).state == ServiceState::BackingOff).await;
+        let found = health(services, id);
+        assert_eq!(found.status, HealthStatus::Degraded);
+        assert_eq!((found.failures, found.max_failures), (3, 3), "{found:?}");
+        let reason = found.reason.unwrap();
+        assert!(reason.contains("backing off") && reason.contains(name) && reason.contains("away for"), "{reason}");
+        let explained = services.get(id).unwrap().explain();
+        assert!(explained.reason.as_ref().unwrap().contains(name), "{explained}");
+        assert!(explained.to_string().contains(name), "{explained}");
+    }
+    ticker_is_well(services).await;
+}
+
+async fn ticker_is_well(services: &ServiceRegistry) {
+    let runs = health(services, "ticker").runs;
+    until("the ticker runs on", || health(services, "ticker").runs > runs + 1).await;
+    let found = health(services, "ticker");
+    assert_eq!((found.status, found.reason), (HealthStatus::Healthy, None));
+}
+
+async fn all_recover(services: &ServiceRegistry) {
+    for id in ["counter", "reader", "ticker"] {
+        let runs = health(services, id).runs;
+        until("it runs and is well", || {
+            let found = health(services, id);
+            found.runs > runs + 1 && found.status == HealthStatus::Healthy && found.failures == 0
+        })
+        .await;
+    }
+}
+
+/// Rows as other programs and operators write them before the service's own program can see them.
+async fn prepare(db: &DatabaseConnection) {
+    database::migrate(db).await.unwrap();
+    db.execute_unprepared("INSERT INTO service_config VALUES ('ticker', 'interval', '\"70ms\"')").await.unwrap();
+}
+
+fn interval_is_from_the_table(services: &ServiceRegistry) -> bool {
+    let options = services.get("ticker").unwrap().explain().options;
+    options
+        .iter()
+        .any(|option| option.key == "interval" && option.value == "70ms" && option.place.contains("service_config"))
+}
+
+async fn a_directory_that_is_not_there_yet_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let prepared = dir.path().join("prepared");
+    std::fs::create_dir(&prepared).unwrap();
+    let db = database::connect(&format!("sqlite:{}", prepared.join("app.db").display())).await.unwrap();
+    prepare(&db).await;
+    db.close().await.unwrap();
+    let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
+    let services = builder().database_url(&url).start_all().await.unwrap();
+    wait_for(&services, &url, &["counter", "reader"]).await;
+    assert!(!interval_is_from_the_table(&services));
+    std::fs::rename(&prepared, dir.path().join("mounted")).unwrap();
+    all_recover(&services).await;
+    until("the table layers are read", || interval_is_from_the_table(&services)).await;
+    services.shutdown().await.unwrap();
+}
+
+async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("app.db");
+    std::fs::write(&file, "this is a letter, and no database, however long one makes it".repeat(100)).unwrap();
+    let url = format!("sqlite:{}", file.display());
+    let services = builder().database_url(&url).start_all().await.unwrap();
+    wait_for(&services, "not a database", &["counter", "reader"]).await;
+    std::fs::remove_file(&file).unwrap();
+    all_recover(&services).await;
+    services.shutdown().await.unwrap();
+}
+
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
+    let Some(server) = on_thread(Postgres::start).await else { return };
+    let server = Arc::new(server);
+    // The driver tries a socket that refuses for ten seconds; one that is gone, it tells at once.
+    let down = async || {
+        let server = server.clone();
+        on_thread(move || {
+            server.down();
+            let _ = std::fs::remove_file(server.socket());
+        })
+        .await;
+    };
+    let up = async || {
+        let server = server.clone();
+        on_thread(move || server.up()).await;
+    };
+    let url = on_thread({
+        let server = server.clone();
+        move || server.database()
+    })
+    .await;
+    down().await;
+    let (log, _listening) = Log::listen();
+    let services = builder().database_url(&url).start_all().await.unwrap();
+    assert_eq!(health(&services, "ticker").state, ServiceState::Running, "it does not wait for what it does not need");
+    wait_for(&services, &url, &["counter", "reader"]).await;
+    up().await;
+    all_recover(&services).await;
+    let db = database::connect(&url).await.unwrap();
+    database::check_schema(&db).await.unwrap();
+    prepare(&db).await;
+    until("the table layers are read", || interval_is_from_the_table(&services)).await;
+    down().await;
+    // What the reader needed it has had.
+    wait_for(&services, &url, &["counter"]).await;
+    assert!(interval_is_from_the_table(&services), "what was read holds");
+    assert!(health(&services, "reader").reason.is_some_and(|why| why.contains(&url)), "it may need it again");
+    up().await;
+    all_recover(&services).await;
+    services.shutdown().await.unwrap();
+    let away = log.warnings().into_iter().filter(|line| line.contains("is away, services that need it wait")).count();
+    assert_eq!(away, 2, "once an outage: {:?}", log.warnings());
+}
+
+/// Stands between program and server, and on demand lets nothing through any more.
+fn proxy(target: std::path::PathBuf, address: &Path) -> watch::Sender<bool> {
+    let (stall, stalled) = watch::channel(false);
+    let listener = UnixListener::bind(address).unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (target, stalled) = (target.clone(), stalled.clone());
+            tokio::spawn(async move {
+                let mut there = stalled.clone();
+                let _ = there.wait_for(|stalled| !stalled).await;
+                let Ok(server) = UnixStream::connect(&target).await else { return };
+                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                tokio::join!(pass(from_client, to_server, stalled.clone()), pass(from_server, to_client, stalled));
+            });
+        }
+    });
+    stall
+}
+
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut stalled: watch::Receiver<bool>,
+) {
+    let mut buffer = [0; 16384];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if stalled.wait_for(|stalled| !stalled).await.is_err() || to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A shutdown ends in its time, give or take what a busy machine needs.
+async fn shuts_down_in_time(services: &ServiceRegistry) {
+    let begun = Instant::now();
+    let _ = services.shutdown().await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5 + 3), "{took:?}");
+    for id in services.list() {
+        assert_eq!(health(services, &id).state, ServiceState::Stopped, "{:?}", health(services, &id));
+    }
+}
+
+async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown() {
+    let dir = tempfile::tempdir().unwrap();
+    let _stall = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+    let url = format!("postgres://tester@localhost/app?host={}", dir.path().display());
+    let begun = Instant::now();
+    let services = builder().database_url(&url).start_all().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    ticker_is_well(&services).await;
+    for id in ["counter", "reader"] {
+        until("it says for what it waits", || health(&services, id).reason.is_some_and(|why| why.contains(&url))).await;
+    }
+    shuts_down_in_time(&services).await;
+}
+
+async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
+    let Some(server) = on_thread(Postgres::shared).await else { return };
+    let (url, dir) = (on_thread(|| server.database()).await, tempfile::tempdir().unwrap());
+    let stall = proxy(server.socket(), &dir.path().join(".s.PGSQL.5432"));
+    let (path, _) = url.split_once("?host=").unwrap();
+    let url = format!("{path}?host={}", dir.path().display());
+    let services = builder().set("counter.timeout", "2s").database_url(&url).start_all().await.unwrap();
+    all_recover(&services).await;
+    stall.send(true).unwrap();
+    let waits = |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("away"));
+    until("the outage is told", || waits("counter") && waits("reader")).await;
+    ticker_is_well(&services).await;
+    stall.send(false).unwrap();
+    all_recover(&services).await;
+    stall.send(true).unwrap();
+    until("a run hangs", || health(&services, "counter").error_count > 0 && waits("counter")).await;
+    shuts_down_in_time(&services).await;
+}
+
+/// Takes every connection of the pool and gives none back before it is stopped.
+#[derive(Default)]
+struct Hog;
+
+#[service(interval = "1h", discover = false)]
+impl Hog {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let mut held = Vec::new();
+        while let Ok(Ok(taken)) = tokio::time::timeout(Duration::from_secs(1), cx.db()?.begin()).await {
+            taken.execute_unprepared("SELECT 1").await?;
+            held.push(taken);
+        }
+        cx.metrics().set("held", u32::try_from(held.len())?);
+        std::future::pending::<()>().await;
+        Ok(())
+    }
+}
+
+async fn hogged(services: &ServiceRegistry, connections: f64) {
+    let hog = || health(services, "hog").metrics.get("held").copied();
+    until("the pool is used up", || hog().is_some()).await;
+    assert_eq!(hog(), Some(connections));
+}
+
+pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone(bench: crate::Bench) {
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(2);
+    let pool = Database::connect(options).await.unwrap();
+    let hog = ServiceOptions::of::<Hog>().drain_timeout(Duration::from_secs(1));
+    let services = builder().service_with("hog", Hog, hog).database(pool).start_all().await.unwrap();
+    hogged(&services, 2.0).await;
+    let counter = health(&services, "counter").runs;
+    ticker_is_well(&services).await;
+    until("who needs a connection waits", || health(&services, "counter").runs >= counter).await;
+    shuts_down_in_time(&services).await;
+}
+
+/// Where the registry opened the database itself, even the operator's word still gets through.
+pub(crate) async fn a_pool_that_is_used_up_does_not_keep_overrides_out(bench: crate::Bench) {
+    let services = builder().service_of::<Hog>("hog").database_url(&bench.url).start_all().await.unwrap();
+    hogged(&services, if bench.is_postgres() { 10.0 } else { 5.0 }).await;
+    let pause = Override {
+        service_id: "counter".into(),
+        key: "paused".into(),
+        value: true.into(),
+        by: "ann".into(),
+        why: "the pool is used up".into(),
+        at: chrono::Utc::now(),
+        until: None,
+    };
+    database::set_override(&bench.db, &pause).await.unwrap();
+    until("it is paused", || health(&services, "counter").paused).await;
+    let reason = health(&services, "counter").reason.unwrap();
+    assert!(reason.contains("ann") && !reason.contains("away"), "{reason}");
+    shuts_down_in_time(&services).await;
+}
+
+mod on_sqlite_alone {
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_yet_is_waited_for() {
+        super::a_directory_that_is_not_there_yet_is_waited_for().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
+        super::a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used().await;
+    }
+}
+
+mod on_postgres_alone {
+    #[tokio::test]
+    async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
+        super::a_server_that_is_away_at_start_and_later_is_waited_for().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown() {
+        super::a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
+        super::a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown().await;
+    }
+}

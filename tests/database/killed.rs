@@ -1,0 +1,39 @@
+//! Processes that the suite starts and kills: see `worker.rs`.
+
+use std::process::{Child, Command, Stdio};
+
+/// A process that works until it is killed.
+pub(crate) struct Worker(Child);
+
+impl Worker {
+    pub(crate) fn start(url: &str, mode: &str) -> Self {
+        let worker = Command::new(env!("CARGO_BIN_EXE_database-worker"))
+            .args([url, mode])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(worker)
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// SIGKILL. What it had printed: errors that reached the user.
+    pub(crate) fn kill(mut self) -> String {
+        self.0.kill().unwrap();
+        let mut said = String::new();
+        std::io::Read::read_to_string(self.0.stdout.as_mut().unwrap(), &mut said).unwrap();
+        self.0.wait().unwrap();
+        said
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,173 @@
+//! `service_config` and `service_override` in a registry that runs, on both engines and in real time.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement, TransactionTrait};
+use serde_json::{Value, json};
+use service_core::Explanation;
+use service_core::database::{self, Override};
+use service_core::prelude::*;
+
+use crate::Bench;
+
+/// Says how often it was built, and works off as much as it is set to.
+struct Batcher {
+    size: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Settings {
+    #[serde(default)]
+    batch_size: u64,
+}
+
+#[service(interval = "1h", discover = false)]
+impl Batcher {
+    fn configure(cx: &Context, settings: Settings) -> Self {
+        cx.metrics().add("built", 1);
+        Self { size: settings.batch_size }
+    }
+
+    async fn update(&mut self, cx: &Context) -> Outcome {
+        cx.metrics().set("size", u32::try_from(self.size).unwrap_or_default());
+        Outcome::processed(self.size)
+    }
+}
+
+async fn start(bench: &Bench) -> ServiceRegistry {
+    let builder = ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher");
+    builder.database_url(&bench.url).start_all().await.unwrap()
+}
+
+fn batcher(services: &ServiceRegistry) -> ServiceHandle {
+    services.get("batcher").unwrap()
+}
+
+async fn configure(db: &DatabaseConnection, key: &str, value: &str) {
+    let sql = format!(
+        "INSERT INTO service_config (service_id, key, value) VALUES ('batcher', '{key}', '{value}') \
+         ON CONFLICT (service_id, key) DO UPDATE SET value = excluded.value"
+    );
+    db.execute_unprepared(&sql).await.unwrap();
+}
+
+/// What is noticed "within seconds" gets a minute, on a busy machine.
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn option(explained: &Explanation, key: &str) -> (String, String) {
+    let found = explained.options.iter().find(|option| option.key == key).unwrap();
+    (found.value.clone(), found.place.clone())
+}
+
+pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(bench: Bench) {
+    let services = start(&bench).await;
+    let service = batcher(&services);
+    let metric = |name: &str| service.health().metrics.get(name).copied();
+    until("the first run", || service.health().runs == 1).await;
+    configure(&bench.db, "interval", "\"200ms\"").await;
+    until("it takes effect in the wait of an hour", || service.health().runs > 2).await;
+    configure(&bench.db, "batch_size", "7").await;
+    until("a changed setting has a fresh instance", || metric("size") == Some(7.0)).await;
+    assert_eq!(metric("built"), Some(2.0));
+
+    configure(&bench.db, "batch_size", "\"many\"").await;
+    configure(&bench.db, "interval", "\"no time\"").await;
+    let rejected = || service.explain().rejected.join("\n");
+    until("both are told", || rejected().contains("batch_size") && rejected().contains("interval")).await;
+    let told = rejected();
+    assert!(told.contains("service_config") && told.contains("\"no time\"") && told.contains("\"many\""), "{told}");
+    assert!(service.explain().to_string().contains("left out"), "{}", service.explain());
+    let runs = service.health().runs;
+    until("it goes on", || service.health().runs > runs + 2).await;
+    assert_eq!(metric("size"), Some(7.0), "with the last good values");
+    assert_eq!(option(&service.explain(), "interval").0, "200ms");
+    assert_eq!(service.health().error_count, 0);
+    services.shutdown().await.unwrap();
+}
+
+fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
+    let (by, why) = ("ann".to_owned(), "a busy night".to_owned());
+    Override { service_id: "batcher".into(), key: key.into(), value, by, why, at: Utc::now(), until }
+}
+
+pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends(bench: Bench) {
+    let replicas = [start(&bench).await, start(&bench).await];
+    let end = Utc::now() + Duration::from_secs(10);
+    for (key, value) in [
+        ("interval", json!("200ms")),
+        ("max_failures", json!(9)),
+        ("timeout", json!("5m")),
+        ("batch_size", json!(11)),
+        ("paused", json!(true)),
+    ] {
+        let until = (key != "interval").then_some(end);
+        database::set_override(&bench.db, &set(key, value, until)).await.unwrap();
+    }
+    for services in &replicas {
+        let service = batcher(services);
+        until("it is paused", || service.health().paused).await;
+        let reason = service.health().reason.unwrap();
+        assert!(reason.contains("ann") && reason.contains("a busy night") && reason.contains("until"), "{reason}");
+        let explained = service.explain();
+        for (key, value) in [("max_failures", "9"), ("timeout", "5m"), ("interval", "200ms")] {
+            let (found, place) = option(&explained, key);
+            assert_eq!(found, value);
+            assert!(place.contains("override by ann at ") && place.contains("a busy night"), "{place}");
+            assert_eq!(place.contains("until"), key != "interval", "{place}");
+        }
+        assert!(explained.settings.iter().any(|s| s.key == "batch_size" && s.place.contains("ann")), "{explained}");
+    }
+    for services in &replicas {
+        let service = batcher(services);
+        until("it ends by itself", || !service.health().paused).await;
+        assert!(Utc::now() >= end);
+        assert_ne!(option(&service.explain(), "max_failures").0, "9");
+        let runs = service.health().runs;
+        until("what has no end goes on", || service.health().runs > runs + 2).await;
+        assert_eq!(service.health().metrics.get("size"), Some(&0.0));
+    }
+    let left = database::read_overrides(&bench.db, DateTime::UNIX_EPOCH).await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    for services in replicas {
+        services.shutdown().await.unwrap();
+    }
+}
+
+pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench) {
+    for table in ["service_store", "service_claim"] {
+        bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
+    }
+    let builder = || ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher").migrate(false);
+    let error = builder().database_url(&bench.url).start_all().await.unwrap_err().to_string();
+    assert!(error.contains("service_claim, service_store") && error.contains("schema_sql"), "{error}");
+    for sql in database::schema_sql(bench.db.get_database_backend()) {
+        bench.db.execute_unprepared(&sql).await.unwrap();
+    }
+    let services = builder().database_url(&bench.url).start_all().await.unwrap();
+    assert_eq!(batcher(&services).state(), ServiceState::Running);
+    services.shutdown().await.unwrap();
+}
+
+/// At least two connections, and on SQLite WAL and a busy timeout on each.
+pub(crate) async fn pools_suit_background_work(bench: Bench) {
+    let held = [bench.db.begin().await.unwrap(), bench.db.begin().await.unwrap()];
+    if bench.is_postgres() {
+        return;
+    }
+    for connection in &held {
+        let ask = async |pragma: &str| {
+            let select = Statement::from_string(connection.get_database_backend(), format!("PRAGMA {pragma}"));
+            connection.query_one_raw(select).await.unwrap().unwrap()
+        };
+        let mode: String = ask("journal_mode").await.try_get_by_index(0).unwrap();
+        let timeout: i32 = ask("busy_timeout").await.try_get_by_index(0).unwrap();
+        assert_eq!((mode.as_str(), timeout), ("wal", 5_000));
+    }
+}
