@@ -174,7 +174,10 @@ impl ServiceOptions {
         self.with("delay", time)
     }
 
-    /// A cron schedule instead of an interval.
+    /// A cron schedule instead of an interval: five fields, minutes first, or six with seconds.
+    ///
+    /// Where clocks are changed, a fixed time that is jumped over fires at the jump's end (several of them once), and one
+    /// that comes twice fires the first time. What says "every" (`*`, `*/15`) goes by the clock as it is.
     #[must_use]
     pub fn cron(self, expression: impl Into<String>) -> Self {
         self.with("cron", expression.into())

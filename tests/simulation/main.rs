@@ -11,7 +11,7 @@
 //! which clocks are changed, fire by a calendar of the model's own (`fires`).
 //!
 //! Not drawn, because they are no part of a month that replays: tables of overrides, which need a database's own time, a
-//! clock on the wall that is set, and blocking `cleanup`s.
+//! clock on the wall that is set, and blocking `cleanup`s, whose beginning no event announces.
 
 mod actor;
 mod blocker;

@@ -34,6 +34,9 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
     }
     if let Ask::SetInterval(_) | Ask::SetRetryDelay(_) = ask {
         let Some(cx) = world.remembered(service) else { return };
+        if matches!(ask, Ask::SetInterval(_)) && !world.may_change_schedule(service) {
+            return;
+        }
         let n = world.asks(service, ask, within);
         match ask {
             Ask::SetInterval(time) => cx.set_interval(Duration::from_millis(time)),

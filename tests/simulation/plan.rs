@@ -41,8 +41,6 @@ pub(crate) struct Timetable {
     last: Option<(Ms, Ms)>,
     /// The schedule that the grid stands on; another one takes over when no run is in flight.
     stands_on: Schedule,
-    /// When the schedule was changed last: of changes at one moment only the last one is seen.
-    changed_at: Option<Ms>,
     fires: Fires,
     /// Fires that the next run may be for: two, where jitter hides whether the first of them has been let go.
     waited: Vec<Ms>,
@@ -60,7 +58,6 @@ impl Timetable {
             point: first,
             last: None,
             stands_on: schedule,
-            changed_at: None,
             fires: part.fires.clone(),
             waited: Vec::new(),
             served: false,
@@ -94,13 +91,10 @@ impl Timetable {
 
     /// Another schedule: the grid comes up to the last run's start first, and goes on from there. While something goes on,
     /// be it a run or a `cleanup`, that has time.
-    pub(crate) fn change(&mut self, schedule: Schedule, busy: bool, at: Ms) {
+    pub(crate) fn change(&mut self, schedule: Schedule, busy: bool) {
         self.schedule = schedule;
-        if !busy && self.changed_at == Some(at) {
-            self.stands_on = schedule;
-        } else if !busy {
+        if !busy {
             self.settle();
-            self.changed_at = Some(at);
         }
     }
 

@@ -34,6 +34,8 @@ struct Inner {
     /// Of each service: its random numbers, and until when its day is good or bad.
     tempers: Vec<(Rng, Ms, bool)>,
     contexts: Vec<Option<Context>>,
+    /// When their schedules were changed last.
+    changed: Vec<Option<Ms>>,
     serial: u32,
     asks: u32,
     /// What was found wrong, and with whom.
@@ -61,6 +63,7 @@ impl World {
             model: Model::new(&cast),
             tempers: cast.iter().map(|_| (rng.fork(), 0, true)).collect(),
             contexts: cast.iter().map(|_| None).collect(),
+            changed: vec![None; cast.len()],
             serial: 0,
             asks: 0,
             broken: None,
@@ -122,6 +125,13 @@ impl World {
 
     pub(crate) fn remembered(&self, service: usize) -> Option<Context> {
         self.lock().contexts[service].clone()
+    }
+
+    /// Whether a service's schedule is left alone otherwise at this moment: of two changes at once nobody promises which
+    /// one is seen, and whether both are.
+    pub(crate) fn may_change_schedule(&self, service: usize) -> bool {
+        let now = self.now();
+        self.lock().changed[service].replace(now) != Some(now)
     }
 
     // ── the trace ────────────────────────────────────────────────────────────────────────────────────────────────

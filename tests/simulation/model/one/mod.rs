@@ -234,7 +234,7 @@ impl One {
                 {
                     let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
                     let busy = life.run.is_some() || cleaning;
-                    timetable.change(self.schedule, busy, at);
+                    timetable.change(self.schedule, busy);
                     life.plan = life.plan.map(|plan| if busy { plan } else { timetable.changed(plan, at) });
                 }
             }
