@@ -312,6 +312,17 @@ async fn start_on_what_runs_is_refused() {
 }
 
 #[test]
+fn a_runtime_without_io_has_no_signals_but_services() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let builder = ServiceRegistry::builder().without_discovered().service_fn("alone", || HandedOver);
+        let services = builder.start_all().await.unwrap();
+        assert_eq!(services.get("alone").unwrap().state(), ServiceState::Running);
+        services.shutdown().await.unwrap();
+    });
+}
+
+#[test]
 fn without_a_runtime_start_is_an_error() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let services = runtime.block_on(async { TestBed::new().services().await });
