@@ -72,8 +72,8 @@ async fn an_id_may_be_made_while_running() {
     const WANTED: &[&str] = &["worker_0", "worker_1"];
     let mut builder = ServiceRegistry::builder().only(WANTED.iter().take(0)).except(Vec::<String>::new());
     for n in 0..2 {
-        let id = format!("worker_{n}");
-        builder = builder.set(format!("{id}.interval"), &format!("{n}m 1s")).service(id, HandedOver);
+        let (id, interval) = (format!("worker_{n}"), format!("{n}m 1s"));
+        builder = builder.set(format!("{id}.interval"), &interval).service(&id, HandedOver);
     }
     for id in WANTED {
         let after = ServiceOptions::of::<HandedOver>().depends_on([id]);
@@ -309,6 +309,17 @@ async fn start_on_what_runs_is_refused() {
     assert_says(service.start().await, &["cannot start service `scripted`", "running already"]);
     service.pause().await.unwrap();
     assert_says(service.start().await, &["cannot start service `scripted`", "running already"]);
+}
+
+#[test]
+fn a_runtime_without_io_has_no_signals_but_services() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let builder = ServiceRegistry::builder().without_discovered().service_fn("alone", || HandedOver);
+        let services = builder.start_all().await.unwrap();
+        assert_eq!(services.get("alone").unwrap().state(), ServiceState::Running);
+        services.shutdown().await.unwrap();
+    });
 }
 
 #[test]
