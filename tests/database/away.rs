@@ -54,7 +54,7 @@ impl Ticker {
 fn builder() -> service_core::RegistryBuilder {
     ServiceRegistry::builder()
         .without_discovered()
-        .shutdown_timeout(Duration::from_secs(5))
+        .shutdown_timeout(Duration::from_secs(2))
         .service_of::<Counter>("counter")
         .service_of::<Reader>("reader")
         .service_of::<Ticker>("ticker")
@@ -236,7 +236,7 @@ async fn shuts_down_in_time(services: &ServiceRegistry) {
     let begun = Instant::now();
     let _ = services.shutdown().await;
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(5 + 3), "{took:?}");
+    assert!(took < Duration::from_secs(2 + 3), "{took:?}");
     for id in services.list() {
         assert_eq!(health(services, &id).state, ServiceState::Stopped, "{:?}", health(services, &id));
     }
