@@ -1,7 +1,7 @@
 //! [`RegistryBuilder`]: everything that is chosen before the services start, checked all at once.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::panic::Location;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::clock::Clock;
-use crate::config::{Inputs, SettingValue, Sources};
+use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
 use crate::entry::{Entry, Factory};
 use crate::error::{Error, Result};
 use crate::expected::ExpectedServices;
 use crate::hub::Hub;
 use crate::options::{CatchUp, Schedule, ServiceOptions};
-use crate::registry::ServiceRegistry;
+use crate::registry::{ServiceRegistry, check_dependencies};
 use crate::service::{Service, ServiceDescriptor};
 
 /// Stays under the 30 s after which Kubernetes kills a pod.
@@ -191,14 +191,14 @@ impl RegistryBuilder {
     }
 
     /// Of the annotated services, only these.
-    pub fn only<I: IntoIterator<Item = T>, T: Into<String>>(mut self, ids: I) -> Self {
-        self.only.get_or_insert_default().extend(ids.into_iter().map(Into::into));
+    pub fn only<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
+        self.only.get_or_insert_default().extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
     /// Of the annotated services, all but these.
-    pub fn except<I: IntoIterator<Item = T>, T: Into<String>>(mut self, ids: I) -> Self {
-        self.except.extend(ids.into_iter().map(Into::into));
+    pub fn except<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
+        self.except.extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
@@ -210,22 +210,26 @@ impl RegistryBuilder {
 
     /// A ready-made instance. It is never silently replaced: when it panics the service has failed.
     #[track_caller]
-    pub fn service<S: Service>(mut self, id: &str, service: S) -> Self {
-        self.planned.push(Planned::ready_made(id, service, None));
+    pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
+        self.planned.push(Planned::ready_made(id.as_ref(), service, None));
         self
     }
 
     /// A closure that builds instances.
     #[track_caller]
-    pub fn service_fn<S: Service>(mut self, id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        self.planned.push(Planned::closure(id, build));
+    pub fn service_fn<S: Service>(
+        mut self,
+        id: impl AsRef<str>,
+        build: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self {
+        self.planned.push(Planned::closure(id.as_ref(), build));
         self
     }
 
     /// A type that is built by its `configure`, or `Default`.
     #[track_caller]
-    pub fn service_of<S: Service>(mut self, id: &str) -> Self {
-        match Planned::of::<S>(id) {
+    pub fn service_of<S: Service>(mut self, id: impl AsRef<str>) -> Self {
+        match Planned::of::<S>(id.as_ref()) {
             Ok(planned) => self.planned.push(planned),
             Err(error) => self.problems.push(error.to_string()),
         }
@@ -234,8 +238,8 @@ impl RegistryBuilder {
 
     /// A ready-made instance with options of its own, which stand at the attribute's place among the layers.
     #[track_caller]
-    pub fn service_with<S: Service>(mut self, id: &str, service: S, options: ServiceOptions) -> Self {
-        self.planned.push(Planned::ready_made(id, service, Some(options)));
+    pub fn service_with<S: Service>(mut self, id: impl AsRef<str>, service: S, options: ServiceOptions) -> Self {
+        self.planned.push(Planned::ready_made(id.as_ref(), service, Some(options)));
         self
     }
 
@@ -265,8 +269,8 @@ impl RegistryBuilder {
     /// Registers everything and starts nothing.
     ///
     /// # Errors
-    /// Everything that is wrong, at once: options, ids that are taken (both places are named), unknown dependencies and
-    /// cycles. A configuration file that cannot be read, or a database URL that can never work, is told alone.
+    /// Everything that is wrong, at once: the configuration file, options, ids that are taken (both places are named),
+    /// unknown dependencies and cycles. Only a database URL that can never work is told alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
         let mut problems = std::mem::take(&mut self.problems);
         let mut planned = std::mem::take(&mut self.planned);
@@ -283,7 +287,7 @@ impl RegistryBuilder {
             .requester_id
             .or_else(|| system_id.and_then(|(_, value)| value.to_str().map(str::to_owned)))
             .unwrap_or_else(|| "system".to_owned());
-        let sources = Sources::load(inputs)?;
+        let sources = Sources::load(inputs);
         problems.extend(sources.errors().iter().map(ToString::to_string));
 
         #[cfg(feature = "database")]
@@ -303,31 +307,37 @@ impl RegistryBuilder {
         let registry = ServiceRegistry::new(hub, sources, self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT));
         let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
         let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
-        let mut entries = Vec::new();
-        for planned in planned {
+        let (mut entries, mut wrong) = (Vec::new(), Vec::new());
+        for (planned, id) in planned.into_iter().zip(&ids) {
             match planned.entry(hub, sources) {
                 Ok(entry) => entries.push(Arc::new(entry)),
-                Err(error) => problems.push(error.to_string()),
+                Err(error) => {
+                    wrong.push(id.as_str());
+                    problems.extend(each(&error));
+                }
             }
         }
         for warning in sources.unknown_sections(ids.iter().map(String::as_str)) {
             warn!("{warning}");
         }
-        if problems.is_empty()
-            && let Err(error) = registry.add_all(entries)
-        {
-            problems.push(error.to_string());
+        problems.extend(check_dependencies(&entries, &[], &wrong));
+        // Two services of one id may share their mistakes, too.
+        let mut told = BTreeSet::new();
+        problems.retain(|problem| told.insert(problem.clone()));
+        if !problems.is_empty() {
+            return Err(Error::new(BuildError { problems }));
         }
-        if problems.is_empty() { Ok(registry) } else { Err(Error::new(BuildError { problems })) }
+        registry.add_all(entries);
+        Ok(registry)
     }
 
-    /// Registers everything and starts what is enabled; see [`ServiceRegistry::start`] for how long it waits.
+    /// Registers everything, starts what is enabled and listens to signals, as [`ServiceRegistry::start_all`] does.
     ///
     /// # Errors
     /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        registry.start_announced().await?;
+        crate::signal::start_listening(&registry).await?;
         Ok(registry)
     }
 
@@ -357,6 +367,14 @@ impl RegistryBuilder {
                 Some(Planned { id, descriptor, factory, options: None, place })
             })
             .collect()
+    }
+}
+
+/// The mistakes in one service's options, one by one.
+fn each(error: &Error) -> Vec<String> {
+    match error.find::<ConfigErrors>() {
+        Some(errors) => errors.iter().map(ToString::to_string).collect(),
+        None => vec![error.to_string()],
     }
 }
 

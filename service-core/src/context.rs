@@ -92,9 +92,10 @@ impl Context {
         self.entry.until(|control| self.is_over(control).then_some(())).await;
     }
 
-    /// Sleeps, but not longer than until this service is told to stop. Says whether it slept to the end.
-    pub async fn sleep(&self, duration: Duration) -> bool {
-        self.unless_stopping(tokio::time::sleep(duration)).await.is_some()
+    /// Sleeps as [`tokio::time::sleep`] does, but not longer than until this service is told to stop;
+    /// [`is_stopping`](Self::is_stopping) tells which it was.
+    pub async fn sleep(&self, duration: Duration) {
+        self.unless_stopping(tokio::time::sleep(duration)).await;
     }
 
     /// Waits its turn under the service's `rate_limit`, but not longer than until the service is told to stop. Says

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::config::Resolved;
+use crate::driver::Life;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::outcome::{Outcome, RunReport};
@@ -67,7 +68,6 @@ pub(crate) struct Stats {
     pub(crate) restarts: u32,
     pub(crate) last_started: Option<Instant>,
     last_nanos: u64,
-    pub(crate) last_error: Option<Error>,
 }
 
 impl Stats {
@@ -106,13 +106,13 @@ struct Aside {
     /// Who waits for the run in flight.
     served: Waiters,
     hold: Option<Hold>,
+    last_error: Option<Error>,
     degraded: Option<Box<str>>,
     /// An operator's override pauses it: which.
     held_by: Option<Box<str>>,
 }
 
 /// Everything that both sides share.
-#[derive(Debug)]
 pub(crate) struct Control {
     state: ServiceState,
     /// How often each state was entered, so that nobody waits for one that came and went.
@@ -148,6 +148,14 @@ pub(crate) struct Control {
     /// The options were changed since the supervisor last looked.
     pub(crate) changed: bool,
     pub(crate) next_due: Option<Instant>,
+    /// That moment has come.
+    pub(crate) is_due: bool,
+    /// The life waits for nothing but `next_due` and for what may be asked.
+    pub(crate) waits: bool,
+    /// Something was asked since the life last looked.
+    pub(crate) asked: bool,
+    /// The life, while it waits.
+    pub(crate) parked: Option<Life>,
     /// The grid of its schedule; before it is up, the moment at which its start began.
     pub(crate) grid: Grid,
     aside: Option<Box<Aside>>,
@@ -184,6 +192,10 @@ impl Control {
             resolved,
             changed: false,
             next_due: None,
+            is_due: false,
+            waits: false,
+            asked: false,
+            parked: None,
             grid: Grid::new(Instant::now()),
             aside: None,
             forgotten: false,
@@ -251,6 +263,11 @@ impl Control {
         }
     }
 
+    /// What failed last, be it long ago.
+    pub(crate) fn last_error(&self) -> Option<&Error> {
+        self.aside.as_ref()?.last_error.as_ref()
+    }
+
     /// What the last run said that it lacks.
     pub(crate) fn degraded(&self) -> Option<&str> {
         self.aside.as_ref()?.degraded.as_deref()
@@ -272,7 +289,39 @@ impl Control {
         self.aside.get_or_insert_default().degraded = Some(reason);
     }
 
+    /// Has no waker any more: nobody listens.
+    pub(crate) fn deafen(&mut self) {
+        self.waker = None;
+    }
+
+    /// Plans the next run.
+    #[inline]
+    pub(crate) fn plan(&mut self, due: Option<Instant>) {
+        self.next_due = due;
+        self.is_due = false;
+    }
+
+    /// Whether a life that waits has something to do.
+    #[inline]
+    pub(crate) fn is_called(&self) -> bool {
+        self.asked || (self.is_due && self.state != ServiceState::Paused)
+    }
+
+    /// Whether the life waits for nothing but its next run, and nothing calls it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.waits && !self.is_called()
+    }
+
+    /// Gives out the parked life where there is something to do, or this is the moment for which its run is due.
+    #[inline]
+    pub(crate) fn unpark(&mut self, at: Option<Instant>) -> Option<Life> {
+        self.is_due |= at.is_some() && at == self.next_due;
+        if self.is_called() { self.parked.take() } else { None }
+    }
+
     pub(crate) fn wake(&mut self) {
+        self.asked = true;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -315,7 +364,8 @@ impl Control {
         self.run_wanted = false;
         self.retrying = false;
         self.failures = 0;
-        self.next_due = None;
+        self.plan(None);
+        self.waits = false;
         self.grid = Grid::new(Instant::now());
         if let Some(aside) = &mut self.aside {
             aside.hold = None;
@@ -395,7 +445,7 @@ impl Control {
         self.in_flight = true;
         self.retrying = false;
         self.run_wanted = false;
-        self.next_due = None;
+        self.plan(None);
         if let Some(aside) = &mut self.aside {
             aside.degraded = None;
             aside.served = std::mem::take(&mut aside.waiters);
@@ -423,7 +473,7 @@ impl Control {
     pub(crate) fn end_run_badly(&mut self, error: &Error, duration: Option<Duration>) -> Waiters {
         self.in_flight = false;
         self.stats.errors = self.stats.errors.saturating_add(1);
-        self.stats.last_error = Some(error.clone());
+        self.aside.get_or_insert_default().last_error = Some(error.clone());
         match duration {
             Some(duration) => {
                 self.stats.set_last_duration(duration);

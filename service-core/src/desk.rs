@@ -29,9 +29,10 @@ use crate::service::{Cleanup, Lifecycle};
 pub(crate) type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 
 /// The supervisor's tools, apart from the instance and its context so that a run can borrow those.
-pub(crate) struct Desk<'t> {
-    pub(crate) timer: Pin<&'t mut Sleep>,
+pub(crate) struct Desk {
     pub(crate) options: Arc<Options>,
+    /// Made for user code that has a limit and does not end at once.
+    pub(crate) timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What ends user code that does not end by itself.
@@ -84,7 +85,11 @@ enum Cut {
     Aborted,
 }
 
-impl Desk<'_> {
+impl Desk {
+    pub(crate) fn new(options: Arc<Options>) -> Self {
+        Self { options, timer: None }
+    }
+
     /// Polls user code until it ends, panics or runs out of time.
     pub(crate) async fn drive<T>(
         &mut self,
@@ -141,16 +146,24 @@ impl Desk<'_> {
             (_, Some(limit)) => (limit, Cut::TimedOut),
             (_, None) => return Poll::Pending,
         };
-        match poll_at(&mut self.timer, deadline, task) {
+        match self.poll_at(deadline, task) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) if !entry.is_committing() => Poll::Ready(cut),
             Poll::Ready(()) => {
                 // Whoever commits need not wake this task. A commit is short.
                 let soon = later(Instant::now(), Duration::from_millis(5));
-                let _: Poll<()> = poll_at(&mut self.timer, soon, task);
+                let _: Poll<()> = self.poll_at(soon, task);
                 Poll::Pending
             }
         }
+    }
+
+    fn poll_at(&mut self, at: Instant, task: &mut Task<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(task)
     }
 
     /// Runs `cleanup`, as long as a stop may take, and drops the instance.
@@ -240,18 +253,6 @@ impl Desk<'_> {
     }
 }
 
-/// Sets the timer where it is not set to `at` already, and polls it.
-#[inline]
-pub(crate) fn poll_at(timer: &mut Pin<&mut Sleep>, at: Instant, task: &mut Task<'_>) -> Poll<()> {
-    if timer.deadline() != at {
-        timer.as_mut().reset(at);
-    } else if timer.is_elapsed() {
-        // Cheaper to ask than to poll.
-        return Poll::Ready(());
-    }
-    timer.as_mut().poll(task)
-}
-
 // ── blocking code ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 pub(crate) fn spawn_blocking_run(mut instance: Box<dyn Lifecycle>, cx: Context, span: RunSpan) -> JoinHandle<Returned> {
@@ -282,8 +283,7 @@ fn let_go(entry: &Entry, instance: Box<dyn Lifecycle>) {
 /// Cleans up an instance whose blocking run outlasted even the end of its service.
 pub(crate) async fn clean_up_late(run: JoinHandle<Returned>, cx: Context) {
     if let Ok((instance, _)) = run.await {
-        let timer = pin!(tokio::time::sleep(Duration::ZERO));
         let options = cx.entry.lock().options.clone();
-        Desk { timer, options }.clean_up(&cx, instance, Limit::Late).await;
+        Desk::new(options).clean_up(&cx, instance, Limit::Late).await;
     }
 }

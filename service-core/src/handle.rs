@@ -88,7 +88,7 @@ impl ServiceHandle {
         let settled = self.entry.until(|control| {
             (control.settled || control.life != life).then(|| {
                 let failed = control.state() == ServiceState::Failed && control.life == life;
-                failed.then(|| control.stats.last_error.clone()).flatten()
+                failed.then(|| control.last_error().cloned()).flatten()
             })
         });
         match tokio::time::timeout_at(patience, settled).await {

@@ -120,7 +120,7 @@ pub(crate) fn of(entry: &Entry) -> ServiceHealth {
         last_run: stats.last_started.map(|at| clock.wall(at)),
         next_run: next_run(&control, clock),
         last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration().as_millis()).unwrap_or(u64::MAX)),
-        last_error: stats.last_error.as_ref().map(|error| format!("{error:#}")),
+        last_error: control.last_error().map(|error| format!("{error:#}")),
         total_processed: stats.processed,
         error_count: u64::from(stats.errors),
         runs: stats.runs,
@@ -308,7 +308,7 @@ pub(crate) fn usual(control: &Control) -> Option<Duration> {
 }
 
 fn last_error(control: &Control) -> String {
-    control.stats.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"))
+    control.last_error().map_or_else(String::new, |error| format!(": {error:#}"))
 }
 
 pub(crate) fn rfc3339<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::driver::Drivers;
 use crate::error::{Error, Result};
 use crate::event::Events;
 
@@ -18,6 +19,7 @@ use crate::event::Events;
 pub(crate) struct Hub {
     pub(crate) events: Events,
     pub(crate) clock: Clock,
+    pub(crate) drivers: Drivers,
     /// Told when any service changes its state.
     pub(crate) changed: Notify,
     pub(crate) requester_id: String,

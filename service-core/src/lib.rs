@@ -2,7 +2,7 @@
 //!
 //! ## Reading the code
 //!
-//! Start at `supervisor.rs`: the loop that runs one service.
+//! Start at `supervisor.rs`: the loop that runs one service. `driver.rs` wakes it when its time has come.
 
 mod builder;
 mod caught;
@@ -14,6 +14,7 @@ mod cron;
 #[cfg(feature = "database")]
 pub mod database;
 mod desk;
+mod driver;
 mod entry;
 mod error;
 mod event;

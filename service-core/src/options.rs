@@ -283,8 +283,8 @@ impl ServiceOptions {
 
     /// Ids of services that are started before and stopped after this one; they replace the attribute's. Default: none.
     #[must_use]
-    pub fn depends_on<I: Into<String>>(self, ids: impl IntoIterator<Item = I>) -> Self {
-        self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.into()))))
+    pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
+        self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
     }
 
     /// So many permits a time: `"10/s"`, `"600/m"`. Default: no limit.

@@ -1,37 +1,36 @@
-//! [`ServiceRegistry`]: the services of a program, by id; starts, stops and forgets them.
+//! [`ServiceRegistry`]: the services of a program, by id; knows, registers and forgets them.
 //!
-//! The tricky part is order: services start after, and stop before, those they depend on; within a tier all go side by
-//! side. A running service holds its registry, so dropping every handle stops nothing.
+//! The tricky part is order: services start after ([`starting`]), and stop before ([`stopping`]), those they depend on;
+//! within a tier all go side by side. A running service holds its registry, so dropping every handle stops nothing.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::sync::Notify;
-use tokio::time::Instant;
-use tracing::{error, warn};
 
 use crate::builder::{Planned, RegistryBuilder};
 use crate::config::Sources;
-use crate::context::Context;
-use crate::control::{Control, StopBy};
-use crate::entry::{Entry, used_up};
+use crate::control::StopBy;
+use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::event::{ServiceEvent, ServiceEventKind};
 use crate::handle::ServiceHandle;
 use crate::health::{self, RegistryHealth};
 use crate::hub::Hub;
 use crate::options::ServiceOptions;
-use crate::order;
-use crate::schedule::later;
 use crate::service::{Discovered, Service, ServiceDescriptor};
-use crate::state::ServiceState;
-use crate::supervisor::supervise;
+use crate::signal::Ahead;
+
+mod starting;
+mod stopping;
+
+pub(crate) use starting::check_dependencies;
 
 /// The services of a program. Cheap to clone; dropping it stops nothing.
 ///
@@ -56,26 +55,11 @@ pub(crate) struct Inner {
     pub(crate) live: crate::database::Live,
     entries: RwLock<BTreeSet<ById>>,
     /// A shutdown was asked for.
-    closing: AtomicBool,
+    pub(crate) closing: AtomicBool,
     /// Shutdowns under way: nothing new starts.
     shutting: AtomicUsize,
     closed: Notify,
-}
-
-/// As long as it lives, nothing new starts.
-struct Shutting<'a>(&'a Inner);
-
-impl<'a> Shutting<'a> {
-    fn new(inner: &'a Inner) -> Self {
-        inner.shutting.fetch_add(1, SeqCst);
-        Self(inner)
-    }
-}
-
-impl Drop for Shutting<'_> {
-    fn drop(&mut self) {
-        self.0.shutting.fetch_sub(1, SeqCst);
-    }
+    pub(crate) ahead: Ahead,
 }
 
 /// A service in the registry's list: ordered, and found, by its id.
@@ -107,15 +91,14 @@ impl PartialEq for ById {
 
 impl Eq for ById {}
 
-/// What a service that depends on others waits for.
-pub(crate) struct Waiting {
-    pub(crate) missing: Vec<Arc<str>>,
-    /// None of them is on its way up.
-    pub(crate) in_vain: bool,
-}
-
 impl ServiceRegistry {
-    /// Registers every annotated service that is linked into the program, and starts those that are enabled.
+    /// Registers every annotated service that is linked into the program, and starts those that are enabled; see
+    /// [`start`](Self::start) for how long it waits.
+    ///
+    /// SIGINT and SIGTERM are listened to from here on, for [`until_shutdown`](Self::until_shutdown): one that comes
+    /// earlier cuts the wait short and is found there. Where the program neither waits there nor calls
+    /// [`shutdown`](Self::shutdown), a signal ends the process after `shutdown_timeout`, and a second one at once. A
+    /// program that has no use for that calls [`build`](RegistryBuilder::build) and [`start`](Self::start).
     ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them, before anything starts. One service that cannot
@@ -147,6 +130,7 @@ impl ServiceRegistry {
             closing: AtomicBool::new(false),
             shutting: AtomicUsize::new(0),
             closed: Notify::new(),
+            ahead: Ahead::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -253,7 +237,11 @@ impl ServiceRegistry {
         }
         // Nobody can depend on a service that was not there, so that a cycle can only be one onto itself.
         if !entry.lock().options.depends_on.is_empty() {
-            check_dependencies(entries.iter().map(|known| &*known.0), &[&entry])?;
+            let old: Vec<_> = entries.iter().map(|known| known.0.clone()).collect();
+            let problems = check_dependencies(std::slice::from_ref(&entry), &old, &[]);
+            if !problems.is_empty() {
+                return Err(Error::msg(problems.join("; ")));
+            }
         }
         entries.insert(ById(entry.clone()));
         drop(entries);
@@ -261,12 +249,10 @@ impl ServiceRegistry {
         Ok(self.handle(entry))
     }
 
-    /// Registers many at once: dependencies may stand in any order.
-    pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) -> Result<()> {
-        check_dependencies([].into_iter(), &new.iter().map(|entry| &**entry).collect::<Vec<_>>())?;
+    /// Registers many at once, which have been checked together.
+    pub(crate) fn add_all(&self, new: Vec<Arc<Entry>>) {
         let mut entries = self.inner.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.extend(new.into_iter().map(ById));
-        Ok(())
     }
 
     /// Stops a service, cleans it up and forgets it. Asked from within the service's own run it returns at once.
@@ -304,101 +290,7 @@ impl ServiceRegistry {
         handle.entry.tell_settled(&mut handle.entry.lock());
     }
 
-    // ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Starts everything that is enabled and does not run, also after [`stop_all`](Self::stop_all), and waits until each
-    /// is running or its first `configure` has failed, at most 30 s. Failed services are left to
-    /// [`reset`](ServiceHandle::reset).
-    ///
-    /// # Errors
-    /// There is no tokio runtime; or the database is there, but lacks the framework's tables, which cannot, or shall not, be
-    /// made. A service that cannot start is no error, nor is a database that is away; health says why.
-    pub async fn start(&self) -> Result<()> {
-        #[cfg(feature = "database")]
-        crate::database::watch(self).await?;
-        let mut started = Vec::new();
-        for entry in self.tiers().into_iter().flatten() {
-            let mut control = entry.lock();
-            let down = matches!(control.state(), ServiceState::Created | ServiceState::Stopped);
-            if !down || !control.options.enabled || control.forgotten {
-                continue;
-            }
-            if !entry.factory.has_next() {
-                warn!(service.id = %entry.id, "not started: {}", used_up(&entry.id));
-                continue;
-            }
-            let life = self.launch(&entry, &mut control)?;
-            drop(control);
-            started.push((self.handle(entry), life));
-        }
-        let deadline = Instant::now() + crate::handle::START_PATIENCE;
-        for (handle, life) in started {
-            if let Err(error) = self.waiting(handle.started(life, deadline)).await {
-                error!(service.id = %handle.id(), "did not start: {error:#}");
-            }
-        }
-        Ok(())
-    }
-
-    /// The program's start: [`start`](Self::start), after a word on what there is.
-    pub(crate) async fn start_announced(&self) -> Result<()> {
-        if cfg!(panic = "abort") {
-            warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
-        }
-        crate::overview::log(self);
-        self.start().await
-    }
-
-    /// Begins a service's life.
-    pub(crate) fn launch(&self, entry: &Arc<Entry>, control: &mut Control) -> Result<u32> {
-        let runtime = tokio::runtime::Handle::try_current()?;
-        if control.forgotten {
-            return control.refuse(&entry.id, "start", "it has been unregistered");
-        }
-        if self.inner.shutting.load(SeqCst) > 0 {
-            return control.refuse(&entry.id, "start", "everything is being shut down");
-        }
-        let from = control.state();
-        control.begin();
-        entry.tell_change(control, from, ServiceState::Starting);
-        let cx = Context { entry: entry.clone(), registry: self.clone(), life: control.life, run: control.stats.runs };
-        runtime.spawn(supervise(cx));
-        Ok(control.life)
-    }
-
-    /// Which of these services are not up.
-    pub(crate) fn not_up(&self, ids: &[String]) -> Waiting {
-        let mut waiting = Waiting { missing: Vec::new(), in_vain: true };
-        for id in ids {
-            let found = self.get(id);
-            let state = found.as_ref().map(ServiceHandle::state);
-            if matches!(state, Some(ServiceState::Running | ServiceState::Paused))
-                && found.as_ref().is_some_and(|handle| handle.entry.lock().up)
-            {
-                continue;
-            }
-            let coming = found.is_some_and(|handle| {
-                let control = handle.entry.lock();
-                control.state() == ServiceState::Starting && !control.settled
-            });
-            waiting.in_vain &= !coming;
-            waiting.missing.push(Arc::from(id.as_str()));
-        }
-        waiting
-    }
-
-    // ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Stops every service, those that others depend on last, and waits until all have drained. They stay registered.
-    ///
-    /// Asked from within a service's run it returns at once.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn stop_all(&self) -> Result<()> {
-        self.detached_inside(|registry| async move { registry.stop_tiers(None).await }).await;
-        Ok(())
-    }
+    // ── all at once ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Pauses every service that can be paused.
     ///
@@ -421,73 +313,6 @@ impl ServiceRegistry {
             let _ = entry.ask_resume();
         }
         Ok(())
-    }
-
-    /// Stops every service, cleans it up and forgets it. Asked from within a service's run it returns at once.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn cleanup_all(&self) -> Result<()> {
-        self.detached_inside(|registry| async move {
-            registry.stop_tiers(None).await;
-            for entry in registry.entries() {
-                let handle = registry.handle(entry);
-                registry.clone().forget(handle).await;
-            }
-        })
-        .await;
-        Ok(())
-    }
-
-    /// Stops everything within `shutdown_timeout` (default 25 s), those that others depend on last. Runs in flight have
-    /// four fifths of their tier's share of the time, `cleanup` the rest.
-    ///
-    /// Asked from within a service's run it returns at once. Dropping the future takes the stop of no service back.
-    ///
-    /// # Errors
-    /// Names each service that has failed, now or earlier, or did not stop in time.
-    pub async fn shutdown(&self) -> Result<()> {
-        self.inner.closing.store(true, SeqCst);
-        self.inner.closed.notify_waiters();
-        if self.is_inside() {
-            let registry = self.clone();
-            tokio::spawn(async move { registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await });
-            return Ok(());
-        }
-        self.waiting(self.stop_tiers(Some(self.inner.shutdown_timeout))).await;
-        self.verdict()
-    }
-
-    /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) asked for
-    /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
-    ///
-    /// Signals are heard from the first poll on; one that comes before that ends the process undrained. Where blocking
-    /// code of a service never returns, nor would the program, since its runtime waits for that code: three seconds after
-    /// the shutdown the process is ended.
-    ///
-    /// # Errors
-    /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
-    pub async fn until_shutdown(self) -> Result<()> {
-        crate::signal::until_shutdown(&self).await
-    }
-
-    /// Waits until a shutdown is asked for.
-    pub(crate) async fn closing(&self) {
-        let closed = self.inner.closed.notified();
-        if !self.inner.closing.load(SeqCst) {
-            closed.await;
-        }
-    }
-
-    /// A service that the program cannot do without has failed for good.
-    pub(crate) fn critical_failure(&self, id: &str) {
-        error!(service.id = %id, "a critical service has failed: everything shuts down");
-        let registry = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = registry.shutdown().await {
-                error!("shut down: {error:#}");
-            }
-        });
     }
 
     /// `work`, awaited by a caller outside; under test with a held clock, time moves meanwhile.
@@ -513,99 +338,6 @@ impl ServiceRegistry {
     fn is_inside(&self) -> bool {
         self.entries().iter().any(|entry| entry.is_current())
     }
-
-    async fn stop_tiers(&self, within: Option<Duration>) {
-        let _shutting = within.map(|_| Shutting::new(&self.inner));
-        let deadline = within.map(|within| later(Instant::now(), within));
-        let tiers = self.tiers();
-        let count = tiers.len();
-        for (n, tier) in tiers.into_iter().rev().enumerate() {
-            let now = Instant::now();
-            // What is left is shared by the tiers that are left.
-            let left = u32::try_from(count - n).unwrap_or(u32::MAX);
-            let share = deadline.map(|deadline| deadline.saturating_duration_since(now) / left);
-            let by = StopBy {
-                run: share.map(|share| later(now, share.mul_f64(0.8))),
-                cleanup: share.map(|share| later(now, share.mul_f64(0.95))),
-                by_itself: false,
-            };
-            for entry in &tier {
-                entry.ask_stop(by);
-            }
-            for entry in tier {
-                let handle = self.handle(entry);
-                match share {
-                    None => handle.stop_by(by).await,
-                    Some(share) => {
-                        if tokio::time::timeout_at(later(now, share), handle.stop_by(by)).await.is_err() {
-                            error!(service.id = %handle.id(), "does not stop");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// An error that names what has failed or still runs.
-    fn verdict(&self) -> Result<()> {
-        let mut failed = Vec::new();
-        for entry in self.entries() {
-            let control = entry.lock();
-            match control.state() {
-                ServiceState::Failed => {
-                    let why =
-                        control.stats.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
-                    failed.push(format!("service `{}` failed{why}", entry.id));
-                }
-                state if state.is_running() => failed.push(format!("service `{}` did not stop in time", entry.id)),
-                _ => {}
-            }
-        }
-        if failed.is_empty() { Ok(()) } else { Err(Error::msg(failed.join("; "))) }
-    }
-
-    fn tiers(&self) -> Vec<Vec<Arc<Entry>>> {
-        let entries = self.entries();
-        let options: Vec<_> = entries.iter().map(|entry| entry.lock().options.clone()).collect();
-        let graph = entries
-            .iter()
-            .zip(&options)
-            .map(|(entry, options)| (&*entry.id, options.depends_on.iter().map(String::as_str).collect()))
-            .collect();
-        match order::tiers(&graph) {
-            Ok(tiers) => {
-                let by_id: BTreeMap<&str, &Arc<Entry>> = entries.iter().map(|entry| (&*entry.id, entry)).collect();
-                tiers
-                    .into_iter()
-                    .map(|tier| tier.into_iter().filter_map(|id| by_id.get(id).map(|e| (*e).clone())).collect())
-                    .collect()
-            }
-            // Registering refuses cycles; whatever happens, everything is stopped.
-            Err(_) => vec![entries],
-        }
-    }
-}
-
-/// Unknown ids and cycles that the new services' dependencies bring. What an older one depends on may have been
-/// unregistered since; that is not the new one's fault.
-fn check_dependencies<'a>(old: impl Iterator<Item = &'a Entry>, new: &[&'a Entry]) -> Result<()> {
-    let place = |entry: &'a Entry| (&*entry.id, entry.place(), entry.lock().options.clone());
-    let mut known: Vec<_> = new.iter().copied().map(place).collect();
-    known.extend(old.map(place));
-    let graph: BTreeMap<&str, Vec<&str>> =
-        known.iter().map(|(id, _, options)| (*id, options.depends_on.iter().map(String::as_str).collect())).collect();
-    let mut problems = Vec::new();
-    for (id, place, options) in &known[..new.len()] {
-        for dependency in options.depends_on.iter().filter(|dependency| !graph.contains_key(dependency.as_str())) {
-            let hint = crate::config::nearest(dependency, graph.keys().copied())
-                .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-            problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
-        }
-    }
-    if let Err(cycle) = order::tiers(&graph) {
-        problems.push(format!("services depend on each other in a circle: {}", cycle.join(" -> ")));
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
 }
 
 fn unknown(id: &str, known: &[String]) -> Error {

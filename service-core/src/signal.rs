@@ -1,20 +1,100 @@
 //! SIGINT and SIGTERM: the first drains, the second ends the process at once.
+//!
+//! The tricky thing is that whoever listens to a signal takes its usual effect away for good. A program that starts its
+//! services is listened for from then on, so that a signal during the start, or just after it, drains as well; and where
+//! it never waits in `until_shutdown`, [`unheard`] sees to it that the process still ends.
 
 use std::future::Future;
-#[cfg(not(unix))]
-use std::pin::Pin;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use crate::caught::{self, Caught};
+use crate::clock::plain;
 use crate::error::Result;
-use crate::registry::ServiceRegistry;
+use crate::registry::{Inner, ServiceRegistry};
 
 pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
-    shut_down_after(Signals::listen()?, registry.closing(), registry).await
+    let signals = match registry.inner.ahead.lock().take() {
+        Some(signals) => signals,
+        None => Signals::listen()?,
+    };
+    shut_down_after(signals, registry.closing(), registry).await
+}
+
+/// Signals that are listened to ahead of the `until_shutdown` that will want them.
+#[derive(Default)]
+pub(crate) struct Ahead(Mutex<Option<Signals>>);
+
+impl Ahead {
+    fn lock(&self) -> MutexGuard<'_, Option<Signals>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_taken(&self) -> bool {
+        self.lock().is_none()
+    }
+}
+
+/// Starts a program's services, or as much of that as comes before a signal, which `until_shutdown` then finds waiting.
+pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
+    let start = registry.start_announced();
+    // On a runtime without I/O there are no signals, which tokio says by a panic.
+    let listen = || -> Result<_> { Ok((Signals::listen()?, Signals::listen()?, Signals::listen()?)) };
+    let Caught::Returned(Ok((ahead, unclaimed, mut during))) = caught::quietly(listen) else {
+        return start.await;
+    };
+    *registry.inner.ahead.lock() = Some(ahead);
+    tokio::spawn(unheard(unclaimed, Arc::downgrade(&registry.inner), registry.inner.shutdown_timeout));
+    let mut started = Ok(());
+    first(during.next(), async { started = start.await }).await;
+    started
+}
+
+/// Ends the process as a signal is meant to where the program neither waits in `until_shutdown` nor shuts its services
+/// down by itself: after as long as a shutdown may take, as it may hear signals by other means; at once by the second.
+async fn unheard(mut signals: Signals, registry: Weak<Inner>, patience: Duration) {
+    let is_taken = || registry.upgrade().is_some_and(|inner| inner.ahead.is_taken());
+    let is_closing = || registry.upgrade().is_some_and(|inner| inner.closing.load(Ordering::SeqCst));
+    let signal = signals.next().await;
+    let asked = Instant::now();
+    let mut over = pin!(async {
+        // Either may be on its way.
+        tokio::time::sleep(Duration::from_secs(1).min(patience)).await;
+        if !is_taken() && !is_closing() {
+            let patience = plain(patience);
+            warn!(
+                "{}: nobody waits for it in `until_shutdown`; it ends the process in {patience}, once more at once",
+                signal.name
+            );
+        }
+        tokio::time::sleep(patience).await;
+        if is_closing() {
+            // It ends by means of its own.
+            std::future::pending::<()>().await;
+        }
+    });
+    loop {
+        let again = first(signals.next(), over.as_mut()).await;
+        if is_taken() {
+            return;
+        }
+        match again {
+            Some(_) if asked.elapsed() < TWICE => {}
+            Some(signal) => {
+                warn!("{} again: ending at once", signal.name);
+                std::process::exit(128 + signal.number);
+            }
+            None => {
+                error!("{}: ending the process, its services as they are", signal.name);
+                std::process::exit(128 + signal.number);
+            }
+        }
+    }
 }
 
 /// Signals that come as close together as this are one.
@@ -110,19 +190,17 @@ impl Signals {
     }
 }
 
-#[cfg(not(unix))]
-pub(crate) struct Signals(Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>);
+#[cfg(windows)]
+pub(crate) struct Signals(tokio::signal::windows::CtrlC);
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl Signals {
     pub(crate) fn listen() -> Result<Self> {
-        Ok(Self(Box::pin(tokio::signal::ctrl_c())))
+        Ok(Self(tokio::signal::windows::ctrl_c()?))
     }
 
     fn poll_next(&mut self, task: &mut Task<'_>) -> Poll<Signal> {
-        let Poll::Ready(heard) = self.0.as_mut().poll(task) else { return Poll::Pending };
-        self.0 = if heard.is_ok() { Box::pin(tokio::signal::ctrl_c()) } else { Box::pin(std::future::pending()) };
-        if heard.is_ok() { Poll::Ready(Signal { name: "Ctrl-C", number: 2 }) } else { Poll::Pending }
+        self.0.poll_recv(task).map(|_| Signal { name: "Ctrl-C", number: 2 })
     }
 }
 

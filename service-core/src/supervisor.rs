@@ -1,23 +1,23 @@
 //! The loop that runs one service: wait, build where there is no instance, run, decide, and at the end clean up.
 //!
-//! One task does all of it, so two runs can never overlap. The tricky part is that anything may be asked at any moment:
-//! what handles want stands in [`Control`](crate::control::Control), which every wait looks at. What follows an
-//! outcome, and when, is decided by `policy` and `schedule`; user code is driven by [`Desk`].
+//! One future does all of it, so two runs can never overlap; [`Drivers`](crate::driver::Drivers) see that it is polled. The
+//! tricky part is that anything may be asked at any moment: what handles want stands in
+//! [`Control`](crate::control::Control), which every wait looks at. What follows an outcome, and when, is decided by
+//! `policy` and `schedule`; user code is driven by [`Desk`].
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::caught::{self, Caught};
 use crate::context::Context;
 use crate::control::{Control, Hold, Waiters};
 use crate::cron::WallPlan;
-use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, poll_at, spawn_blocking_run};
+use crate::desk::{Desk, Driven, Limit, Returned, RunSpan, clean_up_late, spawn_blocking_run};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::event::ServiceEventKind;
@@ -36,19 +36,17 @@ mod planning;
 
 /// Runs a service from `Starting` until it is stopped or failed for good.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, for every waiting service")]
-pub(crate) fn supervise(mut cx: Context) -> impl Future<Output = ()> + Send {
+pub(crate) fn supervise(mut supervisor: Supervisor) -> impl Future<Output = ()> + Send {
     async move {
-        let timer = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut supervisor = Supervisor::new(&mut cx, timer);
         let ending = supervisor.live().await;
         Box::pin(supervisor.end(ending)).await;
     }
 }
 
-struct Supervisor<'t> {
+pub(crate) struct Supervisor {
     /// What runs see; apart from the desk, which drives them.
-    cx: &'t mut Context,
-    desk: Desk<'t>,
+    cx: Context,
+    desk: Desk,
     instance: Option<Box<dyn Lifecycle>>,
     /// The first instance has been built.
     up: bool,
@@ -125,10 +123,9 @@ enum Built {
 type Times = (Instant, Instant);
 
 // Whatever happens seldom is boxed where it is awaited, so that a waiting service takes no memory for it.
-impl<'t> Supervisor<'t> {
-    fn new(cx: &'t mut Context, timer: Pin<&'t mut Sleep>) -> Self {
-        let options = cx.entry.lock().options.clone();
-        let desk = Desk { timer, options };
+impl Supervisor {
+    pub(crate) fn new(cx: Context, control: &Control) -> Self {
+        let desk = Desk::new(control.options.clone());
         Self { cx, desk, instance: None, up: false, ended: false, next: Next::AtOnce, seldom: None }
     }
 
@@ -156,7 +153,7 @@ impl<'t> Supervisor<'t> {
                     let driven = if instance.__shape().blocking_update {
                         Box::pin(self.drive_blocking()).await
                     } else {
-                        let mut run = Run { update: Some(instance.__update(self.cx)), span: RunSpan::new(self.cx) };
+                        let mut run = Run { update: Some(instance.__update(&self.cx)), span: RunSpan::new(&self.cx) };
                         let driven = poll_fn(|task| run.poll(task, &mut self.desk, &self.cx.entry)).await;
                         match run.drop_cut(&self.cx.entry) {
                             Caught::Panicked(message) => Driven::Panicked(message),
@@ -223,6 +220,8 @@ impl<'t> Supervisor<'t> {
     fn poll_woken(&mut self, task: &mut Task<'_>) -> Poll<Woken> {
         let entry = &self.cx.entry;
         let mut control = entry.lock();
+        control.asked = false;
+        control.waits = false;
         if control.stop.is_some() {
             return Poll::Ready(Woken::Go(Cue::Stop));
         }
@@ -239,7 +238,7 @@ impl<'t> Supervisor<'t> {
         }
         control.listen(task.waker());
         if self.next == Next::AtOnce {
-            control.next_due = None;
+            control.plan(None);
         }
         if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
             // Runs never overlap: not before the one that timed out has come back.
@@ -253,12 +252,10 @@ impl<'t> Supervisor<'t> {
             return Poll::Ready(Woken::Back { done: std::mem::take(&mut seldom.discard) || panicked });
         }
         if !control.run_wanted {
-            if control.state() == ServiceState::Paused {
-                return Poll::Pending;
-            }
-            if let Some(due) = control.next_due
-                && poll_at(&mut self.desk.timer, due, task).is_pending()
-            {
+            if control.state() == ServiceState::Paused || (control.next_due.is_some() && !control.is_due) {
+                // What it waits for is seen to by the drivers.
+                control.waits = true;
+                self.desk.timer = None;
                 return Poll::Pending;
             }
             if self.next == Next::Wall {
@@ -299,7 +296,7 @@ impl<'t> Supervisor<'t> {
             }
         }
         let mut building = {
-            let cx = &*self.cx;
+            let cx = &self.cx;
             cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
         };
         let driven = self.desk.drive(&self.cx.entry, building.as_mut(), Limit::Stop).await;
@@ -330,7 +327,7 @@ impl<'t> Supervisor<'t> {
     /// Drives `update` on the blocking pool.
     async fn drive_blocking(&mut self) -> Driven<Result<Outcome>> {
         let Some(instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
-        let mut on_pool = spawn_blocking_run(instance, Context::clone(self.cx), RunSpan::new(self.cx));
+        let mut on_pool = spawn_blocking_run(instance, self.cx.clone(), RunSpan::new(&self.cx));
         match self.desk.drive(&self.cx.entry, pin!(&mut on_pool), Limit::Run).await {
             Driven::Done(Ok((instance, caught))) => {
                 self.instance = Some(instance);
@@ -399,7 +396,7 @@ impl<'t> Supervisor<'t> {
         {
             let mut control = entry.lock();
             control.ending = true;
-            control.next_due = None;
+            control.plan(None);
             if matches!(ending, Ending::Stopped) {
                 entry.enter(&mut control, ServiceState::Draining);
             } else {
@@ -421,6 +418,7 @@ impl<'t> Supervisor<'t> {
         control.settled = true;
         let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
         self.ended = true;
+        control.deafen();
         entry.enter(&mut control, last);
         drop(control);
         if last == ServiceState::Stopped {
@@ -442,17 +440,17 @@ impl<'t> Supervisor<'t> {
     /// Cleans up the instance, exactly once, and lets go of it. Waits for one that is still on the blocking pool.
     async fn end_instance(&mut self) {
         if let Some(instance) = self.instance.take() {
-            return self.desk.clean_up(self.cx, instance, Limit::Cleanup).await;
+            return self.desk.clean_up(&self.cx, instance, Limit::Cleanup).await;
         }
         let Some(mut run) = self.seldom.as_mut().and_then(|seldom| seldom.away.take()) else { return };
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
         match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
-            Driven::Done(Ok((instance, _))) => self.desk.clean_up(self.cx, instance, Limit::Cleanup).await,
+            Driven::Done(Ok((instance, _))) => self.desk.clean_up(&self.cx, instance, Limit::Cleanup).await,
             Driven::Done(Err(_)) | Driven::Panicked(_) => {}
             Driven::TimedOut | Driven::Aborted => {
                 let id = &self.cx.entry.id;
                 warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
-                tokio::spawn(clean_up_late(run, Context::clone(self.cx)));
+                tokio::spawn(clean_up_late(run, self.cx.clone()));
             }
         }
     }
@@ -467,7 +465,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     #[inline]
-    fn poll(&mut self, task: &mut Task<'_>, desk: &mut Desk<'_>, entry: &Entry) -> Poll<Driven<Result<Outcome>>> {
+    fn poll(&mut self, task: &mut Task<'_>, desk: &mut Desk, entry: &Entry) -> Poll<Driven<Result<Outcome>>> {
         desk.poll(task, entry, &self.span, Limit::Run, |task| {
             let Some(update) = &mut self.update else { unreachable!("a run that has ended is not polled again") };
             let polled = update.as_mut().poll(task);
@@ -516,7 +514,7 @@ fn report(waiters: Waiters, report: &RunReport) {
 }
 
 /// Where the supervisor itself is dropped half-way (its runtime is shut down, or it has a bug), nobody waits for ever.
-impl Drop for Supervisor<'_> {
+impl Drop for Supervisor {
     fn drop(&mut self) {
         if self.ended {
             return;
@@ -526,6 +524,7 @@ impl Drop for Supervisor<'_> {
         control.ending = true;
         control.forget_waiters();
         control.settled = true;
+        control.deafen();
         let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
         entry.enter(&mut control, last);
         if std::thread::panicking() {

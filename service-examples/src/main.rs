@@ -78,6 +78,9 @@ async fn work(command: Command) -> Result<()> {
         return builder.start_all().await?.until_shutdown().await;
     }
     let services = builder.start_all().await?;
-    let worked = once::work_off(&services, &db).await;
+    let worked = tokio::select! {
+        worked = once::work_off(&services, &db) => worked,
+        told_to_end = services.clone().until_shutdown() => return told_to_end,
+    };
     services.shutdown().await.and(worked)
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use service_core::{ConfigError, Secret, prelude::*};
+use service_core::{BuildError, Secret, prelude::*};
 
 use crate::support::secs;
 
@@ -103,13 +103,23 @@ async fn mistakes_in_options_of_all_services_come_at_once_and_nothing_starts() {
 }
 
 #[tokio::test]
-async fn a_named_file_that_is_not_there_is_an_error() {
+async fn a_named_file_that_is_not_there_is_told_beside_all_other_mistakes() {
+    let mail = || Mailer(Settings { batch_size: 1, dsn: Secret::default(), linger: Duration::ZERO });
     let builder = ServiceRegistry::builder().without_discovered().config_file("nowhere.toml");
+    let builder = builder.service("a", mail()).service("b", mail()).service("b", mail()).service("c", mail());
+    let builder = builder.set("b.interval", 0).set("b.timeout", "soon").set("c.depends_on", vec!["b", "d"]);
     let error = builder.build().await.unwrap_err();
-    assert!(error.to_string().starts_with("nowhere.toml: there is no such file"), "{error}");
-    assert!(
-        error
-            .find::<service_core::ConfigErrors>()
-            .is_some_and(|errors| { errors.iter().any(|error| matches!(error, ConfigError::File { .. })) })
-    );
+    let problems = &error.find::<BuildError>().unwrap().problems;
+    let beginnings = [
+        "two services have the id `b`",
+        "nowhere.toml: there is no such file, it was named by `config_file`",
+        "`interval` of service `b`",
+        "`timeout` of service `b`",
+        "service `c`",
+    ];
+    assert_eq!(problems.len(), beginnings.len(), "{problems:#?}");
+    for (problem, beginning) in problems.iter().zip(beginnings) {
+        assert!(problem.starts_with(beginning), "{beginning} in {problem}");
+    }
+    assert!(problems[4].ends_with("depends on `d`, which is not registered"), "{problems:#?}");
 }

@@ -11,6 +11,7 @@ mod configuration;
 mod critical;
 mod cron;
 mod dependencies;
+mod drivers;
 mod events;
 mod explain;
 mod failures;

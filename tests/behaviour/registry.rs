@@ -68,6 +68,23 @@ async fn an_id_is_given_once_and_both_places_are_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_id_may_be_made_while_running() {
+    const WANTED: &[&str] = &["worker_0", "worker_1"];
+    let mut builder = ServiceRegistry::builder().only(WANTED.iter().take(0)).except(Vec::<String>::new());
+    for n in 0..2 {
+        let id = format!("worker_{n}");
+        builder = builder.set(format!("{id}.interval"), &format!("{n}m 1s")).service(id, HandedOver);
+    }
+    for id in WANTED {
+        let after = ServiceOptions::of::<HandedOver>().depends_on([id]);
+        builder = builder.service_with(format!("after_{id}"), HandedOver, after);
+    }
+    let services = builder.service_fn(String::from("closure"), || HandedOver).build().await.unwrap();
+    assert_eq!(services.list(), ["after_worker_0", "after_worker_1", "closure", "worker_0", "worker_1"]);
+    assert_eq!(services.get("worker_1").unwrap().explain().schedule, "every 1m 1s");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_has_a_form() {
     let services = TestBed::new().services().await;
     for id in ["", "Upper", "with-dash", "two__two", "defaults", "1st", "ümlaut", "_x"] {

@@ -195,14 +195,14 @@ async fn a_stop_ends_what_waits_for_it_in_the_run() {
             let log = inner.clone();
             async move {
                 assert!(cx.permit().await);
-                let (slept, permit, ()) = tokio::join!(cx.sleep(secs(1000)), cx.permit(), cx.stopping());
-                log.push(format!("slept {slept} permit {permit}"));
+                let ((), permit, ()) = tokio::join!(cx.sleep(secs(1000)), cx.permit(), cx.stopping());
+                log.push(format!("stopping {} permit {permit}", cx.is_stopping()));
             }
         }))
         .await;
     bed.run_for(secs(7)).await;
     soon(service.stop()).await.unwrap();
-    assert_eq!(log.times("slept false permit false"), [7.0]);
+    assert_eq!(log.times("stopping true permit false"), [7.0]);
 }
 
 #[tokio::test(start_paused = true)]

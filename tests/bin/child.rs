@@ -60,6 +60,18 @@ impl Stuck {
     }
 }
 
+/// Its start takes for ever.
+struct NeverBuilt;
+
+#[service(interval = 60, discover = false)]
+impl NeverBuilt {
+    async fn configure() -> Self {
+        std::future::pending().await
+    }
+
+    async fn update(&mut self) {}
+}
+
 fn loud(name: &'static str, run: Run) -> Loud {
     Loud { name, run }
 }
@@ -86,6 +98,13 @@ async fn main() -> Result<()> {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))
         }
         "stuck" => builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200)),
+        "starting" => builder
+            .service_of::<NeverBuilt>("never_built")
+            .service("steady", loud("steady", Run::Ends))
+            .shutdown_timeout(Duration::from_millis(500)),
+        "forgetful" | "by_itself" => {
+            builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
+        }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
         "run" => return service_core::run(loud("single", Run::TakesAWhile)).await,
         "run_stops" => return service_core::run(loud("single", Run::StopsItself)).await,
@@ -94,18 +113,19 @@ async fn main() -> Result<()> {
         other => return Err(Error::msg(format!("`{other}` is nothing that this program can be"))),
     };
     let services = builder.start_all().await?;
-    let mut over = Box::pin(services.until_shutdown());
-    let mut told = false;
-    let ended = std::future::poll_fn(|task| {
-        let polled = over.as_mut().poll(task);
-        if !told {
-            // From here on it hears signals.
-            println!("main: waits");
-            told = true;
+    let ended = match what.as_str() {
+        "forgetful" => std::future::pending().await,
+        "by_itself" => {
+            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            println!("main: listens");
+            terminate.recv().await;
+            let ended = services.shutdown().await;
+            // Longer than its services may take.
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            ended
         }
-        polled
-    })
-    .await;
+        _ => services.until_shutdown().await,
+    };
     println!("main: ended");
     ended
 }

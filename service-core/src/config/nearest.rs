@@ -2,8 +2,12 @@
 
 /// The known name that was most likely meant, if one is near enough to be worth a suggestion.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(2);
-    known.into_iter().map(|known| (distance(name, known), known)).filter(|(far, _)| *far <= limit).min().map(|(_, k)| k)
+    let letters = name.chars().count();
+    let limit = (letters / 3).max(2);
+    // Of a short name, at least half has to be right.
+    let is_near = |far: usize, known: &str| far <= limit && far * 2 <= letters.max(known.chars().count());
+    let known = known.into_iter().map(|known| (distance(name, known), known));
+    known.filter(|(far, known)| is_near(*far, known)).min().map(|(_, known)| known)
 }
 
 /// Edits (insert, delete, replace, swap of neighbours) that lead from one name to the other.
@@ -40,5 +44,7 @@ mod tests {
     fn far_names_are_not_suggested() {
         assert_eq!(nearest("max_failure", ["max_failures", "max_restarts"]), Some("max_failures"));
         assert_eq!(nearest("colour", ["interval", "delay"]), None);
+        assert_eq!(nearest("d", ["a", "b"]), None);
+        assert_eq!(nearest("bb", ["a", "bbb"]), Some("bbb"));
     }
 }

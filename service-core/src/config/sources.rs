@@ -55,20 +55,21 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Reads the file and the environment.
-    ///
-    /// # Errors
-    /// The file was named and is not there, cannot be read, or is no TOML.
-    pub(crate) fn load(inputs: Inputs) -> Result<Self, ConfigErrors> {
+    /// Reads the file and the environment. What is wrong is in [`errors`](Self::errors).
+    pub(crate) fn load(inputs: Inputs) -> Self {
         let env = Env::new(inputs.environment);
-        let (file_name, file) = read_file(inputs.file, inputs.directory, &env)?;
+        let (file_name, file) = read_file(inputs.file, inputs.directory, &env);
+        let (file, errors) = match file {
+            Ok(file) => (file, Vec::new()),
+            Err(errors) => (file::File::default(), errors),
+        };
         let mut sources = Self {
             env,
             file_name,
             defaults: Vec::new(),
             sections: BTreeMap::new(),
             for_all: Table::new(),
-            errors: Vec::new(),
+            errors,
             shared: Mutex::default(),
         };
         sources.add(file.sections, Rank::DefaultsFile, Rank::File);
@@ -79,7 +80,7 @@ impl Sources {
         sources.add(sections, Rank::DefaultsSet, Rank::Set);
         sources.sets_for_all(inputs.sets_for_all);
         sources.check_defaults();
-        Ok(sources)
+        sources
     }
 
     fn add(&mut self, sections: BTreeMap<String, Table>, defaults: Rank, own: Rank) {
@@ -132,7 +133,8 @@ impl Sources {
         }
     }
 
-    /// What is wrong for no service in particular: `[defaults]`, names of environment variables, keys given to `.set`.
+    /// What is wrong for no service in particular: a file that was named and is not there, cannot be read or is no TOML,
+    /// `[defaults]`, names of environment variables, keys given to `.set`.
     pub(crate) fn errors(&self) -> &[ConfigError] {
         &self.errors
     }
@@ -265,11 +267,12 @@ fn overwrite(table: &mut Table, path: &str, node: Node) {
     value::merge(table, upper);
 }
 
+/// The file's name for messages, and what stands in it.
 fn read_file(
     named: Option<PathBuf>,
     directory: Option<PathBuf>,
     env: &Env,
-) -> Result<(String, file::File), ConfigErrors> {
+) -> (String, Result<file::File, Vec<ConfigError>>) {
     let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
         (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
@@ -277,18 +280,16 @@ fn read_file(
     };
     let shown = name.display().to_string();
     if by.is_empty() && directory.is_none() {
-        return Ok((shown, file::File::default()));
+        return (shown, Ok(file::File::default()));
     }
-    let problem = |problem: String| ConfigErrors::from(ConfigError::File { file: shown.clone(), problem });
-    match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
-        Ok(text) => {
-            let file = file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env).map_err(ConfigErrors)?;
-            Ok((shown, file))
-        }
+    let problem = |problem: String| Err(vec![ConfigError::File { file: shown.clone(), problem }]);
+    let file = match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
+        Ok(text) => file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
-            "" => Ok((shown, file::File::default())),
-            by => Err(problem(format!("there is no such file, it was named {by}"))),
+            "" => Ok(file::File::default()),
+            by => problem(format!("there is no such file, it was named {by}")),
         },
-        Err(error) => Err(problem(format!("cannot be read: {error}"))),
-    }
+        Err(error) => problem(format!("cannot be read: {error}")),
+    };
+    (shown, file)
 }

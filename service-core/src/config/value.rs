@@ -233,6 +233,7 @@ from! {
     f64 => |value| Value::Float(value);
     &str => |value| Value::Str(value.to_owned());
     String => |value| Value::Str(value);
+    &String => |value| Value::Str(value.clone());
     Duration => |value| Value::Time(value);
     serde_json::Value => |value| from_json(value);
 }

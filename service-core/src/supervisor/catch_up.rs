@@ -30,7 +30,7 @@ pub(super) fn is_wanted(options: &Options) -> bool {
     matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }
 
-impl Supervisor<'_> {
+impl Supervisor {
     /// Reads the last fire that was served, before the first instance is built.
     pub(super) async fn read_last_fire(&mut self) -> Built {
         let entry = self.cx.entry.clone();

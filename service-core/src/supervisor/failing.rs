@@ -23,7 +23,7 @@ use crate::policy::{self, Verdict};
 use crate::schedule::later;
 use crate::state::ServiceState;
 
-impl Supervisor<'_> {
+impl Supervisor {
     /// Tells how a run failed from how it ended.
     pub(super) async fn follow_failure(&mut self, driven: Driven<Result<Outcome>>) -> Option<Ending> {
         let ended = Instant::now();

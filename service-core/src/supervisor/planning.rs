@@ -9,7 +9,7 @@ use crate::options::Schedule;
 use crate::schedule::{Grid, later};
 use crate::state::ServiceState;
 
-impl Supervisor<'_> {
+impl Supervisor {
     /// The first instance is there: the service is up, and its schedule begins.
     pub(super) fn come_up(&mut self) {
         self.up = true;
@@ -41,15 +41,25 @@ impl Supervisor<'_> {
     /// Plans the next regular run after one from `started` to `ended`.
     #[inline]
     pub(super) fn plan_regular(&mut self, started: Instant, ended: Instant) {
+        let mut control = self.cx.entry.lock();
         let due = match &self.desk.options.schedule {
-            Schedule::Interval(every) => self.cx.entry.lock().grid.after_run(*every, started, ended),
+            Schedule::Interval(every) => control.grid.after_run(*every, started, ended),
             Schedule::Delay(wait) => {
                 // A run of this life has ended, be it one by hand during the initial delay.
-                self.cx.entry.lock().grid = Grid::new(ended);
+                control.grid = Grid::new(ended);
                 later(ended, *wait)
             }
-            Schedule::Cron(_) => return self.plan_wall(),
+            Schedule::Cron(_) => {
+                drop(control);
+                return self.plan_wall();
+            }
         };
+        if self.desk.options.jitter.is_zero() {
+            self.next = if due <= ended { Next::AtOnce } else { Next::Regular };
+            control.plan(Some(due));
+            return;
+        }
+        drop(control);
         if self.plan_at(due) <= ended {
             self.next = Next::AtOnce;
         }
@@ -95,7 +105,7 @@ impl Supervisor<'_> {
 
     pub(super) fn plan(&mut self, next: Next, due: Instant) {
         self.next = next;
-        self.cx.entry.lock().next_due = Some(due);
+        self.cx.entry.lock().plan(Some(due));
     }
 
     /// Plans the next fire of a cron schedule.

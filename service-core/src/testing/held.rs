@@ -159,7 +159,7 @@ fn is_quiet(registry: &ServiceRegistry) -> bool {
         match control.state() {
             ServiceState::Created | ServiceState::Stopped | ServiceState::Failed => true,
             ServiceState::Starting | ServiceState::Draining => false,
-            _ if control.in_flight || control.run_wanted || control.stop.is_some() => false,
+            _ if control.run_wanted || control.stop.is_some() || !control.is_at_rest() => false,
             ServiceState::Paused => true,
             ServiceState::Running | ServiceState::BackingOff => control.next_due.is_some_and(|due| due > now),
         }

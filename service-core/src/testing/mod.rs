@@ -205,6 +205,12 @@ impl TestBed {
         }
         tokio::time::sleep(duration).await;
         // What is due at this very moment may stand behind this task in the queue.
+        for _ in 0..10_000 {
+            if !services.inner.hub.drivers.are_behind() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         for _ in 0..64 {
             tokio::task::yield_now().await;
         }

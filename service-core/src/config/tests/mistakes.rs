@@ -9,6 +9,11 @@ const TIME: &str = "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m
 const SOME_TIME: &str =
     "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
 
+/// What is wrong for no service in particular.
+fn errors(sources: &Sources) -> String {
+    sources.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn a_value_that_does_not_fit_names_place_found_and_expected() {
     let count = "a whole number from 0 to 4294967295";
@@ -271,7 +276,7 @@ fn a_file_that_cannot_be_read_is_named_with_its_line() {
         ("[mail]\npassword = hunter2", "services.toml:2: string values must be quoted, expected literal string"),
     ];
     for (text, message) in cases {
-        assert_eq!(toml(text).try_load().err().unwrap().to_string(), message);
+        assert_eq!(errors(&toml(text).load()), message);
     }
 }
 
@@ -282,20 +287,20 @@ fn a_file_that_was_named_must_be_there() {
         let folder = Folder::with("[mail]\ninterval = 5");
         let file = file.map(PathBuf::from);
         let inputs = Inputs { file, environment, directory: Some(folder.0.clone()), ..Inputs::default() };
-        Sources::load(inputs).map(|_| ()).map_err(|error| error.to_string())
+        errors(&Sources::load(inputs))
     };
     assert_eq!(
-        load(Some("other.toml"), &[("SERVICES_CONFIG", "services.toml")]).unwrap_err(),
+        load(Some("other.toml"), &[("SERVICES_CONFIG", "services.toml")]),
         "other.toml: there is no such file, it was named by `config_file` in the builder"
     );
     assert_eq!(
-        load(None, &[("SERVICES_CONFIG", "nowhere.toml")]).unwrap_err(),
+        load(None, &[("SERVICES_CONFIG", "nowhere.toml")]),
         "nowhere.toml: there is no such file, it was named by the environment variable SERVICES_CONFIG"
     );
-    assert_eq!(load(Some("services.toml"), &[]), Ok(()));
-    assert_eq!(load(None, &[]), Ok(()));
+    assert_eq!(load(Some("services.toml"), &[]), "");
+    assert_eq!(load(None, &[]), "");
     let inputs = Inputs { directory: Some(PathBuf::from("/nowhere")), ..Inputs::default() };
-    assert!(Sources::load(inputs).is_ok(), "without a name, no file is fine");
+    assert_eq!(errors(&Sources::load(inputs)), "", "without a name, no file is fine");
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Given {
         self
     }
 
-    fn try_load(&self) -> Result<Sources, ConfigErrors> {
+    fn load(&self) -> Sources {
         let folder = Folder::with(self.toml);
         let owned = |(key, value): &(&str, SettingValue)| ((*key).to_owned(), value.clone());
         Sources::load(Inputs {
@@ -77,10 +77,6 @@ impl Given {
             sets: self.sets.iter().map(owned).collect(),
             sets_for_all: self.for_all.iter().map(owned).collect(),
         })
-    }
-
-    fn load(&self) -> Sources {
-        self.try_load().unwrap()
     }
 
     /// Service `mail`, with these attributes.
