@@ -130,12 +130,15 @@ async fn a_directory_that_is_not_there_yet_is_waited_for() {
     prepare(&db).await;
     db.close().await.unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
-    let services = builder().database_url(&url).start_all().await.unwrap();
+    let patient = builder().service_of::<Counter>("patient").set("patient.retry_delay", "1h");
+    let services = patient.database_url(&url).start_all().await.unwrap();
     wait_for(&services, &url, &["counter", "reader"]).await;
+    assert_eq!(health(&services, "patient").state, ServiceState::BackingOff);
     assert!(!interval_is_from_the_table(&services));
     std::fs::rename(&prepared, dir.path().join("mounted")).unwrap();
     all_recover(&services).await;
     until("the table layers are read", || interval_is_from_the_table(&services)).await;
+    until("it does not wait for its hour", || health(&services, "patient").status == HealthStatus::Healthy).await;
     services.shutdown().await.unwrap();
 }
 
