@@ -1,8 +1,8 @@
 //! Cron schedules: when they fire, and how their fires are waited for by a clock on the wall that may be set.
 //!
 //! The tricky part is that clock. Where it jumps over an hour (DST, in spring), what would have fired in that hour fires
-//! once, at its end; where an hour comes twice, a fixed time fires in the first of the two. A clock that is set ahead, or
-//! a machine that was suspended, is seen within a minute, and what was missed is made up by one run. A clock that is set
+//! once, at its end; where an hour comes twice, a fixed time fires in the first of the two, be it one of several; what is
+//! meant as "every" (`*`, `*/15`) goes by the clock as it is. A clock that is set ahead, or a machine that was suspended, is seen within a minute, and what was missed is made up by one run. A clock that is set
 //! back by up to three hours fires nothing twice; further back, the schedule follows it.
 
 use std::collections::VecDeque;
@@ -83,11 +83,13 @@ mod fires {
 
 #[cfg(feature = "cron")]
 mod fires {
-    use chrono::{DateTime, Utc};
+    #[cfg(feature = "database")]
+    use chrono::TimeDelta;
+    use chrono::{DateTime, TimeZone, Utc};
     use chrono_tz::Tz;
-    use croner::Cron;
     use croner::errors::CronError;
     use croner::parser::{CronParser, Year};
+    use croner::{Cron, JobType};
 
     use super::{CronSchedule, Mistake, SystemTime};
 
@@ -107,7 +109,35 @@ mod fires {
         // Whole seconds are enough: fires stand on them, and `after` itself does not count.
         let seconds = after.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
         let after = DateTime::<Utc>::from_timestamp(i64::try_from(seconds).ok()?, 0)?.with_timezone(&zone);
-        cron.find_next_occurrence(&after, false).ok().map(SystemTime::from)
+        if !is_several_times(&cron, &schedule.expression) {
+            return cron.find_next_occurrence(&after, false).ok().map(SystemTime::from);
+        }
+        let first = cron.find_next_occurrence(&after.naive_local().and_utc(), true).ok();
+        let mut shown = std::iter::successors(first, |shown| cron.find_next_occurrence(shown, false).ok());
+        shown.find_map(|shown| resolve(zone, shown).filter(|fire| *fire > after)).map(SystemTime::from)
+    }
+
+    /// Whether it is several fixed times, which the library takes for something like "every hour": it leaves out those
+    /// that the clock jumps over, and fires those that come twice twice.
+    fn is_several_times(cron: &Cron, expression: &str) -> bool {
+        let fields: Vec<&str> = expression.split_whitespace().collect();
+        let is_fixed = |field: &&str| !field.contains(['*', '?', '/']);
+        // Before the three of the date.
+        let times = fields.len().checked_sub(3).and_then(|times| fields.get(..times)).unwrap_or_default();
+        times.len() >= 2 && times.iter().all(is_fixed) && cron.determine_job_type() != JobType::FixedTime
+    }
+
+    /// The moment of a time that the clock on the wall is to show: of two the first, of none the one at which it goes on.
+    fn resolve(zone: Tz, shown: DateTime<Utc>) -> Option<DateTime<Tz>> {
+        const TWO_DAYS: i64 = 2 * 24 * 60;
+        let shown = shown.naive_utc();
+        let at = zone.from_local_datetime(&shown).earliest();
+        at.or_else(|| {
+            let minute = shown.and_utc().timestamp().div_euclid(60);
+            let ahead =
+                (minute + 1..minute + TWO_DAYS).filter_map(|minute| DateTime::<Utc>::from_timestamp(minute * 60, 0));
+            ahead.into_iter().find_map(|at| zone.from_local_datetime(&at.naive_utc()).earliest())
+        })
     }
 
     /// The fires after `since`, up to `until`: the latest `most` of them, in their order.
@@ -121,9 +151,21 @@ mod fires {
         let Ok((cron, zone)) = parse(schedule) else { return Vec::new() };
         // Backwards, so that years of missed fires cost no more than `most`.
         let until = DateTime::<Utc>::from(until).with_timezone(&zone);
-        let first = cron.find_previous_occurrence(&until, true).ok();
-        let before = std::iter::successors(first, |fire| cron.find_previous_occurrence(fire, false).ok());
-        let mut missed: Vec<_> = before.map(SystemTime::from).take_while(|fire| *fire > since).take(most).collect();
+        let since = DateTime::<Utc>::from(since).with_timezone(&zone);
+        let mut missed: Vec<_> = if is_several_times(&cron, &schedule.expression) {
+            // From beyond an hour that repeats, and without those that the same jump's end stands for.
+            let shown = (until.naive_local() + TimeDelta::hours(3)).and_utc();
+            let first = cron.find_previous_occurrence(&shown, true).ok();
+            let before = std::iter::successors(first, |shown| cron.find_previous_occurrence(shown, false).ok());
+            let mut last = None;
+            let fires = before.filter_map(|shown| resolve(zone, shown)).filter(|fire| *fire <= until);
+            let fires = fires.filter(|fire| last.replace(*fire) != Some(*fire));
+            fires.take_while(|fire| *fire > since).take(most).map(SystemTime::from).collect()
+        } else {
+            let first = cron.find_previous_occurrence(&until, true).ok();
+            let before = std::iter::successors(first, |fire| cron.find_previous_occurrence(fire, false).ok());
+            before.take_while(|fire| *fire > since).take(most).map(SystemTime::from).collect()
+        };
         missed.reverse();
         missed
     }
@@ -176,6 +218,8 @@ pub(crate) const MOST_MISSED: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct WallPlan {
     fire: Option<SystemTime>,
+    /// When it was last found to be the next one. From then on the clock only has to go forward for it to stay so.
+    found: Option<SystemTime>,
     jitter: Duration,
     /// The latest fire that was run.
     served: Option<SystemTime>,
@@ -198,13 +242,25 @@ impl WallPlan {
             self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now && now < fire + self.jitter);
         if !pending {
             self.fire = next(schedule, self.after(now));
+            self.found = Some(now);
             self.jitter = jitter;
         }
     }
 
     /// Whether the plan still holds: it does not where the clock was set back to before an earlier fire.
-    pub(crate) fn stands(&self, schedule: &CronSchedule, now: SystemTime) -> bool {
-        self.fire.is_some_and(|fire| fire <= now || next(schedule, self.after(now)) == Some(fire))
+    pub(crate) fn stands(&mut self, schedule: &CronSchedule, now: SystemTime) -> bool {
+        let Some(fire) = self.fire else { return false };
+        let forward = self.found.is_some_and(|found| found <= now);
+        let stands = fire <= now || forward || next(schedule, self.after(now)) == Some(fire);
+        if stands {
+            self.found = Some(now);
+        }
+        stands
+    }
+
+    /// Whether the moment of the fire has come, and only its jitter, or something that is in the way, is waited for.
+    pub(crate) fn has_come(&self, now: SystemTime) -> bool {
+        self.fire.is_some_and(|fire| fire <= now)
     }
 
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {

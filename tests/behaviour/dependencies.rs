@@ -95,6 +95,24 @@ async fn it_waits_for_a_late_one_and_says_for_whom() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_starts_when_a_paused_one_comes_up_by_a_run_by_hand() {
+    let log = Log::default();
+    let bed = TestBed::new().state(Plan::new(&log, &[Step::Fail]));
+    let bed = bed.with(|builder| builder.service_of::<Configured>("store"));
+    let bed = with(bed, &log, "api", &["store"], Step::Succeed);
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    let (store, api) = (services.get("store").unwrap(), services.get("api").unwrap());
+    store.pause().await.unwrap();
+    bed.run_for(secs(100)).await;
+    assert_eq!(api.health().reason.as_deref(), Some("waits for store"));
+    soon(store.run_now()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!((store.state(), api.state()), (ServiceState::Paused, ServiceState::Running));
+    assert_eq!(log.times("run api"), [100.0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_waits_while_its_dependency_configures() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));

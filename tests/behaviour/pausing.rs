@@ -126,6 +126,20 @@ async fn a_service_pauses_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_pauses_another() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let other = bed.start(Scripted::new(&log, &[])).await;
+    bed.start(Acting::new(&Log::default(), |cx| async move {
+        cx.services().get("scripted").unwrap().pause().await?;
+        Ok::<_, Error>(())
+    }))
+    .await;
+    bed.run_for(secs(200)).await;
+    assert_eq!((other.state(), log.count("run"), log.count("cleanup")), (ServiceState::Paused, 1, 0));
+    assert_eq!(other.health().reason.as_deref(), Some("paused by an operator"), "not by itself");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_takes_effect_between_runs_that_follow_at_once() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed

@@ -50,6 +50,19 @@ async fn during_backoff_it_is_the_retry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_paused_it_is_one_run_and_it_stays_paused() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[])).await;
+    bed.run_for(secs(1)).await;
+    service.pause().await.unwrap();
+    bed.run_for(secs(129)).await;
+    assert!(soon(service.run_now()).await.unwrap().error().is_none());
+    assert_eq!(service.state(), ServiceState::Paused);
+    bed.run_for(secs(500)).await;
+    assert_eq!((service.state(), log.times("run")), (ServiceState::Paused, vec![0.0, 130.0]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retry_by_hand_that_fails_counts_and_backs_off_again() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fail, Step::Fail])).await;

@@ -16,9 +16,9 @@ pub(crate) const PANIC: &str = "scripted panic";
 
 /// One instance.
 pub(crate) struct Actor {
-    world: Arc<World>,
-    me: usize,
-    serial: u32,
+    pub(crate) world: Arc<World>,
+    pub(crate) me: usize,
+    pub(crate) serial: u32,
 }
 
 /// What one run does, drawn at its start.
@@ -68,7 +68,7 @@ impl Actor {
 
 #[service(interval = 60, discover = false)]
 impl Actor {
-    async fn configure(cx: &Context) -> Result<Self> {
+    pub(crate) async fn configure(cx: &Context) -> Result<Self> {
         let world = cx.state::<Arc<World>>()?;
         let me = world.index(cx.service_id());
         world.say(me, What::ConfigureBegan);
@@ -82,7 +82,7 @@ impl Actor {
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         let (world, me) = (self.world.clone(), self.me);
         world.say(me, What::Began { instance: self.serial, run: cx.run() });
-        let _left = Left(&world, me);
+        let _left = Left { world: &world, me, instance: self.serial };
         world.remember(me, cx);
         let act = world.draw(me, act);
         if act.degraded {
@@ -106,11 +106,11 @@ impl Actor {
             }
             Pace::Hang => std::future::pending().await,
         }
-        world.say(me, What::Ends(act.how));
+        world.say(me, What::Ends { instance: self.serial, how: act.how });
         end(act.how, &format!("run {}", cx.run()))
     }
 
-    fn on_failure(&mut self, failure: &Failure) -> Recovery {
+    pub(crate) fn on_failure(&mut self, failure: &Failure) -> Recovery {
         let default = failure.recovery();
         let answer = self.world.draw(self.me, |part, _, rng| {
             if !part.decides {
@@ -140,7 +140,7 @@ impl Actor {
         answer.unwrap_or_else(|| panic!("{PANIC}"))
     }
 
-    async fn cleanup(&mut self) -> Result<()> {
+    pub(crate) async fn cleanup(&mut self) -> Result<()> {
         self.world.say(self.me, What::CleanupBegan { instance: self.serial });
         let chore =
             self.world.draw(self.me, |part, _, rng| if part.untidy { chore(rng) } else { Chore::Quick(well()) });
@@ -154,12 +154,16 @@ impl Drop for Actor {
     }
 }
 
-/// Says when a run's future is gone, however it went.
-struct Left<'a>(&'a World, usize);
+/// Says when a run's code is gone, however it went.
+pub(crate) struct Left<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) me: usize,
+    pub(crate) instance: u32,
+}
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        self.0.say(self.1, What::Left);
+        self.world.say(self.me, What::Left { instance: self.instance });
     }
 }
 
@@ -167,7 +171,7 @@ fn well() -> How {
     How::Well { processed: 0, failed: 0, again: false }
 }
 
-fn end(how: How, what: &str) -> Result<Outcome> {
+pub(crate) fn end(how: How, what: &str) -> Result<Outcome> {
     let error = || format!("scripted error in {what}");
     match how {
         How::Well { processed, failed, again } => {
@@ -212,10 +216,11 @@ fn chore(rng: &mut Rng) -> Chore {
     }
 }
 
-fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
+/// How a run ends, if it does.
+pub(crate) fn how(part: &Part, bad_day: bool, rng: &mut Rng) -> How {
     let percent = |rng: &mut Rng| rng.u32(0..100);
     let trouble = if bad_day { part.trouble } else { 2 };
-    let how = if percent(rng) < trouble {
+    if percent(rng) < trouble {
         match percent(rng) {
             0..70 => How::Badly(Advice::None),
             70..78 => How::Badly(Advice::RetryAfter(rng.u64(0..HOUR))),
@@ -224,7 +229,12 @@ fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
         }
     } else {
         How::Well { processed: rng.u64(0..5), failed: rng.u64(0..2), again: percent(rng) < 5 }
-    };
+    }
+}
+
+fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
+    let percent = |rng: &mut Rng| rng.u32(0..100);
+    let how = how(part, bad_day, rng);
     let hangs = if part.timeout.is_some() { 2 } else { 1 };
     let pace = match rng.u32(0..200) {
         n if n < hangs => Pace::Hang,

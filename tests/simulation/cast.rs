@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use service_core::SettingValue;
 
+use crate::fires::{self, CRONS, Fires, ZONES};
 use crate::trace::Ms;
 
 pub(crate) const SERVICES: usize = 50;
@@ -25,9 +26,8 @@ pub(crate) enum Origin {
 pub(crate) enum Schedule {
     Interval(Ms),
     Delay(Ms),
-    /// Once an hour, at this minute, by the wall clock, which begins on a full hour.
-    #[allow(dead_code, reason = "drawn as soon as the core has cron")]
-    Cron(Ms),
+    /// One of `CRONS`, in one of `ZONES`. When it fires stands in the service's `fires`.
+    Cron(usize, usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,10 @@ pub(crate) struct Part {
     pub(crate) id: String,
     pub(crate) origin: Origin,
     pub(crate) schedule: Schedule,
+    /// All the moments at which its cron schedule fires.
+    pub(crate) fires: Fires,
+    /// Its `update` is blocking code.
+    pub(crate) blocking: bool,
     pub(crate) initial_delay: Ms,
     pub(crate) jitter: Ms,
     pub(crate) max_failures: u32,
@@ -69,11 +73,12 @@ pub(crate) struct Part {
     pub(crate) untidy: bool,
 }
 
-pub(crate) fn cast(rng: &mut Rng) -> Vec<Part> {
-    (0..SERVICES).map(|index| part(index, rng)).collect()
+/// `start`: seconds since 1970 at which the month begins.
+pub(crate) fn cast(rng: &mut Rng, start: i64, days: u64) -> Vec<Part> {
+    (0..SERVICES).map(|index| part(index, rng, start, days)).collect()
 }
 
-fn part(index: usize, rng: &mut Rng) -> Part {
+fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
     let period = period(index, rng);
     let chance = |rng: &mut Rng, percent: u32| rng.u32(0..100) < percent;
     let origin = match rng.u32(0..10) {
@@ -95,22 +100,38 @@ fn part(index: usize, rng: &mut Rng) -> Part {
     } else {
         Vec::new()
     };
+    let (schedule, fires) = match rng.u32(0..100) {
+        0..25 => (Schedule::Delay(period), Fires::default()),
+        25..33 => {
+            let (cron, zone) = (rng.usize(0..CRONS.len()), rng.usize(0..ZONES.len()));
+            // The end takes its time, and there is always a next one.
+            (Schedule::Cron(cron, zone), fires::all(cron, ZONES[zone], start, days + 10))
+        }
+        _ => (Schedule::Interval(period), Fires::default()),
+    };
+    let jitter = if chance(rng, 25) { rng.u64(1..=period / 4) } else { 0 };
+    let blocking = chance(rng, 12);
+    let short = |rng: &mut Rng| *pick(rng, &[5, 20, 20, 60]);
     Part {
         id: format!("s{index:02}"),
         origin,
-        schedule: if chance(rng, 30) { Schedule::Delay(period) } else { Schedule::Interval(period) },
+        schedule,
+        // Fires are farther apart than that.
+        jitter: if matches!(schedule, Schedule::Cron(..)) { jitter.min(5 * MINUTE) } else { jitter },
+        fires,
+        blocking,
         initial_delay: if chance(rng, 25) { rng.u64(0..2 * HOUR) } else { 0 },
-        jitter: if chance(rng, 25) { rng.u64(1..=period / 4) } else { 0 },
         max_failures: *pick(rng, &[0, 1, 2, 3, 3, 3, 5]),
         retry_delay,
         backoff: *pick(rng, &[1.0, 1.0, 1.5, 2.0]),
         max_retry_delay: *pick(rng, &[MINUTE, 5 * MINUTE, 5 * MINUTE, HOUR]),
-        timeout: chance(rng, 50).then(|| *pick(rng, &[2 * SECOND, 20 * SECOND, 2 * MINUTE])),
-        drain: *pick(rng, &[SECOND, 5 * SECOND, 30 * SECOND, 30 * SECOND]),
+        timeout: chance(rng, 50)
+            .then(|| if blocking { short(rng) } else { *pick(rng, &[2 * SECOND, 20 * SECOND, 2 * MINUTE]) }),
+        drain: if blocking { short(rng) } else { *pick(rng, &[SECOND, 5 * SECOND, 30 * SECOND, 30 * SECOND]) },
         restart,
         critical: index == 7 && chance(rng, 50),
         depends_on,
-        rate: chance(rng, 15).then(|| *pick(rng, &[(1, SECOND), (3, 10 * SECOND), (10, MINUTE)])),
+        rate: (!blocking && chance(rng, 15)).then(|| *pick(rng, &[(1, SECOND), (3, 10 * SECOND), (10, MINUTE)])),
         enabled: !chance(rng, 4),
         takes: *pick(rng, &[0, 0, 20, 2 * SECOND, 30 * SECOND, period / 2, period + period / 4]),
         trouble: *pick(rng, &[30, 60, 90]),
@@ -153,7 +174,10 @@ impl Part {
         match self.schedule {
             Schedule::Interval(every) => settings.push(("interval", ms(every))),
             Schedule::Delay(wait) => settings.push(("delay", ms(wait))),
-            Schedule::Cron(at) => settings.push(("cron", format!("{} * * * *", at / MINUTE).into())),
+            Schedule::Cron(cron, zone) => {
+                settings.push(("cron", CRONS[cron].expression.into()));
+                settings.push(("timezone", ZONES[zone].name().into()));
+            }
         }
         settings.extend(self.timeout.map(|timeout| ("timeout", ms(timeout))));
         if let Some(restart) = self.restart {

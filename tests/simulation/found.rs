@@ -1,8 +1,8 @@
 //! What the simulation found in the core, each as the shortest case of it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -181,4 +181,50 @@ async fn a_new_delay_counts_from_a_run_by_hand_during_the_initial_delay_too() {
     assert_eq!(service.health().runs, 1);
     bed.run_for(secs(2)).await;
     assert_eq!(service.health().runs, 2);
+}
+
+/// Keeps its context, by which its options can be changed from outside.
+struct Hourly(Arc<OnceLock<Context>>);
+
+#[service(cron = "0 * * * *", discover = false)]
+impl Hourly {
+    async fn update(&mut self, cx: &Context) {
+        let _ = self.0.set(cx.clone());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fire_that_came_due_during_a_pause_stays_due_though_an_option_changes() {
+    let (bed, cx) = (TestBed::new(), Arc::new(OnceLock::new()));
+    let service = bed.start(Hourly(cx.clone())).await;
+    bed.run_for(secs(3600)).await;
+    service.pause().await.unwrap();
+    bed.run_for(secs(5000)).await;
+    cx.get().unwrap().set_retry_delay(secs(7));
+    bed.run_for(secs(1)).await;
+    service.resume().await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(service.health().runs, 2);
+}
+
+/// Slow to be built, and then changed meanwhile.
+struct Changed;
+
+#[service(cron = "0 0 1 1 *", discover = false)]
+impl Changed {
+    async fn configure(cx: &Context) -> Self {
+        tokio::time::sleep(secs(10)).await;
+        cx.set_interval(secs(600));
+        Self
+    }
+
+    async fn update(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_that_takes_the_place_of_a_cron_schedule_before_the_start_runs_at_once_too() {
+    let bed = TestBed::new().set("jitter", 300);
+    let service = bed.start_of::<Changed>().await;
+    bed.run_for(Duration::from_millis(1)).await;
+    assert_eq!(service.health().runs, 1);
 }

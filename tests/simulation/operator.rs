@@ -7,7 +7,8 @@ use fastrand::Rng;
 use service_core::prelude::*;
 
 use crate::actor::Actor;
-use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, pick};
+use crate::blocker::Blocker;
+use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, pick};
 use crate::trace::{Answer, Ask, Ms, What, millis};
 use crate::world::World;
 
@@ -86,13 +87,16 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
 
 async fn register(world: &Arc<World>, service: usize) -> Result<()> {
     let (registry, part) = (world.registry(), &world.cast[service]);
-    let registered = match part.origin {
-        Origin::Configure => registry.register_of::<Actor>(&part.id).await,
-        Origin::Closure => {
-            let world = world.clone();
-            registry.register_fn(&part.id, move || Actor::by_closure(&world, service)).await
+    let (id, closures) = (&part.id, world.clone());
+    let registered = match (part.origin, part.blocking) {
+        (Origin::Configure, false) => registry.register_of::<Actor>(id).await,
+        (Origin::Configure, true) => registry.register_of::<Blocker>(id).await,
+        (Origin::Closure, false) => registry.register_fn(id, move || Actor::by_closure(&closures, service)).await,
+        (Origin::Closure, true) => {
+            registry.register_fn(id, move || Blocker(Actor::by_closure(&closures, service))).await
         }
-        Origin::ReadyMade => registry.register(&part.id, Actor::new(world, service)).await,
+        (Origin::ReadyMade, false) => registry.register(id, Actor::new(world, service)).await,
+        (Origin::ReadyMade, true) => registry.register(id, Blocker(Actor::new(world, service))).await,
     };
     registered.map(|_| ())
 }
@@ -215,7 +219,7 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
             _ => {}
         }
     }
-    *pick(
+    let ask = *pick(
         rng,
         &[
             Ask::Start,
@@ -234,5 +238,10 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
             Ask::SetInterval(interval),
             Ask::SetRetryDelay(interval / 60),
         ],
-    )
+    );
+    match (ask, world.cast[service].schedule) {
+        // An interval takes the place of a cron schedule for as long as it is registered.
+        (Ask::SetInterval(_), Schedule::Cron(..)) if rng.u32(0..6) > 0 => Ask::SetRetryDelay(interval / 60),
+        _ => ask,
+    }
 }

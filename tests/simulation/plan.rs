@@ -1,6 +1,7 @@
 //! When a run is to begin, reckoned anew from the contract: grid, delay, jitter, waits after failures, restarts.
 
 use crate::cast::{Part, Restart, Schedule};
+use crate::fires::Fires;
 use crate::trace::Ms;
 
 /// Why a run is to begin.
@@ -42,21 +43,48 @@ pub(crate) struct Timetable {
     stands_on: Schedule,
     /// When the schedule was changed last: of changes at one moment only the last one is seen.
     changed_at: Option<Ms>,
+    fires: Fires,
+    /// Fires that the next run may be for: two, where jitter hides whether the first of them has been let go.
+    waited: Vec<Ms>,
+    /// The run that is or was last in flight was for one of them.
+    served: bool,
 }
 
 impl Timetable {
     /// Of a service that came up at this moment.
     pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Window) {
         let first = up + part.initial_delay;
+        let mut table = Self {
+            schedule,
+            jitter: part.jitter,
+            point: first,
+            last: None,
+            stands_on: schedule,
+            changed_at: None,
+            fires: part.fires.clone(),
+            waited: Vec::new(),
+            served: false,
+        };
         let window = match schedule {
-            Schedule::Cron(minute) => Window::at(next_fire(minute, first), Kind::Regular),
+            Schedule::Cron(..) => table.next_fire(first),
             _ if part.initial_delay == 0 => Window::at(first, Kind::AtOnce),
             _ => Window::regular(first, part.jitter),
         };
-        (
-            Self { schedule, jitter: part.jitter, point: first, last: None, stands_on: schedule, changed_at: None },
-            window,
-        )
+        (table, window)
+    }
+
+    /// A run begins, because it was due or by hand.
+    pub(crate) fn begins(&mut self, due: Option<Kind>) {
+        self.served |= due == Some(Kind::Regular);
+    }
+
+    /// The first fire after this moment. One whose jitter is running is still waited for, unless it was run.
+    fn next_fire(&mut self, after: Ms) -> Window {
+        let (served, jitter) = (std::mem::take(&mut self.served), self.jitter);
+        self.waited.retain(|fire| !served && *fire <= after && after < fire + jitter);
+        let next = self.fires.after(after);
+        self.waited.push(next);
+        Window { from: self.waited[0], ..Window::regular(next, jitter) }
     }
 
     pub(crate) fn ran(&mut self, started: Ms, ended: Ms) {
@@ -64,18 +92,28 @@ impl Timetable {
         self.settle();
     }
 
-    /// Another schedule: the grid comes up to the last run's start first, and goes on from there.
-    pub(crate) fn change(&mut self, schedule: Schedule, in_flight: bool, at: Ms) {
+    /// Another schedule: the grid comes up to the last run's start first, and goes on from there. While something goes on,
+    /// be it a run or a `cleanup`, that has time.
+    pub(crate) fn change(&mut self, schedule: Schedule, busy: bool, at: Ms) {
         self.schedule = schedule;
-        if !in_flight && self.changed_at == Some(at) {
+        if !busy && self.changed_at == Some(at) {
             self.stands_on = schedule;
-        } else if !in_flight {
+        } else if !busy {
             self.settle();
             self.changed_at = Some(at);
         }
     }
 
-    fn settle(&mut self) {
+    /// Whether another schedule waits to take over.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.stands_on != self.schedule
+    }
+
+    pub(crate) fn is_by_cron(&self) -> bool {
+        matches!(self.stands_on, Schedule::Cron(..))
+    }
+
+    pub(crate) fn settle(&mut self) {
         if self.stands_on == self.schedule {
             return;
         }
@@ -87,12 +125,13 @@ impl Timetable {
         self.stands_on = self.schedule;
     }
 
-    /// The next regular run after the last one.
-    pub(crate) fn next(&mut self) -> Window {
+    /// The next regular run after the last one, as it is seen now.
+    pub(crate) fn next(&mut self, now: Ms) -> Window {
         let (started, ended) = self.last.expect("something ran");
-        let window = match self.schedule {
+        let window = match self.stands_on {
             Schedule::Delay(wait) => Window::regular(ended + wait, self.jitter),
-            Schedule::Cron(minute) => Window::at(next_fire(minute, ended), Kind::Regular),
+            // In the initial delay it does not fire.
+            Schedule::Cron(..) => self.next_fire(now.max(self.point)),
             Schedule::Interval(_) if started < self.point => Window::regular(self.point, self.jitter),
             Schedule::Interval(every) if ended - started >= every => {
                 self.point = ended;
@@ -127,12 +166,6 @@ impl Timetable {
         }
         new
     }
-}
-
-fn next_fire(minute: Ms, after: Ms) -> Ms {
-    const HOUR: Ms = crate::cast::HOUR;
-    let fire = after / HOUR * HOUR + minute;
-    if fire > after { fire } else { fire + HOUR }
 }
 
 /// The wait after so many consecutive failures.

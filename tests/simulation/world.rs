@@ -12,13 +12,15 @@ use service_core::{ServiceEvent, ServiceEventKind};
 use tokio::time::Instant;
 
 use crate::cast::{HOUR, Part};
-use crate::model::Model;
+use crate::model::{Model, Tally};
+use crate::stage::Stage;
 use crate::trace::{Answer, Ask, Line, Ms, Trace, What, millis};
 
 type Events = Pin<Box<dyn Stream<Item = ServiceEvent> + Send>>;
 
 pub(crate) struct World {
     pub(crate) cast: Arc<Vec<Part>>,
+    pub(crate) stage: Arc<Stage>,
     registry: OnceLock<ServiceRegistry>,
     start: Instant,
     wall: SystemTime,
@@ -45,13 +47,13 @@ struct Inner {
 pub(crate) struct Verdict {
     pub(crate) hash: u64,
     pub(crate) lines: u64,
-    pub(crate) runs: u64,
+    pub(crate) tally: Tally,
     /// What was found wrong, with the end of the trace.
     pub(crate) broken: Option<String>,
 }
 
 impl World {
-    pub(crate) fn new(cast: Vec<Part>, wall: SystemTime, rng: &mut Rng) -> Arc<Self> {
+    pub(crate) fn new(cast: Vec<Part>, stage: Arc<Stage>, wall: SystemTime, rng: &mut Rng) -> Arc<Self> {
         let cast = Arc::new(cast);
         let inner = Inner {
             events: None,
@@ -66,7 +68,7 @@ impl World {
             closed: false,
         };
         let (registry, start) = (OnceLock::new(), Instant::now());
-        Arc::new(Self { cast, registry, start, wall, inner: Mutex::new(inner) })
+        Arc::new(Self { cast, stage, registry, start, wall, inner: Mutex::new(inner) })
     }
 
     pub(crate) fn open(&self, registry: &ServiceRegistry) {
@@ -164,10 +166,13 @@ impl World {
     }
 
     fn take(&self, inner: &mut Inner, line: Line, touched: &mut Touched) {
+        let service = line.service;
+        if matches!(line.what, What::RunStarted { .. }) && self.cast[service].blocking {
+            self.stage.expect(service);
+        }
         if inner.broken.is_some() || inner.closed {
             return;
         }
-        let service = line.service;
         if matches!(line.what, What::Unregistered) {
             touched.dropped.extend(inner.contexts[service].take());
         }
@@ -196,6 +201,12 @@ impl World {
         }
         drop(inner);
         drop(touched.dropped);
+    }
+
+    /// Nothing is left to be done at this moment but by blocking runs.
+    pub(crate) fn conduct(&self) {
+        drop(self.look());
+        self.stage.conduct(self.now());
     }
 
     // ── what the operator needs ──────────────────────────────────────────────────────────────────────────────────
@@ -284,7 +295,7 @@ impl World {
             section("of this service:", inner.trace.tail(40, |line| line.service == *service));
             text
         });
-        Verdict { hash: inner.trace.hash(), lines: inner.trace.lines, runs: inner.model.runs(), broken }
+        Verdict { hash: inner.trace.hash(), lines: inner.trace.lines, tally: inner.model.tally(), broken }
     }
 }
 

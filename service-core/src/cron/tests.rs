@@ -116,6 +116,28 @@ mod with_the_feature {
                 "2026-04-04 14:40:00",
                 &["2026-04-04 14:45", "2026-04-04 15:00", "2026-04-04 15:15", "2026-04-04 15:30"],
             ),
+            // Several times a day are fixed times, too.
+            (
+                "two times that are jumped over fire once, at the jump's end",
+                "15,45 2 * * *",
+                "Europe/Berlin",
+                "2026-03-28 12:00:00",
+                &["2026-03-29 01:00", "2026-03-30 00:15", "2026-03-30 00:45"],
+            ),
+            (
+                "of two times, the one that comes twice fires once",
+                "30 1,13 * * *",
+                "America/New_York",
+                "2026-10-31 20:00:00",
+                &["2026-11-01 05:30", "2026-11-01 18:30", "2026-11-02 06:30"],
+            ),
+            (
+                "every half hour of some hours stays fixed, and is not made up twice",
+                "0,30 1-3 * * *",
+                "America/New_York",
+                "2026-11-01 04:00:00",
+                &["2026-11-01 05:00", "2026-11-01 05:30", "2026-11-01 07:00", "2026-11-01 07:30", "2026-11-01 08:00"],
+            ),
         ];
         for (what, expression, zone, after, expected) in table {
             assert_eq!(fires(expression, zone, after, expected.len()), *expected, "{what}");
@@ -136,6 +158,25 @@ mod with_the_feature {
         );
         assert_eq!(fires("0 0 29 2 *", "UTC", "2096-03-01 00:00:00", 1), ["2104-02-29 00:00"]);
         assert_eq!(next(&hourly, SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
+    }
+
+    #[cfg(feature = "database")]
+    #[test]
+    fn what_was_missed_is_what_would_have_fired() {
+        for (expression, zone, since, until) in [
+            ("15,45 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
+            ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-03 00:00:00"),
+            ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-01 06:10:00"),
+            ("*/30 * * * *", "Australia/Lord_Howe", "2026-04-04 00:00:00", "2026-04-05 00:00:00"),
+            ("30 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
+        ] {
+            let (schedule, since, until) = (schedule(expression, zone), at(since), at(until));
+            let fires = std::iter::successors(next(&schedule, since), |fire| next(&schedule, *fire));
+            let fires: Vec<_> = fires.take_while(|fire| *fire <= until).collect();
+            assert!(fires.len() > 2, "{expression}");
+            assert_eq!(missed(&schedule, since, until, 1000), fires, "{expression}");
+            assert_eq!(missed(&schedule, since, until, 2), fires[fires.len() - 2..], "{expression}");
+        }
     }
 
     /// What the attribute takes, the runtime takes.

@@ -14,6 +14,8 @@ impl Supervisor {
     pub(super) fn come_up(&mut self) {
         self.up = true;
         let now = Instant::now();
+        // What was changed while the instance was being built counts from the start.
+        self.desk.options.clone_from(&self.cx.entry.lock().options);
         let options = self.desk.options.clone();
         let first = later(now, options.initial_delay);
         self.cx.entry.lock().grid = Grid::new(first);
@@ -33,8 +35,11 @@ impl Supervisor {
         {
             entry.enter(&mut control, ServiceState::Running);
         }
-        if control.paused && control.state() == ServiceState::Running {
-            entry.enter(&mut control, ServiceState::Paused);
+        match control.state() {
+            ServiceState::Running if control.paused => entry.enter(&mut control, ServiceState::Paused),
+            // By a run by hand: no change of state tells those who wait for it that it is up.
+            ServiceState::Paused => entry.tell_settled(&mut control),
+            _ => {}
         }
     }
 
@@ -89,6 +94,8 @@ impl Supervisor {
                     self.plan_at(due);
                 }
             }
+            // A fire whose time has come stays due, as a point of the grid does.
+            Schedule::Cron(_) if self.next == Next::Wall && self.fire_has_come() => self.look_at_wall(),
             Schedule::Cron(_) => self.plan_wall(),
         }
     }
@@ -133,7 +140,7 @@ impl Supervisor {
     pub(super) fn look_at_wall(&mut self) {
         let options = self.desk.options.clone();
         let (from, now) = self.wall_from();
-        let wall = &self.seldom().wall;
+        let wall = &mut self.seldom().wall;
         match &options.schedule {
             Schedule::Cron(cron) if wall.stands(cron, from) => {
                 let look = wall.until_next_look(now);
@@ -141,6 +148,11 @@ impl Supervisor {
             }
             _ => self.plan_wall(),
         }
+    }
+
+    fn fire_has_come(&self) -> bool {
+        let now = self.cx.entry.hub.clock.wall_now();
+        self.seldom.as_ref().is_some_and(|seldom| seldom.wall.has_come(now))
     }
 
     /// From when on a fire counts, not before the initial delay is over, and what the clock on the wall shows.

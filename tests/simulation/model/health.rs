@@ -67,6 +67,8 @@ impl Model {
         );
         if matches!(one.state, ServiceState::Running | ServiceState::BackingOff)
             && let (Some(due), Some(next)) = (one.due(), health.next_run)
+            // Of a cron schedule it tells the next fire, also where the last one's run is only about to begin.
+            && !(one.is_by_cron() && due.from <= now)
         {
             let next = next.duration_since(wall).unwrap_or_default().as_nanos().div_ceil(1_000_000) as Ms;
             must!((due.from..=due.to).contains(&next), "its next run is said to be due at {next}, and is: {due:?}");

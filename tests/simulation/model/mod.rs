@@ -30,6 +30,26 @@ use must;
 /// How long the shutdown of everything may take: the registry's default.
 const SHUTDOWN: Ms = 25 * SECOND;
 
+/// How much of what there was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) runs: u64,
+    /// For the fire of a cron schedule.
+    pub(crate) by_cron: u64,
+    /// On threads of their own, and how many of them were given up and went on.
+    pub(crate) blocking: u64,
+    pub(crate) given_up: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.by_cron += other.by_cron;
+        self.blocking += other.blocking;
+        self.given_up += other.given_up;
+    }
+}
+
 pub(crate) struct Model {
     cast: Arc<Vec<Part>>,
     services: Vec<One>,
@@ -59,8 +79,17 @@ impl Model {
         Self { cast: cast.clone(), services, asked: BTreeMap::new(), stopping: BTreeMap::new(), closing: None }
     }
 
-    pub(crate) fn runs(&self) -> u64 {
-        self.services.iter().map(|one| one.all_runs).sum()
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for one in &self.services {
+            tally.runs += one.all_runs;
+            tally.by_cron += one.by_cron;
+            tally.given_up += one.given_up;
+            if one.part.blocking {
+                tally.blocking += one.all_runs;
+            }
+        }
+        tally
     }
 
     pub(crate) fn state(&self, service: usize) -> Option<ServiceState> {
@@ -102,7 +131,9 @@ impl Model {
                 if self.services[service].begins_its_first_try() {
                     must!(self.dependencies_are_up(service), "is built before what it depends on is up");
                 }
-                self.services[service].take(line)
+                self.services[service].take(line)?;
+                self.see_dependencies(at);
+                Ok(())
             }
             What::Unregistered | What::Registered => {
                 self.services[service].take(line)?;

@@ -22,14 +22,19 @@ impl One {
                 must!(!self.registered, "registered twice");
                 let (part, made) = (self.part.clone(), std::mem::take(&mut self.made));
                 let forgotten = std::mem::take(&mut self.forgotten);
+                let strays = std::mem::take(&mut self.strays);
                 let (all_runs, lives, registrations) = (self.all_runs, self.lives, self.registrations + 1);
+                let (by_cron, given_up) = (self.by_cron, self.given_up);
                 let reports = std::mem::take(&mut self.reports);
                 *self = Self {
                     all_runs,
+                    by_cron,
+                    given_up,
                     lives,
                     registrations,
                     made,
                     forgotten,
+                    strays,
                     reports,
                     last_line: at,
                     ..Self::new(&part)
@@ -59,11 +64,17 @@ impl One {
                 must!(!current.inside, "two runs at once");
                 current.inside = true;
             }
-            What::Ends(how) => {
+            What::Ends { instance, how } => {
+                if self.is_given_up(*instance) {
+                    return self.ends_late(*instance, *how);
+                }
                 let Some(run) = &mut self.life()?.run else { return Err("a run goes on after its end".to_owned()) };
                 run.how = Some(*how);
             }
-            What::Left => {
+            What::Left { instance } => {
+                if self.is_given_up(*instance) {
+                    return self.returns_late(at, *instance);
+                }
                 let Some(run) = &mut self.life()?.run else { return Err("a run is left after its end".to_owned()) };
                 must!(run.inside, "a run is left that nobody was in");
                 run.inside = false;
@@ -98,13 +109,14 @@ impl One {
             self.begin_life(at);
             return Ok(());
         }
-        let state = self.state;
+        let (state, drain) = (self.state, self.part.drain);
         let life = self.life()?;
         match to {
             ServiceState::Running => {
                 must!(!paused || state == ServiceState::Starting, "goes on, but it is paused");
                 must!(life.up, "is running, and nothing was built");
                 if life.retrying && life.renew {
+                    life.discard();
                     life.renew_at(at);
                     self.failures = 0;
                 } else if life.retrying {
@@ -121,15 +133,14 @@ impl One {
                 must!(by_itself || life.stop == Some(at), "was told to stop at {:?}", life.stop);
             }
             ServiceState::Stopped => {
-                must!(life.is_over(), "stopped, and something still goes on");
                 let ends = life.stop.unwrap_or_default().max(life.free);
-                must!(at == ends, "stopped at {at}, and ought to have at {ends}");
+                life.ends(at, ends, drain)?;
                 self.end_life();
             }
             ServiceState::Failed => {
-                must!(life.is_over(), "failed, and something still goes on");
                 must!(life.verdict == Some(Verdict::Fail), "failed, after {:?} was decided", life.verdict);
-                must!(at == life.free, "failed at {at}, and ought to have at {}", life.free);
+                let ends = life.free;
+                life.ends(at, ends, drain)?;
                 self.failed_life = Some(self.lives);
                 self.end_life();
             }
@@ -169,6 +180,9 @@ impl One {
     pub(super) fn end_life(&mut self) {
         self.paused = false;
         if let Some(life) = self.life.take() {
+            if let Some(instance) = life.instance {
+                self.strays.insert(instance.serial, Stray::default());
+            }
             self.resolve(life.waiting, &Answer::Refused("ended".to_owned()));
         }
     }
@@ -198,7 +212,7 @@ impl One {
         let (schedule, part) = (self.schedule, self.part.clone());
         let life = self.life()?;
         (life.building, life.free) = (None, at);
-        life.instance = Some(Instance { serial, broken: false, cleaning: None, dropped: false });
+        life.instance = Some(Instance::new(serial));
         if !life.up {
             let (timetable, window) = Timetable::new(schedule, &part, at);
             (life.up, life.timetable, life.plan, life.retrying) = (true, Some(timetable), Some(window), false);

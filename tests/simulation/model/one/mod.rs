@@ -1,6 +1,7 @@
 //! One service as it ought to be: what is asked of it, and what it should have done by now. What it may do stands in
-//! `lines` and `runs`.
+//! `lines` and `runs`; what a blocking run does that was given up stands in `away`.
 
+mod away;
 mod lines;
 mod runs;
 
@@ -12,6 +13,7 @@ use super::{Checked, must};
 use crate::cast::{Origin, Part, Schedule};
 use crate::plan::{Kind, Timetable, Window, grant, retry_wait};
 use crate::trace::{Advice, Answer, Ask, Decision, How, Line, Ms, What};
+use away::Stray;
 
 /// One service as it ought to be.
 pub(crate) struct One {
@@ -38,6 +40,8 @@ pub(crate) struct One {
     pub(super) failures: u32,
     pub(super) degraded: bool,
     pub(super) all_runs: u64,
+    pub(super) by_cron: u64,
+    pub(super) given_up: u64,
     pub(super) lives: u32,
     pub(super) failed_life: Option<u32>,
     start_wanted: Option<Ms>,
@@ -46,6 +50,8 @@ pub(crate) struct One {
     /// Instances that were made and not built in yet; and those of them that were registered and forgotten.
     made: BTreeSet<u32>,
     forgotten: BTreeSet<u32>,
+    /// Instances whose blocking runs outlasted even their lives.
+    strays: BTreeMap<u32, Stray>,
     permits: VecDeque<Ms>,
     reports: BTreeMap<u32, Option<Answer>>,
 }
@@ -83,6 +89,16 @@ pub(crate) struct Instance {
     broken: bool,
     pub(super) cleaning: Option<Ms>,
     dropped: bool,
+    /// It is with a blocking run that was given up: nothing can be done with it before that returns.
+    pub(super) away: bool,
+    /// Another is wanted in its place.
+    discard: bool,
+}
+
+impl Instance {
+    fn new(serial: u32) -> Self {
+        Self { serial, broken: false, cleaning: None, dropped: false, away: false, discard: false }
+    }
 }
 
 pub(crate) struct Run {
@@ -127,6 +143,8 @@ impl One {
             failures: 0,
             degraded: false,
             all_runs: 0,
+            by_cron: 0,
+            given_up: 0,
             lives: 0,
             failed_life: None,
             start_wanted: None,
@@ -134,6 +152,7 @@ impl One {
             last_line: 0,
             made: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            strays: BTreeMap::new(),
             permits: VecDeque::new(),
             reports: BTreeMap::new(),
         }
@@ -213,8 +232,10 @@ impl One {
                 if let Some(life) = &mut self.life
                     && let Some(timetable) = &mut life.timetable
                 {
-                    timetable.change(self.schedule, life.run.is_some(), at);
-                    life.plan = life.plan.map(|plan| timetable.changed(plan, at));
+                    let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
+                    let busy = life.run.is_some() || cleaning;
+                    timetable.change(self.schedule, busy, at);
+                    life.plan = life.plan.map(|plan| if busy { plan } else { timetable.changed(plan, at) });
                 }
             }
             Ask::SetRetryDelay(time) => self.retry_delay = time,
@@ -301,6 +322,12 @@ impl One {
             must!(now <= since + drain, "its `cleanup` does not end");
             return Ok(());
         }
+        if life.is_away() {
+            // How long the end of a life waits for it is told by its end.
+            let since = life.ends_since();
+            must!(since.is_none_or(|since| now <= since + drain), "it does not end without its blocking run");
+            return Ok(());
+        }
         if let Some(stop) = life.stop {
             let goes_on = life.run.is_some() || life.building.is_some();
             must!(goes_on && now <= stop.max(life.building.unwrap_or_default()) + drain, "it does not stop");
@@ -329,6 +356,7 @@ impl One {
     /// Whether nothing is left over.
     pub(super) fn end(&self) -> Checked {
         must!(self.life.is_none(), "it still runs after the shutdown");
+        must!(self.strays.is_empty(), "instances were never cleaned up: {:?}", self.strays.keys());
         must!(self.reports.is_empty(), "reports were never given: {:?}", self.reports.keys());
         Ok(())
     }
@@ -337,9 +365,13 @@ impl One {
     pub(super) fn is_settled(&self, now: Ms) -> bool {
         let busy = |life: &Life| {
             let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
-            life.run.is_some() || life.building.is_some() || cleaning || life.stop.is_some()
+            life.run.is_some() || life.building.is_some() || cleaning || life.is_away() || life.stop.is_some()
         };
         now > self.last_line && !self.life.as_ref().is_some_and(busy)
+    }
+
+    pub(super) fn is_by_cron(&self) -> bool {
+        matches!(self.schedule, Schedule::Cron(..))
     }
 
     /// When its next run may begin, while it waits for it.

@@ -22,22 +22,37 @@ impl One {
         must!(life.run.is_none(), "two runs at once");
         must!(life.up && life.instance.is_some(), "a run without an instance");
         life.may_begin(at, paused)?;
+        let due = life.plan.map(|plan| plan.kind).filter(|_| life.asked.is_none());
+        let by_cron = due == Some(Kind::Regular) && life.goes_by_cron();
+        if let Some(timetable) = &mut life.timetable {
+            timetable.begins(due);
+        }
         (life.asked, life.plan, life.retrying) = (None, None, false);
         let waiting = std::mem::take(&mut life.waiting);
         life.run = Some(Run { number, started: at, inside: false, how: None, on_failure: None, waiting });
+        self.by_cron += u64::from(by_cron);
         Ok(())
     }
 
     /// The run in flight is over.
     pub(super) fn end_run(&mut self, at: Ms, number: u64) -> Result<Run, String> {
+        let blocking = self.part.blocking;
         let life = self.life()?;
         let run = life.run.take().ok_or("a run ends that had not begun")?;
         must!(run.number == number, "run {number} ends, but {} was in flight", run.number);
-        must!(!run.inside, "run {number} has ended, and its code still goes on");
+        let given_up = blocking && run.how.is_none();
+        if given_up {
+            // Nobody can cut it: it goes on, and what is to follow waits.
+            must!(run.inside, "run {number} is given up, and was never begun");
+            life.instance.as_mut().ok_or("a run without an instance")?.away = true;
+        } else {
+            must!(!run.inside, "run {number} has ended, and its code still goes on");
+        }
         life.free = at;
         if let Some(timetable) = &mut life.timetable {
             timetable.ran(run.started, at);
         }
+        self.given_up += u64::from(given_up);
         self.last_duration = Some(at - run.started);
         Ok(run)
     }
@@ -52,7 +67,7 @@ impl One {
         self.failures = 0;
         self.processed += processed;
         self.resolve(run.waiting, &Answer::Ran { error: None, processed, failed, again, took });
-        self.life()?.plan_regular()?;
+        self.life()?.plan_regular(at)?;
         if again {
             self.life()?.plan = Some(Window::at(at, Kind::AtOnce));
         }
@@ -93,7 +108,7 @@ impl One {
         decided: Decision,
         error: &str,
     ) -> Checked {
-        let timeout = self.part.timeout;
+        let (timeout, ready_made) = (self.part.timeout, self.part.origin == Origin::ReadyMade);
         let failures = self.failures + 1;
         let past = failures > self.part.max_failures;
         must!(count == failures, "failure {count}, and it is number {failures} in a row");
@@ -112,16 +127,24 @@ impl One {
                 if run.how.is_none() {
                     must!(timeout == Some(ran), "cut after {ran} ms, and its timeout is {timeout:?}");
                 }
-                let (default, answer) = run.on_failure.ok_or("`on_failure` was not asked")?;
+                let out_of_reach = life.is_away().then(|| (advised(Advice::None, past), None));
+                must!(out_of_reach.is_none() || run.on_failure.is_none(), "`on_failure` of an instance out of reach");
+                let away = out_of_reach.is_some();
+                let (default, answer) = run.on_failure.or(out_of_reach).ok_or("`on_failure` was not asked")?;
                 decision = answer.unwrap_or(default);
                 if let Some(instance) = &mut life.instance {
-                    instance.broken = panicked || answer.is_none();
+                    instance.broken = panicked || (answer.is_none() && !away);
                 }
             }
             (waiting, took) = (run.waiting, ran);
         } else {
-            let runs = self.runs;
+            let (runs, paused) = (self.runs, self.paused);
             let life = self.life()?;
+            if life.up && ready_made && life.building.is_none() && life.instance.is_none() {
+                // Its blocking run panicked after it was given up. There is no other instance, which is found out late.
+                life.may_begin(at, paused)?;
+                (life.building, life.configured) = (Some(at), Some(How::Badly(Advice::Fatal)));
+            }
             must!(life.building.take().is_some(), "a failure, and nothing went on");
             must!(number == runs, "`configure` failed for run {number}, after run {runs}");
             let how = life.configured.take();
@@ -179,15 +202,21 @@ impl One {
         life.verdict = Some(verdict);
         if !broken {
             life.carry_out(at)?;
+        } else if verdict == Verdict::Regular && !life.goes_by_cron() {
+            // Options that change during the `cleanup` count after it.
+            life.plan_regular(at)?;
         }
         if decided != Decision::Ignore {
             self.failures = failures;
         }
-        Ok(())
+        self.renew_without(at)
     }
 
     pub(super) fn aborted(&mut self, at: Ms) -> Checked {
         let drain = self.part.drain;
+        if self.stray_is_aborted(at) {
+            return Ok(());
+        }
         let life = self.life()?;
         let since = match &life.instance {
             Some(Instance { cleaning: Some(since), .. }) => *since,
@@ -206,6 +235,9 @@ impl One {
     // ── the end of an instance ───────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn cleanup_began(&mut self, at: Ms, serial: u32) -> Checked {
+        if let Some(stray) = self.strays.get_mut(&serial) {
+            return stray.cleanup_began(at);
+        }
         let life = self.life()?;
         must!(life.run.is_none(), "`cleanup` begins during a run");
         let ends = life.stop.is_some() || life.renew || matches!(life.verdict, Some(Verdict::Fail | Verdict::Restart));
@@ -213,7 +245,8 @@ impl One {
         let Some(instance) = &mut life.instance else { return Err("`cleanup` without an instance".to_owned()) };
         must!(instance.serial == serial, "`cleanup` of another instance");
         must!(instance.cleaning.is_none(), "`cleanup` is called twice");
-        must!(ends || instance.broken, "`cleanup` of an instance that is still wanted");
+        must!(!instance.away, "`cleanup` begins during a blocking run");
+        must!(ends || instance.broken || instance.discard, "`cleanup` of an instance that is still wanted");
         must!(at == since, "`cleanup` begins at {at}, and ought to at {since}");
         instance.cleaning = Some(at);
         Ok(())
@@ -222,6 +255,9 @@ impl One {
     pub(super) fn dropped(&mut self, serial: u32) -> Checked {
         if self.made.remove(&serial) || self.forgotten.remove(&serial) {
             return Ok(());
+        }
+        if let Some(stray) = self.strays.get_mut(&serial) {
+            return stray.dropped();
         }
         let instance = self.life()?.instance.as_mut().filter(|instance| instance.serial == serial);
         let Some(instance) = instance else { return Err(format!("instance {serial} lived on after its end")) };
@@ -232,6 +268,9 @@ impl One {
 
     pub(super) fn instance_ended(&mut self, at: Ms) -> Checked {
         let drain = self.part.drain;
+        if self.stray_ended(at)? {
+            return Ok(());
+        }
         let life = self.life()?;
         let Some(instance) = life.instance.take() else { return Err("an instance ends that was not there".to_owned()) };
         let since = instance.cleaning.ok_or("an instance ended without `cleanup`")?;
@@ -240,6 +279,10 @@ impl One {
         life.free = at;
         if instance.broken {
             life.carry_out(at)?;
+        }
+        if let Some(timetable) = life.timetable.as_mut().filter(|timetable| timetable.is_changed()) {
+            timetable.settle();
+            life.plan = life.plan.map(|plan| timetable.changed(plan, at));
         }
         if life.renew && !matches!(life.verdict, Some(Verdict::Fail | Verdict::Restart | Verdict::Stop)) {
             // Where it is told to back off first, it is told to go on in the same moment.
@@ -257,7 +300,9 @@ impl One {
         must!(delay == Some(after), "a restart after {after} ms, and it is {delay:?}");
         let life = self.life()?;
         must!(life.verdict == Some(Verdict::Restart), "a restart, after {:?} was decided", life.verdict);
-        must!(life.instance.is_none() && life.free == at, "a restart beside the old instance");
+        let out_of_the_way = life.instance.is_none() || life.is_away();
+        must!(out_of_the_way && life.free == at, "a restart beside the old instance");
+        life.discard();
         (life.verdict, life.retrying) = (None, true);
         life.plan = Some(Window::at(at + after, Kind::Retry));
         self.failures = 0;
@@ -280,8 +325,12 @@ impl Life {
     /// Whether a run, or the building of an instance for it, may begin at this moment.
     pub(super) fn may_begin(&self, at: Ms, paused: bool) -> Checked {
         must!(self.stop.is_none(), "something begins after a stop");
-        let broken = self.instance.as_ref().is_some_and(|instance| instance.broken || instance.cleaning.is_some());
+        let broken = self
+            .instance
+            .as_ref()
+            .is_some_and(|instance| instance.broken || instance.discard || instance.cleaning.is_some());
         must!(!broken, "something begins with an instance that has ended");
+        must!(!self.is_away(), "something begins while a blocking run that was given up goes on");
         if let Some(asked) = self.asked {
             let due = asked.max(self.free);
             // A run that was due anyway in the same moment answers the request as well.
@@ -296,10 +345,14 @@ impl Life {
         Ok(())
     }
 
-    pub(super) fn plan_regular(&mut self) -> Checked {
+    pub(super) fn plan_regular(&mut self, at: Ms) -> Checked {
         let timetable = self.timetable.as_mut().ok_or("a regular run before it was up")?;
-        self.plan = Some(timetable.next());
+        self.plan = Some(timetable.next(at));
         Ok(())
+    }
+
+    fn goes_by_cron(&self) -> bool {
+        self.timetable.as_ref().is_some_and(Timetable::is_by_cron)
     }
 
     /// What was decided after a failure is done now that nothing stands in its way.
@@ -310,7 +363,9 @@ impl Life {
                 (self.retrying, self.verdict) = (true, None);
             }
             Some(Verdict::Regular) => {
-                self.plan_regular()?;
+                if self.plan.is_none() {
+                    self.plan_regular(at)?;
+                }
                 self.verdict = None;
             }
             Some(Verdict::Stop | Verdict::Restart | Verdict::Renew | Verdict::Fail) | None => {}
@@ -325,7 +380,7 @@ impl Life {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.run.is_none() && self.instance.is_none() && self.building.is_none()
+        self.run.is_none() && self.building.is_none()
     }
 }
 
