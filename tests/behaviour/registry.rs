@@ -73,7 +73,8 @@ async fn an_id_may_be_made_while_running() {
     let mut builder = ServiceRegistry::builder().only(WANTED.iter().take(0)).except(Vec::<String>::new());
     for n in 0..2 {
         let id = format!("worker_{n}");
-        builder = builder.set(format!("{id}.interval"), &format!("{n}m 1s")).service(id, HandedOver);
+        let every = format!("{n}m 1s");
+        builder = builder.set(format!("{id}.interval"), &every).service(id, HandedOver);
     }
     for id in WANTED {
         let after = ServiceOptions::of::<HandedOver>().depends_on([id]);
