@@ -219,7 +219,8 @@ impl Entry {
         let mut control = self.lock();
         let waits = control.last_error().is_some_and(crate::database::is_out_of_reach);
         if waits && control.retrying && !control.in_flight {
-            control.next_due = Some(tokio::time::Instant::now());
+            control.plan(Some(tokio::time::Instant::now()));
+            control.is_due = true;
             control.wake();
         }
     }

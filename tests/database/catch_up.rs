@@ -73,7 +73,7 @@ pub(crate) async fn killed_in_the_middle_of_it_no_fire_is_lost(bench: Bench) {
 pub(crate) async fn of_those_missed_the_latest_alone_is_made_up_after_every_kill(bench: Bench) {
     let first = down_for(&bench, 300).await;
     let mut kills = 0;
-    for _ in 0..4 {
+    for _ in 0..3 {
         let started = Utc::now();
         let worker = Worker::start(&bench.url, "latest");
         until_served(&bench, started - Duration::from_secs(1)).await;
@@ -84,7 +84,7 @@ pub(crate) async fn of_those_missed_the_latest_alone_is_made_up_after_every_kill
     }
     let (fires, runs) = ((last_fire(&bench).await - first).num_seconds(), runs(&bench).await);
     // Two seconds at least were missed each time it was down, and one of them made up.
-    assert!(fires >= 305, "{fires} fires");
+    assert!(fires >= 303, "{fires} fires");
     assert!(
         (kills..=fires - 299 - (kills - 1) + kills).contains(&runs),
         "{runs} runs for {fires} fires, {kills} kills"

@@ -133,6 +133,9 @@ pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends
         until("what has no end goes on", || service.health().runs > runs + 2).await;
         assert_eq!(service.health().metrics.get("size"), Some(&0.0));
     }
+    let later = start(&bench).await;
+    assert_eq!(option(&batcher(&later).explain(), "interval").0, "200ms", "from its first run on, after a restart too");
+    later.shutdown().await.unwrap();
     let left = database::read_overrides(&bench.db, DateTime::UNIX_EPOCH).await.unwrap();
     assert_eq!(left.len(), 1, "{left:?}");
     for services in replicas {

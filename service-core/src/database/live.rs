@@ -67,8 +67,12 @@ impl Live {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no answer within {} s", .0.as_secs())]
-struct Silent(Duration);
+enum Silent {
+    #[error("no answer within {} s", .0.as_secs())]
+    Away(Duration),
+    #[error("no answer within {} s: it is away, or all connections of its pool are in use", .0.as_secs())]
+    AwayOrUsedUp(Duration),
+}
 
 /// Reads the tables once, before anything starts, and then again and again for as long as the registry lives. A database
 /// that is away delays the start by a few seconds at most.
@@ -128,7 +132,8 @@ async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Erro
     let _one = live.looking.lock().await;
     let rows = match tokio::time::timeout(patience, read(registry)).await {
         Ok(rows) => rows,
-        Err(_) => Err(Error::new(Silent(patience))),
+        Err(_) if hub.presence.has_own() => Err(Error::new(Silent::Away(patience))),
+        Err(_) => Err(Error::new(Silent::AwayOrUsedUp(patience))),
     };
     let name = hub.presence.name();
     let error = match rows {
@@ -145,8 +150,8 @@ async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Erro
     if is_out_of_reach(&error) || error.find::<Silent>().is_some() {
         if hub.presence.gone(format!("{error:#}")) {
             warn!(
-                "the {name} is away, services that need it wait; what service_config and service_override said before \
-                 still holds: {error:#}"
+                "the {name} does not answer, services that need it wait; what service_config and service_override said \
+                 before still holds: {error:#}"
             );
         }
     } else {
@@ -162,7 +167,7 @@ async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Erro
 fn is_back(registry: &ServiceRegistry) {
     let presence = &registry.inner.hub.presence;
     let Some(after) = presence.back() else { return };
-    info!("the {} is back, after {}", presence.name(), in_words(after));
+    info!("the {} answers again, after {}", presence.name(), in_words(after));
     for entry in registry.entries() {
         entry.database_is_back();
     }

@@ -78,7 +78,9 @@ impl Presence {
     pub(crate) fn outage(&self) -> Option<Outage> {
         let away = self.lock();
         let away = away.as_ref()?;
-        let what = format!("the {} has been away for {}", self.name, in_words(away.since.elapsed()));
+        // A pool of the application's own may as well be used up.
+        let how = if self.has_own() { "has been away" } else { "has not answered" };
+        let what = format!("the {} {how} for {}", self.name, in_words(away.since.elapsed()));
         Some(Outage { what, why: away.why.clone() })
     }
 
