@@ -192,3 +192,6 @@ pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claime
 }
 
 pub(crate) type Rows<E> = VecDeque<Claimed<E>>;
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;
