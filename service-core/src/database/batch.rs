@@ -109,7 +109,8 @@ impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
         async move {
             match failure {
                 None => batch.succeed().await,
-                Some(error) => batch.fail(&error).await,
+                // Boxed, as it is rare and large: a success shall not carry the room for it.
+                Some(error) => Box::pin(batch.fail(&error)).await,
             }
         }
     }
@@ -226,7 +227,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     async fn settle_forgotten(&mut self) -> Result<()> {
         match self.current {
-            Some(_) => self.fail(&Error::msg("not settled")).await,
+            Some(_) => Box::pin(self.fail(&Error::msg("not settled"))).await,
             None => Ok(()),
         }
     }
@@ -234,10 +235,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     async fn succeed(&mut self) -> Result<()> {
         let Some(row) = self.current.clone() else { return Ok(()) };
         if self.lease.is_some() {
-            return self.succeed_alone(&row).await;
+            return Box::pin(self.succeed_alone(&row)).await;
         }
         if let Err(error) = self.tx.keep_item().await {
-            return self.fail(&Error::new(Ignored(error))).await;
+            return Box::pin(self.fail(&Error::new(Ignored(error)))).await;
         }
         self.current = None;
         self.done.push(row);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
-    Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, NullOrdering, Query, SqliteQueryBuilder, TableRef,
-    UpdateStatement, ValueTuple,
+    Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, NullOrdering, Query, SelectStatement, SqliteQueryBuilder,
+    TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
@@ -247,8 +247,22 @@ pub(crate) fn due<E: WorkItem>(
             false => due,
         });
     }
-    select = select.filter(filter.clone());
-    if let Some((column, _)) = work.available_at
+    in_turn(select.filter(filter.clone()), backend, order)
+}
+
+/// The rows whose keys a query tells, in the order of a claim.
+pub(crate) fn of_keys<E: WorkItem>(
+    backend: DbBackend,
+    keys: SelectStatement,
+    order: &[(E::Column, Order)],
+) -> Select<E> {
+    let columns = E::PrimaryKey::iter().map(|key| Expr::col(key.into_column().as_column_ref()));
+    in_turn(E::find().filter(Expr::tuple(columns).in_subquery(keys)), backend, order)
+}
+
+/// The oldest first, or in the order asked for; the key decides last.
+fn in_turn<E: WorkItem>(mut select: Select<E>, backend: DbBackend, order: &[(E::Column, Order)]) -> Select<E> {
+    if let Some((column, _)) = E::__work().available_at
         && order.is_empty()
     {
         select = match backend {

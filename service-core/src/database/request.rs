@@ -57,8 +57,18 @@ impl<E: WorkItem> Request<E> {
 
     fn due(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
         let backend = self.access.db.get_database_backend();
-        let select = plan::due::<E>(backend, &self.filter, &self.order, now).limit(limit);
+        let select = match backend {
+            // Asked for whole rows and few of them, SQLite would rather read and sort the table than follow the index.
+            DbBackend::Sqlite => plan::of_keys::<E>(backend, self.due_keys(now, limit), &self.order),
+            _ => plan::due::<E>(backend, &self.filter, &self.order, now).limit(limit),
+        };
         select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
+    }
+
+    /// The keys alone: the index of the claim has them, so it is all that is read.
+    fn due_keys(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
+        let due = plan::due::<E>(self.access.db.get_database_backend(), &self.filter, &self.order, now).limit(limit);
+        due.select_only().columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query()
     }
 
     pub(crate) async fn together(self) -> Result<Batch<E>> {
@@ -87,7 +97,7 @@ impl<E: WorkItem> Request<E> {
     }
 
     async fn has_work(&self) -> std::result::Result<bool, DbErr> {
-        let due = self.due(self.access.clock.now(), 1);
+        let due = self.due_keys(self.access.clock.now(), 1);
         Ok(self.access.db.query_one(&due).await?.is_some())
     }
 
@@ -234,3 +244,6 @@ pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claime
 }
 
 pub(crate) type Rows<E> = VecDeque<Claimed<E>>;
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;

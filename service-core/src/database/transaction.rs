@@ -108,7 +108,9 @@ impl Transaction {
     /// The open transaction, with the item's savepoint set where one is due.
     async fn open(&self) -> Outcome<&DatabaseTransaction> {
         let tx = self.raw().await?;
-        if let Some(mark) = &self.mark {
+        if let Some(mark) = &self.mark
+            && !mark.initialized()
+        {
             mark.get_or_try_init(|| async {
                 let sql = if self.stale_mark {
                     "RELEASE SAVEPOINT service_item; SAVEPOINT service_item"
@@ -129,7 +131,11 @@ impl Transaction {
                 "SQLite gave this transaction up after an earlier error (disk full, I/O or memory); drop it and begin anew".to_owned(),
             ));
         }
-        self.tx.get_or_try_init(|| begin_patiently(&self.access, self.backend)).await
+        match self.tx.get() {
+            Some(tx) => Ok(tx),
+            // Boxed, as it happens once: every statement's future would have the room for it.
+            None => Box::pin(self.tx.get_or_try_init(|| begin_patiently(&self.access, self.backend))).await,
+        }
     }
 
     async fn nest(&self) -> Outcome<&DatabaseTransaction> {

@@ -1,0 +1,169 @@
+//! `compare engines | peers | growth`: runs the contenders in turn, a new database and process for each run, and prints
+//! a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how many runs each has, of how many rows.
+
+#[allow(dead_code, reason = "tests stop and start it too")]
+#[path = "../../../../tests/support/postgres.rs"]
+mod postgres;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use postgres::Postgres;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// A program of this workspace, or of one beside it.
+#[derive(Clone, Copy)]
+struct Contender {
+    name: &'static str,
+    workspace: &'static str,
+    program: &'static str,
+}
+
+const SERVICE: Contender = Contender { name: "service-core", workspace: "", program: "service" };
+const BY_HAND: Contender = Contender { name: "by hand, sqlx", workspace: "", program: "by_hand" };
+const PEERS: [Contender; 3] = [
+    Contender { name: "graphile_worker", workspace: "", program: "graphile" },
+    Contender { name: "apalis-postgres", workspace: "", program: "apalis" },
+    Contender { name: "underway", workspace: "underway", program: "underway-bench" },
+];
+
+/// One row of the table.
+#[derive(Clone, Copy)]
+struct Case {
+    contender: Contender,
+    engine: Engine,
+    workers: u64,
+    waiting: u64,
+    rows: u64,
+}
+
+/// What one run took.
+#[derive(Clone, Copy)]
+struct Run {
+    rows: f64,
+    seconds: f64,
+    own: f64,
+    server: f64,
+}
+
+fn main() {
+    let what = std::env::args().nth(1).unwrap_or_default();
+    let (runs, rows) = (setting("RUNS", 7), setting("ROWS", 50_000));
+    let case = |contender, engine, workers| Case { contender, engine, workers, waiting: rows, rows };
+    // Each group is run in turn, and compared with its first.
+    let groups: Vec<Vec<Case>> = match what.as_str() {
+        "engines" => [Engine::Sqlite, Engine::Postgres]
+            .into_iter()
+            .flat_map(|engine| [1, 4].map(|workers| [BY_HAND, SERVICE].map(|it| case(it, engine, workers)).to_vec()))
+            .collect(),
+        "peers" => [1, 4]
+            .map(|workers| {
+                let all = [BY_HAND, SERVICE].into_iter().chain(PEERS);
+                all.map(|contender| case(contender, Engine::Postgres, workers)).collect()
+            })
+            .to_vec(),
+        "growth" => [Engine::Sqlite, Engine::Postgres]
+            .into_iter()
+            .flat_map(|engine| {
+                [SERVICE, BY_HAND].map(|contender| {
+                    let sizes = [10_000, 100_000, 1_000_000];
+                    sizes.map(|waiting| Case { contender, engine, workers: 1, waiting, rows: 5_000 }).to_vec()
+                })
+            })
+            .collect(),
+        _ => panic!("usage: compare engines | peers | growth"),
+    };
+    let server = Postgres::start().expect("PostgreSQL");
+    build("", &["-p", "own"]);
+    if what == "peers" {
+        // One by one: built together, they would share the features of what they depend on.
+        build("", &["-p", "apalis-bench"]);
+        build("", &["-p", "graphile-bench"]);
+        build("underway", &[]);
+    }
+    println!("| engine | workers | waiting | contender | rows/s (least–most) | ratio | CPU µs a row | of the server |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for group in groups {
+        let mut taken: Vec<Vec<Run>> = vec![Vec::new(); group.len()];
+        for _ in 0..runs {
+            for (case, taken) in group.iter().zip(&mut taken) {
+                taken.push(run(case, &server));
+            }
+        }
+        for (case, runs) in group.iter().zip(&taken) {
+            print(case, runs, &taken[0]);
+        }
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn workspace(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+fn build(name: &str, options: &[&str]) {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--quiet"]).args(options).current_dir(workspace(name));
+    assert!(cargo.status().expect("cargo").success(), "{cargo:?}");
+}
+
+fn run(case: &Case, server: &Postgres) -> Run {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let url = match case.engine {
+        Engine::Sqlite => format!("sqlite:{}?mode=rwc", dir.path().join("bench.db").display()),
+        Engine::Postgres => server.database(),
+    };
+    let mut command =
+        Command::new(workspace(case.contender.workspace).join("target/release").join(case.contender.program));
+    command.arg(url).args([case.workers, case.waiting, case.rows].map(|number| number.to_string()));
+    if case.engine == Engine::Postgres {
+        command.env("SERVER_PID", server_pid(server));
+    }
+    let output = command.output().expect("the contender, built");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let numbers: Vec<f64> = text.split_whitespace().map(|text| text.parse().expect("a number")).collect();
+    let [rows, seconds, own, server] = numbers.as_slice() else { panic!("{command:?}: {text}") };
+    Run { rows: *rows, seconds: *seconds, own: *own, server: *server }
+}
+
+/// PostgreSQL's first process.
+fn server_pid(server: &Postgres) -> String {
+    let file = server.socket().with_file_name("data").join("postmaster.pid");
+    let text = std::fs::read_to_string(file).expect("the server's process id");
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn print(case: &Case, runs: &[Run], first: &[Run]) {
+    let speed = |run: &Run| run.rows / run.seconds;
+    let speeds: Vec<f64> = runs.iter().map(speed).collect();
+    // Of runs that followed each other: the machine's mood is the same for both.
+    let ratios = runs.iter().zip(first).map(|(run, first)| speed(run) / speed(first)).collect();
+    let engine = if case.engine == Engine::Sqlite { "SQLite" } else { "PostgreSQL" };
+    let least = speeds.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = speeds.iter().copied().fold(0.0, f64::max);
+    println!(
+        "| {engine} | {} | {} | {} | {:.0} ({least:.0}–{most:.0}) | {:.2} | {:.0} | {:.0} |",
+        case.workers,
+        case.waiting,
+        case.contender.name,
+        median(speeds),
+        median(ratios),
+        median(runs.iter().map(|run| run.own / run.rows * 1e6).collect()),
+        median(runs.iter().map(|run| run.server / run.rows * 1e6).collect()),
+    );
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}

@@ -1,0 +1,103 @@
+//! What every contender shares: its arguments, the count of rows done, the clock and the processor's time.
+//!
+//! A contender is a program: `contender URL WORKERS WAITING ROWS`. It fills a new database with `WAITING` rows, works `ROWS` of
+//! them off, each with one insert into `effect`, and prints `rows seconds own-CPU-seconds server-CPU-seconds`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+/// Where the effects go; a row done twice is refused.
+pub const EFFECT: &str = "CREATE TABLE effect (job BIGINT PRIMARY KEY)";
+/// The one insert that every contender makes for a row, on PostgreSQL.
+pub const INSERT: &str = "INSERT INTO effect (job) VALUES ($1)";
+
+/// What the program is asked to do.
+pub struct Task {
+    pub url: String,
+    pub workers: usize,
+    pub waiting: u64,
+    pub rows: u64,
+}
+
+impl Task {
+    pub fn from_args() -> Self {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let [url, workers, waiting, rows] = args.as_slice() else { panic!("usage: URL WORKERS WAITING ROWS") };
+        let number = |text: &String| text.parse::<u64>().expect("a number");
+        let workers = usize::try_from(number(workers)).expect("a few workers");
+        Self { url: url.clone(), workers, waiting: number(waiting), rows: number(rows) }
+    }
+}
+
+/// How far the workers are, and when they began.
+pub struct Progress {
+    done: AtomicU64,
+    wanted: u64,
+    reached: Notify,
+    begun: Instant,
+    own: f64,
+    server: f64,
+}
+
+impl Progress {
+    /// The measured part begins.
+    pub fn begin(wanted: u64) -> Self {
+        Self {
+            done: AtomicU64::new(0),
+            wanted,
+            reached: Notify::new(),
+            own: own_seconds(),
+            server: server_seconds(),
+            begun: Instant::now(),
+        }
+    }
+
+    pub fn add(&self, rows: u64) {
+        let before = self.done.fetch_add(rows, Ordering::SeqCst);
+        if before < self.wanted && before + rows >= self.wanted {
+            self.reached.notify_one();
+        }
+    }
+
+    pub fn is_reached(&self) -> bool {
+        self.done.load(Ordering::SeqCst) >= self.wanted
+    }
+
+    /// Waits for the last row, and prints what was measured.
+    pub async fn report(&self) {
+        self.reached.notified().await;
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let (own, server) = (own_seconds() - self.own, server_seconds() - self.server);
+        println!("{} {seconds:.4} {own:.2} {server:.2}", self.done.load(Ordering::SeqCst));
+    }
+}
+
+/// This process's time on a processor.
+fn own_seconds() -> f64 {
+    stat("self").map_or(0.0, |stat| stat.own)
+}
+
+/// The same of PostgreSQL's processes, whose first is `SERVER_PID`; what ended meanwhile is counted in it.
+fn server_seconds() -> f64 {
+    let Ok(server) = std::env::var("SERVER_PID") else { return 0.0 };
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let stats = processes.filter_map(|process| stat(process.file_name().to_str()?));
+    let family = stats.filter(|stat| stat.parent == server).map(|stat| stat.own);
+    family.sum::<f64>() + stat(&server).map_or(0.0, |stat| stat.own + stat.children)
+}
+
+struct Stat {
+    parent: String,
+    own: f64,
+    children: f64,
+}
+
+fn stat(process: &str) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before may have spaces in it.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0) / 100.0;
+    Some(Stat { parent: (*fields.get(1)?).to_owned(), own: ticks(11) + ticks(12), children: ticks(13) + ticks(14) })
+}
