@@ -1,38 +1,43 @@
 //! [`Drivers`]: who carries a waiting service on when its time has come.
 //!
-//! A service that waits has no task. Its life, the future of its supervisor, is parked in its control, and a list says
-//! when it is due. The clock's task watches that list; drivers poll the lives that are due, up to the first await of user
-//! code that does not return at once: then the life gets a task of its own, until it waits again.
+//! A service that waits has no task. Its life is parked in its control, and a list says when it is due. The timekeeper
+//! watches that list; drivers poll the lives that are due, up to the first await of user code that does not return at
+//! once: then the life gets a task of its own, until it waits again.
 //!
-//! The tricky part is user code that computes for long before its first await, or blocks its thread: it keeps the driver
-//! that polls it. So there is a driver for each of the runtime's threads, the clock runs no user code where there are
-//! several, and where all drivers are kept it gives what is due tasks of its own.
+//! The tricky part is user code that computes for long before its first await, or blocks its thread: the driver that
+//! polls it is busy. So there is a driver for each of the runtime's threads, the timekeeper runs no user code where there
+//! are several, and where all drivers stay busy it gives what is due tasks of its own.
+//!
+//! When the runtime goes down, what is parked ends as what is in tasks does: it is dropped, and the service has failed.
+//! Controls are locked before the queue, never while it is locked; and nothing of the user's is dropped under its lock.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context as Task, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, Sleep};
 
-use crate::caught::{self, Caught};
+use crate::caught;
 use crate::entry::Entry;
 use crate::registry::{Inner, ServiceRegistry};
 use crate::schedule::later;
 
-/// What a service does from its start to its end.
-pub(crate) type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+mod life;
+
+pub(crate) use life::Life;
+use life::{Called, InTask};
 
 /// How many lives are polled before the runtime's other tasks have their turn.
-const BATCH: usize = 32;
-/// How long lives may wait for drivers that are all kept.
+const BATCH: usize = 16;
+/// How long lives may wait for drivers that are all busy.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// From this many on, the list is looked through for what does not hold any more.
-const FEW: usize = 64;
+/// A list no longer than this is not looked through for what does not hold any more.
+const COMPACT_FROM: usize = 64;
 
 /// The lives of one registry that wait, and those who carry them on.
 ///
@@ -47,16 +52,20 @@ pub(crate) struct Drivers {
 struct Queue {
     due: BinaryHeap<Due>,
     /// At this length `due` is looked through.
-    many: usize,
+    compact_at: usize,
     /// To be polled now.
-    woken: VecDeque<Called>,
-    /// How many were taken from `woken`.
+    called: VecDeque<Called>,
+    /// How many lives were taken to be polled.
     taken: u64,
     /// Drivers that have nothing to do.
     idle: Vec<Waker>,
-    /// The clock's task, while it rests, and until when.
-    clock: Option<(Waker, Option<Instant>)>,
+    /// The timekeeper, and until when it rests, from its last look at the list on.
+    timekeeper: Option<(Waker, Option<Instant>)>,
     running: bool,
+    /// How many runtimes went down: tells the drivers of one from those of the next.
+    generation: u64,
+    /// The registry is gone.
+    retired: bool,
 }
 
 /// A moment at which a service is due. The earliest is the greatest.
@@ -65,11 +74,18 @@ struct Due {
     entry: Weak<Entry>,
 }
 
-/// A service whose life is to be polled.
-struct Called {
-    entry: Arc<Entry>,
-    /// The moment for which it is, where nobody asked.
-    due: Option<Instant>,
+/// What came of placing a parked life on the list.
+struct Placed {
+    running: bool,
+    timekeeper_called: bool,
+}
+
+/// How far a driver came.
+enum Worked<'q> {
+    /// Nothing is called, for as long as the queue is locked.
+    All(MutexGuard<'q, Queue>),
+    /// Others should have their turn.
+    Some,
 }
 
 impl Drivers {
@@ -80,72 +96,94 @@ impl Drivers {
         runtime.spawn(InTask { life: Some(life), entry });
     }
 
-    /// Has there be drivers: on this runtime, where there are none.
+    /// Starts drivers on this runtime, where there are none.
     fn ensure(&self, runtime: &Handle) {
         let Some(registry) = self.registry.get() else { return };
-        if std::mem::replace(&mut self.lock().running, true) {
-            return;
-        }
+        let generation = {
+            let mut queue = self.lock();
+            if std::mem::replace(&mut queue.running, true) {
+                return;
+            }
+            queue.generation
+        };
         let single = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let drivers = if single { 0 } else { runtime.metrics().num_workers() };
         for _ in 0..drivers {
-            runtime.spawn(Driver(registry.clone()));
+            runtime.spawn(Driver { registry: registry.clone(), generation });
         }
-        let _inside = runtime.enter();
-        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        runtime.spawn(Clock { registry: registry.clone(), timer, single, behind: None });
+        let timer = {
+            let _inside = runtime.enter();
+            Box::pin(tokio::time::sleep(Duration::ZERO))
+        };
+        runtime.spawn(Timekeeper { registry: registry.clone(), timer, single, behind: None });
     }
 
-    /// Has a parked life polled at this moment.
-    fn poll_at(&self, at: Instant, entry: &Arc<Entry>) {
+    /// Has a parked life polled at this moment, if it is due at one.
+    fn place(&self, due: Option<Instant>, entry: &Arc<Entry>) -> Placed {
         let mut queue = self.lock();
+        let Some(at) = due else { return Placed { running: queue.running, timekeeper_called: false } };
         queue.due.push(Due { at, entry: Arc::downgrade(entry) });
-        if queue.due.len() > queue.many.max(FEW) {
+        if queue.due.len() > queue.compact_at.max(COMPACT_FROM) {
             let due = std::mem::take(&mut queue.due);
-            // Controls are locked before queues.
             drop(queue);
             let due = without_stale(due.into_vec());
             queue = self.lock();
             queue.due.extend(due);
-            queue.many = 2 * queue.due.len();
+            queue.compact_at = 2 * queue.due.len();
         }
         let first = queue.due.peek().map_or(at, |first| first.at);
-        let clock = queue.clock.take_if(|(_, until)| until.is_none_or(|until| first < until));
+        let timekeeper = queue.timekeeper.take_if(|(_, until)| until.is_none_or(|until| first < until));
+        let placed = Placed { running: queue.running, timekeeper_called: timekeeper.is_some() };
         drop(queue);
-        if let Some((clock, _)) = clock {
-            clock.wake();
-        }
+        timekeeper.into_iter().for_each(|(waker, _)| waker.wake());
+        placed
     }
 
     /// Has a parked life polled now.
-    fn poll_now(&self, entry: Arc<Entry>) {
+    fn call(&self, entry: Arc<Entry>) {
         let mut queue = self.lock();
-        queue.woken.push_back(Called { entry, due: None });
-        let waker = queue.idle.pop().or_else(|| queue.clock.take().map(|(clock, _)| clock));
+        if queue.retired {
+            return;
+        }
+        queue.called.push_back(Called { entry, due: None });
+        let waker = queue.idle.pop().or_else(|| queue.timekeeper.take().map(|(waker, _)| waker));
         drop(queue);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Polls woken lives, and those that are due at `now`. Gives back the queue where none is left, and nothing where
-    /// others should have their turn.
-    fn work(&self, now: Option<Instant>) -> Option<MutexGuard<'_, Queue>> {
+    /// Polls lives that are called, and with `now` those that are due by then.
+    fn work(&self, now: Option<Instant>) -> Worked<'_> {
         for _ in 0..BATCH {
             let mut queue = self.lock();
-            let Some(called) = queue.woken.pop_front().or_else(|| queue.pop_due(now?)) else { return Some(queue) };
-            queue.taken += 1;
+            let Some(called) = queue.take(now) else { return Worked::All(queue) };
             drop(queue);
-            called.carry_on();
+            // A supervisor that panics says so as it is dropped. Whatever is let go of here may be the user's, too.
+            let worked = caught::quietly(|| called.carry_on());
+            if matches!(worked, caught::Caught::Returned(true)) {
+                // The timekeeper is next on this thread, where no other can take it over.
+                return Worked::Some;
+            }
         }
-        None
+        Worked::Some
+    }
+
+    /// The registry is gone, and its drivers have nothing more to do.
+    pub(crate) fn retire(&self) {
+        let mut queue = self.lock();
+        let retired = Queue { retired: true, generation: queue.generation, ..Queue::default() };
+        let left = std::mem::replace(&mut *queue, retired);
+        drop(queue);
+        left.timekeeper.into_iter().for_each(|(waker, _)| waker.wake());
+        left.idle.into_iter().for_each(Waker::wake);
     }
 
     /// Whether a life that is due has not been polled yet.
     #[cfg(feature = "testing")]
     pub(crate) fn are_behind(&self) -> bool {
         let queue = self.lock();
-        !queue.woken.is_empty() || queue.due.peek().is_some_and(|first| first.at <= Instant::now())
+        !queue.called.is_empty() || queue.due.peek().is_some_and(|first| first.at <= Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -153,16 +191,16 @@ impl Drivers {
     }
 }
 
-/// The registry is gone: its drivers have nothing more to do.
-impl Drop for Drivers {
-    fn drop(&mut self) {
-        let queue = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner);
-        queue.clock.take().into_iter().for_each(|(clock, _)| clock.wake());
-        queue.idle.drain(..).for_each(Waker::wake);
-    }
-}
-
 impl Queue {
+    fn take(&mut self, now: Option<Instant>) -> Option<Called> {
+        // Turn about, so that what is called for ever does not hold up what is due, nor the other way round.
+        let due_first = self.taken.is_multiple_of(2);
+        let due = if due_first { now.and_then(|now| self.pop_due(now)) } else { None };
+        let called = due.or_else(|| self.called.pop_front()).or_else(|| self.pop_due(now.filter(|_| !due_first)?));
+        self.taken += u64::from(called.is_some());
+        called
+    }
+
     fn pop_due(&mut self, now: Instant) -> Option<Called> {
         while self.due.peek()?.at <= now {
             let Due { at, entry } = self.due.pop()?;
@@ -206,42 +244,47 @@ fn without_stale(due: Vec<Due>) -> Vec<Due> {
 }
 
 /// A driver's task.
-struct Driver(Weak<Inner>);
+struct Driver {
+    registry: Weak<Inner>,
+    generation: u64,
+}
 
 impl Future for Driver {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<()> {
-        let Some(registry) = self.0.upgrade() else { return Poll::Ready(()) };
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        let Some(registry) = self.registry.upgrade() else { return Poll::Ready(()) };
         match registry.hub.drivers.work(None) {
-            Some(mut queue) => queue.idle.push(task.waker().clone()),
-            None => task.waker().wake_by_ref(),
+            // Under the lock that saw that nothing is called: whoever calls next finds the waker.
+            Worked::All(mut queue) if queue.generation == self.generation => queue.idle.push(task.waker().clone()),
+            Worked::All(_) => return Poll::Ready(()),
+            Worked::Some => task.waker().wake_by_ref(),
         }
         Poll::Pending
     }
 }
 
 /// The task that watches what is due.
-struct Clock {
+struct Timekeeper {
     registry: Weak<Inner>,
     timer: Pin<Box<Sleep>>,
-    /// The runtime has one thread: whom user code holds up, it would hold up anyway.
+    /// The runtime has one thread, so that this is the driver, too: whom user code holds up, it would hold up anyway.
     single: bool,
-    /// Since when the drivers have been behind and not taken anything, and how much they had taken by then.
+    /// Since when all drivers have been busy, and how many lives they had taken by then.
     behind: Option<(Instant, u64)>,
 }
 
-impl Future for Clock {
+impl Future for Timekeeper {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
         let Some(registry) = self.registry.upgrade() else { return Poll::Ready(()) };
         let drivers = &registry.hub.drivers;
         loop {
             let now = Instant::now();
             let mut look = None;
             let mut queue = if self.single {
-                let Some(queue) = drivers.work(Some(now)) else {
+                let Worked::All(queue) = drivers.work(Some(now)) else {
                     task.waker().wake_by_ref();
                     return Poll::Pending;
                 };
@@ -249,16 +292,23 @@ impl Future for Clock {
             } else {
                 let mut queue = drivers.lock();
                 while let Some(due) = queue.pop_due(now) {
-                    queue.woken.push_back(due);
+                    queue.called.push_back(due);
                 }
-                if !queue.woken.is_empty() {
-                    look = self.call_drivers(&mut queue, now);
+                look = self.call_drivers(&mut queue, now);
+                if look.is_some_and(|look| look <= now) {
+                    let left = std::mem::take(&mut queue.called);
+                    self.behind = None;
+                    drop(queue);
+                    for called in left {
+                        tokio::spawn(async move { called.carry_on() });
+                    }
+                    continue;
                 }
                 queue
             };
             let first = queue.due.peek().map(|first| first.at);
             let until = first.into_iter().chain(look).min();
-            queue.clock = Some((task.waker().clone(), until));
+            queue.timekeeper = Some((task.waker().clone(), until));
             drop(queue);
             let Some(until) = until else { return Poll::Pending };
             self.timer.as_mut().reset(until);
@@ -269,13 +319,12 @@ impl Future for Clock {
     }
 }
 
-impl Clock {
-    /// Calls a driver for each life that is to be polled. Where there are too few it says when to look again, and what
-    /// they leave for long gets tasks of its own.
+impl Timekeeper {
+    /// Calls a driver for each life that is called. Where there are too few, it says until when they may stay busy.
     fn call_drivers(&mut self, queue: &mut Queue, now: Instant) -> Option<Instant> {
-        let few = queue.idle.len().min(queue.woken.len());
+        let few = queue.idle.len().min(queue.called.len());
         queue.idle.drain(..few).for_each(Waker::wake);
-        if few == queue.woken.len() {
+        if few == queue.called.len() {
             self.behind = None;
             return None;
         }
@@ -284,118 +333,23 @@ impl Clock {
             _ => now,
         };
         self.behind = Some((since, queue.taken));
-        if now.duration_since(since) >= PATIENCE {
-            for called in queue.woken.drain(..) {
-                tokio::spawn(async move { called.carry_on() });
-            }
-            return None;
-        }
         Some(later(since, PATIENCE))
     }
 }
 
-/// The runtime goes down: what is parked will not be carried on, and ends as what is in tasks does.
-impl Drop for Clock {
+/// The runtime goes down.
+impl Drop for Timekeeper {
     fn drop(&mut self) {
         let Some(registry) = self.registry.upgrade() else { return };
-        let queue = std::mem::take(&mut *registry.hub.drivers.lock());
+        let mut queue = registry.hub.drivers.lock();
+        let next = Queue { generation: queue.generation + 1, ..Queue::default() };
+        let left = std::mem::replace(&mut *queue, next);
         drop(queue);
+        let _ = caught::quietly(|| drop(left));
         for entry in (ServiceRegistry { inner: registry }).entries() {
             let life = entry.lock().parked.take();
-            drop(life);
+            let _ = caught::quietly(|| drop(life));
         }
-    }
-}
-
-/// A life on a task of its own, until it waits for its next run.
-struct InTask {
-    life: Option<Life>,
-    entry: Arc<Entry>,
-}
-
-impl Future for InTask {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<()> {
-        let Self { life, entry } = &mut *self;
-        loop {
-            let Some(alive) = life else { return Poll::Ready(()) };
-            if alive.as_mut().poll(task).is_ready() {
-                return Poll::Ready(());
-            }
-            match park(life, entry, &Waker::from(entry.clone())) {
-                Parked::Waits => {
-                    // Where the runtime that it was started on is gone, this one takes over.
-                    entry.hub.drivers.ensure(&Handle::current());
-                    return Poll::Ready(());
-                }
-                Parked::Goes => {}
-                Parked::Needs => return Poll::Pending,
-            }
-        }
-    }
-}
-
-impl Called {
-    /// Polls its life, where that is parked and there is something to do. One that then waits for anything but its next run
-    /// gets a task of its own.
-    fn carry_on(self) {
-        let Self { entry, due } = self;
-        let mut life = entry.lock().unpark(due);
-        let waker = Waker::from(entry.clone());
-        while let Some(alive) = &mut life {
-            match caught::quietly(|| alive.as_mut().poll(&mut Task::from_waker(&waker))) {
-                Caught::Returned(Poll::Pending) => {}
-                Caught::Returned(Poll::Ready(())) => return,
-                // As it was dropped it has said so.
-                Caught::Panicked(_) => return,
-            }
-            match park(&mut life, &entry, &waker) {
-                Parked::Waits => return,
-                Parked::Goes => {}
-                Parked::Needs => {
-                    tokio::spawn(InTask { life, entry });
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// What became of a life that is pending.
-enum Parked {
-    /// It waits for its next run, and is parked.
-    Waits,
-    /// Something came up meanwhile.
-    Goes,
-    /// It waits for something else, and needs a task.
-    Needs,
-}
-
-/// Parks a life that waits for its next run only; `waker` has it polled again.
-fn park(life: &mut Option<Life>, entry: &Arc<Entry>, waker: &Waker) -> Parked {
-    let mut control = entry.lock();
-    if !control.waits {
-        return Parked::Needs;
-    }
-    if control.is_called() {
-        return Parked::Goes;
-    }
-    control.listen(waker);
-    control.parked = life.take();
-    let due = control.next_due.filter(|_| !control.is_due);
-    drop(control);
-    if let Some(due) = due {
-        entry.hub.drivers.poll_at(due, entry);
-    }
-    Parked::Waits
-}
-
-/// As a waker it has the parked life polled.
-impl Wake for Entry {
-    fn wake(self: Arc<Self>) {
-        let hub = self.hub.clone();
-        hub.drivers.poll_now(self);
     }
 }
 
@@ -419,7 +373,7 @@ mod tests {
         for _ in 0..1_000 {
             service.run_now().await.unwrap();
         }
-        assert!(registry.inner.hub.drivers.lock().due.len() <= super::FEW + 1);
+        assert!(registry.inner.hub.drivers.lock().due.len() <= super::COMPACT_FROM + 1);
         service.stop().await.unwrap();
     }
 }

@@ -59,7 +59,7 @@ impl ServiceHandle {
         #[cfg(feature = "database")]
         crate::database::look_if_there(&self.registry).await;
         let life = {
-            let mut control = self.entry.lock();
+            let control = self.entry.lock();
             match control.state() {
                 ServiceState::Created | ServiceState::Stopped => {}
                 ServiceState::Failed => return control.refuse(self.id(), "start", control.why_down()),
@@ -67,7 +67,7 @@ impl ServiceHandle {
                 _ => return control.refuse(self.id(), "start", "it is running already"),
             }
             self.may_begin(&control, "start")?;
-            self.registry.launch(&self.entry, &mut control)?
+            self.registry.launch(&self.entry, control)?
         };
         self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
     }
@@ -163,7 +163,7 @@ impl ServiceHandle {
                 control.renew = true;
                 return Ok(());
             }
-            self.registry.launch(&self.entry, &mut control)?
+            self.registry.launch(&self.entry, control)?
         };
         self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
     }

@@ -62,6 +62,13 @@ pub(crate) struct Inner {
     pub(crate) ahead: Ahead,
 }
 
+/// Nobody is left who could ask for anything, and no service lives.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.hub.drivers.retire();
+    }
+}
+
 /// A service in the registry's list: ordered, and found, by its id.
 struct ById(Arc<Entry>);
 

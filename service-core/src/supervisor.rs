@@ -191,7 +191,7 @@ impl Supervisor {
 
     /// Waits until the next run is due, and begins it, or until something is asked.
     async fn wait(&mut self) -> Cue {
-        if self.next == Next::AtOnce && self.up {
+        if self.up && (self.next == Next::AtOnce || self.cx.entry.lock().run_wanted) {
             // Back-to-back runs leave room for everyone else's tasks.
             tokio::task::yield_now().await;
         }

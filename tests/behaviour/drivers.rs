@@ -2,10 +2,31 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use service_core::prelude::*;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
+
+fn threads(count: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(count).enable_all().build().unwrap()
+}
+
+/// Does it on a thread of its own, so that a deadlock fails the test and does not hang it.
+fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    result.recv_timeout(Duration::from_secs(60)).expect("it hangs, or panicked")
+}
+
+/// A runtime that goes down lets go of what is its own in threads of its own.
+fn until(reached: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it never comes to that");
+        std::thread::yield_now();
+    }
+}
 
 /// Keeps its thread until it is let go.
 struct Blocks {
@@ -71,9 +92,8 @@ impl Ends {
 
 #[test]
 fn a_service_whose_runtime_is_gone_says_so_and_can_begin_anew_on_another() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let dropped = Arc::new(AtomicBool::new(false));
-    let first = runtime();
+    let first = threads(1);
     let seen = dropped.clone();
     let (registry, service) = first.block_on(async {
         let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
@@ -86,11 +106,170 @@ fn a_service_whose_runtime_is_gone_says_so_and_can_begin_anew_on_another() {
     drop(first);
     assert!(dropped.load(SeqCst), "the instance is let go");
     assert_eq!(service.state(), ServiceState::Failed, "nobody takes it for running");
-    runtime().block_on(async {
+    threads(1).block_on(async {
         service.reset().await.unwrap();
         service.run_now().await.unwrap();
         registry.shutdown().await.unwrap();
     });
+}
+
+struct Gated {
+    begun: mpsc::Sender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+    _ends: Ends,
+}
+
+#[service(interval = 3600, discover = false)]
+impl Gated {
+    async fn update(&mut self, cx: &Context) {
+        if cx.run() > 1 {
+            self.begun.send(()).unwrap();
+            let _ = self.go.lock().unwrap().recv();
+        }
+    }
+}
+
+#[test]
+fn a_run_during_which_the_runtime_goes_down_leaves_nothing_running() {
+    for _ in 0..10 {
+        let (begun, has_begun) = mpsc::channel();
+        let (gate, go) = mpsc::channel();
+        let ends = Ends::default();
+        let dropped = ends.0.clone();
+        let runtime = threads(4);
+        let service = runtime.block_on(async {
+            let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+            let gated = Gated { begun, go: Mutex::new(go), _ends: ends };
+            let service = registry.register("gated", gated).await.unwrap();
+            service.start().await.unwrap();
+            service.wait_for(ServiceState::Running).await.unwrap();
+            while service.health().runs == 0 || service.health().last_run_duration_ms.is_none() {
+                tokio::task::yield_now().await;
+            }
+            service
+        });
+        let asking = service.clone();
+        runtime.spawn(async move { asking.run_now().await });
+        has_begun.recv().unwrap();
+        runtime.shutdown_background();
+        drop(gate);
+        until(|| service.state() == ServiceState::Failed);
+        until(|| dropped.load(SeqCst));
+    }
+}
+
+struct BadEnd;
+
+impl Drop for BadEnd {
+    fn drop(&mut self) {
+        panic!("a bad end");
+    }
+}
+
+#[service(interval = 3600, discover = false)]
+impl BadEnd {
+    async fn update(&mut self) {}
+}
+
+#[test]
+fn an_instance_whose_drop_panics_keeps_no_other_from_its_end() {
+    let runtime = threads(1);
+    let good = Ends::default();
+    let dropped = good.0.clone();
+    let registry = runtime.block_on(async {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+        registry.register("a_bad_one", BadEnd).await.unwrap();
+        registry.register("good", good).await.unwrap();
+        registry.start().await.unwrap();
+        for id in registry.list() {
+            registry.get(&id).unwrap().run_now().await.unwrap();
+        }
+        registry
+    });
+    drop(runtime);
+    for id in registry.list() {
+        until(|| registry.get(&id).unwrap().state() == ServiceState::Failed);
+    }
+    until(|| dropped.load(SeqCst));
+}
+
+#[test]
+fn a_start_on_a_runtime_that_goes_down_does_not_hang() {
+    let state = within_a_minute(|| {
+        let runtime = threads(2);
+        let (begun, has_begun) = mpsc::channel();
+        let (gate, go) = mpsc::channel::<()>();
+        let service = runtime.block_on(async {
+            let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+            registry.register("ends", Ends::default()).await.unwrap()
+        });
+        let starting = service.clone();
+        runtime.spawn(async move {
+            begun.send(()).unwrap();
+            let _ = go.recv();
+            starting.start().await
+        });
+        has_begun.recv().unwrap();
+        let going = std::thread::spawn(move || drop(runtime));
+        drop(gate);
+        going.join().unwrap();
+        until(|| service.state() != ServiceState::Starting);
+        service.state()
+    });
+    assert!(matches!(state, ServiceState::Failed | ServiceState::Created | ServiceState::Running), "{state}");
+}
+
+#[derive(Default)]
+struct Restless;
+
+#[service(interval = 3600, discover = false)]
+impl Restless {
+    async fn update(&mut self, cx: &Context) {
+        let itself = cx.services().get(cx.service_id()).unwrap();
+        itself.run_now().await.unwrap();
+    }
+}
+
+#[test]
+fn a_service_that_asks_for_run_after_run_leaves_room_for_others() {
+    within_a_minute(|| {
+        Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+            let service = registry.register_of::<Restless>("restless").await.unwrap();
+            service.start().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(service.health().runs > 2);
+            registry.shutdown().await.unwrap();
+        });
+    });
+}
+
+/// Has the other one run.
+struct Ping(&'static str);
+
+#[service(interval = 3600, discover = false)]
+impl Ping {
+    async fn update(&mut self, cx: &Context) {
+        let other = cx.services().get(self.0).unwrap();
+        // Asked for, not waited for.
+        let _ = tokio::time::timeout(Duration::ZERO, other.run_now()).await;
+    }
+}
+
+#[tokio::test]
+async fn services_that_call_each_other_for_ever_do_not_hold_up_what_is_due() {
+    let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+    let (beats, mut beat) = watch::channel(0);
+    registry.register("beats", Beats(beats)).await.unwrap();
+    registry.register("ping", Ping("pong")).await.unwrap();
+    registry.register("pong", Ping("ping")).await.unwrap();
+    registry.start().await.unwrap();
+    let pings = registry.get("ping").unwrap().health().runs;
+    let now = *beat.borrow();
+    let beaten = beat.wait_for(|beats| *beats > now + 5);
+    tokio::time::timeout(Duration::from_secs(30), beaten).await.expect("it beats").unwrap();
+    assert!(registry.get("ping").unwrap().health().runs > pings, "they do call each other");
+    registry.shutdown().await.unwrap();
 }
 
 struct Answered {

@@ -1,8 +1,8 @@
 //! Starting: those that others depend on first, and what is wrong with the order that was asked for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, MutexGuard};
 
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -37,7 +37,7 @@ impl ServiceRegistry {
         crate::database::watch(self).await?;
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
-            let mut control = entry.lock();
+            let control = entry.lock();
             let down = matches!(control.state(), ServiceState::Created | ServiceState::Stopped);
             if !down || !control.options.enabled || control.forgotten {
                 continue;
@@ -46,8 +46,7 @@ impl ServiceRegistry {
                 warn!(service.id = %entry.id, "not started: {}", used_up(&entry.id));
                 continue;
             }
-            let life = self.launch(&entry, &mut control)?;
-            drop(control);
+            let life = self.launch(&entry, control)?;
             started.push((self.handle(entry), life));
         }
         let deadline = Instant::now() + crate::handle::START_PATIENCE;
@@ -68,8 +67,8 @@ impl ServiceRegistry {
         self.start().await
     }
 
-    /// Begins a service's life, on the runtime that the first service was started on while there is that.
-    pub(crate) fn launch(&self, entry: &Arc<Entry>, control: &mut Control) -> Result<u32> {
+    /// Begins a service's life; `driver` carries it on.
+    pub(crate) fn launch(&self, entry: &Arc<Entry>, mut control: MutexGuard<'_, Control>) -> Result<u32> {
         let runtime = tokio::runtime::Handle::try_current()?;
         if control.forgotten {
             return control.refuse(&entry.id, "start", "it has been unregistered");
@@ -79,11 +78,14 @@ impl ServiceRegistry {
         }
         let from = control.state();
         control.begin();
-        entry.tell_change(control, from, ServiceState::Starting);
-        let cx = Context { entry: entry.clone(), registry: self.clone(), life: control.life, run: control.stats.runs };
-        let life = Box::pin(supervise(Supervisor::new(cx, control)));
+        entry.tell_change(&mut control, from, ServiceState::Starting);
+        let number = control.life;
+        let cx = Context { entry: entry.clone(), registry: self.clone(), life: number, run: control.stats.runs };
+        let life = Box::pin(supervise(Supervisor::new(cx, &control)));
+        // A runtime that goes down drops it at once, which locks the control.
+        drop(control);
         self.inner.hub.drivers.begin(life, entry.clone(), self, &runtime);
-        Ok(control.life)
+        Ok(number)
     }
 
     /// Which of these services are not up.
