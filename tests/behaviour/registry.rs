@@ -72,8 +72,9 @@ async fn an_id_may_be_made_while_running() {
     const WANTED: &[&str] = &["worker_0", "worker_1"];
     let mut builder = ServiceRegistry::builder().only(WANTED.iter().take(0)).except(Vec::<String>::new());
     for n in 0..2 {
-        let (id, interval) = (format!("worker_{n}"), format!("{n}m 1s"));
-        builder = builder.set(format!("{id}.interval"), &interval).service(&id, HandedOver);
+        let id = format!("worker_{n}");
+        let every = format!("{n}m 1s");
+        builder = builder.set(format!("{id}.interval"), &every).service(id, HandedOver);
     }
     for id in WANTED {
         let after = ServiceOptions::of::<HandedOver>().depends_on([id]);
