@@ -96,7 +96,7 @@ fn find(cron: &Cron, zone: Tz, start: i64, days: u64) -> Vec<Ms> {
     let (mut offset, mut latest) = (TimeDelta::zero(), None);
     for minute in 0..days * 24 * 60 {
         let at = start + TimeDelta::minutes(i64::try_from(minute).expect("a few days"));
-        if minute == 0 || at.minute() % 15 == 0 {
+        if minute == 0 || at.minute().is_multiple_of(15) {
             // Clocks are changed on quarters of an hour.
             offset = TimeDelta::seconds(zone.offset_from_utc_datetime(&at.naive_utc()).fix().local_minus_utc().into());
         }
