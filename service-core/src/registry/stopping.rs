@@ -79,7 +79,7 @@ impl ServiceRegistry {
     /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
     ///
     /// Signals are heard from [`start_all`](Self::start_all) on, also while that still waits; after a
-    /// [`build`](RegistryBuilder::build) from the first poll on, so that one before that ends the process undrained.
+    /// [`build`](crate::RegistryBuilder::build) from the first poll on, so that one before that ends the process undrained.
     /// Where blocking code of a service never returns, nor would the program, since its runtime waits for that code:
     /// three seconds after the shutdown the process is ended.
     ///
