@@ -99,7 +99,7 @@ fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
 
 pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends(bench: Bench) {
     let replicas = [start(&bench).await, start(&bench).await];
-    let end = Utc::now() + Duration::from_secs(10);
+    let end = Utc::now() + Duration::from_secs(15);
     for (key, value) in [
         ("interval", json!("200ms")),
         ("max_failures", json!(9)),
