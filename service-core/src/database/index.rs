@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, PrimaryKeyToColumn,
     Statement, TransactionTrait,
@@ -13,6 +13,9 @@ use super::access::Access;
 use super::plan::{COMPLETED, FAILED, PENDING};
 use super::work_item::WorkItem;
 use crate::error::{Error, Result};
+
+/// How many rows are searched for a strange status on SQLite, which has no timeout for a statement.
+const SQLITE_LOOK: u64 = 100_000;
 
 /// The SQL of the index that claims of `E` need: over the pending rows alone, in the order in which they are claimed. It stays
 /// small however many rows are done. For your migration; [`create_claim_index`] runs it.
@@ -119,10 +122,15 @@ async fn strange_status<E: WorkItem>(access: &Access, known: &[String]) -> std::
         return Ok(None);
     }
     let expected = [PENDING, COMPLETED, FAILED].into_iter().chain(known.iter().map(String::as_str));
+    let (status, looked_at) = (Alias::new("status"), Alias::new("looked_at"));
+    let mut rows = Query::select().expr_as(Expr::col(column), status.clone()).from(entity.table_ref()).to_owned();
+    if access.db.get_database_backend() == DbBackend::Sqlite {
+        rows.limit(SQLITE_LOOK);
+    }
     let select = Query::select()
-        .expr_as(Expr::col(column), sea_orm::sea_query::Alias::new("status"))
-        .from(entity.table_ref())
-        .and_where(Expr::col(column).is_not_in(expected))
+        .column(status.clone())
+        .from_subquery(rows, looked_at)
+        .and_where(Expr::col(status).is_not_in(expected))
         .limit(1)
         .to_owned();
     let tx = access.db.begin().await?;

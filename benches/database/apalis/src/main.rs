@@ -34,7 +34,7 @@ async fn main() -> Result<(), BoxDynError> {
     sqlx::raw_sql("VACUUM ANALYZE apalis.jobs").execute(&pool).await?;
     sqlx::raw_sql("CHECKPOINT").execute(&pool).await?;
 
-    let progress = Arc::new(Progress::begin(task.rows));
+    let progress = Arc::new(Progress::until(task.rows));
     for number in 0..task.workers {
         let worker = WorkerBuilder::new(format!("worker-{number}"))
             .backend(storage())

@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     sqlx::raw_sql("VACUUM ANALYZE graphile_worker._private_jobs").execute(&pool).await?;
     sqlx::raw_sql("CHECKPOINT").execute(&pool).await?;
 
-    let progress = Arc::new(Progress::begin(task.rows));
+    let progress = Arc::new(Progress::until(task.rows));
     let worker = options().add_extension(Shared { pool: pool.clone(), progress: Arc::clone(&progress) }).init().await?;
     tokio::spawn(async move { worker.run().await });
     progress.report().await;

@@ -3,6 +3,7 @@
 //! A contender is a program: `contender URL WORKERS WAITING ROWS`. It fills a new database with `WAITING` rows, works `ROWS` of
 //! them off, each with one insert into `effect`, and prints `rows seconds own-CPU-seconds server-CPU-seconds`.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -31,31 +32,35 @@ impl Task {
     }
 }
 
-/// How far the workers are, and when they began.
+/// How far the workers are. The clock starts when the first rows are done: connecting, preparing and a first look at the
+/// tables are not measured.
 pub struct Progress {
     done: AtomicU64,
     wanted: u64,
     reached: Notify,
-    begun: Instant,
+    start: OnceLock<Start>,
+}
+
+struct Start {
+    done: u64,
+    at: Instant,
     own: f64,
     server: f64,
 }
 
 impl Progress {
-    /// The measured part begins.
-    pub fn begin(wanted: u64) -> Self {
-        Self {
-            done: AtomicU64::new(0),
-            wanted,
-            reached: Notify::new(),
-            own: own_seconds(),
-            server: server_seconds(),
-            begun: Instant::now(),
-        }
+    pub fn until(wanted: u64) -> Self {
+        Self { done: AtomicU64::new(0), wanted, reached: Notify::new(), start: OnceLock::new() }
     }
 
     pub fn add(&self, rows: u64) {
         let before = self.done.fetch_add(rows, Ordering::SeqCst);
+        self.start.get_or_init(|| Start {
+            done: before + rows,
+            own: own_seconds(),
+            server: server_seconds(),
+            at: Instant::now(),
+        });
         if before < self.wanted && before + rows >= self.wanted {
             self.reached.notify_one();
         }
@@ -68,9 +73,10 @@ impl Progress {
     /// Waits for the last row, and prints what was measured.
     pub async fn report(&self) {
         self.reached.notified().await;
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let (own, server) = (own_seconds() - self.own, server_seconds() - self.server);
-        println!("{} {seconds:.4} {own:.2} {server:.2}", self.done.load(Ordering::SeqCst));
+        let start = self.start.get().expect("a first row");
+        let seconds = start.at.elapsed().as_secs_f64();
+        let (own, server) = (own_seconds() - start.own, server_seconds() - start.server);
+        println!("{} {seconds:.4} {own:.2} {server:.2}", self.done.load(Ordering::SeqCst) - start.done);
     }
 }
 

@@ -32,12 +32,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     underway::run_migrations(&pool).await?;
     let queue = Queue::builder().name("bench").pool(pool.clone()).build().await?;
     let jobs: Vec<i64> = (1..=i64::try_from(bench.waiting)?).collect();
-    let filler = Insert { progress: Arc::new(Progress::begin(0)) };
+    let filler = Insert { progress: Arc::new(Progress::until(0)) };
     queue.enqueue_multi(&pool, &filler, &jobs).await?;
     sqlx::raw_sql("VACUUM ANALYZE underway.task").execute(&pool).await?;
     sqlx::raw_sql("CHECKPOINT").execute(&pool).await?;
 
-    let progress = Arc::new(Progress::begin(bench.rows));
+    let progress = Arc::new(Progress::until(bench.rows));
     let queue = Arc::new(queue);
     for _ in 0..bench.workers {
         let mut worker = Worker::new(Arc::clone(&queue), Insert { progress: Arc::clone(&progress) });

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use measure::{Progress, Task};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 #[derive(Debug, sqlx::FromRow)]
 #[allow(dead_code, reason = "a worker reads the whole row, whether or not this one needs it")]
@@ -56,9 +56,19 @@ async fn on_postgres(pool: PgPool, progress: Arc<Progress>) -> sqlx::Result<()> 
     Ok(())
 }
 
+/// SQLite's own waiting is not fair: of four writers, one may wait in vain for its busy timeout.
+async fn begin_patiently(pool: &SqlitePool) -> sqlx::Result<Transaction<'static, Sqlite>> {
+    loop {
+        match pool.begin_with("BEGIN IMMEDIATE").await {
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("5") => {}
+            other => return other,
+        }
+    }
+}
+
 async fn on_sqlite(pool: SqlitePool, progress: Arc<Progress>) -> sqlx::Result<()> {
     while !progress.is_reached() {
-        let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = begin_patiently(&pool).await?;
         let jobs: Vec<Job> = sqlx::query_as(
             "SELECT id, payload, status, error_message, attempts, due, updated_at FROM job \
              WHERE status = 'pending' AND (due <= ? OR due IS NULL) ORDER BY due, id LIMIT 100",
@@ -96,14 +106,14 @@ async fn main() {
         let options: SqliteConnectOptions = task.url.parse().expect("a URL");
         let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_secs(5));
         let pool = SqlitePoolOptions::new().max_connections(5).connect_with(options).await.expect("a file");
-        let progress = Arc::new(Progress::begin(task.rows));
+        let progress = Arc::new(Progress::until(task.rows));
         for _ in 0..task.workers {
             workers.spawn(on_sqlite(pool.clone(), Arc::clone(&progress)));
         }
         progress
     } else {
         let pool = PgPoolOptions::new().max_connections(10).connect(&task.url).await.expect("a server");
-        let progress = Arc::new(Progress::begin(task.rows));
+        let progress = Arc::new(Progress::until(task.rows));
         for _ in 0..task.workers {
             workers.spawn(on_postgres(pool.clone(), Arc::clone(&progress)));
         }

@@ -40,7 +40,7 @@ async fn insert(tx: &Transaction, job: i64) -> Result<()> {
 async fn main() -> Result<()> {
     let task = Task::from_args();
     let db = own::fill(&task).await;
-    let progress = Arc::new(Progress::begin(task.rows));
+    let progress = Arc::new(Progress::until(task.rows));
     let mut builder = ServiceRegistry::builder().database(db.clone());
     for worker in 0..task.workers {
         builder = builder.service(&format!("worker_{worker}"), Worker { progress: Arc::clone(&progress) });
