@@ -112,6 +112,11 @@ impl Debts {
         }
     }
 
+    /// Whether this was said already.
+    pub(crate) fn was_said(&self, what: &str) -> bool {
+        lock(&self.said).contains(what)
+    }
+
     /// True the first time only.
     pub(crate) fn first_time(&self, what: String) -> bool {
         lock(&self.said).insert(what)

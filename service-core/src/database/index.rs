@@ -60,10 +60,16 @@ pub(crate) async fn look_at<E: WorkItem>(access: &Access) -> Result<()> {
     if !known.is_empty() {
         check_statuses(table, &known)?;
     }
-    if !access.debts.first_time(format!("looked at {table}")) {
+    let look = format!("looked at {table}");
+    if access.debts.was_said(&look) {
         return Ok(());
     }
-    if !has_index(access, table, work.status.as_str()).await.unwrap_or(true) {
+    // A database that cannot be asked now is asked at the next claim.
+    let Ok(has_index) = has_index(access, table, work.status.as_str()).await else { return Ok(()) };
+    if !access.debts.first_time(look) {
+        return Ok(());
+    }
+    if !has_index {
         tracing::warn!(
             service.id = &*access.service_id,
             table,
