@@ -42,8 +42,8 @@ async fn steps(db: &DatabaseConnection, query: &SelectStatement) -> String {
     let sql = query.to_string(sea_orm::sea_query::SqliteQueryBuilder);
     let steps = db
         .query_all_raw(sea_orm::Statement::from_string(db.get_database_backend(), format!("EXPLAIN QUERY PLAN {sql}")));
-    let steps = steps.await.unwrap();
-    steps.iter().map(|step| step.try_get::<String>("", "detail").unwrap() + "\n").collect()
+    let steps = steps.await.expect("a plan");
+    steps.iter().map(|step| step.try_get::<String>("", "detail").expect("a step") + "\n").collect()
 }
 
 #[tokio::test]
