@@ -1,6 +1,7 @@
 //! Shared parts of the behaviour tests.
 
 use std::fmt::{self, Write};
+use std::sync::Once;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -34,6 +35,41 @@ impl<F: Fn(String) + Send + Sync + 'static> Subscriber for Lines<F> {
         let service = if line.service.is_empty() { String::new() } else { format!("[{}] ", line.service) };
         (self.0)(format!("{} {service}{}", event.metadata().level(), line.message));
     }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Has every line that logs ask the subscriber of its thread each time. One that is first reached on a thread that has
+/// none would else stay silent on all of them.
+pub fn ask_each_thread() {
+    static ONCE: Once = Once::new();
+    // A program that has a subscriber for all threads already needs none for this.
+    ONCE.call_once(|| drop(tracing::subscriber::set_global_default(Silent)));
+}
+
+/// Listens to nothing, but would like to be asked.
+struct Silent;
+
+impl Subscriber for Silent {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
 
     fn enter(&self, _: &Id) {}
 

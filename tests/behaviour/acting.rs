@@ -89,6 +89,7 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
 
 /// What is logged while the guard lives, on this thread.
 pub(crate) fn logged() -> (Arc<Mutex<Vec<String>>>, tracing::subscriber::DefaultGuard) {
+    service_tests::ask_each_thread();
     let lines = Arc::new(Mutex::new(Vec::new()));
     let into = lines.clone();
     let guard = tracing::subscriber::set_default(Lines(move |line| into.lock().unwrap().push(line)));

@@ -23,6 +23,7 @@ impl Log {
 
     /// Collects what this crate logs, until the guard is dropped.
     pub(crate) fn listen_to(target: &'static str) -> (Self, DefaultGuard) {
+        service_tests::ask_each_thread();
         let log = Self { lines: Arc::default(), target };
         let guard = tracing::subscriber::set_default(log.clone());
         (log, guard)
