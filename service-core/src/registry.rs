@@ -104,8 +104,9 @@ impl ServiceRegistry {
     ///
     /// SIGINT and SIGTERM are listened to from here on, for [`until_shutdown`](Self::until_shutdown): one that comes
     /// earlier cuts the wait short and is found there. Where the program neither waits there nor calls
-    /// [`shutdown`](Self::shutdown), a signal ends the process after `shutdown_timeout`, and a second one at once. A
-    /// program that has no use for that calls [`build`](RegistryBuilder::build) and [`start`](Self::start).
+    /// [`shutdown`](Self::shutdown), a signal ends the process after `shutdown_timeout`, and a second one at once. As
+    /// tokio's do, the handlers stay for the rest of the process, also when this runtime is gone. A program that has no
+    /// use for that calls [`build`](RegistryBuilder::build) and [`start`](Self::start).
     ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them, before anything starts. One service that cannot

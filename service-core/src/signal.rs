@@ -19,11 +19,27 @@ use crate::error::Result;
 use crate::registry::{Inner, ServiceRegistry};
 
 pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
-    let signals = match registry.inner.ahead.lock().take() {
-        Some(signals) => signals,
-        None => Signals::listen()?,
-    };
-    shut_down_after(signals, registry.closing(), registry).await
+    let ahead = registry.inner.ahead.lock().take();
+    match ahead {
+        Some(signals) => {
+            let mut lent = Lent { signals: Some(signals), ahead: &registry.inner.ahead };
+            let Some(signals) = &mut lent.signals else { return Ok(()) };
+            shut_down_after(signals, registry.closing(), registry).await
+        }
+        None => shut_down_after(&mut Signals::listen()?, registry.closing(), registry).await,
+    }
+}
+
+/// Signals that go back to where they were, so that those after an `until_shutdown` that was dropped are heard, too.
+struct Lent<'a> {
+    signals: Option<Signals>,
+    ahead: &'a Ahead,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        *self.ahead.lock() = self.signals.take();
+    }
 }
 
 /// Signals that are listened to ahead of the `until_shutdown` that will want them.
@@ -59,8 +75,10 @@ pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
 /// down by itself: after as long as a shutdown may take, as it may hear signals by other means; at once by the second.
 async fn unheard(mut signals: Signals, registry: Weak<Inner>, patience: Duration) {
     let is_taken = || registry.upgrade().is_some_and(|inner| inner.ahead.is_taken());
-    let is_closing = || registry.upgrade().is_some_and(|inner| inner.closing.load(Ordering::SeqCst));
     let signal = signals.next().await;
+    // One that goes from now on has been shut down, and what comes after that is the program's own.
+    let was_there = registry.strong_count() > 0;
+    let is_closing = || registry.upgrade().map_or(was_there, |inner| inner.closing.load(Ordering::SeqCst));
     let asked = Instant::now();
     let mut over = pin!(async {
         // Either may be on its way.
@@ -103,7 +121,7 @@ const TWICE: Duration = Duration::from_millis(200);
 /// Waits for a signal or until it is `over`, and shuts down. The second signal ends the process; where it was over by
 /// itself, that is the second one from then on.
 pub(crate) async fn shut_down_after(
-    mut signals: Signals,
+    signals: &mut Signals,
     over: impl Future<Output = ()>,
     registry: &ServiceRegistry,
 ) -> Result<()> {

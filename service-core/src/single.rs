@@ -51,9 +51,9 @@ use crate::signal::{self, Signals};
 pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send + use<S> {
     let builder = ServiceRegistry::builder().without_discovered().service(S::ID, instance);
     async move {
-        let signals = Signals::listen()?;
+        let mut signals = Signals::listen()?;
         let single = Single::build(builder, S::ID).await?;
-        signal::shut_down_after(signals, single.over(), &single.services).await
+        signal::shut_down_after(&mut signals, single.over(), &single.services).await
     }
 }
 

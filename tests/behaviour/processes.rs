@@ -156,6 +156,26 @@ fn a_program_that_hears_signals_by_itself_is_left_alone() {
 }
 
 #[test]
+fn a_program_that_has_more_to_do_after_its_services_is_left_alone() {
+    let mut child = Child::start("lingers", &[]);
+    child.says("steady: end");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+    assert!(ended.said.iter().any(|line| line == "main: lingered"), "{}", ended.logged);
+}
+
+#[test]
+fn a_wait_for_the_shutdown_that_is_dropped_leaves_the_signals_to_the_next() {
+    let mut child = Child::start("waits_twice", &[]);
+    child.says("main: waits again");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+    assert_eq!(ended.said.last().map(String::as_str), Some("main: ended"), "{}", ended.logged);
+}
+
+#[test]
 fn a_critical_failure_exits_with_1_and_names_the_service() {
     let ended = Child::start("critical", &[]).ends();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.logged);

@@ -102,7 +102,7 @@ async fn main() -> Result<()> {
             .service_of::<NeverBuilt>("never_built")
             .service("steady", loud("steady", Run::Ends))
             .shutdown_timeout(Duration::from_millis(500)),
-        "forgetful" | "by_itself" => {
+        "forgetful" | "by_itself" | "lingers" | "waits_twice" => {
             builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
         }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
@@ -123,6 +123,18 @@ async fn main() -> Result<()> {
             // Longer than its services may take.
             tokio::time::sleep(Duration::from_millis(600)).await;
             ended
+        }
+        "lingers" => {
+            let ended = services.until_shutdown().await;
+            // Longer than whoever ends a program that forgets to would wait.
+            tokio::time::sleep(Duration::from_millis(1600)).await;
+            println!("main: lingered");
+            ended
+        }
+        "waits_twice" => {
+            let once = tokio::time::timeout(Duration::from_millis(10), services.clone().until_shutdown()).await;
+            println!("main: {}", if once.is_err() { "waits again" } else { "ended early" });
+            services.until_shutdown().await
         }
         _ => services.until_shutdown().await,
     };
