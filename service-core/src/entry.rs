@@ -202,7 +202,8 @@ impl Entry {
             let hub = self.hub.clone();
             let clock = crate::database::Clock::new(move || hub.clock.wall_now().into());
             let tables = self.hub.presence.tables().clone();
-            Access::new(db.clone(), self.id.clone()).with_clock(clock).with_tables(tables)
+            let queue = self.hub.write_queue.clone();
+            Access::new(db.clone(), self.id.clone()).with_clock(clock).with_tables(tables).with_queue(queue)
         })
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Hub {
     #[cfg(feature = "database")]
     pub(crate) database: Option<sea_orm::DatabaseConnection>,
     #[cfg(feature = "database")]
+    pub(crate) write_queue: crate::database::WriteQueue,
+    #[cfg(feature = "database")]
     pub(crate) presence: crate::database::Presence,
 }
 

@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::debts::Debts;
 use super::gate::CommitGate;
 use super::presence::Tables;
+use super::queue::WriteQueue;
 use super::store::Store;
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
@@ -29,6 +30,7 @@ pub struct Access {
     pub(crate) holding: Arc<AtomicUsize>,
     pub(crate) clock: Clock,
     pub(crate) tables: Arc<Tables>,
+    pub(crate) queue: WriteQueue,
 }
 
 impl Access {
@@ -42,12 +44,19 @@ impl Access {
             holding: Arc::default(),
             clock: Clock::default(),
             tables: Arc::new(Tables::made()),
+            queue: WriteQueue::default(),
         }
     }
 
     /// Where the registry sees to the framework's tables.
     pub(crate) fn with_tables(mut self, tables: Arc<Tables>) -> Self {
         self.tables = tables;
+        self
+    }
+
+    /// In line with others that write to the same database.
+    pub(crate) fn with_queue(mut self, queue: WriteQueue) -> Self {
+        self.queue = queue;
         self
     }
 

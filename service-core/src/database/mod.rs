@@ -17,6 +17,7 @@ mod lease;
 mod live;
 mod plan;
 mod presence;
+mod queue;
 mod request;
 mod schema;
 mod settings;
@@ -38,6 +39,7 @@ pub use index::{claim_index, create_claim_index};
 pub(crate) use live::look;
 pub(crate) use live::{Live, is_away, look_if_there, watch};
 pub(crate) use presence::{Outage, Presence};
+pub(crate) use queue::WriteQueue;
 pub use schema::{check_schema, migrate, schema_sql};
 /// What is derived: see [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;

@@ -21,6 +21,7 @@ use super::access::Access;
 use super::connect::BUSY_TIMEOUT;
 use super::debts::Cause;
 use super::fault;
+use super::queue::Turn;
 use crate::error::{Error, Result};
 
 /// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
@@ -37,12 +38,19 @@ type Outcome<T> = std::result::Result<T, DbErr>;
 pub struct Transaction {
     access: Access,
     backend: DbBackend,
-    tx: OnceCell<DatabaseTransaction>,
+    tx: OnceCell<Open>,
     /// Set where statements belong to an item: its savepoint, once its first statement has set it.
     mark: Option<OnceCell<()>>,
     /// An earlier item's savepoint still stands and goes when the next is set: one round trip instead of two.
     stale_mark: bool,
     fate: Fate,
+}
+
+/// A transaction that has begun. Dropped, it is rolled back before the next writer's turn.
+#[derive(Debug)]
+struct Open {
+    tx: DatabaseTransaction,
+    turn: Turn,
 }
 
 /// What the statements so far have shown.
@@ -81,11 +89,11 @@ impl Transaction {
         if self.tx.initialized() {
             self.check().await?;
         }
-        let Some(tx) = self.tx.into_inner() else { return Ok(()) };
+        let Some(Open { tx, turn }) = self.tx.into_inner() else { return Ok(()) };
         let guard = self.access.gate.enter();
         let committing = tokio::spawn(async move {
             let result = tx.commit().await;
-            drop(guard);
+            drop((guard, turn));
             result
         });
         match committing.await {
@@ -100,7 +108,11 @@ impl Transaction {
     /// The connection broke; then the database undoes it by itself.
     pub async fn rollback(self) -> Result<()> {
         match self.tx.into_inner() {
-            Some(tx) => Ok(tx.rollback().await?),
+            Some(Open { tx, turn }) => {
+                let result = tx.rollback().await;
+                drop(turn);
+                Ok(result?)
+            }
             None => Ok(()),
         }
     }
@@ -131,11 +143,12 @@ impl Transaction {
                 "SQLite gave this transaction up after an earlier error (disk full, I/O or memory); drop it and begin anew".to_owned(),
             ));
         }
-        match self.tx.get() {
-            Some(tx) => Ok(tx),
+        let open = match self.tx.get() {
+            Some(open) => open,
             // Boxed, as it happens once: every statement's future would have the room for it.
-            None => Box::pin(self.tx.get_or_try_init(|| begin_patiently(&self.access, self.backend))).await,
-        }
+            None => Box::pin(self.tx.get_or_try_init(|| begin_patiently(&self.access, self.backend))).await?,
+        };
+        Ok(&open.tx)
     }
 
     async fn nest(&self) -> Outcome<&DatabaseTransaction> {
@@ -225,12 +238,14 @@ impl Transaction {
 }
 
 /// Begins a transaction. A busy SQLite database is asked again: the other writer needs a moment, and nothing is lost yet.
-async fn begin_patiently(access: &Access, backend: DbBackend) -> Outcome<DatabaseTransaction> {
+async fn begin_patiently(access: &Access, backend: DbBackend) -> Outcome<Open> {
     if backend != DbBackend::Sqlite {
-        return access.db.begin().await;
+        return Ok(Open { tx: access.db.begin().await?, turn: None });
     }
     // Real time: SQLite waits in real time too.
     let begun = Instant::now();
+    // A service whose own batch holds the lock would wait for itself.
+    let turn = if access.holding.load(Ordering::Relaxed) > 0 { None } else { access.queue.turn().await };
     loop {
         match access.db.begin_with_options(immediate()).await {
             Err(error) if fault::is_busy(&error) => {
@@ -249,7 +264,7 @@ async fn begin_patiently(access: &Access, backend: DbBackend) -> Outcome<Databas
                 }
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
             }
-            other => return other,
+            begun => return begun.map(|tx| Open { tx, turn }),
         }
     }
 }

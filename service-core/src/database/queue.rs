@@ -1,0 +1,37 @@
+//! [`WriteQueue`]: who writes to SQLite next.
+//!
+//! SQLite has one writer at a time. Whoever finds it busy sleeps and asks again, so that the luckiest is next and the lock
+//! lies idle between. The services of one process stand in line here instead; between processes SQLite's own way holds.
+//!
+//! The tricky part: who holds the turn may be the one who waits, with two transactions at once. So nobody waits here for
+//! ever, and the turn is only an order: the lock itself stays SQLite's.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::connect::BUSY_TIMEOUT;
+
+/// The line of one database's writers.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteQueue(Arc<Semaphore>);
+
+/// A place at its head, until it is dropped. Nothing where it was not to be had in time.
+pub(super) type Turn = Option<OwnedSemaphorePermit>;
+
+impl WriteQueue {
+    /// Waits for its turn, for as long as SQLite would.
+    pub(super) async fn turn(&self) -> Turn {
+        let queue = Arc::clone(&self.0);
+        if let Ok(turn) = queue.clone().try_acquire_owned() {
+            return Some(turn);
+        }
+        tokio::time::timeout(BUSY_TIMEOUT, queue.acquire_owned()).await.ok()?.ok()
+    }
+}
+
+impl Default for WriteQueue {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
