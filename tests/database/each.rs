@@ -126,6 +126,47 @@ pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
 }
 
+/// Rows over which a process died go last, so a batch that ends early has not come to them: it must not forget the deaths.
+pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let died = format!(
+        "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
+         VALUES ('job', '1', 'mailer', '', {}, 0, 2)",
+        Utc::now().timestamp_millis()
+    );
+    bench.db.execute_unprepared(&died).await.unwrap();
+    let access = Access::new(bench.db.clone(), "mailer");
+    for committed in [true, false] {
+        let mut batch = access.claim_each::<job::Entity>(10).await.unwrap();
+        let item = batch.next().await.unwrap().unwrap();
+        assert_ne!(item.model().id, 1, "the suspect goes last");
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+        if committed {
+            batch.commit().await.unwrap();
+        } else {
+            drop(batch);
+            access.run_ended(Some("stopped short")).await.unwrap();
+        }
+        let select = "SELECT row_key, owner, crashes FROM service_claim";
+        let left = Statement::from_string(bench.db.get_database_backend(), select);
+        let left = bench.db.query_all_raw(left).await.unwrap();
+        let left: Vec<(String, String, i64)> = left
+            .iter()
+            .map(|row| {
+                (
+                    row.try_get("", "row_key").unwrap(),
+                    row.try_get("", "owner").unwrap(),
+                    row.try_get("", "crashes").unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(left, [("1".to_owned(), String::new(), 2)]);
+    }
+    // Free at once, and forgotten when its row is settled.
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(1));
+    assert_eq!(claims(&bench).await, 0);
+}
+
 pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) {
     create(&bench.db, plain::Entity).await;
     create(&bench.db, ticket::Entity).await;

@@ -113,6 +113,7 @@ exercise! {
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,
         a_living_batch_keeps_its_claims,
+        a_batch_that_ends_early_forgets_no_death,
         keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
     faults:

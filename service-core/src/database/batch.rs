@@ -195,7 +195,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let again = self.more || !self.rows.is_empty();
         match self.lease.take() {
             Some(lease) if !self.rows.is_empty() => {
-                self.access.db.execute(&lease::release_all(&self.plan.name, &lease.owner)).await?;
+                let now = self.access.clock.now();
+                lease::release_all(&self.access.db, &self.plan.name, &lease.owner, now).await?;
             }
             Some(_) => {}
             None => self.commit_together().await?,

@@ -186,16 +186,38 @@ fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {
 
 /// Gives one claim back; no row affected: it was no longer held.
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
-    release_all(work_table, owner).and_where(Expr::col(column("row_key")).eq(key)).to_owned()
-}
-
-/// Gives every claim of an owner back.
-pub(crate) fn release_all(work_table: &str, owner: &str) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
         .and_where(Expr::col(column("work_table")).eq(work_table))
         .and_where(Expr::col(column("owner")).eq(owner))
+        .and_where(Expr::col(column("row_key")).eq(key))
         .to_owned()
+}
+
+/// Gives every claim of an owner back. Those of rows over which a process died are kept, free for anybody: such rows go last in
+/// their batches, so a batch that ends early mostly has not come to them, and knows nothing new of them.
+pub(crate) async fn release_all(
+    db: &impl ConnectionTrait,
+    work_table: &str,
+    owner: &str,
+    now: DateTime<Utc>,
+) -> Result<(), DbErr> {
+    let innocent = Query::delete()
+        .from_table(column("service_claim"))
+        .and_where(Expr::col(column("work_table")).eq(work_table))
+        .and_where(Expr::col(column("owner")).eq(owner))
+        .and_where(Expr::col(column("crashes")).eq(0))
+        .to_owned();
+    let suspect = Query::update()
+        .table(column("service_claim"))
+        .value(column("owner"), NOBODY)
+        .value(column("expires_at"), now.timestamp_millis())
+        .and_where(Expr::col(column("work_table")).eq(work_table))
+        .and_where(Expr::col(column("owner")).eq(owner))
+        .to_owned();
+    db.execute(&innocent).await?;
+    db.execute(&suspect).await?;
+    Ok(())
 }
 
 /// Forgets claims that ran out long ago: their rows are gone, or nobody wants them.
