@@ -207,6 +207,18 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
     assert_eq!(claims(&bench).await, 0);
 }
 
+/// More rows than either engine takes values for in one statement.
+pub(crate) async fn a_batch_may_be_of_any_size(bench: Bench) {
+    jobs(&bench.db, 11_000).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let mut batch = access.claim_each::<job::Entity>(20_000).await.unwrap();
+    assert_eq!((batch.remaining(), claims(&bench).await), (11_000, 11_000));
+    assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
+    drop(batch);
+    access.run_ended(None).await.unwrap();
+    assert_eq!(claims(&bench).await, 0);
+}
+
 pub(crate) async fn many_workers_repeat_nothing(bench: Bench) {
     jobs(&bench.db, 120).await;
     let workers: Vec<_> = (0..4)

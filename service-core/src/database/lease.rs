@@ -26,6 +26,8 @@ pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 /// How often a process may die over a row before the row is held to be the cause: it may have been killed from outside.
 pub(crate) const INNOCENT_CRASHES: i64 = 2;
+/// Six values each: SQLite takes 32,766 in one statement.
+const CLAIMS_A_STATEMENT: usize = 1_000;
 /// Who owns the claims of the dead, once they have been looked at.
 const NOBODY: &str = "";
 
@@ -147,32 +149,36 @@ pub(crate) fn charged(work_table: &str, key: &str, owner: &str, now: DateTime<Ut
         .to_owned()
 }
 
-/// Claims rows, in the order in which they will be lent; the answer names those that were to be had.
+/// Claims rows, in the order in which they will be lent; the answers name those that were to be had.
 pub(crate) fn claim(
     work_table: &str,
-    keys: impl IntoIterator<Item = String>,
+    keys: &[&str],
     service_id: &str,
     owner: &str,
     now: DateTime<Utc>,
     lease: Duration,
-) -> InsertStatement {
+) -> Vec<InsertStatement> {
     let expires = expiry(now, lease);
-    let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
-    let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
-    for (seq, key) in (0_i64..).zip(keys) {
-        let fixed = [work_table.into(), key.into(), service_id.into(), owner.into(), expires.into(), seq.into()];
-        insert.values_panic(fixed);
-    }
-    let ran_out = Expr::col((column("service_claim"), column("expires_at"))).lte(now.timestamp_millis());
-    insert
-        .on_conflict(
-            OnConflict::columns(["work_table", "row_key"].map(column))
-                .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
-                .action_and_where(ran_out)
-                .to_owned(),
-        )
-        .returning_col(column("row_key"))
-        .to_owned()
+    let numbered: Vec<(i64, &str)> = (0_i64..).zip(keys.iter().copied()).collect();
+    let statement = |rows: &[(i64, &str)]| {
+        let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
+        let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
+        for &(seq, key) in rows {
+            let values = [work_table.into(), key.into(), service_id.into(), owner.into(), expires.into(), seq.into()];
+            insert.values_panic(values);
+        }
+        let ran_out = Expr::col((column("service_claim"), column("expires_at"))).lte(now.timestamp_millis());
+        insert
+            .on_conflict(
+                OnConflict::columns(["work_table", "row_key"].map(column))
+                    .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
+                    .action_and_where(ran_out)
+                    .to_owned(),
+            )
+            .returning_col(column("row_key"))
+            .to_owned()
+    };
+    numbered.chunks(CLAIMS_A_STATEMENT).map(statement).collect()
 }
 
 fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {

@@ -165,9 +165,11 @@ impl<E: WorkItem> Request<E> {
         }
         // What may kill the process again shall not keep it from the others.
         free.sort_by_key(|(key, _)| suspect.contains(&**key));
-        let keys = free.iter().map(|(key, _)| key.clone());
-        let claim = lease::claim(&plan.name, keys, &self.access.service_id, owner, now, self.lease);
-        let ours = names(tx.query_all(&claim).await).map_err(failed)?;
+        let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
+        let mut ours: HashSet<String> = HashSet::new();
+        for claim in lease::claim(&plan.name, &keys, &self.access.service_id, owner, now, self.lease) {
+            ours.extend(names(tx.query_all(&claim).await).map_err(failed)?);
+        }
         for (key, row) in free.into_iter().filter(|(key, _)| ours.contains(key)) {
             let crashes = standing.iter().find(|claim| claim.key == key).map_or(0, |claim| claim.crashes);
             match read::<E>(&row) {
