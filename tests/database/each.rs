@@ -167,6 +167,20 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
     assert_eq!(claims(&bench).await, 0);
 }
 
+/// Left standing, they would run out as those of the dead do, and a row that is innocent would be charged with it.
+pub(crate) async fn claims_that_a_commit_could_not_give_back_are_given_back_later(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let batch = access.claim_each::<job::Entity>(10).await.unwrap();
+    bench.db.execute_unprepared("ALTER TABLE service_claim RENAME TO out_of_reach").await.unwrap();
+    batch.commit().await.unwrap_err();
+    bench.db.execute_unprepared("ALTER TABLE out_of_reach RENAME TO service_claim").await.unwrap();
+    assert_eq!(claims(&bench).await, 3);
+    access.run_ended(Some("the database was away")).await.unwrap();
+    assert_eq!(claims(&bench).await, 0);
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(3));
+}
+
 pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) {
     create(&bench.db, plain::Entity).await;
     create(&bench.db, ticket::Entity).await;

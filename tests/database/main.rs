@@ -114,6 +114,7 @@ exercise! {
         claims_of_the_dead_run_out,
         a_living_batch_keeps_its_claims,
         a_batch_that_ends_early_forgets_no_death,
+        claims_that_a_commit_could_not_give_back_are_given_back_later,
         a_batch_may_be_of_any_size,
         keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
