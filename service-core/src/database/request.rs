@@ -197,8 +197,10 @@ impl<E: WorkItem> Request<E> {
     ) -> std::result::Result<(), DbErr> {
         let (table, key, attempt) = (&plan.name, key_text(&row.key), row.attempts + 1);
         let verdict = plan.verdict(row.attempts, None, now);
-        let message =
-            format!("the process died while it worked on this row, more than {} times", lease::INNOCENT_CRASHES);
+        let message = format!(
+            "the process died, or lost its claim, while it worked on this row, more than {} times",
+            lease::INNOCENT_CRASHES
+        );
         tracing::warn!(service.id = &*self.access.service_id, table, key, attempt, "{message}");
         let write = |message| plan.fail(&row.key, row.attempts, verdict, message, now);
         if tx.try_out(&write(Some(&message))).await.is_err() {
