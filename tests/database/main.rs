@@ -137,6 +137,7 @@ exercise! {
         settings_that_are_no_json_are_told_with_their_key,
         overrides_are_recorded_and_end_by_themselves,
         the_last_run_is_remembered,
+        a_process_that_was_held_up_does_not_turn_the_last_run_back,
         the_claims_index_is_made_once_and_used;
     warnings:
         a_missing_index_is_told_once_and_how_to_make_it,
