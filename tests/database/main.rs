@@ -89,7 +89,8 @@ exercise! {
         a_commit_after_an_ignored_error_does_not_lie,
         writers_wait_for_each_other,
         a_dropped_commit_still_commits,
-        many_replicas_make_the_tables_at_once;
+        many_replicas_make_the_tables_at_once,
+        a_table_made_earlier_is_given_the_columns_it_lacks;
     batches:
         rows_and_effects_commit_together,
         a_failed_item_loses_its_writes_and_no_other_does,
