@@ -126,6 +126,61 @@ pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
 }
 
+/// Rows over which a process died go last, so a batch that ends early has not come to them: it must not forget the deaths.
+pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let died = format!(
+        "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
+         VALUES ('job', '1', 'mailer', '', {}, 0, 2)",
+        Utc::now().timestamp_millis()
+    );
+    bench.db.execute_unprepared(&died).await.unwrap();
+    let access = Access::new(bench.db.clone(), "mailer");
+    for committed in [true, false] {
+        let mut batch = access.claim_each::<job::Entity>(10).await.unwrap();
+        let item = batch.next().await.unwrap().unwrap();
+        assert_ne!(item.model().id, 1, "the suspect goes last");
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+        if committed {
+            batch.commit().await.unwrap();
+        } else {
+            drop(batch);
+            access.run_ended(Some("stopped short")).await.unwrap();
+        }
+        let select = "SELECT row_key, owner, crashes FROM service_claim";
+        let left = Statement::from_string(bench.db.get_database_backend(), select);
+        let left = bench.db.query_all_raw(left).await.unwrap();
+        let left: Vec<(String, String, i64)> = left
+            .iter()
+            .map(|row| {
+                (
+                    row.try_get("", "row_key").unwrap(),
+                    row.try_get("", "owner").unwrap(),
+                    row.try_get("", "crashes").unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(left, [("1".to_owned(), String::new(), 2)]);
+    }
+    // Free at once, and forgotten when its row is settled.
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(1));
+    assert_eq!(claims(&bench).await, 0);
+}
+
+/// Left standing, they would run out as those of the dead do, and a row that is innocent would be charged with it.
+pub(crate) async fn claims_that_a_commit_could_not_give_back_are_given_back_later(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let batch = access.claim_each::<job::Entity>(10).await.unwrap();
+    bench.db.execute_unprepared("ALTER TABLE service_claim RENAME TO out_of_reach").await.unwrap();
+    batch.commit().await.unwrap_err();
+    bench.db.execute_unprepared("ALTER TABLE out_of_reach RENAME TO service_claim").await.unwrap();
+    assert_eq!(claims(&bench).await, 3);
+    access.run_ended(Some("the database was away")).await.unwrap();
+    assert_eq!(claims(&bench).await, 0);
+    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(3));
+}
+
 pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) {
     create(&bench.db, plain::Entity).await;
     create(&bench.db, ticket::Entity).await;
@@ -163,6 +218,18 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(2).again());
     let left = ticket::Entity::find().filter(ticket::Column::Status.eq("pending")).all(&bench.db).await.unwrap();
     assert_eq!((left.len(), left[0].id.as_u128()), (1, 2));
+    assert_eq!(claims(&bench).await, 0);
+}
+
+/// More rows than either engine takes values for in one statement.
+pub(crate) async fn a_batch_may_be_of_any_size(bench: Bench) {
+    jobs(&bench.db, 11_000).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let mut batch = access.claim_each::<job::Entity>(20_000).await.unwrap();
+    assert_eq!((batch.remaining(), claims(&bench).await), (11_000, 11_000));
+    assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
+    drop(batch);
+    access.run_ended(None).await.unwrap();
     assert_eq!(claims(&bench).await, 0);
 }
 

@@ -120,7 +120,7 @@ pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: B
         let row = job(&bench.db, id).await;
         assert_eq!((row.status.as_str(), row.attempts), ("failed", 3));
         let message = row.error_message.unwrap();
-        assert!(message.contains("the process died while it worked on this row"), "{message}");
+        assert!(message.contains("the process died, or lost its claim, while it worked on this row"), "{message}");
     }
     // Two that cost nothing, and one for each attempt; fewer where a machine is so busy that a claim runs out by itself.
     assert!((3..=3 * (2 + 3)).contains(&deaths), "{deaths} deaths");

@@ -89,7 +89,8 @@ exercise! {
         a_commit_after_an_ignored_error_does_not_lie,
         writers_wait_for_each_other,
         a_dropped_commit_still_commits,
-        many_replicas_make_the_tables_at_once;
+        many_replicas_make_the_tables_at_once,
+        a_table_made_earlier_is_given_the_columns_it_lacks;
     batches:
         rows_and_effects_commit_together,
         a_failed_item_loses_its_writes_and_no_other_does,
@@ -113,6 +114,9 @@ exercise! {
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,
         a_living_batch_keeps_its_claims,
+        a_batch_that_ends_early_forgets_no_death,
+        claims_that_a_commit_could_not_give_back_are_given_back_later,
+        a_batch_may_be_of_any_size,
         keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
     faults:
@@ -134,6 +138,7 @@ exercise! {
         settings_that_are_no_json_are_told_with_their_key,
         overrides_are_recorded_and_end_by_themselves,
         the_last_run_is_remembered,
+        a_process_that_was_held_up_does_not_turn_the_last_run_back,
         the_claims_index_is_made_once_and_used;
     warnings:
         a_missing_index_is_told_once_and_how_to_make_it,

@@ -108,6 +108,24 @@ pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
     assert_eq!(database::last_run(db, "mailer").await.unwrap(), last, "one does not wipe out the other");
 }
 
+pub(crate) async fn a_process_that_was_held_up_does_not_turn_the_last_run_back(bench: Bench) {
+    let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
+    let at = |time| {
+        let mut last = LastRun::default();
+        (last.run, last.fire) = (Some(time), Some(time));
+        last
+    };
+    let [early, late, ahead] = [-60, -1, 86_400].map(|seconds| at(now + Duration::seconds(seconds)));
+    database::set_last_run(db, "mailer", late).await.unwrap();
+    database::set_last_run(db, "mailer", early).await.unwrap();
+    assert_eq!(database::last_run(db, "mailer").await.unwrap(), late);
+    database::set_last_run(db, "mailer", ahead).await.unwrap();
+    database::set_last_run(db, "mailer", early).await.unwrap();
+    assert_eq!(database::last_run(db, "mailer").await.unwrap(), early, "a clock that was a day ahead is not believed");
+    database::set_last_run(db, "mailer", late).await.unwrap();
+    assert_eq!(database::last_run(db, "mailer").await.unwrap(), late);
+}
+
 pub(crate) async fn the_claims_index_is_made_once_and_used(bench: Bench) {
     let schema = Schema::new(bench.db.get_database_backend());
     bench.db.execute(&schema.create_table_from_entity(job::Entity)).await.unwrap();

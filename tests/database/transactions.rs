@@ -115,3 +115,25 @@ pub(crate) async fn many_replicas_make_the_tables_at_once(bench: Bench) {
     }
     database::check_schema(&bench.db).await.unwrap();
 }
+
+pub(crate) async fn a_table_made_earlier_is_given_the_columns_it_lacks(bench: Bench) {
+    for column in ["seq", "crashes"] {
+        bench.db.execute_unprepared(&format!("ALTER TABLE service_claim DROP COLUMN {column}")).await.unwrap();
+    }
+    let old = "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at) VALUES ('job', '1', 'mailer', 'me', 1)";
+    bench.db.execute_unprepared(old).await.unwrap();
+    let message = database::check_schema(&bench.db).await.unwrap_err().to_string();
+    assert!(message.contains("ADD COLUMN seq") && message.contains("ADD COLUMN crashes"), "{message}");
+    let replicas = (0..4).map(|_| {
+        let url = bench.url.clone();
+        tokio::spawn(async move { database::migrate(&database::connect(&url).await.unwrap()).await.unwrap() })
+    });
+    for replica in replicas.collect::<Vec<_>>() {
+        replica.await.unwrap();
+    }
+    database::check_schema(&bench.db).await.unwrap();
+    let select = Statement::from_string(bench.db.get_database_backend(), "SELECT seq, crashes FROM service_claim");
+    let row = bench.db.query_one_raw(select).await.unwrap().unwrap();
+    let kept: (i64, i64) = (row.try_get("", "seq").unwrap(), row.try_get("", "crashes").unwrap());
+    assert_eq!(kept, (0, 0));
+}

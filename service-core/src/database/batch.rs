@@ -193,13 +193,16 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     pub async fn commit(mut self) -> Result<Outcome> {
         self.settle_forgotten().await?;
         let again = self.more || !self.rows.is_empty();
-        match self.lease.take() {
+        match &self.lease {
             Some(lease) if !self.rows.is_empty() => {
-                self.access.db.execute(&lease::release_all(&self.plan.name, &lease.owner)).await?;
+                // Until they are given back the lease is the batch's, so that a drop notes what could not be given back.
+                let now = self.access.clock.now();
+                lease::release_all(&self.access.db, &self.plan.name, &lease.owner, now).await?;
             }
             Some(_) => {}
             None => self.commit_together().await?,
         }
+        self.lease = None;
         let outcome = Outcome::processed(self.processed).failed(self.failed);
         Ok(if again { outcome.again() } else { outcome })
     }

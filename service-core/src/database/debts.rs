@@ -195,7 +195,7 @@ impl Debt {
             }
         }
         if let Some(owner) = &self.owner {
-            tx.execute(&lease::release_all(&self.plan.name, owner)).await?;
+            lease::release_all(&tx, &self.plan.name, owner, access.clock.now()).await?;
         }
         tx.commit().await
     }

@@ -26,6 +26,8 @@ pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 /// How often a process may die over a row before the row is held to be the cause: it may have been killed from outside.
 pub(crate) const INNOCENT_CRASHES: i64 = 2;
+/// Six values each: SQLite takes 32,766 in one statement.
+const CLAIMS_A_STATEMENT: usize = 1_000;
 /// Who owns the claims of the dead, once they have been looked at.
 const NOBODY: &str = "";
 
@@ -147,32 +149,36 @@ pub(crate) fn charged(work_table: &str, key: &str, owner: &str, now: DateTime<Ut
         .to_owned()
 }
 
-/// Claims rows, in the order in which they will be lent; the answer names those that were to be had.
+/// Claims rows, in the order in which they will be lent; the answers name those that were to be had.
 pub(crate) fn claim(
     work_table: &str,
-    keys: impl IntoIterator<Item = String>,
+    keys: &[&str],
     service_id: &str,
     owner: &str,
     now: DateTime<Utc>,
     lease: Duration,
-) -> InsertStatement {
+) -> Vec<InsertStatement> {
     let expires = expiry(now, lease);
-    let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
-    let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
-    for (seq, key) in (0_i64..).zip(keys) {
-        let fixed = [work_table.into(), key.into(), service_id.into(), owner.into(), expires.into(), seq.into()];
-        insert.values_panic(fixed);
-    }
-    let ran_out = Expr::col((column("service_claim"), column("expires_at"))).lte(now.timestamp_millis());
-    insert
-        .on_conflict(
-            OnConflict::columns(["work_table", "row_key"].map(column))
-                .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
-                .action_and_where(ran_out)
-                .to_owned(),
-        )
-        .returning_col(column("row_key"))
-        .to_owned()
+    let numbered: Vec<(i64, &str)> = (0_i64..).zip(keys.iter().copied()).collect();
+    let statement = |rows: &[(i64, &str)]| {
+        let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
+        let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
+        for &(seq, key) in rows {
+            let values = [work_table.into(), key.into(), service_id.into(), owner.into(), expires.into(), seq.into()];
+            insert.values_panic(values);
+        }
+        let ran_out = Expr::col((column("service_claim"), column("expires_at"))).lte(now.timestamp_millis());
+        insert
+            .on_conflict(
+                OnConflict::columns(["work_table", "row_key"].map(column))
+                    .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
+                    .action_and_where(ran_out)
+                    .to_owned(),
+            )
+            .returning_col(column("row_key"))
+            .to_owned()
+    };
+    numbered.chunks(CLAIMS_A_STATEMENT).map(statement).collect()
 }
 
 fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {
@@ -186,16 +192,38 @@ fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {
 
 /// Gives one claim back; no row affected: it was no longer held.
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
-    release_all(work_table, owner).and_where(Expr::col(column("row_key")).eq(key)).to_owned()
-}
-
-/// Gives every claim of an owner back.
-pub(crate) fn release_all(work_table: &str, owner: &str) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
         .and_where(Expr::col(column("work_table")).eq(work_table))
         .and_where(Expr::col(column("owner")).eq(owner))
+        .and_where(Expr::col(column("row_key")).eq(key))
         .to_owned()
+}
+
+/// Gives every claim of an owner back. Those of rows over which a process died are kept, free for anybody: such rows go last in
+/// their batches, so a batch that ends early mostly has not come to them, and knows nothing new of them.
+pub(crate) async fn release_all(
+    db: &impl ConnectionTrait,
+    work_table: &str,
+    owner: &str,
+    now: DateTime<Utc>,
+) -> Result<(), DbErr> {
+    let innocent = Query::delete()
+        .from_table(column("service_claim"))
+        .and_where(Expr::col(column("work_table")).eq(work_table))
+        .and_where(Expr::col(column("owner")).eq(owner))
+        .and_where(Expr::col(column("crashes")).eq(0))
+        .to_owned();
+    let suspect = Query::update()
+        .table(column("service_claim"))
+        .value(column("owner"), NOBODY)
+        .value(column("expires_at"), now.timestamp_millis())
+        .and_where(Expr::col(column("work_table")).eq(work_table))
+        .and_where(Expr::col(column("owner")).eq(owner))
+        .to_owned();
+    db.execute(&innocent).await?;
+    db.execute(&suspect).await?;
+    Ok(())
 }
 
 /// Forgets claims that ran out long ago: their rows are gone, or nobody wants them.

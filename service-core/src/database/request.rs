@@ -2,7 +2,7 @@
 //!
 //! The tricky part: one row more than asked for is read, to know without another question whether there is more.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +147,9 @@ impl<E: WorkItem> Request<E> {
             tx.execute(death).await.map_err(failed)?;
         }
         let held: HashSet<&str> = standing.iter().filter(|c| c.is_held(now)).map(|claim| &*claim.key).collect();
-        let suspect: HashSet<&str> = standing.iter().filter(|c| c.crashes > 0).map(|claim| &*claim.key).collect();
+        // Looked up for every row, and the table may have as many claims: no list.
+        let suspects = standing.iter().filter(|claim| claim.crashes > 0);
+        let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
         let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
         for row in tx.query_all(&self.due(now, reach)).await.map_err(failed)? {
@@ -164,12 +166,14 @@ impl<E: WorkItem> Request<E> {
             return Ok(claimed);
         }
         // What may kill the process again shall not keep it from the others.
-        free.sort_by_key(|(key, _)| suspect.contains(&**key));
-        let keys = free.iter().map(|(key, _)| key.clone());
-        let claim = lease::claim(&plan.name, keys, &self.access.service_id, owner, now, self.lease);
-        let ours = names(tx.query_all(&claim).await).map_err(failed)?;
+        free.sort_by_key(|(key, _)| suspects.contains_key(&**key));
+        let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
+        let mut ours: HashSet<String> = HashSet::new();
+        for claim in lease::claim(&plan.name, &keys, &self.access.service_id, owner, now, self.lease) {
+            ours.extend(names(tx.query_all(&claim).await).map_err(failed)?);
+        }
         for (key, row) in free.into_iter().filter(|(key, _)| ours.contains(key)) {
-            let crashes = standing.iter().find(|claim| claim.key == key).map_or(0, |claim| claim.crashes);
+            let crashes = suspects.get(&*key).copied().unwrap_or(0);
             match read::<E>(&row) {
                 Ok(Claimed { row, .. }) if crashes > lease::INNOCENT_CRASHES => {
                     self.charge_death(plan, &transaction, &row, owner, now).await.map_err(failed)?;
@@ -193,8 +197,10 @@ impl<E: WorkItem> Request<E> {
     ) -> std::result::Result<(), DbErr> {
         let (table, key, attempt) = (&plan.name, key_text(&row.key), row.attempts + 1);
         let verdict = plan.verdict(row.attempts, None, now);
-        let message =
-            format!("the process died while it worked on this row, more than {} times", lease::INNOCENT_CRASHES);
+        let message = format!(
+            "the process died, or lost its claim, while it worked on this row, more than {} times",
+            lease::INNOCENT_CRASHES
+        );
         tracing::warn!(service.id = &*self.access.service_id, table, key, attempt, "{message}");
         let write = |message| plan.fail(&row.key, row.attempts, verdict, message, now);
         if tx.try_out(&write(Some(&message))).await.is_err() {

@@ -15,7 +15,7 @@ const TABLES: [(&str, &str); 5] = [
         "service_claim",
         "CREATE TABLE IF NOT EXISTS service_claim (\
          work_table TEXT NOT NULL, row_key TEXT NOT NULL, service_id TEXT NOT NULL, owner TEXT NOT NULL, \
-         expires_at BIGINT NOT NULL, seq BIGINT NOT NULL, crashes BIGINT NOT NULL DEFAULT 0, \
+         expires_at BIGINT NOT NULL, seq BIGINT NOT NULL DEFAULT 0, crashes BIGINT NOT NULL DEFAULT 0, \
          PRIMARY KEY (work_table, row_key))",
     ),
     (
@@ -42,6 +42,12 @@ const TABLES: [(&str, &str); 5] = [
     ),
 ];
 
+/// What `service_claim` did not have from the beginning, each with the statement that adds it to a table made earlier.
+const LATER_COLUMNS: [(&str, &str); 2] = [
+    ("seq", "ALTER TABLE service_claim ADD COLUMN seq BIGINT NOT NULL DEFAULT 0"),
+    ("crashes", "ALTER TABLE service_claim ADD COLUMN crashes BIGINT NOT NULL DEFAULT 0"),
+];
+
 /// "service\0\0" read as a number: one lock for all who make these tables.
 const ADVISORY_LOCK: i64 = 0x0073_6572_7669_6365;
 
@@ -59,12 +65,13 @@ pub fn schema_sql(backend: DbBackend) -> Vec<String> {
     TABLES.iter().map(|(_, sql)| (*sql).to_owned()).collect()
 }
 
-/// Makes the framework's tables where they are missing. Many processes may do so at once.
+/// Makes the framework's tables where they are missing, and adds the columns that a table made earlier lacks. Many processes may do
+/// so at once.
 ///
 /// # Errors
-/// The database is away, or refuses: then the message names `schema_sql`.
+/// The database is away, or refuses: then the message names `schema_sql`, or the statement that adds the column.
 pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
-    if missing_tables(db).await?.is_empty() {
+    if missing_tables(db).await?.is_empty() && missing_columns(db).await?.is_empty() {
         // Nothing to make: neither the right to make tables is needed, nor SQLite's write lock.
         return Ok(());
     }
@@ -76,22 +83,48 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     for sql in schema_sql(backend) {
         tx.execute_unprepared(&sql).await.map_err(Refused)?;
     }
+    // Asked again, now that nobody else can be at it.
+    for sql in missing_columns(&tx).await? {
+        tx.execute_unprepared(sql).await.map_err(|source| ColumnRefused { sql, source })?;
+    }
     tx.commit().await
 }
 
 /// With `.migrate(false)`: whether somebody else made the tables.
 ///
 /// # Errors
-/// The database is away, or tables are missing, which the message names.
+/// The database is away, or tables or columns are missing, which the message names.
 pub async fn check_schema(db: &DatabaseConnection) -> Result<()> {
     let missing = missing_tables(db).await?;
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        return Err(Error::fatal(format!(
+            "the tables {} are missing: run the statements of `service_core::database::schema_sql`, or leave out `.migrate(false)`",
+            missing.join(", ")
+        )));
     }
-    Err(Error::fatal(format!(
-        "the tables {} are missing: run the statements of `service_core::database::schema_sql`, or leave out `.migrate(false)`",
-        missing.join(", ")
-    )))
+    let missing = missing_columns(db).await?;
+    if !missing.is_empty() {
+        return Err(Error::fatal(format!(
+            "`service_claim` was made by an earlier version: run `{}`, or leave out `.migrate(false)`",
+            missing.join("; ")
+        )));
+    }
+    Ok(())
+}
+
+/// The statements that add what `service_claim` lacks; none where there is no such table.
+async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> {
+    let backend = db.get_database_backend();
+    let sql = match backend {
+        DbBackend::Postgres => {
+            "SELECT attname::text AS name FROM pg_attribute WHERE attrelid = to_regclass('service_claim') AND NOT attisdropped"
+        }
+        _ => "SELECT name FROM pragma_table_info('service_claim')",
+    };
+    let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
+    let there = rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, _>>()?;
+    let lacks = |column: &str| !there.is_empty() && there.iter().all(|name| name != column);
+    Ok(LATER_COLUMNS.into_iter().filter(|(column, _)| lacks(column)).map(|(_, sql)| sql).collect())
 }
 
 async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
@@ -124,3 +157,10 @@ async fn table_exists(db: &DatabaseConnection, name: &str) -> Result<bool> {
     "cannot make the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
 )]
 struct Refused(#[source] sea_orm::DbErr);
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot add a column to a table of the framework's: run `{sql}` as the table's owner")]
+struct ColumnRefused {
+    sql: &'static str,
+    source: sea_orm::DbErr,
+}

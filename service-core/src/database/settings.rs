@@ -4,12 +4,15 @@
 //! The tricky part: these rows may be written by hand. One that cannot be understood is given back as such, with its key, so that
 //! it can be reported and the service goes on with the last good value.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
 use serde_json::Value;
 
 use crate::error::Result;
+
+/// How far the clocks of two machines may lie apart without one of them being held for wrong.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(1);
 
 /// A value that is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -190,7 +193,9 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
     Ok(LastRun { run: run?, fire: fire? })
 }
 
-/// Keeps when a service last ran. `None` leaves what is known.
+/// Keeps when a service last ran. `None` leaves what is known, and so does a time before the one that is known: of two
+/// processes the one that was held up may write last. A known time that lies ahead of this machine's clock by more than a
+/// minute is replaced all the same: a clock that was wrong must not hide fires until its time has come.
 ///
 /// # Errors
 /// The database's.
@@ -203,18 +208,25 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: Las
     }
     let columns = std::iter::once("service_id").chain(known.iter().map(|(name, _)| *name));
     let values = std::iter::once(service_id.into()).chain(known.iter().map(|(_, at)| written(*at).into()));
+    let believable = written(Utc::now() + CLOCKS_DIFFER);
+    let later = known.iter().map(|(name, _)| (column(name), later_of(name, &believable)));
     let insert = Query::insert()
         .into_table(column("service_state"))
         .columns(columns.map(column))
         .values_panic(values.collect::<Vec<Expr>>())
-        .on_conflict(
-            OnConflict::column(column("service_id"))
-                .update_columns(known.iter().map(|(name, _)| column(name)))
-                .to_owned(),
-        )
+        .on_conflict(OnConflict::column(column("service_id")).values(later).to_owned())
         .to_owned();
     db.execute(&insert).await?;
     Ok(())
+}
+
+/// Of a column's new time and the one that stands there, what is kept. As these tables write them, times sort as texts do.
+fn later_of(name: &'static str, believable: &str) -> Expr {
+    let stands = || Expr::col((column("service_state"), column(name)));
+    let new = || Expr::col((column("excluded"), column(name)));
+    // The comparison with a null is neither true nor false: then there is only the new one.
+    let stays = stands().gte(new()).and(stands().lte(believable));
+    Expr::case(stays, stands()).finally(new()).into()
 }
 
 async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<std::result::Result<Override, BadOverride>>> {
