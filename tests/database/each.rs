@@ -142,7 +142,7 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
         assert_ne!(item.model().id, 1, "the suspect goes last");
         item.settle(Ok::<_, Error>(())).await.unwrap();
         if committed {
-            batch.commit().await.unwrap();
+            assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
         } else {
             drop(batch);
             access.run_ended(Some("stopped short")).await.unwrap();
