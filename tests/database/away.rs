@@ -142,6 +142,20 @@ async fn a_directory_that_is_not_there_yet_is_waited_for() {
     services.shutdown().await.unwrap();
 }
 
+async fn it_is_watched_where_services_are_started_one_by_one_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
+    let services = builder().database_url(&url).build().await.unwrap();
+    for id in ["counter", "reader", "ticker"] {
+        services.get(id).unwrap().start().await.unwrap();
+    }
+    until("it is known to be away", || health(&services, "counter").reason.is_some_and(|why| why.contains("away for")))
+        .await;
+    std::fs::create_dir(dir.path().join("mounted")).unwrap();
+    all_recover(&services).await;
+    services.shutdown().await.unwrap();
+}
+
 async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("app.db");
@@ -344,6 +358,11 @@ mod on_sqlite_alone {
     #[tokio::test]
     async fn a_directory_that_is_not_there_yet_is_waited_for() {
         super::a_directory_that_is_not_there_yet_is_waited_for().await;
+    }
+
+    #[tokio::test]
+    async fn it_is_watched_where_services_are_started_one_by_one_too() {
+        super::it_is_watched_where_services_are_started_one_by_one_too().await;
     }
 
     #[tokio::test]

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::fault::is_out_of_reach;
@@ -90,25 +91,53 @@ pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
     {
         return Err(error);
     }
+    keep_watching(registry);
+    Ok(())
+}
+
+/// Looks again and again for as long as the registry, and the runtime this is called on, live. Does nothing where that is
+/// done already.
+fn keep_watching(registry: &ServiceRegistry) {
+    let inner = &registry.inner;
+    // Without a runtime nothing starts either, which is told there.
+    let Ok(runtime) = Handle::try_current() else { return };
     if inner.hub.clock_is_held || inner.live.watching.swap(true, Ordering::SeqCst) {
-        return Ok(());
+        return;
     }
-    let (weak, hub) = (Arc::downgrade(inner), inner.hub.clone());
-    tokio::spawn(async move {
+    let watching = Watching(Arc::downgrade(inner));
+    let hub = inner.hub.clone();
+    runtime.spawn(async move {
         loop {
             // Sooner where a service could not reach it, but not as often as that may be.
             tokio::time::sleep(LOOK / 6).await;
             let _ = tokio::time::timeout(LOOK - LOOK / 6, hub.presence.suspected()).await;
-            let Some(inner) = weak.upgrade() else { return };
+            let Some(inner) = watching.0.upgrade() else { return };
             look(&ServiceRegistry { inner }).await;
         }
     });
-    Ok(())
 }
 
-/// Before a service starts: what the tables say of it holds from its first instance on. Does nothing where the database is
-/// known to be away.
-pub(crate) async fn look_if_there(registry: &ServiceRegistry) {
+/// Held by the task that watches: where its runtime goes down, the next start has another one watch.
+struct Watching(Weak<Inner>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.live.watching.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Before one service starts: what the tables say of it holds from its first instance on, and later changes are noticed.
+pub(crate) async fn look_before_start(registry: &ServiceRegistry) {
+    look_if_there(registry).await;
+    if registry.inner.hub.database.is_some() {
+        keep_watching(registry);
+    }
+}
+
+/// Does nothing where the database is known to be away.
+async fn look_if_there(registry: &ServiceRegistry) {
     let hub = &registry.inner.hub;
     if hub.database.is_some() && !hub.presence.is_away() {
         look(registry).await;
