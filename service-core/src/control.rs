@@ -93,6 +93,9 @@ pub(crate) enum Hold {
     Blocked,
     /// It failed and a fresh instance will follow.
     Restart,
+    /// Backing off from a failure that may be the database's: one that comes back ends the wait.
+    #[cfg(feature = "database")]
+    Database,
 }
 
 /// Who waits for a run.

@@ -12,6 +12,8 @@ use crate::builder::Place;
 use crate::clock::plain;
 use crate::config::Resolved;
 use crate::context::Context;
+#[cfg(feature = "database")]
+use crate::control::Hold;
 use crate::control::{Control, StopBy};
 #[cfg(feature = "database")]
 use crate::database::Access;
@@ -207,23 +209,36 @@ impl Entry {
         })
     }
 
+    #[cfg(feature = "database")]
+    pub(crate) fn has_used_database(&self) -> bool {
+        self.extras.get().is_some_and(|extras| extras.access.get().is_some())
+    }
+
     /// The outage of the database, where this service has used it.
     #[cfg(feature = "database")]
     pub(crate) fn outage(&self) -> Option<crate::database::Outage> {
-        self.extras.get()?.access.get()?;
-        self.hub.presence.outage()
+        if self.has_used_database() { self.hub.presence.outage() } else { None }
     }
 
-    /// The database is back: who waits for it tries again at once.
+    /// It backs off, and whether from a failure that may be the database's, of what `began` then. Where the database has
+    /// come back meanwhile, nobody will say so again.
+    #[cfg(feature = "database")]
+    pub(crate) fn wait_for_database(&self, waits: bool, began: tokio::time::Instant) {
+        let mut control = self.lock();
+        match control.hold() {
+            None if waits => control.set_hold(Hold::Database),
+            Some(Hold::Database) if !waits => control.let_go(),
+            _ => {}
+        }
+        if self.hub.presence.has_returned_since(began) {
+            try_again(&mut control);
+        }
+    }
+
+    /// The database is back: who waits for it tries again at once, but not before the moment that it has named itself.
     #[cfg(feature = "database")]
     pub(crate) fn database_is_back(&self) {
-        let mut control = self.lock();
-        let waits = control.last_error().is_some_and(crate::database::is_out_of_reach);
-        if waits && control.retrying && !control.in_flight {
-            control.plan(Some(tokio::time::Instant::now()));
-            control.is_due = true;
-            control.wake();
-        }
+        try_again(&mut self.lock());
     }
 
     /// The way to the database, where the run that just ended left something to settle there.
@@ -370,6 +385,16 @@ impl Entry {
         }
         let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
         work()
+    }
+}
+
+/// Ends the wait for the database, where there is one.
+#[cfg(feature = "database")]
+fn try_again(control: &mut Control) {
+    if matches!(control.hold(), Some(Hold::Database)) && control.retrying && !control.in_flight {
+        control.plan(Some(tokio::time::Instant::now()));
+        control.is_due = true;
+        control.wake();
     }
 }
 

@@ -166,7 +166,9 @@ impl Supervisor {
                             #[cfg(feature = "database")]
                             if catch_up::is_wanted(&self.desk.options) {
                                 self.seldom().wall.done();
-                                Box::pin(self.remember_fire()).await;
+                                if self.can_remember_fire() {
+                                    Box::pin(self.remember_fire()).await;
+                                }
                             }
                             renew
                         }
@@ -202,7 +204,7 @@ impl Supervisor {
                 Woken::WallNotThere => {
                     self.look_at_wall();
                     #[cfg(feature = "database")]
-                    if catch_up::is_wanted(&self.desk.options) {
+                    if self.can_remember_fire() {
                         Box::pin(self.remember_fire()).await;
                     }
                 }
@@ -295,6 +297,7 @@ impl Supervisor {
                 return read;
             }
         }
+        let began = Instant::now();
         let mut building = {
             let cx = &self.cx;
             cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
@@ -307,10 +310,10 @@ impl Supervisor {
                 self.cx.entry.emit(|| ServiceEventKind::InstanceBuilt);
                 Built::Done
             }
-            Driven::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error).await,
+            Driven::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error, began).await,
             Driven::Panicked(message) => {
                 let error = Error::msg(format!("building the instance panicked: {message}"));
-                self.fail_to_build(FailureKind::Panic, error).await
+                self.fail_to_build(FailureKind::Panic, error, began).await
             }
             Driven::TimedOut | Driven::Aborted => {
                 warn!(service.id = %self.cx.entry.id, "`configure` outlasted the stop and was aborted");
@@ -320,8 +323,8 @@ impl Supervisor {
         }
     }
 
-    async fn fail_to_build(&mut self, kind: FailureKind, error: Error) -> Built {
-        self.fail(kind, error, None).await.map_or(Built::Broken, Built::Ended)
+    async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Built {
+        self.fail(kind, error, began, None).await.map_or(Built::Broken, Built::Ended)
     }
 
     /// Drives `update` on the blocking pool.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, TransactionTrait};
 use service_core::database::{self, Override};
 use service_core::prelude::*;
 use service_core::{HealthStatus, ServiceHealth, ServiceOptions};
@@ -142,6 +142,61 @@ async fn a_directory_that_is_not_there_yet_is_waited_for() {
     services.shutdown().await.unwrap();
 }
 
+/// Cannot reach the database, and is slow to find that out when its limit is reached.
+struct Straggler {
+    /// Whether the database is there again.
+    there: watch::Receiver<bool>,
+}
+
+#[service(interval = "100ms", retry_delay = "50ms", discover = false)]
+impl Straggler {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let began_without = !*self.there.borrow();
+        if cx.run() == 4 {
+            cx.metrics().set("last", 1);
+            self.there.wait_for(|there| *there).await?;
+        }
+        if began_without { Err(Error::new(out_of_reach())) } else { Ok(()) }
+    }
+}
+
+/// Cannot reach the database, and says itself when to try again.
+struct Deliberate;
+
+#[service(interval = "100ms", discover = false)]
+impl Deliberate {
+    async fn update(&mut self) -> Result<()> {
+        Err(Error::retry_after(Duration::from_secs(3600), out_of_reach()))
+    }
+}
+
+fn out_of_reach() -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal("no route to host".into()))
+}
+
+async fn what_began_in_an_outage_fails_nobody_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
+    let (back, there) = watch::channel(false);
+    let services = builder()
+        .service_fn("straggler", move || Straggler { there: there.clone() })
+        .service("deliberate", Deliberate)
+        .database_url(&url)
+        .start_all()
+        .await
+        .unwrap();
+    until("its last chance is in flight", || health(&services, "straggler").metrics.contains_key("last")).await;
+    until("it says when", || health(&services, "deliberate").failures == 1).await;
+    wait_for(&services, &url, &["counter"]).await;
+    std::fs::create_dir(dir.path().join("mounted")).unwrap();
+    all_recover(&services).await;
+    back.send(true).unwrap();
+    until("it is judged", || health(&services, "straggler").error_count > 3).await;
+    until("it is well", || health(&services, "straggler").status == HealthStatus::Healthy).await;
+    assert_eq!(health(&services, "deliberate").runs, 1, "it waits as long as it said");
+    services.shutdown().await.unwrap();
+}
+
 async fn it_is_watched_where_services_are_started_one_by_one_too() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
@@ -154,6 +209,24 @@ async fn it_is_watched_where_services_are_started_one_by_one_too() {
     std::fs::create_dir(dir.path().join("mounted")).unwrap();
     all_recover(&services).await;
     services.shutdown().await.unwrap();
+}
+
+fn it_is_watched_on_the_runtime_that_is_left() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
+    let first = runtime();
+    let services = first.block_on(builder().database_url(&url).start_all()).unwrap();
+    drop(first);
+    runtime().block_on(async {
+        for id in ["counter", "reader", "ticker"] {
+            services.get(id).unwrap().reset().await.unwrap();
+        }
+        wait_for(&services, &url, &["counter", "reader"]).await;
+        std::fs::create_dir(dir.path().join("mounted")).unwrap();
+        all_recover(&services).await;
+        services.shutdown().await.unwrap();
+    });
 }
 
 async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
@@ -251,12 +324,14 @@ async fn pass(
 
 /// A shutdown ends in its time, give or take what a busy machine needs.
 async fn shuts_down_in_time(services: &ServiceRegistry) {
+    let mut running = services.list();
+    running.retain(|id| health(services, id).running);
     let begun = Instant::now();
     let _ = services.shutdown().await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(2 + 3), "{took:?}");
-    for id in services.list() {
-        assert_eq!(health(services, &id).state, ServiceState::Stopped, "{:?}", health(services, &id));
+    for id in &running {
+        assert_eq!(health(services, id).state, ServiceState::Stopped, "{:?}", health(services, id));
     }
 }
 
@@ -280,11 +355,16 @@ async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
     let stall = proxy(server.socket(), &dir.path().join(".s.PGSQL.5432"));
     let (path, _) = url.split_once("?host=").unwrap();
     let url = format!("{path}?host={}", dir.path().display());
-    let services = builder().set("counter.timeout", "2s").database_url(&url).start_all().await.unwrap();
+    let impatient = builder().service_of::<Counter>("impatient").set("impatient.timeout", "1s");
+    let services = impatient.set("counter.timeout", "2s").database_url(&url).start_all().await.unwrap();
     all_recover(&services).await;
+    until("it has used the database", || health(&services, "impatient").total_processed > 0).await;
     stall.send(true).unwrap();
     let waits = |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("away"));
     until("the outage is told", || waits("counter") && waits("reader")).await;
+    let judged = health(&services, "impatient").error_count;
+    until("timeouts beyond the limit", || health(&services, "impatient").error_count > judged.max(4)).await;
+    assert_eq!(health(&services, "impatient").failures, 3, "it is not failed before the outage is noticed");
     ticker_is_well(&services).await;
     stall.send(false).unwrap();
     all_recover(&services).await;
@@ -319,17 +399,24 @@ async fn hogged(services: &ServiceRegistry, connections: f64) {
 
 pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone(bench: crate::Bench) {
     let mut options = ConnectOptions::new(bench.url.clone());
-    options.max_connections(2);
+    options.max_connections(2).acquire_timeout(Duration::from_secs(2));
     let pool = Database::connect(options).await.unwrap();
     let hog = ServiceOptions::of::<Hog>().drain_timeout(Duration::from_secs(1));
     let services = builder().service_with("hog", Hog, hog).database(pool).start_all().await.unwrap();
     hogged(&services, 2.0).await;
     ticker_is_well(&services).await;
-    // The registry asks the same pool, and cannot tell which it is.
-    until("it is told", || health(&services, "counter").reason.is_some_and(|why| why.contains("has not answered")))
-        .await;
+    if bench.is_postgres() {
+        // The registry asks the same pool, and cannot tell which it is.
+        until("it is told", || health(&services, "counter").reason.is_some_and(|why| why.contains("has not answered")))
+            .await;
+    } else {
+        // A file that is there is never away, and the limit holds.
+        until("it is failed", || health(&services, "counter").state == ServiceState::Failed).await;
+        assert_eq!(health(&services, "counter").failures, 4);
+    }
     let told = health(&services, "counter").reason.unwrap();
     assert!(!told.contains("away for"), "{told}");
+    assert!(bench.is_postgres() || told.contains("timed out"), "{told}");
     ticker_is_well(&services).await;
     shuts_down_in_time(&services).await;
 }
@@ -361,8 +448,18 @@ mod on_sqlite_alone {
     }
 
     #[tokio::test]
+    async fn what_began_in_an_outage_fails_nobody_after_it() {
+        super::what_began_in_an_outage_fails_nobody_after_it().await;
+    }
+
+    #[tokio::test]
     async fn it_is_watched_where_services_are_started_one_by_one_too() {
         super::it_is_watched_where_services_are_started_one_by_one_too().await;
+    }
+
+    #[test]
+    fn it_is_watched_on_the_runtime_that_is_left() {
+        super::it_is_watched_on_the_runtime_that_is_left();
     }
 
     #[tokio::test]

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use sea_orm::{ConnAcquireErr, DatabaseConnection, DbBackend, DbErr};
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::fault::is_out_of_reach;
@@ -19,6 +21,7 @@ use crate::clock::in_words;
 use crate::config::{Layer, Resolved, Row};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
+use crate::hub::Hub;
 use crate::registry::{Inner, ServiceRegistry};
 
 /// How long a change may take to be noticed.
@@ -26,16 +29,18 @@ const LOOK: Duration = Duration::from_secs(3);
 /// How long an answer is waited for: with connections of the registry's own, and at start.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// The same where services may keep the pool busy.
-const SHARED_PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const SHARED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is known of the table layers.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     watching: AtomicBool,
-    /// One look at a time, so that no older one is applied last.
-    looking: tokio::sync::Mutex<()>,
+    /// One look at a time, so that no older one is applied last; and when the last one began.
+    looking: tokio::sync::Mutex<Looked>,
     known: Mutex<Known>,
 }
+
+type Looked = Option<Instant>;
 
 #[derive(Debug, Default)]
 struct Known {
@@ -73,35 +78,45 @@ enum Silent {
     Away(Duration),
     #[error("no answer within {} s: it is away, or all connections of its pool are in use", .0.as_secs())]
     AwayOrUsedUp(Duration),
+    #[error("no answer within {} s: all connections of its pool are in use", .0.as_secs())]
+    UsedUp(Duration),
 }
 
-/// Reads the tables once, before anything starts, and then again and again for as long as the registry lives. A database
-/// that is away delays the start by a few seconds at most.
+/// Whether it says no more than that a pool has no connection to spare. A file answers at once, if only that it cannot be
+/// opened, so on SQLite nobody who shares the services' pool takes this for an outage.
+fn is_used_up(hub: &Hub, error: &Error) -> bool {
+    let no_connection = matches!(error.find(), Some(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)));
+    shares_sqlite(hub) && (no_connection || error.find::<Silent>().is_some())
+}
+
+fn shares_sqlite(hub: &Hub) -> bool {
+    let is_sqlite = |db: &DatabaseConnection| db.get_database_backend() == DbBackend::Sqlite;
+    !hub.presence.has_own() && hub.database.as_ref().is_some_and(is_sqlite)
+}
+
+/// Reads the tables once, before everything starts. A database that is away delays that by a few seconds at most.
 ///
 /// # Errors
 /// The framework's tables are missing and cannot, or shall not, be made.
-pub(crate) async fn watch(registry: &ServiceRegistry) -> Result<()> {
+pub(crate) async fn look_before_all(registry: &ServiceRegistry) -> Result<()> {
     let inner = &registry.inner;
     if inner.hub.database.is_none() {
         return Ok(());
     }
     if let Some(error) = look_for(registry, PATIENCE).await
         && !inner.hub.presence.is_away()
+        && !is_used_up(&inner.hub, &error)
         && !inner.hub.presence.tables().are_ready()
     {
         return Err(error);
     }
-    keep_watching(registry);
     Ok(())
 }
 
-/// Looks again and again for as long as the registry, and the runtime this is called on, live. Does nothing where that is
-/// done already.
-fn keep_watching(registry: &ServiceRegistry) {
+/// Looks again and again for as long as the registry and the runtime live. Does nothing where that is done already.
+pub(crate) fn keep_watching(registry: &ServiceRegistry, runtime: &Handle) {
     let inner = &registry.inner;
-    // Without a runtime nothing starts either, which is told there.
-    let Ok(runtime) = Handle::try_current() else { return };
-    if inner.hub.clock_is_held || inner.live.watching.swap(true, Ordering::SeqCst) {
+    if inner.hub.database.is_none() || inner.hub.clock_is_held || inner.live.watching.swap(true, Ordering::SeqCst) {
         return;
     }
     let watching = Watching(Arc::downgrade(inner));
@@ -128,19 +143,17 @@ impl Drop for Watching {
     }
 }
 
-/// Before one service starts: what the tables say of it holds from its first instance on, and later changes are noticed.
-pub(crate) async fn look_before_start(registry: &ServiceRegistry) {
-    look_if_there(registry).await;
-    if registry.inner.hub.database.is_some() {
-        keep_watching(registry);
+/// Before one service starts: what the tables say of it holds from its first instance on. Does nothing where the database is
+/// known to be away. Of those who ask together, one looks for all.
+pub(crate) async fn look_if_there(registry: &ServiceRegistry) {
+    let Inner { hub, live, .. } = &*registry.inner;
+    if hub.database.is_none() || hub.presence.is_away() {
+        return;
     }
-}
-
-/// Does nothing where the database is known to be away.
-async fn look_if_there(registry: &ServiceRegistry) {
-    let hub = &registry.inner.hub;
-    if hub.database.is_some() && !hub.presence.is_away() {
-        look(registry).await;
+    let asked = Instant::now();
+    let mut looked = live.looking.lock().await;
+    if !hub.presence.is_away() && looked.is_none_or(|began| began <= asked) {
+        look_alone(registry, patience(registry), &mut looked).await;
     }
 }
 
@@ -152,18 +165,29 @@ pub(crate) async fn is_away(registry: &ServiceRegistry) -> bool {
 
 /// Reads the tables and applies what has changed; says once that the database is away, and once that it is back.
 pub(crate) async fn look(registry: &ServiceRegistry) -> Option<Error> {
-    let shared = !registry.inner.hub.presence.has_own();
-    look_for(registry, if shared { SHARED_PATIENCE } else { PATIENCE }).await
+    look_for(registry, patience(registry)).await
+}
+
+fn patience(registry: &ServiceRegistry) -> Duration {
+    if registry.inner.hub.presence.has_own() { PATIENCE } else { SHARED_PATIENCE }
 }
 
 async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Error> {
+    let mut looked = registry.inner.live.looking.lock().await;
+    look_alone(registry, patience, &mut looked).await
+}
+
+async fn look_alone(registry: &ServiceRegistry, patience: Duration, looked: &mut Looked) -> Option<Error> {
     let Inner { hub, live, .. } = &*registry.inner;
-    let _one = live.looking.lock().await;
+    let began = Instant::now();
     let rows = match tokio::time::timeout(patience, read(registry)).await {
         Ok(rows) => rows,
         Err(_) if hub.presence.has_own() => Err(Error::new(Silent::Away(patience))),
+        Err(_) if shares_sqlite(hub) => Err(Error::new(Silent::UsedUp(patience))),
         Err(_) => Err(Error::new(Silent::AwayOrUsedUp(patience))),
     };
+    // One that was cut short is none.
+    *looked = Some(began);
     let name = hub.presence.name();
     let error = match rows {
         Ok(rows) => {
@@ -176,7 +200,8 @@ async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Erro
         }
         Err(error) => error,
     };
-    if is_out_of_reach(&error) || error.find::<Silent>().is_some() {
+    let used_up = is_used_up(hub, &error);
+    if !used_up && (is_out_of_reach(&error) || error.find::<Silent>().is_some()) {
         if hub.presence.gone(format!("{error:#}")) {
             warn!(
                 "the {name} does not answer, services that need it wait; what service_config and service_override said \
@@ -184,7 +209,9 @@ async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Erro
             );
         }
     } else {
-        is_back(registry);
+        if !used_up {
+            is_back(registry);
+        }
         if !std::mem::replace(&mut live.known().unreadable, true) {
             warn!("service_config and service_override cannot be read, what they said before still holds: {error:#}");
         }

@@ -37,7 +37,7 @@ pub use gate::{CommitGate, CommitGuard};
 pub use index::{claim_index, create_claim_index};
 #[cfg(feature = "testing")]
 pub(crate) use live::look;
-pub(crate) use live::{Live, is_away, look_before_start, watch};
+pub(crate) use live::{Live, SHARED_PATIENCE, is_away, keep_watching, look_before_all, look_if_there};
 pub(crate) use presence::{Outage, Presence};
 pub(crate) use queue::WriteQueue;
 pub use schema::{check_schema, migrate, schema_sql};

@@ -24,8 +24,15 @@ pub(crate) struct Presence {
     /// For the registry's own questions, where the services' pool is not to be shared.
     own: Option<DatabaseConnection>,
     tables: Arc<Tables>,
-    away: Mutex<Option<Away>>,
+    known: Mutex<Known>,
     suspected: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    away: Option<Away>,
+    /// The end of the last outage.
+    returned: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,12 +64,12 @@ impl Presence {
     }
 
     pub(crate) fn is_away(&self) -> bool {
-        self.lock().is_some()
+        self.lock().away.is_some()
     }
 
     /// It does not answer. Says whether that is news.
     pub(crate) fn gone(&self, why: String) -> bool {
-        let mut away = self.lock();
+        let away = &mut self.lock().away;
         let news = away.is_none();
         let since = away.as_ref().map_or_else(Instant::now, |away| away.since);
         *away = Some(Away { since, why });
@@ -71,13 +78,28 @@ impl Presence {
 
     /// It answers. Says for how long it was away, where it was.
     pub(crate) fn back(&self) -> Option<Duration> {
-        self.lock().take().map(|away| away.since.elapsed())
+        let mut known = self.lock();
+        let away = known.away.take()?;
+        known.returned = Some(Instant::now());
+        Some(away.since.elapsed())
+    }
+
+    /// Whether it has come back since `at`, and is there.
+    pub(crate) fn has_returned_since(&self, at: Instant) -> bool {
+        let known = self.lock();
+        known.away.is_none() && known.returned.is_some_and(|returned| returned >= at)
+    }
+
+    /// Whether it is away, or was at `at` or later: what began then may have suffered from it.
+    pub(crate) fn was_away_since(&self, at: Instant) -> bool {
+        let known = self.lock();
+        known.away.is_some() || known.returned.is_some_and(|returned| returned >= at)
     }
 
     /// The outage in words, as long as it lasts.
     pub(crate) fn outage(&self) -> Option<Outage> {
-        let away = self.lock();
-        let away = away.as_ref()?;
+        let known = self.lock();
+        let away = known.away.as_ref()?;
         // A pool of the application's own may as well be used up.
         let how = if self.has_own() { "has been away" } else { "has not answered" };
         let what = format!("the {} {how} for {}", self.name, in_words(away.since.elapsed()));
@@ -95,14 +117,14 @@ impl Presence {
         self.suspected.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Away>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presence").field("name", &self.name).field("away", &*self.lock()).finish_non_exhaustive()
+        f.debug_struct("Presence").field("name", &self.name).field("known", &*self.lock()).finish_non_exhaustive()
     }
 }
 

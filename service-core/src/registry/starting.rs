@@ -34,7 +34,7 @@ impl ServiceRegistry {
     /// made. A service that cannot start is no error, nor is a database that is away; health says why.
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
-        crate::database::watch(self).await?;
+        crate::database::look_before_all(self).await?;
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
             let control = entry.lock();
@@ -84,6 +84,8 @@ impl ServiceRegistry {
         let life = Box::pin(supervise(Supervisor::new(cx, &control)));
         // A runtime that goes down drops it at once, which locks the control.
         drop(control);
+        #[cfg(feature = "database")]
+        crate::database::keep_watching(self, &runtime);
         self.inner.hub.drivers.begin(life, entry.clone(), self, &runtime);
         Ok(number)
     }

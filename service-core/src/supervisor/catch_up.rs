@@ -6,6 +6,7 @@
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use sea_orm::{DbErr, RuntimeErr};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -34,7 +35,7 @@ impl Supervisor {
     /// Reads the last fire that was served, before the first instance is built.
     pub(super) async fn read_last_fire(&mut self) -> Built {
         let entry = self.cx.entry.clone();
-        let now = entry.hub.clock.wall_now();
+        let (began, now) = (Instant::now(), entry.hub.clock.wall_now());
         let read = async {
             let access = entry.hub.database.as_ref().map(|db| entry.access(db));
             let Some(access) = access else { return Ok(now) };
@@ -53,14 +54,18 @@ impl Supervisor {
         let last: Result<SystemTime> = match cx.unless_stopping(tokio::time::timeout(PATIENCE, read)).await {
             None => return Built::Ended(Ending::Stopped),
             Some(Ok(read)) => read,
-            Some(Err(_)) => Err(Error::msg(format!("no answer within {} s", PATIENCE.as_secs()))),
+            // To be known as what it is: an outage, which uses up no service.
+            Some(Err(_)) => {
+                let why = format!("no answer within {} s", PATIENCE.as_secs());
+                Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
+            }
         };
         match last {
             Ok(last) => {
                 self.seldom().wall.served_before(last);
                 Built::Done
             }
-            Err(error) => self.fail_to_build(FailureKind::Error, Error::new(Unread(error.into()))).await,
+            Err(error) => self.fail_to_build(FailureKind::Error, Error::new(Unread(error.into())), began).await,
         }
     }
 
@@ -77,6 +82,13 @@ impl Supervisor {
         }
         info!(service.id = %entry.id, "catches up {} fire(s) that were missed", missed.len());
         self.seldom().wall.owe(missed);
+    }
+
+    /// Whether a fire is to be written down, and the database is there for it as far as is known.
+    pub(super) fn can_remember_fire(&mut self) -> bool {
+        is_wanted(&self.desk.options)
+            && self.seldom().wall.unwritten().is_some()
+            && !self.cx.entry.hub.presence.is_away()
     }
 
     /// Writes down the fire whose run ended well, so that it is not caught up after a restart of the process. What cannot

@@ -11,6 +11,8 @@ use super::{Ending, Next, Supervisor, Times, report, settle};
 use crate::caught::{self, Caught};
 use crate::clock::plain;
 use crate::control::Hold;
+#[cfg(feature = "database")]
+use crate::database::SHARED_PATIENCE;
 use crate::desk::Driven;
 #[cfg(feature = "database")]
 use crate::desk::Limit;
@@ -41,7 +43,7 @@ impl Supervisor {
                 return Some(Ending::Stopped);
             }
         };
-        self.fail(kind, error, Some(times)).await
+        self.fail(kind, error, times.0, Some(times)).await
     }
 
     /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
@@ -71,28 +73,44 @@ impl Supervisor {
     }
 
     /// The failures before this one, as far as they count: while the registry's database is away, those that come of it
-    /// are retried without an end, and the count stays at `max_failures`.
+    /// are retried without an end, and the count stays at `max_failures`. So does one that began in an outage and ended
+    /// after it.
     #[cfg(feature = "database")]
-    async fn without_outage(&mut self, kind: FailureKind, error: &Error, before: u32) -> u32 {
+    async fn without_outage(&mut self, concerned: bool, began: Instant, before: u32) -> u32 {
         let entry = self.cx.entry.clone();
-        let out_of_reach = crate::database::is_out_of_reach(error);
-        if out_of_reach {
-            entry.hub.presence.suspect();
+        let presence = &entry.hub.presence;
+        if concerned {
+            presence.suspect();
         }
         let max = self.desk.options.max_failures;
-        if before < max || max == 0 || !(out_of_reach || kind == FailureKind::Timeout && entry.outage().is_some()) {
+        if before < max || max == 0 || !concerned {
             return before;
         }
-        let registry = self.cx.registry.clone();
-        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        match self.desk.drive(&entry, pin!(crate::database::is_away(&registry)), limit).await {
-            Driven::Done(true) => max - 1,
+        if presence.was_away_since(began) {
+            return max - 1;
+        }
+        let cx = self.cx.clone();
+        let look = cx.unless_stopping(crate::database::is_away(&cx.registry));
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout.max(SHARED_PATIENCE)));
+        match self.desk.drive(&entry, pin!(look), limit).await {
+            Driven::Done(Some(true)) => max - 1,
+            // Found out by another look, while this one was waited for.
+            _ if presence.was_away_since(began) => max - 1,
             _ => before,
         }
     }
 
-    /// Counts a failure, asks what follows and does it. `times` are missing where no instance could be built.
-    pub(super) async fn fail(&mut self, kind: FailureKind, error: Error, times: Option<Times>) -> Option<Ending> {
+    /// Counts a failure of what `began` then, asks what follows and does it. `times` are missing where no instance could be
+    /// built.
+    pub(super) async fn fail(
+        &mut self,
+        kind: FailureKind,
+        error: Error,
+        began: Instant,
+        times: Option<Times>,
+    ) -> Option<Ending> {
+        #[cfg(not(feature = "database"))]
+        let _ = began;
         let entry = self.cx.entry.clone();
         // It is written down more than once below, outside of what catches panics.
         let error = match caught::quietly(|| format!("{error:#}")) {
@@ -112,7 +130,11 @@ impl Supervisor {
         #[cfg(feature = "database")]
         self.pay_debts(Some(&error)).await;
         #[cfg(feature = "database")]
-        let (counted, before) = (before, self.without_outage(kind, &error, before).await);
+        // A run that hangs may as well wait for the database, where the service has used it.
+        let concerned =
+            crate::database::is_out_of_reach(&error) || kind == FailureKind::Timeout && entry.has_used_database();
+        #[cfg(feature = "database")]
+        let (counted, before) = (before, self.without_outage(concerned, began, before).await);
         #[cfg(not(feature = "database"))]
         let counted = before;
         let failure = policy::failure(&self.desk.options, before, kind, error);
@@ -143,6 +165,8 @@ impl Supervisor {
             }
             Verdict::Retry(wait) => {
                 self.back_off(wait);
+                #[cfg(feature = "database")]
+                entry.wait_for_database(concerned && recovery == Recovery::Retry, began);
                 None
             }
             Verdict::Stop => Some(Ending::Stopped),
