@@ -2,8 +2,9 @@
 //!
 //! The tricky part is that clock. Where it jumps over an hour (DST, in spring), what would have fired in that hour fires
 //! once, at its end; where an hour comes twice, a fixed time fires in the first of the two, be it one of several; what is
-//! meant as "every" (`*`, `*/15`) goes by the clock as it is. A clock that is set ahead, or a machine that was suspended, is seen within a minute, and what was missed is made up by one run. A clock that is set
-//! back by up to three hours fires nothing twice; further back, the schedule follows it.
+//! meant as "every" (`*`, `*/15`) goes by the clock as it is. A clock that is set ahead, or a machine that was suspended, is
+//! seen within a minute, and what was missed is made up by one run. A clock that is set back by up to three hours fires nothing
+//! twice; further back, the schedule follows it.
 
 use std::collections::VecDeque;
 use std::fmt;

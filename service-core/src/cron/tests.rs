@@ -179,6 +179,42 @@ mod with_the_feature {
         }
     }
 
+    /// Around the jumps of a year, from many a moment to many another.
+    #[cfg(feature = "database")]
+    #[test]
+    fn what_was_missed_and_what_would_have_fired_agree_around_every_jump() {
+        const HOUR: u64 = 3600;
+        let expressions = [
+            "30 2 * * *",
+            "0 3 * * *",
+            "15,45 2 * * *",
+            "30 1,13 * * *",
+            "*/30 * * * *",
+            "*/7 1-3 * * *",
+            "30 2 * * 7",
+            "*/40 * 2 * * *",
+        ];
+        let zones = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"];
+        let days = ["2026-02-14", "2026-03-07", "2026-03-28", "2026-04-04", "2026-10-03", "2026-10-24", "2026-10-31"];
+        for (zone, expression) in zones.iter().flat_map(|zone| expressions.map(|expression| (zone, expression))) {
+            let schedule = schedule(expression, zone);
+            for day in days {
+                let from = at(&format!("{day} 00:00:00"));
+                let to = from + Duration::from_secs(3 * 24 * HOUR);
+                let fires = std::iter::successors(next(&schedule, from), |fire| next(&schedule, *fire));
+                let fires: Vec<_> = fires.take_while(|fire| *fire <= to).collect();
+                for (since, hours) in (0..48).step_by(3).flat_map(|since| [(since, 2), (since, 24)]) {
+                    let since = from + Duration::from_secs(since * HOUR + HOUR / 2);
+                    let until = since + Duration::from_secs(hours * HOUR);
+                    let between: Vec<_> = fires.iter().copied().filter(|at| *at > since && *at <= until).collect();
+                    let what = format!("{expression} in {zone}, from {} to {}", shown(since), shown(until));
+                    assert_eq!(missed(&schedule, since, until, 1000), between, "{what}");
+                    assert_eq!(next(&schedule, since).filter(|at| *at <= until), between.first().copied(), "{what}");
+                }
+            }
+        }
+    }
+
     /// What the attribute takes, the runtime takes.
     #[test]
     fn expressions_that_are_known() {
