@@ -2,7 +2,7 @@
 
 use service_core::prelude::*;
 
-use crate::support::{Log, Scripted, Step, secs};
+use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
 async fn fourth_failure_in_a_row_fails_it() {
@@ -30,13 +30,10 @@ async fn a_success_forgets_earlier_failures() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_costs_the_instance_and_no_more() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            let first = builder_log.count("built") == 0;
-            builder_log.push("built");
-            Scripted::new(&builder_log, if first { &[Step::Succeed, Step::Panic] } else { &[] })
-        })
+        .start_fn(built(&log, |log, nth| {
+            Scripted::new(log, if nth == 1 { &[Step::Succeed, Step::Panic] } else { &[] })
+        }))
         .await;
     bed.run_for(secs(130)).await;
     assert_eq!(log.times("built"), [0.0, 65.0]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use service_core::prelude::*;
 
 use crate::acting::{Acting, Configured, Plan, has_line, logged, soon};
-use crate::support::{Log, Scripted, Step, secs};
+use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
 async fn in_configure_it_is_retried_like_an_error() {
@@ -43,14 +43,12 @@ async fn in_the_closure_that_builds_it_is_a_panic_too() {
 async fn in_on_failure_the_default_holds_and_the_instance_is_replaced() {
     let (bed, log) = (TestBed::new(), Log::default());
     let (lines, _logging) = logged();
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            let mut scripted = Scripted::new(&builder_log, &[Step::Fail]);
+        .start_fn(built(&log, |log, _| {
+            let mut scripted = Scripted::new(log, &[Step::Fail]);
             scripted.recovery = Some(|_| panic!("no idea"));
             scripted
-        })
+        }))
         .await;
     bed.run_for(secs(1)).await;
     assert_eq!(service.state(), ServiceState::BackingOff);
@@ -84,15 +82,12 @@ async fn in_cleanup_it_is_caught_and_the_service_stops() {
 #[tokio::test(start_paused = true)]
 async fn in_the_cleanup_after_a_panic_a_fresh_instance_still_follows() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            let mut scripted =
-                Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Panic] } else { &[] });
+        .start_fn(built(&log, |log, nth| {
+            let mut scripted = Scripted::new(log, if nth == 1 { &[Step::Panic] } else { &[] });
             scripted.cleanup = Step::Panic;
             scripted
-        })
+        }))
         .await;
     bed.run_for(secs(6)).await;
     assert_eq!((log.times("built"), log.count("cleanup")), (vec![0.0, 5.0], 1));
@@ -130,17 +125,15 @@ async fn in_the_drop_of_the_instance_it_is_caught_and_told() {
 #[tokio::test(start_paused = true)]
 async fn in_the_drop_of_a_run_that_timed_out_it_costs_the_instance() {
     let (bed, log) = (TestBed::new().set("timeout", 3), Log::default());
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Acting::new(&builder_log, |cx| async move {
+        .start_fn(built(&log, |log, _| {
+            Acting::new(log, |cx| async move {
                 if cx.run() == 1 {
                     let _bomb = Bomb;
                     std::future::pending::<()>().await;
                 }
             })
-        })
+        }))
         .await;
     bed.run_for(secs(10)).await;
     assert_eq!((log.times("built"), log.times("cleanup")), (vec![0.0, 8.0], vec![3.0]));

@@ -3,17 +3,13 @@
 use service_core::prelude::*;
 
 use crate::acting::{Acting, Configured, Plan, assert_says, soon};
-use crate::support::{Log, Scripted, Step, secs};
+use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_service_begins_anew() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Fail; 4] } else { &[Step::Fail] })
-        })
+        .start_fn(built(&log, |log, nth| Scripted::new(log, if nth == 1 { &[Step::Fail; 4] } else { &[Step::Fail] })))
         .await;
     soon(service.wait_for(ServiceState::Failed)).await.unwrap();
     assert_eq!(service.health().failures, 4);
@@ -66,18 +62,16 @@ async fn what_has_not_failed_refuses() {
 #[tokio::test(start_paused = true)]
 async fn from_within_its_own_run_a_fresh_instance_follows() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Acting::new(&builder_log, |cx| async move {
+        .start_fn(built(&log, |log, _| {
+            Acting::new(log, |cx| async move {
                 if cx.run() == 1 {
                     let me = cx.services().get(cx.service_id()).unwrap();
                     me.reset().await.unwrap();
                     tokio::time::sleep(secs(3)).await;
                 }
             })
-        })
+        }))
         .await;
     bed.run_for(secs(61)).await;
     assert_eq!(log.times("built"), [0.0, 3.0]);
@@ -88,18 +82,16 @@ async fn from_within_its_own_run_a_fresh_instance_follows() {
 #[tokio::test(start_paused = true)]
 async fn from_within_a_run_that_fails_for_good_it_holds_too() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
     let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Acting::new(&builder_log, |cx| async move {
+        .start_fn(built(&log, |log, _| {
+            Acting::new(log, |cx| async move {
                 if cx.run() == 1 {
                     cx.services().get(cx.service_id()).unwrap().reset().await?;
                     return Err(Error::fatal("the connection is gone"));
                 }
                 Ok(())
             })
-        })
+        }))
         .await;
     bed.run_for(secs(1)).await;
     assert_eq!((service.state(), service.health().failures), (ServiceState::Running, 0));
@@ -109,13 +101,8 @@ async fn from_within_a_run_that_fails_for_good_it_holds_too() {
 #[tokio::test(start_paused = true)]
 async fn a_service_resets_another() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
-    let failed = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Fatal] } else { &[] })
-        })
-        .await;
+    let failed =
+        bed.start_fn(built(&log, |log, nth| Scripted::new(log, if nth == 1 { &[Step::Fatal] } else { &[] }))).await;
     failed.wait_for(ServiceState::Failed).await.unwrap();
     let other = bed
         .start(Acting::new(&Log::default(), |cx| async move { cx.services().get("scripted").unwrap().reset().await }))

@@ -3,7 +3,7 @@
 use service_core::prelude::*;
 
 use crate::acting::{Acting, Configured, Plan, assert_says, soon};
-use crate::support::{Log, Scripted, Step, secs};
+use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
 async fn between_runs_it_runs_at_once_and_the_grid_stays() {
@@ -77,13 +77,8 @@ async fn a_retry_by_hand_that_fails_counts_and_backs_off_again() {
 #[tokio::test(start_paused = true)]
 async fn while_it_waits_to_be_restarted_a_fresh_instance_runs() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
-    let builder_log = log.clone();
-    let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Scripted::new(&builder_log, if builder_log.count("built") == 1 { &[Step::Fatal] } else { &[] })
-        })
-        .await;
+    let service =
+        bed.start_fn(built(&log, |log, nth| Scripted::new(log, if nth == 1 { &[Step::Fatal] } else { &[] }))).await;
     bed.run_for(secs(1)).await;
     assert_eq!(service.state(), ServiceState::BackingOff);
     soon(service.run_now()).await.unwrap();

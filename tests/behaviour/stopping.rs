@@ -3,7 +3,7 @@
 use service_core::prelude::*;
 
 use crate::acting::{Acting, Configured, Plan, assert_says, soon};
-use crate::support::{Log, Scripted, Step, secs};
+use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
 async fn stop_during_backoff_is_at_once() {
@@ -239,13 +239,7 @@ async fn a_shutdown_hurries_a_stop_that_drains_already() {
 #[tokio::test(start_paused = true)]
 async fn each_start_has_an_instance_of_its_own() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let builder_log = log.clone();
-    let service = bed
-        .start_fn(move || {
-            builder_log.push("built");
-            Scripted::new(&builder_log, &[])
-        })
-        .await;
+    let service = bed.start_fn(built(&log, |log, _| Scripted::new(log, &[]))).await;
     for _ in 0..2 {
         bed.run_for(secs(1)).await;
         soon(service.stop()).await.unwrap();

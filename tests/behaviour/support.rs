@@ -67,6 +67,15 @@ impl Scripted {
     }
 }
 
+/// Has every instance that is built written down as `built`, and tells which it is, from 1.
+pub(crate) fn built<S, F: Fn(&Log, usize) -> S>(log: &Log, build: F) -> impl Fn() -> S + use<S, F> {
+    let log = log.clone();
+    move || {
+        log.push("built");
+        build(&log, log.count("built"))
+    }
+}
+
 #[service(interval = 60, discover = false)]
 impl Scripted {
     async fn update(&mut self) -> Result<Outcome> {
