@@ -137,6 +137,7 @@ exercise! {
         a_value_set_in_a_transaction_shares_its_fate,
         settings_that_are_no_json_are_told_with_their_key,
         overrides_are_recorded_and_end_by_themselves,
+        overrides_written_by_hand_count_and_end,
         the_last_run_is_remembered,
         a_process_that_was_held_up_does_not_turn_the_last_run_back,
         the_claims_index_is_made_once_and_used;

@@ -3,9 +3,14 @@
 //! The tricky part is that many replicas start at once: PostgreSQL may answer two simultaneous `CREATE TABLE IF NOT
 //! EXISTS` with a unique violation in its catalogue, so there the tables are made under an advisory lock.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::LazyLock;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::access::Access;
+use super::fault::is_connection_lost;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 
@@ -51,18 +56,91 @@ const LATER_COLUMNS: [(&str, &str); 2] = [
 /// "service\0\0" read as a number: one lock for all who make these tables.
 const ADVISORY_LOCK: i64 = 0x0073_6572_7669_6365;
 
-/// The statements that make the framework's tables: what the registry runs at start, and what a migration of your own
-/// runs where the registry is built with `.migrate(false)`. Running them again changes nothing.
+/// The SQL that makes the framework's tables: what the registry runs at start, and what a migration of your own runs where the
+/// registry is built with `.migrate(false)`. Running it again changes nothing.
+///
+/// It is one text, and can be gone through statement by statement.
 ///
 /// ```
-/// use sea_orm::DbBackend;
-/// use service_core::database::schema_sql;
-/// assert!(schema_sql(DbBackend::Postgres).iter().all(|sql| sql.starts_with("CREATE TABLE IF NOT EXISTS service_")));
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> service_core::Result<()> {
+/// use sea_orm::ConnectionTrait;
+/// use service_core::database::{connect, schema_sql};
+///
+/// let db = connect("sqlite::memory:").await?;
+/// db.execute_unprepared(schema_sql(db.get_database_backend())).await?;
+///
+/// for statement in schema_sql(db.get_database_backend()) {
+///     assert!(statement.starts_with("CREATE TABLE IF NOT EXISTS service_"));
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
 /// ```
-pub fn schema_sql(backend: DbBackend) -> Vec<String> {
+pub fn schema_sql(backend: DbBackend) -> &'static SchemaSql {
+    static SCHEMA: LazyLock<SchemaSql> = LazyLock::new(|| {
+        let statements = TABLES.map(|(_, sql)| sql);
+        SchemaSql { script: format!("{};\n", statements.join(";\n")), statements }
+    });
     // The same for every engine: only types and clauses that all of them have.
     let _ = backend;
-    TABLES.iter().map(|(_, sql)| (*sql).to_owned()).collect()
+    &SCHEMA
+}
+
+/// What [`schema_sql`] gives: a text, or statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaSql {
+    script: String,
+    statements: [&'static str; TABLES.len()],
+}
+
+impl SchemaSql {
+    /// All of it as one text, each statement ended by `;` and a new line.
+    pub fn as_str(&self) -> &str {
+        &self.script
+    }
+
+    /// The statements, without `;`.
+    pub fn iter(&self) -> std::iter::Copied<std::slice::Iter<'_, &'static str>> {
+        self.statements.iter().copied()
+    }
+}
+
+impl Deref for SchemaSql {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for SchemaSql {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for SchemaSql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl From<&SchemaSql> for String {
+    fn from(sql: &SchemaSql) -> Self {
+        sql.script.clone()
+    }
+}
+
+impl<'a> IntoIterator for &'a SchemaSql {
+    type Item = &'static str;
+    type IntoIter = std::iter::Copied<std::slice::Iter<'a, &'static str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
 }
 
 /// Makes the framework's tables where they are missing, and adds the columns that a table made earlier lacks. Many processes may do
@@ -81,7 +159,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
     for sql in schema_sql(backend) {
-        tx.execute_unprepared(&sql).await.map_err(Refused)?;
+        tx.execute_unprepared(sql).await.map_err(Refused)?;
     }
     // Asked again, now that nobody else can be at it.
     for sql in missing_columns(&tx).await? {
@@ -148,19 +226,29 @@ async fn table_exists(db: &DatabaseConnection, name: &str) -> Result<bool> {
             )));
         }
     };
-    let row = db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await?;
-    Ok(row.is_some())
+    match db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await {
+        Ok(row) => Ok(row.is_some()),
+        Err(error) if is_connection_lost(&error) => Err(error.into()),
+        Err(source) => Err(Error::new(CannotLook { name: name.to_owned(), source })),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot look for the framework's table `{name}` in the registry's database")]
+struct CannotLook {
+    name: String,
+    source: DbErr,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot make the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
 )]
-struct Refused(#[source] sea_orm::DbErr);
+struct Refused(#[source] DbErr);
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot add a column to a table of the framework's: run `{sql}` as the table's owner")]
 struct ColumnRefused {
     sql: &'static str,
-    source: sea_orm::DbErr,
+    source: DbErr,
 }
