@@ -143,6 +143,7 @@ exercise! {
         the_claims_index_is_made_once_and_used;
     warnings:
         a_missing_index_is_told_once_and_how_to_make_it,
+        a_table_that_is_not_there_is_not_told_to_need_an_index,
         rows_set_aside_are_told_with_their_keys,
         a_status_enum_without_the_statuses_is_refused,
         a_missing_table_is_named;

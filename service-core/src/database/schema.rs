@@ -206,37 +206,38 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
 }
 
 async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
+    let backend = db.get_database_backend();
+    if !matches!(backend, DbBackend::Sqlite | DbBackend::Postgres) {
+        return Err(Error::fatal(format!(
+            "{backend:?} is not a database this crate works with: use SQLite or PostgreSQL"
+        )));
+    }
     let mut missing = Vec::new();
     for (name, _) in TABLES {
-        if !table_exists(db, name).await? {
-            missing.push(name);
+        match table_exists(db, name).await {
+            Ok(true) => {}
+            Ok(false) => missing.push(name),
+            Err(error) if is_connection_lost(&error) => return Err(error.into()),
+            Err(source) => return Err(Error::new(CannotLook { name, source })),
         }
     }
     Ok(missing)
 }
 
-async fn table_exists(db: &DatabaseConnection, name: &str) -> Result<bool> {
+/// On PostgreSQL `name` is an identifier as in SQL: with quotes, and a schema, where it needs them.
+pub(super) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
-        DbBackend::Sqlite => "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?",
         DbBackend::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",
-        other => {
-            return Err(Error::fatal(format!(
-                "{other:?} is not a database this crate works with: use SQLite or PostgreSQL"
-            )));
-        }
+        _ => "SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?",
     };
-    match db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await {
-        Ok(row) => Ok(row.is_some()),
-        Err(error) if is_connection_lost(&error) => Err(error.into()),
-        Err(source) => Err(Error::new(CannotLook { name: name.to_owned(), source })),
-    }
+    Ok(db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await?.is_some())
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot look for the framework's table `{name}` in the registry's database")]
 struct CannotLook {
-    name: String,
+    name: &'static str,
     source: DbErr,
 }
 
