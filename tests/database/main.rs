@@ -110,6 +110,7 @@ exercise! {
         a_refused_commit_finds_the_row_it_was_about;
     each:
         each_item_commits_by_itself,
+        an_item_may_change_and_delete_its_own_row,
         claimed_rows_are_nobody_elses,
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,

@@ -142,8 +142,8 @@ impl Plan {
         Verdict::Again(now.checked_add_signed(wait).unwrap_or(now))
     }
 
-    /// The rows are `completed`. With `guarded`, only those still pending.
-    pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>, guarded: bool) -> Vec<UpdateStatement> {
+    /// The rows are `completed`.
+    pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> Vec<UpdateStatement> {
         let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
         keys.chunks(chunk)
             .map(|keys| {
@@ -151,9 +151,6 @@ impl Plan {
                 if let Some(error) = &self.error {
                     let empty = if error.nullable { Value::String(None) } else { String::new().into() };
                     update.value(error.iden.clone(), Expr::Constant(empty));
-                }
-                if guarded {
-                    update.and_where(self.is_pending());
                 }
                 update.cond_where(self.any_of(keys)).to_owned()
             })

@@ -106,6 +106,11 @@ impl SchemaSql {
     pub fn iter(&self) -> std::iter::Copied<std::slice::Iter<'_, &'static str>> {
         self.statements.iter().copied()
     }
+
+    /// The statements in one text, with this between them.
+    pub fn join(&self, separator: &str) -> String {
+        self.statements.join(separator)
+    }
 }
 
 impl Deref for SchemaSql {
