@@ -106,6 +106,7 @@ exercise! {
         a_filter_and_an_order_of_the_users_own,
         the_oldest_come_first,
         rows_that_cannot_be_read_are_set_aside,
+        a_full_column_of_attempts_fails_its_row_alone,
         many_workers_get_no_row_twice,
         a_refused_commit_finds_the_row_it_was_about;
     each:
