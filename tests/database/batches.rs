@@ -348,6 +348,27 @@ pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {
     assert_eq!(statuses(&bench.db).await, ["completed", "failed", "failed", "nobody knows", "completed"]);
 }
 
+/// Its number cannot grow any more, which must not hold up the table: not where it fails, and not where it succeeds.
+pub(crate) async fn a_full_column_of_attempts_fails_its_row_alone(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    bench.db.execute_unprepared("UPDATE job SET attempts = 2147483647 WHERE id < 3").await.unwrap();
+    let access = Access::new(bench.db.clone(), "worker");
+    for _ in 0..10 {
+        let run = async {
+            let mut batch = access.claim::<job::Entity>(10).await?;
+            while let Some(item) = batch.next().await? {
+                let done = if item.model().id == 1 { Err("refused") } else { Ok(()) };
+                item.settle(done).await?;
+            }
+            batch.commit().await
+        };
+        let run: Result<Outcome> = run.await;
+        access.run_ended(run.err().map(|error| error.to_string()).as_deref()).await.unwrap();
+    }
+    let second = if bench.is_postgres() { "failed" } else { "completed" };
+    assert_eq!(statuses(&bench.db).await, ["failed", second, "completed", "completed"]);
+}
+
 pub(crate) async fn many_workers_get_no_row_twice(bench: Bench) {
     jobs(&bench.db, 400).await;
     let workers: Vec<_> = (0..4)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
-use service_core::database::{Access, Clock};
+use service_core::database::{Access, Clock, Item};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
@@ -48,6 +48,39 @@ pub(crate) async fn each_item_commits_by_itself(bench: Bench) {
     assert_eq!(statuses(&bench.db).await, ["completed", "pending", "completed", "pending", "pending"]);
     assert_eq!(crate::tables::job(&bench.db, 2).await.error_message.as_deref(), Some("refused"));
     assert_eq!(claims(&bench).await, 0);
+}
+
+/// As with `claim`: what an item writes may concern its own row. A queue is emptied so, or a row moved to an archive.
+pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
+    async fn change(item: &Item<'_, job::Entity>) {
+        let sql = match item.model().id {
+            1 => "DELETE FROM job WHERE id = 1",
+            2 => "UPDATE job SET status = 'parked', payload = 'mine' WHERE id = 2",
+            3 => "UPDATE job SET status = 'completed' WHERE id = 3",
+            _ => "UPDATE job SET attempts = 7, payload = 'mine' WHERE id = 4",
+        };
+        item.tx().execute_unprepared(sql).await.unwrap();
+    }
+    for each in [false, true] {
+        bench.db.execute_unprepared("DROP TABLE IF EXISTS job").await.unwrap();
+        bench.db.execute_unprepared("DROP TABLE IF EXISTS effect").await.unwrap();
+        jobs(&bench.db, 4).await;
+        let access = Access::new(bench.db.clone(), "mailer");
+        let mut batch = if each {
+            access.claim_each::<job::Entity>(10).await.unwrap()
+        } else {
+            access.claim::<job::Entity>(10).await.unwrap()
+        };
+        while let Some(item) = batch.next().await.unwrap() {
+            change(&item).await;
+            item.settle(Ok::<_, Error>(())).await.unwrap();
+        }
+        assert_eq!(batch.commit().await.unwrap(), Outcome::processed(4), "{each}");
+        assert_eq!(statuses(&bench.db).await, ["completed", "completed", "completed"], "{each}");
+        assert_eq!(crate::tables::job(&bench.db, 2).await.payload, "mine", "{each}");
+        assert_eq!(crate::tables::job(&bench.db, 4).await.attempts, 8, "{each}");
+        assert_eq!(claims(&bench).await, 0, "{each}");
+    }
 }
 
 pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {

@@ -150,8 +150,11 @@ pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench
     let builder = || ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher").migrate(false);
     let error = builder().database_url(&bench.url).start_all().await.unwrap_err().to_string();
     assert!(error.contains("service_claim, service_store") && error.contains("schema_sql"), "{error}");
-    for sql in database::schema_sql(bench.db.get_database_backend()) {
-        bench.db.execute_unprepared(&sql).await.unwrap();
+    // As one text, and again statement by statement.
+    let sql = database::schema_sql(bench.db.get_database_backend());
+    bench.db.execute_unprepared(sql).await.unwrap();
+    for statement in sql {
+        bench.db.execute_unprepared(statement).await.unwrap();
     }
     let services = builder().database_url(&bench.url).start_all().await.unwrap();
     assert_eq!(batcher(&services).state(), ServiceState::Running);

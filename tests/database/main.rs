@@ -106,10 +106,12 @@ exercise! {
         a_filter_and_an_order_of_the_users_own,
         the_oldest_come_first,
         rows_that_cannot_be_read_are_set_aside,
+        a_full_column_of_attempts_fails_its_row_alone,
         many_workers_get_no_row_twice,
         a_refused_commit_finds_the_row_it_was_about;
     each:
         each_item_commits_by_itself,
+        an_item_may_change_and_delete_its_own_row,
         claimed_rows_are_nobody_elses,
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,
@@ -137,11 +139,13 @@ exercise! {
         a_value_set_in_a_transaction_shares_its_fate,
         settings_that_are_no_json_are_told_with_their_key,
         overrides_are_recorded_and_end_by_themselves,
+        overrides_written_by_hand_count_and_end,
         the_last_run_is_remembered,
         a_process_that_was_held_up_does_not_turn_the_last_run_back,
         the_claims_index_is_made_once_and_used;
     warnings:
         a_missing_index_is_told_once_and_how_to_make_it,
+        a_table_that_is_not_there_is_not_told_to_need_an_index,
         rows_set_aside_are_told_with_their_keys,
         a_status_enum_without_the_statuses_is_refused,
         a_missing_table_is_named;

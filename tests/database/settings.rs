@@ -95,6 +95,30 @@ pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
     assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
 }
 
+/// As a person writes one: with `CURRENT_TIMESTAMP`, and times in forms that the framework itself does not write.
+pub(crate) async fn overrides_written_by_hand_count_and_end(bench: Bench) {
+    for (key, set_at, until) in [
+        ("interval", "CURRENT_TIMESTAMP", "NULL"),
+        ("jitter", "'2026-01-31T12:00:00+02:00'", "'2026-02-01 12:00:00'"),
+        ("timeout", "'2026-01-31 12:00:00.25+02'", "'2026-02-01T12:00:00Z'"),
+    ] {
+        let insert = format!(
+            "INSERT INTO service_override VALUES ('mailer', '{key}', '5', 'ann', 'by hand', {set_at}, {until})"
+        );
+        bench.db.execute_unprepared(&insert).await.unwrap();
+    }
+    let (end, before) = ("2026-02-01T12:00:00Z".parse().unwrap(), "2026-02-01T11:59:59Z".parse().unwrap());
+    let found = database::read_overrides(&bench.db, before).await.unwrap();
+    let keys: Vec<String> = found.into_iter().map(|found| found.unwrap().key).collect();
+    assert_eq!(keys, ["interval", "jitter", "timeout"]);
+    assert_eq!(database::expire_overrides(&bench.db, before).await.unwrap(), []);
+    let ended = database::expire_overrides(&bench.db, end).await.unwrap();
+    let times: Vec<_> = ended.iter().map(|ended| (ended.key.as_str(), ended.at.to_rfc3339())).collect();
+    let expected = [("jitter", "2026-01-31T10:00:00+00:00"), ("timeout", "2026-01-31T10:00:00.250+00:00")];
+    assert_eq!(times, expected.map(|(key, at)| (key, at.to_owned())));
+    assert_eq!(database::expire_overrides(&bench.db, end).await.unwrap(), [], "they are gone");
+}
+
 pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
     let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
     assert_eq!(database::last_run(db, "mailer").await.unwrap(), LastRun::default());

@@ -39,6 +39,18 @@ pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench
     assert_eq!(log.warnings().len(), 1, "now it is there");
 }
 
+/// Its claim fails, and says why: an index would not help.
+pub(crate) async fn a_table_that_is_not_there_is_not_told_to_need_an_index(bench: Bench) {
+    let (log, _listening) = Log::listen();
+    let access = Access::new(bench.db.clone(), "worker");
+    let error = format!("{:#}", work(&access, nothing).await.unwrap_err());
+    assert!(error.contains("cannot claim rows of `job`"), "{error}");
+    assert_eq!(log.warnings(), Vec::<String>::new());
+    jobs(&bench.db, 1).await;
+    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(1));
+    assert_eq!(log.warnings().len(), 1, "now it is there, without one");
+}
+
 pub(crate) async fn rows_set_aside_are_told_with_their_keys(bench: Bench) {
     jobs(&bench.db, 4).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();

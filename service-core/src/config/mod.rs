@@ -32,6 +32,8 @@ pub(crate) use nearest::nearest;
 pub(crate) use resolve::{Provenance, Resolved, Row};
 pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
+#[cfg(feature = "database")]
+pub(crate) use value::{REDACTED, is_secret};
 pub(crate) use value::{Value, list};
 
 /// A layer of the configuration; a later one wins.

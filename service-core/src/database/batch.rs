@@ -211,7 +211,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let keys: Vec<ValueTuple> = self.done.iter().map(|row| row.key.clone()).collect();
         let tx = self.take_tx();
         let committed = async {
-            for update in self.plan.complete(&keys, self.access.clock.now(), false) {
+            for update in self.plan.complete(&keys, self.access.clock.now()) {
                 tx.raw().await?.execute(&update).await?;
             }
             tx.commit().await
@@ -299,10 +299,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let tx = self.take_tx();
         let written = async {
             tx.check().await.map_err(|error| Error::new(Ignored(error)))?;
-            for update in self.plan.complete(std::slice::from_ref(&row.key), self.access.clock.now(), true) {
-                if tx.raw().await?.execute(&update).await?.rows_affected() != 1 {
-                    return Ok(false);
-                }
+            // The item may have changed or deleted its own row: whether the row is still this worker's, the claim alone says.
+            for update in self.plan.complete(std::slice::from_ref(&row.key), self.access.clock.now()) {
+                tx.raw().await?.execute(&update).await?;
             }
             self.end_claim(&tx, row).await
         };

@@ -87,6 +87,16 @@ macro_rules! builder {
             Self(self.0.with(|request| request.order.push((column, order))))
         }
 
+        /// As `order_by`, the smallest first.
+        pub fn order_by_asc(self, column: E::Column) -> Self {
+            self.order_by(column, Order::Asc)
+        }
+
+        /// As `order_by`, the largest first.
+        pub fn order_by_desc(self, column: E::Column) -> Self {
+            self.order_by(column, Order::Desc)
+        }
+
         /// How long a failed row waits for its next attempt: this long after the first, doubled each time. Default 10 s. Needs
         /// `available_at`; without it the row is pending again at once.
         pub fn retry_delay(self, first: Duration) -> Self {

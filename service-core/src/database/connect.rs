@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
+use crate::config::{REDACTED, is_secret};
 use crate::error::{Error, Result};
 
 /// How long SQLite itself waits for a lock before it says "busy".
@@ -165,12 +166,20 @@ struct Target<'a> {
 
 impl<'a> Target<'a> {
     fn parse(given: &'a str) -> Result<Self> {
-        let Some((scheme, rest)) = given.split_once(':') else {
+        let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
+        // Of what is no URL, not everything can be shown: `host=db password=…` is a way to write it elsewhere.
+        if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._/\\".contains(c)) {
+            return Err(Error::fatal(
+                "what was given is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
+            ));
+        }
+        if !given.contains(':') {
             return Err(Error::fatal(format!(
-                "`{given}` is not a database URL: write `sqlite:{given}` for a file, \
-                 or `postgres://user:password@host/database`"
+                "`{given}` is not a database URL: write `sqlite:{}` for a file, \
+                 or `postgres://user:password@host/database`",
+                if given.is_empty() { "app.db" } else { given }
             )));
-        };
+        }
         let engine = match scheme {
             "sqlite" if is_memory(rest) => Engine::SqliteMemory,
             "sqlite" if rest.trim_start_matches('/').is_empty() => {
@@ -249,14 +258,24 @@ pub(crate) fn named(url: &str) -> String {
     format!("database `{}`", redacted(url))
 }
 
-/// The URL without its password.
+/// The URL without its password, which may stand before the host or among the parameters.
 fn redacted(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let Some((login, host)) = rest.rsplit_once('@') else { return url.to_owned() };
-    match login.split_once(':') {
-        Some((user, _)) => format!("{scheme}://{user}:•••@{host}"),
-        None => url.to_owned(),
+    let mut shown = url.to_owned();
+    if let Some((scheme, rest)) = url.split_once("://")
+        && let Some((login, host)) = rest.rsplit_once('@')
+        && let Some((user, _)) = login.split_once(':')
+    {
+        shown = format!("{scheme}://{user}:{REDACTED}@{host}");
     }
+    let Some((address, parameters)) = shown.split_once('?') else { return shown };
+    let parameters: Vec<String> = parameters
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if is_secret(name) => format!("{name}={REDACTED}"),
+            _ => parameter.to_owned(),
+        })
+        .collect();
+    format!("{address}?{}", parameters.join("&"))
 }
 
 #[cfg(test)]
@@ -280,6 +299,8 @@ mod tests {
     fn a_wrong_url_is_told_what_to_write() {
         for (given, part) in [
             ("app.db", "write `sqlite:app.db`"),
+            ("", "write `sqlite:app.db`"),
+            ("host=db user=ann", "write `sqlite:app.db`, or `postgres://"),
             ("sqlite:", "lacks the file's name"),
             ("mysql://localhost/x", "use `sqlite:…` or `postgres://…`"),
         ] {
@@ -293,5 +314,11 @@ mod tests {
         assert_eq!(redacted("postgres://ann:se:cr@t@db:5432/app"), "postgres://ann:•••@db:5432/app");
         assert_eq!(redacted("postgres://ann@db/app"), "postgres://ann@db/app");
         assert_eq!(redacted("sqlite:app.db"), "sqlite:app.db");
+        assert_eq!(redacted("sqlite:app.db?key=secret&mode=ro"), "sqlite:app.db?key=•••&mode=ro");
+        assert_eq!(redacted("postgres://db/app?user=ann&password=s%20@t"), "postgres://db/app?user=ann&password=•••");
+        for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
+            let message = Target::parse(given).unwrap_err().to_string();
+            assert!(!message.contains("secret"), "{message}");
+        }
     }
 }

@@ -5,12 +5,15 @@ use std::fmt::Write;
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, PrimaryKeyToColumn,
-    Statement, TransactionTrait,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityName, IdenStatic, Iterable,
+    PrimaryKeyToColumn, Statement, TransactionTrait,
 };
 
 use super::access::Access;
+use super::fault::is_connection_lost;
 use super::plan::{COMPLETED, FAILED, PENDING};
+use super::request::Claiming;
+use super::schema::table_exists;
 use super::work_item::WorkItem;
 use crate::error::{Error, Result};
 
@@ -29,12 +32,10 @@ pub fn claim_index<E: WorkItem>(backend: DbBackend) -> String {
         columns.push(format!("{}{nulls}", quoted(column.as_str())));
     }
     columns.extend(E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str())));
-    let table = entity.table_name();
-    let qualified =
-        entity.schema_name().map_or_else(|| quoted(table), |schema| format!("{}.{}", quoted(schema), quoted(table)));
     format!(
-        "CREATE INDEX IF NOT EXISTS {} ON {qualified} ({}) WHERE {} = '{PENDING}'",
-        quoted(&format!("{table}_claim_idx")),
+        "CREATE INDEX IF NOT EXISTS {} ON {} ({}) WHERE {} = '{PENDING}'",
+        quoted(&format!("{}_claim_idx", entity.table_name())),
+        qualified(&entity),
         columns.join(", "),
         quoted(work.status.as_str()),
     )
@@ -64,8 +65,17 @@ pub(crate) async fn look_at<E: WorkItem>(access: &Access) -> Result<()> {
     if access.debts.was_said(&look) {
         return Ok(());
     }
-    // A database that cannot be asked now is asked at the next claim.
-    let Ok(has_index) = has_index(access, table, work.status.as_str()).await else { return Ok(()) };
+    let has_index = match has_index::<E>(access).await {
+        Ok(Some(has_index)) => has_index,
+        // The claim says so.
+        Ok(None) => return Ok(()),
+        // The claim would wait as long, and end the same way.
+        Err(source) if is_connection_lost(&source) => {
+            return Err(Error::new(Claiming { table: table.to_owned(), source }));
+        }
+        // A database that cannot be asked now is asked at the next claim.
+        Err(_) => return Ok(()),
+    };
     if !access.debts.first_time(look) {
         return Ok(());
     }
@@ -105,8 +115,10 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
     )))
 }
 
-async fn has_index(access: &Access, table: &str, status: &str) -> std::result::Result<bool, DbErr> {
-    let backend = access.db.get_database_backend();
+/// Whether an index serves its claims; `None` where there is no such table.
+async fn has_index<E: WorkItem>(access: &Access) -> std::result::Result<Option<bool>, DbErr> {
+    let (backend, entity) = (access.db.get_database_backend(), E::default());
+    let (table, status) = (entity.table_name(), E::__work().status);
     let sql = match backend {
         DbBackend::Postgres => "SELECT indexdef FROM pg_indexes WHERE tablename = $1",
         _ => "SELECT sql AS indexdef FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
@@ -116,9 +128,14 @@ async fn has_index(access: &Access, table: &str, status: &str) -> std::result::R
     for row in rows {
         let definition: String = row.try_get("", "indexdef")?;
         let after_table = definition.split_once('(').map_or("", |(_, columns)| columns);
-        names_status |= after_table.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == status);
+        names_status |=
+            after_table.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == status.as_str());
     }
-    Ok(names_status)
+    if names_status {
+        return Ok(Some(true));
+    }
+    let name = if backend == DbBackend::Postgres { qualified(&entity) } else { table.to_owned() };
+    Ok(table_exists(&access.db, &name).await?.then_some(false))
 }
 
 /// A status that is none of ours, if there is one. The search may read the whole table, so it is cut short.
@@ -146,6 +163,11 @@ async fn strange_status<E: WorkItem>(access: &Access, known: &[String]) -> std::
     let row = tx.query_one(&select).await?;
     tx.rollback().await?;
     row.map(|row| row.try_get("", "status")).transpose()
+}
+
+fn qualified(entity: &impl EntityName) -> String {
+    let table = quoted(entity.table_name());
+    entity.schema_name().map_or_else(|| table.clone(), |schema| format!("{}.{table}", quoted(schema)))
 }
 
 fn quoted(name: &str) -> String {

@@ -40,7 +40,7 @@ pub(crate) use live::look;
 pub(crate) use live::{Live, SHARED_PATIENCE, is_away, keep_watching, look_before_all, look_if_there};
 pub(crate) use presence::{Outage, Presence};
 pub(crate) use queue::WriteQueue;
-pub use schema::{check_schema, migrate, schema_sql};
+pub use schema::{SchemaSql, check_schema, migrate, schema_sql};
 /// What is derived: see [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;
 pub use settings::{

@@ -142,25 +142,23 @@ impl Plan {
         Verdict::Again(now.checked_add_signed(wait).unwrap_or(now))
     }
 
-    /// The rows are `completed`. With `guarded`, only those still pending.
-    pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>, guarded: bool) -> Vec<UpdateStatement> {
+    /// The rows are `completed`.
+    pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> Vec<UpdateStatement> {
         let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
         keys.chunks(chunk)
             .map(|keys| {
-                let mut update = self.update(self.completed.clone(), now);
+                let mut update = self.update(self.completed.clone(), now, true);
                 if let Some(error) = &self.error {
                     let empty = if error.nullable { Value::String(None) } else { String::new().into() };
                     update.value(error.iden.clone(), Expr::Constant(empty));
-                }
-                if guarded {
-                    update.and_where(self.is_pending());
                 }
                 update.cond_where(self.any_of(keys)).to_owned()
             })
             .collect()
     }
 
-    /// The row failed. Only where it is still pending, and was tried as often as is believed.
+    /// The row failed. Only where it is still pending, and was tried as often as is believed. Without a message it is the last resort
+    /// for a row that the database would not write: one that ends with it is not counted up either, as a full column would refuse.
     pub(crate) fn fail(
         &self,
         key: &ValueTuple,
@@ -173,7 +171,8 @@ impl Plan {
             Verdict::Failed => &self.failed,
             Verdict::Again(_) => &self.pending,
         };
-        let mut update = self.update(status.clone(), now);
+        let counted = message.is_some() || matches!(verdict, Verdict::Again(_));
+        let mut update = self.update(status.clone(), now, counted);
         if let (Some(column), Some(message)) = (&self.error, message) {
             update.value(column.iden.clone(), clipped(message, column.limit));
         }
@@ -197,10 +196,10 @@ impl Plan {
         update.cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
-    fn update(&self, status: Expr, now: DateTime<Utc>) -> UpdateStatement {
+    fn update(&self, status: Expr, now: DateTime<Utc>, counted: bool) -> UpdateStatement {
         let mut update = Query::update().table(self.table.clone()).to_owned();
         update.value(self.status.clone(), status);
-        if let Some(column) = &self.attempts {
+        if let Some(column) = self.attempts.as_ref().filter(|_| counted) {
             update.value(column.clone(), Expr::col(column.clone()).add(Expr::Constant(1.into())));
         }
         self.touch(&mut update, now);

@@ -45,9 +45,9 @@ pub(crate) struct Claimed<E: EntityTrait> {
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot claim rows of `{table}`")]
-struct Claiming {
-    table: String,
-    source: DbErr,
+pub(super) struct Claiming {
+    pub(super) table: String,
+    pub(super) source: DbErr,
 }
 
 impl<E: WorkItem> Request<E> {

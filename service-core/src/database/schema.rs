@@ -3,9 +3,14 @@
 //! The tricky part is that many replicas start at once: PostgreSQL may answer two simultaneous `CREATE TABLE IF NOT
 //! EXISTS` with a unique violation in its catalogue, so there the tables are made under an advisory lock.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::LazyLock;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use super::access::Access;
+use super::fault::is_connection_lost;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 
@@ -51,18 +56,96 @@ const LATER_COLUMNS: [(&str, &str); 2] = [
 /// "service\0\0" read as a number: one lock for all who make these tables.
 const ADVISORY_LOCK: i64 = 0x0073_6572_7669_6365;
 
-/// The statements that make the framework's tables: what the registry runs at start, and what a migration of your own
-/// runs where the registry is built with `.migrate(false)`. Running them again changes nothing.
+/// The SQL that makes the framework's tables: what the registry runs at start, and what a migration of your own runs where the
+/// registry is built with `.migrate(false)`. Running it again changes nothing.
+///
+/// It is one text, and can be gone through statement by statement.
 ///
 /// ```
-/// use sea_orm::DbBackend;
-/// use service_core::database::schema_sql;
-/// assert!(schema_sql(DbBackend::Postgres).iter().all(|sql| sql.starts_with("CREATE TABLE IF NOT EXISTS service_")));
+/// # #[cfg(feature = "sqlite")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> service_core::Result<()> {
+/// use sea_orm::ConnectionTrait;
+/// use service_core::database::{connect, schema_sql};
+///
+/// let db = connect("sqlite::memory:").await?;
+/// db.execute_unprepared(schema_sql(db.get_database_backend())).await?;
+///
+/// for statement in schema_sql(db.get_database_backend()) {
+///     assert!(statement.starts_with("CREATE TABLE IF NOT EXISTS service_"));
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
 /// ```
-pub fn schema_sql(backend: DbBackend) -> Vec<String> {
+pub fn schema_sql(backend: DbBackend) -> &'static SchemaSql {
+    static SCHEMA: LazyLock<SchemaSql> = LazyLock::new(|| {
+        let statements = TABLES.map(|(_, sql)| sql);
+        SchemaSql { script: format!("{};\n", statements.join(";\n")), statements }
+    });
     // The same for every engine: only types and clauses that all of them have.
     let _ = backend;
-    TABLES.iter().map(|(_, sql)| (*sql).to_owned()).collect()
+    &SCHEMA
+}
+
+/// What [`schema_sql`] gives: a text, or statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaSql {
+    script: String,
+    statements: [&'static str; TABLES.len()],
+}
+
+impl SchemaSql {
+    /// All of it as one text, each statement ended by `;` and a new line.
+    pub fn as_str(&self) -> &str {
+        &self.script
+    }
+
+    /// The statements, without `;`.
+    pub fn iter(&self) -> std::iter::Copied<std::slice::Iter<'_, &'static str>> {
+        self.statements.iter().copied()
+    }
+
+    /// The statements in one text, with this between them.
+    pub fn join(&self, separator: &str) -> String {
+        self.statements.join(separator)
+    }
+}
+
+impl Deref for SchemaSql {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for SchemaSql {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for SchemaSql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl From<&SchemaSql> for String {
+    fn from(sql: &SchemaSql) -> Self {
+        sql.script.clone()
+    }
+}
+
+impl<'a> IntoIterator for &'a SchemaSql {
+    type Item = &'static str;
+    type IntoIter = std::iter::Copied<std::slice::Iter<'a, &'static str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
 }
 
 /// Makes the framework's tables where they are missing, and adds the columns that a table made earlier lacks. Many processes may do
@@ -81,7 +164,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
     for sql in schema_sql(backend) {
-        tx.execute_unprepared(&sql).await.map_err(Refused)?;
+        tx.execute_unprepared(sql).await.map_err(Refused)?;
     }
     // Asked again, now that nobody else can be at it.
     for sql in missing_columns(&tx).await? {
@@ -128,39 +211,50 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
 }
 
 async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
+    let backend = db.get_database_backend();
+    if !matches!(backend, DbBackend::Sqlite | DbBackend::Postgres) {
+        return Err(Error::fatal(format!(
+            "{backend:?} is not a database this crate works with: use SQLite or PostgreSQL"
+        )));
+    }
     let mut missing = Vec::new();
     for (name, _) in TABLES {
-        if !table_exists(db, name).await? {
-            missing.push(name);
+        match table_exists(db, name).await {
+            Ok(true) => {}
+            Ok(false) => missing.push(name),
+            Err(error) if is_connection_lost(&error) => return Err(error.into()),
+            Err(source) => return Err(Error::new(CannotLook { name, source })),
         }
     }
     Ok(missing)
 }
 
-async fn table_exists(db: &DatabaseConnection, name: &str) -> Result<bool> {
+/// On PostgreSQL `name` is an identifier as in SQL: with quotes, and a schema, where it needs them.
+pub(super) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
-        DbBackend::Sqlite => "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?",
         DbBackend::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",
-        other => {
-            return Err(Error::fatal(format!(
-                "{other:?} is not a database this crate works with: use SQLite or PostgreSQL"
-            )));
-        }
+        _ => "SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?",
     };
-    let row = db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await?;
-    Ok(row.is_some())
+    Ok(db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await?.is_some())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot look for the framework's table `{name}` in the registry's database")]
+struct CannotLook {
+    name: &'static str,
+    source: DbErr,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot make the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
 )]
-struct Refused(#[source] sea_orm::DbErr);
+struct Refused(#[source] DbErr);
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot add a column to a table of the framework's: run `{sql}` as the table's owner")]
 struct ColumnRefused {
     sql: &'static str,
-    source: sea_orm::DbErr,
+    source: DbErr,
 }

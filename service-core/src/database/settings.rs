@@ -4,7 +4,7 @@
 //! The tricky part: these rows may be written by hand. One that cannot be understood is given back as such, with its key, so that
 //! it can be reported and the service goes on with the last good value.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
 use serde_json::Value;
@@ -106,9 +106,8 @@ pub async fn read_overrides(
     db: &DatabaseConnection,
     now: DateTime<Utc>,
 ) -> Result<Vec<std::result::Result<Override, BadOverride>>> {
-    let mut overrides = all_overrides(db).await?;
-    overrides.retain(|found| !ended(found, now));
-    Ok(overrides)
+    let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
+    Ok(overrides.filter(|found| !ended(found, now)).collect())
 }
 
 /// Sets an override, in place of the one there was.
@@ -158,13 +157,14 @@ pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &
 /// The database's.
 pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
-    for found in all_overrides(db).await?.into_iter().filter(|found| ended(found, now)).flatten() {
-        // Only this very one: it may have been set anew meanwhile.
+    for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| ended(found, now)) {
+        let Ok(found) = found else { continue };
+        // Only this very one: it may have been set anew meanwhile. By the text that stands there, as people write times otherwise.
         let delete = Query::delete()
             .from_table(column("service_override"))
             .and_where(Expr::col(column("service_id")).eq(found.service_id.as_str()))
             .and_where(Expr::col(column("key")).eq(found.key.as_str()))
-            .and_where(Expr::col(column("set_at")).eq(written(found.at)))
+            .and_where(Expr::col(column("set_at")).eq(set_at))
             .to_owned();
         if db.execute(&delete).await?.rows_affected() > 0 {
             expired.push(found);
@@ -229,7 +229,10 @@ fn later_of(name: &'static str, believable: &str) -> Expr {
     Expr::case(stays, stands()).finally(new()).into()
 }
 
-async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<std::result::Result<Override, BadOverride>>> {
+type Found = std::result::Result<Override, BadOverride>;
+
+/// Each with the text of its `set_at`.
+async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, Found)>> {
     let select = Query::select()
         .columns(["service_id", "key", "value", "set_by", "why", "set_at", "until"].map(column))
         .from(column("service_override"))
@@ -240,21 +243,22 @@ async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<std::result::Resul
     Ok(rows.iter().map(read_override).collect::<std::result::Result<_, DbErr>>()?)
 }
 
-fn read_override(row: &QueryResult) -> std::result::Result<std::result::Result<Override, BadOverride>, DbErr> {
+fn read_override(row: &QueryResult) -> std::result::Result<(String, Found), DbErr> {
     let text = |name: &'static str| row.try_get::<String>("", name);
     let (service_id, key) = (text("service_id")?, text("key")?);
-    let (value, at, until) = (text("value")?, text("set_at")?, row.try_get::<Option<String>>("", "until")?);
+    let (value, set_at, until) = (text("value")?, text("set_at")?, row.try_get::<Option<String>>("", "until")?);
     let understood = parse(value)
         .map_err(|bad| bad.to_string())
-        .and_then(|value| Ok((value, read_time(&at)?, until.as_deref().map(read_time).transpose()?)));
+        .and_then(|value| Ok((value, read_time(&set_at)?, until.as_deref().map(read_time).transpose()?)));
     let (by, why) = (text("set_by")?, text("why")?);
-    Ok(match understood {
+    let found = match understood {
         Ok((value, at, until)) => Ok(Override { service_id, key, value, by, why, at, until }),
         Err(reason) => Err(BadOverride { service_id, key, reason }),
-    })
+    };
+    Ok((set_at, found))
 }
 
-fn ended(found: &std::result::Result<Override, BadOverride>, now: DateTime<Utc>) -> bool {
+fn ended(found: &Found, now: DateTime<Utc>) -> bool {
     found.as_ref().is_ok_and(|found| found.until.is_some_and(|until| until <= now))
 }
 
@@ -267,8 +271,14 @@ pub(crate) fn written(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
+/// RFC 3339, or what `CURRENT_TIMESTAMP` and `now()` leave in a text column: a blank for the `T`, and on SQLite no zone, as
+/// it is UTC.
 fn read_time(text: &str) -> std::result::Result<DateTime<Utc>, String> {
-    let parsed = DateTime::parse_from_rfc3339(text);
+    if let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
+        return Ok(at.and_utc());
+    }
+    let parsed = DateTime::parse_from_rfc3339(text)
+        .or_else(|error| DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").map_err(|_| error));
     parsed
         .map(|at| at.to_utc())
         .map_err(|error| format!("`{text}` is not a time ({error}): write `2026-01-31T12:00:00Z`"))

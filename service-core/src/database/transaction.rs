@@ -33,7 +33,8 @@ type Outcome<T> = std::result::Result<T, DbErr>;
 ///
 /// [`commit`](Transaction::commit) makes it last; dropping it rolls back, and so does a run that ends by `?`, a panic or
 /// its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start and cannot fail half-way for want of
-/// it. `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint.
+/// it. `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint, and sea-orm's own `DatabaseTransaction`: what asks for
+/// one, or for a `StreamTrait`, takes that.
 #[derive(Debug)]
 pub struct Transaction {
     access: Access,
