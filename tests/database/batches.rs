@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, Order, PaginatorTrait, QueryFilter, Set, TransactionTrait};
-use service_core::database::{Access, Clock, Transaction};
+use sea_orm::{
+    ColumnTrait, ConnectOptions, ConnectionTrait, Database, DbBackend, EntityTrait, Order, PaginatorTrait, QueryFilter,
+    Set, Statement, TransactionTrait,
+};
+use service_core::database::{self, Access, Clock, Transaction};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
@@ -322,14 +325,59 @@ pub(crate) async fn the_oldest_come_first(bench: Bench) {
         let due = Set(Some(now - chrono::Duration::seconds(ago)));
         job::Entity::update(job::ActiveModel { id: Set(id), due, ..Default::default() }).exec(&bench.db).await.unwrap();
     }
-    let mut batch = access(&bench).claim::<job::Entity>(10).await.unwrap();
-    let mut ids = Vec::new();
-    while let Some(item) = batch.next().await.unwrap() {
-        ids.push(item.model().id);
-        item.settle(Ok::<_, Error>(())).await.unwrap();
+    for size in [1, 2, 3, 10] {
+        bench.db.execute_unprepared("UPDATE job SET status = 'pending'").await.unwrap();
+        let (access, mut ids, mut more) = (access(&bench), Vec::new(), true);
+        while more {
+            let mut batch = access.claim::<job::Entity>(size).await.unwrap();
+            while let Some(item) = batch.next().await.unwrap() {
+                ids.push(item.model().id);
+                item.settle(Ok::<_, Error>(())).await.unwrap();
+            }
+            more = batch.commit().await.unwrap().has_more();
+        }
+        assert_eq!(ids, [5, 2, 3, 1], "without a time first, the oldest next, the one in the future not at all");
     }
-    assert_eq!(ids, [5, 2, 3, 1], "without a time first, the oldest next, the one in the future not at all");
-    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(4));
+}
+
+/// A million retries that wait for tomorrow shall not cost anything today. (How SQLite goes about it, a test of the crate's own
+/// knows.)
+pub(crate) async fn an_idle_poll_does_not_go_through_what_is_not_due(bench: Bench) {
+    if !bench.is_postgres() {
+        return;
+    }
+    jobs(&bench.db, 6000).await;
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    // From the times of what is done the server concludes that many are due.
+    for sql in [
+        "UPDATE job SET due = now() - interval '1 day', status = 'completed' WHERE id <= 3000",
+        "UPDATE job SET due = now() + interval '1 day' WHERE id > 3000",
+        "VACUUM ANALYZE job",
+    ] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    // One connection: what it read is told when it is asked.
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(1);
+    let db = Database::connect(options).await.unwrap();
+    let access = Access::new(db.clone(), "worker");
+    let read = async || {
+        let _ = db.execute_unprepared("SELECT pg_stat_force_next_flush()").await;
+        let sql = "SELECT i.idx_scan, i.idx_tup_read, seq_scan FROM pg_stat_user_tables JOIN pg_stat_user_indexes i USING (relid) \
+                   WHERE indexrelname = 'job_claim_idx'";
+        let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
+        ["idx_scan", "idx_tup_read", "seq_scan"].map(|name| row.try_get::<i64>("", name).unwrap())
+    };
+    // The first claim looks for statuses that nobody knows, too.
+    assert_eq!(work(&access, 100).await.unwrap(), Outcome::idle());
+    let before = read().await;
+    // From the sixth time on the server may have a plan for good.
+    for _ in 0..10 {
+        assert_eq!(work(&access, 100).await.unwrap(), Outcome::idle());
+    }
+    let [scans, rows, whole] = read().await;
+    assert!(scans >= before[0] + 10, "{before:?} {scans}");
+    assert_eq!((rows, whole), (before[1], before[2]), "rows read by the index, scans of the whole table");
 }
 
 pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {

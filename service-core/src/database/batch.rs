@@ -203,6 +203,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             None => self.commit_together().await?,
         }
         self.lease = None;
+        if again {
+            self.access.debts.expect_more(&self.plan);
+        }
         let outcome = Outcome::processed(self.processed).failed(self.failed);
         Ok(if again { outcome.again() } else { outcome })
     }

@@ -33,6 +33,8 @@ pub struct Debts {
     breaks: Mutex<HashMap<(String, String), u32>>,
     singly: Mutex<HashMap<String, u64>>,
     said: Mutex<HashSet<String>>,
+    /// Tables whose last batch left rows.
+    more: Mutex<HashSet<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,6 +112,16 @@ impl Debts {
                 1.min(wanted)
             }
         }
+    }
+
+    /// A batch left rows: the next claim need not look first.
+    pub(crate) fn expect_more(&self, plan: &Plan) {
+        lock(&self.more).insert(plan.name.clone());
+    }
+
+    /// Whether the last batch left rows; asked again, nothing is known any more.
+    pub(crate) fn more_is_expected(&self, plan: &Plan) -> bool {
+        lock(&self.more).remove(&plan.name)
     }
 
     /// Whether this was said already.

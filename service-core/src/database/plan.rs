@@ -230,20 +230,40 @@ impl Plan {
     }
 }
 
+/// Which of the rows that are due one query asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    All,
+    Undated,
+    Dated,
+}
+
+/// The queries of a claim, in turn. Rows without a time come before those with one; asked for both at once, a database goes
+/// through every row that is not due yet.
+pub(crate) fn parts<E: WorkItem>(order: &[(E::Column, Order)]) -> &'static [Part] {
+    match E::__work().available_at {
+        Some((column, _)) if order.is_empty() && column.def().is_null() => &[Part::Undated, Part::Dated],
+        _ => &[Part::All],
+    }
+}
+
 /// The pending rows that are due, oldest first.
 pub(crate) fn due<E: WorkItem>(
     backend: DbBackend,
     filter: &Condition,
     order: &[(E::Column, Order)],
     now: DateTime<Utc>,
+    part: Part,
 ) -> Select<E> {
     let work = E::__work();
     let mut select = E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
     if let Some((column, value)) = work.available_at {
         let due = Expr::col(column.as_column_ref()).lte(value(now));
-        select = select.filter(match column.def().is_null() {
-            true => due.or(Expr::col(column.as_column_ref()).is_null()),
-            false => due,
+        let undated = Expr::col(column.as_column_ref()).is_null();
+        select = select.filter(match part {
+            Part::Undated => undated,
+            Part::All if column.def().is_null() => due.or(undated),
+            Part::All | Part::Dated => due,
         });
     }
     in_turn(select.filter(filter.clone()), backend, order)

@@ -19,7 +19,7 @@ use super::debts::Row;
 use super::fault;
 use super::index;
 use super::lease::{self, Lease, Standing};
-use super::plan::{self, Backoff, Plan, Verdict, key_text};
+use super::plan::{self, Backoff, Part, Plan, Verdict, key_text};
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
 use crate::error::{Error, Result};
@@ -55,19 +55,37 @@ impl<E: WorkItem> Request<E> {
         Plan::of::<E>(self.access.db.get_database_backend(), self.backoff)
     }
 
-    fn due(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
+    /// The rows that are due, oldest first, at most so many.
+    async fn read_due(
+        &self,
+        db: &impl ConnectionTrait,
+        now: DateTime<Utc>,
+        limit: u64,
+    ) -> std::result::Result<Vec<QueryResult>, DbErr> {
+        let mut rows = Vec::new();
+        for part in plan::parts::<E>(&self.order) {
+            let left = limit.saturating_sub(rows.len() as u64);
+            if left > 0 {
+                rows.append(&mut db.query_all(&self.due(now, *part, left)).await?);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn due(&self, now: DateTime<Utc>, part: Part, limit: u64) -> SelectStatement {
         let backend = self.access.db.get_database_backend();
         let select = match backend {
             // Asked for whole rows and few of them, SQLite would rather read and sort the table than follow the index.
-            DbBackend::Sqlite => plan::of_keys::<E>(backend, self.due_keys(now, limit), &self.order),
-            _ => plan::due::<E>(backend, &self.filter, &self.order, now).limit(limit),
+            DbBackend::Sqlite => plan::of_keys::<E>(backend, self.due_keys(now, part, limit), &self.order),
+            _ => plan::due::<E>(backend, &self.filter, &self.order, now, part).limit(limit),
         };
         select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
     }
 
     /// The keys alone: the index of the claim has them, so it is all that is read.
-    fn due_keys(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
-        let due = plan::due::<E>(self.access.db.get_database_backend(), &self.filter, &self.order, now).limit(limit);
+    fn due_keys(&self, now: DateTime<Utc>, part: Part, limit: u64) -> SelectStatement {
+        let backend = self.access.db.get_database_backend();
+        let due = plan::due::<E>(backend, &self.filter, &self.order, now, part).limit(limit);
         due.select_only().columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query()
     }
 
@@ -79,15 +97,15 @@ impl<E: WorkItem> Request<E> {
         let wanted = self.access.debts.batch_size(&plan, self.wanted);
         let tx = Transaction::lazy(&self.access);
         let mut batch = Batch::new(self.access.clone(), Arc::clone(&plan), tx, None);
-        let idle = wanted == 0 || plan.backend == DbBackend::Sqlite && !self.has_work().await.map_err(failed)?;
-        if idle {
-            // An idle poll shall not ask for SQLite's write lock.
+        // An idle poll shall not ask for SQLite's write lock.
+        let looks = plan.backend == DbBackend::Sqlite && !self.access.debts.more_is_expected(&plan);
+        if wanted == 0 || looks && !self.has_work().await.map_err(failed)? {
             return Ok(batch);
         }
         batch.tx().raw().await.map_err(failed)?;
         batch.hold();
-        let due = self.due(self.access.clock.now(), wanted.saturating_add(1));
-        let rows = batch.tx().raw().await.map_err(failed)?.query_all(&due).await.map_err(failed)?;
+        let tx = batch.tx().raw().await.map_err(failed)?;
+        let rows = self.read_due(tx, self.access.clock.now(), wanted.saturating_add(1)).await.map_err(failed)?;
         if rows.is_empty() {
             batch.give_up().await?;
             return Ok(batch);
@@ -97,8 +115,13 @@ impl<E: WorkItem> Request<E> {
     }
 
     async fn has_work(&self) -> std::result::Result<bool, DbErr> {
-        let due = self.due_keys(self.access.clock.now(), 1);
-        Ok(self.access.db.query_one(&due).await?.is_some())
+        let now = self.access.clock.now();
+        for part in plan::parts::<E>(&self.order) {
+            if self.access.db.query_one(&self.due_keys(now, *part, 1)).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) async fn each(self) -> Result<Batch<E>> {
@@ -152,7 +175,7 @@ impl<E: WorkItem> Request<E> {
         let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
         let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
-        for row in tx.query_all(&self.due(now, reach)).await.map_err(failed)? {
+        for row in self.read_due(tx, now, reach).await.map_err(failed)? {
             match key_of::<E>(&row).map(|key| key_text(&key)) {
                 Ok(key) if held.contains(&*key) => {}
                 Ok(key) => free.push((key, row)),

@@ -46,20 +46,22 @@ async fn steps(db: &DatabaseConnection, query: &SelectStatement) -> String {
     steps.iter().map(|step| step.try_get::<String>("", "detail").expect("a detail") + "\n").collect()
 }
 
-#[tokio::test]
-async fn on_sqlite_a_claim_of_any_size_follows_the_index() {
+/// A table of 5,000 pending rows, those not due at `due`, and a request for them.
+async fn request(due: &str) -> (DatabaseConnection, Request<job::Entity>) {
     let db = connect("sqlite::memory:").await.unwrap();
-    for sql in [
-        "CREATE TABLE job (id INTEGER PRIMARY KEY, payload TEXT NOT NULL, status TEXT NOT NULL, due TEXT)",
+    let rows = format!(
         "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 5000) \
-         INSERT INTO job (id, payload, status) SELECT n, 'job ' || n, 'pending' FROM number",
-    ] {
+         INSERT INTO job (id, payload, status, due) SELECT n, 'job ' || n, 'pending', {due} FROM number"
+    );
+    for sql in
+        ["CREATE TABLE job (id INTEGER PRIMARY KEY, payload TEXT NOT NULL, status TEXT NOT NULL, due TEXT)", &rows]
+    {
         db.execute_unprepared(sql).await.unwrap();
     }
     create_claim_index::<job::Entity>(&db).await.unwrap();
     // With figures about the table, SQLite is bolder.
     db.execute_unprepared("ANALYZE").await.unwrap();
-    let request = Request::<job::Entity> {
+    let request = Request {
         access: Access::new(db.clone(), "test"),
         wanted: 1,
         filter: Condition::all(),
@@ -67,12 +69,26 @@ async fn on_sqlite_a_claim_of_any_size_follows_the_index() {
         backoff: Backoff::default(),
         lease: Duration::from_secs(60),
     };
-    let now = request.access.clock.now();
-    for limit in [1, 2, 101] {
-        for query in [request.due(now, limit), request.due_keys(now, limit)] {
-            let steps = steps(&db, &query).await;
-            assert!(steps.contains("USING COVERING INDEX job_claim_idx"), "{limit}:\n{steps}");
-            assert!(!steps.contains("SCAN job\n"), "{limit}:\n{steps}");
+    (db, request)
+}
+
+#[tokio::test]
+async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
+    for due in ["NULL", "'2026-01-01T00:00:00+00:00'", "'9999-01-01T00:00:00+00:00'"] {
+        let (db, request) = request(due).await;
+        let now = request.access.clock.now();
+        let parts = plan::parts::<job::Entity>(&request.order);
+        assert_eq!(parts.len(), 2);
+        for (part, limit) in parts.iter().flat_map(|part| [1, 2, 101].map(|limit| (*part, limit))) {
+            for query in [request.due(now, part, limit), request.due_keys(now, part, limit)] {
+                let steps = steps(&db, &query).await;
+                // Not through all that is pending: through what is asked for alone.
+                assert!(
+                    steps.contains("SEARCH job USING COVERING INDEX job_claim_idx (due"),
+                    "{due} {limit} {part:?}:\n{steps}"
+                );
+                assert!(!steps.contains("SCAN job"), "{due} {limit} {part:?}:\n{steps}");
+            }
         }
     }
 }
