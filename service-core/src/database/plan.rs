@@ -4,10 +4,12 @@
 //! and written after the batch is gone. The statuses stand in the SQL as constants, not as parameters: only so do both
 //! engines use an index over the pending rows alone.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
     Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, NullOrdering, Query, SelectStatement, SqliteQueryBuilder,
     TableRef, UpdateStatement, ValueTuple,
@@ -216,8 +218,27 @@ impl Plan {
         Expr::col(self.status.clone()).eq(self.pending.clone())
     }
 
+    /// Integers as one value for PostgreSQL: the statement is the same for any number of them, and is prepared once.
+    fn as_array(&self, keys: &[ValueTuple], save_as: &SaveAs) -> Option<Expr> {
+        if self.backend != DbBackend::Postgres || keys.len() < 2 {
+            return None;
+        }
+        let mut list = String::from("{");
+        for value in keys.iter().flat_map(|key| key.clone()) {
+            // A column may have a cast of its own.
+            let Expr::Value(value) = save_as(value) else { return None };
+            let separator = if list.len() > 1 { "," } else { "" };
+            write!(list, "{separator}{}", as_integer(&value)?).ok()?;
+        }
+        list.push('}');
+        Some(Expr::val(list).cast_as(Alias::new("bigint[]")))
+    }
+
     fn any_of(&self, keys: &[ValueTuple]) -> Condition {
         if let [(column, save_as)] = self.keys.as_slice() {
+            if let Some(keys) = self.as_array(keys, save_as) {
+                return Condition::all().add(Expr::col(column.clone()).eq(PgFunc::any(keys)));
+            }
             let values = keys.iter().flat_map(|key| key.clone()).map(save_as);
             return Condition::all().add(Expr::col(column.clone()).is_in(values));
         }

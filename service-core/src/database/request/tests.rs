@@ -48,7 +48,7 @@ async fn steps(db: &DatabaseConnection, query: &SelectStatement) -> String {
 
 /// A table of 5,000 pending rows, those not due at `due`, and a request for them.
 async fn request(due: &str) -> (DatabaseConnection, Request<job::Entity>) {
-    let db = connect("sqlite::memory:").await.unwrap();
+    let db = connect("sqlite::memory:").await.expect("a database");
     let rows = format!(
         "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 5000) \
          INSERT INTO job (id, payload, status, due) SELECT n, 'job ' || n, 'pending', {due} FROM number"
@@ -56,11 +56,11 @@ async fn request(due: &str) -> (DatabaseConnection, Request<job::Entity>) {
     for sql in
         ["CREATE TABLE job (id INTEGER PRIMARY KEY, payload TEXT NOT NULL, status TEXT NOT NULL, due TEXT)", &rows]
     {
-        db.execute_unprepared(sql).await.unwrap();
+        db.execute_unprepared(sql).await.expect("a table");
     }
-    create_claim_index::<job::Entity>(&db).await.unwrap();
+    create_claim_index::<job::Entity>(&db).await.expect("an index");
     // With figures about the table, SQLite is bolder.
-    db.execute_unprepared("ANALYZE").await.unwrap();
+    db.execute_unprepared("ANALYZE").await.expect("figures");
     let request = Request {
         access: Access::new(db.clone(), "test"),
         wanted: 1,
