@@ -4,16 +4,19 @@
 //! and written after the batch is gone. The statuses stand in the SQL as constants, not as parameters: only so do both
 //! engines use an index over the pending rows alone.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
     Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, NullOrdering, Query, SelectStatement, SqliteQueryBuilder,
-    TableRef, UpdateStatement, ValueTuple,
+    TableRef, UnionType, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
+    ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Select, Value,
 };
 
 use super::work_item::{TimeValue, WorkItem};
@@ -152,7 +155,8 @@ impl Plan {
                     let empty = if error.nullable { Value::String(None) } else { String::new().into() };
                     update.value(error.iden.clone(), Expr::Constant(empty));
                 }
-                update.cond_where(self.any_of(keys)).to_owned()
+                update.cond_where(self.any_of(keys));
+                update
             })
             .collect()
     }
@@ -216,8 +220,27 @@ impl Plan {
         Expr::col(self.status.clone()).eq(self.pending.clone())
     }
 
+    /// Integers as one value for PostgreSQL: the statement is the same for any number of them, and is prepared once.
+    fn as_array(&self, keys: &[ValueTuple], save_as: &SaveAs) -> Option<Expr> {
+        if self.backend != DbBackend::Postgres || keys.len() < 2 {
+            return None;
+        }
+        let mut list = String::from("{");
+        for value in keys.iter().flat_map(|key| key.clone()) {
+            // A column may have a cast of its own.
+            let Expr::Value(value) = save_as(value) else { return None };
+            let separator = if list.len() > 1 { "," } else { "" };
+            write!(list, "{separator}{}", as_integer(&value)?).ok()?;
+        }
+        list.push('}');
+        Some(Expr::val(list).cast_as(Alias::new("bigint[]")))
+    }
+
     fn any_of(&self, keys: &[ValueTuple]) -> Condition {
         if let [(column, save_as)] = self.keys.as_slice() {
+            if let Some(keys) = self.as_array(keys, save_as) {
+                return Condition::all().add(Expr::col(column.clone()).eq(PgFunc::any(keys)));
+            }
             let values = keys.iter().flat_map(|key| key.clone()).map(save_as);
             return Condition::all().add(Expr::col(column.clone()).is_in(values));
         }
@@ -230,6 +253,12 @@ impl Plan {
     }
 }
 
+/// The pending rows that pass the filter.
+fn pending<E: WorkItem>(filter: &Condition) -> Select<E> {
+    let status = E::__work().status;
+    E::find().filter(Expr::col(status.as_column_ref()).eq(status_value(status, PENDING))).filter(filter.clone())
+}
+
 /// The pending rows that are due, oldest first.
 pub(crate) fn due<E: WorkItem>(
     backend: DbBackend,
@@ -237,16 +266,46 @@ pub(crate) fn due<E: WorkItem>(
     order: &[(E::Column, Order)],
     now: DateTime<Utc>,
 ) -> Select<E> {
-    let work = E::__work();
-    let mut select = E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
-    if let Some((column, value)) = work.available_at {
+    let mut select = pending::<E>(filter);
+    if let Some((column, value)) = E::__work().available_at {
         let due = Expr::col(column.as_column_ref()).lte(value(now));
         select = select.filter(match column.def().is_null() {
             true => due.or(Expr::col(column.as_column_ref()).is_null()),
             false => due,
         });
     }
-    in_turn(select.filter(filter.clone()), backend, order)
+    in_turn(select, backend, order)
+}
+
+/// The keys of those rows alone: the index of the claim has them, so it is all that is read.
+pub(crate) fn due_keys<E: WorkItem>(
+    backend: DbBackend,
+    filter: &Condition,
+    order: &[(E::Column, Order)],
+    now: DateTime<Utc>,
+    limit: u64,
+) -> SelectStatement {
+    let keys = || E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column);
+    match E::__work().available_at {
+        Some((column, value)) if backend == DbBackend::Sqlite && column.def().is_null() && order.is_empty() => {
+            // With `OR`, SQLite reads the index to its end, past every row that is not due yet. Two searches that it merges
+            // end where the rows that are due end.
+            let columns = || std::iter::once(column).chain(keys());
+            let part = |when: Expr| {
+                let mut part = pending::<E>(filter).filter(when).select_only().into_query();
+                part.exprs(columns().map(|column| Expr::col(column.as_column_ref())));
+                part
+            };
+            let time = || Expr::col(column.as_column_ref());
+            let mut due = part(time().is_null());
+            due.union(UnionType::All, part(time().lte(value(now)))).limit(limit);
+            for column in columns() {
+                due.order_by(iden(column), Order::Asc);
+            }
+            Query::select().columns(keys().map(iden)).from_subquery(due, Alias::new("due_rows")).to_owned()
+        }
+        _ => due::<E>(backend, filter, order, now).limit(limit).select_only().columns(keys()).into_query(),
+    }
 }
 
 /// The rows whose keys a query tells, in the order of a claim.

@@ -65,10 +65,8 @@ impl<E: WorkItem> Request<E> {
         select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
     }
 
-    /// The keys alone: the index of the claim has them, so it is all that is read.
     fn due_keys(&self, now: DateTime<Utc>, limit: u64) -> SelectStatement {
-        let due = plan::due::<E>(self.access.db.get_database_backend(), &self.filter, &self.order, now).limit(limit);
-        due.select_only().columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query()
+        plan::due_keys::<E>(self.access.db.get_database_backend(), &self.filter, &self.order, now, limit)
     }
 
     pub(crate) async fn together(self) -> Result<Batch<E>> {
