@@ -29,8 +29,8 @@ use crate::schedule::later;
 
 mod life;
 
-pub(crate) use life::Life;
 use life::{Called, InTask};
+pub(crate) use life::{Life, has_panicked};
 
 /// How many lives are polled before the runtime's other tasks have their turn.
 const BATCH: usize = 16;

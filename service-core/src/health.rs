@@ -215,7 +215,6 @@ fn judge_start(control: &Control, now: Instant) -> (HealthStatus, String) {
 
 fn judge_paused(control: &Control, now: Instant) -> (HealthStatus, String) {
     let who = match control.held_by() {
-        Some(place) if place.starts_with("override ") => format!("an {place}"),
         Some(place) => place.to_owned(),
         None if control.paused_by_itself => "itself".to_owned(),
         None => "an operator".to_owned(),

@@ -2,8 +2,8 @@
 
 use service_core::prelude::*;
 
-use crate::acting::{Acting, Configured, Plan, assert_says, soon};
-use crate::support::{Log, Scripted, Step, built, secs};
+use crate::acting::{Acting, Configured, Plan, assert_says, has_line, logged, soon};
+use crate::support::{Log, Scripted, Step, act, built, secs};
 
 #[tokio::test(start_paused = true)]
 async fn stop_during_backoff_is_at_once() {
@@ -266,4 +266,26 @@ async fn two_services_that_wait_for_each_others_stop_both_end() {
         soon(services.get(id).unwrap().wait_for(ServiceState::Stopped)).await.unwrap();
     }
     assert_eq!(log.times("cleanup"), [6.0, 6.0]);
+}
+
+/// A stop that has been asked for is the end, whatever the last run says: it is not told as failed, and `shutdown` is no error.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_fails_while_it_drains_is_told_as_stopped() {
+    for step in [Step::Fail, Step::Fatal, Step::Panic] {
+        let (bed, log) = (TestBed::new(), Log::default());
+        let (lines, _logging) = logged();
+        let service = bed
+            .start_fn(built(&log, move |log, _| {
+                Acting::new(log, move |cx| async move {
+                    cx.stopping().await;
+                    act(step).await.map(|_| ())
+                })
+            }))
+            .await;
+        bed.run_for(secs(1)).await;
+        soon(bed.services().await.shutdown()).await.unwrap();
+        assert_eq!((service.state(), log.times("built")), (ServiceState::Stopped, vec![0.0]));
+        assert!(has_line(&lines, &["WARN", "[acting]", "failed and stops"]), "{lines:?}");
+        assert!(!has_line(&lines, &["ERROR"]), "{lines:?}");
+    }
 }

@@ -92,6 +92,44 @@ pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(b
     services.shutdown().await.unwrap();
 }
 
+/// What is no JSON, no time or no answer to a yes-or-no question is told with its key, and what held before holds on.
+pub(crate) async fn rows_that_say_nothing_are_told_and_the_last_good_value_holds(bench: Bench) {
+    let services = start(&bench).await;
+    let service = batcher(&services);
+    let metric = |name: &str| service.health().metrics.get(name).copied();
+    configure(&bench.db, "interval", "\"200ms\"").await;
+    configure(&bench.db, "batch_size", "7").await;
+    until("a changed setting has a fresh instance", || metric("size") == Some(7.0)).await;
+
+    configure(&bench.db, "interval", "often").await;
+    configure(&bench.db, "batch_size", "").await;
+    for (key, value, until) in [("paused", "\"yes\"", "NULL"), ("max_failures", "9", "'tomorrow'")] {
+        let sql = format!(
+            "INSERT INTO service_override VALUES ('batcher', '{key}', '{value}', 'ann', '', '2026-01-01T00:00:00Z', {until})"
+        );
+        bench.db.execute_unprepared(&sql).await.unwrap();
+    }
+    let rejected = || service.explain().rejected;
+    until("all are told", || rejected().len() == 4).await;
+    let told = rejected().join("\n");
+    for part in
+        ["`interval`", "`batch_size`", "`paused`", "`max_failures`", "`tomorrow` is not a time", "true or false"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    let runs = service.health().runs;
+    until("it goes on", || service.health().runs > runs + 2).await;
+    assert_eq!(option(&service.explain(), "interval").0, "200ms");
+    assert_eq!((metric("size"), service.health().paused), (Some(7.0), false));
+
+    // As an operator may well write it.
+    let pause =
+        "INSERT INTO service_override VALUES ('batcher', 'pause', 'true', 'ann', '', '2026-01-01T00:00:00Z', NULL)";
+    bench.db.execute_unprepared(pause).await.unwrap();
+    until("`pause` is `paused`", || service.health().paused).await;
+    services.shutdown().await.unwrap();
+}
+
 fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
     let (by, why) = ("ann".to_owned(), "a busy night".to_owned());
     Override { service_id: "batcher".into(), key: key.into(), value, by, why, at: Utc::now(), until }

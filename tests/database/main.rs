@@ -132,6 +132,7 @@ exercise! {
         a_thousand_missed_fires_are_made_up_and_no_more;
     layers:
         rows_of_service_config_are_noticed_and_wrong_ones_are_told,
+        rows_that_say_nothing_are_told_and_the_last_good_value_holds,
         an_operator_overrides_any_key_on_every_replica_until_it_ends,
         without_migration_tables_are_asked_for_at_start,
         pools_suit_background_work;

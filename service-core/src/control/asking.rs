@@ -120,7 +120,7 @@ impl Control {
             return self.refuse(service, "resume", why);
         }
         if let Some(place) = self.held_by() {
-            return self.refuse(service, "resume", format!("it is paused by an {place}; take the override back"));
+            return self.refuse(service, "resume", format!("it is paused by {place}; take that back"));
         }
         self.paused = false;
         self.wake();

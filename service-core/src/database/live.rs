@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::fault::is_out_of_reach;
 use super::settings::{Override, expire_overrides, read_config, read_overrides};
 use crate::clock::in_words;
-use crate::config::{Layer, Resolved, Row};
+use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
@@ -64,7 +64,32 @@ struct Told {
     key: String,
     value: Value,
     place: String,
+    /// Why it says nothing at all; then the value is none.
+    problem: Option<String>,
 }
+
+impl Told {
+    fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
+        // "pause" is what an operator does, `paused` what the service is then.
+        let key = if key == "pause" { PAUSED.to_owned() } else { key };
+        let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
+        Self { layer, key, value, place, problem }
+    }
+
+    /// What is wrong with it whoever it is for.
+    fn mistake(&self, service: &str) -> Option<ConfigError> {
+        let setting = || Setting::new(service, self.key.as_str(), &Origin::new(self.layer, self.place.as_str()));
+        if let Some(problem) = &self.problem {
+            return Some(ConfigError::Conflict { setting: setting(), problem: problem.clone() });
+        }
+        let expected = "true or false".to_owned();
+        let is_none = self.key == PAUSED && !self.value.is_boolean();
+        is_none.then(|| ConfigError::Value { setting: setting(), found: self.value.to_string(), expected })
+    }
+}
+
+/// The one key that is no option and no setting.
+const PAUSED: &str = "paused";
 
 impl Live {
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -230,7 +255,7 @@ fn is_back(registry: &ServiceRegistry) {
 }
 
 async fn read(registry: &ServiceRegistry) -> Result<BTreeMap<String, Vec<Told>>> {
-    let Inner { hub, live, .. } = &*registry.inner;
+    let hub = &registry.inner.hub;
     let Some(db) = &hub.database else { return Ok(BTreeMap::new()) };
     let db = hub.presence.own(db);
     hub.presence.tables().ensure(db).await?;
@@ -241,23 +266,21 @@ async fn read(registry: &ServiceRegistry) -> Result<BTreeMap<String, Vec<Told>>>
     let mut rows: BTreeMap<String, Vec<Told>> = BTreeMap::new();
     for row in read_config(db).await? {
         let place = format!("service_config, {} of {}", row.key, row.service_id);
-        match row.value {
-            Ok(value) => {
-                let told = Told { layer: Layer::Table, key: row.key, value, place };
-                rows.entry(row.service_id).or_default().push(told);
-            }
-            Err(bad) => report(live, &row.service_id, &place, &bad.to_string()),
-        }
+        let told = Told::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
+        rows.entry(row.service_id).or_default().push(told);
     }
     for row in read_overrides(db, now).await? {
-        match row {
+        let (service, told) = match row {
             Ok(row) => {
                 let place = place(&row);
-                let told = Told { layer: Layer::Override, key: row.key, value: row.value, place };
-                rows.entry(row.service_id).or_default().push(told);
+                (row.service_id, Told::new(Layer::Override, row.key, Ok(row.value), place))
             }
-            Err(bad) => report(live, &bad.service_id, "service_override", &bad.reason),
-        }
+            Err(bad) => {
+                let place = format!("service_override, {} of {}", bad.key, bad.service_id);
+                (bad.service_id, Told::new(Layer::Override, bad.key, Err(bad.reason), place))
+            }
+        };
+        rows.entry(service).or_default().push(told);
     }
     Ok(rows)
 }
@@ -291,8 +314,15 @@ fn apply_all(registry: &ServiceRegistry, mut rows: BTreeMap<String, Vec<Told>>) 
 /// Resolves a service anew with these rows, each as it is or as it last was when it could be used.
 fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
     let Inner { sources, live, .. } = &*registry.inner;
-    let (pauses, mut told): (Vec<Told>, Vec<Told>) = told.iter().cloned().partition(|row| row.key == "paused");
     let mut rejected = Vec::new();
+    let told = told.iter().filter_map(|row| {
+        let Some(mistake) = row.mistake(&entry.id) else { return Some(row.clone()) };
+        report(live, &entry.id, &row.place, &mistake.to_string());
+        rejected.push(mistake);
+        let good = live.known().good.get(&(entry.id.clone(), (row.layer, row.key.clone()))).cloned();
+        good.map(|value| Told { value, problem: None, ..row.clone() })
+    });
+    let (pauses, mut told): (Vec<Told>, Vec<Told>) = told.partition(|row| row.key == PAUSED);
     let resolved = loop {
         let rows: Vec<Row> =
             told.iter().map(|row| sources.row(row.layer, &row.key, row.value.clone(), &row.place)).collect();
@@ -335,7 +365,7 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
     };
     {
         let mut known = live.known();
-        for row in &told {
+        for row in told.iter().chain(&pauses) {
             known.good.insert((entry.id.clone(), (row.layer, row.key.clone())), row.value.clone());
         }
     }
@@ -343,7 +373,8 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
     let own_changed = own(&told) != own(&live.known().used.get(&entry.id).cloned().unwrap_or_default());
     live.known().used.insert(entry.id.clone(), told);
     entry.reconfigure(resolved, own_changed);
-    let pause = pauses.into_iter().rfind(|row| row.value == Value::Bool(true)).map(|row| row.place);
+    let pause = pauses.into_iter().rfind(|row| row.value == Value::Bool(true));
+    let pause = pause.map(|row| if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place });
     entry.pause_by_override(pause);
 }
 

@@ -9,6 +9,7 @@
 //! The tricky part is a wake-up on the way. Whoever asks something of a service says so in its control, under the lock
 //! under which a life is parked: so it finds either a life that looks again, or a waker that has it polled.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,23 @@ use crate::entry::Entry;
 
 /// The future of a service's supervisor.
 pub(crate) type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+thread_local! {
+    /// Set while a life is polled on this thread, and left so by one that panics.
+    static POLLS: Cell<bool> = const { Cell::new(false) };
+}
+
+fn poll(life: &mut Life, task: &mut TaskContext<'_>) -> Poll<()> {
+    POLLS.set(true);
+    let polled = life.as_mut().poll(task);
+    POLLS.set(false);
+    polled
+}
+
+/// Whether the panic of this thread is that of a life, and not one that merely takes lives along.
+pub(crate) fn has_panicked() -> bool {
+    std::thread::panicking() && POLLS.replace(false)
+}
 
 /// A life in a task of its own, until it waits for its next run.
 pub(super) struct InTask {
@@ -35,7 +53,7 @@ impl Future for InTask {
         let Self { life, entry } = &mut *self;
         loop {
             let Some(alive) = life else { return Poll::Ready(()) };
-            if alive.as_mut().poll(task).is_ready() {
+            if poll(alive, task).is_ready() {
                 return Poll::Ready(());
             }
             match park(life, entry, &Waker::from(entry.clone())) {
@@ -62,7 +80,7 @@ impl Called {
         let mut life = entry.lock().unpark(due);
         let waker = Waker::from(entry.clone());
         while let Some(alive) = &mut life {
-            if alive.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_ready() {
+            if poll(alive, &mut TaskContext::from_waker(&waker)).is_ready() {
                 return false;
             }
             match park(&mut life, &entry, &waker) {

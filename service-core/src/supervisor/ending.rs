@@ -92,7 +92,7 @@ impl Drop for Supervisor {
         control.deafen();
         let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
         entry.enter(&mut control, last);
-        if std::thread::panicking() {
+        if crate::driver::has_panicked() {
             error!(service.id = %entry.id, "its supervisor panicked; please report this as a bug of service-core");
         }
     }

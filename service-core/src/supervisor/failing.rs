@@ -144,8 +144,16 @@ impl Supervisor {
         if irreplaceable && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
             verdict = Verdict::Fail;
         }
+        // Nothing follows any more: it is stopped, and neither retried nor failed.
+        if entry.lock().stop.is_some() {
+            verdict = Verdict::Stop;
+        }
         log_failure(&entry, self.cx.run, &failure, verdict, before < counted);
-        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
+        let decided = match verdict {
+            Verdict::Fail => Recovery::Fail,
+            Verdict::Stop => Recovery::Stop,
+            Verdict::Regular | Verdict::Retry(_) => recovery,
+        };
         self.count(&failure, decided, times);
         // Where the service ends as well, the instance ends with it.
         if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
