@@ -144,16 +144,10 @@ impl Supervisor {
         if irreplaceable && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
             verdict = Verdict::Fail;
         }
-        // Nothing follows any more: it is stopped, and neither retried nor failed.
-        if entry.lock().stop.is_some() {
-            verdict = Verdict::Stop;
-        }
-        log_failure(&entry, self.cx.run, &failure, verdict, before < counted);
-        let decided = match verdict {
-            Verdict::Fail => Recovery::Fail,
-            Verdict::Stop => Recovery::Stop,
-            Verdict::Regular | Verdict::Retry(_) => recovery,
-        };
+        // Where a stop has been asked for nothing follows any more: it is neither retried nor failed.
+        let told = if entry.lock().stop.is_some() { Verdict::Stop } else { verdict };
+        log_failure(&entry, self.cx.run, &failure, told, before < counted);
+        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
         self.count(&failure, decided, times);
         // Where the service ends as well, the instance ends with it.
         if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
@@ -179,7 +173,9 @@ impl Supervisor {
             }
             Verdict::Stop => Some(Ending::Stopped),
             Verdict::Fail if irreplaceable => {
-                error!(service.id = %entry.id, "{}", used_up(&entry.id));
+                if told == Verdict::Fail {
+                    error!(service.id = %entry.id, "{}", used_up(&entry.id));
+                }
                 Some(Ending::Failed)
             }
             // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
