@@ -340,6 +340,22 @@ pub(crate) async fn the_oldest_come_first(bench: Bench) {
     }
 }
 
+/// A batch locks one row more than it lends, be they with a time or without.
+pub(crate) async fn what_a_batch_does_not_lend_is_left_to_others(bench: Bench) {
+    if !bench.is_postgres() {
+        // There a batch has the whole database for itself.
+        return;
+    }
+    jobs(&bench.db, 13).await;
+    bench.db.execute_unprepared("UPDATE job SET due = now() - interval '1 day' WHERE id > 3").await.unwrap();
+    let (first, second) = (access(&bench), access(&bench));
+    let batch = first.claim::<job::Entity>(5).await.unwrap();
+    let other = second.claim::<job::Entity>(100).await.unwrap();
+    assert_eq!((batch.remaining(), other.remaining()), (5, 13 - 6));
+    let third = second.claim::<job::Entity>(100).await.unwrap();
+    assert_eq!(third.remaining(), 0);
+}
+
 /// A million retries that wait for tomorrow shall not cost anything today. (How SQLite goes about it, a test of the crate's own
 /// knows.)
 pub(crate) async fn an_idle_poll_does_not_go_through_what_is_not_due(bench: Bench) {

@@ -105,6 +105,7 @@ exercise! {
         composite_and_uuid_keys_and_enum_statuses_work,
         a_filter_and_an_order_of_the_users_own,
         the_oldest_come_first,
+        what_a_batch_does_not_lend_is_left_to_others,
         an_idle_poll_does_not_go_through_what_is_not_due,
         rows_that_cannot_be_read_are_set_aside,
         a_full_column_of_attempts_fails_its_row_alone,

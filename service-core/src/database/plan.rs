@@ -11,8 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Condition, DynIden, Expr, ExprTrait, Func, IntoIden, NullOrdering, Query, SelectStatement,
-    SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
+    Alias, Asterisk, Condition, DynIden, Expr, ExprTrait, Func, IntoIden, NullOrdering, Query, SelectStatement,
+    SqliteQueryBuilder, TableRef, UnionType, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
@@ -290,6 +290,19 @@ pub(crate) fn due<E: WorkItem>(
         });
     }
     in_turn(select.filter(filter.clone()), backend, order)
+}
+
+/// The parts in one statement. PostgreSQL reads them in turn and only as far as it needs to, so that no row is locked that is not
+/// given out; and a statement that locks rows, it never reads in parallel.
+pub(crate) fn one_after_another(parts: impl Iterator<Item = SelectStatement>, limit: u64) -> SelectStatement {
+    let mut parts: Vec<SelectStatement> = parts.collect();
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let whole = |part| Query::select().column(Asterisk).from_subquery(part, Alias::new("part")).to_owned();
+    let mut parts = parts.into_iter().map(whole);
+    let first = parts.next().unwrap_or_default();
+    parts.fold(first, |mut all, part| all.union(UnionType::All, part).to_owned()).limit(limit).to_owned()
 }
 
 /// The rows whose keys a query tells, in the order of a claim.

@@ -62,8 +62,13 @@ impl<E: WorkItem> Request<E> {
         now: DateTime<Utc>,
         limit: u64,
     ) -> std::result::Result<Vec<QueryResult>, DbErr> {
+        let parts = plan::parts::<E>(&self.order);
+        if self.access.db.get_database_backend() == DbBackend::Postgres {
+            let parts = parts.iter().map(|part| self.due(now, *part, limit));
+            return db.query_all(&plan::one_after_another(parts, limit)).await;
+        }
         let mut rows = Vec::new();
-        for part in plan::parts::<E>(&self.order) {
+        for part in parts {
             let left = limit.saturating_sub(rows.len() as u64);
             if left > 0 {
                 rows.append(&mut db.query_all(&self.due(now, *part, left)).await?);
