@@ -226,8 +226,9 @@ impl Entry {
     pub(crate) fn wait_for_database(&self, waits: bool, began: tokio::time::Instant) {
         let mut control = self.lock();
         match control.hold() {
-            None if waits => control.set_hold(Hold::Database),
-            Some(Hold::Database) if !waits => control.let_go(),
+            // A fresh instance that was to follow could not be built: that is an ordinary wait now.
+            None | Some(Hold::Restart) if waits => control.set_hold(Hold::Database),
+            Some(Hold::Database | Hold::Restart) if !waits => control.let_go(),
             _ => {}
         }
         if self.hub.presence.has_returned_since(began) {
@@ -392,6 +393,8 @@ impl Entry {
 #[cfg(feature = "database")]
 fn try_again(control: &mut Control) {
     if matches!(control.hold(), Some(Hold::Database)) && control.retrying && !control.in_flight {
+        // What the outage counted is forgiven: the first moments after one are no better than it was.
+        control.failures = 0;
         control.plan(Some(tokio::time::Instant::now()));
         control.is_due = true;
         control.wake();

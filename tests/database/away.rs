@@ -170,6 +170,20 @@ impl Deliberate {
     }
 }
 
+/// Is refused once more when the database is back: all come at once then.
+#[derive(Default)]
+struct Unlucky {
+    refused: bool,
+}
+
+#[service(interval = "100ms", retry_delay = "100ms", discover = false)]
+impl Unlucky {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        cx.store().get::<u64>("count").await?;
+        if !std::mem::replace(&mut self.refused, true) { Err(Error::new(out_of_reach())) } else { Ok(()) }
+    }
+}
+
 fn out_of_reach() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal("no route to host".into()))
 }
@@ -181,15 +195,18 @@ async fn what_began_in_an_outage_fails_nobody_after_it() {
     let services = builder()
         .service_fn("straggler", move || Straggler { there: there.clone() })
         .service("deliberate", Deliberate)
+        .service("unlucky", Unlucky::default())
         .database_url(&url)
         .start_all()
         .await
         .unwrap();
     until("its last chance is in flight", || health(&services, "straggler").metrics.contains_key("last")).await;
     until("it says when", || health(&services, "deliberate").failures == 1).await;
-    wait_for(&services, &url, &["counter"]).await;
+    wait_for(&services, &url, &["counter", "unlucky"]).await;
     std::fs::create_dir(dir.path().join("mounted")).unwrap();
     all_recover(&services).await;
+    until("it is refused once more, and goes on", || health(&services, "unlucky").status == HealthStatus::Healthy)
+        .await;
     back.send(true).unwrap();
     until("it is judged", || health(&services, "straggler").error_count > 3).await;
     until("it is well", || health(&services, "straggler").status == HealthStatus::Healthy).await;

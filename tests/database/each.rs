@@ -83,6 +83,31 @@ pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
     }
 }
 
+/// A claim binds only those who ask for one. Who did not has done the work, and it is not done twice.
+pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    let access = Access::new(bench.db.clone(), "mailer");
+    let mut batch = access.claim_each::<job::Entity>(10).await.unwrap();
+    bench.db.execute_unprepared("UPDATE job SET status = 'cancelled' WHERE id > 2").await.unwrap();
+    let other = Access::new(bench.db.clone(), "another");
+    let mut theirs = other.claim::<job::Entity>(10).await.unwrap();
+    while let Some(item) = theirs.next().await.unwrap() {
+        let done = effect(item.tx(), item.model().id).await;
+        item.settle(done).await.unwrap();
+    }
+    assert_eq!(theirs.commit().await.unwrap(), Outcome::processed(2));
+    bench.db.execute_unprepared("DELETE FROM effect WHERE job = 1").await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        // Of those they did, and of those that were taken back, one of each has something to write.
+        let done = if item.model().id % 2 == 1 { effect(item.tx(), item.model().id).await } else { Ok(()) };
+        item.settle(done).await.unwrap();
+    }
+    assert_eq!(batch.commit().await.unwrap(), Outcome::idle());
+    assert_eq!(effects(&bench.db).await, [2]);
+    assert_eq!(statuses(&bench.db).await, ["completed", "completed", "cancelled", "cancelled"]);
+    assert_eq!(claims(&bench).await, 0);
+}
+
 pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
     jobs(&bench.db, 10).await;
     let access = Access::new(bench.db.clone(), "mailer");
@@ -134,13 +159,20 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     let alive = Access::new(bench.db.clone(), "mailer").with_clock(clock);
     assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(1), "only the one that is free");
     seconds.fetch_add(61, Ordering::SeqCst);
-    assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(2));
-    // It was not dead after all: it finds its claim gone, and its writes are undone.
+    let theirs = alive.claim_each::<job::Entity>(10).await.unwrap();
+    assert_eq!(theirs.remaining(), 2);
+    // It was not dead after all: the row waits still, but its claim is gone, and its writes are undone.
     effect(item.tx(), 1).await.unwrap();
     item.settle(Ok::<_, Error>(())).await.unwrap();
+    assert_eq!(effects(&bench.db).await, [3]);
+    drop(theirs);
+    alive.run_ended(None).await.unwrap();
+    assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(2));
+    // And here it finds the work done.
     let item = batch.next().await.unwrap().unwrap();
-    effect(item.tx(), 2).await.unwrap();
-    item.settle(Err::<(), _>("too late")).await.unwrap();
+    let refused = effect(item.tx(), 2).await;
+    assert!(refused.as_ref().unwrap_err().to_string().contains("no longer pending"), "{refused:?}");
+    item.settle(refused).await.unwrap();
     assert_eq!(batch.commit().await.unwrap(), Outcome::idle().again());
     assert_eq!(effects(&bench.db).await, [1, 2, 3]);
     assert!(statuses(&bench.db).await.iter().all(|status| status == "completed"));

@@ -127,6 +127,13 @@ pub(crate) async fn rows_that_say_nothing_are_told_and_the_last_good_value_holds
         "INSERT INTO service_override VALUES ('batcher', 'pause', 'true', 'ann', '', '2026-01-01T00:00:00Z', NULL)";
     bench.db.execute_unprepared(pause).await.unwrap();
     until("`pause` is `paused`", || service.health().paused).await;
+    // What is taken back does not come back with a row that is wrong.
+    assert!(database::remove_override(&bench.db, "batcher", "paused").await.unwrap());
+    until("it is resumed", || !service.health().paused).await;
+    let wrong = "INSERT INTO service_override VALUES ('batcher', 'paused', '\"false\"', 'ann', '', '2026-01-01T00:00:00Z', NULL)";
+    bench.db.execute_unprepared(wrong).await.unwrap();
+    until("it is told", || rejected().join("\n").contains("\"false\"")).await;
+    assert!(!service.health().paused);
     services.shutdown().await.unwrap();
 }
 
@@ -191,7 +198,7 @@ pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench
     // As one text, and again statement by statement.
     let sql = database::schema_sql(bench.db.get_database_backend());
     bench.db.execute_unprepared(sql).await.unwrap();
-    for statement in sql {
+    for statement in &sql {
         bench.db.execute_unprepared(statement).await.unwrap();
     }
     let services = builder().database_url(&bench.url).start_all().await.unwrap();

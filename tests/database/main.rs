@@ -114,6 +114,7 @@ exercise! {
     each:
         each_item_commits_by_itself,
         an_item_may_change_and_delete_its_own_row,
+        a_row_that_somebody_else_has_worked_on_is_left_to_them,
         claimed_rows_are_nobody_elses,
         a_dropped_batch_gives_its_claims_back_and_charges_one,
         claims_of_the_dead_run_out,

@@ -169,7 +169,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         self.settle_forgotten().await?;
         let Some(claimed) = self.rows.pop_front() else { return Ok(None) };
         if self.lease.is_some() {
-            self.tx = self.lazy();
+            self.tx = self.lazy().only_if(self.plan.still_pending(&claimed.row.key));
         } else {
             self.tx.enter_item();
         }
@@ -258,6 +258,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             // Nothing can be written any more; dropped, the batch tells what it knows of the cause.
             return Err(error.clone());
         }
+        if self.tx.is_lost() {
+            self.lost(&row).await;
+            return Ok(());
+        }
         let now = self.access.clock.now();
         let verdict = match error.advice() {
             Advice::Fatal => Verdict::Failed,
@@ -268,7 +272,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         self.report(&row, verdict, &message);
         if self.lease.is_some() {
             if !self.fail_alone(&row, verdict, &message).await? {
-                self.lost(&row);
+                self.lost(&row).await;
                 return Ok(());
             }
         } else {
@@ -302,7 +306,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let tx = self.take_tx();
         let written = async {
             tx.check().await.map_err(|error| Error::new(Ignored(error)))?;
-            // The item may have changed or deleted its own row: whether the row is still this worker's, the claim alone says.
+            // The row was pending when the transaction began. Since then the item may have changed or deleted it.
             for update in self.plan.complete(std::slice::from_ref(&row.key), self.access.clock.now()) {
                 tx.raw().await?.execute(&update).await?;
             }
@@ -312,6 +316,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let committed = match written {
             Ok(true) => tx.commit().await.map(|()| true),
             Ok(false) => tx.rollback().await.map(|()| false),
+            Err(_) if tx.is_lost() => Ok(false),
             Err(error) => {
                 let cause = tx.cause();
                 drop(tx);
@@ -328,7 +333,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Ok(())
             }
             Ok(false) => {
-                self.lost(row);
+                self.lost(row).await;
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>() {
@@ -366,14 +371,19 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(tx.raw().await?.execute(&release).await?.rows_affected() == 1)
     }
 
-    /// Another worker has the row: its lease ran out here.
-    fn lost(&mut self, row: &Row) {
+    /// Somebody else has the row: its lease ran out here, or it was worked on without one.
+    async fn lost(&mut self, row: &Row) {
         tracing::warn!(
             service.id = &*self.access.service_id,
             table = self.plan.name,
             key = key_text(&row.key),
-            "the claim ran out before the item was settled; its writes are undone, and another worker has it (a longer `.lease(…)` helps)"
+            "the claim ran out before the item was settled (a longer `.lease(…)` helps), or somebody else has changed its row; its writes are undone"
         );
+        if let Some(lease) = &self.lease {
+            // Where it is still this worker's. Otherwise, or where it cannot be given back, it runs out.
+            let release = lease::release(&self.plan.name, &key_text(&row.key), &lease.owner);
+            let _ = self.access.db.execute(&release).await;
+        }
         self.current = None;
     }
 

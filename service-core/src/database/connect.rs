@@ -260,22 +260,29 @@ pub(crate) fn named(url: &str) -> String {
 
 /// The URL without its password, which may stand before the host or among the parameters.
 fn redacted(url: &str) -> String {
-    let mut shown = url.to_owned();
-    if let Some((scheme, rest)) = url.split_once("://")
-        && let Some((login, host)) = rest.rsplit_once('@')
-        && let Some((user, _)) = login.split_once(':')
-    {
-        shown = format!("{scheme}://{user}:{REDACTED}@{host}");
+    let (address, parameters) = url.split_once('?').map_or((url, None), |(address, rest)| (address, Some(rest)));
+    let mut shown = address.to_owned();
+    if let Some((scheme, rest)) = address.split_once("://") {
+        if rest.contains(':') && parameters.is_some_and(|parameters| parameters.contains('@')) {
+            // A `?` within the password, or an `@` within a parameter: nobody can tell, so neither is shown.
+            return format!("{scheme}://{REDACTED}");
+        }
+        if let Some((login, host)) = rest.rsplit_once('@')
+            && let Some((user, _)) = login.split_once(':')
+        {
+            shown = format!("{scheme}://{user}:{REDACTED}@{host}");
+        }
     }
-    let Some((address, parameters)) = shown.split_once('?') else { return shown };
+    let Some(parameters) = parameters else { return shown };
     let parameters: Vec<String> = parameters
         .split('&')
         .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if is_secret(name) => format!("{name}={REDACTED}"),
+            // A name may be encoded, too.
+            Some((name, _)) if is_secret(name) || name.contains('%') => format!("{name}={REDACTED}"),
             _ => parameter.to_owned(),
         })
         .collect();
-    format!("{address}?{}", parameters.join("&"))
+    format!("{shown}?{}", parameters.join("&"))
 }
 
 #[cfg(test)]
@@ -316,6 +323,15 @@ mod tests {
         assert_eq!(redacted("sqlite:app.db"), "sqlite:app.db");
         assert_eq!(redacted("sqlite:app.db?key=secret&mode=ro"), "sqlite:app.db?key=•••&mode=ro");
         assert_eq!(redacted("postgres://db/app?user=ann&password=s%20@t"), "postgres://db/app?user=ann&password=•••");
+        assert_eq!(redacted("postgres://ann:pw@db/app?host=/run"), "postgres://ann:•••@db/app?host=/run");
+        assert_eq!(redacted("postgres://db/app?pass%77ord=secret"), "postgres://db/app?pass%77ord=•••");
+        for given in [
+            "postgres://db:1/app?user=ann&password=s@ecret",
+            "postgres://ann:pw@db:1/app?password=x@ecret",
+            "postgres://ann:pw?s@ecret@db/app",
+        ] {
+            assert_eq!(redacted(given), "postgres://•••");
+        }
         for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
             let message = Target::parse(given).unwrap_err().to_string();
             assert!(!message.contains("secret"), "{message}");

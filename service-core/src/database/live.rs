@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::fault::is_out_of_reach;
 use super::settings::{Override, expire_overrides, read_config, read_overrides};
+use crate::caught::{self, Caught};
 use crate::clock::in_words;
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
 use crate::entry::Entry;
@@ -49,19 +50,21 @@ struct Known {
     /// Those that it is configured with.
     used: BTreeMap<Arc<str>, Vec<Told>>,
     /// The last value that could be used, of each row.
-    good: BTreeMap<(Arc<str>, Key), Value>,
+    good: BTreeMap<(Arc<str>, Slot), Value>,
     reported: HashSet<String>,
     /// The database answers, but not with the tables' rows.
     unreadable: bool,
 }
 
-type Key = (Layer, String);
+/// A row of a table: its layer, its key, and whether it is for all services.
+type Slot = (Layer, String, bool);
 
 /// One row as it stands in its table.
 #[derive(Clone, Debug, PartialEq)]
 struct Told {
     layer: Layer,
     key: String,
+    for_all: bool,
     value: Value,
     place: String,
     /// Why it says nothing at all; then the value is none.
@@ -70,10 +73,20 @@ struct Told {
 
 impl Told {
     fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
-        // "pause" is what an operator does, `paused` what the service is then.
-        let key = if key == "pause" { PAUSED.to_owned() } else { key };
         let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
-        Self { layer, key, value, place, problem }
+        Self { layer, key, for_all: false, value, place, problem }
+    }
+
+    fn slot(&self) -> Slot {
+        (self.layer, self.key.clone(), self.for_all)
+    }
+
+    /// "pause" is what an operator does, `paused` what the service is then; but it may have a setting of that name.
+    fn understood(mut self, own: Option<&[&str]>) -> Self {
+        if self.layer == Layer::Override && self.key == "pause" && !own.is_some_and(|own| own.contains(&"pause")) {
+            self.key = PAUSED.to_owned();
+        }
+        self
     }
 
     /// What is wrong with it whoever it is for.
@@ -299,7 +312,10 @@ fn report(live: &Live, service: &str, place: &str, problem: &str) {
 }
 
 fn apply_all(registry: &ServiceRegistry, mut rows: BTreeMap<String, Vec<Told>>) {
-    let for_all = rows.remove("defaults").unwrap_or_default();
+    let mut for_all = rows.remove("defaults").unwrap_or_default();
+    for row in &mut for_all {
+        row.for_all = true;
+    }
     for entry in registry.entries() {
         let mut told = for_all.clone();
         told.extend(rows.remove(&*entry.id).unwrap_or_default());
@@ -315,12 +331,16 @@ fn apply_all(registry: &ServiceRegistry, mut rows: BTreeMap<String, Vec<Told>>) 
 fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
     let Inner { sources, live, .. } = &*registry.inner;
     let mut rejected = Vec::new();
-    let told = told.iter().filter_map(|row| {
-        let Some(mistake) = row.mistake(&entry.id) else { return Some(row.clone()) };
+    let own_names = entry.descriptor.setting_names();
+    let told: Vec<Told> = told.iter().map(|row| row.clone().understood(own_names)).collect();
+    // What a row that is gone said is forgotten with it.
+    live.known().good.retain(|(id, slot), _| *id != entry.id || told.iter().any(|row| row.slot() == *slot));
+    let told = told.into_iter().filter_map(|row| {
+        let Some(mistake) = row.mistake(&entry.id) else { return Some(row) };
         report(live, &entry.id, &row.place, &mistake.to_string());
         rejected.push(mistake);
-        let good = live.known().good.get(&(entry.id.clone(), (row.layer, row.key.clone()))).cloned();
-        good.map(|value| Told { value, problem: None, ..row.clone() })
+        let good = live.known().good.get(&(entry.id.clone(), row.slot())).cloned();
+        good.map(|value| Told { value, problem: None, ..row })
     });
     let (pauses, mut told): (Vec<Told>, Vec<Told>) = told.partition(|row| row.key == PAUSED);
     let resolved = loop {
@@ -334,10 +354,18 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
             }
         };
         let mut wrong = resolved.rejected.clone();
-        if let Some(settings) = &entry.descriptor.settings
-            && let Err(error) = (settings.check)(&resolved.settings, &entry.id)
-        {
-            wrong.push(error);
+        // The settings' type is the user's, and so is the code that reads it.
+        match caught::quietly(|| {
+            entry.descriptor.settings.as_ref().map_or(Ok(()), |own| (own.check)(&resolved.settings, &entry.id))
+        }) {
+            Caught::Returned(checked) => wrong.extend(checked.err()),
+            Caught::Panicked(message) => {
+                warn!(
+                    service.id = %entry.id,
+                    "the tables' rows cannot be used, what held before still does: reading them as its settings panicked: {message}"
+                );
+                return;
+            }
         }
         // Each turn takes away a row, or puts one back that could be used, so this ends.
         let before = told.len();
@@ -349,7 +377,7 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
                 continue;
             };
             report(live, &entry.id, &told[at].place, &error.to_string());
-            let good = live.known().good.get(&(entry.id.clone(), (told[at].layer, told[at].key.clone()))).cloned();
+            let good = live.known().good.get(&(entry.id.clone(), told[at].slot())).cloned();
             match good {
                 Some(value) if value != told[at].value => told[at].value = value,
                 _ => {
@@ -366,14 +394,17 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
     {
         let mut known = live.known();
         for row in told.iter().chain(&pauses) {
-            known.good.insert((entry.id.clone(), (row.layer, row.key.clone())), row.value.clone());
+            known.good.insert((entry.id.clone(), row.slot()), row.value.clone());
         }
     }
     let resolved = if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
     let own_changed = own(&told) != own(&live.known().used.get(&entry.id).cloned().unwrap_or_default());
     live.known().used.insert(entry.id.clone(), told);
     entry.reconfigure(resolved, own_changed);
-    let pause = pauses.into_iter().rfind(|row| row.value == Value::Bool(true));
+    // The later layer wins; where one says it twice, in both spellings, the pause does.
+    let last = pauses.last().map(|row| (row.for_all, row.layer));
+    let pause =
+        pauses.into_iter().rfind(|row| last == Some((row.for_all, row.layer)) && row.value == Value::Bool(true));
     let pause = pause.map(|row| if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place });
     entry.pause_by_override(pause);
 }

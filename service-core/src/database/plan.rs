@@ -11,8 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Asterisk, Condition, DynIden, Expr, ExprTrait, Func, IntoIden, NullOrdering, Query, SelectStatement,
-    SqliteQueryBuilder, TableRef, UnionType, UpdateStatement, ValueTuple,
+    Alias, Asterisk, Condition, DynIden, Expr, ExprTrait, Func, IntoIden, LockType, NullOrdering, Query,
+    SelectStatement, SqliteQueryBuilder, TableRef, UnionType, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
@@ -212,6 +212,13 @@ impl Plan {
         if let Some(column) = &self.updated_at {
             update.value(column.iden.clone(), (column.value)(now));
         }
+    }
+
+    /// Finds a row as long as it is pending, and locks it where the engine can.
+    pub(crate) fn still_pending(&self, key: &ValueTuple) -> SelectStatement {
+        let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
+        select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).lock(LockType::Update);
+        select
     }
 
     fn is_pending(&self) -> Expr {

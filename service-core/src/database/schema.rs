@@ -139,6 +139,16 @@ impl From<&SchemaSql> for String {
     }
 }
 
+/// For `for sql in &schema_sql(…)`.
+impl<'a> IntoIterator for &&'a SchemaSql {
+    type Item = &'static str;
+    type IntoIter = std::iter::Copied<std::slice::Iter<'a, &'static str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 impl<'a> IntoIterator for &'a SchemaSql {
     type Item = &'static str;
     type IntoIter = std::iter::Copied<std::slice::Iter<'a, &'static str>>;

@@ -138,7 +138,7 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
     Ok(())
 }
 
-/// Takes an override back, and says whether there was one.
+/// Takes an override back, and says whether there was one. `paused` may stand there as `pause`, too.
 ///
 /// # Errors
 /// The database's.
@@ -146,7 +146,7 @@ pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &
     let delete = Query::delete()
         .from_table(column("service_override"))
         .and_where(Expr::col(column("service_id")).eq(service_id))
-        .and_where(Expr::col(column("key")).eq(key))
+        .and_where(Expr::col(column("key")).is_in(if key == "paused" { vec![key, "pause"] } else { vec![key] }))
         .to_owned();
     Ok(db.execute(&delete).await?.rows_affected() > 0)
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::prelude::async_trait::async_trait;
+use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
     SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
@@ -40,6 +41,8 @@ pub struct Transaction {
     access: Access,
     backend: DbBackend,
     tx: OnceCell<Open>,
+    /// What must be there when it begins: the row of an item that is claimed by itself, still pending.
+    condition: Option<Box<SelectStatement>>,
     /// Set where statements belong to an item: its savepoint, once its first statement has set it.
     mark: Option<OnceCell<()>>,
     /// An earlier item's savepoint still stands and goes when the next is set: one round trip instead of two.
@@ -64,6 +67,8 @@ struct Fate {
     dead: AtomicBool,
     /// A nested transaction was begun, whose statements are not seen here.
     nested: AtomicBool,
+    /// Its condition did not hold: it has not begun.
+    lost: AtomicBool,
 }
 
 impl Transaction {
@@ -77,7 +82,18 @@ impl Transaction {
     /// Begins with its first statement.
     pub(crate) fn lazy(access: &Access) -> Self {
         let (access, backend) = (access.clone(), access.db.get_database_backend());
-        Self { access, backend, tx: OnceCell::new(), mark: None, stale_mark: false, fate: Fate::default() }
+        let (tx, fate) = (OnceCell::new(), Fate::default());
+        Self { access, backend, tx, condition: None, mark: None, stale_mark: false, fate }
+    }
+
+    /// Begins only where this finds a row, which is locked then.
+    pub(crate) fn only_if(self, condition: SelectStatement) -> Self {
+        Self { condition: Some(Box::new(condition)), ..self }
+    }
+
+    /// It could not begin: what it is for is no longer there.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.fate.lost.load(Ordering::Relaxed)
     }
 
     /// Makes everything written through it last. Where nothing was, there is nothing to do.
@@ -147,9 +163,22 @@ impl Transaction {
         let open = match self.tx.get() {
             Some(open) => open,
             // Boxed, as it happens once: every statement's future would have the room for it.
-            None => Box::pin(self.tx.get_or_try_init(|| begin_patiently(&self.access, self.backend))).await?,
+            None => Box::pin(self.tx.get_or_try_init(|| self.begin_if())).await?,
         };
         Ok(&open.tx)
+    }
+
+    async fn begin_if(&self) -> Outcome<Open> {
+        let open = begin_patiently(&self.access, self.backend).await?;
+        if let Some(condition) = &self.condition
+            && open.tx.query_one(&**condition).await?.is_none()
+        {
+            self.fate.lost.store(true, Ordering::Relaxed);
+            return Err(DbErr::Custom(
+                "the item's row is no longer pending: somebody else has worked on it".to_owned(),
+            ));
+        }
+        Ok(open)
     }
 
     async fn nest(&self) -> Outcome<&DatabaseTransaction> {

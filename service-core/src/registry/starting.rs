@@ -34,7 +34,10 @@ impl ServiceRegistry {
     /// made. A service that cannot start is no error, nor is a database that is away; health says why.
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
-        crate::database::look_before_all(self).await?;
+        {
+            crate::database::look_before_all(self).await?;
+            crate::database::keep_watching(self, &tokio::runtime::Handle::try_current()?);
+        }
         let mut started = Vec::new();
         for entry in self.tiers().into_iter().flatten() {
             let control = entry.lock();

@@ -85,10 +85,13 @@ impl Supervisor {
     }
 
     /// Whether a fire is to be written down, and the database is there for it as far as is known.
-    pub(super) fn can_remember_fire(&mut self) -> bool {
-        is_wanted(&self.desk.options)
-            && self.seldom().wall.unwritten().is_some()
-            && !self.cx.entry.hub.presence.is_away()
+    pub(super) fn can_remember_fire(&self) -> bool {
+        self.has_fire_to_remember() && !self.cx.entry.hub.presence.is_away()
+    }
+
+    /// Whatever its schedule is by now.
+    pub(super) fn has_fire_to_remember(&self) -> bool {
+        self.seldom.as_ref().is_some_and(|seldom| seldom.wall.unwritten().is_some())
     }
 
     /// Writes down the fire whose run ended well, so that it is not caught up after a restart of the process. What cannot

@@ -5,8 +5,6 @@ use std::pin::pin;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-#[cfg(feature = "database")]
-use super::catch_up;
 use super::{Ending, Supervisor};
 use crate::desk::{Driven, Limit, clean_up_late};
 use crate::schedule::later;
@@ -28,7 +26,7 @@ impl Supervisor {
         }
         self.end_instance().await;
         #[cfg(feature = "database")]
-        if catch_up::is_wanted(&self.desk.options) {
+        if self.has_fire_to_remember() {
             self.remember_fire().await;
         }
         let mut control = entry.lock();

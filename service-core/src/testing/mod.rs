@@ -139,12 +139,11 @@ impl TestBed {
 
     /// As `sqlite`, with the database at this URL.
     #[cfg(feature = "database")]
-    pub async fn database_url(&self, url: impl Into<String>) -> sea_orm::DatabaseConnection {
-        let url = url.into();
+    pub async fn database_url(&self, url: impl AsRef<str>) -> sea_orm::DatabaseConnection {
         let hold = held::Hold::new().await;
         let is_held = hold.is_some();
         *self.hold.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = hold;
-        let db = crate::database::connect(&url).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
+        let db = crate::database::connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
         let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
         let Stage::Making(mut builder) = stage else {
             panic!("the bed is given its database before its first service is started");
