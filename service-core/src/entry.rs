@@ -226,9 +226,8 @@ impl Entry {
     pub(crate) fn wait_for_database(&self, waits: bool, began: tokio::time::Instant) {
         let mut control = self.lock();
         match control.hold() {
-            // A fresh instance that was to follow could not be built: that is an ordinary wait now.
-            None | Some(Hold::Restart) if waits => control.set_hold(Hold::Database),
-            Some(Hold::Database | Hold::Restart) if !waits => control.let_go(),
+            None if waits => control.set_hold(Hold::Database),
+            Some(Hold::Database) if !waits => control.let_go(),
             _ => {}
         }
         if self.hub.presence.has_returned_since(began) {

@@ -58,6 +58,20 @@ async fn the_budget_comes_back_as_its_window_slides() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fresh_instance_that_cannot_be_built_backs_off_like_any_other() {
+    let bed = TestBed::new().set("restart", "on_failure");
+    let bed = bed.state(Plan::new(&Log::default(), &[Step::Fatal, Step::Fail]));
+    let service = bed.services().await.register_of::<Configured>("one").await.unwrap();
+    let _ = service.start().await;
+    let reason = || service.health().reason.unwrap_or_default();
+    assert!(reason().contains("a fresh instance follows in 60 s"), "{}", reason());
+    bed.run_for(secs(61)).await;
+    assert!(reason().contains("backing off after failure 1 of 3"), "{}", reason());
+    bed.run_for(secs(10)).await;
+    assert_eq!((service.state(), reason()), (ServiceState::Running, String::new()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_fresh_instance_has_all_its_retries() {
     let bed = TestBed::new().set("restart", "on_failure").set("max_failures", 1).set("max_restarts", 1);
     let log = Log::default();

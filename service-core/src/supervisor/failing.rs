@@ -166,6 +166,13 @@ impl Supervisor {
                 None
             }
             Verdict::Retry(wait) => {
+                {
+                    // The fresh instance that was to follow could not be built: an ordinary failure, and an ordinary wait.
+                    let mut control = entry.lock();
+                    if matches!(control.hold(), Some(Hold::Restart)) {
+                        control.let_go();
+                    }
+                }
                 self.back_off(wait);
                 #[cfg(feature = "database")]
                 entry.wait_for_database(concerned && recovery == Recovery::Retry, began);
