@@ -1,14 +1,14 @@
-//! A database that is away, at start or later, that hangs, or whose pool one service has used up: who needs it waits and
-//! recovers, health names it, and nobody else notices.
+//! A database that is away, at start or later, or that hangs: who needs it waits and recovers, health names it, and nobody else
+//! notices.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, TransactionTrait};
-use service_core::database::{self, Override};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, RuntimeErr};
+use service_core::database;
 use service_core::prelude::*;
-use service_core::{HealthStatus, ServiceHealth, ServiceOptions};
+use service_core::{HealthStatus, ServiceHealth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ impl Ticker {
     async fn update(&mut self) {}
 }
 
-fn builder() -> service_core::RegistryBuilder {
+pub(crate) fn builder() -> service_core::RegistryBuilder {
     ServiceRegistry::builder()
         .without_discovered()
         .shutdown_timeout(Duration::from_secs(2))
@@ -60,12 +60,12 @@ fn builder() -> service_core::RegistryBuilder {
         .service_of::<Ticker>("ticker")
 }
 
-fn health(services: &ServiceRegistry, id: &str) -> ServiceHealth {
+pub(crate) fn health(services: &ServiceRegistry, id: &str) -> ServiceHealth {
     services.get(id).unwrap().health()
 }
 
 /// Waits, in real time, as a database lives in it.
-async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !reached() {
         assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
@@ -91,7 +91,7 @@ async fn wait_for(services: &ServiceRegistry, name: &str, ids: &[&str]) {
     ticker_is_well(services).await;
 }
 
-async fn ticker_is_well(services: &ServiceRegistry) {
+pub(crate) async fn ticker_is_well(services: &ServiceRegistry) {
     let runs = health(services, "ticker").runs;
     until("the ticker runs on", || health(services, "ticker").runs > runs + 1).await;
     let found = health(services, "ticker");
@@ -340,7 +340,7 @@ async fn pass(
 }
 
 /// A shutdown ends in its time, give or take what a busy machine needs.
-async fn shuts_down_in_time(services: &ServiceRegistry) {
+pub(crate) async fn shuts_down_in_time(services: &ServiceRegistry) {
     let mut running = services.list();
     running.retain(|id| health(services, id).running);
     let begun = Instant::now();
@@ -387,74 +387,6 @@ async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
     all_recover(&services).await;
     stall.send(true).unwrap();
     until("a run hangs", || health(&services, "counter").error_count > 0 && waits("counter")).await;
-    shuts_down_in_time(&services).await;
-}
-
-/// Takes every connection of the pool and gives none back before it is stopped.
-#[derive(Default)]
-struct Hog;
-
-#[service(interval = "1h", discover = false)]
-impl Hog {
-    async fn update(&mut self, cx: &Context) -> Result<()> {
-        let mut held = Vec::new();
-        while let Ok(Ok(taken)) = tokio::time::timeout(Duration::from_secs(1), cx.db()?.begin()).await {
-            taken.execute_unprepared("SELECT 1").await?;
-            held.push(taken);
-        }
-        cx.metrics().set("held", u32::try_from(held.len())?);
-        std::future::pending::<()>().await;
-        Ok(())
-    }
-}
-
-async fn hogged(services: &ServiceRegistry, connections: f64) {
-    let hog = || health(services, "hog").metrics.get("held").copied();
-    until("the pool is used up", || hog().is_some()).await;
-    assert_eq!(hog(), Some(connections));
-}
-
-pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone(bench: crate::Bench) {
-    let mut options = ConnectOptions::new(bench.url.clone());
-    options.max_connections(2).acquire_timeout(Duration::from_secs(2));
-    let pool = Database::connect(options).await.unwrap();
-    let hog = ServiceOptions::of::<Hog>().drain_timeout(Duration::from_secs(1));
-    let services = builder().service_with("hog", Hog, hog).database(pool).start_all().await.unwrap();
-    hogged(&services, 2.0).await;
-    ticker_is_well(&services).await;
-    if bench.is_postgres() {
-        // The registry asks the same pool, and cannot tell which it is.
-        until("it is told", || health(&services, "counter").reason.is_some_and(|why| why.contains("has not answered")))
-            .await;
-    } else {
-        // A file that is there is never away, and the limit holds.
-        until("it is failed", || health(&services, "counter").state == ServiceState::Failed).await;
-        assert_eq!(health(&services, "counter").failures, 4);
-    }
-    let told = health(&services, "counter").reason.unwrap();
-    assert!(!told.contains("away for"), "{told}");
-    assert!(bench.is_postgres() || told.contains("timed out"), "{told}");
-    ticker_is_well(&services).await;
-    shuts_down_in_time(&services).await;
-}
-
-/// Where the registry opened the database itself, even the operator's word still gets through.
-pub(crate) async fn a_pool_that_is_used_up_does_not_keep_overrides_out(bench: crate::Bench) {
-    let services = builder().service_of::<Hog>("hog").database_url(&bench.url).start_all().await.unwrap();
-    hogged(&services, if bench.is_postgres() { 10.0 } else { 5.0 }).await;
-    let pause = Override {
-        service_id: "counter".into(),
-        key: "paused".into(),
-        value: true.into(),
-        by: "ann".into(),
-        why: "the pool is used up".into(),
-        at: chrono::Utc::now(),
-        until: None,
-    };
-    database::set_override(&bench.db, &pause).await.unwrap();
-    until("it is paused", || health(&services, "counter").paused).await;
-    let reason = health(&services, "counter").reason.unwrap();
-    assert!(reason.contains("ann") && !reason.contains("away"), "{reason}");
     shuts_down_in_time(&services).await;
 }
 

@@ -19,6 +19,7 @@ mod settings;
 mod statements;
 mod tables;
 mod transactions;
+mod used_up;
 mod warnings;
 
 use sea_orm::DatabaseConnection;
@@ -80,7 +81,7 @@ macro_rules! exercise {
 }
 
 exercise! {
-    away:
+    used_up:
         a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone,
         a_pool_that_is_used_up_does_not_keep_overrides_out;
     transactions:

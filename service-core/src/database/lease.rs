@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
-    Alias, DeleteStatement, Expr, ExprTrait, InsertStatement, OnConflict, Query, SelectStatement, UpdateStatement,
+    Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, OnConflict, Query, SelectStatement,
+    UpdateStatement,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use tokio::task::JoinHandle;
@@ -74,6 +75,12 @@ fn column(name: &'static str) -> Alias {
     Alias::new(name)
 }
 
+/// An owner's claims of rows of a table.
+fn is_of(work_table: &str, owner: &str) -> Condition {
+    let is = |name, value: &str| Expr::col(column(name)).eq(value);
+    Condition::all().add(is("work_table", work_table)).add(is("owner", owner))
+}
+
 /// A claim as it stands.
 #[derive(Debug)]
 pub(crate) struct Standing {
@@ -128,8 +135,7 @@ pub(crate) fn bury(work_table: &str, standing: &mut [Standing], now: DateTime<Ut
             .table(column("service_claim"))
             .value(column("crashes"), Expr::case(is_suspect, crashes.clone().add(1)).finally(crashes))
             .value(column("owner"), NOBODY)
-            .and_where(Expr::col(column("work_table")).eq(work_table))
-            .and_where(Expr::col(column("owner")).eq(owner))
+            .cond_where(is_of(work_table, &owner))
             .and_where(Expr::col(column("expires_at")).lte(now.timestamp_millis()))
             .to_owned()
     };
@@ -143,8 +149,7 @@ pub(crate) fn charged(work_table: &str, key: &str, owner: &str, now: DateTime<Ut
         .value(column("crashes"), INNOCENT_CRASHES)
         .value(column("owner"), NOBODY)
         .value(column("expires_at"), now.timestamp_millis())
-        .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("owner")).eq(owner))
+        .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("row_key")).eq(key))
         .to_owned()
 }
@@ -185,8 +190,7 @@ fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {
     Query::update()
         .table(column("service_claim"))
         .value(column("expires_at"), expires)
-        .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("owner")).eq(owner))
+        .cond_where(is_of(work_table, owner))
         .to_owned()
 }
 
@@ -194,8 +198,7 @@ fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
-        .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("owner")).eq(owner))
+        .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("row_key")).eq(key))
         .to_owned()
 }
@@ -210,16 +213,14 @@ pub(crate) async fn release_all(
 ) -> Result<(), DbErr> {
     let innocent = Query::delete()
         .from_table(column("service_claim"))
-        .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("owner")).eq(owner))
+        .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("crashes")).eq(0))
         .to_owned();
     let suspect = Query::update()
         .table(column("service_claim"))
         .value(column("owner"), NOBODY)
         .value(column("expires_at"), now.timestamp_millis())
-        .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("owner")).eq(owner))
+        .cond_where(is_of(work_table, owner))
         .to_owned();
     db.execute(&innocent).await?;
     db.execute(&suspect).await?;

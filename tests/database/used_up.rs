@@ -1,0 +1,78 @@
+//! A pool that one service has used up: nobody else's health or shutdown suffers from it, nor the operator's word.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, TransactionTrait};
+use service_core::ServiceOptions;
+use service_core::database::{self, Override};
+use service_core::prelude::*;
+
+use crate::away::{builder, health, shuts_down_in_time, ticker_is_well, until};
+
+/// Takes every connection of the pool and gives none back before it is stopped.
+#[derive(Default)]
+struct Hog;
+
+#[service(interval = "1h", discover = false)]
+impl Hog {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let mut held = Vec::new();
+        while let Ok(Ok(taken)) = tokio::time::timeout(Duration::from_secs(1), cx.db()?.begin()).await {
+            taken.execute_unprepared("SELECT 1").await?;
+            held.push(taken);
+        }
+        cx.metrics().set("held", u32::try_from(held.len())?);
+        std::future::pending::<()>().await;
+        Ok(())
+    }
+}
+
+async fn hogged(services: &ServiceRegistry, connections: f64) {
+    let hog = || health(services, "hog").metrics.get("held").copied();
+    until("the pool is used up", || hog().is_some()).await;
+    assert_eq!(hog(), Some(connections));
+}
+
+pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone(bench: crate::Bench) {
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(2).acquire_timeout(Duration::from_secs(2));
+    let pool = Database::connect(options).await.unwrap();
+    let hog = ServiceOptions::of::<Hog>().drain_timeout(Duration::from_secs(1));
+    let services = builder().service_with("hog", Hog, hog).database(pool).start_all().await.unwrap();
+    hogged(&services, 2.0).await;
+    ticker_is_well(&services).await;
+    if bench.is_postgres() {
+        // The registry asks the same pool, and cannot tell which it is.
+        until("it is told", || health(&services, "counter").reason.is_some_and(|why| why.contains("has not answered")))
+            .await;
+    } else {
+        // A file that is there is never away, and the limit holds.
+        until("it is failed", || health(&services, "counter").state == ServiceState::Failed).await;
+        assert_eq!(health(&services, "counter").failures, 4);
+    }
+    let told = health(&services, "counter").reason.unwrap();
+    assert!(!told.contains("away for"), "{told}");
+    assert!(bench.is_postgres() || told.contains("timed out"), "{told}");
+    ticker_is_well(&services).await;
+    shuts_down_in_time(&services).await;
+}
+
+/// Where the registry opened the database itself, even the operator's word still gets through.
+pub(crate) async fn a_pool_that_is_used_up_does_not_keep_overrides_out(bench: crate::Bench) {
+    let services = builder().service_of::<Hog>("hog").database_url(&bench.url).start_all().await.unwrap();
+    hogged(&services, if bench.is_postgres() { 10.0 } else { 5.0 }).await;
+    let pause = Override {
+        service_id: "counter".into(),
+        key: "paused".into(),
+        value: true.into(),
+        by: "ann".into(),
+        why: "the pool is used up".into(),
+        at: chrono::Utc::now(),
+        until: None,
+    };
+    database::set_override(&bench.db, &pause).await.unwrap();
+    until("it is paused", || health(&services, "counter").paused).await;
+    let reason = health(&services, "counter").reason.unwrap();
+    assert!(reason.contains("ann") && !reason.contains("away"), "{reason}");
+    shuts_down_in_time(&services).await;
+}
