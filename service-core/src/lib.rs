@@ -4,63 +4,40 @@
 //!
 //! Start at `supervisor.rs`: the loop that runs one service. `driver.rs` wakes it when its time has come.
 
-mod builder;
-mod caught;
-mod clock;
 mod config;
-mod context;
-mod control;
-mod cron;
 #[cfg(feature = "database")]
 pub mod database;
-mod desk;
-mod driver;
-mod entry;
-mod error;
-mod event;
-mod expected;
-mod explain;
-mod failure;
-mod glue;
-mod handle;
-mod health;
-mod hub;
-mod metrics;
-mod options;
-mod order;
-mod outcome;
-mod overview;
-mod policy;
-mod rate;
+mod humanize;
+mod observe;
+mod panic;
 mod registry;
+mod runtime;
 mod schedule;
-mod secret;
 mod service;
-mod signal;
-mod single;
-mod state;
-mod supervisor;
+mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use builder::{BuildError, RegistryBuilder};
+pub use config::options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule, ServiceOptions};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
-pub use context::Context;
-pub use control::StateError;
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};
-pub use error::{Error, Result};
-pub use event::{ServiceEvent, ServiceEventKind};
-pub use explain::{ExplainedOption, ExplainedSetting, Explanation};
-pub use failure::{Failure, FailureKind, Recovery};
-pub use handle::ServiceHandle;
-pub use health::{HealthStatus, RegistryHealth, ServiceHealth};
-pub use metrics::{MetricValue, Metrics};
-pub use options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule, ServiceOptions};
-pub use outcome::{IntoOutcome, Outcome, RunReport};
+pub use observe::explain::{ExplainedOption, ExplainedSetting, Explanation};
+pub use observe::health::{HealthStatus, RegistryHealth, ServiceHealth};
 pub use registry::ServiceRegistry;
-pub use secret::Secret;
-pub use service::{Literal, Service, ServiceDescriptor};
+pub use registry::builder::{BuildError, RegistryBuilder};
+pub use registry::handle::ServiceHandle;
+pub use registry::run::{run, run_until};
+pub use runtime::context::Context;
+pub use runtime::control::StateError;
+pub use runtime::events::{ServiceEvent, ServiceEventKind};
+pub use runtime::lifecycle::{Literal, Service, ServiceDescriptor};
+pub use runtime::metrics::{MetricValue, Metrics};
+pub use service::error::{Error, Result};
+pub use service::failure::{Failure, FailureKind, Recovery};
+pub use service::outcome::{IntoOutcome, Outcome, RunReport};
+pub use service::secret::Secret;
+pub use service::state::ServiceState;
 /// Makes a type a service, or an `async fn` a stateless one.
 ///
 /// It stands on an inherent impl, which stays in place untouched. Numbers are seconds, strings carry a unit.
@@ -124,8 +101,6 @@ pub use service::{Literal, Service, ServiceDescriptor};
 ///
 /// Where a method needs `#[cfg]`, put it on the method: the service does without it, or has another of the name.
 pub use service_macros::service;
-pub use single::{run, run_until};
-pub use state::ServiceState;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;
 
@@ -140,18 +115,18 @@ pub mod __private {
     pub use inventory;
 
     pub use crate::__place as place;
-    pub use crate::context::Context;
-    pub use crate::error::Result;
-    pub use crate::expected::ExpectedServices;
-    pub use crate::failure::{Failure, Recovery};
-    pub use crate::glue::{
+    pub use crate::registry::expect::ExpectedServices;
+    pub use crate::runtime::context::Context;
+    pub use crate::runtime::lifecycle::{
+        BoxFuture, Build, Cleanup, Discovered, Lifecycle, Literal, Service, ServiceDescriptor, Shape,
+    };
+    pub use crate::runtime::macro_support::{
         ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
         settings,
     };
-    pub use crate::outcome::{IntoOutcome, Outcome};
-    pub use crate::service::{
-        BoxFuture, Build, Cleanup, Discovered, Lifecycle, Literal, Service, ServiceDescriptor, Shape,
-    };
+    pub use crate::service::error::Result;
+    pub use crate::service::failure::{Failure, Recovery};
+    pub use crate::service::outcome::{IntoOutcome, Outcome};
 }
 
 /// What a service's file usually needs.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::value::Value;
-use crate::options::{CatchUp, Options, RateLimit, Schedule};
+use crate::config::options::{CatchUp, Options, RateLimit, Schedule};
 
 /// What a key's value was read as.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,9 +11,10 @@
 mod de;
 mod env;
 mod error;
+pub(crate) mod fields;
 mod file;
 mod keys;
-mod nearest;
+pub(crate) mod options;
 mod resolve;
 mod settings;
 mod sources;
@@ -23,11 +24,11 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use error::{ConfigError, ConfigErrors, Setting};
+
 pub use value::SettingValue;
 
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
-pub(crate) use nearest::nearest;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolve::{Provenance, Resolved, Row};
 pub(crate) use settings::Settings;

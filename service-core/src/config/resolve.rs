@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use super::error::{ConfigError, Setting};
 use super::keys::{self, Parsed};
-use super::nearest::{distance, nearest};
 use super::settings::Settings;
 use super::value::{self, Node, Table, Value, is_secret};
 use super::{Layer, Origin};
-use crate::cron::Mistake;
-use crate::options::{CatchUp, CronSchedule, Options, Restart, Schedule, ServiceOptions};
-use crate::service::{Literal, ServiceDescriptor};
+use crate::config::options::{CatchUp, CronSchedule, Options, Restart, Schedule, ServiceOptions};
+use crate::runtime::lifecycle::{Literal, ServiceDescriptor};
+use crate::schedule::cron::Mistake;
+use crate::suggest::{distance, nearest};
 
 /// The order of the layers; a layer that can be said in several ways has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -354,11 +354,13 @@ impl<'a> Attempt<'a> {
     /// Whether the runtime knows the cron schedule's expression and time zone.
     fn check_cron(&mut self, schedule: &Schedule) {
         let Schedule::Cron(cron) = schedule else { return };
-        let Err(mistake) = crate::cron::check(cron) else { return };
+        let Err(mistake) = crate::schedule::cron::check(cron) else { return };
         let Some(entry) = self.top(mistake.key()) else { return };
         let setting = Setting::new(self.id, mistake.key(), &entry.origin);
         self.errors.push(match mistake {
-            Mistake::NoFeature => ConfigError::Conflict { setting, problem: crate::cron::NO_FEATURE.to_owned() },
+            Mistake::NoFeature => {
+                ConfigError::Conflict { setting, problem: crate::schedule::cron::NO_FEATURE.to_owned() }
+            }
             // What is said of a secret may hold it.
             _ if entry.shown == value::REDACTED => {
                 ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }

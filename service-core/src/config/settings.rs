@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::de::{Reader, Shared};
 use super::error::ConfigError;
+use super::fields::fields;
 use super::keys;
 use super::value::{Table, Value};
-use crate::glue;
 
 /// A service's own settings, of all layers. `Debug` shows them without secrets.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ impl Settings {
     /// # Errors
     /// A setting is missing or does not fit, or a field of `T` bears the name of one of the attribute's keys.
     pub(crate) fn get<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
-        let known = glue::fields::<T>().unwrap_or_default();
+        let known = fields::<T>().unwrap_or_default();
         if let Some(key) = known.iter().find(|field| keys::is_attribute(field)) {
             return Err(ConfigError::Reserved { service: service.to_owned(), key: (*key).to_owned() });
         }

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::env::Env;
 use super::error::{ConfigError, ConfigErrors};
-use super::nearest::nearest;
 use super::resolve::{Attempt, FOR_ALL, Rank, Resolved, Row};
 use super::value::{self, Node, SettingValue, Table, Value};
 use super::{Layer, Origin, file};
-use crate::options::ServiceOptions;
-use crate::service::ServiceDescriptor;
+use crate::config::options::ServiceOptions;
+use crate::runtime::lifecycle::ServiceDescriptor;
+use crate::suggest::nearest;
 
 /// Where the configuration is read from. By default from nowhere, as a test wants it.
 #[derive(Default)]

@@ -14,7 +14,7 @@ use super::queue::WriteQueue;
 use super::store::Store;
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
-use crate::error::Result;
+use crate::service::error::Result;
 
 /// What one service needs to work with a database. Cheap to clone.
 ///

@@ -24,8 +24,8 @@ use super::plan::{Plan, Verdict, key_text};
 use super::request::{self, Rows};
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
-use crate::error::{Advice, Error, Result};
-use crate::outcome::Outcome;
+use crate::service::error::{Advice, Error, Result};
+use crate::service::outcome::Outcome;
 
 /// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///

@@ -5,8 +5,8 @@ use sea_orm::DatabaseConnection;
 use super::connect::{connect_for_registry, named};
 use super::presence::{Presence, Tables};
 use super::{Access, Claim, ClaimEach, Store, Transaction, WorkItem};
-use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::runtime::context::Context;
+use crate::service::error::{Error, Result};
 
 /// The builder's choice.
 #[derive(Debug, Default)]

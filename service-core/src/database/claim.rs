@@ -16,7 +16,7 @@ use super::lease::DEFAULT_LEASE;
 use super::plan::Backoff;
 use super::request::Request;
 use super::work_item::WorkItem;
-use crate::error::Result;
+use crate::service::error::Result;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 

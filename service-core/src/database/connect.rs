@@ -8,7 +8,7 @@ use std::time::Duration;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::config::{REDACTED, is_secret};
-use crate::error::{Error, Result};
+use crate::service::error::{Error, Result};
 
 /// How long SQLite itself waits for a lock before it says "busy".
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

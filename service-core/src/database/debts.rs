@@ -20,7 +20,7 @@ use super::access::Access;
 use super::fault;
 use super::lease;
 use super::plan::{Plan, key_text};
-use crate::error::Result;
+use crate::service::error::Result;
 
 /// How often a connection may break over one row before the row is held to be the cause.
 const INNOCENT_BREAKS: u32 = 2;

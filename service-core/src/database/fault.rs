@@ -3,7 +3,7 @@
 
 use sea_orm::DbErr;
 
-use crate::error::Error;
+use crate::service::error::Error;
 
 /// SQLite: another connection holds the lock; trying again is right.
 pub(crate) fn is_busy(error: &DbErr) -> bool {

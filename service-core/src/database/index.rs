@@ -15,7 +15,7 @@ use super::plan::{COMPLETED, FAILED, PENDING};
 use super::request::Claiming;
 use super::schema::table_exists;
 use super::work_item::WorkItem;
-use crate::error::{Error, Result};
+use crate::service::error::{Error, Result};
 
 /// How many rows are searched for a strange status on SQLite, which has no timeout for a statement.
 const SQLITE_LOOK: u64 = 100_000;

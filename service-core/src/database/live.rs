@@ -17,13 +17,13 @@ use tracing::{info, warn};
 
 use super::fault::is_out_of_reach;
 use super::settings::{Override, expire_overrides, read_config, read_overrides};
-use crate::caught::{self, Caught};
-use crate::clock::in_words;
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
-use crate::entry::Entry;
-use crate::error::{Error, Result};
-use crate::hub::Hub;
+use crate::humanize;
+use crate::panic::{self, Caught};
 use crate::registry::{Inner, ServiceRegistry};
+use crate::runtime::entry::Entry;
+use crate::runtime::shared::Hub;
+use crate::service::error::{Error, Result};
 
 /// How long a change may take to be noticed.
 const LOOK: Duration = Duration::from_secs(3);
@@ -261,7 +261,7 @@ async fn look_alone(registry: &ServiceRegistry, patience: Duration, looked: &mut
 fn is_back(registry: &ServiceRegistry) {
     let presence = &registry.inner.hub.presence;
     let Some(after) = presence.back() else { return };
-    info!("the {} answers again, after {}", presence.name(), in_words(after));
+    info!("the {} answers again, after {}", presence.name(), humanize::long(after));
     for entry in registry.entries() {
         entry.database_is_back();
     }
@@ -355,7 +355,7 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
         };
         let mut wrong = resolved.rejected.clone();
         // The settings' type is the user's, and so is the code that reads it.
-        match caught::quietly(|| {
+        match panic::catch(|| {
             entry.descriptor.settings.as_ref().map_or(Ok(()), |own| (own.check)(&resolved.settings, &entry.id))
         }) {
             Caught::Returned(checked) => wrong.extend(checked.err()),

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{check_schema, migrate};
-use crate::clock::in_words;
-use crate::error::Result;
+use crate::humanize;
+use crate::service::error::Result;
 
 /// What is known of the registry's database.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Presence {
         let away = known.away.as_ref()?;
         // A pool of the application's own may as well be used up.
         let how = if self.has_own() { "has been away" } else { "has not answered" };
-        let what = format!("the {} {how} for {}", self.name, in_words(away.since.elapsed()));
+        let what = format!("the {} {how} for {}", self.name, humanize::long(away.since.elapsed()));
         Some(Outage { what, why: away.why.clone() })
     }
 

@@ -22,7 +22,7 @@ use super::lease::{self, Lease, Standing};
 use super::plan::{self, Backoff, Part, Plan, Verdict, key_text};
 use super::transaction::Transaction;
 use super::work_item::WorkItem;
-use crate::error::{Error, Result};
+use crate::service::error::{Error, Result};
 
 /// What is asked for.
 #[derive(Debug)]

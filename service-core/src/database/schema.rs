@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use super::access::Access;
 use super::fault::is_connection_lost;
 use super::transaction::Transaction;
-use crate::error::{Error, Result};
+use crate::service::error::{Error, Result};
 
 /// Times are in milliseconds since 1970 where SQL compares them, else RFC 3339 in UTC, which people can read.
 const TABLES: [(&str, &str); 5] = [

@@ -9,7 +9,7 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::service::error::Result;
 
 /// How far the clocks of two machines may lie apart without one of them being held for wrong.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(1);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::access::Access;
-use crate::error::{Error, Result};
+use crate::service::error::{Error, Result};
 
 /// Small values of one service, kept as JSON under a key in `service_store`: a cursor, a date, a token to go on with.
 ///

@@ -23,7 +23,7 @@ use super::connect::BUSY_TIMEOUT;
 use super::debts::Cause;
 use super::fault;
 use super::queue::Turn;
-use crate::error::{Error, Result};
+use crate::service::error::{Error, Result};
 
 /// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
 const BUSY_PATIENCE: Duration = Duration::from_secs(60);

@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::ServiceRegistry;
-use crate::context::Context;
-use crate::control::Control;
-use crate::entry::{Entry, used_up};
-use crate::error::Result;
-use crate::handle::ServiceHandle;
-use crate::order;
-use crate::state::ServiceState;
-use crate::supervisor::{Supervisor, supervise};
+use crate::registry::dependencies;
+use crate::registry::handle::ServiceHandle;
+use crate::runtime::context::Context;
+use crate::runtime::control::Control;
+use crate::runtime::entry::{Entry, used_up};
+use crate::runtime::supervisor::{Supervisor, supervise};
+use crate::service::error::Result;
+use crate::service::state::ServiceState;
 
 /// What a service that depends on others waits for.
 pub(crate) struct Waiting {
@@ -52,7 +52,7 @@ impl ServiceRegistry {
             let life = self.launch(&entry, control)?;
             started.push((self.handle(entry), life));
         }
-        let deadline = Instant::now() + crate::handle::START_PATIENCE;
+        let deadline = Instant::now() + crate::registry::handle::START_PATIENCE;
         for (handle, life) in started {
             if let Err(error) = self.waiting(handle.started(life, deadline)).await {
                 error!(service.id = %handle.id(), "did not start: {error:#}");
@@ -66,7 +66,7 @@ impl ServiceRegistry {
         if cfg!(panic = "abort") {
             warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
         }
-        crate::overview::log(self);
+        crate::observe::startup_table::log(self);
         self.start().await
     }
 
@@ -122,7 +122,7 @@ impl ServiceRegistry {
             .zip(&options)
             .map(|(entry, options)| (&*entry.id, options.depends_on.iter().map(String::as_str).collect()))
             .collect();
-        match order::tiers(&graph) {
+        match dependencies::tiers(&graph) {
             Ok(tiers) => {
                 let by_id: BTreeMap<&str, &Arc<Entry>> = entries.iter().map(|entry| (&*entry.id, entry)).collect();
                 tiers
@@ -151,13 +151,13 @@ pub(crate) fn check_dependencies(new: &[Arc<Entry>], old: &[Arc<Entry>], wrong: 
             if graph.contains_key(dependency) || wrong.contains(&dependency) {
                 continue;
             }
-            let hint = crate::config::nearest(dependency, graph.keys().chain(wrong).copied())
+            let hint = crate::suggest::nearest(dependency, graph.keys().chain(wrong).copied())
                 .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
             let (id, place) = (&entry.id, entry.place());
             problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
         }
     }
-    if let Err(cycle) = order::tiers(&graph) {
+    if let Err(cycle) = dependencies::tiers(&graph) {
         problems.push(format!("services depend on each other in a circle: {}", cycle.join(" -> ")));
     }
     problems

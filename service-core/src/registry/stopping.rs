@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::{Inner, ServiceRegistry};
-use crate::control::StopBy;
-use crate::error::{Error, Result};
+use crate::runtime::control::StopBy;
 use crate::schedule::later;
-use crate::state::ServiceState;
+use crate::service::error::{Error, Result};
+use crate::service::state::ServiceState;
 
 /// As long as it lives, nothing new starts.
 struct Shutting<'a>(&'a Inner);
@@ -86,7 +86,7 @@ impl ServiceRegistry {
     /// # Errors
     /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
     pub async fn until_shutdown(self) -> Result<()> {
-        crate::signal::until_shutdown(&self).await
+        crate::registry::signals::until_shutdown(&self).await
     }
 
     /// Waits until a shutdown is asked for.

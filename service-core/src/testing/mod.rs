@@ -6,7 +6,7 @@
 //!
 //! A real database and a paused clock do not mix by themselves; a bed that is given a database holds the clock (`held`).
 
-pub(crate) mod held;
+pub(crate) mod virtual_clock;
 
 use std::sync::Mutex;
 use std::task::Poll;
@@ -14,16 +14,16 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::builder::RegistryBuilder;
-use crate::caught::{self, Caught};
-use crate::clock::Clock;
 use crate::config::{Inputs, SettingValue};
-use crate::context::Context;
-use crate::error::Error;
-use crate::handle::ServiceHandle;
-use crate::outcome::{Outcome, RunReport};
+use crate::panic::{self, Caught};
 use crate::registry::ServiceRegistry;
-use crate::service::Service;
+use crate::registry::builder::RegistryBuilder;
+use crate::registry::handle::ServiceHandle;
+use crate::runtime::clock::Clock;
+use crate::runtime::context::Context;
+use crate::runtime::lifecycle::Service;
+use crate::service::error::Error;
+use crate::service::outcome::{Outcome, RunReport};
 
 /// A registry for tests: no discovered services, no environment and no configuration file, jitter from a fixed seed.
 ///
@@ -53,7 +53,7 @@ use crate::service::Service;
 pub struct TestBed {
     stage: Mutex<Stage>,
     /// Where there is a database and the clock is paused.
-    hold: Mutex<Option<held::Hold>>,
+    hold: Mutex<Option<virtual_clock::Hold>>,
 }
 
 /// A bed is made before its first service starts, and fixed from then on.
@@ -140,7 +140,7 @@ impl TestBed {
     /// As `sqlite`, with the database at this URL.
     #[cfg(feature = "database")]
     pub async fn database_url(&self, url: impl AsRef<str>) -> sea_orm::DatabaseConnection {
-        let hold = held::Hold::new().await;
+        let hold = virtual_clock::Hold::new().await;
         let is_held = hold.is_some();
         *self.hold.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = hold;
         let db = crate::database::connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
@@ -201,7 +201,7 @@ impl TestBed {
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         if services.inner.hub.clock_is_held {
-            return held::run_for(&services, duration).await;
+            return virtual_clock::run_for(&services, duration).await;
         }
         tokio::time::sleep(duration).await;
         // What is due at this very moment may stand behind this task in the queue.
@@ -220,7 +220,7 @@ impl TestBed {
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let id = free_id::<S>(&services);
-        let planned = crate::builder::Planned::without_instance::<S>(&id);
+        let planned = crate::registry::builder::Planned::without_instance::<S>(&id);
         let entry = planned
             .entry(&services.inner.hub, &services.inner.sources)
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
@@ -231,7 +231,7 @@ impl TestBed {
                 update_blocking(service, &cx)
             } else {
                 let mut update = service.__update(&cx);
-                std::future::poll_fn(|task| match caught::quietly(|| update.as_mut().poll(task)) {
+                std::future::poll_fn(|task| match panic::catch(|| update.as_mut().poll(task)) {
                     Caught::Returned(poll) => poll,
                     Caught::Panicked(message) => Poll::Ready(Err(Error::msg(format!("panicked: {message}")))),
                 })
@@ -248,7 +248,7 @@ impl TestBed {
             }
             result
         };
-        let result = if services.inner.hub.clock_is_held { held::stepping(run).await } else { run.await };
+        let result = if services.inner.hub.clock_is_held { virtual_clock::stepping(run).await } else { run.await };
         let duration = started.elapsed();
         match result {
             Ok(outcome) => RunReport { outcome, error: None, duration },
@@ -273,7 +273,7 @@ fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<O
     let ran = std::thread::scope(|scope| {
         let run = || {
             let _inside = runtime.enter();
-            caught::quietly(|| service.__update_blocking(cx))
+            panic::catch(|| service.__update_blocking(cx))
         };
         scope.spawn(run).join()
     });

@@ -7,10 +7,10 @@ use super::Reader;
 use super::error::{Error, in_words, one_of};
 use crate::config::env::variable_name;
 use crate::config::error::{ConfigError, Setting};
-use crate::config::nearest::nearest;
 use crate::config::value::{REDACTED, Value};
 use crate::config::{Layer, Origin, resolve};
-use crate::secret::MISFIT;
+use crate::service::secret::MISFIT;
+use crate::suggest::nearest;
 
 impl Reader<'_> {
     /// Gives an error its place, and takes out what must not be shown. An error that has its place keeps it.

@@ -20,7 +20,7 @@ use self::error::Error;
 use super::error::ConfigError;
 use super::value::{Node, Table, Value, is_secret};
 use super::{Origin, file, keys};
-use crate::secret::NEWTYPE;
+use crate::service::secret::NEWTYPE;
 
 /// What all readers of one value share.
 pub(super) struct Shared<'a> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule, ServiceOptions};
+use crate::config::options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule, ServiceOptions};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

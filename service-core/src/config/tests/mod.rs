@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::service::{Literal, ServiceDescriptor};
+use crate::runtime::lifecycle::{Literal, ServiceDescriptor};
 
 /// A directory of its own, with a `services.toml`, gone when dropped.
 struct Folder(PathBuf);
@@ -112,6 +112,6 @@ fn descriptor(
         line: 7,
         attributes,
         build: None,
-        settings: settings.map(|fields| crate::glue::SettingsType { fields, check: |_, _| Ok(()) }),
+        settings: settings.map(|fields| crate::runtime::macro_support::SettingsType { fields, check: |_, _| Ok(()) }),
     }))
 }

@@ -1,0 +1,321 @@
+//! [`Options`]: the effective options of one service, plain data, every time a [`Duration`]; and [`ServiceOptions`], by
+//! which code sets them for a service that it registers by hand.
+//!
+//! How the layers become these values is `config`'s business. Nothing here parses or checks.
+
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+use crate::config::{Value, list};
+use crate::runtime::lifecycle::Service;
+
+/// The effective options of one service. The defaults are those of the attribute.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Options {
+    /// When it runs. Default: every 60 s.
+    pub schedule: Schedule,
+    /// Wait before the first run. Default: none.
+    pub initial_delay: Duration,
+    /// Up to this much is added at random to each scheduled wait. Default: none.
+    pub jitter: Duration,
+    /// Consecutive failures that are retried. Default: 3.
+    pub max_failures: u32,
+    /// Wait after a failure. Default: 5 s.
+    pub retry_delay: Duration,
+    /// Factor on the wait for each further consecutive failure. Default: 1.
+    pub retry_backoff: f64,
+    /// Cap of the wait after a failure. Default: 300 s.
+    pub max_retry_delay: Duration,
+    /// A longer run is cancelled and counts as a failure. Default: none.
+    pub timeout: Option<Duration>,
+    /// How long the run in flight may go on after a stop. Default: 30 s.
+    pub drain_timeout: Duration,
+    /// Fresh instances after `failed`. Default: none.
+    pub restart: Option<Restart>,
+    /// When it is `failed` for good, the whole registry shuts down. Default: no.
+    pub critical: bool,
+    /// Ids of the services that are started before and stopped after this one. Default: none.
+    pub depends_on: Vec<String>,
+    /// How many permits a time it may take. Default: no limit.
+    pub rate_limit: Option<RateLimit>,
+    /// `false`: registered, not started. Default: `true`.
+    pub enabled: bool,
+    /// Who it acts as, where that is not the registry's own. Only code sets it. Default: none.
+    pub requester_id: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            schedule: Schedule::Interval(Duration::from_secs(60)),
+            initial_delay: Duration::ZERO,
+            jitter: Duration::ZERO,
+            max_failures: 3,
+            retry_delay: Duration::from_secs(5),
+            retry_backoff: 1.0,
+            max_retry_delay: Duration::from_secs(300),
+            timeout: None,
+            drain_timeout: Duration::from_secs(30),
+            restart: None,
+            critical: false,
+            depends_on: Vec::new(),
+            rate_limit: None,
+            enabled: true,
+            requester_id: None,
+        }
+    }
+}
+
+/// When a service runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// Start to start, on a fixed grid.
+    Interval(Duration),
+    /// End to start.
+    Delay(Duration),
+    /// By the clock on the wall.
+    Cron(CronSchedule),
+}
+
+/// A cron schedule, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CronSchedule {
+    /// The expression, such as `0 3 * * *`.
+    pub expression: String,
+    /// The time zone's IANA name. Default: `UTC`.
+    pub timezone: String,
+    /// What happens to fires that were missed while the process was down.
+    pub catch_up: CatchUp,
+}
+
+/// What happens to cron fires that were missed while the process was down.
+///
+/// A fire counts as served once its run has ended well, which is remembered in the database: whoever is killed in the
+/// middle of a run repeats it. Before the first start nothing was missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CatchUp {
+    /// Nothing.
+    #[default]
+    None,
+    /// The latest of them stands for all, and runs.
+    Latest,
+    /// All of them run, one after the other; of more than 1,000 the latest 1,000.
+    All,
+}
+
+/// When a `failed` service gets a fresh instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restart {
+    /// Wait before the fresh instance. Default: 60 s.
+    pub delay: Duration,
+    /// At most this many within `window`. Default: 5.
+    pub max: u32,
+    /// The time in which restarts are counted. Default: 600 s.
+    pub window: Duration,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(60), max: 5, window: Duration::from_secs(600) }
+    }
+}
+
+/// So many permits a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimit {
+    /// Permits, above zero.
+    pub permits: u32,
+    /// The time they are for, above zero.
+    pub per: Duration,
+}
+
+/// Options of a service that code registers by hand. They stand at the attribute's level: above what the attribute says,
+/// below `services.toml`.
+#[derive(Clone)]
+pub struct ServiceOptions {
+    pub(crate) entries: Vec<(&'static str, Value)>,
+    pub(crate) requester_id: Option<String>,
+    pub(crate) location: &'static Location<'static>,
+}
+
+impl ServiceOptions {
+    /// For a service of type `S`, with nothing said yet.
+    #[track_caller]
+    pub fn of<S: Service>() -> Self {
+        Self::new()
+    }
+
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
+    }
+
+    fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.entries.push((key, value.into()));
+        self
+    }
+
+    /// Start-to-start time on a fixed grid, above zero. Default: 60 s.
+    #[must_use]
+    pub fn interval(self, time: Duration) -> Self {
+        self.with("interval", time)
+    }
+
+    /// End-to-start time, above zero, instead of an interval.
+    #[must_use]
+    pub fn delay(self, time: Duration) -> Self {
+        self.with("delay", time)
+    }
+
+    /// A cron schedule instead of an interval: five fields, minutes first, or six with seconds.
+    ///
+    /// Where clocks are changed, a fixed time that is jumped over fires at the jump's end (several of them once), and one
+    /// that comes twice fires the first time. What says "every" (`*`, `*/15`) goes by the clock as it is.
+    #[must_use]
+    pub fn cron(self, expression: impl Into<String>) -> Self {
+        self.with("cron", expression.into())
+    }
+
+    /// The cron schedule's time zone, by its IANA name. Default: `UTC`.
+    #[must_use]
+    pub fn timezone(self, name: impl Into<String>) -> Self {
+        self.with("timezone", name.into())
+    }
+
+    /// What happens to cron fires that were missed while the process was down. Default: nothing.
+    #[must_use]
+    pub fn catch_up(self, catch_up: CatchUp) -> Self {
+        let name = match catch_up {
+            CatchUp::None => "none",
+            CatchUp::Latest => "latest",
+            CatchUp::All => "all",
+        };
+        self.with("catch_up", name)
+    }
+
+    /// Wait before the first run. Default: none.
+    #[must_use]
+    pub fn initial_delay(self, time: Duration) -> Self {
+        self.with("initial_delay", time)
+    }
+
+    /// Up to this much is added at random to each scheduled wait. Default: none.
+    #[must_use]
+    pub fn jitter(self, time: Duration) -> Self {
+        self.with("jitter", time)
+    }
+
+    /// Consecutive failures that are retried; one more and the service is failed. Default: 3.
+    #[must_use]
+    pub fn max_failures(self, failures: u32) -> Self {
+        self.with("max_failures", failures)
+    }
+
+    /// Wait after a failure, before the retry. Default: 5 s.
+    #[must_use]
+    pub fn retry_delay(self, time: Duration) -> Self {
+        self.with("retry_delay", time)
+    }
+
+    /// Factor, from 1, on the wait for each further consecutive failure. Default: 1.
+    #[must_use]
+    pub fn retry_backoff(self, factor: f64) -> Self {
+        self.with("retry_backoff", factor)
+    }
+
+    /// Cap of the wait after a failure. Default: 300 s.
+    #[must_use]
+    pub fn max_retry_delay(self, time: Duration) -> Self {
+        self.with("max_retry_delay", time)
+    }
+
+    /// A longer run is cancelled and counts as a failure; above zero. Default: none.
+    #[must_use]
+    pub fn timeout(self, time: Duration) -> Self {
+        self.with("timeout", time)
+    }
+
+    /// How long the run in flight may go on after a stop before it is aborted. Default: 30 s.
+    #[must_use]
+    pub fn drain_timeout(self, time: Duration) -> Self {
+        self.with("drain_timeout", time)
+    }
+
+    /// After `failed`, a fresh instance. Default: never.
+    #[must_use]
+    pub fn restart_on_failure(self) -> Self {
+        self.with("restart", "on_failure")
+    }
+
+    /// After `failed`, nothing: takes back the attribute's `restart`.
+    #[must_use]
+    pub fn never_restart(self) -> Self {
+        self.with("restart", "never")
+    }
+
+    /// Wait before a fresh instance. Default: 60 s. Goes with [`restart_on_failure`](Self::restart_on_failure).
+    #[must_use]
+    pub fn restart_delay(self, time: Duration) -> Self {
+        self.with("restart_delay", time)
+    }
+
+    /// At most this many fresh instances in the window. Default: 5.
+    #[must_use]
+    pub fn max_restarts(self, restarts: u32) -> Self {
+        self.with("max_restarts", restarts)
+    }
+
+    /// The time in which fresh instances are counted, above zero. Default: 600 s.
+    #[must_use]
+    pub fn restart_window(self, time: Duration) -> Self {
+        self.with("restart_window", time)
+    }
+
+    /// Whether the whole registry shuts down when this service is failed for good. Default: `false`.
+    #[must_use]
+    pub fn critical(self, critical: bool) -> Self {
+        self.with("critical", critical)
+    }
+
+    /// Ids of services that are started before and stopped after this one; they replace the attribute's. Default: none.
+    #[must_use]
+    pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
+        self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
+    }
+
+    /// So many permits a time: `"10/s"`, `"600/m"`. Default: no limit.
+    #[must_use]
+    pub fn rate_limit(self, limit: impl Into<String>) -> Self {
+        self.with("rate_limit", limit.into())
+    }
+
+    /// `false`: registered, not started. Default: `true`.
+    #[must_use]
+    pub fn enabled(self, enabled: bool) -> Self {
+        self.with("enabled", enabled)
+    }
+
+    /// Who the service acts as. Default: the registry's.
+    #[must_use]
+    pub fn requester_id(mut self, id: impl Into<String>) -> Self {
+        self.requester_id = Some(id.into());
+        self
+    }
+}
+
+impl fmt::Debug for ServiceOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No option is a secret.
+        f.debug_map()
+            .entries(self.entries.iter().map(|(key, value)| (key, value.show(false))))
+            .entries(self.requester_id.iter().map(|id| ("requester_id", id)))
+            .finish()
+    }
+}

@@ -1,0 +1,67 @@
+//! Durations as text: short for logs (`1h 30m`), long for sentences (`1 h 30 min`).
+
+use std::time::Duration;
+
+/// A duration in short form: `1h 30m`, `250ms`.
+pub(crate) fn short(duration: Duration) -> String {
+    let rounded = if duration >= Duration::from_secs(10) {
+        Duration::from_secs(duration.as_secs_f64().round() as u64)
+    } else {
+        Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    };
+    humantime::format_duration(rounded).to_string()
+}
+
+/// A duration for a sentence, rounded to two units: `42 s`, `250 ms`, `3.5 s`, `5 min 20 s`, `1 h 30 min`.
+pub(crate) fn long(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 0.000_5 {
+        return if duration.is_zero() { "0 s" } else { "under 1 ms" }.to_owned();
+    }
+    if seconds < 0.999_5 {
+        return format!("{:.0} ms", seconds * 1000.0);
+    }
+    if seconds < 9.95 {
+        let tenths = format!("{seconds:.1}");
+        return format!("{} s", tenths.strip_suffix(".0").unwrap_or(&tenths));
+    }
+    // From here on whole units, the second of two left out where it is none.
+    let whole = seconds.round() as u64;
+    let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{large} {unit}"),
+        small => format!("{large} {unit} {small} {small_unit}"),
+    };
+    match whole {
+        0..120 => format!("{whole} s"),
+        120..3_600 => two(whole / 60, "min", whole % 60, "s"),
+        3_600..86_400 => two(whole / 3_600, "h", whole % 3_600 / 60, "min"),
+        _ => two(whole / 86_400, "d", whole % 86_400 / 3_600, "h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_in_words() {
+        for (millis, words) in [
+            (0, "0 s"),
+            (250, "250 ms"),
+            (1_000, "1 s"),
+            (3_040, "3 s"),
+            (3_460, "3.5 s"),
+            (9_990, "10 s"),
+            (42_000, "42 s"),
+            (72_400, "72 s"),
+            (120_000, "2 min"),
+            (320_000, "5 min 20 s"),
+            (5_400_000, "1 h 30 min"),
+            (86_400_000, "1 d"),
+            (187_200_000, "2 d 4 h"),
+        ] {
+            assert_eq!(long(Duration::from_millis(millis)), words);
+        }
+        assert_eq!(long(Duration::from_micros(30)), "under 1 ms");
+    }
+}

@@ -1,0 +1,293 @@
+//! [`Explanation`]: what a service is set to and by whom, when it will run, and why it does not run now.
+//!
+//! The tricky part is that nobody is asked: the supervisor may be what hangs. All of it is read, in one moment, from
+//! what handle and supervisor share; coming runs are worked out from the schedule anew.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::config::options::Schedule;
+use crate::config::{Layer, Provenance};
+use crate::humanize;
+use crate::observe::health::{self, HealthStatus};
+use crate::registry::ServiceRegistry;
+use crate::runtime::clock::Clock;
+use crate::runtime::control::{Control, Hold};
+use crate::runtime::entry::Entry;
+use crate::schedule::later;
+use crate::service::state::ServiceState;
+
+/// How many coming runs are told.
+const RUNS: usize = 5;
+
+/// What a service is set to and by whom, when it will run, and why it does not run now.
+///
+/// As text ([`Display`](fmt::Display)) it is meant for a terminal, as JSON for programs. No value of a service's own
+/// settings is in it, secret or not.
+///
+/// ```no_run
+/// # async fn example() -> service_core::Result<()> {
+/// let services = service_core::ServiceRegistry::start_all().await?;
+/// if let Some(service) = services.get("email_sender") {
+///     println!("{}", service.explain());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The service.
+    pub service_id: String,
+    /// Full name of its type.
+    pub type_name: String,
+    /// Where it was registered: file and line of the attribute, or of the call.
+    pub place: String,
+    /// Who it acts as.
+    pub requester_id: String,
+    /// The moment at which all of this was so.
+    #[serde(with = "health::as_rfc3339")]
+    pub at: SystemTime,
+    /// Its state.
+    pub state: ServiceState,
+    /// How well it is, as its health says.
+    pub status: HealthStatus,
+    /// Why it is not healthy, or not running, as its health says.
+    pub reason: Option<String>,
+    /// What it does now, or why it does not run now and what it waits for, in plain words.
+    pub now: String,
+    /// The schedule in words: `every 30s`.
+    pub schedule: String,
+    /// The next five runs, as far as they are known now: the retry that is due, where it is backing off, and what
+    /// follows by the schedule, without jitter. With `delay` they are estimates, from how long its runs take. Empty where
+    /// no run is scheduled: paused, stopped, failed, disabled, starting.
+    #[serde(with = "all_rfc3339")]
+    pub next_runs: Vec<SystemTime>,
+    /// Every option in effect, in the order of the attribute's table, and where its value comes from.
+    pub options: Vec<ExplainedOption>,
+    /// The service's own settings that some layer has set, sorted by key.
+    pub settings: Vec<ExplainedSetting>,
+    /// Values in the tables of the database that were wrong and so left out, and why.
+    pub rejected: Vec<String>,
+}
+
+/// An option in effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ExplainedOption {
+    /// Its key: `interval`, `max_failures` …
+    pub key: String,
+    /// Its value; what came from a secret variable is `•••`.
+    pub value: String,
+    /// The layer that set it.
+    pub layer: Layer,
+    /// The place in words: `services.toml:12`.
+    pub place: String,
+    /// The values of lower layers that it hides, highest first. A schedule hides those of other keys, too.
+    pub hides: Vec<ExplainedOption>,
+}
+
+/// One of the service's own settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ExplainedSetting {
+    /// Its key, with dots where it is nested. The value is not told: whether it is secret only the service's type knows.
+    pub key: String,
+    /// The place in words, as that of an option.
+    pub place: String,
+}
+
+pub(crate) fn of(entry: &Entry, registry: &ServiceRegistry) -> Explanation {
+    // Before the service's own lock is taken: theirs is another.
+    let missing = match entry.lock().hold() {
+        Some(Hold::Dependencies(ids)) => ids.to_vec(),
+        _ => Vec::new(),
+    };
+    let missing: Vec<String> = missing
+        .iter()
+        .map(|id| match registry.get(id) {
+            Some(dependency) => format!("{id} ({})", dependency.state()),
+            None => format!("{id} (not registered)"),
+        })
+        .collect();
+    let now = Instant::now();
+    let clock = &entry.hub.clock;
+    let control = entry.lock();
+    let (status, reason) = health::judge(entry, &control, now);
+    let options: Vec<ExplainedOption> =
+        control.resolved.explain(&control.options).into_iter().map(ExplainedOption::from).collect();
+    let setting = |(key, place)| ExplainedSetting { key, place };
+    Explanation {
+        service_id: entry.id.to_string(),
+        type_name: entry.descriptor.type_name().to_owned(),
+        place: entry.place().to_string(),
+        requester_id: entry.requester_id().unwrap_or(&entry.hub.requester_id).to_owned(),
+        at: clock.wall(now),
+        state: control.state(),
+        status,
+        now: doing(&control, &options, &missing, reason.as_deref(), now),
+        reason,
+        schedule: crate::observe::startup_table::schedule(&control.options.schedule),
+        next_runs: next_runs(&control, clock, now),
+        options,
+        settings: control.resolved.settings.places().into_iter().map(setting).collect(),
+        rejected: control.resolved.rejected.iter().map(ToString::to_string).collect(),
+    }
+}
+
+impl From<Provenance> for ExplainedOption {
+    fn from(set: Provenance) -> Self {
+        let hides = set.shadowed.into_iter().map(Self::from).collect();
+        Self { key: set.key.to_owned(), value: set.value, layer: set.layer, place: set.place, hides }
+    }
+}
+
+/// What it does, or why it does nothing: more than its health says where there is more to say.
+fn doing(
+    control: &Control,
+    options: &[ExplainedOption],
+    missing: &[String],
+    reason: Option<&str>,
+    now: Instant,
+) -> String {
+    let reason = reason.unwrap_or_default();
+    match control.state() {
+        ServiceState::Starting if !missing.is_empty() && matches!(control.hold(), Some(Hold::Dependencies(_))) => {
+            format!("waits for {}", missing.join(", "))
+        }
+        ServiceState::Created | ServiceState::Stopped if !control.options.enabled => {
+            let place = options.iter().find(|option| option.key == "enabled").map_or("", |option| &option.place);
+            format!("{reason}: `enabled = false` ({place})")
+        }
+        ServiceState::Failed => format!("{reason}; nothing runs before a `reset`"),
+        ServiceState::Paused => format!("{reason}; no scheduled run before a `resume`"),
+        ServiceState::Running if matches!(control.hold(), Some(Hold::Blocked)) => reason.to_owned(),
+        ServiceState::Running if control.in_flight => health::goes_on(control, now),
+        ServiceState::Running => match control.next_due.map(|due| (due, due.saturating_duration_since(now))) {
+            Some((due, _)) if due < now => reason.to_owned(),
+            // The look at the clock that comes next is not the run.
+            Some(_) if matches!(control.options.schedule, Schedule::Cron(_)) => "waits for its next run".to_owned(),
+            Some((_, wait)) => format!("waits for its next run, due in {}", humanize::long(wait)),
+            None => "is about to run".to_owned(),
+        },
+        _ => reason.to_owned(),
+    }
+}
+
+fn next_runs(control: &Control, clock: &Clock, now: Instant) -> Vec<SystemTime> {
+    let scheduled = matches!(control.state(), ServiceState::Running | ServiceState::BackingOff);
+    if !scheduled || control.paused || control.ending {
+        return Vec::new();
+    }
+    let retry = control.next_due.filter(|_| control.retrying && !control.in_flight);
+    let usual = health::usual(control).unwrap_or_default();
+    let mut runs: Vec<SystemTime> = retry.into_iter().map(|at| clock.wall(at)).collect();
+    let (first, step) = match &control.options.schedule {
+        Schedule::Interval(every) => {
+            let point = control.grid.next(*every, retry.or(control.stats.last_started));
+            // A run that outlasts the interval is followed at once, and the grid begins anew there.
+            (point.max(now), *every)
+        }
+        Schedule::Delay(wait) => {
+            let started = if control.in_flight { control.stats.last_started } else { retry };
+            let first = match (started, control.stats.last_ended()) {
+                (Some(started), _) => later(later(started, usual).max(now), *wait),
+                (None, Some(ended)) if ended >= control.grid.first() => later(ended, *wait),
+                (None, _) => control.grid.first(),
+            };
+            (first.max(now), wait.saturating_add(usual))
+        }
+        Schedule::Cron(cron) => {
+            let after = retry.map_or_else(|| health::not_before(control, clock), |at| clock.wall(at));
+            let fires = std::iter::successors(crate::schedule::cron::next(cron, after), |fire| {
+                crate::schedule::cron::next(cron, *fire)
+            });
+            runs.extend(fires.take(RUNS - runs.len()));
+            return runs;
+        }
+    };
+    let points = std::iter::successors(Some(first), |at| Some(later(*at, step)));
+    runs.extend(points.take(RUNS - runs.len()).map(|at| clock.wall(at)));
+    runs
+}
+
+mod all_rfc3339 {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::SystemTime;
+    use crate::observe::health::as_rfc3339::Rfc3339;
+
+    pub(super) fn serialize<S: Serializer>(all: &[SystemTime], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(all.iter().map(|at| Rfc3339(*at)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SystemTime>, D::Error> {
+        let all = Vec::<Rfc3339>::deserialize(deserializer)?;
+        Ok(all.into_iter().map(|Rfc3339(at)| at).collect())
+    }
+}
+
+// ── as text ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}, {}", self.service_id, self.state, self.status)?;
+        let reason = self.reason.iter().filter(|reason| !self.now.starts_with(reason.as_str()));
+        let lines = reason.map(|reason| ("why", reason.as_str())).chain([
+            ("now", self.now.as_str()),
+            ("schedule", &self.schedule),
+            ("acts as", &self.requester_id),
+            ("type", &self.type_name),
+            ("from", &self.place),
+        ]);
+        for (label, text) in lines {
+            // An error may have several lines.
+            writeln!(f, "  {label:8}  {}", text.replace('\n', "\n            "))?;
+        }
+        if !self.next_runs.is_empty() {
+            writeln!(f, "\nnext runs")?;
+        }
+        for at in &self.next_runs {
+            let wait = at.duration_since(self.at).unwrap_or_default();
+            let at = humantime::format_rfc3339_seconds(*at);
+            match wait.is_zero() {
+                true => writeln!(f, "  {at}  now")?,
+                false => writeln!(f, "  {at}  in {}", humanize::long(wait))?,
+            }
+        }
+        let (default, set): (Vec<_>, Vec<_>) =
+            self.options.iter().partition(|option| option.layer == Layer::Default && option.hides.is_empty());
+        let row = |option: &&ExplainedOption| {
+            let hides = option.hides.iter().map(|hidden| {
+                let key = if hidden.key == option.key { String::new() } else { format!("{} = ", hidden.key) };
+                format!(", instead of {key}{} ({})", hidden.value, hidden.place)
+            });
+            [option.key.clone(), option.value.clone(), option.place.clone() + &hides.collect::<String>()]
+        };
+        table(f, "options", &set.iter().map(row).collect::<Vec<_>>())?;
+        table(f, "options by default", &default.iter().map(|o| [o.key.clone(), o.value.clone()]).collect::<Vec<_>>())?;
+        table(f, "settings", &self.settings.iter().map(|s| [s.key.clone(), s.place.clone()]).collect::<Vec<_>>())?;
+        table(f, "left out", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
+    }
+}
+
+/// A titled table with aligned columns; nothing where it has no rows.
+fn table<const N: usize>(f: &mut fmt::Formatter<'_>, title: &str, rows: &[[String; N]]) -> fmt::Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\n{title}")?;
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let pad = width(column).saturating_sub(cell.chars().count());
+            line.push_str(&format!("  {cell}{:pad$}", ""));
+        }
+        writeln!(f, "{}", line.trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! What an operator sees of services: health, explanation, the start-up table.
+
+pub(crate) mod explain;
+pub(crate) mod health;
+pub(crate) mod startup_table;

@@ -1,0 +1,174 @@
+//! What a service is to the runtime: the traits that `#[service]` implements and the descriptor it leaves at link time.
+//!
+//! The contract. From start to stop one *instance* lives: built by `configure` (or `Default`, or the value or closure
+//! it was registered with), run again and again by `update`, never two runs at once, and given to `cleanup` exactly
+//! once, however it ends. An error, a panic and a timeout are failures: counted, logged with their causes, answered by
+//! `on_failure`. After a panic the instance is cleaned up and a fresh one is built.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::runtime::context::Context;
+use crate::service::error::Result;
+use crate::service::failure::{Failure, Recovery};
+use crate::service::outcome::Outcome;
+
+/// A boxed future that a worker thread may carry on.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A type that `#[service]` made a service.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a service",
+    label = "no `#[service]` on an impl of this type",
+    note = "write `#[service]` above `impl {Self} {{ async fn update(&mut self) {{ … }} }}`"
+)]
+pub trait Service: Lifecycle + Sized {
+    /// The id it registers under by itself.
+    const ID: &'static str;
+    /// What the attribute said, and how an instance is built.
+    const DESCRIPTOR: &'static ServiceDescriptor;
+}
+
+/// The lifecycle methods of one instance. Implemented by `#[service]`; the names are out of the way of the user's own.
+///
+/// A plain `fn update` or `fn cleanup` is blocking code: then the `_blocking` method is called, on the blocking pool.
+#[doc(hidden)]
+pub trait Lifecycle: Send + 'static {
+    /// Which of the methods below are to be called.
+    fn __shape(&self) -> Shape;
+    fn __update<'a>(&'a mut self, _cx: &'a Context) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(std::future::ready(Ok(Outcome::idle())))
+    }
+    fn __update_blocking(&mut self, _cx: &Context) -> Result<Outcome> {
+        Ok(Outcome::idle())
+    }
+    fn __on_failure(&mut self, failure: &Failure) -> Recovery {
+        failure.recovery()
+    }
+    fn __cleanup<'a>(&'a mut self, _cx: &'a Context) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn __cleanup_blocking(&mut self, _cx: &Context) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How a service's methods are to be called.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub blocking_update: bool,
+    pub cleanup: Cleanup,
+}
+
+impl Shape {
+    /// An async `update` and no `cleanup`.
+    pub const NONE: Self = Self { blocking_update: false, cleanup: Cleanup::None };
+}
+
+/// The form of a service's `cleanup`.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    None,
+    Async,
+    Blocking,
+}
+
+/// A value as it stands in the attribute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Literal {
+    /// A whole number.
+    Int(i64),
+    /// A number with a point.
+    Float(f64),
+    /// A string.
+    Str(&'static str),
+    /// `true` or `false`.
+    Bool(bool),
+    /// A list of ids.
+    List(&'static [&'static str]),
+}
+
+/// Builds an instance: `configure`, or `Default`.
+#[doc(hidden)]
+pub type Build = fn(Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
+
+/// What `#[service]` leaves in the binary about one service.
+pub struct ServiceDescriptor {
+    #[doc(hidden)]
+    pub id: &'static str,
+    #[doc(hidden)]
+    pub type_name: fn() -> &'static str,
+    #[doc(hidden)]
+    pub module_path: &'static str,
+    #[doc(hidden)]
+    pub file: &'static str,
+    #[doc(hidden)]
+    pub line: u32,
+    /// The attribute's keys in the order written.
+    #[doc(hidden)]
+    pub attributes: &'static [(&'static str, Literal)],
+    /// `None`: neither `configure` nor `Default`, only ready-made instances.
+    #[doc(hidden)]
+    pub build: Option<Build>,
+    /// What is known of the type of `configure`'s settings.
+    #[doc(hidden)]
+    pub settings: Option<crate::runtime::macro_support::SettingsType>,
+}
+
+impl ServiceDescriptor {
+    /// The id.
+    pub const fn id(&self) -> &'static str {
+        self.id
+    }
+
+    /// Full name of the type.
+    pub fn type_name(&self) -> &'static str {
+        (self.type_name)()
+    }
+
+    /// Module of the attribute.
+    pub const fn module_path(&self) -> &'static str {
+        self.module_path
+    }
+
+    /// Source file of the attribute.
+    pub const fn file(&self) -> &'static str {
+        self.file
+    }
+
+    /// Line of the attribute.
+    pub const fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// Names of the service's own settings, where its `configure` takes some and their type tells.
+    pub fn setting_names(&self) -> Option<&'static [&'static str]> {
+        self.settings.as_ref().and_then(|settings| (settings.fields)())
+    }
+
+    /// The attribute's keys and values, in the order written.
+    pub const fn attributes(&self) -> &'static [(&'static str, Literal)] {
+        self.attributes
+    }
+}
+
+impl fmt::Debug for ServiceDescriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceDescriptor")
+            .field("id", &self.id)
+            .field("type_name", &self.type_name())
+            .field("at", &format_args!("{}:{}", self.file, self.line))
+            .field("attributes", &self.attributes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A descriptor on the list that the linker collects.
+#[doc(hidden)]
+pub struct Discovered(pub &'static ServiceDescriptor);
+
+inventory::collect!(Discovered);

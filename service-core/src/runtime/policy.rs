@@ -1,0 +1,151 @@
+//! What follows a failure: pure decisions on counts and durations, with no clock and no task.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::options::{Options, Restart};
+use crate::service::error::{Advice, Error};
+use crate::service::failure::{Failure, FailureKind, Recovery};
+
+/// What the supervisor does after a failed run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As if it had not happened: the next regular run.
+    Regular,
+    /// Run again after this long.
+    Retry(Duration),
+    /// Stop the service.
+    Stop,
+    /// The service has failed.
+    Fail,
+}
+
+/// The failure after `before` consecutive ones, with what would follow by default.
+pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: Error) -> Failure {
+    let count = before.saturating_add(1);
+    let recovery = match error.advice() {
+        Advice::None => Recovery::Retry,
+        Advice::Fatal => Recovery::Fail,
+        Advice::RetryAfter(delay) => Recovery::RetryAfter(delay),
+    };
+    let mut failure = Failure {
+        error,
+        kind,
+        count,
+        max_failures: options.max_failures,
+        retry_delay: retry_delay(options, count),
+        recovery,
+    };
+    if judge(&failure, recovery) == Verdict::Fail {
+        failure.recovery = Recovery::Fail;
+    }
+    failure
+}
+
+/// The limit holds whatever was answered: past `max_failures` a retry is a failure for good.
+pub(crate) fn judge(failure: &Failure, recovery: Recovery) -> Verdict {
+    let past_limit = failure.count > failure.max_failures;
+    match recovery {
+        Recovery::Retry | Recovery::RetryAfter(_) if past_limit => Verdict::Fail,
+        Recovery::Retry => Verdict::Retry(failure.retry_delay),
+        Recovery::RetryAfter(delay) => Verdict::Retry(delay),
+        Recovery::Ignore => Verdict::Regular,
+        Recovery::Stop => Verdict::Stop,
+        Recovery::Fail => Verdict::Fail,
+    }
+}
+
+/// `retry_delay` times `retry_backoff` for each further failure, at most `max_retry_delay`.
+fn retry_delay(options: &Options, count: u32) -> Duration {
+    let exponent = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
+    let seconds = options.retry_delay.as_secs_f64() * options.retry_backoff.powi(exponent);
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(options.max_retry_delay)
+}
+
+/// Restarts that were granted lately.
+#[derive(Debug, Default)]
+pub(crate) struct RestartBudget {
+    granted: Vec<Instant>,
+}
+
+impl RestartBudget {
+    /// How long to wait before the restart, or `None` where the budget is spent.
+    pub(crate) fn grant(&mut self, restart: Restart, now: Instant) -> Option<Duration> {
+        self.granted.retain(|at| now.duration_since(*at) < restart.window);
+        if self.granted.len() >= restart.max as usize {
+            return None;
+        }
+        self.granted.push(now);
+        Some(restart.delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u32 = 3;
+
+    fn options() -> Options {
+        Options { max_failures: MAX, ..Options::default() }
+    }
+
+    fn secs(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    #[test]
+    fn what_follows_a_failure() {
+        let wait = options().retry_delay;
+        let table = [
+            (0, Recovery::Retry, Verdict::Retry(wait)),
+            (MAX - 1, Recovery::Retry, Verdict::Retry(wait)),
+            (MAX, Recovery::Retry, Verdict::Fail),
+            (MAX, Recovery::RetryAfter(secs(1)), Verdict::Fail),
+            (0, Recovery::RetryAfter(secs(9_999)), Verdict::Retry(secs(9_999))),
+            (MAX, Recovery::Ignore, Verdict::Regular),
+            (MAX, Recovery::Stop, Verdict::Stop),
+            (0, Recovery::Stop, Verdict::Stop),
+            (0, Recovery::Fail, Verdict::Fail),
+        ];
+        for (before, recovery, verdict) in table {
+            let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"));
+            assert_eq!(judge(&failure, recovery), verdict, "{before} before, {recovery:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_advises_the_default() {
+        let default = |before, error| failure(&options(), before, FailureKind::Error, error).recovery();
+        assert_eq!(default(0, Error::msg("x")), Recovery::Retry);
+        assert_eq!(default(0, Error::fatal("x")), Recovery::Fail);
+        assert_eq!(default(0, Error::retry_after(secs(7), "x")), Recovery::RetryAfter(secs(7)));
+        assert_eq!(default(MAX, Error::retry_after(secs(7), "x")), Recovery::Fail);
+        assert_eq!(default(MAX, Error::msg("x")), Recovery::Fail);
+    }
+
+    #[test]
+    fn waits_grow_up_to_the_cap() {
+        let options = Options {
+            retry_delay: secs(5),
+            retry_backoff: 2.0,
+            max_retry_delay: secs(30),
+            max_failures: u32::MAX,
+            ..Options::default()
+        };
+        let waits: Vec<u64> = (1..=5).map(|n| retry_delay(&options, n).as_secs()).collect();
+        assert_eq!(waits, [5, 10, 20, 30, 30]);
+        assert_eq!(retry_delay(&options, u32::MAX), secs(30));
+    }
+
+    #[test]
+    fn the_restart_budget_refills_as_its_window_slides() {
+        let restart = Restart { delay: secs(60), max: 2, window: secs(600) };
+        let t0 = Instant::now();
+        let mut budget = RestartBudget::default();
+        let granted: Vec<bool> =
+            [0, 10, 20, 599, 600, 601].iter().map(|s| budget.grant(restart, t0 + secs(*s)).is_some()).collect();
+        assert_eq!(granted, [true, true, false, false, true, false]);
+    }
+}

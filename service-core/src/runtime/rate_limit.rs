@@ -1,0 +1,68 @@
+//! The rate limit of one service: never more than so many permits in any stretch of time as long as `per`.
+
+use std::collections::VecDeque;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::config::options::RateLimit;
+use crate::schedule::later;
+
+/// Remembers when the latest permits were given. Empty, and without an allocation, until the first one.
+#[derive(Debug, Default)]
+pub(crate) struct Rate {
+    /// Held while waiting, so that turns are given in the order they were asked for.
+    given: Mutex<VecDeque<Instant>>,
+}
+
+impl Rate {
+    /// Waits until another permit may be given.
+    pub(crate) async fn permit(&self, limit: RateLimit) {
+        let mut given = self.given.lock().await;
+        while given.len() >= limit.permits.max(1) as usize {
+            if let Some(oldest) = given.front() {
+                tokio::time::sleep_until(later(*oldest, limit.per)).await;
+            }
+            given.pop_front();
+        }
+        given.push_back(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_stretch_of_time_has_more_than_the_limit() {
+        let rate = Rate::default();
+        let limit = RateLimit { permits: 3, per: Duration::from_secs(1) };
+        let start = Instant::now();
+        let mut at = Vec::new();
+        for n in 0..9 {
+            if n == 4 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            rate.permit(limit).await;
+            at.push((Instant::now() - start).as_millis());
+        }
+        assert_eq!(at[..4], [0, 0, 0, 1000]);
+        for window in at.windows(4) {
+            assert!(window[3] - window[0] >= 1000, "{at:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_that_is_dropped_while_waiting_is_not_taken() {
+        let rate = Rate::default();
+        let limit = RateLimit { permits: 1, per: Duration::from_secs(1) };
+        rate.permit(limit).await;
+        let start = Instant::now();
+        let given_up = tokio::time::timeout(Duration::from_millis(100), rate.permit(limit)).await;
+        assert!(given_up.is_err());
+        rate.permit(limit).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+    }
+}

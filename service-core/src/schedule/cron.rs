@@ -1,0 +1,351 @@
+//! Cron schedules: when they fire, and how their fires are waited for by a clock on the wall that may be set.
+//!
+//! The tricky part is that clock. Where it jumps over an hour (DST, in spring), what would have fired in that hour fires
+//! once, at its end; where an hour comes twice, a fixed time fires in the first of the two, be it one of several; what is
+//! meant as "every" (`*`, `*/15`) goes by the clock as it is. A clock that is set ahead, or a machine that was suspended, is
+//! seen within a minute, and what was missed is made up by one run. A clock that is set back by up to three hours fires nothing
+//! twice; further back, the schedule follows it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use crate::config::options::CronSchedule;
+
+/// How often the clock on the wall is looked at: it may be set, and the machine suspended.
+const LOOK: Duration = Duration::from_secs(60);
+/// As far as this a clock may be set back and the last fire is remembered.
+const SET_BACK: Duration = Duration::from_secs(3 * 3600);
+
+/// What is wrong with a cron schedule.
+#[derive(Debug)]
+#[allow(dead_code, reason = "with the feature there is never none, and without it nothing else is known")]
+pub(crate) enum Mistake {
+    /// The library is not there.
+    NoFeature,
+    /// No expression: what its parser says.
+    Expression(String),
+    /// It never fires.
+    Never,
+    /// No time zone, and the one that may be meant.
+    Zone(Option<&'static str>),
+}
+
+pub(crate) const NO_FEATURE: &str = "needs the feature `cron` of service-core, which this program was built without: add \
+                                     `features = [\"cron\"]` to it in Cargo.toml";
+
+impl Mistake {
+    /// Which of the schedule's keys is wrong.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Zone(_) => "timezone",
+            _ => "cron",
+        }
+    }
+
+    pub(crate) fn expected(&self) -> &'static str {
+        match self {
+            Self::NoFeature | Self::Expression(_) => "a cron expression such as \"0 3 * * *\"",
+            Self::Never => "a cron expression that fires at some time",
+            Self::Zone(_) => "a time zone such as \"Europe/Berlin\"",
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected())?;
+        match self {
+            Self::Expression(why) => write!(f, " ({why})"),
+            Self::Never => f.write_str("; this one never does"),
+            Self::Zone(Some(near)) => write!(f, "; did you mean \"{near}\"?"),
+            Self::NoFeature | Self::Zone(None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(not(feature = "cron"))]
+mod fires {
+    use super::{CronSchedule, Mistake, SystemTime};
+
+    pub(crate) fn check(_schedule: &CronSchedule) -> Result<(), Mistake> {
+        Err(Mistake::NoFeature)
+    }
+
+    pub(crate) fn next(_schedule: &CronSchedule, _after: SystemTime) -> Option<SystemTime> {
+        None
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn missed(_: &CronSchedule, _: SystemTime, _: SystemTime, _: usize) -> Vec<SystemTime> {
+        Vec::new()
+    }
+}
+
+#[cfg(feature = "cron")]
+mod fires {
+    #[cfg(feature = "database")]
+    use chrono::TimeDelta;
+    use chrono::{DateTime, TimeZone, Utc};
+    use chrono_tz::Tz;
+    use croner::errors::CronError;
+    use croner::parser::{CronParser, Year};
+    use croner::{Cron, JobType};
+
+    use super::{CronSchedule, Mistake, SystemTime};
+
+    /// Whether the expression and the time zone are known, and it ever fires.
+    pub(crate) fn check(schedule: &CronSchedule) -> Result<(), Mistake> {
+        let (cron, zone) = parse(schedule)?;
+        // Without a year field what fires once fires again: the calendar repeats after 400 years.
+        match cron.find_next_occurrence(&DateTime::UNIX_EPOCH.with_timezone(&zone), true) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Mistake::Never),
+        }
+    }
+
+    /// The first fire after `after`, or `None` where there is none.
+    pub(crate) fn next(schedule: &CronSchedule, after: SystemTime) -> Option<SystemTime> {
+        let (cron, zone) = parse(schedule).ok()?;
+        // Whole seconds are enough: fires stand on them, and `after` itself does not count.
+        let seconds = after.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        let after = DateTime::<Utc>::from_timestamp(i64::try_from(seconds).ok()?, 0)?.with_timezone(&zone);
+        if !is_several_times(&cron, &schedule.expression) {
+            return cron.find_next_occurrence(&after, false).ok().map(SystemTime::from);
+        }
+        let first = cron.find_next_occurrence(&after.naive_local().and_utc(), true).ok();
+        let mut shown = std::iter::successors(first, |shown| cron.find_next_occurrence(shown, false).ok());
+        shown.find_map(|shown| resolve(zone, shown).filter(|fire| *fire > after)).map(SystemTime::from)
+    }
+
+    /// Whether it is several fixed times, which the library takes for something like "every hour": it leaves out those
+    /// that the clock jumps over, and fires those that come twice twice.
+    fn is_several_times(cron: &Cron, expression: &str) -> bool {
+        let fields: Vec<&str> = expression.split_whitespace().collect();
+        let is_fixed = |field: &&str| !field.contains(['*', '?', '/']);
+        // Before the three of the date.
+        let times = fields.len().checked_sub(3).and_then(|times| fields.get(..times)).unwrap_or_default();
+        times.len() >= 2 && times.iter().all(is_fixed) && cron.determine_job_type() != JobType::FixedTime
+    }
+
+    /// The moment of a time that the clock on the wall is to show: of two the first, of none the one at which it goes on.
+    fn resolve(zone: Tz, shown: DateTime<Utc>) -> Option<DateTime<Tz>> {
+        const TWO_DAYS: i64 = 2 * 24 * 60;
+        let shown = shown.naive_utc();
+        let at = zone.from_local_datetime(&shown).earliest();
+        at.or_else(|| {
+            let minute = shown.and_utc().timestamp().div_euclid(60);
+            let ahead =
+                (minute + 1..minute + TWO_DAYS).filter_map(|minute| DateTime::<Utc>::from_timestamp(minute * 60, 0));
+            ahead.into_iter().find_map(|at| zone.from_local_datetime(&at.naive_utc()).earliest())
+        })
+    }
+
+    /// The fires after `since`, up to `until`: the latest `most` of them, in their order.
+    #[cfg(feature = "database")]
+    pub(crate) fn missed(
+        schedule: &CronSchedule,
+        since: SystemTime,
+        until: SystemTime,
+        most: usize,
+    ) -> Vec<SystemTime> {
+        let Ok((cron, zone)) = parse(schedule) else { return Vec::new() };
+        // Backwards, so that years of missed fires cost no more than `most`.
+        let until = DateTime::<Utc>::from(until).with_timezone(&zone);
+        let since = DateTime::<Utc>::from(since).with_timezone(&zone);
+        let mut missed: Vec<_> = if is_several_times(&cron, &schedule.expression) {
+            // From beyond an hour that repeats, and without those that the same jump's end stands for.
+            let shown = (until.naive_local() + TimeDelta::hours(3)).and_utc();
+            let first = cron.find_previous_occurrence(&shown, true).ok();
+            let before = std::iter::successors(first, |shown| cron.find_previous_occurrence(shown, false).ok());
+            let mut last = None;
+            let fires = before.filter_map(|shown| resolve(zone, shown)).filter(|fire| *fire <= until);
+            let fires = fires.filter(|fire| last.replace(*fire) != Some(*fire));
+            fires.take_while(|fire| *fire > since).take(most).map(SystemTime::from).collect()
+        } else {
+            let first = cron.find_previous_occurrence(&until, true).ok();
+            let before = std::iter::successors(first, |fire| cron.find_previous_occurrence(fire, false).ok());
+            before.take_while(|fire| *fire > since).take(most).map(SystemTime::from).collect()
+        };
+        missed.reverse();
+        missed
+    }
+
+    fn parse(schedule: &CronSchedule) -> Result<(Cron, Tz), Mistake> {
+        // Five fields, or six with seconds first.
+        let parser = CronParser::builder().year(Year::Disallowed).build();
+        let cron = parser.parse(&schedule.expression).map_err(|error| {
+            Mistake::Expression(wrong_field(&parser, &schedule.expression).unwrap_or_else(|| plain(error)))
+        })?;
+        let zone = schedule.timezone.parse().map_err(|_| {
+            let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+            Mistake::Zone(crate::suggest::nearest(&schedule.timezone, known))
+        })?;
+        Ok((cron, zone))
+    }
+
+    /// The field that is no good alone, with what the parser says of it; it does not say of which it speaks.
+    fn wrong_field(parser: &CronParser, expression: &str) -> Option<String> {
+        const NAMES: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
+        let parts: Vec<&str> = expression.split_whitespace().collect();
+        let names = NAMES.get(6_usize.checked_sub(parts.len())?..)?;
+        (parts.len() >= 5).then_some(())?;
+        parts.iter().zip(names).enumerate().find_map(|(place, (part, name))| {
+            let mut alone = vec!["*"; parts.len()];
+            alone[place] = part;
+            let error = parser.parse(&alone.join(" ")).err()?;
+            Some(format!("{name} field `{part}`: {}", plain(error)))
+        })
+    }
+
+    fn plain(error: CronError) -> String {
+        let text = match error {
+            CronError::InvalidPattern(why) | CronError::IllegalCharacters(why) | CronError::ComponentError(why) => why,
+            other => other.to_string(),
+        };
+        text.trim_end_matches('.').to_lowercase()
+    }
+}
+
+#[cfg(feature = "database")]
+pub(crate) use fires::missed;
+pub(crate) use fires::{check, next};
+
+/// Of what was missed while the process was down, `catch_up = "all"` makes up the latest so many.
+#[cfg(feature = "database")]
+pub(crate) const MOST_MISSED: usize = 1000;
+
+/// A fire that is waited for. Knows no clock: what it shows is told at each look.
+#[derive(Debug, Default)]
+pub(crate) struct WallPlan {
+    fire: Option<SystemTime>,
+    /// When it was last found to be the next one. From then on the clock only has to go forward for it to stay so.
+    found: Option<SystemTime>,
+    jitter: Duration,
+    /// The latest fire that was run.
+    served: Option<SystemTime>,
+    /// Fires that were missed while the process was down, and are made up; the first comes first.
+    owed: VecDeque<SystemTime>,
+    /// The fire that is being run, or tried again.
+    in_hand: Option<SystemTime>,
+    /// While missed fires are made up: up to when.
+    #[cfg(feature = "database")]
+    made_up_to: Option<SystemTime>,
+    /// The latest fire whose run ended well and that is not written down, and whether that was told.
+    #[cfg(feature = "database")]
+    unwritten: Option<(SystemTime, bool)>,
+}
+
+impl WallPlan {
+    /// Plans the first fire after `now`, and after the last that was run; one whose jitter is running stays planned.
+    pub(crate) fn plan(&mut self, schedule: &CronSchedule, now: SystemTime, jitter: Duration) {
+        let pending =
+            self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now && now < fire + self.jitter);
+        if !pending {
+            self.fire = next(schedule, self.after(now));
+            self.found = Some(now);
+            self.jitter = jitter;
+        }
+    }
+
+    /// Whether the plan still holds: it does not where the clock was set back to before an earlier fire.
+    pub(crate) fn stands(&mut self, schedule: &CronSchedule, now: SystemTime) -> bool {
+        let Some(fire) = self.fire else { return false };
+        let forward = self.found.is_some_and(|found| found <= now);
+        let stands = fire <= now || forward || next(schedule, self.after(now)) == Some(fire);
+        if stands {
+            self.found = Some(now);
+        }
+        stands
+    }
+
+    /// Whether the moment of the fire has come, and only its jitter, or something that is in the way, is waited for.
+    pub(crate) fn has_come(&self, now: SystemTime) -> bool {
+        self.fire.is_some_and(|fire| fire <= now)
+    }
+
+    pub(crate) fn is_due(&self, now: SystemTime) -> bool {
+        self.fire.is_some_and(|fire| fire + self.jitter <= now)
+    }
+
+    /// The fire is run.
+    pub(crate) fn serve(&mut self) {
+        self.served = self.fire;
+        self.in_hand = self.fire;
+    }
+
+    /// Everything up to this fire was served by an earlier process, or an earlier life of the service.
+    #[cfg(feature = "database")]
+    pub(crate) fn served_before(&mut self, last: SystemTime) {
+        self.made_up_to = Some(last);
+    }
+
+    /// Up to when nothing is owed, as long as missed fires are made up.
+    #[cfg(feature = "database")]
+    pub(crate) fn made_up_to(&self) -> Option<SystemTime> {
+        self.made_up_to
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn all_made_up(&mut self) {
+        self.made_up_to = None;
+    }
+
+    /// These were missed.
+    #[cfg(feature = "database")]
+    pub(crate) fn owe(&mut self, missed: Vec<SystemTime>) {
+        self.made_up_to = missed.last().copied();
+        // Nor does the schedule fire for it again.
+        self.served = self.made_up_to;
+        self.owed = missed.into();
+    }
+
+    pub(crate) fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// A missed fire is run.
+    pub(crate) fn serve_missed(&mut self) {
+        self.in_hand = self.owed.pop_front();
+    }
+
+    /// The run of the fire in hand has ended well.
+    #[cfg(feature = "database")]
+    pub(crate) fn done(&mut self) {
+        if let Some(fire) = self.in_hand.take() {
+            let told = self.unwritten.is_some_and(|(_, told)| told);
+            self.unwritten = Some((fire, told));
+        }
+    }
+
+    #[cfg(feature = "database")]
+    pub(crate) fn unwritten(&self) -> Option<SystemTime> {
+        self.unwritten.map(|(fire, _)| fire)
+    }
+
+    /// This fire is written down.
+    #[cfg(feature = "database")]
+    pub(crate) fn written(&mut self, fire: SystemTime) {
+        self.unwritten = self.unwritten.filter(|(later, _)| *later != fire);
+    }
+
+    /// Says whether that is news.
+    #[cfg(feature = "database")]
+    pub(crate) fn could_not_write(&mut self) -> bool {
+        self.unwritten.as_mut().is_some_and(|(_, told)| !std::mem::replace(told, true))
+    }
+
+    /// How long to wait before the clock is looked at again.
+    pub(crate) fn until_next_look(&self, now: SystemTime) -> Duration {
+        let at = self.fire.map(|fire| fire + self.jitter);
+        at.map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
+    }
+
+    fn after(&self, now: SystemTime) -> SystemTime {
+        let ahead = |served: &SystemTime| served.duration_since(now).is_ok_and(|ahead| ahead <= SET_BACK);
+        self.served.filter(ahead).unwrap_or(now)
+    }
+}
+
+#[cfg(test)]
+mod tests;

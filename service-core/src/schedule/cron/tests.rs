@@ -1,0 +1,298 @@
+use super::*;
+use crate::config::options::CatchUp;
+
+fn schedule(expression: &str, timezone: &str) -> CronSchedule {
+    CronSchedule { expression: expression.to_owned(), timezone: timezone.to_owned(), catch_up: CatchUp::None }
+}
+
+#[cfg(not(feature = "cron"))]
+#[test]
+fn without_the_feature_every_schedule_is_a_mistake_that_names_it() {
+    assert!(matches!(check(&schedule("0 3 * * *", "UTC")), Err(Mistake::NoFeature)));
+    assert!(NO_FEATURE.contains("feature `cron`"));
+}
+
+#[cfg(feature = "cron")]
+mod with_the_feature {
+    use super::*;
+
+    fn at(text: &str) -> SystemTime {
+        humantime::parse_rfc3339_weak(text).unwrap()
+    }
+
+    fn shown(at: SystemTime) -> String {
+        humantime::format_rfc3339_seconds(at).to_string().replace('T', " ").replace(":00Z", "")
+    }
+
+    fn fires(expression: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
+        let schedule = schedule(expression, zone);
+        check(&schedule).unwrap();
+        let fires = std::iter::successors(next(&schedule, at(after)), |fire| next(&schedule, *fire));
+        fires.take(count).map(shown).collect()
+    }
+
+    #[test]
+    fn clocks_that_jump_and_repeat_an_hour() {
+        // (what, expression, zone, after, fires); all in UTC
+        let table: &[(&str, &str, &str, &str, &[&str])] = &[
+            // Berlin: 2026-03-29, 02:00 becomes 03:00 (01:00 UTC); 2026-10-25, 03:00 becomes 02:00 (01:00 UTC).
+            (
+                "a daily time that is jumped over fires at the jump's end",
+                "30 2 * * *",
+                "Europe/Berlin",
+                "2026-03-27 12:00:00",
+                &["2026-03-28 01:30", "2026-03-29 01:00", "2026-03-30 00:30"],
+            ),
+            (
+                "a daily time that comes twice fires once, the first time",
+                "30 2 * * *",
+                "Europe/Berlin",
+                "2026-10-24 12:00:00",
+                &["2026-10-25 00:30", "2026-10-26 01:30"],
+            ),
+            (
+                "every half hour is every half hour, jump or not",
+                "*/30 * * * *",
+                "Europe/Berlin",
+                "2026-03-29 00:15:00",
+                &["2026-03-29 00:30", "2026-03-29 01:00", "2026-03-29 01:30", "2026-03-29 02:00"],
+            ),
+            (
+                "every half hour is every half hour, also in the hour that repeats",
+                "*/30 * * * *",
+                "Europe/Berlin",
+                "2026-10-25 00:15:00",
+                &["2026-10-25 00:30", "2026-10-25 01:00", "2026-10-25 01:30", "2026-10-25 02:00"],
+            ),
+            (
+                "noon stays noon",
+                "0 12 * * *",
+                "Europe/Berlin",
+                "2026-03-28 00:00:00",
+                &["2026-03-28 11:00", "2026-03-29 10:00"],
+            ),
+            // New York: 2026-03-08, 02:00 becomes 03:00 (07:00 UTC); 2026-11-01, 02:00 becomes 01:00 (06:00 UTC).
+            (
+                "New York in spring",
+                "30 2 * * *",
+                "America/New_York",
+                "2026-03-07 12:00:00",
+                &["2026-03-08 07:00", "2026-03-09 06:30"],
+            ),
+            (
+                "New York in autumn",
+                "30 1 * * *",
+                "America/New_York",
+                "2026-10-31 12:00:00",
+                &["2026-11-01 05:30", "2026-11-02 06:30"],
+            ),
+            (
+                "New York, every half hour in autumn",
+                "*/30 * * * *",
+                "America/New_York",
+                "2026-11-01 04:45:00",
+                &["2026-11-01 05:00", "2026-11-01 05:30", "2026-11-01 06:00", "2026-11-01 06:30", "2026-11-01 07:00"],
+            ),
+            // Lord Howe shifts by half an hour: 2026-10-04, 02:00 becomes 02:30 (15:30 UTC the day before);
+            // 2026-04-05, 02:00 becomes 01:30 (15:00 UTC the day before).
+            (
+                "Lord Howe in spring",
+                "15 2 * * *",
+                "Australia/Lord_Howe",
+                "2026-10-02 00:00:00",
+                &["2026-10-02 15:45", "2026-10-03 15:30", "2026-10-04 15:15"],
+            ),
+            (
+                "Lord Howe in autumn",
+                "45 1 * * *",
+                "Australia/Lord_Howe",
+                "2026-04-03 00:00:00",
+                &["2026-04-03 14:45", "2026-04-04 14:45", "2026-04-05 15:15"],
+            ),
+            (
+                "Lord Howe, every quarter in autumn",
+                "*/15 * * * *",
+                "Australia/Lord_Howe",
+                "2026-04-04 14:40:00",
+                &["2026-04-04 14:45", "2026-04-04 15:00", "2026-04-04 15:15", "2026-04-04 15:30"],
+            ),
+            // Several times a day are fixed times, too.
+            (
+                "two times that are jumped over fire once, at the jump's end",
+                "15,45 2 * * *",
+                "Europe/Berlin",
+                "2026-03-28 12:00:00",
+                &["2026-03-29 01:00", "2026-03-30 00:15", "2026-03-30 00:45"],
+            ),
+            (
+                "of two times, the one that comes twice fires once",
+                "30 1,13 * * *",
+                "America/New_York",
+                "2026-10-31 20:00:00",
+                &["2026-11-01 05:30", "2026-11-01 18:30", "2026-11-02 06:30"],
+            ),
+            (
+                "every half hour of some hours stays fixed, and is not made up twice",
+                "0,30 1-3 * * *",
+                "America/New_York",
+                "2026-11-01 04:00:00",
+                &["2026-11-01 05:00", "2026-11-01 05:30", "2026-11-01 07:00", "2026-11-01 07:30", "2026-11-01 08:00"],
+            ),
+        ];
+        for (what, expression, zone, after, expected) in table {
+            assert_eq!(fires(expression, zone, after, expected.len()), *expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_fire_is_after_the_moment_and_stands_on_a_second() {
+        let hourly = schedule("0 * * * *", "UTC");
+        let nine = at("2026-01-01 09:00:00");
+        assert_eq!(next(&hourly, nine), Some(at("2026-01-01 10:00:00")));
+        for before in [1, 500_000_000, 999_999_999] {
+            assert_eq!(next(&hourly, nine - Duration::from_nanos(before)), Some(nine), "{before} ns before");
+        }
+        assert_eq!(
+            fires("*/20 * * * * *", "UTC", "2026-01-01 00:00:05", 2),
+            ["2026-01-01 00:00:20Z", "2026-01-01 00:00:40Z"]
+        );
+        assert_eq!(fires("0 0 29 2 *", "UTC", "2096-03-01 00:00:00", 1), ["2104-02-29 00:00"]);
+        assert_eq!(next(&hourly, SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
+    }
+
+    #[cfg(feature = "database")]
+    #[test]
+    fn what_was_missed_is_what_would_have_fired() {
+        for (expression, zone, since, until) in [
+            ("15,45 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
+            ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-03 00:00:00"),
+            ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-01 06:10:00"),
+            ("*/30 * * * *", "Australia/Lord_Howe", "2026-04-04 00:00:00", "2026-04-05 00:00:00"),
+            ("30 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
+        ] {
+            let (schedule, since, until) = (schedule(expression, zone), at(since), at(until));
+            let fires = std::iter::successors(next(&schedule, since), |fire| next(&schedule, *fire));
+            let fires: Vec<_> = fires.take_while(|fire| *fire <= until).collect();
+            assert!(fires.len() > 2, "{expression}");
+            assert_eq!(missed(&schedule, since, until, 1000), fires, "{expression}");
+            assert_eq!(missed(&schedule, since, until, 2), fires[fires.len() - 2..], "{expression}");
+        }
+    }
+
+    /// Around the jumps of a year, from many a moment to many another.
+    #[cfg(feature = "database")]
+    #[test]
+    fn what_was_missed_and_what_would_have_fired_agree_around_every_jump() {
+        const HOUR: u64 = 3600;
+        let expressions = [
+            "30 2 * * *",
+            "0 3 * * *",
+            "15,45 2 * * *",
+            "30 1,13 * * *",
+            "*/30 * * * *",
+            "*/7 1-3 * * *",
+            "30 2 * * 7",
+            "*/40 * 2 * * *",
+        ];
+        let zones = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"];
+        let days = ["2026-02-14", "2026-03-07", "2026-03-28", "2026-04-04", "2026-10-03", "2026-10-24", "2026-10-31"];
+        for (zone, expression) in zones.iter().flat_map(|zone| expressions.map(|expression| (zone, expression))) {
+            let schedule = schedule(expression, zone);
+            for day in days {
+                let from = at(&format!("{day} 00:00:00"));
+                let to = from + Duration::from_secs(3 * 24 * HOUR);
+                let fires = std::iter::successors(next(&schedule, from), |fire| next(&schedule, *fire));
+                let fires: Vec<_> = fires.take_while(|fire| *fire <= to).collect();
+                for (since, hours) in (0..48).step_by(3).flat_map(|since| [(since, 2), (since, 24)]) {
+                    let since = from + Duration::from_secs(since * HOUR + HOUR / 2);
+                    let until = since + Duration::from_secs(hours * HOUR);
+                    let between: Vec<_> = fires.iter().copied().filter(|at| *at > since && *at <= until).collect();
+                    let what = format!("{expression} in {zone}, from {} to {}", shown(since), shown(until));
+                    assert_eq!(missed(&schedule, since, until, 1000), between, "{what}");
+                    assert_eq!(next(&schedule, since).filter(|at| *at <= until), between.first().copied(), "{what}");
+                }
+            }
+        }
+    }
+
+    /// What the attribute takes, the runtime takes.
+    #[test]
+    fn expressions_that_are_known() {
+        for good in [
+            "30 2 * * *",
+            "*/15 * * * *",
+            "0 0 9-17/2 * * MON-FRI",
+            "0 0 1,15 * *",
+            "0 0 L * *",
+            "0 0 LW * *",
+            "0 0 15W * *",
+            "0 0 ? * FRI#2",
+            "0 0 * * 5L",
+            "0 0 * * fri#L",
+            "0 0 * jan-mar sat-sun",
+            "0 0 1 * +MON",
+            "0 0 29 2 *",
+            "0 0 31 1,2 *",
+            "@daily",
+            "@hourly",
+            "@weekly",
+            "@monthly",
+            "@yearly",
+            "@annually",
+            "  0 0 * * 7  ",
+        ] {
+            assert!(check(&schedule(good, "UTC")).is_ok(), "{good}: {:?}", check(&schedule(good, "UTC")));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (expression, zone, key, told) in [
+            (
+                "61 * * * *",
+                "UTC",
+                "cron",
+                "a cron expression such as \"0 3 * * *\" (minute field `61`: number out of bounds)",
+            ),
+            ("* * *", "UTC", "cron", "a cron expression such as \"0 3 * * *\" ("),
+            ("0 0 3 * FOO *", "UTC", "cron", "(month field `FOO`: "),
+            ("0 0 0 1 1 * 2027", "UTC", "cron", "a cron expression such as \"0 3 * * *\" ("),
+            ("daily at three", "UTC", "cron", "a cron expression such as \"0 3 * * *\" ("),
+            ("0 0 30 2 *", "UTC", "cron", "a cron expression that fires at some time; this one never does"),
+            ("0 0 31 4,6 *", "UTC", "cron", "a cron expression that fires at some time; this one never does"),
+            ("0 3 * * *", "Europe/Berlni", "timezone", "such as \"Europe/Berlin\"; did you mean \"Europe/Berlin\"?"),
+            ("0 3 * * *", "Mars/Olympus_Mons_Base", "timezone", "a time zone such as \"Europe/Berlin\""),
+        ] {
+            let mistake = check(&schedule(expression, zone)).unwrap_err();
+            assert_eq!(mistake.key(), key, "{expression} {zone}");
+            assert!(mistake.to_string().contains(told), "{expression} {zone}: {mistake}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_a_little_fires_nothing_twice() {
+        let daily = schedule("0 3 * * *", "UTC");
+        let mut plan = WallPlan::default();
+        plan.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
+        assert!(!plan.is_due(at("2026-01-01 02:59:59")) && plan.is_due(at("2026-01-01 03:00:00")));
+        plan.serve();
+        plan.plan(&daily, at("2026-01-01 02:30:00"), Duration::ZERO);
+        assert!(!plan.is_due(at("2026-01-01 03:00:00")) && plan.is_due(at("2026-01-02 03:00:00")));
+        // Back by a year: the clock was wrong before.
+        assert!(plan.stands(&daily, at("2026-01-01 02:31:00")));
+        assert!(!plan.stands(&daily, at("2025-01-01 02:00:00")));
+        plan.plan(&daily, at("2025-01-01 02:00:00"), Duration::ZERO);
+        assert!(plan.is_due(at("2025-01-01 03:00:00")));
+    }
+
+    #[test]
+    fn a_fire_whose_jitter_runs_stays_planned() {
+        let hourly = schedule("0 * * * *", "UTC");
+        let mut plan = WallPlan::default();
+        plan.plan(&hourly, at("2026-01-01 02:30:00"), Duration::from_secs(600));
+        plan.plan(&hourly, at("2026-01-01 03:05:00"), Duration::ZERO);
+        assert!(!plan.is_due(at("2026-01-01 03:09:59")) && plan.is_due(at("2026-01-01 03:10:00")));
+        assert_eq!(plan.until_next_look(at("2026-01-01 03:05:00")), Duration::from_secs(60));
+        assert_eq!(plan.until_next_look(at("2026-01-01 03:09:50")), Duration::from_secs(10));
+    }
+}
