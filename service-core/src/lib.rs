@@ -18,7 +18,7 @@ mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use config::options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule, ServiceOptions};
+pub use config::options::{Options, Restart, ServiceOptions};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};
@@ -31,10 +31,12 @@ pub use registry::run::{run, run_until};
 pub use runtime::context::Context;
 pub use runtime::control::StateError;
 pub use runtime::events::{ServiceEvent, ServiceEventKind};
-pub use runtime::lifecycle::{Literal, Service, ServiceDescriptor};
+pub use runtime::lifecycle::{Service, ServiceDescriptor};
 pub use runtime::metrics::{MetricValue, Metrics};
+pub use schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
 pub use service::error::{Error, Result};
 pub use service::failure::{Failure, FailureKind, Recovery};
+pub use service::literal::Literal;
 pub use service::outcome::{IntoOutcome, Outcome, RunReport};
 pub use service::secret::Secret;
 pub use service::state::ServiceState;
@@ -118,7 +120,7 @@ pub mod __private {
     pub use crate::registry::expect::ExpectedServices;
     pub use crate::runtime::context::Context;
     pub use crate::runtime::lifecycle::{
-        BoxFuture, Build, Cleanup, Discovered, Lifecycle, Literal, Service, ServiceDescriptor, Shape,
+        BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, ServiceDescriptor, Shape,
     };
     pub use crate::runtime::macro_support::{
         ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
@@ -126,6 +128,7 @@ pub mod __private {
     };
     pub use crate::service::error::Result;
     pub use crate::service::failure::{Failure, Recovery};
+    pub use crate::service::literal::Literal;
     pub use crate::service::outcome::{IntoOutcome, Outcome};
 }
 

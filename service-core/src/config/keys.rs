@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::value::Value;
-use crate::config::options::{CatchUp, Options, RateLimit, Schedule};
+use crate::config::options::Options;
+use crate::schedule::{CatchUp, RateLimit, Schedule};
 
 /// What a key's value was read as.
 #[derive(Clone, Debug, PartialEq)]

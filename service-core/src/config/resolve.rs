@@ -13,9 +13,11 @@ use super::keys::{self, Parsed};
 use super::settings::Settings;
 use super::value::{self, Node, Table, Value, is_secret};
 use super::{Layer, Origin};
-use crate::config::options::{CatchUp, CronSchedule, Options, Restart, Schedule, ServiceOptions};
-use crate::runtime::lifecycle::{Literal, ServiceDescriptor};
+use crate::config::options::{Options, Restart, ServiceOptions};
+use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::schedule::cron::Mistake;
+use crate::schedule::{CatchUp, CronSchedule, Schedule};
+use crate::service::literal::Literal;
 use crate::suggest::{distance, nearest};
 
 /// The order of the layers; a layer that can be said in several ways has several.

@@ -9,7 +9,6 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::config::options::Schedule;
 use crate::config::{Layer, Provenance};
 use crate::humanize;
 use crate::observe::health::{self, HealthStatus};
@@ -17,6 +16,7 @@ use crate::registry::ServiceRegistry;
 use crate::runtime::clock::Clock;
 use crate::runtime::control::{Control, Hold};
 use crate::runtime::entry::Entry;
+use crate::schedule::Schedule;
 use crate::schedule::later;
 use crate::service::state::ServiceState;
 

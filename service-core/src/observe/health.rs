@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
-use crate::config::options::Schedule;
 use crate::humanize;
 use crate::runtime::clock::Clock;
 use crate::runtime::control::{Control, Hold};
 use crate::runtime::entry::Entry;
+use crate::schedule::Schedule;
 use crate::service::state::ServiceState;
 
 /// How well a service is.

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use tracing::info;
 
 use crate::config::Provenance;
-use crate::config::options::Schedule;
 use crate::registry::ServiceRegistry;
+use crate::schedule::Schedule;
 
 pub(crate) fn log(registry: &ServiceRegistry) {
     info!("{}", table(registry));
@@ -118,7 +118,9 @@ mod tests {
         let table = table(&registry);
         std::fs::remove_dir_all(&folder).unwrap();
         let attribute = format!("startup_table.rs:{}", <Mailer as crate::Service>::DESCRIPTOR.line());
-        let table = table.replace(&attribute, "startup_table.rs:8").replace(&format!("startup_table.rs:{code}"), "startup_table.rs:9");
+        let table = table
+            .replace(&attribute, "startup_table.rs:8")
+            .replace(&format!("startup_table.rs:{code}"), "startup_table.rs:9");
         let expected = "\
 3 services
   mailer  every 5m                     interval = 5m (services.toml:4)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::options::{CatchUp, Schedule, ServiceOptions};
+use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
 use crate::registry::expect::ExpectedServices;
 use crate::registry::{ServiceRegistry, check_dependencies};
@@ -18,6 +18,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::entry::{Entry, Factory};
 use crate::runtime::lifecycle::{Service, ServiceDescriptor};
 use crate::runtime::shared::Hub;
+use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 
 /// Stays under the 30 s after which Kubernetes kills a pod.

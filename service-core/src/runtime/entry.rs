@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::config::Resolved;
-use crate::config::options::{Options, Schedule, ServiceOptions};
+use crate::config::options::{Options, ServiceOptions};
 #[cfg(feature = "database")]
 use crate::database::Access;
 use crate::humanize;
@@ -23,6 +23,7 @@ use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, ServiceDescriptor};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::rate_limit::Rate;
 use crate::runtime::shared::Hub;
+use crate::schedule::Schedule;
 use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use crate::runtime::context::Context;
 use crate::service::error::Result;
 use crate::service::failure::{Failure, Recovery};
+use crate::service::literal::Literal;
 use crate::service::outcome::Outcome;
 
 /// A boxed future that a worker thread may carry on.
@@ -74,22 +75,6 @@ pub enum Cleanup {
     None,
     Async,
     Blocking,
-}
-
-/// A value as it stands in the attribute.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Literal {
-    /// A whole number.
-    Int(i64),
-    /// A number with a point.
-    Float(f64),
-    /// A string.
-    Str(&'static str),
-    /// `true` or `false`.
-    Bool(bool),
-    /// A list of ids.
-    List(&'static [&'static str]),
 }
 
 /// Builds an instance: `configure`, or `Default`.

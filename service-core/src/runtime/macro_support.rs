@@ -10,9 +10,10 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{ConfigError, Settings};
 use crate::runtime::context::Context;
-use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Literal, Service, ServiceDescriptor};
+use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service, ServiceDescriptor};
 use crate::service::error::{Error, Result};
 use crate::service::failure::Recovery;
+use crate::service::literal::Literal;
 
 /// Where an attribute stands: module, file and line.
 pub(crate) type Place = (&'static str, &'static str, u32);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::config::options::RateLimit;
+use crate::schedule::RateLimit;
 use crate::schedule::later;
 
 /// Remembers when the latest permits were given. Empty, and without an allocation, until the first one.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::config::options::{Options, Schedule};
+use crate::config::options::Options;
 use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
 use crate::runtime::control::{Control, Hold, Waiters};
@@ -22,6 +22,7 @@ use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Desk, Driven, Limit, Returned, RunSpan, spawn_blocking_run};
 use crate::runtime::lifecycle::{BoxFuture, Lifecycle};
 use crate::runtime::policy::RestartBudget;
+use crate::schedule::Schedule;
 use crate::schedule::cron::WallPlan;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;

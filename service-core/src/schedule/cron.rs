@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::config::options::CronSchedule;
+use crate::schedule::CronSchedule;
 
 /// How often the clock on the wall is looked at: it may be set, and the machine suspended.
 const LOOK: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@
 
 pub(crate) mod error;
 pub(crate) mod failure;
+pub(crate) mod literal;
 pub(crate) mod outcome;
 pub(crate) mod secret;
 pub(crate) mod state;

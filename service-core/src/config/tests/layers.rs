@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::options::{CatchUp, CronSchedule, Options, RateLimit, Restart, Schedule, ServiceOptions};
+use crate::config::options::{Options, Restart, ServiceOptions};
+use crate::schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

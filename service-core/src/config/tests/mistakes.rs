@@ -226,7 +226,7 @@ fn a_field_with_an_options_name_is_refused() {
     let message =
         "setting `timeout` of service `mail`: `timeout` is a key of `#[service]`, give the field another name";
     assert_eq!(toml("").settings::<Settings>().unwrap_err(), message);
-    let fields: fn() -> Option<&'static [&'static str]> = || crate::runtime::macro_support::fields::<Settings>();
+    let fields: fn() -> Option<&'static [&'static str]> = || crate::config::fields::fields::<Settings>();
     let error = toml("").load().resolve("mail", Some(descriptor(&[], Some(fields))), None, &[]).unwrap_err();
     assert_eq!(error.to_string(), message);
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::runtime::lifecycle::{Literal, ServiceDescriptor};
+use crate::runtime::lifecycle::ServiceDescriptor;
+use crate::service::literal::Literal;
 
 /// A directory of its own, with a `services.toml`, gone when dropped.
 struct Folder(PathBuf);

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Built, Ending, Supervisor};
-use crate::config::options::{CatchUp, Options, Schedule};
+use crate::config::options::Options;
 use crate::database::{LastRun, last_run, set_last_run};
 use crate::runtime::invoker::{Driven, Limit};
 use crate::schedule::cron::MOST_MISSED;
 use crate::schedule::later;
+use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 

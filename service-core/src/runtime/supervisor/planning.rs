@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::{Next, Supervisor};
-use crate::config::options::Schedule;
+use crate::schedule::Schedule;
 use crate::schedule::{Grid, later};
 use crate::service::state::ServiceState;
 

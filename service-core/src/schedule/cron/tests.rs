@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::options::CatchUp;
+use crate::schedule::CatchUp;
 
 fn schedule(expression: &str, timezone: &str) -> CronSchedule {
     CronSchedule { expression: expression.to_owned(), timezone: timezone.to_owned(), catch_up: CatchUp::None }
