@@ -1,8 +1,7 @@
-//! User code that panics does not take the runtime with it.
+//! Catching the panics of user code.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::runtime::entry::panic_message;
 
 /// What came out of user code.
 #[derive(Debug)]
@@ -11,16 +10,34 @@ pub(crate) enum Caught<T> {
     Panicked(String),
 }
 
-/// Calls `work` and catches its panic. Whatever it had in hand is ended by the caller, never used again.
+/// Calls `work` and catches its panic. The caller ends what the work had borrowed, and never uses it again.
 #[inline]
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(value) => Caught::Returned(value),
         Err(payload) => {
             let message = panic_message(&*payload);
-            // A payload may itself panic when it is dropped; then it is better leaked.
+            // A payload that panics when it is dropped is leaked.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
             Caught::Panicked(message)
         }
+    }
+}
+
+/// Polls a future and catches its panic.
+pub(crate) async fn catch_future<F: Future>(future: F) -> Caught<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|task| match catch(|| future.as_mut().poll(task)) {
+        Caught::Returned(polled) => polled.map(Caught::Returned),
+        Caught::Panicked(message) => std::task::Poll::Ready(Caught::Panicked(message)),
+    })
+    .await
+}
+
+/// The text of a panic.
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    match payload.downcast_ref::<&str>() {
+        Some(text) => (*text).to_owned(),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "its payload is not a text".to_owned()),
     }
 }

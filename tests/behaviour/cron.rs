@@ -202,13 +202,13 @@ async fn what_comes_due_while_missed_fires_are_made_up_is_made_up_as_well() {
 /// What keeps a registry with this schedule from being built.
 async fn refused(options: ServiceOptions) -> String {
     let builder = ServiceRegistry::builder().without_discovered();
-    let built = builder.service_with("nightly", Nightly(Seen::default()), options).build().await;
+    let built = builder.service("nightly", Nightly(Seen::default())).options_of("nightly", options).build().await;
     built.err().map_or_else(String::new, |error| error.to_string())
 }
 
 #[tokio::test]
 async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
-    let options = || ServiceOptions::of::<Nightly>();
+    let options = || ServiceOptions::new();
     for (options, told) in [
         (
             options().cron("61 * * * *"),

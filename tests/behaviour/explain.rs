@@ -32,7 +32,7 @@ impl Mailer {
     }
 
     async fn update(&mut self, cx: &Context) -> Result<()> {
-        match cx.run() {
+        match cx.run_number() {
             1 => cx.set_retry_delay(secs(20)),
             4 => return Err(Error::msg("the server is away\nand says so in two lines")),
             _ => {}

@@ -108,7 +108,7 @@ async fn who_paused_it_is_told() {
     #[service(interval = 5, discover = false)]
     impl Pausing {
         async fn update(&mut self, cx: &Context) {
-            if cx.run() == 2 {
+            if cx.run_number() == 2 {
                 cx.pause();
             }
         }
@@ -136,7 +136,7 @@ async fn its_own_word_holds_until_the_next_run() {
     #[service(interval = 30, discover = false)]
     impl Behind {
         async fn update(&mut self, cx: &Context) {
-            if cx.run() == 1 {
+            if cx.run_number() == 1 {
                 cx.degraded("2,000 mails wait");
             }
             cx.metrics().set("queue_depth", 2000);

@@ -102,7 +102,7 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
         assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
         let after: Vec<_> = ended.said.iter().skip_while(|line| *line != "worker: end").collect();
         assert_eq!(after, ["worker: end", "worker: cleanup", "store: cleanup", "main: ended"], "{:?}", ended.said);
-        ended.logs(&["INFO", &format!("SIG{signal}"), "once more ends at once"]);
+        ended.logs(&["INFO", &format!("SIG{signal}"), "a second signal ends the process at once"]);
         assert!(!ended.logged.contains("panic ="), "{}", ended.logged);
     }
 }
@@ -139,7 +139,7 @@ fn a_signal_that_nobody_waits_for_still_ends_the_process() {
     child.signal("TERM");
     let ended = child.ends();
     assert_eq!(ended.status.code(), Some(143), "{}", ended.logged);
-    ended.logs(&["WARN", "SIGTERM", "nobody waits for it in `until_shutdown`"]);
+    ended.logs(&["WARN", "SIGTERM", "nothing waits for a shutdown"]);
     ended.logs(&["ERROR", "SIGTERM", "ending the process"]);
 }
 
@@ -196,7 +196,7 @@ fn a_second_signal_ends_it_at_once() {
         let ended = child.ends();
         assert_eq!(ended.status.code(), Some(code), "{}", ended.logged);
         assert!(!ended.said.contains(&"hanging: cleanup".to_owned()));
-        ended.logs(&["WARN", second, "ending at once"]);
+        ended.logs(&["WARN", second, "ending the process at once"]);
     }
 }
 

@@ -135,7 +135,7 @@ async fn asked_from_within_the_run_it_returns_at_once_and_the_next_follows() {
     bed.start(Acting::new(&log, move |cx| {
         let log = inner.clone();
         async move {
-            if cx.run() == 1 {
+            if cx.run_number() == 1 {
                 let me = cx.services().get(cx.service_id()).unwrap();
                 let report = me.run_now().await.unwrap();
                 log.push(format!("processed {}", report.processed()));

@@ -26,7 +26,7 @@ enum Run {
 #[service(interval = 60, discover = false)]
 impl Loud {
     async fn update(&mut self, cx: &Context) -> Result<()> {
-        println!("{}: run {}", self.name, cx.run());
+        println!("{}: run {}", self.name, cx.run_number());
         match self.run {
             Run::Ends => {}
             Run::TakesAWhile => {
@@ -79,20 +79,18 @@ fn loud(name: &'static str, run: Run) -> Loud {
 #[tokio::main]
 async fn main() -> Result<()> {
     tracing::subscriber::set_global_default(Lines(|line| eprintln!("{line}")))?;
-    let options = || ServiceOptions::of::<Loud>();
+    let options = || ServiceOptions::new();
     let builder = ServiceRegistry::builder().without_discovered();
     let what = std::env::args().nth(1).unwrap_or_default();
     let builder = match what.as_str() {
-        "drain" => builder.service("store", loud("store", Run::Ends)).service_with(
-            "worker",
-            loud("worker", Run::TakesAWhile),
-            options().depends_on(["store"]),
-        ),
-        "critical" => builder.service("steady", loud("steady", Run::TakesAWhile)).service_with(
-            "heart",
-            loud("heart", Run::IsHopeless),
-            options().critical(true),
-        ),
+        "drain" => builder
+            .service("store", loud("store", Run::Ends))
+            .service("worker", loud("worker", Run::TakesAWhile))
+            .options_of("worker", options().depends_on(["store"])),
+        "critical" => builder
+            .service("steady", loud("steady", Run::TakesAWhile))
+            .service("heart", loud("heart", Run::IsHopeless))
+            .options_of("heart", options().critical(true)),
         "hang" => builder.service("hanging", loud("hanging", Run::Hangs)),
         "failed" => {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))

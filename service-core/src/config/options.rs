@@ -3,12 +3,12 @@
 //!
 //! How the layers become these values is `config`'s business. Nothing here parses or checks.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::config::{Value, list};
-use crate::runtime::lifecycle::Service;
+use crate::config::{SettingValue, Value, list};
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
 /// The effective options of one service. The defaults are those of the attribute.
@@ -91,25 +91,34 @@ impl Default for Restart {
 /// below `services.toml`.
 #[derive(Clone)]
 pub struct ServiceOptions {
-    pub(crate) entries: Vec<(&'static str, Value)>,
+    pub(crate) entries: Vec<(Cow<'static, str>, Value)>,
     pub(crate) requester_id: Option<String>,
     pub(crate) location: &'static Location<'static>,
 }
 
 impl ServiceOptions {
-    /// For a service of type `S`, with nothing said yet.
+    /// Options that set nothing yet.
     #[track_caller]
-    pub fn of<S: Service>() -> Self {
-        Self::new()
-    }
-
-    #[track_caller]
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "explanations name the place of the call")]
+    pub fn new() -> Self {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
     }
 
-    fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
-        self.entries.push((key, value.into()));
+    /// These and others; where both set a key, the others win.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.entries.extend(others.entries);
+        self.requester_id = others.requester_id.or(self.requester_id);
+        self
+    }
+
+    /// One of the service's own settings. A dot leads into a table: `"smtp.host"`.
+    #[must_use]
+    pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
+        self.with(key.into(), value.into().0)
+    }
+
+    fn with(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
+        self.entries.push((key.into(), value.into()));
         self
     }
 

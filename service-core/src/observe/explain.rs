@@ -12,12 +12,14 @@ use tokio::time::Instant;
 use crate::config::{Layer, Provenance};
 use crate::humanize;
 use crate::observe::health::{self, HealthStatus};
-use crate::registry::ServiceRegistry;
+use crate::observe::startup_table;
 use crate::runtime::clock::Clock;
-use crate::runtime::control::{Control, Hold};
-use crate::runtime::entry::Entry;
-use crate::schedule::Schedule;
-use crate::schedule::later;
+use crate::runtime::extension::Extension;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::runtime_state::Snapshot;
+use crate::runtime::services::Services;
+use crate::runtime::status::WaitReason;
+use crate::schedule::{Schedule, later};
 use crate::service::state::ServiceState;
 
 /// How many coming runs are told.
@@ -100,41 +102,42 @@ pub struct ExplainedSetting {
     pub place: String,
 }
 
-pub(crate) fn of(entry: &Entry, registry: &ServiceRegistry) -> Explanation {
-    // Before the service's own lock is taken: theirs is another.
-    let missing = match entry.lock().hold() {
-        Some(Hold::Dependencies(ids)) => ids.to_vec(),
+pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &dyn Extension) -> Explanation {
+    let inner = &service.inner;
+    let (now, clock) = (Instant::now(), &inner.shared.clock);
+    let snapshot = inner.lock().snapshot();
+    let missing: Vec<String> = match snapshot.status.wait_reason.as_deref() {
+        Some(WaitReason::Dependencies(ids)) => ids.iter().map(|id| dependency(id, services)).collect(),
         _ => Vec::new(),
     };
-    let missing: Vec<String> = missing
-        .iter()
-        .map(|id| match registry.get(id) {
-            Some(dependency) => format!("{id} ({})", dependency.state()),
-            None => format!("{id} (not registered)"),
-        })
-        .collect();
-    let now = Instant::now();
-    let clock = &entry.hub.clock;
-    let control = entry.lock();
-    let (status, reason) = health::judge(entry, &control, now);
+    let (status, reason) = health::assess(inner, &snapshot, extension, now);
+    let resolved = &snapshot.resolved;
     let options: Vec<ExplainedOption> =
-        control.resolved.explain(&control.options).into_iter().map(ExplainedOption::from).collect();
+        resolved.explain(&snapshot.options).into_iter().map(ExplainedOption::from).collect();
     let setting = |(key, place)| ExplainedSetting { key, place };
     Explanation {
-        service_id: entry.id.to_string(),
-        type_name: entry.descriptor.type_name().to_owned(),
-        place: entry.place().to_string(),
-        requester_id: entry.requester_id().unwrap_or(&entry.hub.requester_id).to_owned(),
+        service_id: inner.id.to_string(),
+        type_name: service.descriptor.type_name().to_owned(),
+        place: service.place.to_string(),
+        requester_id: inner.requester_id().to_owned(),
         at: clock.wall(now),
-        state: control.state(),
+        state: snapshot.state,
         status,
-        now: doing(&control, &options, &missing, reason.as_deref(), now),
+        now: doing(&snapshot, &options, &missing, reason.as_deref(), now),
         reason,
-        schedule: crate::observe::startup_table::schedule(&control.options.schedule),
-        next_runs: next_runs(&control, clock, now),
+        schedule: startup_table::schedule(&snapshot.options.schedule),
+        next_runs: next_runs(&snapshot, clock, now),
         options,
-        settings: control.resolved.settings.places().into_iter().map(setting).collect(),
-        rejected: control.resolved.rejected.iter().map(ToString::to_string).collect(),
+        settings: resolved.settings.places().into_iter().map(setting).collect(),
+        rejected: resolved.rejected.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A dependency and its state.
+fn dependency(id: &str, services: &Services) -> String {
+    match services.get(id) {
+        Some(dependency) => format!("{id} ({})", dependency.inner.lock().state()),
+        None => format!("{id} (not registered)"),
     }
 }
 
@@ -147,29 +150,34 @@ impl From<Provenance> for ExplainedOption {
 
 /// What it does, or why it does nothing: more than its health says where there is more to say.
 fn doing(
-    control: &Control,
+    snapshot: &Snapshot,
     options: &[ExplainedOption],
     missing: &[String],
     reason: Option<&str>,
     now: Instant,
 ) -> String {
     let reason = reason.unwrap_or_default();
-    match control.state() {
-        ServiceState::Starting if !missing.is_empty() && matches!(control.hold(), Some(Hold::Dependencies(_))) => {
+    match snapshot.state {
+        ServiceState::Starting
+            if !missing.is_empty()
+                && matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Dependencies(_))) =>
+        {
             format!("waits for {}", missing.join(", "))
         }
-        ServiceState::Created | ServiceState::Stopped if !control.options.enabled => {
+        ServiceState::Created | ServiceState::Stopped if !snapshot.options.enabled => {
             let place = options.iter().find(|option| option.key == "enabled").map_or("", |option| &option.place);
             format!("{reason}: `enabled = false` ({place})")
         }
         ServiceState::Failed => format!("{reason}; nothing runs before a `reset`"),
         ServiceState::Paused => format!("{reason}; no scheduled run before a `resume`"),
-        ServiceState::Running if matches!(control.hold(), Some(Hold::Blocked)) => reason.to_owned(),
-        ServiceState::Running if control.in_flight => health::goes_on(control, now),
-        ServiceState::Running => match control.next_due.map(|due| (due, due.saturating_duration_since(now))) {
+        ServiceState::Running if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)) => {
+            reason.to_owned()
+        }
+        ServiceState::Running if snapshot.status.in_run() => health::goes_on(snapshot, now),
+        ServiceState::Running => match snapshot.status.next_due.map(|due| (due, due.saturating_duration_since(now))) {
             Some((due, _)) if due < now => reason.to_owned(),
             // The look at the clock that comes next is not the run.
-            Some(_) if matches!(control.options.schedule, Schedule::Cron(_)) => "waits for its next run".to_owned(),
+            Some(_) if matches!(snapshot.options.schedule, Schedule::Cron(_)) => "waits for its next run".to_owned(),
             Some((_, wait)) => format!("waits for its next run, due in {}", humanize::long(wait)),
             None => "is about to run".to_owned(),
         },
@@ -177,31 +185,31 @@ fn doing(
     }
 }
 
-fn next_runs(control: &Control, clock: &Clock, now: Instant) -> Vec<SystemTime> {
-    let scheduled = matches!(control.state(), ServiceState::Running | ServiceState::BackingOff);
-    if !scheduled || control.paused || control.ending {
+fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime> {
+    let scheduled = matches!(snapshot.state, ServiceState::Running | ServiceState::BackingOff);
+    if !scheduled || snapshot.is_paused || snapshot.status.is_ending() {
         return Vec::new();
     }
-    let retry = control.next_due.filter(|_| control.retrying && !control.in_flight);
-    let usual = health::usual(control).unwrap_or_default();
+    let retry = snapshot.status.next_due.filter(|_| snapshot.status.is_backing_off());
+    let mean = health::mean_duration(snapshot).unwrap_or_default();
     let mut runs: Vec<SystemTime> = retry.into_iter().map(|at| clock.wall(at)).collect();
-    let (first, step) = match &control.options.schedule {
+    let (first, step) = match &snapshot.options.schedule {
         Schedule::Interval(every) => {
-            let point = control.grid.next(*every, retry.or(control.stats.last_started));
+            let point = snapshot.status.grid.next(*every, retry.or(snapshot.status.stats.last_started));
             // A run that outlasts the interval is followed at once, and the grid begins anew there.
             (point.max(now), *every)
         }
         Schedule::Delay(wait) => {
-            let started = if control.in_flight { control.stats.last_started } else { retry };
-            let first = match (started, control.stats.last_ended()) {
-                (Some(started), _) => later(later(started, usual).max(now), *wait),
-                (None, Some(ended)) if ended >= control.grid.first() => later(ended, *wait),
-                (None, _) => control.grid.first(),
+            let started = if snapshot.status.in_run() { snapshot.status.stats.last_started } else { retry };
+            let first = match (started, snapshot.status.stats.last_ended()) {
+                (Some(started), _) => later(later(started, mean).max(now), *wait),
+                (None, Some(ended)) if ended >= snapshot.status.grid.first() => later(ended, *wait),
+                (None, _) => snapshot.status.grid.first(),
             };
-            (first.max(now), wait.saturating_add(usual))
+            (first.max(now), wait.saturating_add(mean))
         }
         Schedule::Cron(cron) => {
-            let after = retry.map_or_else(|| health::not_before(control, clock), |at| clock.wall(at));
+            let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
             let fires = std::iter::successors(crate::schedule::cron::next(cron, after), |fire| {
                 crate::schedule::cron::next(cron, *fire)
             });

@@ -5,16 +5,16 @@ use std::fmt::Write;
 use tracing::info;
 
 use crate::config::Provenance;
-use crate::registry::ServiceRegistry;
+use crate::runtime::services::Services;
 use crate::schedule::Schedule;
 
-pub(crate) fn log(registry: &ServiceRegistry) {
-    info!("{}", table(registry));
+pub(crate) fn log(services: &Services) {
+    info!("{}", table(services));
 }
 
 /// One service a row: id, schedule, and every value that some layer has set, one a line.
-fn table(registry: &ServiceRegistry) -> String {
-    let rows = rows(registry);
+fn table(services: &Services) -> String {
+    let rows = rows(services);
     let mut table = match rows.len() {
         0 => return "no services".to_owned(),
         1 => "1 service".to_owned(),
@@ -35,22 +35,22 @@ fn table(registry: &ServiceRegistry) -> String {
     table
 }
 
-fn rows(registry: &ServiceRegistry) -> Vec<(String, String, Vec<String>)> {
+fn rows(services: &Services) -> Vec<(String, String, Vec<String>)> {
     let option = |set: &Provenance| format!("{} = {} ({})", set.key, set.value, set.place);
     // Whether a setting's value is a secret only the service's type knows.
     let setting = |(key, place): (String, String)| format!("{key} ({place})");
-    registry
-        .entries()
+    services
+        .all()
         .iter()
-        .map(|entry| {
-            let control = entry.lock();
-            let schedule = match control.options.enabled {
-                true => schedule(&control.options.schedule),
+        .map(|service| {
+            let snapshot = service.inner.lock().snapshot();
+            let schedule = match snapshot.options.enabled {
+                true => schedule(&snapshot.options.schedule),
                 false => "disabled".to_owned(),
             };
-            let settings = control.resolved.settings.places().into_iter().map(setting);
-            let set = control.resolved.provenance.iter().map(option).chain(settings).collect();
-            (entry.id.to_string(), schedule, set)
+            let settings = snapshot.resolved.settings.places().into_iter().map(setting);
+            let set = snapshot.resolved.provenance.iter().map(option).chain(settings).collect();
+            (service.id().to_string(), schedule, set)
         })
         .collect()
 }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::config::Inputs;
     use crate::config::options::ServiceOptions;
-    use crate::{Context, service};
+    use crate::{Context, ServiceRegistry, service};
 
     #[derive(serde::Deserialize)]
     struct Settings {
@@ -106,16 +106,17 @@ mod tests {
         let environment = vec![("SERVICES__OFF__ENABLED".into(), "no".into())];
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs { environment, directory: Some(folder.clone()), ..Inputs::default() });
-        let (options, code) = (ServiceOptions::of::<Plain>(), line!());
+        let (options, code) = (ServiceOptions::new(), line!());
         let options = options.delay(Duration::from_millis(90_500)).timeout(Duration::from_secs(9));
         let registry = builder
             .service_of::<Mailer>("mailer")
             .service("off", Plain)
-            .service_with("plain", Plain, options)
+            .service("plain", Plain)
+            .options_of("plain", options)
             .build()
             .await
             .unwrap();
-        let table = table(&registry);
+        let table = table(&registry.inner.services);
         std::fs::remove_dir_all(&folder).unwrap();
         let attribute = format!("startup_table.rs:{}", <Mailer as crate::Service>::DESCRIPTOR.line());
         let table = table
@@ -138,6 +139,6 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_no_table() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
-        assert_eq!(table(&registry), "no services");
+        assert_eq!(table(&registry.inner.services), "no services");
     }
 }

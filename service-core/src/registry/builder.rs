@@ -1,9 +1,8 @@
 //! [`RegistryBuilder`]: everything that is chosen before the services start, checked all at once.
 
-use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,16 +12,22 @@ use tracing::warn;
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
 use crate::registry::expect::ExpectedServices;
-use crate::registry::{ServiceRegistry, check_dependencies};
+use crate::registry::home::Home;
+use crate::registry::signals;
+use crate::registry::{RegistryInner, ServiceRegistry, dependencies};
 use crate::runtime::clock::Clock;
-use crate::runtime::entry::{Entry, Factory};
-use crate::runtime::lifecycle::{Service, ServiceDescriptor};
-use crate::runtime::shared::Hub;
+use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
+use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
+use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::services::Services;
+use crate::runtime::shared::{Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
+use crate::suggest::nearest;
 
 /// Stays under the 30 s after which Kubernetes kills a pod.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Chooses what a [`ServiceRegistry`] has and how its services are configured.
 ///
@@ -41,9 +46,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 #[derive(Default)]
 #[must_use = "nothing is registered before `build` or `start_all`"]
 pub struct RegistryBuilder {
-    planned: Vec<Planned>,
+    registrations: Vec<Registration>,
+    options: Vec<(String, ServiceOptions)>,
     problems: Vec<String>,
-    states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    states: SharedStates,
     pub(crate) inputs: Option<Inputs>,
     config_file: Option<PathBuf>,
     sets: Vec<(String, SettingValue)>,
@@ -53,110 +59,20 @@ pub struct RegistryBuilder {
     only: Option<Vec<String>>,
     except: Vec<String>,
     without_discovered: bool,
+    strict: bool,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
-    pub(crate) clock_is_held: bool,
-    #[cfg(feature = "database")]
-    pub(crate) database: crate::database::Choice,
+    pub(crate) extension: Option<Box<dyn ExtensionBuilder>>,
+    pub(crate) virtual_time: Option<Arc<dyn VirtualTime>>,
 }
 
-/// A service that is to be registered.
-pub(crate) struct Planned {
-    id: String,
-    descriptor: &'static ServiceDescriptor,
-    factory: Factory,
-    options: Option<ServiceOptions>,
-    place: Place,
-}
-
-/// Where a service was registered.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
-    Attribute(&'static ServiceDescriptor),
-    Call(&'static Location<'static>),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Attribute(descriptor) => write!(f, "{}:{}", descriptor.file, descriptor.line),
-            Self::Call(location) => write!(f, "{}:{}", location.file(), location.line()),
-        }
-    }
-}
-
-impl Planned {
-    #[track_caller]
-    pub(crate) fn ready_made<S: Service>(id: &str, service: S, options: Option<ServiceOptions>) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Box::new(Mutex::new(Some(Box::new(service))))), options)
-    }
-
-    #[track_caller]
-    pub(crate) fn closure<S: Service>(id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        Self::by_hand::<S>(id, Factory::Closure(Arc::new(move || Box::new(build()))), None)
-    }
-
-    #[track_caller]
-    pub(crate) fn of<S: Service>(id: &str) -> Result<Self> {
-        let Some(build) = S::DESCRIPTOR.build else {
-            return Err(Error::msg(format!(
-                "service `{id}` cannot be built: {} has neither `configure` nor `Default`; \
-                 add one of them, or hand over an instance with `service` or `service_fn`",
-                S::DESCRIPTOR.type_name()
-            )));
-        };
-        Ok(Self::by_hand::<S>(id, Factory::Build(build), None))
-    }
-
-    /// For one run without a registry.
-    #[cfg(feature = "testing")]
-    pub(crate) fn without_instance<S: Service>(id: &str) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Box::default()), None)
-    }
-
-    #[track_caller]
-    fn by_hand<S: Service>(id: &str, factory: Factory, options: Option<ServiceOptions>) -> Self {
-        let place = Place::Call(Location::caller());
-        Self { id: id.to_owned(), descriptor: S::DESCRIPTOR, factory, options, place }
-    }
-
-    pub(crate) fn check_id(&self) -> Result<()> {
-        let mut chars = self.id.chars();
-        let first = chars.next().is_some_and(|c| c.is_ascii_lowercase());
-        let rest = chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if first && rest && !self.id.contains("__") && self.id != "defaults" {
-            return Ok(());
-        }
-        Err(Error::msg(format!(
-            "`{}` ({}) is no service id: one begins with a letter, has only a-z, 0-9 and single `_`, and is not `defaults`",
-            self.id, self.place
-        )))
-    }
-
-    pub(crate) fn entry(self, hub: &Arc<Hub>, sources: &Sources) -> Result<Entry> {
-        let resolved = sources.resolve(&self.id, Some(self.descriptor), self.options.as_ref(), &[])?;
-        for warning in &resolved.warnings {
-            warn!(service.id = %self.id, "{warning}");
-        }
-        let options = &resolved.options;
-        #[cfg(feature = "database")]
-        let has_database = hub.database.is_some();
-        #[cfg(not(feature = "database"))]
-        let has_database = false;
-        if let Schedule::Cron(cron) = &options.schedule
-            && cron.catch_up != CatchUp::None
-            && !has_database
-        {
-            let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
-            return Err(Error::msg(format!(
-                "service `{}`: `catch_up` ({place}) needs a database that remembers the last fire; give the builder one \
-                 with `.database` or `.database_url`, or leave `catch_up` out",
-                self.id
-            )));
-        }
-        let id = Arc::from(self.id);
-        Ok(Entry::new(id, self.descriptor, self.place, self.factory, self.options.map(Box::new), resolved, hub.clone()))
-    }
+/// What a feature has been told by the builder's methods, before its extension is made.
+pub(crate) trait ExtensionBuilder: Any + Send {
+    /// Makes the extension.
+    ///
+    /// # Errors
+    /// It can never work.
+    fn build(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Extension>>>;
 }
 
 impl RegistryBuilder {
@@ -168,7 +84,7 @@ impl RegistryBuilder {
 
     /// A value that services share: `cx.state::<T>()`. One of each type; a later one replaces it.
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
-        self.states.insert(TypeId::of::<T>(), Arc::new(value));
+        self.states.insert(value);
         self
     }
 
@@ -212,58 +128,43 @@ impl RegistryBuilder {
     /// A ready-made instance. It is never silently replaced: when it panics the service has failed.
     #[track_caller]
     pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
-        self.planned.push(Planned::ready_made(id.as_ref(), service, None));
+        self.registrations.push(Registration::ready_made(id.as_ref(), service));
         self
     }
 
-    /// A closure that builds instances.
+    /// A closure that builds instances: `|| S`, `|| Result<S, E>` or `async |cx: &Context| …` (the type of `cx` is written),
+    /// which returns either. What an async closure captures is cloned for each instance.
     #[track_caller]
-    pub fn service_fn<S: Service>(
-        mut self,
-        id: impl AsRef<str>,
-        build: impl Fn() -> S + Send + Sync + 'static,
-    ) -> Self {
-        self.planned.push(Planned::closure(id.as_ref(), build));
+    pub fn service_fn<Form, F>(mut self, id: impl AsRef<str>, build: F) -> Self
+    where
+        F: InstanceFn<Form, Out: IntoService>,
+    {
+        self.registrations.push(Registration::closure(id.as_ref(), build));
         self
     }
 
     /// A type that is built by its `configure`, or `Default`.
     #[track_caller]
     pub fn service_of<S: Service>(mut self, id: impl AsRef<str>) -> Self {
-        match Planned::of::<S>(id.as_ref()) {
-            Ok(planned) => self.planned.push(planned),
+        match Registration::of::<S>(id.as_ref()) {
+            Ok(registration) => self.registrations.push(registration),
             Err(error) => self.problems.push(error.to_string()),
         }
         self
     }
 
-    /// A ready-made instance with options of its own, which stand at the attribute's place among the layers.
-    #[track_caller]
-    pub fn service_with<S: Service>(mut self, id: impl AsRef<str>, service: S, options: ServiceOptions) -> Self {
-        self.planned.push(Planned::ready_made(id.as_ref(), service, Some(options)));
+    /// Options of any service, discovered ones too. They override its attribute and `[defaults]`, and its section in
+    /// `services.toml` overrides them. Given twice for one service, the later call wins where both set a key.
+    pub fn options_of(mut self, id: impl Into<String>, options: ServiceOptions) -> Self {
+        self.options.push((id.into(), options));
         self
     }
 
-    /// A database connection of the application's own. A pool that its services use up cannot be told from a database that is
-    /// away; with [`database_url`](Self::database_url) it can.
-    #[cfg(feature = "database")]
-    pub fn database(mut self, db: sea_orm::DatabaseConnection) -> Self {
-        self.database.connection = Some(db);
-        self
-    }
-
-    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`. It may be away: services
-    /// that need it wait for it, and health says so. Beside the services' pool the registry keeps two connections of its own.
-    #[cfg(feature = "database")]
-    pub fn database_url(mut self, url: impl Into<String>) -> Self {
-        self.database.url = Some(url.into());
-        self
-    }
-
-    /// Whether the framework's tables are created at start. Default: `true`.
-    #[cfg(feature = "database")]
-    pub fn migrate(mut self, migrate: bool) -> Self {
-        self.database.skip_migration = !migrate;
+    /// Makes the start fail, and stop what it started, when a first `configure` fails, also where the failure would be
+    /// retried. An outage of the database is no such failure, nor is a `configure` that takes longer than 30 s.
+    /// Default: a service that cannot start keeps no other from starting, and its health says why.
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 
@@ -274,10 +175,11 @@ impl RegistryBuilder {
     /// unknown dependencies and cycles. Only a database URL that can never work is told alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
         let mut problems = std::mem::take(&mut self.problems);
-        let mut planned = std::mem::take(&mut self.planned);
-        planned.extend(self.discovered(&mut problems));
+        let mut registrations = std::mem::take(&mut self.registrations);
+        registrations.extend(self.discovered(&mut problems));
         check_expected(&mut problems);
-        check_ids(&planned, &mut problems);
+        check_ids(&registrations, &mut problems);
+        apply_options(&mut registrations, std::mem::take(&mut self.options), &mut problems);
 
         let mut inputs = self.inputs.take().unwrap_or_else(Inputs::of_process);
         inputs.file = self.config_file.take().or(inputs.file);
@@ -291,27 +193,23 @@ impl RegistryBuilder {
         let sources = Sources::load(inputs);
         problems.extend(sources.errors().iter().map(ToString::to_string));
 
-        #[cfg(feature = "database")]
-        let (database, presence) = self.database.open().await?;
-        let hub = Hub {
+        let extension: Arc<dyn Extension> = match self.extension {
+            Some(builder) => builder.build().await?,
+            None => Arc::new(NoExtension),
+        };
+        let shared = Arc::new(Shared {
             clock: self.clock,
             requester_id,
             seed: self.seed,
-            clock_is_held: self.clock_is_held,
             states: self.states,
-            #[cfg(feature = "database")]
-            database,
-            #[cfg(feature = "database")]
-            presence,
-            ..Hub::default()
-        };
-        let registry = ServiceRegistry::new(hub, sources, self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT));
-        let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
-        let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
-        let (mut entries, mut wrong) = (Vec::new(), Vec::new());
-        for (planned, id) in planned.into_iter().zip(&ids) {
-            match planned.entry(hub, sources) {
-                Ok(entry) => entries.push(Arc::new(entry)),
+            ..Shared::default()
+        });
+        let ids: Vec<String> = registrations.iter().map(|registration| registration.id.clone()).collect();
+        let (mut services, mut wrong) = (Vec::new(), Vec::new());
+        for (registration, id) in registrations.into_iter().zip(&ids) {
+            let checked = |service: RegisteredService| check_catch_up(&service, &*extension).map(|()| service);
+            match RegisteredService::new(registration, &shared, &sources).and_then(checked) {
+                Ok(service) => services.push(Arc::new(service)),
                 Err(error) => {
                     wrong.push(id.as_str());
                     problems.extend(each(&error));
@@ -321,15 +219,28 @@ impl RegistryBuilder {
         for warning in sources.unknown_sections(ids.iter().map(String::as_str)) {
             warn!("{warning}");
         }
-        problems.extend(check_dependencies(&entries, &[], &wrong));
+        problems.extend(dependencies::check(&services, &[], &wrong));
         // Two services of one id may share their mistakes, too.
-        let mut told = BTreeSet::new();
-        problems.retain(|problem| told.insert(problem.clone()));
+        let mut reported = BTreeSet::new();
+        problems.retain(|problem| reported.insert(problem.clone()));
         if !problems.is_empty() {
             return Err(Error::new(BuildError { problems }));
         }
-        registry.add_all(entries);
-        Ok(registry)
+        let all = Arc::new(Services::new(shared, sources));
+        for service in &services {
+            extension.registered(&all, &service.inner);
+        }
+        all.extend(services);
+        let inner = RegistryInner {
+            services: all,
+            extension,
+            virtual_time: self.virtual_time,
+            shutdown_timeout: self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
+            strict: self.strict,
+            home: Home::default(),
+            session: Mutex::default(),
+        };
+        Ok(ServiceRegistry { inner: Arc::new(inner) })
     }
 
     /// Registers everything, starts what is enabled and listens to signals, as [`ServiceRegistry::start_all`] does.
@@ -338,19 +249,19 @@ impl RegistryBuilder {
     /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        crate::registry::signals::start_listening(&registry).await?;
+        signals::start_listening(&registry).await?;
         Ok(registry)
     }
 
     /// The annotated services that were chosen.
-    fn discovered(&self, problems: &mut Vec<String>) -> Vec<Planned> {
+    fn discovered(&self, problems: &mut Vec<String>) -> Vec<Registration> {
         if self.without_discovered {
             return Vec::new();
         }
         let found = ServiceRegistry::discovered();
         for id in self.only.iter().flatten().chain(&self.except) {
             if !found.iter().any(|descriptor| descriptor.id == id) {
-                let hint = crate::suggest::nearest(id, found.iter().map(|descriptor| descriptor.id))
+                let hint = nearest(id, found.iter().map(|descriptor| descriptor.id))
                     .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
                 problems.push(format!("`only` or `except` names `{id}`, but no annotated service has that id{hint}"));
             }
@@ -358,16 +269,52 @@ impl RegistryBuilder {
         let chosen = |id: &str| {
             self.only.as_ref().is_none_or(|only| only.iter().any(|o| o == id)) && !self.except.iter().any(|e| e == id)
         };
-        found
-            .into_iter()
-            .filter(|descriptor| chosen(descriptor.id))
-            .filter_map(|descriptor| {
-                // The attribute makes sure that a discovered service can be built.
-                let factory = Factory::Build(descriptor.build?);
-                let (id, place) = (descriptor.id.to_owned(), Place::Attribute(descriptor));
-                Some(Planned { id, descriptor, factory, options: None, place })
-            })
-            .collect()
+        // The attribute makes sure that a discovered service can be built.
+        found.into_iter().filter(|found| chosen(found.id)).filter_map(Registration::discovered).collect()
+    }
+}
+
+impl ServiceRegistry {
+    /// A registry with choices.
+    pub fn builder() -> RegistryBuilder {
+        RegistryBuilder::default()
+    }
+}
+
+/// `catch_up` needs something that remembers the last fire.
+pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extension) -> Result<()> {
+    let resolved = service.inner.lock().requests.resolved.clone();
+    match &resolved.options.schedule {
+        Schedule::Cron(cron) if cron.catch_up != CatchUp::None && !extension.remembers_fires() => {}
+        _ => return Ok(()),
+    }
+    let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
+    Err(Error::msg(format!(
+        "service `{}`: `catch_up` ({place}) needs a database that remembers the last fire; give the builder one \
+         with `.database` or `.database_url`, or leave `catch_up` out",
+        service.id()
+    )))
+}
+
+fn apply_options(
+    registrations: &mut [Registration],
+    options: Vec<(String, ServiceOptions)>,
+    problems: &mut Vec<String>,
+) {
+    for (id, options) in options {
+        match registrations.iter_mut().find(|registration| registration.id == id) {
+            Some(registration) => {
+                registration.options = Some(match registration.options.take() {
+                    Some(earlier) => earlier.and(options),
+                    None => options,
+                });
+            }
+            None => {
+                let hint = nearest(&id, registrations.iter().map(|registration| registration.id.as_str()))
+                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+                problems.push(format!("`options_of` names `{id}`, but no service has that id{hint}"));
+            }
+        }
     }
 }
 
@@ -379,9 +326,9 @@ fn each(error: &Error) -> Vec<String> {
     }
 }
 
-fn check_ids(planned: &[Planned], problems: &mut Vec<String>) {
-    let mut first: BTreeMap<&str, &Planned> = BTreeMap::new();
-    for service in planned {
+fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
+    let mut first: BTreeMap<&str, &Registration> = BTreeMap::new();
+    for service in registrations {
         if let Err(error) = service.check_id() {
             problems.push(error.to_string());
         }

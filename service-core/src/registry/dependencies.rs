@@ -1,6 +1,9 @@
-//! In which order services start: those that others depend on first; and the other way round for stopping.
+//! The order in which services start, by `depends_on`, and what can be wrong with it. They stop in the reverse order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::runtime::registration::RegisteredService;
 
 /// The services in tiers: each tier depends only on earlier ones. Unknown ids are left out.
 ///
@@ -47,6 +50,53 @@ fn visit<'a>(
     path.pop();
     depth.insert(id, deepest);
     Ok(deepest)
+}
+
+/// Services in the order of their start: tiers whose services go side by side.
+pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
+    let options: Vec<_> = services.iter().map(|service| service.inner.lock().requests.options.clone()).collect();
+    let graph = services
+        .iter()
+        .zip(&options)
+        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
+        .collect();
+    let Ok(tiers) = tiers(&graph) else {
+        // Registering refuses cycles. Should there be one all the same, everything is in one tier.
+        return vec![services];
+    };
+    let by_id: BTreeMap<&str, &Arc<RegisteredService>> =
+        services.iter().map(|service| (&**service.id(), service)).collect();
+    tiers
+        .into_iter()
+        .map(|tier| tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect())
+        .collect()
+}
+
+/// Unknown ids and cycles in the dependencies of new services. What an older one depends on may have been unregistered
+/// since, which is no mistake of the new ones. `wrong` are ids of services that have other mistakes.
+pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[&str]) -> Vec<String> {
+    let all = || new.iter().chain(old);
+    let options: Vec<_> = all().map(|service| service.inner.lock().requests.options.clone()).collect();
+    let graph: BTreeMap<&str, Vec<&str>> = all()
+        .zip(&options)
+        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
+        .collect();
+    let mut problems = Vec::new();
+    for (service, options) in new.iter().zip(&options) {
+        for dependency in options.depends_on.iter().map(String::as_str) {
+            if graph.contains_key(dependency) || wrong.contains(&dependency) {
+                continue;
+            }
+            let hint = crate::suggest::nearest(dependency, graph.keys().chain(wrong).copied())
+                .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let (id, place) = (service.id(), service.place);
+            problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
+        }
+    }
+    if let Err(cycle) = tiers(&graph) {
+        problems.push(format!("services depend on each other in a cycle: {}", cycle.join(" -> ")));
+    }
+    problems
 }
 
 #[cfg(test)]

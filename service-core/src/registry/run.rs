@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::registry::ServiceRegistry;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
-use crate::registry::signals::{self, Signals};
-use crate::runtime::control::StopBy;
+use crate::registry::signals;
 use crate::runtime::lifecycle::Service;
+use crate::runtime::requests::StopRequest;
+use crate::runtime::status::Status;
 use crate::service::error::{Error, Result};
 
 /// Runs one service until it stops by itself, has failed, or the process is told to end by SIGINT (Ctrl-C) or SIGTERM.
@@ -51,9 +52,13 @@ use crate::service::error::{Error, Result};
 pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send + use<S> {
     let builder = ServiceRegistry::builder().without_discovered().service(S::ID, instance);
     async move {
-        let mut signals = Signals::listen()?;
         let single = Single::build(builder, S::ID).await?;
-        signals::shut_down_after(&mut signals, single.over(), &single.services).await
+        signals::listen(&single.services)?;
+        // A signal begins a shutdown, which ends the service; or the service ends by itself.
+        signals::first(single.over(), single.services.stopping()).await;
+        let result = single.services.shutdown().await;
+        signals::exit_in_spite_of_blocking_code(&single.services, i32::from(result.is_err()));
+        result
     }
 }
 
@@ -112,14 +117,15 @@ impl Single {
 
     /// Starts the service, and waits until it has ended.
     async fn over(&self) {
-        let entry = &self.handle.entry;
-        if !entry.lock().options.enabled {
-            tracing::warn!(service.id = %entry.id, "its configuration says `enabled = false`: there is nothing to run");
+        let service = &self.handle.service.inner;
+        if !service.lock().requests.options.enabled {
+            tracing::warn!(service.id = %service.id, "its configuration says `enabled = false`: there is nothing to run");
             return;
         }
         let mut start = pin!(self.services.start_announced());
         let mut started = false;
-        let mut ended = pin!(entry.until(|control| (control.life > 0 && !control.state().is_running()).then_some(())));
+        let ended = |status: &Status| status.incarnation > 0 && !status.is_running();
+        let mut ended = pin!(service.until(|state| ended(&state.status).then_some(())));
         std::future::poll_fn(|task| {
             // The start logs what goes wrong; what comes of it is seen by the service's state.
             started = started || start.as_mut().poll(task).is_ready();
@@ -131,6 +137,6 @@ impl Single {
 
 impl Drop for Single {
     fn drop(&mut self) {
-        self.handle.entry.ask_stop(StopBy::default());
+        self.handle.service.inner.request_stop(StopRequest::default());
     }
 }

@@ -1,8 +1,8 @@
 //! SIGINT and SIGTERM: the first drains, the second ends the process at once.
 //!
-//! The tricky thing is that whoever listens to a signal takes its usual effect away for good. A program that starts its
-//! services is listened for from then on, so that a signal during the start, or just after it, drains as well; and where
-//! it never waits in `until_shutdown`, [`unheard`] sees to it that the process still ends.
+//! Signals are handled on a thread of their own, so that the second one ends the process also when every worker of the
+//! program's runtime is blocked. The tricky thing is that whoever listens to a signal takes its usual effect away for good:
+//! a program that starts its services and never waits for their shutdown must still end, which the thread sees to.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,161 +14,36 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::humanize;
-use crate::panic::{self, Caught};
-use crate::registry::{Inner, ServiceRegistry};
+use crate::registry::{RegistryInner, ServiceRegistry};
 use crate::service::error::Result;
 
-pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
-    let ahead = registry.inner.ahead.lock().take();
-    match ahead {
-        Some(signals) => {
-            let mut lent = Lent { signals: Some(signals), ahead: &registry.inner.ahead };
-            let Some(signals) = &mut lent.signals else { return Ok(()) };
-            shut_down_after(signals, registry.closing(), registry).await
-        }
-        None => shut_down_after(&mut Signals::listen()?, registry.closing(), registry).await,
-    }
-}
+/// Signals that come as close together as this are one: some programs send a signal to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
+/// How long blocking code of a service may keep the process after a shutdown.
+const EXIT_GRACE: Duration = Duration::from_secs(3);
+/// How long a signal that nothing waits for is left alone before a warning.
+const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
-/// Signals that go back to where they were, so that those after an `until_shutdown` that was dropped are heard, too.
-struct Lent<'a> {
-    signals: Option<Signals>,
-    ahead: &'a Ahead,
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        *self.ahead.lock() = self.signals.take();
-    }
-}
-
-/// Signals that are listened to ahead of the `until_shutdown` that will want them.
-#[derive(Default)]
-pub(crate) struct Ahead(Mutex<Option<Signals>>);
-
-impl Ahead {
-    fn lock(&self) -> MutexGuard<'_, Option<Signals>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_taken(&self) -> bool {
-        self.lock().is_none()
-    }
-}
-
-/// Starts a program's services, or as much of that as comes before a signal, which `until_shutdown` then finds waiting.
+/// Starts a program's services, or as much of that as comes before a signal, which starts a shutdown.
 pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
-    let start = registry.start_announced();
-    // On a runtime without I/O there are no signals, which tokio says by a panic.
-    let listen = || -> Result<_> { Ok((Signals::listen()?, Signals::listen()?, Signals::listen()?)) };
-    let Caught::Returned(Ok((ahead, unclaimed, mut during))) = panic::catch(listen) else {
-        return start.await;
-    };
-    *registry.inner.ahead.lock() = Some(ahead);
-    tokio::spawn(unheard(unclaimed, Arc::downgrade(&registry.inner), registry.inner.shutdown_timeout));
+    if let Err(error) = listen(registry) {
+        warn!("signals cannot be listened to, so they end the process without a shutdown: {error:#}");
+    }
+    let session = registry.session();
     let mut started = Ok(());
-    first(during.next(), async { started = start.await }).await;
+    first(session.signalled(), async { started = registry.start_announced().await }).await;
     started
 }
 
-/// Ends the process as a signal is meant to where the program neither waits in `until_shutdown` nor shuts its services
-/// down by itself: after as long as a shutdown may take, as it may hear signals by other means; at once by the second.
-async fn unheard(mut signals: Signals, registry: Weak<Inner>, patience: Duration) {
-    let is_taken = || registry.upgrade().is_some_and(|inner| inner.ahead.is_taken());
-    let signal = signals.next().await;
-    // One that goes from now on has been shut down, and what comes after that is the program's own.
-    let was_there = registry.strong_count() > 0;
-    let is_closing = || registry.upgrade().map_or(was_there, |inner| inner.closing.load(Ordering::SeqCst));
-    let asked = Instant::now();
-    let mut over = pin!(async {
-        // Either may be on its way.
-        tokio::time::sleep(Duration::from_secs(1).min(patience)).await;
-        if !is_taken() && !is_closing() {
-            let patience = humanize::short(patience);
-            warn!(
-                "{}: nobody waits for it in `until_shutdown`; it ends the process in {patience}, once more at once",
-                signal.name
-            );
-        }
-        tokio::time::sleep(patience).await;
-        if is_closing() {
-            // It ends by means of its own.
-            std::future::pending::<()>().await;
-        }
-    });
-    loop {
-        let again = first(signals.next(), over.as_mut()).await;
-        if is_taken() {
-            return;
-        }
-        match again {
-            Some(_) if asked.elapsed() < TWICE => {}
-            Some(signal) => {
-                warn!("{} again: ending at once", signal.name);
-                std::process::exit(128 + signal.number);
-            }
-            None => {
-                error!("{}: ending the process, its services as they are", signal.name);
-                std::process::exit(128 + signal.number);
-            }
-        }
+/// Waits for a signal or a shutdown that is requested elsewhere, and for its end.
+pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
+    listen(registry)?;
+    let session = registry.session();
+    let result = registry.closed().await;
+    if session.is_signalled() || result.is_err() {
+        exit_in_spite_of_blocking_code(registry, i32::from(result.is_err()));
     }
-}
-
-/// Signals that come as close together as this are one.
-const TWICE: Duration = Duration::from_millis(200);
-
-/// Waits for a signal or until it is `over`, and shuts down. The second signal ends the process; where it was over by
-/// itself, that is the second one from then on.
-pub(crate) async fn shut_down_after(
-    signals: &mut Signals,
-    over: impl Future<Output = ()>,
-    registry: &ServiceRegistry,
-) -> Result<()> {
-    let mut asked = None;
-    if let Some(signal) = first(signals.next(), over).await {
-        asked = Some(Instant::now());
-        info!("{}: stopping all services; once more ends at once", signal.name);
-    }
-    let mut shutdown = pin!(registry.shutdown());
-    let ended = std::future::poll_fn(|task| {
-        while let Poll::Ready(signal) = signals.poll_next(task) {
-            // Some that send a signal send it to the process and to its group, which is one wish.
-            if asked.is_some_and(|asked| asked.elapsed() < TWICE) {
-                continue;
-            }
-            if asked.is_some() {
-                warn!("{} again: ending at once", signal.name);
-                std::process::exit(128 + signal.number);
-            }
-            asked = Some(Instant::now());
-            info!("{}: all services are stopping already; once more ends at once", signal.name);
-        }
-        shutdown.as_mut().poll(task)
-    })
-    .await;
-    if asked.is_some() || ended.is_err() {
-        leave_by_force(registry, i32::from(ended.is_err()));
-    }
-    ended
-}
-
-/// A runtime waits for threads in blocking code for ever when it is dropped, and by now signals end nothing any more. So
-/// where such code does not return, and nor does `main`, the process is ended from outside.
-fn leave_by_force(registry: &ServiceRegistry, status: i32) {
-    const GRACE: Duration = Duration::from_secs(3);
-    let hub = registry.inner.hub.clone();
-    if hub.blocking.load(Ordering::SeqCst) == 0 {
-        return;
-    }
-    warn!("blocking code of a service has not returned; the process waits {} s more for it", GRACE.as_secs());
-    std::thread::spawn(move || {
-        std::thread::sleep(GRACE);
-        if hub.blocking.load(Ordering::SeqCst) > 0 {
-            error!("blocking code of a service does not return: ending the process without it");
-            std::process::exit(status);
-        }
-    });
+    result
 }
 
 /// What `asked` gives, or `None` where `over` came first.
@@ -181,21 +56,149 @@ pub(crate) async fn first<T>(asked: impl Future<Output = T>, over: impl Future<O
     .await
 }
 
+/// A runtime waits for threads in blocking code for ever when it is dropped. Where such code does not return, and so `main`
+/// does not either, the process is ended from outside.
+pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status: i32) {
+    let shared = registry.inner.services.shared.clone();
+    if shared.blocking.load(Ordering::SeqCst) == 0 {
+        return;
+    }
+    warn!("blocking code of a service has not returned; the process waits {} s more for it", EXIT_GRACE.as_secs());
+    std::thread::spawn(move || {
+        std::thread::sleep(EXIT_GRACE);
+        if shared.blocking.load(Ordering::SeqCst) > 0 {
+            error!("blocking code of a service does not return: ending the process without it");
+            std::process::exit(status);
+        }
+    });
+}
+
+// ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The registries whose program's signals are listened to.
+static LISTENING: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
+
+fn listening() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
+    LISTENING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on a signal concerns this registry, too. The first call starts the thread, which stays for the rest of the
+/// process.
+///
+/// # Errors
+/// The thread cannot be started, or signals cannot be listened to.
+pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
+    static STARTED: Mutex<bool> = Mutex::new(false);
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*started {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen()?
+        };
+        std::thread::Builder::new()
+            .name("service-signals".to_owned())
+            .spawn(move || runtime.block_on(handle_signals(signals)))?;
+        *started = true;
+    }
+    let mut listening = listening();
+    listening.retain(|known| known.strong_count() > 0);
+    let registry = Arc::downgrade(&registry.inner);
+    if !listening.iter().any(|known| known.ptr_eq(&registry)) {
+        listening.push(registry);
+    }
+    Ok(())
+}
+
+async fn handle_signals(mut signals: Signals) {
+    loop {
+        let signal = signals.next().await;
+        let arrived = Instant::now();
+        if !deliver(&signal) {
+            continue;
+        }
+        // Nothing has come of the signal yet.
+        let mut unclaimed = pin!(exit_if_unclaimed(&signal));
+        while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {
+            if arrived.elapsed() >= SAME_SIGNAL {
+                exit_at_once(&again);
+            }
+        }
+    }
+}
+
+/// Begins the shutdown of every registry that is waited for. Returns whether nothing will come of the signal by itself.
+fn deliver(signal: &Signal) -> bool {
+    let registries: Vec<ServiceRegistry> =
+        listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect();
+    let mut claimed = false;
+    for registry in &registries {
+        let session = registry.session();
+        match session.signal() {
+            Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
+            Some(_) => exit_at_once(signal),
+            None if !session.is_open() => {
+                info!("{}: all services are stopping already; a second signal ends the process at once", signal.name);
+                claimed = true;
+            }
+            None if session.is_awaited() => {
+                info!("{}: stopping all services; a second signal ends the process at once", signal.name);
+                registry.begin_shutdown();
+                claimed = true;
+            }
+            None => {}
+        }
+    }
+    !claimed
+}
+
+fn exit_at_once(signal: &Signal) -> ! {
+    warn!("{} again: ending the process at once", signal.name);
+    std::process::exit(128 + signal.number);
+}
+
+/// Ends the process as a signal is meant to, where the program neither waits for a shutdown nor shuts its services down by
+/// itself: after as long as a shutdown may take, since the program may listen to signals by other means.
+async fn exit_if_unclaimed(signal: &Signal) {
+    let patience = listening().iter().filter_map(Weak::upgrade).map(|inner| inner.shutdown_timeout).max();
+    let patience = patience.unwrap_or(crate::registry::builder::SHUTDOWN_TIMEOUT);
+    let is_claimed = || {
+        let registries: Vec<_> = listening().iter().filter_map(Weak::upgrade).collect();
+        registries.into_iter().any(|inner| !ServiceRegistry { inner }.session().is_open())
+    };
+    // Either may be on its way.
+    tokio::time::sleep(CLAIM_GRACE.min(patience)).await;
+    if is_claimed() {
+        return;
+    }
+    warn!(
+        "{}: nothing waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, and at once by a \
+         second signal",
+        signal.name,
+        humanize::long(patience)
+    );
+    tokio::time::sleep(patience).await;
+    if !is_claimed() {
+        error!("{}: ending the process without a shutdown of its services", signal.name);
+        std::process::exit(128 + signal.number);
+    }
+}
+
 /// A signal that asks the process to end.
 pub(crate) struct Signal {
-    pub(crate) name: &'static str,
+    name: &'static str,
     number: i32,
 }
 
 #[cfg(unix)]
-pub(crate) struct Signals {
+struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    pub(crate) fn listen() -> Result<Self> {
+    fn listen() -> Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
@@ -209,11 +212,11 @@ impl Signals {
 }
 
 #[cfg(windows)]
-pub(crate) struct Signals(tokio::signal::windows::CtrlC);
+struct Signals(tokio::signal::windows::CtrlC);
 
 #[cfg(windows)]
 impl Signals {
-    pub(crate) fn listen() -> Result<Self> {
+    fn listen() -> Result<Self> {
         Ok(Self(tokio::signal::windows::ctrl_c()?))
     }
 
@@ -223,7 +226,7 @@ impl Signals {
 }
 
 impl Signals {
-    pub(crate) async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
         std::future::poll_fn(|task| self.poll_next(task)).await
     }
 }

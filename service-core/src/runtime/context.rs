@@ -1,5 +1,6 @@
 //! [`Context`]: what a service sees of the runtime while it is configured, run and cleaned up.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::registry::ServiceRegistry;
-use crate::runtime::control::{Control, StopBy};
-use crate::runtime::entry::Entry;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::requests::{PausedBy, StopRequest};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 
 /// What a service sees of the runtime. Cheap to clone, and `'static`: it may go into tasks of the service's own.
@@ -31,26 +32,27 @@ use crate::service::error::{Error, Result};
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    pub(crate) entry: Arc<Entry>,
-    pub(crate) registry: ServiceRegistry,
-    /// Which life of the service it was made for: what is asked of a later one is not asked of this.
-    pub(crate) life: u32,
+    pub(crate) service: Arc<ServiceInner>,
+    /// The registry of the service. The runtime keeps it alive and knows nothing else about it.
+    pub(crate) registry: Arc<dyn Any + Send + Sync>,
+    /// The incarnation that it was made for. A request to a later one does not concern it.
+    pub(crate) incarnation: u32,
     pub(crate) run: u64,
 }
 
 impl Context {
     /// The id of this service.
     pub fn service_id(&self) -> &str {
-        &self.entry.id
+        &self.service.id
     }
 
     /// Who this service acts as: its options say, else the builder, else the variable `SYSTEM_ID`, else `system`.
     pub fn requester_id(&self) -> &str {
-        self.entry.requester_id().unwrap_or(&self.entry.hub.requester_id)
+        self.service.requester_id()
     }
 
     /// The number of this run, from 1; 0 in the first instance's `configure`.
-    pub fn run(&self) -> u64 {
+    pub fn run_number(&self) -> u64 {
         self.run
     }
 
@@ -60,8 +62,8 @@ impl Context {
     /// Names the setting, the layer it comes from, what stood there and what was expected. It is fatal: a service that
     /// returns it fails at once.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
-        let resolved = self.entry.lock().resolved.clone();
-        resolved.settings.get::<T>(&self.entry.id).map_err(Error::fatal)
+        let resolved = self.service.lock().requests.resolved.clone();
+        resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
     }
 
     /// The shared value of type `T` that was put into the builder.
@@ -69,27 +71,27 @@ impl Context {
     /// # Errors
     /// Names the type and the service where there is none.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<&T> {
-        self.entry.hub.state(&self.entry.id)
+        self.service.shared.states.get(&self.service.id)
     }
 
     /// The service's counters and gauges.
     pub fn metrics(&self) -> &Metrics {
-        self.entry.metrics()
+        &self.service.metrics
     }
 
     /// Says that the service works, but not well: shown in its health until the next run begins.
     pub fn degraded(&self, reason: impl Into<String>) {
-        self.entry.lock().set_degraded(reason.into().into_boxed_str());
+        self.service.lock().requests.degraded = Some(reason.into().into_boxed_str());
     }
 
     /// Whether this service has been told to stop.
     pub fn is_stopping(&self) -> bool {
-        self.is_over(&self.entry.lock())
+        self.is_over(&self.service.lock())
     }
 
     /// Waits until this service is told to stop.
     pub async fn stopping(&self) {
-        self.entry.until(|control| self.is_over(control).then_some(())).await;
+        self.service.until(|state| self.is_over(state).then_some(())).await;
     }
 
     /// Sleeps as [`tokio::time::sleep`] does, but not longer than until this service is told to stop;
@@ -103,43 +105,42 @@ impl Context {
     ///
     /// Turns are given in the order in which they were asked for. One that is dropped is not taken.
     pub async fn permit(&self) -> bool {
-        let limit = self.entry.lock().options.rate_limit;
+        let limit = self.service.lock().requests.options.rate_limit;
         match limit {
             None => !self.is_stopping(),
-            Some(limit) => self.unless_stopping(self.entry.rate().permit(limit)).await.is_some(),
+            Some(limit) => self.unless_stopping(self.service.rate.permit(limit)).await.is_some(),
         }
     }
 
     /// Tells this service to stop: the run in flight is the last, and is aborted after `drain_timeout`.
     pub fn stop(&self) {
-        self.entry.ask_stop(StopBy { by_itself: true, ..StopBy::default() });
+        self.service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
     }
 
     /// Pauses this service: the run in flight goes on to its end. Does nothing where it cannot be paused.
     pub fn pause(&self) {
         if !self.is_stopping() {
-            let _ = self.entry.ask_pause(true);
+            let _ = self.service.request_pause(PausedBy::Itself);
         }
     }
 
     /// Changes the interval (or delay) from now on, also the wait in hand. It lasts until the service is registered
     /// anew. Zero is taken as one millisecond.
     pub fn set_interval(&self, interval: Duration) {
-        self.entry.set_interval(interval);
+        self.service.set_interval(interval);
     }
 
     /// Changes the wait after a failure from the next failure on.
     pub fn set_retry_delay(&self, delay: Duration) {
-        self.entry.set_retry_delay(delay);
+        self.service.set_retry_delay(delay);
     }
 
-    /// The registry that this service belongs to.
-    pub fn services(&self) -> ServiceRegistry {
-        self.registry.clone()
-    }
-
-    fn is_over(&self, control: &Control) -> bool {
-        control.stop.is_some() || control.ending || control.life != self.life
+    fn is_over(&self, state: &RuntimeState) -> bool {
+        let status = &state.status;
+        state.requests.stop.is_some()
+            || !status.is_running()
+            || status.is_ending()
+            || status.incarnation != self.incarnation
     }
 
     /// The future's output, or `None` where the service is told to stop first.
@@ -158,6 +159,6 @@ impl Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("service_id", &self.entry.id).field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("Context").field("service_id", &self.service.id).field("run", &self.run).finish_non_exhaustive()
     }
 }

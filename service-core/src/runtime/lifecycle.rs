@@ -5,12 +5,13 @@
 //! once, however it ends. An error, a panic and a timeout are failures: counted, logged with their causes, answered by
 //! `on_failure`. After a panic the instance is cleaned up and a fresh one is built.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::runtime::context::Context;
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, Recovery};
 use crate::service::literal::Literal;
 use crate::service::outcome::Outcome;
@@ -52,6 +53,39 @@ pub trait Lifecycle: Send + 'static {
     }
     fn __cleanup_blocking(&mut self, _cx: &Context) -> Result<()> {
         Ok(())
+    }
+}
+
+/// What a closure that builds instances may return: the service, or `Result<S, E>`.
+#[diagnostic::on_unimplemented(
+    message = "a closure that builds instances cannot return `{Self}`",
+    label = "not a service",
+    note = "return the service or `Result<S, E>`, where `E` converts into a boxed error"
+)]
+pub trait IntoService: 'static {
+    /// The type of the service.
+    type Service: Service;
+
+    /// The service, or why it could not be built.
+    #[doc(hidden)]
+    fn into_service(self) -> Result<Self::Service>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: Service> IntoService for S {
+    type Service = S;
+
+    fn into_service(self) -> Result<S> {
+        Ok(self)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: Service, E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoService for std::result::Result<S, E> {
+    type Service = S;
+
+    fn into_service(self) -> Result<S> {
+        self.map_err(Error::new)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::service::failure::{Failure, FailureKind, Recovery};
 
 /// What the supervisor does after a failed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     /// As if it had not happened: the next regular run.
     Regular,
     /// Run again after this long.
@@ -37,27 +37,31 @@ pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: 
         retry_delay: retry_delay(options, count),
         recovery,
     };
-    if judge(&failure, recovery) == Verdict::Fail {
+    if decide(&failure, recovery) == Decision::Fail {
         failure.recovery = Recovery::Fail;
     }
     failure
 }
 
 /// The limit holds whatever was answered: past `max_failures` a retry is a failure for good.
-pub(crate) fn judge(failure: &Failure, recovery: Recovery) -> Verdict {
+pub(crate) fn decide(failure: &Failure, recovery: Recovery) -> Decision {
     let past_limit = failure.count > failure.max_failures;
     match recovery {
-        Recovery::Retry | Recovery::RetryAfter(_) if past_limit => Verdict::Fail,
-        Recovery::Retry => Verdict::Retry(failure.retry_delay),
-        Recovery::RetryAfter(delay) => Verdict::Retry(delay),
-        Recovery::Ignore => Verdict::Regular,
-        Recovery::Stop => Verdict::Stop,
-        Recovery::Fail => Verdict::Fail,
+        Recovery::Retry | Recovery::RetryAfter(_) if past_limit => Decision::Fail,
+        Recovery::Retry => Decision::Retry(failure.retry_delay),
+        Recovery::RetryAfter(delay) => Decision::Retry(delay),
+        Recovery::Ignore => Decision::Regular,
+        Recovery::Stop => Decision::Stop,
+        Recovery::Fail => Decision::Fail,
     }
 }
 
 /// `retry_delay` times `retry_backoff` for each further failure, at most `max_retry_delay`.
 fn retry_delay(options: &Options, count: u32) -> Duration {
+    if options.retry_delay.is_zero() {
+        // The factor may become infinite, and zero times infinity is not a number.
+        return Duration::ZERO;
+    }
     let exponent = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
     let seconds = options.retry_delay.as_secs_f64() * options.retry_backoff.powi(exponent);
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(options.max_retry_delay)
@@ -99,19 +103,19 @@ mod tests {
     fn what_follows_a_failure() {
         let wait = options().retry_delay;
         let table = [
-            (0, Recovery::Retry, Verdict::Retry(wait)),
-            (MAX - 1, Recovery::Retry, Verdict::Retry(wait)),
-            (MAX, Recovery::Retry, Verdict::Fail),
-            (MAX, Recovery::RetryAfter(secs(1)), Verdict::Fail),
-            (0, Recovery::RetryAfter(secs(9_999)), Verdict::Retry(secs(9_999))),
-            (MAX, Recovery::Ignore, Verdict::Regular),
-            (MAX, Recovery::Stop, Verdict::Stop),
-            (0, Recovery::Stop, Verdict::Stop),
-            (0, Recovery::Fail, Verdict::Fail),
+            (0, Recovery::Retry, Decision::Retry(wait)),
+            (MAX - 1, Recovery::Retry, Decision::Retry(wait)),
+            (MAX, Recovery::Retry, Decision::Fail),
+            (MAX, Recovery::RetryAfter(secs(1)), Decision::Fail),
+            (0, Recovery::RetryAfter(secs(9_999)), Decision::Retry(secs(9_999))),
+            (MAX, Recovery::Ignore, Decision::Regular),
+            (MAX, Recovery::Stop, Decision::Stop),
+            (0, Recovery::Stop, Decision::Stop),
+            (0, Recovery::Fail, Decision::Fail),
         ];
         for (before, recovery, verdict) in table {
             let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"));
-            assert_eq!(judge(&failure, recovery), verdict, "{before} before, {recovery:?}");
+            assert_eq!(decide(&failure, recovery), verdict, "{before} before, {recovery:?}");
         }
     }
 
@@ -137,6 +141,10 @@ mod tests {
         let waits: Vec<u64> = (1..=5).map(|n| retry_delay(&options, n).as_secs()).collect();
         assert_eq!(waits, [5, 10, 20, 30, 30]);
         assert_eq!(retry_delay(&options, u32::MAX), secs(30));
+        let at_once = Options { retry_delay: Duration::ZERO, ..options };
+        for count in [1, 2, 1_025, u32::MAX] {
+            assert_eq!(retry_delay(&at_once, count), Duration::ZERO, "failure {count}");
+        }
     }
 
     #[test]

@@ -76,7 +76,6 @@ mod fires {
         None
     }
 
-    #[cfg(feature = "database")]
     pub(crate) fn missed(_: &CronSchedule, _: SystemTime, _: SystemTime, _: usize) -> Vec<SystemTime> {
         Vec::new()
     }
@@ -84,7 +83,6 @@ mod fires {
 
 #[cfg(feature = "cron")]
 mod fires {
-    #[cfg(feature = "database")]
     use chrono::TimeDelta;
     use chrono::{DateTime, TimeZone, Utc};
     use chrono_tz::Tz;
@@ -142,7 +140,6 @@ mod fires {
     }
 
     /// The fires after `since`, up to `until`: the latest `most` of them, in their order.
-    #[cfg(feature = "database")]
     pub(crate) fn missed(
         schedule: &CronSchedule,
         since: SystemTime,
@@ -207,17 +204,15 @@ mod fires {
     }
 }
 
-#[cfg(feature = "database")]
 pub(crate) use fires::missed;
 pub(crate) use fires::{check, next};
 
 /// Of what was missed while the process was down, `catch_up = "all"` makes up the latest so many.
-#[cfg(feature = "database")]
 pub(crate) const MOST_MISSED: usize = 1000;
 
 /// A fire that is waited for. Knows no clock: what it shows is told at each look.
 #[derive(Debug, Default)]
-pub(crate) struct WallPlan {
+pub(crate) struct CronTimer {
     fire: Option<SystemTime>,
     /// When it was last found to be the next one. From then on the clock only has to go forward for it to stay so.
     found: Option<SystemTime>,
@@ -225,18 +220,16 @@ pub(crate) struct WallPlan {
     /// The latest fire that was run.
     served: Option<SystemTime>,
     /// Fires that were missed while the process was down, and are made up; the first comes first.
-    owed: VecDeque<SystemTime>,
+    missed: VecDeque<SystemTime>,
     /// The fire that is being run, or tried again.
-    in_hand: Option<SystemTime>,
+    in_run: Option<SystemTime>,
     /// While missed fires are made up: up to when.
-    #[cfg(feature = "database")]
     made_up_to: Option<SystemTime>,
     /// The latest fire whose run ended well and that is not written down, and whether that was told.
-    #[cfg(feature = "database")]
-    unwritten: Option<(SystemTime, bool)>,
+    unrecorded: Option<(SystemTime, bool)>,
 }
 
-impl WallPlan {
+impl CronTimer {
     /// Plans the first fire after `now`, and after the last that was run; one whose jitter is running stays planned.
     pub(crate) fn plan(&mut self, schedule: &CronSchedule, now: SystemTime, jitter: Duration) {
         let pending =
@@ -271,72 +264,64 @@ impl WallPlan {
     /// The fire is run.
     pub(crate) fn serve(&mut self) {
         self.served = self.fire;
-        self.in_hand = self.fire;
+        self.in_run = self.fire;
     }
 
     /// Everything up to this fire was served by an earlier process, or an earlier life of the service.
-    #[cfg(feature = "database")]
     pub(crate) fn served_before(&mut self, last: SystemTime) {
         self.made_up_to = Some(last);
     }
 
-    /// Up to when nothing is owed, as long as missed fires are made up.
-    #[cfg(feature = "database")]
+    /// Up to when nothing is missed, as long as missed fires are made up.
     pub(crate) fn made_up_to(&self) -> Option<SystemTime> {
         self.made_up_to
     }
 
-    #[cfg(feature = "database")]
     pub(crate) fn all_made_up(&mut self) {
         self.made_up_to = None;
     }
 
     /// These were missed.
-    #[cfg(feature = "database")]
-    pub(crate) fn owe(&mut self, missed: Vec<SystemTime>) {
+    pub(crate) fn backfill(&mut self, missed: Vec<SystemTime>) {
         self.made_up_to = missed.last().copied();
         // Nor does the schedule fire for it again.
         self.served = self.made_up_to;
-        self.owed = missed.into();
+        self.missed = missed.into();
     }
 
-    pub(crate) fn owes(&self) -> bool {
-        !self.owed.is_empty()
+    pub(crate) fn has_missed(&self) -> bool {
+        !self.missed.is_empty()
     }
 
     /// A missed fire is run.
     pub(crate) fn serve_missed(&mut self) {
-        self.in_hand = self.owed.pop_front();
+        self.in_run = self.missed.pop_front();
     }
 
     /// The run of the fire in hand has ended well.
-    #[cfg(feature = "database")]
     pub(crate) fn done(&mut self) {
-        if let Some(fire) = self.in_hand.take() {
-            let told = self.unwritten.is_some_and(|(_, told)| told);
-            self.unwritten = Some((fire, told));
+        if let Some(fire) = self.in_run.take() {
+            let told = self.unrecorded.is_some_and(|(_, told)| told);
+            self.unrecorded = Some((fire, told));
         }
     }
 
-    #[cfg(feature = "database")]
-    pub(crate) fn unwritten(&self) -> Option<SystemTime> {
-        self.unwritten.map(|(fire, _)| fire)
+    pub(crate) fn unrecorded(&self) -> Option<SystemTime> {
+        self.unrecorded.map(|(fire, _)| fire)
     }
 
     /// This fire is written down.
-    #[cfg(feature = "database")]
-    pub(crate) fn written(&mut self, fire: SystemTime) {
-        self.unwritten = self.unwritten.filter(|(later, _)| *later != fire);
+    pub(crate) fn recorded(&mut self, fire: SystemTime) {
+        self.unrecorded = self.unrecorded.filter(|(later, _)| *later != fire);
     }
 
     /// Says whether that is news.
-    #[cfg(feature = "database")]
-    pub(crate) fn could_not_write(&mut self) -> bool {
-        self.unwritten.as_mut().is_some_and(|(_, told)| !std::mem::replace(told, true))
+    pub(crate) fn could_not_record(&mut self) -> bool {
+        self.unrecorded.as_mut().is_some_and(|(_, told)| !std::mem::replace(told, true))
     }
 
     /// How long to wait before the clock is looked at again.
-    pub(crate) fn until_next_look(&self, now: SystemTime) -> Duration {
+    pub(crate) fn until_next_check(&self, now: SystemTime) -> Duration {
         let at = self.fire.map(|fire| fire + self.jitter);
         at.map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
     }

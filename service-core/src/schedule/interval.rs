@@ -50,7 +50,7 @@ impl Grid {
     }
 
     /// Comes up to the last run's start on the grid as it was, before its interval changes.
-    pub(crate) fn settle(&mut self, every: Duration, started: Instant) {
+    pub(crate) fn advance_to(&mut self, every: Duration, started: Instant) {
         if started >= self.slot {
             self.slot = latest_point(self.slot, every, started);
         }

@@ -6,10 +6,9 @@
 //!
 //! A real database and a paused clock do not mix by themselves; a bed that is given a database holds the clock (`held`).
 
-pub(crate) mod virtual_clock;
+mod virtual_clock;
 
-use std::sync::Mutex;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -21,9 +20,12 @@ use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::runtime::clock::Clock;
 use crate::runtime::context::Context;
-use crate::runtime::lifecycle::Service;
+use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::lifecycle::{IntoService, Service};
+use crate::runtime::registration::{RegisteredService, Registration};
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
+use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
 
 /// A registry for tests: no discovered services, no environment and no configuration file, jitter from a fixed seed.
 ///
@@ -52,8 +54,9 @@ use crate::service::outcome::{Outcome, RunReport};
 #[derive(Debug)]
 pub struct TestBed {
     stage: Mutex<Stage>,
+    clock: TestClock,
     /// Where there is a database and the clock is paused.
-    hold: Mutex<Option<virtual_clock::Hold>>,
+    held: Mutex<Option<HeldClock>>,
 }
 
 /// A bed is made before its first service starts, and fixed from then on.
@@ -76,15 +79,16 @@ impl TestBed {
     pub fn at(wall: impl Into<SystemTime>) -> Self {
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs::default());
-        builder.clock = Clock::fixed(wall.into(), Instant::now());
+        let clock = TestClock::at(wall.into());
+        builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
-        Self { stage: Mutex::new(Stage::Making(Box::new(builder))), hold: Mutex::default() }
+        Self { stage: Mutex::new(Stage::Making(Box::new(builder))), clock, held: Mutex::default() }
     }
 
     /// Sets the wall clock of the running bed, as a time server or an operator would; tokio's clock, on which everything
     /// but cron waits, goes on as it was. Forward, it is also what a machine sees that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
-        self.services().await.inner.hub.clock.set(wall.into());
+        self.clock.set(wall.into());
     }
 
     /// A value that services share: `cx.state::<T>()`.
@@ -123,34 +127,31 @@ impl TestBed {
     /// Anything else that the builder has.
     #[must_use]
     pub fn with(self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
-        let stage = self.stage.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Stage::Making(builder) = stage else {
+        self.change(change);
+        self
+    }
+
+    /// From now on time moves only where the bed moves it: in [`run_for`](Self::run_for), and while calls on handles are
+    /// awaited. Does nothing where tokio's clock is not paused.
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) async fn hold_clock(&self) {
+        let held = HeldClock::hold().await;
+        if held.is_some() {
+            self.change(|mut builder| {
+                builder.virtual_time = Some(Arc::new(HeldTime));
+                builder
+            });
+        }
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// Changes the builder of a bed whose first service has not started.
+    pub(crate) fn change(&self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) {
+        let mut stage = self.lock();
+        let Stage::Making(builder) = std::mem::replace(&mut *stage, Stage::Between) else {
             panic!("the bed is made before its first service is started");
         };
-        Self { stage: Mutex::new(Stage::Making(Box::new(change(*builder)))), hold: self.hold }
-    }
-
-    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed holds
-    /// a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere else.
-    #[cfg(feature = "sqlite")]
-    pub async fn sqlite(&self) -> sea_orm::DatabaseConnection {
-        self.database_url("sqlite::memory:").await
-    }
-
-    /// As `sqlite`, with the database at this URL.
-    #[cfg(feature = "database")]
-    pub async fn database_url(&self, url: impl AsRef<str>) -> sea_orm::DatabaseConnection {
-        let hold = virtual_clock::Hold::new().await;
-        let is_held = hold.is_some();
-        *self.hold.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = hold;
-        let db = crate::database::connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
-        let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
-        let Stage::Making(mut builder) = stage else {
-            panic!("the bed is given its database before its first service is started");
-        };
-        builder.clock_is_held = is_held;
-        *self.lock() = Stage::Making(Box::new(builder.database(db.clone())));
-        db
+        *stage = Stage::Making(Box::new(change(*builder)));
     }
 
     /// Starts a service that is built by its `configure`, or `Default`, under the id of its attribute (and, where that is
@@ -168,10 +169,13 @@ impl TestBed {
         self.launch(services.register(&id, service).await).await
     }
 
-    /// Starts a service that is built by a closure.
-    pub async fn start_fn<S: Service>(&self, build: impl Fn() -> S + Send + Sync + 'static) -> ServiceHandle {
+    /// Starts a service that is built by a closure, of the forms of [`RegistryBuilder::service_fn`].
+    pub async fn start_fn<Form, F>(&self, build: F) -> ServiceHandle
+    where
+        F: InstanceFn<Form, Out: IntoService>,
+    {
         let services = self.services().await;
-        let id = free_id::<S>(&services);
+        let id = free_id::<<F::Out as IntoService>::Service>(&services);
         self.launch(services.register_fn(&id, build).await).await
     }
 
@@ -200,55 +204,46 @@ impl TestBed {
     /// Lets this much time pass, and everything happen that is due until then and at that moment.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
-        if services.inner.hub.clock_is_held {
-            return virtual_clock::run_for(&services, duration).await;
+        let inner = &services.inner;
+        if inner.virtual_time.is_some() {
+            return virtual_clock::run_for(&inner.services, &*inner.extension, duration).await;
         }
         tokio::time::sleep(duration).await;
         // What is due at this very moment may stand behind this task in the queue.
-        for _ in 0..10_000 {
-            if !services.inner.hub.drivers.are_behind() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..64 {
-            tokio::task::yield_now().await;
-        }
+        virtual_clock::settle(&inner.services).await;
     }
 
     /// One run of an instance, without a loop around it: no schedule, no retry, no timeout.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
-        let id = free_id::<S>(&services);
-        let planned = crate::registry::builder::Planned::without_instance::<S>(&id);
-        let entry = planned
-            .entry(&services.inner.hub, &services.inner.sources)
+        let inner = &services.inner;
+        let registration = Registration::of_instance::<S>(&free_id::<S>(&services));
+        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources)
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
-        let cx = Context { entry: entry.into(), registry: services.clone(), life: 0, run: 1 };
+        inner.extension.registered(&inner.services, &registered.inner);
+        let incarnation = registered.inner.update(|state| {
+            state.status.begin();
+            state.status.incarnation
+        });
+        let cx = Context { service: registered.inner, registry: inner.clone(), incarnation, run: 1 };
         let started = Instant::now();
         let run = async {
             let result = if service.__shape().blocking_update {
                 update_blocking(service, &cx)
             } else {
-                let mut update = service.__update(&cx);
-                std::future::poll_fn(|task| match panic::catch(|| update.as_mut().poll(task)) {
-                    Caught::Returned(poll) => poll,
-                    Caught::Panicked(message) => Poll::Ready(Err(Error::msg(format!("panicked: {message}")))),
-                })
-                .await
+                let update = service.__update(&cx);
+                flatten(panic::catch_future(update).await)
             };
-            // What the run left to settle in the database is settled, as after any run.
-            #[cfg(feature = "database")]
-            if let Some(access) = cx.entry.in_debt() {
-                let why = result.as_ref().err().map(|error| format!("{error:#}"));
-                access
-                    .run_ended(why.as_deref())
-                    .await
-                    .unwrap_or_else(|error| panic!("the run cannot be settled in the database: {error:?}"));
-            }
+            // What the run left open is settled, as after any run.
+            let why = result.as_ref().err().map(|error| format!("{error:#}"));
+            inner
+                .extension
+                .settle(&cx.service, why.as_deref())
+                .await
+                .unwrap_or_else(|error| panic!("the run cannot be settled: {error:?}"));
             result
         };
-        let result = if services.inner.hub.clock_is_held { virtual_clock::stepping(run).await } else { run.await };
+        let result = if inner.virtual_time.is_some() { virtual_clock::stepping(run).await } else { run.await };
         let duration = started.elapsed();
         match result {
             Ok(outcome) => RunReport { outcome, error: None, duration },
@@ -256,8 +251,8 @@ impl TestBed {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -277,10 +272,13 @@ fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<O
         };
         scope.spawn(run).join()
     });
-    match ran {
-        Ok(Caught::Returned(result)) => result,
-        Ok(Caught::Panicked(message)) => Err(Error::msg(format!("panicked: {message}"))),
-        Err(_) => Err(Error::msg("panicked")),
+    ran.map_or_else(|_| Err(Error::msg("panicked")), flatten)
+}
+
+fn flatten(caught: Caught<crate::Result<Outcome>>) -> crate::Result<Outcome> {
+    match caught {
+        Caught::Returned(result) => result,
+        Caught::Panicked(message) => Err(Error::msg(format!("panicked: {message}"))),
     }
 }
 

@@ -272,7 +272,7 @@ mod with_the_feature {
     #[test]
     fn a_clock_that_is_set_back_a_little_fires_nothing_twice() {
         let daily = schedule("0 3 * * *", "UTC");
-        let mut plan = WallPlan::default();
+        let mut plan = CronTimer::default();
         plan.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
         assert!(!plan.is_due(at("2026-01-01 02:59:59")) && plan.is_due(at("2026-01-01 03:00:00")));
         plan.serve();
@@ -288,11 +288,11 @@ mod with_the_feature {
     #[test]
     fn a_fire_whose_jitter_runs_stays_planned() {
         let hourly = schedule("0 * * * *", "UTC");
-        let mut plan = WallPlan::default();
+        let mut plan = CronTimer::default();
         plan.plan(&hourly, at("2026-01-01 02:30:00"), Duration::from_secs(600));
         plan.plan(&hourly, at("2026-01-01 03:05:00"), Duration::ZERO);
         assert!(!plan.is_due(at("2026-01-01 03:09:59")) && plan.is_due(at("2026-01-01 03:10:00")));
-        assert_eq!(plan.until_next_look(at("2026-01-01 03:05:00")), Duration::from_secs(60));
-        assert_eq!(plan.until_next_look(at("2026-01-01 03:09:50")), Duration::from_secs(10));
+        assert_eq!(plan.until_next_check(at("2026-01-01 03:05:00")), Duration::from_secs(60));
+        assert_eq!(plan.until_next_check(at("2026-01-01 03:09:50")), Duration::from_secs(10));
     }
 }

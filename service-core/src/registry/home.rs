@@ -1,0 +1,42 @@
+//! [`Home`]: the runtime on which all services of a registry run, whoever starts them.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::service::error::Result;
+
+/// The runtime that the registry was first started on; when that has shut down, the next one that starts something.
+#[derive(Debug, Default)]
+pub(crate) struct Home(Mutex<Option<Runtime>>);
+
+#[derive(Debug)]
+struct Runtime {
+    handle: Handle,
+    /// A task that waits for ever: it has finished when the runtime has shut down.
+    canary: JoinHandle<()>,
+}
+
+impl Home {
+    /// The runtime, which is the caller's where there is none yet.
+    ///
+    /// # Errors
+    /// There is none, and the caller is not on one either.
+    pub(crate) fn handle(&self) -> Result<Handle> {
+        let mut home = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = home.as_ref().filter(|runtime| !runtime.canary.is_finished()) {
+            return Ok(runtime.handle.clone());
+        }
+        let handle = Handle::try_current()?;
+        let canary = handle.spawn(std::future::pending());
+        *home = Some(Runtime { handle: handle.clone(), canary });
+        Ok(handle)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.canary.abort();
+    }
+}

@@ -1,0 +1,133 @@
+//! [`Session`]: from a start of the registry to the end of its shutdown.
+//!
+//! Everyone who waits for a shutdown holds the session it belongs to, so a start that follows at once takes no result from
+//! them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::service::error::Result;
+
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    state: Mutex<State>,
+    /// Futures that wait for the end of this session, and so for signals.
+    waiting: AtomicUsize,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// When the first signal arrived.
+    signalled: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Open,
+    Closing,
+    Closed(Result<()>),
+}
+
+impl Session {
+    /// Begins the shutdown. `false`: it had begun before.
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.lock();
+        let begins = matches!(state.phase, Phase::Open);
+        if begins {
+            state.phase = Phase::Closing;
+            self.changed.notify_waiters();
+        }
+        begins
+    }
+
+    /// The shutdown has finished.
+    pub(crate) fn finish(&self, result: Result<()>) {
+        self.lock().phase = Phase::Closed(result);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.lock().phase, Phase::Open)
+    }
+
+    /// Whether a shutdown is under way: nothing new starts.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.lock().phase, Phase::Closing)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.lock().phase, Phase::Closed(_))
+    }
+
+    /// A signal has arrived. Returns when the first one of this session did, if this is not the first.
+    pub(crate) fn signal(&self) -> Option<Instant> {
+        let mut state = self.lock();
+        let earlier = state.signalled;
+        state.signalled.get_or_insert_with(Instant::now);
+        self.changed.notify_waiters();
+        earlier
+    }
+
+    pub(crate) fn is_signalled(&self) -> bool {
+        self.lock().signalled.is_some()
+    }
+
+    /// Whether somebody waits for the end of this session.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Counts the caller among those who wait for the end of this session, until the guard is dropped.
+    pub(crate) fn wait_guard(&self) -> WaitGuard<'_> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        WaitGuard(self)
+    }
+
+    /// Waits for the first signal.
+    pub(crate) async fn signalled(&self) {
+        self.until(|state| state.signalled.map(drop)).await
+    }
+
+    /// Waits until a shutdown begins.
+    pub(crate) async fn closing(&self) {
+        self.until(|state| (!matches!(state.phase, Phase::Open)).then_some(())).await
+    }
+
+    /// Waits until the shutdown has finished.
+    pub(crate) async fn closed(&self) -> Result<()> {
+        self.until(|state| match &state.phase {
+            Phase::Closed(result) => Some(result.clone()),
+            Phase::Open | Phase::Closing => None,
+        })
+        .await
+    }
+
+    async fn until<T>(&self, reached: impl Fn(&State) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = reached(&self.lock()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits for the end of a session.
+pub(crate) struct WaitGuard<'a>(&'a Session);
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}

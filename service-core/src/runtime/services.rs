@@ -1,0 +1,137 @@
+//! [`Services`]: the registered services of one registry, by id, and what they share.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::config::Sources;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::shared::Shared;
+use crate::service::state::ServiceState;
+
+pub(crate) struct Services {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sources: Sources,
+    list: RwLock<BTreeSet<ById>>,
+}
+
+/// The services that a start waits for.
+pub(crate) struct NotReady {
+    pub(crate) ids: Vec<Arc<str>>,
+    /// None of them is starting, so waiting for the start makes no sense.
+    pub(crate) none_starting: bool,
+}
+
+impl Services {
+    pub(crate) fn new(shared: Arc<Shared>, sources: Sources) -> Self {
+        Self { shared, sources, list: RwLock::default() }
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
+        self.read().get(id).map(|known| known.0.clone())
+    }
+
+    /// All of them, sorted by id.
+    pub(crate) fn all(&self) -> Vec<Arc<RegisteredService>> {
+        self.read().iter().map(|known| known.0.clone()).collect()
+    }
+
+    /// Adds a service if `check`, which sees all others, finds nothing wrong.
+    ///
+    /// # Errors
+    /// What `check` returns; and, with the service that has it, that the id is taken.
+    pub(crate) fn insert<E>(
+        &self,
+        service: Arc<RegisteredService>,
+        check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<(), E>,
+        taken: impl FnOnce(&RegisteredService) -> E,
+    ) -> Result<(), E> {
+        let mut list = self.write();
+        if let Some(ById(other)) = list.get(&**service.id()) {
+            return Err(taken(other));
+        }
+        // The list of all is only made for a service that depends on some.
+        if !service.inner.lock().requests.options.depends_on.is_empty() {
+            check(&list.iter().map(|known| known.0.clone()).collect::<Vec<_>>())?;
+        }
+        list.insert(ById(service));
+        Ok(())
+    }
+
+    /// Adds services that have been checked together.
+    pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
+        self.write().extend(services.into_iter().map(ById));
+    }
+
+    /// Removes this service, if `may_go` agrees while nobody can register or start it. `false`: it is not on the list.
+    pub(crate) fn remove(&self, service: &Arc<RegisteredService>, may_go: impl FnOnce() -> bool) -> Option<bool> {
+        let mut list = self.write();
+        // The id may have been registered again.
+        let found = list.get(&**service.id()).is_some_and(|ById(known)| Arc::ptr_eq(known, service));
+        if !found {
+            return None;
+        }
+        let goes = may_go();
+        if goes {
+            list.remove(&**service.id());
+        }
+        Some(goes)
+    }
+
+    /// Which of these services are not ready.
+    pub(crate) fn not_ready(&self, ids: &[String]) -> NotReady {
+        let mut not_ready = NotReady { ids: Vec::new(), none_starting: true };
+        for id in ids {
+            let found = self.get(id);
+            let (ready, starting) = found.map_or((false, false), |service| {
+                let state = service.inner.lock();
+                let is_up = matches!(state.state(), ServiceState::Running | ServiceState::Paused);
+                let starting = state.state() == ServiceState::Starting && !state.status.start_resolved;
+                (is_up && state.status.ready, starting)
+            });
+            if !ready {
+                not_ready.none_starting &= !starting;
+                not_ready.ids.push(Arc::from(id.as_str()));
+            }
+        }
+        not_ready
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeSet<ById>> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeSet<ById>> {
+        self.list.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A service on the list: ordered, and found, by its id.
+struct ById(Arc<RegisteredService>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        self.0.id()
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id().cmp(other.0.id())
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id() == other.0.id()
+    }
+}
+
+impl Eq for ById {}

@@ -1,0 +1,178 @@
+//! [`Status`]: what a service does and did. Only its loop writes it, and the launcher that makes the status a loop begins with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::schedule::{Grid, later};
+use crate::service::error::Error;
+use crate::service::outcome::Outcome;
+
+/// Why a loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Stopped,
+    Failed,
+}
+
+/// What the service does now. One of these excludes the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// Never started.
+    Created,
+    /// Waits for its dependencies, its first instance or its next regular run.
+    Waiting,
+    /// Waits for a retry.
+    BackingOff,
+    /// A run is in flight.
+    InRun,
+    /// The loop has decided to end; the instance is being cleaned up.
+    Ending(Exit),
+    /// The loop has ended.
+    Ended(Exit),
+}
+
+/// Why a service is not simply waiting for its next run.
+#[derive(Clone, Debug)]
+pub(crate) enum WaitReason {
+    /// These services are not ready yet.
+    Dependencies(Box<[Arc<str>]>),
+    /// A blocking run that timed out has not returned.
+    BlockingRun,
+    /// The service failed, and `restart` gives it a fresh instance.
+    Restart,
+    /// The last failure may come from an outage; the end of the outage ends the wait.
+    Outage,
+}
+
+/// The state that a service's loop writes and everyone reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    /// Starts so far; tells one loop of the service from the next.
+    pub(crate) incarnation: u32,
+    pub(crate) activity: Activity,
+    /// The first instance of this incarnation has been built.
+    pub(crate) ready: bool,
+    /// The start has come to a result: the service is ready, or its first attempt has failed.
+    pub(crate) start_resolved: bool,
+    /// Consecutive failures.
+    pub(crate) failures: u32,
+    pub(crate) next_due: Option<Instant>,
+    /// The loop waits for `next_due` or a request, and for nothing else.
+    pub(crate) at_rest: bool,
+    /// The grid of its schedule; before the service is ready, the moment its start began.
+    pub(crate) grid: Grid,
+    pub(crate) wait_reason: Option<Box<WaitReason>>,
+    /// The latest error; it stays after a success.
+    pub(crate) last_error: Option<Error>,
+    pub(crate) stats: Stats,
+}
+
+/// What a service did since it was registered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) runs: u64,
+    pub(crate) processed: u64,
+    pub(crate) errors: u64,
+    pub(crate) restarts: u64,
+    pub(crate) last_started: Option<Instant>,
+    pub(crate) last_duration: Duration,
+    /// Moving average of the durations of successful runs; zero before the first.
+    pub(crate) mean_duration: Duration,
+}
+
+impl Status {
+    /// The status of a service that was never started.
+    pub(crate) fn created() -> Self {
+        Self {
+            incarnation: 0,
+            activity: Activity::Created,
+            ready: false,
+            start_resolved: false,
+            failures: 0,
+            next_due: None,
+            at_rest: false,
+            grid: Grid::new(Instant::now()),
+            wait_reason: None,
+            last_error: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Begins the next incarnation. Totals and the last error stay.
+    pub(crate) fn begin(&mut self) {
+        *self = Self {
+            incarnation: self.incarnation.wrapping_add(1),
+            activity: Activity::Waiting,
+            last_error: self.last_error.take(),
+            stats: std::mem::take(&mut self.stats),
+            ..Self::created()
+        };
+    }
+
+    /// Whether a loop runs the service.
+    pub(crate) fn is_running(&self) -> bool {
+        !matches!(self.activity, Activity::Created | Activity::Ended(_))
+    }
+
+    /// Whether the loop has decided to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.activity, Activity::Ending(_))
+    }
+
+    pub(crate) fn in_run(&self) -> bool {
+        self.activity == Activity::InRun
+    }
+
+    pub(crate) fn is_backing_off(&self) -> bool {
+        self.activity == Activity::BackingOff
+    }
+
+    /// A run begins: its number.
+    pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
+        self.activity = Activity::InRun;
+        self.next_due = None;
+        self.wait_reason = None;
+        self.stats.runs += 1;
+        self.stats.last_started = Some(now);
+        self.stats.runs
+    }
+
+    /// The run in flight succeeded: when it began and how long it took.
+    pub(crate) fn end_run(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration) {
+        let started = self.stats.last_started.unwrap_or(ended);
+        let duration = ended.duration_since(started);
+        self.activity = Activity::Waiting;
+        self.failures = 0;
+        self.stats.last_duration = duration;
+        self.stats.processed = self.stats.processed.saturating_add(outcome.processed);
+        self.stats.learn(duration);
+        (started, duration)
+    }
+
+    /// The run in flight failed, or (without a duration) an instance could not be built. Returns the error that this one
+    /// replaces: it is the user's, and must be dropped outside the lock.
+    #[must_use]
+    pub(crate) fn end_failed(&mut self, error: &Error, duration: Option<Duration>) -> Option<Error> {
+        if self.in_run() {
+            self.activity = Activity::Waiting;
+        }
+        self.stats.errors += 1;
+        if let Some(duration) = duration {
+            self.stats.last_duration = duration;
+        }
+        self.last_error.replace(error.clone())
+    }
+}
+
+impl Stats {
+    fn learn(&mut self, duration: Duration) {
+        let mean = self.mean_duration;
+        self.mean_duration = if mean.is_zero() { duration } else { (mean * 4 + duration) / 5 };
+    }
+
+    pub(crate) fn last_ended(&self) -> Option<Instant> {
+        self.last_started.map(|started| later(started, self.last_duration))
+    }
+}
