@@ -4,31 +4,20 @@
 //! (with `forward` for the calls of the user's methods).
 //! The user's item comes out first and untouched, also when something is wrong with it.
 
-mod args;
-mod cron;
 mod diagnostics;
 mod expand;
-mod forward;
-mod item;
-mod keys;
-mod methods;
 mod model;
-mod names;
-mod near;
-mod units;
+mod parse;
 mod validate;
-mod value;
 mod work_item;
-mod work_item_args;
-mod work_item_columns;
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use args::Args;
 use diagnostics::Mistakes;
-use item::Item;
 use model::Model;
+use parse::args::Args;
+use parse::item::Item;
 
 #[allow(missing_docs, reason = "documented where service-core re-exports it")]
 #[proc_macro_attribute]

@@ -10,10 +10,10 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
 
-use crate::args::{Args, Dependency, Value};
-use crate::item::{Function, Impl};
-use crate::names;
-use crate::near::Hint;
+use crate::parse::args::{Args, Dependency, Value};
+use crate::parse::item::{Function, Impl};
+use crate::parse::names;
+use crate::validate::near::Hint;
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,

@@ -4,13 +4,14 @@
 //! what a method takes and returns, whether its future is `Send`) bears the span of the user's own word, so that the
 //! error is shown there; everything else bears the attribute's.
 
+mod forward;
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::args::Dependency;
-use crate::forward;
 use crate::model::{Lifecycle, Literal, Model, Subject};
+use crate::parse::args::Dependency;
 
 /// The traits' impls, the descriptor and its place on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {

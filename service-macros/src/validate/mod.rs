@@ -1,16 +1,18 @@
 //! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
 
+pub(crate) mod methods;
+pub(crate) mod near;
+
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Error, GenericArgument, GenericParam, PathArguments, Signature, Type};
 
-use crate::args::{Args, Dependency};
 use crate::diagnostics::Mistakes;
-use crate::item::{Function, Impl};
-use crate::methods;
 use crate::model::{Literal, Model, Subject};
-use crate::names;
+use crate::parse::args::{Args, Dependency};
+use crate::parse::item::{Function, Impl};
+use crate::parse::names;
 
 /// Rules about keys that stand together.
 pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {

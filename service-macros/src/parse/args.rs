@@ -8,8 +8,8 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use syn::{Error, Path, Type};
 
 use crate::diagnostics::Mistakes;
-use crate::keys::{self, Key};
-use crate::value;
+use crate::parse::keys::{self, Key};
+use crate::parse::value;
 
 /// The arguments, in the order written.
 #[derive(Default)]
@@ -100,7 +100,7 @@ impl Arg {
         match self.value.as_ref()? {
             Value::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
             Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
-            Value::Str(text) => crate::units::duration(text).ok(),
+            Value::Str(text) => crate::parse::units::duration(text).ok(),
             _ => None,
         }
     }

@@ -8,9 +8,9 @@ use syn::{
 };
 
 use crate::diagnostics::Mistakes;
-use crate::item::Impl;
 use crate::model::{Lifecycle, Model};
-use crate::near;
+use crate::parse::item::Impl;
+use crate::validate::near;
 use crate::validate::type_parameter;
 
 pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";

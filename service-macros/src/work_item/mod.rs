@@ -3,15 +3,18 @@
 //! The tricky part is sea-orm's `#[sea_orm::model]`, which puts a model's derives on its `ModelEx` too: there, nothing is
 //! written. After a mistake an impl is written all the same, so that its users are not told a second time.
 
+mod args;
+mod columns;
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, Path};
 
 use crate::diagnostics::Mistakes;
-use crate::names::nearest;
-use crate::work_item_args::{Keys, Named};
-use crate::work_item_columns::{Column, columns, unsuitable};
+use crate::parse::names::nearest;
+use crate::work_item::args::{Keys, Named};
+use crate::work_item::columns::{Column, columns, unsuitable};
 
 /// The derive as a plain function, so that tests can look at what it writes.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
@@ -203,5 +206,4 @@ pub(crate) fn variant(field: &str, span: Span) -> Ident {
 }
 
 #[cfg(test)]
-#[path = "work_item_tests.rs"]
 mod tests;

@@ -5,7 +5,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, DeriveInput, Error, Expr, ExprLit, Lit, Meta, Path, Token};
 
 use crate::diagnostics::Mistakes;
-use crate::names::nearest;
+use crate::parse::names::nearest;
 use crate::work_item::list;
 
 const COLUMNS: [&str; 5] = ["status", "error", "attempts", "available_at", "updated_at"];

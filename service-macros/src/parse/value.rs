@@ -8,10 +8,10 @@ use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Error, Lit, LitInt, LitStr, Path, Token, Type};
 
-use crate::args::{Dependency, Value};
-use crate::item::ungrouped;
-use crate::keys::{self, Key, Kind};
-use crate::{cron, names, units};
+use crate::parse::args::{Dependency, Value};
+use crate::parse::item::ungrouped;
+use crate::parse::keys::{self, Key, Kind};
+use crate::parse::{cron, names, units};
 
 /// What was written, before it is known to be right.
 enum Written {

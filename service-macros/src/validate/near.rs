@@ -8,10 +8,10 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
 
-use crate::item::{Impl, Method};
-use crate::methods::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
 use crate::model::Model;
-use crate::names::{self, distance};
+use crate::parse::item::{Impl, Method};
+use crate::parse::names::{self, distance};
+use crate::validate::methods::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
 
 /// There is no `update`; perhaps there is one of another name.
 pub(crate) fn no_update(item: &Impl) -> Error {
