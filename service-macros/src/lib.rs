@@ -1,7 +1,7 @@
 //! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
 //!
 //! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes
-//! (with `forward` for the calls of the user's methods).
+//! (with `lifecycle_impl` for the calls of the user's methods).
 //! The user's item comes out first and untouched, also when something is wrong with it.
 
 mod diagnostics;
@@ -14,7 +14,7 @@ mod work_item;
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use diagnostics::Mistakes;
+use diagnostics::Diagnostics;
 use model::Model;
 use parse::args::Args;
 use parse::item::Item;
@@ -33,31 +33,31 @@ pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 
 /// The attribute as a plain function, so that tests can look at what it writes.
 fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
-    let mut mistakes = Mistakes::default();
-    let args = Args::parse(args, &mut mistakes);
-    validate::arguments(&args, &mut mistakes);
+    let mut diagnostics = Diagnostics::default();
+    let args = Args::parse(args, &mut diagnostics);
+    validate::arguments(&args, &mut diagnostics);
     let name = args.get("name").map(|arg| arg.span);
 
     let (model, expandable) = match Item::parse(item.clone()) {
         Item::Impl(block) => {
             let mut model = Model::of_impl(&block, args);
-            let expandable = validate::implementation(&block, &mut model, &mut mistakes);
+            let expandable = validate::implementation(&block, &mut model, &mut diagnostics);
             (Some(model), expandable)
         }
         Item::Function(function) => {
-            let expandable = validate::function(&function, &mut mistakes);
+            let expandable = validate::function(&function, &mut diagnostics);
             (Some(Model::of_function(&function, args)), expandable)
         }
         Item::Other { keyword, name } => {
-            mistakes.push(validate::other(&keyword, name.as_ref()));
+            diagnostics.push(validate::other(&keyword, name.as_ref()));
             (None, false)
         }
         Item::Unreadable => (None, false),
     };
     let generated = match &model {
         Some(model) if expandable => {
-            validate::identity(model, name, &mut mistakes);
-            if mistakes.is_empty() && !model.updates.is_empty() {
+            validate::identity(model, name, &mut diagnostics);
+            if diagnostics.is_empty() && !model.updates.is_empty() {
                 expand::service(model)
             } else {
                 expand::fallback(model)
@@ -65,8 +65,8 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
         }
         _ => TokenStream::new(),
     };
-    let mistakes = mistakes.into_compile_errors();
-    quote!(#item #mistakes #generated)
+    let diagnostics = diagnostics.into_compile_errors();
+    quote!(#item #diagnostics #generated)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, T
 use crate::parse::args::{Args, Dependency, Value};
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
-use crate::validate::near::Hint;
+use crate::validate::suggestions::Hint;
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,

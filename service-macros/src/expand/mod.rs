@@ -4,7 +4,7 @@
 //! what a method takes and returns, whether its future is `Send`) bears the span of the user's own word, so that the
 //! error is shown there; everything else bears the attribute's.
 
-mod forward;
+mod lifecycle_impl;
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -157,9 +157,9 @@ fn literal(model: &Model, value: &Literal) -> TokenStream {
 /// `impl Lifecycle`: forwarders to the user's methods, under names that are not in their way.
 fn lifecycle(model: &Model) -> TokenStream {
     let shape = shape(model);
-    let updates = forwarders(&model.updates, |method| forward::update(model, method));
-    let on_failures = forwarders(&model.on_failures, |method| forward::on_failure(model, method));
-    let cleanups = forwarders(&model.cleanups, |method| forward::cleanup(model, method));
+    let updates = forwarders(&model.updates, |method| lifecycle_impl::update(model, method));
+    let on_failures = forwarders(&model.on_failures, |method| lifecycle_impl::on_failure(model, method));
+    let cleanups = forwarders(&model.cleanups, |method| lifecycle_impl::cleanup(model, method));
     implementation(model, "Lifecycle", &quote!(#shape #updates #on_failures #cleanups))
 }
 
@@ -260,7 +260,7 @@ fn build(model: &Model) -> TokenStream {
             #private::Probe::<Self>::BUILD
         }),
     };
-    choose(&model.configures, |method| forward::configure(model, method), by_default)
+    choose(&model.configures, |method| lifecycle_impl::configure(model, method), by_default)
 }
 
 /// The type of the settings that `configure` reads.

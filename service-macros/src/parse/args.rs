@@ -7,7 +7,7 @@ use std::time::Duration;
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use syn::{Error, Path, Type};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::parse::keys::{self, Key};
 use crate::parse::value;
 
@@ -41,12 +41,12 @@ pub(crate) enum Dependency {
 }
 
 impl Args {
-    pub(crate) fn parse(tokens: TokenStream, mistakes: &mut Mistakes) -> Self {
+    pub(crate) fn parse(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Self {
         let mut args = Self::default();
-        for argument in split_at_commas(tokens, mistakes) {
+        for argument in split_at_commas(tokens, diagnostics) {
             match args.argument(argument) {
                 Ok(()) => {}
-                Err(error) => mistakes.push(error),
+                Err(error) => diagnostics.push(error),
             }
         }
         args
@@ -113,13 +113,13 @@ impl Arg {
     }
 }
 
-fn split_at_commas(tokens: TokenStream, mistakes: &mut Mistakes) -> Vec<Vec<TokenTree>> {
+fn split_at_commas(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<Vec<TokenTree>> {
     let mut arguments = vec![Vec::new()];
     for token in tokens {
         match &token {
             TokenTree::Punct(comma) if comma.as_char() == ',' => {
                 if arguments.last().is_some_and(Vec::is_empty) {
-                    mistakes.push(Error::new(comma.span(), "nothing stands before this comma: leave it out"));
+                    diagnostics.push(Error::new(comma.span(), "nothing stands before this comma: leave it out"));
                 } else {
                     arguments.push(Vec::new());
                 }

@@ -13,8 +13,8 @@ use crate::parse::item::ungrouped;
 use crate::parse::keys::{self, Key, Kind};
 use crate::parse::{cron, names, units};
 
-/// What was written, before it is known to be right.
-enum Written {
+/// A value as it was written, before it is known to be right.
+enum RawValue {
     Int(LitInt),
     Float(syn::LitFloat),
     Str(LitStr),
@@ -23,7 +23,7 @@ enum Written {
     Other,
 }
 
-struct Reader<'t> {
+struct ValueParser<'t> {
     key: &'static Key,
     tokens: &'t [TokenTree],
 }
@@ -37,10 +37,10 @@ pub(crate) fn read(key: &'static Key, tokens: &[TokenTree]) -> Result<Value, Err
         let inner: Vec<TokenTree> = group.stream().into_iter().collect();
         return read(key, &inner);
     }
-    Reader { key, tokens }.read()
+    ValueParser { key, tokens }.read()
 }
 
-impl Reader<'_> {
+impl ValueParser<'_> {
     fn read(&self) -> Result<Value, Error> {
         if self.key.kind == Kind::CratePath {
             return self.crate_path();
@@ -51,18 +51,18 @@ impl Reader<'_> {
         {
             return Err(self.negative(number));
         }
-        let written = self.written();
+        let raw = self.raw();
         match self.key.kind {
-            Kind::Name => self.name(&written),
-            Kind::Time { zero } => self.time(&written, zero),
-            Kind::Count => self.count(&written),
-            Kind::Factor => self.factor(&written),
-            Kind::Switch => self.switch(&written),
-            Kind::Choice(words) => self.choice(&written, words),
-            Kind::Cron => self.checked(&written, cron::check),
-            Kind::Zone => self.checked(&written, cron::check_zone),
-            Kind::Rate => self.checked(&written, units::rate),
-            Kind::Services => self.services(&written),
+            Kind::Name => self.name(&raw),
+            Kind::Time { zero } => self.time(&raw, zero),
+            Kind::Count => self.count(&raw),
+            Kind::Factor => self.factor(&raw),
+            Kind::Switch => self.switch(&raw),
+            Kind::Choice(words) => self.choice(&raw, words),
+            Kind::Cron => self.checked(&raw, cron::check),
+            Kind::Zone => self.checked(&raw, cron::check_zone),
+            Kind::Rate => self.checked(&raw, units::rate),
+            Kind::Services => self.services(&raw),
             Kind::CratePath => Err(self.wrong()),
         }
     }
@@ -83,17 +83,17 @@ impl Reader<'_> {
         }
     }
 
-    fn written(&self) -> Written {
+    fn raw(&self) -> RawValue {
         match self.tokens {
-            [TokenTree::Group(list)] if list.delimiter() == Delimiter::Bracket => Written::List(list.stream()),
+            [TokenTree::Group(list)] if list.delimiter() == Delimiter::Bracket => RawValue::List(list.stream()),
             [token] => match syn::parse2::<Lit>(token.to_token_stream()) {
-                Ok(Lit::Int(int)) => Written::Int(int),
-                Ok(Lit::Float(float)) => Written::Float(float),
-                Ok(Lit::Str(text)) => Written::Str(text),
-                Ok(Lit::Bool(bool)) => Written::Bool(bool.value),
-                _ => Written::Other,
+                Ok(Lit::Int(int)) => RawValue::Int(int),
+                Ok(Lit::Float(float)) => RawValue::Float(float),
+                Ok(Lit::Str(text)) => RawValue::Str(text),
+                Ok(Lit::Bool(bool)) => RawValue::Bool(bool.value),
+                _ => RawValue::Other,
             },
-            _ => Written::Other,
+            _ => RawValue::Other,
         }
     }
 
@@ -139,27 +139,27 @@ impl Reader<'_> {
         Some(self.error(format!("`{name}` takes a string: write `{name} = \"{word}\"`")))
     }
 
-    fn name(&self, written: &Written) -> Result<Value, Error> {
-        let Written::Str(text) = written else { return Err(self.in_quotes().unwrap_or_else(|| self.wrong())) };
+    fn name(&self, raw: &RawValue) -> Result<Value, Error> {
+        let RawValue::Str(text) = raw else { return Err(self.in_quotes().unwrap_or_else(|| self.wrong())) };
         check_id(text)?;
         Ok(Value::Str(text.value()))
     }
 
-    fn time(&self, written: &Written, zero: bool) -> Result<Value, Error> {
+    fn time(&self, raw: &RawValue, zero: bool) -> Result<Value, Error> {
         let name = self.key.name;
         let too_long = || self.error(format!("`{name}` is more than 100 years: numbers are seconds"));
-        let (value, length) = match written {
-            Written::Int(int) => {
+        let (value, length) = match raw {
+            RawValue::Int(int) => {
                 self.suffix(int.suffix(), &int.to_string())?;
                 let seconds = int.base10_parse::<u32>().map_err(|_| too_long())?;
                 (Value::Int(i64::from(seconds)), f64::from(seconds))
             }
-            Written::Float(float) => {
+            RawValue::Float(float) => {
                 self.suffix(float.suffix(), &float.to_string())?;
                 let seconds = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
                 (Value::Float(seconds), seconds)
             }
-            Written::Str(text) => {
+            RawValue::Str(text) => {
                 let length = units::duration(&text.value())
                     .map_err(|problem| Error::new(text.span(), format!("`{name}` {problem}")))?;
                 (Value::Str(text.value()), length.as_secs_f64())
@@ -190,39 +190,39 @@ impl Reader<'_> {
         })
     }
 
-    fn count(&self, written: &Written) -> Result<Value, Error> {
+    fn count(&self, raw: &RawValue) -> Result<Value, Error> {
         let name = self.key.name;
-        match written {
-            Written::Int(int) => {
+        match raw {
+            RawValue::Int(int) => {
                 self.suffix(int.suffix(), &int.to_string())?;
                 let number =
                     int.base10_parse::<u32>().map_err(|_| self.error(format!("`{name}` is at most {}", u32::MAX)))?;
                 Ok(Value::Int(i64::from(number)))
             }
-            Written::Str(text) if text.value().parse::<u32>().is_ok() => {
+            RawValue::Str(text) if text.value().parse::<u32>().is_ok() => {
                 Err(self.error(format!("`{name}` stands without quotes: write `{name} = {}`", text.value())))
             }
-            Written::Float(_) => {
+            RawValue::Float(_) => {
                 Err(self.error(format!("`{name}` counts: write a whole number, as in `{name} = {}`", self.key.example)))
             }
             _ => Err(self.wrong()),
         }
     }
 
-    fn factor(&self, written: &Written) -> Result<Value, Error> {
+    fn factor(&self, raw: &RawValue) -> Result<Value, Error> {
         let name = self.key.name;
-        let (value, factor) = match written {
-            Written::Int(int) => {
+        let (value, factor) = match raw {
+            RawValue::Int(int) => {
                 self.suffix(int.suffix(), &int.to_string())?;
                 let number = int.base10_parse::<u32>().map_err(|_| self.error(format!("`{name}` is too large")))?;
                 (Value::Int(i64::from(number)), f64::from(number))
             }
-            Written::Float(float) => {
+            RawValue::Float(float) => {
                 self.suffix(float.suffix(), &float.to_string())?;
                 let number = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
                 (Value::Float(number), number)
             }
-            Written::Str(text) if text.value().parse::<f64>().is_ok() => {
+            RawValue::Str(text) if text.value().parse::<f64>().is_ok() => {
                 return Err(self.error(format!("`{name}` stands without quotes: write `{name} = {}`", text.value())));
             }
             _ => return Err(self.wrong()),
@@ -236,11 +236,11 @@ impl Reader<'_> {
         Ok(value)
     }
 
-    fn switch(&self, written: &Written) -> Result<Value, Error> {
+    fn switch(&self, raw: &RawValue) -> Result<Value, Error> {
         let name = self.key.name;
-        let meant = match written {
-            Written::Bool(value) => return Ok(Value::Bool(*value)),
-            Written::Str(text) => text.value(),
+        let meant = match raw {
+            RawValue::Bool(value) => return Ok(Value::Bool(*value)),
+            RawValue::Str(text) => text.value(),
             _ => self.text(),
         };
         let meant = match meant.as_str() {
@@ -251,9 +251,9 @@ impl Reader<'_> {
         Err(self.error(format!("`{name}` takes `true` or `false`: write `{name} = {meant}`")))
     }
 
-    fn choice(&self, written: &Written, words: &[&str]) -> Result<Value, Error> {
+    fn choice(&self, raw: &RawValue, words: &[&str]) -> Result<Value, Error> {
         let name = self.key.name;
-        let Written::Str(text) = written else {
+        let RawValue::Str(text) = raw else {
             let word = self.text();
             return Err(match words.iter().find(|known| **known == word) {
                 Some(word) => self.error(format!("`{name}` takes a string: write `{name} = \"{word}\"`")),
@@ -271,8 +271,8 @@ impl Reader<'_> {
         }))
     }
 
-    fn checked(&self, written: &Written, check: fn(&str) -> Result<(), String>) -> Result<Value, Error> {
-        let Written::Str(text) = written else { return Err(self.wrong()) };
+    fn checked(&self, raw: &RawValue, check: fn(&str) -> Result<(), String>) -> Result<Value, Error> {
+        let RawValue::Str(text) = raw else { return Err(self.wrong()) };
         match check(&text.value()) {
             Ok(()) => Ok(Value::Str(text.value())),
             Err(problem) => {
@@ -282,10 +282,10 @@ impl Reader<'_> {
         }
     }
 
-    fn services(&self, written: &Written) -> Result<Value, Error> {
-        let list = match written {
-            Written::List(list) => list.clone(),
-            Written::Str(_) => {
+    fn services(&self, raw: &RawValue) -> Result<Value, Error> {
+        let list = match raw {
+            RawValue::List(list) => list.clone(),
+            RawValue::Str(_) => {
                 return Err(self.error(format!("`depends_on` takes a list: write `depends_on = [{}]`", self.text())));
             }
             _ if matches!(self.tokens.first(), Some(TokenTree::Ident(_))) => {
@@ -300,7 +300,7 @@ impl Reader<'_> {
 
     fn crate_path(&self) -> Result<Value, Error> {
         let tokens: TokenStream = self.tokens.iter().cloned().collect();
-        if let Written::Str(text) = self.written()
+        if let RawValue::Str(text) = self.raw()
             && !text.value().is_empty()
         {
             return Err(self.error(format!("`crate` takes a path without quotes: write `crate = {}`", text.value())));

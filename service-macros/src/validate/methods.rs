@@ -7,10 +7,10 @@ use syn::{
     Signature, Type,
 };
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
 use crate::parse::item::Impl;
-use crate::validate::near;
+use crate::validate::suggestions;
 use crate::validate::type_parameter;
 
 pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
@@ -40,9 +40,9 @@ pub(crate) fn type_name_of(name: &str) -> String {
 }
 
 /// Checks every lifecycle method of an impl.
-pub(crate) fn check(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) {
+pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) {
     if model.updates.is_empty() && item.unreadable.is_empty() {
-        mistakes.push(near::no_update(item));
+        diagnostics.push(suggestions::no_update(item));
     }
     for (methods, name) in [
         (&model.updates, "update"),
@@ -52,48 +52,48 @@ pub(crate) fn check(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) {
     ] {
         for second in methods.iter().filter(|method| method.cfg.is_none()).skip(1) {
             let message = format!("a second `{name}`: a service has one; tell them apart by `#[cfg(…)]` or rename one");
-            mistakes.push(Error::new(second.sig.ident.span(), message));
+            diagnostics.push(Error::new(second.sig.ident.span(), message));
         }
     }
     for method in &model.updates {
-        update(method, mistakes);
+        update(method, diagnostics);
     }
     for method in &model.configures {
-        configure(&method.sig, mistakes);
+        configure(&method.sig, diagnostics);
     }
     for method in &model.on_failures {
-        on_failure(&method.sig, mistakes);
+        on_failure(&method.sig, diagnostics);
     }
     for method in &model.cleanups {
-        plain(&method.sig, CLEANUP, mistakes);
-        receiver(&method.sig, CLEANUP, mistakes);
-        only_context(&method.sig, &with_context(CLEANUP), mistakes);
+        plain(&method.sig, CLEANUP, diagnostics);
+        receiver(&method.sig, CLEANUP, diagnostics);
+        only_context(&method.sig, &with_context(CLEANUP), diagnostics);
     }
-    model.hints = near::hints(item, model);
+    model.hints = suggestions::hints(item, model);
 }
 
-fn update(method: &Lifecycle, mistakes: &mut Mistakes) {
+fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {
     let sig = &method.sig;
-    plain(sig, UPDATE, mistakes);
-    receiver(sig, UPDATE, mistakes);
-    only_context(sig, &with_context(UPDATE), mistakes);
+    plain(sig, UPDATE, diagnostics);
+    receiver(sig, UPDATE, diagnostics);
+    only_context(sig, &with_context(UPDATE), diagnostics);
     if !method.is_async()
         && let ReturnType::Type(_, ty) = &sig.output
         && is_future(ty)
     {
         let message =
             format!("a plain `fn update` is blocking code and gives back its outcome, not a future: write `{UPDATE}`");
-        mistakes.push(Error::new_spanned(ty, message));
+        diagnostics.push(Error::new_spanned(ty, message));
     }
 }
 
-fn configure(sig: &Signature, mistakes: &mut Mistakes) {
-    plain(sig, CONFIGURE, mistakes);
+fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
+    plain(sig, CONFIGURE, diagnostics);
     let mut inputs = sig.inputs.iter();
     let mut first = inputs.next();
     if let Some(FnArg::Receiver(receiver)) = first {
         let message = format!("`configure` makes the instance, so there is no `self` yet: write `{CONFIGURE}`");
-        mistakes.push(Error::new_spanned(receiver, message));
+        diagnostics.push(Error::new_spanned(receiver, message));
         first = inputs.next();
     }
     let second = inputs.next();
@@ -109,23 +109,23 @@ fn configure(sig: &Signature, mistakes: &mut Mistakes) {
             }
             _ => format!("`configure`'s first argument is `cx: &Context`: write `{CONFIGURE}`"),
         };
-        mistakes.push(Error::new_spanned(&cx.ty, message));
+        diagnostics.push(Error::new_spanned(&cx.ty, message));
     } else if let Some(FnArg::Typed(config)) = second
         && let Type::Reference(_) | Type::ImplTrait(_) = &*config.ty
     {
         let message = format!(
             "`configure` is given its settings by value, as a type that derives `Deserialize`: write `{CONFIGURE}`"
         );
-        mistakes.push(Error::new_spanned(&config.ty, message));
+        diagnostics.push(Error::new_spanned(&config.ty, message));
     }
     for extra in inputs {
         let message = format!(
             "`configure` takes at most `cx` and the settings, which can be a struct of many fields: write `{CONFIGURE}`"
         );
-        mistakes.push(Error::new_spanned(extra, message));
+        diagnostics.push(Error::new_spanned(extra, message));
     }
     if let ReturnType::Default = sig.output {
-        mistakes.push(Error::new(
+        diagnostics.push(Error::new(
             sig.ident.span(),
             "`configure` returns the instance: write `-> Self` or `-> Result<Self>`",
         ));
@@ -140,66 +140,66 @@ fn configure_with(config: &PatType) -> String {
     format!("fn configure(cx: &Context, {name}: {})", text(&config.ty))
 }
 
-fn on_failure(sig: &Signature, mistakes: &mut Mistakes) {
-    plain(sig, ON_FAILURE, mistakes);
+fn on_failure(sig: &Signature, diagnostics: &mut Diagnostics) {
+    plain(sig, ON_FAILURE, diagnostics);
     if let Some(async_) = &sig.asyncness {
         let message =
             format!("`on_failure` only decides, at once: write `{ON_FAILURE}`, and do the waiting work in `update`");
-        mistakes.push(Error::new_spanned(async_, message));
+        diagnostics.push(Error::new_spanned(async_, message));
     }
-    receiver(sig, ON_FAILURE, mistakes);
+    receiver(sig, ON_FAILURE, diagnostics);
     let mut arguments = sig.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
     match arguments.next() {
         None => {
             let message = format!("`on_failure` is told the failure: write `{ON_FAILURE}`");
-            mistakes.push(Error::new(sig.ident.span(), message));
+            diagnostics.push(Error::new(sig.ident.span(), message));
         }
         Some(FnArg::Typed(failure)) if !is_shared_reference(&failure.ty) => {
-            mistakes.push(Error::new_spanned(&failure.ty, format!("the failure is lent: write `{ON_FAILURE}`")));
+            diagnostics.push(Error::new_spanned(&failure.ty, format!("the failure is lent: write `{ON_FAILURE}`")));
         }
         Some(_) => {}
     }
     for extra in arguments {
-        mistakes.push(Error::new_spanned(
+        diagnostics.push(Error::new_spanned(
             extra,
             format!("`on_failure` takes the failure and nothing else: write `{ON_FAILURE}`"),
         ));
     }
     if let ReturnType::Default = sig.output {
-        mistakes.push(Error::new(sig.ident.span(), "`on_failure` returns what is to follow: write `-> Recovery`"));
+        diagnostics.push(Error::new(sig.ident.span(), "`on_failure` returns what is to follow: write `-> Recovery`"));
     }
 }
 
 /// No `unsafe`, no ABI, no type parameters.
-pub(crate) fn plain(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
+pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
     if let Safety::Unsafe(unsafe_) = &sig.safety {
         let message = format!(
             "the runtime cannot keep the promises of an `unsafe fn`: write `{write}` with an `unsafe` block inside"
         );
-        mistakes.push(Error::new(unsafe_.span, message));
+        diagnostics.push(Error::new(unsafe_.span, message));
     }
     if let Some(abi) = &sig.abi {
-        mistakes.push(Error::new_spanned(abi, format!("the runtime calls Rust: write `{write}`")));
+        diagnostics.push(Error::new_spanned(abi, format!("the runtime calls Rust: write `{write}`")));
     }
     if let Some(parameter) = type_parameter(sig) {
         let message =
             format!("nobody says what `{}` is when the runtime calls `{name}`: write `{write}`", text(parameter));
-        mistakes.push(Error::new_spanned(parameter, message));
+        diagnostics.push(Error::new_spanned(parameter, message));
     }
 }
 
 /// `&self` or `&mut self`.
-fn receiver(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
+fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
     let Some(receiver) = sig.receiver() else {
         let message = format!("`{name}` works on an instance: write `{write}`");
-        mistakes.push(Error::new(sig.ident.span(), message));
+        diagnostics.push(Error::new(sig.ident.span(), message));
         return;
     };
     if !is_lent(receiver) {
         let message = format!("`{name}` is lent the instance, which lives on: write `&mut self` or `&self`");
-        mistakes.push(Error::new_spanned(receiver, message));
+        diagnostics.push(Error::new_spanned(receiver, message));
     }
 }
 
@@ -216,7 +216,7 @@ fn with_context(signature: &str) -> String {
 }
 
 /// At most one argument beside `self`: the context. `write` is the rest of "…; ".
-pub(crate) fn only_context(sig: &Signature, write: &str, mistakes: &mut Mistakes) {
+pub(crate) fn only_context(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
     let mut arguments = sig.inputs.iter().filter_map(|input| match input {
         FnArg::Typed(typed) => Some(typed),
@@ -232,10 +232,10 @@ pub(crate) fn only_context(sig: &Signature, write: &str, mistakes: &mut Mistakes
             }
             _ => format!("`{name}` is given the context and nothing else: {write}"),
         };
-        mistakes.push(Error::new_spanned(&cx.ty, message));
+        diagnostics.push(Error::new_spanned(&cx.ty, message));
     }
     for extra in arguments {
-        mistakes.push(Error::new_spanned(extra, format!("`{name}` is given the context and nothing else: {write}")));
+        diagnostics.push(Error::new_spanned(extra, format!("`{name}` is given the context and nothing else: {write}")));
     }
 }
 

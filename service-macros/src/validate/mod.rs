@@ -1,24 +1,24 @@
 //! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
 
 pub(crate) mod methods;
-pub(crate) mod near;
+pub(crate) mod suggestions;
 
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Error, GenericArgument, GenericParam, PathArguments, Signature, Type};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::model::{Literal, Model, Subject};
 use crate::parse::args::{Args, Dependency};
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
 
 /// Rules about keys that stand together.
-pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {
+pub(crate) fn arguments(args: &Args, diagnostics: &mut Diagnostics) {
     let mut push = |key: &str, message: String| {
         if let Some(arg) = args.get(key) {
-            mistakes.push(Error::new(arg.ident.span(), message));
+            diagnostics.push(Error::new(arg.ident.span(), message));
         }
     };
     let has = |key: &str| args.get(key).is_some();
@@ -60,12 +60,12 @@ pub(crate) fn arguments(args: &Args, mistakes: &mut Mistakes) {
         && arg.text() == Some("cluster")
     {
         let message = "`scope = \"cluster\"` (one replica at a time) is not there yet: leave `scope` out, or have each run claim its work in the database";
-        mistakes.push(Error::new(arg.span, message));
+        diagnostics.push(Error::new(arg.span, message));
     }
 }
 
 /// Rules about the id and the dependencies.
-pub(crate) fn identity(model: &Model, args_name: Option<Span>, mistakes: &mut Mistakes) {
+pub(crate) fn identity(model: &Model, args_name: Option<Span>, diagnostics: &mut Diagnostics) {
     let Some(name) = model.subject.name() else { return };
     if args_name.is_none()
         && let Some(problem) = names::id_problem(&model.id)
@@ -74,7 +74,7 @@ pub(crate) fn identity(model: &Model, args_name: Option<Span>, mistakes: &mut Mi
             "the id made of this name, `{}`, {problem}: write one yourself, `#[service(name = \"…\")]`",
             model.id
         );
-        mistakes.push(Error::new(name.span(), message));
+        diagnostics.push(Error::new(name.span(), message));
     }
     let lists = model.attributes.iter().filter_map(|(_, value)| match value {
         Literal::Services(services) => Some(services),
@@ -88,9 +88,9 @@ pub(crate) fn identity(model: &Model, args_name: Option<Span>, mistakes: &mut Mi
                 Dependency::Type(ty) => (ty.to_token_stream().to_string(), ty.span(), is_own_type(ty, model)),
             };
             if own {
-                mistakes.push(Error::new(span, "a service cannot depend on itself: leave it out"));
+                diagnostics.push(Error::new(span, "a service cannot depend on itself: leave it out"));
             } else if seen.contains(&text) {
-                mistakes.push(Error::new(span, "this service is in the list already: leave one out"));
+                diagnostics.push(Error::new(span, "this service is in the list already: leave one out"));
             }
             seen.push(text);
         }
@@ -106,33 +106,33 @@ fn is_own_type(ty: &Type, model: &Model) -> bool {
 }
 
 /// Rules about an impl. `false`: no trait can be implemented for what stands there.
-pub(crate) fn implementation(item: &Impl, model: &mut Model, mistakes: &mut Mistakes) -> bool {
-    let Some(name) = self_type(&item.ty, mistakes) else { return false };
+pub(crate) fn implementation(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) -> bool {
+    let Some(name) = self_type(&item.ty, diagnostics) else { return false };
     if let Some(trait_) = &item.trait_ {
         let message = format!(
             "`#[service]` goes on the type's own impl, not on that of a trait: write\n\n{}",
             methods::impl_to_write(&name.to_string())
         );
-        mistakes.push(Error::new_spanned(trait_, message));
+        diagnostics.push(Error::new_spanned(trait_, message));
         return false;
     }
     let generic = !item.generics.params.is_empty();
     if generic {
-        mistakes.push(generic_impl(item, name));
+        diagnostics.push(generic_impl(item, name));
     }
-    methods::check(item, model, mistakes);
+    methods::check(item, model, diagnostics);
     !generic
 }
 
 /// The name of the type, if it is one that can be a service.
-fn self_type<'i>(ty: &'i Type, mistakes: &mut Mistakes) -> Option<&'i Ident> {
+fn self_type<'i>(ty: &'i Type, diagnostics: &mut Diagnostics) -> Option<&'i Ident> {
     let last = match ty {
         Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
         _ => None,
     };
     let Some(last) = last else {
         let message = "a service is a struct or an enum of this crate: write `impl MyService`";
-        mistakes.push(Error::new_spanned(ty, message));
+        diagnostics.push(Error::new_spanned(ty, message));
         return None;
     };
     if let PathArguments::AngleBracketed(arguments) = &last.arguments {
@@ -142,7 +142,7 @@ fn self_type<'i>(ty: &'i Type, mistakes: &mut Mistakes) -> Option<&'i Ident> {
         });
         if let Some(borrowed) = borrowed {
             let message = "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`";
-            mistakes.push(Error::new_spanned(borrowed, message));
+            diagnostics.push(Error::new_spanned(borrowed, message));
             return None;
         }
     }
@@ -162,17 +162,17 @@ fn generic_impl(item: &Impl, name: &Ident) -> Error {
 }
 
 /// Rules about a free function. `false`: it is a method.
-pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) -> bool {
+pub(crate) fn function(item: &Function, diagnostics: &mut Diagnostics) -> bool {
     let sig = &item.sig;
     let name = &sig.ident;
     if let Some(receiver) = sig.receiver() {
         let message =
             "`#[service]` goes on the impl, not on a method in it; the method that makes a run is called `update`";
-        mistakes.push(Error::new_spanned(receiver, message));
+        diagnostics.push(Error::new_spanned(receiver, message));
         return false;
     }
     if let Some(const_) = &sig.constness {
-        mistakes.push(Error::new(
+        diagnostics.push(Error::new(
             const_.span,
             format!("a service runs, a `const fn` does not: write `async fn {name}(cx: &Context)`"),
         ));
@@ -181,12 +181,12 @@ pub(crate) fn function(item: &Function, mistakes: &mut Mistakes) -> bool {
             "a service written as a function is async: write `async fn {name}`. For blocking code write an impl:\n\n{}",
             methods::blocking_impl_to_write(&methods::type_name_of(&name.to_string()))
         );
-        mistakes.push(Error::new(sig.fn_token.span, message));
+        diagnostics.push(Error::new(sig.fn_token.span, message));
     }
-    methods::plain(sig, &format!("async fn {name}(cx: &Context)"), mistakes);
+    methods::plain(sig, &format!("async fn {name}(cx: &Context)"), diagnostics);
     let write =
         format!("write `async fn {name}(cx: &Context)`, or an impl, which can have values and settings of its own");
-    methods::only_context(sig, &write, mistakes);
+    methods::only_context(sig, &write, diagnostics);
     true
 }
 

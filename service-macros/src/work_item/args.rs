@@ -4,7 +4,7 @@ use proc_macro2::Span;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, DeriveInput, Error, Expr, ExprLit, Lit, Meta, Path, Token};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::parse::names::nearest;
 use crate::work_item::list;
 
@@ -31,15 +31,15 @@ pub(crate) struct Named {
 }
 
 impl Keys {
-    pub(crate) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Self {
+    pub(crate) fn parse(input: &DeriveInput, diagnostics: &mut Diagnostics) -> Self {
         let mut keys = Self::default();
         let mut seen = Vec::new();
         for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("work_item")) {
             keys.span = keys.span.or(attribute.path().get_ident().map(syn::Ident::span));
-            for meta in metas(attribute, &mut keys, mistakes) {
+            for meta in metas(attribute, &mut keys, diagnostics) {
                 if let Err(error) = keys.read(&meta, &mut seen) {
                     keys.broken = true;
-                    mistakes.push(error);
+                    diagnostics.push(error);
                 }
             }
         }
@@ -95,7 +95,7 @@ impl Keys {
 }
 
 /// The attribute's parts; none where it cannot be read.
-fn metas(attribute: &Attribute, keys: &mut Keys, mistakes: &mut Mistakes) -> Vec<Meta> {
+fn metas(attribute: &Attribute, keys: &mut Keys, diagnostics: &mut Diagnostics) -> Vec<Meta> {
     if let Meta::Path(_) = attribute.meta {
         return Vec::new();
     }
@@ -103,7 +103,7 @@ fn metas(attribute: &Attribute, keys: &mut Keys, mistakes: &mut Mistakes) -> Vec
     parsed.map(|metas| metas.into_iter().collect()).unwrap_or_else(|error| {
         keys.broken = true;
         let text = format!("{error}: write `#[work_item(status = \"status\", error = \"error_message\")]`");
-        mistakes.push(Error::new(error.span(), text));
+        diagnostics.push(Error::new(error.span(), text));
         Vec::new()
     })
 }

@@ -11,7 +11,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, Path};
 
-use crate::diagnostics::Mistakes;
+use crate::diagnostics::Diagnostics;
 use crate::parse::names::nearest;
 use crate::work_item::args::{Keys, Named};
 use crate::work_item::columns::{Column, columns, unsuitable};
@@ -25,25 +25,25 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
     if input.ident.to_string().ends_with("ModelEx") {
         return TokenStream::new();
     }
-    let mut mistakes = Mistakes::default();
-    let keys = Keys::parse(&input, &mut mistakes);
+    let mut diagnostics = Diagnostics::default();
+    let keys = Keys::parse(&input, &mut diagnostics);
     let krate = keys.krate.clone().unwrap_or_else(|| syn::parse_quote!(::service_core));
     let Data::Struct(data) = &input.data else {
-        mistakes.push(Error::new(input.ident.span(), NOT_A_MODEL));
-        return mistakes.into_compile_errors();
+        diagnostics.push(Error::new(input.ident.span(), NOT_A_MODEL));
+        return diagnostics.into_compile_errors();
     };
     let Fields::Named(fields) = &data.fields else {
-        mistakes.push(Error::new(input.ident.span(), NOT_A_MODEL));
-        return mistakes.into_compile_errors();
+        diagnostics.push(Error::new(input.ident.span(), NOT_A_MODEL));
+        return diagnostics.into_compile_errors();
     };
     if !input.attrs.iter().any(|attribute| attribute.path().is_ident("sea_orm")) {
-        mistakes.push(Error::new(input.ident.span(), NOT_A_MODEL));
-        return mistakes.into_compile_errors();
+        diagnostics.push(Error::new(input.ident.span(), NOT_A_MODEL));
+        return diagnostics.into_compile_errors();
     }
     let columns = columns(fields);
-    let model = Model::new(&input.ident, &keys, &columns, &mut mistakes);
-    if !mistakes.is_empty() {
-        let errors = mistakes.into_compile_errors();
+    let model = WorkItem::new(&input.ident, &keys, &columns, &mut diagnostics);
+    if !diagnostics.is_empty() {
+        let errors = diagnostics.into_compile_errors();
         let stand_in = implement(&krate, &quote!(::core::unreachable!()));
         return quote!(#errors #stand_in);
     }
@@ -57,7 +57,7 @@ const NOT_A_MODEL: &str = "a work item is a row: derive `WorkItem` on a sea-orm 
      a `struct Model { … }` with `#[derive(DeriveEntityModel)]` and `#[sea_orm(table_name = \"…\")]`";
 
 /// What is meant.
-struct Model<'a> {
+struct WorkItem<'a> {
     status: &'a Column,
     error: Option<&'a Column>,
     attempts: Option<&'a Column>,
@@ -69,10 +69,10 @@ struct Model<'a> {
 /// How often a row is tried where `attempts` is named and `max_attempts` is not.
 const DEFAULT_ATTEMPTS: u32 = 3;
 
-impl<'a> Model<'a> {
-    fn new(name: &Ident, keys: &Keys, columns: &'a [Column], mistakes: &mut Mistakes) -> Option<Self> {
+impl<'a> WorkItem<'a> {
+    fn new(name: &Ident, keys: &Keys, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<Self> {
         if !columns.iter().any(|column| column.primary_key) {
-            mistakes.push(Error::new(
+            diagnostics.push(Error::new(
                 name.span(),
                 "a work item needs a primary key: put `#[sea_orm(primary_key)]` on the column (or columns) that tell rows apart",
             ));
@@ -80,15 +80,15 @@ impl<'a> Model<'a> {
         let mut taken: Vec<(&'static str, &Column)> = Vec::new();
         let mut find = |key: &'static str| {
             let named = keys.columns.iter().find(|named| named.key == key)?;
-            let column = resolve(named, columns, mistakes)?;
+            let column = resolve(named, columns, diagnostics)?;
             if let Some((other, _)) = taken.iter().find(|(_, other)| other.field == column.field) {
                 let text = format!("`{other}` names `{}` already: `{key}` needs a column of its own", column.field);
-                mistakes.push(Error::new(named.span, text));
+                diagnostics.push(Error::new(named.span, text));
                 return None;
             }
             taken.push((key, column));
             if let Some(text) = unsuitable(key, column) {
-                mistakes.push(Error::new(column.ty.span(), text));
+                diagnostics.push(Error::new(column.ty.span(), text));
                 return None;
             }
             Some(column)
@@ -96,11 +96,11 @@ impl<'a> Model<'a> {
         let (status, error) = (find("status"), find("error"));
         let (attempts, available_at, updated_at) = (find("attempts"), find("available_at"), find("updated_at"));
         if keys.columns.iter().all(|named| named.key != "status") && !keys.broken {
-            mistakes.push(Error::new(keys.span.unwrap_or_else(|| name.span()), missing_status(keys, columns)));
+            diagnostics.push(Error::new(keys.span.unwrap_or_else(|| name.span()), missing_status(keys, columns)));
         }
         let named_attempts = keys.columns.iter().any(|named| named.key == "attempts");
         if let Some((_, span)) = keys.max_attempts.filter(|_| !named_attempts && !keys.broken) {
-            mistakes.push(Error::new(
+            diagnostics.push(Error::new(
                 span,
                 "`max_attempts` needs a column that counts them: add an integer column and `attempts = \"…\"`",
             ));
@@ -156,7 +156,7 @@ fn implement(krate: &Path, body: &TokenStream) -> TokenStream {
     }
 }
 
-fn resolve<'a>(named: &Named, columns: &'a [Column], mistakes: &mut Mistakes) -> Option<&'a Column> {
+fn resolve<'a>(named: &Named, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<&'a Column> {
     let found =
         columns.iter().find(|column| column.field == named.column || column.name.as_ref() == Some(&named.column));
     if found.is_none() {
@@ -168,7 +168,7 @@ fn resolve<'a>(named: &Named, columns: &'a [Column], mistakes: &mut Mistakes) ->
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("the columns are {}", list(&names)),
         };
-        mistakes.push(Error::new(named.span, format!("there is no column `{}`; {advice}", named.column)));
+        diagnostics.push(Error::new(named.span, format!("there is no column `{}`; {advice}", named.column)));
     }
     found
 }
