@@ -1,13 +1,22 @@
 //! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
 //!
-//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes
-//! (with `lifecycle_impl` for the calls of the user's methods).
-//! The user's item comes out first and untouched, also when something is wrong with it.
+//! A macro runs through four stages, and each file imports only from its own stage and from those before it:
+//!
+//! 1. `parse` reads the arguments and the annotated item;
+//! 2. `model` is what they mean: one service, its options and its lifecycle methods;
+//! 3. `validate` collects every error;
+//! 4. `expand` writes the code, or after an error just enough for the type to count as a service.
+//!
+//! `diagnostics` (the errors found so far) and `spelling` (the nearest known word) import nothing. `work_item` is
+//! `#[derive(WorkItem)]`, which has the same stages in one folder.
+//!
+//! The user's item comes out first and unchanged, with errors or without.
 
 mod diagnostics;
 mod expand;
 mod model;
 mod parse;
+mod spelling;
 mod validate;
 mod work_item;
 

@@ -10,10 +10,10 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
 
-use crate::parse::args::{Args, Dependency, Value};
+use crate::parse::args::Args;
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
-use crate::validate::suggestions::Hint;
+use crate::parse::value::{Dependency, Value};
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
@@ -58,6 +58,12 @@ pub(crate) enum Literal {
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
     pub(crate) cfg: Option<TokenStream>,
+}
+
+/// A warning on a method that was nearly given a lifecycle method's name.
+pub(crate) struct Hint {
+    pub(crate) ident: Ident,
+    pub(crate) note: String,
 }
 
 impl Model {

@@ -5,13 +5,15 @@
 //! error is shown there; everything else bears the attribute's.
 
 mod lifecycle_impl;
+mod paths;
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 
+use crate::expand::paths::private;
 use crate::model::{Lifecycle, Literal, Model, Subject};
-use crate::parse::args::Dependency;
+use crate::parse::value::Dependency;
 
 /// The traits' impls, the descriptor and its place on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {
@@ -228,18 +230,6 @@ fn shape(model: &Model) -> TokenStream {
     quote! {
         fn __shape(&self) -> #private::Shape {
             #private::Shape { blocking_update: #blocking, cleanup: #cleanup }
-        }
-    }
-}
-
-/// The module of the runtime that generated code names, spanned where a fault of its item is to be shown.
-pub(crate) fn private(model: &Model, at: Span) -> TokenStream {
-    match &model.runtime {
-        Some(path) => quote_spanned!(at=> #path::__private),
-        // Its name bears the attribute's span always, so that a missing crate is one error and not one a mention.
-        None => {
-            let service_core = Ident::new("service_core", Span::call_site());
-            quote_spanned!(at=> ::#service_core::__private)
         }
     }
 }

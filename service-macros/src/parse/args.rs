@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use syn::{Error, Path, Type};
+use syn::Error;
 
 use crate::diagnostics::Diagnostics;
 use crate::parse::keys::{self, Key};
-use crate::parse::value;
+use crate::parse::value::{self, Value};
 
 /// The arguments, in the order written.
 #[derive(Default)]
@@ -23,21 +23,6 @@ pub(crate) struct Arg {
     pub(crate) span: Span,
     /// `None`: it was wrong, and has been told.
     pub(crate) value: Option<Value>,
-}
-
-pub(crate) enum Value {
-    Int(i64),
-    Float(f64),
-    Str(String),
-    Bool(bool),
-    Services(Vec<Dependency>),
-    Path(Path),
-}
-
-/// A service that is depended on.
-pub(crate) enum Dependency {
-    Id(String, Span),
-    Type(Box<Type>),
 }
 
 impl Args {

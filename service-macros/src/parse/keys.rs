@@ -109,7 +109,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
 pub(crate) fn meant(name: &str) -> Option<&'static Key> {
     let lower = name.to_lowercase();
     let synonym = SYNONYMS.iter().find(|(other, _)| *other == lower).map(|(_, key)| *key);
-    synonym.or_else(|| crate::parse::names::nearest(name, KEYS.iter().map(|key| key.name))).and_then(find)
+    synonym.or_else(|| crate::spelling::nearest(name, KEYS.iter().map(|key| key.name))).and_then(find)
 }
 
 impl Kind {

@@ -1,4 +1,4 @@
-//! What was written: the attribute's arguments and the item below it.
+//! The attribute's arguments and the annotated item, read from their tokens.
 
 pub(crate) mod args;
 pub(crate) mod cron;

@@ -8,10 +8,26 @@ use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Error, Lit, LitInt, LitStr, Path, Token, Type};
 
-use crate::parse::args::{Dependency, Value};
 use crate::parse::item::ungrouped;
 use crate::parse::keys::{self, Key, Kind};
 use crate::parse::{cron, names, units};
+use crate::spelling;
+
+/// The value of a key.
+pub(crate) enum Value {
+    Int(i64),
+    Float(f64),
+    Str(String),
+    Bool(bool),
+    Services(Vec<Dependency>),
+    Path(Path),
+}
+
+/// A service that is depended on.
+pub(crate) enum Dependency {
+    Id(String, Span),
+    Type(Box<Type>),
+}
 
 /// A value as it was written, before it is known to be right.
 enum RawValue {
@@ -265,7 +281,7 @@ impl ValueParser<'_> {
             return Ok(Value::Str(value));
         }
         let takes = keys::alternatives(words);
-        Err(self.error(match names::nearest(&value, words.iter().copied()) {
+        Err(self.error(match spelling::nearest(&value, words.iter().copied()) {
             Some(near) => format!("`{name}` takes {takes}; did you mean `\"{near}\"`?"),
             None => format!("`{name}` takes {takes}, not `\"{value}\"`"),
         }))

@@ -1,18 +1,21 @@
 //! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
 
-pub(crate) mod methods;
-pub(crate) mod suggestions;
+mod methods;
+mod signatures;
+mod suggestions;
 
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::spanned::Spanned;
-use syn::{Error, GenericArgument, GenericParam, PathArguments, Signature, Type};
+use syn::{Error, GenericArgument, GenericParam, PathArguments, Type};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Literal, Model, Subject};
-use crate::parse::args::{Args, Dependency};
+use crate::parse::args::Args;
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
+use crate::parse::value::Dependency;
+use crate::validate::signatures::{blocking_impl_to_write, impl_to_write, type_name_of};
 
 /// Rules about keys that stand together.
 pub(crate) fn arguments(args: &Args, diagnostics: &mut Diagnostics) {
@@ -111,7 +114,7 @@ pub(crate) fn implementation(item: &Impl, model: &mut Model, diagnostics: &mut D
     if let Some(trait_) = &item.trait_ {
         let message = format!(
             "`#[service]` goes on the type's own impl, not on that of a trait: write\n\n{}",
-            methods::impl_to_write(&name.to_string())
+            impl_to_write(&name.to_string())
         );
         diagnostics.push(Error::new_spanned(trait_, message));
         return false;
@@ -179,7 +182,7 @@ pub(crate) fn function(item: &Function, diagnostics: &mut Diagnostics) -> bool {
     } else if sig.asyncness.is_none() {
         let message = format!(
             "a service written as a function is async: write `async fn {name}`. For blocking code write an impl:\n\n{}",
-            methods::blocking_impl_to_write(&methods::type_name_of(&name.to_string()))
+            blocking_impl_to_write(&type_name_of(&name.to_string()))
         );
         diagnostics.push(Error::new(sig.fn_token.span, message));
     }
@@ -197,24 +200,19 @@ pub(crate) fn other(keyword: &Ident, name: Option<&Ident>) -> Error {
     let message = match (&*word, &name) {
         ("struct" | "enum" | "union", Some(name)) => {
             let article = if word == "enum" { "an" } else { "a" };
-            format!("`#[service]` goes on an impl, not on {article} {word}: write\n\n{}", methods::impl_to_write(name))
+            format!("`#[service]` goes on an impl, not on {article} {word}: write\n\n{}", impl_to_write(name))
         }
         ("type", Some(name)) => {
-            format!("`#[service]` goes on an impl, not on a type alias: write\n\n{}", methods::impl_to_write(name))
+            format!("`#[service]` goes on an impl, not on a type alias: write\n\n{}", impl_to_write(name))
         }
         ("trait", _) => {
-            format!("`#[service]` goes on an impl, not on a trait: write\n\n{}", methods::impl_to_write("MyService"))
+            format!("`#[service]` goes on an impl, not on a trait: write\n\n{}", impl_to_write("MyService"))
         }
         ("mod", Some(name)) => {
-            let ty = methods::type_name_of(name);
-            format!("`#[service]` goes on an impl, not on a module: write inside it\n\n{}", methods::impl_to_write(&ty))
+            let ty = type_name_of(name);
+            format!("`#[service]` goes on an impl, not on a module: write inside it\n\n{}", impl_to_write(&ty))
         }
-        _ => format!("`#[service]` goes on an impl or an `async fn`: write\n\n{}", methods::impl_to_write("MyService")),
+        _ => format!("`#[service]` goes on an impl or an `async fn`: write\n\n{}", impl_to_write("MyService")),
     };
     Error::new_spanned(keyword, message)
-}
-
-/// A function that is plain apart from its being async or not.
-pub(crate) fn type_parameter(sig: &Signature) -> Option<&GenericParam> {
-    sig.generics.params.iter().find(|param| !matches!(param, GenericParam::Lifetime(_)))
 }

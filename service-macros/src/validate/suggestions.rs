@@ -8,10 +8,10 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
 
-use crate::model::Model;
+use crate::model::{Hint, Model};
 use crate::parse::item::{Impl, Method};
-use crate::parse::names::{self, distance};
-use crate::validate::methods::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
+use crate::spelling::{self, distance};
+use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
 
 /// There is no `update`; perhaps there is one of another name.
 pub(crate) fn no_update(item: &Impl) -> Error {
@@ -38,13 +38,7 @@ pub(crate) fn no_update(item: &Impl) -> Error {
 
 fn is_near(name: &Ident, lifecycle: &str) -> bool {
     let name = name.unraw().to_string();
-    name != lifecycle && names::nearest(&name, [lifecycle]).is_some()
-}
-
-/// A warning on a method that was nearly given a lifecycle method's name.
-pub(crate) struct Hint {
-    pub(crate) ident: Ident,
-    pub(crate) note: String,
+    name != lifecycle && spelling::nearest(&name, [lifecycle]).is_some()
 }
 
 /// Methods of nearly the right name, of the right shape, that nobody in the impl calls and that nobody outside can.
@@ -73,7 +67,7 @@ fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'stati
     let is_named = |lifecycle: &str, others: &[&str]| {
         name != lifecycle
             && (others.contains(&&*name)
-                || names::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
+                || spelling::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
     };
     let arguments: Vec<&PatType> = sig
         .inputs

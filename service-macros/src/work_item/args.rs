@@ -5,8 +5,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, DeriveInput, Error, Expr, ExprLit, Lit, Meta, Path, Token};
 
 use crate::diagnostics::Diagnostics;
-use crate::parse::names::nearest;
-use crate::work_item::list;
+use crate::spelling::nearest;
 
 const COLUMNS: [&str; 5] = ["status", "error", "attempts", "available_at", "updated_at"];
 const KEYS: [&str; 7] = ["status", "error", "attempts", "max_attempts", "available_at", "updated_at", "crate"];
@@ -118,4 +117,8 @@ fn example(key: &str) -> &'static str {
         "updated_at" => "`updated_at = \"updated_at\"`",
         _ => "`crate = ::service_core`",
     }
+}
+
+pub(crate) fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -6,14 +6,14 @@
 mod args;
 mod columns;
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Ident, TokenStream};
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, Path};
 
 use crate::diagnostics::Diagnostics;
-use crate::parse::names::nearest;
-use crate::work_item::args::{Keys, Named};
+use crate::spelling::nearest;
+use crate::work_item::args::{Keys, Named, list};
 use crate::work_item::columns::{Column, columns, unsuitable};
 
 /// The derive as a plain function, so that tests can look at what it writes.
@@ -182,27 +182,6 @@ fn missing_status(keys: &Keys, columns: &[Column]) -> String {
         }
         Some(_) => format!("`status` is missing: say which column holds it, `status = \"{guess}\"`"),
     }
-}
-
-pub(crate) fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// The variant that sea-orm gives a column's field.
-pub(crate) fn variant(field: &str, span: Span) -> Ident {
-    let mut name = String::new();
-    for word in field.split('_').filter(|word| !word.is_empty()) {
-        let mut previous_lower = false;
-        for (index, letter) in word.chars().enumerate() {
-            if index == 0 || previous_lower && letter.is_uppercase() {
-                name.extend(letter.to_uppercase());
-            } else {
-                name.extend(letter.to_lowercase());
-            }
-            previous_lower = letter.is_lowercase();
-        }
-    }
-    format_ident!("{name}", span = span)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use expect_test::{Expect, expect};
 use quote::quote;
 
+use proc_macro2::Span;
+
 use super::*;
+use crate::work_item::columns::variant;
 
 fn messages(input: TokenStream) -> Vec<String> {
     let file: syn::File = syn::parse2(derive(input)).unwrap();
