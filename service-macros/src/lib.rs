@@ -27,6 +27,7 @@ use diagnostics::Diagnostics;
 use model::Model;
 use parse::args::Args;
 use parse::item::Item;
+use parse::keys;
 
 #[allow(missing_docs, reason = "documented where service-core re-exports it")]
 #[proc_macro_attribute]
@@ -43,9 +44,8 @@ pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 /// The attribute as a plain function, so that tests can look at what it writes.
 fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     let mut diagnostics = Diagnostics::default();
-    let args = Args::parse(args, &mut diagnostics);
-    validate::arguments(&args, &mut diagnostics);
-    let name = args.get("name").map(|arg| arg.span);
+    let args = Args::parse(keys::SERVICE, [args], &mut diagnostics);
+    validate::keys::check(&args, &mut diagnostics);
 
     let (model, expandable) = match Item::parse(item.clone()) {
         Item::Impl(block) => {
@@ -65,7 +65,7 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     };
     let generated = match &model {
         Some(model) if expandable => {
-            validate::identity(model, name, &mut diagnostics);
+            validate::identity(model, &mut diagnostics);
             if diagnostics.is_empty() && !model.updates.is_empty() {
                 expand::service(model)
             } else {

@@ -10,16 +10,18 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
 
-use crate::parse::args::Args;
+use crate::parse::args::{Arg, Args};
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
-use crate::parse::value::{Dependency, Value};
+use crate::parse::value::{Literal, Value};
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
     /// Path of the runtime crate, where one was given.
     pub(crate) runtime: Option<Path>,
     pub(crate) id: String,
+    /// The id was derived from the item's name.
+    pub(crate) id_derived: bool,
     pub(crate) discover: bool,
     /// `#[cfg]` of the whole item.
     pub(crate) cfg: Option<TokenStream>,
@@ -44,14 +46,6 @@ pub(crate) enum Subject {
         ident: Ident,
         docs: Vec<Attribute>,
     },
-}
-
-pub(crate) enum Literal {
-    Int(i64),
-    Float(f64),
-    Str(String),
-    Bool(bool),
-    Services(Vec<Dependency>),
 }
 
 /// A lifecycle method.
@@ -89,25 +83,27 @@ impl Model {
     }
 
     fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
-        let runtime = match args.get("crate").and_then(|arg| arg.value.as_ref()) {
-            Some(Value::Path(path)) => Some(path.clone()),
-            _ => None,
-        };
-        let id = match args.get("name").and_then(|arg| arg.text()) {
+        let runtime = args.get("crate").and_then(Arg::path).cloned();
+        let id = match args.get("name").and_then(Arg::text) {
             Some(name) => name.to_owned(),
             None => subject.name().map(|name| names::snake_case(&name.to_string())).unwrap_or_default(),
         };
-        let discover = !matches!(args.get("discover").and_then(|arg| arg.value.as_ref()), Some(Value::Bool(false)));
+        let id_derived = args.get("name").is_none();
+        let discover = !matches!(args.get("discover").and_then(Arg::literal), Some(Literal::Bool(false)));
         Self {
             subject,
             runtime,
             id,
+            id_derived,
             discover,
             cfg: cfg_of(attrs),
             attributes: args
                 .into_iter()
-                .filter_map(|arg| Some((arg.key.name, Literal::of(arg.value?)?)))
-                .filter(|(key, _)| !matches!(*key, "name" | "discover"))
+                .filter(|arg| !arg.key.macro_only)
+                .filter_map(|arg| match arg.value? {
+                    Value::Literal(literal) => Some((arg.key.name, literal)),
+                    Value::Path(_) => None,
+                })
                 .collect(),
             updates: Vec::new(),
             configures: Vec::new(),
@@ -115,19 +111,6 @@ impl Model {
             cleanups: Vec::new(),
             hints: Vec::new(),
         }
-    }
-}
-
-impl Literal {
-    fn of(value: Value) -> Option<Self> {
-        Some(match value {
-            Value::Int(int) => Self::Int(int),
-            Value::Float(float) => Self::Float(float),
-            Value::Str(text) => Self::Str(text),
-            Value::Bool(bool) => Self::Bool(bool),
-            Value::Services(services) => Self::Services(services),
-            Value::Path(_) => return None,
-        })
     }
 }
 

@@ -243,7 +243,7 @@ fn after_a_mistake_the_type_is_a_service_still() {
         },
         expect![[r#"
             ::core::compile_error! {
-                "there is no key `intervall`; did you mean `interval`?"
+                "unknown key `intervall`; did you mean `interval`?"
             }
             #[automatically_derived]
             impl ::service_core::__private::Lifecycle for Sender {

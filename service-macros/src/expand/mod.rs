@@ -12,8 +12,8 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use crate::expand::paths::private;
-use crate::model::{Lifecycle, Literal, Model, Subject};
-use crate::parse::value::Dependency;
+use crate::model::{Lifecycle, Model, Subject};
+use crate::parse::value::{Dependency, Literal};
 
 /// The traits' impls, the descriptor and its place on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {

@@ -1,37 +1,43 @@
-//! `#[service(…)]`'s argument list: keys and their spanned values.
+//! The argument list of an attribute: keys and their values.
 //!
-//! It is split at its commas first, so that a broken argument spoils only itself and every mistake is told at once.
-
-use std::time::Duration;
+//! The list is split at its commas first, so that an error in one argument does not hide the errors in the others.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use syn::Error;
+use syn::{Error, Path};
 
 use crate::diagnostics::Diagnostics;
-use crate::parse::keys::{self, Key};
-use crate::parse::value::{self, Value};
+use crate::parse::keys::{Key, Table};
+use crate::parse::value::{self, Literal, Value};
 
 /// The arguments, in the order written.
-#[derive(Default)]
-pub(crate) struct Args(Vec<Arg>);
+pub(crate) struct Args {
+    table: Table,
+    args: Vec<Arg>,
+}
 
 pub(crate) struct Arg {
-    pub(crate) key: &'static Key,
-    /// The key as written.
-    pub(crate) ident: Ident,
-    /// The value's first token.
+    pub(crate) key: Key,
+    /// Where the key is written.
     pub(crate) span: Span,
-    /// `None`: it was wrong, and has been told.
+    /// Where the value is written: its first token.
+    pub(crate) value_span: Span,
+    /// `None`: the value was wrong, and its error has been reported.
     pub(crate) value: Option<Value>,
 }
 
 impl Args {
-    pub(crate) fn parse(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Self {
-        let mut args = Self::default();
-        for argument in split_at_commas(tokens, diagnostics) {
-            match args.argument(argument) {
-                Ok(()) => {}
-                Err(error) => diagnostics.push(error),
+    /// Reads the tokens between the parentheses of each attribute.
+    pub(crate) fn parse(
+        table: Table,
+        attributes: impl IntoIterator<Item = TokenStream>,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
+        let mut args = Self { table, args: Vec::new() };
+        for tokens in attributes {
+            for argument in split_at_commas(tokens, diagnostics) {
+                if let Err(error) = args.argument(argument) {
+                    diagnostics.push(error);
+                }
             }
         }
         args
@@ -41,32 +47,55 @@ impl Args {
         let mut tokens = tokens.into_iter();
         let ident = match tokens.next() {
             Some(TokenTree::Ident(ident)) => ident,
-            Some(other) => return Err(no_key(&other)),
+            Some(other) => return Err(self.no_key(&other)),
             None => return Ok(()),
         };
-        let Some(key) = keys::find(&ident.to_string()) else { return Err(unknown_key(&ident)) };
+        let Some(&key) = self.table.find(&ident.to_string()) else { return Err(self.unknown_key(&ident)) };
         if self.get(key.name).is_some() {
-            return Err(Error::new(ident.span(), format!("`{}` is written twice: leave one out", key.name)));
+            return Err(Error::new(ident.span(), format!("`{}` is written twice: remove one of them", key.name)));
         }
         let tokens: Vec<TokenTree> = tokens.collect();
-        let span = tokens.get(1).map_or(ident.span(), TokenTree::span);
-        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| value::read(key, tokens));
-        let (value, told) = match value {
+        let (span, value_span) = (ident.span(), tokens.get(1).map_or(ident.span(), TokenTree::span));
+        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| value::read(self.table, key, tokens));
+        let (value, result) = match value {
             Ok(value) => (Some(value), Ok(())),
             Err(error) => (None, Err(error)),
         };
-        self.0.push(Arg { key, ident, span, value });
-        told
+        self.args.push(Arg { key, span, value_span, value });
+        result
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Arg> {
-        self.0.iter().find(|arg| arg.key.name == key)
+        self.args.iter().find(|arg| arg.key.name == key)
     }
-}
 
-impl Args {
+    /// The declaration of a key, written or not.
+    pub(crate) fn declared(&self, key: &str) -> Option<&'static Key> {
+        self.table.find(key)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arg> {
-        self.0.iter()
+        self.args.iter()
+    }
+
+    fn no_key(&self, found: &TokenTree) -> Error {
+        let text = found.to_string();
+        let message = match self.table.find(text.trim_matches('"')) {
+            Some(key) => format!("a key needs no quotes: write `{}`", key.assignment()),
+            None => format!("expected `key = value`, for example `{}`", self.table.example),
+        };
+        Error::new(found.span(), message)
+    }
+
+    fn unknown_key(&self, ident: &Ident) -> Error {
+        let message = match self.table.proposal(&ident.to_string()) {
+            Some(proposal) => format!("unknown key `{ident}`; did you mean `{proposal}`?"),
+            None => {
+                let names: Vec<&str> = self.table.names().collect();
+                format!("unknown key `{ident}`: the keys are {}; {}", names.join(", "), self.table.advice)
+            }
+        };
+        Error::new(ident.span(), message)
     }
 }
 
@@ -75,24 +104,28 @@ impl IntoIterator for Args {
     type IntoIter = std::vec::IntoIter<Arg>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.args.into_iter()
     }
 }
 
 impl Arg {
-    /// The value as a time; also a number of seconds.
-    pub(crate) fn duration(&self) -> Option<Duration> {
+    pub(crate) fn literal(&self) -> Option<&Literal> {
         match self.value.as_ref()? {
-            Value::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
-            Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
-            Value::Str(text) => crate::parse::units::duration(text).ok(),
-            _ => None,
+            Value::Literal(literal) => Some(literal),
+            Value::Path(_) => None,
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self.value.as_ref()? {
+            Value::Literal(_) => None,
+            Value::Path(path) => Some(path),
         }
     }
 
     pub(crate) fn text(&self) -> Option<&str> {
-        match self.value.as_ref()? {
-            Value::Str(text) => Some(text),
+        match self.literal()? {
+            Literal::Str(text) => Some(text),
             _ => None,
         }
     }
@@ -104,7 +137,7 @@ fn split_at_commas(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<Ve
         match &token {
             TokenTree::Punct(comma) if comma.as_char() == ',' => {
                 if arguments.last().is_some_and(Vec::is_empty) {
-                    diagnostics.push(Error::new(comma.span(), "nothing stands before this comma: leave it out"));
+                    diagnostics.push(Error::new(comma.span(), "unexpected comma: remove it"));
                 } else {
                     arguments.push(Vec::new());
                 }
@@ -119,48 +152,18 @@ fn split_at_commas(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<Ve
     arguments
 }
 
-fn no_key(found: &TokenTree) -> Error {
-    let text = found.to_string();
-    let unquoted = text.trim_matches('"');
-    let message = match keys::find(unquoted) {
-        Some(key) => format!("keys stand without quotes: `{} = {}`", key.name, key.example),
-        None if matches!(found, TokenTree::Literal(_)) => {
-            format!("a value without its key: write `key = {text}`, as in `interval = 30`")
-        }
-        None => "expected `key = value`, as in `interval = 30`".to_owned(),
-    };
-    Error::new(found.span(), message)
-}
-
-fn unknown_key(ident: &Ident) -> Error {
-    let message = match keys::meant(&ident.to_string()) {
-        Some(key) if ident == "disabled" => {
-            format!("there is no key `{ident}`; did you mean `{} = {}`?", key.name, key.example)
-        }
-        Some(key) => format!("there is no key `{ident}`; did you mean `{}`?", key.name),
-        None => {
-            let all: Vec<&str> = keys::KEYS.iter().map(|key| key.name).collect();
-            format!(
-                "there is no key `{ident}`; keys are {}. A setting of the service's own goes into `services.toml`",
-                all.join(", ")
-            )
-        }
-    };
-    Error::new(ident.span(), message)
-}
-
-/// What stands behind the `=`.
-fn value_tokens<'t>(key: &Key, ident: &Ident, tokens: &'t [TokenTree]) -> Result<&'t [TokenTree], Error> {
-    let write = format!("write `{} = {}`", key.name, key.example);
+/// The tokens after the `=`.
+fn value_tokens<'t>(key: Key, ident: &Ident, tokens: &'t [TokenTree]) -> Result<&'t [TokenTree], Error> {
+    let write = format!("write `{}`", key.assignment());
     match tokens {
-        [] => Err(Error::new(ident.span(), format!("`{}` has no value: {write}", key.name))),
+        [] => Err(Error::new(ident.span(), format!("`{ident}` has no value: {write}"))),
         [TokenTree::Punct(equals), rest @ ..] if equals.as_char() == '=' => match rest {
-            [] => Err(Error::new(ident.span(), format!("`{}` has no value: {write}", key.name))),
+            [] => Err(Error::new(ident.span(), format!("`{ident}` has no value: {write}"))),
             [TokenTree::Punct(second), ..] if second.as_char() == '=' => {
-                Err(Error::new(second.span(), format!("one `=` is enough: {write}")))
+                Err(Error::new(second.span(), format!("expected one `=`, not `==`: {write}")))
             }
             rest => Ok(rest),
         },
-        [other, ..] => Err(Error::new(other.span(), format!("expected `=` after `{}`: {write}", key.name))),
+        [other, ..] => Err(Error::new(other.span(), format!("expected `=` after `{ident}`: {write}"))),
     }
 }

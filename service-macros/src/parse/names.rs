@@ -22,25 +22,25 @@ pub(crate) fn snake_case(name: &str) -> String {
     snake
 }
 
-/// What is wrong with a service id, in words that follow "the id `…`".
+/// What is wrong with a service id.
 pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     let mut letters = id.chars();
     if id.is_empty() {
-        Some("is empty")
+        Some("an id cannot be empty")
     } else if id == "defaults" {
-        Some("is taken: `[defaults]` holds the settings of all services")
+        Some("`[defaults]` is the section with the values for all services")
     } else if !letters.next().is_some_and(|first| first.is_ascii_lowercase()) {
-        Some("has to start with a lower-case letter, a to z")
+        Some("an id starts with a lower-case letter (a to z)")
     } else if !letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
-        Some("may only have lower-case letters, digits and `_`")
+        Some("an id contains only lower-case letters (a to z), digits and `_`")
     } else if id.contains("__") {
-        Some("may not have `__`, which separates id and key in environment variables")
+        Some("an id cannot contain `__`, which separates id and key in environment variables")
     } else {
         None
     }
 }
 
-/// An id near to what was written, if any letter of it can be kept.
+/// A valid id that is similar to what was written, if there is one.
 pub(crate) fn proposed_id(written: &str) -> Option<String> {
     let kept: String = written
         .chars()

@@ -1,29 +1,36 @@
-//! One value of one key: read from its tokens, checked, and refused in words that say what to write.
+//! The value of one key: read from its tokens and checked. An error says what to write instead.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
-use syn::{Error, Lit, LitInt, LitStr, Path, Token, Type};
+use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path, Token, Type};
 
 use crate::parse::item::ungrouped;
-use crate::parse::keys::{self, Key, Kind};
+use crate::parse::keys::{self, Key, Kind, Table, Zero};
 use crate::parse::{cron, names, units};
 use crate::spelling;
 
 /// The value of a key.
 pub(crate) enum Value {
+    Literal(Literal),
+    /// The value of `crate`.
+    Path(Path),
+}
+
+/// A value that the service's descriptor can carry.
+pub(crate) enum Literal {
     Int(i64),
     Float(f64),
     Str(String),
     Bool(bool),
     Services(Vec<Dependency>),
-    Path(Path),
 }
 
-/// A service that is depended on.
+/// A service that another one depends on.
 pub(crate) enum Dependency {
     Id(String, Span),
     Type(Box<Type>),
@@ -32,7 +39,7 @@ pub(crate) enum Dependency {
 /// A value as it was written, before it is known to be right.
 enum RawValue {
     Int(LitInt),
-    Float(syn::LitFloat),
+    Float(LitFloat),
     Str(LitStr),
     Bool(bool),
     List(TokenStream),
@@ -40,26 +47,27 @@ enum RawValue {
 }
 
 struct ValueParser<'t> {
-    key: &'static Key,
+    table: Table,
+    key: Key,
     tokens: &'t [TokenTree],
 }
 
 /// Reads the value of `key`.
-pub(crate) fn read(key: &'static Key, tokens: &[TokenTree]) -> Result<Value, Error> {
-    // A value that came through a `macro_rules!` variable stands in an invisible group.
+pub(crate) fn read(table: Table, key: Key, tokens: &[TokenTree]) -> Result<Value, Error> {
+    // A value that came through a `macro_rules!` variable is wrapped in an invisible group.
     if let [TokenTree::Group(group)] = tokens
         && group.delimiter() == Delimiter::None
     {
         let inner: Vec<TokenTree> = group.stream().into_iter().collect();
-        return read(key, &inner);
+        return read(table, key, &inner);
     }
-    ValueParser { key, tokens }.read()
+    ValueParser { table, key, tokens }.read()
 }
 
 impl ValueParser<'_> {
     fn read(&self) -> Result<Value, Error> {
         if self.key.kind == Kind::CratePath {
-            return self.crate_path();
+            return self.crate_path().map(Value::Path);
         }
         self.one_argument()?;
         if let [TokenTree::Punct(minus), number @ TokenTree::Literal(_)] = self.tokens
@@ -67,18 +75,23 @@ impl ValueParser<'_> {
         {
             return Err(self.negative(number));
         }
+        self.literal().map(Value::Literal)
+    }
+
+    fn literal(&self) -> Result<Literal, Error> {
         let raw = self.raw();
         match self.key.kind {
-            Kind::Name => self.name(&raw),
-            Kind::Time { zero } => self.time(&raw, zero),
-            Kind::Count => self.count(&raw),
+            Kind::Id => self.id(&raw),
+            Kind::Time(zero) => self.time(&raw, zero),
+            Kind::Count { min } => self.count(&raw, min),
             Kind::Factor => self.factor(&raw),
             Kind::Switch => self.switch(&raw),
             Kind::Choice(words) => self.choice(&raw, words),
             Kind::Cron => self.checked(&raw, cron::check),
-            Kind::Zone => self.checked(&raw, cron::check_zone),
+            Kind::TimeZone => self.checked(&raw, cron::check_zone),
             Kind::Rate => self.checked(&raw, units::rate),
             Kind::Services => self.services(&raw),
+            Kind::Column => self.string(&raw).map(|text| Literal::Str(text.value())),
             Kind::CratePath => Err(self.wrong()),
         }
     }
@@ -90,7 +103,7 @@ impl ValueParser<'_> {
             _ => None,
         });
         let last = match self.tokens {
-            [_, .., TokenTree::Ident(last)] if keys::find(&last.to_string()).is_some() => Some(last),
+            [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
             _ => None,
         };
         match next.or(last) {
@@ -117,145 +130,144 @@ impl ValueParser<'_> {
         self.tokens.iter().cloned().collect::<TokenStream>().to_string()
     }
 
-    /// An error under all of the value.
-    fn error(&self, message: impl Display) -> Error {
+    /// An error under all of the value. The message follows the key's name.
+    fn error(&self, problem: impl Display) -> Error {
+        let message = format!("`{}` {problem}", self.key.name);
         Error::new_spanned(self.tokens.iter().cloned().collect::<TokenStream>(), message)
     }
 
     fn wrong(&self) -> Error {
-        let Key { name, example, .. } = self.key;
-        let takes = self.key.kind.takes();
+        let (takes, assignment) = (self.key.kind.takes(), self.key.assignment());
         let calculated = matches!(self.tokens, [TokenTree::Ident(word), ..] if word != "true" && word != "false")
             || (self.tokens.len() > 1 && matches!(self.tokens, [TokenTree::Literal(_), ..]));
-        if calculated && matches!(self.key.kind, Kind::Time { .. } | Kind::Count | Kind::Factor) {
+        if calculated && matches!(self.key.kind, Kind::Time(_) | Kind::Count { .. } | Kind::Factor) {
             return self.error(format!(
-                "`{name}` takes {takes}, as it stands: the attribute cannot calculate or see constants. Write `{name} = {example}`"
+                "cannot be an expression or a constant, which the attribute does not evaluate: write {takes}, for example `{assignment}`"
             ));
         }
-        self.error(format!("`{name}` takes {takes}: write `{name} = {example}`"))
+        self.error(format!("takes {takes}, for example `{assignment}`"))
     }
 
     fn negative(&self, number: &TokenTree) -> Error {
-        let name = self.key.name;
         match self.key.kind {
-            Kind::Time { .. } | Kind::Count => {
-                self.error(format!("`{name}` cannot be negative: write `{name} = {number}`"))
+            Kind::Time(_) | Kind::Count { .. } => {
+                self.error(format!("cannot be negative: write `{} = {number}`", self.key.name))
             }
-            Kind::Factor => self.error(format!("`{name}` cannot be less than 1.0, or waits would shrink")),
+            Kind::Factor => self.error(BELOW_ONE),
             _ => self.wrong(),
         }
     }
 
-    fn in_quotes(&self) -> Option<Error> {
-        let word = match self.tokens {
-            [TokenTree::Ident(word)] => word.to_string(),
-            _ => return None,
-        };
-        let name = self.key.name;
-        Some(self.error(format!("`{name}` takes a string: write `{name} = \"{word}\"`")))
-    }
-
-    fn name(&self, raw: &RawValue) -> Result<Value, Error> {
-        let RawValue::Str(text) = raw else { return Err(self.in_quotes().unwrap_or_else(|| self.wrong())) };
-        check_id(text)?;
-        Ok(Value::Str(text.value()))
-    }
-
-    fn time(&self, raw: &RawValue, zero: bool) -> Result<Value, Error> {
-        let name = self.key.name;
-        let too_long = || self.error(format!("`{name}` is more than 100 years: numbers are seconds"));
-        let (value, length) = match raw {
-            RawValue::Int(int) => {
-                self.suffix(int.suffix(), &int.to_string())?;
-                let seconds = int.base10_parse::<u32>().map_err(|_| too_long())?;
-                (Value::Int(i64::from(seconds)), f64::from(seconds))
-            }
-            RawValue::Float(float) => {
-                self.suffix(float.suffix(), &float.to_string())?;
-                let seconds = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
-                (Value::Float(seconds), seconds)
-            }
-            RawValue::Str(text) => {
-                let length = units::duration(&text.value())
-                    .map_err(|problem| Error::new(text.span(), format!("`{name}` {problem}")))?;
-                (Value::Str(text.value()), length.as_secs_f64())
-            }
-            _ => return Err(self.wrong()),
-        };
-        if length > units::LONGEST.as_secs_f64() {
-            return Err(too_long());
-        }
-        if length < 1e-9 && !(zero && length == 0.0) {
-            return Err(self.error(zero_problem(name)));
-        }
-        Ok(value)
-    }
-
-    /// `30s` is one token to the compiler: a number with a suffix.
-    fn suffix(&self, suffix: &str, token: &str) -> Result<(), Error> {
-        if suffix.is_empty() || is_number_type(suffix) {
-            return Ok(());
-        }
-        let name = self.key.name;
-        Err(match self.key.kind {
-            Kind::Time { .. } => self.error(format!("a unit stands in quotes: write `{name} = \"{token}\"`")),
-            _ => self.error(format!(
-                "`{name}` is a number without a unit: write `{name} = {}`",
-                token.trim_end_matches(suffix)
-            )),
-        })
-    }
-
-    fn count(&self, raw: &RawValue) -> Result<Value, Error> {
-        let name = self.key.name;
-        match raw {
-            RawValue::Int(int) => {
-                self.suffix(int.suffix(), &int.to_string())?;
-                let number =
-                    int.base10_parse::<u32>().map_err(|_| self.error(format!("`{name}` is at most {}", u32::MAX)))?;
-                Ok(Value::Int(i64::from(number)))
-            }
-            RawValue::Str(text) if text.value().parse::<u32>().is_ok() => {
-                Err(self.error(format!("`{name}` stands without quotes: write `{name} = {}`", text.value())))
-            }
-            RawValue::Float(_) => {
-                Err(self.error(format!("`{name}` counts: write a whole number, as in `{name} = {}`", self.key.example)))
+    fn string<'r>(&self, raw: &'r RawValue) -> Result<&'r LitStr, Error> {
+        match (raw, self.tokens) {
+            (RawValue::Str(text), _) => Ok(text),
+            (_, [TokenTree::Ident(word)]) => {
+                Err(self.error(format!("takes a string: write `{} = \"{word}\"`", self.key.name)))
             }
             _ => Err(self.wrong()),
         }
     }
 
-    fn factor(&self, raw: &RawValue) -> Result<Value, Error> {
-        let name = self.key.name;
-        let (value, factor) = match raw {
+    fn id(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let text = self.string(raw)?;
+        check_id(text)?;
+        Ok(Literal::Str(text.value()))
+    }
+
+    fn time(&self, raw: &RawValue, zero: Zero) -> Result<Literal, Error> {
+        let too_long = || self.error("is longer than the maximum of 100 years; a number counts seconds");
+        let (value, seconds) = match raw {
             RawValue::Int(int) => {
-                self.suffix(int.suffix(), &int.to_string())?;
-                let number = int.base10_parse::<u32>().map_err(|_| self.error(format!("`{name}` is too large")))?;
-                (Value::Int(i64::from(number)), f64::from(number))
+                self.no_unit(int.suffix(), &int.to_string())?;
+                let seconds = int.base10_parse::<u32>().map_err(|_| too_long())?;
+                (Literal::Int(i64::from(seconds)), f64::from(seconds))
             }
             RawValue::Float(float) => {
-                self.suffix(float.suffix(), &float.to_string())?;
-                let number = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
-                (Value::Float(number), number)
+                self.no_unit(float.suffix(), &float.to_string())?;
+                let seconds = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
+                (Literal::Float(seconds), seconds)
             }
-            RawValue::Str(text) if text.value().parse::<f64>().is_ok() => {
-                return Err(self.error(format!("`{name}` stands without quotes: write `{name} = {}`", text.value())));
+            RawValue::Str(text) => {
+                let time = units::duration(&text.value()).map_err(|problem| self.error(problem))?;
+                (Literal::Str(text.value()), time.as_secs_f64())
             }
             _ => return Err(self.wrong()),
         };
+        if seconds > units::LONGEST.as_secs_f64() {
+            return Err(too_long());
+        }
+        match zero {
+            Zero::Refused(instead) if seconds < 1e-9 => Err(self.error(format!("cannot be zero: {instead}"))),
+            Zero::Allowed if seconds != 0.0 && seconds < 1e-9 => {
+                Err(self.error("is shorter than a nanosecond: write 0 or a longer time"))
+            }
+            _ => Ok(value),
+        }
+    }
+
+    /// `30s` is one token to the compiler: a number with a suffix.
+    fn no_unit(&self, suffix: &str, token: &str) -> Result<(), Error> {
+        if suffix.is_empty() || is_number_type(suffix) {
+            return Ok(());
+        }
+        let name = self.key.name;
+        Err(match self.key.kind {
+            Kind::Time(_) => match units::duration(token) {
+                Ok(_) => self.error(format!("needs quotes around a time with a unit: write `{name} = \"{token}\"`")),
+                Err(problem) => self.error(problem),
+            },
+            _ => self
+                .error(format!("takes a number without a unit: write `{name} = {}`", token.trim_end_matches(suffix))),
+        })
+    }
+
+    fn no_quotes(&self, number: &LitStr) -> Error {
+        self.error(format!("takes a number without quotes: write `{} = {}`", self.key.name, number.value()))
+    }
+
+    fn count(&self, raw: &RawValue, min: u32) -> Result<Literal, Error> {
+        match raw {
+            RawValue::Int(int) => {
+                self.no_unit(int.suffix(), &int.to_string())?;
+                match int.base10_parse::<u32>() {
+                    Ok(number) if number >= min => Ok(Literal::Int(i64::from(number))),
+                    Ok(_) => Err(self.error(format!("must be at least {min}"))),
+                    Err(_) => Err(self.error(format!("must be at most {}", u32::MAX))),
+                }
+            }
+            RawValue::Str(text) if text.value().parse::<u32>().is_ok() => Err(self.no_quotes(text)),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    fn factor(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let too_large = || self.error("is too large");
+        let (value, factor) = match raw {
+            RawValue::Int(int) => {
+                self.no_unit(int.suffix(), &int.to_string())?;
+                let number = int.base10_parse::<u32>().map_err(|_| too_large())?;
+                (Literal::Int(i64::from(number)), f64::from(number))
+            }
+            RawValue::Float(float) => {
+                self.no_unit(float.suffix(), &float.to_string())?;
+                let number = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
+                (Literal::Float(number), number)
+            }
+            RawValue::Str(text) if text.value().parse::<f64>().is_ok() => return Err(self.no_quotes(text)),
+            _ => return Err(self.wrong()),
+        };
         if !factor.is_finite() {
-            return Err(self.error(format!("`{name}` is too large")));
+            return Err(too_large());
         }
         if factor < 1.0 {
-            return Err(self.error(format!("`{name}` cannot be less than 1.0, or waits would shrink")));
+            return Err(self.error(BELOW_ONE));
         }
         Ok(value)
     }
 
-    fn switch(&self, raw: &RawValue) -> Result<Value, Error> {
-        let name = self.key.name;
+    fn switch(&self, raw: &RawValue) -> Result<Literal, Error> {
         let meant = match raw {
-            RawValue::Bool(value) => return Ok(Value::Bool(*value)),
+            RawValue::Bool(value) => return Ok(Literal::Bool(*value)),
             RawValue::Str(text) => text.value(),
             _ => self.text(),
         };
@@ -264,80 +276,77 @@ impl ValueParser<'_> {
             "false" | "no" | "off" | "0" => "false",
             _ => return Err(self.wrong()),
         };
-        Err(self.error(format!("`{name}` takes `true` or `false`: write `{name} = {meant}`")))
+        Err(self.error(format!("takes `true` or `false`: write `{} = {meant}`", self.key.name)))
     }
 
-    fn choice(&self, raw: &RawValue, words: &[&str]) -> Result<Value, Error> {
+    fn choice(&self, raw: &RawValue, words: &[&str]) -> Result<Literal, Error> {
         let name = self.key.name;
         let RawValue::Str(text) = raw else {
             let word = self.text();
             return Err(match words.iter().find(|known| **known == word) {
-                Some(word) => self.error(format!("`{name}` takes a string: write `{name} = \"{word}\"`")),
+                Some(word) => self.error(format!("takes a string: write `{name} = \"{word}\"`")),
                 None => self.wrong(),
             });
         };
         let value = text.value();
         if words.contains(&value.as_str()) {
-            return Ok(Value::Str(value));
+            return Ok(Literal::Str(value));
         }
         let takes = keys::alternatives(words);
         Err(self.error(match spelling::nearest(&value, words.iter().copied()) {
-            Some(near) => format!("`{name}` takes {takes}; did you mean `\"{near}\"`?"),
-            None => format!("`{name}` takes {takes}, not `\"{value}\"`"),
+            Some(near) => format!("takes {takes}; did you mean `\"{near}\"`?"),
+            None => format!("takes {takes}, not `\"{value}\"`"),
         }))
     }
 
-    fn checked(&self, raw: &RawValue, check: fn(&str) -> Result<(), String>) -> Result<Value, Error> {
+    fn checked(&self, raw: &RawValue, check: fn(&str) -> Result<(), String>) -> Result<Literal, Error> {
         let RawValue::Str(text) = raw else { return Err(self.wrong()) };
-        match check(&text.value()) {
-            Ok(()) => Ok(Value::Str(text.value())),
-            Err(problem) => {
-                let space = if problem.starts_with("'s ") { "" } else { " " };
-                Err(self.error(format!("`{}`{space}{problem}", self.key.name)))
-            }
-        }
+        check(&text.value()).map_err(|problem| self.error(problem))?;
+        Ok(Literal::Str(text.value()))
     }
 
-    fn services(&self, raw: &RawValue) -> Result<Value, Error> {
+    fn services(&self, raw: &RawValue) -> Result<Literal, Error> {
         let list = match raw {
             RawValue::List(list) => list.clone(),
-            RawValue::Str(_) => {
-                return Err(self.error(format!("`depends_on` takes a list: write `depends_on = [{}]`", self.text())));
-            }
-            _ if matches!(self.tokens.first(), Some(TokenTree::Ident(_))) => {
-                let text = self.text().replace(' ', "");
-                return Err(self.error(format!("`depends_on` takes a list: write `depends_on = [{text}]`")));
+            _ if matches!(self.tokens.first(), Some(TokenTree::Ident(_))) || matches!(raw, RawValue::Str(_)) => {
+                let service = self.text().replace(' ', "");
+                return Err(self.error(format!("takes a list: write `{} = [{service}]`", self.key.name)));
             }
             _ => return Err(self.wrong()),
         };
         let services = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, dependency);
-        Ok(Value::Services(services.parse2(list)?.into_iter().collect()))
+        Ok(Literal::Services(services.parse2(list)?.into_iter().collect()))
     }
 
-    fn crate_path(&self) -> Result<Value, Error> {
+    fn crate_path(&self) -> Result<Path, Error> {
         let tokens: TokenStream = self.tokens.iter().cloned().collect();
         if let RawValue::Str(text) = self.raw()
             && !text.value().is_empty()
         {
-            return Err(self.error(format!("`crate` takes a path without quotes: write `crate = {}`", text.value())));
+            return Err(self.error(format!(
+                "takes a path without quotes: write `{} = {}`",
+                self.key.name,
+                text.value()
+            )));
         }
         self.one_argument()?;
-        Path::parse_mod_style.parse2(tokens).map(Value::Path).map_err(|_| self.wrong())
+        Path::parse_mod_style.parse2(tokens).map_err(|_| self.wrong())
     }
 }
 
-fn zero_problem(name: &str) -> String {
-    match name {
-        "interval" => {
-            "`interval` cannot be zero; to run again at once while there is work, return `Outcome::again()`".to_owned()
+impl Literal {
+    /// The value as a time; a number counts seconds.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        match self {
+            Literal::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+            Literal::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
+            Literal::Str(text) => units::duration(text).ok(),
+            Literal::Bool(_) | Literal::Services(_) => None,
         }
-        "delay" => {
-            "`delay` cannot be zero; to run again at once while there is work, return `Outcome::again()`".to_owned()
-        }
-        "timeout" => "`timeout` cannot be zero: leave it out for no timeout".to_owned(),
-        name => format!("`{name}` cannot be zero"),
     }
 }
+
+const BELOW_ONE: &str = "must be at least 1.0, so that the waits do not become shorter";
 
 fn is_number_type(suffix: &str) -> bool {
     let float = matches!(suffix, "f32" | "f64");
@@ -345,16 +354,17 @@ fn is_number_type(suffix: &str) -> bool {
     float || matches!(size, "8" | "16" | "32" | "64" | "128" | "size")
 }
 
-/// Checks a service id.
 fn check_id(text: &LitStr) -> Result<(), Error> {
     let id = text.value();
     let Some(problem) = names::id_problem(&id) else { return Ok(()) };
     let proposal = match names::proposed_id(&id) {
-        Some(proposal) => format!(": write \"{proposal}\""),
+        Some(proposal) => format!(": write `\"{proposal}\"`"),
         None => String::new(),
     };
-    Err(Error::new(text.span(), format!("a service id {problem}{proposal}")))
+    Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
 }
+
+const NOT_A_SERVICE: &str = "expected a service: write its type or its id, `OtherService` or `\"other_service\"`";
 
 fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
     if input.peek(Lit) {
@@ -363,20 +373,30 @@ fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
                 check_id(&text)?;
                 Ok(Dependency::Id(text.value(), text.span()))
             }
-            other => Err(Error::new(
-                other.span(),
-                "`depends_on` lists types and ids: write `OtherService` or `\"other_service\"`",
-            )),
+            other => Err(Error::new(other.span(), NOT_A_SERVICE)),
         };
     }
-    let start: Span = input.span();
-    let not_a_service =
-        || Error::new(start, "`depends_on` lists types and ids: write `OtherService` or `\"other_service\"`");
-    match input.parse::<Type>().map(ungrouped).map_err(|_| not_a_service())? {
+    let start = input.span();
+    match input.parse::<Type>().map(ungrouped).map_err(|_| Error::new(start, NOT_A_SERVICE))? {
         path @ Type::Path(_) => Ok(Dependency::Type(Box::new(path))),
-        other => Err(Error::new_spanned(
-            other,
-            "`depends_on` lists types and ids: write `OtherService` or `\"other_service\"`",
-        )),
+        other => Err(Error::new_spanned(other, NOT_A_SERVICE)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::keys::{SERVICE, WORK_ITEM};
+
+    /// Every example is a value that its key takes, so that no error proposes another error.
+    #[test]
+    fn examples_are_right() {
+        for table in [SERVICE, WORK_ITEM] {
+            for key in table.keys() {
+                let tokens: TokenStream = key.example.parse().unwrap();
+                let tokens: Vec<_> = tokens.into_iter().collect();
+                assert!(read(table, key, &tokens).is_ok(), "{}", key.assignment());
+            }
+        }
     }
 }

@@ -1,80 +1,30 @@
 //! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
 
+pub(crate) mod keys;
 mod methods;
 mod signatures;
 mod suggestions;
 
-use proc_macro2::{Ident, Span};
+use proc_macro2::Ident;
 use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Error, GenericArgument, GenericParam, PathArguments, Type};
 
 use crate::diagnostics::Diagnostics;
-use crate::model::{Literal, Model, Subject};
-use crate::parse::args::Args;
+use crate::model::{Model, Subject};
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
-use crate::parse::value::Dependency;
+use crate::parse::value::{Dependency, Literal};
 use crate::validate::signatures::{blocking_impl_to_write, impl_to_write, type_name_of};
 
-/// Rules about keys that stand together.
-pub(crate) fn arguments(args: &Args, diagnostics: &mut Diagnostics) {
-    let mut push = |key: &str, message: String| {
-        if let Some(arg) = args.get(key) {
-            diagnostics.push(Error::new(arg.ident.span(), message));
-        }
-    };
-    let has = |key: &str| args.get(key).is_some();
-
-    let mut schedules = args.iter().map(|arg| arg.key.name).filter(|key| ["interval", "delay", "cron"].contains(key));
-    if let Some(kept) = schedules.next() {
-        for other in schedules {
-            push(other, format!("`{other}` beside `{kept}`: a service has one schedule, leave one of them out"));
-        }
-    }
-    // Its own tests are about everything else.
-    if cfg!(not(any(test, feature = "cron"))) {
-        let message =
-            "`cron` needs the feature `cron` of service-core: add `features = [\"cron\"]` to it in Cargo.toml";
-        push("cron", message.to_owned());
-    }
-    for key in ["timezone", "catch_up"] {
-        if !has("cron") {
-            push(key, format!("`{key}` belongs to `cron`: add `cron = \"30 2 * * *\"` or leave it out"));
-        }
-    }
-    // A wrong `restart` has been told already.
-    let restarts = args.get("restart").is_some_and(|arg| arg.value.is_none() || arg.text() == Some("on_failure"));
-    for key in ["restart_delay", "max_restarts", "restart_window"] {
-        if !restarts {
-            push(key, format!("`{key}` does nothing without `restart = \"on_failure\"`: add that or leave it out"));
-        }
-    }
-    let duration = |key: &str| args.get(key).and_then(|arg| arg.duration());
-    if let (Some(first), Some(most)) = (duration("retry_delay"), duration("max_retry_delay"))
-        && most < first
-    {
-        push(
-            "max_retry_delay",
-            "`max_retry_delay` is less than `retry_delay`: the cap has to be at least the first wait".to_owned(),
-        );
-    }
-    if let Some(arg) = args.get("scope")
-        && arg.text() == Some("cluster")
-    {
-        let message = "`scope = \"cluster\"` (one replica at a time) is not there yet: leave `scope` out, or have each run claim its work in the database";
-        diagnostics.push(Error::new(arg.span, message));
-    }
-}
-
 /// Rules about the id and the dependencies.
-pub(crate) fn identity(model: &Model, args_name: Option<Span>, diagnostics: &mut Diagnostics) {
+pub(crate) fn identity(model: &Model, diagnostics: &mut Diagnostics) {
     let Some(name) = model.subject.name() else { return };
-    if args_name.is_none()
+    if model.id_derived
         && let Some(problem) = names::id_problem(&model.id)
     {
         let message = format!(
-            "the id made of this name, `{}`, {problem}: write one yourself, `#[service(name = \"…\")]`",
+            "the service id derived from this name, `{}`, is not valid: {problem}; set another one, `#[service(name = \"…\")]`",
             model.id
         );
         diagnostics.push(Error::new(name.span(), message));

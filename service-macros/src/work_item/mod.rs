@@ -1,19 +1,21 @@
-//! `#[derive(WorkItem)]`: checks what `#[work_item(…)]` names against the model's columns, and writes the trait's impl.
+//! `#[derive(WorkItem)]`: checks the columns that `#[work_item(…)]` names against the model, and writes the trait's impl.
 //!
-//! The tricky part is sea-orm's `#[sea_orm::model]`, which puts a model's derives on its `ModelEx` too: there, nothing is
-//! written. After a mistake an impl is written all the same, so that its users are not told a second time.
+//! The tricky part is sea-orm's `#[sea_orm::model]`, which copies a model's derives to its `ModelEx`: there, nothing is
+//! written. After an error an impl is written all the same, so that the uses of the trait are not further errors.
 
-mod args;
 mod columns;
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Error, Fields, Path};
+use syn::{Data, DeriveInput, Error, Fields, Meta, Path};
 
 use crate::diagnostics::Diagnostics;
+use crate::parse::args::{Arg, Args};
+use crate::parse::keys;
+use crate::parse::value::Literal;
 use crate::spelling::nearest;
-use crate::work_item::args::{Keys, Named, list};
+use crate::validate;
 use crate::work_item::columns::{Column, columns, unsuitable};
 
 /// The derive as a plain function, so that tests can look at what it writes.
@@ -26,37 +28,67 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
         return TokenStream::new();
     }
     let mut diagnostics = Diagnostics::default();
-    let keys = Keys::parse(&input, &mut diagnostics);
-    let krate = keys.krate.clone().unwrap_or_else(|| syn::parse_quote!(::service_core));
-    let Data::Struct(data) = &input.data else {
+    let columns = match &input.data {
+        Data::Struct(data) if input.attrs.iter().any(|attribute| attribute.path().is_ident("sea_orm")) => {
+            match &data.fields {
+                Fields::Named(fields) => Some(columns(fields)),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    let Some(columns) = columns else {
         diagnostics.push(Error::new(input.ident.span(), NOT_A_MODEL));
         return diagnostics.into_compile_errors();
     };
-    let Fields::Named(fields) = &data.fields else {
-        diagnostics.push(Error::new(input.ident.span(), NOT_A_MODEL));
-        return diagnostics.into_compile_errors();
-    };
-    if !input.attrs.iter().any(|attribute| attribute.path().is_ident("sea_orm")) {
-        diagnostics.push(Error::new(input.ident.span(), NOT_A_MODEL));
-        return diagnostics.into_compile_errors();
-    }
-    let columns = columns(fields);
-    let model = WorkItem::new(&input.ident, &keys, &columns, &mut diagnostics);
-    if !diagnostics.is_empty() {
-        let errors = diagnostics.into_compile_errors();
-        let stand_in = implement(&krate, &quote!(::core::unreachable!()));
-        return quote!(#errors #stand_in);
-    }
-    match model {
-        Some(model) => model.expand(&krate),
-        None => TokenStream::new(),
+    let attribute = Attribute::parse(&input, &mut diagnostics);
+    let krate = attribute.krate();
+    match WorkItem::new(&input.ident, &attribute, &columns, &mut diagnostics) {
+        Some(item) if diagnostics.is_empty() => item.expand(&krate),
+        _ => {
+            let errors = diagnostics.into_compile_errors();
+            let stand_in = implement(&krate, &quote!(::core::unreachable!()));
+            quote!(#errors #stand_in)
+        }
     }
 }
 
-const NOT_A_MODEL: &str = "a work item is a row: derive `WorkItem` on a sea-orm model, \
+const NOT_A_MODEL: &str = "a work item is a row of a table: derive `WorkItem` on a sea-orm model, \
      a `struct Model { … }` with `#[derive(DeriveEntityModel)]` and `#[sea_orm(table_name = \"…\")]`";
 
-/// What is meant.
+/// The arguments of every `#[work_item(…)]`.
+struct Attribute {
+    args: Args,
+    /// Where the first one is written.
+    span: Option<Span>,
+}
+
+impl Attribute {
+    fn parse(input: &DeriveInput, diagnostics: &mut Diagnostics) -> Self {
+        let attributes: Vec<_> =
+            input.attrs.iter().filter(|attribute| attribute.path().is_ident("work_item")).collect();
+        let mut lists = Vec::new();
+        for attribute in &attributes {
+            match &attribute.meta {
+                Meta::List(list) => lists.push(list.tokens.clone()),
+                Meta::Path(_) => {}
+                Meta::NameValue(pair) => diagnostics.push(Error::new(
+                    pair.eq_token.span,
+                    "expected parentheses: write `#[work_item(status = \"status\")]`",
+                )),
+            }
+        }
+        let args = Args::parse(keys::WORK_ITEM, lists, diagnostics);
+        validate::keys::check(&args, diagnostics);
+        Self { args, span: attributes.first().map(|attribute| attribute.path().span()) }
+    }
+
+    fn krate(&self) -> Path {
+        self.args.get("crate").and_then(Arg::path).cloned().unwrap_or_else(|| syn::parse_quote!(::service_core))
+    }
+}
+
+/// The columns that a work item needs.
 struct WorkItem<'a> {
     status: &'a Column,
     error: Option<&'a Column>,
@@ -70,20 +102,23 @@ struct WorkItem<'a> {
 const DEFAULT_ATTEMPTS: u32 = 3;
 
 impl<'a> WorkItem<'a> {
-    fn new(name: &Ident, keys: &Keys, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<Self> {
+    fn new(name: &Ident, attribute: &Attribute, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<Self> {
+        let args = &attribute.args;
+        // An argument that could not be read may be the one that seems to be missing.
+        let readable = diagnostics.is_empty();
         if !columns.iter().any(|column| column.primary_key) {
             diagnostics.push(Error::new(
                 name.span(),
-                "a work item needs a primary key: put `#[sea_orm(primary_key)]` on the column (or columns) that tell rows apart",
+                "a work item needs a primary key: put `#[sea_orm(primary_key)]` on each column of the key",
             ));
         }
         let mut taken: Vec<(&'static str, &Column)> = Vec::new();
         let mut find = |key: &'static str| {
-            let named = keys.columns.iter().find(|named| named.key == key)?;
-            let column = resolve(named, columns, diagnostics)?;
+            let arg = args.get(key)?;
+            let column = resolve(arg, columns, diagnostics)?;
             if let Some((other, _)) = taken.iter().find(|(_, other)| other.field == column.field) {
-                let text = format!("`{other}` names `{}` already: `{key}` needs a column of its own", column.field);
-                diagnostics.push(Error::new(named.span, text));
+                let text = format!("`{other}` uses the column `{}` already: `{key}` needs another one", column.field);
+                diagnostics.push(Error::new(arg.value_span, text));
                 return None;
             }
             taken.push((key, column));
@@ -95,17 +130,14 @@ impl<'a> WorkItem<'a> {
         };
         let (status, error) = (find("status"), find("error"));
         let (attempts, available_at, updated_at) = (find("attempts"), find("available_at"), find("updated_at"));
-        if keys.columns.iter().all(|named| named.key != "status") && !keys.broken {
-            diagnostics.push(Error::new(keys.span.unwrap_or_else(|| name.span()), missing_status(keys, columns)));
+        if args.get("status").is_none() && readable {
+            let span = attribute.span.unwrap_or_else(|| name.span());
+            diagnostics.push(Error::new(span, missing_status(attribute, columns)));
         }
-        let named_attempts = keys.columns.iter().any(|named| named.key == "attempts");
-        if let Some((_, span)) = keys.max_attempts.filter(|_| !named_attempts && !keys.broken) {
-            diagnostics.push(Error::new(
-                span,
-                "`max_attempts` needs a column that counts them: add an integer column and `attempts = \"…\"`",
-            ));
-        }
-        let max_attempts = keys.max_attempts.map_or(DEFAULT_ATTEMPTS, |(number, _)| number);
+        let max_attempts = match args.get("max_attempts").and_then(Arg::literal) {
+            Some(Literal::Int(number)) => u32::try_from(*number).unwrap_or(u32::MAX),
+            _ => DEFAULT_ATTEMPTS,
+        };
         Some(Self { status: status?, error, attempts, max_attempts, available_at, updated_at })
     }
 
@@ -156,31 +188,29 @@ fn implement(krate: &Path, body: &TokenStream) -> TokenStream {
     }
 }
 
-fn resolve<'a>(named: &Named, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<&'a Column> {
-    let found =
-        columns.iter().find(|column| column.field == named.column || column.name.as_ref() == Some(&named.column));
+fn resolve<'a>(arg: &Arg, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<&'a Column> {
+    let written = arg.text()?;
+    let found = columns.iter().find(|column| column.field == written || column.name.as_deref() == Some(written));
     if found.is_none() {
         let names: Vec<&str> = columns.iter().map(|column| column.field.as_str()).collect();
-        let near = nearest(&named.column, names.iter().copied());
-        // A word of the name alone is often what is remembered: `message` for `error_message`.
-        let part = || names.iter().copied().find(|name| name.split('_').any(|word| word == named.column));
+        let near = nearest(written, names.iter().copied());
+        // One word of the name is often what is remembered: `message` for `error_message`.
+        let part = || names.iter().copied().find(|name| name.split('_').any(|word| word == written));
         let advice = match near.or_else(part) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("the columns are {}", list(&names)),
+            None => format!("the columns are {}", names.join(", ")),
         };
-        diagnostics.push(Error::new(named.span, format!("there is no column `{}`; {advice}", named.column)));
+        diagnostics.push(Error::new(arg.value_span, format!("there is no column `{written}`; {advice}")));
     }
     found
 }
 
-fn missing_status(keys: &Keys, columns: &[Column]) -> String {
+fn missing_status(attribute: &Attribute, columns: &[Column]) -> String {
     let guess = columns.iter().find(|column| column.field == "status" || column.field == "state");
     let guess = guess.map_or("…", |column| column.field.as_str());
-    match keys.span {
-        None => {
-            format!("say which column holds the status: add `#[work_item(status = \"{guess}\")]` below the derives")
-        }
-        Some(_) => format!("`status` is missing: say which column holds it, `status = \"{guess}\"`"),
+    match attribute.span {
+        None => format!("the status column is not named: add `#[work_item(status = \"{guess}\")]` below the derives"),
+        Some(_) => format!("the status column is not named: add `status = \"{guess}\"`"),
     }
 }
 
