@@ -1,33 +1,36 @@
 //! Strings with a unit: durations (`"1h 30m"`) and rates (`"10/s"`).
 //!
-//! The grammar is that of humantime, less the units that are no part of a schedule: `M` is a month there, and somebody
-//! who writes `"5M"` means minutes.
+//! The units are those of the documentation and no others: `"5M"` and `"30sec"` are errors. Apart from that the grammar
+//! is humantime's, so that a duration means the same to the runtime.
 
 use std::time::Duration;
 
-/// Longer times are slips: clocks and timers stop adding up.
+/// The longest time that an option takes. Timers cannot hold much more.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Reads a duration. The error is what is wrong, as the rest of a sentence about the string.
+const SECOND: u64 = 1_000_000_000;
+
+/// The units and their nanoseconds.
+const UNITS: [(&str, u64); 5] =
+    [("ms", SECOND / 1000), ("s", SECOND), ("m", 60 * SECOND), ("h", 3600 * SECOND), ("d", 86_400 * SECOND)];
+
+/// Reads a duration. The error is the rest of a sentence that begins with the key's name.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
-        return Err("is empty: write a number and a unit, as in \"5m\"".to_owned());
+        return Err("is empty: write a number and a unit, for example \"5m\"".to_owned());
     }
     if rest.starts_with('-') {
-        return Err("is negative: times count forward".to_owned());
+        return Err("cannot be negative".to_owned());
     }
     let mut sum = Duration::ZERO;
     while !rest.is_empty() {
-        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, after) = rest.split_at(number_end);
-        let after = after.trim_start();
-        let unit_end = after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_end);
+        let (number, after) = split_where(rest, |c| !c.is_ascii_digit() && c != '.');
+        let (unit, after) = split_where(after.trim_start(), |c| !c.is_alphabetic());
         if number.is_empty() {
-            return Err(match unit {
-                "" => format!("has `{}`, which is neither a number nor a unit", first_char(rest)),
-                unit => format!("has no number before `{unit}`"),
+            return Err(match (unit, rest.chars().next()) {
+                ("", Some(other)) => format!("has `{other}`, which is neither a number nor a unit"),
+                _ => format!("has no number before `{unit}`"),
             });
         }
         if unit.is_empty() {
@@ -35,77 +38,59 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
                 "has no unit after {number}: write \"{number}s\" or \"{number}m\", or the number of seconds without quotes"
             ));
         }
-        let scale = seconds_in(unit)?;
-        let part = part(number, scale).ok_or_else(|| format!("has `{number}`, which is no number of its unit"))?;
-        sum = sum.checked_add(part).unwrap_or(Duration::MAX);
+        let Some((_, nanos)) = UNITS.iter().find(|(known, _)| *known == unit) else {
+            return Err(format!("has the unknown unit `{unit}`: the units are ms, s, m, h and d"));
+        };
+        sum = sum.checked_add(multiply(number, *nanos)?).unwrap_or(Duration::MAX);
         rest = after.trim_start();
     }
     if sum > LONGEST {
-        return Err("is more than 100 years".to_owned());
+        return Err("is longer than the maximum of 100 years".to_owned());
     }
     Ok(sum)
 }
 
-fn first_char(text: &str) -> char {
-    text.chars().next().unwrap_or(' ')
+fn split_where(text: &str, ends: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(ends).unwrap_or(text.len()))
 }
 
-/// Nanoseconds in a unit.
-fn seconds_in(unit: &str) -> Result<u64, String> {
-    const SECOND: u64 = 1_000_000_000;
-    Ok(match unit {
-        "ms" | "msec" | "millis" => SECOND / 1000,
-        "s" | "sec" | "secs" | "second" | "seconds" => SECOND,
-        "m" | "min" | "mins" | "minute" | "minutes" => 60 * SECOND,
-        "h" | "hr" | "hrs" | "hour" | "hours" => 3600 * SECOND,
-        "d" | "day" | "days" => 86_400 * SECOND,
-        "M" => return Err("has the unit `M`: minutes are `m`".to_owned()),
-        _ => return Err(format!("has the unknown unit `{unit}`: units are ms, s, m, h and d")),
-    })
-}
-
-/// `number` times `nanos`, exactly; `None` where humantime would not take it either.
-fn part(number: &str, nanos: u64) -> Option<Duration> {
-    let (whole, fraction) = match number.split_once('.') {
-        Some((whole, fraction)) => (whole, Some(fraction)),
-        None => (number, None),
-    };
-    if whole.is_empty() {
-        return None;
+/// `number` times `nanos`, exactly. Too large a number becomes a time above [`LONGEST`].
+fn multiply(number: &str, nanos: u64) -> Result<Duration, String> {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if !is_digits(whole) || !is_digits(fraction) {
+        return Err(format!("has `{number}`, which is not a number"));
     }
-    let mut total = u128::from(whole.parse::<u64>().unwrap_or(u64::MAX)) * u128::from(nanos);
-    if let Some(fraction) = fraction {
-        if fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        let numerator = u128::from(fraction.parse::<u64>().ok()?) * u128::from(nanos);
-        let denominator = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-        if numerator % denominator != 0 {
-            return None;
-        }
-        total += numerator / denominator;
+    let too_fine = || format!("has `{number}`, which ends in a fraction of a nanosecond");
+    let numerator = u128::from(fraction.parse::<u64>().map_err(|_| too_fine())?) * u128::from(nanos);
+    let digits = u32::try_from(fraction.len()).ok();
+    let denominator = digits.and_then(|digits| 10_u128.checked_pow(digits)).ok_or_else(too_fine)?;
+    if numerator % denominator != 0 {
+        return Err(too_fine());
     }
-    let seconds = u64::try_from(total / 1_000_000_000).unwrap_or(u64::MAX);
-    let nanos = u32::try_from(total % 1_000_000_000).unwrap_or(0);
-    Some(Duration::new(seconds, nanos))
+    let whole = u128::from(whole.parse::<u64>().unwrap_or(u64::MAX)) * u128::from(nanos);
+    let total = whole + numerator / denominator;
+    let seconds = u64::try_from(total / u128::from(SECOND)).unwrap_or(u64::MAX);
+    let nanos = u32::try_from(total % u128::from(SECOND)).unwrap_or(0);
+    Ok(Duration::new(seconds, nanos))
 }
 
-/// Checks a rate. The error is what is wrong, as the rest of a sentence about the string.
+/// Checks a rate. The error is the rest of a sentence that begins with the key's name.
 pub(crate) fn rate(text: &str) -> Result<(), String> {
-    let wanted = "write a whole number, `/`, and s, m or h, as in \"10/s\"";
+    let wanted = "write a whole number, `/`, and s, m or h, for example \"10/s\"";
     let Some((count, unit)) = text.split_once('/') else {
         return Err(format!("is not a rate: {wanted}"));
     };
     if !matches!(unit, "s" | "m" | "h") {
-        return Err(format!("is per `{unit}`: rates are per s, m or h, as in \"10/s\""));
+        return Err(format!("has the unknown unit `{unit}`: {wanted}"));
     }
     if count.is_empty() || !count.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("does not start with a whole number: {wanted}"));
     }
     match count.parse::<u32>() {
-        Ok(0) => Err("lets nothing through: leave the key out for no limit".to_owned()),
+        Ok(0) => Err("cannot be zero: remove the key for no limit".to_owned()),
         Ok(_) => Ok(()),
-        Err(_) => Err(format!("is more than {} of its unit", u32::MAX)),
+        Err(_) => Err(format!("must be at most {}", u32::MAX)),
     }
 }
 
@@ -114,30 +99,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_means_what_humantime_says() {
-        for text in
-            ["500ms", "5m", "1h 30m", "1h30m", " 2 days ", "1.5s", "0s", "0.25h", "10min 3 sec", "1d 1h 1m 1s 1ms"]
-        {
-            assert_eq!(duration(text).ok(), humantime::parse_duration(text).ok(), "{text}");
+    fn the_documented_units_are_accepted_and_mean_what_humantime_says() {
+        for text in [
+            "500ms",
+            "30s",
+            "5m",
+            "2h",
+            "7d",
+            "0s",
+            "1h 30m",
+            "1h30m",
+            "1d 1h 1m 1s 1ms",
+            "1.5s",
+            "0.25h",
+            "30 s",
+            " 2d ",
+            "30m 1h",
+            "007s",
+        ] {
+            assert_eq!(duration(text).ok(), humantime::parse_duration(text.trim()).ok(), "{text}");
         }
     }
 
     #[test]
-    fn what_is_refused_is_explained() {
-        for (text, word) in [
-            ("", "empty"),
-            ("30", "no unit"),
-            ("-5s", "negative"),
-            ("5M", "minutes are `m`"),
-            ("5 parsecs", "unknown unit"),
-            ("m", "no number"),
-            ("1.s", "no number of its unit"),
-            ("1.2.3s", "no number of its unit"),
-            ("5s!", "neither a number nor a unit"),
+    fn every_other_unit_is_an_error_that_lists_the_documented_ones() {
+        for unit in [
+            "sec", "secs", "second", "seconds", "min", "mins", "minute", "minutes", "hr", "hrs", "hour", "hours",
+            "day", "days", "msec", "millis", "ns", "us", "µs", "w", "week", "M", "month", "y", "year", "S", "H", "D",
+            "MS", "parsecs",
+        ] {
+            let error = duration(&format!("30{unit}")).unwrap_err();
+            assert_eq!(error, format!("has the unknown unit `{unit}`: the units are ms, s, m, h and d"));
+        }
+    }
+
+    #[test]
+    fn other_mistakes_are_explained() {
+        for (text, words) in [
+            ("", "is empty"),
+            ("  ", "is empty"),
+            ("30", "no unit after 30"),
+            ("1h 30", "no unit after 30"),
+            ("-5s", "cannot be negative"),
+            ("+5s", "`+`, which is neither a number nor a unit"),
+            ("m", "no number before `m`"),
+            ("h1", "no number before `h`"),
+            ("1.s", "`1.`, which is not a number"),
+            (".5s", "`.5`, which is not a number"),
+            ("1.2.3s", "`1.2.3`, which is not a number"),
+            ("0.0000001ms", "a fraction of a nanosecond"),
+            ("0.0000000000000000000000000000000000000000000s", "a fraction of a nanosecond"),
+            ("5s!", "`!`, which is neither a number nor a unit"),
+            ("1h, 30m", "`,`, which is neither a number nor a unit"),
+            ("1e3s", "unknown unit `e`"),
+            ("36501d", "100 years"),
             ("99999999999999999999999d", "100 years"),
         ] {
             let error = duration(text).unwrap_err();
-            assert!(error.contains(word), "{text}: {error}");
+            assert!(error.contains(words), "{text}: {error}");
         }
     }
 
