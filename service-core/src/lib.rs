@@ -42,7 +42,9 @@ pub use service::secret::Secret;
 pub use service::state::ServiceState;
 /// Makes a type a service, or an `async fn` a stateless one.
 ///
-/// It stands on an inherent impl, which stays in place untouched. Numbers are seconds, strings carry a unit.
+/// It goes on an inherent impl or on a free `async fn`, which stays as it is and can be called as before. The service of
+/// a function `clean_outbox` is the type `CleanOutboxService`, with the function's visibility. In the arguments, numbers
+/// are seconds and strings carry a unit: `ms`, `s`, `m`, `h` or `d`.
 ///
 /// ```
 /// use service_core::prelude::*;
@@ -64,7 +66,7 @@ pub use service::state::ServiceState;
 /// async fn clean_outbox(cx: &Context) -> Result<Outcome> {
 ///     Ok(Outcome::idle())
 /// }
-/// # assert_eq!((EmailSender::ID, clean_outbox::ID), ("email_sender", "clean_outbox"));
+/// # assert_eq!((EmailSender::ID, CleanOutboxService::ID), ("email_sender", "clean_outbox"));
 /// ```
 ///
 /// # Keys
@@ -89,7 +91,7 @@ pub use service::state::ServiceState;
 /// | `max_restarts` | `5` | restarts within `restart_window` before the service is `Failed` permanently |
 /// | `restart_window` | `600` | the time in which restarts are counted |
 /// | `critical` | `false` | `true`: when the service is `Failed` permanently, the whole registry shuts down |
-/// | `depends_on` | `[]` | services, as types or ids, that are started before this one and stopped after it |
+/// | `depends_on` | `[]` | services, as types, functions or ids, that are started before this one and stopped after it; the type of a function has to be in scope |
 /// | `rate_limit` | none | `"10/s"`, `"600/m"`, `"1000/h"`: [`Context::permit`] waits for its turn |
 /// | `enabled` | `true` | `false`: registered, but not started |
 /// | `discover` | `true` | `false`: registered only by hand |

@@ -44,6 +44,9 @@ pub(crate) enum Subject {
     Function {
         vis: Visibility,
         ident: Ident,
+        /// The type of the service.
+        service: Ident,
+        /// `#[doc(hidden)]` and its like.
         docs: Vec<Attribute>,
     },
 }
@@ -77,8 +80,14 @@ impl Model {
     }
 
     pub(crate) fn of_function(item: &Function, args: Args) -> Self {
-        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
-        let subject = Subject::Function { vis: item.vis.clone(), ident: item.sig.ident.clone(), docs };
+        // Not the text, whose examples would be tested twice.
+        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc") && attr.meta.require_list().is_ok());
+        let docs = docs.cloned().collect();
+        let ident = item.sig.ident.clone();
+        // It is shown where the function is, but belongs to the macro.
+        let span = Span::call_site().located_at(ident.span());
+        let service = Ident::new(&names::function_type(&ident.to_string()), span);
+        let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
         Self { updates: vec![Lifecycle { sig: item.sig.clone(), cfg: None }], ..Self::new(subject, &item.attrs, args) }
     }
 

@@ -184,11 +184,16 @@ fn a_function() {
             pub(crate) async fn tick(cx: &Context) {}
         },
         expect![[r#"
-            /// The service that [`tick()`] is.
-            #[derive(::core::fmt::Debug, ::core::default::Default)]
-            pub(crate) struct tick {}
+            /// The service that runs [`tick()`].
+            #[derive(
+                ::core::clone::Clone,
+                ::core::marker::Copy,
+                ::core::fmt::Debug,
+                ::core::default::Default
+            )]
+            pub(crate) struct TickService;
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for tick {
+            impl ::service_core::__private::Lifecycle for TickService {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape {
                         blocking_update: false,
@@ -211,7 +216,7 @@ fn a_function() {
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for tick {
+            impl ::service_core::__private::Service for TickService {
                 const ID: &'static str = "tick";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
@@ -225,8 +230,8 @@ fn a_function() {
                 );
             }
             ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< tick as ::service_core::__private::Service >
-                ::DESCRIPTOR)
+                ::service_core::__private::Discovered(< TickService as
+                ::service_core::__private::Service > ::DESCRIPTOR)
             }
         "#]],
     );

@@ -9,6 +9,7 @@ mod paths;
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use crate::expand::paths::private;
@@ -93,7 +94,7 @@ fn cfg(condition: Option<&TokenStream>) -> Option<TokenStream> {
 fn self_type(model: &Model) -> TokenStream {
     match &model.subject {
         Subject::Impl { ty, .. } => ty.to_token_stream(),
-        Subject::Function { ident, .. } => ident.to_token_stream(),
+        Subject::Function { service, .. } => service.to_token_stream(),
     }
 }
 
@@ -115,23 +116,18 @@ fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStrea
     }
 }
 
-/// A function's service is an empty struct of its name, which lives beside it: one is a type, the other a value.
+/// The type of a function's service.
 fn function_type(model: &Model) -> Option<TokenStream> {
-    let Subject::Function { vis, ident, docs } = &model.subject else { return None };
+    let Subject::Function { vis, ident, service, docs } = &model.subject else { return None };
     let cfg = cfg(model.cfg.as_ref());
-    let doc = docs.is_empty().then(|| {
-        let doc = format!(" The service that [`{ident}()`] is.");
-        quote!(#[doc = #doc])
-    });
-    // Found where the user wrote it, but of the macro's making, so that its lower-case name is no warning.
-    let mut ident = ident.clone();
-    ident.set_span(Span::call_site().located_at(ident.span()));
+    let doc = format!(" The service that runs [`{}()`].", ident.unraw());
+    let definition = quote_spanned!(service.span()=> struct #service;);
     Some(quote! {
         #cfg
+        #[doc = #doc]
         #(#docs)*
-        #doc
-        #[derive(::core::fmt::Debug, ::core::default::Default)]
-        #vis struct #ident {}
+        #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug, ::core::default::Default)]
+        #vis #definition
     })
 }
 

@@ -1,4 +1,4 @@
-//! Service ids: the id of a type, and what an id may look like.
+//! Names: the id of a type, what an id may look like, and the type of a function.
 
 /// `HTTPClient` becomes `http_client`; a raw identifier loses its `r#`.
 pub(crate) fn snake_case(name: &str) -> String {
@@ -20,6 +20,22 @@ pub(crate) fn snake_case(name: &str) -> String {
     }
     snake.truncate(snake.trim_end_matches('_').len());
     snake
+}
+
+/// `clean_inbox` becomes `CleanInbox`; a raw identifier loses its `r#`.
+pub(crate) fn camel_case(name: &str) -> String {
+    let words = name.trim_start_matches("r#").split('_');
+    words
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+        })
+        .collect()
+}
+
+/// The type of the service that a function is: `CleanInboxService` for `clean_inbox`.
+pub(crate) fn function_type(function: &str) -> String {
+    format!("{}Service", camel_case(function))
 }
 
 /// What is wrong with a service id.
@@ -68,6 +84,21 @@ mod tests {
             ("Two__Lines", "two_lines"),
         ] {
             assert_eq!(snake_case(name), id);
+        }
+    }
+
+    #[test]
+    fn functions_have_types() {
+        for (name, ty) in [
+            ("clean_outbox", "CleanOutboxService"),
+            ("tick", "TickService"),
+            ("r#loop", "LoopService"),
+            ("_http2_client", "Http2ClientService"),
+            ("step_2_of_3", "Step2Of3Service"),
+            ("cleanOutbox", "CleanOutboxService"),
+            ("TICK", "TICKService"),
+        ] {
+            assert_eq!(function_type(name), ty);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
@@ -364,7 +364,7 @@ fn check_id(text: &LitStr) -> Result<(), Error> {
     Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
 }
 
-const NOT_A_SERVICE: &str = "expected a service: write its type or its id, `OtherService` or `\"other_service\"`";
+const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";
 
 fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
     if input.peek(Lit) {
@@ -378,8 +378,26 @@ fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
     }
     let start = input.span();
     match input.parse::<Type>().map(ungrouped).map_err(|_| Error::new(start, NOT_A_SERVICE))? {
-        path @ Type::Path(_) => Ok(Dependency::Type(Box::new(path))),
+        Type::Path(path) if is_keyword(&path.path) => Err(Error::new_spanned(path, NOT_A_SERVICE)),
+        Type::Path(mut path) => {
+            name_type_of_function(&mut path.path);
+            Ok(Dependency::Type(Box::new(Type::Path(path))))
+        }
         other => Err(Error::new_spanned(other, NOT_A_SERVICE)),
+    }
+}
+
+fn is_keyword(path: &Path) -> bool {
+    path.segments.last().is_some_and(|last| matches!(&*last.ident.to_string(), "self" | "super" | "crate"))
+}
+
+/// A last segment in lower case is a function: `jobs::clean_outbox` stands for `jobs::CleanOutboxService`. The name
+/// bears the span of the function's, so that it is shown there where no such type is in scope.
+fn name_type_of_function(path: &mut Path) {
+    let Some(last) = path.segments.last_mut().filter(|last| last.arguments.is_none()) else { return };
+    let name = last.ident.to_string();
+    if name.trim_start_matches("r#").trim_start_matches('_').starts_with(char::is_lowercase) {
+        last.ident = Ident::new(&names::function_type(&name), last.ident.span());
     }
 }
 

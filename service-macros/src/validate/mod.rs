@@ -15,7 +15,7 @@ use crate::model::{Model, Subject};
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
 use crate::parse::value::{Dependency, Literal};
-use crate::validate::signatures::{blocking_impl_to_write, impl_to_write, type_name_of};
+use crate::validate::signatures::{blocking_impl_to_write, impl_to_write};
 
 /// Rules about the id and the dependencies.
 pub(crate) fn identity(model: &Model, diagnostics: &mut Diagnostics) {
@@ -54,7 +54,7 @@ fn is_own_type(ty: &Type, model: &Model) -> bool {
     let text = ty.to_token_stream().to_string();
     match &model.subject {
         Subject::Impl { ty: own, .. } => text == "Self" || text == own.to_token_stream().to_string(),
-        Subject::Function { ident, .. } => *ident == text,
+        Subject::Function { service, .. } => *service == text,
     }
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn function(item: &Function, diagnostics: &mut Diagnostics) -> bool {
     } else if sig.asyncness.is_none() {
         let message = format!(
             "a service written as a function is async: write `async fn {name}`. For blocking code write an impl:\n\n{}",
-            blocking_impl_to_write(&type_name_of(&name.to_string()))
+            blocking_impl_to_write(&names::camel_case(&name.to_string()))
         );
         diagnostics.push(Error::new(sig.fn_token.span, message));
     }
@@ -159,7 +159,7 @@ pub(crate) fn other(keyword: &Ident, name: Option<&Ident>) -> Error {
             format!("`#[service]` goes on an impl, not on a trait: write\n\n{}", impl_to_write("MyService"))
         }
         ("mod", Some(name)) => {
-            let ty = type_name_of(name);
+            let ty = names::camel_case(name);
             format!("`#[service]` goes on an impl, not on a module: write inside it\n\n{}", impl_to_write(&ty))
         }
         _ => format!("`#[service]` goes on an impl or an `async fn`: write\n\n{}", impl_to_write("MyService")),

@@ -18,17 +18,6 @@ pub(crate) fn blocking_impl_to_write(ty: &str) -> String {
     format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {update} {{ … }}\n    }}\n")
 }
 
-/// `clean_inbox` becomes `CleanInbox`.
-pub(crate) fn type_name_of(name: &str) -> String {
-    let words = name.trim_start_matches("r#").split('_');
-    words
-        .map(|word| {
-            let mut letters = word.chars();
-            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
-        })
-        .collect()
-}
-
 pub(crate) fn is_lent(receiver: &Receiver) -> bool {
     match &receiver.kind {
         ReceiverKind::Reference(..) => true,

@@ -78,7 +78,7 @@ fn main() {
         ]
     );
     assert_eq!(
-        last::DESCRIPTOR.attributes()[1],
+        LastService::DESCRIPTOR.attributes()[1],
         ("depends_on", List(&["another", "office_hours", "deep", "office_hours"]))
     );
 }
