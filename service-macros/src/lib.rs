@@ -74,8 +74,9 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
         }
         _ => TokenStream::new(),
     };
+    let expectation = model.as_ref().and_then(expand::expectation);
     let diagnostics = diagnostics.into_compile_errors();
-    quote!(#item #diagnostics #generated)
+    quote!(#expectation #item #diagnostics #generated)
 }
 
 #[cfg(test)]

@@ -2,15 +2,13 @@
 //!
 //! Everything here can be had from any item that reads as an impl or a function; whether it is right is `validate`'s.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::quote;
+use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
-use syn::parse::Parser;
-use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
+use syn::{Attribute, FnArg, PatType, Path, ReturnType, Signature, Type, Visibility};
 
 use crate::parse::args::{Arg, Args};
+use crate::parse::attributes::Inherited;
 use crate::parse::item::{Function, Impl};
 use crate::parse::names;
 use crate::parse::value::{Literal, Value};
@@ -23,8 +21,8 @@ pub(crate) struct Model {
     /// The id was derived from the item's name.
     pub(crate) id_derived: bool,
     pub(crate) discover: bool,
-    /// `#[cfg]` of the whole item.
-    pub(crate) cfg: Option<TokenStream>,
+    /// From the attributes of the whole item.
+    pub(crate) inherited: Inherited,
     /// What the descriptor carries, in the order written.
     pub(crate) attributes: Vec<(&'static str, Literal)>,
     pub(crate) updates: Vec<Lifecycle>,
@@ -54,7 +52,8 @@ pub(crate) enum Subject {
 /// A lifecycle method.
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
-    pub(crate) cfg: Option<TokenStream>,
+    /// From the attributes of the method. A function's are the item's.
+    pub(crate) inherited: Inherited,
 }
 
 /// A warning on a method that was nearly given a lifecycle method's name.
@@ -68,7 +67,9 @@ impl Model {
         let subject = Subject::Impl { at: item.impl_token.span, ty: item.ty.clone() };
         let named = |name: &str| {
             let methods = item.methods.iter().filter(|method| method.sig.ident.unraw() == name);
-            methods.map(|method| Lifecycle { sig: method.sig.clone(), cfg: cfg_of(&method.attrs) }).collect()
+            methods
+                .map(|method| Lifecycle { sig: method.sig.clone(), inherited: Inherited::of(&method.attrs) })
+                .collect()
         };
         Self {
             updates: named("update"),
@@ -88,7 +89,8 @@ impl Model {
         let span = Span::call_site().located_at(ident.span());
         let service = Ident::new(&names::function_type(&ident.to_string()), span);
         let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
-        Self { updates: vec![Lifecycle { sig: item.sig.clone(), cfg: None }], ..Self::new(subject, &item.attrs, args) }
+        let update = Lifecycle { sig: item.sig.clone(), inherited: Inherited::default() };
+        Self { updates: vec![update], ..Self::new(subject, &item.attrs, args) }
     }
 
     fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
@@ -105,7 +107,7 @@ impl Model {
             id,
             id_derived,
             discover,
-            cfg: cfg_of(attrs),
+            inherited: Inherited::of(attrs),
             attributes: args
                 .into_iter()
                 .filter(|arg| !arg.key.macro_only)
@@ -157,29 +159,4 @@ impl Lifecycle {
             ReturnType::Default => self.sig.ident.span(),
         }
     }
-}
-
-/// The conditions of all `#[cfg]`s, as one; also of those inside a `#[cfg_attr]`.
-fn cfg_of(attrs: &[Attribute]) -> Option<TokenStream> {
-    let conditions: Vec<TokenStream> = attrs.iter().flat_map(|attr| conditions_of(&attr.meta)).collect();
-    match conditions.as_slice() {
-        [] => None,
-        [one] => Some(one.clone()),
-        many => Some(quote!(all(#(#many),*))),
-    }
-}
-
-fn conditions_of(meta: &Meta) -> Vec<TokenStream> {
-    let Meta::List(list) = meta else { return Vec::new() };
-    if list.path.is_ident("cfg") {
-        return vec![list.tokens.clone()];
-    }
-    if !list.path.is_ident("cfg_attr") {
-        return Vec::new();
-    }
-    let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
-    let Ok(metas) = parser.parse2(list.tokens.clone()) else { return Vec::new() };
-    let mut metas = metas.into_iter();
-    let Some(when) = metas.next() else { return Vec::new() };
-    metas.flat_map(|meta| conditions_of(&meta)).map(|condition| quote!(any(not(#when), #condition))).collect()
 }

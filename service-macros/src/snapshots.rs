@@ -68,10 +68,12 @@ fn the_five_lines() {
                     ::service_core::__private::None,
                 );
             }
-            ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< EmailSender as
-                ::service_core::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                ::service_core::__private::inventory::submit! {
+                    ::service_core::__private::Discovered(< EmailSender as
+                    ::service_core::__private::Service > ::DESCRIPTOR)
+                }
+            };
         "##]],
     );
 }
@@ -169,9 +171,11 @@ fn every_method_and_a_renamed_crate() {
                     svc::__private::Some(svc::__private::settings::<Settings>()),
                 );
             }
-            svc::__private::inventory::submit! {
-                svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                svc::__private::inventory::submit! {
+                    svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
+                }
+            };
         "##]],
     );
 }
@@ -229,10 +233,12 @@ fn a_function() {
                     ::service_core::__private::None,
                 );
             }
-            ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< TickService as
-                ::service_core::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                ::service_core::__private::inventory::submit! {
+                    ::service_core::__private::Discovered(< TickService as
+                    ::service_core::__private::Service > ::DESCRIPTOR)
+                }
+            };
         "#]],
     );
 }

@@ -38,6 +38,17 @@ pub(crate) fn service(model: &Model) -> TokenStream {
     }
 }
 
+/// An attribute before the user's item. What the item expects (`#[expect(deprecated)]`) may be in the arguments of
+/// `#[service]`, which are checked in a generated item, so that the expectation seems unfulfilled.
+pub(crate) fn expectation(model: &Model) -> Option<TokenStream> {
+    let depends_on_types = model.attributes.iter().any(|(_, value)| match value {
+        Literal::Services(services) => services.iter().any(|service| matches!(service, Dependency::Type(_))),
+        _ => false,
+    });
+    let expected = depends_on_types && model.inherited.expects_deprecated;
+    expected.then(|| quote!(#[allow(unfulfilled_lint_expectations)]))
+}
+
 /// After a mistake: just enough for the type to be a service, so that its uses elsewhere are not mistakes, too.
 pub(crate) fn fallback(model: &Model) -> TokenStream {
     let type_ = function_type(model);
@@ -75,16 +86,25 @@ fn descriptor(model: &Model, attributes: &TokenStream, build: &TokenStream, sett
 /// The descriptor, on the list that the linker collects.
 fn discovered(model: &Model) -> Option<TokenStream> {
     let private = private(model, Span::call_site());
-    let cfg = cfg(model.cfg.as_ref());
+    let attributes = attributes(model);
     let ty = self_type(model);
+    // A lint level has no effect on a macro call, so that the call needs an item around it.
     model.discover.then(|| {
         quote! {
-            #cfg
-            #private::inventory::submit! {
-                #private::Discovered(<#ty as #private::Service>::DESCRIPTOR)
-            }
+            #attributes
+            const _: () = {
+                #private::inventory::submit! {
+                    #private::Discovered(<#ty as #private::Service>::DESCRIPTOR)
+                }
+            };
         }
     })
+}
+
+/// `#[cfg]` and lint levels of the user's item, for a generated one.
+fn attributes(model: &Model) -> TokenStream {
+    let (cfg, lints) = (cfg(model.inherited.cfg.as_ref()), &model.inherited.lints);
+    quote!(#cfg #lints)
 }
 
 fn cfg(condition: Option<&TokenStream>) -> Option<TokenStream> {
@@ -100,7 +120,7 @@ fn self_type(model: &Model) -> TokenStream {
 
 /// `impl Trait for Type { … }`, as if the user had written it.
 fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStream {
-    let cfg = cfg(model.cfg.as_ref());
+    let attributes = attributes(model);
     let ty = self_type(model);
     let at = match &model.subject {
         Subject::Impl { at, .. } => *at,
@@ -110,7 +130,7 @@ fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStrea
     let trait_ = Ident::new(trait_, at);
     let implementation = quote_spanned!(at=> impl #private::#trait_ for #ty { #body });
     quote! {
-        #cfg
+        #attributes
         #[automatically_derived]
         #implementation
     }
@@ -119,11 +139,12 @@ fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStrea
 /// The type of a function's service.
 fn function_type(model: &Model) -> Option<TokenStream> {
     let Subject::Function { vis, ident, service, docs } = &model.subject else { return None };
-    let cfg = cfg(model.cfg.as_ref());
+    let (attributes, deprecated) = (attributes(model), &model.inherited.deprecated);
     let doc = format!(" The service that runs [`{}()`].", ident.unraw());
     let definition = quote_spanned!(service.span()=> struct #service;);
     Some(quote! {
-        #cfg
+        #attributes
+        #deprecated
         #[doc = #doc]
         #(#docs)*
         #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug, ::core::default::Default)]
@@ -165,8 +186,8 @@ fn lifecycle(model: &Model) -> TokenStream {
 fn forwarders(methods: &[Lifecycle], forward: impl Fn(&Lifecycle) -> TokenStream) -> TokenStream {
     let conditions = conditions(methods).0;
     let forwarders = methods.iter().zip(conditions).map(|(method, condition)| {
-        let (cfg, forwarder) = (cfg(condition.as_ref()), forward(method));
-        quote!(#cfg #forwarder)
+        let (cfg, lints, forwarder) = (cfg(condition.as_ref()), &method.inherited.lints, forward(method));
+        quote!(#cfg #lints #forwarder)
     });
     quote!(#(#forwarders)*)
 }
@@ -176,7 +197,7 @@ fn conditions(methods: &[Lifecycle]) -> (Vec<Option<TokenStream>>, Option<TokenS
     let mut before: Vec<TokenStream> = Vec::new();
     let mut each = Vec::new();
     for method in methods {
-        let own = method.cfg.clone();
+        let own = method.inherited.cfg.clone();
         each.push(match (&own, before.as_slice()) {
             (None, []) => None,
             (None, before) => Some(quote!(not(any(#(#before),*)))),
@@ -185,14 +206,18 @@ fn conditions(methods: &[Lifecycle]) -> (Vec<Option<TokenStream>>, Option<TokenS
         });
         before.push(own.unwrap_or_else(|| quote!(all())));
     }
-    let always = methods.iter().any(|method| method.cfg.is_none());
+    let always = methods.iter().any(|method| method.inherited.cfg.is_none());
     (each, (!always).then(|| quote!(not(any(#(#before),*)))))
 }
 
 /// The expression of whichever variant counts.
 fn choose(methods: &[Lifecycle], of: impl Fn(&Lifecycle) -> TokenStream, otherwise: TokenStream) -> TokenStream {
+    let of = |method: &Lifecycle| {
+        let (lints, value) = (&method.inherited.lints, of(method));
+        if lints.is_empty() { value } else { quote!({ #lints { #value } }) }
+    };
     if let [only] = methods
-        && only.cfg.is_none()
+        && only.inherited.cfg.is_none()
     {
         return of(only);
     }
@@ -266,7 +291,7 @@ fn settings(model: &Model) -> TokenStream {
 /// Every `update` stands under a `#[cfg]`: an error where none of them holds.
 fn no_update_left(model: &Model) -> Option<TokenStream> {
     let none = conditions(&model.updates).1.filter(|_| !model.updates.is_empty())?;
-    let none = match &model.cfg {
+    let none = match &model.inherited.cfg {
         Some(cfg) => quote!(all(#cfg, #none)),
         None => none,
     };

@@ -1,6 +1,7 @@
 //! The attribute's arguments and the annotated item, read from their tokens.
 
 pub(crate) mod args;
+pub(crate) mod attributes;
 pub(crate) mod cron;
 pub(crate) mod item;
 pub(crate) mod keys;

@@ -22,7 +22,7 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
         (&model.on_failures, "on_failure"),
         (&model.cleanups, "cleanup"),
     ] {
-        for second in methods.iter().filter(|method| method.cfg.is_none()).skip(1) {
+        for second in methods.iter().filter(|method| method.inherited.cfg.is_none()).skip(1) {
             let message = format!("a second `{name}`: a service has one; tell them apart by `#[cfg(…)]` or rename one");
             diagnostics.push(Error::new(second.sig.ident.span(), message));
         }

@@ -4,11 +4,11 @@
 //! and only where shape and use speak for a slip, too: it fits the role, is private, and nothing in the impl calls it.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
-use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
 
 use crate::model::{Hint, Model};
+use crate::parse::attributes::Inherited;
 use crate::parse::item::{Impl, Method};
 use crate::spelling::{self, distance};
 use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
@@ -47,7 +47,7 @@ pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
     for method in &item.methods {
         let Some((meant, write)) = nearly_meant(method, model) else { continue };
         let ident = &method.sig.ident;
-        let allowed = method.attrs.iter().any(|attr| attr.to_token_stream().to_string().contains("deprecated"));
+        let allowed = Inherited::of(&method.attrs).allows_deprecated();
         let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
         if allowed || is_called || !matches!(method.vis, Visibility::Inherited) {
             continue;
