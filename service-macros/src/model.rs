@@ -2,27 +2,27 @@
 //!
 //! Everything here can be had from any item that reads as an impl or a function; whether it is right is `validate`'s.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::quote;
+use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
-use syn::parse::Parser;
-use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
+use syn::{Attribute, FnArg, PatType, Path, ReturnType, Signature, Type, Visibility};
 
-use crate::args::{Args, Dependency, Value};
-use crate::item::{Function, Impl};
-use crate::names;
-use crate::near::Hint;
+use crate::parse::args::{Arg, Args};
+use crate::parse::attributes::Inherited;
+use crate::parse::item::{Function, Impl};
+use crate::parse::names;
+use crate::parse::value::{Literal, Value};
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
     /// Path of the runtime crate, where one was given.
     pub(crate) runtime: Option<Path>,
     pub(crate) id: String,
+    /// The id was derived from the item's name.
+    pub(crate) id_derived: bool,
     pub(crate) discover: bool,
-    /// `#[cfg]` of the whole item.
-    pub(crate) cfg: Option<TokenStream>,
+    /// From the attributes of the whole item.
+    pub(crate) inherited: Inherited,
     /// What the descriptor carries, in the order written.
     pub(crate) attributes: Vec<(&'static str, Literal)>,
     pub(crate) updates: Vec<Lifecycle>,
@@ -42,22 +42,24 @@ pub(crate) enum Subject {
     Function {
         vis: Visibility,
         ident: Ident,
+        /// The type of the service.
+        service: Ident,
+        /// `#[doc(hidden)]` and its like.
         docs: Vec<Attribute>,
     },
-}
-
-pub(crate) enum Literal {
-    Int(i64),
-    Float(f64),
-    Str(String),
-    Bool(bool),
-    Services(Vec<Dependency>),
 }
 
 /// A lifecycle method.
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
-    pub(crate) cfg: Option<TokenStream>,
+    /// From the attributes of the method. A function's are the item's.
+    pub(crate) inherited: Inherited,
+}
+
+/// A warning on a method that was nearly given a lifecycle method's name.
+pub(crate) struct Hint {
+    pub(crate) ident: Ident,
+    pub(crate) note: String,
 }
 
 impl Model {
@@ -65,7 +67,9 @@ impl Model {
         let subject = Subject::Impl { at: item.impl_token.span, ty: item.ty.clone() };
         let named = |name: &str| {
             let methods = item.methods.iter().filter(|method| method.sig.ident.unraw() == name);
-            methods.map(|method| Lifecycle { sig: method.sig.clone(), cfg: cfg_of(&method.attrs) }).collect()
+            methods
+                .map(|method| Lifecycle { sig: method.sig.clone(), inherited: Inherited::of(&method.attrs) })
+                .collect()
         };
         Self {
             updates: named("update"),
@@ -77,31 +81,40 @@ impl Model {
     }
 
     pub(crate) fn of_function(item: &Function, args: Args) -> Self {
-        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
-        let subject = Subject::Function { vis: item.vis.clone(), ident: item.sig.ident.clone(), docs };
-        Self { updates: vec![Lifecycle { sig: item.sig.clone(), cfg: None }], ..Self::new(subject, &item.attrs, args) }
+        // Not the text, whose examples would be tested twice.
+        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc") && attr.meta.require_list().is_ok());
+        let docs = docs.cloned().collect();
+        let ident = item.sig.ident.clone();
+        // It is shown where the function is, but belongs to the macro.
+        let span = Span::call_site().located_at(ident.span());
+        let service = Ident::new(&names::function_type(&ident.to_string()), span);
+        let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
+        let update = Lifecycle { sig: item.sig.clone(), inherited: Inherited::default() };
+        Self { updates: vec![update], ..Self::new(subject, &item.attrs, args) }
     }
 
     fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
-        let runtime = match args.get("crate").and_then(|arg| arg.value.as_ref()) {
-            Some(Value::Path(path)) => Some(path.clone()),
-            _ => None,
-        };
-        let id = match args.get("name").and_then(|arg| arg.text()) {
+        let runtime = args.get("crate").and_then(Arg::path).cloned();
+        let id = match args.get("name").and_then(Arg::text) {
             Some(name) => name.to_owned(),
             None => subject.name().map(|name| names::snake_case(&name.to_string())).unwrap_or_default(),
         };
-        let discover = !matches!(args.get("discover").and_then(|arg| arg.value.as_ref()), Some(Value::Bool(false)));
+        let id_derived = args.get("name").is_none();
+        let discover = !matches!(args.get("discover").and_then(Arg::literal), Some(Literal::Bool(false)));
         Self {
             subject,
             runtime,
             id,
+            id_derived,
             discover,
-            cfg: cfg_of(attrs),
+            inherited: Inherited::of(attrs),
             attributes: args
                 .into_iter()
-                .filter_map(|arg| Some((arg.key.name, Literal::of(arg.value?)?)))
-                .filter(|(key, _)| !matches!(*key, "name" | "discover"))
+                .filter(|arg| !arg.key.macro_only)
+                .filter_map(|arg| match arg.value? {
+                    Value::Literal(literal) => Some((arg.key.name, literal)),
+                    Value::Path(_) => None,
+                })
                 .collect(),
             updates: Vec::new(),
             configures: Vec::new(),
@@ -109,19 +122,6 @@ impl Model {
             cleanups: Vec::new(),
             hints: Vec::new(),
         }
-    }
-}
-
-impl Literal {
-    fn of(value: Value) -> Option<Self> {
-        Some(match value {
-            Value::Int(int) => Self::Int(int),
-            Value::Float(float) => Self::Float(float),
-            Value::Str(text) => Self::Str(text),
-            Value::Bool(bool) => Self::Bool(bool),
-            Value::Services(services) => Self::Services(services),
-            Value::Path(_) => return None,
-        })
     }
 }
 
@@ -159,29 +159,4 @@ impl Lifecycle {
             ReturnType::Default => self.sig.ident.span(),
         }
     }
-}
-
-/// The conditions of all `#[cfg]`s, as one; also of those inside a `#[cfg_attr]`.
-fn cfg_of(attrs: &[Attribute]) -> Option<TokenStream> {
-    let conditions: Vec<TokenStream> = attrs.iter().flat_map(|attr| conditions_of(&attr.meta)).collect();
-    match conditions.as_slice() {
-        [] => None,
-        [one] => Some(one.clone()),
-        many => Some(quote!(all(#(#many),*))),
-    }
-}
-
-fn conditions_of(meta: &Meta) -> Vec<TokenStream> {
-    let Meta::List(list) = meta else { return Vec::new() };
-    if list.path.is_ident("cfg") {
-        return vec![list.tokens.clone()];
-    }
-    if !list.path.is_ident("cfg_attr") {
-        return Vec::new();
-    }
-    let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
-    let Ok(metas) = parser.parse2(list.tokens.clone()) else { return Vec::new() };
-    let mut metas = metas.into_iter();
-    let Some(when) = metas.next() else { return Vec::new() };
-    metas.flat_map(|meta| conditions_of(&meta)).map(|condition| quote!(any(not(#when), #condition))).collect()
 }

@@ -68,10 +68,12 @@ fn the_five_lines() {
                     ::service_core::__private::None,
                 );
             }
-            ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< EmailSender as
-                ::service_core::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                ::service_core::__private::inventory::submit! {
+                    ::service_core::__private::Discovered(< EmailSender as
+                    ::service_core::__private::Service > ::DESCRIPTOR)
+                }
+            };
         "##]],
     );
 }
@@ -169,9 +171,11 @@ fn every_method_and_a_renamed_crate() {
                     svc::__private::Some(svc::__private::settings::<Settings>()),
                 );
             }
-            svc::__private::inventory::submit! {
-                svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                svc::__private::inventory::submit! {
+                    svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
+                }
+            };
         "##]],
     );
 }
@@ -184,11 +188,16 @@ fn a_function() {
             pub(crate) async fn tick(cx: &Context) {}
         },
         expect![[r#"
-            /// The service that [`tick()`] is.
-            #[derive(::core::fmt::Debug, ::core::default::Default)]
-            pub(crate) struct tick {}
+            /// The service that runs [`tick()`].
+            #[derive(
+                ::core::clone::Clone,
+                ::core::marker::Copy,
+                ::core::fmt::Debug,
+                ::core::default::Default
+            )]
+            pub(crate) struct TickService;
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for tick {
+            impl ::service_core::__private::Lifecycle for TickService {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape {
                         blocking_update: false,
@@ -211,7 +220,7 @@ fn a_function() {
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for tick {
+            impl ::service_core::__private::Service for TickService {
                 const ID: &'static str = "tick";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
@@ -224,10 +233,12 @@ fn a_function() {
                     ::service_core::__private::None,
                 );
             }
-            ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< tick as ::service_core::__private::Service >
-                ::DESCRIPTOR)
-            }
+            const _: () = {
+                ::service_core::__private::inventory::submit! {
+                    ::service_core::__private::Discovered(< TickService as
+                    ::service_core::__private::Service > ::DESCRIPTOR)
+                }
+            };
         "#]],
     );
 }
@@ -243,7 +254,7 @@ fn after_a_mistake_the_type_is_a_service_still() {
         },
         expect![[r#"
             ::core::compile_error! {
-                "there is no key `intervall`; did you mean `interval`?"
+                "unknown key `intervall`; did you mean `interval`?"
             }
             #[automatically_derived]
             impl ::service_core::__private::Lifecycle for Sender {

@@ -13,7 +13,7 @@ struct Other;
     max_failures = 0,
     retry_delay = "1h 30m",
     retry_backoff = 1,
-    max_retry_delay = "2 hours",
+    max_retry_delay = "2h",
     timeout = 1_000,
     drain_timeout = 0,
     restart = "on_failure",
@@ -63,7 +63,7 @@ fn main() {
             ("max_failures", Int(0)),
             ("retry_delay", Str("1h 30m")),
             ("retry_backoff", Int(1)),
-            ("max_retry_delay", Str("2 hours")),
+            ("max_retry_delay", Str("2h")),
             ("timeout", Int(1000)),
             ("drain_timeout", Int(0)),
             ("restart", Str("on_failure")),
@@ -78,7 +78,7 @@ fn main() {
         ]
     );
     assert_eq!(
-        last::DESCRIPTOR.attributes()[1],
+        LastService::DESCRIPTOR.attributes()[1],
         ("depends_on", List(&["another", "office_hours", "deep", "office_hours"]))
     );
 }

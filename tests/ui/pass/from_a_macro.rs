@@ -51,6 +51,6 @@ whole!(Whole, update, &Context, Outcome, std::collections::HashMap<String, Strin
 every!(30, Other, "5m", "ticker", { std::future::ready(()).await });
 
 fn main() {
-    assert_eq!(tick::ID, "ticker");
-    assert_eq!(tick::DESCRIPTOR.attributes().len(), 3);
+    assert_eq!(TickService::ID, "ticker");
+    assert_eq!(TickService::DESCRIPTOR.attributes().len(), 3);
 }

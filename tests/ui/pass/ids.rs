@@ -38,6 +38,6 @@ impl Pair<String> {
 fn main() {
     assert_eq!(HTTPClient::ID, "http_client");
     assert_eq!(r#loop::ID, "loop");
-    assert_eq!(r#match::ID, "match");
+    assert_eq!(MatchService::ID, "match");
     assert_eq!(<Pair<String>>::ID, "pair_of_words");
 }

@@ -23,7 +23,7 @@ fn main() {
             async fn update(&mut self) {}
         }
 
-        [Local::ID, tick::ID, Inner::ID]
+        [Local::ID, TickService::ID, Inner::ID]
     };
     assert_eq!(ids, ["local", "local_function", "inner"]);
     assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 3);

@@ -4,13 +4,17 @@
 //! what a method takes and returns, whether its future is `Send`) bears the span of the user's own word, so that the
 //! error is shown there; everything else bears the attribute's.
 
+mod lifecycle_impl;
+mod paths;
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use crate::args::Dependency;
-use crate::forward;
-use crate::model::{Lifecycle, Literal, Model, Subject};
+use crate::expand::paths::private;
+use crate::model::{Lifecycle, Model, Subject};
+use crate::parse::value::{Dependency, Literal};
 
 /// The traits' impls, the descriptor and its place on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {
@@ -32,6 +36,17 @@ pub(crate) fn service(model: &Model) -> TokenStream {
         #discovered
         #hints
     }
+}
+
+/// An attribute before the user's item. What the item expects (`#[expect(deprecated)]`) may be in the arguments of
+/// `#[service]`, which are checked in a generated item, so that the expectation seems unfulfilled.
+pub(crate) fn expectation(model: &Model) -> Option<TokenStream> {
+    let depends_on_types = model.attributes.iter().any(|(_, value)| match value {
+        Literal::Services(services) => services.iter().any(|service| matches!(service, Dependency::Type(_))),
+        _ => false,
+    });
+    let expected = depends_on_types && model.inherited.expects_deprecated;
+    expected.then(|| quote!(#[allow(unfulfilled_lint_expectations)]))
 }
 
 /// After a mistake: just enough for the type to be a service, so that its uses elsewhere are not mistakes, too.
@@ -71,16 +86,25 @@ fn descriptor(model: &Model, attributes: &TokenStream, build: &TokenStream, sett
 /// The descriptor, on the list that the linker collects.
 fn discovered(model: &Model) -> Option<TokenStream> {
     let private = private(model, Span::call_site());
-    let cfg = cfg(model.cfg.as_ref());
+    let attributes = attributes(model);
     let ty = self_type(model);
+    // A lint level has no effect on a macro call, so that the call needs an item around it.
     model.discover.then(|| {
         quote! {
-            #cfg
-            #private::inventory::submit! {
-                #private::Discovered(<#ty as #private::Service>::DESCRIPTOR)
-            }
+            #attributes
+            const _: () = {
+                #private::inventory::submit! {
+                    #private::Discovered(<#ty as #private::Service>::DESCRIPTOR)
+                }
+            };
         }
     })
+}
+
+/// `#[cfg]` and lint levels of the user's item, for a generated one.
+fn attributes(model: &Model) -> TokenStream {
+    let (cfg, lints) = (cfg(model.inherited.cfg.as_ref()), &model.inherited.lints);
+    quote!(#cfg #lints)
 }
 
 fn cfg(condition: Option<&TokenStream>) -> Option<TokenStream> {
@@ -90,13 +114,13 @@ fn cfg(condition: Option<&TokenStream>) -> Option<TokenStream> {
 fn self_type(model: &Model) -> TokenStream {
     match &model.subject {
         Subject::Impl { ty, .. } => ty.to_token_stream(),
-        Subject::Function { ident, .. } => ident.to_token_stream(),
+        Subject::Function { service, .. } => service.to_token_stream(),
     }
 }
 
 /// `impl Trait for Type { … }`, as if the user had written it.
 fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStream {
-    let cfg = cfg(model.cfg.as_ref());
+    let attributes = attributes(model);
     let ty = self_type(model);
     let at = match &model.subject {
         Subject::Impl { at, .. } => *at,
@@ -106,29 +130,25 @@ fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStrea
     let trait_ = Ident::new(trait_, at);
     let implementation = quote_spanned!(at=> impl #private::#trait_ for #ty { #body });
     quote! {
-        #cfg
+        #attributes
         #[automatically_derived]
         #implementation
     }
 }
 
-/// A function's service is an empty struct of its name, which lives beside it: one is a type, the other a value.
+/// The type of a function's service.
 fn function_type(model: &Model) -> Option<TokenStream> {
-    let Subject::Function { vis, ident, docs } = &model.subject else { return None };
-    let cfg = cfg(model.cfg.as_ref());
-    let doc = docs.is_empty().then(|| {
-        let doc = format!(" The service that [`{ident}()`] is.");
-        quote!(#[doc = #doc])
-    });
-    // Found where the user wrote it, but of the macro's making, so that its lower-case name is no warning.
-    let mut ident = ident.clone();
-    ident.set_span(Span::call_site().located_at(ident.span()));
+    let Subject::Function { vis, ident, service, docs } = &model.subject else { return None };
+    let (attributes, deprecated) = (attributes(model), &model.inherited.deprecated);
+    let doc = format!(" The service that runs [`{}()`].", ident.unraw());
+    let definition = quote_spanned!(service.span()=> struct #service;);
     Some(quote! {
-        #cfg
+        #attributes
+        #deprecated
+        #[doc = #doc]
         #(#docs)*
-        #doc
-        #[derive(::core::fmt::Debug, ::core::default::Default)]
-        #vis struct #ident {}
+        #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug, ::core::default::Default)]
+        #vis #definition
     })
 }
 
@@ -156,9 +176,9 @@ fn literal(model: &Model, value: &Literal) -> TokenStream {
 /// `impl Lifecycle`: forwarders to the user's methods, under names that are not in their way.
 fn lifecycle(model: &Model) -> TokenStream {
     let shape = shape(model);
-    let updates = forwarders(&model.updates, |method| forward::update(model, method));
-    let on_failures = forwarders(&model.on_failures, |method| forward::on_failure(model, method));
-    let cleanups = forwarders(&model.cleanups, |method| forward::cleanup(model, method));
+    let updates = forwarders(&model.updates, |method| lifecycle_impl::update(model, method));
+    let on_failures = forwarders(&model.on_failures, |method| lifecycle_impl::on_failure(model, method));
+    let cleanups = forwarders(&model.cleanups, |method| lifecycle_impl::cleanup(model, method));
     implementation(model, "Lifecycle", &quote!(#shape #updates #on_failures #cleanups))
 }
 
@@ -166,8 +186,8 @@ fn lifecycle(model: &Model) -> TokenStream {
 fn forwarders(methods: &[Lifecycle], forward: impl Fn(&Lifecycle) -> TokenStream) -> TokenStream {
     let conditions = conditions(methods).0;
     let forwarders = methods.iter().zip(conditions).map(|(method, condition)| {
-        let (cfg, forwarder) = (cfg(condition.as_ref()), forward(method));
-        quote!(#cfg #forwarder)
+        let (cfg, lints, forwarder) = (cfg(condition.as_ref()), &method.inherited.lints, forward(method));
+        quote!(#cfg #lints #forwarder)
     });
     quote!(#(#forwarders)*)
 }
@@ -177,7 +197,7 @@ fn conditions(methods: &[Lifecycle]) -> (Vec<Option<TokenStream>>, Option<TokenS
     let mut before: Vec<TokenStream> = Vec::new();
     let mut each = Vec::new();
     for method in methods {
-        let own = method.cfg.clone();
+        let own = method.inherited.cfg.clone();
         each.push(match (&own, before.as_slice()) {
             (None, []) => None,
             (None, before) => Some(quote!(not(any(#(#before),*)))),
@@ -186,14 +206,18 @@ fn conditions(methods: &[Lifecycle]) -> (Vec<Option<TokenStream>>, Option<TokenS
         });
         before.push(own.unwrap_or_else(|| quote!(all())));
     }
-    let always = methods.iter().any(|method| method.cfg.is_none());
+    let always = methods.iter().any(|method| method.inherited.cfg.is_none());
     (each, (!always).then(|| quote!(not(any(#(#before),*)))))
 }
 
 /// The expression of whichever variant counts.
 fn choose(methods: &[Lifecycle], of: impl Fn(&Lifecycle) -> TokenStream, otherwise: TokenStream) -> TokenStream {
+    let of = |method: &Lifecycle| {
+        let (lints, value) = (&method.inherited.lints, of(method));
+        if lints.is_empty() { value } else { quote!({ #lints { #value } }) }
+    };
     if let [only] = methods
-        && only.cfg.is_none()
+        && only.inherited.cfg.is_none()
     {
         return of(only);
     }
@@ -231,18 +255,6 @@ fn shape(model: &Model) -> TokenStream {
     }
 }
 
-/// The module of the runtime that generated code names, spanned where a fault of its item is to be shown.
-pub(crate) fn private(model: &Model, at: Span) -> TokenStream {
-    match &model.runtime {
-        Some(path) => quote_spanned!(at=> #path::__private),
-        // Its name bears the attribute's span always, so that a missing crate is one error and not one a mention.
-        None => {
-            let service_core = Ident::new("service_core", Span::call_site());
-            quote_spanned!(at=> ::#service_core::__private)
-        }
-    }
-}
-
 /// How an instance is built: by `configure`, else by `Default`.
 fn build(model: &Model) -> TokenStream {
     let private = private(model, Span::call_site());
@@ -259,7 +271,7 @@ fn build(model: &Model) -> TokenStream {
             #private::Probe::<Self>::BUILD
         }),
     };
-    choose(&model.configures, |method| forward::configure(model, method), by_default)
+    choose(&model.configures, |method| lifecycle_impl::configure(model, method), by_default)
 }
 
 /// The type of the settings that `configure` reads.
@@ -279,7 +291,7 @@ fn settings(model: &Model) -> TokenStream {
 /// Every `update` stands under a `#[cfg]`: an error where none of them holds.
 fn no_update_left(model: &Model) -> Option<TokenStream> {
     let none = conditions(&model.updates).1.filter(|_| !model.updates.is_empty())?;
-    let none = match &model.cfg {
+    let none = match &model.inherited.cfg {
         Some(cfg) => quote!(all(#cfg, #none)),
         None => none,
     };

@@ -1,4 +1,4 @@
-//! Names: a type's id, what an id may look like, and which known word a misspelt one is nearest to.
+//! Names: the id of a type, what an id may look like, and the type of a function.
 
 /// `HTTPClient` becomes `http_client`; a raw identifier loses its `r#`.
 pub(crate) fn snake_case(name: &str) -> String {
@@ -22,25 +22,41 @@ pub(crate) fn snake_case(name: &str) -> String {
     snake
 }
 
-/// What is wrong with a service id, in words that follow "the id `…`".
+/// `clean_inbox` becomes `CleanInbox`; a raw identifier loses its `r#`.
+pub(crate) fn camel_case(name: &str) -> String {
+    let words = name.trim_start_matches("r#").split('_');
+    words
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+        })
+        .collect()
+}
+
+/// The type of the service that a function is: `CleanInboxService` for `clean_inbox`.
+pub(crate) fn function_type(function: &str) -> String {
+    format!("{}Service", camel_case(function))
+}
+
+/// What is wrong with a service id.
 pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     let mut letters = id.chars();
     if id.is_empty() {
-        Some("is empty")
+        Some("an id cannot be empty")
     } else if id == "defaults" {
-        Some("is taken: `[defaults]` holds the settings of all services")
+        Some("`[defaults]` is the section with the values for all services")
     } else if !letters.next().is_some_and(|first| first.is_ascii_lowercase()) {
-        Some("has to start with a lower-case letter, a to z")
+        Some("an id starts with a lower-case letter (a to z)")
     } else if !letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
-        Some("may only have lower-case letters, digits and `_`")
+        Some("an id contains only lower-case letters (a to z), digits and `_`")
     } else if id.contains("__") {
-        Some("may not have `__`, which separates id and key in environment variables")
+        Some("an id cannot contain `__`, which separates id and key in environment variables")
     } else {
         None
     }
 }
 
-/// An id near to what was written, if any letter of it can be kept.
+/// A valid id that is similar to what was written, if there is one.
 pub(crate) fn proposed_id(written: &str) -> Option<String> {
     let kept: String = written
         .chars()
@@ -49,36 +65,6 @@ pub(crate) fn proposed_id(written: &str) -> Option<String> {
         .collect();
     let id = snake_case(&kept);
     id_problem(&id).is_none().then_some(id)
-}
-
-/// The candidate nearest to `word`, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (word.chars().count() / 3).clamp(1, 3);
-    candidates
-        .into_iter()
-        .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// How many letters have to be put in, left out, replaced or swapped with their neighbour.
-pub(crate) fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -102,11 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_is_one_step() {
-        assert_eq!(distance("updaet", "update"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(nearest("intervall", ["interval", "initial_delay"]), Some("interval"));
-        assert_eq!(nearest("colour", ["interval", "initial_delay"]), None);
+    fn functions_have_types() {
+        for (name, ty) in [
+            ("clean_outbox", "CleanOutboxService"),
+            ("tick", "TickService"),
+            ("r#loop", "LoopService"),
+            ("_http2_client", "Http2ClientService"),
+            ("step_2_of_3", "Step2Of3Service"),
+            ("cleanOutbox", "CleanOutboxService"),
+            ("TICK", "TICKService"),
+        ] {
+            assert_eq!(function_type(name), ty);
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use expect_test::{Expect, expect};
 use quote::quote;
 
+use proc_macro2::Span;
+
 use super::*;
+use crate::work_item::columns::variant;
 
 fn messages(input: TokenStream) -> Vec<String> {
     let file: syn::File = syn::parse2(derive(input)).unwrap();
@@ -43,7 +46,7 @@ fn a_model_without_a_key_is_told_where_to_put_it() {
             pub status: String,
         }
     };
-    let expected = "a work item needs a primary key: put `#[sea_orm(primary_key)]` on the column (or columns) that tell rows apart";
+    let expected = "a work item needs a primary key: put `#[sea_orm(primary_key)]` on each column of the key";
     assert_eq!(messages(input), [expected]);
 }
 
@@ -103,7 +106,7 @@ fn columns_that_are_not_there_are_told_with_the_nearest() {
         quote!(pub status: String,),
         expect![[r#"
             there is no column `stauts`; did you mean `status`?
-            there is no column `nonsense`; the columns are `id`, `status`"#]],
+            there is no column `nonsense`; the columns are id, status"#]],
     );
 }
 
@@ -114,9 +117,9 @@ fn keys_that_are_not_there_are_told_with_the_nearest() {
         quote!(pub status: String,),
         expect![[r#"
             unknown key `atempts`; did you mean `attempts`?
-            unknown key `foo`; the keys are `status`, `error`, `attempts`, `max_attempts`, `available_at`, `updated_at`, `crate`
-            `status` is given twice; keep one
-            `error` needs a value: write `error = "error_message"`"#]],
+            unknown key `foo`: the keys are status, error, attempts, max_attempts, available_at, updated_at, crate; the other columns need no key
+            `status` is written twice: remove one of them
+            `error` has no value: write `error = "error_message"`"#]],
     );
 }
 
@@ -158,28 +161,31 @@ fn values_of_a_wrong_kind_are_told_what_to_write() {
         quote!(#[work_item(status = 5, max_attempts = "5")]),
         quote!(pub status: String,),
         expect![[r#"
-            `status` names a column: write `status = "status"`
-            `max_attempts` is a number: write `max_attempts = 5`"#]],
+            `status` takes the name of a column in quotes, for example `status = "status"`
+            `max_attempts` takes a number without quotes: write `max_attempts = 5`
+            `max_attempts` has no effect without `attempts`: add `attempts = "attempts"` or remove `max_attempts`"#]],
     );
     complains(
         quote!(#[work_item(status = "status", attempts = "n", max_attempts = 0)]),
         quote!(pub status: String, pub n: i32,),
-        expect!["`max_attempts` is how often a row is tried: 1 or more"],
+        expect!["`max_attempts` must be at least 1"],
     );
     complains(
         quote!(#[work_item(status = "status", max_attempts = 5)]),
         quote!(pub status: String,),
-        expect![[r#"`max_attempts` needs a column that counts them: add an integer column and `attempts = "…"`"#]],
+        expect![[
+            r#"`max_attempts` has no effect without `attempts`: add `attempts = "attempts"` or remove `max_attempts`"#
+        ]],
     );
     complains(
         quote!(#[work_item(status = "status", error = "status")]),
         quote!(pub status: String,),
-        expect!["`status` names `status` already: `error` needs a column of its own"],
+        expect!["`status` uses the column `status` already: `error` needs another one"],
     );
     complains(
         quote!(#[work_item(status "status")]),
         quote!(pub status: String,),
-        expect![[r#"expected `,`: write `#[work_item(status = "status", error = "error_message")]`"#]],
+        expect![[r#"expected `=` after `status`: write `status = "status"`"#]],
     );
 }
 
@@ -188,12 +194,12 @@ fn a_missing_status_is_asked_for() {
     complains(
         quote!(),
         quote!(pub status: String,),
-        expect![[r#"say which column holds the status: add `#[work_item(status = "status")]` below the derives"#]],
+        expect![[r#"the status column is not named: add `#[work_item(status = "status")]` below the derives"#]],
     );
     complains(
         quote!(#[work_item(error = "error")]),
         quote!(pub state: String, pub error: String,),
-        expect![[r#"`status` is missing: say which column holds it, `status = "state"`"#]],
+        expect![[r#"the status column is not named: add `status = "state"`"#]],
     );
 }
 
@@ -204,10 +210,8 @@ fn only_a_model_with_a_key_is_a_work_item() {
         #[work_item(status = "status")]
         struct Model { status: String }
     };
-    expect![
-        "a work item needs a primary key: put `#[sea_orm(primary_key)]` on the column (or columns) that tell rows apart"
-    ]
-    .assert_eq(&messages(no_key).join("\n"));
+    expect!["a work item needs a primary key: put `#[sea_orm(primary_key)]` on each column of the key"]
+        .assert_eq(&messages(no_key).join("\n"));
     for other in [
         quote!(
             #[work_item(status = "a")]
@@ -228,7 +232,10 @@ fn only_a_model_with_a_key_is_a_work_item() {
     ] {
         let messages = messages(other);
         assert_eq!(messages.len(), 1);
-        assert!(messages[0].starts_with("a work item is a row: derive `WorkItem` on a sea-orm model"), "{messages:?}");
+        assert!(
+            messages[0].starts_with("a work item is a row of a table: derive `WorkItem` on a sea-orm model"),
+            "{messages:?}"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::expand::private;
+use crate::expand::paths::private;
 use crate::model::{Lifecycle, Model, Subject};
 
 /// `let output = Self::method(…).await; IntoOutcome::into_outcome(output)`.

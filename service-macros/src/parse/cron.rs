@@ -1,15 +1,15 @@
-//! Checks a cron expression, field by field, so that a slip is told where it stands and not when the program starts.
+//! Checks a cron expression field by field, so that a mistake is a compile error and not one at start.
 //!
-//! Five fields (minute, hour, day of month, month, day of week) or six, with seconds first. What is taken here is what
-//! the runtime's parser takes: lists, ranges, steps on `*` or a range, names, `L`, `W`, `#`, `?`, and `@daily` and its
-//! kind.
+//! An expression has five fields (minute, hour, day of month, month, day of week), or six with seconds first. The check
+//! accepts what the runtime's parser accepts: lists, ranges, steps on `*` or a range, names, `L`, `W`, `#`, `?`, and
+//! nicknames such as `@daily`.
 
 struct Field {
     name: &'static str,
     min: u32,
     max: u32,
     names: &'static [&'static str],
-    /// What the first of `names` stands for.
+    /// The number of the first of `names`.
     first: u32,
 }
 
@@ -29,20 +29,21 @@ const FIELDS: [Field; 6] = [
     Field { name: DAY_OF_WEEK, min: 0, max: 7, names: &DAYS, first: 0 },
 ];
 
-/// Checks an expression. The error is what is wrong, as the rest of a sentence about the string.
+/// Checks an expression. The error is the rest of a sentence that begins with the key's name.
 pub(crate) fn check(text: &str) -> Result<(), String> {
     let text = text.trim();
     if text.starts_with('@') {
         return match NICKNAMES.iter().find(|known| known.eq_ignore_ascii_case(text)) {
             Some(_) => Ok(()),
-            None => Err(format!("is none of {}", NICKNAMES.join(", "))),
+            None => Err(format!("is not one of {}", NICKNAMES.join(", "))),
         };
     }
     let parts: Vec<&str> = text.split_whitespace().collect();
     let fields = match parts.len() {
         0 => {
             return Err(
-                "is empty: write minute, hour, day of month, month and day of week, as in \"30 2 * * *\"".to_owned()
+                "is empty: write minute, hour, day of month, month and day of week, for example \"30 2 * * *\""
+                    .to_owned(),
             );
         }
         5 => &FIELDS[1..],
@@ -55,12 +56,12 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         }
     };
     for (part, field) in parts.iter().zip(fields) {
-        field.check(part).map_err(|problem| format!("'s {} field `{part}` {problem}", field.name))?;
+        field.check(part).map_err(|problem| format!("has a wrong {} field, `{part}`: {problem}", field.name))?;
     }
     never(&parts[parts.len() - 3..])
 }
 
-/// A 30th of February and its like come never.
+/// A date such as the 30th of February never comes.
 fn never(parts: &[&str]) -> Result<(), String> {
     let [days, months, weekdays] = parts else { return Ok(()) };
     let Ok(day) = days.parse::<u32>() else { return Ok(()) };
@@ -73,19 +74,19 @@ fn never(parts: &[&str]) -> Result<(), String> {
     if possible || !matches!(*weekdays, "*" | "?") {
         return Ok(());
     }
-    Err(format!("never comes: no month of `{months}` has a day {day}"))
+    Err(format!("never matches: no month in `{months}` has a day {day}"))
 }
 
 impl Field {
     fn check(&self, part: &str) -> Result<(), String> {
-        // `+FRI`: both day fields have to hold.
+        // `+FRI`: the day of the month has to match, too.
         let part = if self.name == DAY_OF_WEEK { part.strip_prefix('+').unwrap_or(part) } else { part };
         part.split(',').try_for_each(|item| self.item(item))
     }
 
     fn item(&self, item: &str) -> Result<(), String> {
         if item.is_empty() {
-            return Err("has an empty place".to_owned());
+            return Err("an item between commas is empty".to_owned());
         }
         let (range, step) = match item.split_once('/') {
             Some((range, step)) => (range, Some(step)),
@@ -103,7 +104,7 @@ impl Field {
         let range = match range.split_once('#') {
             Some((range, nth)) if self.name == DAY_OF_WEEK => {
                 if !(nth.eq_ignore_ascii_case("L") || matches!(nth, "1" | "2" | "3" | "4" | "5")) {
-                    return Err(format!("has `#{nth}`: a weekday comes 1 to 5 times a month"));
+                    return Err(format!("`#{nth}` is not one of `#1` to `#5` and `#L`"));
                 }
                 range
             }
@@ -116,7 +117,10 @@ impl Field {
                     to = 7;
                 }
                 if from > to {
-                    return Err(format!("runs backwards, from {from} to {to}: write two ranges with a comma"));
+                    return Err(format!(
+                        "the range ends before it starts; write two ranges, `{from}-{},{}-{to}`",
+                        self.max, self.min
+                    ));
                 }
                 Ok(())
             }
@@ -126,13 +130,13 @@ impl Field {
 
     fn step(&self, range: &str, step: &str) -> Result<(), String> {
         if !(range == "*" || range.contains('-')) {
-            return Err(format!("has a step on `{range}`: write `*/{step}` or a range before `/`"));
+            return Err(format!("a step needs a range; write `*/{step}` or `{range}-{}/{step}`", self.max));
         }
         match step.parse::<u32>() {
-            Ok(0) => Err("has a step of 0".to_owned()),
-            Ok(step) if step > self.max => Err(format!("has a step of {step}, which is more than {}", self.max)),
+            Ok(0) => Err("the smallest step is 1".to_owned()),
+            Ok(step) if step > self.max => Err(format!("the largest step is {}", self.max)),
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("has the step `{step}`, which is no number")),
+            Err(_) => Err(format!("the step `{step}` is not a number")),
         }
     }
 
@@ -152,7 +156,7 @@ impl Field {
             && !day.ends_with('#')
         {
             return match day {
-                "" => Err("has `L` alone: write the weekday before it, as in `FRIL`".to_owned()),
+                "" => Err("`L` needs a weekday before it, for example `FRIL`".to_owned()),
                 day => self.number(day).map(|_| true),
             };
         }
@@ -168,24 +172,24 @@ impl Field {
             return Ok(self.first + u32::try_from(at).unwrap_or(0));
         }
         if text.is_empty() {
-            return Err("has a `-` with nothing on one side".to_owned());
+            return Err("a number is missing beside `-`".to_owned());
         }
         if !text.bytes().all(|b| b.is_ascii_digit()) {
             return Err(match self.names {
-                [] => format!("has `{text}`, which is no number"),
-                names => format!("has `{text}`, which is neither a number nor one of {}", names.join(", ")),
+                [] => format!("`{text}` is not a number"),
+                names => format!("`{text}` is neither a number nor one of {}", names.join(", ")),
             });
         }
         match text.parse::<u32>() {
             Ok(number) if (self.min..=self.max).contains(&number) => Ok(number),
-            _ => Err(format!("has {text}, which is not within {} to {}", self.min, self.max)),
+            _ => Err(format!("{text} is not between {} and {}", self.min, self.max)),
         }
     }
 }
 
-/// Checks the look of an IANA time zone; whether it exists is known to the runtime's tables only.
+/// Checks the form of an IANA time zone. Only the runtime has the list of those that exist.
 pub(crate) fn check_zone(text: &str) -> Result<(), String> {
-    let wanted = "write `Area/City`, as in \"Europe/Vienna\", or \"UTC\"";
+    let wanted = "write `Area/City`, for example \"Europe/Vienna\", or \"UTC\"";
     if text.is_empty() {
         return Err(format!("is empty: {wanted}"));
     }
@@ -200,7 +204,7 @@ pub(crate) fn check_zone(text: &str) -> Result<(), String> {
     if (2..=3).contains(&parts.len()) && parts.iter().all(|part| part_ok(part)) {
         Ok(())
     } else {
-        Err(format!("is no time zone of the IANA list: {wanted}"))
+        Err(format!("is not an IANA time zone: {wanted}"))
     }
 }
 
@@ -238,24 +242,24 @@ mod tests {
             ("", "is empty"),
             ("* * * *", "has 4 fields"),
             ("1 2 3 4 5 6 7", "has 7 fields"),
-            ("60 * * * *", "'s minute field `60` has 60, which is not within 0 to 59"),
-            ("* 24 * * *", "'s hour field `24`"),
-            ("* * 0 * *", "1 to 31"),
-            ("* * * 13 *", "1 to 12"),
-            ("* * * * 8", "0 to 7"),
+            ("60 * * * *", "has a wrong minute field, `60`: 60 is not between 0 and 59"),
+            ("* 24 * * *", "hour field, `24`"),
+            ("* * 0 * *", "between 1 and 31"),
+            ("* * * 13 *", "between 1 and 12"),
+            ("* * * * 8", "between 0 and 7"),
             ("* * * * FRY", "neither a number nor one of SUN"),
-            ("*/0 * * * *", "step of 0"),
-            ("*/90 * * * *", "more than 59"),
+            ("*/0 * * * *", "the smallest step is 1"),
+            ("*/90 * * * *", "the largest step is 59"),
             ("5/10 * * * *", "`*/10`"),
-            ("30-10 * * * *", "runs backwards"),
-            ("1,,2 * * * *", "empty place"),
-            ("* * * * MON#6", "1 to 5 times"),
-            ("* * * * L", "as in `FRIL`"),
-            ("0 0 30 2 *", "never comes"),
-            ("0 0 31 4,6 *", "never comes"),
-            ("@dayly", "is none of"),
-            ("a * * * *", "no number"),
-            ("-5 * * * *", "nothing on one side"),
+            ("30-10 * * * *", "`30-59,0-10`"),
+            ("1,,2 * * * *", "between commas is empty"),
+            ("* * * * MON#6", "`#1` to `#5`"),
+            ("* * * * L", "for example `FRIL`"),
+            ("0 0 30 2 *", "never matches"),
+            ("0 0 31 4,6 *", "never matches"),
+            ("@dayly", "is not one of"),
+            ("a * * * *", "`a` is not a number"),
+            ("-5 * * * *", "a number is missing"),
         ] {
             let error = check(bad).unwrap_err();
             assert!(error.contains(word), "{bad}: {error}");

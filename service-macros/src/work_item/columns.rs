@@ -1,9 +1,8 @@
 //! A model's columns, as far as their tokens tell, and which of them can be what.
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, Span};
+use quote::format_ident;
 use syn::{Attribute, Expr, Field, FieldsNamed, GenericArgument, LitStr, PathArguments, Type};
-
-use crate::work_item::variant;
 
 pub(crate) struct Column {
     /// The field's name.
@@ -42,6 +41,23 @@ fn column(field: &Field) -> Option<Column> {
         read(attribute, &mut column, &mut ignored);
     }
     (!ignored).then_some(column)
+}
+
+/// The variant that sea-orm gives a column's field.
+pub(crate) fn variant(field: &str, span: Span) -> Ident {
+    let mut name = String::new();
+    for word in field.split('_').filter(|word| !word.is_empty()) {
+        let mut previous_lower = false;
+        for (index, letter) in word.chars().enumerate() {
+            if index == 0 || previous_lower && letter.is_uppercase() {
+                name.extend(letter.to_uppercase());
+            } else {
+                name.extend(letter.to_lowercase());
+            }
+            previous_lower = letter.is_lowercase();
+        }
+    }
+    format_ident!("{name}", span = span)
 }
 
 fn read(attribute: &Attribute, column: &mut Column, ignored: &mut bool) {

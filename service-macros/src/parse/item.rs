@@ -110,7 +110,8 @@ fn read_impl(attrs: Vec<Attribute>, input: ParseStream<'_>) -> Result<Impl> {
     generics.where_clause = input.parse::<Option<WhereClause>>()?;
     let body: Group = input.parse()?;
     skip_rest(input)?;
-    let (methods, unreadable) = read_methods.parse2(body.stream())?;
+    let (inner, methods, unreadable) = read_body.parse2(body.stream())?;
+    let attrs = attrs.into_iter().chain(inner).collect();
     Ok(Impl { attrs, impl_token, generics, trait_, ty, methods, unreadable })
 }
 
@@ -132,7 +133,8 @@ pub(crate) fn ungrouped(ty: Type) -> Type {
     }
 }
 
-fn read_methods(input: ParseStream<'_>) -> Result<(Vec<Method>, Vec<String>)> {
+fn read_body(input: ParseStream<'_>) -> Result<(Vec<Attribute>, Vec<Method>, Vec<String>)> {
+    let attrs = input.call(Attribute::parse_inner)?;
     let mut methods = Vec::new();
     let mut unreadable = Vec::new();
     while !input.is_empty() {
@@ -146,7 +148,7 @@ fn read_methods(input: ParseStream<'_>) -> Result<(Vec<Method>, Vec<String>)> {
             unreadable.push(name);
         }
     }
-    Ok((methods, unreadable))
+    Ok((attrs, methods, unreadable))
 }
 
 fn read_method(input: ParseStream<'_>) -> Result<Method> {

@@ -4,14 +4,14 @@
 //! and only where shape and use speak for a slip, too: it fits the role, is private, and nothing in the impl calls it.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
-use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Error, FnArg, PatType, ReturnType, Type, Visibility};
 
-use crate::item::{Impl, Method};
-use crate::methods::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
-use crate::model::Model;
-use crate::names::{self, distance};
+use crate::model::{Hint, Model};
+use crate::parse::attributes::Inherited;
+use crate::parse::item::{Impl, Method};
+use crate::spelling::{self, distance};
+use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
 
 /// There is no `update`; perhaps there is one of another name.
 pub(crate) fn no_update(item: &Impl) -> Error {
@@ -38,13 +38,7 @@ pub(crate) fn no_update(item: &Impl) -> Error {
 
 fn is_near(name: &Ident, lifecycle: &str) -> bool {
     let name = name.unraw().to_string();
-    name != lifecycle && names::nearest(&name, [lifecycle]).is_some()
-}
-
-/// A warning on a method that was nearly given a lifecycle method's name.
-pub(crate) struct Hint {
-    pub(crate) ident: Ident,
-    pub(crate) note: String,
+    name != lifecycle && spelling::nearest(&name, [lifecycle]).is_some()
 }
 
 /// Methods of nearly the right name, of the right shape, that nobody in the impl calls and that nobody outside can.
@@ -53,7 +47,7 @@ pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
     for method in &item.methods {
         let Some((meant, write)) = nearly_meant(method, model) else { continue };
         let ident = &method.sig.ident;
-        let allowed = method.attrs.iter().any(|attr| attr.to_token_stream().to_string().contains("deprecated"));
+        let allowed = Inherited::of(&method.attrs).allows_deprecated();
         let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
         if allowed || is_called || !matches!(method.vis, Visibility::Inherited) {
             continue;
@@ -73,7 +67,7 @@ fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'stati
     let is_named = |lifecycle: &str, others: &[&str]| {
         name != lifecycle
             && (others.contains(&&*name)
-                || names::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
+                || spelling::nearest(&name.replace('_', ""), [&*lifecycle.replace('_', "")]).is_some())
     };
     let arguments: Vec<&PatType> = sig
         .inputs

@@ -1,0 +1,209 @@
+//! The rules about lifecycle methods: receivers, arguments and what they return.
+
+use syn::ext::IdentExt;
+use syn::{Error, FnArg, GenericParam, Pat, PatType, ReturnType, Safety, Signature, Type};
+
+use crate::diagnostics::Diagnostics;
+use crate::model::{Lifecycle, Model};
+use crate::parse::item::Impl;
+use crate::validate::signatures::{
+    CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_context, is_future, is_lent, is_named_context, is_shared_reference, text,
+};
+use crate::validate::suggestions;
+
+/// Checks every lifecycle method of an impl.
+pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) {
+    if model.updates.is_empty() && item.unreadable.is_empty() {
+        diagnostics.push(suggestions::no_update(item));
+    }
+    for (methods, name) in [
+        (&model.updates, "update"),
+        (&model.configures, "configure"),
+        (&model.on_failures, "on_failure"),
+        (&model.cleanups, "cleanup"),
+    ] {
+        for second in methods.iter().filter(|method| method.inherited.cfg.is_none()).skip(1) {
+            let message = format!("a second `{name}`: a service has one; tell them apart by `#[cfg(…)]` or rename one");
+            diagnostics.push(Error::new(second.sig.ident.span(), message));
+        }
+    }
+    for method in &model.updates {
+        update(method, diagnostics);
+    }
+    for method in &model.configures {
+        configure(&method.sig, diagnostics);
+    }
+    for method in &model.on_failures {
+        on_failure(&method.sig, diagnostics);
+    }
+    for method in &model.cleanups {
+        plain(&method.sig, CLEANUP, diagnostics);
+        receiver(&method.sig, CLEANUP, diagnostics);
+        only_context(&method.sig, &with_context(CLEANUP), diagnostics);
+    }
+    model.hints = suggestions::hints(item, model);
+}
+
+fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {
+    let sig = &method.sig;
+    plain(sig, UPDATE, diagnostics);
+    receiver(sig, UPDATE, diagnostics);
+    only_context(sig, &with_context(UPDATE), diagnostics);
+    if !method.is_async()
+        && let ReturnType::Type(_, ty) = &sig.output
+        && is_future(ty)
+    {
+        let message =
+            format!("a plain `fn update` is blocking code and gives back its outcome, not a future: write `{UPDATE}`");
+        diagnostics.push(Error::new_spanned(ty, message));
+    }
+}
+
+fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
+    plain(sig, CONFIGURE, diagnostics);
+    let mut inputs = sig.inputs.iter();
+    let mut first = inputs.next();
+    if let Some(FnArg::Receiver(receiver)) = first {
+        let message = format!("`configure` makes the instance, so there is no `self` yet: write `{CONFIGURE}`");
+        diagnostics.push(Error::new_spanned(receiver, message));
+        first = inputs.next();
+    }
+    let second = inputs.next();
+    if let Some(FnArg::Typed(cx)) = first
+        && !is_context(&cx.ty)
+    {
+        let message = match second {
+            Some(FnArg::Typed(other)) if is_context(&other.ty) => {
+                format!("`cx` comes first, the settings second: write `{CONFIGURE}`")
+            }
+            _ if second.is_none() && !is_named_context(&cx.ty) && !matches!(&*cx.ty, Type::Reference(_)) => {
+                format!("the settings come second, `cx` first: write `{}`", configure_with(cx))
+            }
+            _ => format!("`configure`'s first argument is `cx: &Context`: write `{CONFIGURE}`"),
+        };
+        diagnostics.push(Error::new_spanned(&cx.ty, message));
+    } else if let Some(FnArg::Typed(config)) = second
+        && let Type::Reference(_) | Type::ImplTrait(_) = &*config.ty
+    {
+        let message = format!(
+            "`configure` is given its settings by value, as a type that derives `Deserialize`: write `{CONFIGURE}`"
+        );
+        diagnostics.push(Error::new_spanned(&config.ty, message));
+    }
+    for extra in inputs {
+        let message = format!(
+            "`configure` takes at most `cx` and the settings, which can be a struct of many fields: write `{CONFIGURE}`"
+        );
+        diagnostics.push(Error::new_spanned(extra, message));
+    }
+    if let ReturnType::Default = sig.output {
+        diagnostics.push(Error::new(
+            sig.ident.span(),
+            "`configure` returns the instance: write `-> Self` or `-> Result<Self>`",
+        ));
+    }
+}
+
+fn configure_with(config: &PatType) -> String {
+    let name = match &*config.pat {
+        Pat::Ident(pat) => pat.ident.to_string(),
+        _ => "config".to_owned(),
+    };
+    format!("fn configure(cx: &Context, {name}: {})", text(&config.ty))
+}
+
+fn on_failure(sig: &Signature, diagnostics: &mut Diagnostics) {
+    plain(sig, ON_FAILURE, diagnostics);
+    if let Some(async_) = &sig.asyncness {
+        let message =
+            format!("`on_failure` only decides, at once: write `{ON_FAILURE}`, and do the waiting work in `update`");
+        diagnostics.push(Error::new_spanned(async_, message));
+    }
+    receiver(sig, ON_FAILURE, diagnostics);
+    let mut arguments = sig.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
+    match arguments.next() {
+        None => {
+            let message = format!("`on_failure` is told the failure: write `{ON_FAILURE}`");
+            diagnostics.push(Error::new(sig.ident.span(), message));
+        }
+        Some(FnArg::Typed(failure)) if !is_shared_reference(&failure.ty) => {
+            diagnostics.push(Error::new_spanned(&failure.ty, format!("the failure is lent: write `{ON_FAILURE}`")));
+        }
+        Some(_) => {}
+    }
+    for extra in arguments {
+        diagnostics.push(Error::new_spanned(
+            extra,
+            format!("`on_failure` takes the failure and nothing else: write `{ON_FAILURE}`"),
+        ));
+    }
+    if let ReturnType::Default = sig.output {
+        diagnostics.push(Error::new(sig.ident.span(), "`on_failure` returns what is to follow: write `-> Recovery`"));
+    }
+}
+
+/// No `unsafe`, no ABI, no type parameters.
+pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
+    let name = sig.ident.unraw();
+    if let Safety::Unsafe(unsafe_) = &sig.safety {
+        let message = format!(
+            "the runtime cannot keep the promises of an `unsafe fn`: write `{write}` with an `unsafe` block inside"
+        );
+        diagnostics.push(Error::new(unsafe_.span, message));
+    }
+    if let Some(abi) = &sig.abi {
+        diagnostics.push(Error::new_spanned(abi, format!("the runtime calls Rust: write `{write}`")));
+    }
+    if let Some(parameter) = type_parameter(sig) {
+        let message =
+            format!("nobody says what `{}` is when the runtime calls `{name}`: write `{write}`", text(parameter));
+        diagnostics.push(Error::new_spanned(parameter, message));
+    }
+}
+
+/// `&self` or `&mut self`.
+fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
+    let name = sig.ident.unraw();
+    let Some(receiver) = sig.receiver() else {
+        let message = format!("`{name}` works on an instance: write `{write}`");
+        diagnostics.push(Error::new(sig.ident.span(), message));
+        return;
+    };
+    if !is_lent(receiver) {
+        let message = format!("`{name}` is lent the instance, which lives on: write `&mut self` or `&self`");
+        diagnostics.push(Error::new_spanned(receiver, message));
+    }
+}
+
+fn with_context(signature: &str) -> String {
+    format!("write `{signature}`, keep values in the struct, settings in `configure`")
+}
+
+/// At most one argument beside `self`: the context. `write` is the rest of "…; ".
+pub(crate) fn only_context(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
+    let name = sig.ident.unraw();
+    let mut arguments = sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    if let Some(cx) = arguments.next()
+        && !is_context(&cx.ty)
+    {
+        let message = match &*cx.ty {
+            ty if is_named_context(ty) => "the context is lent: write `cx: &Context`".to_owned(),
+            Type::Reference(reference) if is_named_context(&reference.elem) => {
+                "the context is shared, not changed: write `cx: &Context`".to_owned()
+            }
+            _ => format!("`{name}` is given the context and nothing else: {write}"),
+        };
+        diagnostics.push(Error::new_spanned(&cx.ty, message));
+    }
+    for extra in arguments {
+        diagnostics.push(Error::new_spanned(extra, format!("`{name}` is given the context and nothing else: {write}")));
+    }
+}
+
+/// A function that is plain apart from its being async or not.
+fn type_parameter(sig: &Signature) -> Option<&GenericParam> {
+    sig.generics.params.iter().find(|param| !matches!(param, GenericParam::Lifetime(_)))
+}

@@ -1,0 +1,168 @@
+//! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
+
+pub(crate) mod keys;
+mod methods;
+mod signatures;
+mod suggestions;
+
+use proc_macro2::Ident;
+use quote::ToTokens;
+use syn::spanned::Spanned;
+use syn::{Error, GenericArgument, GenericParam, PathArguments, Type};
+
+use crate::diagnostics::Diagnostics;
+use crate::model::{Model, Subject};
+use crate::parse::item::{Function, Impl};
+use crate::parse::names;
+use crate::parse::value::{Dependency, Literal};
+use crate::validate::signatures::{blocking_impl_to_write, impl_to_write};
+
+/// Rules about the id and the dependencies.
+pub(crate) fn identity(model: &Model, diagnostics: &mut Diagnostics) {
+    let Some(name) = model.subject.name() else { return };
+    if model.id_derived
+        && let Some(problem) = names::id_problem(&model.id)
+    {
+        let message = format!(
+            "the service id derived from this name, `{}`, is not valid: {problem}; set another one, `#[service(name = \"…\")]`",
+            model.id
+        );
+        diagnostics.push(Error::new(name.span(), message));
+    }
+    let lists = model.attributes.iter().filter_map(|(_, value)| match value {
+        Literal::Services(services) => Some(services),
+        _ => None,
+    });
+    for services in lists {
+        let mut seen: Vec<String> = Vec::new();
+        for service in services {
+            let (text, span, own) = match service {
+                Dependency::Id(id, span) => (format!("{id:?}"), *span, *id == model.id),
+                Dependency::Type(ty) => (ty.to_token_stream().to_string(), ty.span(), is_own_type(ty, model)),
+            };
+            if own {
+                diagnostics.push(Error::new(span, "a service cannot depend on itself: leave it out"));
+            } else if seen.contains(&text) {
+                diagnostics.push(Error::new(span, "this service is in the list already: leave one out"));
+            }
+            seen.push(text);
+        }
+    }
+}
+
+fn is_own_type(ty: &Type, model: &Model) -> bool {
+    let text = ty.to_token_stream().to_string();
+    match &model.subject {
+        Subject::Impl { ty: own, .. } => text == "Self" || text == own.to_token_stream().to_string(),
+        Subject::Function { service, .. } => *service == text,
+    }
+}
+
+/// Rules about an impl. `false`: no trait can be implemented for what stands there.
+pub(crate) fn implementation(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) -> bool {
+    let Some(name) = self_type(&item.ty, diagnostics) else { return false };
+    if let Some(trait_) = &item.trait_ {
+        let message = format!(
+            "`#[service]` goes on the type's own impl, not on that of a trait: write\n\n{}",
+            impl_to_write(&name.to_string())
+        );
+        diagnostics.push(Error::new_spanned(trait_, message));
+        return false;
+    }
+    let generic = !item.generics.params.is_empty();
+    if generic {
+        diagnostics.push(generic_impl(item, name));
+    }
+    methods::check(item, model, diagnostics);
+    !generic
+}
+
+/// The name of the type, if it is one that can be a service.
+fn self_type<'i>(ty: &'i Type, diagnostics: &mut Diagnostics) -> Option<&'i Ident> {
+    let last = match ty {
+        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
+        _ => None,
+    };
+    let Some(last) = last else {
+        let message = "a service is a struct or an enum of this crate: write `impl MyService`";
+        diagnostics.push(Error::new_spanned(ty, message));
+        return None;
+    };
+    if let PathArguments::AngleBracketed(arguments) = &last.arguments {
+        let borrowed = arguments.args.iter().find(|argument| match argument {
+            GenericArgument::Lifetime(lifetime) => lifetime.ident != "static",
+            _ => false,
+        });
+        if let Some(borrowed) = borrowed {
+            let message = "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`";
+            diagnostics.push(Error::new_spanned(borrowed, message));
+            return None;
+        }
+    }
+    Some(&last.ident)
+}
+
+fn generic_impl(item: &Impl, name: &Ident) -> Error {
+    let lifetime = item.generics.params.iter().all(|param| matches!(param, GenericParam::Lifetime(_)));
+    let message = if lifetime {
+        "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`".to_owned()
+    } else {
+        format!(
+            "a service is one concrete type: write `impl {name}<Concrete>` with a type of your own in place of the parameter, once for each"
+        )
+    };
+    Error::new_spanned(&item.generics, message)
+}
+
+/// Rules about a free function. `false`: it is a method.
+pub(crate) fn function(item: &Function, diagnostics: &mut Diagnostics) -> bool {
+    let sig = &item.sig;
+    let name = &sig.ident;
+    if let Some(receiver) = sig.receiver() {
+        let message =
+            "`#[service]` goes on the impl, not on a method in it; the method that makes a run is called `update`";
+        diagnostics.push(Error::new_spanned(receiver, message));
+        return false;
+    }
+    if let Some(const_) = &sig.constness {
+        diagnostics.push(Error::new(
+            const_.span,
+            format!("a service runs, a `const fn` does not: write `async fn {name}(cx: &Context)`"),
+        ));
+    } else if sig.asyncness.is_none() {
+        let message = format!(
+            "a service written as a function is async: write `async fn {name}`. For blocking code write an impl:\n\n{}",
+            blocking_impl_to_write(&names::camel_case(&name.to_string()))
+        );
+        diagnostics.push(Error::new(sig.fn_token.span, message));
+    }
+    methods::plain(sig, &format!("async fn {name}(cx: &Context)"), diagnostics);
+    let write =
+        format!("write `async fn {name}(cx: &Context)`, or an impl, which can have values and settings of its own");
+    methods::only_context(sig, &write, diagnostics);
+    true
+}
+
+/// Nothing that can be a service.
+pub(crate) fn other(keyword: &Ident, name: Option<&Ident>) -> Error {
+    let name = name.map(ToString::to_string);
+    let word = keyword.to_string();
+    let message = match (&*word, &name) {
+        ("struct" | "enum" | "union", Some(name)) => {
+            let article = if word == "enum" { "an" } else { "a" };
+            format!("`#[service]` goes on an impl, not on {article} {word}: write\n\n{}", impl_to_write(name))
+        }
+        ("type", Some(name)) => {
+            format!("`#[service]` goes on an impl, not on a type alias: write\n\n{}", impl_to_write(name))
+        }
+        ("trait", _) => {
+            format!("`#[service]` goes on an impl, not on a trait: write\n\n{}", impl_to_write("MyService"))
+        }
+        ("mod", Some(name)) => {
+            let ty = names::camel_case(name);
+            format!("`#[service]` goes on an impl, not on a module: write inside it\n\n{}", impl_to_write(&ty))
+        }
+        _ => format!("`#[service]` goes on an impl or an `async fn`: write\n\n{}", impl_to_write("MyService")),
+    };
+    Error::new_spanned(keyword, message)
+}
