@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use super::access::Access;
-use super::fault::is_connection_lost;
-use super::transaction::Transaction;
+use crate::database::error_kind::is_connection_lost;
+use crate::database::service_db::Access;
+use crate::database::transaction::Transaction;
 use crate::service::error::{Error, Result};
 
 /// Times are in milliseconds since 1970 where SQL compares them, else RFC 3339 in UTC, which people can read.
@@ -240,7 +240,7 @@ async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
 }
 
 /// On PostgreSQL `name` is an identifier as in SQL: with quotes, and a schema, where it needs them.
-pub(super) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
+pub(crate) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
         DbBackend::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",

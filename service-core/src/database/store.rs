@@ -5,7 +5,7 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Qu
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::access::Access;
+use crate::database::service_db::Access;
 use crate::service::error::{Error, Result};
 
 /// Small values of one service, kept as JSON under a key in `service_store`: a cursor, a date, a token to go on with.
@@ -144,7 +144,7 @@ impl Store {
                 source,
             })
         })?;
-        let now = super::settings::written(access.clock.now());
+        let now = crate::database::config::tables::written(access.clock.now());
         Ok(Query::insert()
             .into_table(column("service_store"))
             .columns(["service_id", "key", "value", "updated_at"].map(column))

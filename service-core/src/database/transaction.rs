@@ -18,11 +18,11 @@ use sea_orm::{
 };
 use tokio::sync::OnceCell;
 
-use super::access::Access;
-use super::connect::BUSY_TIMEOUT;
-use super::debts::Cause;
-use super::fault;
-use super::queue::Turn;
+use crate::database::connect::BUSY_TIMEOUT;
+use crate::database::error_kind as fault;
+use crate::database::service_db::Access;
+use crate::database::work::settlement::Cause;
+use crate::database::write_lock::Turn;
 use crate::service::error::{Error, Result};
 
 /// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.

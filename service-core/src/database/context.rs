@@ -2,9 +2,9 @@
 
 use sea_orm::DatabaseConnection;
 
-use super::connect::{connect_for_registry, named};
-use super::presence::{Presence, Tables};
-use super::{Access, Claim, ClaimEach, Store, Transaction, WorkItem};
+use crate::database::availability::{Presence, Tables};
+use crate::database::connect::{connect_for_registry, named};
+use crate::database::{Access, Claim, ClaimEach, Store, Transaction, WorkItem};
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
 
@@ -53,7 +53,7 @@ impl Context {
     }
 
     /// Claims up to `n` pending rows of `E`, the oldest first; nobody else gets them. They end with
-    /// [`Batch::commit`](super::Batch::commit): a run that ends without it leaves them as they were, but charges the one
+    /// [`Batch::commit`](crate::database::Batch::commit): a run that ends without it leaves them as they were, but charges the one
     /// in flight.
     ///
     /// # Errors

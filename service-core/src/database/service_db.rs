@@ -5,15 +5,15 @@ use std::sync::atomic::AtomicUsize;
 
 use sea_orm::DatabaseConnection;
 
-use super::claim::{Claim, ClaimEach};
-use super::clock::Clock;
-use super::debts::Debts;
-use super::gate::CommitGate;
-use super::presence::Tables;
-use super::queue::WriteQueue;
-use super::store::Store;
-use super::transaction::Transaction;
-use super::work_item::WorkItem;
+use crate::database::availability::Tables;
+use crate::database::commit_tracker::CommitGate;
+use crate::database::store::Store;
+use crate::database::transaction::Transaction;
+use crate::database::wall_clock::Clock;
+use crate::database::work::builder::{Claim, ClaimEach};
+use crate::database::work::settlement::Debts;
+use crate::database::work::work_item::WorkItem;
+use crate::database::write_lock::WriteQueue;
 use crate::service::error::Result;
 
 /// What one service needs to work with a database. Cheap to clone.
@@ -90,7 +90,7 @@ impl Access {
         Transaction::begin(self).await
     }
 
-    /// Claims up to `n` pending rows, the oldest first, in a transaction that lasts until [`Batch::commit`](super::Batch::commit).
+    /// Claims up to `n` pending rows, the oldest first, in a transaction that lasts until [`Batch::commit`](crate::database::Batch::commit).
     ///
     /// ```
     /// # use service_core::database::{Access, WorkItem};

@@ -1,7 +1,7 @@
 use sea_orm::DatabaseConnection;
 
-use super::super::work_item::{Work, any_status, time_value};
 use super::*;
+use crate::database::work::work_item::{Work, any_status, time_value};
 use crate::database::{connect, create_claim_index};
 
 mod job {

@@ -18,7 +18,7 @@ use sea_orm::{
     ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
 };
 
-use super::work_item::{TimeValue, WorkItem};
+use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";

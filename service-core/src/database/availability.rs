@@ -12,7 +12,7 @@ use sea_orm::DatabaseConnection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{check_schema, migrate};
+use crate::database::schema::{check_schema, migrate};
 use crate::humanize;
 use crate::service::error::Result;
 

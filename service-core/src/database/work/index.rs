@@ -9,12 +9,12 @@ use sea_orm::{
     PrimaryKeyToColumn, Statement, TransactionTrait,
 };
 
-use super::access::Access;
-use super::fault::is_connection_lost;
-use super::plan::{COMPLETED, FAILED, PENDING};
-use super::request::Claiming;
-use super::schema::table_exists;
-use super::work_item::WorkItem;
+use crate::database::error_kind::is_connection_lost;
+use crate::database::schema::table_exists;
+use crate::database::service_db::Access;
+use crate::database::work::claim::Claiming;
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING};
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
 /// How many rows are searched for a strange status on SQLite, which has no timeout for a statement.

@@ -16,14 +16,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
-use super::access::Access;
-use super::debts::{Cause, Row};
-use super::fault;
-use super::lease::{self, Lease};
-use super::plan::{Plan, Verdict, key_text};
-use super::request::{self, Rows};
-use super::transaction::Transaction;
-use super::work_item::WorkItem;
+use crate::database::error_kind as fault;
+use crate::database::service_db::Access;
+use crate::database::transaction::Transaction;
+use crate::database::work::claim::{self as request, Rows};
+use crate::database::work::lease::{self, Lease};
+use crate::database::work::settlement::{Cause, Row};
+use crate::database::work::sql::{Plan, Verdict, key_text};
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Advice, Error, Result};
 use crate::service::outcome::Outcome;
 

@@ -16,10 +16,10 @@ use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-use super::access::Access;
-use super::fault;
-use super::lease;
-use super::plan::{Plan, key_text};
+use crate::database::error_kind as fault;
+use crate::database::service_db::Access;
+use crate::database::work::lease;
+use crate::database::work::sql::{Plan, key_text};
 use crate::service::error::Result;
 
 /// How often a connection may break over one row before the row is held to be the cause.

@@ -19,7 +19,7 @@ use sea_orm::sea_query::{
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use tokio::task::JoinHandle;
 
-use super::access::Access;
+use crate::database::service_db::Access;
 
 /// How long a claim stands without being renewed, unless the builder says otherwise.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);

@@ -10,18 +10,18 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connect::BUSY_TIMEOUT;
+use crate::database::connect::BUSY_TIMEOUT;
 
 /// The line of one database's writers.
 #[derive(Clone, Debug)]
 pub(crate) struct WriteQueue(Arc<Semaphore>);
 
 /// A place at its head, until it is dropped. Nothing where it was not to be had in time.
-pub(super) type Turn = Option<OwnedSemaphorePermit>;
+pub(crate) type Turn = Option<OwnedSemaphorePermit>;
 
 impl WriteQueue {
     /// Waits for its turn, for as long as SQLite would.
-    pub(super) async fn turn(&self) -> Turn {
+    pub(crate) async fn turn(&self) -> Turn {
         let queue = Arc::clone(&self.0);
         if let Ok(turn) = queue.clone().try_acquire_owned() {
             return Some(turn);

@@ -13,15 +13,15 @@ use sea_orm::{
     PrimaryKeyToColumn, PrimaryKeyTrait, QueryResult, QuerySelect, QueryTrait, TryGetableMany,
 };
 
-use super::access::Access;
-use super::batch::Batch;
-use super::debts::Row;
-use super::fault;
-use super::index;
-use super::lease::{self, Lease, Standing};
-use super::plan::{self, Backoff, Part, Plan, Verdict, key_text};
-use super::transaction::Transaction;
-use super::work_item::WorkItem;
+use crate::database::error_kind as fault;
+use crate::database::service_db::Access;
+use crate::database::transaction::Transaction;
+use crate::database::work::batch::Batch;
+use crate::database::work::index;
+use crate::database::work::lease::{self, Lease, Standing};
+use crate::database::work::settlement::Row;
+use crate::database::work::sql::{self as plan, Backoff, Part, Plan, Verdict, key_text};
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
 /// What is asked for.
@@ -45,9 +45,9 @@ pub(crate) struct Claimed<E: EntityTrait> {
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot claim rows of `{table}`")]
-pub(super) struct Claiming {
-    pub(super) table: String,
-    pub(super) source: DbErr,
+pub(crate) struct Claiming {
+    pub(crate) table: String,
+    pub(crate) source: DbErr,
 }
 
 impl<E: WorkItem> Request<E> {

@@ -15,9 +15,9 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::fault::is_out_of_reach;
-use super::settings::{Override, expire_overrides, read_config, read_overrides};
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
+use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
+use crate::database::error_kind::is_out_of_reach;
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::registry::{Inner, ServiceRegistry};

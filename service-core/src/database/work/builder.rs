@@ -10,12 +10,12 @@ use std::time::Duration;
 use sea_orm::sea_query::{Condition, IntoCondition};
 use sea_orm::{EntityTrait, Order};
 
-use super::access::Access;
-use super::batch::Batch;
-use super::lease::DEFAULT_LEASE;
-use super::plan::Backoff;
-use super::request::Request;
-use super::work_item::WorkItem;
+use crate::database::service_db::Access;
+use crate::database::work::batch::Batch;
+use crate::database::work::claim::Request;
+use crate::database::work::lease::DEFAULT_LEASE;
+use crate::database::work::sql::Backoff;
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::Result;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
