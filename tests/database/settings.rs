@@ -3,14 +3,14 @@
 use chrono::{Duration, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::json;
-use service_core::database::{self, Access, Clock, LastRun, Override};
+use service_core::database::{self, LastRun, Override, ServiceDb, WallClock};
 
 use crate::Bench;
 use crate::tables::job;
 
 pub(crate) async fn the_store_keeps_typed_values(bench: Bench) {
-    let access = Access::new(bench.db.clone(), "reader");
-    let (mine, other) = (access.store(), Access::new(bench.db.clone(), "other").store());
+    let service_db = ServiceDb::new(bench.db.clone(), "reader");
+    let (mine, other) = (service_db.store(), ServiceDb::new(bench.db.clone(), "other").store());
     assert_eq!(mine.get::<u64>("cursor").await.unwrap(), None);
     mine.set("cursor", &41u64).await.unwrap();
     mine.set("cursor", &42u64).await.unwrap();
@@ -27,15 +27,15 @@ pub(crate) async fn the_store_keeps_typed_values(bench: Bench) {
 }
 
 pub(crate) async fn a_value_set_in_a_transaction_shares_its_fate(bench: Bench) {
-    let access = Access::new(bench.db.clone(), "reader");
-    let store = access.store();
+    let service_db = ServiceDb::new(bench.db.clone(), "reader");
+    let store = service_db.store();
     store.set("cursor", &1).await.unwrap();
-    let tx = access.begin().await.unwrap();
+    let tx = service_db.begin().await.unwrap();
     store.set_in(&tx, "cursor", &2).await.unwrap();
     assert_eq!(store.get_in::<i32>(&tx, "cursor").await.unwrap(), Some(2));
     drop(tx);
     assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(1));
-    let tx = access.begin().await.unwrap();
+    let tx = service_db.begin().await.unwrap();
     store.set_in(&tx, "cursor", &3).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(3));
@@ -60,7 +60,7 @@ pub(crate) async fn settings_that_are_no_json_are_told_with_their_key(bench: Ben
 }
 
 pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
-    let now = Clock::new(Utc::now).now();
+    let now = WallClock::new(Utc::now).now();
     let new = |key: &str, until| Override {
         service_id: "mailer".into(),
         key: key.into(),
@@ -120,7 +120,7 @@ pub(crate) async fn overrides_written_by_hand_count_and_end(bench: Bench) {
 }
 
 pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
-    let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
+    let (now, db) = (WallClock::new(Utc::now).now(), &bench.db);
     assert_eq!(database::last_run(db, "mailer").await.unwrap(), LastRun::default());
     let mut last = LastRun::default();
     last.run = Some(now);
@@ -133,7 +133,7 @@ pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
 }
 
 pub(crate) async fn a_process_that_was_held_up_does_not_turn_the_last_run_back(bench: Bench) {
-    let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
+    let (now, db) = (WallClock::new(Utc::now).now(), &bench.db);
     let at = |time| {
         let mut last = LastRun::default();
         (last.run, last.fire) = (Some(time), Some(time));

@@ -1,7 +1,7 @@
-//! [`Presence`]: whether the registry's database is there, as far as the registry knows.
+//! [`Availability`]: whether the registry's database answers, as far as the registry knows.
 //!
-//! The tricky part is telling a database that is away from a pool that one service has used up. Where the registry opened the
-//! database by itself, it keeps two connections of its own for its questions, so that nobody can take them from it.
+//! The tricky part is the difference between a database that is down and a pool that one service has exhausted. A registry that
+//! opened the database itself has a small pool of its own for its queries, which no service can exhaust.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,140 +16,140 @@ use crate::database::schema::{check_schema, migrate};
 use crate::humanize;
 use crate::service::error::Result;
 
-/// What is known of the registry's database.
+/// The state of the registry's database.
 #[derive(Default)]
-pub(crate) struct Presence {
-    /// As messages show it, without a password.
+pub(crate) struct Availability {
+    /// The database as messages show it, without a password.
     name: String,
-    /// For the registry's own questions, where the services' pool is not to be shared.
-    own: Option<DatabaseConnection>,
-    tables: Arc<Tables>,
-    known: Mutex<Known>,
-    suspected: Notify,
+    /// The pool for the registry's own queries; `None` if it shares the services' pool.
+    registry_pool: Option<DatabaseConnection>,
+    tables: Arc<FrameworkTables>,
+    state: Mutex<State>,
+    probe_requests: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    away: Option<Away>,
+struct State {
+    down: Option<Down>,
     /// The end of the last outage.
     returned: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Away {
+struct Down {
     since: Instant,
     why: String,
 }
 
-impl Presence {
-    pub(crate) fn new(name: String, own: Option<DatabaseConnection>, tables: Tables) -> Self {
-        Self { name, own, tables: Arc::new(tables), ..Self::default() }
+impl Availability {
+    pub(crate) fn new(name: String, registry_pool: Option<DatabaseConnection>, tables: FrameworkTables) -> Self {
+        Self { name, registry_pool, tables: Arc::new(tables), ..Self::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The connections for the registry's own questions, where the services use `shared`.
-    pub(crate) fn own<'a>(&'a self, shared: &'a DatabaseConnection) -> &'a DatabaseConnection {
-        self.own.as_ref().unwrap_or(shared)
+    /// The pool for the registry's own queries, where the services use `shared`.
+    pub(crate) fn registry_pool<'a>(&'a self, shared: &'a DatabaseConnection) -> &'a DatabaseConnection {
+        self.registry_pool.as_ref().unwrap_or(shared)
     }
 
-    pub(crate) fn has_own(&self) -> bool {
-        self.own.is_some()
+    pub(crate) fn has_registry_pool(&self) -> bool {
+        self.registry_pool.is_some()
     }
 
-    pub(crate) fn tables(&self) -> &Arc<Tables> {
+    pub(crate) fn tables(&self) -> &Arc<FrameworkTables> {
         &self.tables
     }
 
-    pub(crate) fn is_away(&self) -> bool {
-        self.lock().away.is_some()
+    pub(crate) fn is_down(&self) -> bool {
+        self.lock().down.is_some()
     }
 
-    /// It does not answer. Says whether that is news.
-    pub(crate) fn gone(&self, why: String) -> bool {
-        let away = &mut self.lock().away;
-        let news = away.is_none();
-        let since = away.as_ref().map_or_else(Instant::now, |away| away.since);
-        *away = Some(Away { since, why });
+    /// Records that the database does not answer. True if it was up before.
+    pub(crate) fn mark_down(&self, why: String) -> bool {
+        let down = &mut self.lock().down;
+        let news = down.is_none();
+        let since = down.as_ref().map_or_else(Instant::now, |down| down.since);
+        *down = Some(Down { since, why });
         news
     }
 
-    /// It answers. Says for how long it was away, where it was.
-    pub(crate) fn back(&self) -> Option<Duration> {
-        let mut known = self.lock();
-        let away = known.away.take()?;
-        known.returned = Some(Instant::now());
-        Some(away.since.elapsed())
+    /// Records that the database answers. Returns the length of the outage that ends with it.
+    pub(crate) fn mark_up(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        let down = state.down.take()?;
+        state.returned = Some(Instant::now());
+        Some(down.since.elapsed())
     }
 
-    /// Whether it has come back since `at`, and is there.
-    pub(crate) fn has_returned_since(&self, at: Instant) -> bool {
-        let known = self.lock();
-        known.away.is_none() && known.returned.is_some_and(|returned| returned >= at)
+    /// Whether an outage has ended since `at`, and the database is up.
+    pub(crate) fn recovered_since(&self, at: Instant) -> bool {
+        let state = self.lock();
+        state.down.is_none() && state.returned.is_some_and(|returned| returned >= at)
     }
 
-    /// Whether it is away, or was at `at` or later: what began then may have suffered from it.
-    pub(crate) fn was_away_since(&self, at: Instant) -> bool {
-        let known = self.lock();
-        known.away.is_some() || known.returned.is_some_and(|returned| returned >= at)
+    /// Whether the database is down, or was down at `at` or later.
+    pub(crate) fn was_down_since(&self, at: Instant) -> bool {
+        let state = self.lock();
+        state.down.is_some() || state.returned.is_some_and(|returned| returned >= at)
     }
 
-    /// The outage in words, as long as it lasts.
+    /// The current outage as text.
     pub(crate) fn outage(&self) -> Option<Outage> {
-        let known = self.lock();
-        let away = known.away.as_ref()?;
-        // A pool of the application's own may as well be used up.
-        let how = if self.has_own() { "has been away" } else { "has not answered" };
-        let what = format!("the {} {how} for {}", self.name, humanize::long(away.since.elapsed()));
-        Some(Outage { what, why: away.why.clone() })
+        let state = self.lock();
+        let down = state.down.as_ref()?;
+        // A pool of the application may be exhausted instead.
+        let how = if self.has_registry_pool() { "has been away" } else { "has not answered" };
+        let what = format!("the {} {how} for {}", self.name, humanize::long(down.since.elapsed()));
+        Some(Outage { what, why: down.why.clone() })
     }
 
-    /// Somebody could not reach it: it is looked for at once.
-    pub(crate) fn suspect(&self) {
-        if !self.is_away() {
-            self.suspected.notify_one();
+    /// Requests a poll at once, because a service could not reach the database.
+    pub(crate) fn probe_soon(&self) {
+        if !self.is_down() {
+            self.probe_requests.notify_one();
         }
     }
 
-    pub(crate) async fn suspected(&self) {
-        self.suspected.notified().await;
+    pub(crate) async fn probe_requested(&self) {
+        self.probe_requests.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Presence {
+impl fmt::Debug for Availability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presence").field("name", &self.name).field("known", &*self.lock()).finish_non_exhaustive()
+        f.debug_struct("Availability").field("name", &self.name).field("state", &*self.lock()).finish_non_exhaustive()
     }
 }
 
-/// An outage in words.
+/// An outage as text.
 #[derive(Debug)]
 pub(crate) struct Outage {
     pub(crate) what: String,
     pub(crate) why: String,
 }
 
-/// Whether the framework's tables are there.
+/// Whether the framework's tables exist.
 #[derive(Debug, Default)]
-pub(crate) struct Tables {
+pub(crate) struct FrameworkTables {
     skip_migration: bool,
     ready: AtomicBool,
 }
 
-impl Tables {
-    /// They are to be made, or with `skip_migration` looked for, before they are used.
+impl FrameworkTables {
+    /// Tables that are created before their first use, or with `skip_migration` only checked.
     pub(crate) fn of_registry(skip_migration: bool) -> Self {
         Self { skip_migration, ready: AtomicBool::new(false) }
     }
 
-    /// Their user sees to them.
-    pub(crate) fn made() -> Self {
+    /// Tables that exist already.
+    pub(crate) fn ready() -> Self {
         Self { skip_migration: true, ready: AtomicBool::new(true) }
     }
 
@@ -157,10 +157,10 @@ impl Tables {
         self.ready.load(Ordering::SeqCst)
     }
 
-    /// Makes them where they are missing. Once they are known to be there, nothing is asked of the database.
+    /// Creates the tables that are missing. Once they are known to exist, no query is made.
     ///
     /// # Errors
-    /// The database is away, or they cannot, or shall not, be made.
+    /// The database is down, or the tables cannot be created, or must not be.
     pub(crate) async fn ensure(&self, db: &DatabaseConnection) -> Result<()> {
         if self.are_ready() {
             return Ok(());

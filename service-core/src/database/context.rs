@@ -2,34 +2,34 @@
 
 use sea_orm::DatabaseConnection;
 
-use crate::database::availability::{Presence, Tables};
-use crate::database::connect::{connect_for_registry, named};
-use crate::database::{Access, Claim, ClaimEach, Store, Transaction, WorkItem};
+use crate::database::availability::{Availability, FrameworkTables};
+use crate::database::connect::{connect_for_registry, display_name};
+use crate::database::{Claim, ClaimEach, ServiceDb, Store, Transaction, WorkItem};
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
 
 /// The builder's choice.
 #[derive(Debug, Default)]
-pub(crate) struct Choice {
+pub(crate) struct DatabaseSource {
     pub(crate) connection: Option<DatabaseConnection>,
     pub(crate) url: Option<String>,
     pub(crate) skip_migration: bool,
 }
 
-impl Choice {
+impl DatabaseSource {
     /// Connects where a URL was given. The database may be away: it is waited for later, by who needs it.
-    pub(crate) async fn open(self) -> Result<(Option<DatabaseConnection>, Presence)> {
-        let tables = Tables::of_registry(self.skip_migration);
+    pub(crate) async fn open(self) -> Result<(Option<DatabaseConnection>, Availability)> {
+        let tables = FrameworkTables::of_registry(self.skip_migration);
         match (self.connection, self.url) {
             (Some(db), _) => {
                 let name = format!("registry's {:?} database", db.get_database_backend());
-                Ok((Some(db), Presence::new(name, None, tables)))
+                Ok((Some(db), Availability::new(name, None, tables)))
             }
             (None, Some(url)) => {
                 let (db, own) = connect_for_registry(&url).await?;
-                Ok((Some(db), Presence::new(named(&url), own, tables)))
+                Ok((Some(db), Availability::new(display_name(&url), own, tables)))
             }
-            (None, None) => Ok((None, Presence::default())),
+            (None, None) => Ok((None, Availability::default())),
         }
     }
 }
@@ -40,7 +40,7 @@ impl Context {
     /// # Errors
     /// The registry has none; the error is fatal and says what to write.
     pub fn db(&self) -> Result<&DatabaseConnection> {
-        Ok(self.access()?.db())
+        Ok(self.service_db()?.db())
     }
 
     /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for. `commit()` makes it last,
@@ -49,7 +49,7 @@ impl Context {
     /// # Errors
     /// The registry has no database, or it is away.
     pub async fn begin(&self) -> Result<Transaction> {
-        self.access()?.begin().await
+        self.service_db()?.begin().await
     }
 
     /// Claims up to `n` pending rows of `E`, the oldest first; nobody else gets them. They end with
@@ -59,7 +59,7 @@ impl Context {
     /// # Errors
     /// When awaited: the registry has no database, or it is away.
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
-        Claim::new(self.access(), n)
+        Claim::new(self.service_db(), n)
     }
 
     /// As [`claim`](Self::claim), for work that is slow or has effects outside the database: no transaction is open while
@@ -68,7 +68,7 @@ impl Context {
     /// # Errors
     /// As for [`claim`](Self::claim).
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
-        ClaimEach::new(self.access(), n)
+        ClaimEach::new(self.service_db(), n)
     }
 
     /// Small typed values of this service that outlive the process.
@@ -76,11 +76,11 @@ impl Context {
     /// # Errors
     /// When used: the registry has no database, or it is away.
     pub fn store(&self) -> Store {
-        Store::new(self.access())
+        Store::new(self.service_db())
     }
 
     /// This service's way to the database.
-    fn access(&self) -> Result<&Access> {
+    fn service_db(&self) -> Result<&ServiceDb> {
         let db = self.entry.hub.database.as_ref().ok_or_else(|| {
             Error::fatal(format!(
                 "service `{}` asks for a database, which the registry does not have; \

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use crate::database::error_kind::is_connection_lost;
-use crate::database::service_db::Access;
+use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::service::error::{Error, Result};
 
@@ -169,7 +169,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
         return Ok(());
     }
     let backend = db.get_database_backend();
-    let tx = Transaction::begin(&Access::new(db.clone(), "service_core")).await?;
+    let tx = Transaction::begin(&ServiceDb::new(db.clone(), "service_core")).await?;
     if backend == DbBackend::Postgres {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }

@@ -1,67 +1,67 @@
-//! [`Access`]: one service's way to the database.
+//! [`ServiceDb`]: the database as one service uses it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use sea_orm::DatabaseConnection;
 
-use crate::database::availability::Tables;
-use crate::database::commit_tracker::CommitGate;
+use crate::database::availability::FrameworkTables;
+use crate::database::commit_tracker::CommitTracker;
 use crate::database::store::Store;
 use crate::database::transaction::Transaction;
-use crate::database::wall_clock::Clock;
+use crate::database::wall_clock::WallClock;
 use crate::database::work::builder::{Claim, ClaimEach};
-use crate::database::work::settlement::Debts;
+use crate::database::work::settlement::Settlements;
 use crate::database::work::work_item::WorkItem;
-use crate::database::write_lock::WriteQueue;
+use crate::database::write_lock::WriteLock;
 use crate::service::error::Result;
 
 /// What one service needs to work with a database. Cheap to clone.
 ///
 /// Inside a service, [`Context`](crate::Context) has the same methods. Outside, in a command-line tool or a test, make one
-/// with [`Access::new`].
+/// with [`ServiceDb::new`].
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct ServiceDb {
     pub(crate) db: DatabaseConnection,
     pub(crate) service_id: Arc<str>,
-    pub(crate) gate: Arc<CommitGate>,
-    pub(crate) debts: Arc<Debts>,
+    pub(crate) commits: Arc<CommitTracker>,
+    pub(crate) settlements: Arc<Settlements>,
     /// How many batches of this service hold SQLite's write lock.
-    pub(crate) holding: Arc<AtomicUsize>,
-    pub(crate) clock: Clock,
-    pub(crate) tables: Arc<Tables>,
-    pub(crate) queue: WriteQueue,
+    pub(crate) open_batches: Arc<AtomicUsize>,
+    pub(crate) clock: WallClock,
+    pub(crate) tables: Arc<FrameworkTables>,
+    pub(crate) write_lock: WriteLock,
 }
 
-impl Access {
-    /// Access for `service_id`, on the system's clock.
+impl ServiceDb {
+    /// The database for `service_id`, on the system's clock.
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
         Self {
             db,
             service_id: service_id.into(),
-            gate: Arc::default(),
-            debts: Arc::default(),
-            holding: Arc::default(),
-            clock: Clock::default(),
-            tables: Arc::new(Tables::made()),
-            queue: WriteQueue::default(),
+            commits: Arc::default(),
+            settlements: Arc::default(),
+            open_batches: Arc::default(),
+            clock: WallClock::default(),
+            tables: Arc::new(FrameworkTables::ready()),
+            write_lock: WriteLock::default(),
         }
     }
 
     /// Where the registry sees to the framework's tables.
-    pub(crate) fn with_tables(mut self, tables: Arc<Tables>) -> Self {
+    pub(crate) fn with_tables(mut self, tables: Arc<FrameworkTables>) -> Self {
         self.tables = tables;
         self
     }
 
     /// In line with others that write to the same database.
-    pub(crate) fn with_queue(mut self, queue: WriteQueue) -> Self {
-        self.queue = queue;
+    pub(crate) fn with_write_lock(mut self, write_lock: WriteLock) -> Self {
+        self.write_lock = write_lock;
         self
     }
 
     /// On another clock.
-    pub fn with_clock(mut self, clock: Clock) -> Self {
+    pub fn with_clock(mut self, clock: WallClock) -> Self {
         self.clock = clock;
         self
     }
@@ -71,14 +71,14 @@ impl Access {
         &self.db
     }
 
-    /// Whose access it is.
+    /// The service's id.
     pub fn service_id(&self) -> &str {
         &self.service_id
     }
 
-    /// Open while a transaction commits.
-    pub fn gate(&self) -> &Arc<CommitGate> {
-        &self.gate
+    /// The commits in flight.
+    pub fn commits(&self) -> &Arc<CommitTracker> {
+        &self.commits
     }
 
     /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for.
@@ -93,9 +93,9 @@ impl Access {
     /// Claims up to `n` pending rows, the oldest first, in a transaction that lasts until [`Batch::commit`](crate::database::Batch::commit).
     ///
     /// ```
-    /// # use service_core::database::{Access, WorkItem};
+    /// # use service_core::database::{ServiceDb, WorkItem};
     /// # use service_core::{Outcome, Result};
-    /// # async fn run<E: WorkItem>(cx: Access) -> Result<Outcome> {
+    /// # async fn run<E: WorkItem>(cx: ServiceDb) -> Result<Outcome> {
     /// let mut batch = cx.claim::<E>(100).await?;
     /// while let Some(item) = batch.next().await? {
     ///     let done: Result<()> = Ok(()); // work on `item.model()`, writing through `item.tx()`
@@ -115,8 +115,8 @@ impl Access {
     }
 
     /// Whether a run that ended left something to settle.
-    pub(crate) fn in_debt(&self) -> bool {
-        !self.debts.is_empty()
+    pub(crate) fn has_unsettled(&self) -> bool {
+        !self.settlements.is_empty()
     }
 
     /// Small values of this service that outlive it.
@@ -129,7 +129,7 @@ impl Access {
     ///
     /// # Errors
     /// The database is away; then it stays owed.
-    pub async fn run_ended(&self, why: Option<&str>) -> Result<()> {
-        if self.debts.is_empty() { Ok(()) } else { self.debts.pay(self, why).await }
+    pub async fn settle(&self, why: Option<&str>) -> Result<()> {
+        if self.settlements.is_empty() { Ok(()) } else { self.settlements.apply(self, why).await }
     }
 }

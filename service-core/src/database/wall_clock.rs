@@ -7,9 +7,9 @@ use chrono::{DateTime, SubsecRound, Utc};
 
 /// Tells what time it is. Cheap to clone.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
+pub struct WallClock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
-impl Clock {
+impl WallClock {
     /// A clock that asks `now`.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
@@ -21,15 +21,15 @@ impl Clock {
     }
 }
 
-impl Default for Clock {
+impl Default for WallClock {
     /// The system's clock.
     fn default() -> Self {
         Self::new(Utc::now)
     }
 }
 
-impl fmt::Debug for Clock {
+impl fmt::Debug for WallClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Clock").field(&self.now()).finish()
+        f.debug_tuple("WallClock").field(&self.now()).finish()
     }
 }

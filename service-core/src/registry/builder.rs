@@ -57,7 +57,7 @@ pub struct RegistryBuilder {
     pub(crate) seed: Option<u64>,
     pub(crate) clock_is_held: bool,
     #[cfg(feature = "database")]
-    pub(crate) database: crate::database::Choice,
+    pub(crate) database: crate::database::DatabaseSource,
 }
 
 /// A service that is to be registered.

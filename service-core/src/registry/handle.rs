@@ -57,7 +57,7 @@ impl ServiceHandle {
     /// failed for good at once. A failure that is retried is no error.
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
-        crate::database::look_if_there(&self.registry).await;
+        crate::database::poll_if_up(&self.registry).await;
         let life = {
             let control = self.entry.lock();
             match control.state() {

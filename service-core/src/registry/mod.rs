@@ -58,7 +58,7 @@ pub(crate) struct Inner {
     pub(crate) sources: Sources,
     pub(crate) shutdown_timeout: Duration,
     #[cfg(feature = "database")]
-    pub(crate) live: crate::database::Live,
+    pub(crate) live: crate::database::TableWatcher,
     entries: RwLock<BTreeSet<ById>>,
     /// A shutdown was asked for.
     pub(crate) closing: AtomicBool,
@@ -139,7 +139,7 @@ impl ServiceRegistry {
             sources,
             shutdown_timeout,
             #[cfg(feature = "database")]
-            live: crate::database::Live::default(),
+            live: crate::database::TableWatcher::default(),
             entries: RwLock::default(),
             closing: AtomicBool::new(false),
             shutting: AtomicUsize::new(0),

@@ -35,7 +35,7 @@ impl ServiceRegistry {
     pub async fn start(&self) -> Result<()> {
         #[cfg(feature = "database")]
         {
-            crate::database::look_before_all(self).await?;
+            crate::database::poll_before_start(self).await?;
             crate::database::keep_watching(self, &tokio::runtime::Handle::try_current()?);
         }
         let mut started = Vec::new();

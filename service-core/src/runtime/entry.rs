@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::Resolved;
 use crate::config::options::{Options, ServiceOptions};
 #[cfg(feature = "database")]
-use crate::database::Access;
+use crate::database::ServiceDb;
 use crate::humanize;
 use crate::registry::builder::Place;
 use crate::runtime::context::Context;
@@ -104,7 +104,7 @@ struct Extras {
     metrics: Metrics,
     rate: Rate,
     #[cfg(feature = "database")]
-    access: OnceLock<Access>,
+    access: OnceLock<ServiceDb>,
 }
 
 impl Entry {
@@ -200,13 +200,13 @@ impl Entry {
 
     /// This service's way to the database, made when it is first asked for.
     #[cfg(feature = "database")]
-    pub(crate) fn access(&self, db: &sea_orm::DatabaseConnection) -> &Access {
+    pub(crate) fn access(&self, db: &sea_orm::DatabaseConnection) -> &ServiceDb {
         self.extras().access.get_or_init(|| {
             let hub = self.hub.clone();
-            let clock = crate::database::Clock::new(move || hub.clock.wall_now().into());
+            let clock = crate::database::WallClock::new(move || hub.clock.wall_now().into());
             let tables = self.hub.presence.tables().clone();
             let queue = self.hub.write_queue.clone();
-            Access::new(db.clone(), self.id.clone()).with_clock(clock).with_tables(tables).with_queue(queue)
+            ServiceDb::new(db.clone(), self.id.clone()).with_clock(clock).with_tables(tables).with_write_lock(queue)
         })
     }
 
@@ -231,7 +231,7 @@ impl Entry {
             Some(Hold::Database) if !waits => control.let_go(),
             _ => {}
         }
-        if self.hub.presence.has_returned_since(began) {
+        if self.hub.presence.recovered_since(began) {
             try_again(&mut control);
         }
     }
@@ -244,14 +244,18 @@ impl Entry {
 
     /// The way to the database, where the run that just ended left something to settle there.
     #[cfg(feature = "database")]
-    pub(crate) fn in_debt(&self) -> Option<&Access> {
-        self.extras.get()?.access.get().filter(|access| access.in_debt())
+    pub(crate) fn has_unsettled(&self) -> Option<&ServiceDb> {
+        self.extras.get()?.access.get().filter(|access| access.has_unsettled())
     }
 
     /// Whether a database commit of this service's is in flight.
     pub(crate) fn is_committing(&self) -> bool {
         #[cfg(feature = "database")]
-        return self.extras.get().and_then(|extras| extras.access.get()).is_some_and(|access| access.gate().is_open());
+        return self
+            .extras
+            .get()
+            .and_then(|extras| extras.access.get())
+            .is_some_and(|access| access.commits().in_progress());
         #[cfg(not(feature = "database"))]
         false
     }

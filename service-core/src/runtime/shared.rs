@@ -34,9 +34,9 @@ pub(crate) struct Hub {
     #[cfg(feature = "database")]
     pub(crate) database: Option<sea_orm::DatabaseConnection>,
     #[cfg(feature = "database")]
-    pub(crate) write_queue: crate::database::WriteQueue,
+    pub(crate) write_queue: crate::database::WriteLock,
     #[cfg(feature = "database")]
-    pub(crate) presence: crate::database::Presence,
+    pub(crate) presence: crate::database::Availability,
 }
 
 impl Hub {

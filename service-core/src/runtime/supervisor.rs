@@ -180,8 +180,8 @@ impl Supervisor {
                     }
                 };
                 #[cfg(feature = "database")]
-                if self.cx.entry.in_debt().is_some() {
-                    Box::pin(self.pay_debts(None)).await;
+                if self.cx.entry.has_unsettled().is_some() {
+                    Box::pin(self.settle_rows(None)).await;
                 }
                 if renew {
                     Box::pin(self.renew()).await;

@@ -239,10 +239,10 @@ impl TestBed {
             };
             // What the run left to settle in the database is settled, as after any run.
             #[cfg(feature = "database")]
-            if let Some(access) = cx.entry.in_debt() {
+            if let Some(access) = cx.entry.has_unsettled() {
                 let why = result.as_ref().err().map(|error| format!("{error:#}"));
                 access
-                    .run_ended(why.as_deref())
+                    .settle(why.as_deref())
                     .await
                     .unwrap_or_else(|error| panic!("the run cannot be settled in the database: {error:?}"));
             }

@@ -55,7 +55,7 @@ pub(super) async fn run_for(registry: &ServiceRegistry, duration: Duration) {
     let end = Instant::now() + duration;
     #[cfg(feature = "database")]
     if is_quiet(registry) {
-        crate::database::look(registry).await;
+        crate::database::poll(registry).await;
     }
     loop {
         let quiet = quiet_soon(registry).await;
@@ -75,7 +75,7 @@ pub(super) async fn run_for(registry: &ServiceRegistry, duration: Duration) {
         // A run may hold a lock that the look would wait for, while nobody moves the clock.
         #[cfg(feature = "database")]
         if is_quiet(registry) {
-            crate::database::look(registry).await;
+            crate::database::poll(registry).await;
         }
     }
 }

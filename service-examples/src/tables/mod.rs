@@ -15,7 +15,7 @@ pub mod rejected_line;
 
 use sea_orm::sea_query::{Index, IndexCreateStatement};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema};
-use service_core::{database::Access, prelude::*};
+use service_core::{database::ServiceDb, prelude::*};
 
 /// The states of a row that is work.
 pub const PENDING: &str = "pending";
@@ -26,7 +26,7 @@ pub const FAILED: &str = "failed";
 
 /// Creates what is missing. Many processes may start at once.
 pub async fn create(db: &DatabaseConnection) -> Result<()> {
-    let tx = Access::new(db.clone(), "station").begin().await?;
+    let tx = ServiceDb::new(db.clone(), "station").begin().await?;
     if db.get_database_backend() == DbBackend::Postgres {
         // Two at once would both find a table missing. On SQLite the transaction alone is enough.
         tx.execute_unprepared("SELECT pg_advisory_xact_lock(hashtext('station.tables'))").await?;

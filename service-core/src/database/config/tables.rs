@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::service::error::Result;
 
 /// How far the clocks of two machines may lie apart without one of them being held for wrong.
-const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(1);
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
 /// A value that is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +98,7 @@ pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
 }
 
-/// Reads the overrides that have not ended at `now`, in the order of their key, each as it is or as what is wrong with it.
+/// Reads the overrides that have not expired at `now`, in the order of their key, each as it is or as what is wrong with it.
 ///
 /// # Errors
 /// The database's.
@@ -107,7 +107,7 @@ pub async fn read_overrides(
     now: DateTime<Utc>,
 ) -> Result<Vec<std::result::Result<Override, BadOverride>>> {
     let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
-    Ok(overrides.filter(|found| !ended(found, now)).collect())
+    Ok(overrides.filter(|found| !is_expired(found, now)).collect())
 }
 
 /// Sets an override, in place of the one there was.
@@ -125,8 +125,8 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
             new.value.to_string().into(),
             new.by.as_str().into(),
             new.why.as_str().into(),
-            written(new.at).into(),
-            new.until.map(written).into(),
+            format_time(new.at).into(),
+            new.until.map(format_time).into(),
         ])
         .on_conflict(
             OnConflict::columns(["service_id", "key"].map(column))
@@ -151,13 +151,13 @@ pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &
     Ok(db.execute(&delete).await?.rows_affected() > 0)
 }
 
-/// Removes the overrides that have ended at `now`, and tells which those were. Of many replicas, one tells of each.
+/// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only.
 ///
 /// # Errors
 /// The database's.
 pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
-    for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| ended(found, now)) {
+    for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now)) {
         let Ok(found) = found else { continue };
         // Only this very one: it may have been set anew meanwhile. By the text that stands there, as people write times otherwise.
         let delete = Query::delete()
@@ -186,7 +186,7 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
     let Some(row) = db.query_one(&select).await? else { return Ok(LastRun::default()) };
     let time = |name| {
         let text: Option<String> = row.try_get("", name)?;
-        Ok(text.and_then(|text| read_time(&text).ok()))
+        Ok(text.and_then(|text| parse_time(&text).ok()))
     };
     let (run, fire): (std::result::Result<_, DbErr>, std::result::Result<_, DbErr>) =
         (time("last_run"), time("last_fire"));
@@ -207,8 +207,8 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: Las
         return Ok(());
     }
     let columns = std::iter::once("service_id").chain(known.iter().map(|(name, _)| *name));
-    let values = std::iter::once(service_id.into()).chain(known.iter().map(|(_, at)| written(*at).into()));
-    let believable = written(Utc::now() + CLOCKS_DIFFER);
+    let values = std::iter::once(service_id.into()).chain(known.iter().map(|(_, at)| format_time(*at).into()));
+    let believable = format_time(Utc::now() + CLOCK_TOLERANCE);
     let later = known.iter().map(|(name, _)| (column(name), later_of(name, &believable)));
     let insert = Query::insert()
         .into_table(column("service_state"))
@@ -229,10 +229,10 @@ fn later_of(name: &'static str, believable: &str) -> Expr {
     Expr::case(stays, stands()).finally(new()).into()
 }
 
-type Found = std::result::Result<Override, BadOverride>;
+type ReadOverride = std::result::Result<Override, BadOverride>;
 
 /// Each with the text of its `set_at`.
-async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, Found)>> {
+async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverride)>> {
     let select = Query::select()
         .columns(["service_id", "key", "value", "set_by", "why", "set_at", "until"].map(column))
         .from(column("service_override"))
@@ -243,13 +243,13 @@ async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, Found)>> 
     Ok(rows.iter().map(read_override).collect::<std::result::Result<_, DbErr>>()?)
 }
 
-fn read_override(row: &QueryResult) -> std::result::Result<(String, Found), DbErr> {
+fn read_override(row: &QueryResult) -> std::result::Result<(String, ReadOverride), DbErr> {
     let text = |name: &'static str| row.try_get::<String>("", name);
     let (service_id, key) = (text("service_id")?, text("key")?);
     let (value, set_at, until) = (text("value")?, text("set_at")?, row.try_get::<Option<String>>("", "until")?);
     let understood = parse(value)
         .map_err(|bad| bad.to_string())
-        .and_then(|value| Ok((value, read_time(&set_at)?, until.as_deref().map(read_time).transpose()?)));
+        .and_then(|value| Ok((value, parse_time(&set_at)?, until.as_deref().map(parse_time).transpose()?)));
     let (by, why) = (text("set_by")?, text("why")?);
     let found = match understood {
         Ok((value, at, until)) => Ok(Override { service_id, key, value, by, why, at, until }),
@@ -258,7 +258,7 @@ fn read_override(row: &QueryResult) -> std::result::Result<(String, Found), DbEr
     Ok((set_at, found))
 }
 
-fn ended(found: &Found, now: DateTime<Utc>) -> bool {
+fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
     found.as_ref().is_ok_and(|found| found.until.is_some_and(|until| until <= now))
 }
 
@@ -267,13 +267,13 @@ fn parse(text: String) -> std::result::Result<Value, BadValue> {
 }
 
 /// A time as these tables keep it.
-pub(crate) fn written(at: DateTime<Utc>) -> String {
+pub(crate) fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// RFC 3339, or what `CURRENT_TIMESTAMP` and `now()` leave in a text column: a blank for the `T`, and on SQLite no zone, as
 /// it is UTC.
-fn read_time(text: &str) -> std::result::Result<DateTime<Utc>, String> {
+fn parse_time(text: &str) -> std::result::Result<DateTime<Utc>, String> {
     if let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
         return Ok(at.and_utc());
     }

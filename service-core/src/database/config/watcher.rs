@@ -25,32 +25,32 @@ use crate::runtime::entry::Entry;
 use crate::runtime::shared::Hub;
 use crate::service::error::{Error, Result};
 
-/// How long a change may take to be noticed.
-const LOOK: Duration = Duration::from_secs(3);
-/// How long an answer is waited for: with connections of the registry's own, and at start.
-const PATIENCE: Duration = Duration::from_secs(6);
-/// The same where services may keep the pool busy.
-pub(crate) const SHARED_PATIENCE: Duration = Duration::from_secs(15);
+/// Time between two polls.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// Limit of one poll, on the registry's own pool and at start.
+const POLL_TIMEOUT: Duration = Duration::from_secs(6);
+/// Limit of one poll on a pool that services use too.
+pub(crate) const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is known of the table layers.
+/// The state of the table layers.
 #[derive(Debug, Default)]
-pub(crate) struct Live {
+pub(crate) struct TableWatcher {
     watching: AtomicBool,
     /// One look at a time, so that no older one is applied last; and when the last one began.
-    looking: tokio::sync::Mutex<Looked>,
-    known: Mutex<Known>,
+    polling: tokio::sync::Mutex<LastPoll>,
+    state: Mutex<State>,
 }
 
-type Looked = Option<Instant>;
+type LastPoll = Option<Instant>;
 
 #[derive(Debug, Default)]
-struct Known {
-    /// The rows of each service, as they stand in the tables.
-    rows: BTreeMap<Arc<str>, Vec<Told>>,
-    /// Those that it is configured with.
-    used: BTreeMap<Arc<str>, Vec<Told>>,
-    /// The last value that could be used, of each row.
-    good: BTreeMap<(Arc<str>, Slot), Value>,
+struct State {
+    /// The rows of each service, as read from the tables.
+    rows: BTreeMap<Arc<str>, Vec<TableRow>>,
+    /// The rows that were applied.
+    applied: BTreeMap<Arc<str>, Vec<TableRow>>,
+    /// The last valid value of each row.
+    last_valid: BTreeMap<(Arc<str>, Slot), Value>,
     reported: HashSet<String>,
     /// The database answers, but not with the tables' rows.
     unreadable: bool,
@@ -61,28 +61,28 @@ type Slot = (Layer, String, bool);
 
 /// One row as it stands in its table.
 #[derive(Clone, Debug, PartialEq)]
-struct Told {
+struct TableRow {
     layer: Layer,
     key: String,
-    for_all: bool,
+    is_default: bool,
     value: Value,
     place: String,
     /// Why it says nothing at all; then the value is none.
     problem: Option<String>,
 }
 
-impl Told {
+impl TableRow {
     fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
         let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
-        Self { layer, key, for_all: false, value, place, problem }
+        Self { layer, key, is_default: false, value, place, problem }
     }
 
     fn slot(&self) -> Slot {
-        (self.layer, self.key.clone(), self.for_all)
+        (self.layer, self.key.clone(), self.is_default)
     }
 
     /// "pause" is what an operator does, `paused` what the service is then; but it may have a setting of that name.
-    fn understood(mut self, own: Option<&[&str]>) -> Self {
+    fn normalized(mut self, own: Option<&[&str]>) -> Self {
         if self.layer == Layer::Override && self.key == "pause" && !own.is_some_and(|own| own.contains(&"pause")) {
             self.key = PAUSED.to_owned();
         }
@@ -90,7 +90,7 @@ impl Told {
     }
 
     /// What is wrong with it whoever it is for.
-    fn mistake(&self, service: &str) -> Option<ConfigError> {
+    fn problem(&self, service: &str) -> Option<ConfigError> {
         let setting = || Setting::new(service, self.key.as_str(), &Origin::new(self.layer, self.place.as_str()));
         if let Some(problem) = &self.problem {
             return Some(ConfigError::Conflict { setting: setting(), problem: problem.clone() });
@@ -104,46 +104,46 @@ impl Told {
 /// The one key that is no option and no setting.
 const PAUSED: &str = "paused";
 
-impl Live {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl TableWatcher {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Silent {
+enum NoAnswer {
     #[error("no answer within {} s", .0.as_secs())]
-    Away(Duration),
+    Down(Duration),
     #[error("no answer within {} s: it is away, or all connections of its pool are in use", .0.as_secs())]
-    AwayOrUsedUp(Duration),
+    DownOrPoolExhausted(Duration),
     #[error("no answer within {} s: all connections of its pool are in use", .0.as_secs())]
-    UsedUp(Duration),
+    PoolExhausted(Duration),
 }
 
 /// Whether it says no more than that a pool has no connection to spare. A file answers at once, if only that it cannot be
 /// opened, so on SQLite nobody who shares the services' pool takes this for an outage.
-fn is_used_up(hub: &Hub, error: &Error) -> bool {
+fn is_pool_exhausted(hub: &Hub, error: &Error) -> bool {
     let no_connection = matches!(error.find(), Some(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)));
-    shares_sqlite(hub) && (no_connection || error.find::<Silent>().is_some())
+    shares_sqlite(hub) && (no_connection || error.find::<NoAnswer>().is_some())
 }
 
 fn shares_sqlite(hub: &Hub) -> bool {
     let is_sqlite = |db: &DatabaseConnection| db.get_database_backend() == DbBackend::Sqlite;
-    !hub.presence.has_own() && hub.database.as_ref().is_some_and(is_sqlite)
+    !hub.presence.has_registry_pool() && hub.database.as_ref().is_some_and(is_sqlite)
 }
 
 /// Reads the tables once, before everything starts. A database that is away delays that by a few seconds at most.
 ///
 /// # Errors
 /// The framework's tables are missing and cannot, or shall not, be made.
-pub(crate) async fn look_before_all(registry: &ServiceRegistry) -> Result<()> {
+pub(crate) async fn poll_before_start(registry: &ServiceRegistry) -> Result<()> {
     let inner = &registry.inner;
     if inner.hub.database.is_none() {
         return Ok(());
     }
-    if let Some(error) = look_for(registry, PATIENCE).await
-        && !inner.hub.presence.is_away()
-        && !is_used_up(&inner.hub, &error)
+    if let Some(error) = poll_within(registry, POLL_TIMEOUT).await
+        && !inner.hub.presence.is_down()
+        && !is_pool_exhausted(&inner.hub, &error)
         && !inner.hub.presence.tables().are_ready()
     {
         return Err(error);
@@ -162,10 +162,10 @@ pub(crate) fn keep_watching(registry: &ServiceRegistry, runtime: &Handle) {
     runtime.spawn(async move {
         loop {
             // Sooner where a service could not reach it, but not as often as that may be.
-            tokio::time::sleep(LOOK / 6).await;
-            let _ = tokio::time::timeout(LOOK - LOOK / 6, hub.presence.suspected()).await;
+            tokio::time::sleep(POLL_INTERVAL / 6).await;
+            let _ = tokio::time::timeout(POLL_INTERVAL - POLL_INTERVAL / 6, hub.presence.probe_requested()).await;
             let Some(inner) = watching.0.upgrade() else { return };
-            look(&ServiceRegistry { inner }).await;
+            poll(&ServiceRegistry { inner }).await;
         }
     });
 }
@@ -182,55 +182,59 @@ impl Drop for Watching {
 }
 
 /// Before one service starts: what the tables say of it holds from its first instance on. Does nothing where the database is
-/// known to be away. Of those who ask together, one looks for all.
-pub(crate) async fn look_if_there(registry: &ServiceRegistry) {
+/// known to be down. Concurrent callers share one poll.
+pub(crate) async fn poll_if_up(registry: &ServiceRegistry) {
     let Inner { hub, live, .. } = &*registry.inner;
-    if hub.database.is_none() || hub.presence.is_away() {
+    if hub.database.is_none() || hub.presence.is_down() {
         return;
     }
     let asked = Instant::now();
-    let mut looked = live.looking.lock().await;
-    if !hub.presence.is_away() && looked.is_none_or(|began| began <= asked) {
-        look_alone(registry, patience(registry), &mut looked).await;
+    let mut last_poll = live.polling.lock().await;
+    if !hub.presence.is_down() && last_poll.is_none_or(|began| began <= asked) {
+        poll_exclusively(registry, poll_timeout(registry), &mut last_poll).await;
     }
 }
 
-/// Whether the database is away, which is looked into where it is not known to be.
-pub(crate) async fn is_away(registry: &ServiceRegistry) -> bool {
-    look_if_there(registry).await;
-    registry.inner.hub.presence.is_away()
+/// Whether the database is down. Polls it unless that is known already.
+pub(crate) async fn confirm_down(registry: &ServiceRegistry) -> bool {
+    poll_if_up(registry).await;
+    registry.inner.hub.presence.is_down()
 }
 
 /// Reads the tables and applies what has changed; says once that the database is away, and once that it is back.
-pub(crate) async fn look(registry: &ServiceRegistry) -> Option<Error> {
-    look_for(registry, patience(registry)).await
+pub(crate) async fn poll(registry: &ServiceRegistry) -> Option<Error> {
+    poll_within(registry, poll_timeout(registry)).await
 }
 
-fn patience(registry: &ServiceRegistry) -> Duration {
-    if registry.inner.hub.presence.has_own() { PATIENCE } else { SHARED_PATIENCE }
+fn poll_timeout(registry: &ServiceRegistry) -> Duration {
+    if registry.inner.hub.presence.has_registry_pool() { POLL_TIMEOUT } else { SHARED_POLL_TIMEOUT }
 }
 
-async fn look_for(registry: &ServiceRegistry, patience: Duration) -> Option<Error> {
-    let mut looked = registry.inner.live.looking.lock().await;
-    look_alone(registry, patience, &mut looked).await
+async fn poll_within(registry: &ServiceRegistry, poll_timeout: Duration) -> Option<Error> {
+    let mut last_poll = registry.inner.live.polling.lock().await;
+    poll_exclusively(registry, poll_timeout, &mut last_poll).await
 }
 
-async fn look_alone(registry: &ServiceRegistry, patience: Duration, looked: &mut Looked) -> Option<Error> {
+async fn poll_exclusively(
+    registry: &ServiceRegistry,
+    poll_timeout: Duration,
+    last_poll: &mut LastPoll,
+) -> Option<Error> {
     let Inner { hub, live, .. } = &*registry.inner;
     let began = Instant::now();
-    let rows = match tokio::time::timeout(patience, read(registry)).await {
+    let rows = match tokio::time::timeout(poll_timeout, read(registry)).await {
         Ok(rows) => rows,
-        Err(_) if hub.presence.has_own() => Err(Error::new(Silent::Away(patience))),
-        Err(_) if shares_sqlite(hub) => Err(Error::new(Silent::UsedUp(patience))),
-        Err(_) => Err(Error::new(Silent::AwayOrUsedUp(patience))),
+        Err(_) if hub.presence.has_registry_pool() => Err(Error::new(NoAnswer::Down(poll_timeout))),
+        Err(_) if shares_sqlite(hub) => Err(Error::new(NoAnswer::PoolExhausted(poll_timeout))),
+        Err(_) => Err(Error::new(NoAnswer::DownOrPoolExhausted(poll_timeout))),
     };
     // One that was cut short is none.
-    *looked = Some(began);
+    *last_poll = Some(began);
     let name = hub.presence.name();
     let error = match rows {
         Ok(rows) => {
-            is_back(registry);
-            if std::mem::take(&mut live.known().unreadable) {
+            mark_up(registry);
+            if std::mem::take(&mut live.state().unreadable) {
                 info!("service_config and service_override can be read again");
             }
             apply_all(registry, rows);
@@ -238,19 +242,19 @@ async fn look_alone(registry: &ServiceRegistry, patience: Duration, looked: &mut
         }
         Err(error) => error,
     };
-    let used_up = is_used_up(hub, &error);
-    if !used_up && (is_out_of_reach(&error) || error.find::<Silent>().is_some()) {
-        if hub.presence.gone(format!("{error:#}")) {
+    let pool_exhausted = is_pool_exhausted(hub, &error);
+    if !pool_exhausted && (is_out_of_reach(&error) || error.find::<NoAnswer>().is_some()) {
+        if hub.presence.mark_down(format!("{error:#}")) {
             warn!(
                 "the {name} does not answer, services that need it wait; what service_config and service_override said \
                  before still holds: {error:#}"
             );
         }
     } else {
-        if !used_up {
-            is_back(registry);
+        if !pool_exhausted {
+            mark_up(registry);
         }
-        if !std::mem::replace(&mut live.known().unreadable, true) {
+        if !std::mem::replace(&mut live.state().unreadable, true) {
             warn!("service_config and service_override cannot be read, what they said before still holds: {error:#}");
         }
     }
@@ -258,42 +262,42 @@ async fn look_alone(registry: &ServiceRegistry, patience: Duration, looked: &mut
 }
 
 /// It has answered.
-fn is_back(registry: &ServiceRegistry) {
+fn mark_up(registry: &ServiceRegistry) {
     let presence = &registry.inner.hub.presence;
-    let Some(after) = presence.back() else { return };
+    let Some(after) = presence.mark_up() else { return };
     info!("the {} answers again, after {}", presence.name(), humanize::long(after));
     for entry in registry.entries() {
         entry.database_is_back();
     }
 }
 
-async fn read(registry: &ServiceRegistry) -> Result<BTreeMap<String, Vec<Told>>> {
+async fn read(registry: &ServiceRegistry) -> Result<BTreeMap<String, Vec<TableRow>>> {
     let hub = &registry.inner.hub;
     let Some(db) = &hub.database else { return Ok(BTreeMap::new()) };
-    let db = hub.presence.own(db);
+    let db = hub.presence.registry_pool(db);
     hub.presence.tables().ensure(db).await?;
     let now = hub.clock.wall_now().into();
     for ended in expire_overrides(db, now).await? {
         info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);
     }
-    let mut rows: BTreeMap<String, Vec<Told>> = BTreeMap::new();
+    let mut rows: BTreeMap<String, Vec<TableRow>> = BTreeMap::new();
     for row in read_config(db).await? {
         let place = format!("service_config, {} of {}", row.key, row.service_id);
-        let told = Told::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
-        rows.entry(row.service_id).or_default().push(told);
+        let table_row = TableRow::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
+        rows.entry(row.service_id).or_default().push(table_row);
     }
     for row in read_overrides(db, now).await? {
-        let (service, told) = match row {
+        let (service, table_row) = match row {
             Ok(row) => {
                 let place = place(&row);
-                (row.service_id, Told::new(Layer::Override, row.key, Ok(row.value), place))
+                (row.service_id, TableRow::new(Layer::Override, row.key, Ok(row.value), place))
             }
             Err(bad) => {
                 let place = format!("service_override, {} of {}", bad.key, bad.service_id);
-                (bad.service_id, Told::new(Layer::Override, bad.key, Err(bad.reason), place))
+                (bad.service_id, TableRow::new(Layer::Override, bad.key, Err(bad.reason), place))
             }
         };
-        rows.entry(service).or_default().push(told);
+        rows.entry(service).or_default().push(table_row);
     }
     Ok(rows)
 }
@@ -304,49 +308,49 @@ fn place(row: &Override) -> String {
     format!("override by {} at {}{until}{why}", row.by, row.at.format("%Y-%m-%d %H:%M UTC"))
 }
 
-fn report(live: &Live, service: &str, place: &str, problem: &str) {
+fn report(live: &TableWatcher, service: &str, place: &str, problem: &str) {
     let line = format!("{place}: {problem}");
-    if live.known().reported.insert(format!("{service} {line}")) {
+    if live.state().reported.insert(format!("{service} {line}")) {
         warn!(service.id = %service, "ignored, what held before still does: {line}");
     }
 }
 
-fn apply_all(registry: &ServiceRegistry, mut rows: BTreeMap<String, Vec<Told>>) {
-    let mut for_all = rows.remove("defaults").unwrap_or_default();
-    for row in &mut for_all {
-        row.for_all = true;
+fn apply_all(registry: &ServiceRegistry, mut rows: BTreeMap<String, Vec<TableRow>>) {
+    let mut defaults = rows.remove("defaults").unwrap_or_default();
+    for row in &mut defaults {
+        row.is_default = true;
     }
     for entry in registry.entries() {
-        let mut told = for_all.clone();
-        told.extend(rows.remove(&*entry.id).unwrap_or_default());
-        let known = registry.inner.live.known().rows.get(&entry.id).cloned().unwrap_or_default();
-        if known != told {
-            apply(registry, &entry, &told);
-            registry.inner.live.known().rows.insert(entry.id.clone(), told);
+        let mut current = defaults.clone();
+        current.extend(rows.remove(&*entry.id).unwrap_or_default());
+        let previous = registry.inner.live.state().rows.get(&entry.id).cloned().unwrap_or_default();
+        if previous != current {
+            apply(registry, &entry, &current);
+            registry.inner.live.state().rows.insert(entry.id.clone(), current);
         }
     }
 }
 
-/// Resolves a service anew with these rows, each as it is or as it last was when it could be used.
-fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
+/// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
+fn apply(registry: &ServiceRegistry, entry: &Entry, rows: &[TableRow]) {
     let Inner { sources, live, .. } = &*registry.inner;
     let mut rejected = Vec::new();
     let own_names = entry.descriptor.setting_names();
-    let told: Vec<Told> = told.iter().map(|row| row.clone().understood(own_names)).collect();
+    let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
     // What a row that is gone said is forgotten with it.
-    live.known().good.retain(|(id, slot), _| *id != entry.id || told.iter().any(|row| row.slot() == *slot));
-    let told = told.into_iter().filter_map(|row| {
-        let Some(mistake) = row.mistake(&entry.id) else { return Some(row) };
-        report(live, &entry.id, &row.place, &mistake.to_string());
-        rejected.push(mistake);
-        let good = live.known().good.get(&(entry.id.clone(), row.slot())).cloned();
-        good.map(|value| Told { value, problem: None, ..row })
+    live.state().last_valid.retain(|(id, slot), _| *id != entry.id || rows.iter().any(|row| row.slot() == *slot));
+    let rows = rows.into_iter().filter_map(|row| {
+        let Some(problem) = row.problem(&entry.id) else { return Some(row) };
+        report(live, &entry.id, &row.place, &problem.to_string());
+        rejected.push(problem);
+        let last_valid = live.state().last_valid.get(&(entry.id.clone(), row.slot())).cloned();
+        last_valid.map(|value| TableRow { value, problem: None, ..row })
     });
-    let (pauses, mut told): (Vec<Told>, Vec<Told>) = told.partition(|row| row.key == PAUSED);
+    let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
     let resolved = loop {
-        let rows: Vec<Row> =
-            told.iter().map(|row| sources.row(row.layer, &row.key, row.value.clone(), &row.place)).collect();
-        let resolved = match sources.resolve(&entry.id, Some(entry.descriptor), entry.code.as_deref(), &rows) {
+        let layer_rows: Vec<Row> =
+            rows.iter().map(|row| sources.row(row.layer, &row.key, row.value.clone(), &row.place)).collect();
+        let resolved = match sources.resolve(&entry.id, Some(entry.descriptor), entry.code.as_deref(), &layer_rows) {
             Ok(resolved) => resolved,
             Err(errors) => {
                 warn!(service.id = %entry.id, "the tables' rows cannot be used, what held before still does: {errors}");
@@ -367,50 +371,50 @@ fn apply(registry: &ServiceRegistry, entry: &Entry, told: &[Told]) {
                 return;
             }
         }
-        // Each turn takes away a row, or puts one back that could be used, so this ends.
-        let before = told.len();
+        // Each turn removes a row or restores its last valid value, so this ends.
+        let before = rows.len();
         let mut replaced = false;
         for error in wrong {
             let Some(setting) = error.setting() else { continue };
-            let Some(at) = told.iter().position(|row| row.layer == setting.layer && concerns(&row.key, &setting.key))
+            let Some(at) = rows.iter().position(|row| row.layer == setting.layer && concerns(&row.key, &setting.key))
             else {
                 continue;
             };
-            report(live, &entry.id, &told[at].place, &error.to_string());
-            let good = live.known().good.get(&(entry.id.clone(), told[at].slot())).cloned();
-            match good {
-                Some(value) if value != told[at].value => told[at].value = value,
+            report(live, &entry.id, &rows[at].place, &error.to_string());
+            let last_valid = live.state().last_valid.get(&(entry.id.clone(), rows[at].slot())).cloned();
+            match last_valid {
+                Some(value) if value != rows[at].value => rows[at].value = value,
                 _ => {
-                    told.remove(at);
+                    rows.remove(at);
                 }
             }
             replaced = true;
             rejected.push(error);
         }
-        if !replaced && told.len() == before {
+        if !replaced && rows.len() == before {
             break resolved;
         }
     };
     {
-        let mut known = live.known();
-        for row in told.iter().chain(&pauses) {
-            known.good.insert((entry.id.clone(), row.slot()), row.value.clone());
+        let mut state = live.state();
+        for row in rows.iter().chain(&pauses) {
+            state.last_valid.insert((entry.id.clone(), row.slot()), row.value.clone());
         }
     }
     let resolved = if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-    let own_changed = own(&told) != own(&live.known().used.get(&entry.id).cloned().unwrap_or_default());
-    live.known().used.insert(entry.id.clone(), told);
+    let own_changed = own(&rows) != own(&live.state().applied.get(&entry.id).cloned().unwrap_or_default());
+    live.state().applied.insert(entry.id.clone(), rows);
     entry.reconfigure(resolved, own_changed);
     // The later layer wins; where one says it twice, in both spellings, the pause does.
-    let last = pauses.last().map(|row| (row.for_all, row.layer));
+    let last = pauses.last().map(|row| (row.is_default, row.layer));
     let pause =
-        pauses.into_iter().rfind(|row| last == Some((row.for_all, row.layer)) && row.value == Value::Bool(true));
+        pauses.into_iter().rfind(|row| last == Some((row.is_default, row.layer)) && row.value == Value::Bool(true));
     let pause = pause.map(|row| if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place });
     entry.pause_by_override(pause);
 }
 
 /// The rows that are settings of the service's own.
-fn own(rows: &[Told]) -> Vec<(String, Value)> {
+fn own(rows: &[TableRow]) -> Vec<(String, Value)> {
     let own = rows.iter().filter(|row| !crate::config::is_attribute(&row.key));
     own.map(|row| (row.key.clone(), row.value.clone())).collect()
 }

@@ -1,10 +1,10 @@
-//! [`Debts`]: what a service's ended runs still owe the database.
+//! [`Settlements`]: what is still to be written about the rows of a service's ended runs.
 //!
 //! A run that ends by `?`, a panic or its timeout drops its batch, and a drop cannot wait for the database. So the batch
-//! leaves a note: which row was in flight, and which claims were held. Whoever ends the run has it paid, in a
+//! leaves a note: which row was in flight, and which claims were held. Whoever ends the run has it applied, in a
 //! transaction of its own, and a later claim pays first what is still open.
 //!
-//! The tricky part is whom to charge. A row in flight when the connection broke is likely innocent, but a row that breaks
+//! The tricky part is whom to charge. A row in flight when the connection broke is likely innocent, but a row that connection_losses
 //! connections must not hold up its table: it is charged from the third time on. A full disk is nobody's fault.
 
 use std::collections::{HashMap, HashSet};
@@ -16,33 +16,33 @@ use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-use crate::database::error_kind as fault;
-use crate::database::service_db::Access;
+use crate::database::error_kind;
+use crate::database::service_db::ServiceDb;
 use crate::database::work::lease;
-use crate::database::work::sql::{Plan, key_text};
+use crate::database::work::sql::{TableSql, key_text};
 use crate::service::error::Result;
 
 /// How often a connection may break over one row before the row is held to be the cause.
-const INNOCENT_BREAKS: u32 = 2;
+const TOLERATED_CONNECTION_LOSSES: u32 = 2;
 
 /// What the ended runs of one service still owe the database, and what it was already warned about.
 #[derive(Debug, Default)]
-pub struct Debts {
-    open: Mutex<Vec<Debt>>,
+pub struct Settlements {
+    pending: Mutex<Vec<Settlement>>,
     next: AtomicU64,
-    breaks: Mutex<HashMap<(String, String), u32>>,
-    singly: Mutex<HashMap<String, u64>>,
-    said: Mutex<HashSet<String>>,
+    connection_losses: Mutex<HashMap<(String, String), u32>>,
+    one_by_one: Mutex<HashMap<String, u64>>,
+    reported: Mutex<HashSet<String>>,
     /// Tables whose last batch left rows.
     more: Mutex<HashSet<String>>,
 }
 
 #[derive(Clone, Debug)]
-struct Debt {
+struct Settlement {
     id: u64,
-    plan: Arc<Plan>,
+    sql: Arc<TableSql>,
     /// The row in flight.
-    row: Option<Row>,
+    row: Option<RowRef>,
     /// Claims to give back.
     owner: Option<String>,
     why: Option<String>,
@@ -50,7 +50,7 @@ struct Debt {
 
 /// A row, and how often it had been tried before.
 #[derive(Clone, Debug)]
-pub(crate) struct Row {
+pub(crate) struct RowRef {
     pub(crate) key: ValueTuple,
     pub(crate) attempts: i64,
 }
@@ -65,49 +65,49 @@ pub(crate) enum Cause {
     Environment,
 }
 
-impl Debts {
-    /// Whether anything is owed.
+impl Settlements {
+    /// Whether anything is pending.
     pub fn is_empty(&self) -> bool {
-        lock(&self.open).is_empty()
+        lock(&self.pending).is_empty()
     }
 
     /// Notes a dropped batch: the row in flight, and the claims held.
-    pub(crate) fn note(&self, plan: &Arc<Plan>, row: Option<Row>, owner: Option<String>, cause: Cause) {
-        let row = row.filter(|row| self.is_to_blame(plan, row, cause));
+    pub(crate) fn defer(&self, sql: &Arc<TableSql>, row: Option<RowRef>, owner: Option<String>, cause: Cause) {
+        let row = row.filter(|row| self.should_charge(sql, row, cause));
         if row.is_none() && owner.is_none() {
             return;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.open).push(Debt { id, plan: Arc::clone(plan), row, owner, why: None });
+        lock(&self.pending).push(Settlement { id, sql: Arc::clone(sql), row, owner, why: None });
     }
 
-    fn is_to_blame(&self, plan: &Plan, row: &Row, cause: Cause) -> bool {
+    fn should_charge(&self, sql: &TableSql, row: &RowRef, cause: Cause) -> bool {
         match cause {
             Cause::Run => true,
             Cause::Environment => false,
             Cause::ConnectionLost => {
-                let mut breaks = lock(&self.breaks);
-                let count = breaks.entry((plan.name.clone(), key_text(&row.key))).or_default();
+                let mut connection_losses = lock(&self.connection_losses);
+                let count = connection_losses.entry((sql.name.clone(), key_text(&row.key))).or_default();
                 *count += 1;
-                *count > INNOCENT_BREAKS
+                *count > TOLERATED_CONNECTION_LOSSES
             }
         }
     }
 
     /// A batch could not commit and nobody knows whose fault it was: its rows are claimed one by one.
-    pub(crate) fn go_singly(&self, plan: &Plan, rows: u64) {
-        lock(&self.singly).insert(plan.name.clone(), rows.max(1));
+    pub(crate) fn claim_one_by_one(&self, sql: &TableSql, rows: u64) {
+        lock(&self.one_by_one).insert(sql.name.clone(), rows.max(1));
     }
 
     /// How many rows to claim where `wanted` were asked for.
-    pub(crate) fn batch_size(&self, plan: &Plan, wanted: u64) -> u64 {
-        let mut singly = lock(&self.singly);
-        match singly.get_mut(&plan.name) {
+    pub(crate) fn batch_size(&self, sql: &TableSql, wanted: u64) -> u64 {
+        let mut one_by_one = lock(&self.one_by_one);
+        match one_by_one.get_mut(&sql.name) {
             None => wanted,
             Some(left) => {
                 *left -= 1;
                 if *left == 0 {
-                    singly.remove(&plan.name);
+                    one_by_one.remove(&sql.name);
                 }
                 1.min(wanted)
             }
@@ -115,83 +115,83 @@ impl Debts {
     }
 
     /// A batch left rows: the next claim need not look first.
-    pub(crate) fn expect_more(&self, plan: &Plan) {
-        lock(&self.more).insert(plan.name.clone());
+    pub(crate) fn expect_more(&self, sql: &TableSql) {
+        lock(&self.more).insert(sql.name.clone());
     }
 
     /// Whether the last batch left rows; asked again, nothing is known any more.
-    pub(crate) fn more_is_expected(&self, plan: &Plan) -> bool {
-        lock(&self.more).remove(&plan.name)
+    pub(crate) fn take_more_expected(&self, sql: &TableSql) -> bool {
+        lock(&self.more).remove(&sql.name)
     }
 
-    /// Whether this was said already.
-    pub(crate) fn was_said(&self, what: &str) -> bool {
-        lock(&self.said).contains(what)
+    /// Whether this was reported already.
+    pub(crate) fn was_reported(&self, what: &str) -> bool {
+        lock(&self.reported).contains(what)
     }
 
     /// True the first time only.
-    pub(crate) fn first_time(&self, what: String) -> bool {
-        lock(&self.said).insert(what)
+    pub(crate) fn is_first_report(&self, what: String) -> bool {
+        lock(&self.reported).insert(what)
     }
 
-    /// Pays what is owed, as far as it can be paid now: a row that is still locked by its dying run is left for later.
+    /// Pays what is pending, as far as it can be applied now: a row that is still locked by its dying run is left for later.
     ///
     /// `why` becomes the message of the rows charged.
-    pub(crate) async fn pay(&self, access: &Access, why: Option<&str>) -> Result<()> {
-        let owed: Vec<Debt> = {
-            let mut open = lock(&self.open);
-            for debt in open.iter_mut() {
-                // Kept for the case that it cannot be paid yet.
-                debt.why = debt.why.take().or_else(|| why.map(str::to_owned));
+    pub(crate) async fn apply(&self, service_db: &ServiceDb, why: Option<&str>) -> Result<()> {
+        let pending: Vec<Settlement> = {
+            let mut open = lock(&self.pending);
+            for settlement in open.iter_mut() {
+                // Kept for the case that it cannot be applied yet.
+                settlement.why = settlement.why.take().or_else(|| why.map(str::to_owned));
             }
             open.clone()
         };
-        for debt in owed {
-            let paid = match debt.pay(access).await {
-                Ok(paid) => paid,
-                Err(error) if fault::is_connection_lost(&error) => return Err(error.into()),
+        for settlement in pending {
+            let applied = match settlement.apply(service_db).await {
+                Ok(applied) => applied,
+                Err(error) if error_kind::is_connection_lost(&error) => return Err(error.into()),
                 Err(error) => {
                     // Kept, it would fail again before every claim and hold up the table.
-                    tracing::warn!(service.id = &*access.service_id, table = debt.plan.name, %error, "a failed row could not be charged");
+                    tracing::warn!(service.id = &*service_db.service_id, table = settlement.sql.name, %error, "a failed row could not be charged");
                     true
                 }
             };
-            if paid {
-                lock(&self.open).retain(|open| open.id != debt.id);
+            if applied {
+                lock(&self.pending).retain(|open| open.id != settlement.id);
             }
         }
         Ok(())
     }
 }
 
-impl Debt {
+impl Settlement {
     /// False where it has to wait.
-    async fn pay(&self, access: &Access) -> std::result::Result<bool, DbErr> {
-        match self.try_pay(access).await {
-            Err(error) if fault::is_contended(&error) => Ok(false),
+    async fn apply(&self, service_db: &ServiceDb) -> std::result::Result<bool, DbErr> {
+        match self.try_apply(service_db).await {
+            Err(error) if error_kind::is_contended(&error) => Ok(false),
             Err(error) => Err(error),
             Ok(()) => Ok(true),
         }
     }
 
-    async fn try_pay(&self, access: &Access) -> std::result::Result<(), DbErr> {
+    async fn try_apply(&self, service_db: &ServiceDb) -> std::result::Result<(), DbErr> {
         let message = self.why.as_deref().unwrap_or("not settled");
-        match self.write(access, Some(message)).await {
+        match self.write(service_db, Some(message)).await {
             // The message may be what the column refuses.
-            Err(error) if !fault::is_contended(&error) && !fault::is_connection_lost(&error) => {
-                self.write(access, None).await
+            Err(error) if !error_kind::is_contended(&error) && !error_kind::is_connection_lost(&error) => {
+                self.write(service_db, None).await
             }
             other => other,
         }
     }
 
-    async fn write(&self, access: &Access, message: Option<&str>) -> std::result::Result<(), DbErr> {
-        let backend = self.plan.backend;
-        let tx = begin_impatiently(access, backend).await?;
+    async fn write(&self, service_db: &ServiceDb, message: Option<&str>) -> std::result::Result<(), DbErr> {
+        let backend = self.sql.backend;
+        let tx = begin_with_lock_timeout(service_db, backend).await?;
         if let Some(row) = &self.row {
-            let now = access.clock.now();
-            let verdict = self.plan.verdict(row.attempts, None, now);
-            let charge = self.plan.fail(&row.key, row.attempts, verdict, message, now);
+            let now = service_db.clock.now();
+            let decision = self.sql.retry_decision(row.attempts, None, now);
+            let charge = self.sql.fail(&row.key, row.attempts, decision, message, now);
             match &self.owner {
                 None => {
                     tx.execute(&charge).await?;
@@ -200,24 +200,27 @@ impl Debt {
                     // Claimed by itself: whose claim ran out, somebody else is at it.
                     let mark = tx.begin().await?;
                     mark.execute(&charge).await?;
-                    let release = lease::release(&self.plan.name, &key_text(&row.key), owner);
+                    let release = lease::release(&self.sql.name, &key_text(&row.key), owner);
                     let ours = mark.execute(&release).await?.rows_affected() == 1;
                     if ours { mark.commit().await? } else { mark.rollback().await? }
                 }
             }
         }
         if let Some(owner) = &self.owner {
-            lease::release_all(&tx, &self.plan.name, owner, access.clock.now()).await?;
+            lease::release_all(&tx, &self.sql.name, owner, service_db.clock.now()).await?;
         }
         tx.commit().await
     }
 }
 
 /// Begins a transaction that would rather fail than wait long: what it wants to write may be locked by a statement that goes on.
-async fn begin_impatiently(access: &Access, backend: DbBackend) -> std::result::Result<DatabaseTransaction, DbErr> {
+async fn begin_with_lock_timeout(
+    service_db: &ServiceDb,
+    backend: DbBackend,
+) -> std::result::Result<DatabaseTransaction, DbErr> {
     let mode = Some(SqliteTransactionMode::Immediate);
     let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
-    let tx = access.db.begin_with_options(options).await?;
+    let tx = service_db.db.begin_with_options(options).await?;
     if backend == DbBackend::Postgres {
         tx.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
     }

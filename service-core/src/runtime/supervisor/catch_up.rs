@@ -40,7 +40,7 @@ impl Supervisor {
         let read = async {
             let access = entry.hub.database.as_ref().map(|db| entry.access(db));
             let Some(access) = access else { return Ok(now) };
-            let db = entry.hub.presence.own(&access.db);
+            let db = entry.hub.presence.registry_pool(&access.db);
             access.tables.ensure(db).await?;
             match last_run(db, &entry.id).await?.fire {
                 Some(last) => Ok(last.into()),
@@ -87,7 +87,7 @@ impl Supervisor {
 
     /// Whether a fire is to be written down, and the database is there for it as far as is known.
     pub(super) fn can_remember_fire(&self) -> bool {
-        self.has_fire_to_remember() && !self.cx.entry.hub.presence.is_away()
+        self.has_fire_to_remember() && !self.cx.entry.hub.presence.is_down()
     }
 
     /// Whatever its schedule is by now.
@@ -103,13 +103,13 @@ impl Supervisor {
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout.min(PATIENCE)));
         let run = entry.lock().stats.last_started.map(|started| entry.hub.clock.wall(started).into());
         let last = LastRun { run, fire: Some(fire.into()) };
-        let write = set_last_run(entry.hub.presence.own(db), &entry.id, last);
+        let write = set_last_run(entry.hub.presence.registry_pool(db), &entry.id, last);
         let why = match self.desk.drive(&entry, pin!(write), limit).await {
             Driven::Done(Ok(())) => return self.seldom().wall.written(fire),
             Driven::Done(Err(error)) => format!("{error:#}"),
             _ => "no answer".to_owned(),
         };
-        entry.hub.presence.suspect();
+        entry.hub.presence.probe_soon();
         if self.seldom().wall.could_not_write() {
             warn!(service.id = %entry.id, "the fire just run is not written down yet, and would be caught up again: {why}");
         }

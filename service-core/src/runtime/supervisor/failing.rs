@@ -9,7 +9,7 @@ use tracing::{debug, error, warn};
 
 use super::{Ending, Next, Supervisor, Times, report, settle};
 #[cfg(feature = "database")]
-use crate::database::SHARED_PATIENCE;
+use crate::database::SHARED_POLL_TIMEOUT;
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::runtime::control::Hold;
@@ -51,7 +51,7 @@ impl Supervisor {
         let after = humanize::short(times.1 - times.0);
         let error = Error::msg(format!("aborted by the stop, {after} after its start"));
         #[cfg(feature = "database")]
-        self.pay_debts(Some(&error)).await;
+        self.settle_rows(Some(&error)).await;
         let entry = &self.cx.entry;
         warn!(service.id = %entry.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
         entry.emit(|| ServiceEventKind::Aborted);
@@ -62,12 +62,12 @@ impl Supervisor {
 
     /// Settles in the database what the run that just ended left open, for as long as a stop would wait.
     #[cfg(feature = "database")]
-    pub(super) async fn pay_debts(&mut self, error: Option<&Error>) {
+    pub(super) async fn settle_rows(&mut self, error: Option<&Error>) {
         let entry = self.cx.entry.clone();
-        let Some(access) = entry.in_debt() else { return };
+        let Some(access) = entry.has_unsettled() else { return };
         let why = error.map(|error| format!("{error:#}"));
         let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        if let Driven::Done(Err(error)) = self.desk.drive(&entry, pin!(access.run_ended(why.as_deref())), limit).await {
+        if let Driven::Done(Err(error)) = self.desk.drive(&entry, pin!(access.settle(why.as_deref())), limit).await {
             warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
         }
     }
@@ -80,22 +80,22 @@ impl Supervisor {
         let entry = self.cx.entry.clone();
         let presence = &entry.hub.presence;
         if concerned {
-            presence.suspect();
+            presence.probe_soon();
         }
         let max = self.desk.options.max_failures;
         if before < max || max == 0 || !concerned {
             return before;
         }
-        if presence.was_away_since(began) {
+        if presence.was_down_since(began) {
             return max - 1;
         }
         let cx = self.cx.clone();
-        let look = cx.unless_stopping(crate::database::is_away(&cx.registry));
-        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout.max(SHARED_PATIENCE)));
+        let look = cx.unless_stopping(crate::database::confirm_down(&cx.registry));
+        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout.max(SHARED_POLL_TIMEOUT)));
         match self.desk.drive(&entry, pin!(look), limit).await {
             Driven::Done(Some(true)) => max - 1,
             // Found out by another look, while this one was waited for.
-            _ if presence.was_away_since(began) => max - 1,
+            _ if presence.was_down_since(began) => max - 1,
             _ => before,
         }
     }
@@ -128,7 +128,7 @@ impl Supervisor {
             control.failures
         };
         #[cfg(feature = "database")]
-        self.pay_debts(Some(&error)).await;
+        self.settle_rows(Some(&error)).await;
         #[cfg(feature = "database")]
         // A run that hangs may as well wait for the database, where the service has used it.
         let concerned =

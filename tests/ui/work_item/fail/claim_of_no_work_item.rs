@@ -15,7 +15,7 @@ mod reading {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-async fn run(access: service_core::database::Access) -> service_core::Result<()> {
+async fn run(access: service_core::database::ServiceDb) -> service_core::Result<()> {
     access.claim::<reading::Entity>(10).await?;
     Ok(())
 }

@@ -72,7 +72,7 @@ pub mod newer {
 }
 
 /// The contract's loop, spawned.
-pub async fn run(access: service_core::database::Access) -> service_core::Result<service_core::Outcome> {
+pub async fn run(access: service_core::database::ServiceDb) -> service_core::Result<service_core::Outcome> {
     let running = tokio::spawn(async move {
         let mut batch = access.claim::<preludes::Entity>(100).await?;
         while let Some(item) = batch.next().await? {
