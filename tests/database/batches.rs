@@ -9,7 +9,8 @@ use sea_orm::{
     ColumnTrait, ConnectOptions, ConnectionTrait, Database, DbBackend, EntityTrait, Order, PaginatorTrait, QueryFilter,
     Set, Statement, TransactionTrait,
 };
-use service_core::database::{self, ServiceDb, Transaction, WallClock};
+use service_core::__private::database::{ServiceDb, WallClock};
+use service_core::database::{self, Transaction};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
-use service_core::database::{Item, ServiceDb, WallClock};
+use service_core::__private::database::{ServiceDb, WallClock};
+use service_core::database::Item;
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;

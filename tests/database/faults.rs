@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sea_orm::{
     ColumnTrait, ConnectOptions, ConnectionTrait, Database, EntityTrait, PaginatorTrait, QueryFilter, Statement,
 };
-use service_core::database::{self, ServiceDb};
+use service_core::__private::database::ServiceDb;
+use service_core::database;
 use service_core::{Error, Outcome, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};

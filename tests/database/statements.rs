@@ -1,7 +1,7 @@
 //! What a batch sends to PostgreSQL, by the driver's own log: every statement is a round trip.
 
+use service_core::__private::database::ServiceDb;
 use service_core::Outcome;
-use service_core::database::ServiceDb;
 
 use crate::Bench;
 use crate::log::Log;

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, DatabaseConnection, EntityTrait, Schema, Statement};
-use service_core::database::WallClock;
+use service_core::__private::database::WallClock;
 
 /// Every column that a work item can have.
 pub(crate) mod job {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
-use service_core::database::{self, ServiceDb};
+use service_core::__private::database::ServiceDb;
+use service_core::database;
 
 use crate::Bench;
 

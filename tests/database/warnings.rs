@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Statement};
-use service_core::database::{self, ServiceDb, Transaction};
+use service_core::__private::database::ServiceDb;
+use service_core::database::{self, Transaction};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;

@@ -10,7 +10,8 @@ mod tables;
 
 use std::time::Duration;
 
-use service_core::database::{self, ServiceDb};
+use service_core::__private::database::ServiceDb;
+use service_core::database;
 use service_core::{CatchUp, Error, Outcome, Result, ServiceOptions, ServiceRegistry};
 use tables::{effect, job};
 

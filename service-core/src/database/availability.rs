@@ -4,7 +4,6 @@
 //! opened the database itself has a small pool of its own for its queries, which no service can exhaust.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +11,8 @@ use sea_orm::DatabaseConnection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::database::schema::{check_schema, migrate};
+use crate::database::schema::FrameworkTables;
 use crate::humanize;
-use crate::service::error::Result;
 
 /// The state of the registry's database.
 #[derive(Default)]
@@ -133,44 +131,4 @@ impl fmt::Debug for Availability {
 pub(crate) struct Outage {
     pub(crate) what: String,
     pub(crate) why: String,
-}
-
-/// Whether the framework's tables exist.
-#[derive(Debug, Default)]
-pub(crate) struct FrameworkTables {
-    skip_migration: bool,
-    ready: AtomicBool,
-}
-
-impl FrameworkTables {
-    /// Tables that are created before their first use, or with `skip_migration` only checked.
-    pub(crate) fn of_registry(skip_migration: bool) -> Self {
-        Self { skip_migration, ready: AtomicBool::new(false) }
-    }
-
-    /// Tables that exist already.
-    pub(crate) fn ready() -> Self {
-        Self { skip_migration: true, ready: AtomicBool::new(true) }
-    }
-
-    pub(crate) fn are_ready(&self) -> bool {
-        self.ready.load(Ordering::SeqCst)
-    }
-
-    /// Creates the tables that are missing. Once they are known to exist, no query is made.
-    ///
-    /// # Errors
-    /// The database is down, or the tables cannot be created, or must not be.
-    pub(crate) async fn ensure(&self, db: &DatabaseConnection) -> Result<()> {
-        if self.are_ready() {
-            return Ok(());
-        }
-        if self.skip_migration {
-            check_schema(db).await?;
-        } else {
-            migrate(db).await?;
-        }
-        self.ready.store(true, Ordering::SeqCst);
-        Ok(())
-    }
 }

@@ -2,9 +2,14 @@
 
 use sea_orm::DatabaseConnection;
 
-use crate::database::availability::{Availability, FrameworkTables};
+use crate::database::availability::Availability;
 use crate::database::connect::{connect_for_registry, display_name};
-use crate::database::{Claim, ClaimEach, ServiceDb, Store, Transaction, WorkItem};
+use crate::database::schema::FrameworkTables;
+use crate::database::service_db::ServiceDb;
+use crate::database::store::Store;
+use crate::database::transaction::Transaction;
+use crate::database::work::builder::{Claim, ClaimEach};
+use crate::database::work::work_item::WorkItem;
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
 

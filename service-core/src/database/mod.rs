@@ -1,9 +1,10 @@
 //! Work that lives in a database: pools, transactions, and the framework's own tables.
 //!
-//! Nothing here names a driver's type: with the feature `database` alone, the application brings sea-orm with the driver it
-//! wants; `sqlite` and `postgres` bring one along.
+//! No driver's type is in the public API. With the feature `database` alone, the application brings sea-orm with a driver;
+//! the features `sqlite` and `postgres` bring one. [`service_core::sea_orm`](crate::sea_orm) is the sea-orm that this crate uses.
 
 mod availability;
+mod catch_up;
 mod commit_tracker;
 mod config;
 mod connect;
@@ -18,11 +19,8 @@ mod work;
 mod write_lock;
 
 pub(crate) use availability::{Availability, Outage};
-pub use commit_tracker::{CommitGuard, CommitTracker};
-pub use config::tables::{
-    BadOverride, BadValue, ConfigRow, LastRun, Override, expire_overrides, last_run, read_config, read_overrides,
-    remove_override, set_last_run, set_override,
-};
+pub(crate) use catch_up::{LastRun, last_run, set_last_run};
+pub use config::tables::{Override, remove_override, set_override};
 #[cfg(feature = "testing")]
 pub(crate) use config::watcher::poll;
 pub(crate) use config::watcher::{
@@ -32,22 +30,25 @@ pub use connect::{connect, connect_lazily};
 pub(crate) use context::DatabaseSource;
 pub(crate) use error_kind::is_out_of_reach;
 pub use schema::{SchemaSql, check_schema, migrate, schema_sql};
-pub use service_db::ServiceDb;
-/// What is derived: see [`WorkItem`](trait@WorkItem).
+pub(crate) use service_db::ServiceDb;
+/// The derive macro for [`WorkItem`](trait@WorkItem).
 pub use service_macros::WorkItem;
 pub use store::Store;
 pub use transaction::Transaction;
-pub use wall_clock::WallClock;
+pub(crate) use wall_clock::WallClock;
 pub use work::batch::{Batch, Item};
 pub use work::builder::{Claim, ClaimEach};
 pub use work::index::{claim_index, create_claim_index};
-pub use work::settlement::Settlements;
 pub use work::work_item::WorkItem;
 pub(crate) use write_lock::WriteLock;
 
-/// What the derive names.
+/// What the derive names, and what this repository's tests use without a registry.
 #[doc(hidden)]
 pub mod __private {
+    pub use super::catch_up::{LastRun, last_run, set_last_run};
+    pub use super::config::tables::{expire_overrides, read_config, read_overrides};
+    pub use super::service_db::ServiceDb;
+    pub use super::wall_clock::WallClock;
     pub use super::work::work_item::{
         StatusEnum, StatusText, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
     };

@@ -37,6 +37,13 @@ struct Unwritable {
     source: serde_json::Error,
 }
 
+impl ServiceDb {
+    /// Small values of this service that are kept across restarts.
+    pub fn store(&self) -> Store {
+        Store::new(Ok(self))
+    }
+}
+
 impl Store {
     pub(crate) fn new(service_db: Result<&ServiceDb>) -> Self {
         Self { service_db: service_db.cloned() }
@@ -49,7 +56,7 @@ impl Store {
     /// The value under `key`, or `None` where there is none.
     ///
     /// ```
-    /// # async fn run(cx: service_core::database::ServiceDb) -> service_core::Result<()> {
+    /// # async fn run(cx: &service_core::Context) -> service_core::Result<()> {
     /// let cursor: u64 = cx.store().get("cursor").await?.unwrap_or_default();
     /// cx.store().set("cursor", &(cursor + 1)).await?;
     /// # Ok(())
@@ -60,8 +67,8 @@ impl Store {
     /// The database's, or the value is not a `T`: then the message names both.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let service_db = self.service_db()?;
-        service_db.tables.ensure(&service_db.db).await?;
-        self.get_in(&service_db.db, key).await
+        service_db.tables.ensure(&service_db.tx.db).await?;
+        self.get_in(&service_db.tx.db, key).await
     }
 
     /// As [`get`](Self::get), within a transaction.
@@ -95,7 +102,7 @@ impl Store {
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
         let service_db = self.service_db()?;
-        service_db.tables.ensure(&service_db.db).await?;
+        service_db.tables.ensure(&service_db.tx.db).await?;
         let tx = service_db.begin().await?;
         tx.execute(&upsert).await?;
         tx.commit().await
@@ -116,7 +123,7 @@ impl Store {
     /// The database's.
     pub async fn remove(&self, key: &str) -> Result<bool> {
         let service_db = self.service_db()?;
-        service_db.tables.ensure(&service_db.db).await?;
+        service_db.tables.ensure(&service_db.tx.db).await?;
         let tx = service_db.begin().await?;
         let removed = self.delete(&tx, key).await?;
         tx.commit().await?;
@@ -144,7 +151,7 @@ impl Store {
                 source,
             })
         })?;
-        let now = crate::database::config::tables::format_time(service_db.clock.now());
+        let now = crate::database::wall_clock::format_time(service_db.clock.now());
         Ok(Query::insert()
             .into_table(column("service_store"))
             .columns(["service_id", "key", "value", "updated_at"].map(column))

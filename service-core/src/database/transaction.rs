@@ -7,28 +7,55 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
-    SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
+    QueryResult, SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::sync::OnceCell;
 
+use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::error_kind;
-use crate::database::service_db::ServiceDb;
-use crate::database::work::settlement::Cause;
-use crate::database::write_lock::WritePermit;
+use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
 /// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
 
 type DbResult<T> = std::result::Result<T, DbErr>;
+
+/// What the transactions of one service share.
+#[derive(Clone, Debug)]
+pub(crate) struct TxContext {
+    pub(crate) db: DatabaseConnection,
+    pub(crate) commits: Arc<CommitTracker>,
+    /// The number of batches of this service that hold SQLite's write lock.
+    pub(crate) open_batches: Arc<AtomicUsize>,
+    pub(crate) write_lock: WriteLock,
+}
+
+impl TxContext {
+    pub(crate) fn new(db: DatabaseConnection) -> Self {
+        Self { db, commits: Arc::default(), open_batches: Arc::default(), write_lock: WriteLock::default() }
+    }
+}
+
+/// Why a transaction could not go on, as far as its statements show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The run itself.
+    Run,
+    ConnectionLost,
+    /// Disk full, I/O error, out of memory.
+    Environment,
+}
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
@@ -38,7 +65,7 @@ type DbResult<T> = std::result::Result<T, DbErr>;
 /// one, or for a `StreamTrait`, takes that.
 #[derive(Debug)]
 pub struct Transaction {
-    service_db: ServiceDb,
+    cx: TxContext,
     backend: DbBackend,
     tx: OnceCell<OpenTransaction>,
     /// What must be there when it begins: the row of an item that is claimed by itself, still pending.
@@ -73,17 +100,17 @@ struct TxHealth {
 
 impl Transaction {
     /// Begins at once.
-    pub(crate) async fn begin(service_db: &ServiceDb) -> Result<Self> {
-        let transaction = Self::lazy(service_db);
+    pub(crate) async fn begin(cx: &TxContext) -> Result<Self> {
+        let transaction = Self::lazy(cx);
         transaction.open().await?;
         Ok(transaction)
     }
 
     /// Begins with its first statement.
-    pub(crate) fn lazy(service_db: &ServiceDb) -> Self {
-        let (service_db, backend) = (service_db.clone(), service_db.db.get_database_backend());
+    pub(crate) fn lazy(cx: &TxContext) -> Self {
+        let (cx, backend) = (cx.clone(), cx.db.get_database_backend());
         let (tx, health) = (OnceCell::new(), TxHealth::default());
-        Self { service_db, backend, tx, condition: None, savepoint: None, stale_savepoint: false, health }
+        Self { cx, backend, tx, condition: None, savepoint: None, stale_savepoint: false, health }
     }
 
     /// Begins only where this finds a row, which is locked then.
@@ -107,7 +134,7 @@ impl Transaction {
             self.check().await?;
         }
         let Some(OpenTransaction { tx, permit }) = self.tx.into_inner() else { return Ok(()) };
-        let guard = self.service_db.commits.enter();
+        let guard = self.cx.commits.enter();
         let committing = tokio::spawn(async move {
             let result = tx.commit().await;
             drop((guard, permit));
@@ -170,7 +197,7 @@ impl Transaction {
     }
 
     async fn begin_checked(&self) -> DbResult<OpenTransaction> {
-        let open = begin_with_retry(&self.service_db, self.backend).await?;
+        let open = begin_with_retry(&self.cx, self.backend).await?;
         if let Some(condition) = &self.condition
             && open.tx.query_one(&**condition).await?.is_none()
         {
@@ -269,19 +296,18 @@ impl Transaction {
 }
 
 /// Begins a transaction. A busy SQLite database is asked again: the other writer needs a moment, and nothing is lost yet.
-async fn begin_with_retry(service_db: &ServiceDb, backend: DbBackend) -> DbResult<OpenTransaction> {
+async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
     if backend != DbBackend::Sqlite {
-        return Ok(OpenTransaction { tx: service_db.db.begin().await?, permit: None });
+        return Ok(OpenTransaction { tx: cx.db.begin().await?, permit: None });
     }
     // Real time: SQLite waits in real time too.
     let begun = Instant::now();
     // A service whose own batch holds the lock would wait for itself.
-    let permit =
-        if service_db.open_batches.load(Ordering::Relaxed) > 0 { None } else { service_db.write_lock.acquire().await };
+    let permit = if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire().await };
     loop {
-        match service_db.db.begin_with_options(immediate()).await {
+        match cx.db.begin_with_options(immediate()).await {
             Err(error) if error_kind::is_busy(&error) => {
-                let own_batch = service_db.open_batches.load(Ordering::Relaxed) > 0;
+                let own_batch = cx.open_batches.load(Ordering::Relaxed) > 0;
                 let patience = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
                 if begun.elapsed() >= patience {
                     let advice = if own_batch {

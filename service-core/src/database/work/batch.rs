@@ -18,11 +18,10 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
 use crate::database::error_kind;
 use crate::database::service_db::ServiceDb;
-use crate::database::transaction::Transaction;
-use crate::database::work::claim::{self, Rows};
+use crate::database::transaction::{Cause, Transaction};
 use crate::database::work::lease::{self, Lease};
-use crate::database::work::settlement::{Cause, RowRef};
-use crate::database::work::sql::{RetryDecision, TableSql, key_text};
+use crate::database::work::row::{self, Rows};
+use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Advice, Error, Result};
 use crate::service::outcome::Outcome;
@@ -140,8 +139,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     /// The batch's transaction has begun.
     pub(crate) fn open_batch(&mut self) {
-        self.service_db.open_batches.fetch_add(1, Ordering::Relaxed);
-        self.open_batch = Some(OpenBatch(Arc::clone(&self.service_db.open_batches)));
+        self.service_db.tx.open_batches.fetch_add(1, Ordering::Relaxed);
+        self.open_batch = Some(OpenBatch(Arc::clone(&self.service_db.tx.open_batches)));
     }
 
     pub(crate) fn tx(&self) -> &Transaction {
@@ -196,14 +195,14 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             Some(lease) if !self.rows.is_empty() => {
                 // Until they are given back the lease is the batch's, so that a drop notes what could not be given back.
                 let now = self.service_db.clock.now();
-                lease::release_all(&self.service_db.db, &self.sql.name, &lease.owner, now).await?;
+                lease::release_all(&self.service_db.tx.db, &self.sql.name, &lease.owner, now).await?;
             }
             Some(_) => {}
             None => {
                 self.commit_batch().await?;
                 // Only there a claim looks before it begins.
                 if again && self.sql.backend == DbBackend::Sqlite {
-                    self.service_db.settlements.expect_more(&self.sql);
+                    self.service_db.work.expect_more(&self.sql);
                 }
             }
         }
@@ -227,10 +226,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             .is_some_and(|e| error_kind::is_connection_lost(e) || error_kind::ends_sqlite_transaction(e));
         if !innocent {
             match self.done.pop() {
-                Some(row) if self.claimed == 1 => {
-                    self.service_db.settlements.defer(&self.sql, Some(row), None, Cause::Run)
-                }
-                _ => self.service_db.settlements.claim_one_by_one(&self.sql, self.claimed),
+                Some(row) if self.claimed == 1 => self.service_db.work.defer(&self.sql, Some(row), None, Cause::Run),
+                _ => self.service_db.work.claim_one_by_one(&self.sql, self.claimed),
             }
         }
         Err(error)
@@ -387,7 +384,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if let Some(lease) = &self.lease {
             // Where it is still this worker's. Otherwise, or where it cannot be given back, it runs out.
             let release = lease::release(&self.sql.name, &key_text(&row.key), &lease.owner);
-            let _ = self.service_db.db.execute(&release).await;
+            let _ = self.service_db.tx.db.execute(&release).await;
         }
         self.current = None;
     }
@@ -395,12 +392,12 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// The item's transaction broke. The settlement decides whether the row is charged.
     fn defer(&mut self, cause: Cause, error: Error) -> Result<()> {
         let owner = self.lease.as_ref().map(|lease| lease.owner.clone());
-        self.service_db.settlements.defer(&self.sql, self.current.take(), owner, cause);
+        self.service_db.work.defer(&self.sql, self.current.take(), owner, cause);
         Err(error)
     }
 
     fn lazy(&self) -> Transaction {
-        Transaction::lazy(&self.service_db)
+        Transaction::lazy(&self.service_db.tx)
     }
 
     fn take_tx(&mut self) -> Transaction {
@@ -416,7 +413,7 @@ impl<E: WorkItem> Batch<E> {
         self.more = rows.len() > wanted;
         for row in rows.iter().take(wanted) {
             self.claimed += 1;
-            match claim::read::<E>(row) {
+            match row::read::<E>(row) {
                 Ok(claimed) => self.rows.push_back(claimed),
                 Err(error) => self.set_aside(row, &error).await?,
             }
@@ -431,15 +428,15 @@ impl<E: WorkItem> Batch<E> {
     async fn set_aside(&mut self, row: &QueryResult, error: &DbErr) -> std::result::Result<(), DbErr> {
         let table = &self.sql.name;
         let service_id = &*self.service_db.service_id;
-        let key = match claim::key_of::<E>(row) {
+        let key = match row::key_of::<E>(row) {
             Ok(key) => key,
             Err(error) => {
-                claim::report_unreadable_key(&self.service_db, &self.sql, &error);
+                row::report_unreadable_key(&self.service_db, &self.sql, &error);
                 return Ok(());
             }
         };
         let shown = key_text(&key);
-        if self.service_db.settlements.is_first_report(format!("unreadable {table} {shown}")) {
+        if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
             tracing::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
         }
         let (now, message) = (self.service_db.clock.now(), format!("cannot be read: {error}"));
@@ -459,7 +456,7 @@ impl<E: EntityTrait> Drop for Batch<E> {
         let owner = self.lease.take().map(|lease| lease.owner.clone());
         let row = self.current.take();
         if row.is_some() || owner.is_some() {
-            self.service_db.settlements.defer(&self.sql, row, owner, self.tx.cause());
+            self.service_db.work.defer(&self.sql, row, owner, self.tx.cause());
         }
     }
 }

@@ -23,6 +23,18 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// How a request is carried out, from where the entity was still known for a work item.
 type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<Result<Batch<E>>>;
 
+impl ServiceDb {
+    /// Claims up to `n` pending rows that commit together.
+    pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
+        Claim::new(Ok(self), n)
+    }
+
+    /// Claims up to `n` pending rows that commit one by one.
+    pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
+        ClaimEach::new(Ok(self), n)
+    }
+}
+
 /// Asks for pending rows that commit together; `.await` it for the [`Batch`].
 ///
 /// On PostgreSQL they are locked with `FOR UPDATE SKIP LOCKED`; on SQLite the batch holds the write lock until it is committed or

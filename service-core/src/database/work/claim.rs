@@ -2,15 +2,15 @@
 //!
 //! The tricky part: one row more than asked for is read, to know without another question whether there is more.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Condition, IntoValueTuple, LockBehavior, LockType, SelectStatement, ValueTuple};
+use sea_orm::sea_query::{Condition, LockBehavior, LockType, SelectStatement};
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, Order,
-    PrimaryKeyToColumn, PrimaryKeyTrait, QueryResult, QuerySelect, QueryTrait, TryGetableMany,
+    ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, Order, PrimaryKeyToColumn, QueryResult, QuerySelect,
+    QueryTrait,
 };
 
 use crate::database::error_kind;
@@ -19,8 +19,8 @@ use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
 use crate::database::work::index;
 use crate::database::work::lease::{self, ClaimRow, Lease};
-use crate::database::work::settlement::RowRef;
-use crate::database::work::sql::{self, Backoff, Part, RetryDecision, TableSql, key_text};
+use crate::database::work::row::{ClaimError, ClaimedRow, key_of, read, report_unreadable_key};
+use crate::database::work::sql::{self, Backoff, Part, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -36,23 +36,9 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
     pub(crate) lease: Duration,
 }
 
-/// A claimed row, and its model.
-#[derive(Debug)]
-pub(crate) struct ClaimedRow<E: EntityTrait> {
-    pub(crate) row: RowRef,
-    pub(crate) model: E::Model,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("cannot claim rows of `{table}`")]
-pub(crate) struct ClaimError {
-    pub(crate) table: String,
-    pub(crate) source: DbErr,
-}
-
 impl<E: WorkItem> ClaimRequest<E> {
     fn sql(&self) -> Arc<TableSql> {
-        TableSql::of::<E>(self.service_db.db.get_database_backend(), self.backoff)
+        TableSql::of::<E>(self.service_db.tx.db.get_database_backend(), self.backoff)
     }
 
     /// The rows that are due, oldest first, at most so many.
@@ -63,7 +49,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         limit: u64,
     ) -> std::result::Result<Vec<QueryResult>, DbErr> {
         let parts = sql::parts::<E>(&self.order);
-        if self.service_db.db.get_database_backend() == DbBackend::Postgres {
+        if self.service_db.tx.db.get_database_backend() == DbBackend::Postgres {
             let parts = parts.iter().map(|part| self.due(now, *part, limit));
             return db.query_all(&sql::union_in_order(parts, limit)).await;
         }
@@ -78,7 +64,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     }
 
     fn due(&self, now: DateTime<Utc>, part: Part, limit: u64) -> SelectStatement {
-        let backend = self.service_db.db.get_database_backend();
+        let backend = self.service_db.tx.db.get_database_backend();
         let select = match backend {
             // Asked for whole rows and few of them, SQLite would rather read and sort the table than follow the index.
             DbBackend::Sqlite => sql::of_keys::<E>(backend, self.due_keys(now, part, limit), &self.order),
@@ -89,7 +75,7 @@ impl<E: WorkItem> ClaimRequest<E> {
 
     /// The keys alone: the index of the claim has them, so it is all that is read.
     fn due_keys(&self, now: DateTime<Utc>, part: Part, limit: u64) -> SelectStatement {
-        let backend = self.service_db.db.get_database_backend();
+        let backend = self.service_db.tx.db.get_database_backend();
         let due = sql::due::<E>(backend, &self.filter, &self.order, now, part).limit(limit);
         due.select_only().columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query()
     }
@@ -98,12 +84,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         let sql = self.sql();
         let failed = |source| Error::new(ClaimError { table: sql.name.clone(), source });
         index::look_at::<E>(&self.service_db).await?;
-        self.service_db.settlements.apply(&self.service_db, None).await?;
-        let wanted = self.service_db.settlements.batch_size(&sql, self.wanted);
-        let tx = Transaction::lazy(&self.service_db);
+        self.service_db.settle(None).await?;
+        let wanted = self.service_db.work.batch_size(&sql, self.wanted);
+        let tx = Transaction::lazy(&self.service_db.tx);
         let mut batch = Batch::new(self.service_db.clone(), Arc::clone(&sql), tx, None);
         // An idle poll shall not ask for SQLite's write lock.
-        let looks = sql.backend == DbBackend::Sqlite && !self.service_db.settlements.take_more_expected(&sql);
+        let looks = sql.backend == DbBackend::Sqlite && !self.service_db.work.take_more_expected(&sql);
         if wanted == 0 || looks && !self.has_work().await.map_err(failed)? {
             return Ok(batch);
         }
@@ -122,7 +108,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     async fn has_work(&self) -> std::result::Result<bool, DbErr> {
         let now = self.service_db.clock.now();
         for part in sql::parts::<E>(&self.order) {
-            if self.service_db.db.query_one(&self.due_keys(now, *part, 1)).await?.is_some() {
+            if self.service_db.tx.db.query_one(&self.due_keys(now, *part, 1)).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -132,17 +118,17 @@ impl<E: WorkItem> ClaimRequest<E> {
     pub(crate) async fn leased(self) -> Result<Batch<E>> {
         let sql = self.sql();
         let failed = |source| Error::new(ClaimError { table: sql.name.clone(), source });
-        self.service_db.tables.ensure(&self.service_db.db).await?;
+        self.service_db.tables.ensure(&self.service_db.tx.db).await?;
         index::look_at::<E>(&self.service_db).await?;
-        self.service_db.settlements.apply(&self.service_db, None).await?;
-        if self.service_db.settlements.is_first_report(format!("swept {}", sql.name)) {
+        self.service_db.settle(None).await?;
+        if self.service_db.work.is_first_report(format!("swept {}", sql.name)) {
             let tx = self.service_db.begin().await?;
             tx.execute(&lease::sweep(&sql.name, self.service_db.clock.now())).await.map_err(failed)?;
             tx.commit().await?;
         }
-        let wanted = self.service_db.settlements.batch_size(&sql, self.wanted);
+        let wanted = self.service_db.work.batch_size(&sql, self.wanted);
         let mut batch =
-            Batch::new(self.service_db.clone(), Arc::clone(&sql), Transaction::lazy(&self.service_db), None);
+            Batch::new(self.service_db.clone(), Arc::clone(&sql), Transaction::lazy(&self.service_db.tx), None);
         if wanted == 0 || !self.has_work().await.map_err(failed)? {
             return Ok(batch);
         }
@@ -165,7 +151,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     /// Claims rows in `service_claim`, in one short transaction.
     async fn claim_leases(&self, sql: &TableSql, owner: &str, wanted: u64) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: sql.name.clone(), source });
-        let transaction = Transaction::lazy(&self.service_db);
+        let transaction = Transaction::lazy(&self.service_db.tx);
         let tx = transaction.connection().await.map_err(failed)?;
         let now = self.service_db.clock.now();
         let claims = tx.query_all(&lease::select_claims(&sql.name)).await.map_err(failed)?;
@@ -257,30 +243,6 @@ struct LeasedRows {
 fn row_keys(rows: std::result::Result<Vec<QueryResult>, DbErr>) -> std::result::Result<HashSet<String>, DbErr> {
     rows?.iter().map(|row| row.try_get("", "row_key")).collect()
 }
-
-/// Once a table.
-pub(crate) fn report_unreadable_key(service_db: &ServiceDb, sql: &TableSql, error: &DbErr) {
-    if service_db.settlements.is_first_report(format!("unreadable key in {}", sql.name)) {
-        let (service_id, table) = (&*service_db.service_id, &sql.name);
-        tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
-    }
-}
-
-/// The key of a row, which need not be readable otherwise.
-pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
-    let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
-    let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
-    Ok(key.into_value_tuple())
-}
-
-/// The row as its model.
-pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<ClaimedRow<E>, DbErr> {
-    let model = E::Model::from_query_result(row, "")?;
-    let attempts = E::__work().attempts.and_then(|column| sql::as_integer(&model.get(column))).unwrap_or(0);
-    Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model })
-}
-
-pub(crate) type Rows<E> = VecDeque<ClaimedRow<E>>;
 
 #[cfg(all(test, feature = "sqlite"))]
 mod tests;

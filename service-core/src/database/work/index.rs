@@ -12,7 +12,7 @@ use sea_orm::{
 use crate::database::error_kind::is_connection_lost;
 use crate::database::schema::table_exists;
 use crate::database::service_db::ServiceDb;
-use crate::database::work::claim::ClaimError;
+use crate::database::work::row::ClaimError;
 use crate::database::work::sql::{COMPLETED, FAILED, PENDING};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
@@ -62,7 +62,7 @@ pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
         check_statuses(table, &known)?;
     }
     let look = format!("looked at {table}");
-    if service_db.settlements.was_reported(&look) {
+    if service_db.work.was_reported(&look) {
         return Ok(());
     }
     let has_index = match has_index::<E>(service_db).await {
@@ -76,7 +76,7 @@ pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
         // A database that cannot be asked now is asked at the next claim.
         Err(_) => return Ok(()),
     };
-    if !service_db.settlements.is_first_report(look) {
+    if !service_db.work.is_first_report(look) {
         return Ok(());
     }
     if !has_index {
@@ -85,7 +85,7 @@ pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
             table,
             "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
              for its entity once, or run: {}",
-            claim_index::<E>(service_db.db.get_database_backend())
+            claim_index::<E>(service_db.tx.db.get_database_backend())
         );
     }
     if let Ok(Some(status)) = strange_status::<E>(service_db, &known).await {
@@ -117,13 +117,13 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
 
 /// Whether an index serves its claims; `None` where there is no such table.
 async fn has_index<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<bool>, DbErr> {
-    let (backend, entity) = (service_db.db.get_database_backend(), E::default());
+    let (backend, entity) = (service_db.tx.db.get_database_backend(), E::default());
     let (table, status) = (entity.table_name(), E::__work().status);
     let sql = match backend {
         DbBackend::Postgres => "SELECT indexdef FROM pg_indexes WHERE tablename = $1",
         _ => "SELECT sql AS indexdef FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
     };
-    let rows = service_db.db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
+    let rows = service_db.tx.db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
     let mut names_status = false;
     for row in rows {
         let definition: String = row.try_get("", "indexdef")?;
@@ -135,7 +135,7 @@ async fn has_index<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<O
         return Ok(Some(true));
     }
     let name = if backend == DbBackend::Postgres { qualified(&entity) } else { table.to_owned() };
-    Ok(table_exists(&service_db.db, &name).await?.then_some(false))
+    Ok(table_exists(&service_db.tx.db, &name).await?.then_some(false))
 }
 
 /// A status that is none of ours, if there is one. The search may read the whole table, so it is cut short.
@@ -144,13 +144,13 @@ async fn strange_status<E: WorkItem>(
     known: &[String],
 ) -> std::result::Result<Option<String>, DbErr> {
     let (column, entity) = (E::__work().status, E::default());
-    if column.enum_type_name().is_some() && service_db.db.get_database_backend() == DbBackend::Postgres {
+    if column.enum_type_name().is_some() && service_db.tx.db.get_database_backend() == DbBackend::Postgres {
         return Ok(None);
     }
     let expected = [PENDING, COMPLETED, FAILED].into_iter().chain(known.iter().map(String::as_str));
     let (status, looked_at) = (Alias::new("status"), Alias::new("looked_at"));
     let mut rows = Query::select().expr_as(Expr::col(column), status.clone()).from(entity.table_ref()).to_owned();
-    if service_db.db.get_database_backend() == DbBackend::Sqlite {
+    if service_db.tx.db.get_database_backend() == DbBackend::Sqlite {
         rows.limit(SQLITE_LOOK);
     }
     let select = Query::select()
@@ -159,8 +159,8 @@ async fn strange_status<E: WorkItem>(
         .and_where(Expr::col(status).is_not_in(expected))
         .limit(1)
         .to_owned();
-    let tx = service_db.db.begin().await?;
-    if service_db.db.get_database_backend() == DbBackend::Postgres {
+    let tx = service_db.tx.db.begin().await?;
+    if service_db.tx.db.get_database_backend() == DbBackend::Postgres {
         tx.execute_unprepared("SET LOCAL statement_timeout = '1s'").await?;
     }
     let row = tx.query_one(&select).await?;

@@ -5,6 +5,8 @@ pub(crate) mod builder;
 pub(crate) mod claim;
 pub(crate) mod index;
 pub(crate) mod lease;
+pub(crate) mod row;
 pub(crate) mod settlement;
 pub(crate) mod sql;
 pub(crate) mod work_item;
+pub(crate) mod work_state;

@@ -59,6 +59,13 @@ pub(crate) enum RetryDecision {
     Again(DateTime<Utc>),
 }
 
+/// A row, and the number of attempts before this one.
+#[derive(Clone, Debug)]
+pub(crate) struct RowRef {
+    pub(crate) key: ValueTuple,
+    pub(crate) attempts: i64,
+}
+
 type SaveAs = Box<dyn Fn(Value) -> Expr + Send + Sync>;
 
 struct TimeColumn {

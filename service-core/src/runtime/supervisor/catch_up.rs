@@ -40,7 +40,7 @@ impl Supervisor {
         let read = async {
             let access = entry.hub.database.as_ref().map(|db| entry.access(db));
             let Some(access) = access else { return Ok(now) };
-            let db = entry.hub.presence.registry_pool(&access.db);
+            let db = entry.hub.presence.registry_pool(access.db());
             access.tables.ensure(db).await?;
             match last_run(db, &entry.id).await?.fire {
                 Some(last) => Ok(last.into()),
