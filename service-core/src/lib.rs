@@ -37,12 +37,6 @@ pub use runtime::lifecycle::{Service, ServiceDescriptor};
 pub use runtime::metrics::{MetricValue, Metrics};
 pub use runtime::requests::StateError;
 pub use schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
-pub use service::error::{Error, Result};
-pub use service::failure::{Failure, FailureKind, Recovery};
-pub use service::literal::Literal;
-pub use service::outcome::{IntoOutcome, Outcome, RunReport};
-pub use service::secret::Secret;
-pub use service::state::ServiceState;
 /// Makes a type a service, or an `async fn` a stateless one.
 ///
 /// It goes on an inherent impl or on a free `async fn`, which stays as it is and can be called as before. The service of
@@ -113,6 +107,14 @@ pub use service::state::ServiceState;
 /// | `cleanup` | `[async] fn cleanup(&mut self[, cx: &Context])` to `()` or `Result<(), E>` | runs once when an instance ends, however it ends |
 ///
 /// Where a method needs `#[cfg]`, put it on the method: the service does without it, or has another of the name.
+#[cfg(feature = "database")]
+pub use sea_orm;
+pub use service::error::{Error, Result};
+pub use service::failure::{Failure, FailureKind, Recovery};
+pub use service::literal::Literal;
+pub use service::outcome::{IntoOutcome, Outcome, RunReport};
+pub use service::secret::Secret;
+pub use service::state::ServiceState;
 pub use service_macros::service;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;

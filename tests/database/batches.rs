@@ -9,15 +9,16 @@ use sea_orm::{
     ColumnTrait, ConnectOptions, ConnectionTrait, Database, DbBackend, EntityTrait, Order, PaginatorTrait, QueryFilter,
     Set, Statement, TransactionTrait,
 };
-use service_core::database::{self, Access, Clock, Transaction};
+use service_core::__private::database::{ServiceDb, WallClock};
+use service_core::database::{self, Transaction};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
 use crate::tables::{create, effect, effects, job, jobs, more_jobs, plain, statuses, ticket};
 
 /// As a service would: every row has one effect.
-async fn work(access: &Access, n: u64) -> Result<Outcome> {
-    let mut batch = access.claim::<job::Entity>(n).await?;
+async fn work(service_db: &ServiceDb, n: u64) -> Result<Outcome> {
+    let mut batch = service_db.claim::<job::Entity>(n).await?;
     while let Some(item) = batch.next().await? {
         let done = process(item.model(), item.tx()).await;
         item.settle(done).await?;
@@ -46,15 +47,15 @@ async fn process(job: &job::Model, tx: &Transaction) -> Result<()> {
     }
 }
 
-fn access(bench: &Bench) -> Access {
-    Access::new(bench.db.clone(), "worker")
+fn service_db(bench: &Bench) -> ServiceDb {
+    ServiceDb::new(bench.db.clone(), "worker")
 }
 
 /// A clock that a test moves.
-fn hand_clock() -> (Clock, Arc<AtomicI64>) {
+fn hand_clock() -> (WallClock, Arc<AtomicI64>) {
     let seconds = Arc::new(AtomicI64::new(1_800_000_000));
     let shown = Arc::clone(&seconds);
-    let clock = Clock::new(move || DateTime::<Utc>::from_timestamp(shown.load(Ordering::SeqCst), 0).unwrap());
+    let clock = WallClock::new(move || DateTime::<Utc>::from_timestamp(shown.load(Ordering::SeqCst), 0).unwrap());
     (clock, seconds)
 }
 
@@ -64,18 +65,18 @@ async fn set_payload(bench: &Bench, id: i64, payload: &str) {
 }
 
 /// Waits until a dropped transaction has let go: its rollback goes with its connection, back to the pool.
-async fn settled(access: &Access, why: &str) {
-    access.run_ended(Some(why)).await.unwrap();
+async fn settled(service_db: &ServiceDb, why: &str) {
+    service_db.settle(Some(why)).await.unwrap();
 }
 
 pub(crate) async fn rows_and_effects_commit_together(bench: Bench) {
     jobs(&bench.db, 25).await;
-    let access = access(&bench);
-    let first = work(&access, 10).await.unwrap();
+    let service_db = service_db(&bench);
+    let first = work(&service_db, 10).await.unwrap();
     assert_eq!(first, Outcome::processed(10).again());
     assert_eq!(effects(&bench.db).await, (1..=10).collect::<Vec<_>>());
-    assert_eq!(work(&access, 15).await.unwrap(), Outcome::processed(15), "exactly what was left: nothing more");
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::idle());
+    assert_eq!(work(&service_db, 15).await.unwrap(), Outcome::processed(15), "exactly what was left: nothing more");
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::idle());
     assert_eq!(effects(&bench.db).await, (1..=25).collect::<Vec<_>>());
     assert!(statuses(&bench.db).await.iter().all(|status| status == "completed"));
     let row = crate::tables::job(&bench.db, 3).await;
@@ -86,8 +87,8 @@ pub(crate) async fn a_failed_item_loses_its_writes_and_no_other_does(bench: Benc
     jobs(&bench.db, 4).await;
     set_payload(&bench, 2, "bad").await;
     let (clock, time) = hand_clock();
-    let access = access(&bench).with_clock(clock.clone());
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(3).failed(1));
+    let service_db = service_db(&bench).with_clock(clock.clone());
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(3).failed(1));
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
     let row = crate::tables::job(&bench.db, 2).await;
     assert_eq!(
@@ -97,16 +98,16 @@ pub(crate) async fn a_failed_item_loses_its_writes_and_no_other_does(bench: Benc
     assert_eq!(row.due, Some(clock.now() + Duration::from_secs(10)), "later, after the default wait");
     assert_eq!(row.updated_at, clock.now());
 
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::idle(), "not before its time");
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::idle(), "not before its time");
     time.fetch_add(10, Ordering::SeqCst);
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(0).failed(1));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(0).failed(1));
     assert_eq!(
         crate::tables::job(&bench.db, 2).await.due,
         Some(clock.now() + Duration::from_secs(20)),
         "twice as long"
     );
     time.fetch_add(20, Ordering::SeqCst);
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(0).failed(1));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(0).failed(1));
     let row = crate::tables::job(&bench.db, 2).await;
     assert_eq!((row.status.as_str(), row.attempts), ("failed", 3), "its attempts are used up");
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
@@ -117,8 +118,8 @@ pub(crate) async fn an_error_says_whether_and_when_to_try_again(bench: Bench) {
     set_payload(&bench, 1, "fatal").await;
     set_payload(&bench, 2, "later").await;
     let (clock, _) = hand_clock();
-    let access = access(&bench).with_clock(clock.clone());
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(0).failed(2));
+    let service_db = service_db(&bench).with_clock(clock.clone());
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(0).failed(2));
     let (fatal, later) = (crate::tables::job(&bench.db, 1).await, crate::tables::job(&bench.db, 2).await);
     assert_eq!((fatal.status.as_str(), fatal.attempts), ("failed", 1));
     assert_eq!((later.status.as_str(), later.due), ("pending", Some(clock.now() + Duration::from_secs(7))));
@@ -127,7 +128,7 @@ pub(crate) async fn an_error_says_whether_and_when_to_try_again(bench: Bench) {
 pub(crate) async fn a_failing_statement_spoils_only_its_item(bench: Bench) {
     jobs(&bench.db, 4).await;
     set_payload(&bench, 2, "break").await;
-    let outcome = work(&access(&bench), 10).await.unwrap();
+    let outcome = work(&service_db(&bench), 10).await.unwrap();
     assert_eq!(outcome, Outcome::processed(3).failed(1));
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
     let message = crate::tables::job(&bench.db, 2).await.error_message.unwrap();
@@ -138,7 +139,7 @@ pub(crate) async fn a_failing_statement_spoils_only_its_item(bench: Bench) {
 pub(crate) async fn a_hidden_error_spoils_only_its_item(bench: Bench) {
     jobs(&bench.db, 4).await;
     set_payload(&bench, 2, "hide").await;
-    let outcome = work(&access(&bench), 10).await.unwrap();
+    let outcome = work(&service_db(&bench), 10).await.unwrap();
     let row = crate::tables::job(&bench.db, 2).await;
     if bench.is_postgres() {
         assert_eq!(outcome, Outcome::processed(3).failed(1));
@@ -152,7 +153,7 @@ pub(crate) async fn a_hidden_error_spoils_only_its_item(bench: Bench) {
 
 pub(crate) async fn a_savepoint_of_the_items_own_saves_it(bench: Bench) {
     jobs(&bench.db, 2).await;
-    let mut batch = access(&bench).claim::<job::Entity>(10).await.unwrap();
+    let mut batch = service_db(&bench).claim::<job::Entity>(10).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
         let risky = TransactionTrait::begin(item.tx()).await.unwrap();
         risky.execute_unprepared("INSERT INTO nowhere VALUES (1)").await.unwrap_err();
@@ -166,8 +167,8 @@ pub(crate) async fn a_savepoint_of_the_items_own_saves_it(bench: Bench) {
 
 pub(crate) async fn an_item_that_is_not_settled_has_failed(bench: Bench) {
     jobs(&bench.db, 3).await;
-    let access = access(&bench);
-    let mut batch = access.claim::<job::Entity>(10).await.unwrap();
+    let service_db = service_db(&bench);
+    let mut batch = service_db.claim::<job::Entity>(10).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
         effect(item.tx(), item.model().id).await.unwrap();
         if item.model().id == 1 {
@@ -181,9 +182,9 @@ pub(crate) async fn an_item_that_is_not_settled_has_failed(bench: Bench) {
 
 pub(crate) async fn a_dropped_batch_undoes_all_and_charges_the_row_in_flight(bench: Bench) {
     jobs(&bench.db, 5).await;
-    let access = access(&bench);
+    let service_db = service_db(&bench);
     let run = async {
-        let mut batch = access.claim::<job::Entity>(10).await?;
+        let mut batch = service_db.claim::<job::Entity>(10).await?;
         while let Some(item) = batch.next().await? {
             effect(item.tx(), item.model().id).await?;
             if item.model().id == 3 {
@@ -194,7 +195,7 @@ pub(crate) async fn a_dropped_batch_undoes_all_and_charges_the_row_in_flight(ben
         batch.commit().await
     };
     run.await.unwrap_err();
-    settled(&access, "by `?`").await;
+    settled(&service_db, "by `?`").await;
     assert_eq!(effects(&bench.db).await, Vec::<i64>::new());
     let charged = crate::tables::job(&bench.db, 3).await;
     assert_eq!(
@@ -203,23 +204,23 @@ pub(crate) async fn a_dropped_batch_undoes_all_and_charges_the_row_in_flight(ben
     );
     assert!(charged.due.is_some());
     assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, 0, "the others are not charged");
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(4), "and go on in the next run");
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(4), "and go on in the next run");
 }
 
 pub(crate) async fn a_panic_and_a_timeout_are_charged_too(bench: Bench) {
     jobs(&bench.db, 3).await;
     set_payload(&bench, 1, "panic").await;
     set_payload(&bench, 2, "hang").await;
-    let access = access(&bench);
+    let service_db = service_db(&bench);
     let panicking = tokio::spawn({
-        let access = access.clone();
-        async move { work(&access, 10).await.map(drop) }
+        let service_db = service_db.clone();
+        async move { work(&service_db, 10).await.map(drop) }
     });
     panicking.await.unwrap_err();
-    settled(&access, "panicked: the payload bites").await;
-    tokio::time::timeout(Duration::from_millis(300), work(&access, 10)).await.unwrap_err();
+    settled(&service_db, "panicked: the payload bites").await;
+    tokio::time::timeout(Duration::from_millis(300), work(&service_db, 10)).await.unwrap_err();
     // Nobody pays: the next claim does.
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(1));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(1));
     assert_eq!(effects(&bench.db).await, [3]);
     let (panicked, hung) = (crate::tables::job(&bench.db, 1).await, crate::tables::job(&bench.db, 2).await);
     assert_eq!((panicked.attempts, panicked.error_message.as_deref()), (1, Some("panicked: the payload bites")));
@@ -231,12 +232,12 @@ pub(crate) async fn a_poisoned_row_does_not_hold_up_the_table(bench: Bench) {
     create(&bench.db, plain::Entity).await;
     let row = |day| plain::ActiveModel { station: Set("a".into()), day: Set(day), state: Set(plain::Status::Pending) };
     plain::Entity::insert_many((0..20).map(row)).exec_without_returning(&bench.db).await.unwrap();
-    let access = access(&bench);
+    let service_db = service_db(&bench);
     let mut runs = 0;
     loop {
         runs += 1;
         let run = async {
-            let mut batch = access.claim::<plain::Entity>(7).await?;
+            let mut batch = service_db.claim::<plain::Entity>(7).await?;
             while let Some(item) = batch.next().await? {
                 if item.model().day % 5 == 0 {
                     return Err(Error::msg("poison"));
@@ -248,7 +249,7 @@ pub(crate) async fn a_poisoned_row_does_not_hold_up_the_table(bench: Bench) {
         if run.await.is_ok_and(|outcome| outcome == Outcome::idle()) {
             break;
         }
-        settled(&access, "poison").await;
+        settled(&service_db, "poison").await;
         assert!(runs < 20, "the poisoned rows hold up the table");
     }
     let rows = plain::Entity::find().all(&bench.db).await.unwrap();
@@ -275,9 +276,9 @@ pub(crate) async fn composite_and_uuid_keys_and_enum_statuses_work(bench: Bench)
     });
     ticket::Entity::insert_many(tickets).exec_without_returning(&bench.db).await.unwrap();
 
-    let access = access(&bench);
+    let service_db = service_db(&bench);
     let mut seen = Vec::new();
-    let mut batch = access.claim::<plain::Entity>(2).await.unwrap();
+    let mut batch = service_db.claim::<plain::Entity>(2).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
         seen.push((item.model().station.clone(), item.model().day));
         let result = if seen.len() == 1 { Ok(()) } else { Err("no") };
@@ -288,7 +289,7 @@ pub(crate) async fn composite_and_uuid_keys_and_enum_statuses_work(bench: Bench)
     let failed = plain::Entity::find_by_id(("a".to_owned(), 2)).one(&bench.db).await.unwrap().unwrap();
     assert_eq!(failed.state, plain::Status::Failed, "one attempt, where none are counted");
 
-    let mut batch = access.claim::<ticket::Entity>(10).await.unwrap();
+    let mut batch = service_db.claim::<ticket::Entity>(10).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
         let id = item.model().id.as_u128();
         item.settle(if id == 1 { Err("x".repeat(100)) } else { Ok(()) }).await.unwrap();
@@ -301,8 +302,8 @@ pub(crate) async fn composite_and_uuid_keys_and_enum_statuses_work(bench: Bench)
 
 pub(crate) async fn a_filter_and_an_order_of_the_users_own(bench: Bench) {
     jobs(&bench.db, 10).await;
-    let access = access(&bench);
-    let mut batch = access
+    let service_db = service_db(&bench);
+    let mut batch = service_db
         .claim::<job::Entity>(3)
         .filter(job::Column::Id.gt(2))
         .filter(job::Column::Payload.ne("job 9"))
@@ -320,16 +321,16 @@ pub(crate) async fn a_filter_and_an_order_of_the_users_own(bench: Bench) {
 
 pub(crate) async fn the_oldest_come_first(bench: Bench) {
     jobs(&bench.db, 5).await;
-    let now = Clock::new(Utc::now).now();
+    let now = WallClock::new(Utc::now).now();
     for (id, ago) in [(1, 10), (2, 30), (3, 20), (4, -3600)] {
         let due = Set(Some(now - chrono::Duration::seconds(ago)));
         job::Entity::update(job::ActiveModel { id: Set(id), due, ..Default::default() }).exec(&bench.db).await.unwrap();
     }
     for size in [1, 2, 3, 10] {
         bench.db.execute_unprepared("UPDATE job SET status = 'pending'").await.unwrap();
-        let (access, mut ids, mut more) = (access(&bench), Vec::new(), true);
+        let (service_db, mut ids, mut more) = (service_db(&bench), Vec::new(), true);
         while more {
-            let mut batch = access.claim::<job::Entity>(size).await.unwrap();
+            let mut batch = service_db.claim::<job::Entity>(size).await.unwrap();
             while let Some(item) = batch.next().await.unwrap() {
                 ids.push(item.model().id);
                 item.settle(Ok::<_, Error>(())).await.unwrap();
@@ -348,7 +349,7 @@ pub(crate) async fn what_a_batch_does_not_lend_is_left_to_others(bench: Bench) {
     }
     jobs(&bench.db, 13).await;
     bench.db.execute_unprepared("UPDATE job SET due = now() - interval '1 day' WHERE id > 3").await.unwrap();
-    let (first, second) = (access(&bench), access(&bench));
+    let (first, second) = (service_db(&bench), service_db(&bench));
     let batch = first.claim::<job::Entity>(5).await.unwrap();
     let other = second.claim::<job::Entity>(100).await.unwrap();
     assert_eq!((batch.remaining(), other.remaining()), (5, 13 - 6));
@@ -376,7 +377,7 @@ pub(crate) async fn an_idle_poll_does_not_go_through_what_is_not_due(bench: Benc
     let mut options = ConnectOptions::new(bench.url.clone());
     options.max_connections(1);
     let db = Database::connect(options).await.unwrap();
-    let access = Access::new(db.clone(), "worker");
+    let service_db = ServiceDb::new(db.clone(), "worker");
     let read = async || {
         let _ = db.execute_unprepared("SELECT pg_stat_force_next_flush()").await;
         let sql = "SELECT i.idx_scan, i.idx_tup_read, seq_scan FROM pg_stat_user_tables JOIN pg_stat_user_indexes i USING (relid) \
@@ -385,11 +386,11 @@ pub(crate) async fn an_idle_poll_does_not_go_through_what_is_not_due(bench: Benc
         ["idx_scan", "idx_tup_read", "seq_scan"].map(|name| row.try_get::<i64>("", name).unwrap())
     };
     // The first claim looks for statuses that nobody knows, too.
-    assert_eq!(work(&access, 100).await.unwrap(), Outcome::idle());
+    assert_eq!(work(&service_db, 100).await.unwrap(), Outcome::idle());
     let before = read().await;
     // From the sixth time on the server may have a plan for good.
     for _ in 0..10 {
-        assert_eq!(work(&access, 100).await.unwrap(), Outcome::idle());
+        assert_eq!(work(&service_db, 100).await.unwrap(), Outcome::idle());
     }
     let [scans, rows, whole] = read().await;
     assert!(scans >= before[0] + 10, "{before:?} {scans}");
@@ -407,7 +408,7 @@ pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {
     bench.db.execute_unprepared(spoil).await.unwrap();
     bench.db.execute_unprepared(restore).await.unwrap();
     bench.db.execute_unprepared("UPDATE job SET status = 'nobody knows' WHERE id = 4").await.unwrap();
-    assert_eq!(work(&access(&bench), 10).await.unwrap(), Outcome::processed(2).failed(2));
+    assert_eq!(work(&service_db(&bench), 10).await.unwrap(), Outcome::processed(2).failed(2));
     assert_eq!(effects(&bench.db).await, [1, 5]);
     assert_eq!(statuses(&bench.db).await, ["completed", "failed", "failed", "nobody knows", "completed"]);
 }
@@ -416,10 +417,10 @@ pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {
 pub(crate) async fn a_full_column_of_attempts_fails_its_row_alone(bench: Bench) {
     jobs(&bench.db, 4).await;
     bench.db.execute_unprepared("UPDATE job SET attempts = 2147483647 WHERE id < 3").await.unwrap();
-    let access = Access::new(bench.db.clone(), "worker");
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
     for _ in 0..10 {
         let run = async {
-            let mut batch = access.claim::<job::Entity>(10).await?;
+            let mut batch = service_db.claim::<job::Entity>(10).await?;
             while let Some(item) = batch.next().await? {
                 let done = if item.model().id == 1 { Err("refused") } else { Ok(()) };
                 item.settle(done).await?;
@@ -427,7 +428,7 @@ pub(crate) async fn a_full_column_of_attempts_fails_its_row_alone(bench: Bench) 
             batch.commit().await
         };
         let run: Result<Outcome> = run.await;
-        access.run_ended(run.err().map(|error| error.to_string()).as_deref()).await.unwrap();
+        service_db.settle(run.err().map(|error| error.to_string()).as_deref()).await.unwrap();
     }
     let second = if bench.is_postgres() { "failed" } else { "completed" };
     assert_eq!(statuses(&bench.db).await, ["failed", second, "completed", "completed"]);
@@ -437,8 +438,8 @@ pub(crate) async fn many_workers_get_no_row_twice(bench: Bench) {
     jobs(&bench.db, 400).await;
     let workers: Vec<_> = (0..4)
         .map(|_| {
-            let access = access(&bench);
-            tokio::spawn(async move { while work(&access, 15).await.unwrap() != Outcome::idle() {} })
+            let service_db = service_db(&bench);
+            tokio::spawn(async move { while work(&service_db, 15).await.unwrap() != Outcome::idle() {} })
         })
         .collect();
     for worker in workers {
@@ -457,12 +458,12 @@ pub(crate) async fn a_refused_commit_finds_the_row_it_was_about(bench: Bench) {
         .execute_unprepared("CREATE TABLE child (parent BIGINT REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
         .await
         .unwrap();
-    let access = access(&bench);
+    let service_db = service_db(&bench);
     let (mut runs, mut failures) = (0, 0);
     loop {
         runs += 1;
         let run = async {
-            let mut batch = access.claim::<job::Entity>(10).await?;
+            let mut batch = service_db.claim::<job::Entity>(10).await?;
             while let Some(item) = batch.next().await? {
                 let id = item.model().id;
                 effect(item.tx(), id).await?;
@@ -478,7 +479,7 @@ pub(crate) async fn a_refused_commit_finds_the_row_it_was_about(bench: Bench) {
             Ok(_) => {}
             Err(error) => {
                 failures += 1;
-                settled(&access, &format!("{error:#}")).await;
+                settled(&service_db, &format!("{error:#}")).await;
             }
         }
         assert!(runs < 20);
@@ -489,5 +490,5 @@ pub(crate) async fn a_refused_commit_finds_the_row_it_was_about(bench: Bench) {
     assert_eq!(row.attempts, 1);
     assert!(row.error_message.unwrap().to_lowercase().contains("foreign key"));
     more_jobs(&bench.db, 10..=30).await;
-    assert_eq!(work(&access, 50).await.unwrap(), Outcome::processed(21), "and batches are whole again");
+    assert_eq!(work(&service_db, 50).await.unwrap(), Outcome::processed(21), "and batches are whole again");
 }

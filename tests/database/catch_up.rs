@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, Statement};
-use service_core::database::{self, LastRun};
+use service_core::__private::database as internal;
+use service_core::__private::database::LastRun;
 use service_core::prelude::*;
 use service_core::{CatchUp, ServiceOptions};
 
@@ -22,12 +23,12 @@ async fn down_for(bench: &Bench, seconds: i64) -> DateTime<Utc> {
     let last = DateTime::from_timestamp(Utc::now().timestamp() - seconds, 0).unwrap();
     let mut served = LastRun::default();
     served.fire = Some(last);
-    database::set_last_run(&bench.db, FIRES, served).await.unwrap();
+    internal::set_last_run(&bench.db, FIRES, served).await.unwrap();
     last
 }
 
 async fn last_fire(bench: &Bench) -> DateTime<Utc> {
-    database::last_run(&bench.db, FIRES).await.unwrap().fire.unwrap()
+    internal::last_run(&bench.db, FIRES).await.unwrap().fire.unwrap()
 }
 
 /// Runs that ended well.
@@ -38,7 +39,7 @@ async fn runs(bench: &Bench) -> i64 {
 
 async fn until_served(bench: &Bench, at_least: DateTime<Utc>) {
     let begun = Instant::now();
-    let served = async || database::last_run(&bench.db, FIRES).await.ok().and_then(|last| last.fire);
+    let served = async || internal::last_run(&bench.db, FIRES).await.ok().and_then(|last| last.fire);
     while served().await.is_none_or(|fire| fire < at_least) {
         assert!(begun.elapsed() < Duration::from_secs(120), "not served within two minutes");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -142,7 +143,7 @@ async fn what_was_missed_is_caught_up_once_the_database_is_there() {
     while bench.db.ping().await.is_err() {}
     let (fires, runs) = ((last_fire(&bench).await - first).num_seconds(), runs(&bench).await);
     assert_eq!(runs, fires);
-    let last = database::last_run(&bench.db, FIRES).await.unwrap();
+    let last = internal::last_run(&bench.db, FIRES).await.unwrap();
     assert!(last.run >= last.fire, "{last:?}");
 }
 

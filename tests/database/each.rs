@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
-use service_core::database::{Access, Clock, Item};
+use service_core::__private::database::{ServiceDb, WallClock};
+use service_core::database::Item;
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
@@ -17,8 +18,8 @@ async fn claims(bench: &Bench) -> i64 {
     bench.db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap()
 }
 
-async fn work(access: &Access, n: u64) -> Result<Outcome> {
-    let mut batch = access.claim_each::<job::Entity>(n).await?;
+async fn work(service_db: &ServiceDb, n: u64) -> Result<Outcome> {
+    let mut batch = service_db.claim_each::<job::Entity>(n).await?;
     while let Some(item) = batch.next().await? {
         effect(item.tx(), item.model().id).await?;
         item.settle(Ok::<_, Error>(())).await?;
@@ -28,8 +29,8 @@ async fn work(access: &Access, n: u64) -> Result<Outcome> {
 
 pub(crate) async fn each_item_commits_by_itself(bench: Bench) {
     jobs(&bench.db, 5).await;
-    let access = Access::new(bench.db.clone(), "mailer");
-    let mut batch = access.claim_each::<job::Entity>(3).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let mut batch = service_db.claim_each::<job::Entity>(3).await.unwrap();
     assert_eq!(claims(&bench).await, 3);
     let item = batch.next().await.unwrap().unwrap();
     effect(item.tx(), 1).await.unwrap();
@@ -65,11 +66,11 @@ pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
         bench.db.execute_unprepared("DROP TABLE IF EXISTS job").await.unwrap();
         bench.db.execute_unprepared("DROP TABLE IF EXISTS effect").await.unwrap();
         jobs(&bench.db, 4).await;
-        let access = Access::new(bench.db.clone(), "mailer");
+        let service_db = ServiceDb::new(bench.db.clone(), "mailer");
         let mut batch = if each {
-            access.claim_each::<job::Entity>(10).await.unwrap()
+            service_db.claim_each::<job::Entity>(10).await.unwrap()
         } else {
-            access.claim::<job::Entity>(10).await.unwrap()
+            service_db.claim::<job::Entity>(10).await.unwrap()
         };
         while let Some(item) = batch.next().await.unwrap() {
             change(&item).await;
@@ -86,10 +87,10 @@ pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
 /// A claim binds only those who ask for one. Who did not has done the work, and it is not done twice.
 pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench: Bench) {
     jobs(&bench.db, 4).await;
-    let access = Access::new(bench.db.clone(), "mailer");
-    let mut batch = access.claim_each::<job::Entity>(10).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
     bench.db.execute_unprepared("UPDATE job SET status = 'cancelled' WHERE id > 2").await.unwrap();
-    let other = Access::new(bench.db.clone(), "another");
+    let other = ServiceDb::new(bench.db.clone(), "another");
     let mut theirs = other.claim::<job::Entity>(10).await.unwrap();
     while let Some(item) = theirs.next().await.unwrap() {
         let done = effect(item.tx(), item.model().id).await;
@@ -110,24 +111,24 @@ pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench
 
 pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
     jobs(&bench.db, 10).await;
-    let access = Access::new(bench.db.clone(), "mailer");
-    let mut first = access.claim_each::<job::Entity>(4).await.unwrap();
-    let second = access.claim_each::<job::Entity>(4).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let mut first = service_db.claim_each::<job::Entity>(4).await.unwrap();
+    let second = service_db.claim_each::<job::Entity>(4).await.unwrap();
     assert_eq!((first.remaining(), second.remaining()), (4, 4));
-    let mut third = access.claim_each::<job::Entity>(4).await.unwrap();
+    let mut third = service_db.claim_each::<job::Entity>(4).await.unwrap();
     assert_eq!(third.remaining(), 2);
     assert_eq!(third.next().await.unwrap().unwrap().model().id, 9);
     assert_eq!(first.next().await.unwrap().unwrap().model().id, 1);
     assert_eq!(second.commit().await.unwrap(), Outcome::idle().again(), "not lent: they wait for the next run");
     assert_eq!(claims(&bench).await, 6);
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(4));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(4));
 }
 
 pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench: Bench) {
     jobs(&bench.db, 4).await;
-    let access = Access::new(bench.db.clone(), "mailer");
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let run = async {
-        let mut batch = access.claim_each::<job::Entity>(10).await?;
+        let mut batch = service_db.claim_each::<job::Entity>(10).await?;
         while let Some(item) = batch.next().await? {
             effect(item.tx(), item.model().id).await?;
             if item.model().id == 2 {
@@ -138,12 +139,12 @@ pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench:
         batch.commit().await
     };
     run.await.unwrap_err();
-    access.run_ended(Some("stopped short")).await.unwrap();
+    service_db.settle(Some("stopped short")).await.unwrap();
     assert_eq!(claims(&bench).await, 0);
     assert_eq!(effects(&bench.db).await, [1]);
     let charged = crate::tables::job(&bench.db, 2).await;
     assert_eq!((charged.attempts, charged.error_message.as_deref()), (1, Some("stopped short")));
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(2));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(2));
 }
 
 /// A worker that was killed leaves its claims; when they have run out, somebody else takes the rows.
@@ -151,12 +152,12 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     jobs(&bench.db, 3).await;
     let seconds = Arc::new(AtomicI64::new(1_800_000_000));
     let shown = Arc::clone(&seconds);
-    let clock = Clock::new(move || DateTime::<Utc>::from_timestamp(shown.load(Ordering::SeqCst), 0).unwrap());
-    let dead = Access::new(bench.db.clone(), "mailer").with_clock(clock.clone());
+    let clock = WallClock::new(move || DateTime::<Utc>::from_timestamp(shown.load(Ordering::SeqCst), 0).unwrap());
+    let dead = ServiceDb::new(bench.db.clone(), "mailer").with_clock(clock.clone());
     let mut batch = dead.claim_each::<job::Entity>(2).await.unwrap();
     let item = batch.next().await.unwrap().unwrap();
 
-    let alive = Access::new(bench.db.clone(), "mailer").with_clock(clock);
+    let alive = ServiceDb::new(bench.db.clone(), "mailer").with_clock(clock);
     assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(1), "only the one that is free");
     seconds.fetch_add(61, Ordering::SeqCst);
     let theirs = alive.claim_each::<job::Entity>(10).await.unwrap();
@@ -166,7 +167,7 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     item.settle(Ok::<_, Error>(())).await.unwrap();
     assert_eq!(effects(&bench.db).await, [3]);
     drop(theirs);
-    alive.run_ended(None).await.unwrap();
+    alive.settle(None).await.unwrap();
     assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(2));
     // And here it finds the work done.
     let item = batch.next().await.unwrap().unwrap();
@@ -181,12 +182,12 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
 
 pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
     jobs(&bench.db, 2).await;
-    let access = Access::new(bench.db.clone(), "mailer");
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let lease = Duration::from_millis(600);
-    let mut batch = access.claim_each::<job::Entity>(2).lease(lease).await.unwrap();
+    let mut batch = service_db.claim_each::<job::Entity>(2).lease(lease).await.unwrap();
     let item = batch.next().await.unwrap().unwrap();
     tokio::time::sleep(lease * 3).await;
-    assert_eq!(access.claim_each::<job::Entity>(2).await.unwrap().remaining(), 0);
+    assert_eq!(service_db.claim_each::<job::Entity>(2).await.unwrap().remaining(), 0);
     item.settle(Ok::<_, Error>(())).await.unwrap();
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
 }
@@ -200,9 +201,9 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
         Utc::now().timestamp_millis()
     );
     bench.db.execute_unprepared(&died).await.unwrap();
-    let access = Access::new(bench.db.clone(), "mailer");
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     for committed in [true, false] {
-        let mut batch = access.claim_each::<job::Entity>(10).await.unwrap();
+        let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
         let item = batch.next().await.unwrap().unwrap();
         assert_ne!(item.model().id, 1, "the suspect goes last");
         item.settle(Ok::<_, Error>(())).await.unwrap();
@@ -210,7 +211,7 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
             assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
         } else {
             drop(batch);
-            access.run_ended(Some("stopped short")).await.unwrap();
+            service_db.settle(Some("stopped short")).await.unwrap();
         }
         let select = "SELECT row_key, owner, crashes FROM service_claim";
         let left = Statement::from_string(bench.db.get_database_backend(), select);
@@ -228,22 +229,22 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
         assert_eq!(left, [("1".to_owned(), String::new(), 2)]);
     }
     // Free at once, and forgotten when its row is settled.
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(1));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(1));
     assert_eq!(claims(&bench).await, 0);
 }
 
 /// Left standing, they would run out as those of the dead do, and a row that is innocent would be charged with it.
 pub(crate) async fn claims_that_a_commit_could_not_give_back_are_given_back_later(bench: Bench) {
     jobs(&bench.db, 3).await;
-    let access = Access::new(bench.db.clone(), "mailer");
-    let batch = access.claim_each::<job::Entity>(10).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
     bench.db.execute_unprepared("ALTER TABLE service_claim RENAME TO out_of_reach").await.unwrap();
     batch.commit().await.unwrap_err();
     bench.db.execute_unprepared("ALTER TABLE out_of_reach RENAME TO service_claim").await.unwrap();
     assert_eq!(claims(&bench).await, 3);
-    access.run_ended(Some("the database was away")).await.unwrap();
+    service_db.settle(Some("the database was away")).await.unwrap();
     assert_eq!(claims(&bench).await, 0);
-    assert_eq!(work(&access, 10).await.unwrap(), Outcome::processed(3));
+    assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(3));
 }
 
 pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) {
@@ -261,9 +262,11 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
         error: Set(String::new()),
     });
     ticket::Entity::insert_many(rows).exec_without_returning(&bench.db).await.unwrap();
-    let access = Access::new(bench.db.clone(), "mailer");
-    let (mut first, mut second) =
-        (access.claim_each::<plain::Entity>(2).await.unwrap(), access.claim_each::<plain::Entity>(2).await.unwrap());
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let (mut first, mut second) = (
+        service_db.claim_each::<plain::Entity>(2).await.unwrap(),
+        service_db.claim_each::<plain::Entity>(2).await.unwrap(),
+    );
     assert_eq!((first.remaining(), second.remaining()), (2, 1), "each has its own");
     let mut seen = Vec::new();
     while let Some(item) = first.next().await.unwrap() {
@@ -276,7 +279,7 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
     second.next().await.unwrap().unwrap().settle(Ok::<_, Error>(())).await.unwrap();
     assert_eq!(second.commit().await.unwrap(), Outcome::processed(1));
 
-    let mut batch = access.claim_each::<ticket::Entity>(2).await.unwrap();
+    let mut batch = service_db.claim_each::<ticket::Entity>(2).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
         item.settle(Ok::<_, Error>(())).await.unwrap();
     }
@@ -289,12 +292,12 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
 /// More rows than either engine takes values for in one statement.
 pub(crate) async fn a_batch_may_be_of_any_size(bench: Bench) {
     jobs(&bench.db, 11_000).await;
-    let access = Access::new(bench.db.clone(), "mailer");
-    let mut batch = access.claim_each::<job::Entity>(20_000).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "mailer");
+    let mut batch = service_db.claim_each::<job::Entity>(20_000).await.unwrap();
     assert_eq!((batch.remaining(), claims(&bench).await), (11_000, 11_000));
     assert_eq!(batch.next().await.unwrap().unwrap().model().id, 1);
     drop(batch);
-    access.run_ended(None).await.unwrap();
+    service_db.settle(None).await.unwrap();
     assert_eq!(claims(&bench).await, 0);
 }
 
@@ -302,14 +305,14 @@ pub(crate) async fn many_workers_repeat_nothing(bench: Bench) {
     jobs(&bench.db, 120).await;
     let workers: Vec<_> = (0..4)
         .map(|n| {
-            let access = Access::new(bench.db.clone(), format!("mailer{n}"));
-            tokio::spawn(async move { while work(&access, 7).await.unwrap().has_more() {} })
+            let service_db = ServiceDb::new(bench.db.clone(), format!("mailer{n}"));
+            tokio::spawn(async move { while work(&service_db, 7).await.unwrap().has_more() {} })
         })
         .collect();
     for worker in workers {
         worker.await.unwrap();
     }
-    let last = Access::new(bench.db.clone(), "last");
+    let last = ServiceDb::new(bench.db.clone(), "last");
     while work(&last, 50).await.unwrap() != Outcome::idle() {}
     assert_eq!(effects(&bench.db).await, (1..=120).collect::<Vec<_>>());
     assert_eq!(claims(&bench).await, 0);

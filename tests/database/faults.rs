@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sea_orm::{
     ColumnTrait, ConnectOptions, ConnectionTrait, Database, EntityTrait, PaginatorTrait, QueryFilter, Statement,
 };
-use service_core::database::{self, Access};
+use service_core::__private::database::ServiceDb;
+use service_core::database;
 use service_core::{Error, Outcome, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -133,8 +134,8 @@ pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: B
     assert!(bench.db.query_all_raw(claims).await.unwrap().is_empty(), "claims are left");
 }
 
-async fn work(access: &Access, n: u64) -> Result<Outcome> {
-    let mut batch = access.claim::<job::Entity>(n).await?;
+async fn work(service_db: &ServiceDb, n: u64) -> Result<Outcome> {
+    let mut batch = service_db.claim::<job::Entity>(n).await?;
     while let Some(item) = batch.next().await? {
         let done = effect(item.tx(), item.model().id).await;
         item.settle(done).await?;
@@ -143,13 +144,13 @@ async fn work(access: &Access, n: u64) -> Result<Outcome> {
 }
 
 /// Works until all is done, through whatever goes wrong, and tells how often that was.
-async fn work_through(access: Access) -> Result<u64> {
+async fn work_through(service_db: ServiceDb) -> Result<u64> {
     let mut failures = 0;
     loop {
-        match work(&access, 20).await {
+        match work(&service_db, 20).await {
             Ok(outcome) if outcome == Outcome::idle() => {
                 // Rows that nobody can claim may still be locked by a connection that is dying.
-                match job::Entity::find().filter(job::Column::Status.ne("completed")).count(access.db()).await {
+                match job::Entity::find().filter(job::Column::Status.ne("completed")).count(service_db.db()).await {
                     Ok(0) => return Ok(failures),
                     Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                     Err(_) => failures += 1,
@@ -158,7 +159,7 @@ async fn work_through(access: Access) -> Result<u64> {
             Ok(_) => {}
             Err(error) => {
                 failures += 1;
-                let _ = access.run_ended(Some(&error.to_string())).await;
+                let _ = service_db.settle(Some(&error.to_string())).await;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -180,20 +181,20 @@ async fn a_full_disk_loses_nothing() {
         .max_connections(2)
         .map_sqlx_sqlite_opts(move |options| options.pragma("max_page_count", format!("{}", pages + 2)));
     let tight = Database::connect(options).await.unwrap();
-    let access = Access::new(tight.clone(), "worker");
+    let service_db = ServiceDb::new(tight.clone(), "worker");
     let mut full = 0;
     for _ in 0..20 {
-        if let Err(error) = work(&access, 300).await {
+        if let Err(error) = work(&service_db, 300).await {
             full += 1;
             assert!(format!("{error:#}").contains("full"), "{error:#}");
         }
-        access.run_ended(Some("disk full")).await.unwrap();
+        service_db.settle(Some("disk full")).await.unwrap();
     }
     assert!(full > 0, "the disk was never full");
     tight.close().await.unwrap();
     assert!(completed(&bench).await < 2_000);
     // Room again.
-    assert_eq!(work_through(Access::new(bench.db.clone(), "worker")).await.unwrap(), 0);
+    assert_eq!(work_through(ServiceDb::new(bench.db.clone(), "worker")).await.unwrap(), 0);
     all_is_well(&bench, 2_000).await;
 }
 
@@ -207,7 +208,7 @@ async fn a_server_that_comes_back_finds_the_work_going_on() {
     let workers: Vec<_> = (0..3)
         .map(|_| {
             let url = bench.url.clone();
-            tokio::spawn(async move { work_through(Access::new(database::connect(&url).await?, "worker")).await })
+            tokio::spawn(async move { work_through(ServiceDb::new(database::connect(&url).await?, "worker")).await })
         })
         .collect();
     for _ in 0..3 {
@@ -248,7 +249,7 @@ async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
     let workers: Vec<_> = (0..3)
         .map(|_| {
             let url = through_proxy.clone();
-            tokio::spawn(async move { work_through(Access::new(database::connect(&url).await?, "worker")).await })
+            tokio::spawn(async move { work_through(ServiceDb::new(database::connect(&url).await?, "worker")).await })
         })
         .collect();
     let mut failures = 0;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement, TransactionTrait};
 use serde_json::{Value, json};
+use service_core::__private::database as internal;
 use service_core::Explanation;
 use service_core::database::{self, Override};
 use service_core::prelude::*;
@@ -138,8 +139,11 @@ pub(crate) async fn rows_that_say_nothing_are_told_and_the_last_good_value_holds
 }
 
 fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
-    let (by, why) = ("ann".to_owned(), "a busy night".to_owned());
-    Override { service_id: "batcher".into(), key: key.into(), value, by, why, at: Utc::now(), until }
+    let set = Override::new("batcher", key, value).by("ann").why("a busy night");
+    match until {
+        Some(until) => set.until(until),
+        None => set,
+    }
 }
 
 pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends(bench: Bench) {
@@ -181,7 +185,7 @@ pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends
     let later = start(&bench).await;
     assert_eq!(option(&batcher(&later).explain(), "interval").0, "200ms", "from its first run on, after a restart too");
     later.shutdown().await.unwrap();
-    let left = database::read_overrides(&bench.db, DateTime::UNIX_EPOCH).await.unwrap();
+    let left = internal::read_overrides(&bench.db, DateTime::UNIX_EPOCH).await.unwrap();
     assert_eq!(left.len(), 1, "{left:?}");
     for services in replicas {
         services.shutdown().await.unwrap();

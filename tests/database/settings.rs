@@ -3,14 +3,16 @@
 use chrono::{Duration, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::json;
-use service_core::database::{self, Access, Clock, LastRun, Override};
+use service_core::__private::database as internal;
+use service_core::__private::database::{LastRun, ServiceDb, WallClock};
+use service_core::database::{self, Override};
 
 use crate::Bench;
 use crate::tables::job;
 
 pub(crate) async fn the_store_keeps_typed_values(bench: Bench) {
-    let access = Access::new(bench.db.clone(), "reader");
-    let (mine, other) = (access.store(), Access::new(bench.db.clone(), "other").store());
+    let service_db = ServiceDb::new(bench.db.clone(), "reader");
+    let (mine, other) = (service_db.store(), ServiceDb::new(bench.db.clone(), "other").store());
     assert_eq!(mine.get::<u64>("cursor").await.unwrap(), None);
     mine.set("cursor", &41u64).await.unwrap();
     mine.set("cursor", &42u64).await.unwrap();
@@ -27,15 +29,15 @@ pub(crate) async fn the_store_keeps_typed_values(bench: Bench) {
 }
 
 pub(crate) async fn a_value_set_in_a_transaction_shares_its_fate(bench: Bench) {
-    let access = Access::new(bench.db.clone(), "reader");
-    let store = access.store();
+    let service_db = ServiceDb::new(bench.db.clone(), "reader");
+    let store = service_db.store();
     store.set("cursor", &1).await.unwrap();
-    let tx = access.begin().await.unwrap();
+    let tx = service_db.begin().await.unwrap();
     store.set_in(&tx, "cursor", &2).await.unwrap();
     assert_eq!(store.get_in::<i32>(&tx, "cursor").await.unwrap(), Some(2));
     drop(tx);
     assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(1));
-    let tx = access.begin().await.unwrap();
+    let tx = service_db.begin().await.unwrap();
     store.set_in(&tx, "cursor", &3).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(3));
@@ -50,7 +52,7 @@ pub(crate) async fn settings_that_are_no_json_are_told_with_their_key(bench: Ben
         )
         .await
         .unwrap();
-    let rows = database::read_config(&bench.db).await.unwrap();
+    let rows = internal::read_config(&bench.db).await.unwrap();
     assert_eq!(rows.len(), 3);
     assert_eq!((rows[0].service_id.as_str(), rows[0].value.clone()), ("defaults", Ok(json!("5m"))));
     assert_eq!((rows[1].key.as_str(), rows[1].value.clone()), ("batch_size", Ok(json!(10))));
@@ -60,15 +62,11 @@ pub(crate) async fn settings_that_are_no_json_are_told_with_their_key(bench: Ben
 }
 
 pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
-    let now = Clock::new(Utc::now).now();
-    let new = |key: &str, until| Override {
-        service_id: "mailer".into(),
-        key: key.into(),
-        value: json!(60),
-        by: "ann".into(),
-        why: "the server is slow".into(),
-        at: now,
-        until,
+    let now = WallClock::new(Utc::now).now();
+    let new = |key: &str, until| {
+        let mut new = Override::new("mailer", key, 60).by("ann").why("the server is slow");
+        (new.at, new.until) = (now, until);
+        new
     };
     let (lasting, short) = (new("interval", None), new("max_failures", Some(now + Duration::hours(1))));
     database::set_override(&bench.db, &new("interval", Some(now))).await.unwrap();
@@ -81,16 +79,16 @@ pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
         )
         .await
         .unwrap();
-    let found = database::read_overrides(&bench.db, now).await.unwrap();
+    let found = internal::read_overrides(&bench.db, now).await.unwrap();
     assert_eq!(found[0], Ok(lasting.clone()));
     assert_eq!(found[1], Ok(short.clone()));
     let bad = found[2].clone().unwrap_err().to_string();
     assert!(bad.contains("`timeout`") && bad.contains("`mailer`") && bad.contains("`yesterday`"), "{bad}");
 
     let later = now + Duration::hours(2);
-    assert_eq!(database::read_overrides(&bench.db, later).await.unwrap().len(), 2);
-    assert_eq!(database::expire_overrides(&bench.db, later).await.unwrap(), [short]);
-    assert_eq!(database::expire_overrides(&bench.db, later).await.unwrap(), []);
+    assert_eq!(internal::read_overrides(&bench.db, later).await.unwrap().len(), 2);
+    assert_eq!(internal::expire_overrides(&bench.db, later).await.unwrap(), [short]);
+    assert_eq!(internal::expire_overrides(&bench.db, later).await.unwrap(), []);
     assert!(database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
     assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
 }
@@ -108,46 +106,46 @@ pub(crate) async fn overrides_written_by_hand_count_and_end(bench: Bench) {
         bench.db.execute_unprepared(&insert).await.unwrap();
     }
     let (end, before) = ("2026-02-01T12:00:00Z".parse().unwrap(), "2026-02-01T11:59:59Z".parse().unwrap());
-    let found = database::read_overrides(&bench.db, before).await.unwrap();
+    let found = internal::read_overrides(&bench.db, before).await.unwrap();
     let keys: Vec<String> = found.into_iter().map(|found| found.unwrap().key).collect();
     assert_eq!(keys, ["interval", "jitter", "timeout"]);
-    assert_eq!(database::expire_overrides(&bench.db, before).await.unwrap(), []);
-    let ended = database::expire_overrides(&bench.db, end).await.unwrap();
+    assert_eq!(internal::expire_overrides(&bench.db, before).await.unwrap(), []);
+    let ended = internal::expire_overrides(&bench.db, end).await.unwrap();
     let times: Vec<_> = ended.iter().map(|ended| (ended.key.as_str(), ended.at.to_rfc3339())).collect();
     let expected = [("jitter", "2026-01-31T10:00:00+00:00"), ("timeout", "2026-01-31T10:00:00.250+00:00")];
     assert_eq!(times, expected.map(|(key, at)| (key, at.to_owned())));
-    assert_eq!(database::expire_overrides(&bench.db, end).await.unwrap(), [], "they are gone");
+    assert_eq!(internal::expire_overrides(&bench.db, end).await.unwrap(), [], "they are gone");
 }
 
 pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
-    let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
-    assert_eq!(database::last_run(db, "mailer").await.unwrap(), LastRun::default());
+    let (now, db) = (WallClock::new(Utc::now).now(), &bench.db);
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), LastRun::default());
     let mut last = LastRun::default();
     last.run = Some(now);
-    database::set_last_run(db, "mailer", last).await.unwrap();
+    internal::set_last_run(db, "mailer", last).await.unwrap();
     let mut fire = LastRun::default();
     fire.fire = Some(now - Duration::seconds(1));
-    database::set_last_run(db, "mailer", fire).await.unwrap();
+    internal::set_last_run(db, "mailer", fire).await.unwrap();
     last.fire = fire.fire;
-    assert_eq!(database::last_run(db, "mailer").await.unwrap(), last, "one does not wipe out the other");
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), last, "one does not wipe out the other");
 }
 
 pub(crate) async fn a_process_that_was_held_up_does_not_turn_the_last_run_back(bench: Bench) {
-    let (now, db) = (Clock::new(Utc::now).now(), &bench.db);
+    let (now, db) = (WallClock::new(Utc::now).now(), &bench.db);
     let at = |time| {
         let mut last = LastRun::default();
         (last.run, last.fire) = (Some(time), Some(time));
         last
     };
     let [early, late, ahead] = [-60, -1, 86_400].map(|seconds| at(now + Duration::seconds(seconds)));
-    database::set_last_run(db, "mailer", late).await.unwrap();
-    database::set_last_run(db, "mailer", early).await.unwrap();
-    assert_eq!(database::last_run(db, "mailer").await.unwrap(), late);
-    database::set_last_run(db, "mailer", ahead).await.unwrap();
-    database::set_last_run(db, "mailer", early).await.unwrap();
-    assert_eq!(database::last_run(db, "mailer").await.unwrap(), early, "a clock that was a day ahead is not believed");
-    database::set_last_run(db, "mailer", late).await.unwrap();
-    assert_eq!(database::last_run(db, "mailer").await.unwrap(), late);
+    internal::set_last_run(db, "mailer", late).await.unwrap();
+    internal::set_last_run(db, "mailer", early).await.unwrap();
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
+    internal::set_last_run(db, "mailer", ahead).await.unwrap();
+    internal::set_last_run(db, "mailer", early).await.unwrap();
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), early, "a clock that was a day ahead is not believed");
+    internal::set_last_run(db, "mailer", late).await.unwrap();
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
 }
 
 pub(crate) async fn the_claims_index_is_made_once_and_used(bench: Bench) {

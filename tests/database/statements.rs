@@ -1,7 +1,7 @@
 //! What a batch sends to PostgreSQL, by the driver's own log: every statement is a round trip.
 
+use service_core::__private::database::ServiceDb;
 use service_core::Outcome;
-use service_core::database::Access;
 
 use crate::Bench;
 use crate::log::Log;
@@ -15,8 +15,8 @@ fn statements(log: &Log) -> Vec<String> {
 }
 
 /// Of 10 rows, the first three write.
-async fn work(access: &Access) -> Outcome {
-    let mut batch = access.claim::<crate::tables::job::Entity>(10).await.unwrap();
+async fn work(service_db: &ServiceDb) -> Outcome {
+    let mut batch = service_db.claim::<crate::tables::job::Entity>(10).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
         let done = if item.model().id <= 3 { effect(item.tx(), item.model().id).await } else { Ok(()) };
         item.settle(done).await.unwrap();
@@ -28,12 +28,12 @@ async fn work(access: &Access) -> Outcome {
 async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writes() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 0).await;
-    let access = Access::new(bench.db.clone(), "worker");
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
     // The first claim looks at the table.
-    assert_eq!(work(&access).await, Outcome::idle());
+    assert_eq!(work(&service_db).await, Outcome::idle());
     more_jobs(&bench.db, 1..=10).await;
     let (log, _listening) = Log::listen_to("sqlx::query");
-    assert_eq!(work(&access).await, Outcome::processed(10));
+    assert_eq!(work(&service_db).await, Outcome::processed(10));
     let sent = statements(&log);
     let count = |word: &str| sent.iter().filter(|sent| *sent == word).count();
     assert_eq!((count("SELECT"), count("UPDATE"), count("INSERT"), count("COMMIT")), (1, 1, 3, 1), "{sent:?}");

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, DatabaseConnection, EntityTrait, Schema, Statement};
-use service_core::database::Clock;
+use service_core::__private::database::WallClock;
 
 /// Every column that a work item can have.
 pub(crate) mod job {
@@ -117,7 +117,7 @@ pub(crate) async fn more_jobs(db: &DatabaseConnection, ids: std::ops::RangeInclu
             error_message: Set(None),
             attempts: Set(0),
             due: Set(None),
-            updated_at: Set(Clock::new(Utc::now).now()),
+            updated_at: Set(WallClock::new(Utc::now).now()),
         });
         job::Entity::insert_many(rows).exec_without_returning(db).await.unwrap();
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
-use service_core::database::{self, Access};
+use service_core::__private::database::ServiceDb;
+use service_core::database;
 
 use crate::Bench;
 
@@ -22,14 +23,14 @@ async fn ids(db: &DatabaseConnection) -> Vec<i64> {
 
 pub(crate) async fn what_is_not_committed_is_undone(bench: Bench) {
     table(&bench.db).await;
-    let access = Access::new(bench.db.clone(), "test");
-    let tx = access.begin().await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "test");
+    let tx = service_db.begin().await.unwrap();
     put(&tx, 1).await.unwrap();
     tx.commit().await.unwrap();
-    let tx = access.begin().await.unwrap();
+    let tx = service_db.begin().await.unwrap();
     put(&tx, 2).await.unwrap();
     drop(tx);
-    let tx = access.begin().await.unwrap();
+    let tx = service_db.begin().await.unwrap();
     put(&tx, 3).await.unwrap();
     tx.rollback().await.unwrap();
     assert_eq!(ids(&bench.db).await, [1]);
@@ -37,7 +38,7 @@ pub(crate) async fn what_is_not_committed_is_undone(bench: Bench) {
 
 pub(crate) async fn a_savepoint_undoes_only_its_own(bench: Bench) {
     table(&bench.db).await;
-    let tx = Access::new(bench.db.clone(), "test").begin().await.unwrap();
+    let tx = ServiceDb::new(bench.db.clone(), "test").begin().await.unwrap();
     put(&tx, 1).await.unwrap();
     let inner = TransactionTrait::begin(&tx).await.unwrap();
     put(&inner, 2).await.unwrap();
@@ -52,7 +53,7 @@ pub(crate) async fn a_savepoint_undoes_only_its_own(bench: Bench) {
 /// PostgreSQL answers `COMMIT` with a silent rollback once a statement has failed.
 pub(crate) async fn a_commit_after_an_ignored_error_does_not_lie(bench: Bench) {
     table(&bench.db).await;
-    let tx = Access::new(bench.db.clone(), "test").begin().await.unwrap();
+    let tx = ServiceDb::new(bench.db.clone(), "test").begin().await.unwrap();
     put(&tx, 1).await.unwrap();
     put(&tx, 1).await.unwrap_err();
     let committed = tx.commit().await.is_ok();
@@ -64,9 +65,9 @@ pub(crate) async fn writers_wait_for_each_other(bench: Bench) {
     table(&bench.db).await;
     let writers: Vec<_> = (0..8)
         .map(|id| {
-            let access = Access::new(bench.db.clone(), "test");
+            let service_db = ServiceDb::new(bench.db.clone(), "test");
             tokio::spawn(async move {
-                let tx = access.begin().await.unwrap();
+                let tx = service_db.begin().await.unwrap();
                 let seen = Statement::from_string(tx.get_database_backend(), "SELECT count(*) FROM thing");
                 tx.query_one_raw(seen).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(30)).await;
@@ -83,9 +84,9 @@ pub(crate) async fn writers_wait_for_each_other(bench: Bench) {
 
 pub(crate) async fn a_dropped_commit_still_commits(bench: Bench) {
     table(&bench.db).await;
-    let access = Access::new(bench.db.clone(), "test");
+    let service_db = ServiceDb::new(bench.db.clone(), "test");
     for id in 0..20 {
-        let tx = access.begin().await.unwrap();
+        let tx = service_db.begin().await.unwrap();
         put(&tx, id).await.unwrap();
         {
             let commit = tx.commit();
@@ -93,7 +94,7 @@ pub(crate) async fn a_dropped_commit_still_commits(bench: Bench) {
             // Polled once, then dropped.
             let _ = tokio::time::timeout(Duration::ZERO, &mut commit).await;
         }
-        access.gate().closed().await;
+        service_db.commits().closed().await;
     }
     assert_eq!(ids(&bench.db).await.len(), 20);
 }

@@ -61,15 +61,7 @@ pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_a
 pub(crate) async fn a_pool_that_is_used_up_does_not_keep_overrides_out(bench: crate::Bench) {
     let services = builder().service_of::<Hog>("hog").database_url(&bench.url).start_all().await.unwrap();
     hogged(&services, if bench.is_postgres() { 10.0 } else { 5.0 }).await;
-    let pause = Override {
-        service_id: "counter".into(),
-        key: "paused".into(),
-        value: true.into(),
-        by: "ann".into(),
-        why: "the pool is used up".into(),
-        at: chrono::Utc::now(),
-        until: None,
-    };
+    let pause = Override::new("counter", "paused", true).by("ann").why("the pool is used up");
     database::set_override(&bench.db, &pause).await.unwrap();
     until("it is paused", || health(&services, "counter").paused).await;
     let reason = health(&services, "counter").reason.unwrap();

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Statement};
-use service_core::database::{self, Access, Transaction};
+use service_core::__private::database::ServiceDb;
+use service_core::database::{self, Transaction};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
 use crate::log::Log;
 use crate::tables::{create, effect, effects, job, jobs, statuses};
 
-async fn work(access: &Access, process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>) -> Result<Outcome> {
-    let mut batch = access.claim::<job::Entity>(10).await?;
+async fn work(
+    service_db: &ServiceDb,
+    process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>,
+) -> Result<Outcome> {
+    let mut batch = service_db.claim::<job::Entity>(10).await?;
     while let Some(item) = batch.next().await? {
         let done = process(item.model(), item.tx()).await;
         item.settle(done).await?;
@@ -26,15 +30,15 @@ async fn nothing(_: &job::Model, _: &Transaction) -> Result<()> {
 pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench) {
     jobs(&bench.db, 3).await;
     let (log, _listening) = Log::listen();
-    let access = Access::new(bench.db.clone(), "worker");
-    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(3));
-    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::idle());
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(3));
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::idle());
     let warnings = log.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let sql = warnings[0].split_once("or run: ").unwrap().1.split(" service.id").next().unwrap().to_owned();
     assert!(sql.starts_with("CREATE INDEX IF NOT EXISTS \"job_claim_idx\" ON \"job\""), "{sql}");
     bench.db.execute_unprepared(&sql).await.unwrap();
-    let other = Access::new(bench.db.clone(), "other");
+    let other = ServiceDb::new(bench.db.clone(), "other");
     assert_eq!(work(&other, nothing).await.unwrap(), Outcome::idle());
     assert_eq!(log.warnings().len(), 1, "now it is there");
 }
@@ -42,12 +46,12 @@ pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench
 /// Its claim fails, and says why: an index would not help.
 pub(crate) async fn a_table_that_is_not_there_is_not_told_to_need_an_index(bench: Bench) {
     let (log, _listening) = Log::listen();
-    let access = Access::new(bench.db.clone(), "worker");
-    let error = format!("{:#}", work(&access, nothing).await.unwrap_err());
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let error = format!("{:#}", work(&service_db, nothing).await.unwrap_err());
     assert!(error.contains("cannot claim rows of `job`"), "{error}");
     assert_eq!(log.warnings(), Vec::<String>::new());
     jobs(&bench.db, 1).await;
-    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(1));
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(1));
     assert_eq!(log.warnings().len(), 1, "now it is there, without one");
 }
 
@@ -62,9 +66,9 @@ pub(crate) async fn rows_set_aside_are_told_with_their_keys(bench: Bench) {
     }
     bench.db.execute_unprepared("UPDATE job SET status = 'panding' WHERE id = 3").await.unwrap();
     let (log, _listening) = Log::listen();
-    let access = Access::new(bench.db.clone(), "worker");
-    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(2).failed(1));
-    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::idle());
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(2).failed(1));
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::idle());
     let warnings = log.warnings();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings.iter().any(|line| line.contains("panding") && line.contains("\"job\"")), "{warnings:?}");
@@ -102,16 +106,16 @@ mod narrow {
 
 pub(crate) async fn a_status_enum_without_the_statuses_is_refused(bench: Bench) {
     create(&bench.db, narrow::Entity).await;
-    let access = Access::new(bench.db.clone(), "worker");
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
     for _ in 0..2 {
-        let error = access.claim::<narrow::Entity>(1).await.unwrap_err().to_string();
+        let error = service_db.claim::<narrow::Entity>(1).await.unwrap_err().to_string();
         assert!(error.contains("`narrow`") && error.contains("`completed`, `failed`"), "{error}");
     }
 }
 
 pub(crate) async fn a_missing_table_is_named(bench: Bench) {
-    let access = Access::new(bench.db.clone(), "worker");
-    let error = access.claim::<job::Entity>(1).await.unwrap_err();
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let error = service_db.claim::<job::Entity>(1).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot claim rows of `job`");
     assert!(format!("{error:#}").contains("job"), "{error:#}");
     assert!(error.find::<sea_orm::DbErr>().is_some());
@@ -122,7 +126,7 @@ pub(crate) async fn a_missing_table_is_named(bench: Bench) {
 async fn a_row_that_breaks_connections_is_found_out() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 5).await;
-    let access = Access::new(bench.db.clone(), "worker");
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
         effect(tx, job.id).await?;
         if job.id == 2 {
@@ -131,12 +135,12 @@ async fn a_row_that_breaks_connections_is_found_out() {
         Ok(())
     };
     for attempts in [0, 0, 1] {
-        let error = work(&access, process).await.unwrap_err();
-        access.run_ended(Some(&error.to_string())).await.unwrap();
+        let error = work(&service_db, process).await.unwrap_err();
+        service_db.settle(Some(&error.to_string())).await.unwrap();
         assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, attempts, "{error:#}");
         until_unlocked(&bench.db).await;
     }
-    assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(4), "it waits for its next attempt");
+    assert_eq!(work(&service_db, process).await.unwrap(), Outcome::processed(4), "it waits for its next attempt");
     assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
 }
 
@@ -157,18 +161,18 @@ async fn until_unlocked(db: &DatabaseConnection) {
 async fn a_row_still_locked_by_its_run_is_charged_later() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 2).await;
-    let access = Access::new(bench.db.clone(), "worker");
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let hangs = async |job: &job::Model, tx: &Transaction| -> Result<()> {
         if job.id == 1 {
             tx.execute_unprepared("SELECT pg_sleep(4)").await?;
         }
         Ok(())
     };
-    tokio::time::timeout(Duration::from_millis(200), work(&access, hangs)).await.unwrap_err();
-    access.run_ended(Some("timed out")).await.unwrap();
+    tokio::time::timeout(Duration::from_millis(200), work(&service_db, hangs)).await.unwrap_err();
+    service_db.settle(Some("timed out")).await.unwrap();
     assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 0, "still locked");
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!(work(&access, nothing).await.unwrap(), Outcome::processed(1));
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(1));
     let row = crate::tables::job(&bench.db, 1).await;
     assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("timed out")));
 }
@@ -179,15 +183,15 @@ async fn in_memory_a_batch_can_be_read_beside() {
     let db = database::connect("sqlite::memory:").await.unwrap();
     database::migrate(&db).await.unwrap();
     jobs(&db, 2).await;
-    let access = Access::new(db.clone(), "worker");
+    let service_db = ServiceDb::new(db.clone(), "worker");
     let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
         effect(tx, job.id).await?;
         let beside = tokio::time::timeout(Duration::from_secs(5), job::Entity::find().all(&db)).await;
         assert_eq!(beside.map_err(Error::new)??.len(), 2);
-        assert_eq!(access.store().get::<u8>("nothing").await?, None);
+        assert_eq!(service_db.store().get::<u8>("nothing").await?, None);
         Ok(())
     };
-    assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(2));
+    assert_eq!(work(&service_db, process).await.unwrap(), Outcome::processed(2));
     assert_eq!(effects(&db).await, [1, 2]);
 }
 
@@ -198,9 +202,9 @@ async fn on_sqlite_writing_past_an_open_batch_says_what_to_do() {
     let db = database::connect(&format!("sqlite:{}", dir.path().join("x.db").display())).await.unwrap();
     database::migrate(&db).await.unwrap();
     jobs(&db, 1).await;
-    let access = Access::new(db.clone(), "worker");
-    let process = async |_: &job::Model, _: &Transaction| -> Result<()> { access.store().set("cursor", &1).await };
-    assert_eq!(work(&access, process).await.unwrap(), Outcome::processed(0).failed(1));
+    let service_db = ServiceDb::new(db.clone(), "worker");
+    let process = async |_: &job::Model, _: &Transaction| -> Result<()> { service_db.store().set("cursor", &1).await };
+    assert_eq!(work(&service_db, process).await.unwrap(), Outcome::processed(0).failed(1));
     let message = crate::tables::job(&db, 1).await.error_message.unwrap();
     assert!(message.contains("a batch of this service holds it") && message.contains("item.tx()"), "{message}");
 }

@@ -10,7 +10,8 @@ mod tables;
 
 use std::time::Duration;
 
-use service_core::database::{self, Access};
+use service_core::__private::database::ServiceDb;
+use service_core::database;
 use service_core::{CatchUp, Error, Outcome, Result, ServiceOptions, ServiceRegistry};
 use tables::{effect, job};
 
@@ -35,12 +36,12 @@ async fn main() -> Result<()> {
             .until_shutdown()
             .await;
     }
-    let access = Access::new(database::connect(url).await?, "worker");
+    let service_db = ServiceDb::new(database::connect(url).await?, "worker");
     loop {
         let outcome = match mode.as_str() {
-            "claim" => together(&access).await,
-            "poisoned" => poisoned(&access).await,
-            _ => each(&access).await,
+            "claim" => together(&service_db).await,
+            "poisoned" => poisoned(&service_db).await,
+            _ => each(&service_db).await,
         };
         match outcome {
             Ok(outcome) if outcome.has_more() => {}
@@ -48,14 +49,14 @@ async fn main() -> Result<()> {
             Err(error) => {
                 // A busy database, above all, must not reach a user; the suite looks for this.
                 println!("ERROR {error:#}");
-                access.run_ended(Some(&error.to_string())).await?;
+                service_db.settle(Some(&error.to_string())).await?;
             }
         }
     }
 }
 
-async fn together(access: &Access) -> Result<Outcome> {
-    let mut batch = access.claim::<job::Entity>(50).await?;
+async fn together(service_db: &ServiceDb) -> Result<Outcome> {
+    let mut batch = service_db.claim::<job::Entity>(50).await?;
     while let Some(item) = batch.next().await? {
         let done = effect(item.tx(), item.model().id).await;
         item.settle(done).await?;
@@ -63,8 +64,8 @@ async fn together(access: &Access) -> Result<Outcome> {
     batch.commit().await
 }
 
-async fn each(access: &Access) -> Result<Outcome> {
-    let mut batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(800)).await?;
+async fn each(service_db: &ServiceDb) -> Result<Outcome> {
+    let mut batch = service_db.claim_each::<job::Entity>(20).lease(Duration::from_millis(800)).await?;
     while let Some(item) = batch.next().await? {
         let done = effect(item.tx(), item.model().id).await;
         item.settle(done).await?;
@@ -73,8 +74,8 @@ async fn each(access: &Access) -> Result<Outcome> {
 }
 
 /// As `each`, but every tenth row kills the process.
-async fn poisoned(access: &Access) -> Result<Outcome> {
-    let batch = access.claim_each::<job::Entity>(20).lease(Duration::from_millis(300));
+async fn poisoned(service_db: &ServiceDb) -> Result<Outcome> {
+    let batch = service_db.claim_each::<job::Entity>(20).lease(Duration::from_millis(300));
     let mut batch = batch.retry_delay(Duration::from_millis(50)).await?;
     while let Some(item) = batch.next().await? {
         let done = effect(item.tx(), item.model().id).await;

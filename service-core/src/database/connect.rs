@@ -17,7 +17,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const SQLITE_CONNECTIONS: u32 = 5;
 const POSTGRES_CONNECTIONS: u32 = 10;
 /// For the registry's own questions: connections, and how long it waits for one.
-const OWN: (u32, Duration) = (2, Duration::from_secs(5));
+const REGISTRY_POOL: (u32, Duration) = (2, Duration::from_secs(5));
 
 /// Opens a pool: `sqlite:app.db`, `sqlite::memory:` or `postgres://user:password@host/database`.
 ///
@@ -58,12 +58,12 @@ pub(crate) async fn connect_for_registry(url: &str) -> Result<(DatabaseConnectio
         // Its connections must not end, and others would see another database.
         Engine::SqliteMemory => Ok((open(url, true).await?, None)),
         Engine::Postgres => {
-            let own = pool(&target, OWN, true).await?;
+            let own = pool(&target, REGISTRY_POOL, true).await?;
             Ok((open(url, true).await?, Some(own)))
         }
         Engine::SqliteFile => match open(url, false).await {
-            Ok(db) => Ok((db, Some(pool(&target, OWN, false).await?))),
-            Err(error) => match unopened(&target).filter(|_| error.find::<Opening>().is_some()) {
+            Ok(db) => Ok((db, Some(pool(&target, REGISTRY_POOL, false).await?))),
+            Err(error) => match lazy_sqlite_pools(&target).filter(|_| error.find::<OpenError>().is_some()) {
                 Some(pools) => Ok(pools),
                 None => Err(error),
             },
@@ -73,7 +73,7 @@ pub(crate) async fn connect_for_registry(url: &str) -> Result<(DatabaseConnectio
 
 /// Pools of an SQLite file that cannot be opened yet: each connection tries anew. sea-orm itself opens a file at once.
 #[cfg(feature = "sqlite")]
-fn unopened(target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
+fn lazy_sqlite_pools(target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
     use sea_orm::SqlxSqliteConnector;
     use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -82,15 +82,15 @@ fn unopened(target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseC
     if !target.read_only {
         options = options.pragma("journal_mode", "WAL");
     }
-    let pool = |(connections, patience)| {
-        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(patience);
+    let pool = |(connections, timeout)| {
+        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(timeout);
         SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
     };
-    Some((pool((SQLITE_CONNECTIONS, ACQUIRE_TIMEOUT)), Some(pool(OWN))))
+    Some((pool((SQLITE_CONNECTIONS, ACQUIRE_TIMEOUT)), Some(pool(REGISTRY_POOL))))
 }
 
 #[cfg(not(feature = "sqlite"))]
-fn unopened(_target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
+fn lazy_sqlite_pools(_target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
     None
 }
 
@@ -102,11 +102,11 @@ async fn open(url: &str, lazily: bool) -> Result<DatabaseConnection> {
 
 async fn pool(
     target: &Target<'_>,
-    (connections, patience): (u32, Duration),
+    (connections, timeout): (u32, Duration),
     lazily: bool,
 ) -> Result<DatabaseConnection> {
     let mut options = ConnectOptions::new(target.url());
-    options.acquire_timeout(patience).connect_timeout(patience);
+    options.acquire_timeout(timeout).connect_timeout(timeout);
     if let Ok(level) = "debug".parse() {
         options.sqlx_logging_level(level);
     }
@@ -232,13 +232,13 @@ impl<'a> Target<'a> {
             Engine::SqliteMemory => "is there memory left?",
             Engine::Postgres => "does the server run there, and are user, password and database right?",
         };
-        Error::new(Opening { shown, advice, source: error })
+        Error::new(OpenError { shown, advice, source: error })
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open the database `{shown}`: {advice}")]
-struct Opening {
+struct OpenError {
     shown: String,
     advice: &'static str,
     source: DbErr,
@@ -254,7 +254,7 @@ fn parameters(url: &str) -> impl Iterator<Item = &str> {
 }
 
 /// How messages name the database at this URL.
-pub(crate) fn named(url: &str) -> String {
+pub(crate) fn display_name(url: &str) -> String {
     format!("database `{}`", redacted(url))
 }
 

@@ -6,12 +6,12 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use super::access::Access;
-use super::fault::is_connection_lost;
-use super::transaction::Transaction;
+use crate::database::error_kind::is_connection_lost;
+use crate::database::transaction::{Transaction, TxContext};
 use crate::service::error::{Error, Result};
 
 /// Times are in milliseconds since 1970 where SQL compares them, else RFC 3339 in UTC, which people can read.
@@ -169,7 +169,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
         return Ok(());
     }
     let backend = db.get_database_backend();
-    let tx = Transaction::begin(&Access::new(db.clone(), "service_core")).await?;
+    let tx = Transaction::begin(&TxContext::new(db.clone())).await?;
     if backend == DbBackend::Postgres {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
@@ -240,13 +240,53 @@ async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
 }
 
 /// On PostgreSQL `name` is an identifier as in SQL: with quotes, and a schema, where it needs them.
-pub(super) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
+pub(crate) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
         DbBackend::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",
         _ => "SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?",
     };
     Ok(db.query_one_raw(Statement::from_sql_and_values(backend, sql, [name.into()])).await?.is_some())
+}
+
+/// Whether the framework's tables exist.
+#[derive(Debug, Default)]
+pub(crate) struct FrameworkTables {
+    skip_migration: bool,
+    ready: AtomicBool,
+}
+
+impl FrameworkTables {
+    /// Tables that are created before their first use, or with `skip_migration` only checked.
+    pub(crate) fn of_registry(skip_migration: bool) -> Self {
+        Self { skip_migration, ready: AtomicBool::new(false) }
+    }
+
+    /// Tables that exist already.
+    pub(crate) fn ready() -> Self {
+        Self { skip_migration: true, ready: AtomicBool::new(true) }
+    }
+
+    pub(crate) fn are_ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
+    /// Creates the tables that are missing. Once they are known to exist, no query is made.
+    ///
+    /// # Errors
+    /// The database is down, or the tables cannot be created, or must not be.
+    pub(crate) async fn ensure(&self, db: &DatabaseConnection) -> Result<()> {
+        if self.are_ready() {
+            return Ok(());
+        }
+        if self.skip_migration {
+            check_schema(db).await?;
+        } else {
+            migrate(db).await?;
+        }
+        self.ready.store(true, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Qu
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::access::Access;
+use crate::database::service_db::ServiceDb;
 use crate::service::error::{Error, Result};
 
 /// Small values of one service, kept as JSON under a key in `service_store`: a cursor, a date, a token to go on with.
@@ -14,7 +14,7 @@ use crate::service::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Store {
     /// Or that there is no database, which is told when the store is used.
-    access: Result<Access>,
+    service_db: Result<ServiceDb>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,19 +37,26 @@ struct Unwritable {
     source: serde_json::Error,
 }
 
+impl ServiceDb {
+    /// Small values of this service that are kept across restarts.
+    pub fn store(&self) -> Store {
+        Store::new(Ok(self))
+    }
+}
+
 impl Store {
-    pub(crate) fn new(access: Result<&Access>) -> Self {
-        Self { access: access.cloned() }
+    pub(crate) fn new(service_db: Result<&ServiceDb>) -> Self {
+        Self { service_db: service_db.cloned() }
     }
 
-    fn access(&self) -> Result<&Access> {
-        self.access.as_ref().map_err(Clone::clone)
+    fn service_db(&self) -> Result<&ServiceDb> {
+        self.service_db.as_ref().map_err(Clone::clone)
     }
 
     /// The value under `key`, or `None` where there is none.
     ///
     /// ```
-    /// # async fn run(cx: service_core::database::Access) -> service_core::Result<()> {
+    /// # async fn run(cx: &service_core::Context) -> service_core::Result<()> {
     /// let cursor: u64 = cx.store().get("cursor").await?.unwrap_or_default();
     /// cx.store().set("cursor", &(cursor + 1)).await?;
     /// # Ok(())
@@ -59,9 +66,9 @@ impl Store {
     /// # Errors
     /// The database's, or the value is not a `T`: then the message names both.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        let access = self.access()?;
-        access.tables.ensure(&access.db).await?;
-        self.get_in(&access.db, key).await
+        let service_db = self.service_db()?;
+        service_db.tables.ensure(&service_db.tx.db).await?;
+        self.get_in(&service_db.tx.db, key).await
     }
 
     /// As [`get`](Self::get), within a transaction.
@@ -69,17 +76,17 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn get_in<T: DeserializeOwned>(&self, tx: &impl ConnectionTrait, key: &str) -> Result<Option<T>> {
-        let access = self.access()?;
+        let service_db = self.service_db()?;
         let select = Query::select()
             .column(column("value"))
             .from(column("service_store"))
-            .and_where(Expr::col(column("service_id")).eq(&*access.service_id))
+            .and_where(Expr::col(column("service_id")).eq(&*service_db.service_id))
             .and_where(Expr::col(column("key")).eq(key))
             .to_owned();
         let Some(row) = tx.query_one(&select).await? else { return Ok(None) };
         let text: String = row.try_get("", "value")?;
         let value = serde_json::from_str(&text).map_err(|source| Unreadable {
-            service_id: access.service_id.to_string(),
+            service_id: service_db.service_id.to_string(),
             key: key.to_owned(),
             wanted: std::any::type_name::<T>(),
             source,
@@ -94,9 +101,9 @@ impl Store {
     /// [`set_in`](Self::set_in) and `item.tx()`.
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
-        let access = self.access()?;
-        access.tables.ensure(&access.db).await?;
-        let tx = access.begin().await?;
+        let service_db = self.service_db()?;
+        service_db.tables.ensure(&service_db.tx.db).await?;
+        let tx = service_db.begin().await?;
         tx.execute(&upsert).await?;
         tx.commit().await
     }
@@ -115,27 +122,27 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn remove(&self, key: &str) -> Result<bool> {
-        let access = self.access()?;
-        access.tables.ensure(&access.db).await?;
-        let tx = access.begin().await?;
+        let service_db = self.service_db()?;
+        service_db.tables.ensure(&service_db.tx.db).await?;
+        let tx = service_db.begin().await?;
         let removed = self.delete(&tx, key).await?;
         tx.commit().await?;
         Ok(removed)
     }
 
     async fn delete(&self, tx: &impl ConnectionTrait, key: &str) -> Result<bool> {
-        let access = self.access()?;
+        let service_db = self.service_db()?;
         let delete = Query::delete()
             .from_table(column("service_store"))
-            .and_where(Expr::col(column("service_id")).eq(&*access.service_id))
+            .and_where(Expr::col(column("service_id")).eq(&*service_db.service_id))
             .and_where(Expr::col(column("key")).eq(key))
             .to_owned();
         Ok(tx.execute(&delete).await?.rows_affected() > 0)
     }
 
     fn upsert<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<InsertStatement> {
-        let access = self.access()?;
-        let service_id = &*access.service_id;
+        let service_db = self.service_db()?;
+        let service_id = &*service_db.service_id;
         let text = serde_json::to_string(value).map_err(|source| {
             Error::fatal(Unwritable {
                 service_id: service_id.to_owned(),
@@ -144,7 +151,7 @@ impl Store {
                 source,
             })
         })?;
-        let now = super::settings::written(access.clock.now());
+        let now = crate::database::wall_clock::format_time(service_db.clock.now());
         Ok(Query::insert()
             .into_table(column("service_store"))
             .columns(["service_id", "key", "value", "updated_at"].map(column))

@@ -7,28 +7,55 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
-    SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
+    QueryResult, SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::sync::OnceCell;
 
-use super::access::Access;
-use super::connect::BUSY_TIMEOUT;
-use super::debts::Cause;
-use super::fault;
-use super::queue::Turn;
+use crate::database::commit_tracker::CommitTracker;
+use crate::database::connect::BUSY_TIMEOUT;
+use crate::database::error_kind;
+use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
 /// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
-const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+const BUSY_LIMIT: Duration = Duration::from_secs(60);
 
-type Outcome<T> = std::result::Result<T, DbErr>;
+type DbResult<T> = std::result::Result<T, DbErr>;
+
+/// What the transactions of one service share.
+#[derive(Clone, Debug)]
+pub(crate) struct TxContext {
+    pub(crate) db: DatabaseConnection,
+    pub(crate) commits: Arc<CommitTracker>,
+    /// The number of batches of this service that hold SQLite's write lock.
+    pub(crate) open_batches: Arc<AtomicUsize>,
+    pub(crate) write_lock: WriteLock,
+}
+
+impl TxContext {
+    pub(crate) fn new(db: DatabaseConnection) -> Self {
+        Self { db, commits: Arc::default(), open_batches: Arc::default(), write_lock: WriteLock::default() }
+    }
+}
+
+/// Why a transaction could not go on, as far as its statements show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The run itself.
+    Run,
+    ConnectionLost,
+    /// Disk full, I/O error, out of memory.
+    Environment,
+}
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
@@ -38,62 +65,62 @@ type Outcome<T> = std::result::Result<T, DbErr>;
 /// one, or for a `StreamTrait`, takes that.
 #[derive(Debug)]
 pub struct Transaction {
-    access: Access,
+    cx: TxContext,
     backend: DbBackend,
-    tx: OnceCell<Open>,
+    tx: OnceCell<OpenTransaction>,
     /// What must be there when it begins: the row of an item that is claimed by itself, still pending.
     condition: Option<Box<SelectStatement>>,
     /// Set where statements belong to an item: its savepoint, once its first statement has set it.
-    mark: Option<OnceCell<()>>,
+    savepoint: Option<OnceCell<()>>,
     /// An earlier item's savepoint still stands and goes when the next is set: one round trip instead of two.
-    stale_mark: bool,
-    fate: Fate,
+    stale_savepoint: bool,
+    health: TxHealth,
 }
 
-/// A transaction that has begun. Dropped, it is rolled back before the next writer's turn.
+/// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
 #[derive(Debug)]
-struct Open {
+struct OpenTransaction {
     tx: DatabaseTransaction,
-    turn: Turn,
+    permit: WritePermit,
 }
 
 /// What the statements so far have shown.
 #[derive(Debug, Default)]
-struct Fate {
+struct TxHealth {
     /// A statement failed. PostgreSQL refuses all that follow until the savepoint is rolled back.
     failed: AtomicBool,
     connection_lost: AtomicBool,
     /// SQLite may have rolled everything back by itself: what followed would be outside any transaction.
-    dead: AtomicBool,
+    aborted: AtomicBool,
     /// A nested transaction was begun, whose statements are not seen here.
     nested: AtomicBool,
     /// Its condition did not hold: it has not begun.
-    lost: AtomicBool,
+    condition_failed: AtomicBool,
 }
 
 impl Transaction {
     /// Begins at once.
-    pub(crate) async fn begin(access: &Access) -> Result<Self> {
-        let transaction = Self::lazy(access);
+    pub(crate) async fn begin(cx: &TxContext) -> Result<Self> {
+        let transaction = Self::lazy(cx);
         transaction.open().await?;
         Ok(transaction)
     }
 
     /// Begins with its first statement.
-    pub(crate) fn lazy(access: &Access) -> Self {
-        let (access, backend) = (access.clone(), access.db.get_database_backend());
-        let (tx, fate) = (OnceCell::new(), Fate::default());
-        Self { access, backend, tx, condition: None, mark: None, stale_mark: false, fate }
+    pub(crate) fn lazy(cx: &TxContext) -> Self {
+        let (cx, backend) = (cx.clone(), cx.db.get_database_backend());
+        let (tx, health) = (OnceCell::new(), TxHealth::default());
+        Self { cx, backend, tx, condition: None, savepoint: None, stale_savepoint: false, health }
     }
 
     /// Begins only where this finds a row, which is locked then.
-    pub(crate) fn only_if(self, condition: SelectStatement) -> Self {
+    pub(crate) fn with_condition(self, condition: SelectStatement) -> Self {
         Self { condition: Some(Box::new(condition)), ..self }
     }
 
     /// It could not begin: what it is for is no longer there.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.fate.lost.load(Ordering::Relaxed)
+    pub(crate) fn condition_failed(&self) -> bool {
+        self.health.condition_failed.load(Ordering::Relaxed)
     }
 
     /// Makes everything written through it last. Where nothing was, there is nothing to do.
@@ -106,11 +133,11 @@ impl Transaction {
         if self.tx.initialized() {
             self.check().await?;
         }
-        let Some(Open { tx, turn }) = self.tx.into_inner() else { return Ok(()) };
-        let guard = self.access.gate.enter();
+        let Some(OpenTransaction { tx, permit }) = self.tx.into_inner() else { return Ok(()) };
+        let guard = self.cx.commits.enter();
         let committing = tokio::spawn(async move {
             let result = tx.commit().await;
-            drop((guard, turn));
+            drop((guard, permit));
             result
         });
         match committing.await {
@@ -125,9 +152,9 @@ impl Transaction {
     /// The connection broke; then the database undoes it by itself.
     pub async fn rollback(self) -> Result<()> {
         match self.tx.into_inner() {
-            Some(Open { tx, turn }) => {
+            Some(OpenTransaction { tx, permit }) => {
                 let result = tx.rollback().await;
-                drop(turn);
+                drop(permit);
                 Ok(result?)
             }
             None => Ok(()),
@@ -135,27 +162,28 @@ impl Transaction {
     }
 
     /// The open transaction, with the item's savepoint set where one is due.
-    async fn open(&self) -> Outcome<&DatabaseTransaction> {
-        let tx = self.raw().await?;
-        if let Some(mark) = &self.mark
-            && !mark.initialized()
+    async fn open(&self) -> DbResult<&DatabaseTransaction> {
+        let tx = self.connection().await?;
+        if let Some(savepoint) = &self.savepoint
+            && !savepoint.initialized()
         {
-            mark.get_or_try_init(|| async {
-                let sql = if self.stale_mark {
-                    "RELEASE SAVEPOINT service_item; SAVEPOINT service_item"
-                } else {
-                    "SAVEPOINT service_item"
-                };
-                self.watched(tx.execute_unprepared(sql)).await.map(drop)
-            })
-            .await?;
+            savepoint
+                .get_or_try_init(|| async {
+                    let sql = if self.stale_savepoint {
+                        "RELEASE SAVEPOINT service_item; SAVEPOINT service_item"
+                    } else {
+                        "SAVEPOINT service_item"
+                    };
+                    self.track(tx.execute_unprepared(sql)).await.map(drop)
+                })
+                .await?;
         }
         Ok(tx)
     }
 
     /// Past the savepoint: for the batch's own statements.
-    pub(crate) async fn raw(&self) -> Outcome<&DatabaseTransaction> {
-        if self.fate.dead.load(Ordering::Relaxed) {
+    pub(crate) async fn connection(&self) -> DbResult<&DatabaseTransaction> {
+        if self.health.aborted.load(Ordering::Relaxed) {
             return Err(DbErr::Custom(
                 "SQLite gave this transaction up after an earlier error (disk full, I/O or memory); drop it and begin anew".to_owned(),
             ));
@@ -163,17 +191,17 @@ impl Transaction {
         let open = match self.tx.get() {
             Some(open) => open,
             // Boxed, as it happens once: every statement's future would have the room for it.
-            None => Box::pin(self.tx.get_or_try_init(|| self.begin_if())).await?,
+            None => Box::pin(self.tx.get_or_try_init(|| self.begin_checked())).await?,
         };
         Ok(&open.tx)
     }
 
-    async fn begin_if(&self) -> Outcome<Open> {
-        let open = begin_patiently(&self.access, self.backend).await?;
+    async fn begin_checked(&self) -> DbResult<OpenTransaction> {
+        let open = begin_with_retry(&self.cx, self.backend).await?;
         if let Some(condition) = &self.condition
             && open.tx.query_one(&**condition).await?.is_none()
         {
-            self.fate.lost.store(true, Ordering::Relaxed);
+            self.health.condition_failed.store(true, Ordering::Relaxed);
             return Err(DbErr::Custom(
                 "the item's row is no longer pending: somebody else has worked on it".to_owned(),
             ));
@@ -181,60 +209,60 @@ impl Transaction {
         Ok(open)
     }
 
-    async fn nest(&self) -> Outcome<&DatabaseTransaction> {
-        self.fate.nested.store(true, Ordering::Relaxed);
+    async fn nest(&self) -> DbResult<&DatabaseTransaction> {
+        self.health.nested.store(true, Ordering::Relaxed);
         self.open().await
     }
 
     /// A statement that a broken transaction refuses, where there is reason to doubt. Without it PostgreSQL answers
     /// `COMMIT` with a silent rollback.
-    pub(crate) async fn check(&self) -> Outcome<()> {
-        let doubtful = self.fate.nested.load(Ordering::Relaxed) || self.fate.failed.load(Ordering::Relaxed);
+    pub(crate) async fn check(&self) -> DbResult<()> {
+        let doubtful = self.health.nested.load(Ordering::Relaxed) || self.health.failed.load(Ordering::Relaxed);
         if doubtful {
-            self.raw().await?.execute_unprepared("SELECT 1").await?;
+            self.connection().await?.execute_unprepared("SELECT 1").await?;
         }
         Ok(())
     }
 
     /// From here on, statements belong to one item.
     pub(crate) fn enter_item(&mut self) {
-        self.stale_mark = self.stale_mark || self.mark.as_ref().is_some_and(OnceCell::initialized);
-        self.mark = Some(OnceCell::new());
-        self.fate.failed.store(false, Ordering::Relaxed);
-        self.fate.nested.store(false, Ordering::Relaxed);
+        self.stale_savepoint = self.stale_savepoint || self.savepoint.as_ref().is_some_and(OnceCell::initialized);
+        self.savepoint = Some(OnceCell::new());
+        self.health.failed.store(false, Ordering::Relaxed);
+        self.health.nested.store(false, Ordering::Relaxed);
     }
 
     /// The item is done and its writes stay. An error: one of its statements had failed unnoticed, so they cannot.
-    pub(crate) async fn keep_item(&mut self) -> Outcome<()> {
+    pub(crate) async fn keep_item(&mut self) -> DbResult<()> {
         self.check().await?;
         self.leave_item();
         Ok(())
     }
 
     /// The item failed: its writes are undone.
-    pub(crate) async fn undo_item(&mut self) -> Outcome<()> {
-        if self.mark.as_ref().is_some_and(OnceCell::initialized) {
-            let tx = self.raw().await?;
-            self.watched(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
+    pub(crate) async fn undo_item(&mut self) -> DbResult<()> {
+        if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
+            let tx = self.connection().await?;
+            self.track(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
         }
         self.leave_item();
         Ok(())
     }
 
     fn leave_item(&mut self) {
-        self.stale_mark = self.stale_mark || self.mark.as_ref().is_some_and(OnceCell::initialized);
-        self.mark = None;
-        self.fate.failed.store(false, Ordering::Relaxed);
+        self.stale_savepoint = self.stale_savepoint || self.savepoint.as_ref().is_some_and(OnceCell::initialized);
+        self.savepoint = None;
+        self.health.failed.store(false, Ordering::Relaxed);
     }
 
     /// A statement of the batch's own that may fail without harm to the rest.
-    pub(crate) async fn try_out(&self, statement: &impl StatementBuilder) -> Outcome<ExecResult> {
-        let tx = self.raw().await?;
-        self.watched(tx.execute_unprepared("SAVEPOINT service_note")).await?;
+    pub(crate) async fn execute_in_savepoint(&self, statement: &impl StatementBuilder) -> DbResult<ExecResult> {
+        let tx = self.connection().await?;
+        self.track(tx.execute_unprepared("SAVEPOINT service_note")).await?;
         match tx.execute(statement).await {
             Ok(done) => Ok(done),
             Err(error) => {
-                self.watched(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_note")).await?;
+                self.track(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_note")).await?;
                 Err(error)
             }
         }
@@ -242,9 +270,9 @@ impl Transaction {
 
     /// What the statements so far say about the cause, should the run end now.
     pub(crate) fn cause(&self) -> Cause {
-        if self.fate.connection_lost.load(Ordering::Relaxed) {
+        if self.health.connection_lost.load(Ordering::Relaxed) {
             Cause::ConnectionLost
-        } else if self.fate.dead.load(Ordering::Relaxed) {
+        } else if self.health.aborted.load(Ordering::Relaxed) {
             Cause::Environment
         } else {
             Cause::Run
@@ -252,15 +280,15 @@ impl Transaction {
     }
 
     /// Remembers how a statement went.
-    async fn watched<T>(&self, statement: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         let result = statement.await;
         if let Err(error) = &result {
-            self.fate.failed.store(true, Ordering::Relaxed);
-            if fault::is_connection_lost(error) {
-                self.fate.connection_lost.store(true, Ordering::Relaxed);
+            self.health.failed.store(true, Ordering::Relaxed);
+            if error_kind::is_connection_lost(error) {
+                self.health.connection_lost.store(true, Ordering::Relaxed);
             }
-            if self.backend == DbBackend::Sqlite && fault::ends_sqlite_transaction(error) {
-                self.fate.dead.store(true, Ordering::Relaxed);
+            if self.backend == DbBackend::Sqlite && error_kind::ends_sqlite_transaction(error) {
+                self.health.aborted.store(true, Ordering::Relaxed);
             }
         }
         result
@@ -268,19 +296,19 @@ impl Transaction {
 }
 
 /// Begins a transaction. A busy SQLite database is asked again: the other writer needs a moment, and nothing is lost yet.
-async fn begin_patiently(access: &Access, backend: DbBackend) -> Outcome<Open> {
+async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
     if backend != DbBackend::Sqlite {
-        return Ok(Open { tx: access.db.begin().await?, turn: None });
+        return Ok(OpenTransaction { tx: cx.db.begin().await?, permit: None });
     }
     // Real time: SQLite waits in real time too.
     let begun = Instant::now();
     // A service whose own batch holds the lock would wait for itself.
-    let turn = if access.holding.load(Ordering::Relaxed) > 0 { None } else { access.queue.turn().await };
+    let permit = if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire().await };
     loop {
-        match access.db.begin_with_options(immediate()).await {
-            Err(error) if fault::is_busy(&error) => {
-                let own_batch = access.holding.load(Ordering::Relaxed) > 0;
-                let patience = if own_batch { BUSY_TIMEOUT } else { BUSY_PATIENCE };
+        match cx.db.begin_with_options(immediate()).await {
+            Err(error) if error_kind::is_busy(&error) => {
+                let own_batch = cx.open_batches.load(Ordering::Relaxed) > 0;
+                let patience = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
                 if begun.elapsed() >= patience {
                     let advice = if own_batch {
                         "a batch of this service holds it: until it commits, write through `item.tx()` only"
@@ -294,7 +322,7 @@ async fn begin_patiently(access: &Access, backend: DbBackend) -> Outcome<Open> {
                 }
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
             }
-            begun => return begun.map(|tx| Open { tx, turn }),
+            begun => return begun.map(|tx| OpenTransaction { tx, permit }),
         }
     }
 }
@@ -312,24 +340,24 @@ impl ConnectionTrait for Transaction {
         self.backend
     }
 
-    async fn execute_raw(&self, statement: Statement) -> Outcome<ExecResult> {
+    async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         let tx = self.open().await?;
-        self.watched(tx.execute_raw(statement)).await
+        self.track(tx.execute_raw(statement)).await
     }
 
-    async fn execute_unprepared(&self, sql: &str) -> Outcome<ExecResult> {
+    async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         let tx = self.open().await?;
-        self.watched(tx.execute_unprepared(sql)).await
+        self.track(tx.execute_unprepared(sql)).await
     }
 
-    async fn query_one_raw(&self, statement: Statement) -> Outcome<Option<QueryResult>> {
+    async fn query_one_raw(&self, statement: Statement) -> DbResult<Option<QueryResult>> {
         let tx = self.open().await?;
-        self.watched(tx.query_one_raw(statement)).await
+        self.track(tx.query_one_raw(statement)).await
     }
 
-    async fn query_all_raw(&self, statement: Statement) -> Outcome<Vec<QueryResult>> {
+    async fn query_all_raw(&self, statement: Statement) -> DbResult<Vec<QueryResult>> {
         let tx = self.open().await?;
-        self.watched(tx.query_all_raw(statement)).await
+        self.track(tx.query_all_raw(statement)).await
     }
 }
 
@@ -340,19 +368,19 @@ type Callback<'c, T, E> = Pin<Box<dyn Future<Output = std::result::Result<T, E>>
 impl TransactionTrait for Transaction {
     type Transaction = DatabaseTransaction;
 
-    async fn begin(&self) -> Outcome<DatabaseTransaction> {
+    async fn begin(&self) -> DbResult<DatabaseTransaction> {
         self.nest().await?.begin().await
     }
 
     async fn begin_with_config(
         &self,
         isolation: Option<IsolationLevel>,
-        access: Option<AccessMode>,
-    ) -> Outcome<DatabaseTransaction> {
-        self.nest().await?.begin_with_config(isolation, access).await
+        access_mode: Option<AccessMode>,
+    ) -> DbResult<DatabaseTransaction> {
+        self.nest().await?.begin_with_config(isolation, access_mode).await
     }
 
-    async fn begin_with_options(&self, options: TransactionOptions) -> Outcome<DatabaseTransaction> {
+    async fn begin_with_options(&self, options: TransactionOptions) -> DbResult<DatabaseTransaction> {
         self.nest().await?.begin_with_options(options).await
     }
 
@@ -369,7 +397,7 @@ impl TransactionTrait for Transaction {
         &self,
         callback: F,
         isolation: Option<IsolationLevel>,
-        access: Option<AccessMode>,
+        access_mode: Option<AccessMode>,
     ) -> std::result::Result<T, TransactionError<E>>
     where
         F: for<'c> FnOnce(&'c DatabaseTransaction) -> Callback<'c, T, E> + Send,
@@ -377,6 +405,6 @@ impl TransactionTrait for Transaction {
         E: fmt::Display + fmt::Debug + Send,
     {
         let tx = self.nest().await.map_err(TransactionError::Connection)?;
-        tx.transaction_with_config(callback, isolation, access).await
+        tx.transaction_with_config(callback, isolation, access_mode).await
     }
 }

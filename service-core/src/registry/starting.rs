@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -30,7 +31,7 @@ impl ServiceRegistry {
         self.reopen();
         let inner = &self.inner;
         inner.extension.before_all(&inner.services).await?;
-        inner.extension.keep_watching(&inner.services, &inner.home.handle()?);
+        self.keep_watching(&inner.home.handle()?);
         let mut started = Vec::new();
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
@@ -104,6 +105,13 @@ impl ServiceRegistry {
         }
     }
 
+    /// The extension's own tasks run, except on virtual time, which refreshes the extension itself.
+    fn keep_watching(&self, runtime: &Handle) {
+        if self.inner.virtual_time.is_none() {
+            self.inner.extension.keep_watching(&self.inner.services, runtime);
+        }
+    }
+
     /// Begins a service's next incarnation, if `may_begin` agrees under its lock, and returns its number.
     pub(crate) fn launch(
         &self,
@@ -125,7 +133,7 @@ impl ServiceRegistry {
         })?;
         let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run };
         let supervisor = Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone());
-        extension.keep_watching(&self.inner.services, &runtime);
+        self.keep_watching(&runtime);
         let (registry, service) = (self.clone(), service.clone());
         runtime.spawn(async move {
             let exit = supervise(supervisor).await;

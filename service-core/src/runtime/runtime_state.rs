@@ -76,10 +76,7 @@ impl RuntimeState {
 
     /// Whether it is paused, or will be as soon as it has started.
     pub(crate) fn is_paused(&self) -> bool {
-        self.requests.is_paused()
-            && self.status.is_running()
-            && !self.status.is_ending()
-            && self.requests.stop.is_none()
+        self.requests.is_paused() && self.status.is_running()
     }
 
     pub(crate) fn times_entered(&self, state: ServiceState) -> u16 {

@@ -14,8 +14,11 @@ pub mod record;
 pub mod rejected_line;
 
 use sea_orm::sea_query::{Index, IndexCreateStatement};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema};
-use service_core::{database::Access, prelude::*};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
+use service_core::prelude::*;
 
 /// The states of a row that is work.
 pub const PENDING: &str = "pending";
@@ -26,9 +29,11 @@ pub const FAILED: &str = "failed";
 
 /// Creates what is missing. Many processes may start at once.
 pub async fn create(db: &DatabaseConnection) -> Result<()> {
-    let tx = Access::new(db.clone(), "station").begin().await?;
+    // Two at once would both find a table missing. On SQLite an immediate transaction prevents that, on PostgreSQL a lock.
+    let mode = Some(SqliteTransactionMode::Immediate);
+    let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
+    let tx = db.begin_with_options(options).await?;
     if db.get_database_backend() == DbBackend::Postgres {
-        // Two at once would both find a table missing. On SQLite the transaction alone is enough.
         tx.execute_unprepared("SELECT pg_advisory_xact_lock(hashtext('station.tables'))").await?;
     }
     table(&tx, imported_file::Entity).await?;
@@ -48,7 +53,8 @@ pub async fn create(db: &DatabaseConnection) -> Result<()> {
     add(&tx, claim.to_owned().col(reading::Column::Status).col(reading::Column::Id).to_owned()).await?;
     let claim = index("delivery_status").table(delivery::Entity).to_owned();
     add(&tx, claim.to_owned().col(delivery::Column::Status).col(delivery::Column::Id).to_owned()).await?;
-    tx.commit().await
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn table(db: &impl ConnectionTrait, entity: impl EntityTrait) -> Result<(), DbErr> {

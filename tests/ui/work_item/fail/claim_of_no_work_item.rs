@@ -15,8 +15,8 @@ mod reading {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-async fn run(access: service_core::database::Access) -> service_core::Result<()> {
-    access.claim::<reading::Entity>(10).await?;
+async fn run(cx: &service_core::Context) -> service_core::Result<()> {
+    cx.claim::<reading::Entity>(10).await?;
     Ok(())
 }
 

@@ -72,9 +72,9 @@ pub mod newer {
 }
 
 /// The contract's loop, spawned.
-pub async fn run(access: service_core::database::Access) -> service_core::Result<service_core::Outcome> {
+pub async fn run(cx: service_core::Context) -> service_core::Result<service_core::Outcome> {
     let running = tokio::spawn(async move {
-        let mut batch = access.claim::<preludes::Entity>(100).await?;
+        let mut batch = cx.claim::<preludes::Entity>(100).await?;
         while let Some(item) = batch.next().await? {
             let done = process(item.model(), item.tx()).await;
             item.settle(done).await?;

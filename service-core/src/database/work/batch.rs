@@ -4,7 +4,7 @@
 //! that succeeded become `completed` in one statement at the end. A batch of `claim_each` holds a lease instead, and every item
 //! has a transaction of its own.
 //!
-//! The tricky part is the item in flight. `current` is set from the moment an item is lent until its fate is written, so that
+//! The tricky part is the item in flight. `current` is set from the moment an item is lent until its result is written, so that
 //! a drop at any await knows whom to charge.
 
 use std::collections::VecDeque;
@@ -16,14 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
-use super::access::Access;
-use super::debts::{Cause, Row};
-use super::fault;
-use super::lease::{self, Lease};
-use super::plan::{Plan, Verdict, key_text};
-use super::request::{self, Rows};
-use super::transaction::Transaction;
-use super::work_item::WorkItem;
+use crate::database::error_kind;
+use crate::database::service_db::ServiceDb;
+use crate::database::transaction::{Cause, Transaction};
+use crate::database::work::lease::{self, Lease};
+use crate::database::work::row::{self, Rows};
+use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Advice, Error, Result};
 use crate::service::outcome::Outcome;
 
@@ -33,26 +32,26 @@ use crate::service::outcome::Outcome;
 /// attempt, or `failed`), and the others are claimed again by the next run.
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
-    access: Access,
-    plan: Arc<Plan>,
+    service_db: ServiceDb,
+    sql: Arc<TableSql>,
     /// The batch's transaction, or the lent item's own where there is a lease.
     tx: Transaction,
     lease: Option<Lease>,
     rows: Rows<E>,
-    current: Option<Row>,
-    done: Vec<Row>,
+    current: Option<RowRef>,
+    done: Vec<RowRef>,
     claimed: u64,
     processed: u64,
     failed: u64,
     more: bool,
-    hold: Option<Hold>,
+    open_batch: Option<OpenBatch>,
 }
 
 /// Says that SQLite's write lock is held.
 #[derive(Debug)]
-struct Hold(Arc<AtomicUsize>);
+struct OpenBatch(Arc<AtomicUsize>);
 
-impl Drop for Hold {
+impl Drop for OpenBatch {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -70,7 +69,7 @@ pub struct Item<'a, E: EntityTrait> {
 #[error(
     "settled as done, although a statement had failed, which ends a transaction's part; return its error, or wrap what may fail in `tx.begin()`"
 )]
-struct Ignored(#[source] DbErr);
+struct IgnoredError(#[source] DbErr);
 
 impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
     /// The row as it was when it was claimed.
@@ -107,7 +106,7 @@ impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
         let batch = self.batch;
         async move {
             match failure {
-                None => batch.succeed().await,
+                None => batch.complete().await,
                 // Boxed, as it is rare and large: a success shall not carry the room for it.
                 Some(error) => Box::pin(batch.fail(&error)).await,
             }
@@ -116,10 +115,10 @@ impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
 }
 
 impl<E: EntityTrait<Model: Sync>> Batch<E> {
-    pub(crate) fn new(access: Access, plan: Arc<Plan>, tx: Transaction, lease: Option<Lease>) -> Self {
+    pub(crate) fn new(service_db: ServiceDb, sql: Arc<TableSql>, tx: Transaction, lease: Option<Lease>) -> Self {
         Self {
-            access,
-            plan,
+            service_db,
+            sql,
             tx,
             lease,
             rows: VecDeque::new(),
@@ -129,19 +128,19 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             processed: 0,
             failed: 0,
             more: false,
-            hold: None,
+            open_batch: None,
         }
     }
 
     /// The rows are held by claims, not by a transaction.
-    pub(crate) fn keep(&mut self, lease: Lease) {
+    pub(crate) fn set_lease(&mut self, lease: Lease) {
         self.lease = Some(lease);
     }
 
     /// The batch's transaction has begun.
-    pub(crate) fn hold(&mut self) {
-        self.access.holding.fetch_add(1, Ordering::Relaxed);
-        self.hold = Some(Hold(Arc::clone(&self.access.holding)));
+    pub(crate) fn open_batch(&mut self) {
+        self.service_db.tx.open_batches.fetch_add(1, Ordering::Relaxed);
+        self.open_batch = Some(OpenBatch(Arc::clone(&self.service_db.tx.open_batches)));
     }
 
     pub(crate) fn tx(&self) -> &Transaction {
@@ -149,14 +148,14 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     }
 
     /// Rows were charged before they could be lent, and whether more wait.
-    pub(crate) fn note(&mut self, charged: u64, more: bool) {
+    pub(crate) fn add_charged(&mut self, charged: u64, more: bool) {
         self.failed += charged;
         self.more |= more;
     }
 
     /// There was nothing: no transaction stays open.
-    pub(crate) async fn give_up(&mut self) -> Result<()> {
-        self.hold = None;
+    pub(crate) async fn close_empty(&mut self) -> Result<()> {
+        self.open_batch = None;
         self.take_tx().rollback().await
     }
 
@@ -165,10 +164,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// # Errors
     /// The database's: pass it on, with `?`.
     pub async fn next(&mut self) -> Result<Option<Item<'_, E>>> {
-        self.settle_forgotten().await?;
+        self.fail_unsettled().await?;
         let Some(claimed) = self.rows.pop_front() else { return Ok(None) };
         if self.lease.is_some() {
-            self.tx = self.lazy().only_if(self.plan.still_pending(&claimed.row.key));
+            self.tx = self.lazy().with_condition(self.sql.still_pending(&claimed.row.key));
         } else {
             self.tx.enter_item();
         }
@@ -190,20 +189,20 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// The database refused: nothing of a `claim` was written. If the connection held, the same rows are claimed one by one
     /// next, so that the one it was about is found and charged.
     pub async fn commit(mut self) -> Result<Outcome> {
-        self.settle_forgotten().await?;
+        self.fail_unsettled().await?;
         let again = self.more || !self.rows.is_empty();
         match &self.lease {
             Some(lease) if !self.rows.is_empty() => {
                 // Until they are given back the lease is the batch's, so that a drop notes what could not be given back.
-                let now = self.access.clock.now();
-                lease::release_all(&self.access.db, &self.plan.name, &lease.owner, now).await?;
+                let now = self.service_db.clock.now();
+                lease::release_all(&self.service_db.tx.db, &self.sql.name, &lease.owner, now).await?;
             }
             Some(_) => {}
             None => {
-                self.commit_together().await?;
+                self.commit_batch().await?;
                 // Only there a claim looks before it begins.
-                if again && self.plan.backend == DbBackend::Sqlite {
-                    self.access.debts.expect_more(&self.plan);
+                if again && self.sql.backend == DbBackend::Sqlite {
+                    self.service_db.work.expect_more(&self.sql);
                 }
             }
         }
@@ -212,41 +211,42 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(if again { outcome.again() } else { outcome })
     }
 
-    async fn commit_together(&mut self) -> Result<()> {
+    async fn commit_batch(&mut self) -> Result<()> {
         let keys: Vec<ValueTuple> = self.done.iter().map(|row| row.key.clone()).collect();
         let tx = self.take_tx();
         let committed = async {
-            for update in self.plan.complete(&keys, self.access.clock.now()) {
-                tx.raw().await?.execute(&update).await?;
+            for update in self.sql.complete(&keys, self.service_db.clock.now()) {
+                tx.connection().await?.execute(&update).await?;
             }
             tx.commit().await
         };
         let Err(error) = committed.await else { return Ok(()) };
-        let innocent =
-            error.find::<DbErr>().is_some_and(|e| fault::is_connection_lost(e) || fault::ends_sqlite_transaction(e));
+        let innocent = error
+            .find::<DbErr>()
+            .is_some_and(|e| error_kind::is_connection_lost(e) || error_kind::ends_sqlite_transaction(e));
         if !innocent {
             match self.done.pop() {
-                Some(row) if self.claimed == 1 => self.access.debts.note(&self.plan, Some(row), None, Cause::Run),
-                _ => self.access.debts.go_singly(&self.plan, self.claimed),
+                Some(row) if self.claimed == 1 => self.service_db.work.defer(&self.sql, Some(row), None, Cause::Run),
+                _ => self.service_db.work.claim_one_by_one(&self.sql, self.claimed),
             }
         }
         Err(error)
     }
 
-    async fn settle_forgotten(&mut self) -> Result<()> {
+    async fn fail_unsettled(&mut self) -> Result<()> {
         match self.current {
             Some(_) => Box::pin(self.fail(&Error::msg("not settled"))).await,
             None => Ok(()),
         }
     }
 
-    async fn succeed(&mut self) -> Result<()> {
+    async fn complete(&mut self) -> Result<()> {
         let Some(row) = self.current.clone() else { return Ok(()) };
         if self.lease.is_some() {
-            return Box::pin(self.succeed_alone(&row)).await;
+            return Box::pin(self.complete_leased(&row)).await;
         }
         if let Err(error) = self.tx.keep_item().await {
-            return Box::pin(self.fail(&Error::new(Ignored(error)))).await;
+            return Box::pin(self.fail(&Error::new(IgnoredError(error)))).await;
         }
         self.current = None;
         self.done.push(row);
@@ -260,29 +260,29 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             // Nothing can be written any more; dropped, the batch tells what it knows of the cause.
             return Err(error.clone());
         }
-        if self.tx.is_lost() {
-            self.lost(&row).await;
+        if self.tx.condition_failed() {
+            self.skip_lost(&row).await;
             return Ok(());
         }
-        let now = self.access.clock.now();
-        let verdict = match error.advice() {
-            Advice::Fatal => Verdict::Failed,
-            Advice::RetryAfter(wait) => self.plan.verdict(row.attempts, Some(wait), now),
-            Advice::None => self.plan.verdict(row.attempts, None, now),
+        let now = self.service_db.clock.now();
+        let decision = match error.advice() {
+            Advice::Fatal => RetryDecision::Failed,
+            Advice::RetryAfter(wait) => self.sql.retry_decision(row.attempts, Some(wait), now),
+            Advice::None => self.sql.retry_decision(row.attempts, None, now),
         };
         let message = format!("{error:#}");
-        self.report(&row, verdict, &message);
+        self.report(&row, decision, &message);
         if self.lease.is_some() {
-            if !self.fail_alone(&row, verdict, &message).await? {
-                self.lost(&row).await;
+            if !self.fail_leased(&row, decision, &message).await? {
+                self.skip_lost(&row).await;
                 return Ok(());
             }
         } else {
             self.tx.undo_item().await?;
-            let write = |message| self.plan.fail(&row.key, row.attempts, verdict, message, now);
-            if self.tx.try_out(&write(Some(&message))).await.is_err() {
+            let write = |message| self.sql.fail(&row.key, row.attempts, decision, message, now);
+            if self.tx.execute_in_savepoint(&write(Some(&message))).await.is_err() {
                 // The message may be what the column refuses.
-                self.tx.try_out(&write(None)).await?;
+                self.tx.execute_in_savepoint(&write(None)).await?;
             }
         }
         self.current = None;
@@ -290,40 +290,40 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(())
     }
 
-    fn report(&self, row: &Row, verdict: Verdict, error: &str) {
-        let (table, key, attempt) = (&self.plan.name, key_text(&row.key), row.attempts + 1);
-        let service_id = &*self.access.service_id;
-        match verdict {
-            Verdict::Failed => {
+    fn report(&self, row: &RowRef, decision: RetryDecision, error: &str) {
+        let (table, key, attempt) = (&self.sql.name, key_text(&row.key), row.attempts + 1);
+        let service_id = &*self.service_db.service_id;
+        match decision {
+            RetryDecision::Failed => {
                 tracing::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
             }
-            Verdict::Again(at) => {
+            RetryDecision::Again(at) => {
                 tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
             }
         }
     }
 
     /// An item of its own: its writes, its status and the end of its claim commit together.
-    async fn succeed_alone(&mut self, row: &Row) -> Result<()> {
+    async fn complete_leased(&mut self, row: &RowRef) -> Result<()> {
         let tx = self.take_tx();
         let written = async {
-            tx.check().await.map_err(|error| Error::new(Ignored(error)))?;
+            tx.check().await.map_err(|error| Error::new(IgnoredError(error)))?;
             // The row was pending when the transaction began. Since then the item may have changed or deleted it.
-            for update in self.plan.complete(std::slice::from_ref(&row.key), self.access.clock.now()) {
-                tx.raw().await?.execute(&update).await?;
+            for update in self.sql.complete(std::slice::from_ref(&row.key), self.service_db.clock.now()) {
+                tx.connection().await?.execute(&update).await?;
             }
-            self.end_claim(&tx, row).await
+            self.release_claim(&tx, row).await
         };
         let written: Result<bool> = written.await;
         let committed = match written {
             Ok(true) => tx.commit().await.map(|()| true),
             Ok(false) => tx.rollback().await.map(|()| false),
-            Err(_) if tx.is_lost() => Ok(false),
+            Err(_) if tx.condition_failed() => Ok(false),
             Err(error) => {
                 let cause = tx.cause();
                 drop(tx);
                 if cause != Cause::Run {
-                    return self.forgo(cause, error);
+                    return self.defer(cause, error);
                 }
                 Err(error)
             }
@@ -335,11 +335,11 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Ok(())
             }
             Ok(false) => {
-                self.lost(row).await;
+                self.skip_lost(row).await;
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>() {
-                Some(lost) if fault::is_connection_lost(lost) => self.forgo(Cause::ConnectionLost, error),
+                Some(lost) if error_kind::is_connection_lost(lost) => self.defer(Cause::ConnectionLost, error),
                 // The commit was refused: what this item wrote cannot stand.
                 _ => Box::pin(self.fail(&error)).await,
             },
@@ -347,16 +347,16 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     }
 
     /// False: the claim had run out.
-    async fn fail_alone(&mut self, row: &Row, verdict: Verdict, message: &str) -> Result<bool> {
+    async fn fail_leased(&mut self, row: &RowRef, decision: RetryDecision, message: &str) -> Result<bool> {
         // Its writes go first; a connection that will not even roll back is no reason not to say so elsewhere.
         let _ = self.take_tx().rollback().await;
-        let (tx, now) = (self.lazy(), self.access.clock.now());
-        let write = |message| self.plan.fail(&row.key, row.attempts, verdict, message, now);
-        if tx.try_out(&write(Some(message))).await.is_err() {
+        let (tx, now) = (self.lazy(), self.service_db.clock.now());
+        let write = |message| self.sql.fail(&row.key, row.attempts, decision, message, now);
+        if tx.execute_in_savepoint(&write(Some(message))).await.is_err() {
             // The message may be what the column refuses.
-            tx.try_out(&write(None)).await?;
+            tx.execute_in_savepoint(&write(None)).await?;
         }
-        let ours = self.end_claim(&tx, row).await?;
+        let ours = self.release_claim(&tx, row).await?;
         if ours {
             tx.commit().await?
         } else {
@@ -367,37 +367,37 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     /// Gives the claim back, and says whether it still stood. Always after the row itself was written: claiming locks row and claim in
     /// this order, and the other way round the two would wait for each other.
-    async fn end_claim(&self, tx: &Transaction, row: &Row) -> Result<bool> {
+    async fn release_claim(&self, tx: &Transaction, row: &RowRef) -> Result<bool> {
         let Some(lease) = &self.lease else { return Ok(true) };
-        let release = lease::release(&self.plan.name, &key_text(&row.key), &lease.owner);
-        Ok(tx.raw().await?.execute(&release).await?.rows_affected() == 1)
+        let release = lease::release(&self.sql.name, &key_text(&row.key), &lease.owner);
+        Ok(tx.connection().await?.execute(&release).await?.rows_affected() == 1)
     }
 
     /// Somebody else has the row: its lease ran out here, or it was worked on without one.
-    async fn lost(&mut self, row: &Row) {
+    async fn skip_lost(&mut self, row: &RowRef) {
         tracing::warn!(
-            service.id = &*self.access.service_id,
-            table = self.plan.name,
+            service.id = &*self.service_db.service_id,
+            table = self.sql.name,
             key = key_text(&row.key),
             "the claim ran out before the item was settled (a longer `.lease(…)` helps), or somebody else has changed its row; its writes are undone"
         );
         if let Some(lease) = &self.lease {
             // Where it is still this worker's. Otherwise, or where it cannot be given back, it runs out.
-            let release = lease::release(&self.plan.name, &key_text(&row.key), &lease.owner);
-            let _ = self.access.db.execute(&release).await;
+            let release = lease::release(&self.sql.name, &key_text(&row.key), &lease.owner);
+            let _ = self.service_db.tx.db.execute(&release).await;
         }
         self.current = None;
     }
 
-    /// The item's transaction broke: whether it is charged is for the debts to say.
-    fn forgo(&mut self, cause: Cause, error: Error) -> Result<()> {
+    /// The item's transaction broke. The settlement decides whether the row is charged.
+    fn defer(&mut self, cause: Cause, error: Error) -> Result<()> {
         let owner = self.lease.as_ref().map(|lease| lease.owner.clone());
-        self.access.debts.note(&self.plan, self.current.take(), owner, cause);
+        self.service_db.work.defer(&self.sql, self.current.take(), owner, cause);
         Err(error)
     }
 
     fn lazy(&self) -> Transaction {
-        Transaction::lazy(&self.access)
+        Transaction::lazy(&self.service_db.tx)
     }
 
     fn take_tx(&mut self) -> Transaction {
@@ -413,7 +413,7 @@ impl<E: WorkItem> Batch<E> {
         self.more = rows.len() > wanted;
         for row in rows.iter().take(wanted) {
             self.claimed += 1;
-            match request::read::<E>(row) {
+            match row::read::<E>(row) {
                 Ok(claimed) => self.rows.push_back(claimed),
                 Err(error) => self.set_aside(row, &error).await?,
             }
@@ -426,25 +426,25 @@ impl<E: WorkItem> Batch<E> {
     }
 
     async fn set_aside(&mut self, row: &QueryResult, error: &DbErr) -> std::result::Result<(), DbErr> {
-        let table = &self.plan.name;
-        let service_id = &*self.access.service_id;
-        let key = match request::key_of::<E>(row) {
+        let table = &self.sql.name;
+        let service_id = &*self.service_db.service_id;
+        let key = match row::key_of::<E>(row) {
             Ok(key) => key,
             Err(error) => {
-                request::report_unreadable_key(&self.access, &self.plan, &error);
+                row::report_unreadable_key(&self.service_db, &self.sql, &error);
                 return Ok(());
             }
         };
         let shown = key_text(&key);
-        if self.access.debts.first_time(format!("unreadable {table} {shown}")) {
+        if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
             tracing::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
         }
-        let (now, message) = (self.access.clock.now(), format!("cannot be read: {error}"));
-        if self.tx.try_out(&self.plan.set_aside(&key, Some(&message), now)).await.is_err() {
-            self.tx.try_out(&self.plan.set_aside(&key, None, now)).await?;
+        let (now, message) = (self.service_db.clock.now(), format!("cannot be read: {error}"));
+        if self.tx.execute_in_savepoint(&self.sql.set_aside(&key, Some(&message), now)).await.is_err() {
+            self.tx.execute_in_savepoint(&self.sql.set_aside(&key, None, now)).await?;
         }
         if let Some(lease) = &self.lease {
-            self.tx.try_out(&lease::release(table, &shown, &lease.owner)).await?;
+            self.tx.execute_in_savepoint(&lease::release(table, &shown, &lease.owner)).await?;
         }
         self.failed += 1;
         Ok(())
@@ -456,7 +456,7 @@ impl<E: EntityTrait> Drop for Batch<E> {
         let owner = self.lease.take().map(|lease| lease.owner.clone());
         let row = self.current.take();
         if row.is_some() || owner.is_some() {
-            self.access.debts.note(&self.plan, row, owner, self.tx.cause());
+            self.service_db.work.defer(&self.sql, row, owner, self.tx.cause());
         }
     }
 }

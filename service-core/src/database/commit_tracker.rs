@@ -1,7 +1,7 @@
-//! [`CommitGate`]: stands open while a transaction of a run commits.
+//! [`CommitTracker`]: counts the commits in flight of one service.
 //!
-//! A run that is cut while it commits may have committed or not, and nobody could say which. So whoever cuts runs
-//! (timeout, drain) first waits until the gate is closed; a commit is short.
+//! If a run is cancelled while it commits, it is unknown whether the commit took effect. So a timeout or a stop first waits
+//! until no commit is in progress.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,21 +10,21 @@ use tokio::sync::Notify;
 
 /// Counts the commits in flight of one service.
 #[derive(Debug, Default)]
-pub struct CommitGate {
-    open: AtomicUsize,
+pub struct CommitTracker {
+    in_flight: AtomicUsize,
     closed: Notify,
 }
 
-impl CommitGate {
-    /// Opens the gate until the guard is dropped.
+impl CommitTracker {
+    /// Counts one commit until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> CommitGuard {
-        self.open.fetch_add(1, Ordering::SeqCst);
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
         CommitGuard(Arc::clone(self))
     }
 
     /// Whether a commit is in flight.
-    pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::SeqCst) > 0
+    pub fn in_progress(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) > 0
     }
 
     /// Waits until no commit is in flight. Dropping the future changes nothing.
@@ -34,7 +34,7 @@ impl CommitGate {
             tokio::pin!(notified);
             // Registered before the count is read, or a guard dropped in between would be missed.
             notified.as_mut().enable();
-            if !self.is_open() {
+            if !self.in_progress() {
                 return;
             }
             notified.await;
@@ -42,13 +42,13 @@ impl CommitGate {
     }
 }
 
-/// Holds a [`CommitGate`] open.
+/// One commit that a [`CommitTracker`] counts.
 #[derive(Debug)]
-pub struct CommitGuard(Arc<CommitGate>);
+pub struct CommitGuard(Arc<CommitTracker>);
 
 impl Drop for CommitGuard {
     fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.closed.notify_waiters();
         }
     }
@@ -60,19 +60,19 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_open_as_long_as_one_guard_lives() {
-        let gate = Arc::new(CommitGate::default());
-        gate.closed().await;
-        let (first, second) = (gate.enter(), gate.enter());
+        let commits = Arc::new(CommitTracker::default());
+        commits.closed().await;
+        let (first, second) = (commits.enter(), commits.enter());
         drop(first);
-        assert!(gate.is_open());
+        assert!(commits.in_progress());
         let waiting = tokio::spawn({
-            let gate = Arc::clone(&gate);
-            async move { gate.closed().await }
+            let commits = Arc::clone(&commits);
+            async move { commits.closed().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(second);
         waiting.await.unwrap();
-        assert!(!gate.is_open());
+        assert!(!commits.in_progress());
     }
 }

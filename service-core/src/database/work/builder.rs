@@ -1,6 +1,6 @@
 //! [`Claim`] and [`ClaimEach`]: asking for pending rows.
 //!
-//! The tricky part is one for messages: only the making of a claim asks for a [`WorkItem`]. Asked for by the types as well, an
+//! The tricky part is one for messages: only the making of a claim asks for a [`WorkItem`]. If the types required it as well, an
 //! entity that is none would be told three times.
 
 use std::future::{Future, IntoFuture};
@@ -10,18 +10,30 @@ use std::time::Duration;
 use sea_orm::sea_query::{Condition, IntoCondition};
 use sea_orm::{EntityTrait, Order};
 
-use super::access::Access;
-use super::batch::Batch;
-use super::lease::DEFAULT_LEASE;
-use super::plan::Backoff;
-use super::request::Request;
-use super::work_item::WorkItem;
+use crate::database::service_db::ServiceDb;
+use crate::database::work::batch::Batch;
+use crate::database::work::claim::ClaimRequest;
+use crate::database::work::lease::DEFAULT_LEASE;
+use crate::database::work::sql::Backoff;
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::Result;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How a request is carried out, from where the entity was still known for a work item.
-type Run<E> = fn(Request<E>) -> BoxFuture<Result<Batch<E>>>;
+type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<Result<Batch<E>>>;
+
+impl ServiceDb {
+    /// Claims up to `n` pending rows that commit together.
+    pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
+        Claim::new(Ok(self), n)
+    }
+
+    /// Claims up to `n` pending rows that commit one by one.
+    pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
+        ClaimEach::new(Ok(self), n)
+    }
+}
 
 /// Asks for pending rows that commit together; `.await` it for the [`Batch`].
 ///
@@ -29,7 +41,7 @@ type Run<E> = fn(Request<E>) -> BoxFuture<Result<Batch<E>>>;
 /// dropped, so write through `item.tx()` only.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct Claim<E: EntityTrait>(Asked<E>);
+pub struct Claim<E: EntityTrait>(Builder<E>);
 
 /// Asks for pending rows that commit one by one; `.await` it for the [`Batch`].
 ///
@@ -37,19 +49,19 @@ pub struct Claim<E: EntityTrait>(Asked<E>);
 /// process that was killed run out after the [`lease`](Self::lease), and at most its item in flight is repeated.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
-pub struct ClaimEach<E: EntityTrait>(Asked<E>);
+pub struct ClaimEach<E: EntityTrait>(Builder<E>);
 
 #[derive(Debug)]
-struct Asked<E: EntityTrait> {
+struct Builder<E: EntityTrait> {
     /// Where there is no database, awaiting says so.
-    request: Result<Request<E>>,
+    request: Result<ClaimRequest<E>>,
     run: Run<E>,
 }
 
-impl<E: EntityTrait> Asked<E> {
-    fn new(access: Result<&Access>, wanted: u64, run: Run<E>) -> Self {
-        let request = access.map(|access| Request {
-            access: access.clone(),
+impl<E: EntityTrait> Builder<E> {
+    fn new(service_db: Result<&ServiceDb>, wanted: u64, run: Run<E>) -> Self {
+        let request = service_db.map(|service_db| ClaimRequest {
+            service_db: service_db.clone(),
             wanted,
             filter: Condition::all(),
             order: Vec::new(),
@@ -59,14 +71,14 @@ impl<E: EntityTrait> Asked<E> {
         Self { request, run }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Request<E>)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut ClaimRequest<E>)) -> Self {
         if let Ok(request) = &mut self.request {
             change(request);
         }
         self
     }
 
-    fn ask(self) -> BoxFuture<Result<Batch<E>>> {
+    fn send(self) -> BoxFuture<Result<Batch<E>>> {
         match self.request {
             Ok(request) => (self.run)(request),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -111,22 +123,22 @@ macro_rules! builder {
 }
 
 impl<E: EntityTrait> Claim<E> {
-    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self
+    pub(crate) fn new(service_db: Result<&ServiceDb>, wanted: u64) -> Self
     where
         E: WorkItem,
     {
-        Self(Asked::new(access, wanted, |request| Box::pin(request.together())))
+        Self(Builder::new(service_db, wanted, |request| Box::pin(request.batch())))
     }
 
     builder!();
 }
 
 impl<E: EntityTrait> ClaimEach<E> {
-    pub(crate) fn new(access: Result<&Access>, wanted: u64) -> Self
+    pub(crate) fn new(service_db: Result<&ServiceDb>, wanted: u64) -> Self
     where
         E: WorkItem,
     {
-        Self(Asked::new(access, wanted, |request| Box::pin(request.each())))
+        Self(Builder::new(service_db, wanted, |request| Box::pin(request.leased())))
     }
 
     builder!();
@@ -142,7 +154,7 @@ impl<E: EntityTrait> IntoFuture for Claim<E> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.0.ask()
+        self.0.send()
     }
 }
 
@@ -151,6 +163,6 @@ impl<E: EntityTrait> IntoFuture for ClaimEach<E> {
     type IntoFuture = BoxFuture<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.0.ask()
+        self.0.send()
     }
 }

@@ -1,38 +1,14 @@
-//! What the builder was told about the database, and what [`Context`] has of it.
+//! What a service's [`Context`] has of the database.
 
 use sea_orm::DatabaseConnection;
 
-use super::connect::{connect_for_registry, named};
-use super::presence::{Presence, Tables};
-use super::{Access, Claim, ClaimEach, Store, Transaction, WorkItem};
+use crate::database::service_db::ServiceDb;
+use crate::database::store::Store;
+use crate::database::transaction::Transaction;
+use crate::database::work::builder::{Claim, ClaimEach};
+use crate::database::work::work_item::WorkItem;
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
-
-/// The builder's choice.
-#[derive(Debug, Default)]
-pub(crate) struct Choice {
-    pub(crate) connection: Option<DatabaseConnection>,
-    pub(crate) url: Option<String>,
-    pub(crate) skip_migration: bool,
-}
-
-impl Choice {
-    /// Connects where a URL was given. The database may be away: it is waited for later, by who needs it.
-    pub(crate) async fn open(self) -> Result<(Option<DatabaseConnection>, Presence)> {
-        let tables = Tables::of_registry(self.skip_migration);
-        match (self.connection, self.url) {
-            (Some(db), _) => {
-                let name = format!("registry's {:?} database", db.get_database_backend());
-                Ok((Some(db), Presence::new(name, None, tables)))
-            }
-            (None, Some(url)) => {
-                let (db, own) = connect_for_registry(&url).await?;
-                Ok((Some(db), Presence::new(named(&url), own, tables)))
-            }
-            (None, None) => Ok((None, Presence::default())),
-        }
-    }
-}
 
 impl Context {
     /// The registry's database.
@@ -40,7 +16,7 @@ impl Context {
     /// # Errors
     /// The registry has none; the error is fatal and says what to write.
     pub fn db(&self) -> Result<&DatabaseConnection> {
-        Ok(self.access()?.db())
+        Ok(self.service_db()?.db())
     }
 
     /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for. `commit()` makes it last,
@@ -49,17 +25,17 @@ impl Context {
     /// # Errors
     /// The registry has no database, or it is away.
     pub async fn begin(&self) -> Result<Transaction> {
-        self.access()?.begin().await
+        self.service_db()?.begin().await
     }
 
     /// Claims up to `n` pending rows of `E`, the oldest first; nobody else gets them. They end with
-    /// [`Batch::commit`](super::Batch::commit): a run that ends without it leaves them as they were, but charges the one
+    /// [`Batch::commit`](crate::database::Batch::commit): a run that ends without it leaves them as they were, but charges the one
     /// in flight.
     ///
     /// # Errors
     /// When awaited: the registry has no database, or it is away.
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
-        Claim::new(self.access(), n)
+        Claim::new(self.service_db(), n)
     }
 
     /// As [`claim`](Self::claim), for work that is slow or has effects outside the database: no transaction is open while
@@ -68,7 +44,7 @@ impl Context {
     /// # Errors
     /// As for [`claim`](Self::claim).
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
-        ClaimEach::new(self.access(), n)
+        ClaimEach::new(self.service_db(), n)
     }
 
     /// Small typed values of this service that outlive the process.
@@ -76,18 +52,19 @@ impl Context {
     /// # Errors
     /// When used: the registry has no database, or it is away.
     pub fn store(&self) -> Store {
-        Store::new(self.access())
+        Store::new(self.service_db())
     }
 
-    /// This service's way to the database.
-    fn access(&self) -> Result<&Access> {
-        let db = self.entry.hub.database.as_ref().ok_or_else(|| {
+    /// The registry's database, as this service uses it.
+    fn service_db(&self) -> Result<&ServiceDb> {
+        let db = ServiceDb::of(&self.service).ok_or_else(|| {
             Error::fatal(format!(
                 "service `{}` asks for a database, which the registry does not have; \
                  add `.database(db)` or `.database_url(\"…\")` to the builder",
                 self.service_id()
             ))
         })?;
-        Ok(self.entry.access(db))
+        db.mark_used();
+        Ok(db)
     }
 }

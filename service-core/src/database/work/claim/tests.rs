@@ -1,7 +1,7 @@
 use sea_orm::DatabaseConnection;
 
-use super::super::work_item::{Work, any_status, time_value};
 use super::*;
+use crate::database::work::work_item::{Work, any_status, time_value};
 use crate::database::{connect, create_claim_index};
 
 mod job {
@@ -47,7 +47,7 @@ async fn steps(db: &DatabaseConnection, query: &SelectStatement) -> String {
 }
 
 /// A table of 5,000 pending rows, those not due at `due`, and a request for them.
-async fn request(due: &str) -> (DatabaseConnection, Request<job::Entity>) {
+async fn request(due: &str) -> (DatabaseConnection, ClaimRequest<job::Entity>) {
     let db = connect("sqlite::memory:").await.expect("a database");
     let rows = format!(
         "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 5000) \
@@ -61,8 +61,8 @@ async fn request(due: &str) -> (DatabaseConnection, Request<job::Entity>) {
     create_claim_index::<job::Entity>(&db).await.expect("an index");
     // With figures about the table, SQLite is bolder.
     db.execute_unprepared("ANALYZE").await.expect("figures");
-    let request = Request {
-        access: Access::new(db.clone(), "test"),
+    let request = ClaimRequest {
+        service_db: ServiceDb::new(db.clone(), "test"),
         wanted: 1,
         filter: Condition::all(),
         order: Vec::new(),
@@ -76,8 +76,8 @@ async fn request(due: &str) -> (DatabaseConnection, Request<job::Entity>) {
 async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
     for due in ["NULL", "'2026-01-01T00:00:00+00:00'", "'9999-01-01T00:00:00+00:00'"] {
         let (db, request) = request(due).await;
-        let now = request.access.clock.now();
-        let parts = plan::parts::<job::Entity>(&request.order);
+        let now = request.service_db.clock.now();
+        let parts = sql::parts::<job::Entity>(&request.order);
         assert_eq!(parts.len(), 2);
         for (part, limit) in parts.iter().flat_map(|part| [1, 2, 101].map(|limit| (*part, limit))) {
             for query in [request.due(now, part, limit), request.due_keys(now, part, limit)] {

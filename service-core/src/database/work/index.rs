@@ -9,12 +9,12 @@ use sea_orm::{
     PrimaryKeyToColumn, Statement, TransactionTrait,
 };
 
-use super::access::Access;
-use super::fault::is_connection_lost;
-use super::plan::{COMPLETED, FAILED, PENDING};
-use super::request::Claiming;
-use super::schema::table_exists;
-use super::work_item::WorkItem;
+use crate::database::error_kind::is_connection_lost;
+use crate::database::schema::table_exists;
+use crate::database::service_db::ServiceDb;
+use crate::database::work::row::ClaimError;
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING};
+use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
 /// How many rows are searched for a strange status on SQLite, which has no timeout for a statement.
@@ -54,7 +54,7 @@ pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<
 ///
 /// # Errors
 /// The status enum lacks a value that a work item needs. The database's errors are left to the claim itself.
-pub(crate) async fn look_at<E: WorkItem>(access: &Access) -> Result<()> {
+pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
     let (work, entity) = (E::__work(), E::default());
     let table = entity.table_name();
     let known = (work.known_statuses)();
@@ -62,35 +62,35 @@ pub(crate) async fn look_at<E: WorkItem>(access: &Access) -> Result<()> {
         check_statuses(table, &known)?;
     }
     let look = format!("looked at {table}");
-    if access.debts.was_said(&look) {
+    if service_db.work.was_reported(&look) {
         return Ok(());
     }
-    let has_index = match has_index::<E>(access).await {
+    let has_index = match has_index::<E>(service_db).await {
         Ok(Some(has_index)) => has_index,
         // The claim says so.
         Ok(None) => return Ok(()),
         // The claim would wait as long, and end the same way.
         Err(source) if is_connection_lost(&source) => {
-            return Err(Error::new(Claiming { table: table.to_owned(), source }));
+            return Err(Error::new(ClaimError { table: table.to_owned(), source }));
         }
         // A database that cannot be asked now is asked at the next claim.
         Err(_) => return Ok(()),
     };
-    if !access.debts.first_time(look) {
+    if !service_db.work.is_first_report(look) {
         return Ok(());
     }
     if !has_index {
         tracing::warn!(
-            service.id = &*access.service_id,
+            service.id = &*service_db.service_id,
             table,
             "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
              for its entity once, or run: {}",
-            claim_index::<E>(access.db.get_database_backend())
+            claim_index::<E>(service_db.tx.db.get_database_backend())
         );
     }
-    if let Ok(Some(status)) = strange_status::<E>(access, &known).await {
+    if let Ok(Some(status)) = strange_status::<E>(service_db, &known).await {
         tracing::warn!(
-            service.id = &*access.service_id,
+            service.id = &*service_db.service_id,
             table,
             status,
             "a row has a status that is none of a work item's, and is passed over: `{PENDING}` rows are claimed, and end as \
@@ -116,14 +116,14 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
 }
 
 /// Whether an index serves its claims; `None` where there is no such table.
-async fn has_index<E: WorkItem>(access: &Access) -> std::result::Result<Option<bool>, DbErr> {
-    let (backend, entity) = (access.db.get_database_backend(), E::default());
+async fn has_index<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<bool>, DbErr> {
+    let (backend, entity) = (service_db.tx.db.get_database_backend(), E::default());
     let (table, status) = (entity.table_name(), E::__work().status);
     let sql = match backend {
         DbBackend::Postgres => "SELECT indexdef FROM pg_indexes WHERE tablename = $1",
         _ => "SELECT sql AS indexdef FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
     };
-    let rows = access.db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
+    let rows = service_db.tx.db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
     let mut names_status = false;
     for row in rows {
         let definition: String = row.try_get("", "indexdef")?;
@@ -135,19 +135,22 @@ async fn has_index<E: WorkItem>(access: &Access) -> std::result::Result<Option<b
         return Ok(Some(true));
     }
     let name = if backend == DbBackend::Postgres { qualified(&entity) } else { table.to_owned() };
-    Ok(table_exists(&access.db, &name).await?.then_some(false))
+    Ok(table_exists(&service_db.tx.db, &name).await?.then_some(false))
 }
 
 /// A status that is none of ours, if there is one. The search may read the whole table, so it is cut short.
-async fn strange_status<E: WorkItem>(access: &Access, known: &[String]) -> std::result::Result<Option<String>, DbErr> {
+async fn strange_status<E: WorkItem>(
+    service_db: &ServiceDb,
+    known: &[String],
+) -> std::result::Result<Option<String>, DbErr> {
     let (column, entity) = (E::__work().status, E::default());
-    if column.enum_type_name().is_some() && access.db.get_database_backend() == DbBackend::Postgres {
+    if column.enum_type_name().is_some() && service_db.tx.db.get_database_backend() == DbBackend::Postgres {
         return Ok(None);
     }
     let expected = [PENDING, COMPLETED, FAILED].into_iter().chain(known.iter().map(String::as_str));
     let (status, looked_at) = (Alias::new("status"), Alias::new("looked_at"));
     let mut rows = Query::select().expr_as(Expr::col(column), status.clone()).from(entity.table_ref()).to_owned();
-    if access.db.get_database_backend() == DbBackend::Sqlite {
+    if service_db.tx.db.get_database_backend() == DbBackend::Sqlite {
         rows.limit(SQLITE_LOOK);
     }
     let select = Query::select()
@@ -156,8 +159,8 @@ async fn strange_status<E: WorkItem>(access: &Access, known: &[String]) -> std::
         .and_where(Expr::col(status).is_not_in(expected))
         .limit(1)
         .to_owned();
-    let tx = access.db.begin().await?;
-    if access.db.get_database_backend() == DbBackend::Postgres {
+    let tx = service_db.tx.db.begin().await?;
+    if service_db.tx.db.get_database_backend() == DbBackend::Postgres {
         tx.execute_unprepared("SET LOCAL statement_timeout = '1s'").await?;
     }
     let row = tx.query_one(&select).await?;

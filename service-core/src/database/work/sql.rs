@@ -1,6 +1,6 @@
-//! [`Plan`]: the SQL for one table of work, on one engine.
+//! [`TableSql`]: the SQL for one table of work, on one engine.
 //!
-//! The entity's types end here: a plan is made from them once and is plain data, so that what is owed for a row can be kept
+//! The entity's types end here: a `TableSql` is made from them once and is plain data, so that what is owed for a row can be kept
 //! and written after the batch is gone. The statuses stand in the SQL as constants, not as parameters: only so do both
 //! engines use an index over the pending rows alone.
 
@@ -18,7 +18,7 @@ use sea_orm::{
     ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
 };
 
-use super::work_item::{TimeValue, WorkItem};
+use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";
@@ -53,10 +53,17 @@ impl Backoff {
 
 /// What becomes of a row that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RetryDecision {
     Failed,
     /// Pending again, not before this time where the table can say so.
     Again(DateTime<Utc>),
+}
+
+/// A row, and the number of attempts before this one.
+#[derive(Clone, Debug)]
+pub(crate) struct RowRef {
+    pub(crate) key: ValueTuple,
+    pub(crate) attempts: i64,
 }
 
 type SaveAs = Box<dyn Fn(Value) -> Expr + Send + Sync>;
@@ -72,7 +79,7 @@ struct ErrorColumn {
     limit: usize,
 }
 
-pub(crate) struct Plan {
+pub(crate) struct TableSql {
     pub(crate) backend: DbBackend,
     /// As a message shows it, and as `service_claim` names it.
     pub(crate) name: String,
@@ -90,13 +97,13 @@ pub(crate) struct Plan {
     backoff: Backoff,
 }
 
-impl std::fmt::Debug for Plan {
+impl std::fmt::Debug for TableSql {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("table", &self.name).finish_non_exhaustive()
+        f.debug_struct("TableSql").field("table", &self.name).finish_non_exhaustive()
     }
 }
 
-impl Plan {
+impl TableSql {
     pub(crate) fn of<E: WorkItem>(backend: DbBackend, backoff: Backoff) -> Arc<Self> {
         let work = E::__work();
         let entity = E::default();
@@ -134,14 +141,14 @@ impl Plan {
     }
 
     /// What follows a failed attempt, the `attempts` before it not counting it. `wait` overrides the backoff.
-    pub(crate) fn verdict(&self, attempts: i64, wait: Option<Duration>, now: DateTime<Utc>) -> Verdict {
+    pub(crate) fn retry_decision(&self, attempts: i64, wait: Option<Duration>, now: DateTime<Utc>) -> RetryDecision {
         let attempt = attempts.saturating_add(1);
         if attempt >= self.max_attempts {
-            return Verdict::Failed;
+            return RetryDecision::Failed;
         }
         let wait = wait.unwrap_or_else(|| self.backoff.after(attempt));
         let wait = chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::days(365));
-        Verdict::Again(now.checked_add_signed(wait).unwrap_or(now))
+        RetryDecision::Again(now.checked_add_signed(wait).unwrap_or(now))
     }
 
     /// The rows are `completed`.
@@ -165,20 +172,20 @@ impl Plan {
         &self,
         key: &ValueTuple,
         attempts: i64,
-        verdict: Verdict,
+        decision: RetryDecision,
         message: Option<&str>,
         now: DateTime<Utc>,
     ) -> UpdateStatement {
-        let status = match verdict {
-            Verdict::Failed => &self.failed,
-            Verdict::Again(_) => &self.pending,
+        let status = match decision {
+            RetryDecision::Failed => &self.failed,
+            RetryDecision::Again(_) => &self.pending,
         };
-        let counted = message.is_some() || matches!(verdict, Verdict::Again(_));
+        let counted = message.is_some() || matches!(decision, RetryDecision::Again(_));
         let mut update = self.update(status.clone(), now, counted);
         if let (Some(column), Some(message)) = (&self.error, message) {
             update.value(column.iden.clone(), clipped(message, column.limit));
         }
-        if let (Some(column), Verdict::Again(at)) = (&self.available_at, verdict) {
+        if let (Some(column), RetryDecision::Again(at)) = (&self.available_at, decision) {
             update.value(column.iden.clone(), (column.value)(at));
         }
         if let Some(column) = &self.attempts {
@@ -296,12 +303,12 @@ pub(crate) fn due<E: WorkItem>(
             Part::All | Part::Dated => due,
         });
     }
-    in_turn(select.filter(filter.clone()), backend, order)
+    in_claim_order(select.filter(filter.clone()), backend, order)
 }
 
 /// The parts in one statement. PostgreSQL reads them in turn and only as far as it needs to, so that no row is locked that is not
 /// given out; and a statement that locks rows, it never reads in parallel.
-pub(crate) fn one_after_another(parts: impl Iterator<Item = SelectStatement>, limit: u64) -> SelectStatement {
+pub(crate) fn union_in_order(parts: impl Iterator<Item = SelectStatement>, limit: u64) -> SelectStatement {
     let mut parts: Vec<SelectStatement> = parts.collect();
     if parts.len() == 1 {
         return parts.remove(0);
@@ -319,11 +326,11 @@ pub(crate) fn of_keys<E: WorkItem>(
     order: &[(E::Column, Order)],
 ) -> Select<E> {
     let columns = E::PrimaryKey::iter().map(|key| Expr::col(key.into_column().as_column_ref()));
-    in_turn(E::find().filter(Expr::tuple(columns).in_subquery(keys)), backend, order)
+    in_claim_order(E::find().filter(Expr::tuple(columns).in_subquery(keys)), backend, order)
 }
 
 /// The oldest first, or in the order asked for; the key decides last.
-fn in_turn<E: WorkItem>(mut select: Select<E>, backend: DbBackend, order: &[(E::Column, Order)]) -> Select<E> {
+fn in_claim_order<E: WorkItem>(mut select: Select<E>, backend: DbBackend, order: &[(E::Column, Order)]) -> Select<E> {
     if let Some((column, _)) = E::__work().available_at
         && order.is_empty()
     {

@@ -19,18 +19,18 @@ use sea_orm::sea_query::{
 use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use tokio::task::JoinHandle;
 
-use super::access::Access;
+use crate::database::service_db::ServiceDb;
 
 /// How long a claim stands without being renewed, unless the builder says otherwise.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 /// Claims whose rows are gone are swept this long after they ran out. Until then they remember over which row a process died.
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 /// How often a process may die over a row before the row is held to be the cause: it may have been killed from outside.
-pub(crate) const INNOCENT_CRASHES: i64 = 2;
+pub(crate) const TOLERATED_CRASHES: i64 = 2;
 /// Six values each: SQLite takes 32,766 in one statement.
 const CLAIMS_A_STATEMENT: usize = 1_000;
 /// Who owns the claims of the dead, once they have been looked at.
-const NOBODY: &str = "";
+const NO_OWNER: &str = "";
 
 /// A batch's hold on its claims.
 #[derive(Debug)]
@@ -41,14 +41,14 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Keeps the claims of `owner` alive until it is dropped.
-    pub(crate) fn keep(access: &Access, work_table: &str, owner: String, length: Duration) -> Self {
-        let (access, work_table, name) = (access.clone(), work_table.to_owned(), owner.clone());
+    pub(crate) fn start(service_db: &ServiceDb, work_table: &str, owner: String, length: Duration) -> Self {
+        let (service_db, work_table, name) = (service_db.clone(), work_table.to_owned(), owner.clone());
         let renewing = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(length / 3).await;
-                let expires = expiry(access.clock.now(), length);
-                if let Err(error) = access.db.execute(&renew(&work_table, &name, expires)).await {
-                    tracing::warn!(service.id = &*access.service_id, table = work_table, %error, "claims could not be renewed; trying again");
+                let expires = expiry(service_db.clock.now(), length);
+                if let Err(error) = service_db.tx.db.execute(&renew(&work_table, &name, expires)).await {
+                    tracing::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed; trying again");
                 }
             }
         });
@@ -83,7 +83,7 @@ fn is_of(work_table: &str, owner: &str) -> Condition {
 
 /// A claim as it stands.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct ClaimRow {
     pub(crate) key: String,
     owner: String,
     seq: i64,
@@ -92,7 +92,7 @@ pub(crate) struct Standing {
     pub(crate) crashes: i64,
 }
 
-impl Standing {
+impl ClaimRow {
     /// Somebody holds it.
     pub(crate) fn is_held(&self, now: DateTime<Utc>) -> bool {
         self.expires_at > now.timestamp_millis()
@@ -110,7 +110,7 @@ impl Standing {
 }
 
 /// Every claim of a table.
-pub(crate) fn standing(work_table: &str) -> SelectStatement {
+pub(crate) fn select_claims(work_table: &str) -> SelectStatement {
     Query::select()
         .columns(["row_key", "owner", "seq", "expires_at", "crashes"].map(column))
         .from(column("service_claim"))
@@ -119,22 +119,22 @@ pub(crate) fn standing(work_table: &str) -> SelectStatement {
 }
 
 /// Notes the deaths that nobody has noted yet: for each owner whose claims ran out, over which row it died.
-pub(crate) fn bury(work_table: &str, standing: &mut [Standing], now: DateTime<Utc>) -> Vec<UpdateStatement> {
+pub(crate) fn record_crashes(work_table: &str, claims: &mut [ClaimRow], now: DateTime<Utc>) -> Vec<UpdateStatement> {
     let mut suspects: BTreeMap<String, usize> = BTreeMap::new();
-    for (at, claim) in standing.iter().enumerate().filter(|(_, claim)| !claim.is_held(now) && claim.owner != NOBODY) {
+    for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held(now) && claim.owner != NO_OWNER) {
         let suspect = suspects.entry(claim.owner.clone()).or_insert(at);
-        if claim.seq < standing[*suspect].seq {
+        if claim.seq < claims[*suspect].seq {
             *suspect = at;
         }
     }
     let note = |(owner, at): (String, usize)| {
-        standing[at].crashes += 1;
-        let is_suspect = Expr::col(column("row_key")).eq(standing[at].key.as_str());
+        claims[at].crashes += 1;
+        let is_suspect = Expr::col(column("row_key")).eq(claims[at].key.as_str());
         let crashes = Expr::col(column("crashes"));
         Query::update()
             .table(column("service_claim"))
             .value(column("crashes"), Expr::case(is_suspect, crashes.clone().add(1)).finally(crashes))
-            .value(column("owner"), NOBODY)
+            .value(column("owner"), NO_OWNER)
             .cond_where(is_of(work_table, &owner))
             .and_where(Expr::col(column("expires_at")).lte(now.timestamp_millis()))
             .to_owned()
@@ -143,11 +143,11 @@ pub(crate) fn bury(work_table: &str, standing: &mut [Standing], now: DateTime<Ut
 }
 
 /// The row was charged for a death and has attempts left: one more death, and it is charged again.
-pub(crate) fn charged(work_table: &str, key: &str, owner: &str, now: DateTime<Utc>) -> UpdateStatement {
+pub(crate) fn mark_charged(work_table: &str, key: &str, owner: &str, now: DateTime<Utc>) -> UpdateStatement {
     Query::update()
         .table(column("service_claim"))
-        .value(column("crashes"), INNOCENT_CRASHES)
-        .value(column("owner"), NOBODY)
+        .value(column("crashes"), TOLERATED_CRASHES)
+        .value(column("owner"), NO_OWNER)
         .value(column("expires_at"), now.timestamp_millis())
         .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("row_key")).eq(key))
@@ -218,7 +218,7 @@ pub(crate) async fn release_all(
         .to_owned();
     let suspect = Query::update()
         .table(column("service_claim"))
-        .value(column("owner"), NOBODY)
+        .value(column("owner"), NO_OWNER)
         .value(column("expires_at"), now.timestamp_millis())
         .cond_where(is_of(work_table, owner))
         .to_owned();

@@ -1,11 +1,12 @@
-//! What a database error means, told without naming a driver's types: the application brings the driver, so this crate may
-//! be compiled without any, and the words of the message are all there is to go by.
+//! What kind of failure a database error is.
+//!
+//! The application may bring the driver, so this file reads the message's text.
 
 use sea_orm::DbErr;
 
 use crate::service::error::Error;
 
-/// SQLite: another connection holds the lock; trying again is right.
+/// SQLite: another connection holds the lock. A retry can succeed.
 pub(crate) fn is_busy(error: &DbErr) -> bool {
     let text = error.to_string();
     text.contains("database is locked")
@@ -13,18 +14,18 @@ pub(crate) fn is_busy(error: &DbErr) -> bool {
         || text.contains("database schema is locked")
 }
 
-/// Another transaction stands in the way; later it will not.
+/// Another transaction blocks this one. A retry can succeed.
 pub(crate) fn is_contended(error: &DbErr) -> bool {
     let text = error.to_string();
     is_busy(error) || is_deadlock(error) || text.contains("lock timeout") || text.contains("could not serialize access")
 }
 
-/// PostgreSQL ended this transaction because two waited for each other.
+/// PostgreSQL ended this transaction because two transactions waited for each other.
 pub(crate) fn is_deadlock(error: &DbErr) -> bool {
     error.to_string().contains("deadlock detected")
 }
 
-/// The connection broke, or none was to be had: not the statement's fault.
+/// The connection broke, or none could be opened. The statement is not the cause.
 pub(crate) fn is_connection_lost(error: &DbErr) -> bool {
     if matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) {
         return true;
@@ -47,7 +48,7 @@ pub(crate) fn is_out_of_reach(error: &Error) -> bool {
     error.find::<DbErr>().is_some_and(is_connection_lost)
 }
 
-/// SQLite: an error after which the whole transaction may be gone, not the statement alone.
+/// SQLite: an error after which SQLite may have rolled back the whole transaction, not the statement alone.
 pub(crate) fn ends_sqlite_transaction(error: &DbErr) -> bool {
     let text = error.to_string();
     ["disk is full", "disk I/O error", "out of memory", "interrupted", "malformed"]

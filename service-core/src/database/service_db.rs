@@ -1,0 +1,98 @@
+//! [`ServiceDb`]: the database as one service uses it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sea_orm::DatabaseConnection;
+
+use crate::database::commit_tracker::CommitTracker;
+use crate::database::schema::FrameworkTables;
+use crate::database::transaction::{Transaction, TxContext};
+use crate::database::wall_clock::WallClock;
+use crate::database::work::work_state::WorkState;
+use crate::database::write_lock::WriteLock;
+use crate::runtime::service_inner::ServiceInner;
+use crate::service::error::Result;
+
+/// What one service needs to work with the registry's database. Cheap to clone.
+///
+/// [`Context`](crate::Context) has the same methods. Claims are in `work/builder.rs`, settlements in `work/settlement.rs`, the
+/// store in `store.rs`.
+#[derive(Clone, Debug)]
+pub struct ServiceDb {
+    pub(crate) service_id: Arc<str>,
+    pub(crate) tx: TxContext,
+    pub(crate) work: Arc<WorkState>,
+    pub(crate) clock: WallClock,
+    pub(crate) tables: Arc<FrameworkTables>,
+    used: Arc<AtomicBool>,
+}
+
+impl ServiceDb {
+    /// The database of this service, where its registry has one.
+    pub(crate) fn of(service: &ServiceInner) -> Option<&Self> {
+        service.extension_data.get()?.downcast_ref()
+    }
+
+    /// The service has used the database, so an outage concerns it.
+    pub(crate) fn mark_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The database for the service `service_id`, on the system's clock. The framework's tables must exist.
+    pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
+        Self {
+            service_id: service_id.into(),
+            tx: TxContext::new(db),
+            work: Arc::default(),
+            clock: WallClock::default(),
+            tables: Arc::new(FrameworkTables::ready()),
+            used: Arc::default(),
+        }
+    }
+
+    /// With the tables that the registry creates.
+    pub(crate) fn with_tables(mut self, tables: Arc<FrameworkTables>) -> Self {
+        self.tables = tables;
+        self
+    }
+
+    /// With the write lock of the registry's other services.
+    pub(crate) fn with_write_lock(mut self, write_lock: WriteLock) -> Self {
+        self.tx.write_lock = write_lock;
+        self
+    }
+
+    /// With another clock.
+    pub fn with_clock(mut self, clock: WallClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The pool.
+    pub fn db(&self) -> &DatabaseConnection {
+        &self.tx.db
+    }
+
+    /// The commits in flight.
+    pub fn commits(&self) -> &Arc<CommitTracker> {
+        &self.tx.commits
+    }
+
+    /// Begins a transaction. On SQLite it is `IMMEDIATE`, and waits for another writer.
+    ///
+    /// # Errors
+    /// The database is down, or SQLite's write lock was not free within a minute (5 s if a batch of this service holds it).
+    pub async fn begin(&self) -> Result<Transaction> {
+        Transaction::begin(&self.tx).await
+    }
+
+    /// Whether an ended run left rows to settle.
+    pub(crate) fn has_unsettled(&self) -> bool {
+        self.work.has_unsettled()
+    }
+}

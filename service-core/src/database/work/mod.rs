@@ -1,0 +1,12 @@
+//! Work in the user's own tables: claims, batches, and what is written about a row.
+
+pub(crate) mod batch;
+pub(crate) mod builder;
+pub(crate) mod claim;
+pub(crate) mod index;
+pub(crate) mod lease;
+pub(crate) mod row;
+pub(crate) mod settlement;
+pub(crate) mod sql;
+pub(crate) mod work_item;
+pub(crate) mod work_state;
