@@ -203,7 +203,7 @@ async fn unknown_ids_and_cycles_keep_everything_from_starting() {
     assert_says(cycle, &["in a cycle: a -> b -> c -> a"]);
     assert_says(build(&[("me", &["me"])]).await, &["in a cycle: me -> me"]);
     let both = build(&[("a", &["b"]), ("b", &["a"]), ("c", &["nobody"]), ("d", &["nothing"])]).await;
-    assert_says(both, &["circle", "`c`", "`nobody`", "`d`", "`nothing`"]);
+    assert_says(both, &["cycle", "`c`", "`nobody`", "`d`", "`nothing`"]);
     assert!(log.lines().is_empty());
 }
 

@@ -22,8 +22,8 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 struct State {
     phase: Phase,
-    /// When the first signal arrived.
-    signalled: Option<Instant>,
+    /// The first signal, and when it arrived.
+    signalled: Option<(&'static str, Instant)>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ enum Phase {
 }
 
 impl Session {
-    /// Begins the shutdown. `false`: it had begun before.
+    /// Begins the shutdown. `false`: it had begun already.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.lock();
         let begins = matches!(state.phase, Phase::Open);
@@ -66,16 +66,17 @@ impl Session {
     }
 
     /// A signal has arrived. Returns when the first one of this session did, if this is not the first.
-    pub(crate) fn signal(&self) -> Option<Instant> {
+    pub(crate) fn signal(&self, name: &'static str) -> Option<Instant> {
         let mut state = self.lock();
-        let earlier = state.signalled;
-        state.signalled.get_or_insert_with(Instant::now);
+        let earlier = state.signalled.map(|(_, at)| at);
+        state.signalled.get_or_insert_with(|| (name, Instant::now()));
         self.changed.notify_waiters();
         earlier
     }
 
-    pub(crate) fn is_signalled(&self) -> bool {
-        self.lock().signalled.is_some()
+    /// The signal that arrived first, if one has.
+    pub(crate) fn first_signal(&self) -> Option<&'static str> {
+        self.lock().signalled.map(|(name, _)| name)
     }
 
     /// Whether somebody waits for the end of this session.
@@ -91,7 +92,7 @@ impl Session {
 
     /// Waits for the first signal.
     pub(crate) async fn signalled(&self) {
-        self.until(|state| state.signalled.map(drop)).await
+        self.until(|state| state.signalled.map(|_| ())).await
     }
 
     /// Waits until a shutdown begins.

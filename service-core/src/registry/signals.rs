@@ -40,7 +40,7 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     listen(registry)?;
     let session = registry.session();
     let result = registry.closed().await;
-    if session.is_signalled() || result.is_err() {
+    if session.first_signal().is_some() || result.is_err() {
         exit_in_spite_of_blocking_code(registry, i32::from(result.is_err()));
     }
     result
@@ -134,7 +134,7 @@ fn deliver(signal: &Signal) -> bool {
     let mut claimed = false;
     for registry in &registries {
         let session = registry.session();
-        match session.signal() {
+        match session.signal(signal.name) {
             Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
             Some(_) => exit_at_once(signal),
             None if !session.is_open() => {
@@ -142,8 +142,7 @@ fn deliver(signal: &Signal) -> bool {
                 claimed = true;
             }
             None if session.is_awaited() => {
-                info!("{}: stopping all services; a second signal ends the process at once", signal.name);
-                registry.begin_shutdown();
+                registry.shut_down_by_signal(signal.name);
                 claimed = true;
             }
             None => {}

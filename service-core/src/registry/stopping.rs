@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::registry::session::{Session, WaitGuard};
 use crate::registry::{ServiceRegistry, dependencies, signals};
@@ -68,10 +68,16 @@ impl ServiceRegistry {
     /// From now on a signal begins a shutdown, and one that has arrived already does so now.
     fn wait_for_signals<'a>(&self, session: &'a Session) -> WaitGuard<'a> {
         let guard = session.wait_guard();
-        if session.is_signalled() {
-            self.begin_shutdown();
+        if let Some(signal) = session.first_signal() {
+            self.shut_down_by_signal(signal);
         }
         guard
+    }
+
+    pub(super) fn shut_down_by_signal(&self, signal: &str) {
+        if self.begin_shutdown() {
+            info!("{signal}: stopping all services; a second signal ends the process at once");
+        }
     }
 
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) requested
@@ -88,11 +94,11 @@ impl ServiceRegistry {
         signals::until_shutdown(&self).await
     }
 
-    /// Begins a shutdown, as a task of its own. Does nothing where one has begun.
-    pub(crate) fn begin_shutdown(&self) {
+    /// Begins a shutdown, as a task of its own. `false`: one has begun already.
+    pub(crate) fn begin_shutdown(&self) -> bool {
         let session = self.session();
         if !session.close() {
-            return;
+            return false;
         }
         let registry = self.clone();
         let work = async move {
@@ -103,6 +109,7 @@ impl ServiceRegistry {
             Ok(runtime) => _ = runtime.spawn(work),
             Err(error) => self.session().finish(Err(error)),
         }
+        true
     }
 
     /// A service that the program cannot do without has failed.

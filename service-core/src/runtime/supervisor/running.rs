@@ -43,6 +43,8 @@ impl Supervisor {
                 service.emit(|| ServiceEventKind::InstanceBuilt);
                 if first {
                     self.mark_running();
+                    // Whoever waits for the start sees it before the first run begins.
+                    tokio::task::yield_now().await;
                 }
                 None
             }
