@@ -5,7 +5,7 @@
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, PatType, Path, ReturnType, Signature, Type, Visibility};
+use syn::{Attribute, FnArg, Generics, PatType, Path, ReturnType, Signature, Type, Visibility};
 
 use crate::parse::args::{Arg, Args};
 use crate::parse::attributes::Inherited;
@@ -37,6 +37,7 @@ pub(crate) enum Subject {
     Impl {
         /// The `impl` token: the start of what an error about the impl is shown under.
         at: Span,
+        generics: Box<Generics>,
         ty: Type,
     },
     Function {
@@ -64,7 +65,8 @@ pub(crate) struct Hint {
 
 impl Model {
     pub(crate) fn of_impl(item: &Impl, args: Args) -> Self {
-        let subject = Subject::Impl { at: item.impl_token.span, ty: item.ty.clone() };
+        let subject =
+            Subject::Impl { at: item.impl_token.span, generics: Box::new(item.generics.clone()), ty: item.ty.clone() };
         let named = |name: &str| {
             let methods = item.methods.iter().filter(|method| method.sig.ident.unraw() == name);
             methods

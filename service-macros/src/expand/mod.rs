@@ -122,13 +122,14 @@ fn self_type(model: &Model) -> TokenStream {
 fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStream {
     let attributes = attributes(model);
     let ty = self_type(model);
-    let at = match &model.subject {
-        Subject::Impl { at, .. } => *at,
-        Subject::Function { ident, .. } => ident.span(),
+    let (at, generics) = match &model.subject {
+        Subject::Impl { at, generics, .. } => (*at, Some(generics.split_for_impl())),
+        Subject::Function { ident, .. } => (ident.span(), None),
     };
+    let (parameters, where_clause) = generics.map(|(parameters, _, where_clause)| (parameters, where_clause)).unzip();
     let private = private(model, at);
     let trait_ = Ident::new(trait_, at);
-    let implementation = quote_spanned!(at=> impl #private::#trait_ for #ty { #body });
+    let implementation = quote_spanned!(at=> impl #parameters #private::#trait_ for #ty #where_clause { #body });
     quote! {
         #attributes
         #[automatically_derived]

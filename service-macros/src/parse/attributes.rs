@@ -50,11 +50,8 @@ impl Inherited {
                 });
             }
             (Some("cfg_attr"), Meta::List(list)) => {
-                let Ok(metas) = Punctuated::<Meta, Token![,]>::parse_terminated.parse2(list.tokens.clone()) else {
-                    return;
-                };
-                let mut metas = metas.iter();
-                let Some(condition) = metas.next() else { return };
+                let metas = metas(&list.tokens);
+                let Some((condition, metas)) = metas.split_first() else { return };
                 let when: Vec<TokenStream> = when.iter().cloned().chain([condition.to_token_stream()]).collect();
                 for meta in metas {
                     self.read(meta, &when, conditions);
@@ -64,9 +61,15 @@ impl Inherited {
             (Some("allow" | "warn"), Meta::List(_)) => self.lints.extend(attribute(meta.to_token_stream())),
             // The expectation is fulfilled by the user's item; in generated code there may be nothing to expect.
             (Some("expect"), Meta::List(list)) => {
-                let lints = &list.tokens;
-                self.expects_deprecated |= mentions_deprecated(lints);
-                self.lints.extend(attribute(quote!(allow(#lints))));
+                self.expects_deprecated |= mentions_deprecated(&list.tokens);
+                // Code that allows to be unused counts as a use of what it calls, which then is not unused, as expected.
+                let lints = metas(&list.tokens).into_iter().filter(|lint| {
+                    ["dead_code", "unused", "reason"].iter().all(|excluded| !lint.path().is_ident(excluded))
+                });
+                let lints: Vec<Meta> = lints.collect();
+                if !lints.is_empty() {
+                    self.lints.extend(attribute(quote!(allow(#(#lints),*))));
+                }
             }
             (Some("deprecated"), _) => {
                 self.deprecated.extend(attribute(meta.to_token_stream()));
@@ -83,10 +86,70 @@ impl Inherited {
     }
 }
 
+fn metas(list: &TokenStream) -> Vec<Meta> {
+    let metas = Punctuated::<Meta, Token![,]>::parse_terminated.parse2(list.clone());
+    metas.map(|metas| metas.into_iter().collect()).unwrap_or_default()
+}
+
 fn mentions_deprecated(tokens: &TokenStream) -> bool {
     tokens.clone().into_iter().any(|token| match token {
         proc_macro2::TokenTree::Ident(ident) => ident == "deprecated",
         proc_macro2::TokenTree::Group(group) => mentions_deprecated(&group.stream()),
         _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(attributes: TokenStream) -> (String, String, String) {
+        let inherited = Inherited::of(&Attribute::parse_outer.parse2(attributes).unwrap());
+        let cfg = inherited.cfg.map(|cfg| cfg.to_string()).unwrap_or_default();
+        (cfg, inherited.lints.to_string(), inherited.deprecated.to_string())
+    }
+
+    fn is(attributes: TokenStream, cfg: TokenStream, lints: TokenStream, deprecated: TokenStream) {
+        assert_eq!(of(attributes), (cfg.to_string(), lints.to_string(), deprecated.to_string()));
+    }
+
+    #[test]
+    fn lint_levels_are_taken_over_and_expectations_become_permissions() {
+        is(
+            quote!(#[allow(a, reason = "r")] #[warn(b)] #[deny(c)] #[forbid(d)] #[inline] #[doc = "text"]),
+            quote!(),
+            quote!(#[allow(a, reason = "r")] #[warn(b)]),
+            quote!(),
+        );
+        is(
+            quote!(#[expect(a, clippy::b, reason = "r")] #[expect(dead_code, reason = "r")] #[expect(unused, c)]),
+            quote!(),
+            quote!(#[allow(a, clippy::b)] #[allow(c)]),
+            quote!(),
+        );
+    }
+
+    #[test]
+    fn what_is_deprecated_may_be_called_by_generated_code() {
+        for deprecated in [quote!(deprecated), quote!(deprecated = "old"), quote!(deprecated(note = "old"))] {
+            is(quote!(#[#deprecated]), quote!(), quote!(#[allow(deprecated)]), quote!(#[#deprecated]));
+        }
+    }
+
+    #[test]
+    fn conditions_are_joined() {
+        is(quote!(#[cfg(unix)]), quote!(unix), quote!(), quote!());
+        is(quote!(#[cfg(unix)] #[cfg(test)]), quote!(all(unix, test)), quote!(), quote!());
+        is(
+            quote!(#[cfg_attr(unix, allow(a), deprecated, cfg(test), cfg_attr(windows, expect(b)))]),
+            quote!(any(not(all(unix)), test)),
+            quote!(
+                #[cfg_attr(all(unix), allow(a))]
+                #[cfg_attr(all(unix), allow(deprecated))]
+                #[cfg_attr(all(unix, windows), allow(b))]
+            ),
+            quote!(#[cfg_attr(all(unix), deprecated)]),
+        );
+        is(quote!(#[cfg_attr()] #[cfg_attr(unix)] #[cfg_attr = 5] #[allow]), quote!(), quote!(), quote!());
+    }
 }

@@ -5,10 +5,10 @@ mod methods;
 mod signatures;
 mod suggestions;
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
 use syn::spanned::Spanned;
-use syn::{Error, GenericArgument, GenericParam, PathArguments, Type};
+use syn::{Error, GenericArgument, Lifetime, PathArguments, Type};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Model, Subject};
@@ -69,13 +69,27 @@ pub(crate) fn implementation(item: &Impl, model: &mut Model, diagnostics: &mut D
         diagnostics.push(Error::new_spanned(trait_, message));
         return false;
     }
-    let generic = !item.generics.params.is_empty();
-    if generic {
-        diagnostics.push(generic_impl(item, name));
-    }
     methods::check(item, model, diagnostics);
-    !generic
+    if item.generics.params.is_empty() {
+        return true;
+    }
+    if let Some(lifetime) = item.generics.lifetimes().next() {
+        diagnostics.push(Error::new_spanned(&lifetime.lifetime, BORROWS));
+        return false;
+    }
+    if model.discover {
+        let message = format!(
+            "a generic service cannot be registered at link time: write `#[service(discover = false)]` and register \
+             each concrete type by hand, or write `impl {name}<MyType>` for one type"
+        );
+        diagnostics.push(Error::new_spanned(&item.generics, message));
+        return false;
+    }
+    true
 }
+
+const BORROWS: &str = "a service cannot borrow, as it lives longer than the code that starts it: use `'static`, an owned \
+     value or an `Arc`";
 
 /// The name of the type, if it is one that can be a service.
 fn self_type<'i>(ty: &'i Type, diagnostics: &mut Diagnostics) -> Option<&'i Ident> {
@@ -88,30 +102,38 @@ fn self_type<'i>(ty: &'i Type, diagnostics: &mut Diagnostics) -> Option<&'i Iden
         diagnostics.push(Error::new_spanned(ty, message));
         return None;
     };
-    if let PathArguments::AngleBracketed(arguments) = &last.arguments {
-        let borrowed = arguments.args.iter().find(|argument| match argument {
-            GenericArgument::Lifetime(lifetime) => lifetime.ident != "static",
-            _ => false,
-        });
-        if let Some(borrowed) = borrowed {
-            let message = "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`";
-            diagnostics.push(Error::new_spanned(borrowed, message));
-            return None;
-        }
+    if let Some(borrowed) = borrowed(ty) {
+        diagnostics.push(Error::new_spanned(borrowed, BORROWS));
+        return None;
     }
     Some(&last.ident)
 }
 
-fn generic_impl(item: &Impl, name: &Ident) -> Error {
-    let lifetime = item.generics.params.iter().all(|param| matches!(param, GenericParam::Lifetime(_)));
-    let message = if lifetime {
-        "a service outlives the code that starts it and cannot borrow: let it own what it needs, or share it in an `Arc`".to_owned()
-    } else {
-        format!(
-            "a service is one concrete type: write `impl {name}<Concrete>` with a type of your own in place of the parameter, once for each"
-        )
-    };
-    Error::new_spanned(&item.generics, message)
+/// The first lifetime or reference in a type that is not `'static`.
+fn borrowed(ty: &Type) -> Option<TokenStream> {
+    let not_static = |lifetime: &Lifetime| (lifetime.ident != "static").then(|| lifetime.to_token_stream());
+    match ty {
+        Type::Path(path) => path.path.segments.iter().find_map(|segment| match &segment.arguments {
+            PathArguments::AngleBracketed(arguments) => arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::Lifetime(lifetime) => not_static(lifetime),
+                GenericArgument::Type(ty) => borrowed(ty),
+                _ => None,
+            }),
+            _ => None,
+        }),
+        Type::Reference(reference) => match &reference.lifetime {
+            Some(lifetime) => not_static(lifetime).or_else(|| borrowed(&reference.elem)),
+            None => Some(reference.and_token.to_token_stream()),
+        },
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(borrowed),
+        Type::Array(array) => borrowed(&array.elem),
+        Type::Slice(slice) => borrowed(&slice.elem),
+        Type::Ptr(pointer) => borrowed(&pointer.elem),
+        Type::Paren(inner) => borrowed(&inner.elem),
+        Type::Group(inner) => borrowed(&inner.elem),
+        // Function pointers and trait objects have lifetimes of their own.
+        _ => None,
+    }
 }
 
 /// Rules about a free function. `false`: it is a method.
