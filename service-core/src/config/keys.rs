@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::value::Value;
+use super::values::Value;
 use crate::config::options::Options;
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
@@ -292,7 +292,7 @@ fn ids(value: &Value) -> Result<Parsed, &'static str> {
 pub(crate) fn list_of(text: &str) -> Option<Vec<Value>> {
     let text = text.trim();
     if text.starts_with('[') {
-        return match super::file::parse_value(text)? {
+        return match super::toml::parse_value(text)? {
             Value::List(items) => Some(items.into_iter().map(|item| item.value).collect()),
             _ => None,
         };

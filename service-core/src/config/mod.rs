@@ -8,34 +8,34 @@
 //! the `service_config` table, operator overrides, `.set` in the builder, and what the service itself set while running.
 //! What is said of one service beats what is said of all: `SERVICES__DEFAULTS__…` is part of `[defaults]`.
 
-mod de;
-mod env;
-mod error;
+mod deserialize;
+mod environment;
+mod errors;
 pub(crate) mod fields;
-mod file;
 mod keys;
 pub(crate) mod options;
-mod resolve;
+mod resolver;
 mod settings;
 mod sources;
-mod value;
+mod toml;
+mod values;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use error::{ConfigError, ConfigErrors, Setting};
+pub use errors::{ConfigError, ConfigErrors, Setting};
 
-pub use value::SettingValue;
+pub use values::SettingValue;
 
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
-pub(crate) use resolve::{Provenance, Resolved, Row};
+pub(crate) use resolver::{Provenance, Resolved, Row};
 pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
 #[cfg(feature = "database")]
-pub(crate) use value::{REDACTED, is_secret};
-pub(crate) use value::{Value, list};
+pub(crate) use values::{REDACTED, is_secret};
+pub(crate) use values::{Value, list};
 
 /// A layer of the configuration; a later one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use super::de::{Reader, Shared};
-use super::error::ConfigError;
+use super::deserialize::{Reader, Shared};
+use super::errors::ConfigError;
 use super::fields::fields;
 use super::keys;
-use super::value::{Table, Value};
+use super::values::{Table, Value};
 
 /// A service's own settings, of all layers. `Debug` shows them without secrets.
 #[derive(Clone)]

@@ -8,11 +8,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::env::Env;
-use super::error::{ConfigError, ConfigErrors};
-use super::resolve::{Attempt, FOR_ALL, Rank, Resolved, Row};
-use super::value::{self, Node, SettingValue, Table, Value};
-use super::{Layer, Origin, file};
+use super::environment::Env;
+use super::errors::{ConfigError, ConfigErrors};
+use super::resolver::{Attempt, FOR_ALL, Rank, Resolved, Row};
+use super::values::{self, Node, SettingValue, Table, Value};
+use super::{Layer, Origin, toml};
 use crate::config::options::ServiceOptions;
 use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::suggest::nearest;
@@ -61,7 +61,7 @@ impl Sources {
         let (file_name, file) = read_file(inputs.file, inputs.directory, &env);
         let (file, errors) = match file {
             Ok(file) => (file, Vec::new()),
-            Err(errors) => (file::File::default(), errors),
+            Err(errors) => (toml::File::default(), errors),
         };
         let mut sources = Self {
             env,
@@ -263,8 +263,8 @@ impl Sources {
 fn overwrite(table: &mut Table, path: &str, node: Node) {
     let mut upper = Table::new();
     // An empty table has nothing that could be in the way.
-    let _ = value::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
-    value::merge(table, upper);
+    let _ = values::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
+    values::merge(table, upper);
 }
 
 /// The file's name for messages, and what stands in it.
@@ -272,7 +272,7 @@ fn read_file(
     named: Option<PathBuf>,
     directory: Option<PathBuf>,
     env: &Env,
-) -> (String, Result<file::File, Vec<ConfigError>>) {
+) -> (String, Result<toml::File, Vec<ConfigError>>) {
     let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
         (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
@@ -280,13 +280,13 @@ fn read_file(
     };
     let shown = name.display().to_string();
     if by.is_empty() && directory.is_none() {
-        return (shown, Ok(file::File::default()));
+        return (shown, Ok(toml::File::default()));
     }
     let problem = |problem: String| Err(vec![ConfigError::File { file: shown.clone(), problem }]);
     let file = match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
-        Ok(text) => file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
+        Ok(text) => toml::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
-            "" => Ok(file::File::default()),
+            "" => Ok(toml::File::default()),
             by => problem(format!("there is no such file, it was named {by}")),
         },
         Err(error) => problem(format!("cannot be read: {error}")),

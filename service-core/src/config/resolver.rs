@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::error::{ConfigError, Setting};
+use super::errors::{ConfigError, Setting};
 use super::keys::{self, Parsed};
 use super::settings::Settings;
-use super::value::{self, Node, Table, Value, is_secret};
+use super::values::{self, Node, Table, Value, is_secret};
 use super::{Layer, Origin};
 use crate::config::options::{Options, Restart, ServiceOptions};
 use crate::runtime::lifecycle::ServiceDescriptor;
@@ -139,7 +139,7 @@ impl<'a> Attempt<'a> {
                 Literal::Float(value) => Value::Float(*value),
                 Literal::Str(value) => Value::Str((*value).to_owned()),
                 Literal::Bool(value) => Value::Bool(*value),
-                Literal::List(items) => value::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
+                Literal::List(items) => values::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
             };
             self.set(Rank::Attribute, key, &Node::new(value, &origin));
         }
@@ -173,7 +173,7 @@ impl<'a> Attempt<'a> {
                     let mut table = Table::new();
                     let origin = Arc::clone(&node.origin);
                     // An empty table has nothing that could be in the way.
-                    let _ = value::insert(&mut table, &rest.split('.').collect::<Vec<_>>(), node);
+                    let _ = values::insert(&mut table, &rest.split('.').collect::<Vec<_>>(), node);
                     self.set(rank, key, &Node { value: Value::Table(table), origin });
                 }
             }
@@ -194,7 +194,7 @@ impl<'a> Attempt<'a> {
                 };
                 self.errors.push(ConfigError::UnknownKey { setting: setting(), hint });
             } else {
-                value::merge(&mut self.own, Table::from([(key.to_owned(), node.clone())]));
+                values::merge(&mut self.own, Table::from([(key.to_owned(), node.clone())]));
             }
             return;
         };
@@ -364,7 +364,7 @@ impl<'a> Attempt<'a> {
                 ConfigError::Conflict { setting, problem: crate::schedule::cron::NO_FEATURE.to_owned() }
             }
             // What is said of a secret may hold it.
-            _ if entry.shown == value::REDACTED => {
+            _ if entry.shown == values::REDACTED => {
                 ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }
             }
             _ => ConfigError::Value { setting, found: format!("{:?}", entry.shown), expected: mistake.to_string() },

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Unexpected};
 
-use crate::config::error::ConfigError;
+use crate::config::errors::ConfigError;
 
 /// An error on its way out.
 #[derive(Debug)]

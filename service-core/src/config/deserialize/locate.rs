@@ -4,11 +4,11 @@
 //! place of the table around them, and every secret below it is cut out of their text.
 
 use super::Reader;
-use super::error::{Error, in_words, one_of};
-use crate::config::env::variable_name;
-use crate::config::error::{ConfigError, Setting};
-use crate::config::value::{REDACTED, Value};
-use crate::config::{Layer, Origin, resolve};
+use super::errors::{Error, in_words, one_of};
+use crate::config::environment::variable_name;
+use crate::config::errors::{ConfigError, Setting};
+use crate::config::values::{REDACTED, Value};
+use crate::config::{Layer, Origin, resolver};
 use crate::service::secret::MISFIT;
 use crate::suggest::nearest;
 
@@ -96,7 +96,7 @@ impl Reader<'_> {
             Value::Table(table) => table.get(field).map_or(origin, |node| &node.origin),
             _ => origin,
         };
-        let hint = if self.path.is_empty() { resolve::hint(field, known) } else { nested_hint(field, known) };
+        let hint = if self.path.is_empty() { resolver::hint(field, known) } else { nested_hint(field, known) };
         ConfigError::UnknownKey { setting: Setting::new(self.shared.service, key, origin), hint }
     }
 

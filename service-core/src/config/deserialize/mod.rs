@@ -7,7 +7,7 @@
 //! value, waits in [`Shared`].
 
 mod access;
-mod error;
+mod errors;
 mod locate;
 
 use std::cell::RefCell;
@@ -16,10 +16,10 @@ use std::sync::Arc;
 use serde::de::{self, Unexpected, Visitor};
 
 use self::access::{Entries, Items};
-use self::error::Error;
-use super::error::ConfigError;
-use super::value::{Node, Table, Value, is_secret};
-use super::{Origin, file, keys};
+use self::errors::Error;
+use super::errors::ConfigError;
+use super::values::{Node, Table, Value, is_secret};
+use super::{Origin, keys, toml};
 use crate::service::secret::NEWTYPE;
 
 /// What all readers of one value share.
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
         match (self.value, self.origin) {
             (Value::Table(table), _) => self.table(table, fields, visitor),
             (Value::Text { text, .. }, Some(origin)) if text.trim_start().starts_with('{') => {
-                match file::parse_value(text.trim()) {
+                match toml::parse_value(text.trim()) {
                     Some(value @ Value::Table(_)) => {
                         let node = Node::new(value, origin);
                         let reader = self.at(self.path.clone(), &node, self.secret);

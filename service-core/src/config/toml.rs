@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use toml::de::{DeTable, DeValue};
+use ::toml::de::{DeTable, DeValue};
 
-use super::env::Env;
-use super::error::ConfigError;
-use super::value::{Node, Table, Value};
+use super::environment::Env;
+use super::errors::ConfigError;
+use super::values::{Node, Table, Value};
 use super::{Layer, Origin};
 
 /// A read file: its sections, `defaults` among them.
