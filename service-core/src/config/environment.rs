@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use super::errors::ConfigError;
+use super::layers::{Layer, Origin};
 use super::values::{self, Node, Table, Value, is_secret};
-use super::{Layer, Origin};
 
 /// What all of this crate's variables for settings begin with.
 const PREFIX: &str = "SERVICES__";

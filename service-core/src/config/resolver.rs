@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Parsed};
+use super::layers::{Layer, Origin};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value, is_secret};
-use super::{Layer, Origin};
 use crate::config::options::{Options, Restart, ServiceOptions};
 use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::schedule::cron::Mistake;

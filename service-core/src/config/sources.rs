@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
+use super::layers::{Layer, Origin};
 use super::resolver::{Attempt, FOR_ALL, Rank, Resolved, Row};
+use super::toml;
 use super::values::{self, Node, SettingValue, Table, Value};
-use super::{Layer, Origin, toml};
 use crate::config::options::ServiceOptions;
 use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::suggest::nearest;

@@ -10,8 +10,8 @@ use ::toml::de::{DeTable, DeValue};
 
 use super::environment::Env;
 use super::errors::ConfigError;
+use super::layers::{Layer, Origin};
 use super::values::{Node, Table, Value};
-use super::{Layer, Origin};
 
 /// A read file: its sections, `defaults` among them.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use serde::de::{self, DeserializeSeed, Visitor};
 
 use super::Reader;
 use super::errors::Error;
-use crate::config::Layer;
+use crate::config::layers::Layer;
 use crate::config::values::{Node, Value};
 
 /// The items of a list.

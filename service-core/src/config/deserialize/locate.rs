@@ -7,8 +7,9 @@ use super::Reader;
 use super::errors::{Error, in_words, one_of};
 use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
+use crate::config::layers::{Layer, Origin};
+use crate::config::resolver;
 use crate::config::values::{REDACTED, Value};
-use crate::config::{Layer, Origin, resolver};
 use crate::service::secret::MISFIT;
 use crate::suggest::nearest;
 

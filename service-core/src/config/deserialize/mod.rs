@@ -18,8 +18,9 @@ use serde::de::{self, Unexpected, Visitor};
 use self::access::{Entries, Items};
 use self::errors::Error;
 use super::errors::ConfigError;
+use super::layers::Origin;
 use super::values::{Node, Table, Value, is_secret};
-use super::{Origin, keys, toml};
+use super::{keys, toml};
 use crate::service::secret::NEWTYPE;
 
 /// What all readers of one value share.
