@@ -22,7 +22,7 @@ use crate::suggest::{distance, nearest};
 
 /// The order of the layers; a layer that can be said in several ways has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
+pub(crate) enum Precedence {
     Attribute,
     Code,
     DefaultsFile,
@@ -108,7 +108,7 @@ impl Resolved {
 }
 
 struct Entry {
-    rank: Rank,
+    precedence: Precedence,
     origin: Arc<Origin>,
     shown: String,
     /// An error only where the value is used: `${…}` of a variable that is not set.
@@ -116,7 +116,7 @@ struct Entry {
 }
 
 /// One try to make the options of one service.
-pub(super) struct Attempt<'a> {
+pub(super) struct Resolver<'a> {
     id: &'a str,
     /// By key, lowest layer first.
     options: BTreeMap<&'static str, Vec<Entry>>,
@@ -125,7 +125,7 @@ pub(super) struct Attempt<'a> {
     warnings: Vec<String>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> Resolver<'a> {
     pub(super) fn new(id: &'a str) -> Self {
         Self { id, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
     }
@@ -141,7 +141,7 @@ impl<'a> Attempt<'a> {
                 Literal::Bool(value) => Value::Bool(*value),
                 Literal::List(items) => values::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
             };
-            self.set(Rank::Attribute, key, &Node::new(value, &origin));
+            self.set(Precedence::Attribute, key, &Node::new(value, &origin));
         }
     }
 
@@ -149,40 +149,40 @@ impl<'a> Attempt<'a> {
         let place = format!("ServiceOptions at {}:{}", code.location.file(), code.location.line());
         let origin = Origin::new(Layer::Code, place);
         for (key, value) in &code.entries {
-            self.set(Rank::Code, key, &Node::new(value.clone(), &origin));
+            self.set(Precedence::Code, key, &Node::new(value.clone(), &origin));
         }
     }
 
-    pub(super) fn layer(&mut self, rank: Rank, table: &Table) {
+    pub(super) fn layer(&mut self, precedence: Precedence, table: &Table) {
         for (key, node) in table {
-            self.set(rank, key, node);
+            self.set(precedence, key, node);
         }
     }
 
     pub(super) fn rows(&mut self, layer: Layer, rows: &[&Row]) {
-        let rank = match layer {
-            Layer::Table => Rank::Table,
-            Layer::Override => Rank::Override,
-            _ => Rank::Running,
+        let precedence = match layer {
+            Layer::Table => Precedence::Table,
+            Layer::Override => Precedence::Override,
+            _ => Precedence::Running,
         };
         for row in rows.iter().filter(|row| row.layer == layer) {
             let node = Node::new(row.value.clone(), &Origin::new(layer, row.place.clone()));
             match row.key.split_once('.') {
-                None => self.set(rank, &row.key, &node),
+                None => self.set(precedence, &row.key, &node),
                 Some((key, rest)) => {
                     let mut table = Table::new();
                     let origin = Arc::clone(&node.origin);
                     // An empty table has nothing that could be in the way.
                     let _ = values::insert(&mut table, &rest.split('.').collect::<Vec<_>>(), node);
-                    self.set(rank, key, &Node { value: Value::Table(table), origin });
+                    self.set(precedence, key, &Node { value: Value::Table(table), origin });
                 }
             }
         }
     }
 
-    fn set(&mut self, rank: Rank, key: &str, node: &Node) {
+    fn set(&mut self, precedence: Precedence, key: &str, node: &Node) {
         let setting = || Setting::new(self.id, key, &node.origin);
-        let is_default = (Rank::DefaultsFile..=Rank::DefaultsSet).contains(&rank);
+        let is_default = (Precedence::DefaultsFile..=Precedence::DefaultsSet).contains(&precedence);
         let Some((name, read)) = keys::read(key, &node.value) else {
             if keys::is_attribute_only(key) {
                 let problem = "only `#[service(…)]` can have it".to_owned();
@@ -222,8 +222,8 @@ impl<'a> Attempt<'a> {
         };
         let entries = self.options.entry(name).or_default();
         // Of one layer the later word counts; it hides nothing of another layer.
-        entries.retain(|entry| entry.rank != rank);
-        entries.push(Entry { rank, origin: Arc::clone(&node.origin), shown, parsed });
+        entries.retain(|entry| entry.precedence != precedence);
+        entries.push(Entry { precedence, origin: Arc::clone(&node.origin), shown, parsed });
     }
 
     fn top(&self, key: &str) -> Option<&Entry> {
@@ -296,19 +296,19 @@ impl<'a> Attempt<'a> {
     /// Finds the schedule that counts; gives back the keys that do not. Errors: two in one layer, and what only goes
     /// with cron where there is none.
     fn schedule(&mut self) -> Vec<&'static str> {
-        let mut present: Vec<(Rank, &'static str, Arc<Origin>)> = ["interval", "delay", "cron"]
+        let mut present: Vec<(Precedence, &'static str, Arc<Origin>)> = ["interval", "delay", "cron"]
             .into_iter()
-            .filter_map(|key| self.top(key).map(|entry| (entry.rank, key, Arc::clone(&entry.origin))))
+            .filter_map(|key| self.top(key).map(|entry| (entry.precedence, key, Arc::clone(&entry.origin))))
             .collect();
-        present.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
+        present.sort_by_key(|(precedence, ..)| std::cmp::Reverse(*precedence));
         for pair in present.windows(2) {
-            let ((first_rank, first, _), (rank, key, origin)) = (&pair[0], &pair[1]);
-            if first_rank == rank {
+            let ((first_precedence, first, _), (precedence, key, origin)) = (&pair[0], &pair[1]);
+            if first_precedence == precedence {
                 let problem = format!("`{first}` stands there too, a service has one schedule: keep one of the two");
                 self.errors.push(ConfigError::Conflict { setting: Setting::new(self.id, *key, origin), problem });
             }
         }
-        let winner = present.first().map(|(rank, key, _)| (*rank, *key));
+        let winner = present.first().map(|(precedence, key, _)| (*precedence, *key));
         let mut unused: Vec<&'static str> = present.iter().skip(1).map(|(_, key, _)| *key).collect();
         if winner.is_none_or(|(_, key)| key != "cron") {
             for key in ["timezone", "catch_up"] {
@@ -316,17 +316,17 @@ impl<'a> Attempt<'a> {
                     Some((_, schedule)) => format!("goes with `cron` only, and this service has `{schedule}`"),
                     None => "goes with `cron` only, and this service has none".to_owned(),
                 };
-                unused.extend(self.leave_out(key, winner.map(|(rank, _)| rank), said));
+                unused.extend(self.leave_out(key, winner.map(|(precedence, _)| precedence), said));
             }
         }
         unused
     }
 
     /// Marks a key as not in use; an error where it was said in the layer that decided so, or later.
-    fn leave_out(&mut self, key: &'static str, decided: Option<Rank>, problem: String) -> Option<&'static str> {
+    fn leave_out(&mut self, key: &'static str, decided: Option<Precedence>, problem: String) -> Option<&'static str> {
         let entry = self.top(key)?;
-        let is_default = (Rank::DefaultsFile..=Rank::DefaultsSet).contains(&entry.rank);
-        if decided.is_none_or(|decided| entry.rank >= decided) && !is_default {
+        let is_default = (Precedence::DefaultsFile..=Precedence::DefaultsSet).contains(&entry.precedence);
+        if decided.is_none_or(|decided| entry.precedence >= decided) && !is_default {
             let setting = Setting::new(self.id, key, &entry.origin);
             self.errors.push(ConfigError::Conflict { setting, problem });
         }
@@ -374,7 +374,7 @@ impl<'a> Attempt<'a> {
     /// Puts `restart` together; gives back the keys that are not in use.
     fn restart(&mut self, options: &mut Options) -> Vec<&'static str> {
         const PARTS: [&str; 3] = ["restart_delay", "max_restarts", "restart_window"];
-        let decided = self.top("restart").map(|entry| entry.rank);
+        let decided = self.top("restart").map(|entry| entry.precedence);
         if !matches!(self.top("restart").map(|entry| &entry.parsed), Some(Ok(Parsed::Restart(true)) | Err(_))) {
             let problem = "goes with `restart = \"on_failure\"` only";
             return PARTS.into_iter().filter_map(|key| self.leave_out(key, decided, problem.to_owned())).collect();
@@ -410,7 +410,7 @@ impl<'a> Attempt<'a> {
                     let others = unused.iter().filter(|other| schedules.contains(other));
                     hidden.extend(others.flat_map(|other| self.options[other].iter().map(|entry| (*other, entry))));
                 }
-                hidden.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.rank));
+                hidden.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.precedence));
                 let shadowed = hidden.into_iter().map(|(key, entry)| one(key, entry)).collect();
                 Some(Provenance { shadowed, ..one(key, last) })
             })

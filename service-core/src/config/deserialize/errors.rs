@@ -10,7 +10,7 @@ use crate::config::errors::ConfigError;
 #[derive(Debug)]
 pub(in crate::config) enum Error {
     Message(String),
-    Misfit {
+    InvalidType {
         unexpected: String,
         expected: String,
     },
@@ -31,7 +31,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Message(text) => f.write_str(text),
-            Self::Misfit { expected, .. } => write!(f, "expected {expected}"),
+            Self::InvalidType { expected, .. } => write!(f, "expected {expected}"),
             Self::Missing(field) => write!(f, "`{field}` is missing"),
             Self::UnknownField { field, .. } => write!(f, "unknown key `{field}`"),
             Self::UnknownVariant { known, .. } => f.write_str(&one_of(known)),
@@ -48,7 +48,7 @@ impl de::Error for Error {
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::Misfit { unexpected: unexpected.to_string(), expected: expected.to_string() }
+        Self::InvalidType { unexpected: unexpected.to_string(), expected: expected.to_string() }
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -56,7 +56,7 @@ impl de::Error for Error {
     }
 
     fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
-        Self::Misfit { unexpected: format!("{length} items"), expected: expected.to_string() }
+        Self::InvalidType { unexpected: format!("{length} items"), expected: expected.to_string() }
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {

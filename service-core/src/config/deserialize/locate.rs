@@ -10,7 +10,7 @@ use crate::config::errors::{ConfigError, Setting};
 use crate::config::layers::{Layer, Origin};
 use crate::config::resolver;
 use crate::config::values::{REDACTED, Value};
-use crate::service::secret::MISFIT;
+use crate::service::secret::INVALID;
 use crate::suggest::nearest;
 
 impl Reader<'_> {
@@ -19,10 +19,10 @@ impl Reader<'_> {
         if let Error::Located(_) = error {
             return error;
         }
-        if matches!(&error, Error::Message(text) if text == MISFIT)
-            && let Some(misfit) = self.shared.misfit.borrow_mut().take()
+        if matches!(&error, Error::Message(text) if text == INVALID)
+            && let Some(invalid) = self.shared.invalid.borrow_mut().take()
         {
-            return Error::Located(Box::new(misfit));
+            return Error::Located(Box::new(invalid));
         }
         let located = match self.origin {
             Some(origin) => self.describe(error, origin),
@@ -35,7 +35,7 @@ impl Reader<'_> {
         let setting = Setting::new(self.shared.service, self.path.clone(), origin);
         let leaf = !matches!(self.value, Value::List(_) | Value::Table(_));
         match error {
-            Error::Misfit { unexpected, expected } => {
+            Error::InvalidType { unexpected, expected } => {
                 let found = if leaf || self.secret { self.value.show(self.secret) } else { self.found(&unexpected) };
                 ConfigError::Value { setting, found, expected: in_words(&expected) }
             }
@@ -65,7 +65,7 @@ impl Reader<'_> {
         match error {
             Error::Missing(field) => self.missing(field, &root),
             Error::UnknownField { field, known } => self.unknown(&field, known, &root),
-            Error::Misfit { unexpected, expected } => ConfigError::Settings {
+            Error::InvalidType { unexpected, expected } => ConfigError::Settings {
                 service: self.shared.service.to_owned(),
                 problem: format!("found {}, expected {}", self.found(&unexpected), in_words(&expected)),
             },

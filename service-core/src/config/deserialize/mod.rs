@@ -28,14 +28,14 @@ pub(super) struct Shared<'a> {
     service: &'a str,
     file: &'a str,
     /// Why the last `Secret` could not be read.
-    misfit: RefCell<Option<ConfigError>>,
+    invalid: RefCell<Option<ConfigError>>,
     /// Values of `Secret`s, whatever their keys.
     secrets: RefCell<Vec<String>>,
 }
 
 impl<'a> Shared<'a> {
     pub(super) fn new(service: &'a str, file: &'a str) -> Self {
-        Self { service, file, misfit: RefCell::default(), secrets: RefCell::default() }
+        Self { service, file, invalid: RefCell::default(), secrets: RefCell::default() }
     }
 }
 
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         result.map_err(|error| {
             let error = self.locate(error);
             if let (true, Error::Located(located)) = (self.typed_secret, &error) {
-                *self.shared.misfit.borrow_mut() = Some(ConfigError::clone(located));
+                *self.shared.invalid.borrow_mut() = Some(ConfigError::clone(located));
             }
             error
         })
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
                 let parts = [u64::from(time.subsec_nanos()), time.as_secs()];
                 visitor.visit_seq(de::value::SeqDeserializer::new(parts.into_iter().rev()))
             }
-            None => Err(Error::Misfit { unexpected: String::new(), expected: "struct Duration".to_owned() }),
+            None => Err(Error::InvalidType { unexpected: String::new(), expected: "struct Duration".to_owned() }),
         }
     }
 
@@ -205,7 +205,7 @@ impl<'a> Reader<'a> {
                 let entries = Entries { reader: self, entries: table.iter(), value: None, fields: &[] };
                 visitor.visit_enum(de::value::MapAccessDeserializer::new(entries))
             }
-            _ => Err(Error::Misfit {
+            _ => Err(Error::InvalidType {
                 unexpected: self.value.kind().to_owned(),
                 expected: "a string, or a table with one key".to_owned(),
             }),
