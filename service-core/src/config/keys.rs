@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use super::units;
 use super::values::Value;
 use crate::config::options::Options;
+use crate::humanize;
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
 /// What a key's value was read as.
@@ -137,7 +139,7 @@ impl Parsed {
     /// As `explain` and the table at start show it: the same words whichever layer it came from.
     pub(crate) fn show(&self) -> String {
         match self {
-            Self::Time(time) | Self::MaybeTime(Some(time)) => humantime::format_duration(*time).to_string(),
+            Self::Time(time) | Self::MaybeTime(Some(time)) => humanize::exact(*time),
             Self::MaybeTime(None) | Self::Rate(None) => "none".to_owned(),
             Self::Count(count) => count.to_string(),
             Self::Factor(factor) => factor.to_string(),
@@ -145,7 +147,7 @@ impl Parsed {
             Self::Text(text) => text.clone(),
             Self::Ids(ids) if ids.is_empty() => "none".to_owned(),
             Self::Ids(ids) => ids.join(", "),
-            Self::Rate(Some(RateLimit { permits, per })) => format!("{permits}/{}", humantime::format_duration(*per)),
+            Self::Rate(Some(rate)) => units::show_rate(*rate),
             Self::Restart(true) => "on_failure".to_owned(),
             Self::Restart(false) => "never".to_owned(),
             Self::CatchUp(CatchUp::None) => "none".to_owned(),
@@ -155,13 +157,10 @@ impl Parsed {
     }
 }
 
-/// Longer times are mistakes; tokio's clock could not hold the longest that `Duration` can.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-const TIME: &str = "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
-const SOME_TIME: &str =
-    "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
-const MAYBE_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years, or \"none\"";
+const TIME: &str =
+    "a time, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
+const SOME_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
+const MAYBE_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years, or \"none\"";
 
 fn time(value: &Value) -> Result<Parsed, &'static str> {
     duration(value).map(Parsed::Time).ok_or(TIME)
@@ -185,19 +184,14 @@ pub(crate) fn duration(value: &Value) -> Option<Duration> {
         Value::Int(seconds) => Duration::from_secs(u64::try_from(*seconds).ok()?),
         Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok()?,
         Value::Time(time) => *time,
-        Value::Str(text) => with_unit(text)?,
+        Value::Str(text) => units::duration(text)?,
         Value::Text { text, .. } => match text.trim().parse() {
             Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
-            Err(_) => with_unit(text)?,
+            Err(_) => units::duration(text)?,
         },
         _ => return None,
     };
-    (time <= LONGEST).then_some(time)
-}
-
-/// As the attribute takes it: `M` is a month to humantime, and whoever writes `"5M"` means minutes.
-fn with_unit(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text.trim()).ok().filter(|_| !text.contains('M'))
+    (time <= units::LONGEST).then_some(time)
 }
 
 fn count(value: &Value) -> Result<Parsed, &'static str> {
@@ -307,17 +301,6 @@ fn rate(value: &Value) -> Result<Parsed, &'static str> {
     if is_none(value) {
         return Ok(Parsed::Rate(None));
     }
-    let rate = text(value).and_then(rate_limit);
-    rate.map(|rate| Parsed::Rate(Some(rate)))
-        .ok_or("permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\"")
-}
-
-/// `10/s`, `600/m`, `5/30s`.
-fn rate_limit(text: &str) -> Option<RateLimit> {
-    let (permits, per) = text.split_once('/')?;
-    let permits = permits.trim().parse().ok().filter(|permits| *permits > 0)?;
-    let per = per.trim();
-    let per = if per.starts_with(|first: char| first.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
-    let per = with_unit(&per).filter(|per| !per.is_zero() && *per <= LONGEST)?;
-    Some(RateLimit { permits, per })
+    let rate = text(value).and_then(units::rate);
+    rate.map(|rate| Parsed::Rate(Some(rate))).ok_or("a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\"")
 }

@@ -19,6 +19,7 @@ mod resolver;
 mod settings;
 mod sources;
 mod toml;
+mod units;
 mod values;
 
 pub use errors::{ConfigError, ConfigErrors, Setting};

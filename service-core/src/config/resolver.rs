@@ -14,6 +14,7 @@ use super::layers::{Layer, Origin};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value, is_secret};
 use crate::config::options::{Options, Restart, ServiceOptions};
+use crate::humanize;
 use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::schedule::cron::Mistake;
 use crate::schedule::{CatchUp, CronSchedule, Schedule};
@@ -271,8 +272,8 @@ impl<'a> Resolver<'a> {
             self.warnings.push(format!(
                 "`retry_delay` of service `{}` is {}, but `max_retry_delay` cuts it to {}: raise that one too",
                 self.id,
-                humantime::format_duration(options.retry_delay),
-                humantime::format_duration(options.max_retry_delay),
+                humanize::exact(options.retry_delay),
+                humanize::exact(options.max_retry_delay),
             ));
         }
         if !self.errors.is_empty() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layer, Origin};
+use crate::humanize;
 
 /// A value, its type as its layer wrote it.
 #[derive(Clone, PartialEq)]
@@ -76,7 +77,7 @@ impl Value {
             Self::Bool(value) => write!(out, "{value}"),
             Self::Int(value) => write!(out, "{value}"),
             Self::Float(value) => write!(out, "{value:?}"),
-            Self::Time(value) => write!(out, "{}", humantime::format_duration(*value)),
+            Self::Time(value) => write!(out, "{}", humanize::exact(*value)),
             Self::Text { secret: true, .. } => write!(out, "{REDACTED}"),
             Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", without_password(text)),
             Self::Broken { variable, .. } => write!(out, "\"${{{variable}}}\""),

@@ -97,7 +97,7 @@ pub(super) fn in_words(expected: &str) -> String {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "a table",
-        "struct Duration" => "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\")",
+        "struct Duration" => "a time, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")",
         other if other.starts_with("struct ") => "a table",
         other if other.starts_with("a nonzero ") => {
             return format!("{}, not 0", in_words(&other["a nonzero ".len()..]));

@@ -21,6 +21,7 @@ use super::errors::ConfigError;
 use super::layers::Origin;
 use super::values::{Node, Table, Value, is_secret};
 use super::{keys, toml};
+use crate::humanize;
 use crate::service::secret::NEWTYPE;
 
 /// What all readers of one value share.
@@ -104,7 +105,7 @@ impl<'a> Reader<'a> {
             Value::Bool(value) => visitor.visit_bool(*value),
             Value::Int(number) => whole(*number, visitor),
             Value::Float(number) => visitor.visit_f64(*number),
-            Value::Time(time) => visitor.visit_string(humantime::format_duration(*time).to_string()),
+            Value::Time(time) => visitor.visit_string(humanize::exact(*time)),
             Value::Str(text) => visitor.visit_str(text),
             Value::Text { text, .. } => guess(text, visitor),
             Value::Broken { variable, why } => Err(self.unreadable(variable, why)),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::options::ServiceOptions;
 
-const TIME: &str = "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
-const SOME_TIME: &str =
-    "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
+const TIME: &str =
+    "a time, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
+const SOME_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
 
 /// What is wrong for no service in particular.
 fn errors(sources: &Sources) -> String {
@@ -45,13 +45,8 @@ fn a_value_that_does_not_fit_names_place_found_and_expected() {
         ("catch_up = 1", "catch_up", "1", "\"none\", \"latest\" or \"all\""),
         ("depends_on = \"a\"", "depends_on", "\"a\"", "a list of service ids such as [\"importer\", \"cleanup\"]"),
         ("depends_on = [1]", "depends_on", "[1]", "a list of service ids such as [\"importer\", \"cleanup\"]"),
-        (
-            "rate_limit = \"0/s\"",
-            "rate_limit",
-            "\"0/s\"",
-            "permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\"",
-        ),
-        ("rate_limit = 10", "rate_limit", "10", "permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\""),
+        ("rate_limit = \"0/s\"", "rate_limit", "\"0/s\"", "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""),
+        ("rate_limit = 10", "rate_limit", "10", "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""),
         ("cron = \"\"", "cron", "\"\"", "a cron expression such as \"0 3 * * *\""),
     ];
     for (line, key, found, expected) in cases {
@@ -129,7 +124,7 @@ fn keys_that_do_not_go_together_are_named_together() {
         format!(
             "2 mistakes in the configuration:
   `interval` of service `mail` ({place}): found 0s, expected {SOME_TIME}
-  `rate_limit` of service `mail` ({place}): found \"often\", expected permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\""
+  `rate_limit` of service `mail` ({place}): found \"often\", expected a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""
         )
     );
 }

@@ -5,6 +5,7 @@ mod mistakes;
 mod page;
 mod reading;
 mod secrets;
+mod units;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
