@@ -1,4 +1,4 @@
-//! Durations as text: in the units of the configuration (`1h 30m`), and for sentences (`1 h 30 min`).
+//! Text for people: durations in the units of the configuration (`1h 30m`) and in sentences (`1 h 30 min`), and lists.
 
 use std::time::Duration;
 
@@ -55,6 +55,16 @@ pub(crate) fn long(duration: Duration) -> String {
         120..3_600 => two(whole / 60, "min", whole % 60, "s"),
         3_600..86_400 => two(whole / 3_600, "h", whole % 3_600 / 60, "min"),
         _ => two(whole / 86_400, "d", whole % 86_400 / 3_600, "h"),
+    }
+}
+
+/// Words to choose from: `"a", "b" or "c"`.
+pub(crate) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> = words.into_iter().map(|word| format!("\"{word}\"")).collect();
+    match quoted.split_last() {
+        None => "nothing".to_owned(),
+        Some((one, [])) => one.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
     }
 }
 

@@ -71,24 +71,30 @@ pub use service::state::ServiceState;
 ///
 /// | key | default | meaning |
 /// |---|---|---|
-/// | `name` | the name in snake_case | the id; `[a-z][a-z0-9_]*` without `__`, not `defaults`, unique in the binary |
-/// | `interval` | `60` | start to start, on a fixed grid; what was missed is skipped |
-/// | `delay` | – | end to start, instead of `interval` |
+/// | `name` | the name in snake_case | the id: `[a-z][a-z0-9_]*` without `__`, not `defaults`, unique in the binary |
+/// | `interval` | `60` | time from start to start on a fixed grid; missed points are skipped |
+/// | `delay` | – | time from end to start, instead of `interval` |
 /// | `cron`, `timezone` | –, `"UTC"` | a cron schedule instead: 5 fields, or 6 with seconds first |
-/// | `catch_up` | `"none"` | fires missed while the process was down: `none`, `latest` or `all` |
+/// | `catch_up` | `"none"` | which fires are made up that were missed while the process was down: `none`, `latest` or `all` |
 /// | `initial_delay` | `0` | wait before the first run |
 /// | `jitter` | `0` | up to this much is added at random to each scheduled wait |
-/// | `max_failures` | `3` | failures in a row that are retried; one more and the service is failed |
-/// | `retry_delay`, `retry_backoff`, `max_retry_delay` | `5`, `1.0`, `300` | wait before a retry, its growth, its cap |
-/// | `timeout` | none | a longer run is cancelled and is a failure |
-/// | `drain_timeout` | `30` | on stop, how long the run in flight may go on |
-/// | `restart` | `"never"` | `on_failure`: a fresh instance after `restart_delay` (60), at most `max_restarts` (5) in `restart_window` (600) |
-/// | `critical` | `false` | when it has failed for good, everything shuts down |
-/// | `depends_on` | `[]` | services, as types or ids, started before and stopped after this one |
-/// | `rate_limit` | none | `"10/s"`, `"600/m"`, `"1000/h"`: [`Context::permit`] waits its turn |
-/// | `enabled` | `true` | `false`: registered, not started |
+/// | `max_failures` | `3` | consecutive failures that are retried; after one more the service is `Failed` |
+/// | `retry_delay` | `5` | wait after a failure, before the retry |
+/// | `retry_backoff` | `1.0` | factor on that wait for each further consecutive failure |
+/// | `max_retry_delay` | `300` | maximum of that wait |
+/// | `timeout` | none | a longer run is cancelled and counts as a failure |
+/// | `drain_timeout` | `30` | on stop, how long the current run may continue before it is aborted |
+/// | `restart` | `"never"` | `on_failure`: after `Failed`, a fresh instance is started |
+/// | `restart_delay` | `60` | wait before such a restart |
+/// | `max_restarts` | `5` | restarts within `restart_window` before the service is `Failed` permanently |
+/// | `restart_window` | `600` | the time in which restarts are counted |
+/// | `critical` | `false` | `true`: when the service is `Failed` permanently, the whole registry shuts down |
+/// | `depends_on` | `[]` | services, as types, functions or ids, that are started before this one and stopped after it; the type of a function has to be in scope |
+/// | `rate_limit` | none | `"10/s"`, `"600/m"`, `"1000/h"`: [`Context::permit`] waits for its turn |
+/// | `enabled` | `true` | `false`: registered, but not started |
 /// | `discover` | `true` | `false`: registered only by hand |
-/// | `crate` | `::service_core` | this crate's path, where it is renamed or re-exported |
+/// | `scope` | `"process"` | `process`: the service runs in every process; `cluster` is not available yet |
+/// | `crate` | `::service_core` | the path of this crate, where it is renamed or re-exported |
 ///
 /// # Methods
 ///

@@ -8,6 +8,7 @@
 //! the `service_config` table, operator overrides, `.set` in the builder, and what the service itself set while running.
 //! What is said of one service beats what is said of all: `SERVICES__DEFAULTS__…` is part of `[defaults]`.
 
+mod coercion;
 mod deserialize;
 mod environment;
 mod errors;
@@ -36,7 +37,6 @@ pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
 #[cfg(feature = "database")]
 pub(crate) use values::{REDACTED, is_secret};
-pub(crate) use values::{Value, list};
 
 /// The page's code is compiled with the doc tests.
 #[cfg(doctest)]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::config::{Value, list};
+use super::values::{Value, list};
 use crate::runtime::lifecycle::Service;
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
@@ -143,12 +143,7 @@ impl ServiceOptions {
     /// What happens to cron fires that were missed while the process was down. Default: nothing.
     #[must_use]
     pub fn catch_up(self, catch_up: CatchUp) -> Self {
-        let name = match catch_up {
-            CatchUp::None => "none",
-            CatchUp::Latest => "latest",
-            CatchUp::All => "all",
-        };
-        self.with("catch_up", name)
+        self.with("catch_up", catch_up.word())
     }
 
     /// Wait before the first run. Default: none.

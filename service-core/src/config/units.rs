@@ -7,6 +7,9 @@ use crate::schedule::RateLimit;
 /// The longest time. Tokio's clock cannot hold the longest that [`Duration`] can.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// How a time is written, for errors.
+pub(crate) const TIME_FORMS: &str = "seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")";
+
 const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
 
 /// A time with units: `1h 30m`. Numbers may have a fraction.

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{self, Unexpected};
 
 use crate::config::errors::ConfigError;
+use crate::config::units::TIME_FORMS;
+use crate::humanize::one_of;
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl fmt::Display for Error {
             Self::InvalidType { expected, .. } => write!(f, "expected {expected}"),
             Self::Missing(field) => write!(f, "`{field}` is missing"),
             Self::UnknownField { field, .. } => write!(f, "unknown key `{field}`"),
-            Self::UnknownVariant { known, .. } => f.write_str(&one_of(known)),
+            Self::UnknownVariant { known, .. } => f.write_str(&one_of(known.iter().copied())),
             Self::Located(error) => error.fmt(f),
         }
     }
@@ -97,7 +99,7 @@ pub(super) fn in_words(expected: &str) -> String {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "a table",
-        "struct Duration" => "a time, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")",
+        "struct Duration" => return format!("a time in {TIME_FORMS}"),
         other if other.starts_with("struct ") => "a table",
         other if other.starts_with("a nonzero ") => {
             return format!("{}, not 0", in_words(&other["a nonzero ".len()..]));
@@ -105,14 +107,4 @@ pub(super) fn in_words(expected: &str) -> String {
         other => other,
     };
     words.to_owned()
-}
-
-/// The names there are, in a sentence.
-pub(super) fn one_of(known: &[&str]) -> String {
-    let names: Vec<String> = known.iter().map(|name| format!("\"{name}\"")).collect();
-    match names.split_last() {
-        None => "nothing".to_owned(),
-        Some((one, [])) => one.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-    }
 }

@@ -4,12 +4,13 @@
 //! place of the table around them, and every secret below it is cut out of their text.
 
 use super::Reader;
-use super::errors::{Error, in_words, one_of};
+use super::errors::{Error, in_words};
 use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
 use crate::config::layers::{Layer, Origin};
 use crate::config::resolver;
 use crate::config::values::{REDACTED, Value};
+use crate::humanize::one_of;
 use crate::service::secret::INVALID;
 use crate::suggest::nearest;
 
@@ -41,7 +42,7 @@ impl Reader<'_> {
             }
             Error::UnknownVariant { variant, known } => {
                 let found = if leaf { self.value.show(self.secret) } else { self.clean(&format!("{variant:?}")) };
-                ConfigError::Value { setting, found, expected: one_of(known) }
+                ConfigError::Value { setting, found, expected: one_of(known.iter().copied()) }
             }
             Error::Missing(field) => self.missing(field, origin),
             Error::UnknownField { field, known } => self.unknown(&field, known, origin),
@@ -71,7 +72,11 @@ impl Reader<'_> {
             },
             Error::UnknownVariant { variant, known } => ConfigError::Settings {
                 service: self.shared.service.to_owned(),
-                problem: format!("found {}, expected {}", self.clean(&format!("{variant:?}")), one_of(known)),
+                problem: format!(
+                    "found {}, expected {}",
+                    self.clean(&format!("{variant:?}")),
+                    one_of(known.iter().copied())
+                ),
             },
             other => ConfigError::Settings {
                 service: self.shared.service.to_owned(),
@@ -138,6 +143,6 @@ impl Reader<'_> {
 fn nested_hint(key: &str, known: &[&str]) -> String {
     match nearest(key, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("expected {}", one_of(known)),
+        None => format!("expected {}", one_of(known.iter().copied())),
     }
 }

@@ -20,7 +20,7 @@ use self::errors::Error;
 use super::errors::ConfigError;
 use super::layers::Origin;
 use super::values::{Node, Table, Value, is_secret};
-use super::{keys, toml};
+use super::{coercion, toml};
 use crate::humanize;
 use crate::service::secret::NEWTYPE;
 
@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
 
     fn boolean<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
-            Value::Text { text, .. } => match keys::boolean(text) {
+            Value::Text { text, .. } => match coercion::boolean(self.value) {
                 Some(value) => visitor.visit_bool(value),
                 None => Err(de::Error::invalid_type(Unexpected::Str(text), &visitor)),
             },
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
 
     fn sequence<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         let (Value::Text { text, .. }, Some(origin)) = (self.value, self.origin) else { return self.any(visitor) };
-        match keys::list_of(text) {
+        match coercion::list(text) {
             Some(items) => {
                 let items: Vec<Node> = items.into_iter().map(|value| Node::new(value, origin)).collect();
                 self.list(&items, visitor)
@@ -188,7 +188,7 @@ impl<'a> Reader<'a> {
         if let Value::Table(table) = self.value {
             return self.table(table, &[], visitor);
         }
-        match keys::duration(self.value) {
+        match coercion::duration(self.value) {
             Some(time) => {
                 let parts = [u64::from(time.subsec_nanos()), time.as_secs()];
                 visitor.visit_seq(de::value::SeqDeserializer::new(parts.into_iter().rev()))

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::options::ServiceOptions;
 
 const TIME: &str =
-    "a time, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
+    "a time in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
 const SOME_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
 
 /// What is wrong for no service in particular.
@@ -38,8 +38,8 @@ fn a_value_that_does_not_fit_names_place_found_and_expected() {
         ("max_failures = 1.5", "max_failures", "1.5", count),
         ("max_failures = \"3\"", "max_failures", "\"3\"", count),
         ("max_failures = 4294967296", "max_failures", "4294967296", count),
-        ("retry_backoff = 0.5", "retry_backoff", "0.5", "a factor from 1 on, such as 2 or 1.5"),
-        ("retry_backoff = nan", "retry_backoff", "NaN", "a factor from 1 on, such as 2 or 1.5"),
+        ("retry_backoff = 0.5", "retry_backoff", "0.5", "a number of at least 1, such as 2 or 1.5"),
+        ("retry_backoff = nan", "retry_backoff", "NaN", "a number of at least 1, such as 2 or 1.5"),
         ("critical = \"yes\"", "critical", "\"yes\"", "true or false"),
         ("restart = \"always\"", "restart", "\"always\"", "\"never\" or \"on_failure\""),
         ("catch_up = 1", "catch_up", "1", "\"none\", \"latest\" or \"all\""),
@@ -147,6 +147,7 @@ fn defaults_hold_keys_that_fit_every_service_only() {
             "`intervall` of `[defaults]` (services.toml:5): unknown key, did you mean `interval`?".to_owned(),
             "`name` of `[defaults]` (services.toml:2): only `#[service(…)]` can have it".to_owned(),
             "`max_failures` of `[defaults]` (environment variable SERVICES__DEFAULTS__MAX_FAILURES): found \"many\", expected a whole number from 0 to 4294967295".to_owned(),
+            "`delay` of `[defaults]` (services.toml:7): `interval` stands there too, a service has one schedule: keep one of the two".to_owned(),
             "`jitter` of `[defaults]` (services.toml:8): `${NO}` cannot be read: the environment variable is not set".to_owned(),
         ]
     );
