@@ -1,25 +1,20 @@
 //! The keys of `#[service]`, which the other layers take as well: one declaration for each.
 //!
-//! [`KEYS`] feeds the reading of every layer, the rules between keys, `explain`, suggestions and the options by default. A
-//! new key is a field of [`Options`] and an entry here; tests name what is then missing in the documentation, the macro
-//! and [`ServiceOptions`](crate::ServiceOptions).
+//! [`KEYS`] feeds the reading of every layer, the rules between keys, `explain` and suggestions. A new key is a field of
+//! [`Options`] and an entry here; tests name what is then missing in the documentation, the macro and
+//! [`ServiceOptions`](crate::ServiceOptions).
 
-use std::time::Duration;
-
-use super::coercion;
+use super::kinds::{Kind, Least, NONE, part};
 use super::options::{Options, Restart};
-use super::units::{self, TIME_FORMS};
-use super::values::Value;
-use crate::humanize;
-use crate::schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
+use crate::schedule::{CatchUp, CronSchedule, Schedule};
 use crate::suggest;
 
 /// One key.
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// What it takes, and where that goes.
+    /// What it takes, and the part of the options that it sets.
     pub(crate) kind: Kind,
-    /// The default, as it is written in the file; [`NOT_SET`] and [`NONE`] are none.
+    /// The default, as it is written in the file, or [`NOT_SET`] or [`NONE`].
     #[cfg_attr(not(test), allow(dead_code, reason = "the documentation and the options are compared with it"))]
     pub(crate) default: &'static str,
     /// What it means, for the documentation.
@@ -31,11 +26,8 @@ pub(crate) struct Key {
 }
 
 /// The default of a key that stands for another one.
-#[cfg_attr(not(test), allow(dead_code, reason = "as above"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the documentation is compared with it"))]
 pub(crate) const NOT_SET: &str = "–";
-/// The default of a key that is no limit by default.
-#[cfg_attr(not(test), allow(dead_code, reason = "as above"))]
-const NONE: &str = "none";
 
 /// What is true of a key beside its kind.
 #[derive(Clone, Copy)]
@@ -48,54 +40,6 @@ pub(crate) enum Rule {
     OneService,
     /// It needs a feature of this crate.
     Feature { name: &'static str, enabled: bool },
-}
-
-/// What a key takes, and the part of [`Options`] that it sets.
-pub(crate) enum Kind {
-    Time(Least, Part<Duration>),
-    /// A time above zero, or `"none"`.
-    Limit(Part<Option<Duration>>),
-    Count(Part<u32>),
-    /// A number from 1.
-    Factor(Part<f64>),
-    Switch(Part<bool>),
-    /// One of these words, and what each does.
-    Choice(&'static [Word], fn(&Options) -> Option<&'static str>),
-    Cron(Part<String>),
-    TimeZone(Part<String>),
-    Services(Part<Vec<String>>),
-    /// A rate, or `"none"`.
-    Rate(Part<Option<RateLimit>>),
-    /// Only the attribute can have it.
-    Attribute,
-}
-
-/// The least that a time may be.
-#[derive(Clone, Copy)]
-pub(crate) enum Least {
-    Zero,
-    AboveZero,
-}
-
-/// A part of the options: how to read it and how to set it. `None`: the options have no such part now (`delay` beside an
-/// interval, `restart_delay` without a restart).
-pub(crate) struct Part<T: 'static> {
-    get: fn(&Options) -> Option<T>,
-    set: fn(&mut Options, T),
-}
-
-impl<T> Clone for Part<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Part<T> {}
-
-type Word = (&'static str, fn(&mut Options));
-
-const fn part<T>(get: fn(&Options) -> Option<T>, set: fn(&mut Options, T)) -> Part<T> {
-    Part { get, set }
 }
 
 const fn key(name: &'static str, default: &'static str, kind: Kind, meaning: &'static str) -> Key {
@@ -199,17 +143,14 @@ pub(crate) static KEYS: &[Key] = &[
             ],
             |o| Some(cron(o)?.catch_up.word()),
         ),
-        "which fires are made up that were missed while the process was down: `none`, `latest` or `all`; needs a database",
+        "which fires missed while the process was down are made up: `none`, `latest` or `all`; needs a database",
     )
     .rules(WITH_CRON)
     .synonyms(&["misfire"]),
     key(
         "initial_delay",
         "0",
-        Kind::Time(
-            Least::Zero,
-            part(|o| Some(o.initial_delay), |o, v| o.initial_delay = v),
-        ),
+        Kind::Time(Least::Zero, part(|o| Some(o.initial_delay), |o, v| o.initial_delay = v)),
         "wait before the first run",
     )
     .synonyms(&["start_delay"]),
@@ -242,10 +183,7 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "max_retry_delay",
         "300",
-        Kind::Time(
-            Least::Zero,
-            part(|o| Some(o.max_retry_delay), |o, v| o.max_retry_delay = v),
-        ),
+        Kind::Time(Least::Zero, part(|o| Some(o.max_retry_delay), |o, v| o.max_retry_delay = v)),
         "maximum of that wait",
     )
     .synonyms(&["max_delay", "max_backoff"]),
@@ -258,10 +196,7 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "drain_timeout",
         "30",
-        Kind::Time(
-            Least::Zero,
-            part(|o| Some(o.drain_timeout), |o, v| o.drain_timeout = v),
-        ),
+        Kind::Time(Least::Zero, part(|o| Some(o.drain_timeout), |o, v| o.drain_timeout = v)),
         "on stop, how long the current run may continue before it is aborted",
     )
     .synonyms(&["shutdown_timeout", "grace_period"]),
@@ -269,10 +204,7 @@ pub(crate) static KEYS: &[Key] = &[
         "restart",
         "\"never\"",
         Kind::Choice(
-            &[
-                ("never", |o| o.restart = None),
-                ("on_failure", |o| o.restart = Some(Restart::default())),
-            ],
+            &[("never", |o| o.restart = None), ("on_failure", |o| o.restart = Some(Restart::default()))],
             |o| Some(if o.restart.is_some() { "on_failure" } else { "never" }),
         ),
         "`on_failure`: after `Failed`, a fresh instance is started",
@@ -280,36 +212,21 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "restart_delay",
         "60",
-        Kind::Time(
-            Least::Zero,
-            part(
-                |o| Some(o.restart?.delay),
-                |o, v| restart(o, |r| r.delay = v),
-            ),
-        ),
+        Kind::Time(Least::Zero, part(|o| Some(o.restart?.delay), |o, v| restart(o, |r| r.delay = v))),
         "wait before such a restart",
     )
     .rules(WITH_RESTART),
     key(
         "max_restarts",
         "5",
-        Kind::Count(part(
-            |o| Some(o.restart?.max),
-            |o, v| restart(o, |r| r.max = v),
-        )),
+        Kind::Count(part(|o| Some(o.restart?.max), |o, v| restart(o, |r| r.max = v))),
         "restarts within `restart_window` before the service is `Failed` permanently",
     )
     .rules(WITH_RESTART),
     key(
         "restart_window",
         "600",
-        Kind::Time(
-            Least::AboveZero,
-            part(
-                |o| Some(o.restart?.window),
-                |o, v| restart(o, |r| r.window = v),
-            ),
-        ),
+        Kind::Time(Least::AboveZero, part(|o| Some(o.restart?.window), |o, v| restart(o, |r| r.window = v))),
         "the time in which restarts are counted",
     )
     .rules(WITH_RESTART),
@@ -400,23 +317,6 @@ pub(crate) fn suggest(unknown: &str) -> Option<&'static str> {
     synonym.or_else(|| suggest::nearest(unknown, options().map(|key| key.name)))
 }
 
-/// A value that its key takes.
-pub(crate) struct Accepted {
-    /// As `explain` and the table at start show it: the same whichever layer it came from.
-    pub(crate) shown: String,
-    apply: Box<dyn Fn(&mut Options)>,
-}
-
-impl Accepted {
-    fn new<T: Clone + 'static>(shown: String, value: T, part: Part<T>) -> Self {
-        Self { shown, apply: Box::new(move |options| (part.set)(options, value.clone())) }
-    }
-
-    pub(crate) fn apply(&self, options: &mut Options) {
-        (self.apply)(options);
-    }
-}
-
 impl Key {
     /// A feature that it needs and that this program is built without.
     pub(crate) fn missing_feature(&self) -> Option<&'static str> {
@@ -429,89 +329,4 @@ impl Key {
     pub(crate) fn is_schedule(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule, Rule::Schedule))
     }
-
-    /// Reads a value of any layer.
-    ///
-    /// # Errors
-    /// What is expected instead.
-    pub(crate) fn read(&self, value: &Value) -> Result<Accepted, String> {
-        let accepted = match self.kind {
-            Kind::Time(least, part) => {
-                let time = coercion::duration(value).filter(|time| matches!(least, Least::Zero) || !time.is_zero());
-                time.map(|time| Accepted::new(humanize::exact(time), time, part))
-            }
-            Kind::Limit(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
-            Kind::Limit(part) => {
-                let time = coercion::duration(value).filter(|time| !time.is_zero());
-                time.map(|time| Accepted::new(humanize::exact(time), Some(time), part))
-            }
-            Kind::Count(part) => coercion::count(value).map(|count| Accepted::new(count.to_string(), count, part)),
-            Kind::Factor(part) => {
-                let factor = coercion::number(value).filter(|factor| *factor >= 1.0 && factor.is_finite());
-                factor.map(|factor| Accepted::new(factor.to_string(), factor, part))
-            }
-            Kind::Switch(part) => coercion::boolean(value).map(|flag| Accepted::new(flag.to_string(), flag, part)),
-            Kind::Choice(words, _) => {
-                let word = coercion::word(value).and_then(|word| words.iter().find(|(known, _)| *known == word));
-                word.map(|(word, apply)| Accepted { shown: (*word).to_owned(), apply: Box::new(apply) })
-            }
-            Kind::Cron(part) | Kind::TimeZone(part) => {
-                coercion::word(value).map(|word| Accepted::new(word.to_owned(), word.to_owned(), part))
-            }
-            Kind::Services(part) => coercion::words(value).map(|ids| Accepted::new(show_ids(&ids), ids, part)),
-            Kind::Rate(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
-            Kind::Rate(part) => {
-                let rate = coercion::word(value).and_then(units::rate);
-                rate.map(|rate| Accepted::new(units::show_rate(rate), Some(rate), part))
-            }
-            Kind::Attribute => None,
-        };
-        accepted.ok_or_else(|| self.kind.expected())
-    }
-
-    /// The value that it has in these options; `None` where it has no part in what is in effect.
-    pub(crate) fn show(&self, options: &Options) -> Option<String> {
-        match &self.kind {
-            Kind::Time(_, part) => (part.get)(options).map(humanize::exact),
-            Kind::Limit(part) => (part.get)(options).map(|time| time.map_or(NONE.to_owned(), humanize::exact)),
-            Kind::Count(part) => (part.get)(options).map(|count| count.to_string()),
-            Kind::Factor(part) => (part.get)(options).map(|factor| factor.to_string()),
-            Kind::Switch(part) => (part.get)(options).map(|flag| flag.to_string()),
-            Kind::Choice(_, get) => get(options).map(str::to_owned),
-            Kind::Cron(part) | Kind::TimeZone(part) => (part.get)(options),
-            Kind::Services(part) => (part.get)(options).map(|ids| show_ids(&ids)),
-            Kind::Rate(part) => (part.get)(options).map(|rate| rate.map_or(NONE.to_owned(), units::show_rate)),
-            Kind::Attribute => None,
-        }
-    }
-}
-
-impl Kind {
-    /// What to write.
-    fn expected(&self) -> String {
-        let above_zero = format!("a time above zero, in {TIME_FORMS}, up to 100 years");
-        match self {
-            Self::Time(Least::Zero, _) => format!("a time in {TIME_FORMS}, up to 100 years"),
-            Self::Time(Least::AboveZero, _) => above_zero,
-            Self::Limit(_) => format!("{above_zero}, or \"none\""),
-            Self::Count(_) => format!("a whole number from 0 to {}", u32::MAX),
-            Self::Factor(_) => "a number of at least 1, such as 2 or 1.5".to_owned(),
-            Self::Switch(_) => "true or false".to_owned(),
-            Self::Choice(words, _) => humanize::one_of(words.iter().map(|(word, _)| *word)),
-            Self::Cron(_) => "a cron expression such as \"0 3 * * *\"".to_owned(),
-            Self::TimeZone(_) => "a time zone such as \"Europe/Berlin\"".to_owned(),
-            Self::Services(_) => "a list of service ids such as [\"importer\", \"cleanup\"]".to_owned(),
-            Self::Rate(_) => "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\"".to_owned(),
-            Self::Attribute => "no value".to_owned(),
-        }
-    }
-}
-
-/// An option that was given below is taken back.
-fn is_none(value: &Value) -> bool {
-    matches!(value, Value::Null) || coercion::word(value) == Some(NONE)
-}
-
-fn show_ids(ids: &[String]) -> String {
-    if ids.is_empty() { NONE.to_owned() } else { ids.join(", ") }
 }

@@ -14,6 +14,7 @@ mod environment;
 mod errors;
 pub(crate) mod fields;
 mod keys;
+mod kinds;
 mod layers;
 pub(crate) mod options;
 mod resolver;

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::errors::{ConfigError, Setting};
-use super::keys::{self, Accepted, Key, Kind, Rule};
+use super::keys::{self, Key, Rule};
+use super::kinds::{Accepted, Kind};
 use super::layers::{Layer, Origin};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value, is_secret};
@@ -94,10 +95,10 @@ impl Resolved {
     /// options as they are: where they are not what the layers say, the service itself changed them.
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
         let explain = |key: &'static Key| {
-            let value = key.show(now)?;
+            let value = key.kind.show(now)?;
             let same = |set: &&Provenance| set.key == key.name || (key.is_schedule() && is_schedule(set.key));
             let set = self.provenance.iter().find(same);
-            if key.show(&self.options).as_ref() == Some(&value) {
+            if key.kind.show(&self.options).as_ref() == Some(&value) {
                 return Some(set.cloned().unwrap_or_else(|| Provenance::new(key.name, value, Layer::Default)));
             }
             let below = set.map(|set| (Provenance { shadowed: Vec::new(), ..set.clone() }, set.shadowed.clone()));
@@ -217,7 +218,7 @@ impl<'a> Resolver<'a> {
             self.errors.push(ConfigError::Conflict { setting: setting(), problem });
             return;
         }
-        let (shown, read) = match (broken(&node.value), key.read(&node.value)) {
+        let (shown, read) = match (broken(&node.value), key.kind.read(&node.value)) {
             (Some((variable, why)), _) => {
                 let (variable, problem) = (variable.to_owned(), why.to_owned());
                 let error = ConfigError::Variable { setting: setting(), variable, problem };

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::Options;
-use crate::config::keys::{self, KEYS, Key, Kind};
+use crate::config::keys::{self, KEYS, Key};
+use crate::config::kinds::Kind;
 use crate::config::values::Value;
 use crate::schedule::{CatchUp, CronSchedule, Schedule};
 
@@ -22,13 +23,13 @@ fn the_default_of_each_key_is_that_of_the_options() {
         let mut seen = false;
         for options in with_all().iter().filter(|options| key.name != "restart" || options.restart.is_none()) {
             if key.default == keys::NOT_SET {
-                assert_eq!(key.show(&Options::default()), None, "{}", key.name);
+                assert_eq!(key.kind.show(&Options::default()), None, "{}", key.name);
                 seen = true;
                 continue;
             }
-            let Some(shown) = key.show(options) else { continue };
+            let Some(shown) = key.kind.show(options) else { continue };
             let value = toml::parse_value(key.default).unwrap_or_else(|| Value::Str(key.default.to_owned()));
-            let Ok(accepted) = key.read(&value) else { panic!("{} does not take its default", key.name) };
+            let Ok(accepted) = key.kind.read(&value) else { panic!("{} does not take its default", key.name) };
             assert_eq!(accepted.shown, shown, "{}", key.name);
             let mut changed = options.clone();
             accepted.apply(&mut changed);
