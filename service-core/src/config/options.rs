@@ -8,7 +8,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::config::{SettingValue, Value, list};
+use super::values::{SettingValue, Value, list};
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
 /// The effective options of one service. The defaults are those of the attribute.
@@ -152,12 +152,7 @@ impl ServiceOptions {
     /// What happens to cron fires that were missed while the process was down. Default: nothing.
     #[must_use]
     pub fn catch_up(self, catch_up: CatchUp) -> Self {
-        let name = match catch_up {
-            CatchUp::None => "none",
-            CatchUp::Latest => "latest",
-            CatchUp::All => "all",
-        };
-        self.with("catch_up", name)
+        self.with("catch_up", catch_up.word())
     }
 
     /// Wait before the first run. Default: none.

@@ -8,11 +8,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::env::Env;
-use super::error::{ConfigError, ConfigErrors};
-use super::resolve::{Attempt, FOR_ALL, Rank, Resolved, Row};
-use super::value::{self, Node, SettingValue, Table, Value};
-use super::{Layer, Origin, file};
+use super::environment::Env;
+use super::errors::{ConfigError, ConfigErrors};
+use super::layers::{Layer, Origin};
+use super::resolver::{FOR_ALL, Precedence, Resolved, Resolver, Row};
+use super::toml;
+use super::values::{self, Node, SettingValue, Table, Value};
 use crate::config::options::ServiceOptions;
 use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::suggest::nearest;
@@ -45,9 +46,9 @@ pub(crate) struct Sources {
     env: Env,
     /// The file's name for messages, whether it exists or not.
     pub(super) file_name: String,
-    /// `[defaults]` by rank, checked: they have no errors of their own any more.
-    defaults: Vec<(Rank, Table)>,
-    sections: BTreeMap<String, Vec<(Rank, Table)>>,
+    /// `[defaults]` by precedence, checked: they have no errors of their own any more.
+    defaults: Vec<(Precedence, Table)>,
+    sections: BTreeMap<String, Vec<(Precedence, Table)>>,
     for_all: Table,
     errors: Vec<ConfigError>,
     /// What services without a word of their own share, by descriptor.
@@ -61,7 +62,7 @@ impl Sources {
         let (file_name, file) = read_file(inputs.file, inputs.directory, &env);
         let (file, errors) = match file {
             Ok(file) => (file, Vec::new()),
-            Err(errors) => (file::File::default(), errors),
+            Err(errors) => (toml::File::default(), errors),
         };
         let mut sources = Self {
             env,
@@ -72,18 +73,18 @@ impl Sources {
             errors,
             shared: Mutex::default(),
         };
-        sources.add(file.sections, Rank::DefaultsFile, Rank::File);
+        sources.add(file.sections, Precedence::DefaultsFile, Precedence::File);
         let (sections, errors) = sources.env.sections();
         sources.errors.extend(errors);
-        sources.add(sections, Rank::DefaultsEnvironment, Rank::Environment);
+        sources.add(sections, Precedence::DefaultsEnvironment, Precedence::Environment);
         let sections = sources.sets(inputs.sets);
-        sources.add(sections, Rank::DefaultsSet, Rank::Set);
+        sources.add(sections, Precedence::DefaultsSet, Precedence::Set);
         sources.sets_for_all(inputs.sets_for_all);
         sources.check_defaults();
         sources
     }
 
-    fn add(&mut self, sections: BTreeMap<String, Table>, defaults: Rank, own: Rank) {
+    fn add(&mut self, sections: BTreeMap<String, Table>, defaults: Precedence, own: Precedence) {
         for (section, table) in sections {
             match section.as_str() {
                 "defaults" => self.defaults.push((defaults, table)),
@@ -122,11 +123,11 @@ impl Sources {
 
     /// Once for all services, so that a mistake in `[defaults]` is not reported by each of them.
     fn check_defaults(&mut self) {
-        let mut attempt = Attempt::new("defaults");
-        for (rank, table) in &self.defaults {
-            attempt.layer(*rank, table);
+        let mut resolver = Resolver::new("defaults");
+        for (precedence, table) in &self.defaults {
+            resolver.layer(*precedence, table);
         }
-        let errors = attempt.finish_defaults();
+        let errors = resolver.finish_defaults();
         if !errors.is_empty() {
             self.defaults.clear();
             self.errors.extend(errors);
@@ -212,7 +213,7 @@ impl Sources {
     ) -> Result<Resolved, ConfigErrors> {
         let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
         loop {
-            let errors = match self.attempt(id, descriptor, code, &rows) {
+            let errors = match self.resolve_once(id, descriptor, code, &rows) {
                 Ok(resolved) => return Ok(Resolved { rejected, ..resolved }),
                 Err(errors) => errors,
             };
@@ -227,35 +228,35 @@ impl Sources {
         }
     }
 
-    fn attempt(
+    fn resolve_once(
         &self,
         id: &str,
         descriptor: Option<&'static ServiceDescriptor>,
         code: Option<&ServiceOptions>,
         rows: &[&Row],
     ) -> Result<Resolved, Vec<ConfigError>> {
-        let mut attempt = Attempt::new(id);
+        let mut resolver = Resolver::new(id);
         if let Some(descriptor) = descriptor {
-            attempt.attribute(descriptor);
+            resolver.attribute(descriptor);
         }
         if let Some(code) = code {
-            attempt.code(code);
+            resolver.code(code);
         }
-        for (rank, table) in &self.defaults {
-            attempt.layer(*rank, table);
+        for (precedence, table) in &self.defaults {
+            resolver.layer(*precedence, table);
         }
         let own = self.sections.get(id).map_or(&[][..], Vec::as_slice);
-        for (rank, table) in own.iter().filter(|(rank, _)| *rank < Rank::Set) {
-            attempt.layer(*rank, table);
+        for (precedence, table) in own.iter().filter(|(precedence, _)| *precedence < Precedence::Set) {
+            resolver.layer(*precedence, table);
         }
-        attempt.rows(Layer::Table, rows);
-        attempt.rows(Layer::Override, rows);
-        attempt.layer(Rank::SetForAll, &self.for_all);
-        for (rank, table) in own.iter().filter(|(rank, _)| *rank >= Rank::Set) {
-            attempt.layer(*rank, table);
+        resolver.rows(Layer::Table, rows);
+        resolver.rows(Layer::Override, rows);
+        resolver.layer(Precedence::SetForAll, &self.for_all);
+        for (precedence, table) in own.iter().filter(|(precedence, _)| *precedence >= Precedence::Set) {
+            resolver.layer(*precedence, table);
         }
-        attempt.rows(Layer::Running, rows);
-        attempt.finish(descriptor, code, &self.file_name)
+        resolver.rows(Layer::Running, rows);
+        resolver.finish(descriptor, code, &self.file_name)
     }
 }
 
@@ -263,8 +264,8 @@ impl Sources {
 fn overwrite(table: &mut Table, path: &str, node: Node) {
     let mut upper = Table::new();
     // An empty table has nothing that could be in the way.
-    let _ = value::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
-    value::merge(table, upper);
+    let _ = values::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
+    values::merge(table, upper);
 }
 
 /// The file's name for messages, and what stands in it.
@@ -272,7 +273,7 @@ fn read_file(
     named: Option<PathBuf>,
     directory: Option<PathBuf>,
     env: &Env,
-) -> (String, Result<file::File, Vec<ConfigError>>) {
+) -> (String, Result<toml::File, Vec<ConfigError>>) {
     let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
         (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
@@ -280,13 +281,13 @@ fn read_file(
     };
     let shown = name.display().to_string();
     if by.is_empty() && directory.is_none() {
-        return (shown, Ok(file::File::default()));
+        return (shown, Ok(toml::File::default()));
     }
     let problem = |problem: String| Err(vec![ConfigError::File { file: shown.clone(), problem }]);
     let file = match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
-        Ok(text) => file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
+        Ok(text) => toml::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
-            "" => Ok(file::File::default()),
+            "" => Ok(toml::File::default()),
             by => problem(format!("there is no such file, it was named {by}")),
         },
         Err(error) => problem(format!("cannot be read: {error}")),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use tracing::info;
 
 use crate::config::Provenance;
+use crate::humanize;
 use crate::runtime::services::Services;
 use crate::schedule::Schedule;
 
@@ -58,8 +59,8 @@ fn rows(services: &Services) -> Vec<(String, String, Vec<String>)> {
 /// A schedule in words.
 pub(crate) fn schedule(schedule: &Schedule) -> String {
     match schedule {
-        Schedule::Interval(every) => format!("every {}", humantime::format_duration(*every)),
-        Schedule::Delay(wait) => format!("{} after each run", humantime::format_duration(*wait)),
+        Schedule::Interval(every) => format!("every {}", humanize::exact(*every)),
+        Schedule::Delay(wait) => format!("{} after each run", humanize::exact(*wait)),
         Schedule::Cron(cron) => format!("cron {} ({})", cron.expression, cron.timezone),
     }
 }

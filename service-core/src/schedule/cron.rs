@@ -31,9 +31,6 @@ pub(crate) enum Mistake {
     Zone(Option<&'static str>),
 }
 
-pub(crate) const NO_FEATURE: &str = "needs the feature `cron` of service-core, which this program was built without: add \
-                                     `features = [\"cron\"]` to it in Cargo.toml";
-
 impl Mistake {
     /// Which of the schedule's keys is wrong.
     pub(crate) fn key(&self) -> &'static str {

@@ -16,7 +16,7 @@ use serde::ser::{Serialize, Serializer};
 /// By this name the settings' reader knows a secret.
 pub(crate) const NEWTYPE: &str = "$service_core::Secret";
 /// All that an error from within a secret says.
-pub(crate) const MISFIT: &str = "a secret does not have the form that its type expects";
+pub(crate) const INVALID: &str = "a secret does not have the form that its type expects";
 
 /// A value that is never shown: `Debug`, `Display` and `Serialize` give `•••`, and no error quotes it. For settings such
 /// as passwords.
@@ -92,7 +92,7 @@ impl<T> Hidden<T> {
     where
         T: Deserialize<'de>,
     {
-        T::deserialize(deserializer).map(Secret).map_err(|_| de::Error::custom(MISFIT))
+        T::deserialize(deserializer).map(Secret).map_err(|_| de::Error::custom(INVALID))
     }
 }
 

@@ -164,14 +164,14 @@ fn environment_variables_become_what_the_key_asks_for() {
         ("SERVICES__MAIL__TIMEOUT", "2m"),
         ("SERVICES__MAIL__ENABLED", "off"),
         ("SERVICES__MAIL__DEPENDS_ON", "a, b"),
-        ("SERVICES__MAIL__RATE_LIMIT", "5/30s"),
+        ("SERVICES__MAIL__RATE_LIMIT", "5/m"),
         ("SERVICES__MAIL__RETRY_BACKOFF", "1.5"),
     ])
     .options(&[]);
     assert_eq!(options.schedule, Schedule::Delay(Duration::from_millis(250)));
     assert_eq!((options.timeout, options.enabled), (Some(s(120)), false));
     assert_eq!(options.depends_on, ["a", "b"]);
-    assert_eq!(options.rate_limit, Some(RateLimit { permits: 5, per: s(30) }));
+    assert_eq!(options.rate_limit, Some(RateLimit { permits: 5, per: s(60) }));
     assert_eq!(options.retry_backoff, 1.5);
     let array = env([("SERVICES__MAIL__DEPENDS_ON", "[\"a\", \"b\"]")]).options(&[]);
     assert_eq!(array.depends_on, ["a", "b"]);
@@ -214,7 +214,7 @@ fn a_wrong_row_is_left_out_and_reported() {
     assert_eq!(
         rejected,
         [
-            "`interval` of service `mail` (service_config row): found \"-5\", expected a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years",
+            "`interval` of service `mail` (service_config row): found \"-5\", expected a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years",
             "`max_falures` of service `mail` (operator override row): unknown key, did you mean `max_failures`?",
             "`timezone` of service `mail` (service_config row): goes with `cron` only, and this service has `interval`",
         ]

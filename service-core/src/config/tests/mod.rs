@@ -1,10 +1,12 @@
 //! Configuration, tested through [`Sources`] with an environment and a directory of the test's own.
 
+mod keys;
 mod layers;
 mod mistakes;
 mod page;
 mod reading;
 mod secrets;
+mod units;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

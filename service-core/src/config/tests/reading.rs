@@ -208,7 +208,8 @@ fn a_wrong_setting_names_place_found_and_expected() {
     );
     assert_eq!(
         one::<Duration>(file("[mail]\nvalue = \"soon\"")).unwrap_err(),
-        at(2) + "found \"soon\", expected a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\")"
+        at(2)
+            + "found \"soon\", expected a time in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")"
     );
     assert_eq!(
         one::<std::net::IpAddr>(file("[mail]\nvalue = \"here\"")).unwrap_err(),

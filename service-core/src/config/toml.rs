@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use toml::de::{DeTable, DeValue};
+use ::toml::de::{DeTable, DeValue};
 
-use super::env::Env;
-use super::error::ConfigError;
-use super::value::{Node, Table, Value};
-use super::{Layer, Origin};
+use super::environment::Env;
+use super::errors::ConfigError;
+use super::layers::{Layer, Origin};
+use super::values::{Node, Table, Value};
 
 /// A read file: its sections, `defaults` among them.
 #[derive(Default)]

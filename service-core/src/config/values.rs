@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Origin;
+use super::layers::{Layer, Origin};
+use crate::humanize;
 
 /// A value, its type as its layer wrote it.
 #[derive(Clone, PartialEq)]
@@ -76,7 +77,7 @@ impl Value {
             Self::Bool(value) => write!(out, "{value}"),
             Self::Int(value) => write!(out, "{value}"),
             Self::Float(value) => write!(out, "{value:?}"),
-            Self::Time(value) => write!(out, "{}", humantime::format_duration(*value)),
+            Self::Time(value) => write!(out, "{}", humanize::exact(*value)),
             Self::Text { secret: true, .. } => write!(out, "{REDACTED}"),
             Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", without_password(text)),
             Self::Broken { variable, .. } => write!(out, "\"${{{variable}}}\""),
@@ -162,7 +163,7 @@ pub(crate) fn merge(lower: &mut Table, upper: Table) {
     for (key, node) in upper {
         // Names of environment variables have no case to speak of: `BATCHSIZE` is `batchSize` where that is known.
         let key = match lower.keys().find(|known| **known != key && known.eq_ignore_ascii_case(&key)) {
-            Some(known) if !lower.contains_key(&key) && matches!(node.origin.layer, super::Layer::Environment) => {
+            Some(known) if !lower.contains_key(&key) && matches!(node.origin.layer, Layer::Environment) => {
                 known.clone()
             }
             _ => key,
@@ -264,7 +265,7 @@ impl From<SettingValue> for Value {
 
 /// A list whose items are placed when the list is ([`Node::new`]).
 pub(crate) fn list(items: impl IntoIterator<Item = Value>) -> Value {
-    let nowhere = Origin::new(super::Layer::Default, "");
+    let nowhere = Origin::new(Layer::Default, "");
     Value::List(items.into_iter().map(|value| Node { value, origin: Arc::clone(&nowhere) }).collect())
 }
 
@@ -280,7 +281,7 @@ fn from_json(json: serde_json::Value) -> Value {
         serde_json::Value::String(text) => Value::Str(text),
         serde_json::Value::Array(items) => list(items.into_iter().map(from_json)),
         serde_json::Value::Object(object) => {
-            let nowhere = Origin::new(super::Layer::Default, "");
+            let nowhere = Origin::new(Layer::Default, "");
             let entry = |(key, json)| (key, Node { value: from_json(json), origin: Arc::clone(&nowhere) });
             Value::Table(object.into_iter().map(entry).collect())
         }

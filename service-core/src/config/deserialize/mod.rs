@@ -7,7 +7,7 @@
 //! value, waits in [`Shared`].
 
 mod access;
-mod error;
+mod errors;
 mod locate;
 
 use std::cell::RefCell;
@@ -16,10 +16,12 @@ use std::sync::Arc;
 use serde::de::{self, Unexpected, Visitor};
 
 use self::access::{Entries, Items};
-use self::error::Error;
-use super::error::ConfigError;
-use super::value::{Node, Table, Value, is_secret};
-use super::{Origin, file, keys};
+use self::errors::Error;
+use super::errors::ConfigError;
+use super::layers::Origin;
+use super::values::{Node, Table, Value, is_secret};
+use super::{coercion, toml};
+use crate::humanize;
 use crate::service::secret::NEWTYPE;
 
 /// What all readers of one value share.
@@ -27,14 +29,14 @@ pub(super) struct Shared<'a> {
     service: &'a str,
     file: &'a str,
     /// Why the last `Secret` could not be read.
-    misfit: RefCell<Option<ConfigError>>,
+    invalid: RefCell<Option<ConfigError>>,
     /// Values of `Secret`s, whatever their keys.
     secrets: RefCell<Vec<String>>,
 }
 
 impl<'a> Shared<'a> {
     pub(super) fn new(service: &'a str, file: &'a str) -> Self {
-        Self { service, file, misfit: RefCell::default(), secrets: RefCell::default() }
+        Self { service, file, invalid: RefCell::default(), secrets: RefCell::default() }
     }
 }
 
@@ -90,7 +92,7 @@ impl<'a> Reader<'a> {
         result.map_err(|error| {
             let error = self.locate(error);
             if let (true, Error::Located(located)) = (self.typed_secret, &error) {
-                *self.shared.misfit.borrow_mut() = Some(ConfigError::clone(located));
+                *self.shared.invalid.borrow_mut() = Some(ConfigError::clone(located));
             }
             error
         })
@@ -103,7 +105,7 @@ impl<'a> Reader<'a> {
             Value::Bool(value) => visitor.visit_bool(*value),
             Value::Int(number) => whole(*number, visitor),
             Value::Float(number) => visitor.visit_f64(*number),
-            Value::Time(time) => visitor.visit_string(humantime::format_duration(*time).to_string()),
+            Value::Time(time) => visitor.visit_string(humanize::exact(*time)),
             Value::Str(text) => visitor.visit_str(text),
             Value::Text { text, .. } => guess(text, visitor),
             Value::Broken { variable, why } => Err(self.unreadable(variable, why)),
@@ -145,7 +147,7 @@ impl<'a> Reader<'a> {
 
     fn boolean<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
-            Value::Text { text, .. } => match keys::boolean(text) {
+            Value::Text { text, .. } => match coercion::boolean(self.value) {
                 Some(value) => visitor.visit_bool(value),
                 None => Err(de::Error::invalid_type(Unexpected::Str(text), &visitor)),
             },
@@ -155,7 +157,7 @@ impl<'a> Reader<'a> {
 
     fn sequence<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         let (Value::Text { text, .. }, Some(origin)) = (self.value, self.origin) else { return self.any(visitor) };
-        match keys::list_of(text) {
+        match coercion::list(text) {
             Some(items) => {
                 let items: Vec<Node> = items.into_iter().map(|value| Node::new(value, origin)).collect();
                 self.list(&items, visitor)
@@ -168,7 +170,7 @@ impl<'a> Reader<'a> {
         match (self.value, self.origin) {
             (Value::Table(table), _) => self.table(table, fields, visitor),
             (Value::Text { text, .. }, Some(origin)) if text.trim_start().starts_with('{') => {
-                match file::parse_value(text.trim()) {
+                match toml::parse_value(text.trim()) {
                     Some(value @ Value::Table(_)) => {
                         let node = Node::new(value, origin);
                         let reader = self.at(self.path.clone(), &node, self.secret);
@@ -186,12 +188,12 @@ impl<'a> Reader<'a> {
         if let Value::Table(table) = self.value {
             return self.table(table, &[], visitor);
         }
-        match keys::duration(self.value) {
+        match coercion::duration(self.value) {
             Some(time) => {
                 let parts = [u64::from(time.subsec_nanos()), time.as_secs()];
                 visitor.visit_seq(de::value::SeqDeserializer::new(parts.into_iter().rev()))
             }
-            None => Err(Error::Misfit { unexpected: String::new(), expected: "struct Duration".to_owned() }),
+            None => Err(Error::InvalidType { unexpected: String::new(), expected: "struct Duration".to_owned() }),
         }
     }
 
@@ -204,7 +206,7 @@ impl<'a> Reader<'a> {
                 let entries = Entries { reader: self, entries: table.iter(), value: None, fields: &[] };
                 visitor.visit_enum(de::value::MapAccessDeserializer::new(entries))
             }
-            _ => Err(Error::Misfit {
+            _ => Err(Error::InvalidType {
                 unexpected: self.value.kind().to_owned(),
                 expected: "a string, or a table with one key".to_owned(),
             }),

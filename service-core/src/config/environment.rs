@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use super::error::ConfigError;
-use super::value::{self, Node, Table, Value, is_secret};
-use super::{Layer, Origin};
+use super::errors::ConfigError;
+use super::layers::{Layer, Origin};
+use super::values::{self, Node, Table, Value, is_secret};
 
 /// What all of this crate's variables for settings begin with.
 const PREFIX: &str = "SERVICES__";
@@ -61,7 +61,7 @@ impl Env {
             let layer = if section == "defaults" { Layer::Defaults } else { Layer::Environment };
             let origin = Origin::new(layer, format!("environment variable {name}"));
             let node = Node { value: Value::Text { text: text.clone(), secret: false }, origin };
-            if let Err(part) = value::insert(sections.entry(section.to_owned()).or_default(), path, node) {
+            if let Err(part) = values::insert(sections.entry(section.to_owned()).or_default(), path, node) {
                 errors.push(named(name, format!("`{part}` is set by another variable too, keep one of the two")));
             }
         }

@@ -8,21 +8,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::error::{ConfigError, Setting};
-use super::keys::{self, Parsed};
+use super::errors::{ConfigError, Setting};
+use super::keys::{self, Key, Rule};
+use super::kinds::{Accepted, Kind};
+use super::layers::{Layer, Origin};
 use super::settings::Settings;
-use super::value::{self, Node, Table, Value, is_secret};
-use super::{Layer, Origin};
-use crate::config::options::{Options, Restart, ServiceOptions};
+use super::values::{self, Node, Table, Value, is_secret};
+use crate::config::options::{Options, ServiceOptions};
+use crate::humanize;
 use crate::runtime::lifecycle::ServiceDescriptor;
-use crate::schedule::cron::Mistake;
-use crate::schedule::{CatchUp, CronSchedule, Schedule};
+use crate::schedule::Schedule;
 use crate::service::literal::Literal;
 use crate::suggest::{distance, nearest};
 
 /// The order of the layers; a layer that can be said in several ways has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
+pub(crate) enum Precedence {
     Attribute,
     Code,
     DefaultsFile,
@@ -35,6 +36,13 @@ pub(crate) enum Rank {
     SetForAll,
     Set,
     Running,
+}
+
+impl Precedence {
+    /// Whether it is a place of `[defaults]`.
+    pub(super) fn is_default(self) -> bool {
+        (Self::DefaultsFile..=Self::DefaultsSet).contains(&self)
+    }
 }
 
 /// How the place of a value ends that is set for every service at once.
@@ -83,40 +91,52 @@ pub(crate) struct Resolved {
 }
 
 impl Resolved {
-    /// Every option in effect, in the order of the contract's table, with where it came from, for `explain`. `now` are
-    /// the options as they are: where they are not what the layers say, the service itself changed them.
+    /// Every option in effect, in the order of the documentation, with where it came from, for `explain`. `now` are the
+    /// options as they are: where they are not what the layers say, the service itself changed them.
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
-        const SCHEDULES: [&str; 3] = ["interval", "delay", "cron"];
-        let of = |key: &str| {
-            let same = |set: &&Provenance| set.key == key || (SCHEDULES.contains(&key) && SCHEDULES.contains(&set.key));
-            self.provenance.iter().find(same)
-        };
-        let tell = |key: &'static str| {
-            let value = keys::get(now, key)?.show();
-            let at_start = keys::get(&self.options, key).map(|parsed| parsed.show());
-            let set = of(key);
-            if at_start.as_ref() == Some(&value) {
-                let (layer, place, shadowed) = (Layer::Default, Layer::Default.to_string(), Vec::new());
-                return Some(set.cloned().unwrap_or(Provenance { key, value, layer, place, shadowed }));
+        let explain = |key: &'static Key| {
+            let value = key.kind.show(now)?;
+            let same = |set: &&Provenance| set.key == key.name || (key.is_schedule() && is_schedule(set.key));
+            let set = self.provenance.iter().find(same);
+            if key.kind.show(&self.options).as_ref() == Some(&value) {
+                return Some(set.cloned().unwrap_or_else(|| Provenance::new(key.name, value, Layer::Default)));
             }
             let below = set.map(|set| (Provenance { shadowed: Vec::new(), ..set.clone() }, set.shadowed.clone()));
             let shadowed = below.into_iter().flat_map(|(set, rest)| std::iter::once(set).chain(rest)).collect();
-            Some(Provenance { key, value, layer: Layer::Running, place: Layer::Running.to_string(), shadowed })
+            Some(Provenance { shadowed, ..Provenance::new(key.name, value, Layer::Running) })
         };
-        keys::option_names().filter_map(tell).collect()
+        keys::options().filter_map(explain).collect()
     }
 }
 
+impl Provenance {
+    fn new(key: &'static str, value: String, layer: Layer) -> Self {
+        Self { key, value, layer, place: layer.to_string(), shadowed: Vec::new() }
+    }
+}
+
+fn is_schedule(key: &str) -> bool {
+    keys::find(key).is_some_and(Key::is_schedule)
+}
+
+/// A value of one layer for one option.
 struct Entry {
-    rank: Rank,
+    precedence: Precedence,
     origin: Arc<Origin>,
     shown: String,
-    /// An error only where the value is used: `${…}` of a variable that is not set.
-    parsed: Result<Parsed, ConfigError>,
+    read: Read,
+}
+
+enum Read {
+    Accepted(Accepted),
+    /// A `${…}` that cannot be read: an error only where the value is used.
+    Unreadable(ConfigError),
+    /// An error that is reported already.
+    Wrong,
 }
 
 /// One try to make the options of one service.
-pub(super) struct Attempt<'a> {
+pub(super) struct Resolver<'a> {
     id: &'a str,
     /// By key, lowest layer first.
     options: BTreeMap<&'static str, Vec<Entry>>,
@@ -125,7 +145,7 @@ pub(super) struct Attempt<'a> {
     warnings: Vec<String>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> Resolver<'a> {
     pub(super) fn new(id: &'a str) -> Self {
         Self { id, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
     }
@@ -139,9 +159,9 @@ impl<'a> Attempt<'a> {
                 Literal::Float(value) => Value::Float(*value),
                 Literal::Str(value) => Value::Str((*value).to_owned()),
                 Literal::Bool(value) => Value::Bool(*value),
-                Literal::List(items) => value::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
+                Literal::List(items) => values::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
             };
-            self.set(Rank::Attribute, key, &Node::new(value, &origin));
+            self.set(Precedence::Attribute, key, &Node::new(value, &origin));
         }
     }
 
@@ -149,81 +169,76 @@ impl<'a> Attempt<'a> {
         let place = format!("ServiceOptions at {}:{}", code.location.file(), code.location.line());
         let origin = Origin::new(Layer::Code, place);
         for (key, value) in &code.entries {
-            self.set(Rank::Code, key, &Node::new(value.clone(), &origin));
+            self.set(Precedence::Code, key, &Node::new(value.clone(), &origin));
         }
     }
 
-    pub(super) fn layer(&mut self, rank: Rank, table: &Table) {
+    pub(super) fn layer(&mut self, precedence: Precedence, table: &Table) {
         for (key, node) in table {
-            self.set(rank, key, node);
+            self.set(precedence, key, node);
         }
     }
 
     pub(super) fn rows(&mut self, layer: Layer, rows: &[&Row]) {
-        let rank = match layer {
-            Layer::Table => Rank::Table,
-            Layer::Override => Rank::Override,
-            _ => Rank::Running,
+        let precedence = match layer {
+            Layer::Table => Precedence::Table,
+            Layer::Override => Precedence::Override,
+            _ => Precedence::Running,
         };
         for row in rows.iter().filter(|row| row.layer == layer) {
             let node = Node::new(row.value.clone(), &Origin::new(layer, row.place.clone()));
             match row.key.split_once('.') {
-                None => self.set(rank, &row.key, &node),
+                None => self.set(precedence, &row.key, &node),
                 Some((key, rest)) => {
                     let mut table = Table::new();
                     let origin = Arc::clone(&node.origin);
                     // An empty table has nothing that could be in the way.
-                    let _ = value::insert(&mut table, &rest.split('.').collect::<Vec<_>>(), node);
-                    self.set(rank, key, &Node { value: Value::Table(table), origin });
+                    let _ = values::insert(&mut table, &rest.split('.').collect::<Vec<_>>(), node);
+                    self.set(precedence, key, &Node { value: Value::Table(table), origin });
                 }
             }
         }
     }
 
-    fn set(&mut self, rank: Rank, key: &str, node: &Node) {
-        let setting = || Setting::new(self.id, key, &node.origin);
-        let is_default = (Rank::DefaultsFile..=Rank::DefaultsSet).contains(&rank);
-        let Some((name, read)) = keys::read(key, &node.value) else {
-            if keys::is_attribute_only(key) {
-                let problem = "only `#[service(…)]` can have it".to_owned();
-                self.errors.push(ConfigError::Conflict { setting: setting(), problem });
-            } else if is_default {
-                let hint = match nearest(key, keys::option_names()) {
+    fn set(&mut self, precedence: Precedence, name: &str, node: &Node) {
+        let setting = || Setting::new(self.id, name, &node.origin);
+        let Some(key) = keys::find(name) else {
+            if precedence.is_default() {
+                let hint = match keys::suggest(name) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "`[defaults]` holds keys of `#[service]` only".to_owned(),
                 };
                 self.errors.push(ConfigError::UnknownKey { setting: setting(), hint });
             } else {
-                value::merge(&mut self.own, Table::from([(key.to_owned(), node.clone())]));
+                values::merge(&mut self.own, Table::from([(name.to_owned(), node.clone())]));
             }
             return;
         };
-        if is_default && name == "depends_on" {
-            let problem = "belongs to one service, put it into its section".to_owned();
+        if let Some(problem) = misplaced(key, precedence) {
             self.errors.push(ConfigError::Conflict { setting: setting(), problem });
             return;
         }
-        let parsed = match (broken(&node.value), read) {
-            (Some((variable, why)), _) => Err(ConfigError::Variable {
-                setting: setting(),
-                variable: variable.to_owned(),
-                problem: why.to_owned(),
-            }),
-            (None, Ok(parsed)) => Ok(parsed),
+        let (shown, read) = match (broken(&node.value), key.kind.read(&node.value)) {
+            (Some((variable, why)), _) => {
+                let (variable, problem) = (variable.to_owned(), why.to_owned());
+                let error = ConfigError::Variable { setting: setting(), variable, problem };
+                (node.value.show(false), Read::Unreadable(error))
+            }
+            (None, Ok(accepted)) => {
+                let is_secret = matches!(node.value, Value::Text { secret: true, .. });
+                let shown = if is_secret { node.value.show(true) } else { accepted.shown.clone() };
+                (shown, Read::Accepted(accepted))
+            }
             (None, Err(expected)) => {
-                let found = node.value.show(is_secret(key));
-                self.errors.push(ConfigError::Value { setting: setting(), found, expected: expected.to_owned() });
-                return;
+                let found = node.value.show(is_secret(name));
+                self.errors.push(ConfigError::Value { setting: setting(), found: found.clone(), expected });
+                (found, Read::Wrong)
             }
         };
-        let shown = match (&node.value, &parsed) {
-            (Value::Text { secret: true, .. }, _) | (_, Err(_)) => node.value.show(false),
-            (_, Ok(parsed)) => parsed.show(),
-        };
-        let entries = self.options.entry(name).or_default();
-        // Of one layer the later word counts; it hides nothing of another layer.
-        entries.retain(|entry| entry.rank != rank);
-        entries.push(Entry { rank, origin: Arc::clone(&node.origin), shown, parsed });
+        let entries = self.options.entry(key.name).or_default();
+        // Of one layer the later value counts; it hides nothing of another layer.
+        entries.retain(|entry| entry.precedence != precedence);
+        entries.push(Entry { precedence, origin: Arc::clone(&node.origin), shown, read });
     }
 
     fn top(&self, key: &str) -> Option<&Entry> {
@@ -232,11 +247,14 @@ impl<'a> Attempt<'a> {
 
     /// Only the errors: of `[defaults]`, which is looked at once for all services.
     pub(super) fn finish_defaults(mut self) -> Vec<ConfigError> {
-        let unused = self.schedule();
-        if let Some(schedule) = self.make_schedule(&unused) {
-            self.check_cron(&schedule);
-        }
-        let broken = self.options.values().flatten().filter_map(|entry| entry.parsed.as_ref().err().cloned());
+        let unused = self.unused();
+        let mut options = Options::default();
+        self.apply(&unused, &mut options);
+        let broken = self.options.values().flatten().filter_map(|entry| match &entry.read {
+            Read::Unreadable(error) => Some(error.clone()),
+            _ => None,
+        });
+        let broken: Vec<ConfigError> = broken.filter(|error| !self.errors.contains(error)).collect();
         self.errors.extend(broken);
         self.errors
     }
@@ -252,27 +270,14 @@ impl<'a> Attempt<'a> {
         );
         let mut options =
             Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
-        let mut unused: Vec<&'static str> = self.schedule();
-        if let Some(schedule) = self.make_schedule(&unused) {
-            self.check_cron(&schedule);
-            options.schedule = schedule;
-        }
-        unused.extend(self.restart(&mut options));
-        let mut broken = Vec::new();
-        for (key, entries) in self.options.iter().filter(|(key, _)| !unused.contains(key)) {
-            match entries.last().map(|entry| &entry.parsed) {
-                Some(Ok(parsed)) => keys::put(&mut options, key, parsed.clone()),
-                Some(Err(error)) => broken.push(error.clone()),
-                None => {}
-            }
-        }
-        self.errors.extend(broken);
+        let unused = self.unused();
+        self.apply(&unused, &mut options);
         if options.retry_delay > options.max_retry_delay {
             self.warnings.push(format!(
                 "`retry_delay` of service `{}` is {}, but `max_retry_delay` cuts it to {}: raise that one too",
                 self.id,
-                humantime::format_duration(options.retry_delay),
-                humantime::format_duration(options.max_retry_delay),
+                humanize::exact(options.retry_delay),
+                humanize::exact(options.max_retry_delay),
             ));
         }
         if !self.errors.is_empty() {
@@ -293,64 +298,79 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Finds the schedule that counts; gives back the keys that do not. Errors: two in one layer, and what only goes
-    /// with cron where there is none.
-    fn schedule(&mut self) -> Vec<&'static str> {
-        let mut present: Vec<(Rank, &'static str, Arc<Origin>)> = ["interval", "delay", "cron"]
-            .into_iter()
-            .filter_map(|key| self.top(key).map(|entry| (entry.rank, key, Arc::clone(&entry.origin))))
+    /// Applies every value that is in use; an error is one that only such a value can be.
+    fn apply(&mut self, unused: &[&'static str], options: &mut Options) {
+        let mut errors = Vec::new();
+        let setting = |key: &Key, entry: &Entry| Setting::new(self.id, key.name, &entry.origin);
+        // In the order of the table: a time zone changes the cron schedule that is set before it.
+        for key in keys::options().filter(|key| !unused.contains(&key.name)) {
+            let Some(entry) = self.top(key.name) else { continue };
+            match (&entry.read, key.missing_feature()) {
+                (Read::Accepted(_), Some(feature)) => {
+                    let problem = format!(
+                        "needs the feature `{feature}` of service-core, which this program was built without: add \
+                         `features = [\"{feature}\"]` to it in Cargo.toml"
+                    );
+                    errors.push(ConfigError::Conflict { setting: setting(key, entry), problem });
+                }
+                (Read::Accepted(accepted), None) => accepted.apply(options),
+                (Read::Unreadable(error), _) => errors.push(error.clone()),
+                (Read::Wrong, _) => {}
+            }
+        }
+        self.errors.extend(errors);
+        self.check_cron(&options.schedule);
+    }
+
+    /// Finds the keys that have no effect beside what the layers say of others. Errors: two schedules in one layer, and a
+    /// key without the one that it goes with, where the layer that decided so or a later one sets it.
+    fn unused(&mut self) -> Vec<&'static str> {
+        let mut schedules: Vec<(Precedence, &'static str, Arc<Origin>)> = keys::options()
+            .filter(|key| key.is_schedule())
+            .filter_map(|key| self.top(key.name).map(|entry| (entry.precedence, key.name, Arc::clone(&entry.origin))))
             .collect();
-        present.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
-        for pair in present.windows(2) {
-            let ((first_rank, first, _), (rank, key, origin)) = (&pair[0], &pair[1]);
-            if first_rank == rank {
+        schedules.sort_by_key(|(precedence, ..)| std::cmp::Reverse(*precedence));
+        for pair in schedules.windows(2) {
+            let ((first_precedence, first, _), (precedence, key, origin)) = (&pair[0], &pair[1]);
+            if first_precedence == precedence {
                 let problem = format!("`{first}` stands there too, a service has one schedule: keep one of the two");
                 self.errors.push(ConfigError::Conflict { setting: Setting::new(self.id, *key, origin), problem });
             }
         }
-        let winner = present.first().map(|(rank, key, _)| (*rank, *key));
-        let mut unused: Vec<&'static str> = present.iter().skip(1).map(|(_, key, _)| *key).collect();
-        if winner.is_none_or(|(_, key)| key != "cron") {
-            for key in ["timezone", "catch_up"] {
-                let said = match winner {
-                    Some((_, schedule)) => format!("goes with `cron` only, and this service has `{schedule}`"),
-                    None => "goes with `cron` only, and this service has none".to_owned(),
+        let mut unused: Vec<&'static str> = schedules.iter().skip(1).map(|(_, key, _)| *key).collect();
+        let schedule = schedules.first().map(|(precedence, key, _)| (*precedence, *key));
+        for key in keys::options() {
+            for rule in key.rules {
+                let Rule::Needs { key: other, value } = *rule else { continue };
+                let (decided, problem) = match (value, self.top(other).filter(|_| !unused.contains(&other))) {
+                    (Some(value), Some(entry)) if entry.shown == value || matches!(entry.read, Read::Wrong) => continue,
+                    (None, Some(_)) => continue,
+                    (Some(value), entry) => {
+                        (entry.map(|entry| entry.precedence), format!("goes with `{other} = \"{value}\"` only"))
+                    }
+                    (None, None) => {
+                        let has = schedule.map_or("none".to_owned(), |(_, schedule)| format!("`{schedule}`"));
+                        let problem = format!("goes with `{other}` only, and this service has {has}");
+                        (schedule.map(|(precedence, _)| precedence), problem)
+                    }
                 };
-                unused.extend(self.leave_out(key, winner.map(|(rank, _)| rank), said));
+                unused.extend(self.leave_out(key.name, decided, problem));
             }
         }
         unused
     }
 
     /// Marks a key as not in use; an error where it was said in the layer that decided so, or later.
-    fn leave_out(&mut self, key: &'static str, decided: Option<Rank>, problem: String) -> Option<&'static str> {
+    fn leave_out(&mut self, key: &'static str, decided: Option<Precedence>, problem: String) -> Option<&'static str> {
         let entry = self.top(key)?;
-        let is_default = (Rank::DefaultsFile..=Rank::DefaultsSet).contains(&entry.rank);
-        if decided.is_none_or(|decided| entry.rank >= decided) && !is_default {
+        if matches!(entry.read, Read::Wrong) {
+            return Some(key);
+        }
+        if decided.is_none_or(|decided| entry.precedence >= decided) && !entry.precedence.is_default() {
             let setting = Setting::new(self.id, key, &entry.origin);
             self.errors.push(ConfigError::Conflict { setting, problem });
         }
         Some(key)
-    }
-
-    fn make_schedule(&self, unused: &[&'static str]) -> Option<Schedule> {
-        let value = |key| self.top(key).filter(|_| !unused.contains(&key)).and_then(|entry| entry.parsed.as_ref().ok());
-        match (value("interval"), value("delay"), value("cron")) {
-            (Some(Parsed::Time(time)), ..) => Some(Schedule::Interval(*time)),
-            (_, Some(Parsed::Time(time)), _) => Some(Schedule::Delay(*time)),
-            (.., Some(Parsed::Text(expression))) => {
-                let timezone = match value("timezone") {
-                    Some(Parsed::Text(name)) => name.clone(),
-                    _ => "UTC".to_owned(),
-                };
-                let catch_up = match value("catch_up") {
-                    Some(Parsed::CatchUp(catch_up)) => *catch_up,
-                    _ => CatchUp::None,
-                };
-                Some(Schedule::Cron(CronSchedule { expression: expression.clone(), timezone, catch_up }))
-            }
-            _ => None,
-        }
     }
 
     /// Whether the runtime knows the cron schedule's expression and time zone.
@@ -360,40 +380,15 @@ impl<'a> Attempt<'a> {
         let Some(entry) = self.top(mistake.key()) else { return };
         let setting = Setting::new(self.id, mistake.key(), &entry.origin);
         self.errors.push(match mistake {
-            Mistake::NoFeature => {
-                ConfigError::Conflict { setting, problem: crate::schedule::cron::NO_FEATURE.to_owned() }
-            }
             // What is said of a secret may hold it.
-            _ if entry.shown == value::REDACTED => {
+            _ if entry.shown == values::REDACTED => {
                 ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }
             }
             _ => ConfigError::Value { setting, found: format!("{:?}", entry.shown), expected: mistake.to_string() },
         });
     }
 
-    /// Puts `restart` together; gives back the keys that are not in use.
-    fn restart(&mut self, options: &mut Options) -> Vec<&'static str> {
-        const PARTS: [&str; 3] = ["restart_delay", "max_restarts", "restart_window"];
-        let decided = self.top("restart").map(|entry| entry.rank);
-        if !matches!(self.top("restart").map(|entry| &entry.parsed), Some(Ok(Parsed::Restart(true)) | Err(_))) {
-            let problem = "goes with `restart = \"on_failure\"` only";
-            return PARTS.into_iter().filter_map(|key| self.leave_out(key, decided, problem.to_owned())).collect();
-        }
-        let mut restart = Restart::default();
-        for key in PARTS {
-            match (key, self.top(key).and_then(|entry| entry.parsed.as_ref().ok())) {
-                ("restart_delay", Some(Parsed::Time(time))) => restart.delay = *time,
-                ("max_restarts", Some(Parsed::Count(count))) => restart.max = *count,
-                ("restart_window", Some(Parsed::Time(time))) => restart.window = *time,
-                _ => {}
-            }
-        }
-        options.restart = Some(restart);
-        Vec::new()
-    }
-
     fn provenance(&self, unused: &[&'static str]) -> Vec<Provenance> {
-        let schedules = ["interval", "delay", "cron"];
         let one = |key: &'static str, entry: &Entry| Provenance {
             key,
             value: entry.shown.clone(),
@@ -401,25 +396,25 @@ impl<'a> Attempt<'a> {
             place: entry.origin.place.clone(),
             shadowed: Vec::new(),
         };
-        keys::option_names()
-            .filter(|key| !unused.contains(key))
+        keys::options()
+            .filter(|key| !unused.contains(&key.name))
             .filter_map(|key| {
-                let (last, below) = self.options.get(key)?.split_last()?;
-                let mut hidden: Vec<(&'static str, &Entry)> = below.iter().map(|entry| (key, entry)).collect();
-                if schedules.contains(&key) {
-                    let others = unused.iter().filter(|other| schedules.contains(other));
+                let (last, below) = self.options.get(key.name)?.split_last()?;
+                let mut hidden: Vec<(&'static str, &Entry)> = below.iter().map(|entry| (key.name, entry)).collect();
+                if key.is_schedule() {
+                    let others = unused.iter().filter(|other| is_schedule(other));
                     hidden.extend(others.flat_map(|other| self.options[other].iter().map(|entry| (*other, entry))));
                 }
-                hidden.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.rank));
+                hidden.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.precedence));
                 let shadowed = hidden.into_iter().map(|(key, entry)| one(key, entry)).collect();
-                Some(Provenance { shadowed, ..one(key, last) })
+                Some(Provenance { shadowed, ..one(key.name, last) })
             })
             .collect()
     }
 
     /// Keys that are nobody's. Where the settings' fields are not known, only what looks like a misspelt option is one.
     fn check_own(&mut self, fields: Option<&'static [&'static str]>) {
-        for field in fields.into_iter().flatten().filter(|field| keys::is_attribute(field)) {
+        for field in fields.into_iter().flatten().filter(|field| keys::find(field).is_some()) {
             self.errors.push(ConfigError::Reserved { service: self.id.to_owned(), key: (*field).to_owned() });
         }
         for (key, node) in &self.own {
@@ -430,7 +425,7 @@ impl<'a> Attempt<'a> {
                 Some(_) if node.origin.place.ends_with(FOR_ALL) => {}
                 Some(fields) => self.errors.push(ConfigError::UnknownKey { setting, hint: hint(key, fields) }),
                 None => {
-                    let Some(near) = nearest(key, keys::option_names()) else { continue };
+                    let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { continue };
                     // Short names are near to many: `relay` is not meant as `delay`.
                     match distance(key, near) {
                         far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
@@ -446,6 +441,15 @@ impl<'a> Attempt<'a> {
     }
 }
 
+/// Why a key may not stand in a layer.
+fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
+    if matches!(key.kind, Kind::Attribute) {
+        return Some("only `#[service(…)]` can have it".to_owned());
+    }
+    let one_service = key.rules.iter().any(|rule| matches!(rule, Rule::OneService));
+    (one_service && precedence.is_default()).then(|| "belongs to one service, put it into its section".to_owned())
+}
+
 /// Names of environment variables have no case, so those of fields are not compared by it.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     let from_environment = node.origin.layer == Layer::Environment;
@@ -454,7 +458,7 @@ fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
 
 /// What to write instead of a key that nothing reads.
 pub(super) fn hint(key: &str, fields: &[&'static str]) -> String {
-    match nearest(key, fields.iter().copied().chain(keys::option_names())) {
+    match nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name))) {
         Some(near) => format!("did you mean `{near}`?"),
         None if fields.is_empty() => "the service has no settings of its own".to_owned(),
         None => {

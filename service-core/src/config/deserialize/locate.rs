@@ -4,12 +4,14 @@
 //! place of the table around them, and every secret below it is cut out of their text.
 
 use super::Reader;
-use super::error::{Error, in_words, one_of};
-use crate::config::env::variable_name;
-use crate::config::error::{ConfigError, Setting};
-use crate::config::value::{REDACTED, Value};
-use crate::config::{Layer, Origin, resolve};
-use crate::service::secret::MISFIT;
+use super::errors::{Error, in_words};
+use crate::config::environment::variable_name;
+use crate::config::errors::{ConfigError, Setting};
+use crate::config::layers::{Layer, Origin};
+use crate::config::resolver;
+use crate::config::values::{REDACTED, Value};
+use crate::humanize::one_of;
+use crate::service::secret::INVALID;
 use crate::suggest::nearest;
 
 impl Reader<'_> {
@@ -18,10 +20,10 @@ impl Reader<'_> {
         if let Error::Located(_) = error {
             return error;
         }
-        if matches!(&error, Error::Message(text) if text == MISFIT)
-            && let Some(misfit) = self.shared.misfit.borrow_mut().take()
+        if matches!(&error, Error::Message(text) if text == INVALID)
+            && let Some(invalid) = self.shared.invalid.borrow_mut().take()
         {
-            return Error::Located(Box::new(misfit));
+            return Error::Located(Box::new(invalid));
         }
         let located = match self.origin {
             Some(origin) => self.describe(error, origin),
@@ -34,13 +36,13 @@ impl Reader<'_> {
         let setting = Setting::new(self.shared.service, self.path.clone(), origin);
         let leaf = !matches!(self.value, Value::List(_) | Value::Table(_));
         match error {
-            Error::Misfit { unexpected, expected } => {
+            Error::InvalidType { unexpected, expected } => {
                 let found = if leaf || self.secret { self.value.show(self.secret) } else { self.found(&unexpected) };
                 ConfigError::Value { setting, found, expected: in_words(&expected) }
             }
             Error::UnknownVariant { variant, known } => {
                 let found = if leaf { self.value.show(self.secret) } else { self.clean(&format!("{variant:?}")) };
-                ConfigError::Value { setting, found, expected: one_of(known) }
+                ConfigError::Value { setting, found, expected: one_of(known.iter().copied()) }
             }
             Error::Missing(field) => self.missing(field, origin),
             Error::UnknownField { field, known } => self.unknown(&field, known, origin),
@@ -64,13 +66,17 @@ impl Reader<'_> {
         match error {
             Error::Missing(field) => self.missing(field, &root),
             Error::UnknownField { field, known } => self.unknown(&field, known, &root),
-            Error::Misfit { unexpected, expected } => ConfigError::Settings {
+            Error::InvalidType { unexpected, expected } => ConfigError::Settings {
                 service: self.shared.service.to_owned(),
                 problem: format!("found {}, expected {}", self.found(&unexpected), in_words(&expected)),
             },
             Error::UnknownVariant { variant, known } => ConfigError::Settings {
                 service: self.shared.service.to_owned(),
-                problem: format!("found {}, expected {}", self.clean(&format!("{variant:?}")), one_of(known)),
+                problem: format!(
+                    "found {}, expected {}",
+                    self.clean(&format!("{variant:?}")),
+                    one_of(known.iter().copied())
+                ),
             },
             other => ConfigError::Settings {
                 service: self.shared.service.to_owned(),
@@ -96,7 +102,7 @@ impl Reader<'_> {
             Value::Table(table) => table.get(field).map_or(origin, |node| &node.origin),
             _ => origin,
         };
-        let hint = if self.path.is_empty() { resolve::hint(field, known) } else { nested_hint(field, known) };
+        let hint = if self.path.is_empty() { resolver::hint(field, known) } else { nested_hint(field, known) };
         ConfigError::UnknownKey { setting: Setting::new(self.shared.service, key, origin), hint }
     }
 
@@ -137,6 +143,6 @@ impl Reader<'_> {
 fn nested_hint(key: &str, known: &[&str]) -> String {
     match nearest(key, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("expected {}", one_of(known)),
+        None => format!("expected {}", one_of(known.iter().copied())),
     }
 }

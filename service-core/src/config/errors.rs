@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Layer, Origin};
+use super::layers::{Layer, Origin};
 
 /// One setting of one service, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,13 +4,15 @@ use std::fmt;
 
 use serde::de::{self, Unexpected};
 
-use crate::config::error::ConfigError;
+use crate::config::errors::ConfigError;
+use crate::config::units::TIME_FORMS;
+use crate::humanize::one_of;
 
 /// An error on its way out.
 #[derive(Debug)]
 pub(in crate::config) enum Error {
     Message(String),
-    Misfit {
+    InvalidType {
         unexpected: String,
         expected: String,
     },
@@ -31,10 +33,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Message(text) => f.write_str(text),
-            Self::Misfit { expected, .. } => write!(f, "expected {expected}"),
+            Self::InvalidType { expected, .. } => write!(f, "expected {expected}"),
             Self::Missing(field) => write!(f, "`{field}` is missing"),
             Self::UnknownField { field, .. } => write!(f, "unknown key `{field}`"),
-            Self::UnknownVariant { known, .. } => f.write_str(&one_of(known)),
+            Self::UnknownVariant { known, .. } => f.write_str(&one_of(known.iter().copied())),
             Self::Located(error) => error.fmt(f),
         }
     }
@@ -48,7 +50,7 @@ impl de::Error for Error {
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::Misfit { unexpected: unexpected.to_string(), expected: expected.to_string() }
+        Self::InvalidType { unexpected: unexpected.to_string(), expected: expected.to_string() }
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -56,7 +58,7 @@ impl de::Error for Error {
     }
 
     fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
-        Self::Misfit { unexpected: format!("{length} items"), expected: expected.to_string() }
+        Self::InvalidType { unexpected: format!("{length} items"), expected: expected.to_string() }
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
@@ -97,7 +99,7 @@ pub(super) fn in_words(expected: &str) -> String {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "a table",
-        "struct Duration" => "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\")",
+        "struct Duration" => return format!("a time in {TIME_FORMS}"),
         other if other.starts_with("struct ") => "a table",
         other if other.starts_with("a nonzero ") => {
             return format!("{}, not 0", in_words(&other["a nonzero ".len()..]));
@@ -105,14 +107,4 @@ pub(super) fn in_words(expected: &str) -> String {
         other => other,
     };
     words.to_owned()
-}
-
-/// The names there are, in a sentence.
-pub(super) fn one_of(known: &[&str]) -> String {
-    let names: Vec<String> = known.iter().map(|name| format!("\"{name}\"")).collect();
-    match names.split_last() {
-        None => "nothing".to_owned(),
-        Some((one, [])) => one.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-    }
 }

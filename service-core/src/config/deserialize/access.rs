@@ -3,9 +3,9 @@
 use serde::de::{self, DeserializeSeed, Visitor};
 
 use super::Reader;
-use super::error::Error;
-use crate::config::Layer;
-use crate::config::value::{Node, Value};
+use super::errors::Error;
+use crate::config::layers::Layer;
+use crate::config::values::{Node, Value};
 
 /// The items of a list.
 pub(super) struct Items<'a, I> {
