@@ -101,6 +101,10 @@ impl Extension for DatabaseExtension {
     }
 
     fn last_fire<'a>(&'a self, service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+        if let Some(db) = ServiceDb::of(service) {
+            // Such a service cannot start without the database.
+            db.mark_used();
+        }
         Box::pin(async move {
             match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, now)).await {
                 Ok(read) => read,

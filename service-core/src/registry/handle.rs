@@ -76,7 +76,8 @@ impl ServiceHandle {
         action: &'static str,
         why_not: impl FnOnce(&RuntimeState) -> Option<&'static str>,
     ) -> Result<()> {
-        let incarnation = self.registry.launch(&self.service, action, |state| {
+        let session = self.registry.reopen();
+        let incarnation = self.registry.launch(&session, &self.service, action, |state| {
             match why_not(state).or(state.requests.unregistered.then_some("it has been unregistered")) {
                 Some(why) => state.refuse(self.id(), action, why),
                 None if self.service.factory.has_next() => Ok(()),

@@ -56,11 +56,6 @@ impl Session {
         matches!(self.lock().phase, Phase::Open)
     }
 
-    /// Whether a shutdown is under way: nothing new starts.
-    pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.lock().phase, Phase::Closing)
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.lock().phase, Phase::Closed(_))
     }

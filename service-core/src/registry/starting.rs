@@ -1,6 +1,6 @@
 //! Starting: the services that others depend on first.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ impl ServiceRegistry {
     /// cannot, or shall not, be created; or, with [`strict`](crate::RegistryBuilder::strict), a first `configure` has failed.
     /// Otherwise a service that cannot start is no error, nor is a database that is away; health says why.
     pub async fn start(&self) -> Result<()> {
-        self.reopen();
+        let session = self.reopen();
         let inner = &self.inner;
         inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&inner.home.handle()?);
@@ -46,13 +46,15 @@ impl ServiceRegistry {
                 continue;
             }
             let mut skipped = false;
-            let launched = self.launch(&service, "start", |state| {
+            let launched = self.launch(&session, &service, "start", |state| {
                 skipped = !is_wanted(state);
                 if skipped { state.refuse(service.id(), "start", "it was started meanwhile") } else { Ok(()) }
             });
             match launched {
                 Ok(incarnation) => started.push((self.handle(service), incarnation)),
                 Err(_) if skipped => {}
+                // A shutdown has begun, perhaps by a critical service that failed at once. Its result names the reason.
+                Err(_) if !session.is_open() => break,
                 Err(error) => return Err(error),
             }
         }
@@ -98,11 +100,12 @@ impl ServiceRegistry {
     }
 
     /// After a shutdown, a start begins a new session.
-    fn reopen(&self) {
-        let mut session = self.inner.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(super) fn reopen(&self) -> Arc<Session> {
+        let mut session = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
         if session.is_closed() {
             *session = Arc::new(Session::default());
         }
+        session.clone()
     }
 
     /// The extension's own tasks run, except on virtual time, which refreshes the extension itself.
@@ -113,18 +116,18 @@ impl ServiceRegistry {
     }
 
     /// Begins a service's next incarnation, if `may_begin` agrees under its lock, and returns its number.
-    pub(crate) fn launch(
+    pub(super) fn launch(
         &self,
+        session: &Session,
         service: &Arc<RegisteredService>,
         action: &'static str,
         may_begin: impl FnOnce(&RuntimeState) -> Result<()>,
     ) -> Result<u32> {
-        self.reopen();
         let runtime = self.inner.home.handle()?;
         let (inner, extension) = (&service.inner, &self.inner.extension);
         let (incarnation, run) = inner.update(|state| {
             may_begin(state)?;
-            if self.session().is_closing() {
+            if !session.is_open() {
                 return state.refuse(service.id(), action, "a shutdown is under way");
             }
             state.requests.begin();

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
 
-use crate::config::Sources;
-use crate::config::options::ServiceOptions;
+use crate::config::options::{Options, ServiceOptions};
+use crate::config::{Layer, Resolved, Sources};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Build, IntoService, Lifecycle, Service, ServiceDescriptor};
@@ -179,13 +179,8 @@ impl RegisteredService {
         for warning in &resolved.warnings {
             warn!(service.id = %id, "{warning}");
         }
-        if factory.is_ready_made() && resolved.options.restart.is_some() {
-            let place_of = resolved.provenance.iter().find(|set| set.key == "restart").map_or("", |set| &set.place);
-            return Err(Error::msg(format!(
-                "service `{id}` ({place}): `restart = \"on_failure\"` ({place_of}) needs a fresh instance, but a ready-made \
-                 one was registered; register it with `service_fn` (or `register_fn`), or leave `restart` out"
-            )));
-        }
+        let resolved =
+            fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
         let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
         let inner = Arc::new(ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved));
         Ok(Self { inner, descriptor, factory, options, place })
@@ -193,6 +188,36 @@ impl RegisteredService {
 
     pub(crate) fn id(&self) -> &Arc<str> {
         &self.inner.id
+    }
+
+    /// The configuration as far as it fits this service.
+    ///
+    /// # Errors
+    /// What does not fit.
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
+        fit(resolved, &self.factory)
+    }
+}
+
+/// A ready-made instance cannot be restarted. What is said for all services is not meant for it; what is said for this one is
+/// a mistake.
+fn fit(resolved: Arc<Resolved>, factory: &Factory) -> Result<Arc<Resolved>, String> {
+    if !factory.is_ready_made() || resolved.options.restart.is_none() {
+        return Ok(resolved);
+    }
+    match resolved.provenance.iter().find(|set| set.key == "restart") {
+        Some(set) if set.layer != Layer::Defaults => Err(format!(
+            "`restart = \"on_failure\"` ({}) needs a fresh instance, but a ready-made one was registered; register it with \
+             `service_fn` (or `register_fn`), or leave `restart` out",
+            set.place
+        )),
+        _ => {
+            let mut fitted = (*resolved).clone();
+            fitted.options = Arc::new(Options { restart: None, ..(*fitted.options).clone() });
+            fitted.provenance.retain(|set| !set.key.contains("restart"));
+            Ok(Arc::new(fitted))
+        }
     }
 }
 

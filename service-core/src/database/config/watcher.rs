@@ -395,7 +395,12 @@ impl TableWatcher {
             if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
         let own_changed = own(&rows) != own(&self.state().applied.get(id).cloned().unwrap_or_default());
         self.state().applied.insert(id.clone(), rows);
-        service.inner.reconfigure(resolved, own_changed);
+        match service.fit(resolved) {
+            Ok(resolved) => service.inner.reconfigure(resolved, own_changed),
+            Err(wrong) => {
+                warn!(service.id = %id, "the tables' rows cannot be used, what held before still does: {wrong}")
+            }
+        }
         // The later layer wins; where one says it twice, in both spellings, the pause does.
         let last = pauses.last().map(|row| (row.is_default, row.layer));
         let pause =
