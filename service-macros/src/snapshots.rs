@@ -28,7 +28,10 @@ fn the_five_lines() {
         },
         expect![[r##"
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for EmailSender {
+            impl ::service_core::__private::Lifecycle for EmailSender
+            where
+                EmailSender: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape {
                         blocking_update: false,
@@ -52,7 +55,10 @@ fn the_five_lines() {
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for EmailSender {
+            impl ::service_core::__private::Service for EmailSender
+            where
+                EmailSender: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "email_sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
@@ -99,7 +105,10 @@ fn every_method_and_a_renamed_crate() {
         },
         expect![[r##"
             #[automatically_derived]
-            impl svc::__private::Lifecycle for Importer {
+            impl svc::__private::Lifecycle for Importer
+            where
+                Importer: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> svc::__private::Shape {
                     svc::__private::Shape {
                         blocking_update: true,
@@ -141,7 +150,10 @@ fn every_method_and_a_renamed_crate() {
                 }
             }
             #[automatically_derived]
-            impl svc::__private::Service for Importer {
+            impl svc::__private::Service for Importer
+            where
+                Importer: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "importer";
                 const DESCRIPTOR: &'static svc::__private::ServiceDescriptor = &svc::__private::descriptor::<
                     Self,
@@ -257,13 +269,19 @@ fn after_a_mistake_the_type_is_a_service_still() {
                 "unknown key `intervall`; did you mean `interval`?"
             }
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for Sender {
+            impl ::service_core::__private::Lifecycle for Sender
+            where
+                Sender: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape::NONE
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for Sender {
+            impl ::service_core::__private::Service for Sender
+            where
+                Sender: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,

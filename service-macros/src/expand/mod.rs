@@ -11,6 +11,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
+use syn::{Generics, parse_quote_spanned};
 
 use crate::expand::paths::private;
 use crate::model::{Lifecycle, Model, Subject};
@@ -123,10 +124,17 @@ fn implementation(model: &Model, trait_: &str, body: &TokenStream) -> TokenStrea
     let attributes = attributes(model);
     let ty = self_type(model);
     let (at, generics) = match &model.subject {
-        Subject::Impl { at, generics, .. } => (*at, Some(generics.split_for_impl())),
-        Subject::Function { ident, .. } => (ident.span(), None),
+        Subject::Impl { at, generics, ty } => {
+            let mut generics = Generics::clone(generics);
+            // Inside the impl this holds, so that a type that is not `Send` is reported here and not by every method. A
+            // generic impl is one for those types alone for which it holds.
+            let sendable = parse_quote_spanned!(ty.span()=> #ty: ::core::marker::Send + 'static);
+            generics.make_where_clause().predicates.push(sendable);
+            (*at, generics)
+        }
+        Subject::Function { ident, .. } => (ident.span(), Generics::default()),
     };
-    let (parameters, where_clause) = generics.map(|(parameters, _, where_clause)| (parameters, where_clause)).unzip();
+    let (parameters, _, where_clause) = generics.split_for_impl();
     let private = private(model, at);
     let trait_ = Ident::new(trait_, at);
     let implementation = quote_spanned!(at=> impl #parameters #private::#trait_ for #ty #where_clause { #body });

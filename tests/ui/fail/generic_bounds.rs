@@ -1,4 +1,6 @@
-//! The bounds that a generic service needs.
+//! A generic impl is a service for those types that can be sent between threads, and its own code needs what it uses.
+
+use std::rc::Rc;
 
 use service_core::prelude::*;
 
@@ -22,4 +24,9 @@ impl<M: Mailer + Send + Sync + 'static> Sending<M> {
     }
 }
 
-fn main() {}
+fn starts<S: Service>(_: S) {}
+
+fn main() {
+    starts(Sender(5));
+    starts(Sender(Rc::new(5)));
+}
