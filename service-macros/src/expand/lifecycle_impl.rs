@@ -9,8 +9,50 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::expand::paths::private;
+use crate::expand::items::{cfg, implementation, private};
+use crate::expand::variants::{choose, conditions};
 use crate::model::{Lifecycle, Model, Subject};
+
+/// `impl Lifecycle`: forwarders to the user's methods, under names that are not in their way.
+pub(crate) fn lifecycle(model: &Model) -> TokenStream {
+    let shape = shape(model);
+    let updates = forwarders(&model.updates, |method| update(model, method));
+    let on_failures = forwarders(&model.on_failures, |method| on_failure(model, method));
+    let cleanups = forwarders(&model.cleanups, |method| cleanup(model, method));
+    implementation(model, "Lifecycle", &quote!(#shape #updates #on_failures #cleanups))
+}
+
+/// One forwarder for each variant of a method, each under its `#[cfg]`.
+fn forwarders(methods: &[Lifecycle], forward: impl Fn(&Lifecycle) -> TokenStream) -> TokenStream {
+    let conditions = conditions(methods).0;
+    let forwarders = methods.iter().zip(conditions).map(|(method, condition)| {
+        let (cfg, lints, forwarder) = (cfg(condition.as_ref()), &method.inherited.lints, forward(method));
+        quote!(#cfg #lints #forwarder)
+    });
+    quote!(#(#forwarders)*)
+}
+
+fn shape(model: &Model) -> TokenStream {
+    let private = private(model, Span::call_site());
+    let blocking = choose(
+        &model.updates,
+        |method| {
+            let blocking = !method.is_async();
+            quote!(#blocking)
+        },
+        quote!(false),
+    );
+    let cleanup = choose(
+        &model.cleanups,
+        |method| if method.is_async() { quote!(#private::Cleanup::Async) } else { quote!(#private::Cleanup::Blocking) },
+        quote!(#private::Cleanup::None),
+    );
+    quote! {
+        fn __shape(&self) -> #private::Shape {
+            #private::Shape { blocking_update: #blocking, cleanup: #cleanup }
+        }
+    }
+}
 
 /// `let output = Self::method(…).await; IntoOutcome::into_outcome(output)`.
 fn call(model: &Model, method: &Lifecycle, arguments: &TokenStream, conversion: &TokenStream) -> TokenStream {
