@@ -31,12 +31,12 @@ pub(crate) fn descriptor(
     implementation(model, "Service", &body)
 }
 
-/// The descriptor, on the list that the linker collects.
+/// The entry on the list of services that the linker collects.
 pub(crate) fn discovered(model: &Model) -> Option<TokenStream> {
     let private = private(model, Span::call_site());
     let attributes = attributes(model);
     let ty = self_type(model);
-    // A lint level has no effect on a macro call, so that the call needs an item around it.
+    // Attributes have no effect on a macro call, so that the call needs an item around it.
     model.discover.then(|| {
         quote! {
             #attributes
@@ -70,7 +70,7 @@ pub(crate) fn literal(model: &Model, value: &Literal) -> TokenStream {
     }
 }
 
-/// How an instance is built: by `configure`, else by `Default`.
+/// The function that builds an instance: by `configure`, else by `Default`.
 pub(crate) fn build(model: &Model) -> TokenStream {
     let private = private(model, Span::call_site());
     let by_default = match &model.subject {

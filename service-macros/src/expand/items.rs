@@ -1,4 +1,4 @@
-//! What generated items begin with: the runtime's paths, the service's type, attributes and the head of an impl.
+//! What generated items have in common: the path of the runtime, the service's type, attributes, the head of an impl.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -7,11 +7,11 @@ use syn::{Generics, parse_quote_spanned};
 
 use crate::model::{Model, Subject};
 
-/// The module of the runtime that generated code names, spanned where a fault of its item is to be shown.
+/// The path of the runtime's module for generated code. `at`: where an error about an item of it is shown.
 pub(crate) fn private(model: &Model, at: Span) -> TokenStream {
     match &model.runtime {
         Some(path) => quote_spanned!(at=> #path::__private),
-        // Its name bears the attribute's span always, so that a missing crate is one error and not one a mention.
+        // The crate's name always has the span of the attribute, so that a missing crate is one error, not several.
         None => {
             let service_core = Ident::new("service_core", Span::call_site());
             quote_spanned!(at=> ::#service_core::__private)
@@ -26,7 +26,7 @@ pub(crate) fn self_type(model: &Model) -> TokenStream {
     }
 }
 
-/// `#[cfg]` and lint levels of the user's item, for a generated one.
+/// `#[cfg]` and lint levels of the user's item, for a generated item.
 pub(crate) fn attributes(model: &Model) -> TokenStream {
     let (cfg, lints) = (cfg(model.inherited.cfg.as_ref()), &model.inherited.lints);
     quote!(#cfg #lints)
@@ -43,8 +43,8 @@ pub(crate) fn implementation(model: &Model, trait_: &str, body: &TokenStream) ->
     let (at, generics) = match &model.subject {
         Subject::Impl { at, generics, ty } => {
             let mut generics = Generics::clone(generics);
-            // Inside the impl this holds, so that a type that is not `Send` is reported here and not by every method. A
-            // generic impl is one for those types alone for which it holds.
+            // The body may rely on this, so that the error about a type that is not `Send` appears once, and not for every
+            // method. A generic impl is restricted to the types that can be services.
             let sendable = parse_quote_spanned!(ty.span()=> #ty: ::core::marker::Send + 'static);
             generics.make_where_clause().predicates.push(sendable);
             (*at, generics)

@@ -1,8 +1,8 @@
-//! Model → tokens. Cannot fail.
+//! Writes the code for a model. This cannot fail.
 //!
-//! The tricky thing is where the tokens say they come from. What the compiler may find fault with (the service's type,
-//! what a method takes and returns, whether its future is `Send`) bears the span of the user's own word, so that the
-//! error is shown there; everything else bears the attribute's.
+//! The tricky part is the spans. Whatever can be an error (the service's type, the arguments and results of methods, a
+//! future that is not `Send`) has the span of the user's token, so that the compiler shows the error there. Everything
+//! else has the span of the attribute.
 
 mod descriptor;
 mod items;
@@ -20,7 +20,7 @@ use crate::expand::variants::conditions;
 use crate::model::{Model, Subject};
 use crate::parse::value::{Dependency, Literal};
 
-/// The traits' impls, the descriptor and its place on the list of discovered services.
+/// The impls of the traits, the descriptor and its entry on the list of discovered services.
 pub(crate) fn service(model: &Model) -> TokenStream {
     let type_ = function_type(model);
     let no_update = no_update_left(model);
@@ -42,7 +42,7 @@ pub(crate) fn service(model: &Model) -> TokenStream {
     }
 }
 
-/// After a mistake: just enough for the type to be a service, so that its uses elsewhere are not mistakes, too.
+/// After an error: just enough for the type to count as a service, so that its uses elsewhere are not further errors.
 pub(crate) fn fallback(model: &Model) -> TokenStream {
     let type_ = function_type(model);
     let private = private(model, Span::call_site());
@@ -60,8 +60,8 @@ pub(crate) fn fallback(model: &Model) -> TokenStream {
     }
 }
 
-/// An attribute before the user's item. What the item expects (`#[expect(deprecated)]`) may be in the arguments of
-/// `#[service]`, which are checked in a generated item, so that the expectation seems unfulfilled.
+/// An attribute for the user's item. The use of something deprecated that the item expects may be in `depends_on`, which
+/// becomes part of another item, so that the compiler would report the expectation as unfulfilled.
 pub(crate) fn expectation(model: &Model) -> Option<TokenStream> {
     let depends_on_types = model.attributes.iter().any(|(_, value)| match value {
         Literal::Services(services) => services.iter().any(|service| matches!(service, Dependency::Type(_))),
@@ -87,7 +87,7 @@ fn function_type(model: &Model) -> Option<TokenStream> {
     })
 }
 
-/// Every `update` stands under a `#[cfg]`: an error where none of them holds.
+/// Where every `update` has a `#[cfg]`: an error for the case that all of them are false.
 fn no_update_left(model: &Model) -> Option<TokenStream> {
     let none = conditions(&model.updates).1.filter(|_| !model.updates.is_empty())?;
     let none = match &model.inherited.cfg {
@@ -96,11 +96,11 @@ fn no_update_left(model: &Model) -> Option<TokenStream> {
     };
     let ident = &model.updates.first()?.sig.ident;
     let message =
-        "no `update` is left under these `#[cfg]`s: add one for what remains, or put the `#[cfg]` on the impl";
+        "no `update` is left where these `#[cfg]`s are false: add one for that case, or put the `#[cfg]` on the impl";
     Some(quote_spanned!(ident.span()=> #[cfg(#none)] ::core::compile_error! { #message }))
 }
 
-/// Warnings, by way of deprecation: the only ones a macro can give on a stable compiler.
+/// Warnings. The use of a deprecated function is the only one that a macro can cause on a stable compiler.
 fn hints(model: &Model) -> TokenStream {
     model
         .hints

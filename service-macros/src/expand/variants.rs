@@ -1,4 +1,4 @@
-//! Methods that are written several times, each under its `#[cfg]`.
+//! Methods that the user wrote several times, each with its own `#[cfg]`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -6,7 +6,7 @@ use quote::quote;
 use crate::expand::items::cfg;
 use crate::model::Lifecycle;
 
-/// When each variant counts (no two at once), and when none does.
+/// The condition of each variant, so that no two are true at once, and the condition that none is.
 pub(crate) fn conditions(methods: &[Lifecycle]) -> (Vec<Option<TokenStream>>, Option<TokenStream>) {
     let mut before: Vec<TokenStream> = Vec::new();
     let mut each = Vec::new();
@@ -24,7 +24,7 @@ pub(crate) fn conditions(methods: &[Lifecycle]) -> (Vec<Option<TokenStream>>, Op
     (each, (!always).then(|| quote!(not(any(#(#before),*)))))
 }
 
-/// The expression of whichever variant counts.
+/// The expression of the variant whose condition is true.
 pub(crate) fn choose(
     methods: &[Lifecycle],
     of: impl Fn(&Lifecycle) -> TokenStream,

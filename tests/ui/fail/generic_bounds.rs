@@ -1,4 +1,4 @@
-//! A generic impl is a service for those types that can be sent between threads, and its own code needs what it uses.
+//! A generic impl is a service for the types that can be sent between threads; its methods need bounds for what they use.
 
 use std::rc::Rc;
 
