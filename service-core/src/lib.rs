@@ -91,7 +91,7 @@ pub use schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
 /// | `depends_on` | `[]` | services, as types, functions or ids, that are started before this one and stopped after it; the type of a function has to be in scope |
 /// | `rate_limit` | none | `"10/s"`, `"600/m"`, `"1000/h"`: [`Context::permit`] waits for its turn |
 /// | `enabled` | `true` | `false`: registered, but not started |
-/// | `discover` | `true` | `false`: registered only by hand |
+/// | `discover` | `true` | `false`: registered only by hand, which a generic impl (`impl<M: Mailer> Sender<M>`) has to be |
 /// | `scope` | `"process"` | `process`: the service runs in every process; `cluster` is not available yet |
 /// | `crate` | `::service_core` | the path of this crate, where it is renamed or re-exported |
 ///

@@ -1,4 +1,4 @@
-//! Collects every mistake, so that all of them are told at once.
+//! Collects errors, so that the compiler reports all of them at once.
 
 use proc_macro2::TokenStream;
 use syn::Error;

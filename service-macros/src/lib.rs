@@ -1,16 +1,16 @@
-//! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
+//! The macros of `service-core`, which documents and re-exports them. Use them from there.
 //!
 //! A macro runs through four stages, and each file imports only from its own stage and from those before it:
 //!
 //! 1. `parse` reads the arguments and the annotated item;
-//! 2. `model` is what they mean: one service, its options and its lifecycle methods;
+//! 2. `model` is the result: one service, its options and its lifecycle methods;
 //! 3. `validate` collects every error;
 //! 4. `expand` writes the code, or after an error just enough for the type to count as a service.
 //!
 //! `diagnostics` (the errors found so far) and `spelling` (the nearest known word) import nothing. `work_item` is
 //! `#[derive(WorkItem)]`, which has the same stages in one folder.
 //!
-//! The user's item comes out first and unchanged, with errors or without.
+//! The output begins with the user's item, unchanged, with or without errors.
 
 mod diagnostics;
 mod expand;
@@ -41,7 +41,7 @@ pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     work_item::derive(input.into()).into()
 }
 
-/// The attribute as a plain function, so that tests can look at what it writes.
+/// The attribute as a plain function, so that tests can inspect the output.
 fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     let mut diagnostics = Diagnostics::default();
     let args = Args::parse(keys::SERVICE, [args], &mut diagnostics);

@@ -1,6 +1,6 @@
-//! What is meant: one service, its attributes and its lifecycle methods.
+//! One service: its options and its lifecycle methods.
 //!
-//! Everything here can be had from any item that reads as an impl or a function; whether it is right is `validate`'s.
+//! A model can be made of every impl and every function that could be parsed. Whether it is valid, `validate` checks.
 
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
@@ -15,7 +15,7 @@ use crate::parse::value::{Literal, Value};
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
-    /// Path of the runtime crate, where one was given.
+    /// The path of the runtime crate, if the attribute has one.
     pub(crate) runtime: Option<Path>,
     pub(crate) id: String,
     /// The id was derived from the item's name.
@@ -23,19 +23,19 @@ pub(crate) struct Model {
     pub(crate) discover: bool,
     /// From the attributes of the whole item.
     pub(crate) inherited: Inherited,
-    /// What the descriptor carries, in the order written.
+    /// The keys and values for the descriptor, in the order written.
     pub(crate) attributes: Vec<(&'static str, Literal)>,
     pub(crate) updates: Vec<Lifecycle>,
     pub(crate) configures: Vec<Lifecycle>,
     pub(crate) on_failures: Vec<Lifecycle>,
     pub(crate) cleanups: Vec<Lifecycle>,
-    /// Methods that were perhaps meant to be lifecycle methods.
+    /// Warnings about methods whose name is similar to that of a lifecycle method.
     pub(crate) hints: Vec<Hint>,
 }
 
 pub(crate) enum Subject {
     Impl {
-        /// The `impl` token: the start of what an error about the impl is shown under.
+        /// The `impl` token: where an error about the impl is shown.
         at: Span,
         generics: Box<Generics>,
         ty: Type,
@@ -45,7 +45,7 @@ pub(crate) enum Subject {
         ident: Ident,
         /// The type of the service.
         service: Ident,
-        /// `#[doc(hidden)]` and its like.
+        /// `#[doc(hidden)]` and similar attributes.
         docs: Vec<Attribute>,
     },
 }
@@ -53,11 +53,11 @@ pub(crate) enum Subject {
 /// A lifecycle method.
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
-    /// From the attributes of the method. A function's are the item's.
+    /// From the attributes of the method; empty for a function, whose attributes are those of the item.
     pub(crate) inherited: Inherited,
 }
 
-/// A warning on a method that was nearly given a lifecycle method's name.
+/// A warning about a method whose name is similar to that of a lifecycle method.
 pub(crate) struct Hint {
     pub(crate) ident: Ident,
     pub(crate) note: String,
@@ -83,11 +83,11 @@ impl Model {
     }
 
     pub(crate) fn of_function(item: &Function, args: Args) -> Self {
-        // Not the text, whose examples would be tested twice.
+        // Without the text: its examples would be tested twice.
         let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc") && attr.meta.require_list().is_ok());
         let docs = docs.cloned().collect();
         let ident = item.sig.ident.clone();
-        // It is shown where the function is, but belongs to the macro.
+        // Errors are shown at the function, but lints know that the macro wrote it.
         let span = Span::call_site().located_at(ident.span());
         let service = Ident::new(&names::function_type(&ident.to_string()), span);
         let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
@@ -154,7 +154,7 @@ impl Lifecycle {
             .collect()
     }
 
-    /// Where an error about what it returns is to be shown.
+    /// Where an error about the return type is shown.
     pub(crate) fn output_span(&self) -> Span {
         match &self.sig.output {
             ReturnType::Type(_, ty) => ty.span(),

@@ -1,4 +1,4 @@
-//! What the attribute writes, to be read. `UPDATE_EXPECT=1 cargo test -p service-macros` writes it anew.
+//! Snapshots of generated code. `UPDATE_EXPECT=1 cargo test -p service-macros` updates them; read the difference.
 
 use expect_test::{Expect, expect};
 use proc_macro2::{Group, TokenStream, TokenTree};
@@ -15,7 +15,7 @@ fn generated(args: TokenStream, item: TokenStream, expected: Expect) {
 }
 
 #[test]
-fn the_five_lines() {
+fn the_example_of_the_readme() {
     generated(
         quote!(interval = 30, max_failures = 5),
         quote! {
@@ -28,7 +28,10 @@ fn the_five_lines() {
         },
         expect![[r##"
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for EmailSender {
+            impl ::service_core::__private::Lifecycle for EmailSender
+            where
+                EmailSender: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape {
                         blocking_update: false,
@@ -52,7 +55,10 @@ fn the_five_lines() {
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for EmailSender {
+            impl ::service_core::__private::Service for EmailSender
+            where
+                EmailSender: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "email_sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
@@ -99,7 +105,10 @@ fn every_method_and_a_renamed_crate() {
         },
         expect![[r##"
             #[automatically_derived]
-            impl svc::__private::Lifecycle for Importer {
+            impl svc::__private::Lifecycle for Importer
+            where
+                Importer: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> svc::__private::Shape {
                     svc::__private::Shape {
                         blocking_update: true,
@@ -141,7 +150,10 @@ fn every_method_and_a_renamed_crate() {
                 }
             }
             #[automatically_derived]
-            impl svc::__private::Service for Importer {
+            impl svc::__private::Service for Importer
+            where
+                Importer: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "importer";
                 const DESCRIPTOR: &'static svc::__private::ServiceDescriptor = &svc::__private::descriptor::<
                     Self,
@@ -244,7 +256,7 @@ fn a_function() {
 }
 
 #[test]
-fn after_a_mistake_the_type_is_a_service_still() {
+fn after_an_error_the_type_still_counts_as_a_service() {
     generated(
         quote!(intervall = 30),
         quote! {
@@ -257,13 +269,19 @@ fn after_a_mistake_the_type_is_a_service_still() {
                 "unknown key `intervall`; did you mean `interval`?"
             }
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for Sender {
+            impl ::service_core::__private::Lifecycle for Sender
+            where
+                Sender: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape::NONE
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for Sender {
+            impl ::service_core::__private::Service for Sender
+            where
+                Sender: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
@@ -279,7 +297,7 @@ fn after_a_mistake_the_type_is_a_service_still() {
 }
 
 #[test]
-fn a_half_typed_body_is_nobodys_business() {
+fn an_unfinished_method_body_does_not_matter() {
     let item = quote! {
         impl Sender {
             const LIMIT: u32 = ;
@@ -293,7 +311,7 @@ fn a_half_typed_body_is_nobodys_business() {
 }
 
 #[test]
-fn an_update_that_cannot_be_read_is_left_to_the_compiler() {
+fn the_compiler_reports_a_signature_that_cannot_be_parsed() {
     let item = quote! {
         impl Sender {
             async fn update(&mut self, cx) -> { }
@@ -304,7 +322,7 @@ fn an_update_that_cannot_be_read_is_left_to_the_compiler() {
 }
 
 #[test]
-fn what_is_no_item_comes_out_as_it_is() {
+fn tokens_that_are_no_item_are_returned_unchanged() {
     let item = quote!(impl Sender for);
     assert_eq!(crate::attribute(quote!(), item.clone()).to_string(), item.to_string());
 }
@@ -339,7 +357,7 @@ impl Dice {
 }
 
 #[test]
-fn nothing_makes_it_panic() {
+fn random_tokens_do_not_make_it_panic() {
     let args: TokenStream =
         r#"interval = 30, delay = "5m", cron = "*/5 * * * FRI#2", timeout = 30µs, depends_on = [A::B, "c"],
         retry_backoff = 1.5, restart = "on_failure", crate = ::svc, name = "größe", rate_limit = "10/s""#

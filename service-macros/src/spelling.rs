@@ -1,6 +1,6 @@
-//! The known word that a misspelt one was meant to be.
+//! The known word that is nearest to a misspelt one.
 
-/// The candidate nearest to `word`, if it is near enough to be meant.
+/// The candidate nearest to `word`, if it is similar enough.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).clamp(1, 3);
     candidates
@@ -11,7 +11,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// How many letters have to be put in, left out, replaced or swapped with their neighbour.
+/// The number of letters to insert, remove, replace or swap with the next one. Case does not count.
 pub(crate) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_swap_is_one_step() {
+    fn a_swap_counts_once() {
         assert_eq!(distance("updaet", "update"), 1);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(nearest("intervall", ["interval", "initial_delay"]), Some("interval"));

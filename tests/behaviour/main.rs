@@ -15,6 +15,7 @@ mod drivers;
 mod events;
 mod explain;
 mod failures;
+mod generics;
 mod health;
 mod lifecycle;
 mod panics;

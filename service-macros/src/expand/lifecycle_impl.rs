@@ -1,16 +1,58 @@
-//! The calls of the user's methods.
+//! `impl Lifecycle`: methods that call the user's methods.
 //!
-//! Every fault that the compiler may find in such a call is the user's, so the tokens bear the spans of the user's words:
-//! an argument that of the type it is taken as, the result that of the type it is returned as, a future that of the
-//! method's name. A variable is bound anew wherever its span changes, because with another span it may have another
-//! hygiene, too (in an item that a `macro_rules!` wrote).
+//! An error in such a call is an error in the user's signature, so that the tokens have the spans of the user's tokens:
+//! an argument that of its type in the signature, the result that of the return type, a future that of the method's name.
+//! A variable is bound again wherever its span changes, because with another span it may have another hygiene as well (in
+//! an item that a `macro_rules!` macro wrote).
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::expand::paths::private;
+use crate::expand::items::{cfg, implementation, private};
+use crate::expand::variants::{choose, conditions};
 use crate::model::{Lifecycle, Model, Subject};
+
+/// The impl. Its methods have other names than the user's, so that neither hides the other.
+pub(crate) fn lifecycle(model: &Model) -> TokenStream {
+    let shape = shape(model);
+    let updates = forwarders(&model.updates, |method| update(model, method));
+    let on_failures = forwarders(&model.on_failures, |method| on_failure(model, method));
+    let cleanups = forwarders(&model.cleanups, |method| cleanup(model, method));
+    implementation(model, "Lifecycle", &quote!(#shape #updates #on_failures #cleanups))
+}
+
+/// One forwarder for each variant of a method, with its `#[cfg]`.
+fn forwarders(methods: &[Lifecycle], forward: impl Fn(&Lifecycle) -> TokenStream) -> TokenStream {
+    let conditions = conditions(methods).0;
+    let forwarders = methods.iter().zip(conditions).map(|(method, condition)| {
+        let (cfg, lints, forwarder) = (cfg(condition.as_ref()), &method.inherited.lints, forward(method));
+        quote!(#cfg #lints #forwarder)
+    });
+    quote!(#(#forwarders)*)
+}
+
+fn shape(model: &Model) -> TokenStream {
+    let private = private(model, Span::call_site());
+    let blocking = choose(
+        &model.updates,
+        |method| {
+            let blocking = !method.is_async();
+            quote!(#blocking)
+        },
+        quote!(false),
+    );
+    let cleanup = choose(
+        &model.cleanups,
+        |method| if method.is_async() { quote!(#private::Cleanup::Async) } else { quote!(#private::Cleanup::Blocking) },
+        quote!(#private::Cleanup::None),
+    );
+    quote! {
+        fn __shape(&self) -> #private::Shape {
+            #private::Shape { blocking_update: #blocking, cleanup: #cleanup }
+        }
+    }
+}
 
 /// `let output = Self::method(…).await; IntoOutcome::into_outcome(output)`.
 fn call(model: &Model, method: &Lifecycle, arguments: &TokenStream, conversion: &TokenStream) -> TokenStream {
@@ -31,8 +73,8 @@ fn call(model: &Model, method: &Lifecycle, arguments: &TokenStream, conversion: 
     }
 }
 
-/// A boxed future. It becomes a `dyn Future + Send` in its last mention, which bears the span of the method's name: there
-/// a future that is not `Send` is told.
+/// A boxed future. It becomes a `dyn Future + Send` in the last expression, which has the span of the method's name: the
+/// compiler reports there that a future is not `Send`.
 fn boxed(model: &Model, method: &Lifecycle, body: &TokenStream) -> TokenStream {
     let at = method.sig.ident.span();
     let runtime = private(model, at);
@@ -44,7 +86,7 @@ fn boxed(model: &Model, method: &Lifecycle, body: &TokenStream) -> TokenStream {
     }
 }
 
-/// The parts of a method that may take a context: its parameter, the `let`s that respan, and the arguments to pass.
+/// The parts of a forwarder that may take a context: its parameter, the `let`s that change spans, and the arguments.
 fn context(model: &Model, method: &Lifecycle) -> (TokenStream, TokenStream, TokenStream) {
     let this = match &model.subject {
         Subject::Impl { .. } => Some(quote_spanned!(method.sig.ident.span()=> this)),

@@ -61,7 +61,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     never(&parts[parts.len() - 3..])
 }
 
-/// A date such as the 30th of February never comes.
+/// Refuses dates that do not exist, such as the 30th of February.
 fn never(parts: &[&str]) -> Result<(), String> {
     let [days, months, weekdays] = parts else { return Ok(()) };
     let Ok(day) = days.parse::<u32>() else { return Ok(()) };

@@ -1,7 +1,7 @@
-//! What the attribute stands on, read leniently.
+//! The annotated item, parsed leniently.
 //!
-//! Only heads are read: of an impl its type and the signatures in it, never a body. A half-typed method body is nobody's
-//! business here, and a signature that cannot be read is left to the compiler, which sees the item as it was written.
+//! Only the type of an impl and the signatures in it are parsed, never a body, so that an unfinished method body causes no
+//! error here. A signature that cannot be parsed is skipped: the compiler reports it, as it sees the item as written.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use syn::ext::IdentExt;
@@ -17,7 +17,7 @@ pub(crate) enum Item {
         keyword: Ident,
         name: Option<Ident>,
     },
-    /// Not to be made out; the compiler tells why.
+    /// It could not be parsed; the compiler reports why.
     Unreadable,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Impl {
     pub(crate) trait_: Option<Path>,
     pub(crate) ty: Type,
     pub(crate) methods: Vec<Method>,
-    /// Names of functions whose signature cannot be read.
+    /// Names of functions whose signature could not be parsed.
     pub(crate) unreadable: Vec<String>,
 }
 
@@ -93,7 +93,7 @@ fn is_function(input: ParseStream<'_>) -> bool {
 fn read_impl(attrs: Vec<Attribute>, input: ParseStream<'_>) -> Result<Impl> {
     let impl_token = input.parse()?;
     let attempt = input.fork();
-    // `impl <T as Trait>::Type {}` has a `<`, too.
+    // `impl <T as Trait>::Type {}` has a `<` as well.
     let mut generics = attempt.parse::<Generics>().unwrap_or_default();
     if !generics.params.is_empty() {
         input.advance_to(&attempt);
@@ -125,7 +125,7 @@ fn read_signature(input: ParseStream<'_>) -> Result<Signature> {
     Ok(sig)
 }
 
-/// A type that came through a `macro_rules!` variable stands in an invisible group.
+/// A type that came through a `macro_rules!` variable is wrapped in an invisible group.
 pub(crate) fn ungrouped(ty: Type) -> Type {
     match ty {
         Type::Group(group) => ungrouped(*group.elem),
@@ -159,7 +159,7 @@ fn read_method(input: ParseStream<'_>) -> Result<Method> {
     Ok(Method { attrs, vis, sig, body: body.stream() })
 }
 
-/// Passes over one item, up to its `;` or block; the name if it was a function.
+/// Skips one item, up to its `;` or block. Returns its name if it is a function.
 fn skip_one(input: ParseStream<'_>) -> Result<Option<String>> {
     let mut name = None;
     while !input.is_empty() {

@@ -1,4 +1,4 @@
-//! Names: the id of a type, what an id may look like, and the type of a function.
+//! Names: the id of a type, the form of an id, and the type of a function's service.
 
 /// `HTTPClient` becomes `http_client`; a raw identifier loses its `r#`.
 pub(crate) fn snake_case(name: &str) -> String {
@@ -33,7 +33,7 @@ pub(crate) fn camel_case(name: &str) -> String {
         .collect()
 }
 
-/// The type of the service that a function is: `CleanInboxService` for `clean_inbox`.
+/// The type of a function's service: `CleanInboxService` for `clean_inbox`.
 pub(crate) fn function_type(function: &str) -> String {
     format!("{}Service", camel_case(function))
 }

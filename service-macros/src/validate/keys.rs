@@ -6,7 +6,7 @@ use crate::diagnostics::Diagnostics;
 use crate::parse::args::{Arg, Args};
 use crate::parse::keys::Rule;
 
-/// Checks every rule of every key that is written.
+/// Checks every rule of every argument.
 pub(crate) fn check(args: &Args, diagnostics: &mut Diagnostics) {
     for arg in args.iter() {
         for rule in arg.key.rules {
@@ -29,7 +29,7 @@ fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
             format!("`{name}` cannot be used together with `{first}`: a service has one schedule, remove one of them")
         }
         Rule::Needs { key, value } => {
-            // Where the value of the other key is wrong, that is an error already.
+            // A wrong value of the other key has been reported already.
             let satisfied =
                 args.get(key).is_some_and(|other| other.value.is_none() || value.is_none() || other.text() == value);
             if satisfied {

@@ -23,7 +23,8 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
         (&model.cleanups, "cleanup"),
     ] {
         for second in methods.iter().filter(|method| method.inherited.cfg.is_none()).skip(1) {
-            let message = format!("a second `{name}`: a service has one; tell them apart by `#[cfg(…)]` or rename one");
+            let message =
+                format!("a service has only one `{name}`: rename this method, or put a `#[cfg(…)]` on each of them");
             diagnostics.push(Error::new(second.sig.ident.span(), message));
         }
     }
@@ -53,8 +54,7 @@ fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {
         && let ReturnType::Type(_, ty) = &sig.output
         && is_future(ty)
     {
-        let message =
-            format!("a plain `fn update` is blocking code and gives back its outcome, not a future: write `{UPDATE}`");
+        let message = format!("a plain `fn update` is blocking code and cannot return a future: write `{UPDATE}`");
         diagnostics.push(Error::new_spanned(ty, message));
     }
 }
@@ -64,7 +64,7 @@ fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
     let mut inputs = sig.inputs.iter();
     let mut first = inputs.next();
     if let Some(FnArg::Receiver(receiver)) = first {
-        let message = format!("`configure` makes the instance, so there is no `self` yet: write `{CONFIGURE}`");
+        let message = format!("`configure` has no `self`, because it builds the instance: write `{CONFIGURE}`");
         diagnostics.push(Error::new_spanned(receiver, message));
         first = inputs.next();
     }
@@ -74,25 +74,25 @@ fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
     {
         let message = match second {
             Some(FnArg::Typed(other)) if is_context(&other.ty) => {
-                format!("`cx` comes first, the settings second: write `{CONFIGURE}`")
+                format!("`cx` is the first argument, the settings are the second: write `{CONFIGURE}`")
             }
             _ if second.is_none() && !is_named_context(&cx.ty) && !matches!(&*cx.ty, Type::Reference(_)) => {
-                format!("the settings come second, `cx` first: write `{}`", configure_with(cx))
+                format!("the settings are the second argument, after `cx`: write `{}`", configure_with(cx))
             }
-            _ => format!("`configure`'s first argument is `cx: &Context`: write `{CONFIGURE}`"),
+            _ => format!("the first argument of `configure` is `cx: &Context`: write `{CONFIGURE}`"),
         };
         diagnostics.push(Error::new_spanned(&cx.ty, message));
     } else if let Some(FnArg::Typed(config)) = second
         && let Type::Reference(_) | Type::ImplTrait(_) = &*config.ty
     {
         let message = format!(
-            "`configure` is given its settings by value, as a type that derives `Deserialize`: write `{CONFIGURE}`"
+            "`configure` takes its settings by value, as a type that derives `Deserialize`: write `{CONFIGURE}`"
         );
         diagnostics.push(Error::new_spanned(&config.ty, message));
     }
     for extra in inputs {
         let message = format!(
-            "`configure` takes at most `cx` and the settings, which can be a struct of many fields: write `{CONFIGURE}`"
+            "`configure` takes only `cx` and one argument for settings, which can be a struct with many fields: write `{CONFIGURE}`"
         );
         diagnostics.push(Error::new_spanned(extra, message));
     }
@@ -115,30 +115,30 @@ fn configure_with(config: &PatType) -> String {
 fn on_failure(sig: &Signature, diagnostics: &mut Diagnostics) {
     plain(sig, ON_FAILURE, diagnostics);
     if let Some(async_) = &sig.asyncness {
-        let message =
-            format!("`on_failure` only decides, at once: write `{ON_FAILURE}`, and do the waiting work in `update`");
+        let message = format!("`on_failure` cannot be async: write `{ON_FAILURE}`, and do work that waits in `update`");
         diagnostics.push(Error::new_spanned(async_, message));
     }
     receiver(sig, ON_FAILURE, diagnostics);
     let mut arguments = sig.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
     match arguments.next() {
         None => {
-            let message = format!("`on_failure` is told the failure: write `{ON_FAILURE}`");
+            let message = format!("`on_failure` takes the failure: write `{ON_FAILURE}`");
             diagnostics.push(Error::new(sig.ident.span(), message));
         }
         Some(FnArg::Typed(failure)) if !is_shared_reference(&failure.ty) => {
-            diagnostics.push(Error::new_spanned(&failure.ty, format!("the failure is lent: write `{ON_FAILURE}`")));
+            diagnostics.push(Error::new_spanned(
+                &failure.ty,
+                format!("the failure is passed by shared reference: write `{ON_FAILURE}`"),
+            ));
         }
         Some(_) => {}
     }
     for extra in arguments {
-        diagnostics.push(Error::new_spanned(
-            extra,
-            format!("`on_failure` takes the failure and nothing else: write `{ON_FAILURE}`"),
-        ));
+        diagnostics
+            .push(Error::new_spanned(extra, format!("`on_failure` takes only the failure: write `{ON_FAILURE}`")));
     }
     if let ReturnType::Default = sig.output {
-        diagnostics.push(Error::new(sig.ident.span(), "`on_failure` returns what is to follow: write `-> Recovery`"));
+        diagnostics.push(Error::new(sig.ident.span(), "`on_failure` returns its decision: write `-> Recovery`"));
     }
 }
 
@@ -147,16 +147,18 @@ pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics)
     let name = sig.ident.unraw();
     if let Safety::Unsafe(unsafe_) = &sig.safety {
         let message = format!(
-            "the runtime cannot keep the promises of an `unsafe fn`: write `{write}` with an `unsafe` block inside"
+            "`{name}` cannot be an `unsafe fn`, because the runtime calls it: write `{write}`, with an `unsafe` block inside"
         );
         diagnostics.push(Error::new(unsafe_.span, message));
     }
     if let Some(abi) = &sig.abi {
-        diagnostics.push(Error::new_spanned(abi, format!("the runtime calls Rust: write `{write}`")));
+        diagnostics.push(Error::new_spanned(abi, format!("`{name}` cannot be an `extern` function: write `{write}`")));
     }
     if let Some(parameter) = type_parameter(sig) {
-        let message =
-            format!("nobody says what `{}` is when the runtime calls `{name}`: write `{write}`", text(parameter));
+        let message = format!(
+            "`{name}` cannot have the generic parameter `{}`, because the runtime calls it: write `{write}`",
+            text(parameter)
+        );
         diagnostics.push(Error::new_spanned(parameter, message));
     }
 }
@@ -165,21 +167,23 @@ pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics)
 fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
     let Some(receiver) = sig.receiver() else {
-        let message = format!("`{name}` works on an instance: write `{write}`");
+        let message = format!("`{name}` needs `&mut self` or `&self`: write `{write}`");
         diagnostics.push(Error::new(sig.ident.span(), message));
         return;
     };
     if !is_lent(receiver) {
-        let message = format!("`{name}` is lent the instance, which lives on: write `&mut self` or `&self`");
+        let message = format!(
+            "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
+        );
         diagnostics.push(Error::new_spanned(receiver, message));
     }
 }
 
 fn with_context(signature: &str) -> String {
-    format!("write `{signature}`, keep values in the struct, settings in `configure`")
+    format!("write `{signature}`; keep values in the struct and read settings in `configure`")
 }
 
-/// At most one argument beside `self`: the context. `write` is the rest of "…; ".
+/// At most one argument beside `self`: the context. `write` ends the error message.
 pub(crate) fn only_context(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
     let mut arguments = sig.inputs.iter().filter_map(|input| match input {
@@ -190,20 +194,20 @@ pub(crate) fn only_context(sig: &Signature, write: &str, diagnostics: &mut Diagn
         && !is_context(&cx.ty)
     {
         let message = match &*cx.ty {
-            ty if is_named_context(ty) => "the context is lent: write `cx: &Context`".to_owned(),
+            ty if is_named_context(ty) => "the context is passed by shared reference: write `cx: &Context`".to_owned(),
             Type::Reference(reference) if is_named_context(&reference.elem) => {
-                "the context is shared, not changed: write `cx: &Context`".to_owned()
+                "the context is passed by shared reference: write `cx: &Context`".to_owned()
             }
-            _ => format!("`{name}` is given the context and nothing else: {write}"),
+            _ => format!("`{name}` takes only the context: {write}"),
         };
         diagnostics.push(Error::new_spanned(&cx.ty, message));
     }
     for extra in arguments {
-        diagnostics.push(Error::new_spanned(extra, format!("`{name}` is given the context and nothing else: {write}")));
+        diagnostics.push(Error::new_spanned(extra, format!("`{name}` takes only the context: {write}")));
     }
 }
 
-/// A function that is plain apart from its being async or not.
+/// The first parameter of a function that is not a lifetime.
 fn type_parameter(sig: &Signature) -> Option<&GenericParam> {
     sig.generics.params.iter().find(|param| !matches!(param, GenericParam::Lifetime(_)))
 }

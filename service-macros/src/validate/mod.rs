@@ -1,4 +1,4 @@
-//! The rules. Each mistake is pushed on the token that is wrong, with what to write instead; none stops the others.
+//! The rules. Each error is on the token that is wrong and says what to write instead; it does not stop the other checks.
 
 pub(crate) mod keys;
 mod methods;
@@ -41,9 +41,9 @@ pub(crate) fn identity(model: &Model, diagnostics: &mut Diagnostics) {
                 Dependency::Type(ty) => (ty.to_token_stream().to_string(), ty.span(), is_own_type(ty, model)),
             };
             if own {
-                diagnostics.push(Error::new(span, "a service cannot depend on itself: leave it out"));
+                diagnostics.push(Error::new(span, "a service cannot depend on itself: remove it"));
             } else if seen.contains(&text) {
-                diagnostics.push(Error::new(span, "this service is in the list already: leave one out"));
+                diagnostics.push(Error::new(span, "this service is already in the list: remove one of them"));
             }
             seen.push(text);
         }
@@ -58,12 +58,12 @@ fn is_own_type(ty: &Type, model: &Model) -> bool {
     }
 }
 
-/// Rules about an impl. `false`: no trait can be implemented for what stands there.
+/// Rules about an impl. `false`: no code can be written for this type.
 pub(crate) fn implementation(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) -> bool {
     let Some(name) = self_type(&item.ty, diagnostics) else { return false };
     if let Some(trait_) = &item.trait_ {
         let message = format!(
-            "`#[service]` goes on the type's own impl, not on that of a trait: write\n\n{}",
+            "`#[service]` goes on an inherent impl, not on the impl of a trait: write\n\n{}",
             impl_to_write(&name.to_string())
         );
         diagnostics.push(Error::new_spanned(trait_, message));
@@ -136,36 +136,34 @@ fn borrowed(ty: &Type) -> Option<TokenStream> {
     }
 }
 
-/// Rules about a free function. `false`: it is a method.
+/// Rules about a function. `false`: it is a method, so that no code can be written.
 pub(crate) fn function(item: &Function, diagnostics: &mut Diagnostics) -> bool {
     let sig = &item.sig;
     let name = &sig.ident;
     if let Some(receiver) = sig.receiver() {
-        let message =
-            "`#[service]` goes on the impl, not on a method in it; the method that makes a run is called `update`";
+        let message = "`#[service]` goes on the impl block, not on a method; the method for one run is called `update`";
         diagnostics.push(Error::new_spanned(receiver, message));
         return false;
     }
     if let Some(const_) = &sig.constness {
         diagnostics.push(Error::new(
             const_.span,
-            format!("a service runs, a `const fn` does not: write `async fn {name}(cx: &Context)`"),
+            format!("a service cannot be a `const fn`: write `async fn {name}(cx: &Context)`"),
         ));
     } else if sig.asyncness.is_none() {
         let message = format!(
-            "a service written as a function is async: write `async fn {name}`. For blocking code write an impl:\n\n{}",
+            "a service that is a function has to be async: write `async fn {name}`; for blocking code write an impl:\n\n{}",
             blocking_impl_to_write(&names::camel_case(&name.to_string()))
         );
         diagnostics.push(Error::new(sig.fn_token.span, message));
     }
     methods::plain(sig, &format!("async fn {name}(cx: &Context)"), diagnostics);
-    let write =
-        format!("write `async fn {name}(cx: &Context)`, or an impl, which can have values and settings of its own");
+    let write = format!("write `async fn {name}(cx: &Context)`, or an impl, which can have fields and settings");
     methods::only_context(sig, &write, diagnostics);
     true
 }
 
-/// Nothing that can be a service.
+/// The error for an item that cannot be a service.
 pub(crate) fn other(keyword: &Ident, name: Option<&Ident>) -> Error {
     let name = name.map(ToString::to_string);
     let word = keyword.to_string();

@@ -1,4 +1,4 @@
-//! Signatures: those that an error shows, and what a written one looks like.
+//! Signatures: the ones that errors show, and questions about written ones.
 
 use quote::ToTokens;
 use syn::{GenericArgument, Path, PathArguments, Receiver, ReceiverKind, Type};
@@ -26,7 +26,7 @@ pub(crate) fn is_lent(receiver: &Receiver) -> bool {
     }
 }
 
-/// Whether a type may be `&Context`: an alias may be anything that can borrow.
+/// Whether a type may be `&Context`. A type with a lifetime may be an alias for it.
 pub(crate) fn is_context(ty: &Type) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| match &last.arguments {

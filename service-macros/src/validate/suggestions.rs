@@ -1,7 +1,7 @@
-//! Methods that were nearly given a lifecycle method's name.
+//! Suggestions for methods whose name is similar to that of a lifecycle method.
 //!
-//! Without an `update` the near miss is the error. Otherwise it may be the user's own method, so it is a warning at most,
-//! and only where shape and use speak for a slip, too: it fits the role, is private, and nothing in the impl calls it.
+//! Without an `update` such a method is an error. Otherwise it may be the user's own method, so that it is a warning at
+//! most, and only if more indicates a mistake: the signature fits, the method is private, and nothing in the impl calls it.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::ext::IdentExt;
@@ -13,7 +13,7 @@ use crate::parse::item::{Impl, Method};
 use crate::spelling::{self, distance};
 use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
 
-/// There is no `update`; perhaps there is one of another name.
+/// The error for an impl without `update`, with a method that was probably meant.
 pub(crate) fn no_update(item: &Impl) -> Error {
     let methods = || item.methods.iter().map(|method| &method.sig.ident);
     let near =
@@ -29,9 +29,11 @@ pub(crate) fn no_update(item: &Impl) -> Error {
     });
     let message = match other {
         Some(other) => format!(
-            "a service has a method `update`, which is called for every run: rename `{other}`, or add `{UPDATE}`"
+            "a service needs a method `update`, which the runtime calls for every run: rename `{other}`, or add `{UPDATE}`"
         ),
-        None => format!("there is no `update`, the method that makes a run: add `{UPDATE} {{ … }}`"),
+        None => {
+            format!("a service needs a method `update`, which the runtime calls for every run: add `{UPDATE} {{ … }}`")
+        }
     };
     Error::new_spanned(&item.ty, message)
 }
@@ -41,7 +43,7 @@ fn is_near(name: &Ident, lifecycle: &str) -> bool {
     name != lifecycle && spelling::nearest(&name, [lifecycle]).is_some()
 }
 
-/// Methods of nearly the right name, of the right shape, that nobody in the impl calls and that nobody outside can.
+/// Private methods with a similar name and a fitting signature that nothing in the impl calls.
 pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
     let mut hints = Vec::new();
     for method in &item.methods {
@@ -53,14 +55,14 @@ pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
             continue;
         }
         let note = format!(
-            "the runtime calls `{meant}`, not `{ident}`; did you mean `{write}`? if not, put `#[allow(deprecated)]` on it"
+            "the runtime calls `{meant}`, not `{ident}`; did you mean `{write}`? If not, put `#[allow(deprecated)]` on `{ident}`"
         );
         hints.push(Hint { ident: ident.clone(), note });
     }
     hints
 }
 
-/// The lifecycle method that a method was meant to be, if its shape fits, too.
+/// The lifecycle method that was probably meant: its name is similar and the signature fits.
 fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'static str)> {
     let sig = &method.sig;
     let name = sig.ident.unraw().to_string();

@@ -1,4 +1,4 @@
-//! A model's columns, as far as their tokens tell, and which of them can be what.
+//! The columns of a model, as far as their tokens show, and whether a column is suitable for a key.
 
 use proc_macro2::{Ident, Span};
 use quote::format_ident;
@@ -7,7 +7,7 @@ use syn::{Attribute, Expr, Field, FieldsNamed, GenericArgument, LitStr, PathArgu
 pub(crate) struct Column {
     /// The field's name.
     pub(crate) field: String,
-    /// The name in the table, where it has one of its own.
+    /// The name in the table, if it differs from the field's.
     pub(crate) name: Option<String>,
     /// Its variant of `Column`.
     pub(crate) variant: Ident,
@@ -61,7 +61,7 @@ pub(crate) fn variant(field: &str, span: Span) -> Ident {
 }
 
 fn read(attribute: &Attribute, column: &mut Column, ignored: &mut bool) {
-    // What sea-orm does not understand, it tells by itself.
+    // sea-orm itself reports what it does not understand.
     let _ = attribute.parse_nested_meta(|meta| {
         if meta.path.is_ident("primary_key") {
             column.primary_key = true;
@@ -85,34 +85,34 @@ fn read(attribute: &Attribute, column: &mut Column, ignored: &mut bool) {
     });
 }
 
-/// Why the column cannot be what `key` makes it, where its type is known well enough to say.
+/// Why the column is not suitable for `key`, if its type is known well enough to say.
 pub(crate) fn unsuitable(key: &str, column: &Column) -> Option<String> {
     let ty = type_name(&column.ty)?;
     let field = &column.field;
     let inner = option_of(&column.ty);
     let text = match key {
         "status" if column.primary_key => {
-            format!("`{field}` is the primary key, and a status changes: name another column")
+            format!("`{field}` is the primary key and cannot hold the status, which changes: name another column")
         }
         "status" if inner.is_some() => {
-            format!("a status is never null: make `{field}` a `String`, or an enum stored as text")
+            format!("the status cannot be null: make `{field}` a `String`, or an enum stored as text")
         }
         "status" if is_number(&ty) || is_plain(&ty) => format!(
             "`{field}` holds the status as text (`pending`, `completed`, `failed`): make it a `String`, or an enum \
              stored as text, not `{ty}`"
         ),
         "error" if is_number(&ty) || is_plain(&ty) => {
-            format!("`{field}` takes an error's message: make it an `Option<String>`, not `{ty}`")
+            format!("`{field}` holds an error message: make it an `Option<String>`, not `{ty}`")
         }
-        "attempts" if inner.is_some() => format!("a count is never null: make `{field}` an `i32`"),
+        "attempts" if inner.is_some() => format!("the number of attempts cannot be null: make `{field}` an `i32`"),
         "attempts" if is_plain(&ty) || ty == "String" || ty.starts_with('f') && is_number(&ty) => {
             format!("`{field}` counts attempts: make it an `i32`, not `{ty}`")
         }
         "available_at" | "updated_at" if is_number(&ty) => format!(
-            "`{field}` keeps a time: make it a `DateTimeUtc`, or a `ChronoUnixTimestampMillis` where the table has a number, not `{ty}`"
+            "`{field}` holds a time: make it a `DateTimeUtc`, or a `ChronoUnixTimestampMillis` where the table has a number, not `{ty}`"
         ),
         "available_at" | "updated_at" if ty == "String" || ty == "bool" || ty == "char" => {
-            format!("`{field}` keeps a time: make it a `DateTimeUtc`, not `{ty}`")
+            format!("`{field}` holds a time: make it a `DateTimeUtc`, not `{ty}`")
         }
         _ => return None,
     };

@@ -18,7 +18,7 @@ use crate::spelling::nearest;
 use crate::validate;
 use crate::work_item::columns::{Column, columns, unsuitable};
 
-/// The derive as a plain function, so that tests can look at what it writes.
+/// The derive as a plain function, so that tests can inspect the output.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
     let input: DeriveInput = match syn::parse2(input) {
         Ok(input) => input,
@@ -98,13 +98,13 @@ struct WorkItem<'a> {
     updated_at: Option<&'a Column>,
 }
 
-/// How often a row is tried where `attempts` is named and `max_attempts` is not.
+/// How often a row is tried if the attribute has `attempts`, but not `max_attempts`.
 const DEFAULT_ATTEMPTS: u32 = 3;
 
 impl<'a> WorkItem<'a> {
     fn new(name: &Ident, attribute: &Attribute, columns: &'a [Column], diagnostics: &mut Diagnostics) -> Option<Self> {
         let args = &attribute.args;
-        // An argument that could not be read may be the one that seems to be missing.
+        // The argument that seems to be missing may be one that could not be parsed.
         let readable = diagnostics.is_empty();
         if !columns.iter().any(|column| column.primary_key) {
             diagnostics.push(Error::new(
@@ -194,7 +194,7 @@ fn resolve<'a>(arg: &Arg, columns: &'a [Column], diagnostics: &mut Diagnostics) 
     if found.is_none() {
         let names: Vec<&str> = columns.iter().map(|column| column.field.as_str()).collect();
         let near = nearest(written, names.iter().copied());
-        // One word of the name is often what is remembered: `message` for `error_message`.
+        // People often remember one word of the name: `message` for `error_message`.
         let part = || names.iter().copied().find(|name| name.split('_').any(|word| word == written));
         let advice = match near.or_else(part) {
             Some(near) => format!("did you mean `{near}`?"),

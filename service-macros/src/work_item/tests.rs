@@ -1,4 +1,4 @@
-//! What the derive writes, and what it says.
+//! The code that the derive writes, and its errors.
 
 use expect_test::{Expect, expect};
 use quote::quote;
@@ -37,7 +37,7 @@ fn complains(attribute: TokenStream, columns: TokenStream, expected: Expect) {
 }
 
 #[test]
-fn a_model_without_a_key_is_told_where_to_put_it() {
+fn a_primary_key_is_required() {
     let input = quote! {
         #[sea_orm(table_name = "job")]
         #[work_item(status = "status")]
@@ -51,7 +51,7 @@ fn a_model_without_a_key_is_told_where_to_put_it() {
 }
 
 #[test]
-fn it_names_the_columns_and_nothing_else() {
+fn the_code_names_only_columns() {
     let input = model(
         quote!(#[work_item(status = "status", error = "why", attempts = "tried_2_times", max_attempts = 5, available_at = "due", updated_at = "touched_at")]),
         quote! {
@@ -91,7 +91,7 @@ fn it_names_the_columns_and_nothing_else() {
 }
 
 #[test]
-fn nothing_is_written_on_the_expanded_model() {
+fn the_expanded_model_gets_no_code() {
     let input = quote! {
         #[work_item(status = "status")]
         pub struct ModelEx { pub id: i64, pub status: String }
@@ -100,7 +100,7 @@ fn nothing_is_written_on_the_expanded_model() {
 }
 
 #[test]
-fn columns_that_are_not_there_are_told_with_the_nearest() {
+fn an_unknown_column_is_an_error_with_the_nearest_one() {
     complains(
         quote!(#[work_item(status = "stauts", error = "nonsense")]),
         quote!(pub status: String,),
@@ -111,7 +111,7 @@ fn columns_that_are_not_there_are_told_with_the_nearest() {
 }
 
 #[test]
-fn keys_that_are_not_there_are_told_with_the_nearest() {
+fn an_unknown_key_is_an_error_with_the_nearest_one() {
     complains(
         quote!(#[work_item(status = "status", atempts = "n", foo = 1, status = "status", error)]),
         quote!(pub status: String,),
@@ -124,7 +124,7 @@ fn keys_that_are_not_there_are_told_with_the_nearest() {
 }
 
 #[test]
-fn columns_of_a_wrong_type_are_told_what_to_be() {
+fn a_wrong_type_of_a_column_is_an_error_with_the_right_one() {
     complains(
         quote!(#[work_item(status = "status", error = "error", attempts = "attempts", available_at = "due", updated_at = "updated_at")]),
         quote! {
@@ -135,11 +135,11 @@ fn columns_of_a_wrong_type_are_told_what_to_be() {
             pub updated_at: String,
         },
         expect![[r#"
-            a status is never null: make `status` a `String`, or an enum stored as text
-            `error` takes an error's message: make it an `Option<String>`, not `i32`
-            a count is never null: make `attempts` an `i32`
-            `due` keeps a time: make it a `DateTimeUtc`, or a `ChronoUnixTimestampMillis` where the table has a number, not `i64`
-            `updated_at` keeps a time: make it a `DateTimeUtc`, not `String`"#]],
+            the status cannot be null: make `status` a `String`, or an enum stored as text
+            `error` holds an error message: make it an `Option<String>`, not `i32`
+            the number of attempts cannot be null: make `attempts` an `i32`
+            `due` holds a time: make it a `DateTimeUtc`, or a `ChronoUnixTimestampMillis` where the table has a number, not `i64`
+            `updated_at` holds a time: make it a `DateTimeUtc`, not `String`"#]],
     );
     complains(
         quote!(#[work_item(status = "done", attempts = "tries")]),
@@ -151,12 +151,12 @@ fn columns_of_a_wrong_type_are_told_what_to_be() {
     complains(
         quote!(#[work_item(status = "id")]),
         quote!(),
-        expect!["`id` is the primary key, and a status changes: name another column"],
+        expect!["`id` is the primary key and cannot hold the status, which changes: name another column"],
     );
 }
 
 #[test]
-fn values_of_a_wrong_kind_are_told_what_to_write() {
+fn a_wrong_value_is_an_error_that_says_what_to_write() {
     complains(
         quote!(#[work_item(status = 5, max_attempts = "5")]),
         quote!(pub status: String,),
@@ -190,7 +190,7 @@ fn values_of_a_wrong_kind_are_told_what_to_write() {
 }
 
 #[test]
-fn a_missing_status_is_asked_for() {
+fn the_status_is_required() {
     complains(
         quote!(),
         quote!(pub status: String,),
@@ -240,13 +240,13 @@ fn only_a_model_with_a_key_is_a_work_item() {
 }
 
 #[test]
-fn a_mistake_leaves_an_impl_behind() {
+fn after_an_error_there_is_still_an_impl() {
     let written = derive(model(quote!(#[work_item(status = "x")]), quote!(pub status: String,))).to_string();
     assert!(written.contains("WorkItem for Entity"), "{written}");
 }
 
 #[test]
-fn variants_are_spelt_as_sea_orm_spells_them() {
+fn variants_are_named_as_sea_orm_names_them() {
     for (field, expected) in [
         ("error_message", "ErrorMessage"),
         ("due2_at", "Due2At"),

@@ -1,4 +1,4 @@
-//! Where nothing allows it, each use of something deprecated is one error, under the user's own word.
+//! Where nothing allows it, each use of something deprecated is one error on the user's token.
 
 #![deny(deprecated)]
 

@@ -1,4 +1,6 @@
-//! The bounds that a generic service needs.
+//! A generic impl is a service for the types that can be sent between threads; its methods need bounds for what they use.
+
+use std::rc::Rc;
 
 use service_core::prelude::*;
 
@@ -22,4 +24,9 @@ impl<M: Mailer + Send + Sync + 'static> Sending<M> {
     }
 }
 
-fn main() {}
+fn starts<S: Service>(_: S) {}
+
+fn main() {
+    starts(Sender(5));
+    starts(Sender(Rc::new(5)));
+}
