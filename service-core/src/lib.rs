@@ -18,7 +18,7 @@ mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use config::options::{Options, Restart, ServiceOptions};
+pub use config::options::ServiceOptions;
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};
@@ -36,7 +36,7 @@ pub use runtime::lifecycle::IntoService;
 pub use runtime::lifecycle::{Service, ServiceDescriptor};
 pub use runtime::metrics::{MetricValue, Metrics};
 pub use runtime::requests::StateError;
-pub use schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
+pub use schedule::CatchUp;
 /// Makes a type a service, or an `async fn` a stateless one.
 ///
 /// It goes on an inherent impl or on a free `async fn`, which stays as it is and can be called as before. The service of

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 /// When a service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Schedule {
+pub(crate) enum Schedule {
     /// Start to start, on a fixed grid.
     Interval(Duration),
     /// End to start.
@@ -21,14 +20,13 @@ pub enum Schedule {
 
 /// A cron schedule, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CronSchedule {
+pub(crate) struct CronSchedule {
     /// The expression, such as `0 3 * * *`.
-    pub expression: String,
+    pub(crate) expression: String,
     /// The time zone's IANA name. Default: `UTC`.
-    pub timezone: String,
+    pub(crate) timezone: String,
     /// What happens to fires that were missed while the process was down.
-    pub catch_up: CatchUp,
+    pub(crate) catch_up: CatchUp,
 }
 
 /// What happens to cron fires that were missed while the process was down.
@@ -60,10 +58,9 @@ impl CatchUp {
 
 /// So many permits a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     /// Permits, above zero.
-    pub permits: u32,
+    pub(crate) permits: u32,
     /// The time they are for, above zero.
-    pub per: Duration,
+    pub(crate) per: Duration,
 }

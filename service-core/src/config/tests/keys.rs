@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::Options;
 use crate::config::keys::{self, KEYS, Key};
 use crate::config::kinds::Kind;
+use crate::config::options::Options;
 use crate::config::values::Value;
 use crate::schedule::{CatchUp, CronSchedule, Schedule};
 

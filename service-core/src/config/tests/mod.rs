@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::config::options::Options;
 use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::service::literal::Literal;
 
@@ -87,8 +88,8 @@ impl Given {
         self.load().resolve("mail", Some(descriptor(attributes, None)), None, &[]).map_err(|errors| errors.to_string())
     }
 
-    fn options(&self, attributes: &'static [(&'static str, Literal)]) -> crate::Options {
-        crate::Options::clone(&self.resolve(attributes).unwrap().options)
+    fn options(&self, attributes: &'static [(&'static str, Literal)]) -> Options {
+        Options::clone(&self.resolve(attributes).unwrap().options)
     }
 
     /// The errors of service `mail` without attributes.
