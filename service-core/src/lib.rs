@@ -18,22 +18,23 @@ mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use config::ServiceDescriptor;
 pub use config::options::ServiceOptions;
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};
 pub use observe::explain::{ExplainedOption, ExplainedSetting, Explanation};
 pub use observe::health::{HealthStatus, RegistryHealth, ServiceHealth};
-pub use registry::ServiceRegistry;
 pub use registry::builder::{BuildError, RegistryBuilder};
 pub use registry::handle::ServiceHandle;
 pub use registry::register::{Register, Registering};
 pub use registry::run::{run, run_until};
+pub use registry::service_registry::ServiceRegistry;
 pub use runtime::context::Context;
 pub use runtime::events::{ServiceEvent, ServiceEventKind};
 pub use runtime::instance_fn::InstanceFn;
 pub use runtime::lifecycle::IntoService;
-pub use runtime::lifecycle::{Service, ServiceDescriptor};
+pub use runtime::lifecycle::Service;
 pub use runtime::metrics::{MetricValue, Metrics};
 pub use runtime::requests::StateError;
 pub use schedule::CatchUp;
@@ -125,19 +126,17 @@ pub mod __private {
     #[cfg(feature = "database")]
     pub use crate::database::__private as database;
     pub use std::boxed::Box as Boxed;
-    pub use std::option::Option::{None, Some};
+    pub use std::option::Option::{self, None, Some};
 
     pub use inventory;
 
     pub use crate::__place as place;
+    pub use crate::config::{ServiceDescriptor, settings};
     pub use crate::registry::expect::ExpectedServices;
     pub use crate::runtime::context::Context;
-    pub use crate::runtime::lifecycle::{
-        BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, ServiceDescriptor, Shape,
-    };
+    pub use crate::runtime::lifecycle::{BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, Shape};
     pub use crate::runtime::macro_support::{
         ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
-        settings,
     };
     pub use crate::service::error::Result;
     pub use crate::service::failure::{Failure, Recovery};

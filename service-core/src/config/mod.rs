@@ -9,6 +9,7 @@
 //! What is said of one service beats what is said of all: `SERVICES__DEFAULTS__…` is part of `[defaults]`.
 
 mod coercion;
+mod descriptor;
 mod deserialize;
 mod environment;
 mod errors;
@@ -24,17 +25,18 @@ mod toml;
 mod units;
 mod values;
 
+pub use descriptor::{ServiceDescriptor, settings};
 pub use errors::{ConfigError, ConfigErrors, Setting};
 pub use layers::Layer;
 #[cfg(feature = "database")]
 pub(crate) use layers::Origin;
 pub use values::SettingValue;
 
+pub(crate) use descriptor::SettingsType;
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolver::{Provenance, Resolved, Row};
-pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
 #[cfg(feature = "database")]
 pub(crate) use values::{REDACTED, is_secret};

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::descriptor::ServiceDescriptor;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
@@ -16,7 +17,6 @@ use super::settings::Settings;
 use super::values::{self, Node, Table, Value, is_secret};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
-use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::schedule::Schedule;
 use crate::service::literal::Literal;
 use crate::suggest::{distance, nearest};

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::descriptor::ServiceDescriptor;
 use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
 use super::layers::{Layer, Origin};
@@ -15,7 +16,6 @@ use super::resolver::{FOR_ALL, Precedence, Resolved, Resolver, Row};
 use super::toml;
 use super::values::{self, Node, SettingValue, Table, Value};
 use crate::config::options::ServiceOptions;
-use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::suggest::nearest;
 
 /// Where the configuration is read from. By default from nowhere, as a test wants it.

@@ -11,23 +11,22 @@ use tracing::warn;
 
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
+use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::registry::session::SHUTDOWN_TIMEOUT;
 use crate::registry::signals;
-use crate::registry::{RegistryInner, ServiceRegistry, dependencies};
 use crate::runtime::clock::Clock;
 use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
 use crate::runtime::instance_fn::InstanceFn;
-use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
+use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
 use crate::runtime::services::Services;
 use crate::runtime::shared::{Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 use crate::suggest::nearest;
-
-/// Stays under the 30 s after which Kubernetes kills a pod.
-pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Chooses what a [`ServiceRegistry`] has and how its services are configured.
 ///
@@ -269,12 +268,30 @@ impl RegistryBuilder {
         let chosen = |id: &str| {
             self.only.as_ref().is_none_or(|only| only.iter().any(|o| o == id)) && !self.except.iter().any(|e| e == id)
         };
+        let mut chosen: Vec<&Discovered> = inventory::iter::<Discovered>().filter(|found| chosen(found.0.id)).collect();
+        chosen.sort_by_key(|found| found.0.id);
         // The attribute makes sure that a discovered service can be built.
-        found.into_iter().filter(|found| chosen(found.id)).filter_map(Registration::discovered).collect()
+        chosen.into_iter().filter_map(Registration::discovered).collect()
     }
 }
 
 impl ServiceRegistry {
+    /// Registers every annotated service that is linked into the program, and starts those that are enabled; see
+    /// [`start`](Self::start) for how long it waits.
+    ///
+    /// From here on SIGINT and SIGTERM start a shutdown, for whoever waits in [`until_shutdown`](Self::until_shutdown): one
+    /// that comes earlier cuts the wait short and is found there. Where the program neither waits there nor calls
+    /// [`shutdown`](Self::shutdown), a signal ends the process after `shutdown_timeout`, and a second one at once. As
+    /// tokio's do, the handlers stay for the rest of the process, also when this runtime is gone. A program that does not
+    /// want that calls [`build`](RegistryBuilder::build) and [`start`](Self::start).
+    ///
+    /// # Errors
+    /// Wrong options, duplicate ids and dependency cycles: all of them, before anything starts. A service that cannot start
+    /// is no error; its health says why.
+    pub async fn start_all() -> Result<Self> {
+        Self::builder().start_all().await
+    }
+
     /// A registry with choices.
     pub fn builder() -> RegistryBuilder {
         RegistryBuilder::default()

@@ -1,6 +1,6 @@
 //! What a service's context gives of its registry.
 
-use crate::registry::{RegistryInner, ServiceRegistry};
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::context::Context;
 
 impl Context {

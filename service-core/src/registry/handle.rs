@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::observe::explain::{self, Explanation};
 use crate::observe::health::ServiceHealth;
-use crate::registry::ServiceRegistry;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::registration::{RegisteredService, used_up};
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
@@ -228,6 +228,17 @@ impl ServiceHandle {
 
     fn inner(&self) -> &ServiceInner {
         &self.service.inner
+    }
+}
+
+impl ServiceRegistry {
+    /// The service with this id.
+    pub fn get(&self, id: &str) -> Option<ServiceHandle> {
+        self.inner.services.get(id).map(|service| self.handle(service))
+    }
+
+    pub(crate) fn handle(&self, service: Arc<RegisteredService>) -> ServiceHandle {
+        ServiceHandle { service, registry: self.clone() }
     }
 }
 

@@ -2,16 +2,22 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::ServiceRegistry;
+use crate::registry::builder::check_catch_up;
+use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::events::ServiceEventKind;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{IntoService, Service};
-use crate::runtime::registration::Registration;
-use crate::service::error::Result;
+use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::requests::StopRequest;
+use crate::service::error::{Error, Result};
+use crate::suggest::nearest;
 
 /// A service that is to be registered. Nothing happens before it is awaited, or [`start`](Self::start)ed.
 ///
@@ -138,4 +144,66 @@ impl ServiceRegistry {
     fn prepare(&self, registration: Result<Registration>) -> Register {
         Register { registry: self.clone(), registration }
     }
+
+    pub(crate) fn add(&self, registration: Registration) -> Result<ServiceHandle> {
+        registration.check_id()?;
+        let services = &self.inner.services;
+        let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
+        check_catch_up(&service, &*self.inner.extension)?;
+        // Nobody depends on a service that was not registered, so a cycle can only be one onto itself.
+        let check = |others: &[Arc<RegisteredService>]| {
+            let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
+            if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
+        };
+        let taken = |other: &RegisteredService| {
+            Error::msg(format!(
+                "service id `{}` is taken: registered at {} and again at {}; give one of them another id",
+                other.id(),
+                other.place,
+                service.place
+            ))
+        };
+        services.insert(service.clone(), check, taken)?;
+        self.inner.extension.registered(services, &service.inner);
+        service.inner.emit(|| ServiceEventKind::Registered);
+        Ok(self.handle(service))
+    }
+
+    /// Stops a service, cleans it up and removes it. Called from within the service's own run it returns at once.
+    ///
+    /// # Errors
+    /// There is no such service.
+    pub async fn unregister(&self, id: &str) -> Result<()> {
+        let handle = self.get(id).ok_or_else(|| unknown(id, &self.list()))?;
+        handle.service.inner.request_stop(StopRequest::default());
+        self.run_outside(handle.service.inner.is_current(), self.clone().remove(handle)).await;
+        Ok(())
+    }
+
+    pub(super) async fn remove(self, handle: ServiceHandle) {
+        let inner = handle.service.inner.clone();
+        loop {
+            handle.stop_by(StopRequest::default()).await;
+            let may_go = || {
+                let mut state = inner.lock();
+                // It may have been started again meanwhile.
+                let goes = !state.status.is_running();
+                state.requests.unregistered |= goes;
+                goes
+            };
+            match self.inner.services.remove(&handle.service, may_go) {
+                Some(true) => break,
+                Some(false) => {}
+                None => return,
+            }
+        }
+        inner.emit(|| ServiceEventKind::Unregistered);
+        inner.notify_waiters(&mut inner.lock());
+    }
+}
+
+fn unknown(id: &str, known: &[String]) -> Error {
+    let hint = nearest(id, known.iter().map(String::as_str))
+        .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+    Error::msg(format!("there is no service `{id}`{hint}"))
 }

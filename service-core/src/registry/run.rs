@@ -9,9 +9,9 @@ use std::pin::pin;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::ServiceRegistry;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::signals;
 use crate::runtime::lifecycle::Service;
 use crate::runtime::requests::StopRequest;

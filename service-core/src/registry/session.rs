@@ -5,11 +5,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::service::error::Result;
+
+/// Stays under the 30 s after which Kubernetes kills a pod.
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Default)]
 pub(crate) struct Session {

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::humanize;
-use crate::registry::{RegistryInner, ServiceRegistry};
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::registry::session::SHUTDOWN_TIMEOUT;
 use crate::service::error::Result;
 
 /// Signals that come as close together as this are one: some programs send a signal to the process and to its group.
@@ -160,7 +161,7 @@ fn exit_at_once(signal: &Signal) -> ! {
 /// itself: after as long as a shutdown may take, since the program may listen to signals by other means.
 async fn exit_if_unclaimed(signal: &Signal) {
     let patience = listening().iter().filter_map(Weak::upgrade).map(|inner| inner.shutdown_timeout).max();
-    let patience = patience.unwrap_or(crate::registry::builder::SHUTDOWN_TIMEOUT);
+    let patience = patience.unwrap_or(SHUTDOWN_TIMEOUT);
     let is_claimed = || {
         let registries: Vec<_> = listening().iter().filter_map(Weak::upgrade).collect();
         registries.into_iter().any(|inner| !ServiceRegistry { inner }.session().is_open())

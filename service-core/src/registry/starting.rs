@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::observe::startup_table;
+use crate::registry::dependencies;
 use crate::registry::handle::START_TIMEOUT;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::Session;
-use crate::registry::{ServiceRegistry, dependencies};
 use crate::runtime::context::Context;
 use crate::runtime::registration::{RegisteredService, used_up};
 use crate::runtime::runtime_state::RuntimeState;

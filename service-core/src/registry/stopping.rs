@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info};
 
+use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{Session, WaitGuard};
-use crate::registry::{ServiceRegistry, dependencies, signals};
+use crate::registry::{dependencies, signals};
 use crate::runtime::requests::StopRequest;
 use crate::schedule::later;
 use crate::service::error::{Error, Result};

@@ -6,14 +6,13 @@
 //! `on_failure`. After a panic the instance is cleaned up and a fresh one is built.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::config::ServiceDescriptor;
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, Recovery};
-use crate::service::literal::Literal;
 use crate::service::outcome::Outcome;
 
 /// A boxed future that a worker thread may carry on.
@@ -30,6 +29,9 @@ pub trait Service: Lifecycle + Sized {
     const ID: &'static str;
     /// What the attribute said, and how an instance is built.
     const DESCRIPTOR: &'static ServiceDescriptor;
+    /// Builds an instance, where there is a `configure` or `Default`.
+    #[doc(hidden)]
+    const BUILD: Option<Build>;
 }
 
 /// The lifecycle methods of one instance. Implemented by `#[service]`; the names are out of the way of the user's own.
@@ -115,79 +117,8 @@ pub enum Cleanup {
 #[doc(hidden)]
 pub type Build = fn(Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
 
-/// What `#[service]` leaves in the binary about one service.
-pub struct ServiceDescriptor {
-    #[doc(hidden)]
-    pub id: &'static str,
-    #[doc(hidden)]
-    pub type_name: fn() -> &'static str,
-    #[doc(hidden)]
-    pub module_path: &'static str,
-    #[doc(hidden)]
-    pub file: &'static str,
-    #[doc(hidden)]
-    pub line: u32,
-    /// The attribute's keys in the order written.
-    #[doc(hidden)]
-    pub attributes: &'static [(&'static str, Literal)],
-    /// `None`: neither `configure` nor `Default`, only ready-made instances.
-    #[doc(hidden)]
-    pub build: Option<Build>,
-    /// What is known of the type of `configure`'s settings.
-    #[doc(hidden)]
-    pub settings: Option<crate::runtime::macro_support::SettingsType>,
-}
-
-impl ServiceDescriptor {
-    /// The id.
-    pub const fn id(&self) -> &'static str {
-        self.id
-    }
-
-    /// Full name of the type.
-    pub fn type_name(&self) -> &'static str {
-        (self.type_name)()
-    }
-
-    /// Module of the attribute.
-    pub const fn module_path(&self) -> &'static str {
-        self.module_path
-    }
-
-    /// Source file of the attribute.
-    pub const fn file(&self) -> &'static str {
-        self.file
-    }
-
-    /// Line of the attribute.
-    pub const fn line(&self) -> u32 {
-        self.line
-    }
-
-    /// Names of the service's own settings, where its `configure` takes some and their type tells.
-    pub fn setting_names(&self) -> Option<&'static [&'static str]> {
-        self.settings.as_ref().and_then(|settings| (settings.fields)())
-    }
-
-    /// The attribute's keys and values, in the order written.
-    pub const fn attributes(&self) -> &'static [(&'static str, Literal)] {
-        self.attributes
-    }
-}
-
-impl fmt::Debug for ServiceDescriptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceDescriptor")
-            .field("id", &self.id)
-            .field("type_name", &self.type_name())
-            .field("at", &format_args!("{}:{}", self.file, self.line))
-            .field("attributes", &self.attributes)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A descriptor on the list that the linker collects.
+/// A service on the list that the linker collects. One that cannot be built is not discovered.
 #[doc(hidden)]
-pub struct Discovered(pub &'static ServiceDescriptor);
+pub struct Discovered(pub &'static ServiceDescriptor, pub Option<Build>);
 
 inventory::collect!(Discovered);

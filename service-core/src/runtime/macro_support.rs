@@ -8,9 +8,9 @@ use std::error::Error as StdError;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{ConfigError, Settings};
+use crate::config::{ServiceDescriptor, SettingsType};
 use crate::runtime::context::Context;
-use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service, ServiceDescriptor};
+use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service};
 use crate::service::error::{Error, Result};
 use crate::service::failure::Recovery;
 use crate::service::literal::Literal;
@@ -27,40 +27,13 @@ macro_rules! __place {
     };
 }
 
-/// What is known of the type of a service's own settings.
-pub struct SettingsType {
-    /// The names of its fields: `None` where they are not known.
-    pub(crate) fields: fn() -> Option<&'static [&'static str]>,
-    /// Whether these settings of this service can be read as the type.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only rows of tables are checked ahead"))]
-    pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
-}
-
-/// What is known of `T` as the type of a service's own settings.
-pub const fn settings<T: DeserializeOwned>() -> SettingsType {
-    SettingsType {
-        fields: crate::config::fields::fields::<T>,
-        check: |settings, service| settings.get::<T>(service).map(drop),
-    }
-}
-
 /// The descriptor of `S`.
 pub const fn descriptor<S: Service>(
     (module_path, file, line): Place,
     attributes: &'static [(&'static str, Literal)],
-    build: Option<Build>,
     settings: Option<SettingsType>,
 ) -> ServiceDescriptor {
-    ServiceDescriptor {
-        id: S::ID,
-        type_name: std::any::type_name::<S>,
-        module_path,
-        file,
-        line,
-        attributes,
-        build,
-        settings,
-    }
+    ServiceDescriptor { id: S::ID, type_name: std::any::type_name::<S>, module_path, file, line, attributes, settings }
 }
 
 /// What `configure` may return.

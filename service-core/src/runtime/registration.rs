@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::warn;
 
 use crate::config::options::{Options, ServiceOptions};
-use crate::config::{Layer, Resolved, Sources};
+use crate::config::{Layer, Resolved, ServiceDescriptor, Sources};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
-use crate::runtime::lifecycle::{BoxFuture, Build, IntoService, Lifecycle, Service, ServiceDescriptor};
+use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
 use crate::service::error::{Error, Result};
@@ -42,11 +42,14 @@ impl fmt::Display for Place {
     }
 }
 
+/// An instance on its way.
+type Building = BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
+
 /// Where instances come from.
 pub(crate) enum Factory {
     /// One instance was handed over.
     ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
-    Closure(Box<dyn Fn(Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> + Send + Sync>),
+    Closure(Box<dyn Fn(Context) -> Building + Send + Sync>),
     /// `configure` or `Default`.
     Build(Build),
 }
@@ -65,7 +68,7 @@ impl Factory {
     }
 
     /// The next instance.
-    pub(crate) fn build(&self, cx: Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
+    pub(crate) fn build(&self, cx: Context) -> Building {
         match self {
             Self::Build(build) => build(cx),
             Self::Closure(build) => build(cx),
@@ -97,7 +100,7 @@ impl Registration {
         F: InstanceFn<Form, Out: IntoService>,
     {
         let build = Arc::new(build);
-        let build = move |cx: Context| -> BoxFuture<'static, Result<Box<dyn Lifecycle>>> {
+        let build = move |cx: Context| -> Building {
             let building = build.call(cx);
             Box::pin(async move {
                 let service = building.await.into_service()?;
@@ -109,7 +112,7 @@ impl Registration {
 
     #[track_caller]
     pub(crate) fn of<S: Service>(id: &str) -> Result<Self> {
-        let Some(build) = S::DESCRIPTOR.build else {
+        let Some(build) = S::BUILD else {
             return Err(Error::msg(format!(
                 "service `{id}` cannot be built: {} has neither `configure` nor `Default`; \
                  add one of them, or hand over an instance with `service` or `service_fn`",
@@ -120,11 +123,11 @@ impl Registration {
     }
 
     /// An annotated service that is linked into the program. `None`: it cannot be built.
-    pub(crate) fn discovered(descriptor: &'static ServiceDescriptor) -> Option<Self> {
+    pub(crate) fn discovered(&Discovered(descriptor, build): &Discovered) -> Option<Self> {
         Some(Self {
             id: descriptor.id.to_owned(),
             descriptor,
-            factory: Factory::Build(descriptor.build?),
+            factory: Factory::Build(build?),
             options: None,
             place: Place::Attribute(descriptor),
         })

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::config::{Inputs, SettingValue};
 use crate::panic::{self, Caught};
-use crate::registry::ServiceRegistry;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::clock::Clock;
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;

@@ -24,9 +24,9 @@ pub(crate) fn descriptor(
         const DESCRIPTOR: &'static #private::ServiceDescriptor = &#private::descriptor::<Self>(
             #private::place!(),
             #attributes,
-            #build,
             #settings,
         );
+        const BUILD: #private::Option<#private::Build> = #build;
     };
     implementation(model, "Service", &body)
 }
@@ -42,7 +42,10 @@ pub(crate) fn discovered(model: &Model) -> Option<TokenStream> {
             #attributes
             const _: () = {
                 #private::inventory::submit! {
-                    #private::Discovered(<#ty as #private::Service>::DESCRIPTOR)
+                    #private::Discovered(
+                        <#ty as #private::Service>::DESCRIPTOR,
+                        <#ty as #private::Service>::BUILD,
+                    )
                 }
             };
         }

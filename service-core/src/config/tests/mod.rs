@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::config::ServiceDescriptor;
 use crate::config::options::Options;
-use crate::runtime::lifecycle::ServiceDescriptor;
 use crate::service::literal::Literal;
 
 /// A directory of its own, with a `services.toml`, gone when dropped.
@@ -115,7 +115,6 @@ fn descriptor(
         file: "src/mail.rs",
         line: 7,
         attributes,
-        build: None,
-        settings: settings.map(|fields| crate::runtime::macro_support::SettingsType { fields, check: |_, _| Ok(()) }),
+        settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()) }),
     }))
 }

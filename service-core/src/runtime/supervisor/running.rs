@@ -123,30 +123,24 @@ impl Supervisor {
         let discard = self.away.take().is_some_and(|away| away.discard);
         let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
         self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
-        match returned {
-            Ok((instance, caught)) => {
-                self.instance = Some(instance);
-                let panicked = match caught {
-                    Caught::Returned(_) => false,
-                    Caught::Panicked(message) => {
-                        warn!(
-                            service.id = %self.cx.service.id,
-                            "a blocking run panicked after it had timed out: {message}"
-                        );
-                        true
-                    }
-                };
-                if discard || panicked {
-                    self.end_instance().await;
-                }
+        // An error says that the runtime shuts down.
+        let Ok((instance, caught)) = returned else { return };
+        self.instance = Some(instance);
+        let panicked = match caught {
+            Caught::Returned(_) => false,
+            Caught::Panicked(message) => {
+                let id = &self.cx.service.id;
+                warn!(service.id = %id, "a blocking run panicked after it had timed out: {message}");
+                true
             }
-            // The runtime is shutting down.
-            Err(_) => {}
+        };
+        if discard || panicked {
+            self.end_instance().await;
         }
     }
 }
 
-/// How long the run in flight has been going, and why it was cancelled, as the error of the run.
+/// The error of a run that was cancelled.
 pub(super) fn cancelled_error(cancelled: Cancelled, timeout: Option<Duration>, ran: Duration) -> Error {
     match cancelled {
         Cancelled::TimedOut => {
