@@ -70,7 +70,7 @@ pub fn instance<S: Lifecycle>(configured: Result<S>) -> Result<Box<dyn Lifecycle
 #[diagnostic::on_unimplemented(
     message = "`on_failure` cannot return `{Self}`",
     label = "not a `Recovery`",
-    note = "return `Recovery`: `Retry`, `RetryAfter(duration)`, `Ignore`, `Stop` or `Fail`; `failure.recovery()` is what happens by default"
+    note = "return `Recovery`: `Retry`, `RetryAfter(duration)`, `Ignore`, `Stop` or `Fail`; `failure.recovery()` is the default decision"
 )]
 pub trait IntoRecovery {
     /// The decision.
@@ -87,7 +87,7 @@ impl IntoRecovery for Recovery {
 /// What `cleanup` may return.
 #[diagnostic::on_unimplemented(
     message = "`cleanup` cannot return `{Self}`",
-    label = "not something a cleanup can give back",
+    label = "not a result of a cleanup",
     note = "return nothing, or `Result<(), E>`, where `E` converts into a boxed error"
 )]
 pub trait IntoCleaned {
@@ -111,10 +111,10 @@ impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoCleaned for std::re
 
 /// A type that can be built without `configure`.
 #[diagnostic::on_unimplemented(
-    message = "nothing says how to build `{Self}`",
-    label = "neither `configure` nor `Default`",
+    message = "`{Self}` cannot be built",
+    label = "this service has neither `configure` nor `Default`",
     note = "derive it with `#[derive(Default)]`, or write `fn configure(cx: &Context) -> Self` in the impl",
-    note = "or, if instances are only handed over ready-made, write `#[service(discover = false)]`"
+    note = "or write `#[service(discover = false)]` and register ready-made instances"
 )]
 pub trait ByDefault {
     /// Builds one.
@@ -148,9 +148,9 @@ impl<S> PerhapsDefault for Probe<S> {}
 
 /// A type that `configure` can be given the service's settings as.
 #[diagnostic::on_unimplemented(
-    message = "`configure` cannot be given its settings as `{Self}`",
+    message = "`{Self}` cannot be the settings of a service",
     label = "does not implement `serde::Deserialize`",
-    note = "derive it with `#[derive(serde::Deserialize)]`, on a type that owns what it holds"
+    note = "derive it with `#[derive(serde::Deserialize)]`; the type cannot have borrowed fields"
 )]
 pub trait Config: Sized {
     /// The service's settings.

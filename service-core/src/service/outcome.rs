@@ -62,7 +62,7 @@ impl Outcome {
 /// What `update` may return: `()`, [`Outcome`], `Result<(), E>` or `Result<Outcome, E>`.
 #[diagnostic::on_unimplemented(
     message = "`update` cannot return `{Self}`",
-    label = "not something a run can give back",
+    label = "not a result of a run",
     note = "return `()`, `Outcome`, `Result<(), E>` or `Result<Outcome, E>`, where `E` converts into a boxed error"
 )]
 pub trait IntoOutcome {
