@@ -8,6 +8,7 @@ mod config;
 #[cfg(feature = "database")]
 pub mod database;
 mod humanize;
+mod log;
 mod observe;
 mod panic;
 mod registry;

@@ -1,7 +1,9 @@
-//! Catching the panics of user code.
+//! Catching the panics of user code, with the place they come from.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 /// What came out of user code.
 #[derive(Debug)]
@@ -16,7 +18,10 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(value) => Caught::Returned(value),
         Err(payload) => {
-            let message = panic_message(&*payload);
+            let message = match PLACE.take() {
+                Some(place) => format!("{} ({place})", panic_message(&*payload)),
+                None => panic_message(&*payload),
+            };
             // A payload that panics when it is dropped is leaked.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
             Caught::Panicked(message)
@@ -40,4 +45,27 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
         Some(text) => (*text).to_owned(),
         None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "its payload is not a text".to_owned()),
     }
+}
+
+thread_local! {
+    /// File and line of this thread's last panic.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on the place of each panic is known. Only a panic hook is told of it: this one notes the place and calls the hook
+/// that was set before. Where the program sets another later, places are unknown again.
+pub(crate) fn note_places() {
+    static ONCE: Once = Once::new();
+    if std::thread::panicking() {
+        return;
+    }
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let place = panic.location().map(|place| format!("{}:{}", place.file(), place.line()));
+            // A thread that ends has no such variable any more.
+            let _ = PLACE.try_with(|noted| *noted.borrow_mut() = place);
+            before(panic);
+        }));
+    });
 }

@@ -19,7 +19,7 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::runtime_state::Snapshot;
 use crate::runtime::services::Services;
 use crate::runtime::status::WaitReason;
-use crate::schedule::{Schedule, later};
+use crate::schedule::{Schedule, cron, later};
 use crate::service::state::ServiceState;
 
 /// How many coming runs are told.
@@ -210,9 +210,7 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
         }
         Schedule::Cron(cron) => {
             let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
-            let fires = std::iter::successors(crate::schedule::cron::next(cron, after), |fire| {
-                crate::schedule::cron::next(cron, *fire)
-            });
+            let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));
             runs.extend(fires.take(RUNS - runs.len()));
             return runs;
         }
@@ -260,7 +258,7 @@ impl fmt::Display for Explanation {
         }
         for at in &self.next_runs {
             let wait = at.duration_since(self.at).unwrap_or_default();
-            let at = humantime::format_rfc3339_seconds(*at);
+            let at = self.local_time(*at);
             match wait.is_zero() {
                 true => writeln!(f, "  {at}  now")?,
                 false => writeln!(f, "  {at}  in {}", humanize::long(wait))?,
@@ -279,6 +277,15 @@ impl fmt::Display for Explanation {
         table(f, "options by default", &default.iter().map(|o| [o.key.clone(), o.value.clone()]).collect::<Vec<_>>())?;
         table(f, "settings", &self.settings.iter().map(|s| [s.key.clone(), s.place.clone()]).collect::<Vec<_>>())?;
         table(f, "left out", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
+    }
+}
+
+impl Explanation {
+    /// A time of the schedule as text, in the schedule's time zone.
+    fn local_time(&self, at: SystemTime) -> String {
+        let zone = self.options.iter().find(|option| option.key == "timezone");
+        zone.and_then(|zone| cron::local_time(at, &zone.value))
+            .unwrap_or_else(|| humantime::format_rfc3339_seconds(at).to_string())
     }
 }
 

@@ -57,11 +57,14 @@ pub struct ServiceHealth {
     pub paused: bool,
     /// Consecutive failures.
     pub failures: u32,
-    /// Consecutive failures that are retried.
-    pub max_failures: u32,
+    /// Consecutive failures that are retried; `None`: any number.
+    pub max_failures: Option<u32>,
     /// Start of the last run.
     #[serde(with = "optional_rfc3339")]
     pub last_run: Option<SystemTime>,
+    /// End of the last successful run.
+    #[serde(with = "optional_rfc3339")]
+    pub last_success: Option<SystemTime>,
     /// When the next run is due, while none is in flight.
     #[serde(with = "optional_rfc3339")]
     pub next_run: Option<SystemTime>,
@@ -71,6 +74,8 @@ pub struct ServiceHealth {
     pub last_error: Option<String>,
     /// Items worked off since it was registered.
     pub total_processed: u64,
+    /// Items that failed by themselves since the service was registered.
+    pub total_failed: u64,
     /// Failures since it was registered.
     pub error_count: u64,
     /// Runs begun since it was registered.
@@ -121,12 +126,14 @@ pub(crate) fn of(service: &ServiceInner, extension: &dyn Extension) -> ServiceHe
         running: state.is_running(),
         paused: *is_paused,
         failures: status.failures,
-        max_failures: options.max_failures,
+        max_failures: Some(options.max_failures),
         last_run: stats.last_started.map(|at| clock.wall(at)),
+        last_success: stats.last_success.map(|at| clock.wall(at)),
         next_run: next_run(&snapshot, clock),
         last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
         last_error: status.last_error.as_ref().map(|error| format!("{error:#}")),
         total_processed: stats.processed,
+        total_failed: stats.failed,
         error_count: stats.errors,
         runs: stats.runs,
         restarts: stats.restarts,

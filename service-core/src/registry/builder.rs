@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tracing::warn;
+use crate::log::warn;
 
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
+use crate::panic;
 use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
@@ -173,6 +174,7 @@ impl RegistryBuilder {
     /// Everything that is wrong, at once: the configuration file, options, ids that are taken (both places are named),
     /// unknown dependencies and cycles. Only a database URL that can never work is told alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
+        panic::note_places();
         let mut problems = std::mem::take(&mut self.problems);
         let mut registrations = std::mem::take(&mut self.registrations);
         registrations.extend(self.discovered(&mut problems));

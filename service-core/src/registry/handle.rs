@@ -104,7 +104,7 @@ impl ServiceHandle {
             Ok(Some(error)) => Err(error),
             Ok(None) => Ok(()),
             Err(_) => {
-                tracing::warn!(
+                crate::log::warn!(
                     service.id = %self.id(),
                     "still starting after {} s; the start goes on in the background",
                     START_TIMEOUT.as_secs()

@@ -119,7 +119,7 @@ impl Single {
     async fn over(&self) {
         let service = &self.handle.service.inner;
         if !service.lock().requests.options.enabled {
-            tracing::warn!(service.id = %service.id, "its configuration says `enabled = false`: there is nothing to run");
+            crate::log::warn!(service.id = %service.id, "its configuration says `enabled = false`: there is nothing to run");
             return;
         }
         let mut start = pin!(self.services.start_announced());

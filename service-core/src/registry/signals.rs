@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use crate::log::{error, warn};
+use tracing::info;
 
 use crate::humanize;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, PoisonError};
 
+use crate::log::{error, warn};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::{error, warn};
 
 use crate::observe::startup_table;
 use crate::registry::dependencies;
@@ -109,6 +109,20 @@ impl ServiceRegistry {
         session.clone()
     }
 
+    /// A service has failed permanently.
+    fn after_failure(&self, service: &RegisteredService) {
+        if service.inner.lock().requests.options.critical {
+            return self.critical_failure(service.id());
+        }
+        let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
+        if self.session().is_open() && !self.inner.services.all().iter().any(runs) {
+            error!(
+                "no service runs any more, and the process goes on without them; `reset` starts one that has failed, and \
+                 `strict` or `critical = true` ends the process instead"
+            );
+        }
+    }
+
     /// The extension's own tasks run, except on virtual time, which refreshes the extension itself.
     fn keep_watching(&self, runtime: &Handle) {
         if self.inner.virtual_time.is_none() {
@@ -140,9 +154,8 @@ impl ServiceRegistry {
         self.keep_watching(&runtime);
         let (registry, service) = (self.clone(), service.clone());
         runtime.spawn(async move {
-            let exit = supervise(supervisor).await;
-            if exit == Exit::Failed && service.inner.lock().requests.options.critical {
-                registry.critical_failure(service.id());
+            if supervise(supervisor).await == Exit::Failed {
+                registry.after_failure(&service);
             }
         });
         Ok(incarnation)

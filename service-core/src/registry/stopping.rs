@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::log::error;
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{Session, WaitGuard};

@@ -143,8 +143,8 @@ impl Context {
             || status.incarnation != self.incarnation
     }
 
-    /// The future's output, or `None` where the service is told to stop first.
-    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// The future's output, or `None` where the service is told to stop first; the future is dropped then.
+    pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         let mut stopping = pin!(self.stopping());
         std::future::poll_fn(|task| {

@@ -2,12 +2,13 @@
 //!
 //! Each file uses only those before it in this list: clock, events, metrics, rate_limit; shared; status, requests,
 //! runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; services; extension; invoker,
-//! policy; supervisor.
+//! policy, failure_log; supervisor.
 
 pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod extension;
+pub(crate) mod failure_log;
 pub(crate) mod instance_fn;
 pub(crate) mod invoker;
 pub(crate) mod lifecycle;

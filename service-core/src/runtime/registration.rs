@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::warn;
+use crate::log::warn;
 
 use crate::config::options::{Options, ServiceOptions};
 use crate::config::{Layer, Resolved, ServiceDescriptor, Sources};

@@ -74,9 +74,13 @@ pub(crate) struct Status {
 pub(crate) struct Stats {
     pub(crate) runs: u64,
     pub(crate) processed: u64,
+    /// Items that failed by themselves.
+    pub(crate) failed: u64,
     pub(crate) errors: u64,
     pub(crate) restarts: u64,
     pub(crate) last_started: Option<Instant>,
+    /// End of the last successful run.
+    pub(crate) last_success: Option<Instant>,
     pub(crate) last_duration: Duration,
     /// Moving average of the durations of successful runs; zero before the first.
     pub(crate) mean_duration: Duration,
@@ -146,7 +150,9 @@ impl Status {
         self.activity = Activity::Waiting;
         self.failures = 0;
         self.stats.last_duration = duration;
+        self.stats.last_success = Some(ended);
         self.stats.processed = self.stats.processed.saturating_add(outcome.processed);
+        self.stats.failed = self.stats.failed.saturating_add(outcome.failed);
         self.stats.learn(duration);
         (started, duration)
     }

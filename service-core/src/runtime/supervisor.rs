@@ -8,16 +8,20 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
+use crate::humanize;
+use crate::log::{error, warn};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, Sleep};
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::config::options::Options;
 use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::extension::Extension;
+use crate::runtime::failure_log::FailureLog;
 use crate::runtime::invoker::{InvokeResult, Invoker, poll_at};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::policy::RestartBudget;
@@ -69,6 +73,7 @@ pub(crate) struct Supervisor {
     /// Of a cron schedule.
     cron: Option<Box<CronTimer>>,
     restarts: RestartBudget,
+    failure_log: FailureLog,
     /// For jitter.
     rng: fastrand::Rng,
     /// The status says how the service ended.
@@ -116,6 +121,9 @@ type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 /// Start and end of a run.
 type Times = (Instant, Instant);
 
+/// A run that ends this long after its timeout has blocked its thread.
+const BLOCKED_GRACE: Duration = Duration::from_secs(1);
+
 impl Supervisor {
     pub(crate) fn new(
         cx: Context,
@@ -137,6 +145,7 @@ impl Supervisor {
             current_waiters: Waiters::new(),
             cron: None,
             restarts: RestartBudget::default(),
+            failure_log: FailureLog::default(),
             rng,
             ended: false,
         }
@@ -259,11 +268,21 @@ impl Supervisor {
     async fn succeed(&mut self, outcome: Outcome) -> Option<Exit> {
         let ended = Instant::now();
         let service = &self.cx.service;
+        let timeout = self.options.timeout;
         let (started, duration) = service.update(|state| {
             // What the run itself has set counts from here on.
             adopt_options(&mut self.options, state);
             state.status.end_run(outcome, ended)
         });
+        if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
+            warn!(
+                service.id = %service.id, service.run = self.cx.run,
+                "the run blocked its thread past its timeout of {} and could not be cancelled: it took {}; a plain `fn update` \
+                 runs where blocking is allowed",
+                humanize::long(timeout), humanize::long(duration)
+            );
+        }
+        self.failure_log.recovered(service);
         let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %service.id, service.run = run, processed, failed, ?duration, "run finished");

@@ -73,6 +73,10 @@ mod fires {
         None
     }
 
+    pub(crate) fn local_time(_at: SystemTime, _timezone: &str) -> Option<String> {
+        None
+    }
+
     pub(crate) fn missed(_: &CronSchedule, _: SystemTime, _: SystemTime, _: usize) -> Vec<SystemTime> {
         Vec::new()
     }
@@ -81,7 +85,7 @@ mod fires {
 #[cfg(feature = "cron")]
 mod fires {
     use chrono::TimeDelta;
-    use chrono::{DateTime, TimeZone, Utc};
+    use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
     use chrono_tz::Tz;
     use croner::errors::CronError;
     use croner::parser::{CronParser, Year};
@@ -111,6 +115,12 @@ mod fires {
         let first = cron.find_next_occurrence(&after.naive_local().and_utc(), true).ok();
         let mut shown = std::iter::successors(first, |shown| cron.find_next_occurrence(shown, false).ok());
         shown.find_map(|shown| resolve(zone, shown).filter(|fire| *fire > after)).map(SystemTime::from)
+    }
+
+    /// A time as text in this time zone; `None` where the zone is unknown or UTC.
+    pub(crate) fn local_time(at: SystemTime, timezone: &str) -> Option<String> {
+        let zone: Tz = timezone.parse().ok().filter(|zone| *zone != Tz::UTC)?;
+        Some(DateTime::<Utc>::from(at).with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Secs, true))
     }
 
     /// Whether it is several fixed times, which the library takes for something like "every hour": it leaves out those
@@ -202,7 +212,7 @@ mod fires {
 }
 
 pub(crate) use fires::missed;
-pub(crate) use fires::{check, next};
+pub(crate) use fires::{check, local_time, next};
 
 /// Of what was missed while the process was down, `catch_up = "all"` makes up the latest so many.
 pub(crate) const MOST_MISSED: usize = 1000;

@@ -156,31 +156,34 @@ impl TestBed {
 
     /// Starts a service that is built by its `configure`, or `Default`, under the id of its attribute (and, where that is
     /// taken, a number).
-    pub async fn start_of<S: Service>(&self) -> ServiceHandle {
-        let services = self.services().await;
-        let id = free_id::<S>(&services);
-        self.launch(services.register_of::<S>(&id).await).await
+    #[track_caller]
+    pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
+        self.launch::<S>(Registration::of::<S>(S::ID))
     }
 
     /// Starts a ready-made instance.
-    pub async fn start<S: Service>(&self, service: S) -> ServiceHandle {
-        let services = self.services().await;
-        let id = free_id::<S>(&services);
-        self.launch(services.register(&id, service).await).await
+    #[track_caller]
+    pub fn start<S: Service>(&self, service: S) -> impl Future<Output = ServiceHandle> {
+        self.launch::<S>(Ok(Registration::ready_made(S::ID, service)))
     }
 
     /// Starts a service that is built by a closure, of the forms of [`RegistryBuilder::service_fn`].
-    pub async fn start_fn<Form, F>(&self, build: F) -> ServiceHandle
+    #[track_caller]
+    pub fn start_fn<Form, F>(&self, build: F) -> impl Future<Output = ServiceHandle>
     where
         F: InstanceFn<Form, Out: IntoService>,
     {
-        let services = self.services().await;
-        let id = free_id::<<F::Out as IntoService>::Service>(&services);
-        self.launch(services.register_fn(&id, build).await).await
+        let id = <F::Out as IntoService>::Service::ID;
+        self.launch::<<F::Out as IntoService>::Service>(Ok(Registration::closure(id, build)))
     }
 
     /// Waits as long as the start does; what comes of it, the handle's state says.
-    async fn launch(&self, registered: crate::Result<ServiceHandle>) -> ServiceHandle {
+    async fn launch<S: Service>(&self, registration: crate::Result<Registration>) -> ServiceHandle {
+        let services = self.services().await;
+        let registered = registration.and_then(|mut registration| {
+            registration.id = free_id::<S>(&services);
+            services.add(registration)
+        });
         let handle = registered.unwrap_or_else(|error| panic!("the service cannot be registered: {error:?}"));
         // A service that fails at once is a thing to test.
         let _ = handle.start().await;

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::log::warn;
 use sea_orm::{ConnAcquireErr, DatabaseConnection, DbBackend, DbErr};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
 use crate::database::availability::Availability;

@@ -295,7 +295,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let service_id = &*self.service_db.service_id;
         match decision {
             RetryDecision::Failed => {
-                tracing::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
+                crate::log::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
             }
             RetryDecision::Again(at) => {
                 tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
@@ -375,7 +375,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     /// Somebody else has the row: its lease ran out here, or it was worked on without one.
     async fn skip_lost(&mut self, row: &RowRef) {
-        tracing::warn!(
+        crate::log::warn!(
             service.id = &*self.service_db.service_id,
             table = self.sql.name,
             key = key_text(&row.key),
@@ -437,7 +437,7 @@ impl<E: WorkItem> Batch<E> {
         };
         let shown = key_text(&key);
         if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
-            tracing::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
+            crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
         }
         let (now, message) = (self.service_db.clock.now(), format!("cannot be read: {error}"));
         if self.tx.execute_in_savepoint(&self.sql.set_aside(&key, Some(&message), now)).await.is_err() {

@@ -216,7 +216,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             "the process died, or lost its claim, while it worked on this row, more than {} times",
             lease::TOLERATED_CRASHES
         );
-        tracing::warn!(service.id = &*self.service_db.service_id, table, key, attempt, "{message}");
+        crate::log::warn!(service.id = &*self.service_db.service_id, table, key, attempt, "{message}");
         let write = |message| sql.fail(&row.key, row.attempts, decision, message, now);
         if tx.execute_in_savepoint(&write(Some(&message))).await.is_err() {
             // The message may be what the column refuses.

@@ -80,7 +80,7 @@ pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
         return Ok(());
     }
     if !has_index {
-        tracing::warn!(
+        crate::log::warn!(
             service.id = &*service_db.service_id,
             table,
             "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
@@ -89,7 +89,7 @@ pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
         );
     }
     if let Ok(Some(status)) = strange_status::<E>(service_db, &known).await {
-        tracing::warn!(
+        crate::log::warn!(
             service.id = &*service_db.service_id,
             table,
             status,

@@ -48,7 +48,7 @@ impl Lease {
                 tokio::time::sleep(length / 3).await;
                 let expires = expiry(service_db.clock.now(), length);
                 if let Err(error) = service_db.tx.db.execute(&renew(&work_table, &name, expires)).await {
-                    tracing::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed; trying again");
+                    crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed; trying again");
                 }
             }
         });

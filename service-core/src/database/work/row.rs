@@ -30,7 +30,7 @@ pub(crate) struct ClaimError {
 pub(crate) fn report_unreadable_key(service_db: &ServiceDb, sql: &TableSql, error: &DbErr) {
     if service_db.work.is_first_report(format!("unreadable key in {}", sql.name)) {
         let (service_id, table) = (&*service_db.service_id, &sql.name);
-        tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
+        crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
     }
 }
 

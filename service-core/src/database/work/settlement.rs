@@ -24,7 +24,7 @@ impl ServiceDb {
                 Err(error) if error_kind::is_connection_lost(&error) => return Err(error.into()),
                 Err(error) => {
                     // Kept, it would fail again before every claim and block the table.
-                    tracing::warn!(service.id = &*self.service_id, table = settlement.sql.name, %error, "a failed row could not be charged");
+                    crate::log::warn!(service.id = &*self.service_id, table = settlement.sql.name, %error, "a failed row could not be charged");
                     true
                 }
             };

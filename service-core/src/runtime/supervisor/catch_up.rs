@@ -7,8 +7,9 @@
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use crate::log::warn;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Exit, Supervisor, catches_up};
 use crate::runtime::invoker::{InvokeResult, Limit};

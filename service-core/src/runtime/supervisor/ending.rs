@@ -2,9 +2,10 @@
 
 use std::pin::pin;
 
+use crate::log::warn;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{Span, info, warn};
+use tracing::{Span, info};
 
 use super::running::drop_instance;
 use super::{Exit, Returned, Supervisor};

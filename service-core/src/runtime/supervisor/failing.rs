@@ -3,8 +3,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use crate::log::{error, warn};
 use tokio::time::Instant;
-use tracing::{Span, debug, error, warn};
+use tracing::Span;
 
 use super::running::cancelled_error;
 use super::{Due, Exit, Supervisor, Times, adopt_options};
@@ -125,13 +126,8 @@ impl Supervisor {
         }
         // After a stop was requested nothing follows: the service is neither retried nor failed.
         let stopping = service.lock().requests.stop.is_some();
-        log_failure(
-            &service,
-            self.cx.run,
-            &failure,
-            if stopping { Decision::Stop } else { decision },
-            before < counted,
-        );
+        let logged = if stopping { Decision::Stop } else { decision };
+        self.failure_log.log(&service, self.cx.run, &failure, logged, before < counted);
         self.count(&failure, if decision == Decision::Fail { Recovery::Fail } else { recovery }, times);
         // A service that ends cleans up its instance anyway.
         if broken && matches!(decision, Decision::Regular | Decision::Retry(_)) {
@@ -267,34 +263,6 @@ fn printable(service: &ServiceInner, error: Error) -> Error {
         Caught::Panicked(message) => {
             let _ = panic::catch(|| service.as_current(|| drop(error)));
             Error::msg(format!("the error's own text cannot be printed: it panicked: {message}"))
-        }
-    }
-}
-
-fn log_failure(service: &ServiceInner, run: u64, failure: &Failure, decision: Decision, in_outage: bool) {
-    let (id, error) = (&service.id, &failure.error);
-    let (count, max) = (failure.count, failure.max_failures);
-    match decision {
-        Decision::Fail => {
-            error!(service.id = %id, service.run = run, failures = count, "failed permanently (failure {count}): {error:#}");
-        }
-        Decision::Stop => {
-            warn!(service.id = %id, service.run = run, failures = count, "run failed, the service stops: {error:#}");
-        }
-        Decision::Regular => {
-            warn!(service.id = %id, service.run = run, "run failed, ignored by `on_failure`: {error:#}");
-        }
-        Decision::Retry(wait) if in_outage => {
-            // Health reports the outage, and a warning has announced it.
-            let wait = humanize::long(wait);
-            debug!(service.id = %id, service.run = run, "run failed during an outage, retrying in {wait}: {error:#}");
-        }
-        Decision::Retry(wait) => {
-            let wait = humanize::long(wait);
-            warn!(
-                service.id = %id, service.run = run, failures = count,
-                "run failed (failure {count}, {max} are retried), retrying in {wait}: {error:#}"
-            );
         }
     }
 }

@@ -4,9 +4,10 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use crate::log::warn;
 use tokio::task::JoinError;
 use tokio::time::{Instant, Sleep};
-use tracing::{Span, warn};
+use tracing::Span;
 
 use super::{Away, Exit, Returned, Supervisor};
 use crate::humanize;
