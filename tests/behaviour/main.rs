@@ -27,6 +27,7 @@ mod registry;
 mod reset;
 mod restart;
 mod run_now;
+mod sessions;
 mod single;
 mod stopping;
 mod support;

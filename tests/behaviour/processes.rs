@@ -289,3 +289,30 @@ fn a_program_whose_panics_abort_is_warned() {
     assert!(ended.status.success(), "{}", ended.logged);
     ended.logs(&["WARN", "built with panic = \"abort\"", "ends the whole process"]);
 }
+
+/// Every worker of the runtime is blocked by async code; the signals have a thread of their own.
+#[test]
+fn a_second_signal_ends_it_though_every_thread_of_its_runtime_is_blocked() {
+    for (what, runs) in [("blocks_the_only_thread", 1), ("blocks_all_threads", 2)] {
+        let mut child = Child::start(what, &[]);
+        while child.said.iter().filter(|line| *line == "blocks: run").count() < runs {
+            child.said.push(child.output.recv_timeout(PATIENCE).unwrap());
+        }
+        child.signal("INT");
+        // Closer together they are one.
+        std::thread::sleep(Duration::from_millis(400));
+        child.signal("INT");
+        assert_eq!(child.ends().status.code(), Some(130), "{what}");
+    }
+}
+
+#[test]
+fn without_a_subscriber_errors_and_warnings_go_to_standard_error() {
+    let mut child = Child::start("mute", &[]);
+    child.says("broken: cleanup");
+    child.signal("TERM");
+    let ended = child.ends();
+    ended.logs(&["ERROR", "[broken]", "failed permanently (failure 1): nothing helps"]);
+    ended.logs(&["ERROR", "no service runs any more"]);
+    assert!(!ended.logged.contains("INFO"), "{}", ended.logged);
+}

@@ -77,13 +77,17 @@ impl ServiceHandle {
         why_not: impl FnOnce(&RuntimeState) -> Option<&'static str>,
     ) -> Result<()> {
         let session = self.registry.reopen();
-        let incarnation = self.registry.launch(&session, &self.service, action, |state| {
+        let runtime = self.registry.inner.home.handle()?;
+        let supervisor = self.registry.begin(&session, &self.service, action, |state| {
             match why_not(state).or(state.requests.unregistered.then_some("it has been unregistered")) {
                 Some(why) => state.refuse(self.id(), action, why),
                 None if self.service.factory.has_next() => Ok(()),
                 None => Err(used_up(self.id())),
             }
         })?;
+        self.registry.keep_watching(&runtime);
+        let incarnation = supervisor.incarnation();
+        self.registry.spawn(&runtime, self.service.clone(), supervisor);
         self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await
     }
 

@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::humanize;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
-use crate::registry::session::SHUTDOWN_TIMEOUT;
+use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
 use crate::service::error::Result;
 
 /// Signals that come as close together as this are one: some programs send a signal to the process and to its group.
@@ -116,11 +116,16 @@ async fn handle_signals(mut signals: Signals) {
     loop {
         let signal = signals.next().await;
         let arrived = Instant::now();
-        if !deliver(&signal) {
+        let registries: Vec<ServiceRegistry> =
+            listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect();
+        if deliver(&signal, &registries) {
             continue;
         }
         // Nothing has come of the signal yet.
-        let mut unclaimed = pin!(exit_if_unclaimed(&signal));
+        let sessions = registries.iter().map(ServiceRegistry::session).collect();
+        let patience = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
+        drop(registries);
+        let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, patience.unwrap_or(SHUTDOWN_TIMEOUT)));
         while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {
             if arrived.elapsed() >= SAME_SIGNAL {
                 exit_at_once(&again);
@@ -129,12 +134,10 @@ async fn handle_signals(mut signals: Signals) {
     }
 }
 
-/// Begins the shutdown of every registry that is waited for. Returns whether nothing will come of the signal by itself.
-fn deliver(signal: &Signal) -> bool {
-    let registries: Vec<ServiceRegistry> =
-        listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect();
+/// Begins the shutdown of every registry that is waited for. `false`: nothing comes of the signal by itself.
+fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
     let mut claimed = false;
-    for registry in &registries {
+    for registry in registries {
         let session = registry.session();
         match session.signal(signal.name) {
             Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
@@ -150,7 +153,7 @@ fn deliver(signal: &Signal) -> bool {
             None => {}
         }
     }
-    !claimed
+    claimed
 }
 
 fn exit_at_once(signal: &Signal) -> ! {
@@ -160,13 +163,8 @@ fn exit_at_once(signal: &Signal) -> ! {
 
 /// Ends the process as a signal is meant to, where the program neither waits for a shutdown nor shuts its services down by
 /// itself: after as long as a shutdown may take, since the program may listen to signals by other means.
-async fn exit_if_unclaimed(signal: &Signal) {
-    let patience = listening().iter().filter_map(Weak::upgrade).map(|inner| inner.shutdown_timeout).max();
-    let patience = patience.unwrap_or(SHUTDOWN_TIMEOUT);
-    let is_claimed = || {
-        let registries: Vec<_> = listening().iter().filter_map(Weak::upgrade).collect();
-        registries.into_iter().any(|inner| !ServiceRegistry { inner }.session().is_open())
-    };
+async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, patience: Duration) {
+    let is_claimed = || sessions.iter().any(|session| !session.is_open());
     // Either may be on its way.
     tokio::time::sleep(CLAIM_GRACE.min(patience)).await;
     if is_claimed() {

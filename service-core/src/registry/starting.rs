@@ -32,8 +32,9 @@ impl ServiceRegistry {
         let session = self.reopen();
         let inner = &self.inner;
         inner.extension.before_all(&inner.services).await?;
-        self.keep_watching(&inner.home.handle()?);
-        let mut started = Vec::new();
+        let runtime = inner.home.handle()?;
+        self.keep_watching(&runtime);
+        let (mut started, mut loops) = (Vec::new(), Vec::new());
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
                 let down = matches!(state.state(), ServiceState::Created | ServiceState::Stopped);
@@ -47,17 +48,24 @@ impl ServiceRegistry {
                 continue;
             }
             let mut skipped = false;
-            let launched = self.launch(&session, &service, "start", |state| {
+            let begun = self.begin(&session, &service, "start", |state| {
                 skipped = !is_wanted(state);
                 if skipped { state.refuse(service.id(), "start", "it was started meanwhile") } else { Ok(()) }
             });
-            match launched {
-                Ok(incarnation) => started.push((self.handle(service), incarnation)),
+            match begun {
+                Ok(supervisor) => {
+                    started.push((self.handle(service.clone()), supervisor.incarnation()));
+                    loops.push((service, supervisor));
+                }
                 Err(_) if skipped => {}
-                // A shutdown has begun, perhaps by a critical service that failed at once. Its result names the reason.
+                // A shutdown has begun meanwhile. Its result says how it went.
                 Err(_) if !session.is_open() => break,
                 Err(error) => return Err(error),
             }
+        }
+        // All of them have begun before the first one runs, and perhaps fails.
+        for (service, supervisor) in loops {
+            self.spawn(&runtime, service, supervisor);
         }
         let deadline = Instant::now() + START_TIMEOUT;
         for (handle, incarnation) in &started {
@@ -124,21 +132,20 @@ impl ServiceRegistry {
     }
 
     /// The extension's own tasks run, except on virtual time, which refreshes the extension itself.
-    fn keep_watching(&self, runtime: &Handle) {
+    pub(super) fn keep_watching(&self, runtime: &Handle) {
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
         }
     }
 
-    /// Begins a service's next incarnation, if `may_begin` agrees under its lock, and returns its number.
-    pub(super) fn launch(
+    /// Begins a service's next incarnation, if `may_begin` agrees under its lock. Its loop is not spawned yet.
+    pub(super) fn begin(
         &self,
         session: &Session,
         service: &Arc<RegisteredService>,
         action: &'static str,
         may_begin: impl FnOnce(&RuntimeState) -> Result<()>,
-    ) -> Result<u32> {
-        let runtime = self.inner.home.handle()?;
+    ) -> Result<Supervisor> {
         let (inner, extension) = (&service.inner, &self.inner.extension);
         let (incarnation, run) = inner.update(|state| {
             may_begin(state)?;
@@ -150,14 +157,16 @@ impl ServiceRegistry {
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
         let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run };
-        let supervisor = Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone());
-        self.keep_watching(&runtime);
-        let (registry, service) = (self.clone(), service.clone());
+        Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
+    }
+
+    /// Runs the loop of a service that has begun.
+    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, supervisor: Supervisor) {
+        let registry = self.clone();
         runtime.spawn(async move {
             if supervise(supervisor).await == Exit::Failed {
                 registry.after_failure(&service);
             }
         });
-        Ok(incarnation)
     }
 }

@@ -151,6 +151,10 @@ impl Supervisor {
         }
     }
 
+    pub(crate) fn incarnation(&self) -> u32 {
+        self.cx.incarnation
+    }
+
     // What happens seldom is boxed where it is awaited: the task of a waiting service has room for the longest await.
     async fn run_loop(&mut self) -> Exit {
         if !Box::pin(self.wait_for_dependencies()).await {
