@@ -39,76 +39,6 @@ pub use runtime::lifecycle::Service;
 pub use runtime::metrics::{MetricValue, Metrics};
 pub use runtime::requests::StateError;
 pub use schedule::CatchUp;
-/// Makes a type a service, or an `async fn` a stateless one.
-///
-/// It goes on an inherent impl or on a free `async fn`, which stays as it is and can be called as before. The service of
-/// a function `clean_outbox` is the type `CleanOutboxService`, with the function's visibility. In the arguments, numbers
-/// are seconds and strings carry a unit: `ms`, `s`, `m`, `h` or `d`.
-///
-/// ```
-/// use service_core::prelude::*;
-///
-/// #[derive(Default)]
-/// struct EmailSender {
-///     sent: u64,
-/// }
-///
-/// #[service(interval = 30, max_failures = 5, timeout = "2m")]
-/// impl EmailSender {
-///     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-///         self.sent += 1;
-///         Ok(Outcome::processed(1))
-///     }
-/// }
-///
-/// #[service(interval = "1h", depends_on = [EmailSender])]
-/// async fn clean_outbox(cx: &Context) -> Result<Outcome> {
-///     Ok(Outcome::idle())
-/// }
-/// # assert_eq!((EmailSender::ID, CleanOutboxService::ID), ("email_sender", "clean_outbox"));
-/// ```
-///
-/// # Keys
-///
-/// | key | default | meaning |
-/// |---|---|---|
-/// | `name` | the name in snake_case | the id: `[a-z][a-z0-9_]*` without `__`, not `defaults`, unique in the binary |
-/// | `interval` | `60` | time from start to start on a fixed grid; missed points are skipped |
-/// | `delay` | – | time from end to start, instead of `interval` |
-/// | `cron`, `timezone` | –, `"UTC"` | a cron schedule instead: 5 fields, or 6 with seconds first |
-/// | `catch_up` | `"none"` | which fires are made up that were missed while the process was down: `none`, `latest` or `all` |
-/// | `initial_delay` | `0` | wait before the first run |
-/// | `jitter` | `0` | up to this much is added at random to each scheduled wait |
-/// | `max_failures` | `3` | consecutive failures that are retried; after one more the service is `Failed` |
-/// | `retry_delay` | `5` | wait after a failure, before the retry |
-/// | `retry_backoff` | `1.0` | factor on that wait for each further consecutive failure |
-/// | `max_retry_delay` | `300` | maximum of that wait |
-/// | `timeout` | none | a longer run is cancelled and counts as a failure |
-/// | `drain_timeout` | `30` | on stop, how long the current run may continue before it is aborted |
-/// | `restart` | `"never"` | `on_failure`: after `Failed`, a fresh instance is started |
-/// | `restart_delay` | `60` | wait before such a restart |
-/// | `max_restarts` | `5` | restarts within `restart_window` before the service is `Failed` permanently |
-/// | `restart_window` | `600` | the time in which restarts are counted |
-/// | `critical` | `false` | `true`: when the service is `Failed` permanently, the whole registry shuts down |
-/// | `depends_on` | `[]` | services, as types, functions or ids, that are started before this one and stopped after it; the type of a function has to be in scope |
-/// | `rate_limit` | none | `"10/s"`, `"600/m"`, `"1000/h"`: [`Context::permit`] waits for its turn |
-/// | `enabled` | `true` | `false`: registered, but not started |
-/// | `discover` | `true` | `false`: registered only by hand, which a generic impl (`impl<M: Mailer> Sender<M>`) has to be |
-/// | `scope` | `"process"` | `process`: the service runs in every process; `cluster` is not available yet |
-/// | `crate` | `::service_core` | the path of this crate, where it is renamed or re-exported |
-///
-/// # Methods
-///
-/// Found by name in the impl; all others are the type's own. Only `update` has to be there.
-///
-/// | method | forms | role |
-/// |---|---|---|
-/// | `configure` | `[async] fn configure([cx: &Context[, config: T]])` to `Self` or `Result<Self, E>` | builds an instance, `T` being its settings; without it, `Default` does |
-/// | `update` | `[async] fn update(&mut self[, cx: &Context])` to anything that is [`IntoOutcome`] | one run; a plain `fn` is blocking code and runs where blocking is allowed |
-/// | `on_failure` | `fn on_failure(&mut self, failure: &Failure) -> Recovery` | decides what follows a failure |
-/// | `cleanup` | `[async] fn cleanup(&mut self[, cx: &Context])` to `()` or `Result<(), E>` | runs once when an instance ends, however it ends |
-///
-/// Where a method needs `#[cfg]`, put it on the method: the service does without it, or has another of the name.
 #[cfg(feature = "database")]
 pub use sea_orm;
 pub use service::error::{Error, Result};
@@ -117,6 +47,7 @@ pub use service::literal::Literal;
 pub use service::outcome::{IntoOutcome, Outcome, RunReport};
 pub use service::secret::Secret;
 pub use service::state::ServiceState;
+#[doc = include_str!("service/attribute.md")]
 pub use service_macros::service;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;

@@ -61,6 +61,8 @@ pub(crate) struct Lifecycle {
 pub(crate) struct Hint {
     pub(crate) ident: Ident,
     pub(crate) note: String,
+    /// From the attributes of the method.
+    pub(crate) inherited: Inherited,
 }
 
 impl Model {

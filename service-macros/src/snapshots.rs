@@ -68,16 +68,17 @@ fn the_example_of_the_readme() {
                         ("interval", ::service_core::__private::Literal::Int(30i64)),
                         ("max_failures", ::service_core::__private::Literal::Int(5i64)),
                     ],
-                    ::service_core::__private::Some(
-                        <EmailSender as ::service_core::__private::ByDefault>::build,
-                    ),
                     ::service_core::__private::None,
+                );
+                const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(
+                    <EmailSender as ::service_core::__private::ByDefault>::build,
                 );
             }
             const _: () = {
                 ::service_core::__private::inventory::submit! {
                     ::service_core::__private::Discovered(< EmailSender as
-                    ::service_core::__private::Service > ::DESCRIPTOR)
+                    ::service_core::__private::Service > ::DESCRIPTOR, < EmailSender as
+                    ::service_core::__private::Service > ::BUILD,)
                 }
             };
         "##]],
@@ -168,24 +169,27 @@ fn every_method_and_a_renamed_crate() {
                             ),
                         ),
                     ],
-                    svc::__private::Some(|cx| {
-                        let future = svc::__private::Boxed::pin(async move {
-                            let config = <Settings as svc::__private::Config>::of(&cx)?;
-                            let cx = &cx;
-                            let instance = {
-                                let output = Self::configure(cx, config).await;
-                                svc::__private::IntoInstance::<Self>::into_instance(output)
-                            };
-                            svc::__private::instance::<Self>(instance)
-                        });
-                        future
-                    }),
                     svc::__private::Some(svc::__private::settings::<Settings>()),
                 );
+                const BUILD: svc::__private::Option<svc::__private::Build> = svc::__private::Some(|
+                    cx|
+                {
+                    let future = svc::__private::Boxed::pin(async move {
+                        let config = <Settings as svc::__private::Config>::of(&cx)?;
+                        let cx = &cx;
+                        let instance = {
+                            let output = Self::configure(cx, config).await;
+                            svc::__private::IntoInstance::<Self>::into_instance(output)
+                        };
+                        svc::__private::instance::<Self>(instance)
+                    });
+                    future
+                });
             }
             const _: () = {
                 svc::__private::inventory::submit! {
-                    svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
+                    svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR,
+                    < Importer as svc::__private::Service > ::BUILD,)
                 }
             };
         "##]],
@@ -236,19 +240,16 @@ fn a_function() {
                 const ID: &'static str = "tick";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
-                >(
-                    ::service_core::__private::place!(),
-                    &[],
-                    ::service_core::__private::Some(
-                        <Self as ::service_core::__private::ByDefault>::build,
-                    ),
-                    ::service_core::__private::None,
+                >(::service_core::__private::place!(), &[], ::service_core::__private::None);
+                const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(
+                    <Self as ::service_core::__private::ByDefault>::build,
                 );
             }
             const _: () = {
                 ::service_core::__private::inventory::submit! {
                     ::service_core::__private::Discovered(< TickService as
-                    ::service_core::__private::Service > ::DESCRIPTOR)
+                    ::service_core::__private::Service > ::DESCRIPTOR, < TickService as
+                    ::service_core::__private::Service > ::BUILD,)
                 }
             };
         "#]],
@@ -285,12 +286,8 @@ fn after_an_error_the_type_still_counts_as_a_service() {
                 const ID: &'static str = "sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
-                >(
-                    ::service_core::__private::place!(),
-                    &[],
-                    ::service_core::__private::None,
-                    ::service_core::__private::None,
-                );
+                >(::service_core::__private::place!(), &[], ::service_core::__private::None);
+                const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::None;
             }
         "#]],
     );

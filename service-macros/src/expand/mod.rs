@@ -14,7 +14,7 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 
 use crate::expand::descriptor::{build, descriptor, discovered, literal, settings};
-use crate::expand::items::{attributes, implementation, private};
+use crate::expand::items::{attributes, cfg, implementation, private};
 use crate::expand::lifecycle_impl::lifecycle;
 use crate::expand::variants::conditions;
 use crate::model::{Model, Subject};
@@ -102,21 +102,23 @@ fn no_update_left(model: &Model) -> Option<TokenStream> {
 
 /// Warnings. The use of a deprecated function is the only one that a macro can cause on a stable compiler.
 fn hints(model: &Model) -> TokenStream {
-    model
-        .hints
-        .iter()
-        .map(|hint| {
-            let (ident, note) = (&hint.ident, &hint.note);
-            let called = quote_spanned!(ident.span()=> #ident());
-            let mut named = ident.clone();
-            named.set_span(Span::call_site());
-            quote! {
-                const _: () = {
-                    #[deprecated(note = #note)]
-                    const fn #named() {}
-                    #called
-                };
-            }
-        })
-        .collect()
+    let of_item = attributes(model);
+    let hints = model.hints.iter().map(|hint| {
+        let (ident, note) = (&hint.ident, &hint.note);
+        let (cfg, lints) = (cfg(hint.inherited.cfg.as_ref()), &hint.inherited.lints);
+        let called = quote_spanned!(ident.span()=> #ident());
+        let mut named = ident.clone();
+        named.set_span(Span::call_site());
+        quote! {
+            #of_item
+            #cfg
+            #lints
+            const _: () = {
+                #[deprecated(note = #note)]
+                const fn #named() {}
+                #called
+            };
+        }
+    });
+    hints.collect()
 }

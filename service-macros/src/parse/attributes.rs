@@ -79,11 +79,6 @@ impl Inherited {
             _ => {}
         }
     }
-
-    /// Whether the attributes allow the use of something deprecated.
-    pub(crate) fn allows_deprecated(&self) -> bool {
-        mentions_deprecated(&self.lints)
-    }
 }
 
 fn metas(list: &TokenStream) -> Vec<Meta> {

@@ -231,11 +231,11 @@ mod tests {
 
     /// The rows of the table of keys in the documentation of `#[service]`: the keys, and the rest of the row.
     fn documented() -> Vec<(Vec<String>, String)> {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../service-core/src/lib.rs");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../service-core/src/service/attribute.md");
         let text = std::fs::read_to_string(file).unwrap();
-        let table = text.split("/// # Keys\n").nth(1).expect("the documentation has a section `Keys`");
-        let table = table.split("/// # ").next().unwrap_or_default();
-        let rows = table.lines().filter_map(|line| line.strip_prefix("/// | `")).map(|row| {
+        let table = text.split("# Keys\n").nth(1).expect("the documentation has a section `Keys`");
+        let table = table.split("\n# ").next().unwrap_or_default();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
             let (keys, rest) = row.split_once(" | ").expect("a row has several columns");
             (keys.split(", ").map(|key| key.trim_matches('`').to_owned()).collect(), rest.to_owned())
         });

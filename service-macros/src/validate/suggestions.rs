@@ -49,15 +49,14 @@ pub(crate) fn hints(item: &Impl, model: &Model) -> Vec<Hint> {
     for method in &item.methods {
         let Some((meant, write)) = nearly_meant(method, model) else { continue };
         let ident = &method.sig.ident;
-        let allowed = Inherited::of(&method.attrs).allows_deprecated();
         let is_called = item.methods.iter().any(|other| mentions(other.body.clone(), ident));
-        if allowed || is_called || !matches!(method.vis, Visibility::Inherited) {
+        if is_called || !matches!(method.vis, Visibility::Inherited) {
             continue;
         }
         let note = format!(
             "the runtime calls `{meant}`, not `{ident}`; did you mean `{write}`? If not, put `#[allow(deprecated)]` on `{ident}`"
         );
-        hints.push(Hint { ident: ident.clone(), note });
+        hints.push(Hint { ident: ident.clone(), note, inherited: Inherited::of(&method.attrs) });
     }
     hints
 }

@@ -36,6 +36,16 @@ impl Settings {
     async fn update(&mut self) {}
 }
 
+#[warn(deprecated)]
+#[service]
+impl Old2 {
+    async fn update(&mut self) {}
+}
+
+#[deprecated]
+#[derive(Default)]
+struct Old2;
+
 // The expectation is the item's, and nothing in it is deprecated.
 #[expect(deprecated)]
 #[service]

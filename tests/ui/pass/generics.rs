@@ -162,8 +162,8 @@ fn main() {
     assert_eq!(<Pool<2, true, u8>>::ID, "pool");
     assert_eq!(<Pool<2, true, u8>>::DESCRIPTOR.setting_names(), Some(&["first"][..]));
     // `Default` is seen where the bounds of the impl imply it.
-    assert!(<Sender<Smtp>>::DESCRIPTOR.build.is_none());
-    assert!(<Cached<String, Vec<u8>>>::DESCRIPTOR.build.is_some());
-    assert!(<Pool<2, true, u8>>::DESCRIPTOR.build.is_some());
+    assert!(<Sender<Smtp>>::BUILD.is_none());
+    assert!(<Cached<String, Vec<u8>>>::BUILD.is_some());
+    assert!(<Pool<2, true, u8>>::BUILD.is_some());
     assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 1);
 }

@@ -25,7 +25,7 @@ impl Both {
 
 fn main() {
     let _ = ReadyMade { path: String::new() };
-    assert!(ReadyMade::DESCRIPTOR.build.is_none());
-    assert!(Both::DESCRIPTOR.build.is_some());
+    assert!(ReadyMade::BUILD.is_none());
+    assert!(Both::BUILD.is_some());
     assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 0);
 }

@@ -47,6 +47,37 @@ impl Sender {
     fn cleanups(&mut self) {}
 }
 
+/// Nearly `cleanup`, but not compiled, or allowed for the whole impl.
+#[derive(Default)]
+struct Conditional;
+
+#[service]
+impl Conditional {
+    async fn update(&mut self) {}
+
+    #[cfg(any())]
+    fn clean_up(&mut self) {}
+}
+
+#[service]
+#[cfg(any())]
+impl Never {
+    async fn update(&mut self) {}
+
+    fn clean_up(&mut self) {}
+}
+
+#[derive(Default)]
+struct Allowed;
+
+#[allow(deprecated, dead_code)]
+#[service]
+impl Allowed {
+    async fn update(&mut self) {}
+
+    fn clean_up(&mut self) {}
+}
+
 /// Names of the library that mean something else here.
 #[allow(dead_code)]
 mod shadowed {

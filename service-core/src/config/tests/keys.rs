@@ -87,7 +87,7 @@ fn the_documentation_has_every_key_with_its_default() {
     let declared: Vec<_> = KEYS.iter().map(declared).collect();
     for (place, text) in [
         ("README.md", include_str!("../../../../README.md")),
-        ("lib.rs", include_str!("../../lib.rs")),
+        ("attribute.md", include_str!("../../service/attribute.md")),
         ("docs/configuration.md", include_str!("../../../../docs/configuration.md")),
     ] {
         let documented: Vec<_> = documented(text).into_iter().map(|(name, default, _)| (name, default)).collect();
