@@ -140,6 +140,9 @@ impl ServiceRegistry {
                 service.place
             ))
         };
+        if let Some((named, other)) = services.name_clash(&service) {
+            return Err(Error::msg(builder::name_clash(named.id(), named.descriptor, named.place, other)));
+        }
         services.insert(service.clone(), check, taken)?;
         self.inner.extension.registered(services, &service.inner);
         service.inner.emit(|| ServiceEventKind::Registered);
