@@ -69,7 +69,7 @@ async fn everything_about_a_service_that_backs_off() {
     let explanation = service.explain();
     let expected = "\
 mailer: backing_off, degraded
-  now       backing off after failure 1 of 4, next try in 18 s: the server is away
+  now       backing off after failure 1 of 5, next try in 18 s: the server is away
             and says so in two lines
   schedule  every 10s
   acts as   system
@@ -85,7 +85,7 @@ next runs
 
 options
   interval      10s  services.toml:4, instead of 30s (attribute at mailer.rs:20)
-  max_failures  4    services.toml:2, instead of 5 (attribute at mailer.rs:20)
+  max_failures  5    attribute at mailer.rs:20, instead of 4 (services.toml:2)
   retry_delay   20s  set by the service itself while running
   timeout       2m   attribute at mailer.rs:20
 

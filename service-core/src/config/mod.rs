@@ -2,11 +2,10 @@
 //!
 //! [`Sources`] holds what was read once for the whole registry; `resolve` makes of it one service's [`Resolved`]. The
 //! tricky part is what "later wins" means for options that hang together: a schedule replaces the schedule of every
-//! layer below whatever its kind, while two schedules in one layer are an error (`resolve.rs`).
+//! layer below whatever its kind, while two schedules in one layer are an error (`resolver.rs`).
 //!
-//! Precedence, lowest first: defaults, attribute, `ServiceOptions`, `[defaults]`, the service's section, the environment,
-//! the `service_config` table, operator overrides, `.set` in the builder, and what the service itself set while running.
-//! What is said of one service beats what is said of all: `SERVICES__DEFAULTS__…` is part of `[defaults]`.
+//! Their order is that of [`Layer`]. `[defaults]` is one layer wherever it is written, and in each layer a value for the
+//! service's id wins over one for the name of its type (`layers.rs`).
 
 mod coercion;
 mod descriptor;
@@ -29,7 +28,7 @@ pub use descriptor::{ServiceDescriptor, settings};
 pub use errors::{ConfigError, ConfigErrors, Setting};
 pub use layers::Layer;
 #[cfg(feature = "database")]
-pub(crate) use layers::Origin;
+pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
 pub(crate) use descriptor::SettingsType;

@@ -6,8 +6,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::layers::{Layer, Origin};
 use super::values::{SettingValue, Value, list};
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
@@ -108,6 +110,11 @@ impl ServiceOptions {
     #[expect(clippy::new_without_default, reason = "explanations name the place of the call")]
     pub fn new() -> Self {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
+    }
+
+    /// Where code made them.
+    pub(crate) fn origin(&self) -> Arc<Origin> {
+        Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", self.location.file(), self.location.line()))
     }
 
     /// These and others; where both set a key, the others win.

@@ -12,55 +12,30 @@ use super::descriptor::ServiceDescriptor;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
-use super::layers::{Layer, Origin};
+use super::layers::{Layer, Origin, Precedence};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value, is_secret};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::Schedule;
-use crate::service::literal::Literal;
 use crate::suggest::{distance, nearest};
-
-/// The order of the layers; a layer that can be said in several ways has several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Precedence {
-    Attribute,
-    Code,
-    DefaultsFile,
-    DefaultsEnvironment,
-    DefaultsSet,
-    File,
-    Environment,
-    Table,
-    Override,
-    SetForAll,
-    Set,
-    Running,
-}
-
-impl Precedence {
-    /// Whether it is a place of `[defaults]`.
-    pub(super) fn is_default(self) -> bool {
-        (Self::DefaultsFile..=Self::DefaultsSet).contains(&self)
-    }
-}
 
 /// How the place of a value ends that is set for every service at once.
 pub(super) const FOR_ALL: &str = "for every service";
 
 /// One row of a layer that is not known at start. The key may have dots.
 pub(crate) struct Row {
-    pub(crate) layer: Layer,
+    pub(crate) precedence: Precedence,
     pub(crate) key: String,
     pub(crate) value: Value,
-    pub(crate) place: String,
+    pub(crate) origin: Arc<Origin>,
 }
 
 impl Row {
     /// Whether an error is about this row.
     pub(super) fn is_meant_by(&self, error: &ConfigError) -> bool {
         let below = |key: &str| self.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        error.setting().is_some_and(|setting| setting.layer == self.layer && below(&setting.key))
+        error.setting().is_some_and(|setting| setting.place == self.origin.place && below(&setting.key))
     }
 }
 
@@ -150,53 +125,10 @@ impl<'a> Resolver<'a> {
         Self { id, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
     }
 
-    pub(super) fn attribute(&mut self, descriptor: &ServiceDescriptor) {
-        let place = format!("attribute at {}:{}", descriptor.file, descriptor.line);
-        let origin = Origin::new(Layer::Attribute, place);
-        for (key, literal) in descriptor.attributes.iter().filter(|(key, _)| !keys::is_attribute_only(key)) {
-            let value = match literal {
-                Literal::Int(value) => Value::Int((*value).into()),
-                Literal::Float(value) => Value::Float(*value),
-                Literal::Str(value) => Value::Str((*value).to_owned()),
-                Literal::Bool(value) => Value::Bool(*value),
-                Literal::List(items) => values::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
-            };
-            self.set(Precedence::Attribute, key, &Node::new(value, &origin));
-        }
-    }
-
-    pub(super) fn code(&mut self, code: &ServiceOptions) {
-        let place = format!("ServiceOptions at {}:{}", code.location.file(), code.location.line());
-        let origin = Origin::new(Layer::Code, place);
-        for (key, value) in &code.entries {
-            self.set(Precedence::Code, key, &Node::new(value.clone(), &origin));
-        }
-    }
-
+    /// The layers come in the order of their precedence.
     pub(super) fn layer(&mut self, precedence: Precedence, table: &Table) {
         for (key, node) in table {
             self.set(precedence, key, node);
-        }
-    }
-
-    pub(super) fn rows(&mut self, layer: Layer, rows: &[&Row]) {
-        let precedence = match layer {
-            Layer::Table => Precedence::Table,
-            Layer::Override => Precedence::Override,
-            _ => Precedence::Running,
-        };
-        for row in rows.iter().filter(|row| row.layer == layer) {
-            let node = Node::new(row.value.clone(), &Origin::new(layer, row.place.clone()));
-            match row.key.split_once('.') {
-                None => self.set(precedence, &row.key, &node),
-                Some((key, rest)) => {
-                    let mut table = Table::new();
-                    let origin = Arc::clone(&node.origin);
-                    // An empty table has nothing that could be in the way.
-                    let _ = values::insert(&mut table, &rest.split('.').collect::<Vec<_>>(), node);
-                    self.set(precedence, key, &Node { value: Value::Table(table), origin });
-                }
-            }
         }
     }
 
@@ -285,9 +217,8 @@ impl<'a> Resolver<'a> {
         }
         let mut provenance = self.provenance(&unused);
         if let (Some(id), Some(code)) = (&options.requester_id, code) {
-            let place = format!("ServiceOptions at {}:{}", code.location.file(), code.location.line());
-            let (value, shadowed) = (id.clone(), Vec::new());
-            provenance.push(Provenance { key: "requester_id", value, layer: Layer::Code, place, shadowed });
+            let place = code.origin().place.clone();
+            provenance.push(Provenance { place, ..Provenance::new("requester_id", id.clone(), Layer::Code) });
         }
         Ok(Resolved {
             options: Arc::new(options),

@@ -3,6 +3,7 @@
 //! Nothing is looked up in the process here: the environment, the working directory and the builder's settings come in
 //! as [`Inputs`], so that a test gives its own.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::descriptor::ServiceDescriptor;
 use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
-use super::layers::{Layer, Origin};
-use super::resolver::{FOR_ALL, Precedence, Resolved, Resolver, Row};
-use super::toml;
+use super::layers::{Layer, Origin, Precedence, Scope};
+use super::resolver::{FOR_ALL, Resolved, Resolver, Row};
 use super::values::{self, Node, SettingValue, Table, Value};
+use super::{keys, toml};
 use crate::config::options::ServiceOptions;
+use crate::service::literal::Literal;
 use crate::suggest::nearest;
 
 /// Where the configuration is read from. By default from nowhere, as a test wants it.
@@ -157,18 +159,28 @@ impl Sources {
             .collect()
     }
 
-    /// A row of a table layer. Strings of `service_config` may hold `${VARIABLE}`; an operator's may not, so that
-    /// nobody reads the environment by the admin port.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "the tables' layers come through it"))]
-    pub(crate) fn row(&self, layer: Layer, key: &str, json: serde_json::Value, place: &str) -> Row {
+    /// A row of a layer that is not known at start. Strings of `service_config` may hold `${VARIABLE}`; those of an operator
+    /// may not, or the admin port would give access to the environment.
+    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+    pub(crate) fn row(&self, layer: Layer, scope: Scope, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
             self.expand(&mut value);
         }
-        Row { layer, key: key.to_owned(), value, place: place.to_owned() }
+        let own = match layer {
+            Layer::Table => Precedence::Table,
+            Layer::Override => Precedence::Override,
+            _ => Precedence::Running,
+        };
+        let (precedence, layer) = match scope {
+            Scope::Defaults => (Precedence::DefaultsTable, Layer::Defaults),
+            Scope::Type => (own.of_type(), layer),
+            Scope::Service => (own, layer),
+        };
+        Row { precedence, key: key.to_owned(), value, origin: Origin::new(layer, place) }
     }
 
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "the tables' layers come through it"))]
+    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),
@@ -179,11 +191,11 @@ impl Sources {
     }
 
     /// One service's options and settings, of all layers. `rows` are the layers that are not known at start: the two
-    /// tables, and what the service set while running; of one layer the later row wins. Wrong rows fail nothing: they
-    /// are left out and reported in [`Resolved::rejected`].
+    /// tables, and what the service set while running; of equal ones the later row wins. Wrong rows fail nothing: they are
+    /// left out and reported in [`Resolved::rejected`].
     ///
     /// # Errors
-    /// All that is wrong with the options, and unknown keys. Own settings are checked when they are asked for.
+    /// All that is wrong with the options, and unknown keys. Own settings are checked when they are read.
     pub(crate) fn resolve(
         &self,
         id: &str,
@@ -200,7 +212,10 @@ impl Sources {
             return Ok(Arc::clone(resolved));
         }
         let resolved = Arc::new(self.resolve_own(id, descriptor, None, &[])?);
-        shared.insert(key, Arc::clone(&resolved));
+        // A warning names its service.
+        if resolved.warnings.is_empty() {
+            shared.insert(key, Arc::clone(&resolved));
+        }
         Ok(resolved)
     }
 
@@ -213,7 +228,11 @@ impl Sources {
     ) -> Result<Resolved, ConfigErrors> {
         let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
         loop {
-            let errors = match self.resolve_once(id, descriptor, code, &rows) {
+            let mut resolver = Resolver::new(id);
+            for (precedence, table) in self.layers(id, descriptor, code, &rows) {
+                resolver.layer(precedence, &table);
+            }
+            let errors = match resolver.finish(descriptor, code, &self.file_name) {
                 Ok(resolved) => return Ok(Resolved { rejected, ..resolved }),
                 Err(errors) => errors,
             };
@@ -228,39 +247,73 @@ impl Sources {
         }
     }
 
-    fn resolve_once(
-        &self,
+    /// Every table that says something of a service, in the order of their precedence.
+    fn layers<'a>(
+        &'a self,
         id: &str,
-        descriptor: Option<&'static ServiceDescriptor>,
+        descriptor: Option<&ServiceDescriptor>,
         code: Option<&ServiceOptions>,
         rows: &[&Row],
-    ) -> Result<Resolved, Vec<ConfigError>> {
-        let mut resolver = Resolver::new(id);
-        if let Some(descriptor) = descriptor {
-            resolver.attribute(descriptor);
+    ) -> Vec<(Precedence, Cow<'a, Table>)> {
+        let borrowed = |(precedence, table): &'a (Precedence, Table)| (*precedence, Cow::Borrowed(table));
+        let mut layers: Vec<_> = self.defaults.iter().map(borrowed).collect();
+        layers.extend(descriptor.map(|descriptor| (Precedence::Attribute, Cow::Owned(attribute(descriptor)))));
+        layers.extend(code.map(|code| (Precedence::Code, Cow::Owned(code_table(code)))));
+        if let Some(name) = descriptor.map(|descriptor| descriptor.id).filter(|name| *name != id) {
+            layers.extend(self.sections.get(name).into_iter().flatten().map(|(precedence, table)| match precedence {
+                Precedence::File => (Precedence::TypeFile, Cow::Owned(in_layer(table, Layer::Type))),
+                other => (other.of_type(), Cow::Borrowed(table)),
+            }));
         }
-        if let Some(code) = code {
-            resolver.code(code);
-        }
-        for (precedence, table) in &self.defaults {
-            resolver.layer(*precedence, table);
-        }
-        let own = self.sections.get(id).map_or(&[][..], Vec::as_slice);
-        for (precedence, table) in own.iter().filter(|(precedence, _)| *precedence < Precedence::Set) {
-            resolver.layer(*precedence, table);
-        }
-        resolver.rows(Layer::Table, rows);
-        resolver.rows(Layer::Override, rows);
-        resolver.layer(Precedence::SetForAll, &self.for_all);
-        for (precedence, table) in own.iter().filter(|(precedence, _)| *precedence >= Precedence::Set) {
-            resolver.layer(*precedence, table);
-        }
-        resolver.rows(Layer::Running, rows);
-        resolver.finish(descriptor, code, &self.file_name)
+        layers.extend(self.sections.get(id).into_iter().flatten().map(borrowed));
+        layers.push((Precedence::SetForAll, Cow::Borrowed(&self.for_all)));
+        layers.extend(rows.iter().map(|row| {
+            let mut table = Table::new();
+            overwrite(&mut table, &row.key, Node::new(row.value.clone(), &row.origin));
+            (row.precedence, Cow::Owned(table))
+        }));
+        // Equal ones, which are rows, stay in their order.
+        layers.sort_by_key(|(precedence, _)| *precedence);
+        layers
     }
 }
 
-/// The last `.set` of a key counts.
+fn attribute(descriptor: &ServiceDescriptor) -> Table {
+    let origin = Origin::new(Layer::Attribute, format!("attribute at {}:{}", descriptor.file, descriptor.line));
+    let options = descriptor.attributes.iter().filter(|(key, _)| !keys::is_attribute_only(key));
+    let value = |literal: &Literal| match literal {
+        Literal::Int(value) => Value::Int((*value).into()),
+        Literal::Float(value) => Value::Float(*value),
+        Literal::Str(value) => Value::Str((*value).to_owned()),
+        Literal::Bool(value) => Value::Bool(*value),
+        Literal::List(items) => values::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
+    };
+    options.map(|(key, literal)| ((*key).to_owned(), Node::new(value(literal), &origin))).collect()
+}
+
+fn code_table(code: &ServiceOptions) -> Table {
+    let origin = code.origin();
+    let mut table = Table::new();
+    for (key, value) in &code.entries {
+        overwrite(&mut table, key, Node::new(value.clone(), &origin));
+    }
+    table
+}
+
+/// The table as it stands in another layer.
+fn in_layer(table: &Table, layer: Layer) -> Table {
+    let place = |node: &Node| Origin::new(layer, node.origin.place.as_str());
+    let value = |value: &Value| match value {
+        Value::Table(inner) => Value::Table(in_layer(inner, layer)),
+        Value::List(items) => {
+            Value::List(items.iter().map(|item| Node { value: item.value.clone(), origin: place(item) }).collect())
+        }
+        other => other.clone(),
+    };
+    table.iter().map(|(key, node)| (key.clone(), Node { value: value(&node.value), origin: place(node) })).collect()
+}
+
+/// Sets the value at a path of keys (`smtp.port`), in place of what stands there.
 fn overwrite(table: &mut Table, path: &str, node: Node) {
     let mut upper = Table::new();
     // An empty table has nothing that could be in the way.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::log::warn;
 
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
+use crate::config::{ConfigErrors, Inputs, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
 use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
@@ -22,7 +22,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
-use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::registration::{Place, RegisteredService, Registration};
 use crate::runtime::services::Services;
 use crate::runtime::shared::{Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
@@ -180,6 +180,7 @@ impl RegistryBuilder {
         registrations.extend(self.discovered(&mut problems));
         check_expected(&mut problems);
         check_ids(&registrations, &mut problems);
+        check_names(&registrations, &mut problems);
         apply_options(&mut registrations, std::mem::take(&mut self.options), &mut problems);
 
         let mut inputs = self.inputs.take().unwrap_or_else(Inputs::of_process);
@@ -206,6 +207,7 @@ impl RegistryBuilder {
             ..Shared::default()
         });
         let ids: Vec<String> = registrations.iter().map(|registration| registration.id.clone()).collect();
+        let type_names: Vec<&str> = registrations.iter().map(|registration| registration.descriptor.id).collect();
         let (mut services, mut wrong) = (Vec::new(), Vec::new());
         for (registration, id) in registrations.into_iter().zip(&ids) {
             let checked = |service: RegisteredService| check_catch_up(&service, &*extension).map(|()| service);
@@ -217,7 +219,8 @@ impl RegistryBuilder {
                 }
             }
         }
-        for warning in sources.unknown_sections(ids.iter().map(String::as_str)) {
+        let linked = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
+        for warning in sources.unknown_sections(ids.iter().map(String::as_str).chain(type_names).chain(linked)) {
             warn!("{warning}");
         }
         problems.extend(dependencies::check(&services, &[], &wrong));
@@ -365,6 +368,28 @@ fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
             first.insert(&service.id, service);
         }
     }
+}
+
+/// No id may be the name of another type: the section of that name would configure both.
+fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
+    let types: BTreeMap<&str, &'static ServiceDescriptor> =
+        registrations.iter().map(|service| (service.descriptor.id, service.descriptor)).collect();
+    for Registration { id, descriptor, place, .. } in registrations {
+        if let Some(other) = types.get(id.as_str()).filter(|other| !std::ptr::eq(**other, *descriptor)) {
+            problems.push(name_clash(id, descriptor, *place, other));
+        }
+    }
+}
+
+/// What is wrong where the id of a service is the name of another type.
+pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: Place, other: &ServiceDescriptor) -> String {
+    format!(
+        "service `{id}` ({}, {place}): `{id}` is the name of another registered type, {} ({}), and a section of that name \
+         would configure both; give the service another id, or the type another `name`",
+        of.type_name(),
+        other.type_name(),
+        format_args!("{}:{}", other.file, other.line),
+    )
 }
 
 /// What `expect_services!` names must have been linked.

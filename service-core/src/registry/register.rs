@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::check_catch_up;
+use crate::registry::builder::{check_catch_up, name_clash};
 use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -163,6 +163,9 @@ impl ServiceRegistry {
                 service.place
             ))
         };
+        if let Some((named, other)) = services.name_clash(&service) {
+            return Err(Error::msg(name_clash(named.id(), named.descriptor, named.place, other)));
+        }
         services.insert(service.clone(), check, taken)?;
         self.inner.extension.registered(services, &service.inner);
         service.inner.emit(|| ServiceEventKind::Registered);

@@ -2,9 +2,10 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::config::ServiceDescriptor;
 use crate::config::Sources;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::shared::Shared;
@@ -14,6 +15,8 @@ pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sources: Sources,
     list: RwLock<BTreeSet<ById>>,
+    /// The types of all services that were ever registered, by name: types are few, services may be many.
+    types: Mutex<BTreeMap<&'static str, &'static ServiceDescriptor>>,
 }
 
 /// The services that a start waits for.
@@ -25,7 +28,7 @@ pub(crate) struct NotReady {
 
 impl Services {
     pub(crate) fn new(shared: Arc<Shared>, sources: Sources) -> Self {
-        Self { shared, sources, list: RwLock::default() }
+        Self { shared, sources, list: RwLock::default(), types: Mutex::default() }
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
@@ -55,12 +58,27 @@ impl Services {
         if !service.inner.lock().requests.options.depends_on.is_empty() {
             check(&list.iter().map(|known| known.0.clone()).collect::<Vec<_>>())?;
         }
+        self.types().insert(service.descriptor.id, service.descriptor);
         list.insert(ById(service));
         Ok(())
     }
 
+    /// A service whose id is the name of another one's type, and that type: this service's id, or its type's name.
+    pub(crate) fn name_clash(
+        &self,
+        service: &Arc<RegisteredService>,
+    ) -> Option<(Arc<RegisteredService>, &'static ServiceDescriptor)> {
+        let differs = |other: &&'static ServiceDescriptor| !std::ptr::eq(*other, service.descriptor);
+        if let Some(other) = self.types().get(&**service.id()).copied().filter(differs) {
+            return Some((service.clone(), other));
+        }
+        let other = self.get(service.descriptor.id).filter(|other| differs(&other.descriptor))?;
+        Some((other, service.descriptor))
+    }
+
     /// Adds services that have been checked together.
     pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
+        self.types().extend(services.iter().map(|service| (service.descriptor.id, service.descriptor)));
         self.write().extend(services.into_iter().map(ById));
     }
 
@@ -96,6 +114,10 @@ impl Services {
             }
         }
         not_ready
+    }
+
+    fn types(&self) -> MutexGuard<'_, BTreeMap<&'static str, &'static ServiceDescriptor>> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeSet<ById>> {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
+use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::error_kind::is_out_of_reach;
@@ -60,15 +60,15 @@ struct State {
     unreadable: bool,
 }
 
-/// A row of a table: its layer, its key, and whether it is for all services.
-type Slot = (Layer, String, bool);
+/// A row of a table: its layer, its key, and whom it is for.
+type Slot = (Layer, String, Scope);
 
 /// One row as it stands in its table.
 #[derive(Clone, Debug, PartialEq)]
 struct TableRow {
     layer: Layer,
     key: String,
-    is_default: bool,
+    scope: Scope,
     value: Value,
     place: String,
     /// Why it says nothing at all; then the value is none.
@@ -78,11 +78,11 @@ struct TableRow {
 impl TableRow {
     fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
         let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
-        Self { layer, key, is_default: false, value, place, problem }
+        Self { layer, key, scope: Scope::Service, value, place, problem }
     }
 
     fn slot(&self) -> Slot {
-        (self.layer, self.key.clone(), self.is_default)
+        (self.layer, self.key.clone(), self.scope)
     }
 
     /// "pause" is what an operator does, `paused` what the service is then; but it may have a setting of that name.
@@ -98,6 +98,10 @@ impl TableRow {
         let setting = || Setting::new(service, self.key.as_str(), &Origin::new(self.layer, self.place.as_str()));
         if let Some(problem) = &self.problem {
             return Some(ConfigError::Conflict { setting: setting(), problem: problem.clone() });
+        }
+        if self.layer == Layer::Override && self.scope == Scope::Defaults && self.key != PAUSED {
+            let problem = "an override of `defaults` can only be `paused`: override it for one service".to_owned();
+            return Some(ConfigError::Conflict { setting: setting(), problem });
         }
         let expected = "true or false".to_owned();
         let is_none = self.key == PAUSED && !self.value.is_boolean();
@@ -304,15 +308,15 @@ impl TableWatcher {
         }
     }
 
-    fn apply_all(&self, services: &Services, mut rows: BTreeMap<String, Vec<TableRow>>) {
-        let mut defaults = rows.remove("defaults").unwrap_or_default();
-        for row in &mut defaults {
-            row.is_default = true;
-        }
+    fn apply_all(&self, services: &Services, rows: BTreeMap<String, Vec<TableRow>>) {
         for service in services.all() {
-            let id = service.id();
-            let mut current = defaults.clone();
-            current.extend(rows.remove(&**id).unwrap_or_default());
+            let (id, type_name) = (service.id(), service.descriptor.id());
+            let names = [("defaults", Scope::Defaults), (type_name, Scope::Type), (&**id, Scope::Service)];
+            let names = names.into_iter().filter(|(name, scope)| *scope != Scope::Type || *name != &**id);
+            let scoped = names.flat_map(|(name, scope)| {
+                rows.get(name).into_iter().flatten().map(move |row| TableRow { scope, ..row.clone() })
+            });
+            let current: Vec<TableRow> = scoped.collect();
             let previous = self.state().rows.get(id).cloned().unwrap_or_default();
             if previous != current {
                 self.apply(services, &service, &current);
@@ -338,8 +342,8 @@ impl TableWatcher {
         });
         let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
         let resolved = loop {
-            let layer_rows: Vec<Row> =
-                rows.iter().map(|row| sources.row(row.layer, &row.key, row.value.clone(), &row.place)).collect();
+            let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
+            let layer_rows: Vec<Row> = rows.iter().map(layer_row).collect();
             let resolved = match sources.resolve(id, Some(descriptor), service.options.as_ref(), &layer_rows) {
                 Ok(resolved) => resolved,
                 Err(errors) => {
@@ -367,7 +371,7 @@ impl TableWatcher {
             for error in wrong {
                 let Some(setting) = error.setting() else { continue };
                 let Some(at) =
-                    rows.iter().position(|row| row.layer == setting.layer && concerns(&row.key, &setting.key))
+                    rows.iter().position(|row| row.place == setting.place && concerns(&row.key, &setting.key))
                 else {
                     continue;
                 };
@@ -403,9 +407,9 @@ impl TableWatcher {
             }
         }
         // The later layer wins; where one says it twice, in both spellings, the pause does.
-        let last = pauses.last().map(|row| (row.is_default, row.layer));
+        let last = pauses.last().map(|row| (row.scope, row.layer));
         let pause =
-            pauses.into_iter().rfind(|row| last == Some((row.is_default, row.layer)) && row.value == Value::Bool(true));
+            pauses.into_iter().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true));
         let pause = pause.map(|row| if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place });
         service.inner.set_override_pause(pause);
     }
