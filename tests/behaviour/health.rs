@@ -279,10 +279,12 @@ async fn health_is_the_same_after_a_trip_through_json() {
         "failures": 1,
         "max_failures": 3,
         "last_run": "2026-01-01T00:01:00.000Z",
+        "last_success": "2026-01-01T00:00:01.500Z",
         "next_run": "2026-01-01T00:01:05.000Z",
         "last_run_duration_ms": 0,
         "last_error": "it failed",
         "total_processed": 1,
+        "total_failed": 0,
         "error_count": 1,
         "runs": 2,
         "restarts": 0,
@@ -294,6 +296,9 @@ async fn health_is_the_same_after_a_trip_through_json() {
     assert_eq!(serde_json::from_str::<RegistryHealth>(&serde_json::to_string(&all).unwrap()).unwrap(), all);
     let fresh = bed.services().await.register("fresh", never()).await.unwrap().health();
     let text = serde_json::to_string(&fresh).unwrap();
-    assert!(text.contains("\"last_run\":null,\"next_run\":null,\"last_run_duration_ms\":null"), "{text}");
+    assert!(
+        text.contains("\"last_run\":null,\"last_success\":null,\"next_run\":null,\"last_run_duration_ms\":null"),
+        "{text}"
+    );
     assert_eq!(serde_json::from_str::<ServiceHealth>(&text).unwrap(), fresh);
 }

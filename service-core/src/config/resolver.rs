@@ -85,6 +85,11 @@ impl Resolved {
 }
 
 impl Provenance {
+    /// Whether the value was set for all services at once.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.layer == Layer::Defaults || self.place.ends_with(FOR_ALL)
+    }
+
     fn new(key: &'static str, value: String, layer: Layer) -> Self {
         Self { key, value, layer, place: layer.to_string(), shadowed: Vec::new() }
     }

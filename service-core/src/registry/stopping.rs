@@ -104,6 +104,8 @@ impl ServiceRegistry {
         }
         let registry = self.clone();
         let work = async move {
+            // Services that have just been started have their first turn: they are built, and so cleaned up.
+            tokio::task::yield_now().await;
             registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
             session.finish(registry.shutdown_result());
         };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::log::warn;
 
 use crate::config::options::{Options, ServiceOptions};
-use crate::config::{Layer, Resolved, ServiceDescriptor, Sources};
+use crate::config::{Resolved, ServiceDescriptor, Sources};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
@@ -210,7 +210,7 @@ fn fit(resolved: Arc<Resolved>, factory: &Factory) -> Result<Arc<Resolved>, Stri
         return Ok(resolved);
     }
     match resolved.provenance.iter().find(|set| set.key == "restart") {
-        Some(set) if set.layer != Layer::Defaults => Err(format!(
+        Some(set) if !set.is_for_all() => Err(format!(
             "`restart = \"on_failure\"` ({}) needs a fresh instance, but a ready-made one was registered; register it with \
              `service_fn` (or `register_fn`), or leave `restart` out",
             set.place

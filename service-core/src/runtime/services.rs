@@ -15,8 +15,8 @@ pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sources: Sources,
     list: RwLock<BTreeSet<ById>>,
-    /// The types of all services that were ever registered, by name: types are few, services may be many.
-    types: Mutex<BTreeMap<&'static str, &'static ServiceDescriptor>>,
+    /// The types of the services, by name, and how many services each has: types are few, services may be many.
+    types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
 }
 
 /// The services that a start waits for.
@@ -58,7 +58,7 @@ impl Services {
         if !service.inner.lock().requests.options.depends_on.is_empty() {
             check(&list.iter().map(|known| known.0.clone()).collect::<Vec<_>>())?;
         }
-        self.types().insert(service.descriptor.id, service.descriptor);
+        self.count_type(service.descriptor);
         list.insert(ById(service));
         Ok(())
     }
@@ -69,7 +69,7 @@ impl Services {
         service: &Arc<RegisteredService>,
     ) -> Option<(Arc<RegisteredService>, &'static ServiceDescriptor)> {
         let differs = |other: &&'static ServiceDescriptor| !std::ptr::eq(*other, service.descriptor);
-        if let Some(other) = self.types().get(&**service.id()).copied().filter(differs) {
+        if let Some(other) = self.types().get(&**service.id()).map(|(known, _)| *known).filter(differs) {
             return Some((service.clone(), other));
         }
         let other = self.get(service.descriptor.id).filter(|other| differs(&other.descriptor))?;
@@ -78,7 +78,7 @@ impl Services {
 
     /// Adds services that have been checked together.
     pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
-        self.types().extend(services.iter().map(|service| (service.descriptor.id, service.descriptor)));
+        services.iter().for_each(|service| self.count_type(service.descriptor));
         self.write().extend(services.into_iter().map(ById));
     }
 
@@ -93,6 +93,14 @@ impl Services {
         let goes = may_go();
         if goes {
             list.remove(&**service.id());
+            let mut types = self.types();
+            let left = types.get_mut(service.descriptor.id).map(|(_, services)| {
+                *services -= 1;
+                *services
+            });
+            if left == Some(0) {
+                types.remove(service.descriptor.id);
+            }
         }
         Some(goes)
     }
@@ -116,7 +124,11 @@ impl Services {
         not_ready
     }
 
-    fn types(&self) -> MutexGuard<'_, BTreeMap<&'static str, &'static ServiceDescriptor>> {
+    fn count_type(&self, descriptor: &'static ServiceDescriptor) {
+        self.types().entry(descriptor.id).or_insert((descriptor, 0)).1 += 1;
+    }
+
+    fn types(&self) -> MutexGuard<'_, BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>> {
         self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
