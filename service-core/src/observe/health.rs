@@ -20,6 +20,7 @@ use crate::service::state::ServiceState;
 /// How well a service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum HealthStatus {
     /// As it should be.
     Healthy,

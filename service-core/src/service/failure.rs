@@ -8,6 +8,7 @@ use crate::service::error::Error;
 /// How a run failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FailureKind {
     /// It returned an error.
     Error,
@@ -20,6 +21,7 @@ pub enum FailureKind {
 /// What follows a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Recovery {
     /// Try again after [`Failure::retry_delay`].
     Retry,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ServiceState {
     /// Registered, never started.
     Created,
