@@ -8,7 +8,7 @@ use std::{fs, io};
 #[test]
 fn ui() {
     let cases = trybuild::TestCases::new();
-    cases.pass("pass/*.rs");
+    cases.pass("tests/*.rs");
     cases.compile_fail("fail/*.rs");
 }
 
@@ -45,6 +45,6 @@ fn every_rule_has_its_words() -> io::Result<()> {
     for path in files("fail", "rs")? {
         assert!(path.with_extension("stderr").exists(), "{}", path.display());
     }
-    assert!(files("pass", "rs")?.len() >= 16);
+    assert!(files("tests", "rs")?.len() >= 16);
     Ok(())
 }
