@@ -8,8 +8,8 @@ use std::{fs, io};
 #[test]
 fn ui() {
     let cases = trybuild::TestCases::new();
-    cases.pass("tests/*.rs");
     cases.compile_fail("fail/*.rs");
+    cases.compile_fail("work_item/fail/*.rs");
 }
 
 /// Where the compiler's own message joins in.

@@ -36,6 +36,7 @@ impl Me {
     }
 }
 
-fn main() {
+#[test]
+fn an_id_is_the_name_that_the_impl_is_written_for() {
     assert_eq!(Sender::ID, "me");
 }

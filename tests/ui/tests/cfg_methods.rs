@@ -88,7 +88,8 @@ impl Never {
 #[cfg(any())]
 async fn never() {}
 
-fn main() {
+#[test]
+fn methods_that_are_left_out_are_not_there() {
     assert_eq!(Gone.__shape().cleanup, Cleanup::None);
     assert!(Either.__shape().blocking_update);
     assert_eq!(Either.__shape().cleanup, Cleanup::Async);

@@ -43,4 +43,5 @@ pub mod services {
     }
 }
 
-fn main() {}
+#[test]
+fn it_compiles() {}

@@ -218,4 +218,5 @@ pub mod elsewhere {
     }
 }
 
-fn main() {}
+#[test]
+fn it_compiles() {}

@@ -29,6 +29,7 @@ failing!(Word, &'static str);
 failing!(Boxed, Box<dyn std::error::Error + Send + Sync>);
 failing!(Any, anyhow::Error);
 
-fn main() {
+#[test]
+fn each_is_a_service() {
     assert_eq!(inventory::iter::<service_core::__private::Discovered>().count(), 6);
 }

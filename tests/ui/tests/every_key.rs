@@ -50,7 +50,8 @@ mod nested {
     }
 }
 
-fn main() {
+#[test]
+fn the_descriptor_holds_what_was_written() {
     use service_core::Literal::{Bool, Float, Int, List, Str};
 
     assert_eq!(Other::ID, "another");

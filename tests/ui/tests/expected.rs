@@ -14,7 +14,8 @@ mod inner {
     service_core::expect_services![];
 }
 
-fn main() {
+#[test]
+fn all_that_is_expected_is_found() {
     let mut expected: Vec<(&[&str], u32)> =
         inventory::iter::<service_core::__private::ExpectedServices>().map(|found| (found.ids, found.line)).collect();
     expected.sort_by_key(|(_, line)| *line);

@@ -26,6 +26,7 @@ async fn tick(cx: &Context) {
     let _ = cx;
 }
 
-fn main() {
+#[test]
+fn it_compiles() {
     let _ = Sender;
 }

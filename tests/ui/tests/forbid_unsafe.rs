@@ -15,4 +15,5 @@ impl Sender {
 #[service]
 async fn tick() {}
 
-fn main() {}
+#[test]
+fn it_compiles() {}

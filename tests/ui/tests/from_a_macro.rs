@@ -50,7 +50,8 @@ whole!(Whole, update, &Context, Outcome, std::collections::HashMap<String, Strin
 
 every!(30, Other, "5m", "ticker", { std::future::ready(()).await });
 
-fn main() {
+#[test]
+fn the_descriptor_holds_what_was_written() {
     assert_eq!(TickService::ID, "ticker");
     assert_eq!(TickService::DESCRIPTOR.attributes().len(), 3);
 }

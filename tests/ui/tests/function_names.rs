@@ -57,7 +57,8 @@ impl Tick {
 #[service(depends_on = [Tick, CleanupService, jobs::clean_outbox, jobs::r#match, heartbeat::HeartbeatService])]
 async fn tick() {}
 
-fn main() {
+#[test]
+fn function_and_service_have_their_own_names() {
     // The functions are what they were.
     drop((heartbeat(), cleanup(), jobs::clean_outbox(), tick()));
     assert_eq!(heartbeat::HeartbeatService::ID, "heartbeat");

@@ -154,7 +154,8 @@ impl<T: Old> OfOld<T> {
     async fn update(&mut self) {}
 }
 
-fn main() {
+#[test]
+fn generic_services_have_ids_and_builders() {
     let _ = Pool::<2, true, u8> { slots: [None, Some(1)] };
     let _ = (Callbacks("x"), Callbacks(["x", "y"]));
     assert_eq!(<Sender<Smtp>>::ID, "sender");

@@ -35,7 +35,8 @@ impl Pair<String> {
     async fn update(&mut self) {}
 }
 
-fn main() {
+#[test]
+fn ids_are_made_of_names() {
     assert_eq!(HTTPClient::ID, "http_client");
     assert_eq!(r#loop::ID, "loop");
     assert_eq!(MatchService::ID, "match");

@@ -2,7 +2,8 @@
 
 use service_core::prelude::*;
 
-fn main() {
+#[test]
+fn they_are_found() {
     #[derive(Default)]
     struct Local;
 

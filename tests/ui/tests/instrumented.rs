@@ -36,4 +36,5 @@ impl Sender {
 #[tracing::instrument]
 async fn tick() {}
 
-fn main() {}
+#[test]
+fn it_compiles() {}

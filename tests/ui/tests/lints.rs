@@ -130,6 +130,7 @@ impl Levels {
     async fn update(&mut self) {}
 }
 
-fn main() {
+#[test]
+fn the_type_of_a_function_has_its_id() {
     assert_eq!(ByTypeService::ID, "by_type");
 }

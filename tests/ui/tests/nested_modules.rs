@@ -24,7 +24,8 @@ impl mail::incoming::Sender {
     async fn update(&mut self) {}
 }
 
-fn main() {
+#[test]
+fn each_has_a_module_and_an_id() {
     use service_core::Service;
 
     assert_eq!(mail::outgoing::Sender::DESCRIPTOR.module_path().split_once("::").unwrap().1, "mail::outgoing");

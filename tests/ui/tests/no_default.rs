@@ -23,7 +23,8 @@ impl Both {
     async fn update(&mut self) {}
 }
 
-fn main() {
+#[test]
+fn none_is_discovered() {
     let _ = ReadyMade { path: String::new() };
     assert!(ReadyMade::BUILD.is_none());
     assert!(Both::BUILD.is_some());

@@ -14,7 +14,7 @@ impl Sender {
     const LIMIT: u32 = 5;
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-        let _ = (self.clean_up(), self.updates(), self.config(cx), Self::new(), self.on_error());
+        let _ = (self.clean_up(), self.updates(), self.config(cx), Self::new(), self.on_error(), self.configured());
         Ok(Outcome::processed(u64::from(self.sent.min(Self::LIMIT))))
     }
 
@@ -103,4 +103,5 @@ mod shadowed {
     }
 }
 
-fn main() {}
+#[test]
+fn it_compiles() {}

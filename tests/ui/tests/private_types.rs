@@ -30,6 +30,7 @@ mod inner {
     }
 }
 
-fn main() {
+#[test]
+fn it_has_an_id() {
     assert_eq!(inner::id(), "hidden");
 }

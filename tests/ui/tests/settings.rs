@@ -37,7 +37,8 @@ impl Untyped {
     async fn update(&mut self) {}
 }
 
-fn main() {
+#[test]
+fn names_of_settings_are_known() {
     let names = Sender::DESCRIPTOR.setting_names();
     assert_eq!(names, Some(&["batch_size", "to"][..]));
     assert!(Untyped::DESCRIPTOR.setting_names().is_none());

@@ -33,4 +33,5 @@ where
     }
 }
 
-fn main() {}
+#[test]
+fn it_compiles() {}

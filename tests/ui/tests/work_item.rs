@@ -92,6 +92,7 @@ async fn process(
     Ok(())
 }
 
-fn main() {
+#[test]
+fn it_compiles() {
     let _ = run;
 }
