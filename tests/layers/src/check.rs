@@ -171,12 +171,12 @@ fn arrows(sources: &Sources) -> BTreeMap<(usize, usize), (String, usize)> {
     arrows
 }
 
-/// The modules from the highest layer down, and behind each those that it uses, with the number of arrows between files.
+/// The modules from the highest layer down, and beside each those that it uses.
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}, from the highest layer to the lowest: which module uses which, and from how many files",
+            "{}: what each module uses, with the number of arrows between files; the highest layer first",
             self.layers.name
         )?;
         let present =

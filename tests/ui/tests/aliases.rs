@@ -31,7 +31,10 @@ impl Me {
         Then::Stop
     }
 
-    async fn cleanup(&mut self, _cx: &service_core::Context) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn cleanup(
+        &mut self,
+        _cx: &service_core::Context,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
 }

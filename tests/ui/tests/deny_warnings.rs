@@ -1,6 +1,14 @@
 //! In a crate that denies every warning and wants all documented.
 
-#![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub, nonstandard_style, rust_2018_idioms, unused)]
+#![deny(
+    warnings,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    nonstandard_style,
+    rust_2018_idioms,
+    unused
+)]
 
 pub mod services {
     //! Public services.

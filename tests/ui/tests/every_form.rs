@@ -84,7 +84,8 @@ pub(crate) async fn tock(cx: &Context) -> Result<Outcome> {
 
 #[test]
 fn each_is_found_under_its_id() {
-    let mut ids: Vec<&str> = inventory::iter::<service_core::__private::Discovered>().map(|found| found.0.id()).collect();
+    let mut ids: Vec<&str> =
+        inventory::iter::<service_core::__private::Discovered>().map(|found| found.0.id()).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["by_default", "fallible", "full", "plain", "tick", "tock"]);
     assert_eq!(Full::DESCRIPTOR.line(), 14);
