@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn next_start_by_interval() {
+    fn the_next_start_follows_the_grid() {
         let t0 = Instant::now();
         // (what, grid's slot, interval, started, ended, next, slot after)
         let table = [
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_interval_does_not_overflow() {
+    fn the_longest_interval_does_not_overflow() {
         let t0 = Instant::now();
         assert!(later(t0, Duration::MAX) > t0);
     }

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn find_looks_everywhere() {
+    fn find_searches_the_whole_chain() {
         let plain = Error::from(Sending(Code(1)));
         let io = Error::from(io::Error::other(Sending(Code(2))));
         let anyhow_bare = Error::new(anyhow::Error::new(Code(3)));
@@ -247,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn an_error_wrapped_again_is_itself() {
+    fn an_error_that_is_wrapped_again_stays_the_same() {
         let fatal = Error::fatal("no");
         assert_eq!(Error::new(fatal).advice(), Advice::Fatal);
     }
 
     #[test]
-    fn it_passes_through_other_errors_and_back() {
+    fn an_error_survives_the_way_through_other_error_types() {
         fn through_anyhow() -> anyhow::Result<()> {
             Err(Error::fatal("no"))?
         }
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_do_not_print_twice() {
+    fn the_message_of_an_io_error_is_printed_once() {
         assert_eq!(format!("{:#}", Error::from(io::Error::other("once"))), "once");
     }
 }

@@ -7,7 +7,7 @@ fn schedule(expression: &str, timezone: &str) -> CronSchedule {
 
 #[cfg(not(feature = "cron"))]
 #[test]
-fn without_the_feature_every_schedule_is_a_mistake_that_names_it() {
+fn without_the_feature_every_schedule_is_an_error_that_names_it() {
     assert!(matches!(check(&schedule("0 3 * * *", "UTC")), Err(Mistake::NoFeature)));
 }
 
@@ -31,7 +31,7 @@ mod with_the_feature {
     }
 
     #[test]
-    fn clocks_that_jump_and_repeat_an_hour() {
+    fn fires_are_right_across_dst() {
         // (what, expression, zone, after, fires); all in UTC
         let table: &[(&str, &str, &str, &str, &[&str])] = &[
             // Berlin: 2026-03-29, 02:00 becomes 03:00 (01:00 UTC); 2026-10-25, 03:00 becomes 02:00 (01:00 UTC).
@@ -144,7 +144,7 @@ mod with_the_feature {
     }
 
     #[test]
-    fn a_fire_is_after_the_moment_and_stands_on_a_second() {
+    fn a_fire_is_after_the_given_time_and_at_a_whole_second() {
         let hourly = schedule("0 * * * *", "UTC");
         let nine = at("2026-01-01 09:00:00");
         assert_eq!(next(&hourly, nine), Some(at("2026-01-01 10:00:00")));
@@ -161,7 +161,7 @@ mod with_the_feature {
 
     #[cfg(feature = "database")]
     #[test]
-    fn what_was_missed_is_what_would_have_fired() {
+    fn the_missed_fires_are_those_that_would_have_fired() {
         for (expression, zone, since, until) in [
             ("15,45 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
             ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-03 00:00:00"),
@@ -181,7 +181,7 @@ mod with_the_feature {
     /// Many periods around each DST change of a year.
     #[cfg(feature = "database")]
     #[test]
-    fn what_was_missed_and_what_would_have_fired_agree_around_every_jump() {
+    fn the_missed_fires_are_those_that_would_have_fired_around_every_dst_change() {
         const HOUR: u64 = 3600;
         let expressions = [
             "30 2 * * *",
@@ -216,7 +216,7 @@ mod with_the_feature {
 
     /// The runtime accepts every expression that the attribute accepts.
     #[test]
-    fn expressions_that_are_known() {
+    fn valid_expressions_are_accepted() {
         for good in [
             "30 2 * * *",
             "*/15 * * * *",
@@ -245,7 +245,7 @@ mod with_the_feature {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
+    fn an_invalid_schedule_is_an_error_that_says_what_is_wrong() {
         for (expression, zone, key, expected) in [
             (
                 "61 * * * *",
@@ -269,7 +269,7 @@ mod with_the_feature {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_a_little_fires_nothing_twice() {
+    fn no_fire_is_repeated_when_the_clock_is_set_back_a_little() {
         let daily = schedule("0 3 * * *", "UTC");
         let mut plan = CronTimer::default();
         plan.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
@@ -285,7 +285,7 @@ mod with_the_feature {
     }
 
     #[test]
-    fn a_fire_whose_jitter_runs_stays_planned() {
+    fn a_fire_that_waits_for_its_jitter_stays_planned() {
         let hourly = schedule("0 * * * *", "UTC");
         let mut plan = CronTimer::default();
         plan.plan(&hourly, at("2026-01-01 02:30:00"), Duration::from_secs(600));
