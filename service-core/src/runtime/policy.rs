@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_failure() {
+    fn the_answer_and_the_limit_decide_what_follows() {
         let wait = options().retry_delay;
         let table = [
             (0, Recovery::Retry, Decision::Retry(wait)),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_advises_the_default() {
+    fn the_error_decides_the_default() {
         let default = |before, error| failure(&options(), before, FailureKind::Error, error).recovery();
         assert_eq!(default(0, Error::msg("x")), Recovery::Retry);
         assert_eq!(default(0, Error::fatal("x")), Recovery::Fail);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_up_to_the_cap() {
+    fn retry_delays_grow_up_to_max_retry_delay() {
         let options = Options {
             retry_delay: secs(5),
             retry_backoff: 2.0,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_restart_budget_refills_as_its_window_slides() {
+    fn a_restart_is_possible_again_when_an_old_one_leaves_the_window() {
         let restart = Restart { delay: secs(60), max: 2, window: secs(600) };
         let t0 = Instant::now();
         let mut budget = RestartBudget::default();

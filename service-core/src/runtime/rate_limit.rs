@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn no_stretch_of_time_has_more_than_the_limit() {
+    async fn no_period_has_more_permits_than_the_limit() {
         let rate = Rate::default();
         let limit = RateLimit { permits: 3, per: Duration::from_secs(1) };
         let start = Instant::now();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_permit_that_is_dropped_while_waiting_is_not_taken() {
+    async fn a_call_that_is_dropped_while_it_waits_takes_no_permit() {
         let rate = Rate::default();
         let limit = RateLimit { permits: 1, per: Duration::from_secs(1) };
         rate.permit(limit).await;
