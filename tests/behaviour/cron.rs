@@ -219,7 +219,7 @@ async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
             "found \"0 0 30 2 *\", expected a cron expression that fires at some time; this one",
         ),
         (options().timezone("Europe/Berlni"), "found \"Europe/Berlni\", expected a time zone such as"),
-        (options().catch_up(service_core::CatchUp::Latest), "needs a database that remembers the last fire"),
+        (options().catch_up(service_core::CatchUp::Latest), "needs a database that stores the last fire"),
     ] {
         let error = refused(options).await;
         assert!(error.contains("of service `nightly`") || error.contains("service `nightly`:"), "{error}");
