@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_come_first_and_the_rest_side_by_side() {
+    fn dependencies_are_in_earlier_tiers() {
         let graph = BTreeMap::from([
             ("api", vec!["cache", "queue"]),
             ("cache", vec!["db"]),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_named_along_its_way() {
+    fn the_error_for_a_cycle_lists_its_ids_in_order() {
         let graph = BTreeMap::from([("a", vec!["b"]), ("b", vec!["c"]), ("c", vec!["b"])]);
         assert_eq!(tiers(&graph), Err(vec!["b", "c", "b"]));
         assert_eq!(tiers(&BTreeMap::from([("me", vec!["me"])])), Err(vec!["me", "me"]));
