@@ -1,18 +1,19 @@
-//! Catching the panics of user code, with the place they come from.
+//! Catches the panics of user code, with their places.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// What came out of user code.
+/// The result of a call to user code.
 #[derive(Debug)]
 pub(crate) enum Caught<T> {
     Returned(T),
     Panicked(String),
 }
 
-/// Calls `work` and catches its panic. The caller ends what the work had borrowed, and never uses it again.
+/// Calls `work` and catches its panic. After a panic the caller must not use the values that `work` had borrowed, except to
+/// clean up and drop them.
 #[inline]
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -39,11 +40,11 @@ pub(crate) async fn catch_future<F: Future>(future: F) -> Caught<F::Output> {
     .await
 }
 
-/// The text of a panic.
+/// Returns the message of a panic.
 fn panic_message(payload: &(dyn Any + Send)) -> String {
     match payload.downcast_ref::<&str>() {
         Some(text) => (*text).to_owned(),
-        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "its payload is not a text".to_owned()),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "the payload is not a text".to_owned()),
     }
 }
 

@@ -134,7 +134,7 @@ async fn a_run_that_outlasts_the_next_fire_is_overdue() {
     bed.run_for(secs(300 + 540)).await;
     assert_eq!(service.health().reason, None);
     bed.run_for(secs(90)).await;
-    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been going for 10 min 30 s");
+    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been running for 10 min 30 s");
 }
 
 /// The moments at which one that was down from the 1st until noon of the 10th runs, when it is back until the 11th.

@@ -69,7 +69,7 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status:
     std::thread::spawn(move || {
         std::thread::sleep(EXIT_GRACE);
         if shared.blocking.load(Ordering::SeqCst) > 0 {
-            error!("blocking code of a service has not returned: ending the process without it");
+            error!("blocking code of a service does not return: ending the process without it");
             std::process::exit(status);
         }
     });

@@ -120,7 +120,7 @@ impl ServiceRegistry {
 
     /// A critical service is `Failed` permanently: begins a shutdown.
     pub(super) fn critical_failure(&self, id: &str) {
-        error!(service.id = %id, "a critical service failed permanently, shutting down all services");
+        error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
         self.begin_shutdown();
     }
 

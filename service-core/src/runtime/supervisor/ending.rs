@@ -80,7 +80,7 @@ impl Supervisor {
             InvokeResult::Done(Err(_)) | InvokeResult::Panicked(_) => {}
             InvokeResult::Cancelled(_) => {
                 let id = &self.cx.service.id;
-                warn!(service.id = %id, "a blocking run has not returned: `cleanup` follows when it returns");
+                warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
                 tokio::spawn(clean_up_late(away.run, self.invoker.clone(), self.cx.clone()));
             }
         }
@@ -119,7 +119,7 @@ async fn clean_up(invoker: &Invoker, cx: &Context, mut instance: Box<dyn Lifecyc
         InvokeResult::Panicked(message) => warn!(service.id = %service.id, "`cleanup` panicked: {message}"),
         InvokeResult::Cancelled(_) => {
             service.emit(|| ServiceEventKind::Aborted);
-            warn!(service.id = %service.id, "`cleanup` did not end in time and was aborted");
+            warn!(service.id = %service.id, "`cleanup` took too long and was aborted");
         }
     }
     service.emit(|| ServiceEventKind::InstanceEnded);
