@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_in_the_units_of_the_configuration() {
+    fn exact_and_short_use_the_units_of_the_configuration() {
         for (nanos, text) in [
             (0, "0s"),
             (1, "0.000001ms"),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_in_words() {
+    fn long_is_for_sentences() {
         for (millis, words) in [
             (0, "0 s"),
             (250, "250 ms"),

@@ -34,14 +34,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn swapped_letters_are_one_edit() {
+    fn two_swapped_letters_are_one_edit() {
         for (from, to, far) in [("corn", "cron", 1), ("intervall", "interval", 1), ("", "abc", 3), ("ab", "ab", 0)] {
             assert_eq!(distance(from, to), far, "{from} {to}");
         }
     }
 
     #[test]
-    fn far_names_are_not_suggested() {
+    fn a_name_that_is_too_different_is_not_suggested() {
         assert_eq!(nearest("max_failure", ["max_failures", "max_restarts"]), Some("max_failures"));
         assert_eq!(nearest("colour", ["interval", "delay"]), None);
         assert_eq!(nearest("d", ["a", "b"]), None);

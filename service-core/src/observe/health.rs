@@ -318,7 +318,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
 }
 
 /// Describes the current run: `run 118 has been running for 72 s, usually 3 s`.
-pub(crate) fn goes_on(snapshot: &Snapshot, now: Instant) -> String {
+pub(crate) fn current_run(snapshot: &Snapshot, now: Instant) -> String {
     let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
     let known = mean_duration(snapshot).map_or_else(String::new, |mean| format!(", usually {}", humanize::long(mean)));
     format!("run {} has been running for {}{known}", snapshot.status.stats.runs, humanize::long(going))

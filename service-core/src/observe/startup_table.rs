@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_table_has_what_is_not_the_default_and_where_it_came_from() {
+    async fn the_table_shows_every_value_that_is_not_the_default_and_its_place() {
         let folder = std::env::temp_dir().join(format!("service-core-startup-table-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let text = "[defaults]\nretry_delay = \"10s\"\n[mailer]\ninterval = \"5m\"\napi_token = \"hunter2\"";
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_no_table() {
+    async fn without_services_there_is_no_table() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
         assert_eq!(table(&registry.inner.services), "no services");
     }
