@@ -49,12 +49,12 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 thread_local! {
-    /// File and line of this thread's last panic.
+    /// File and line of the last panic on this thread.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on the place of each panic is known. Only a panic hook is told of it: this one notes the place and calls the hook
-/// that was set before. Where the program sets another later, places are unknown again.
+/// Installs a panic hook that stores the place of each panic, which only a hook receives, and then calls the previous hook.
+/// If the program sets another hook later, places are unknown.
 pub(crate) fn note_places() {
     static ONCE: Once = Once::new();
     if std::thread::panicking() {
@@ -64,7 +64,7 @@ pub(crate) fn note_places() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let place = panic.location().map(|place| format!("{}:{}", place.file(), place.line()));
-            // A thread that ends has no such variable any more.
+            // The variable no longer exists on a thread that is ending.
             let _ = PLACE.try_with(|noted| *noted.borrow_mut() = place);
             before(panic);
         }));

@@ -62,12 +62,12 @@ impl ServiceRegistry {
                     loops.push((service, supervisor));
                 }
                 Err(_) if skipped => {}
-                // A shutdown has begun meanwhile. Its result says how it went.
+                // A shutdown has begun in the meantime. `closed` returns its result.
                 Err(_) if !session.is_open() => break,
                 Err(error) => return Err(error),
             }
         }
-        // All of them have begun before the first one runs, and perhaps fails.
+        // All services have begun before the first one runs and perhaps fails.
         for (service, supervisor) in loops {
             self.spawn(&runtime, service, supervisor);
         }
@@ -164,7 +164,7 @@ impl ServiceRegistry {
         Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
     }
 
-    /// Runs the loop of a service that has begun.
+    /// Spawns the loop of a service that has begun.
     pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, supervisor: Supervisor) {
         let registry = self.clone();
         runtime.spawn(async move {

@@ -193,18 +193,18 @@ impl RegisteredService {
         &self.inner.id
     }
 
-    /// The configuration as far as it fits this service.
+    /// Returns the configuration without the values of `[defaults]` that do not apply to this service.
     ///
     /// # Errors
-    /// What does not fit.
+    /// Another layer has such a value.
     #[allow(dead_code, reason = "for extensions that resolve the options anew")]
     pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
         fit(resolved, &self.factory)
     }
 }
 
-/// A ready-made instance cannot be restarted. What is said for all services is not meant for it; what is said for this one is
-/// a mistake.
+/// A ready-made instance cannot be restarted: `restart` in `[defaults]` does not apply to it, and `restart` for this service
+/// is an error.
 fn fit(resolved: Arc<Resolved>, factory: &Factory) -> Result<Arc<Resolved>, String> {
     if !factory.is_ready_made() || resolved.options.restart.is_none() {
         return Ok(resolved);

@@ -121,7 +121,7 @@ type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 /// Start and end of a run.
 type Times = (Instant, Instant);
 
-/// A run that ends this long after its timeout has blocked its thread.
+/// A run that ends later than this after its timeout has blocked its thread.
 const BLOCKED_GRACE: Duration = Duration::from_secs(1);
 
 impl Supervisor {

@@ -124,7 +124,7 @@ impl Supervisor {
         let discard = self.away.take().is_some_and(|away| away.discard);
         let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
         self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
-        // An error says that the runtime shuts down.
+        // An error means that the runtime shuts down.
         let Ok((instance, caught)) = returned else { return };
         self.instance = Some(instance);
         let panicked = match caught {
