@@ -403,7 +403,7 @@ fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
     }
 }
 
-/// No id may be the name of another type: the section of that name would configure both.
+/// Checks that no id is the name of another type: the section of that name would configure both.
 fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
     let types: BTreeMap<&str, &'static ServiceDescriptor> =
         registrations.iter().map(|service| (service.descriptor.id, service.descriptor)).collect();
@@ -414,7 +414,7 @@ fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
     }
 }
 
-/// What is wrong where the id of a service is the name of another type.
+/// The message for a service whose id is the name of another type.
 pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: Place, other: &ServiceDescriptor) -> String {
     format!(
         "service `{id}` ({}, {place}): `{id}` is the name of another registered type, {} ({}), and a section of that name \

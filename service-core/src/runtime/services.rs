@@ -15,7 +15,7 @@ pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sources: Sources,
     list: RwLock<BTreeSet<ById>>,
-    /// The types of the services, by name, and how many services each has: types are few, services may be many.
+    /// The types of the services, by name, with the number of services of each.
     types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
 }
 
@@ -63,7 +63,7 @@ impl Services {
         Ok(())
     }
 
-    /// A service whose id is the name of another one's type, and that type: this service's id, or its type's name.
+    /// Returns a service whose id is the name of another service's type, and that type, if the new service is one of the two.
     pub(crate) fn name_clash(
         &self,
         service: &Arc<RegisteredService>,

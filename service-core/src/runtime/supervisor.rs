@@ -281,9 +281,9 @@ impl Supervisor {
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
             warn!(
                 service.id = %service.id, service.run = self.cx.run,
-                "the run blocked its thread past its timeout of {} and could not be cancelled: it took {}; a plain `fn update` \
-                 runs where blocking is allowed",
-                humanize::long(timeout), humanize::long(duration)
+                "the run took {}, longer than its `timeout` of {}: it blocked its thread, so it could not be cancelled; write \
+                 blocking code as a plain `fn update`",
+                humanize::long(duration), humanize::long(timeout)
             );
         }
         self.failure_log.recovered(service);
