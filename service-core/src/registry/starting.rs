@@ -129,7 +129,7 @@ impl ServiceRegistry {
         let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
         if self.session().is_open() && !self.inner.services.all().iter().any(runs) {
             error!(
-                "no service is running any more, but the process continues; `reset` starts a failed service again; with \
+                "no service runs any more, but the process continues; `reset` starts a failed service again; with \
                  `strict` or `critical = true` the process would have ended"
             );
         }
