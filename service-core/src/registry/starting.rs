@@ -54,7 +54,7 @@ impl ServiceRegistry {
             let mut skipped = false;
             let begun = self.begin(&session, &service, "start", |state| {
                 skipped = !is_wanted(state);
-                if skipped { state.refuse(service.id(), "start", "it was started meanwhile") } else { Ok(()) }
+                if skipped { state.refuse(service.id(), "start", "it was started in the meantime") } else { Ok(()) }
             });
             match begun {
                 Ok(supervisor) => {

@@ -65,7 +65,7 @@ impl Supervisor {
         };
         match &self.options.schedule {
             Schedule::Interval(every) => _ = self.plan_at(grid.next(*every, last_started)),
-            // Before a run of this incarnation has ended, the initial delay goes on.
+            // Before a run of this incarnation has ended, the initial delay continues.
             Schedule::Delay(wait) => {
                 if let Some(ended) = last_ended.filter(|ended| *ended >= grid.first()) {
                     self.plan_at(later(ended, *wait));
