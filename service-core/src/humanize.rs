@@ -1,10 +1,10 @@
-//! Text for people: durations in the units of the configuration (`1h 30m`) and in sentences (`1 h 30 min`), and lists.
+//! Text for humans: durations in the units of the configuration (`1h 30m`) and in sentences (`1 h 30 min`), and lists.
 
 use std::time::Duration;
 
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
-/// A duration in the units that the configuration takes, exactly: `1h 30m`, `2d 250ms`, `0s`.
+/// A duration in the units of the configuration, exactly: `1h 30m`, `2d 250ms`, `0s`.
 pub(crate) fn exact(duration: Duration) -> String {
     let mut seconds = duration.as_secs();
     let mut parts = Vec::new();
@@ -44,7 +44,7 @@ pub(crate) fn long(duration: Duration) -> String {
         let tenths = format!("{seconds:.1}");
         return format!("{} s", tenths.strip_suffix(".0").unwrap_or(&tenths));
     }
-    // From here on whole units, the second of two left out where it is none.
+    // From here on whole units. The smaller of the two is left out if it is 0.
     let whole = seconds.round() as u64;
     let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{large} {unit}"),
@@ -58,7 +58,7 @@ pub(crate) fn long(duration: Duration) -> String {
     }
 }
 
-/// Words to choose from: `"a", "b" or "c"`.
+/// A list of alternatives: `"a", "b" or "c"`.
 pub(crate) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = words.into_iter().map(|word| format!("\"{word}\"")).collect();
     match quoted.split_last() {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_in_the_units_of_the_configuration() {
+    fn exact_and_short_use_the_units_of_the_configuration() {
         for (nanos, text) in [
             (0, "0s"),
             (1, "0.000001ms"),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_in_words() {
+    fn long_is_for_sentences() {
         for (millis, words) in [
             (0, "0 s"),
             (250, "250 ms"),

@@ -2,7 +2,7 @@
 //!
 //! ## Reading the code
 //!
-//! Start at `supervisor.rs`: the loop that runs one service. `driver.rs` wakes it when its time has come.
+//! Start at `runtime/supervisor.rs`: the loop that runs one service. `CONTRIBUTING.md` lists the layers of the crate.
 
 mod config;
 #[cfg(feature = "database")]
@@ -52,7 +52,7 @@ pub use service_macros::service;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;
 
-/// What generated code names, so that users need no other crate in their `Cargo.toml`. Not for use by hand.
+/// The items that generated code names, so that users need no other crate in their `Cargo.toml`. Not for direct use.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "database")]
@@ -76,7 +76,7 @@ pub mod __private {
     pub use crate::service::outcome::{IntoOutcome, Outcome};
 }
 
-/// What a service's file usually needs.
+/// The items that a file with a service usually needs.
 pub mod prelude {
     #[cfg(feature = "database")]
     pub use crate::database::{Transaction, WorkItem};

@@ -1,7 +1,7 @@
-//! Errors and warnings for programs without a tracing subscriber: they go to standard error.
+//! Prints errors and warnings to standard error in a program without a tracing subscriber.
 //!
-//! The macros [`error!`](error) and [`warn!`](warn) are those of tracing. Only where no subscriber is set, the event is given
-//! to one that prints it and lives as long as that takes. None is ever installed.
+//! The macros [`error!`](error) and [`warn!`](warn) call those of tracing. If no subscriber is set, a temporary one receives
+//! the event and prints it. No subscriber is ever installed.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -23,7 +23,7 @@ macro_rules! warn_ {
 
 pub(crate) use {error, warn_ as warn};
 
-/// Gives the event to the subscriber that is set, or prints it.
+/// Sends the event to the subscriber that is set, or prints it.
 pub(crate) fn emit(event: impl FnOnce()) {
     if dispatcher::get_default(|current| current.is::<NoSubscriber>()) {
         tracing::subscriber::with_default(StandardError, event);
@@ -45,7 +45,7 @@ impl Subscriber for StandardError {
     }
 
     fn event(&self, event: &Event<'_>) {
-        // A program that closed its standard error does not want the line.
+        // Standard error may be closed; then the line is lost.
         let _ = std::io::stderr().write_all(line(event, SystemTime::now()).as_bytes());
     }
 
@@ -81,7 +81,7 @@ struct Parts {
 
 impl Visit for Parts {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a string fails only if the value's own code does; then the line has less of it.
+        // Writing to a string fails only if the value's own code fails; then a part of the value is missing.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             "service.id" => write!(self.service, "[{value:?}] "),

@@ -1,18 +1,19 @@
-//! Catching the panics of user code, with the place they come from.
+//! Catches the panics of user code, with their places.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// What came out of user code.
+/// The result of a call to user code.
 #[derive(Debug)]
 pub(crate) enum Caught<T> {
     Returned(T),
     Panicked(String),
 }
 
-/// Calls `work` and catches its panic. The caller ends what the work had borrowed, and never uses it again.
+/// Calls `work` and catches its panic. After a panic the caller must not use the values that `work` had borrowed, except to
+/// clean up and drop them.
 #[inline]
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -39,21 +40,21 @@ pub(crate) async fn catch_future<F: Future>(future: F) -> Caught<F::Output> {
     .await
 }
 
-/// The text of a panic.
+/// Returns the message of a panic.
 fn panic_message(payload: &(dyn Any + Send)) -> String {
     match payload.downcast_ref::<&str>() {
         Some(text) => (*text).to_owned(),
-        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "its payload is not a text".to_owned()),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "the payload is not a text".to_owned()),
     }
 }
 
 thread_local! {
-    /// File and line of this thread's last panic.
+    /// File and line of the last panic on this thread.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on the place of each panic is known. Only a panic hook is told of it: this one notes the place and calls the hook
-/// that was set before. Where the program sets another later, places are unknown again.
+/// Installs a panic hook that stores the place of each panic, which only a hook receives, and then calls the previous hook.
+/// If the program sets another hook later, places are unknown.
 pub(crate) fn note_places() {
     static ONCE: Once = Once::new();
     if std::thread::panicking() {
@@ -63,7 +64,7 @@ pub(crate) fn note_places() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let place = panic.location().map(|place| format!("{}:{}", place.file(), place.line()));
-            // A thread that ends has no such variable any more.
+            // The variable no longer exists on a thread that is ending.
             let _ = PLACE.try_with(|noted| *noted.borrow_mut() = place);
             before(panic);
         }));

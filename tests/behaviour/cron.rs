@@ -134,7 +134,7 @@ async fn a_run_that_outlasts_the_next_fire_is_overdue() {
     bed.run_for(secs(300 + 540)).await;
     assert_eq!(service.health().reason, None);
     bed.run_for(secs(90)).await;
-    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been going for 10 min 30 s");
+    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been running for 10 min 30 s");
 }
 
 /// The moments at which one that was down from the 1st until noon of the 10th runs, when it is back until the 11th.
@@ -219,7 +219,7 @@ async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
             "found \"0 0 30 2 *\", expected a cron expression that fires at some time; this one",
         ),
         (options().timezone("Europe/Berlni"), "found \"Europe/Berlni\", expected a time zone such as"),
-        (options().catch_up(service_core::CatchUp::Latest), "needs a database that remembers the last fire"),
+        (options().catch_up(service_core::CatchUp::Latest), "needs a database that stores the last fire"),
     ] {
         let error = refused(options).await;
         assert!(error.contains("of service `nightly`") || error.contains("service `nightly`:"), "{error}");

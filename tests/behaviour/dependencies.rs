@@ -82,8 +82,8 @@ async fn it_waits_for_a_late_one_and_says_for_whom() {
     assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for what is not on its way");
     let (api, web) = (services.get("api").unwrap(), services.get("web").unwrap());
     assert_eq!((api.state(), web.state()), (ServiceState::Starting, ServiceState::Starting));
-    assert_eq!(api.health().reason.as_deref(), Some("waits for store"));
-    assert_eq!(web.health().reason.as_deref(), Some("waits for api"));
+    assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
+    assert_eq!(web.health().reason.as_deref(), Some("waiting for api"));
     assert_eq!(api.health().status, HealthStatus::Degraded);
     bed.run_for(secs(500)).await;
     assert_eq!(log.count("run api"), 0);
@@ -105,7 +105,7 @@ async fn it_starts_when_a_paused_one_comes_up_by_a_run_by_hand() {
     let (store, api) = (services.get("store").unwrap(), services.get("api").unwrap());
     store.pause().await.unwrap();
     bed.run_for(secs(100)).await;
-    assert_eq!(api.health().reason.as_deref(), Some("waits for store"));
+    assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
     soon(store.run_now()).await.unwrap();
     bed.run_for(secs(1)).await;
     assert_eq!((store.state(), api.state()), (ServiceState::Paused, ServiceState::Running));
@@ -135,7 +135,7 @@ async fn a_failed_dependency_holds_it_until_the_reset() {
     soon(services.start()).await.unwrap();
     let api = services.get("api").unwrap();
     assert_eq!(services.get("store").unwrap().state(), ServiceState::Failed);
-    assert_eq!((api.state(), api.health().reason), (ServiceState::Starting, Some("waits for store".to_owned())));
+    assert_eq!((api.state(), api.health().reason), (ServiceState::Starting, Some("waiting for store".to_owned())));
     soon(services.get("store").unwrap().reset()).await.unwrap();
     soon(api.wait_for(ServiceState::Running)).await.unwrap();
 }

@@ -139,7 +139,7 @@ fn a_signal_that_nobody_waits_for_still_ends_the_process() {
     child.signal("TERM");
     let ended = child.ends();
     assert_eq!(ended.status.code(), Some(143), "{}", ended.logged);
-    ended.logs(&["WARN", "SIGTERM", "nothing waits for a shutdown"]);
+    ended.logs(&["WARN", "SIGTERM", "no code waits for a shutdown"]);
     ended.logs(&["ERROR", "SIGTERM", "ending the process"]);
 }
 

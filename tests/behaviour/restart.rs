@@ -22,7 +22,7 @@ async fn a_fresh_instance_follows_after_restart_delay() {
     let health = service.health();
     assert_eq!((health.state, health.status), (ServiceState::BackingOff, HealthStatus::Unhealthy));
     let reason = health.reason.unwrap();
-    assert!(reason.contains("a fresh instance follows in 59 s: it is hopeless"), "{reason}");
+    assert!(reason.contains("restarting with a fresh instance in 59 s: it is hopeless"), "{reason}");
     bed.run_for(secs(60)).await;
     assert_eq!((log.times("built"), log.times("cleanup")), (vec![0.0, 60.0], vec![0.0]));
     let health = service.health();
@@ -64,7 +64,7 @@ async fn a_fresh_instance_that_cannot_be_built_backs_off_like_any_other() {
     let service = bed.services().await.register_of::<Configured>("one").await.unwrap();
     let _ = service.start().await;
     let reason = || service.health().reason.unwrap_or_default();
-    assert!(reason().contains("a fresh instance follows in 60 s"), "{}", reason());
+    assert!(reason().contains("restarting with a fresh instance in 60 s"), "{}", reason());
     bed.run_for(secs(61)).await;
     assert!(reason().contains("backing off after failure 1 of 3"), "{}", reason());
     bed.run_for(secs(10)).await;

@@ -84,7 +84,7 @@ pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(b
     until("both are told", || rejected().contains("batch_size") && rejected().contains("interval")).await;
     let told = rejected();
     assert!(told.contains("service_config") && told.contains("\"no time\"") && told.contains("\"many\""), "{told}");
-    assert!(service.explain().to_string().contains("left out"), "{}", service.explain());
+    assert!(service.explain().to_string().contains("rejected"), "{}", service.explain());
     let runs = service.health().runs;
     until("it goes on", || service.health().runs > runs + 2).await;
     assert_eq!(metric("size"), Some(7.0), "with the last good values");

@@ -1,7 +1,7 @@
-//! [`Explanation`]: what a service is set to and by whom, when it will run, and why it does not run now.
+//! [`Explanation`]: the options of a service with the layer that set each, its next runs, and why it does not run now.
 //!
-//! The tricky part is that nobody is asked: the supervisor may be what hangs. All of it is read, in one moment, from
-//! what handle and supervisor share; coming runs are worked out from the schedule anew.
+//! The tricky part is that the supervisor cannot be asked, because it may be the part that hangs. Everything is read from
+//! one copy of the state that handles and supervisor share; the next runs are computed from the schedule.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -22,13 +22,13 @@ use crate::runtime::status::WaitReason;
 use crate::schedule::{Schedule, cron, later};
 use crate::service::state::ServiceState;
 
-/// How many coming runs are told.
+/// How many next runs are listed.
 const RUNS: usize = 5;
 
-/// What a service is set to and by whom, when it will run, and why it does not run now.
+/// Explains one service: its options with the layer that set each, its next runs, and why it does not run now.
 ///
-/// As text ([`Display`](fmt::Display)) it is meant for a terminal, as JSON for programs. No value of a service's own
-/// settings is in it, secret or not.
+/// [`Display`](fmt::Display) writes text for a terminal; JSON is for programs. It has the keys of the service's own settings
+/// and never their values.
 ///
 /// ```no_run
 /// # async fn example() -> service_core::Result<()> {
@@ -42,37 +42,37 @@ const RUNS: usize = 5;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The service.
+    /// The id of the service.
     pub service_id: String,
-    /// Full name of its type.
+    /// The full name of its type.
     pub type_name: String,
     /// Where it was registered: file and line of the attribute, or of the call.
     pub place: String,
-    /// Who it acts as.
+    /// The requester id of the service.
     pub requester_id: String,
-    /// The moment at which all of this was so.
+    /// When this explanation was made.
     #[serde(with = "health::as_rfc3339")]
     pub at: SystemTime,
-    /// Its state.
+    /// The state of the service.
     pub state: ServiceState,
-    /// How well it is, as its health says.
+    /// The health status of the service.
     pub status: HealthStatus,
-    /// Why it is not healthy, or not running, as its health says.
+    /// Why the service is not healthy, or not running; as in its health.
     pub reason: Option<String>,
-    /// What it does now, or why it does not run now and what it waits for, in plain words.
+    /// What the service does now, or why it does not run now and what it waits for, as a sentence.
     pub now: String,
-    /// The schedule in words: `every 30s`.
+    /// The schedule as text: `every 30s`.
     pub schedule: String,
-    /// The next five runs, as far as they are known now: the retry that is due, where it is backing off, and what
-    /// follows by the schedule, without jitter. With `delay` they are estimates, from how long its runs take. Empty where
-    /// no run is scheduled: paused, stopped, failed, disabled, starting.
+    /// The next five runs that are known now: the retry, if the service backs off, and the following runs by the schedule,
+    /// without jitter. With `delay` they are estimates, from the mean duration of a run. Empty if no run is scheduled:
+    /// paused, stopped, failed, disabled or starting.
     #[serde(with = "all_rfc3339")]
     pub next_runs: Vec<SystemTime>,
-    /// Every option in effect, in the order of the attribute's table, and where its value comes from.
+    /// Every option in effect, in the order of the table of keys, with the place of its value.
     pub options: Vec<ExplainedOption>,
     /// The service's own settings that some layer has set, sorted by key.
     pub settings: Vec<ExplainedSetting>,
-    /// Values in the tables of the database that were wrong and so left out, and why.
+    /// Rows of the configuration tables that were rejected because their values are wrong, with the reason.
     pub rejected: Vec<String>,
 }
 
@@ -80,15 +80,16 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExplainedOption {
-    /// Its key: `interval`, `max_failures` …
+    /// The key: `interval`, `max_failures` …
     pub key: String,
-    /// Its value; what came from a secret variable is `•••`.
+    /// The value. A value from a secret environment variable is `•••`.
     pub value: String,
-    /// The layer that set it.
+    /// The layer that set the value.
     pub layer: Layer,
-    /// The place in words: `services.toml:12`.
+    /// The place of the value, as text: `services.toml:12`.
     pub place: String,
-    /// The values of lower layers that it hides, highest first. A schedule hides those of other keys, too.
+    /// The values of lower layers that this one overrides, highest layer first. A schedule also overrides those of the other
+    /// schedule keys.
     pub hides: Vec<ExplainedOption>,
 }
 
@@ -96,9 +97,10 @@ pub struct ExplainedOption {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExplainedSetting {
-    /// Its key, with dots where it is nested. The value is not told: whether it is secret only the service's type knows.
+    /// The key; nested keys are separated by dots. The value is not shown, because only the service's type declares which
+    /// values are secret.
     pub key: String,
-    /// The place in words, as that of an option.
+    /// The place of the value, as text: `services.toml:12`.
     pub place: String,
 }
 
@@ -133,7 +135,7 @@ pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &d
     }
 }
 
-/// A dependency and its state.
+/// Describes a dependency: its id and its state.
 fn dependency(id: &str, services: &Services) -> String {
     match services.get(id) {
         Some(dependency) => format!("{id} ({})", dependency.inner.lock().state()),
@@ -148,7 +150,7 @@ impl From<Provenance> for ExplainedOption {
     }
 }
 
-/// What it does, or why it does nothing: more than its health says where there is more to say.
+/// Describes what the service does now, or why it does not run, in more detail than its health.
 fn doing(
     snapshot: &Snapshot,
     options: &[ExplainedOption],
@@ -162,24 +164,24 @@ fn doing(
             if !missing.is_empty()
                 && matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Dependencies(_))) =>
         {
-            format!("waits for {}", missing.join(", "))
+            format!("waiting for {}", missing.join(", "))
         }
         ServiceState::Created | ServiceState::Stopped if !snapshot.options.enabled => {
             let place = options.iter().find(|option| option.key == "enabled").map_or("", |option| &option.place);
             format!("{reason}: `enabled = false` ({place})")
         }
-        ServiceState::Failed => format!("{reason}; nothing runs before a `reset`"),
-        ServiceState::Paused => format!("{reason}; no scheduled run before a `resume`"),
+        ServiceState::Failed => format!("{reason}; no run until `reset`"),
+        ServiceState::Paused => format!("{reason}; no scheduled run until `resume`"),
         ServiceState::Running if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)) => {
             reason.to_owned()
         }
-        ServiceState::Running if snapshot.status.in_run() => health::goes_on(snapshot, now),
+        ServiceState::Running if snapshot.status.in_run() => health::current_run(snapshot, now),
         ServiceState::Running => match snapshot.status.next_due.map(|due| (due, due.saturating_duration_since(now))) {
             Some((due, _)) if due < now => reason.to_owned(),
-            // The look at the clock that comes next is not the run.
-            Some(_) if matches!(snapshot.options.schedule, Schedule::Cron(_)) => "waits for its next run".to_owned(),
-            Some((_, wait)) => format!("waits for its next run, due in {}", humanize::long(wait)),
-            None => "is about to run".to_owned(),
+            // What is due next is a check of the clock, not the run.
+            Some(_) if matches!(snapshot.options.schedule, Schedule::Cron(_)) => "waiting for the next run".to_owned(),
+            Some((_, wait)) => format!("waiting for the next run, due in {}", humanize::long(wait)),
+            None => "about to run".to_owned(),
         },
         _ => reason.to_owned(),
     }
@@ -196,7 +198,7 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
     let (first, step) = match &snapshot.options.schedule {
         Schedule::Interval(every) => {
             let point = snapshot.status.grid.next(*every, retry.or(snapshot.status.stats.last_started));
-            // A run that outlasts the interval is followed at once, and the grid begins anew there.
+            // After a run longer than the interval, the next one follows at once, and the grid restarts there.
             (point.max(now), *every)
         }
         Schedule::Delay(wait) => {
@@ -276,7 +278,7 @@ impl fmt::Display for Explanation {
         table(f, "options", &set.iter().map(row).collect::<Vec<_>>())?;
         table(f, "options by default", &default.iter().map(|o| [o.key.clone(), o.value.clone()]).collect::<Vec<_>>())?;
         table(f, "settings", &self.settings.iter().map(|s| [s.key.clone(), s.place.clone()]).collect::<Vec<_>>())?;
-        table(f, "left out", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
+        table(f, "rejected", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
     }
 }
 
@@ -289,7 +291,7 @@ impl Explanation {
     }
 }
 
-/// A titled table with aligned columns; nothing where it has no rows.
+/// Writes a titled table with aligned columns. Writes nothing if there are no rows.
 fn table<const N: usize>(f: &mut fmt::Formatter<'_>, title: &str, rows: &[[String; N]]) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());

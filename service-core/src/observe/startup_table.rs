@@ -1,4 +1,4 @@
-//! The table that is logged at start: what was found, when it runs, and what is not the default.
+//! The table that is logged at the start: the services, their schedules, and every value that is not the default.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ pub(crate) fn log(services: &Services) {
     info!("{}", table(services));
 }
 
-/// One service a row: id, schedule, and every value that some layer has set, one a line.
+/// One service per row: id, schedule, and every value that some layer has set, one per line.
 fn table(services: &Services) -> String {
     let rows = rows(services);
     let mut table = match rows.len() {
@@ -38,7 +38,7 @@ fn table(services: &Services) -> String {
 
 fn rows(services: &Services) -> Vec<(String, String, Vec<String>)> {
     let option = |set: &Provenance| format!("{} = {} ({})", set.key, set.value, set.place);
-    // Whether a setting's value is a secret only the service's type knows.
+    // Only the service's type declares whether a setting is secret, so its value is not shown.
     let setting = |(key, place): (String, String)| format!("{key} ({place})");
     services
         .all()
@@ -56,7 +56,7 @@ fn rows(services: &Services) -> Vec<(String, String, Vec<String>)> {
         .collect()
 }
 
-/// A schedule in words.
+/// A schedule as text.
 pub(crate) fn schedule(schedule: &Schedule) -> String {
     match schedule {
         Schedule::Interval(every) => format!("every {}", humanize::exact(*every)),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_table_has_what_is_not_the_default_and_where_it_came_from() {
+    async fn the_table_shows_every_value_that_is_not_the_default_and_its_place() {
         let folder = std::env::temp_dir().join(format!("service-core-startup-table-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let text = "[defaults]\nretry_delay = \"10s\"\n[mailer]\ninterval = \"5m\"\napi_token = \"hunter2\"";
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_no_table() {
+    async fn without_services_there_is_no_table() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
         assert_eq!(table(&registry.inner.services), "no services");
     }

@@ -1,4 +1,4 @@
-//! [`RegistryBuilder`]: everything that is chosen before the services start, checked all at once.
+//! [`RegistryBuilder`]: collects services and options before the start, and reports all mistakes at once.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 use crate::suggest::nearest;
 
-/// Chooses what a [`ServiceRegistry`] has and how its services are configured.
+/// Builds a [`ServiceRegistry`]: its services, their configuration, and what they share.
 ///
 /// ```no_run
 /// use service_core::prelude::*;
@@ -66,74 +66,105 @@ pub struct RegistryBuilder {
     pub(crate) virtual_time: Option<Arc<dyn VirtualTime>>,
 }
 
-/// What a feature has been told by the builder's methods, before its extension is made.
+/// The part of the builder that belongs to a feature: it builds the feature's extension.
 pub(crate) trait ExtensionBuilder: Any + Send {
-    /// Makes the extension.
+    /// Builds the extension.
     ///
     /// # Errors
-    /// It can never work.
+    /// The extension can never work.
     fn build(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Extension>>>;
 }
 
 impl RegistryBuilder {
-    /// Who the services act as. Default: the environment variable `SYSTEM_ID`, else `system`.
+    /// Sets the requester id, which names on whose behalf the services act. Default: the environment variable `SYSTEM_ID`,
+    /// else `system`.
     pub fn requester_id(mut self, id: impl Into<String>) -> Self {
         self.requester_id = Some(id.into());
         self
     }
 
-    /// A value that services share: `cx.state::<T>()`. One of each type; a later one replaces it.
+    /// Adds a value that services share: `cx.state::<T>()` returns it. There is one value of each type; a later call
+    /// replaces it.
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.states.insert(value);
         self
     }
 
-    /// How long a shutdown may take over all. Default: 25 s.
+    /// Sets how long a shutdown may take in all. Default: 25 s.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = Some(timeout);
         self
     }
 
-    /// The configuration file. Default: the environment variable `SERVICES_CONFIG`, else `services.toml` in the working
-    /// directory, where it exists.
+    /// Sets the configuration file. Default: the file that the environment variable `SERVICES_CONFIG` names, else
+    /// `services.toml` in the working directory if it exists.
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config_file = Some(path.into());
         self
     }
 
-    /// Sets one key of one service, `"email_sender.batch_size"`; it wins over every other layer. For tests.
+    /// Sets one key of one service, such as `"email_sender.batch_size"`. It overrides every other layer. For tests.
     pub fn set(mut self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.sets.push((key.into(), value.into()));
         self
     }
 
-    /// Of the annotated services, only these.
+    /// Registers only these of the annotated services.
     pub fn only<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
         self.only.get_or_insert_default().extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
-    /// Of the annotated services, all but these.
+    /// Registers all annotated services except these.
     pub fn except<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
         self.except.extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
-    /// None of the annotated services.
+    /// Registers none of the annotated services.
     pub fn without_discovered(mut self) -> Self {
         self.without_discovered = true;
         self
     }
 
-    /// A ready-made instance. It is never silently replaced: when it panics the service has failed.
+    /// Registers a ready-made instance. It cannot be rebuilt: when it panics, the service is `Failed`, and `restart` is an
+    /// error of [`build`](Self::build).
     #[track_caller]
     pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
         self.registrations.push(Registration::ready_made(id.as_ref(), service));
         self
     }
 
-    /// A closure that builds instances: `|| S`, `|| Result<S, E>` or `async |cx: &Context| …` (the type of `cx` is written),
-    /// which returns either. What an async closure captures is cloned for each instance.
+    /// Registers a closure that builds instances: `|| S`, `|| Result<S, E>`, or `async |cx: &Context| …` with the same
+    /// results. Write the type of `cx`. The captures of an async closure are `Clone`, and are cloned for each instance.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// struct Poller {
+    ///     address: String,
+    /// }
+    ///
+    /// #[service(interval = 60, discover = false)]
+    /// impl Poller {
+    ///     async fn update(&mut self) {}
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let address = "localhost:7000".to_owned();
+    /// let services = ServiceRegistry::builder()
+    ///     .without_discovered()
+    ///     .service_fn("poller", async move |cx: &Context| -> Result<Poller> {
+    ///         println!("building {}", cx.service_id());
+    ///         Ok(Poller { address })
+    ///     })
+    ///     .build()
+    ///     .await?;
+    /// # drop(services);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn service_fn<Form, F>(mut self, id: impl AsRef<str>, build: F) -> Self
     where
@@ -143,7 +174,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// A type that is built by its `configure`, or `Default`.
+    /// Registers a type that is built by its `configure`, or by `Default`.
     #[track_caller]
     pub fn service_of<S: Service>(mut self, id: impl AsRef<str>) -> Self {
         match Registration::of::<S>(id.as_ref()) {
@@ -153,16 +184,17 @@ impl RegistryBuilder {
         self
     }
 
-    /// Options of any service, discovered ones too. They override its attribute and `[defaults]`, and its section in
-    /// `services.toml` overrides them. Given twice for one service, the later call wins where both set a key.
+    /// Sets options of any service, discovered or not. They override `[defaults]` and the attribute; the service's section in
+    /// `services.toml`, and every layer above that, overrides them. If two calls for one service set the same key, the later
+    /// one counts.
     pub fn options_of(mut self, id: impl Into<String>, options: ServiceOptions) -> Self {
         self.options.push((id.into(), options));
         self
     }
 
-    /// Makes the start fail, and stop what it started, when a first `configure` fails, also where the failure would be
-    /// retried. An outage of the database is no such failure, nor is a `configure` that takes longer than 30 s.
-    /// Default: a service that cannot start keeps no other from starting, and its health says why.
+    /// Makes the start fail when the first `configure` of a service fails, even if the failure would be retried; the start
+    /// then stops the services that it started. An outage of the database does not count, nor does a `configure` that takes
+    /// longer than 30 s. Default: a service that cannot start does not keep the others from starting; its health shows why.
     pub fn strict(mut self) -> Self {
         self.strict = true;
         self
@@ -171,8 +203,8 @@ impl RegistryBuilder {
     /// Registers everything and starts nothing.
     ///
     /// # Errors
-    /// Everything that is wrong, at once: the configuration file, options, ids that are taken (both places are named),
-    /// unknown dependencies and cycles. Only a database URL that can never work is told alone.
+    /// Returns all mistakes at once: in the configuration file and the options, duplicate ids (with both places), unknown
+    /// dependencies and cycles. Only a database URL that can never work is reported alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
         panic::note_places();
         let mut problems = std::mem::take(&mut self.problems);
@@ -224,7 +256,7 @@ impl RegistryBuilder {
             warn!("{warning}");
         }
         problems.extend(dependencies::check(&services, &[], &wrong));
-        // Two services of one id may share their mistakes, too.
+        // Two services with the same id may have the same mistakes.
         let mut reported = BTreeSet::new();
         problems.retain(|problem| reported.insert(problem.clone()));
         if !problems.is_empty() {
@@ -247,17 +279,17 @@ impl RegistryBuilder {
         Ok(ServiceRegistry { inner: Arc::new(inner) })
     }
 
-    /// Registers everything, starts what is enabled and listens to signals, as [`ServiceRegistry::start_all`] does.
+    /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`] does.
     ///
     /// # Errors
-    /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
+    /// As for [`build`](Self::build) and [`ServiceRegistry::start`].
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
         signals::start_listening(&registry).await?;
         Ok(registry)
     }
 
-    /// The annotated services that were chosen.
+    /// Returns the annotated services that `only` and `except` select.
     fn discovered(&self, problems: &mut Vec<String>) -> Vec<Registration> {
         if self.without_discovered {
             return Vec::new();
@@ -281,29 +313,30 @@ impl RegistryBuilder {
 }
 
 impl ServiceRegistry {
-    /// Registers every annotated service that is linked into the program, and starts those that are enabled; see
-    /// [`start`](Self::start) for how long it waits.
+    /// Registers every annotated service that is linked into the program, and starts the enabled ones;
+    /// [`start`](Self::start) says how long it waits.
     ///
-    /// From here on SIGINT and SIGTERM start a shutdown, for whoever waits in [`until_shutdown`](Self::until_shutdown): one
-    /// that comes earlier cuts the wait short and is found there. Where the program neither waits there nor calls
-    /// [`shutdown`](Self::shutdown), a signal ends the process after `shutdown_timeout`, and a second one at once. As
-    /// tokio's do, the handlers stay for the rest of the process, also when this runtime is gone. A program that does not
-    /// want that calls [`build`](RegistryBuilder::build) and [`start`](Self::start).
+    /// From this call on SIGINT and SIGTERM begin a shutdown for callers of [`until_shutdown`](Self::until_shutdown),
+    /// [`stopping`](Self::stopping) or [`closed`](Self::closed). A signal during the start ends the wait; the shutdown
+    /// begins when one of them is called. If the program calls none of them, nor [`shutdown`](Self::shutdown), the process
+    /// ends `shutdown_timeout` after the signal. A second signal ends the process at once. The signal handlers stay
+    /// installed for the rest of the process, even after the runtime has ended. A program that handles signals itself calls
+    /// [`build`](RegistryBuilder::build) and [`start`](Self::start) instead.
     ///
     /// # Errors
-    /// Wrong options, duplicate ids and dependency cycles: all of them, before anything starts. A service that cannot start
-    /// is no error; its health says why.
+    /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
+    /// cannot start is not an error; its health shows why.
     pub async fn start_all() -> Result<Self> {
         Self::builder().start_all().await
     }
 
-    /// A registry with choices.
+    /// Returns a builder, to configure the registry before it starts.
     pub fn builder() -> RegistryBuilder {
         RegistryBuilder::default()
     }
 }
 
-/// `catch_up` needs something that remembers the last fire.
+/// `catch_up` needs an extension that stores the last fire.
 pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extension) -> Result<()> {
     let resolved = service.inner.lock().requests.resolved.clone();
     match &resolved.options.schedule {
@@ -312,8 +345,8 @@ pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extens
     }
     let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
     Err(Error::msg(format!(
-        "service `{}`: `catch_up` ({place}) needs a database that remembers the last fire; give the builder one \
-         with `.database` or `.database_url`, or leave `catch_up` out",
+        "service `{}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
+         `.database_url(…)` to the builder, or leave `catch_up` out",
         service.id()
     )))
 }
@@ -340,7 +373,7 @@ fn apply_options(
     }
 }
 
-/// The mistakes in one service's options, one by one.
+/// Splits an error into the mistakes in one service's options.
 fn each(error: &Error) -> Vec<String> {
     match error.find::<ConfigErrors>() {
         Some(errors) => errors.iter().map(ToString::to_string).collect(),
@@ -370,7 +403,7 @@ fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
     }
 }
 
-/// No id may be the name of another type: the section of that name would configure both.
+/// Checks that no id is the name of another type: the section of that name would configure both.
 fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
     let types: BTreeMap<&str, &'static ServiceDescriptor> =
         registrations.iter().map(|service| (service.descriptor.id, service.descriptor)).collect();
@@ -381,7 +414,7 @@ fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
     }
 }
 
-/// What is wrong where the id of a service is the name of another type.
+/// The message for a service whose id is the name of another type.
 pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: Place, other: &ServiceDescriptor) -> String {
     format!(
         "service `{id}` ({}, {place}): `{id}` is the name of another registered type, {} ({}), and a section of that name \
@@ -392,7 +425,7 @@ pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: Place, other: 
     )
 }
 
-/// What `expect_services!` names must have been linked.
+/// Checks that every service that `expect_services!` names is linked.
 fn check_expected(problems: &mut Vec<String>) {
     let found = ServiceRegistry::discovered();
     for expected in inventory::iter::<ExpectedServices>() {
@@ -410,12 +443,12 @@ fn check_expected(problems: &mut Vec<String>) {
     }
 }
 
-/// Everything that keeps a registry from being built.
+/// The error of [`RegistryBuilder::build`]: all mistakes that were found.
 #[derive(Debug, thiserror::Error)]
 #[error("the services cannot be started:{}", .problems.iter().map(|problem| format!("\n  - {problem}")).collect::<String>())]
 #[non_exhaustive]
 pub struct BuildError {
-    /// Each of them.
+    /// One message for each mistake.
     pub problems: Vec<String>,
 }
 

@@ -1,10 +1,10 @@
-//! What a service's context gives of its registry.
+//! The part of [`Context`] that needs the registry.
 
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::context::Context;
 
 impl Context {
-    /// The registry that this service belongs to.
+    /// Returns the registry of this service.
     pub fn services(&self) -> ServiceRegistry {
         match self.registry.clone().downcast::<RegistryInner>() {
             Ok(inner) => ServiceRegistry { inner },

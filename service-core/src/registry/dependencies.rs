@@ -1,14 +1,14 @@
-//! The order in which services start, by `depends_on`, and what can be wrong with it. They stop in the reverse order.
+//! The order in which services start, by `depends_on`, and the errors in it. They stop in the reverse order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::runtime::registration::RegisteredService;
 
-/// The services in tiers: each tier depends only on earlier ones. Unknown ids are left out.
+/// Sorts services into tiers: each tier depends only on earlier ones. Unknown ids are left out.
 ///
 /// # Errors
-/// One cycle, as the ids along it, the first one also last.
+/// There is a cycle: the ids along it; the first id is repeated at the end.
 pub(crate) fn tiers<'a>(depends_on: &BTreeMap<&'a str, Vec<&'a str>>) -> Result<Vec<Vec<&'a str>>, Vec<&'a str>> {
     let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
     let mut path = Vec::new();
@@ -52,7 +52,7 @@ fn visit<'a>(
     Ok(deepest)
 }
 
-/// Services in the order of their start: tiers whose services go side by side.
+/// Sorts services into tiers, in the order of the start. The services of one tier start concurrently.
 pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
     let options: Vec<_> = services.iter().map(|service| service.inner.lock().requests.options.clone()).collect();
     let graph = services
@@ -61,7 +61,7 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
         .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
         .collect();
     let Ok(tiers) = tiers(&graph) else {
-        // Registering refuses cycles. Should there be one all the same, everything is in one tier.
+        // Registering rejects cycles. If there is one anyway, all services are in one tier.
         return vec![services];
     };
     let by_id: BTreeMap<&str, &Arc<RegisteredService>> =
@@ -72,8 +72,8 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
         .collect()
 }
 
-/// Unknown ids and cycles in the dependencies of new services. What an older one depends on may have been unregistered
-/// since, which is no mistake of the new ones. `wrong` are ids of services that have other mistakes.
+/// Returns messages about unknown ids and cycles in the dependencies of new services. Unknown ids in the dependencies of
+/// old services are not reported: these may have been unregistered. `wrong` are ids of services with other mistakes.
 pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[&str]) -> Vec<String> {
     let all = || new.iter().chain(old);
     let options: Vec<_> = all().map(|service| service.inner.lock().requests.options.clone()).collect();
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_come_first_and_the_rest_side_by_side() {
+    fn dependencies_are_in_earlier_tiers() {
         let graph = BTreeMap::from([
             ("api", vec!["cache", "queue"]),
             ("cache", vec!["db"]),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_named_along_its_way() {
+    fn the_error_for_a_cycle_lists_its_ids_in_order() {
         let graph = BTreeMap::from([("a", vec!["b"]), ("b", vec!["c"]), ("c", vec!["b"])]);
         assert_eq!(tiers(&graph), Err(vec!["b", "c", "b"]));
         assert_eq!(tiers(&BTreeMap::from([("me", vec!["me"])])), Err(vec!["me", "me"]));

@@ -1,4 +1,4 @@
-//! [`ServiceHandle`]: one service, as an operator or the application holds it.
+//! [`ServiceHandle`]: reads and controls one service.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::service::state::ServiceState;
 /// How long `start` waits for a slow `configure`.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One service of a registry. Cheap to clone; dropping it stops nothing.
+/// Reads and controls one service of a registry. Cheap to clone. Dropping it stops nothing.
 ///
 /// A call that the service's state does not allow returns an error that says why, and changes nothing.
 #[derive(Clone)]
@@ -31,12 +31,12 @@ pub struct ServiceHandle {
 }
 
 impl ServiceHandle {
-    /// The service's id.
+    /// Returns the id of the service.
     pub fn id(&self) -> &str {
         self.service.id()
     }
 
-    /// The present state.
+    /// Returns the state of the service.
     pub fn state(&self) -> ServiceState {
         self.inner().lock().state()
     }
@@ -46,18 +46,19 @@ impl ServiceHandle {
         self.registry.health_of(&self.service)
     }
 
-    /// Returns what the service is set to and by which layer, when it will run, and why it does not run now.
+    /// Returns the options of the service with the layer that set each, its next runs, and why it does not run now.
     pub fn explain(&self) -> Explanation {
         let inner = &self.registry.inner;
         explain::of(&self.service, &inner.services, &*inner.extension)
     }
 
-    /// Starts it with a new instance, and waits until that is built or could not be built, at most 30 s: a slower one
-    /// goes on starting. Dropping the future does not stop the service.
+    /// Starts the service with a new instance. Waits until the instance is built or could not be built, at most 30 s; after
+    /// that the start continues in the background. Dropping the future does not stop the service. After a shutdown, this
+    /// reopens the registry, as [`ServiceRegistry::start`] does.
     ///
     /// # Errors
-    /// It runs already, has failed (then `reset` starts it), was registered as a ready-made instance that has ended, or
-    /// failed permanently at once. A failure that is retried is no error.
+    /// The service runs already; it is `Failed` (`reset` starts it again); its ready-made instance has ended; it failed
+    /// permanently during the start; or a shutdown is in progress. A failure that is retried is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
         inner.extension.before_one(&inner.services).await;
@@ -70,7 +71,7 @@ impl ServiceHandle {
         .await
     }
 
-    /// Begins a new incarnation, unless there is a reason against it, and waits for the end of its start.
+    /// Begins a new incarnation unless `why_not` returns a reason, and waits for the result of its start.
     async fn launch(
         &self,
         action: &'static str,
@@ -91,7 +92,7 @@ impl ServiceHandle {
         self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await
     }
 
-    /// Waits for the end of a start.
+    /// Waits for the result of a start.
     pub(crate) async fn started(&self, incarnation: u32, deadline: Instant) -> Result<()> {
         if self.inner().is_current() {
             return Ok(());
@@ -110,7 +111,7 @@ impl ServiceHandle {
             Err(_) => {
                 crate::log::warn!(
                     service.id = %self.id(),
-                    "still starting after {} s; the start goes on in the background",
+                    "still starting after {} s; the start continues in the background",
                     START_TIMEOUT.as_secs()
                 );
                 Ok(())
@@ -118,10 +119,10 @@ impl ServiceHandle {
         }
     }
 
-    /// Stops it and waits until the run in flight has drained and `cleanup` has run. For a service that does not run it
-    /// succeeds at once. Dropping the future does not take the stop back.
+    /// Stops the service and waits until its current run has ended and `cleanup` has run. If the service does not run, this
+    /// succeeds at once. Dropping the future does not cancel the stop.
     ///
-    /// Called from within the service's own run it returns at once, and that run is the last.
+    /// Called from within the service's own run, it returns at once, and that run is the last.
     ///
     /// # Errors
     /// None at present.
@@ -143,29 +144,31 @@ impl ServiceHandle {
         }
     }
 
-    /// Pauses it: the run in flight goes on to its end, and no scheduled run follows. The instance is kept.
+    /// Pauses the service: the current run continues to its end, and no scheduled run follows. The instance is kept.
     ///
     /// # Errors
-    /// It does not run, or is paused already.
+    /// The service does not run, or is paused already.
     pub async fn pause(&self) -> Result<()> {
         self.inner().request_pause(if self.inner().is_current() { PausedBy::Itself } else { PausedBy::Handle })
     }
 
-    /// Resumes it: runs at once if a run has come due meanwhile.
+    /// Resumes a paused service. If a run became due during the pause, it begins at once.
     ///
     /// # Errors
-    /// It is not paused, or an operator override pauses it.
+    /// The service is not paused, or an operator override pauses it.
     pub async fn resume(&self) -> Result<()> {
         self.inner().request_resume()
     }
 
-    /// Starts a failed service with a fresh instance and no failures counted, and waits as [`start`](Self::start) does.
+    /// Starts a `Failed` service with a fresh instance, and sets its count of failures to 0. Waits as
+    /// [`start`](Self::start) does.
     ///
-    /// Called from within the service's own run it returns at once, and a fresh instance follows that run, unless it
+    /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the run
     /// ends by a stop or by `Recovery::Stop`.
     ///
     /// # Errors
-    /// It has not failed, is ending, was registered as a ready-made instance, or failed permanently again at once.
+    /// The service is not `Failed`; it is ending; it was registered as a ready-made instance; or it failed permanently again
+    /// during the start.
     pub async fn reset(&self) -> Result<()> {
         if self.inner().is_current() {
             let mut state = self.inner().lock();
@@ -187,13 +190,14 @@ impl ServiceHandle {
         self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
     }
 
-    /// Runs it as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.
-    /// The schedule's grid does not move. Dropping the future does not take the run back.
+    /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
+    /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
-    /// Called from within the service's own run it returns an empty report at once, and the next run follows this one.
+    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one.
     ///
     /// # Errors
-    /// The service does not run, is still starting, or ended before the run. A failure of the run itself is in the report.
+    /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in the
+    /// report.
     pub async fn run_now(&self) -> Result<RunReport> {
         if self.inner().is_current() {
             self.inner().request_run(None)?;
@@ -204,13 +208,13 @@ impl ServiceHandle {
         self.registry
             .waiting(report)
             .await
-            .map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
+            .map_err(|_| Error::msg(format!("service `{}` ended before the requested run", self.id())))
     }
 
-    /// Waits until it is in `state`, or was since this call.
+    /// Waits until the service is in `state`, or was in it at any time since this call.
     ///
     /// # Errors
-    /// It has failed, or is unregistered, and so will not reach that state by itself.
+    /// The service is `Failed` or unregistered, and so will not reach the state.
     pub async fn wait_for(&self, state: ServiceState) -> Result<()> {
         let before = self.inner().lock().times_entered(state);
         let id = self.id().to_owned();
@@ -236,7 +240,7 @@ impl ServiceHandle {
 }
 
 impl ServiceRegistry {
-    /// The service with this id.
+    /// Returns the service with this id.
     pub fn get(&self, id: &str) -> Option<ServiceHandle> {
         self.inner.services.get(id).map(|service| self.handle(service))
     }

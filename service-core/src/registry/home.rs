@@ -1,4 +1,4 @@
-//! [`Home`]: the runtime on which all services of a registry run, whoever starts them.
+//! [`Home`]: the tokio runtime on which all services of a registry run, even if `start` is called from another one.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,22 +7,23 @@ use tokio::task::JoinHandle;
 
 use crate::service::error::Result;
 
-/// The runtime that the registry was first started on; when that has shut down, the next one that starts something.
+/// The runtime on which the registry was first started. After that runtime has shut down: the next one that starts a
+/// service.
 #[derive(Debug, Default)]
 pub(crate) struct Home(Mutex<Option<Runtime>>);
 
 #[derive(Debug)]
 struct Runtime {
     handle: Handle,
-    /// A task that waits for ever: it has finished when the runtime has shut down.
+    /// A task that never ends by itself: it is finished when the runtime has shut down.
     canary: JoinHandle<()>,
 }
 
 impl Home {
-    /// The runtime, which is the caller's where there is none yet.
+    /// Returns the runtime. If there is none yet, it is the caller's.
     ///
     /// # Errors
-    /// There is none, and the caller is not on one either.
+    /// There is none, and the caller is not on a tokio runtime.
     pub(crate) fn handle(&self) -> Result<Handle> {
         let mut home = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = home.as_ref().filter(|runtime| !runtime.canary.is_finished()) {

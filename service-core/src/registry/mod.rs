@@ -1,7 +1,8 @@
 //! Many services: the builder, the registry, its handles, the order of starts and stops, signals.
 //!
-//! The tricky part is order: services start after (`starting`), and stop before (`stopping`), those they depend on; within a
-//! tier all go side by side. A running service holds its registry, so dropping every handle stops nothing.
+//! The tricky part is order: a service starts after (`starting`) and stops before (`stopping`) the services that it depends
+//! on. The services of one tier start and stop concurrently. A running service holds its registry, so dropping every handle
+//! stops nothing.
 
 pub(crate) mod builder;
 mod context;

@@ -19,7 +19,7 @@ use crate::runtime::requests::StopRequest;
 use crate::service::error::{Error, Result};
 use crate::suggest::nearest;
 
-/// A service that is to be registered. Nothing happens before it is awaited, or [`start`](Self::start)ed.
+/// A registration in progress: await it, or call [`start`](Self::start). Before that it does nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -51,8 +51,8 @@ pub struct Register {
 }
 
 impl Register {
-    /// Options of this service. They override its attribute and `[defaults]`, and its section in `services.toml` overrides
-    /// them.
+    /// Sets options of this service. They override `[defaults]` and the attribute; the service's section in `services.toml`,
+    /// and every layer above that, overrides them.
     pub fn options(mut self, options: ServiceOptions) -> Self {
         if let Ok(registration) = &mut self.registration {
             registration.options = Some(match registration.options.take() {
@@ -63,16 +63,17 @@ impl Register {
         self
     }
 
-    /// One of the service's own settings, at the same layer as [`options`](Self::options). A dot leads into a table:
+    /// Sets one of the service's own settings, in the same layer as [`options`](Self::options). A dot separates nested keys:
     /// `"smtp.host"`.
     pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.options(ServiceOptions::new().setting(key, value))
     }
 
-    /// Registers the service and starts it, and waits as [`ServiceHandle::start`] does.
+    /// Registers the service and starts it. Waits as [`ServiceHandle::start`] does.
     ///
     /// # Errors
-    /// Those of registering it, and those of [`ServiceHandle::start`]; then it stays registered.
+    /// The service cannot be registered; or it cannot be started, as for [`ServiceHandle::start`]. In the second case it
+    /// stays registered.
     pub async fn start(self) -> Result<ServiceHandle> {
         let handle = self.await?;
         handle.start().await?;
@@ -89,7 +90,7 @@ impl IntoFuture for Register {
     }
 }
 
-/// The future of a [`Register`]. It is ready at its first poll.
+/// The future that registers a service. It is ready at its first poll.
 #[derive(Debug)]
 #[must_use = "nothing is registered before it is awaited"]
 pub struct Registering(Option<Register>);
@@ -108,19 +109,20 @@ impl Future for Registering {
 }
 
 impl ServiceRegistry {
-    /// Registers a ready-made instance, without starting it. It is never silently replaced: when it panics the service has
-    /// failed.
+    /// Registers a ready-made instance without starting it. The instance cannot be rebuilt: when it panics, the service is
+    /// `Failed`.
     ///
     /// # Errors
-    /// When awaited: the id is taken or does not have the form of one, the options are wrong, or a dependency is unknown or
-    /// leads back here.
+    /// When awaited: the id is taken or malformed, the options are wrong (`restart = "on_failure"` is, for a ready-made
+    /// instance), a dependency is unknown, or the service depends on itself.
     #[track_caller]
     pub fn register<S: Service>(&self, id: impl AsRef<str>, service: S) -> Register {
         self.prepare(Ok(Registration::ready_made(id.as_ref(), service)))
     }
 
-    /// Registers a closure that builds instances, without starting it: `|| S`, `|| Result<S, E>` or
-    /// `async |cx: &Context| …` (the type of `cx` is written), which returns either.
+    /// Registers a closure that builds instances, without starting the service: `|| S`, `|| Result<S, E>`, or
+    /// `async |cx: &Context| …` with the same results. Write the type of `cx`. The captures of an async closure are `Clone`,
+    /// and are cloned for each instance.
     ///
     /// # Errors
     /// As for [`register`](Self::register).
@@ -132,10 +134,10 @@ impl ServiceRegistry {
         self.prepare(Ok(Registration::closure(id.as_ref(), build)))
     }
 
-    /// Registers a type that is built by its `configure`, or `Default`, without starting it.
+    /// Registers a type that is built by its `configure`, or by `Default`, without starting the service.
     ///
     /// # Errors
-    /// As for [`register`](Self::register); and the type has neither.
+    /// As for [`register`](Self::register); or the type has neither `configure` nor `Default`.
     #[track_caller]
     pub fn register_of<S: Service>(&self, id: impl AsRef<str>) -> Register {
         self.prepare(Registration::of::<S>(id.as_ref()))
@@ -150,7 +152,7 @@ impl ServiceRegistry {
         let services = &self.inner.services;
         let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
         check_catch_up(&service, &*self.inner.extension)?;
-        // Nobody depends on a service that was not registered, so a cycle can only be one onto itself.
+        // No other service depends on a new one, so the only possible cycle is a service that depends on itself.
         let check = |others: &[Arc<RegisteredService>]| {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
             if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
@@ -172,10 +174,10 @@ impl ServiceRegistry {
         Ok(self.handle(service))
     }
 
-    /// Stops a service, cleans it up and removes it. Called from within the service's own run it returns at once.
+    /// Stops a service, cleans it up and removes it. Called from within the service's own run, it returns at once.
     ///
     /// # Errors
-    /// There is no such service.
+    /// There is no service with this id.
     pub async fn unregister(&self, id: &str) -> Result<()> {
         let handle = self.get(id).ok_or_else(|| unknown(id, &self.list()))?;
         handle.service.inner.request_stop(StopRequest::default());
@@ -187,14 +189,14 @@ impl ServiceRegistry {
         let inner = handle.service.inner.clone();
         loop {
             handle.stop_by(StopRequest::default()).await;
-            let may_go = || {
+            let may_remove = || {
                 let mut state = inner.lock();
-                // It may have been started again meanwhile.
-                let goes = !state.status.is_running();
-                state.requests.unregistered |= goes;
-                goes
+                // It may have been started again in the meantime.
+                let removable = !state.status.is_running();
+                state.requests.unregistered |= removable;
+                removable
             };
-            match self.inner.services.remove(&handle.service, may_go) {
+            match self.inner.services.remove(&handle.service, may_remove) {
                 Some(true) => break,
                 Some(false) => {}
                 None => return,

@@ -1,4 +1,4 @@
-//! [`ServiceRegistry`]: the services of a program, by id.
+//! [`ServiceRegistry`]: the services of a program.
 
 use std::fmt;
 use std::pin::pin;
@@ -19,7 +19,7 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::PausedBy;
 use crate::runtime::services::Services;
 
-/// The services of a program. Cheap to clone; dropping it stops nothing.
+/// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
 /// ```no_run
 /// use service_core::prelude::*;
@@ -46,7 +46,7 @@ pub(crate) struct RegistryInner {
 }
 
 impl ServiceRegistry {
-    /// Every annotated service that is linked into the program, sorted by id. Starts nothing.
+    /// Returns every annotated service that is linked into the program, sorted by id. Starts nothing.
     pub fn discovered() -> Vec<&'static ServiceDescriptor> {
         let mut found: Vec<_> = inventory::iter::<Discovered>().map(|discovered| discovered.0).collect();
         found.sort_by_key(|descriptor| (descriptor.id, descriptor.file, descriptor.line));
@@ -55,7 +55,7 @@ impl ServiceRegistry {
 
     // ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The ids of all services, sorted.
+    /// Returns the ids of all services, sorted.
     pub fn list(&self) -> Vec<String> {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
@@ -70,18 +70,18 @@ impl ServiceRegistry {
         health::of(&service.inner, &*self.inner.extension)
     }
 
-    /// The events of all services from now on. A subscriber that is more than 4,096 events behind loses the oldest, and a
-    /// `Lagged` event says how many. Dropping the stream ends the subscription.
+    /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses the
+    /// oldest; a `Lagged` event gives their number. Dropping the stream ends the subscription.
     pub fn subscribe(&self) -> impl Stream<Item = ServiceEvent> + Send + Unpin + use<> {
         self.inner.services.shared.events.subscribe()
     }
 
-    // ── all at once ──────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── all services ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Pauses every service that can be paused.
+    /// Pauses every service that runs and is not paused.
     pub async fn pause_all(&self) {
         for service in self.inner.services.all() {
-            // Those that cannot be paused do not run, or are paused already.
+            // A service that does not run, or is paused already, refuses.
             let _ = service.inner.request_pause(PausedBy::Handle);
         }
     }
@@ -97,7 +97,7 @@ impl ServiceRegistry {
         self.inner.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// `work`, awaited by a caller outside the services. Virtual time moves meanwhile.
+    /// Awaits `work` for a caller outside the services. Virtual time is advanced in the meantime.
     pub(crate) async fn waiting<T>(&self, work: impl Future<Output = T>) -> T {
         let Some(time) = &self.inner.virtual_time else { return work.await };
         let mut work = pin!(work);
@@ -112,7 +112,7 @@ impl ServiceRegistry {
         .await
     }
 
-    /// `work` awaited; or, within a service's own code, where that would wait for itself, as a task of its own.
+    /// Awaits `work`. Called from a service's own code, it would wait for itself: there `work` becomes a task of its own.
     pub(super) async fn run_outside(&self, inside: bool, work: impl Future<Output = ()> + Send + 'static) {
         if inside {
             tokio::spawn(work);
@@ -121,7 +121,7 @@ impl ServiceRegistry {
         }
     }
 
-    /// Whether the caller is the own code of one of these services.
+    /// Whether the calling thread runs the code of one of these services.
     pub(super) fn is_inside(&self) -> bool {
         self.inner.services.all().iter().any(|service| service.inner.is_current())
     }

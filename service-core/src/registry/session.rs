@@ -1,7 +1,6 @@
-//! [`Session`]: from a start of the registry to the end of its shutdown.
+//! [`Session`]: the time from a start of the registry to the end of its shutdown.
 //!
-//! Everyone who waits for a shutdown holds the session it belongs to, so a start that follows at once takes no result from
-//! them.
+//! A caller that waits for a shutdown holds its session, so it gets the result even if a new start follows at once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,13 +10,13 @@ use tokio::sync::Notify;
 
 use crate::service::error::Result;
 
-/// Stays under the 30 s after which Kubernetes kills a pod.
+/// Less than the 30 s after which Kubernetes kills a pod.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     state: Mutex<State>,
-    /// Futures that wait for the end of this session, and so for signals.
+    /// The number of callers that wait for a shutdown, and so for signals.
     waiting: AtomicUsize,
     changed: Notify,
 }
@@ -38,7 +37,7 @@ enum Phase {
 }
 
 impl Session {
-    /// Begins the shutdown. `false`: it had begun already.
+    /// Begins the shutdown. Returns `false` if it had begun already.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.lock();
         let begins = matches!(state.phase, Phase::Open);
@@ -49,7 +48,7 @@ impl Session {
         begins
     }
 
-    /// The shutdown has finished.
+    /// Ends the shutdown with this result.
     pub(crate) fn finish(&self, result: Result<()>) {
         self.lock().phase = Phase::Closed(result);
         self.changed.notify_waiters();
@@ -63,7 +62,7 @@ impl Session {
         matches!(self.lock().phase, Phase::Closed(_))
     }
 
-    /// A signal has arrived. Returns when the first one of this session did, if this is not the first.
+    /// Records a signal. Returns when the first signal of this session arrived, if this is not the first.
     pub(crate) fn signal(&self, name: &'static str) -> Option<Instant> {
         let mut state = self.lock();
         let earlier = state.signalled.map(|(_, at)| at);
@@ -72,17 +71,17 @@ impl Session {
         earlier
     }
 
-    /// The signal that arrived first, if one has.
+    /// Returns the name of the first signal, if one has arrived.
     pub(crate) fn first_signal(&self) -> Option<&'static str> {
         self.lock().signalled.map(|(name, _)| name)
     }
 
-    /// Whether somebody waits for the end of this session.
+    /// Whether a caller waits for the shutdown of this session.
     pub(crate) fn is_awaited(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Counts the caller among those who wait for the end of this session, until the guard is dropped.
+    /// Counts the caller as waiting for the shutdown of this session, until the guard is dropped.
     pub(crate) fn wait_guard(&self) -> WaitGuard<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         WaitGuard(self)
@@ -122,7 +121,7 @@ impl Session {
     }
 }
 
-/// One who waits for the end of a session.
+/// A caller that waits for the shutdown of a session.
 pub(crate) struct WaitGuard<'a>(&'a Session);
 
 impl Drop for WaitGuard<'_> {

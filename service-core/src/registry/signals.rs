@@ -1,8 +1,8 @@
-//! SIGINT and SIGTERM: the first drains, the second ends the process at once.
+//! SIGINT and SIGTERM: the first begins a shutdown, the second ends the process at once.
 //!
-//! Signals are handled on a thread of their own, so that the second one ends the process also when every worker of the
-//! program's runtime is blocked. The tricky thing is that whoever listens to a signal takes its usual effect away for good:
-//! a program that starts its services and never waits for their shutdown must still end, which the thread sees to.
+//! Signals are handled on a thread of their own, so that the second one ends the process even if every worker thread of the
+//! program's runtime is blocked. The tricky part is that installing a handler permanently disables the default effect of
+//! a signal. A program that starts its services and never waits for their shutdown must still end: the thread ends it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,17 +19,17 @@ use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
 use crate::service::error::Result;
 
-/// Signals that come as close together as this are one: some programs send a signal to the process and to its group.
+/// Signals within this time count as one: some programs send a signal to the process and also to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
-/// How long blocking code of a service may keep the process after a shutdown.
+/// How long the process waits for blocking code of a service after a shutdown.
 const EXIT_GRACE: Duration = Duration::from_secs(3);
-/// How long a signal that nothing waits for is left alone before a warning.
+/// How long after a signal a warning is logged if no code waits for a shutdown.
 const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
-/// Starts a program's services, or as much of that as comes before a signal, which starts a shutdown.
+/// Starts a program's services. A signal ends the wait for the start; the shutdown follows when the program waits for it.
 pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
     if let Err(error) = listen(registry) {
-        warn!("signals cannot be listened to, so they end the process without a shutdown: {error:#}");
+        warn!("cannot install signal handlers, so a signal ends the process without a shutdown: {error:#}");
     }
     let session = registry.session();
     let mut started = Ok(());
@@ -37,7 +37,7 @@ pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
     started
 }
 
-/// Waits for a signal or a shutdown that is requested elsewhere, and for its end.
+/// Waits for a signal, or for a shutdown that other code requests, and then for the end of the shutdown.
 pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     listen(registry)?;
     let session = registry.session();
@@ -48,24 +48,24 @@ pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     result
 }
 
-/// What `asked` gives, or `None` where `over` came first.
-pub(crate) async fn first<T>(asked: impl Future<Output = T>, over: impl Future<Output = ()>) -> Option<T> {
-    let (mut asked, mut over) = (pin!(asked), pin!(over));
-    std::future::poll_fn(|task| match asked.as_mut().poll(task) {
-        Poll::Ready(asked) => Poll::Ready(Some(asked)),
-        Poll::Pending => over.as_mut().poll(task).map(|()| None),
+/// Returns the output of `work`, or `None` if `end` is ready first.
+pub(crate) async fn first<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
+    let (mut work, mut end) = (pin!(work), pin!(end));
+    std::future::poll_fn(|task| match work.as_mut().poll(task) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => end.as_mut().poll(task).map(|()| None),
     })
     .await
 }
 
-/// A runtime waits for threads in blocking code for ever when it is dropped. Where such code does not return, and so `main`
-/// does not either, the process is ended from outside.
+/// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main` does
+/// not return either, and this ends the process.
 pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status: i32) {
     let shared = registry.inner.services.shared.clone();
     if shared.blocking.load(Ordering::SeqCst) == 0 {
         return;
     }
-    warn!("blocking code of a service has not returned; the process waits {} s more for it", EXIT_GRACE.as_secs());
+    warn!("blocking code of a service has not returned; the process ends in {} s without it", EXIT_GRACE.as_secs());
     std::thread::spawn(move || {
         std::thread::sleep(EXIT_GRACE);
         if shared.blocking.load(Ordering::SeqCst) > 0 {
@@ -77,18 +77,18 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status:
 
 // ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The registries whose program's signals are listened to.
+/// The registries that signals shut down.
 static LISTENING: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
 
 fn listening() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
     LISTENING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on a signal concerns this registry, too. The first call starts the thread, which stays for the rest of the
+/// From now on a signal also shuts down this registry. The first call starts the thread, which stays for the rest of the
 /// process.
 ///
 /// # Errors
-/// The thread cannot be started, or signals cannot be listened to.
+/// The thread cannot be started, or the signal handlers cannot be installed.
 pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     static STARTED: Mutex<bool> = Mutex::new(false);
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +121,7 @@ async fn handle_signals(mut signals: Signals) {
         if deliver(&signal, &registries) {
             continue;
         }
-        // Nothing has come of the signal yet.
+        // No shutdown has begun yet.
         let sessions = registries.iter().map(ServiceRegistry::session).collect();
         let patience = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
         drop(registries);
@@ -134,7 +134,8 @@ async fn handle_signals(mut signals: Signals) {
     }
 }
 
-/// Begins the shutdown of every registry that is waited for. `false`: nothing comes of the signal by itself.
+/// Begins the shutdown of every registry whose shutdown a caller waits for. Returns `false` if there is none, so that the
+/// process may have to be ended.
 fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
     let mut claimed = false;
     for registry in registries {
@@ -143,7 +144,7 @@ fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
             Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
             Some(_) => exit_at_once(signal),
             None if !session.is_open() => {
-                info!("{}: all services are stopping already; a second signal ends the process at once", signal.name);
+                info!("{}: a shutdown is in progress; a second signal ends the process at once", signal.name);
                 claimed = true;
             }
             None if session.is_awaited() => {
@@ -157,21 +158,21 @@ fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
 }
 
 fn exit_at_once(signal: &Signal) -> ! {
-    warn!("{} again: ending the process at once", signal.name);
+    warn!("second signal ({}): ending the process at once", signal.name);
     std::process::exit(128 + signal.number);
 }
 
-/// Ends the process as a signal is meant to, where the program neither waits for a shutdown nor shuts its services down by
-/// itself: after as long as a shutdown may take, since the program may listen to signals by other means.
+/// Ends the process after a signal if the program neither waits for a shutdown nor begins one: after `patience`, because
+/// the program may handle the signal itself.
 async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, patience: Duration) {
     let is_claimed = || sessions.iter().any(|session| !session.is_open());
-    // Either may be on its way.
+    // The program may be about to do either.
     tokio::time::sleep(CLAIM_GRACE.min(patience)).await;
     if is_claimed() {
         return;
     }
     warn!(
-        "{}: nothing waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, and at once by a \
+        "{}: no code waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, or at once at a \
          second signal",
         signal.name,
         humanize::long(patience)
@@ -183,7 +184,7 @@ async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, patienc
     }
 }
 
-/// A signal that asks the process to end.
+/// A signal that requests the end of the process.
 pub(crate) struct Signal {
     name: &'static str,
     number: i32,

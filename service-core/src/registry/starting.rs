@@ -1,4 +1,4 @@
-//! Starting: the services that others depend on first.
+//! Starting: dependencies first.
 
 use std::sync::{Arc, PoisonError};
 
@@ -20,14 +20,18 @@ use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 
 impl ServiceRegistry {
-    /// Starts everything that is enabled and does not run, also after [`stop_all`](Self::stop_all) or
-    /// [`shutdown`](Self::shutdown), and waits until each is running or its first `configure` has failed, at most 30 s.
-    /// Failed services are left to [`reset`](crate::ServiceHandle::reset). Dropping the future stops nothing.
+    /// Starts every enabled service that does not run, also after [`stop_all`](Self::stop_all) or
+    /// [`shutdown`](Self::shutdown). Waits until each is running or its first `configure` has failed, at most 30 s. Services
+    /// that are `Failed` need [`reset`](crate::ServiceHandle::reset). Dropping the future stops nothing.
+    ///
+    /// All code of the services runs on the tokio runtime on which the registry was first started, even if a later call
+    /// comes from another runtime.
     ///
     /// # Errors
-    /// There is no tokio runtime; a shutdown is under way; the database is there, but lacks the framework's tables, which
-    /// cannot, or shall not, be created; or, with [`strict`](crate::RegistryBuilder::strict), a first `configure` has failed.
-    /// Otherwise a service that cannot start is no error, nor is a database that is away; health says why.
+    /// There is no tokio runtime; a shutdown is in progress; the database answers, but the framework's tables are missing
+    /// and cannot be created (or `.migrate(false)` forbids it); or, with [`strict`](crate::RegistryBuilder::strict), a first
+    /// `configure` failed. Without `strict`, a service that cannot start is not an error; nor is a database that does not
+    /// answer. Health shows both.
     pub async fn start(&self) -> Result<()> {
         let session = self.reopen();
         let inner = &self.inner;
@@ -50,7 +54,7 @@ impl ServiceRegistry {
             let mut skipped = false;
             let begun = self.begin(&session, &service, "start", |state| {
                 skipped = !is_wanted(state);
-                if skipped { state.refuse(service.id(), "start", "it was started meanwhile") } else { Ok(()) }
+                if skipped { state.refuse(service.id(), "start", "it was started in the meantime") } else { Ok(()) }
             });
             match begun {
                 Ok(supervisor) => {
@@ -58,12 +62,12 @@ impl ServiceRegistry {
                     loops.push((service, supervisor));
                 }
                 Err(_) if skipped => {}
-                // A shutdown has begun meanwhile. Its result says how it went.
+                // A shutdown has begun in the meantime. `closed` returns its result.
                 Err(_) if !session.is_open() => break,
                 Err(error) => return Err(error),
             }
         }
-        // All of them have begun before the first one runs, and perhaps fails.
+        // All services have begun before the first one runs and perhaps fails.
         for (service, supervisor) in loops {
             self.spawn(&runtime, service, supervisor);
         }
@@ -79,7 +83,7 @@ impl ServiceRegistry {
         Ok(())
     }
 
-    /// With `strict`, a start whose first `configure` failed is an error, and stops what it started.
+    /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed.
     async fn check_strictly(&self, started: impl Iterator<Item = &Arc<RegisteredService>>) -> Result<()> {
         let mut failed = Vec::new();
         for service in started {
@@ -99,7 +103,7 @@ impl ServiceRegistry {
         Err(Error::msg(failed.join("; ")))
     }
 
-    /// The program's start: [`start`](Self::start), after a table of what there is.
+    /// The start of a program: logs a table of all services, then calls [`start`](Self::start).
     pub(crate) async fn start_announced(&self) -> Result<()> {
         if cfg!(panic = "abort") {
             warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
@@ -108,7 +112,7 @@ impl ServiceRegistry {
         self.start().await
     }
 
-    /// After a shutdown, a start begins a new session.
+    /// Returns the session. After a shutdown, a start begins a new one.
     pub(super) fn reopen(&self) -> Arc<Session> {
         let mut session = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
         if session.is_closed() {
@@ -117,7 +121,7 @@ impl ServiceRegistry {
         session.clone()
     }
 
-    /// A service has failed permanently.
+    /// A service is `Failed` permanently: shuts down if it is critical, and reports if no service runs any more.
     fn after_failure(&self, service: &RegisteredService) {
         if service.inner.lock().requests.options.critical {
             return self.critical_failure(service.id());
@@ -125,20 +129,20 @@ impl ServiceRegistry {
         let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
         if self.session().is_open() && !self.inner.services.all().iter().any(runs) {
             error!(
-                "no service runs any more, and the process goes on without them; `reset` starts one that has failed, and \
-                 `strict` or `critical = true` ends the process instead"
+                "no service runs any more, but the process continues; `reset` starts a failed service again; with \
+                 `strict` or `critical = true` the process would have ended"
             );
         }
     }
 
-    /// The extension's own tasks run, except on virtual time, which refreshes the extension itself.
+    /// Starts the extension's own tasks, except on virtual time, which calls `refresh` instead.
     pub(super) fn keep_watching(&self, runtime: &Handle) {
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
         }
     }
 
-    /// Begins a service's next incarnation, if `may_begin` agrees under its lock. Its loop is not spawned yet.
+    /// Begins a service's next incarnation if `may_begin`, called under its lock, allows it. Does not spawn its loop.
     pub(super) fn begin(
         &self,
         session: &Session,
@@ -150,7 +154,7 @@ impl ServiceRegistry {
         let (incarnation, run) = inner.update(|state| {
             may_begin(state)?;
             if !session.is_open() {
-                return state.refuse(service.id(), action, "a shutdown is under way");
+                return state.refuse(service.id(), action, "a shutdown is in progress");
             }
             state.requests.begin();
             state.status.begin();
@@ -160,7 +164,7 @@ impl ServiceRegistry {
         Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
     }
 
-    /// Runs the loop of a service that has begun.
+    /// Spawns the loop of a service that has begun.
     pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, supervisor: Supervisor) {
         let registry = self.clone();
         runtime.spawn(async move {

@@ -1,4 +1,4 @@
-//! Stopping: the services that others depend on last; a shutdown within its time, which the tiers share.
+//! Stopping: dependencies last. A shutdown has a time limit, which the tiers share.
 
 use std::time::Duration;
 
@@ -15,15 +15,16 @@ use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 
 impl ServiceRegistry {
-    /// Stops every service, those that others depend on last, and waits until all have drained. They stay registered.
+    /// Stops every service, dependencies last, and waits until all are drained and cleaned up. They stay registered.
     ///
-    /// Called from within a service's run it returns at once. Dropping the future stops no further tier of dependencies.
+    /// Called from within a service's run, it returns at once. If the future is dropped, the tiers of dependencies that have
+    /// not been stopped yet keep running.
     pub async fn stop_all(&self) {
         let registry = self.clone();
         self.run_outside(self.is_inside(), async move { registry.stop_tiers(None).await }).await;
     }
 
-    /// Stops every service, cleans it up and removes it. Called from within a service's run it returns at once.
+    /// Stops every service, cleans it up and removes it. Called from within a service's run, it returns at once.
     pub async fn cleanup_all(&self) {
         let registry = self.clone();
         let work = async move {
@@ -35,29 +36,29 @@ impl ServiceRegistry {
         self.run_outside(self.is_inside(), work).await;
     }
 
-    /// Stops everything within `shutdown_timeout` (default 25 s), those that others depend on last. Runs in flight have
-    /// four fifths of their tier's share of the time, `cleanup` the rest. Where a shutdown is under way, it waits for that
-    /// one.
+    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last. The tiers of dependencies share that
+    /// time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
+    /// a shutdown is in progress, waits for its end.
     ///
-    /// Called from within a service's run it returns at once. Dropping the future does not end the shutdown.
+    /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
     ///
     /// # Errors
-    /// Names each service that has failed, now or earlier, or did not stop in time.
+    /// Names each service that is `Failed`, since now or earlier, or did not stop in time.
     pub async fn shutdown(&self) -> Result<()> {
         let session = self.session();
         self.begin_shutdown();
         if self.is_inside() { Ok(()) } else { self.waiting(session.closed()).await }
     }
 
-    /// Returns when a shutdown begins; at once, where one has begun. For axum's `with_graceful_shutdown` and the like.
-    /// After [`start_all`](Self::start_all) a signal begins one. Dropping the future changes nothing.
+    /// Waits until a shutdown begins; returns at once if one has begun. For axum's `with_graceful_shutdown`, for example.
+    /// After [`start_all`](Self::start_all), a signal begins a shutdown. Dropping the future changes nothing.
     pub async fn stopping(&self) {
         let session = self.session();
         let _waits = self.wait_for_signals(&session);
         session.closing().await;
     }
 
-    /// Waits until a shutdown has finished, and returns its result to every caller. Dropping the future changes nothing.
+    /// Waits until a shutdown has finished. Every caller gets its result. Dropping the future changes nothing.
     ///
     /// # Errors
     /// As for [`shutdown`](Self::shutdown).
@@ -67,7 +68,7 @@ impl ServiceRegistry {
         self.waiting(session.closed()).await
     }
 
-    /// From now on a signal begins a shutdown, and one that has arrived already does so now.
+    /// While the guard exists, a signal begins a shutdown. A signal that arrived earlier begins it now.
     fn wait_for_signals<'a>(&self, session: &'a Session) -> WaitGuard<'a> {
         let guard = session.wait_guard();
         if let Some(signal) = session.first_signal() {
@@ -82,21 +83,22 @@ impl ServiceRegistry {
         }
     }
 
-    /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) requested
-    /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
+    /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a [`shutdown`](Self::shutdown)
+    /// that other code requests; then shuts down and returns the result. A second signal ends the process at once, with exit
+    /// status 128 + the number of the signal.
     ///
-    /// Signals count from [`start_all`](Self::start_all) on, also while that still waits; after a
-    /// [`build`](crate::RegistryBuilder::build) from the first poll on, so that one before that ends the process undrained.
-    /// Blocking code of a service that never returns would keep the process, since its runtime waits for that code:
-    /// three seconds after the shutdown the process is ended.
+    /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
+    /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before that
+    /// ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait for it
+    /// without end; so the process is ended three seconds after the shutdown.
     ///
     /// # Errors
-    /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
+    /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.
     pub async fn until_shutdown(self) -> Result<()> {
         signals::until_shutdown(&self).await
     }
 
-    /// Begins a shutdown, as a task of its own. `false`: one has begun already.
+    /// Begins a shutdown, as a task of its own. Returns `false` if one has begun already.
     pub(crate) fn begin_shutdown(&self) -> bool {
         let session = self.session();
         if !session.close() {
@@ -116,9 +118,9 @@ impl ServiceRegistry {
         true
     }
 
-    /// A service that the program cannot do without has failed.
+    /// A critical service is `Failed` permanently: begins a shutdown.
     pub(super) fn critical_failure(&self, id: &str) {
-        error!(service.id = %id, "a critical service has failed: everything shuts down");
+        error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
         self.begin_shutdown();
     }
 
@@ -128,7 +130,7 @@ impl ServiceRegistry {
         let count = tiers.len();
         for (n, tier) in tiers.into_iter().rev().enumerate() {
             let now = Instant::now();
-            // The tiers that are left share the time that is left.
+            // The remaining tiers share the remaining time.
             let left = u32::try_from(count - n).unwrap_or(u32::MAX);
             let share = deadline.map(|deadline| deadline.saturating_duration_since(now) / left);
             let stop = StopRequest {
@@ -145,7 +147,7 @@ impl ServiceRegistry {
                     None => handle.stop_by(stop).await,
                     Some(share) => {
                         if tokio::time::timeout_at(later(now, share), handle.stop_by(stop)).await.is_err() {
-                            error!(service.id = %handle.id(), "did not stop within its time");
+                            error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it");
                         }
                     }
                 }
@@ -153,7 +155,7 @@ impl ServiceRegistry {
         }
     }
 
-    /// An error that names what has failed or still runs.
+    /// Returns an error that names the services that are `Failed` or still run.
     fn shutdown_result(&self) -> Result<()> {
         let mut failed = Vec::new();
         for service in self.inner.services.all() {

@@ -1,11 +1,11 @@
-//! [`Clock`]: maps tokio's instants to wall-clock time.
+//! [`Clock`]: converts tokio's instants to wall-clock time.
 
 use std::fmt;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-/// Shows the wall-clock time. The system does by default; the testing feature brings its own.
+/// A source of wall-clock time: by default the system's clock, in tests the one of the test bed.
 pub(crate) trait WallClock: fmt::Debug + Send + Sync {
     fn now(&self) -> SystemTime;
 }
@@ -31,7 +31,7 @@ impl Clock {
         self.0.now()
     }
 
-    /// The wall-clock time of an instant in the past or future.
+    /// Returns the wall-clock time of an instant in the past or future.
     pub(crate) fn wall(&self, instant: Instant) -> SystemTime {
         let now = Instant::now();
         let wall = self.wall_now();

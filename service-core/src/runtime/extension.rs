@@ -1,5 +1,5 @@
-//! What features add to the runtime: [`Extension`] for the loop of every service, [`VirtualTime`] for tests. The builder
-//! installs them; the runtime does not know who implements them.
+//! The interface for features that extend the runtime: [`Extension`] for the loop of every service, [`VirtualTime`] for
+//! tests. The builder installs the implementations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 
-/// An outage of what an extension provides, in words.
+/// An outage of an extension's resource, as text.
 #[derive(Clone, Debug)]
 pub(crate) struct Outage {
-    /// What is away and since when: "the database `…` has been away for 5 s".
+    /// What does not answer and since when: "the database `…` has been away for 5 s".
     pub(crate) what: String,
     /// The cause.
     pub(crate) why: String,
 }
 
-/// What a feature adds to the loop of every service. Each hook does nothing by default.
+/// The hooks of a feature in the loop of every service. Each hook does nothing by default.
 ///
-/// Futures are dropped where a limit of the loop ends them.
+/// The loop drops a future of a hook when a time limit is over.
 pub(crate) trait Extension: fmt::Debug + Send + Sync {
-    /// Whether cron fires that ended well are remembered across restarts of the process.
+    /// Whether served cron fires are stored, so that `catch_up` is possible.
     fn remembers_fires(&self) -> bool {
         false
     }
@@ -35,7 +35,7 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     /// A service has been registered.
     fn registered(&self, _services: &Arc<Services>, _service: &ServiceInner) {}
 
-    /// Before all services start.
+    /// Called before all services start.
     ///
     /// # Errors
     /// The extension can never work; then nothing is started.
@@ -43,41 +43,41 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Before one service starts.
+    /// Called before one service starts.
     fn before_one<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Starts the extension's own tasks on this runtime, where they do not run already.
+    /// Starts the extension's own tasks on this runtime, unless they run already.
     fn keep_watching(&self, _services: &Arc<Services>, _runtime: &Handle) {}
 
-    /// Does now what the extension's tasks do from time to time: for virtual time, where they do not run.
+    /// Does at once what the extension's tasks do periodically. For virtual time, where these tasks do not run.
     #[allow(dead_code, reason = "for virtual time")]
     fn refresh<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Whether a commit of the service is in flight. User code is not cancelled meanwhile.
+    /// Whether a commit of the service is in flight. Until it ends, user code is not cancelled.
     fn commit_in_progress(&self, _service: &ServiceInner) -> bool {
         false
     }
 
-    /// Whether the run that just ended left something to settle.
+    /// Whether the run that just ended left rows to settle.
     fn has_unsettled(&self, _service: &ServiceInner) -> bool {
         false
     }
 
-    /// Settles what the run left open. `error` says how the run failed.
+    /// Settles the rows that the run left open. `error` is the error of the run.
     fn settle<'a>(&'a self, _service: &'a ServiceInner, _error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// The last cron fire of the service that ended well; `now` at its very first start.
+    /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service.
     fn last_fire<'a>(&'a self, _service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
         Box::pin(std::future::ready(Ok(now)))
     }
 
-    /// Records a fire whose run, which began at `started`, ended well.
+    /// Records a fire whose run, which began at `started`, succeeded.
     fn record_fire<'a>(
         &'a self,
         _service: &'a ServiceInner,
@@ -87,32 +87,33 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Whether a failure may come from an outage. Called for every failure; an outage is looked for at once.
+    /// Whether a failure may come from an outage. Called for every failure; if so, the extension checks for an outage at
+    /// once.
     fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, _error: &Error) -> bool {
         false
     }
 
-    /// Whether there is, or was at `began` or later, an outage; looks where that is not known.
+    /// Whether there is an outage, or was one at `began` or later. Checks it if that is not known.
     fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
         Box::pin(std::future::ready(false))
     }
 
-    /// Whether there is, or was at `at` or later, an outage, as far as is known.
+    /// Whether an outage is known that exists now or existed at `at` or later.
     fn was_down_since(&self, _at: Instant) -> bool {
         false
     }
 
-    /// Whether an outage has ended at `at` or later, and none is known now.
+    /// Whether an outage ended at `at` or later, and no outage is known now.
     fn recovered_since(&self, _at: Instant) -> bool {
         false
     }
 
-    /// Whether there is an outage, as far as is known.
+    /// Whether an outage is known now.
     fn is_down(&self) -> bool {
         false
     }
 
-    /// The outage, where the service depends on what is away.
+    /// Returns the outage, if it concerns this service.
     fn outage(&self, _service: &ServiceInner) -> Option<Outage> {
         None
     }
@@ -124,8 +125,8 @@ pub(crate) struct NoExtension;
 
 impl Extension for NoExtension {}
 
-/// Time that moves only when something moves it.
+/// Virtual time: it only moves when it is advanced.
 pub(crate) trait VirtualTime: fmt::Debug + Send + Sync {
-    /// Moves time, step by step, for as long as it is polled. It never ends.
+    /// Returns a future that advances time, step by step, while it is polled. It never ends.
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()>;
 }

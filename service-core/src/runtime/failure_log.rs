@@ -1,4 +1,4 @@
-//! [`FailureLog`]: failures in the log, without a line for each of a thousand equal ones.
+//! [`FailureLog`]: logs failures; equal failures in a row are logged less and less often.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ struct Row {
 }
 
 impl FailureLog {
-    /// Logs a failure and its consequence. One that ends the service is always logged.
+    /// Logs a failure and its consequence. A failure that ends the service is always logged.
     pub(crate) fn log(
         &mut self,
         service: &ServiceInner,
@@ -49,14 +49,14 @@ impl FailureLog {
             }
             Decision::Regular => (None, "ignored by `on_failure`".to_owned()),
             Decision::Retry(wait) => {
-                (Some(wait), format!("failure {count}, {max} are retried; retrying in {}", humanize::long(wait)))
+                (Some(wait), format!("failure {count} of {max}, retrying in {}", humanize::long(wait)))
             }
         };
         let text = format!("{error:#}");
         let (equal, is_logged) = self.count(&text);
         let repeated = if equal > 1 { format!(" ({equal} equal failures in a row)") } else { String::new() };
         match wait {
-            // Health reports the outage, and a warning has announced it.
+            // Health shows the outage, and a warning was logged when it began.
             Some(wait) if in_outage => {
                 let wait = humanize::long(wait);
                 debug!(service.id = %id, service.run = run, "run failed during an outage, retrying in {wait}: {text}");
@@ -77,7 +77,7 @@ impl FailureLog {
         }
     }
 
-    /// How many equal failures in a row this one makes, and whether it is to be logged.
+    /// Counts a failure. Returns the number of equal failures in a row, and whether this one is logged.
     fn count(&mut self, text: &str) -> (u64, bool) {
         let now = Instant::now();
         match &mut self.0 {
@@ -115,6 +115,6 @@ mod tests {
         assert_eq!(log.count("refused"), (21, true));
         assert_eq!(log.count("refused"), (22, false));
         assert_eq!(log.count("another"), (1, true));
-        assert_eq!(log.count("refused"), (1, true), "the row was broken");
+        assert_eq!(log.count("refused"), (1, true), "another failure came in between");
     }
 }

@@ -7,22 +7,22 @@ use crate::runtime::context::Context;
 use crate::runtime::lifecycle::BoxFuture;
 
 /// A closure that builds the instances of a service: `|| S`, `|| Result<S, E>`, `async |cx: &Context| S` or
-/// `async |cx: &Context| Result<S, E>`. What an async closure captures is cloned for each instance.
+/// `async |cx: &Context| Result<S, E>`. The captures of an async closure are cloned for each instance.
 pub trait InstanceFn<Form>: Send + Sync + 'static {
-    /// What it returns.
+    /// The return type of the closure.
     type Out: 'static;
 
-    /// Builds one.
+    /// Calls the closure.
     #[doc(hidden)]
     fn call(self: &Arc<Self>, cx: Context) -> BoxFuture<'static, Self::Out>;
 }
 
-/// Tells `|| S` from the other form.
+/// Marks the form `|| S`.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Plain;
 
-/// Tells `async |cx: &Context| S` from the other form.
+/// Marks the form `async |cx: &Context| S`.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct WithContext;
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// An `async |cx: &Context|` closure. A trait of its own says that its future is `Send`, which `AsyncFn` cannot.
+/// An `async |cx: &Context|` closure. This trait requires that its future is `Send`, which `AsyncFn` cannot express.
 #[doc(hidden)]
 pub trait ContextFn<'a>: Sized {
     type Out;

@@ -1,8 +1,8 @@
 //! [`Invoker`]: calls user code, catches its panics and enforces its limits.
 //!
-//! The tricky part is what may cancel user code: its own limit at once, a stop only after `drain_timeout`, and nothing at
-//! all while a database commit is in flight. Work is polled before its limit, so a run that ends in time is never
-//! cancelled; the limit is polled outside tokio's cooperative budget, so that work which uses up that budget meets it too.
+//! The tricky part is when user code may be cancelled: by its own limit at once, by a stop only after `drain_timeout`, and
+//! never while a database commit is in flight. Work is polled before its limit, so a run that ends in time is never
+//! cancelled. The limit is polled outside tokio's cooperative budget, so it also applies to work that exhausts that budget.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -19,7 +19,7 @@ use crate::runtime::extension::Extension;
 use crate::runtime::service_inner::ServiceInner;
 use crate::schedule::later;
 
-/// A commit in flight is looked at again after this long.
+/// How often a commit in flight is checked.
 const COMMIT_CHECK: Duration = Duration::from_millis(5);
 
 /// How user code ended.
@@ -30,25 +30,25 @@ pub(crate) enum InvokeResult<T> {
     Cancelled(Cancelled),
 }
 
-/// What ended user code before it ended by itself.
+/// Why user code was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cancelled {
     /// Its own limit was reached.
     TimedOut,
-    /// A stop would not wait any longer.
+    /// The time of a stop was over.
     Aborted,
 }
 
-/// What ends user code that does not end by itself.
+/// When user code is cancelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// Nothing but a stop, after `drain_timeout`.
+    /// By a stop, after `drain_timeout`.
     Stop,
-    /// This long after the start of the run, where the service has a `timeout`, or a stop.
+    /// By the `timeout` of the service, counted from the start of the run, or by a stop.
     Run(Option<Duration>),
-    /// This moment, or the end of the time that a stop has for `cleanup`.
+    /// At this moment, or at the end of the time that a stop has for `cleanup`.
     Cleanup(Instant),
-    /// This moment alone: the loop has ended, and another may have begun.
+    /// At this moment only: the loop has ended, and a stop may belong to the next one.
     Late(Instant),
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Invoker {
 }
 
 impl Invoker {
-    /// Polls a future of user code until it ends, panics or meets its limit. The future is not dropped here.
+    /// Polls a future of user code until it ends, panics or reaches its limit. The future is not dropped here.
     pub(crate) async fn invoke<T>(
         &self,
         mut work: Pin<&mut (dyn Future<Output = T> + Send)>,
@@ -70,7 +70,7 @@ impl Invoker {
         poll_fn(|task| self.poll(task, timer.as_mut(), &Span::none(), limit, |task| work.as_mut().poll(task))).await
     }
 
-    /// One poll of user code, then of its limit.
+    /// Polls user code once, then its limit.
     pub(crate) fn poll<T>(
         &self,
         task: &mut Task<'_>,
@@ -91,7 +91,7 @@ impl Invoker {
         panic::catch(|| self.service.as_current(|| span.in_scope(work)))
     }
 
-    /// Whether pending user code is to be cancelled now.
+    /// Returns `Ready` when pending user code has to be cancelled.
     fn poll_limit(&self, task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, limit: Limit) -> Poll<Cancelled> {
         let Some((deadline, cancelled)) = self.deadline(task, limit) else { return Poll::Pending };
         if poll_unconstrained(task, timer.as_mut(), deadline).is_pending() {
@@ -105,7 +105,7 @@ impl Invoker {
         Poll::Pending
     }
 
-    /// When the limit is reached, and what that means. A stop that comes later wakes this task.
+    /// Returns when the limit is reached, and by what. A stop that is requested later wakes this task.
     fn deadline(&self, task: &mut Task<'_>, limit: Limit) -> Option<(Instant, Cancelled)> {
         if let Limit::Late(at) = limit {
             return Some((at, Cancelled::TimedOut));
@@ -139,7 +139,7 @@ pub(crate) fn poll_at(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Insta
     timer.poll(task)
 }
 
-/// The same outside tokio's cooperative budget, which busy work may have used up.
+/// The same outside tokio's cooperative budget, which busy work may have exhausted.
 fn poll_unconstrained(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Instant) -> Poll<()> {
     Pin::new(&mut unconstrained(std::future::poll_fn(|task| poll_at(task, timer.as_mut(), at)))).poll(task)
 }

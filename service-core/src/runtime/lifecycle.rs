@@ -1,9 +1,9 @@
-//! What a service is to the runtime: the traits that `#[service]` implements and the descriptor it leaves at link time.
+//! The traits that `#[service]` implements, and the descriptor that it registers at link time.
 //!
-//! The contract. From start to stop one *instance* lives: built by `configure` (or `Default`, or the value or closure
-//! it was registered with), run again and again by `update`, never two runs at once, and given to `cleanup` exactly
-//! once, however it ends. An error, a panic and a timeout are failures: counted, logged with their causes, answered by
-//! `on_failure`. After a panic the instance is cleaned up and a fresh one is built.
+//! The contract: from start to stop a service has one *instance*. It is built by `configure` (or `Default`, or the value or
+//! closure that was registered). `update` is called for each run, and two runs never overlap. `cleanup` is called exactly
+//! once, however the instance ends. Errors, panics and timeouts are failures: they are counted and logged with their causes,
+//! and `on_failure` decides what follows. After a panic the instance is cleaned up and a fresh one is built.
 
 use std::error::Error as StdError;
 use std::future::Future;
@@ -15,31 +15,31 @@ use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, Recovery};
 use crate::service::outcome::Outcome;
 
-/// A boxed future that a worker thread may carry on.
+/// A boxed future that is `Send`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A type that `#[service]` made a service.
+/// A service. Implemented by `#[service]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service",
     label = "no `#[service]` on an impl of this type",
     note = "write `#[service]` above `impl {Self} {{ async fn update(&mut self) {{ … }} }}`"
 )]
 pub trait Service: Lifecycle + Sized {
-    /// The id it registers under by itself.
+    /// The id of the service when it is discovered: `name` of the attribute, else the type's name in snake_case.
     const ID: &'static str;
-    /// What the attribute said, and how an instance is built.
+    /// The attribute's keys and values, and how an instance is built.
     const DESCRIPTOR: &'static ServiceDescriptor;
-    /// Builds an instance, where there is a `configure` or `Default`.
+    /// Builds an instance, if the type has `configure` or `Default`.
     #[doc(hidden)]
     const BUILD: Option<Build>;
 }
 
-/// The lifecycle methods of one instance. Implemented by `#[service]`; the names are out of the way of the user's own.
+/// The lifecycle methods of one instance. Implemented by `#[service]`; the names cannot clash with the user's methods.
 ///
-/// A plain `fn update` or `fn cleanup` is blocking code: then the `_blocking` method is called, on the blocking pool.
+/// A plain `fn update` or `fn cleanup` is blocking code: for it the `_blocking` method is called, on the blocking pool.
 #[doc(hidden)]
 pub trait Lifecycle: Send + 'static {
-    /// Which of the methods below are to be called.
+    /// Which of the methods below are called.
     fn __shape(&self) -> Shape;
     fn __update<'a>(&'a mut self, _cx: &'a Context) -> BoxFuture<'a, Result<Outcome>> {
         Box::pin(std::future::ready(Ok(Outcome::idle())))
@@ -68,7 +68,7 @@ pub trait IntoService: 'static {
     /// The type of the service.
     type Service: Service;
 
-    /// The service, or why it could not be built.
+    /// Converts into the service, or the error of building it.
     #[doc(hidden)]
     fn into_service(self) -> Result<Self::Service>;
 }
@@ -91,7 +91,7 @@ impl<S: Service, E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoService
     }
 }
 
-/// How a service's methods are to be called.
+/// How a service's methods are called.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -113,11 +113,11 @@ pub enum Cleanup {
     Blocking,
 }
 
-/// Builds an instance: `configure`, or `Default`.
+/// The function that builds an instance: `configure`, or `Default`.
 #[doc(hidden)]
 pub type Build = fn(Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
 
-/// A service on the list that the linker collects. One that cannot be built is not discovered.
+/// A service in the list that the linker collects. A service that cannot be built is not discovered.
 #[doc(hidden)]
 pub struct Discovered(pub &'static ServiceDescriptor, pub Option<Build>);
 

@@ -1,6 +1,6 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only those before it in this list: clock, events, metrics, rate_limit; shared; status, requests,
+//! Each file uses only the files before it in this list: clock, events, metrics, rate_limit; shared; status, requests,
 //! runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; services; extension; invoker,
 //! policy, failure_log; supervisor.
 

@@ -1,4 +1,4 @@
-//! What follows a failure: pure decisions on counts and durations, with no clock and no task.
+//! The failure policy: decides from counts and durations what follows a failure, without a clock and without a task.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::service::failure::{Failure, FailureKind, Recovery};
 /// What the supervisor does after a failed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// As if it had not happened: the next regular run.
+    /// Continue with the next regular run.
     Regular,
-    /// Run again after this long.
+    /// Run again after this time.
     Retry(Duration),
     /// Stop the service.
     Stop,
@@ -21,7 +21,7 @@ pub(crate) enum Decision {
     Fail,
 }
 
-/// The failure after `before` consecutive ones, with what would follow by default.
+/// Returns the failure that follows `before` consecutive ones, with the default decision.
 pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: Error) -> Failure {
     let count = before.saturating_add(1);
     let recovery = match error.advice() {
@@ -43,7 +43,7 @@ pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: 
     failure
 }
 
-/// The limit holds whatever was answered: past `max_failures` a retry is a failure for good.
+/// Applies the limit to the answer of `on_failure`: past `max_failures`, a retry means `Failed`.
 pub(crate) fn decide(failure: &Failure, recovery: Recovery) -> Decision {
     let past_limit = failure.count > failure.max_failures;
     match recovery {
@@ -56,7 +56,7 @@ pub(crate) fn decide(failure: &Failure, recovery: Recovery) -> Decision {
     }
 }
 
-/// `retry_delay` times `retry_backoff` for each further failure, at most `max_retry_delay`.
+/// Returns `retry_delay`, times `retry_backoff` for each further failure, at most `max_retry_delay`.
 fn retry_delay(options: &Options, count: u32) -> Duration {
     if options.retry_delay.is_zero() {
         // The factor may become infinite, and zero times infinity is not a number.
@@ -67,14 +67,14 @@ fn retry_delay(options: &Options, count: u32) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(options.max_retry_delay)
 }
 
-/// Restarts that were granted lately.
+/// The restarts within the last `restart_window`.
 #[derive(Debug, Default)]
 pub(crate) struct RestartBudget {
     granted: Vec<Instant>,
 }
 
 impl RestartBudget {
-    /// How long to wait before the restart, or `None` where the budget is spent.
+    /// Returns how long to wait before the restart, or `None` if `max_restarts` is reached.
     pub(crate) fn grant(&mut self, restart: Restart, now: Instant) -> Option<Duration> {
         self.granted.retain(|at| now.duration_since(*at) < restart.window);
         if self.granted.len() >= restart.max as usize {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_failure() {
+    fn the_answer_and_the_limit_decide_what_follows() {
         let wait = options().retry_delay;
         let table = [
             (0, Recovery::Retry, Decision::Retry(wait)),
@@ -113,14 +113,14 @@ mod tests {
             (0, Recovery::Stop, Decision::Stop),
             (0, Recovery::Fail, Decision::Fail),
         ];
-        for (before, recovery, verdict) in table {
+        for (before, recovery, decision) in table {
             let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"));
-            assert_eq!(decide(&failure, recovery), verdict, "{before} before, {recovery:?}");
+            assert_eq!(decide(&failure, recovery), decision, "{before} before, {recovery:?}");
         }
     }
 
     #[test]
-    fn the_error_advises_the_default() {
+    fn the_error_decides_the_default() {
         let default = |before, error| failure(&options(), before, FailureKind::Error, error).recovery();
         assert_eq!(default(0, Error::msg("x")), Recovery::Retry);
         assert_eq!(default(0, Error::fatal("x")), Recovery::Fail);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_up_to_the_cap() {
+    fn retry_delays_grow_up_to_max_retry_delay() {
         let options = Options {
             retry_delay: secs(5),
             retry_backoff: 2.0,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_restart_budget_refills_as_its_window_slides() {
+    fn a_restart_is_possible_again_when_an_old_one_leaves_the_window() {
         let restart = Restart { delay: secs(60), max: 2, window: secs(600) };
         let t0 = Instant::now();
         let mut budget = RestartBudget::default();

@@ -1,5 +1,5 @@
-//! [`Registration`]: a service as it was given to the registry, and where its instances come from; with options resolved it
-//! is a [`RegisteredService`].
+//! [`Registration`]: a service as it was passed to the registry, and the source of its instances. With its options
+//! resolved, it becomes a [`RegisteredService`].
 
 use std::fmt;
 use std::panic::Location;
@@ -16,7 +16,7 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
 use crate::service::error::{Error, Result};
 
-/// A service that is to be registered.
+/// A service before it is registered.
 pub(crate) struct Registration {
     pub(crate) id: String,
     pub(crate) descriptor: &'static ServiceDescriptor,
@@ -42,12 +42,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// An instance on its way.
+/// A future that builds an instance.
 type Building = BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
 
-/// Where instances come from.
+/// The source of a service's instances.
 pub(crate) enum Factory {
-    /// One instance was handed over.
+    /// One ready-made instance.
     ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
     Closure(Box<dyn Fn(Context) -> Building + Send + Sync>),
     /// `configure` or `Default`.
@@ -55,7 +55,7 @@ pub(crate) enum Factory {
 }
 
 impl Factory {
-    /// Whether another instance can be had.
+    /// Whether another instance can be built.
     pub(crate) fn has_next(&self) -> bool {
         match self {
             Self::ReadyMade(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
@@ -67,7 +67,7 @@ impl Factory {
         matches!(self, Self::ReadyMade(_))
     }
 
-    /// The next instance.
+    /// Builds the next instance.
     pub(crate) fn build(&self, cx: Context) -> Building {
         match self {
             Self::Build(build) => build(cx),
@@ -115,7 +115,7 @@ impl Registration {
         let Some(build) = S::BUILD else {
             return Err(Error::msg(format!(
                 "service `{id}` cannot be built: {} has neither `configure` nor `Default`; \
-                 add one of them, or hand over an instance with `service` or `service_fn`",
+                 add one of them, or register the service with `service` or `service_fn`",
                 S::DESCRIPTOR.type_name()
             )));
         };
@@ -133,7 +133,7 @@ impl Registration {
         })
     }
 
-    /// For runs of an instance that somebody else holds.
+    /// For runs of an instance that a test holds.
     #[allow(dead_code, reason = "for tests")]
     #[track_caller]
     pub(crate) fn of_instance<S: Service>(id: &str) -> Self {
@@ -175,7 +175,7 @@ pub(crate) struct RegisteredService {
 
 impl RegisteredService {
     /// # Errors
-    /// The options are wrong: all mistakes at once.
+    /// The options are wrong; the error has all mistakes.
     pub(crate) fn new(registration: Registration, shared: &Arc<Shared>, sources: &Sources) -> Result<Self> {
         let Registration { id, descriptor, factory, options, place } = registration;
         let resolved = sources.resolve(&id, Some(descriptor), options.as_ref(), &[])?;
@@ -193,18 +193,18 @@ impl RegisteredService {
         &self.inner.id
     }
 
-    /// The configuration as far as it fits this service.
+    /// Returns the configuration without the values of `[defaults]` that do not apply to this service.
     ///
     /// # Errors
-    /// What does not fit.
+    /// Another layer has such a value.
     #[allow(dead_code, reason = "for extensions that resolve the options anew")]
     pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
         fit(resolved, &self.factory)
     }
 }
 
-/// A ready-made instance cannot be restarted. What is said for all services is not meant for it; what is said for this one is
-/// a mistake.
+/// A ready-made instance cannot be restarted: `restart` in `[defaults]` does not apply to it, and `restart` for this service
+/// is an error.
 fn fit(resolved: Arc<Resolved>, factory: &Factory) -> Result<Arc<Resolved>, String> {
     if !factory.is_ready_made() || resolved.options.restart.is_none() {
         return Ok(resolved);

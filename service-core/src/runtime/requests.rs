@@ -1,5 +1,5 @@
-//! [`Requests`]: what handles, operators and the service's own code ask of its loop. Only they fill these slots; the loop
-//! empties those that are served once.
+//! [`Requests`]: what handles, operators and the service's own code request from its loop. Only they set these fields; the
+//! loop clears the requests that are served once.
 
 use std::sync::Arc;
 
@@ -11,33 +11,33 @@ use crate::config::options::Options;
 use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
-/// A call that the service's state does not allow. It changed nothing.
+/// The error of a call that the service's state does not allow. The call changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} service `{service}`: {why}")]
 #[non_exhaustive]
 pub struct StateError {
-    /// The service.
+    /// The id of the service.
     pub service: String,
     /// The call: `start`, `pause`, …
     pub action: &'static str,
-    /// The state the service was in.
+    /// The state of the service at the time of the call.
     pub state: ServiceState,
     pub(super) why: String,
 }
 
-/// A stop, and when it gives up waiting.
+/// A stop and its deadlines.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StopRequest {
-    /// The run in flight is aborted then at the latest.
+    /// When the current run is aborted at the latest.
     pub(crate) run: Option<Instant>,
-    /// `cleanup` is aborted then at the latest.
+    /// When `cleanup` is aborted at the latest.
     pub(crate) cleanup: Option<Instant>,
-    /// The service's own code was the first to ask.
+    /// The service's own code requested the stop first.
     pub(crate) by_itself: bool,
 }
 
 impl StopRequest {
-    /// Both stops: the earlier deadline counts.
+    /// Joins two stops: the earlier deadlines count.
     pub(super) fn or_sooner(self, other: Self) -> Self {
         let sooner = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -51,14 +51,14 @@ impl StopRequest {
     }
 }
 
-/// Who paused the service by a call.
+/// Whose call paused the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PausedBy {
     Handle,
     Itself,
 }
 
-/// Why a fresh instance is to replace the current one.
+/// Why a fresh instance replaces the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rebuild {
     /// The service's own settings have changed.
@@ -67,7 +67,7 @@ pub(crate) enum Rebuild {
     Reset,
 }
 
-/// Those who wait for the report of a run.
+/// Callers that wait for the report of a run.
 pub(crate) type Waiters = Vec<oneshot::Sender<RunReport>>;
 
 #[derive(Debug)]
@@ -76,20 +76,20 @@ pub(crate) struct Requests {
     pub(crate) paused: Option<PausedBy>,
     /// The operator override that pauses the service.
     pub(crate) paused_by_override: Option<Box<str>>,
-    /// A run that was asked for. The loop empties it.
+    /// `run_now` was called. The loop clears it.
     pub(crate) run: bool,
-    /// Those who wait for that run. The loop empties it.
+    /// Callers that wait for that run. The loop clears it.
     pub(crate) waiters: Waiters,
-    /// The loop empties it.
+    /// A fresh instance was requested. The loop clears it.
     pub(crate) rebuild: Option<Rebuild>,
-    /// The outage that the service waits for is over. The loop empties it.
+    /// The outage that the service waits for is over. The loop clears it.
     pub(crate) outage_over: bool,
-    /// The configuration, as it was resolved.
+    /// The resolved configuration.
     pub(crate) resolved: Arc<Resolved>,
-    /// The options in effect: those of the configuration, with what the service itself changed. The loop sees a change by
-    /// the pointer.
+    /// The options in effect: those of the configuration, with the changes of the service itself. The loop detects a change
+    /// by the pointer.
     pub(crate) options: Arc<Options>,
-    /// What `cx.degraded` reported. The loop empties it when the next run begins.
+    /// What `cx.degraded` reported. The loop clears it when the next run begins.
     pub(crate) degraded: Option<Box<str>>,
     pub(crate) unregistered: bool,
 }
@@ -111,7 +111,7 @@ impl Requests {
         }
     }
 
-    /// Forgets what was asked of an earlier incarnation. An override outlives it.
+    /// Clears the requests to an earlier incarnation. A pause by an operator override stays.
     pub(crate) fn begin(&mut self) {
         self.stop = None;
         self.paused = None;

@@ -1,7 +1,7 @@
 //! [`RuntimeState`]: status and requests of one service behind one lock, and the state that follows from both.
 //!
-//! The tricky part is that nobody writes the [`ServiceState`]: it is derived. A pause or a stop shows at once, although the
-//! loop has not looked yet, and no field has two writers.
+//! The tricky part is that no code writes the [`ServiceState`]: it is derived from the two. So a pause or a stop is visible
+//! at once, before the loop has read the request, and no field has two writers.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -21,17 +21,17 @@ use crate::service::state::ServiceState;
 pub(crate) struct RuntimeState {
     pub(crate) status: Status,
     pub(crate) requests: Requests,
-    /// Has the loop polled when something is asked.
+    /// Wakes the loop when a request arrives.
     waker: Option<Waker>,
-    /// The state as it was last reported.
+    /// The state that was last reported.
     shown: ServiceState,
-    /// How often each state was entered, so that a waiter does not miss one that came and went.
+    /// How often each state was entered, so that a waiter does not miss a short one.
     entered: [u16; 8],
-    /// Notified at every change of state; made by the first who waits for one.
+    /// Notified at every change of state. Created by the first waiter.
     changed: Option<Arc<Notify>>,
 }
 
-/// A copy of a service's state. Reading it calls user code (the text of errors), which never runs under the lock.
+/// A copy of a service's state, to be read outside the lock: printing an error is user code, which never runs under it.
 pub(crate) struct Snapshot {
     pub(crate) state: ServiceState,
     pub(crate) is_paused: bool,
@@ -56,7 +56,7 @@ impl RuntimeState {
         }
     }
 
-    /// The state of the service, as it follows from what its loop does and what was asked of it.
+    /// Derives the state of the service from what its loop does and from the requests.
     pub(crate) fn state(&self) -> ServiceState {
         let (status, requests) = (&self.status, &self.requests);
         match status.activity {
@@ -74,7 +74,7 @@ impl RuntimeState {
         }
     }
 
-    /// Whether it is paused, or will be as soon as it has started.
+    /// Whether the service is paused, or will be as soon as it has started.
     pub(crate) fn is_paused(&self) -> bool {
         self.requests.is_paused() && self.status.is_running()
     }
@@ -83,8 +83,8 @@ impl RuntimeState {
         self.entered[state as usize]
     }
 
-    /// The steps that lead from the state last reported to the present one, and reports them from now on. A service that
-    /// was paused while it started first becomes what it would be without the pause.
+    /// Returns the steps from the last reported state to the present one, which counts as reported from now on. A service
+    /// that was paused while it started first enters the state that it would have without the pause.
     pub(super) fn take_steps(&mut self) -> impl Iterator<Item = (ServiceState, ServiceState)> + use<> {
         let (from, to) = (self.shown, self.state());
         let without_pause = if self.status.is_backing_off() { ServiceState::BackingOff } else { ServiceState::Running };
@@ -100,7 +100,7 @@ impl RuntimeState {
         steps
     }
 
-    /// A copy for reading outside the lock.
+    /// Copies the state, to be read outside the lock.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let requests = &self.requests;
         Snapshot {
@@ -118,7 +118,7 @@ impl RuntimeState {
 
     // ── waking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Has the loop look again when something is asked.
+    /// Stores the loop's waker, which the next request calls.
     pub(crate) fn set_waker(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
@@ -130,25 +130,25 @@ impl RuntimeState {
         self.waker = None;
     }
 
-    /// Has the loop look again.
+    /// Wakes the loop.
     pub(crate) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    /// Whether the loop waits for nothing but its next run, and has seen every request.
-    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "the virtual clock asks"))]
+    /// Whether the loop waits only for its next run, and has read every request.
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for virtual time"))]
     pub(crate) fn is_at_rest(&self) -> bool {
         self.status.at_rest && self.waker.is_some()
     }
 
-    /// Ends with the next change of state, even if that comes before it is polled.
+    /// Returns a future that ends with the next change of state, even if that comes before the first poll.
     pub(crate) fn changing(&mut self) -> OwnedNotified {
         self.changed.get_or_insert_default().clone().notified_owned()
     }
 
-    /// Has those who wait for a change look again.
+    /// Wakes the waiters of this service.
     pub(crate) fn notify_waiters(&mut self) {
         if let Some(waiting) = self.changed.take() {
             waiting.notify_waiters();
@@ -162,7 +162,7 @@ impl RuntimeState {
         Err(error.into())
     }
 
-    /// Why nothing can be asked of it, where no loop serves requests.
+    /// Why the service cannot take requests.
     pub(crate) fn why_down(&self) -> &'static str {
         match self.state() {
             ServiceState::Created => "it has not been started; `start` it first",
@@ -179,7 +179,7 @@ impl RuntimeState {
         self.status.is_running() && !self.status.is_ending() && self.requests.stop.is_none()
     }
 
-    /// Asks it to stop, or to hurry where it stops already.
+    /// Requests a stop; of two stops, the earlier deadlines count.
     pub(super) fn request_stop(&mut self, stop: StopRequest) {
         if !self.status.is_running() {
             return;
@@ -229,7 +229,7 @@ impl RuntimeState {
         Ok(())
     }
 
-    /// A fresh instance is to replace the current one, between two runs.
+    /// Requests a fresh instance in place of the current one, between two runs.
     pub(crate) fn request_rebuild(&mut self, rebuild: Rebuild) {
         self.requests.rebuild = self.requests.rebuild.max(Some(rebuild));
         self.wake();

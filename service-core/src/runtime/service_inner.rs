@@ -1,4 +1,4 @@
-//! [`ServiceInner`]: one registered service, shared by its handles, its loop and its contexts.
+//! [`ServiceInner`]: the data of one registered service, shared by its handles, its loop and its contexts.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -26,11 +26,11 @@ use crate::service::outcome::RunReport;
 pub(crate) struct ServiceInner {
     pub(crate) id: Arc<str>,
     pub(crate) shared: Arc<Shared>,
-    /// Whom it acts as, where that is not the registry's requester.
+    /// The requester id of this service, where it differs from the registry's.
     pub(crate) requester_id: Option<Box<str>>,
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
-    /// What an extension keeps for this service.
+    /// Data that an extension keeps for this service.
     #[allow(dead_code, reason = "for extensions")]
     pub(crate) extension_data: OnceLock<Box<dyn Any + Send + Sync>>,
     state: Mutex<RuntimeState>,
@@ -54,18 +54,18 @@ impl ServiceInner {
         }
     }
 
-    /// For reading, and for changes that do not touch the service's state. Never held while user code runs, so a poisoned
-    /// lock still guards a whole state.
+    /// Locks the state for reading, and for changes that do not affect the derived `ServiceState`. The lock is never held
+    /// while user code runs, so a poisoned lock still guards a consistent state.
     pub(crate) fn lock(&self) -> MutexGuard<'_, RuntimeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes status or requests, and reports the steps that the service's state takes by that.
+    /// Changes status or requests, and reports the steps of the derived state that follow.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut RuntimeState) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
         let mut stepped = false;
-        // Under the lock, so that events have the order of the steps.
+        // Under the lock, so that the events have the order of the steps.
         for (from, to) in state.take_steps() {
             self.emit(|| ServiceEventKind::StateChanged { from, to });
             stepped = true;
@@ -76,7 +76,7 @@ impl ServiceInner {
         changed
     }
 
-    /// Has those who wait for this service, or for any, look again.
+    /// Wakes the waiters of this service and those of any service.
     pub(crate) fn notify_waiters(&self, state: &mut RuntimeState) {
         state.notify_waiters();
         self.shared.changed.notify_waiters();
@@ -93,7 +93,7 @@ impl ServiceInner {
         self.requester_id.as_deref().unwrap_or(&self.shared.requester_id)
     }
 
-    /// Waits until `reached` returns something, looking again at every change of state.
+    /// Waits until `reached` returns a value. It is called again at every change of state.
     pub(crate) async fn until<T>(&self, mut reached: impl FnMut(&mut RuntimeState) -> Option<T>) -> T {
         loop {
             let changing = {
@@ -109,11 +109,11 @@ impl ServiceInner {
 
     // ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Asks it to stop, and returns the incarnation that this ends.
+    /// Requests a stop, and returns the incarnation that it ends.
     pub(crate) fn request_stop(&self, stop: StopRequest) -> u32 {
         self.update(|state| {
             state.request_stop(stop);
-            // Those who wait in `cx.stopping` do so in every state, also where no step follows.
+            // Wakes `cx.stopping`, which may wait in any state, also where the state does not change.
             state.notify_waiters();
             state.status.incarnation
         })
@@ -168,7 +168,7 @@ impl ServiceInner {
         self.emit(|| ServiceEventKind::OptionChanged { key, value: humanize::short(value) });
     }
 
-    /// The configuration has been resolved anew. What the service itself changed stays, where no layer changed it.
+    /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same key.
     #[allow(dead_code, reason = "for extensions")]
     pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, settings_changed: bool) {
         let mut state = self.lock();
@@ -188,8 +188,8 @@ impl ServiceInner {
         state.wake();
     }
 
-    /// An outage is over: a service that waits for its end retries now, and what it counted during the outage is forgotten.
-    /// A moment that the service itself named (`RetryAfter`) is not brought forward.
+    /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A wait
+    /// that the service itself chose (`RetryAfter`) is not shortened.
     pub(crate) fn end_outage(&self) {
         let mut state = self.lock();
         let waits = matches!(state.status.wait_reason.as_deref(), Some(WaitReason::Outage));
@@ -201,7 +201,7 @@ impl ServiceInner {
 
     // ── the service's own code ───────────────────────────────────────────────────────────────────────────────────────
 
-    /// Whether the caller is this service's own code, as far as the thread can tell.
+    /// Whether the calling thread runs this service's own code.
     pub(crate) fn is_current(&self) -> bool {
         CURRENT.get() == std::ptr::from_ref(self) as usize
     }

@@ -1,4 +1,4 @@
-//! [`Services`]: the registered services of one registry, by id, and what they share.
+//! [`Services`]: the registered services of one registry, by id, and the data that they share.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -15,14 +15,14 @@ pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sources: Sources,
     list: RwLock<BTreeSet<ById>>,
-    /// The types of the services, by name, and how many services each has: types are few, services may be many.
+    /// The types of the services, by name, with the number of services of each.
     types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
 }
 
-/// The services that a start waits for.
+/// The dependencies that are not ready.
 pub(crate) struct NotReady {
     pub(crate) ids: Vec<Arc<str>>,
-    /// None of them is starting, so waiting for the start makes no sense.
+    /// None of them is starting, so a start does not wait for them.
     pub(crate) none_starting: bool,
 }
 
@@ -35,15 +35,15 @@ impl Services {
         self.read().get(id).map(|known| known.0.clone())
     }
 
-    /// All of them, sorted by id.
+    /// Returns all services, sorted by id.
     pub(crate) fn all(&self) -> Vec<Arc<RegisteredService>> {
         self.read().iter().map(|known| known.0.clone()).collect()
     }
 
-    /// Adds a service if `check`, which sees all others, finds nothing wrong.
+    /// Adds a service, unless its id is taken or `check`, which receives all others, returns an error.
     ///
     /// # Errors
-    /// What `check` returns; and, with the service that has it, that the id is taken.
+    /// Those of `check`; and `taken`, called with the service that has the id.
     pub(crate) fn insert<E>(
         &self,
         service: Arc<RegisteredService>,
@@ -54,7 +54,7 @@ impl Services {
         if let Some(ById(other)) = list.get(&**service.id()) {
             return Err(taken(other));
         }
-        // The list of all is only made for a service that depends on some.
+        // The list of all services is only needed for a service that has dependencies.
         if !service.inner.lock().requests.options.depends_on.is_empty() {
             check(&list.iter().map(|known| known.0.clone()).collect::<Vec<_>>())?;
         }
@@ -63,7 +63,7 @@ impl Services {
         Ok(())
     }
 
-    /// A service whose id is the name of another one's type, and that type: this service's id, or its type's name.
+    /// Returns a service whose id is the name of another service's type, and that type, if the new service is one of the two.
     pub(crate) fn name_clash(
         &self,
         service: &Arc<RegisteredService>,
@@ -82,16 +82,17 @@ impl Services {
         self.write().extend(services.into_iter().map(ById));
     }
 
-    /// Removes this service, if `may_go` agrees while nobody can register or start it. `false`: it is not on the list.
-    pub(crate) fn remove(&self, service: &Arc<RegisteredService>, may_go: impl FnOnce() -> bool) -> Option<bool> {
+    /// Removes this service if `may_remove` returns `true`; nothing is registered while that is called. Returns its answer,
+    /// or `None` if the service is not registered.
+    pub(crate) fn remove(&self, service: &Arc<RegisteredService>, may_remove: impl FnOnce() -> bool) -> Option<bool> {
         let mut list = self.write();
         // The id may have been registered again.
         let found = list.get(&**service.id()).is_some_and(|ById(known)| Arc::ptr_eq(known, service));
         if !found {
             return None;
         }
-        let goes = may_go();
-        if goes {
+        let removed = may_remove();
+        if removed {
             list.remove(&**service.id());
             let mut types = self.types();
             let left = types.get_mut(service.descriptor.id).map(|(_, services)| {
@@ -102,10 +103,10 @@ impl Services {
                 types.remove(service.descriptor.id);
             }
         }
-        Some(goes)
+        Some(removed)
     }
 
-    /// Which of these services are not ready.
+    /// Returns those of these services that are not ready.
     pub(crate) fn not_ready(&self, ids: &[String]) -> NotReady {
         let mut not_ready = NotReady { ids: Vec::new(), none_starting: true };
         for id in ids {
@@ -141,7 +142,7 @@ impl Services {
     }
 }
 
-/// A service on the list: ordered, and found, by its id.
+/// A service in the list, ordered and found by its id.
 struct ById(Arc<RegisteredService>);
 
 impl Borrow<str> for ById {

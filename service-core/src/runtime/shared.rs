@@ -1,4 +1,4 @@
-//! [`Shared`]: what all services of one registry share, apart from the list of them.
+//! [`Shared`]: the data that all services of one registry share, except for the list of services.
 
 use std::any::{Any, TypeId, type_name};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub(crate) struct Shared {
     pub(crate) requester_id: String,
     /// Makes jitter repeatable in tests.
     pub(crate) seed: Option<u64>,
-    /// Threads that run blocking code of services.
+    /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
     pub(crate) states: SharedStates,
 }
@@ -52,31 +52,31 @@ impl Shared {
 pub(crate) struct SharedStates(BTreeMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
 
 impl SharedStates {
-    /// Adds a value; it replaces an earlier one of its type.
+    /// Adds a value. It replaces an earlier value of the same type.
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
         self.0.insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
     }
 
-    /// The value of type `T`.
+    /// Returns the value of type `T`.
     pub(crate) fn get<T: Send + Sync + 'static>(&self, service: &str) -> Result<&T> {
         let found = self.0.get(&TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref());
         found.ok_or_else(|| {
             let mut present: Vec<&str> = self.0.values().map(|(name, _)| *name).collect();
             present.sort_unstable();
             let present = match present.is_empty() {
-                true => "it has no shared state at all".to_owned(),
+                true => "it has no shared values".to_owned(),
                 false => format!("it has: {}", present.join(", ")),
             };
             Error::fatal(format!(
-                "service `{service}` asks for shared state of type `{}`, which the registry does not have ({present}); \
-                 add `.state(…)` with such a value to the builder",
+                "service `{service}` needs a shared value of type `{}`, which the registry does not have ({present}); \
+                 add one to the builder with `.state(…)`",
                 type_name::<T>()
             ))
         })
     }
 }
 
-/// A thread in blocking code.
+/// Counts a thread in blocking code, until it is dropped.
 pub(crate) struct InBlocking(Arc<Shared>);
 
 impl Drop for InBlocking {

@@ -1,4 +1,5 @@
-//! [`Status`]: what a service does and did. Only its loop writes it, and the launcher that makes the status a loop begins with.
+//! [`Status`]: what a service does and did. Only its loop writes it, after `start` has set the status that the loop begins
+//! with.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,16 +17,16 @@ pub(crate) enum Exit {
     Failed,
 }
 
-/// What the service does now. One of these excludes the others.
+/// What the service does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
     /// Never started.
     Created,
-    /// Waits for its dependencies, its first instance or its next regular run.
+    /// Waits for its dependencies, for its first instance or for its next regular run.
     Waiting,
     /// Waits for a retry.
     BackingOff,
-    /// A run is in flight.
+    /// Is in a run.
     InRun,
     /// The loop has decided to end; the instance is being cleaned up.
     Ending(Exit),
@@ -33,35 +34,35 @@ pub(crate) enum Activity {
     Ended(Exit),
 }
 
-/// Why a service is not simply waiting for its next run.
+/// What a service waits for, if not only for its next run.
 #[derive(Clone, Debug)]
 pub(crate) enum WaitReason {
-    /// These services are not ready yet.
+    /// For these services, which are not ready yet.
     Dependencies(Box<[Arc<str>]>),
-    /// A blocking run that timed out has not returned.
+    /// For a blocking run that timed out and has not returned.
     BlockingRun,
-    /// The service failed, and `restart` gives it a fresh instance.
+    /// For the restart after a permanent failure.
     Restart,
-    /// The last failure may come from an outage; the end of the outage ends the wait.
+    /// For a retry of a failure that may come from an outage; the end of the outage ends the wait.
     Outage,
 }
 
-/// The state that a service's loop writes and everyone reads.
+/// The status that a service's loop writes and all others read.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
-    /// Starts so far; tells one loop of the service from the next.
+    /// The number of starts so far; it identifies one loop of the service.
     pub(crate) incarnation: u32,
     pub(crate) activity: Activity,
     /// The first instance of this incarnation has been built.
     pub(crate) ready: bool,
-    /// The start has come to a result: the service is ready, or its first attempt has failed.
+    /// The start has a result: the service is ready, or its first attempt has failed.
     pub(crate) start_resolved: bool,
     /// Consecutive failures.
     pub(crate) failures: u32,
     pub(crate) next_due: Option<Instant>,
-    /// The loop waits for `next_due` or a request, and for nothing else.
+    /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
-    /// The grid of its schedule; before the service is ready, the moment its start began.
+    /// The grid of the schedule. Before the service is ready: the moment when its start began.
     pub(crate) grid: Grid,
     pub(crate) wait_reason: Option<Box<WaitReason>>,
     /// The latest error; it stays after a success.
@@ -69,7 +70,7 @@ pub(crate) struct Status {
     pub(crate) stats: Stats,
 }
 
-/// What a service did since it was registered.
+/// Totals since the service was registered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stats {
     pub(crate) runs: u64,
@@ -104,7 +105,7 @@ impl Status {
         }
     }
 
-    /// Begins the next incarnation. Totals and the last error stay.
+    /// Begins the next incarnation. Totals and the last error are kept.
     pub(crate) fn begin(&mut self) {
         *self = Self {
             incarnation: self.incarnation.wrapping_add(1),
@@ -133,7 +134,7 @@ impl Status {
         self.activity == Activity::BackingOff
     }
 
-    /// A run begins: its number.
+    /// A run begins. Returns its number.
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.activity = Activity::InRun;
         self.next_due = None;
@@ -143,7 +144,7 @@ impl Status {
         self.stats.runs
     }
 
-    /// The run in flight succeeded: when it began and how long it took.
+    /// The current run succeeded. Returns when it began and how long it took.
     pub(crate) fn end_run(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration) {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
@@ -157,8 +158,8 @@ impl Status {
         (started, duration)
     }
 
-    /// The run in flight failed, or (without a duration) an instance could not be built. Returns the error that this one
-    /// replaces: it is the user's, and must be dropped outside the lock.
+    /// The current run failed, or (without a duration) an instance could not be built. Returns the previous error, which
+    /// must be dropped outside the lock because dropping it is user code.
     #[must_use]
     pub(crate) fn end_failed(&mut self, error: &Error, duration: Option<Duration>) -> Option<Error> {
         if self.in_run() {

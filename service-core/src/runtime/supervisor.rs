@@ -1,7 +1,7 @@
 //! The loop that runs one service: wait → build → run → decide, and at the end clean up.
 //!
-//! It is one task, so two runs never overlap, and it alone writes the service's [`Status`](super::status::Status). The
-//! tricky part is that anything may be asked at any moment: [`Supervisor::poll_wait`] reads the requests and stores its
+//! The loop is one task, so two runs never overlap. It alone writes the service's [`Status`](super::status::Status). The
+//! tricky part is that a request may arrive at any moment: [`Supervisor::poll_wait`] reads the requests and stores its
 //! waker under one lock, so no request is lost. `policy` and `schedule` decide what follows a run, and when.
 
 use std::future::{Future, poll_fn};
@@ -55,38 +55,38 @@ pub(crate) async fn supervise(mut supervisor: Supervisor) -> Exit {
     Box::pin(supervisor.end(exit)).await
 }
 
-/// What the loop of one service knows. Nothing else writes it.
+/// The state of the loop of one service. Only the loop reads and writes it.
 pub(crate) struct Supervisor {
     cx: Context,
     registered: Arc<RegisteredService>,
     services: Arc<Services>,
     invoker: Invoker,
-    /// The options that the loop works with; those of the requests may be newer.
+    /// The options that the loop uses; the options in the requests may be newer.
     options: Arc<Options>,
     instance: Option<Box<dyn Lifecycle>>,
-    /// What is due at the status' `next_due`.
+    /// What is due at `next_due` of the status.
     due: Due,
-    /// The instance is on the blocking pool, in a run that timed out or outlasted its stop.
+    /// A blocking run that timed out or was aborted has not returned; it holds the instance.
     away: Option<Away>,
-    /// Those who wait for the report of the run in flight.
+    /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
-    /// Of a cron schedule.
+    /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
     restarts: RestartBudget,
     failure_log: FailureLog,
     /// For jitter.
     rng: fastrand::Rng,
-    /// The status says how the service ended.
+    /// The status already has the result of the loop.
     ended: bool,
 }
 
-/// What the loop waits for.
+/// What is due next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     AtOnce,
     /// The next point of the interval, or the end of the delay.
     Regular,
-    /// The next look at the wall clock, which may be the fire itself.
+    /// The next check of the wall clock, which may be the fire itself.
     Cron,
     /// A fire that was missed while the process was down.
     Missed,
@@ -98,9 +98,9 @@ enum WaitEvent {
     Stop,
     /// Options or settings have changed.
     Changed,
-    /// It is time to look at the wall clock, and the fire has not come yet.
+    /// The wall clock was due to be checked, and the fire has not come yet.
     ClockCheck,
-    /// A blocking run that was given up has returned.
+    /// A blocking run that timed out has returned.
     Returned(Result<Returned, JoinError>),
     /// A run is due, and there is no instance.
     Build,
@@ -108,20 +108,20 @@ enum WaitEvent {
     Run,
 }
 
-/// A blocking run that was given up.
+/// A blocking run that timed out or was aborted, and still occupies a thread of the blocking pool.
 struct Away {
     run: JoinHandle<Returned>,
-    /// The instance is not to be used again.
+    /// The instance must not be used again.
     discard: bool,
 }
 
-/// What the blocking pool gives back: the instance and how the run went.
+/// What a blocking run returns: the instance and the result of the run.
 type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 
 /// Start and end of a run.
 type Times = (Instant, Instant);
 
-/// A run that ends this long after its timeout has blocked its thread.
+/// A run that ends later than this after its timeout has blocked its thread.
 const BLOCKED_GRACE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -155,7 +155,7 @@ impl Supervisor {
         self.cx.incarnation
     }
 
-    // What happens seldom is boxed where it is awaited: the task of a waiting service has room for the longest await.
+    // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
         if !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
@@ -177,7 +177,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the next run, and begins it, or for a request.
+    /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
         let Self { cx, options, due, instance, away, cron, current_waiters, .. } = self;
         let service = &cx.service;
@@ -197,7 +197,7 @@ impl Supervisor {
                 state.status.next_due = None;
             }
             if std::mem::take(&mut state.requests.outage_over) && state.status.is_backing_off() {
-                // Failures of an outage do not count when it is over.
+                // When the outage is over, its failures no longer count.
                 state.status.failures = 0;
                 state.status.next_due = Some(Instant::now());
             }
@@ -235,13 +235,13 @@ impl Supervisor {
         });
         match (event, away) {
             (Some(event), _) => Poll::Ready(event),
-            // Runs never overlap: the next one waits for the one that was given up.
+            // Runs never overlap: the next one waits until the one that timed out has returned.
             (None, Some(away)) => Pin::new(&mut away.run).poll(task).map(WaitEvent::Returned),
             (None, None) => Poll::Pending,
         }
     }
 
-    /// Follows up what ended a wait without a run.
+    /// Handles an event that ended the wait without a run.
     async fn follow_up(&mut self, event: WaitEvent) -> Option<Exit> {
         match event {
             WaitEvent::Changed => self.adopt_changes().await,
@@ -250,12 +250,12 @@ impl Supervisor {
                 self.record_pending_fire(false).await;
             }
             WaitEvent::Returned(returned) => self.take_back(returned).await,
-            WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself follows these up"),
+            WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
         }
         None
     }
 
-    /// Works with the options that are in effect now, and with a fresh instance where the settings have changed.
+    /// Uses the options that are in effect now, and a fresh instance if the service's own settings have changed.
     async fn adopt_changes(&mut self) {
         let rebuild = {
             let mut state = self.cx.service.lock();
@@ -268,22 +268,22 @@ impl Supervisor {
         self.plan_again();
     }
 
-    /// Follows up a run that succeeded.
+    /// Handles a run that succeeded.
     async fn succeed(&mut self, outcome: Outcome) -> Option<Exit> {
         let ended = Instant::now();
         let service = &self.cx.service;
         let timeout = self.options.timeout;
         let (started, duration) = service.update(|state| {
-            // What the run itself has set counts from here on.
+            // Options that the run itself has set count from here on.
             adopt_options(&mut self.options, state);
             state.status.end_run(outcome, ended)
         });
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
             warn!(
                 service.id = %service.id, service.run = self.cx.run,
-                "the run blocked its thread past its timeout of {} and could not be cancelled: it took {}; a plain `fn update` \
-                 runs where blocking is allowed",
-                humanize::long(timeout), humanize::long(duration)
+                "the run took {}, longer than its `timeout` of {}: it blocked its thread, so it could not be cancelled; write \
+                 blocking code as a plain `fn update`",
+                humanize::long(duration), humanize::long(timeout)
             );
         }
         self.failure_log.recovered(service);
@@ -303,8 +303,8 @@ impl Supervisor {
         None
     }
 
-    /// After every run that the service outlives: settles what it left open, and builds a fresh instance where the run asked
-    /// for one.
+    /// After every run that does not end the service: settles the rows that the run left open, and builds a fresh instance
+    /// if the run requested one.
     async fn after_run(&mut self) {
         if self.invoker.extension.has_unsettled(&self.cx.service) {
             Box::pin(self.settle(None)).await;
@@ -322,7 +322,7 @@ impl Supervisor {
         }
     }
 
-    /// Gives those who wait for the run its report.
+    /// Sends the report of the run to the callers that wait for it.
     fn report(&mut self, report: RunReport) {
         for waiter in self.current_waiters.drain(..) {
             // The caller may have stopped waiting.
@@ -334,7 +334,7 @@ impl Supervisor {
         self.cron.get_or_insert_default()
     }
 
-    /// Waits until every service that this one depends on is ready. `false`: a stop came first.
+    /// Waits until every service that this one depends on is ready. Returns `false` if a stop came first.
     async fn wait_for_dependencies(&mut self) -> bool {
         if self.options.depends_on.is_empty() {
             return true;
@@ -352,7 +352,7 @@ impl Supervisor {
                 }
                 state.status.wait_reason = Some(Box::new(WaitReason::Dependencies(waiting.ids.into())));
                 if waiting.none_starting && !state.status.start_resolved {
-                    // The start has nothing to wait for here.
+                    // No dependency is starting, so the caller of `start` would wait in vain.
                     state.status.start_resolved = true;
                     service.notify_waiters(state);
                 }
@@ -376,7 +376,7 @@ impl Supervisor {
     }
 }
 
-/// Takes over the options in effect. The grid first comes up to the last run on its old interval.
+/// Takes over the options in effect. Before that, the grid advances to the last run by the old interval.
 fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
     if Arc::ptr_eq(options, &state.requests.options) {
         return;
@@ -387,7 +387,7 @@ fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
     options.clone_from(&state.requests.options);
 }
 
-/// Whether fires that were missed while the process was down matter.
+/// Whether fires that were missed while the process was down are made up.
 fn catches_up(options: &Options) -> bool {
     matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }

@@ -1,10 +1,10 @@
-//! [`TestBed`]: services under test, on virtual time.
+//! [`TestBed`]: tests services on virtual time.
 //!
-//! All of the runtime is on tokio's clock. Under `#[tokio::test(start_paused = true)]` that clock stands still until
-//! every task waits, and then leaps to the next moment at which one is due: a month passes in seconds, and every test
-//! gives the same answer every time.
+//! The runtime only uses tokio's clock. With `#[tokio::test(start_paused = true)]` that clock stands still until every task
+//! waits, and then advances to the next moment at which a task is due. So a month passes in seconds, and a test gives the
+//! same result every time.
 //!
-//! A real database and a paused clock do not mix by themselves; a bed that is given a database holds the clock (`held`).
+//! A real database does not work with a paused clock by itself; a bed with a database holds the clock (`virtual_clock`).
 
 mod virtual_clock;
 
@@ -27,7 +27,8 @@ use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
 
-/// A registry for tests: no discovered services, no environment and no configuration file, jitter from a fixed seed.
+/// A registry for tests: without discovered services, environment and configuration file, and with jitter from a fixed
+/// seed.
 ///
 /// ```
 /// use std::time::Duration;
@@ -55,11 +56,11 @@ use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
 pub struct TestBed {
     stage: Mutex<Stage>,
     clock: TestClock,
-    /// Where there is a database and the clock is paused.
+    /// Held if there is a database and the clock is paused.
     held: Mutex<Option<HeldClock>>,
 }
 
-/// A bed is made before its first service starts, and fixed from then on.
+/// A bed is configured before its first service starts, and fixed from then on.
 #[derive(Debug)]
 enum Stage {
     Making(Box<RegistryBuilder>),
@@ -69,13 +70,13 @@ enum Stage {
 }
 
 impl TestBed {
-    /// A bed with nothing in it. Its wall clock begins at 2026-01-01 00:00 UTC.
+    /// Creates an empty bed. Its wall clock begins at 2026-01-01 00:00 UTC.
     pub fn new() -> Self {
         const NEW_YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
         Self::at(SystemTime::UNIX_EPOCH + NEW_YEAR_2026)
     }
 
-    /// A bed whose wall clock begins at this moment and moves with tokio's clock.
+    /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock.
     pub fn at(wall: impl Into<SystemTime>) -> Self {
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs::default());
@@ -85,19 +86,20 @@ impl TestBed {
         Self { stage: Mutex::new(Stage::Making(Box::new(builder))), clock, held: Mutex::default() }
     }
 
-    /// Sets the wall clock of the running bed, as a time server or an operator would; tokio's clock, on which everything
-    /// but cron waits, goes on as it was. Forward, it is also what a machine sees that was suspended.
+    /// Sets the wall clock of the bed, as a time server or an operator does. Only cron schedules use the wall clock; tokio's
+    /// clock does not change. Setting it forward also simulates a machine that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
         self.clock.set(wall.into());
     }
 
-    /// A value that services share: `cx.state::<T>()`.
+    /// Adds a value that services share: `cx.state::<T>()` returns it.
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.with(|builder| builder.state(value))
     }
 
-    /// Sets one key, of an attribute's kind or a service's own, for every service in the bed; or `"id.key"` for one.
+    /// Sets one key, an option or one of the services' own settings, for every service in the bed; `"id.key"` sets it for
+    /// one service.
     #[must_use]
     pub fn set(self, key: &str, value: impl Into<SettingValue>) -> Self {
         self.with(|mut builder| {
@@ -109,13 +111,13 @@ impl TestBed {
         })
     }
 
-    /// Who the services act as.
+    /// Sets the requester id of the services.
     #[must_use]
     pub fn requester_id(self, id: impl Into<String>) -> Self {
         self.with(|builder| builder.requester_id(id))
     }
 
-    /// Makes jitter another one. Default: 0.
+    /// Sets the seed of jitter. Default: 0.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.with(|mut builder| {
@@ -124,15 +126,15 @@ impl TestBed {
         })
     }
 
-    /// Anything else that the builder has.
+    /// Applies any other method of the builder.
     #[must_use]
     pub fn with(self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
         self.change(change);
         self
     }
 
-    /// From now on time moves only where the bed moves it: in [`run_for`](Self::run_for), and while calls on handles are
-    /// awaited. Does nothing where tokio's clock is not paused.
+    /// From now on only the bed advances time: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
+    /// nothing if tokio's clock is not paused.
     #[allow(dead_code, reason = "for databases")]
     pub(crate) async fn hold_clock(&self) {
         let held = HeldClock::hold().await;
@@ -149,25 +151,25 @@ impl TestBed {
     pub(crate) fn change(&self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) {
         let mut stage = self.lock();
         let Stage::Making(builder) = std::mem::replace(&mut *stage, Stage::Between) else {
-            panic!("the bed is made before its first service is started");
+            panic!("configure the bed before its first service starts");
         };
         *stage = Stage::Making(Box::new(change(*builder)));
     }
 
-    /// Starts a service that is built by its `configure`, or `Default`, under the id of its attribute (and, where that is
-    /// taken, a number).
+    /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is taken,
+    /// a number is appended.
     #[track_caller]
     pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Registration::of::<S>(S::ID))
     }
 
-    /// Starts a ready-made instance.
+    /// Starts a service with a ready-made instance.
     #[track_caller]
     pub fn start<S: Service>(&self, service: S) -> impl Future<Output = ServiceHandle> {
         self.launch::<S>(Ok(Registration::ready_made(S::ID, service)))
     }
 
-    /// Starts a service that is built by a closure, of the forms of [`RegistryBuilder::service_fn`].
+    /// Starts a service that is built by a closure. The closure has one of the forms of [`RegistryBuilder::service_fn`].
     #[track_caller]
     pub fn start_fn<Form, F>(&self, build: F) -> impl Future<Output = ServiceHandle>
     where
@@ -177,7 +179,7 @@ impl TestBed {
         self.launch::<<F::Out as IntoService>::Service>(Ok(Registration::closure(id, build)))
     }
 
-    /// Waits as long as the start does; what comes of it, the handle's state says.
+    /// Waits for the start. The state of the handle shows its result.
     async fn launch<S: Service>(&self, registration: crate::Result<Registration>) -> ServiceHandle {
         let services = self.services().await;
         let registered = registration.and_then(|mut registration| {
@@ -185,26 +187,26 @@ impl TestBed {
             services.add(registration)
         });
         let handle = registered.unwrap_or_else(|error| panic!("the service cannot be registered: {error:?}"));
-        // A service that fails at once is a thing to test.
+        // A test may be about a service that fails at once.
         let _ = handle.start().await;
         handle
     }
 
-    /// The registry of the bed. From here on the bed is made.
+    /// Returns the registry of the bed. From now on the bed cannot be configured.
     pub async fn services(&self) -> ServiceRegistry {
         let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
         let registry = match stage {
             Stage::Made(registry) => registry,
             Stage::Making(builder) => {
-                builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be made: {error:?}"))
+                builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be built: {error:?}"))
             }
-            Stage::Between => panic!("the bed is being made by another task"),
+            Stage::Between => panic!("another task is building the bed"),
         };
         *self.lock() = Stage::Made(registry.clone());
         registry
     }
 
-    /// Lets this much time pass, and everything happen that is due until then and at that moment.
+    /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
@@ -212,11 +214,11 @@ impl TestBed {
             return virtual_clock::run_for(&inner.services, &*inner.extension, duration).await;
         }
         tokio::time::sleep(duration).await;
-        // What is due at this very moment may stand behind this task in the queue.
+        // Tasks that are due at this very moment may be behind this one in the queue.
         virtual_clock::settle(&inner.services).await;
     }
 
-    /// One run of an instance, without a loop around it: no schedule, no retry, no timeout.
+    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;
@@ -237,7 +239,7 @@ impl TestBed {
                 let update = service.__update(&cx);
                 flatten(panic::catch_future(update).await)
             };
-            // What the run left open is settled, as after any run.
+            // Rows that the run left open are settled, as after any run.
             let why = result.as_ref().err().map(|error| format!("{error:#}"));
             inner
                 .extension
@@ -265,7 +267,7 @@ impl Default for TestBed {
     }
 }
 
-/// Off the async threads, as in production: there such code may block on the runtime, and here, too.
+/// Runs blocking code outside the async threads, as in production, where it may block on the runtime.
 fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<Outcome> {
     let runtime = tokio::runtime::Handle::current();
     let ran = std::thread::scope(|scope| {
@@ -285,7 +287,7 @@ fn flatten(caught: Caught<crate::Result<Outcome>>) -> crate::Result<Outcome> {
     }
 }
 
-/// The service's id, with a number where it is taken.
+/// Returns the id of the service; if it is taken, with a number.
 fn free_id<S: Service>(services: &ServiceRegistry) -> String {
     let taken = |id: &str| services.get(id).is_some();
     if !taken(S::ID) {

@@ -1,9 +1,9 @@
-//! Virtual time: the test bed's wall clock, and time that moves beside a real database.
+//! Virtual time: the wall clock of the test bed, and virtual time with a real database.
 //!
-//! A paused clock advances to its next timer whenever every task waits. A task that waits for a database waits for the real
-//! world, so the clock would advance past the pool's own timeouts. While a bed holds the clock it moves only here: to the
-//! next moment at which a service is due once all are quiet, or, where a run goes on and nothing real happens any more,
-//! by small steps.
+//! A paused clock advances to its next timer whenever every task waits. A task that waits for a database waits for real
+//! time, so the clock would advance past the timeouts of the pool. While a bed holds the clock, only this file advances it:
+//! to the next moment at which a service is due, once all services are quiet; or by small steps, while a run waits and no
+//! real event arrives.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,13 +19,13 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::services::Services;
 use crate::service::state::ServiceState;
 
-/// How long nothing real may happen before a run in flight is taken to wait for virtual time.
+/// If no real event arrives for this long, a current run is assumed to wait for virtual time.
 const SILENCE: Duration = Duration::from_millis(20);
 
-/// How far the clock moves then.
+/// How far the clock advances then.
 const STEP: Duration = Duration::from_millis(250);
 
-/// A wall clock that shows a chosen time and moves with tokio's clock.
+/// A wall clock that can be set, and moves with tokio's clock.
 #[derive(Clone, Debug)]
 pub(super) struct TestClock(Arc<Mutex<(SystemTime, Instant)>>);
 
@@ -46,14 +46,14 @@ impl WallClock for TestClock {
     }
 }
 
-/// Holds a paused clock until it is dropped: the clock does not advance while a blocking task is under way.
+/// Holds a paused clock until it is dropped: the clock does not advance while a blocking task runs.
 #[derive(Debug)]
 pub(super) struct HeldClock {
     _release: mpsc::Sender<()>,
 }
 
 impl HeldClock {
-    /// Holds the clock, or does nothing where it is not paused.
+    /// Holds the clock. Does nothing if it is not paused.
     pub(super) async fn hold() -> Option<Self> {
         if !is_paused() {
             return None;
@@ -71,7 +71,7 @@ fn is_paused() -> bool {
     Instant::now() == before
 }
 
-/// Moves a held clock for callers that wait for services.
+/// Advances a held clock for callers that wait for services.
 #[derive(Debug)]
 pub(super) struct HeldTime;
 
@@ -86,7 +86,7 @@ impl VirtualTime for HeldTime {
     }
 }
 
-/// Moves a held clock by `duration`, from one due moment to the next.
+/// Advances a held clock by `duration`, from one due moment to the next.
 pub(super) async fn run_for(services: &Arc<Services>, extension: &dyn Extension, duration: Duration) {
     let end = Instant::now() + duration;
     if is_quiet(services) {
@@ -99,22 +99,22 @@ pub(super) async fn run_for(services: &Arc<Services>, extension: &dyn Extension,
             if quiet {
                 return;
             }
-            // What is due at the very end still has its run, which may need the real world only.
+            // A run that is due at the very end may still need real time.
             if !wait_for_quiet(services, 50).await {
                 return;
             }
             continue;
         }
         tokio::time::advance(step(services, quiet).min(left)).await;
-        // Changes in the tables are noticed before anything else is due. A run may hold a lock that the refresh would wait
-        // for, while nothing moves the clock.
+        // Changes in the tables are read before the next service is due. Not during a run: it may hold a lock that the
+        // refresh would wait for, while nothing advances the clock.
         if is_quiet(services) {
             extension.refresh(services).await;
         }
     }
 }
 
-/// Lets everything happen that is due at this very moment, on a clock that is not held.
+/// Waits until everything that is due at this very moment has happened, on a clock that is not held.
 pub(super) async fn settle(services: &Services) {
     for _ in 0..10_000 {
         if !is_behind(services) {
@@ -127,7 +127,7 @@ pub(super) async fn settle(services: &Services) {
     }
 }
 
-/// One run outside of any loop, with small steps of the clock wherever nothing real has happened for a while.
+/// Runs `work` outside any loop. Advances the clock by small steps while no real event arrives.
 pub(super) async fn stepping<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     let mut mover = pin!(async {
@@ -146,7 +146,7 @@ pub(super) async fn stepping<T>(work: impl Future<Output = T>) -> T {
     .await
 }
 
-/// So long that whatever waits for the real world only has likely come to its end.
+/// Waits so long in real time that work which only waits for real events has probably ended.
 async fn real_time_passes() {
     for _ in 0..SILENCE.as_millis() {
         tokio::task::yield_now().await;
@@ -168,13 +168,13 @@ async fn wait_for_quiet(services: &Services, milliseconds: u128) -> bool {
         if is_quiet(services) {
             return true;
         }
-        // A millisecond of the real world. Where the pool of threads is gone the test is at its end.
+        // A millisecond of real time. If the blocking pool has shut down, the test is ending.
         let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
     }
     false
 }
 
-/// Whether a loop that waits has something to do at this very moment.
+/// Whether a waiting loop has something to do at this very moment.
 fn is_behind(services: &Services) -> bool {
     let now = Instant::now();
     services.all().iter().any(|service| {
@@ -184,7 +184,7 @@ fn is_behind(services: &Services) -> bool {
     })
 }
 
-/// Whether no service does anything, or is about to.
+/// Whether no service does anything or is about to.
 fn is_quiet(services: &Services) -> bool {
     let now = Instant::now();
     services.all().iter().all(|service| {

@@ -1,8 +1,8 @@
-//! Cron fires that were missed while the process was down: what is missing is found at the start, and what ended well is
-//! recorded.
+//! `catch_up`: finds the cron fires that were missed while the process was down, and records each fire whose run succeeded.
 //!
-//! The tricky part is that the extension which remembers fires may be down. Without the last fire it is unknown what was
-//! missed, and a scheduled run that ends well would hide it; so such a service is not ready before it has been read.
+//! The tricky part is that the extension which stores the last fire (the database) may not answer. Without the last fire it
+//! is unknown which fires were missed, and the next successful run would overwrite it. So such a service stays `Starting`
+//! until the last fire has been read.
 
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -22,14 +22,14 @@ use crate::service::failure::FailureKind;
 const RECORD_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
-#[error("its last cron fire cannot be read, and so it is unknown what was missed")]
+#[error("cannot read the last cron fire, so it is unknown which fires were missed")]
 struct Unread(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Supervisor {
-    /// Reads the last fire that ended well, before the first instance is built.
+    /// Reads the last fire whose run succeeded, before the first instance is built.
     ///
     /// # Errors
-    /// It could not be read; what follows is decided, and may be the end of the loop.
+    /// It could not be read. The failure has been handled; the value is the end of the loop, if the loop has to end.
     pub(super) async fn read_last_fire(&mut self) -> Result<(), Option<Exit>> {
         if !catches_up(&self.options) {
             return Ok(());
@@ -48,7 +48,7 @@ impl Supervisor {
         }
     }
 
-    /// Finds what the schedule missed up to now: at the start, and again while it is made up.
+    /// Finds the fires that were missed up to now: at the start, and again while they are made up.
     pub(super) fn backfill(&mut self) {
         let options = self.options.clone();
         let Schedule::Cron(schedule) = &options.schedule else { return };
@@ -58,12 +58,12 @@ impl Supervisor {
         if missed.is_empty() {
             return self.cron().all_made_up();
         }
-        info!(service.id = %self.cx.service.id, "catches up {} missed cron fire(s)", missed.len());
+        info!(service.id = %self.cx.service.id, "catching up {} missed cron fire(s)", missed.len());
         self.cron().backfill(missed);
     }
 
-    /// Records the fire whose run ended well, so that it is not caught up after a restart of the process. While there is an
-    /// outage this waits for the next look at the clock, the next run or, `at_end`, is tried once all the same.
+    /// Records the fire whose run succeeded, so that the next process does not repeat it. During an outage this is left for
+    /// the next check of the clock or the next run; `at_end` it is tried once anyway.
     pub(super) async fn record_pending_fire(&mut self, at_end: bool) {
         let Some(fire) = self.cron.as_ref().and_then(|cron| cron.unrecorded()) else { return };
         let extension = self.invoker.extension.clone();
@@ -79,12 +79,13 @@ impl Supervisor {
             InvokeResult::Done(Ok(())) => return self.cron().recorded(fire),
             InvokeResult::Done(Err(error)) => format!("{error:#}"),
             InvokeResult::Panicked(message) => message,
-            InvokeResult::Cancelled(_) => "no answer".to_owned(),
+            InvokeResult::Cancelled(_) => "no answer in time".to_owned(),
         };
         if self.cron().could_not_record() {
             warn!(
                 service.id = %service.id,
-                "the last cron fire is not recorded yet, and would be caught up again after a restart: {why}"
+                "the last cron fire could not be recorded; if the process ends before that succeeds, the fire is run again: \
+                 {why}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! How an instance and a loop end: the instance is cleaned up exactly once, and everyone who waits for the loop is notified.
+//! The end of an instance and of the loop: the instance is cleaned up exactly once, and every waiter is notified.
 
 use std::pin::pin;
 
@@ -20,14 +20,14 @@ use crate::schedule::later;
 use crate::service::error::Result;
 
 impl Supervisor {
-    /// Cleans up, and reports how the service ended. A stop that was requested before counts as one.
+    /// Cleans up, and sets the final status. If a stop was requested before a failure, the service counts as stopped.
     pub(super) async fn end(&mut self, exit: Exit) -> Exit {
         let service = self.cx.service.clone();
         let exit = service.update(|state| {
             let exit = if state.requests.stop.is_some() { Exit::Stopped } else { exit };
             state.status.activity = Activity::Ending(exit);
             state.status.next_due = None;
-            // Tasks of the instance wait in `cx.stopping` for this.
+            // Wakes tasks of the instance that wait in `cx.stopping`.
             state.notify_waiters();
             exit
         });
@@ -40,7 +40,7 @@ impl Supervisor {
         exit
     }
 
-    /// The last step of a loop, also of one that is dropped.
+    /// The last step of the loop, also when the loop is dropped.
     fn finish(&mut self, exit: Exit) {
         self.ended = true;
         self.current_waiters.clear();
@@ -53,13 +53,13 @@ impl Supervisor {
             state.status.at_rest = false;
             state.requests.run = false;
             state.clear_waker();
-            // Whoever still waits for a run sees the dropped sender.
+            // Dropping the senders notifies the callers that still wait for a run.
             std::mem::take(&mut state.requests.waiters)
         });
         drop(left);
     }
 
-    /// Ends the instance because another is to follow. One on the blocking pool ends when it returns: runs never overlap.
+    /// Ends the instance because another one follows. If a blocking run holds it, it ends when that run has returned.
     pub(super) async fn replace_instance(&mut self) {
         match &mut self.away {
             Some(away) => away.discard = true,
@@ -67,7 +67,7 @@ impl Supervisor {
         }
     }
 
-    /// Cleans up the instance, exactly once, and drops it. Waits for one that is still on the blocking pool.
+    /// Cleans up the instance, exactly once, and drops it. If a blocking run holds the instance, waits for that run.
     pub(super) async fn end_instance(&mut self) {
         if let Some(instance) = self.instance.take() {
             return clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
@@ -80,7 +80,7 @@ impl Supervisor {
             InvokeResult::Done(Err(_)) | InvokeResult::Panicked(_) => {}
             InvokeResult::Cancelled(_) => {
                 let id = &self.cx.service.id;
-                warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
+                warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
                 tokio::spawn(clean_up_late(away.run, self.invoker.clone(), self.cx.clone()));
             }
         }
@@ -148,7 +148,7 @@ async fn clean_up_blocking(
     }
 }
 
-/// Cleans up an instance whose blocking run outlasted even the end of its service.
+/// Cleans up an instance whose blocking run returns after the service has ended.
 async fn clean_up_late(run: JoinHandle<Returned>, invoker: Invoker, cx: Context) {
     if let Ok((instance, _)) = run.await {
         let limit = cx.service.lock().requests.options.drain_timeout;
@@ -156,7 +156,7 @@ async fn clean_up_late(run: JoinHandle<Returned>, invoker: Invoker, cx: Context)
     }
 }
 
-/// The runtime shuts down and drops the loop half-way: whoever waits for the service sees that it has ended.
+/// The runtime shuts down and drops the loop: callers that wait for the service must see that it has ended.
 impl Drop for Supervisor {
     fn drop(&mut self) {
         if !self.ended {

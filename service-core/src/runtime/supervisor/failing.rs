@@ -1,4 +1,4 @@
-//! What follows a failure: it is settled, counted, logged, put to `on_failure`, and acted upon. `policy` decides.
+//! Handles a failure: settles open rows, calls `on_failure`, logs and counts the failure, and does what `policy` decides.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, FailureKind, Recovery};
 use crate::service::outcome::{Outcome, RunReport};
 
-/// How long an outage is looked for.
+/// How long the check for an outage may take.
 const OUTAGE_CHECK: Duration = Duration::from_secs(15);
 
 impl Supervisor {
-    /// Follows up a run that did not succeed.
+    /// Handles a run that did not succeed.
     pub(super) async fn follow_failure(&mut self, result: InvokeResult<Result<Outcome>>) -> Option<Exit> {
         let ended = Instant::now();
         let started = self.cx.service.lock().status.stats.last_started.unwrap_or(ended);
@@ -51,18 +51,18 @@ impl Supervisor {
         exit
     }
 
-    /// The stop would not wait any longer. There is nothing left to decide.
+    /// Handles a run that was aborted because `drain_timeout` was over. The service ends; there is nothing to decide.
     async fn follow_abort(&mut self, error: Error, times: Times) {
         self.settle(Some(&error)).await;
         let service = &self.cx.service;
-        warn!(service.id = %service.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
+        warn!(service.id = %service.id, service.run = self.cx.run, "{error:#}");
         service.emit(|| ServiceEventKind::Aborted);
         let failures = service.lock().status.failures;
         let failure = policy::failure(&self.options, failures, FailureKind::Timeout, error);
         self.count(&failure, Recovery::Stop, Some(times));
     }
 
-    /// Settles what the run that just ended left open, for as long as a stop would wait.
+    /// Settles the rows that the run left open, within `drain_timeout`.
     pub(super) async fn settle(&mut self, error: Option<&Error>) {
         let (service, extension) = (&self.cx.service, &self.invoker.extension);
         if !extension.has_unsettled(service) {
@@ -72,12 +72,12 @@ impl Supervisor {
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
         let settling = extension.settle(service, why.as_deref());
         if let InvokeResult::Done(Err(error)) = self.invoker.invoke(pin!(settling), limit).await {
-            warn!(service.id = %service.id, "could not settle the rows of the run; the next run tries again: {error:#}");
+            warn!(service.id = %service.id, "cannot settle the rows of the run, the next run tries again: {error:#}");
         }
     }
 
-    /// The failures before this one, as far as they count. During an outage the count stays at `max_failures`, so a failure
-    /// of the outage never exhausts it; nor does one that began in an outage and ended after it.
+    /// Returns how many failures before this one count. An outage does not exhaust `max_failures`: a failure during an
+    /// outage, or one that began during an outage, leaves the count at `max_failures`.
     async fn without_outage(&mut self, suspected: bool, began: Instant, before: u32) -> u32 {
         let max = self.options.max_failures;
         if !suspected || before < max || max == 0 {
@@ -92,14 +92,14 @@ impl Supervisor {
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout.max(OUTAGE_CHECK)));
         let down = match self.invoker.invoke(pin!(check), limit).await {
             InvokeResult::Done(Some(down)) => down,
-            // Another check may have found it meanwhile.
+            // The check timed out; another one may have found the outage in the meantime.
             _ => extension.was_down_since(began),
         };
         if down { max - 1 } else { before }
     }
 
-    /// Counts a failure of what `began` then, asks what follows, and does it. `times` are missing where no instance could be
-    /// built.
+    /// Handles a failure: counts it, decides what follows, and does it. `began` is when the failed work began. Without
+    /// `times`, no instance could be built.
     pub(super) async fn fail(
         &mut self,
         kind: FailureKind,
@@ -124,7 +124,7 @@ impl Supervisor {
         if irreplaceable && matches!(decision, Decision::Retry(_) | Decision::Regular) {
             decision = Decision::Fail;
         }
-        // After a stop was requested nothing follows: the service is neither retried nor failed.
+        // If a stop was requested, the service stops: no retry follows, and the service does not become `Failed`.
         let stopping = service.lock().requests.stop.is_some();
         let logged = if stopping { Decision::Stop } else { decision };
         self.failure_log.log(&service, self.cx.run, &failure, logged, before < counted);
@@ -158,7 +158,7 @@ impl Supervisor {
                 }
                 Some(Exit::Failed)
             }
-            // A `reset` from within the run replaces the end by a fresh instance.
+            // A `reset` from within the run: a fresh instance follows, and the service does not end.
             Decision::Fail if !stopping && service.lock().requests.rebuild == Some(Rebuild::Reset) => None,
             Decision::Fail => self.restart().await,
         }
@@ -173,7 +173,7 @@ impl Supervisor {
                 state.status.failures = failure.count;
             }
             let replaced = state.status.end_failed(&failure.error, duration);
-            // No instance could be built for the run that was asked for.
+            // No instance could be built for the run that was requested.
             let unserved = duration.is_none().then(|| {
                 state.requests.run = false;
                 std::mem::take(&mut state.requests.waiters)
@@ -193,7 +193,7 @@ impl Supervisor {
         self.report(RunReport { outcome: Outcome::idle(), error: Some(failure.error.clone()), duration });
     }
 
-    /// Asks the instance's `on_failure`, and says whether the instance is broken.
+    /// Calls the instance's `on_failure`. Returns its answer, and whether the instance is broken by a panic.
     fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
         let Some(instance) = &mut self.instance else {
             return (failure.recovery(), false);
@@ -208,7 +208,7 @@ impl Supervisor {
         }
     }
 
-    /// After a permanent failure: a fresh instance later, while the budget lasts.
+    /// Handles a permanent failure: with `restart = "on_failure"`, a fresh instance follows after `restart_delay`.
     async fn restart(&mut self) -> Option<Exit> {
         let service = self.cx.service.clone();
         if service.lock().requests.stop.is_some() {
@@ -224,12 +224,12 @@ impl Supervisor {
             status.stats.restarts += 1;
         }
         service.emit(|| ServiceEventKind::RestartScheduled { after: wait });
-        warn!(service.id = %service.id, "a fresh instance follows in {}", humanize::short(wait));
+        warn!(service.id = %service.id, "restarting with a fresh instance in {}", humanize::short(wait));
         self.back_off(wait, Some(WaitReason::Restart));
         None
     }
 
-    /// Waits for a retry.
+    /// Begins the wait for a retry.
     fn back_off(&mut self, wait: Duration, reason: Option<WaitReason>) {
         self.plan(Due::Retry, later(Instant::now(), wait));
         let (service, blocked) = (&self.cx.service, self.away.is_some());
@@ -243,7 +243,7 @@ impl Supervisor {
         });
     }
 
-    /// `reset` was called from within the run: a fresh instance, with nothing counted.
+    /// `reset` was called from within the run: a fresh instance follows, and the count of failures is 0.
     pub(super) async fn rebuild(&mut self) {
         let service = self.cx.service.clone();
         service.lock().requests.rebuild = None;
@@ -256,13 +256,13 @@ impl Supervisor {
     }
 }
 
-/// An error whose text can be had. It is printed more than once, outside of what catches panics.
+/// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
 fn printable(service: &ServiceInner, error: Error) -> Error {
     match panic::catch(|| service.as_current(|| format!("{error:#}"))) {
         Caught::Returned(_) => error,
         Caught::Panicked(message) => {
             let _ = panic::catch(|| service.as_current(|| drop(error)));
-            Error::msg(format!("the error's own text cannot be printed: it panicked: {message}"))
+            Error::msg(format!("the error cannot be printed, its `Display` panicked: {message}"))
         }
     }
 }

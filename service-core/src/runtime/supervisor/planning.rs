@@ -1,4 +1,4 @@
-//! When the next run is due: what `schedule` says, written into the status.
+//! Plans the next run: computes by `schedule` when it is due, and writes that to the status.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,11 +9,11 @@ use crate::runtime::status::Activity;
 use crate::schedule::{Grid, Schedule, later};
 
 impl Supervisor {
-    /// The first instance is there: the service is ready, and its schedule begins.
+    /// The first instance has been built: the service is ready, and its schedule begins.
     pub(super) fn mark_running(&mut self) {
         let now = Instant::now();
         let service = self.cx.service.clone();
-        // What was changed while the instance was being built counts from the start.
+        // Options that were changed while the instance was being built count from the start.
         self.options.clone_from(&service.lock().requests.options);
         let options = self.options.clone();
         let first = later(now, options.initial_delay);
@@ -29,7 +29,7 @@ impl Supervisor {
             state.status.ready = true;
             state.status.failures = 0;
             state.status.wait_reason = None;
-            // Where a run was asked for while the service was paused, no change of state says that it is ready.
+            // If the service was paused while it started, its state does not change here.
             service.notify_waiters(state);
         });
     }
@@ -41,7 +41,7 @@ impl Supervisor {
             match &self.options.schedule {
                 Schedule::Interval(every) => Some(status.grid.after_run(*every, started, ended)),
                 Schedule::Delay(wait) => {
-                    // From now on a run of this incarnation has ended, be it one during the initial delay.
+                    // From now on a run of this incarnation has ended; it may have been one during the initial delay.
                     status.grid = Grid::new(ended);
                     Some(later(ended, *wait))
                 }
@@ -65,7 +65,7 @@ impl Supervisor {
         };
         match &self.options.schedule {
             Schedule::Interval(every) => _ = self.plan_at(grid.next(*every, last_started)),
-            // Before a run of this incarnation has ended, the initial delay goes on.
+            // Before a run of this incarnation has ended, the initial delay continues.
             Schedule::Delay(wait) => {
                 if let Some(ended) = last_ended.filter(|ended| *ended >= grid.first()) {
                     self.plan_at(later(ended, *wait));
@@ -77,7 +77,7 @@ impl Supervisor {
         }
     }
 
-    /// The next regular run is due at this moment, and up to `jitter` later. Returns when.
+    /// Plans the next regular run at `due` plus up to `jitter`. Returns that moment.
     fn plan_at(&mut self, due: Instant) -> Instant {
         let due = later(due, self.jitter());
         self.plan(Due::Regular, due);
@@ -89,7 +89,7 @@ impl Supervisor {
         self.cx.service.lock().status.next_due = Some(at);
     }
 
-    /// Plans the next fire of a cron schedule, or the next of those that were missed.
+    /// Plans the next fire of a cron schedule, or the oldest missed one.
     fn plan_cron(&mut self) {
         let jitter = self.jitter();
         let options = self.options.clone();
@@ -108,7 +108,7 @@ impl Supervisor {
         self.plan(Due::Cron, later(Instant::now(), check));
     }
 
-    /// It is time to look at the wall clock, and the fire has not come yet.
+    /// Plans the next check of the wall clock, because the fire has not come yet.
     pub(super) fn recheck_clock(&mut self) {
         let options = self.options.clone();
         let (from, now) = self.cron_from();
@@ -126,7 +126,7 @@ impl Supervisor {
         self.cron.as_ref().is_some_and(|cron| cron.has_come(now))
     }
 
-    /// From when on a fire counts (not before the initial delay is over), and the present wall-clock time.
+    /// Returns from when on a fire counts (not before the initial delay is over), and the present wall-clock time.
     fn cron_from(&self) -> (SystemTime, SystemTime) {
         let (clock, first) = (&self.services.shared.clock, self.cx.service.lock().status.grid.first());
         (clock.wall(first.max(Instant::now())), clock.wall_now())

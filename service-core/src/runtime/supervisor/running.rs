@@ -1,4 +1,4 @@
-//! Building instances and running them, on the async threads or the blocking pool.
+//! Builds instances and runs them, on the async threads or on the blocking pool.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -22,7 +22,7 @@ use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
 
 impl Supervisor {
-    /// Builds an instance, and follows up where that fails. The first one makes the service ready.
+    /// Builds an instance, and handles a failure to build it. The first instance makes the service ready.
     pub(super) async fn build(&mut self) -> Option<Exit> {
         let first = !self.cx.service.lock().status.ready;
         if first && let Err(exit) = self.read_last_fire().await {
@@ -44,7 +44,7 @@ impl Supervisor {
                 service.emit(|| ServiceEventKind::InstanceBuilt);
                 if first {
                     self.mark_running();
-                    // Whoever waits for the start sees it before the first run begins.
+                    // The caller of `start` continues before the first run begins.
                     tokio::task::yield_now().await;
                 }
                 None
@@ -52,7 +52,7 @@ impl Supervisor {
             InvokeResult::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error, began).await,
             InvokeResult::Panicked(message) => self.fail_to_build(FailureKind::Panic, panicked(&message), began).await,
             InvokeResult::Cancelled(_) => {
-                warn!(service.id = %service.id, "`configure` outlasted the stop and was aborted");
+                warn!(service.id = %service.id, "`configure` did not end in time for the stop and was aborted");
                 service.emit(|| ServiceEventKind::Aborted);
                 Some(Exit::Stopped)
             }
@@ -63,7 +63,7 @@ impl Supervisor {
         self.fail(kind, error, began, None).await
     }
 
-    /// One run of `update`.
+    /// Runs `update` once.
     pub(super) async fn run(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
         let run = self.cx.run;
         self.cx.service.emit(|| ServiceEventKind::RunStarted { run });
@@ -77,10 +77,10 @@ impl Supervisor {
         let mut update = Some(instance.__update(&self.cx));
         let result = poll_fn(|task| {
             invoker.poll(task, timer.as_mut(), &span, limit, |task| {
-                let Some(running) = &mut update else { unreachable!("a run that has ended is not polled again") };
+                let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
                 let polled = running.as_mut().poll(task);
                 if polled.is_ready() {
-                    // Dropping it runs user code, where a panic is the run's.
+                    // Dropping the future runs user code; a panic there is a failure of the run.
                     update = None;
                 }
                 polled
@@ -119,12 +119,12 @@ impl Supervisor {
         }
     }
 
-    /// A blocking run that was given up has returned.
+    /// Takes the instance back from a blocking run that had timed out and has returned now.
     pub(super) async fn take_back(&mut self, returned: Result<Returned, JoinError>) {
         let discard = self.away.take().is_some_and(|away| away.discard);
         let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
         self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
-        // An error says that the runtime shuts down.
+        // An error means that the runtime shuts down.
         let Ok((instance, caught)) = returned else { return };
         self.instance = Some(instance);
         let panicked = match caught {
@@ -141,16 +141,16 @@ impl Supervisor {
     }
 }
 
-/// The error of a run that was cancelled.
+/// The error of a run that was cancelled: why, and how long it took.
 pub(super) fn cancelled_error(cancelled: Cancelled, timeout: Option<Duration>, ran: Duration) -> Error {
     match cancelled {
         Cancelled::TimedOut => {
             let timeout = humanize::short(timeout.unwrap_or_default());
-            Error::msg(format!("ran longer than its timeout of {timeout}"))
+            Error::msg(format!("the run took longer than its `timeout` of {timeout}"))
         }
         Cancelled::Aborted => {
             let ran = humanize::short(ran);
-            Error::msg(format!("aborted by the stop, {ran} after its start"))
+            Error::msg(format!("the run did not end in time for the stop and was aborted after {ran}"))
         }
     }
 }
