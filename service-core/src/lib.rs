@@ -63,7 +63,7 @@ pub mod __private {
     pub use inventory;
 
     pub use crate::__place as place;
-    pub use crate::config::{ServiceDescriptor, settings};
+    pub use crate::config::ServiceDescriptor;
     pub use crate::registry::expect::ExpectedServices;
     pub use crate::runtime::context::Context;
     pub use crate::runtime::lifecycle::{BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, Shape};

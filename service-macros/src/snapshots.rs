@@ -169,7 +169,7 @@ fn every_method_and_a_renamed_crate() {
                             ),
                         ),
                     ],
-                    svc::__private::Some(svc::__private::settings::<Settings>()),
+                    svc::__private::Some(<Settings as svc::__private::Config>::SETTINGS),
                 );
                 const BUILD: svc::__private::Option<svc::__private::Build> = svc::__private::Some(|
                     cx|

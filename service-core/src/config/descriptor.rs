@@ -87,6 +87,6 @@ pub struct SettingsType {
 }
 
 /// What is known of `T` as the type of a service's own settings.
-pub const fn settings<T: DeserializeOwned>() -> SettingsType {
+pub(crate) const fn settings<T: DeserializeOwned>() -> SettingsType {
     SettingsType { fields: fields::<T>, check: |settings, service| settings.get::<T>(service).map(drop) }
 }

@@ -24,14 +24,14 @@ mod toml;
 mod units;
 mod values;
 
-pub use descriptor::{ServiceDescriptor, settings};
+pub use descriptor::ServiceDescriptor;
 pub use errors::{ConfigError, ConfigErrors, Setting};
 pub use layers::Layer;
 #[cfg(feature = "database")]
 pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
-pub(crate) use descriptor::SettingsType;
+pub(crate) use descriptor::{SettingsType, settings};
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]

@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{ServiceDescriptor, SettingsType};
+use crate::config::{ServiceDescriptor, SettingsType, settings};
 use crate::runtime::context::Context;
 use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service};
 use crate::service::error::{Error, Result};
@@ -153,12 +153,15 @@ impl<S> PerhapsDefault for Probe<S> {}
     note = "derive it with `#[derive(serde::Deserialize)]`; the type cannot have borrowed fields"
 )]
 pub trait Config: Sized {
+    /// What the descriptor says about the type.
+    const SETTINGS: SettingsType;
     /// Reads the service's settings.
     fn of(cx: &Context) -> Result<Self>;
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> Config for T {
+    const SETTINGS: SettingsType = settings::<T>();
     fn of(cx: &Context) -> Result<Self> {
         cx.config()
     }

@@ -99,7 +99,10 @@ pub(crate) fn settings(model: &Model) -> TokenStream {
     let of = |method: &Lifecycle| match method.arguments().get(1) {
         Some(config) => {
             let ty = &config.ty;
-            quote!(#private::Some(#private::settings::<#ty>()))
+            // The span of the type and the trait that builds the settings: a type that is wrong is one error for both.
+            let at = self::private(model, ty.span());
+            let settings = quote_spanned!(ty.span()=> <#ty as #at::Config>::SETTINGS);
+            quote!(#private::Some(#settings))
         }
         None => none.clone(),
     };
