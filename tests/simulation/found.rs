@@ -11,7 +11,7 @@ use service_core::prelude::*;
 use service_core::{FailureKind, ServiceEvent, ServiceEventKind};
 
 use crate::actor::PANIC;
-use crate::hush;
+use crate::quiet::hush;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
