@@ -7,7 +7,8 @@ use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
 use crate::parse::item::Impl;
 use crate::validate::signatures::{
-    CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_context, is_future, is_lent, is_named_context, is_shared_reference, text,
+    CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_context, is_future, is_named_context, is_reference, is_shared_reference,
+    text,
 };
 use crate::validate::suggestions;
 
@@ -171,7 +172,7 @@ fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
         diagnostics.push(Error::new(sig.ident.span(), message));
         return;
     };
-    if !is_lent(receiver) {
+    if !is_reference(receiver) {
         let message = format!(
             "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
         );

@@ -18,7 +18,7 @@ pub(crate) fn blocking_impl_to_write(ty: &str) -> String {
     format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {update} {{ … }}\n    }}\n")
 }
 
-pub(crate) fn is_lent(receiver: &Receiver) -> bool {
+pub(crate) fn is_reference(receiver: &Receiver) -> bool {
     match &receiver.kind {
         ReceiverKind::Reference(..) => true,
         ReceiverKind::Typed(_, ty) => matches!(&**ty, Type::Reference(_)),

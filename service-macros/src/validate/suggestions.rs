@@ -11,7 +11,7 @@ use crate::model::{Hint, Model};
 use crate::parse::attributes::Inherited;
 use crate::parse::item::{Impl, Method};
 use crate::spelling::{self, distance};
-use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_lent, is_named_context, text};
+use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_named_context, is_reference, text};
 
 /// The error for an impl without `update`, with a method that was probably meant.
 pub(crate) fn no_update(item: &Impl) -> Error {
@@ -78,17 +78,17 @@ fn nearly_meant(method: &Method, model: &Model) -> Option<(&'static str, &'stati
             FnArg::Receiver(_) => None,
         })
         .collect();
-    let lent = sig.receiver().is_some_and(is_lent);
+    let by_reference = sig.receiver().is_some_and(is_reference);
     let only_context =
         arguments.iter().all(|argument| is_named_context_reference(&argument.ty)) && arguments.len() <= 1;
     let has_output = matches!(sig.output, ReturnType::Type(..));
 
-    if model.cleanups.is_empty() && lent && only_context && is_named("cleanup", &[]) {
+    if model.cleanups.is_empty() && by_reference && only_context && is_named("cleanup", &[]) {
         return Some(("cleanup", CLEANUP));
     }
     let takes_failure = matches!(&arguments[..], [failure] if text(&failure.ty).ends_with("Failure"));
     if model.on_failures.is_empty()
-        && lent
+        && by_reference
         && takes_failure
         && has_output
         && is_named("on_failure", &["on_error", "on_fail", "handle_failure"])
