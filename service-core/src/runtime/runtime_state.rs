@@ -138,7 +138,7 @@ impl RuntimeState {
     }
 
     /// Whether the loop waits only for its next run, and has read every request.
-    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for virtual time"))]
+    #[allow(dead_code, reason = "for virtual time")]
     pub(crate) fn is_at_rest(&self) -> bool {
         self.status.at_rest && self.waker.is_some()
     }
