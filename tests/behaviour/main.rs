@@ -33,3 +33,4 @@ mod stopping;
 mod support;
 #[cfg(feature = "database")]
 mod tables;
+mod virtual_time;
