@@ -68,7 +68,7 @@ async fn a_stored_value_outlives_its_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_database_what_needs_one_says_what_to_write() {
+async fn without_a_database_the_error_says_what_to_write() {
     let bed = TestBed::new();
     let report = bed.update(&mut Following).await;
     let error = report.error().unwrap().to_string();

@@ -66,7 +66,7 @@ async fn until(mut so: impl FnMut() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_runs_off_the_async_threads() {
+async fn a_blocking_update_runs_outside_the_async_threads() {
     let (bed, log) = (TestBed::new(), Log::default());
     let (open, threads, build) = blocking(&log);
     let service = bed.start_fn(build).await;
@@ -83,7 +83,7 @@ async fn it_runs_off_the_async_threads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_timed_out_is_never_overlapped() {
+async fn no_run_begins_before_a_blocking_run_that_timed_out_has_returned() {
     let (bed, log) = (TestBed::new().set("timeout", 3), Log::default());
     let (open, _, build) = blocking(&log);
     let service = bed.start_fn(build).await;
@@ -106,7 +106,7 @@ async fn one_that_timed_out_is_never_overlapped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_never_returns_holds_up_no_stop() {
+async fn a_blocking_run_that_never_returns_does_not_block_the_stop() {
     let (bed, log) = (TestBed::new().set("drain_timeout", 5), Log::default());
     let (lines, _logging) = logged();
     let (open, _, build) = blocking(&log);
@@ -134,7 +134,7 @@ async fn one_that_never_returns_holds_up_no_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocking_cleanup_that_hangs_holds_up_no_stop() {
+async fn a_blocking_cleanup_that_hangs_does_not_block_the_stop() {
     struct Stuck(Mutex<Receiver<()>>);
 
     #[service(interval = 60, discover = false)]
@@ -162,7 +162,7 @@ async fn a_blocking_cleanup_that_hangs_holds_up_no_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_may_ask_for_its_own_stop() {
+async fn a_blocking_run_may_stop_its_own_service() {
     struct Once;
 
     #[service(interval = 60, discover = false)]

@@ -36,7 +36,7 @@ fn hours(hours: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_night_that_has_no_half_past_two_has_its_run_all_the_same() {
+async fn a_daily_time_that_dst_skips_has_its_run_at_the_end_of_the_skipped_hour() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-03-28T00:00:00Z"));
     let service = bed.start(Nightly(seen.clone())).await;
@@ -52,7 +52,7 @@ async fn a_night_that_has_no_half_past_two_has_its_run_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_night_that_has_it_twice_has_one_run() {
+async fn a_daily_time_that_dst_repeats_has_one_run() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-10-24T12:00:00Z"));
     bed.start(Nightly(seen.clone())).await;
@@ -61,7 +61,7 @@ async fn a_night_that_has_it_twice_has_one_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_slept_over_its_runs_makes_up_one_of_them() {
+async fn after_a_suspension_one_run_makes_up_for_the_skipped_fires() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T12:00:00Z"));
     let service = bed.start(Nightly(seen.clone())).await;
@@ -75,7 +75,7 @@ async fn a_machine_that_slept_over_its_runs_makes_up_one_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_a_year_ahead_is_followed() {
+async fn no_fire_is_repeated_when_the_clock_is_set_back_by_hours_but_a_year_is_followed() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
     bed.start(Nightly(seen.clone())).await;
@@ -89,7 +89,7 @@ async fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_a_year_ahead_
 }
 
 #[tokio::test(start_paused = true)]
-async fn jitter_and_initial_delay_hold_for_cron_too() {
+async fn jitter_and_initial_delay_apply_to_cron() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T00:00:00Z")).set("jitter", "10m").set("initial_delay", "1h").seed(1);
     let service = bed.start(Nightly(seen.clone())).await;
@@ -102,7 +102,7 @@ async fn jitter_and_initial_delay_hold_for_cron_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_by_hand_and_a_pause_leave_the_schedule_alone() {
+async fn run_now_and_pause_do_not_move_the_schedule() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
     let service = bed.start(Nightly(seen.clone())).await;
@@ -119,7 +119,7 @@ async fn a_run_by_hand_and_a_pause_leave_the_schedule_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_outlasts_the_next_fire_is_overdue() {
+async fn a_run_that_is_still_running_at_the_next_fire_is_overdue() {
     struct Slow;
 
     #[service(cron = "*/10 * * * *", discover = false)]
@@ -161,7 +161,7 @@ async fn after_nine_days(catch_up: &str) -> Vec<String> {
 
 #[cfg(feature = "database")]
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_while_the_process_was_down_is_caught_up_as_wanted() {
+async fn catch_up_makes_up_none_the_latest_or_all_missed_fires() {
     assert_eq!(after_nine_days("none").await, ["2026-06-11 00:30"]);
     assert_eq!(after_nine_days("latest").await, ["2026-06-10 12:00", "2026-06-11 00:30"]);
     let mut all = vec!["2026-06-10 12:00"; 9];
@@ -184,7 +184,7 @@ impl Busy {
 
 #[cfg(feature = "database")]
 #[tokio::test(start_paused = true)]
-async fn what_comes_due_while_missed_fires_are_made_up_is_made_up_as_well() {
+async fn fires_that_come_due_during_the_catch_up_are_made_up_too() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("fires.db").display());
     let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
@@ -207,7 +207,7 @@ async fn refused(options: ServiceOptions) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
+async fn the_error_for_a_wrong_schedule_names_its_place() {
     let options = || ServiceOptions::new();
     for (options, told) in [
         (
@@ -230,7 +230,7 @@ async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
 }
 
 #[tokio::test]
-async fn every_layer_is_checked() {
+async fn a_wrong_schedule_is_an_error_in_every_layer() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("services.toml");
     std::fs::write(&file, "[defaults]\ncron = \"0 25 * * *\"\n[nightly]\ntimezone = \"Berlin\"").unwrap();

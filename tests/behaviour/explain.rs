@@ -62,7 +62,7 @@ fn text(explanation: &Explanation, folder: &tempfile::TempDir) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_about_a_service_that_backs_off() {
+async fn explain_shows_everything_about_a_service_that_backs_off() {
     let (bed, folder) = bed(FILE);
     let service = bed.start_of::<Mailer>().await;
     bed.run_for(secs(32)).await;
@@ -126,7 +126,7 @@ impl Sweeper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_schedule_hides_the_one_below_and_its_own_word_is_told_beside_what_it_does() {
+async fn explain_shows_the_overridden_schedule_and_what_the_service_reported() {
     let (bed, folder) = bed("[sweeper]\ndelay = \"10m\"");
     let bed = bed.requester_id("night-shift");
     let service = bed.start_of::<Sweeper>().await;
@@ -186,7 +186,7 @@ fn next_runs(service: &ServiceHandle) -> Vec<f64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_runs_stand_on_the_grid_whatever_ran_in_between() {
+async fn the_next_runs_are_on_the_grid_after_retries_and_run_now() {
     let bed = TestBed::new().set("jitter", 20).set("initial_delay", 5).seed(3);
     let script = [Step::Succeed, Step::Take(1.0), Step::Succeed, Step::Fail, Step::Take(130.0)];
     let service = bed.start(Scripted::new(&Log::default(), &script)).await;
@@ -210,7 +210,7 @@ async fn the_next_runs_stand_on_the_grid_whatever_ran_in_between() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_run_that_outlasts_the_interval_the_grid_begins_at_its_end() {
+async fn after_a_run_longer_than_the_interval_the_grid_restarts_at_its_end() {
     let bed = TestBed::new();
     let service = bed.start(Scripted::new(&Log::default(), &[Step::Take(100.0)])).await;
     bed.run_for(secs(90)).await;
@@ -221,7 +221,7 @@ async fn after_a_run_that_outlasts_the_interval_the_grid_begins_at_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_delay_the_next_runs_are_guessed_by_how_long_they_take() {
+async fn with_a_delay_the_next_runs_are_estimated_from_the_mean_duration() {
     let bed = TestBed::new().set("delay", 60);
     let service = bed.start(Scripted::new(&Log::default(), &[Step::Take(4.0), Step::Take(4.0)])).await;
     bed.run_for(secs(10)).await;
@@ -231,7 +231,7 @@ async fn with_a_delay_the_next_runs_are_guessed_by_how_long_they_take() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn why_it_does_not_run() {
+async fn explain_says_why_a_service_does_not_run() {
     let never = || Scripted::new(&Log::default(), &[]);
     let bed = TestBed::new().with(|builder| {
         let builder = builder.set("off.enabled", false).set("waiting.depends_on", vec!["backing_off", "off"]);

@@ -24,7 +24,7 @@ async fn start(bed: &TestBed, script: &[Step]) -> ServiceHandle {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_outlasts_its_interval_is_overdue_and_far_longer_than_usual_is_stuck() {
+async fn a_run_longer_than_its_interval_is_overdue_and_unhealthy_when_it_is_stuck() {
     let bed = TestBed::new().set("interval", 30);
     let mut script = vec![Step::Take(3.0); 117];
     script.push(Step::Take(1000.0));
@@ -43,7 +43,7 @@ async fn a_run_that_outlasts_its_interval_is_overdue_and_far_longer_than_usual_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_between_delays_is_stuck_by_what_is_usual() {
+async fn with_a_delay_a_run_is_stuck_when_it_takes_much_longer_than_usual() {
     let bed = TestBed::new().set("delay", 30);
     let service = start(&bed, &[Step::Take(3.0), Step::Take(3.0), Step::Hang]).await;
     bed.run_for(secs(66 + 60)).await;
@@ -53,7 +53,7 @@ async fn a_run_between_delays_is_stuck_by_what_is_usual() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_run_has_ten_minutes_where_the_schedule_says_nothing() {
+async fn a_first_run_is_stuck_after_ten_minutes() {
     let bed = TestBed::new().set("delay", 30);
     let service = start(&bed, &[Step::Hang]).await;
     bed.run_for(secs(600)).await;
@@ -63,7 +63,7 @@ async fn a_first_run_has_ten_minutes_where_the_schedule_says_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_are_told_with_the_next_try() {
+async fn the_reason_has_the_failure_and_the_next_retry() {
     let bed = TestBed::new();
     let service = start(&bed, &[Step::Succeed, Step::Fail, Step::Fail, Step::Take(9.0)]).await;
     bed.run_for(secs(62)).await;
@@ -79,7 +79,7 @@ async fn failures_are_told_with_the_next_try() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_says_after_how_much_and_whether_it_is_critical() {
+async fn the_reason_of_a_failed_service_has_the_count_and_whether_it_is_critical() {
     let bed = TestBed::new();
     let tired = start(&bed, &[Step::Fail; 9]).await;
     let hopeless = start(&bed, &[Step::Fatal]).await;
@@ -94,7 +94,7 @@ async fn failed_says_after_how_much_and_whether_it_is_critical() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_instance_to_come_is_told() {
+async fn the_reason_announces_a_restart() {
     let bed = TestBed::new().set("restart", "on_failure");
     let service = bed.start_fn(|| Scripted::new(&Log::default(), &[Step::Fatal])).await;
     bed.run_for(secs(15)).await;
@@ -102,7 +102,7 @@ async fn a_fresh_instance_to_come_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_paused_it_is_told() {
+async fn the_reason_says_who_paused_the_service() {
     struct Pausing;
 
     #[service(interval = 5, discover = false)]
@@ -130,7 +130,7 @@ async fn who_paused_it_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_own_word_holds_until_the_next_run() {
+async fn a_degradation_that_the_service_reports_lasts_until_the_next_run() {
     struct Behind;
 
     #[service(interval = 30, discover = false)]
@@ -153,7 +153,7 @@ async fn its_own_word_holds_until_the_next_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_is_waited_for_and_a_slow_start_is_told() {
+async fn the_reason_names_a_dependency_and_a_slow_start() {
     struct Slow;
 
     #[service(interval = 30, discover = false)]
@@ -220,7 +220,7 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
 }
 
 #[tokio::test]
-async fn a_blocking_run_that_does_not_return_is_told() {
+async fn a_blocking_run_that_does_not_return_is_unhealthy() {
     struct Blocking(Option<oneshot::Receiver<()>>);
 
     #[service(interval = 60, timeout = 0.05, retry_delay = 0.01, discover = false)]
@@ -243,7 +243,7 @@ async fn a_blocking_run_that_does_not_return_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_registry_is_as_well_as_its_worst_service() {
+async fn the_status_of_the_registry_is_that_of_its_worst_service() {
     let bed = TestBed::new();
     let services = bed.services().await;
     assert_eq!(services.health().status, HealthStatus::Healthy);
@@ -260,7 +260,7 @@ async fn the_registry_is_as_well_as_its_worst_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_is_the_same_after_a_trip_through_json() {
+async fn health_survives_json() {
     let bed = TestBed::new();
     let service = start(&bed, &[Step::Take(1.5), Step::Fail]).await;
     bed.run_for(Duration::from_millis(61_250)).await;

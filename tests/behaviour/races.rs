@@ -190,7 +190,7 @@ async fn a_hundred_tasks_on_one_handle_at_random_moments() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn registering_and_forgetting_side_by_side() {
+async fn services_are_registered_and_unregistered_concurrently() {
     let bed = TestBed::new();
     let services = bed.services().await;
     let tasks: Vec<_> = (0..50_u64)

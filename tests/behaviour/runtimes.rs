@@ -54,7 +54,7 @@ impl Beats {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn services_that_block_their_threads_hold_up_no_other() {
+async fn services_that_block_their_threads_do_not_block_others() {
     let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
     let (begun, all_begun) = mpsc::channel();
     let mut gates = Vec::new();
@@ -91,7 +91,7 @@ impl Ends {
 }
 
 #[test]
-fn a_service_whose_runtime_is_gone_says_so_and_can_begin_anew_on_another() {
+fn a_service_whose_runtime_has_shut_down_can_be_started_on_another() {
     let dropped = Arc::new(AtomicBool::new(false));
     let first = threads(1);
     let seen = dropped.clone();
@@ -130,7 +130,7 @@ impl Gated {
 }
 
 #[test]
-fn a_run_during_which_the_runtime_goes_down_leaves_nothing_running() {
+fn no_service_runs_after_its_runtime_shut_down_during_a_run() {
     for _ in 0..10 {
         let (begun, has_begun) = mpsc::channel();
         let (gate, go) = mpsc::channel();
@@ -172,7 +172,7 @@ impl BadEnd {
 }
 
 #[test]
-fn an_instance_whose_drop_panics_keeps_no_other_from_its_end() {
+fn an_instance_whose_drop_panics_does_not_keep_others_from_ending() {
     let runtime = threads(1);
     let good = Ends::default();
     let dropped = good.0.clone();
@@ -194,7 +194,7 @@ fn an_instance_whose_drop_panics_keeps_no_other_from_its_end() {
 }
 
 #[test]
-fn a_start_on_a_runtime_that_goes_down_does_not_hang() {
+fn a_start_on_a_runtime_that_shuts_down_does_not_hang() {
     let state = within_a_minute(|| {
         let runtime = threads(2);
         let (begun, has_begun) = mpsc::channel();
@@ -231,7 +231,7 @@ impl Restless {
 }
 
 #[test]
-fn a_service_that_asks_for_run_after_run_leaves_room_for_others() {
+fn a_service_that_runs_again_and_again_leaves_time_for_others() {
     within_a_minute(|| {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
@@ -257,7 +257,7 @@ impl Ping {
 }
 
 #[tokio::test]
-async fn services_that_call_each_other_for_ever_do_not_hold_up_what_is_due() {
+async fn services_that_run_each_other_without_end_do_not_delay_others() {
     let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
     let (beats, mut beat) = watch::channel(0);
     registry.register("beats", Beats(beats)).await.unwrap();
@@ -287,7 +287,7 @@ impl Answered {
 
 /// The answer comes while the run's first await is on its way to a task of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_at_once_is_not_lost() {
+async fn a_run_that_ends_at_once_is_reported_to_its_waiter() {
     let (asks, asked) = mpsc::channel::<oneshot::Sender<()>>();
     let answering = std::thread::spawn(move || {
         for answer in asked {

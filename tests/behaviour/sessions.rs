@@ -34,7 +34,7 @@ async fn a_start_after_a_shutdown_reopens_the_registry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everyone_who_waits_for_the_shutdown_has_its_result() {
+async fn every_caller_of_closed_gets_the_result_of_the_shutdown() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     let services = bed.services().await;

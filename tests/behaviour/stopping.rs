@@ -40,7 +40,7 @@ async fn stop_while_paused_cleans_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_during_configure_lets_it_finish_and_cleans_up_what_it_built() {
+async fn stop_during_configure_waits_for_it_and_cleans_up_the_instance() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));
     let services = bed.services().await;
@@ -106,7 +106,7 @@ async fn stop_during_the_cleanup_after_a_failure_leaves_it_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_of_what_does_not_run_succeeds_and_changes_nothing() {
+async fn stop_of_a_service_that_does_not_run_succeeds_and_changes_nothing() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
     let service = services.register("one", Scripted::new(&log, &[Step::Fatal])).await.unwrap();
@@ -120,7 +120,7 @@ async fn stop_of_what_does_not_run_succeeds_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_once_asked_for_is_not_taken_back() {
+async fn dropping_the_future_of_stop_does_not_cancel_the_stop() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
@@ -131,7 +131,7 @@ async fn a_stop_once_asked_for_is_not_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_drains_all_but_stop_is_refused() {
+async fn while_a_service_drains_every_command_but_stop_is_refused() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
@@ -151,7 +151,7 @@ async fn while_it_drains_all_but_stop_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_stops_itself_and_its_run_goes_on_to_the_end() {
+async fn a_service_that_stops_itself_finishes_its_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let inner = log.clone();
     let service = bed
@@ -187,7 +187,7 @@ async fn a_service_stops_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_what_waits_for_it_in_the_run() {
+async fn a_stop_wakes_a_run_that_waits_for_it() {
     let (bed, log) = (TestBed::new().set("rate_limit", "1/m"), Log::default());
     let inner = log.clone();
     let service = bed
@@ -221,7 +221,7 @@ async fn a_stop_takes_effect_between_runs_that_follow_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_hurries_a_stop_that_drains_already() {
+async fn a_shutdown_shortens_the_time_of_a_stop_in_progress() {
     let log = Log::default();
     let bed = TestBed::new().set("drain_timeout", 1000).with(|builder| builder.shutdown_timeout(secs(10)));
     let service = bed.start(Scripted::new(&log, &[Step::Hang])).await;

@@ -72,7 +72,7 @@ impl Batcher {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_setting_of_its_own_is_configured_between_runs() {
+async fn a_changed_own_setting_builds_a_fresh_instance_between_runs() {
     let bed = TestBed::new().with(|builder| builder);
     let db = bed.sqlite().await;
     bed.services().await.start().await.unwrap();
