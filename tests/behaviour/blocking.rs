@@ -1,4 +1,4 @@
-//! A plain `fn update`: blocking code, off the async threads, and never two at once.
+//! A plain `fn update` is blocking code: it runs outside the async threads, and never twice at once.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use service_core::prelude::*;
 use crate::acting::{has_line, logged, soon};
 use crate::support::{Log, secs};
 
-/// Blocks its thread until the test lets it go on.
+/// Blocks its thread until the test opens its gate.
 struct Blocking {
     log: Log,
     gate: Arc<Mutex<Receiver<()>>>,
@@ -45,7 +45,7 @@ fn blocking(log: &Log) -> Built {
     (open, threads, build)
 }
 
-/// While a thread blocks, tokio's clock does not leap by itself.
+/// Advances the clock: while a thread blocks, tokio's paused clock does not advance by itself.
 async fn pass(seconds: u64) {
     for _ in 0..seconds * 10 {
         tokio::time::advance(Duration::from_millis(100)).await;
@@ -55,11 +55,11 @@ async fn pass(seconds: u64) {
     }
 }
 
-/// Lets other threads do something, in real time, until it is so.
+/// Waits in real time, so that other threads can work, until the condition is true.
 async fn until(mut so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !so() {
-        assert!(start.elapsed() < Duration::from_secs(10), "it does not come");
+        assert!(start.elapsed() < Duration::from_secs(10), "not true within 10 s");
         std::thread::sleep(Duration::from_millis(1));
         tokio::task::yield_now().await;
     }
@@ -119,10 +119,10 @@ async fn a_blocking_run_that_never_returns_does_not_block_the_stop() {
     pass(11).await;
     assert_eq!(service.state(), ServiceState::Stopped);
     stop.await.unwrap().unwrap();
-    assert_eq!(log.count("cleanup"), 0, "its instance is out of reach");
+    assert_eq!(log.count("cleanup"), 0, "the blocking run still holds the instance");
     assert!(has_line(&lines, &["WARN", "[blocking]", "does not return"]), "{lines:?}");
 
-    // A new life begins, and the old run's late cleanup does not get in its way.
+    // The service is started again, and the late cleanup of the old instance does not disturb it.
     soon(service.start()).await.unwrap();
     until(|| service.health().runs == 2).await;
     open.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! What a service sees and changes of its own configuration while it runs.
+//! How a service reads and changes its own configuration while it runs.
 
 use service_core::prelude::*;
 
@@ -8,14 +8,14 @@ use crate::support::{Log, Scripted, Step, secs};
 #[tokio::test(start_paused = true)]
 async fn a_changed_interval_applies_to_the_current_wait() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     bed.start(Acting::new(&log, move |cx| {
-        tell.send(cx).unwrap();
+        sender.send(cx).unwrap();
         async {}
     }))
     .await;
     bed.run_for(secs(5)).await;
-    let cx: Context = told.recv().unwrap();
+    let cx: Context = receiver.recv().unwrap();
     cx.set_interval(secs(20));
     bed.run_for(secs(40)).await;
     assert_eq!(log.times("run"), [0.0, 20.0, 40.0]);
@@ -46,14 +46,14 @@ async fn a_change_within_a_run_applies_to_the_next_run() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_delay_counts_from_the_end_of_the_run() {
     let (bed, log) = (TestBed::new().set("delay", 60), Log::default());
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     bed.start(Acting::new(&log, move |cx| {
-        tell.send(cx).unwrap();
+        sender.send(cx).unwrap();
         tokio::time::sleep(secs(3))
     }))
     .await;
     bed.run_for(secs(10)).await;
-    told.recv().unwrap().set_interval(secs(20));
+    receiver.recv().unwrap().set_interval(secs(20));
     bed.run_for(secs(40)).await;
     assert_eq!(log.times("run"), [0.0, 23.0, 46.0]);
 }
@@ -91,7 +91,7 @@ async fn shared_state_is_found_by_type_and_missing_state_is_an_error() {
         }))
         .await;
     soon(service.wait_for(ServiceState::Failed)).await.unwrap();
-    assert_eq!(service.health().runs, 1, "what is missing does not come by itself: no retry");
+    assert_eq!(service.health().runs, 1, "a missing value is fatal: no retry");
     assert!(service.health().last_error.unwrap().contains("`u64`"));
 }
 

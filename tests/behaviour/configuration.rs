@@ -157,7 +157,7 @@ async fn an_id_that_is_the_name_of_another_registered_type_is_an_error() {
         ServiceRegistry::builder().without_discovered().service_of::<Sorter>("sorter_2").build().await.unwrap();
     let error = services.register_of::<Packer>("sorter").await.unwrap_err().to_string();
     assert!(error.contains("service `sorter`") && error.contains("is the name of"), "{error}");
-    // Of its own type, the name is an id like any other.
+    // For a service of that type, the name of the type is an id like any other.
     services.register_of::<Sorter>("sorter").await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! `critical`: failed for good, it takes the registry down with it.
+//! `critical`: when such a service fails permanently, the registry shuts down.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Cron schedules: by the clock on the wall, which jumps, repeats, is set and stands still.
+//! Cron schedules follow the wall clock: across DST, when the clock is set, and after a suspension.
 
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
@@ -10,7 +10,7 @@ use service_core::prelude::*;
 
 use crate::support::secs;
 
-/// When it ran, by the clock on the wall, to the second.
+/// The wall-clock times of its runs, to the second.
 type Seen = Arc<Mutex<Vec<String>>>;
 
 struct Nightly(Seen);
@@ -68,7 +68,7 @@ async fn after_a_suspension_one_run_makes_up_for_the_skipped_fires() {
     bed.run_for(hours(1)).await;
     bed.set_wall_clock(at("2026-06-04T09:00:00Z")).await;
     bed.run_for(secs(61)).await;
-    assert_eq!(*seen.lock().unwrap(), ["2026-06-04 09:01"], "seen within a minute");
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-04 09:01"], "noticed within a minute");
     assert_eq!(service.health().next_run, Some(at("2026-06-05T00:30:00Z")));
     bed.run_for(hours(24)).await;
     assert_eq!(seen.lock().unwrap()[1..], ["2026-06-05 00:30"]);
@@ -82,7 +82,7 @@ async fn no_fire_is_repeated_when_the_clock_is_set_back_by_hours_but_a_year_is_f
     bed.run_for(hours(1)).await;
     bed.set_wall_clock(at("2026-06-01T00:10:00Z")).await;
     bed.run_for(hours(1)).await;
-    assert_eq!(*seen.lock().unwrap(), ["2026-06-01 00:30"], "half past two comes again, and no second run");
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-01 00:30"], "half past two is repeated, and there is no second run");
     bed.set_wall_clock(at("2025-06-01T00:10:00Z")).await;
     bed.run_for(hours(1)).await;
     assert_eq!(seen.lock().unwrap()[1..], ["2025-06-01 00:30"]);
@@ -113,7 +113,7 @@ async fn run_now_and_pause_do_not_move_the_schedule() {
     bed.run_for(hours(24)).await;
     service.resume().await.unwrap();
     bed.run_for(secs(1)).await;
-    assert_eq!(seen.lock().unwrap()[2..], ["2026-06-02 01:00"], "what came due while it was paused runs at once");
+    assert_eq!(seen.lock().unwrap()[2..], ["2026-06-02 01:00"], "a fire during the pause runs at once after it");
     bed.run_for(hours(24)).await;
     assert_eq!(seen.lock().unwrap()[3..], ["2026-06-03 00:30"]);
 }
@@ -137,7 +137,7 @@ async fn a_run_that_is_still_running_at_the_next_fire_is_overdue() {
     assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been running for 10 min 30 s");
 }
 
-/// The moments at which one that was down from the 1st until noon of the 10th runs, when it is back until the 11th.
+/// Returns the times of the runs of a service that was down from the 1st until noon of the 10th, and up until the 11th.
 #[cfg(feature = "database")]
 async fn after_nine_days(catch_up: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
@@ -169,7 +169,7 @@ async fn catch_up_makes_up_none_the_latest_or_all_missed_fires() {
     assert_eq!(after_nine_days("all").await, all);
 }
 
-/// Fires every second, and takes more than half of one.
+/// Fires every second, and each run takes more than half a second.
 #[cfg(feature = "database")]
 #[derive(Default)]
 struct Busy;
@@ -194,12 +194,12 @@ async fn fires_that_come_due_during_the_catch_up_are_made_up_too() {
     let bed = TestBed::at(at("2026-06-01T00:00:06Z"));
     bed.database_url(&url).await;
     let service = bed.start(Busy).await;
-    // Six were missed; until those and what comes due meanwhile are made up, nine more seconds pass.
+    // Six fires were missed. Nine more seconds pass until these, and the fires of that time, are made up.
     bed.run_for(Duration::from_millis(14_900)).await;
     assert_eq!(service.health().runs, 20, "one for each second since it was first started");
 }
 
-/// What keeps a registry with this schedule from being built.
+/// Returns the error of building a registry with this schedule.
 async fn refused(options: ServiceOptions) -> String {
     let builder = ServiceRegistry::builder().without_discovered();
     let built = builder.service("nightly", Nightly(Seen::default())).options_of("nightly", options).build().await;
@@ -209,7 +209,7 @@ async fn refused(options: ServiceOptions) -> String {
 #[tokio::test]
 async fn the_error_for_a_wrong_schedule_names_its_place() {
     let options = || ServiceOptions::new();
-    for (options, told) in [
+    for (options, expected) in [
         (
             options().cron("61 * * * *"),
             "found \"61 * * * *\", expected a cron expression such as \"0 3 * * *\" (minute field `61`: ",
@@ -223,7 +223,7 @@ async fn the_error_for_a_wrong_schedule_names_its_place() {
     ] {
         let error = refused(options).await;
         assert!(error.contains("of service `nightly`") || error.contains("service `nightly`:"), "{error}");
-        assert!(error.contains(told), "{told} in {error}");
+        assert!(error.contains(expected), "{expected} in {error}");
         assert!(error.contains("ServiceOptions at tests/behaviour/cron.rs:"), "{error}");
     }
     assert_eq!(refused(options().cron("0 5 * * *")).await, "");

@@ -1,4 +1,4 @@
-//! `depends_on`: started before, stopped after, waited for, and named.
+//! `depends_on`: dependencies are started before and stopped after the service, which waits for them and names them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::acting::{Acting, Configured, Plan, assert_says, soon};
 use crate::events::drain;
 use crate::support::{Log, Scripted, Step, secs};
 
-/// Says when it is built, runs and is cleaned up.
+/// Logs when it is built, runs and is cleaned up.
 struct Named {
     log: Log,
     name: &'static str,
@@ -66,7 +66,7 @@ async fn dependencies_start_first_and_stop_last() {
         let (end, begin) = (position(&log, &format!("cleaned {first}")), position(&log, &format!("cleanup {then}")));
         assert!(end < begin, "{:?}", log.lines());
     }
-    assert_eq!(log.times("cleanup cache"), log.times("cleanup queue"), "side by side");
+    assert_eq!(log.times("cleanup cache"), log.times("cleanup queue"), "concurrently");
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,7 +79,7 @@ async fn a_service_waits_for_a_dependency_that_is_started_later_and_names_it() {
     let services = bed.services().await;
     let start = tokio::time::Instant::now();
     soon(services.start()).await.unwrap();
-    assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for what is not on its way");
+    assert_eq!(start.elapsed(), Duration::ZERO, "the start does not wait for a dependency that is not starting");
     let (api, web) = (services.get("api").unwrap(), services.get("web").unwrap());
     assert_eq!((api.state(), web.state()), (ServiceState::Starting, ServiceState::Starting));
     assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
@@ -202,8 +202,8 @@ async fn unknown_ids_and_cycles_are_errors_and_nothing_starts() {
     let cycle = build(&[("a", &["b"]), ("b", &["c"]), ("c", &["a"])]).await;
     assert_says(cycle, &["in a cycle: a -> b -> c -> a"]);
     assert_says(build(&[("me", &["me"])]).await, &["in a cycle: me -> me"]);
-    let both = build(&[("a", &["b"]), ("b", &["a"]), ("c", &["nobody"]), ("d", &["nothing"])]).await;
-    assert_says(both, &["cycle", "`c`", "`nobody`", "`d`", "`nothing`"]);
+    let both = build(&[("a", &["b"]), ("b", &["a"]), ("c", &["missing"]), ("d", &["nothing"])]).await;
+    assert_says(both, &["cycle", "`c`", "`missing`", "`d`", "`nothing`"]);
     assert!(log.lines().is_empty());
 }
 
@@ -216,7 +216,7 @@ async fn dependencies_are_checked_when_a_service_is_registered_by_hand() {
     assert_says(services.register("api", named()).options(options()).await, &["`api`", "depends on `store`"]);
     services.register("store", named()).await.unwrap();
     services.register("api", named()).options(options()).await.unwrap();
-    // The new one is not to blame for what an older one misses since.
+    // An older service misses a dependency, which is not an error of the new one.
     services.unregister("store").await.unwrap();
     services.register("other", named()).await.unwrap();
     let back = ServiceOptions::new().depends_on(["api"]);

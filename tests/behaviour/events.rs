@@ -1,4 +1,4 @@
-//! `subscribe`: everything that happens, in order, to whoever listens.
+//! `subscribe`: a stream of all events, in order.
 
 use std::pin::{Pin, pin};
 use std::task::Poll;
@@ -10,7 +10,7 @@ use service_core::{ServiceEvent, ServiceEventKind};
 use crate::acting::{Acting, soon};
 use crate::support::{Log, Scripted, Step, secs};
 
-/// What has come so far.
+/// The events so far.
 pub(crate) async fn drain(events: &mut (impl Stream<Item = ServiceEvent> + Unpin)) -> Vec<ServiceEvent> {
     let mut all = Vec::new();
     let ready = std::future::poll_fn(|task| {

@@ -1,4 +1,4 @@
-//! Failures: counted, retried, limited; and what follows a panic.
+//! Failures are counted and retried up to a limit; and what follows a panic.
 
 use service_core::prelude::*;
 

@@ -9,7 +9,7 @@ async fn runs_begin_on_a_fixed_grid() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(7.0), Step::Succeed, Step::Take(75.0)])).await;
     bed.run_for(secs(320)).await;
-    assert_eq!(log.times("run"), [0.0, 60.0, 120.0, 195.0, 255.0, 315.0], "the third outlasts the interval");
+    assert_eq!(log.times("run"), [0.0, 60.0, 120.0, 195.0, 255.0, 315.0], "the third run is longer than the interval");
     assert_eq!(service.health().runs, 6);
     assert_eq!(service.health().total_processed, 6);
 }

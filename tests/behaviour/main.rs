@@ -1,4 +1,4 @@
-//! What the runtime promises, one file a behaviour.
+//! Tests of the runtime's behaviour, one file for each subject.
 
 #![allow(clippy::unwrap_used, reason = "what helpers of tests unwrap is as good as in the tests")]
 

@@ -1,4 +1,4 @@
-//! A panic, wherever it happens, ends an instance and nothing else.
+//! A panic, wherever it happens, ends only the instance.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Pause keeps the instance, takes effect at once, and lets the run in flight finish.
+//! Pause keeps the instance, takes effect at once, and lets the current run finish.
 
 use service_core::HealthStatus;
 use service_core::prelude::*;

@@ -1,4 +1,4 @@
-//! Real processes, real signals: what they say, in which order, and how they exit.
+//! Real processes and real signals: what the processes print, in which order, and how they exit.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,7 +14,7 @@ struct Child {
     said: Vec<String>,
 }
 
-/// How it went.
+/// The exit status and the output of a process.
 struct Ended {
     status: ExitStatus,
     said: Vec<String>,
@@ -37,13 +37,13 @@ impl Child {
         Self { process, output, said: Vec::new() }
     }
 
-    /// Waits until it says this.
+    /// Waits until the process prints this line.
     fn says(&mut self, line: &str) {
         let start = Instant::now();
         while !self.said.iter().any(|said| said == line) {
             match self.output.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
                 Ok(said) => self.said.push(said),
-                Err(error) => panic!("it does not say `{line}` ({error}): {:?}", self.said),
+                Err(error) => panic!("it does not print `{line}` ({error}): {:?}", self.said),
             }
         }
     }
@@ -53,7 +53,7 @@ impl Child {
         assert!(sent.success());
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     fn ends(mut self) -> Ended {
         let start = Instant::now();
         let status = loop {
@@ -78,7 +78,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It has ended, or shall now.
+        // Kills it if it still runs.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -109,7 +109,7 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
 
 #[test]
 fn a_signal_right_after_the_first_run_drains() {
-    // Before `start_all` has given the registry back, as often as not.
+    // Often before `start_all` has returned.
     for _ in 0..20 {
         let mut child = Child::start("drain", &[]);
         child.says("store: run 1");
@@ -128,7 +128,7 @@ fn a_signal_during_a_slow_start_drains() {
     child.signal("TERM");
     let ended = child.ends();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
-    assert!(start.elapsed() < Duration::from_secs(20), "the start was waited for: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "the shutdown waited for the start: {:?}", start.elapsed());
     assert_eq!(ended.said, ["steady: run 1", "steady: end", "steady: cleanup", "main: ended"]);
 }
 
@@ -190,7 +190,7 @@ fn a_second_signal_ends_the_process_at_once() {
         let mut child = Child::start("hang", &[]);
         child.says("hanging: run 1");
         child.signal(first);
-        // Two at once may be merged into one, so the first one must have been heard.
+        // Two signals at once may be merged into one, so the first one must have been handled.
         std::thread::sleep(Duration::from_millis(300));
         child.signal(second);
         let ended = child.ends();
@@ -276,7 +276,7 @@ fn panic_abort_is_a_warning_at_the_start() {
     let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = std::path::Path::new(env!("CARGO_BIN_EXE_aborting")).ancestors().nth(2).unwrap();
     let build = Command::new(env!("CARGO"))
-        // Few dependencies, so that little is built where nothing is built already.
+        // Few dependencies, so that a first build is short.
         .args(["build", "--offline", "--package", "service-tests", "--no-default-features", "--bin", "aborting"])
         .arg("--target-dir")
         .arg(target)
@@ -299,7 +299,7 @@ fn a_second_signal_ends_the_process_even_if_every_thread_of_its_runtime_is_block
             child.said.push(child.output.recv_timeout(PATIENCE).unwrap());
         }
         child.signal("INT");
-        // Closer together they are one.
+        // Signals closer together count as one.
         std::thread::sleep(Duration::from_millis(400));
         child.signal("INT");
         assert_eq!(child.ends().status.code(), Some(130), "{what}");

@@ -1,4 +1,4 @@
-//! `rate_limit`: permits are given in turn, never more than the limit in any stretch of its time.
+//! `rate_limit`: permits are granted in order, and never more than the limit in any period.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The registry: ids, discovery, starting and forgetting; and what it says when something is wrong.
+//! The registry: ids, discovery, starting, unregistering, and its errors.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Annotated {
     async fn update(&mut self) {}
 }
 
-/// Can only be handed over.
+/// Has neither `configure` nor `Default`, so only ready-made instances can be registered.
 struct HandedOver;
 
 #[service(interval = 60, discover = false)]
@@ -114,7 +114,7 @@ async fn all_mistakes_are_reported_at_once() {
         .service("typed", HandedOver)
         .options_of("typed", ServiceOptions::new().interval(Duration::ZERO))
         .set("twice.max_failures", "many")
-        .only(["nobody"])
+        .only(["unknown"])
         .build()
         .await;
     assert_says(built, &["`Bad`", "id `twice`", "`unbuilt`", "interval", "max_failures"]);
@@ -169,7 +169,11 @@ async fn a_shutdown_while_starting_ends_in_time() {
     assert!(start.elapsed() <= secs(11), "{:?}", start.elapsed());
     starting.await.unwrap().unwrap();
     assert!(services.health().services.iter().all(|service| service.state == ServiceState::Stopped));
-    assert_eq!((log.count("run"), log.times("cleanup")), (0, vec![2.0, 2.0]), "what was built is cleaned up");
+    assert_eq!(
+        (log.count("run"), log.times("cleanup")),
+        (0, vec![2.0, 2.0]),
+        "instances that were built are cleaned up"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +190,7 @@ async fn after_stop_all_everything_starts_again() {
     assert_eq!((log.count("configure"), log.count("run"), log.count("cleanup")), (4, 4, 4));
     soon(services.start()).await.unwrap();
     soon(services.start()).await.unwrap();
-    assert_eq!(log.count("configure"), 6, "what runs already is left alone");
+    assert_eq!(log.count("configure"), 6, "services that run already are not started again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +249,7 @@ async fn a_service_may_end_everything_from_its_run() {
                     }
                     log.push("returned");
                     cx.sleep(secs(100)).await;
-                    log.push("told");
+                    log.push("requested");
                     Ok::<_, Error>(())
                 }
             }))
@@ -253,7 +257,7 @@ async fn a_service_may_end_everything_from_its_run() {
         soon(service.wait_for(ServiceState::Stopped)).await.unwrap();
         soon(other.wait_for(ServiceState::Stopped)).await.unwrap();
         bed.run_for(secs(1)).await;
-        assert_eq!((log.times("returned"), log.times("told")), (vec![0.0], vec![0.0]), "{what}");
+        assert_eq!((log.times("returned"), log.times("requested")), (vec![0.0], vec![0.0]), "{what}");
         assert_eq!((log.count("cleanup"), steady.count("cleanup")), (1, 1), "{what}");
         let left = bed.services().await.list().len();
         assert_eq!(left, if what == "cleanup_all" { 0 } else { 2 }, "{what}");
@@ -296,7 +300,7 @@ async fn wait_for_does_not_miss_a_short_state() {
     });
     bed.run_for(secs(1)).await;
     soon(service.stop()).await.unwrap();
-    assert!(waits.await.unwrap().is_ok(), "it was draining, for a moment");
+    assert!(waits.await.unwrap().is_ok(), "it was draining for a moment");
     let failed = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     assert_says(
         soon(failed.wait_for(ServiceState::BackingOff)).await,

@@ -1,4 +1,4 @@
-//! `reset`: the only way out of `failed`, with a fresh instance and nothing counted.
+//! `reset`: the only way out of `Failed`, with a fresh instance and a count of 0.
 
 use service_core::prelude::*;
 

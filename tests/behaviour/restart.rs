@@ -1,4 +1,4 @@
-//! `restart = "on_failure"`: a fresh instance after a failure for good, while the budget lasts.
+//! `restart = "on_failure"`: a fresh instance after a permanent failure, at most `max_restarts` times.
 
 use service_core::HealthStatus;
 use service_core::prelude::*;
@@ -94,7 +94,7 @@ async fn restart_of_a_ready_made_instance_is_an_error_at_registration() {
     registered(ServiceOptions::new().never_restart()).await.unwrap();
 }
 
-/// `[defaults]` is meant for the services it fits.
+/// A value for all services applies only to the services for which it makes sense.
 #[tokio::test(start_paused = true)]
 async fn restart_for_all_services_does_not_apply_to_a_ready_made_instance() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());

@@ -1,4 +1,4 @@
-//! `run_now` in every state: a run as soon as none is in flight, or an error that says why not.
+//! `run_now` in every state: a run as soon as the current one has ended, or an error with the reason.
 
 use service_core::prelude::*;
 
@@ -23,7 +23,11 @@ async fn during_a_run_run_now_makes_the_next_one_follow_at_once() {
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0), Step::Take(2.0)])).await;
     bed.run_for(secs(1)).await;
     let (first, second) = soon(async { tokio::join!(service.run_now(), service.run_now()) }).await;
-    assert_eq!((first.unwrap().duration(), second.unwrap().duration()), (secs(2), secs(2)), "one run answers both");
+    assert_eq!(
+        (first.unwrap().duration(), second.unwrap().duration()),
+        (secs(2), secs(2)),
+        "both callers get the report of one run"
+    );
     bed.run_for(secs(30)).await;
     assert_eq!(log.times("run"), [0.0, 10.0]);
 }

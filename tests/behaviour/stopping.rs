@@ -1,4 +1,4 @@
-//! Stop, whatever the moment: it waits for the end, cleans up once, and starts nothing any more.
+//! Stop, at any moment: it waits for the end, cleans up once, and nothing starts after it.
 
 use service_core::prelude::*;
 
@@ -52,7 +52,7 @@ async fn stop_during_configure_waits_for_it_and_cleans_up_the_instance() {
     bed.run_for(secs(1)).await;
     assert_eq!(service.state(), ServiceState::Starting);
     soon(service.stop()).await.unwrap();
-    assert!(starting.await.unwrap().is_ok(), "whoever waits for the start is let go");
+    assert!(starting.await.unwrap().is_ok(), "the caller of `start` is released");
     bed.run_for(secs(100)).await;
     assert_eq!((log.count("run"), log.times("cleanup")), (0, vec![10.0]));
     assert_eq!(service.state(), ServiceState::Stopped);
@@ -161,14 +161,14 @@ async fn a_service_that_stops_itself_finishes_its_run() {
                 let me = cx.services().get(cx.service_id()).unwrap();
                 me.stop().await.unwrap();
                 cx.stop();
-                log.push(format!("told {}", cx.is_stopping()));
+                log.push(format!("stopping {}", cx.is_stopping()));
                 tokio::time::sleep(secs(5)).await;
                 log.push("end");
             }
         }))
         .await;
     soon(service.wait_for(ServiceState::Stopped)).await.unwrap();
-    assert_eq!(log.times("told true"), [0.0]);
+    assert_eq!(log.times("stopping true"), [0.0]);
     assert_eq!((log.times("end"), log.times("cleanup"), log.count("run")), (vec![5.0], vec![5.0], 1));
 }
 
@@ -268,7 +268,8 @@ async fn two_services_that_wait_for_each_others_stop_both_end() {
     assert_eq!(log.times("cleanup"), [6.0, 6.0]);
 }
 
-/// A stop that has been asked for is the end, whatever the last run says: it is not logged as failed, and `shutdown` is no error.
+/// After a stop was requested, a failing run does not make the service `Failed`: it is logged as stopped, and `shutdown`
+/// succeeds.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_fails_while_it_drains_is_logged_as_stopped() {
     for step in [Step::Fail, Step::Fatal, Step::Panic] {
