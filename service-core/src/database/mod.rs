@@ -28,7 +28,7 @@ pub(crate) use config::watcher::{
 };
 pub use connect::{connect, connect_lazily};
 pub(crate) use context::DatabaseSource;
-pub(crate) use error_kind::is_out_of_reach;
+pub(crate) use error_kind::ErrorKind;
 pub use schema::{SchemaSql, check_schema, migrate, schema_sql};
 pub(crate) use service_db::ServiceDb;
 /// The derive macro for [`WorkItem`](trait@WorkItem).

@@ -22,7 +22,7 @@ use tokio::sync::OnceCell;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
@@ -284,10 +284,10 @@ impl Transaction {
         let result = statement.await;
         if let Err(error) = &result {
             self.health.failed.store(true, Ordering::Relaxed);
-            if error_kind::is_connection_lost(error) {
+            if matches!(ErrorKind::of(error), ErrorKind::ConnectionLost | ErrorKind::PoolTimeout) {
                 self.health.connection_lost.store(true, Ordering::Relaxed);
             }
-            if self.backend == DbBackend::Sqlite && error_kind::ends_sqlite_transaction(error) {
+            if self.backend == DbBackend::Sqlite && ErrorKind::of(error) == ErrorKind::Unavailable {
                 self.health.aborted.store(true, Ordering::Relaxed);
             }
         }
@@ -306,7 +306,7 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
     let permit = if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire().await };
     loop {
         match cx.db.begin_with_options(immediate()).await {
-            Err(error) if error_kind::is_busy(&error) => {
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
                 let own_batch = cx.open_batches.load(Ordering::Relaxed) > 0;
                 let patience = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
                 if begun.elapsed() >= patience {

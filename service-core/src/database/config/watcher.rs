@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Setting};
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
-use crate::database::error_kind::is_out_of_reach;
+use crate::database::error_kind::ErrorKind;
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::registry::{Inner, ServiceRegistry};
@@ -243,7 +243,9 @@ async fn poll_exclusively(
         Err(error) => error,
     };
     let pool_exhausted = is_pool_exhausted(hub, &error);
-    if !pool_exhausted && (is_out_of_reach(&error) || error.find::<NoAnswer>().is_some()) {
+    if !pool_exhausted
+        && (ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_outage) || error.find::<NoAnswer>().is_some())
+    {
         if hub.presence.mark_down(format!("{error:#}")) {
             warn!(
                 "the {name} does not answer, services that need it wait; what service_config and service_override said \

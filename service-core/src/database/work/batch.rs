@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::{Cause, Transaction};
 use crate::database::work::lease::{self, Lease};
@@ -221,9 +221,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             tx.commit().await
         };
         let Err(error) = committed.await else { return Ok(()) };
-        let innocent = error
-            .find::<DbErr>()
-            .is_some_and(|e| error_kind::is_connection_lost(e) || error_kind::ends_sqlite_transaction(e));
+        let innocent = error.find::<DbErr>().is_some_and(|e| ErrorKind::of(e).is_passing());
         if !innocent {
             match self.done.pop() {
                 Some(row) if self.claimed == 1 => self.service_db.work.defer(&self.sql, Some(row), None, Cause::Run),
@@ -339,7 +337,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>() {
-                Some(lost) if error_kind::is_connection_lost(lost) => self.defer(Cause::ConnectionLost, error),
+                Some(lost) if ErrorKind::of(lost) == ErrorKind::ConnectionLost => {
+                    self.defer(Cause::ConnectionLost, error)
+                }
                 // The commit was refused: what this item wrote cannot stand.
                 _ => Box::pin(self.fail(&error)).await,
             },

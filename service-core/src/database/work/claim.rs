@@ -13,7 +13,7 @@ use sea_orm::{
     QueryTrait,
 };
 
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
@@ -136,7 +136,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let mut tries = 5;
         let claimed = loop {
             match self.claim_leases(&sql, &owner, wanted).await {
-                Err(error) if error.find::<DbErr>().is_some_and(error_kind::is_deadlock) && tries > 0 => tries -= 1,
+                Err(error) if ErrorKind::in_chain(&error) == Some(ErrorKind::Contention) && tries > 0 => tries -= 1,
                 claimed => break claimed?,
             }
         };

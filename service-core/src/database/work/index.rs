@@ -9,7 +9,7 @@ use sea_orm::{
     PrimaryKeyToColumn, Statement, TransactionTrait,
 };
 
-use crate::database::error_kind::is_connection_lost;
+use crate::database::error_kind::ErrorKind;
 use crate::database::schema::table_exists;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::row::ClaimError;
@@ -70,7 +70,7 @@ pub(crate) async fn look_at<E: WorkItem>(service_db: &ServiceDb) -> Result<()> {
         // The claim says so.
         Ok(None) => return Ok(()),
         // The claim would wait as long, and end the same way.
-        Err(source) if is_connection_lost(&source) => {
+        Err(source) if ErrorKind::of(&source).is_outage() => {
             return Err(Error::new(ClaimError { table: table.to_owned(), source }));
         }
         // A database that cannot be asked now is asked at the next claim.

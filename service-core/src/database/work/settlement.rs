@@ -4,7 +4,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::lease;
 use crate::database::work::sql::key_text;
@@ -21,7 +21,7 @@ impl ServiceDb {
         for settlement in self.work.pending(error) {
             let is_written = match settlement.apply(self).await {
                 Ok(is_written) => is_written,
-                Err(error) if error_kind::is_connection_lost(&error) => return Err(error.into()),
+                Err(error) if ErrorKind::of(&error).is_outage() => return Err(error.into()),
                 Err(error) => {
                     // Kept, it would fail again before every claim and block the table.
                     tracing::warn!(service.id = &*self.service_id, table = settlement.sql.name, %error, "a failed row could not be charged");
@@ -40,7 +40,7 @@ impl Settlement {
     /// False if it has to wait, because the row is still locked.
     async fn apply(&self, service_db: &ServiceDb) -> std::result::Result<bool, DbErr> {
         match self.try_apply(service_db).await {
-            Err(error) if error_kind::is_contended(&error) => Ok(false),
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => Ok(false),
             Err(error) => Err(error),
             Ok(()) => Ok(true),
         }
@@ -50,9 +50,7 @@ impl Settlement {
         let message = self.error.as_deref().unwrap_or("not settled");
         match self.write(service_db, Some(message)).await {
             // The message may be what the column refuses.
-            Err(error) if !error_kind::is_contended(&error) && !error_kind::is_connection_lost(&error) => {
-                self.write(service_db, None).await
-            }
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Statement => self.write(service_db, None).await,
             other => other,
         }
     }

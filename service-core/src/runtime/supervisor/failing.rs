@@ -131,8 +131,8 @@ impl Supervisor {
         self.settle_rows(Some(&error)).await;
         #[cfg(feature = "database")]
         // A run that hangs may as well wait for the database, where the service has used it.
-        let concerned =
-            crate::database::is_out_of_reach(&error) || kind == FailureKind::Timeout && entry.has_used_database();
+        let concerned = crate::database::ErrorKind::in_chain(&error).is_some_and(crate::database::ErrorKind::is_outage)
+            || kind == FailureKind::Timeout && entry.has_used_database();
         #[cfg(feature = "database")]
         let (counted, before) = (before, self.without_outage(concerned, began, before).await);
         #[cfg(not(feature = "database"))]
