@@ -47,6 +47,14 @@ impl ErrorKind {
         error.find::<DbErr>().map(Self::of)
     }
 
+    /// Whether the database gave this code.
+    pub(crate) fn has_code(error: &DbErr, code: &str) -> bool {
+        let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+            return false;
+        };
+        error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)
+    }
+
     /// Whether the cause is the database or its surroundings, so that the same statement may succeed later.
     pub(crate) fn is_passing(self) -> bool {
         self != Self::Statement

@@ -12,6 +12,7 @@ mod context;
 mod error_kind;
 mod schema;
 mod service_db;
+mod sqlite_connection;
 mod store;
 mod transaction;
 mod wall_clock;

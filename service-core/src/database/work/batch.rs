@@ -18,7 +18,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
-use crate::database::transaction::{Cause, Transaction};
+use crate::database::transaction::Transaction;
 use crate::database::work::lease::{self, Lease};
 use crate::database::work::row::{self, Rows};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
@@ -169,7 +169,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if self.lease.is_some() {
             self.tx = self.lazy().with_condition(self.sql.still_pending(&claimed.row.key));
         } else {
-            self.tx.enter_item();
+            self.tx.begin_item();
         }
         self.current = Some(claimed.row);
         Ok(Some(Item { batch: self, model: claimed.model }))
@@ -215,6 +215,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let keys: Vec<ValueTuple> = self.done.iter().map(|row| row.key.clone()).collect();
         let tx = self.take_tx();
         let committed = async {
+            tx.prove().await?;
             for update in self.sql.complete(&keys, self.service_db.clock.now()) {
                 tx.connection().await?.execute(&update).await?;
             }
@@ -224,7 +225,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let innocent = error.find::<DbErr>().is_some_and(|e| ErrorKind::of(e).is_passing());
         if !innocent {
             match self.done.pop() {
-                Some(row) if self.claimed == 1 => self.service_db.work.defer(&self.sql, Some(row), None, Cause::Run),
+                Some(row) if self.claimed == 1 => self.service_db.work.defer(&self.sql, Some(row), None, None),
                 _ => self.service_db.work.claim_one_by_one(&self.sql, self.claimed),
             }
         }
@@ -254,7 +255,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     async fn fail(&mut self, error: &Error) -> Result<()> {
         let Some(row) = self.current.clone() else { return Ok(()) };
-        if self.tx.cause() != Cause::Run {
+        if self.tx.interruption().is_some() {
             // Nothing can be written any more; dropped, the batch tells what it knows of the cause.
             return Err(error.clone());
         }
@@ -305,7 +306,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     async fn complete_leased(&mut self, row: &RowRef) -> Result<()> {
         let tx = self.take_tx();
         let written = async {
-            tx.check().await.map_err(|error| Error::new(IgnoredError(error)))?;
+            tx.prove().await.map_err(|error| Error::new(IgnoredError(error)))?;
             // The row was pending when the transaction began. Since then the item may have changed or deleted it.
             for update in self.sql.complete(std::slice::from_ref(&row.key), self.service_db.clock.now()) {
                 tx.connection().await?.execute(&update).await?;
@@ -318,9 +319,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             Ok(false) => tx.rollback().await.map(|()| false),
             Err(_) if tx.condition_failed() => Ok(false),
             Err(error) => {
-                let cause = tx.cause();
+                let cause = tx.interruption();
                 drop(tx);
-                if cause != Cause::Run {
+                if cause.is_some() {
                     return self.defer(cause, error);
                 }
                 Err(error)
@@ -338,7 +339,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             }
             Err(error) => match error.find::<DbErr>() {
                 Some(lost) if ErrorKind::of(lost) == ErrorKind::ConnectionLost => {
-                    self.defer(Cause::ConnectionLost, error)
+                    self.defer(Some(ErrorKind::ConnectionLost), error)
                 }
                 // The commit was refused: what this item wrote cannot stand.
                 _ => Box::pin(self.fail(&error)).await,
@@ -390,7 +391,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     }
 
     /// The item's transaction broke. The settlement decides whether the row is charged.
-    fn defer(&mut self, cause: Cause, error: Error) -> Result<()> {
+    fn defer(&mut self, cause: Option<ErrorKind>, error: Error) -> Result<()> {
         let owner = self.lease.as_ref().map(|lease| lease.owner.clone());
         self.service_db.work.defer(&self.sql, self.current.take(), owner, cause);
         Err(error)
@@ -456,7 +457,7 @@ impl<E: EntityTrait> Drop for Batch<E> {
         let owner = self.lease.take().map(|lease| lease.owner.clone());
         let row = self.current.take();
         if row.is_some() || owner.is_some() {
-            self.service_db.work.defer(&self.sql, row, owner, self.tx.cause());
+            self.service_db.work.defer(&self.sql, row, owner, self.tx.interruption());
         }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::database::transaction::Cause;
+use crate::database::error_kind::ErrorKind;
 use crate::database::work::sql::{RowRef, TableSql, key_text};
 
 /// How many times a connection may break over one row before the row is charged.
@@ -49,7 +49,7 @@ impl WorkState {
     }
 
     /// Notes a dropped batch: the row in flight, and the claims held.
-    pub(crate) fn defer(&self, sql: &Arc<TableSql>, row: Option<RowRef>, owner: Option<String>, cause: Cause) {
+    pub(crate) fn defer(&self, sql: &Arc<TableSql>, row: Option<RowRef>, owner: Option<String>, cause: Option<ErrorKind>) {
         let row = row.filter(|row| self.should_charge(sql, row, cause));
         if row.is_none() && owner.is_none() {
             return;
@@ -58,11 +58,11 @@ impl WorkState {
         lock(&self.pending).push(Settlement { id, sql: Arc::clone(sql), row, owner, error: None });
     }
 
-    fn should_charge(&self, sql: &TableSql, row: &RowRef, cause: Cause) -> bool {
+    fn should_charge(&self, sql: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
         match cause {
-            Cause::Run => true,
-            Cause::Environment => false,
-            Cause::ConnectionLost => {
+            None | Some(ErrorKind::Statement) => true,
+            Some(ErrorKind::Unavailable | ErrorKind::Contention | ErrorKind::StaleStatement) => false,
+            Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout) => {
                 let mut connection_losses = lock(&self.connection_losses);
                 let count = connection_losses.entry((sql.name.clone(), key_text(&row.key))).or_default();
                 *count += 1;
