@@ -134,7 +134,9 @@ async fn pool(
 
 /// Whether a connection was not left inside a transaction. The pool closes those that were.
 #[cfg(feature = "sqlite")]
-async fn is_usable(connection: &mut sea_orm::sqlx::SqliteConnection) -> std::result::Result<bool, sea_orm::sqlx::Error> {
+async fn is_usable(
+    connection: &mut sea_orm::sqlx::SqliteConnection,
+) -> std::result::Result<bool, sea_orm::sqlx::Error> {
     Ok(!sea_orm::sqlx::Connection::is_in_transaction(connection))
 }
 

@@ -9,6 +9,7 @@ mod commit_tracker;
 mod config;
 mod connect;
 mod context;
+mod db_time;
 mod error_kind;
 mod schema;
 mod service_db;

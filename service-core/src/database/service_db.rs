@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sea_orm::DatabaseConnection;
 
 use crate::database::commit_tracker::CommitTracker;
+use crate::database::db_time::DbTime;
 use crate::database::schema::FrameworkTables;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::database::wall_clock::WallClock;
@@ -21,7 +22,10 @@ pub struct ServiceDb {
     pub(crate) service_id: Arc<str>,
     pub(crate) tx: TxContext,
     pub(crate) work: Arc<WorkState>,
+    /// For the times of rows.
     pub(crate) clock: WallClock,
+    /// For leases.
+    pub(crate) time: DbTime,
     pub(crate) tables: Arc<FrameworkTables>,
 }
 
@@ -33,6 +37,7 @@ impl ServiceDb {
             tx: TxContext::new(db),
             work: Arc::default(),
             clock: WallClock::default(),
+            time: DbTime::default(),
             tables: Arc::new(FrameworkTables::ready()),
         }
     }
@@ -49,8 +54,9 @@ impl ServiceDb {
         self
     }
 
-    /// With another clock.
+    /// With another clock, in place of the database's too.
     pub fn with_clock(mut self, clock: WallClock) -> Self {
+        self.time = DbTime::Virtual(clock.clone());
         self.clock = clock;
         self
     }

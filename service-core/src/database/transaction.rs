@@ -21,8 +21,7 @@ use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
-    QueryResult, Statement, StatementBuilder, TransactionError, TransactionOptions,
-    TransactionTrait,
+    QueryResult, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::OnceCell;
 
@@ -173,7 +172,7 @@ impl Transaction {
     /// The database refused the commit: then nothing was written. If the connection broke in the middle, or the server did not
     /// answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
-        if self.has_begun() && self.is_in_doubt() {
+        if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
             self.prove().await?;
         }
         let backend = self.backend;
@@ -327,7 +326,9 @@ impl Transaction {
     /// Undoes the item's writes.
     pub(crate) async fn undo_item(&mut self) -> DbResult<()> {
         if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
-            let Some(open) = self.tx.get().filter(|_| !self.health.ended.load(Ordering::Relaxed)) else { return Err(ended()) };
+            let Some(open) = self.tx.get().filter(|_| !self.health.ended.load(Ordering::Relaxed)) else {
+                return Err(ended());
+            };
             self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
             // The savepoint was there, so the transaction stands.
             self.health.in_doubt.store(false, Ordering::Relaxed);
@@ -357,6 +358,16 @@ impl Transaction {
                     .await?;
                 Err(error)
             }
+        }
+    }
+
+    /// Ends the connection of a transaction whose prepared statements no longer fit their tables: the driver would use them again.
+    pub(crate) async fn discard(&self) {
+        if self.backend == DbBackend::Postgres
+            && let Some(open) = self.tx.get()
+        {
+            let _ = open.tx.execute_unprepared("ROLLBACK; SELECT pg_terminate_backend(pg_backend_pid())").await;
+            self.health.ended.store(true, Ordering::Relaxed);
         }
     }
 
