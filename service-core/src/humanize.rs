@@ -1,15 +1,34 @@
-//! Durations as text: short for logs (`1h 30m`), long for sentences (`1 h 30 min`).
+//! Text for humans: durations in the units of the configuration (`1h 30m`) and in sentences (`1 h 30 min`), and lists.
 
 use std::time::Duration;
 
-/// A duration in short form: `1h 30m`, `250ms`.
+const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+
+/// A duration in the units of the configuration, exactly: `1h 30m`, `2d 250ms`, `0s`.
+pub(crate) fn exact(duration: Duration) -> String {
+    let mut seconds = duration.as_secs();
+    let mut parts = Vec::new();
+    for (unit, size) in UNITS {
+        if seconds >= size {
+            parts.push(format!("{}{unit}", seconds / size));
+            seconds %= size;
+        }
+    }
+    let nanos = duration.subsec_nanos();
+    if nanos > 0 {
+        let millis = format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000);
+        parts.push(format!("{}ms", millis.trim_end_matches('0').trim_end_matches('.')));
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
+/// A duration for logs, rounded to milliseconds, and from 10 s on to seconds: `1h 30m`, `250ms`.
 pub(crate) fn short(duration: Duration) -> String {
-    let rounded = if duration >= Duration::from_secs(10) {
+    exact(if duration >= Duration::from_secs(10) {
         Duration::from_secs(duration.as_secs_f64().round() as u64)
     } else {
         Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    };
-    humantime::format_duration(rounded).to_string()
+    })
 }
 
 /// A duration for a sentence, rounded to two units: `42 s`, `250 ms`, `3.5 s`, `5 min 20 s`, `1 h 30 min`.
@@ -25,7 +44,7 @@ pub(crate) fn long(duration: Duration) -> String {
         let tenths = format!("{seconds:.1}");
         return format!("{} s", tenths.strip_suffix(".0").unwrap_or(&tenths));
     }
-    // From here on whole units, the second of two left out where it is none.
+    // From here on whole units. The smaller of the two is left out if it is 0.
     let whole = seconds.round() as u64;
     let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{large} {unit}"),
@@ -39,12 +58,38 @@ pub(crate) fn long(duration: Duration) -> String {
     }
 }
 
+/// A list of alternatives: `"a", "b" or "c"`.
+pub(crate) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> = words.into_iter().map(|word| format!("\"{word}\"")).collect();
+    match quoted.split_last() {
+        None => "nothing".to_owned(),
+        Some((one, [])) => one.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_in_words() {
+    fn exact_and_short_use_the_units_of_the_configuration() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (1, "0.000001ms"),
+            (1_500_000, "1.5ms"),
+            (250_000_000, "250ms"),
+            (90_500_000_000, "1m 30s 500ms"),
+            (187_200_000_000_000, "2d 4h"),
+        ] {
+            assert_eq!(exact(Duration::from_nanos(nanos)), text);
+        }
+        assert_eq!(short(Duration::from_micros(1_234_567)), "1s 234ms");
+        assert_eq!(short(Duration::from_millis(90_600)), "1m 31s");
+    }
+
+    #[test]
+    fn long_is_for_sentences() {
         for (millis, words) in [
             (0, "0 s"),
             (250, "250 ms"),

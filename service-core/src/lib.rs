@@ -1,13 +1,14 @@
-#![cfg_attr(not(doctest), doc = include_str!("../../README.md"))]
+#![cfg_attr(not(doctest), doc = include_str!("../README.md"))]
 //!
 //! ## Reading the code
 //!
-//! Start at `supervisor.rs`: the loop that runs one service. `driver.rs` wakes it when its time has come.
+//! Start at `runtime/supervisor.rs`: the loop that runs one service. `CONTRIBUTING.md` lists the layers of the crate.
 
 mod config;
 #[cfg(feature = "database")]
 pub mod database;
 mod humanize;
+mod log;
 mod observe;
 mod panic;
 mod registry;
@@ -18,84 +19,26 @@ mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use config::options::{Options, Restart, ServiceOptions};
+pub use config::ServiceDescriptor;
+pub use config::options::ServiceOptions;
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};
 pub use observe::explain::{ExplainedOption, ExplainedSetting, Explanation};
 pub use observe::health::{HealthStatus, RegistryHealth, ServiceHealth};
-pub use registry::ServiceRegistry;
 pub use registry::builder::{BuildError, RegistryBuilder};
 pub use registry::handle::ServiceHandle;
+pub use registry::register::{Register, Registering};
 pub use registry::run::{run, run_until};
+pub use registry::service_registry::ServiceRegistry;
 pub use runtime::context::Context;
-pub use runtime::control::StateError;
 pub use runtime::events::{ServiceEvent, ServiceEventKind};
-pub use runtime::lifecycle::{Service, ServiceDescriptor};
+pub use runtime::instance_fn::InstanceFn;
+pub use runtime::lifecycle::IntoService;
+pub use runtime::lifecycle::Service;
 pub use runtime::metrics::{MetricValue, Metrics};
-pub use schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
-/// Makes a type a service, or an `async fn` a stateless one.
-///
-/// It stands on an inherent impl, which stays in place untouched. Numbers are seconds, strings carry a unit.
-///
-/// ```
-/// use service_core::prelude::*;
-///
-/// #[derive(Default)]
-/// struct EmailSender {
-///     sent: u64,
-/// }
-///
-/// #[service(interval = 30, max_failures = 5, timeout = "2m")]
-/// impl EmailSender {
-///     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-///         self.sent += 1;
-///         Ok(Outcome::processed(1))
-///     }
-/// }
-///
-/// #[service(interval = "1h", depends_on = [EmailSender])]
-/// async fn clean_outbox(cx: &Context) -> Result<Outcome> {
-///     Ok(Outcome::idle())
-/// }
-/// # assert_eq!((EmailSender::ID, clean_outbox::ID), ("email_sender", "clean_outbox"));
-/// ```
-///
-/// # Keys
-///
-/// | key | default | meaning |
-/// |---|---|---|
-/// | `name` | the name in snake_case | the id; `[a-z][a-z0-9_]*` without `__`, not `defaults`, unique in the binary |
-/// | `interval` | `60` | start to start, on a fixed grid; what was missed is skipped |
-/// | `delay` | – | end to start, instead of `interval` |
-/// | `cron`, `timezone` | –, `"UTC"` | a cron schedule instead: 5 fields, or 6 with seconds first |
-/// | `catch_up` | `"none"` | fires missed while the process was down: `none`, `latest` or `all` |
-/// | `initial_delay` | `0` | wait before the first run |
-/// | `jitter` | `0` | up to this much is added at random to each scheduled wait |
-/// | `max_failures` | `3` | failures in a row that are retried; one more and the service is failed |
-/// | `retry_delay`, `retry_backoff`, `max_retry_delay` | `5`, `1.0`, `300` | wait before a retry, its growth, its cap |
-/// | `timeout` | none | a longer run is cancelled and is a failure |
-/// | `drain_timeout` | `30` | on stop, how long the run in flight may go on |
-/// | `restart` | `"never"` | `on_failure`: a fresh instance after `restart_delay` (60), at most `max_restarts` (5) in `restart_window` (600) |
-/// | `critical` | `false` | when it has failed for good, everything shuts down |
-/// | `depends_on` | `[]` | services, as types or ids, started before and stopped after this one |
-/// | `rate_limit` | none | `"10/s"`, `"600/m"`, `"1000/h"`: [`Context::permit`] waits its turn |
-/// | `enabled` | `true` | `false`: registered, not started |
-/// | `discover` | `true` | `false`: registered only by hand |
-/// | `crate` | `::service_core` | this crate's path, where it is renamed or re-exported |
-///
-/// # Methods
-///
-/// Found by name in the impl; all others are the type's own. Only `update` has to be there.
-///
-/// | method | forms | role |
-/// |---|---|---|
-/// | `configure` | `[async] fn configure([cx: &Context[, config: T]])` to `Self` or `Result<Self, E>` | builds an instance, `T` being its settings; without it, `Default` does |
-/// | `update` | `[async] fn update(&mut self[, cx: &Context])` to anything that is [`IntoOutcome`] | one run; a plain `fn` is blocking code and runs where blocking is allowed |
-/// | `on_failure` | `fn on_failure(&mut self, failure: &Failure) -> Recovery` | decides what follows a failure |
-/// | `cleanup` | `[async] fn cleanup(&mut self[, cx: &Context])` to `()` or `Result<(), E>` | runs once when an instance ends, however it ends |
-///
-/// Where a method needs `#[cfg]`, put it on the method: the service does without it, or has another of the name.
+pub use runtime::requests::StateError;
+pub use schedule::CatchUp;
 #[cfg(feature = "database")]
 pub use sea_orm;
 pub use service::error::{Error, Result};
@@ -104,29 +47,28 @@ pub use service::literal::Literal;
 pub use service::outcome::{IntoOutcome, Outcome, RunReport};
 pub use service::secret::Secret;
 pub use service::state::ServiceState;
+#[doc = include_str!("service/attribute.md")]
 pub use service_macros::service;
 #[cfg(feature = "testing")]
 pub use testing::TestBed;
 
-/// What generated code names, so that users need no other crate in their `Cargo.toml`. Not for use by hand.
+/// The items that generated code names, so that users need no other crate in their `Cargo.toml`. Not for direct use.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "database")]
     pub use crate::database::__private as database;
     pub use std::boxed::Box as Boxed;
-    pub use std::option::Option::{None, Some};
+    pub use std::option::Option::{self, None, Some};
 
     pub use inventory;
 
     pub use crate::__place as place;
+    pub use crate::config::ServiceDescriptor;
     pub use crate::registry::expect::ExpectedServices;
     pub use crate::runtime::context::Context;
-    pub use crate::runtime::lifecycle::{
-        BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, ServiceDescriptor, Shape,
-    };
+    pub use crate::runtime::lifecycle::{BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, Shape};
     pub use crate::runtime::macro_support::{
         ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
-        settings,
     };
     pub use crate::service::error::Result;
     pub use crate::service::failure::{Failure, Recovery};
@@ -134,7 +76,7 @@ pub mod __private {
     pub use crate::service::outcome::{IntoOutcome, Outcome};
 }
 
-/// What a service's file usually needs.
+/// The items that a file with a service usually needs.
 pub mod prelude {
     #[cfg(feature = "database")]
     pub use crate::database::{Transaction, WorkItem};

@@ -1,16 +1,16 @@
-//! The nearest of the known names to one that is not known.
+//! Suggests the nearest known name for an unknown one.
 
-/// The known name that was most likely meant, if one is near enough to be worth a suggestion.
+/// Returns the known name that is nearest to `name`, if it is near enough for a suggestion.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = name.chars().count();
     let limit = (letters / 3).max(2);
-    // Of a short name, at least half has to be right.
+    // At least half of a short name must match.
     let is_near = |far: usize, known: &str| far <= limit && far * 2 <= letters.max(known.chars().count());
     let known = known.into_iter().map(|known| (distance(name, known), known));
     known.filter(|(far, known)| is_near(*far, known)).min().map(|(_, known)| known)
 }
 
-/// Edits (insert, delete, replace, swap of neighbours) that lead from one name to the other.
+/// Counts the edits (insert, delete, replace, swap of neighbours) between two names.
 pub(crate) fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut before_last = vec![0; to.len() + 1];
@@ -34,14 +34,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn swapped_letters_are_one_edit() {
+    fn two_swapped_letters_are_one_edit() {
         for (from, to, far) in [("corn", "cron", 1), ("intervall", "interval", 1), ("", "abc", 3), ("ab", "ab", 0)] {
             assert_eq!(distance(from, to), far, "{from} {to}");
         }
     }
 
     #[test]
-    fn far_names_are_not_suggested() {
+    fn a_name_that_is_too_different_is_not_suggested() {
         assert_eq!(nearest("max_failure", ["max_failures", "max_restarts"]), Some("max_failures"));
         assert_eq!(nearest("colour", ["interval", "delay"]), None);
         assert_eq!(nearest("d", ["a", "b"]), None);

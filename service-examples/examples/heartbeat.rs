@@ -8,7 +8,7 @@ use service_core::prelude::*;
 
 #[service(interval = "100ms")]
 async fn heartbeat(cx: &Context) {
-    println!("beat {} of {}", cx.run(), cx.service_id());
+    println!("beat {} of {}", cx.run_number(), cx.service_id());
 }
 
 #[tokio::main]

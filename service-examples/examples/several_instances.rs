@@ -21,11 +21,12 @@ impl Mirror {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let often = ServiceOptions::of::<Mirror>().interval(Duration::from_millis(50)).requester_id("press-office");
+    let often = ServiceOptions::new().interval(Duration::from_millis(50)).requester_id("press-office");
     let services = ServiceRegistry::builder()
         // Built anew after a panic or a stop, since it is a closure.
         .service_fn("photos", || Mirror { from: "/srv/photos" })
-        .service_with("news", Mirror { from: "/srv/news" }, often)
+        .service("news", Mirror { from: "/srv/news" })
+        .options_of("news", often)
         .start_all()
         .await?;
     tokio::time::sleep(Duration::from_millis(180)).await;

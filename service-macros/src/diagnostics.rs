@@ -1,13 +1,13 @@
-//! Collects every mistake, so that all of them are told at once.
+//! Collects errors, so that the compiler reports all of them at once.
 
 use proc_macro2::TokenStream;
 use syn::Error;
 
-/// The mistakes found so far.
+/// The errors found so far.
 #[derive(Default)]
-pub(crate) struct Mistakes(Option<Error>);
+pub(crate) struct Diagnostics(Option<Error>);
 
-impl Mistakes {
+impl Diagnostics {
     pub(crate) fn push(&mut self, error: Error) {
         match &mut self.0 {
             Some(first) => first.combine(error),

@@ -1,34 +1,33 @@
-//! The `#[service]` attribute of `service-core`, where it is documented and from where it is to be used.
+//! The macros of `service-core`, which documents and re-exports them. Use them from there.
 //!
-//! `args` and `item` read, `model` says what is meant, `validate` and `methods` collect what is wrong, `expand` writes
-//! (with `forward` for the calls of the user's methods).
-//! The user's item comes out first and untouched, also when something is wrong with it.
+//! A macro runs through four stages, and each file imports only from its own stage and from those before it:
+//!
+//! 1. `parse` reads the arguments and the annotated item;
+//! 2. `model` is the result: one service, its options and its lifecycle methods;
+//! 3. `validate` collects every error;
+//! 4. `expand` writes the code, or after an error just enough for the type to count as a service.
+//!
+//! `diagnostics` (the errors found so far) and `spelling` (the nearest known word) import nothing. `work_item` is
+//! `#[derive(WorkItem)]`, which has the same stages in one folder.
+//!
+//! The output begins with the user's item, unchanged, with or without errors.
 
-mod args;
-mod cron;
 mod diagnostics;
 mod expand;
-mod forward;
-mod item;
-mod keys;
-mod methods;
 mod model;
-mod names;
-mod near;
-mod units;
+mod parse;
+mod spelling;
 mod validate;
-mod value;
 mod work_item;
-mod work_item_args;
-mod work_item_columns;
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use args::Args;
-use diagnostics::Mistakes;
-use item::Item;
+use diagnostics::Diagnostics;
 use model::Model;
+use parse::args::Args;
+use parse::item::Item;
+use parse::keys;
 
 #[allow(missing_docs, reason = "documented where service-core re-exports it")]
 #[proc_macro_attribute]
@@ -42,33 +41,32 @@ pub fn work_item(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     work_item::derive(input.into()).into()
 }
 
-/// The attribute as a plain function, so that tests can look at what it writes.
+/// The attribute as a plain function, so that tests can inspect the output.
 fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
-    let mut mistakes = Mistakes::default();
-    let args = Args::parse(args, &mut mistakes);
-    validate::arguments(&args, &mut mistakes);
-    let name = args.get("name").map(|arg| arg.span);
+    let mut diagnostics = Diagnostics::default();
+    let args = Args::parse(keys::SERVICE, [args], &mut diagnostics);
+    validate::keys::check(&args, &mut diagnostics);
 
     let (model, expandable) = match Item::parse(item.clone()) {
         Item::Impl(block) => {
             let mut model = Model::of_impl(&block, args);
-            let expandable = validate::implementation(&block, &mut model, &mut mistakes);
+            let expandable = validate::implementation(&block, &mut model, &mut diagnostics);
             (Some(model), expandable)
         }
         Item::Function(function) => {
-            let expandable = validate::function(&function, &mut mistakes);
+            let expandable = validate::function(&function, &mut diagnostics);
             (Some(Model::of_function(&function, args)), expandable)
         }
         Item::Other { keyword, name } => {
-            mistakes.push(validate::other(&keyword, name.as_ref()));
+            diagnostics.push(validate::other(&keyword, name.as_ref()));
             (None, false)
         }
         Item::Unreadable => (None, false),
     };
     let generated = match &model {
         Some(model) if expandable => {
-            validate::identity(model, name, &mut mistakes);
-            if mistakes.is_empty() && !model.updates.is_empty() {
+            validate::identity(model, &mut diagnostics);
+            if diagnostics.is_empty() && !model.updates.is_empty() {
                 expand::service(model)
             } else {
                 expand::fallback(model)
@@ -76,8 +74,9 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
         }
         _ => TokenStream::new(),
     };
-    let mistakes = mistakes.into_compile_errors();
-    quote!(#item #mistakes #generated)
+    let expectation = model.as_ref().and_then(expand::expectation);
+    let diagnostics = diagnostics.into_compile_errors();
+    quote!(#expectation #item #diagnostics #generated)
 }
 
 #[cfg(test)]

@@ -1,71 +1,79 @@
-//! What is meant: one service, its attributes and its lifecycle methods.
+//! One service: its options and its lifecycle methods.
 //!
-//! Everything here can be had from any item that reads as an impl or a function; whether it is right is `validate`'s.
+//! A model can be made of every impl and every function that could be parsed. Whether it is valid, `validate` checks.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::quote;
+use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
-use syn::parse::Parser;
-use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Meta, PatType, Path, ReturnType, Signature, Token, Type, Visibility};
+use syn::{Attribute, FnArg, Generics, PatType, Path, ReturnType, Signature, Type, Visibility};
 
-use crate::args::{Args, Dependency, Value};
-use crate::item::{Function, Impl};
-use crate::names;
-use crate::near::Hint;
+use crate::parse::args::{Arg, Args};
+use crate::parse::attributes::Inherited;
+use crate::parse::item::{Function, Impl};
+use crate::parse::names;
+use crate::parse::value::{Literal, Value};
 
 pub(crate) struct Model {
     pub(crate) subject: Subject,
-    /// Path of the runtime crate, where one was given.
+    /// The path of the runtime crate, if the attribute has one.
     pub(crate) runtime: Option<Path>,
     pub(crate) id: String,
+    /// The id was derived from the item's name.
+    pub(crate) id_derived: bool,
     pub(crate) discover: bool,
-    /// `#[cfg]` of the whole item.
-    pub(crate) cfg: Option<TokenStream>,
-    /// What the descriptor carries, in the order written.
+    /// From the attributes of the whole item.
+    pub(crate) inherited: Inherited,
+    /// The keys and values for the descriptor, in the order written.
     pub(crate) attributes: Vec<(&'static str, Literal)>,
     pub(crate) updates: Vec<Lifecycle>,
     pub(crate) configures: Vec<Lifecycle>,
     pub(crate) on_failures: Vec<Lifecycle>,
     pub(crate) cleanups: Vec<Lifecycle>,
-    /// Methods that were perhaps meant to be lifecycle methods.
+    /// Warnings about methods whose name is similar to that of a lifecycle method.
     pub(crate) hints: Vec<Hint>,
 }
 
 pub(crate) enum Subject {
     Impl {
-        /// The `impl` token: the start of what an error about the impl is shown under.
+        /// The `impl` token: where an error about the impl is shown.
         at: Span,
+        generics: Box<Generics>,
         ty: Type,
     },
     Function {
         vis: Visibility,
         ident: Ident,
+        /// The type of the service.
+        service: Ident,
+        /// `#[doc(hidden)]` and similar attributes.
         docs: Vec<Attribute>,
     },
-}
-
-pub(crate) enum Literal {
-    Int(i64),
-    Float(f64),
-    Str(String),
-    Bool(bool),
-    Services(Vec<Dependency>),
 }
 
 /// A lifecycle method.
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
-    pub(crate) cfg: Option<TokenStream>,
+    /// From the attributes of the method; empty for a function, whose attributes are those of the item.
+    pub(crate) inherited: Inherited,
+}
+
+/// A warning about a method whose name is similar to that of a lifecycle method.
+pub(crate) struct Hint {
+    pub(crate) ident: Ident,
+    pub(crate) note: String,
+    /// From the attributes of the method.
+    pub(crate) inherited: Inherited,
 }
 
 impl Model {
     pub(crate) fn of_impl(item: &Impl, args: Args) -> Self {
-        let subject = Subject::Impl { at: item.impl_token.span, ty: item.ty.clone() };
+        let subject =
+            Subject::Impl { at: item.impl_token.span, generics: Box::new(item.generics.clone()), ty: item.ty.clone() };
         let named = |name: &str| {
             let methods = item.methods.iter().filter(|method| method.sig.ident.unraw() == name);
-            methods.map(|method| Lifecycle { sig: method.sig.clone(), cfg: cfg_of(&method.attrs) }).collect()
+            methods
+                .map(|method| Lifecycle { sig: method.sig.clone(), inherited: Inherited::of(&method.attrs) })
+                .collect()
         };
         Self {
             updates: named("update"),
@@ -77,31 +85,40 @@ impl Model {
     }
 
     pub(crate) fn of_function(item: &Function, args: Args) -> Self {
-        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
-        let subject = Subject::Function { vis: item.vis.clone(), ident: item.sig.ident.clone(), docs };
-        Self { updates: vec![Lifecycle { sig: item.sig.clone(), cfg: None }], ..Self::new(subject, &item.attrs, args) }
+        // Without the text: its examples would be tested twice.
+        let docs = item.attrs.iter().filter(|attr| attr.path().is_ident("doc") && attr.meta.require_list().is_ok());
+        let docs = docs.cloned().collect();
+        let ident = item.sig.ident.clone();
+        // Errors are shown at the function, but lints know that the macro wrote it.
+        let span = Span::call_site().located_at(ident.span());
+        let service = Ident::new(&names::function_type(&ident.to_string()), span);
+        let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
+        let update = Lifecycle { sig: item.sig.clone(), inherited: Inherited::default() };
+        Self { updates: vec![update], ..Self::new(subject, &item.attrs, args) }
     }
 
     fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
-        let runtime = match args.get("crate").and_then(|arg| arg.value.as_ref()) {
-            Some(Value::Path(path)) => Some(path.clone()),
-            _ => None,
-        };
-        let id = match args.get("name").and_then(|arg| arg.text()) {
+        let runtime = args.get("crate").and_then(Arg::path).cloned();
+        let id = match args.get("name").and_then(Arg::text) {
             Some(name) => name.to_owned(),
             None => subject.name().map(|name| names::snake_case(&name.to_string())).unwrap_or_default(),
         };
-        let discover = !matches!(args.get("discover").and_then(|arg| arg.value.as_ref()), Some(Value::Bool(false)));
+        let id_derived = args.get("name").is_none();
+        let discover = !matches!(args.get("discover").and_then(Arg::literal), Some(Literal::Bool(false)));
         Self {
             subject,
             runtime,
             id,
+            id_derived,
             discover,
-            cfg: cfg_of(attrs),
+            inherited: Inherited::of(attrs),
             attributes: args
                 .into_iter()
-                .filter_map(|arg| Some((arg.key.name, Literal::of(arg.value?)?)))
-                .filter(|(key, _)| !matches!(*key, "name" | "discover"))
+                .filter(|arg| !arg.key.macro_only)
+                .filter_map(|arg| match arg.value? {
+                    Value::Literal(literal) => Some((arg.key.name, literal)),
+                    Value::Path(_) => None,
+                })
                 .collect(),
             updates: Vec::new(),
             configures: Vec::new(),
@@ -109,19 +126,6 @@ impl Model {
             cleanups: Vec::new(),
             hints: Vec::new(),
         }
-    }
-}
-
-impl Literal {
-    fn of(value: Value) -> Option<Self> {
-        Some(match value {
-            Value::Int(int) => Self::Int(int),
-            Value::Float(float) => Self::Float(float),
-            Value::Str(text) => Self::Str(text),
-            Value::Bool(bool) => Self::Bool(bool),
-            Value::Services(services) => Self::Services(services),
-            Value::Path(_) => return None,
-        })
     }
 }
 
@@ -152,36 +156,11 @@ impl Lifecycle {
             .collect()
     }
 
-    /// Where an error about what it returns is to be shown.
+    /// Where an error about the return type is shown.
     pub(crate) fn output_span(&self) -> Span {
         match &self.sig.output {
             ReturnType::Type(_, ty) => ty.span(),
             ReturnType::Default => self.sig.ident.span(),
         }
     }
-}
-
-/// The conditions of all `#[cfg]`s, as one; also of those inside a `#[cfg_attr]`.
-fn cfg_of(attrs: &[Attribute]) -> Option<TokenStream> {
-    let conditions: Vec<TokenStream> = attrs.iter().flat_map(|attr| conditions_of(&attr.meta)).collect();
-    match conditions.as_slice() {
-        [] => None,
-        [one] => Some(one.clone()),
-        many => Some(quote!(all(#(#many),*))),
-    }
-}
-
-fn conditions_of(meta: &Meta) -> Vec<TokenStream> {
-    let Meta::List(list) = meta else { return Vec::new() };
-    if list.path.is_ident("cfg") {
-        return vec![list.tokens.clone()];
-    }
-    if !list.path.is_ident("cfg_attr") {
-        return Vec::new();
-    }
-    let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
-    let Ok(metas) = parser.parse2(list.tokens.clone()) else { return Vec::new() };
-    let mut metas = metas.into_iter();
-    let Some(when) = metas.next() else { return Vec::new() };
-    metas.flat_map(|meta| conditions_of(&meta)).map(|condition| quote!(any(not(#when), #condition))).collect()
 }

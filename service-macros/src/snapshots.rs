@@ -1,4 +1,4 @@
-//! What the attribute writes, to be read. `UPDATE_EXPECT=1 cargo test -p service-macros` writes it anew.
+//! Snapshots of generated code. `UPDATE_EXPECT=1 cargo test -p service-macros` updates them; read the difference.
 
 use expect_test::{Expect, expect};
 use proc_macro2::{Group, TokenStream, TokenTree};
@@ -15,7 +15,7 @@ fn generated(args: TokenStream, item: TokenStream, expected: Expect) {
 }
 
 #[test]
-fn the_five_lines() {
+fn the_example_of_the_readme() {
     generated(
         quote!(interval = 30, max_failures = 5),
         quote! {
@@ -28,7 +28,10 @@ fn the_five_lines() {
         },
         expect![[r##"
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for EmailSender {
+            impl ::service_core::__private::Lifecycle for EmailSender
+            where
+                EmailSender: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape {
                         blocking_update: false,
@@ -52,7 +55,10 @@ fn the_five_lines() {
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for EmailSender {
+            impl ::service_core::__private::Service for EmailSender
+            where
+                EmailSender: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "email_sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
@@ -62,16 +68,19 @@ fn the_five_lines() {
                         ("interval", ::service_core::__private::Literal::Int(30i64)),
                         ("max_failures", ::service_core::__private::Literal::Int(5i64)),
                     ],
-                    ::service_core::__private::Some(
-                        <EmailSender as ::service_core::__private::ByDefault>::build,
-                    ),
                     ::service_core::__private::None,
                 );
+                const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(
+                    <EmailSender as ::service_core::__private::ByDefault>::build,
+                );
             }
-            ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< EmailSender as
-                ::service_core::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                ::service_core::__private::inventory::submit! {
+                    ::service_core::__private::Discovered(< EmailSender as
+                    ::service_core::__private::Service > ::DESCRIPTOR, < EmailSender as
+                    ::service_core::__private::Service > ::BUILD,)
+                }
+            };
         "##]],
     );
 }
@@ -97,7 +106,10 @@ fn every_method_and_a_renamed_crate() {
         },
         expect![[r##"
             #[automatically_derived]
-            impl svc::__private::Lifecycle for Importer {
+            impl svc::__private::Lifecycle for Importer
+            where
+                Importer: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> svc::__private::Shape {
                     svc::__private::Shape {
                         blocking_update: true,
@@ -139,7 +151,10 @@ fn every_method_and_a_renamed_crate() {
                 }
             }
             #[automatically_derived]
-            impl svc::__private::Service for Importer {
+            impl svc::__private::Service for Importer
+            where
+                Importer: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "importer";
                 const DESCRIPTOR: &'static svc::__private::ServiceDescriptor = &svc::__private::descriptor::<
                     Self,
@@ -154,24 +169,29 @@ fn every_method_and_a_renamed_crate() {
                             ),
                         ),
                     ],
-                    svc::__private::Some(|cx| {
-                        let future = svc::__private::Boxed::pin(async move {
-                            let config = <Settings as svc::__private::Config>::of(&cx)?;
-                            let cx = &cx;
-                            let instance = {
-                                let output = Self::configure(cx, config).await;
-                                svc::__private::IntoInstance::<Self>::into_instance(output)
-                            };
-                            svc::__private::instance::<Self>(instance)
-                        });
-                        future
-                    }),
-                    svc::__private::Some(svc::__private::settings::<Settings>()),
+                    svc::__private::Some(<Settings as svc::__private::Config>::SETTINGS),
                 );
+                const BUILD: svc::__private::Option<svc::__private::Build> = svc::__private::Some(|
+                    cx|
+                {
+                    let future = svc::__private::Boxed::pin(async move {
+                        let config = <Settings as svc::__private::Config>::of(&cx)?;
+                        let cx = &cx;
+                        let instance = {
+                            let output = Self::configure(cx, config).await;
+                            svc::__private::IntoInstance::<Self>::into_instance(output)
+                        };
+                        svc::__private::instance::<Self>(instance)
+                    });
+                    future
+                });
             }
-            svc::__private::inventory::submit! {
-                svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR)
-            }
+            const _: () = {
+                svc::__private::inventory::submit! {
+                    svc::__private::Discovered(< Importer as svc::__private::Service > ::DESCRIPTOR,
+                    < Importer as svc::__private::Service > ::BUILD,)
+                }
+            };
         "##]],
     );
 }
@@ -184,11 +204,16 @@ fn a_function() {
             pub(crate) async fn tick(cx: &Context) {}
         },
         expect![[r#"
-            /// The service that [`tick()`] is.
-            #[derive(::core::fmt::Debug, ::core::default::Default)]
-            pub(crate) struct tick {}
+            /// The service that runs [`tick()`].
+            #[derive(
+                ::core::clone::Clone,
+                ::core::marker::Copy,
+                ::core::fmt::Debug,
+                ::core::default::Default
+            )]
+            pub(crate) struct TickService;
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for tick {
+            impl ::service_core::__private::Lifecycle for TickService {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape {
                         blocking_update: false,
@@ -211,29 +236,28 @@ fn a_function() {
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for tick {
+            impl ::service_core::__private::Service for TickService {
                 const ID: &'static str = "tick";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
-                >(
-                    ::service_core::__private::place!(),
-                    &[],
-                    ::service_core::__private::Some(
-                        <Self as ::service_core::__private::ByDefault>::build,
-                    ),
-                    ::service_core::__private::None,
+                >(::service_core::__private::place!(), &[], ::service_core::__private::None);
+                const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(
+                    <Self as ::service_core::__private::ByDefault>::build,
                 );
             }
-            ::service_core::__private::inventory::submit! {
-                ::service_core::__private::Discovered(< tick as ::service_core::__private::Service >
-                ::DESCRIPTOR)
-            }
+            const _: () = {
+                ::service_core::__private::inventory::submit! {
+                    ::service_core::__private::Discovered(< TickService as
+                    ::service_core::__private::Service > ::DESCRIPTOR, < TickService as
+                    ::service_core::__private::Service > ::BUILD,)
+                }
+            };
         "#]],
     );
 }
 
 #[test]
-fn after_a_mistake_the_type_is_a_service_still() {
+fn after_an_error_the_type_still_counts_as_a_service() {
     generated(
         quote!(intervall = 30),
         quote! {
@@ -243,32 +267,34 @@ fn after_a_mistake_the_type_is_a_service_still() {
         },
         expect![[r#"
             ::core::compile_error! {
-                "there is no key `intervall`; did you mean `interval`?"
+                "unknown key `intervall`; did you mean `interval`?"
             }
             #[automatically_derived]
-            impl ::service_core::__private::Lifecycle for Sender {
+            impl ::service_core::__private::Lifecycle for Sender
+            where
+                Sender: ::core::marker::Send + 'static,
+            {
                 fn __shape(&self) -> ::service_core::__private::Shape {
                     ::service_core::__private::Shape::NONE
                 }
             }
             #[automatically_derived]
-            impl ::service_core::__private::Service for Sender {
+            impl ::service_core::__private::Service for Sender
+            where
+                Sender: ::core::marker::Send + 'static,
+            {
                 const ID: &'static str = "sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
-                >(
-                    ::service_core::__private::place!(),
-                    &[],
-                    ::service_core::__private::None,
-                    ::service_core::__private::None,
-                );
+                >(::service_core::__private::place!(), &[], ::service_core::__private::None);
+                const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::None;
             }
         "#]],
     );
 }
 
 #[test]
-fn a_half_typed_body_is_nobodys_business() {
+fn an_unfinished_method_body_does_not_matter() {
     let item = quote! {
         impl Sender {
             const LIMIT: u32 = ;
@@ -282,7 +308,7 @@ fn a_half_typed_body_is_nobodys_business() {
 }
 
 #[test]
-fn an_update_that_cannot_be_read_is_left_to_the_compiler() {
+fn the_compiler_reports_a_signature_that_cannot_be_parsed() {
     let item = quote! {
         impl Sender {
             async fn update(&mut self, cx) -> { }
@@ -293,7 +319,7 @@ fn an_update_that_cannot_be_read_is_left_to_the_compiler() {
 }
 
 #[test]
-fn what_is_no_item_comes_out_as_it_is() {
+fn tokens_that_are_no_item_are_returned_unchanged() {
     let item = quote!(impl Sender for);
     assert_eq!(crate::attribute(quote!(), item.clone()).to_string(), item.to_string());
 }
@@ -328,7 +354,7 @@ impl Dice {
 }
 
 #[test]
-fn nothing_makes_it_panic() {
+fn random_tokens_do_not_make_it_panic() {
     let args: TokenStream =
         r#"interval = 30, delay = "5m", cron = "*/5 * * * FRI#2", timeout = 30µs, depends_on = [A::B, "c"],
         retry_backoff = 1.5, restart = "on_failure", crate = ::svc, name = "größe", rate_limit = "10/s""#

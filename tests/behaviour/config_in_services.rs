@@ -63,7 +63,7 @@ async fn degraded_lasts_until_the_next_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start(Acting::new(&log, |cx| async move {
-            if cx.run() == 1 {
+            if cx.run_number() == 1 {
                 cx.degraded("the mirror is behind");
             }
         }))
@@ -105,14 +105,13 @@ async fn who_it_acts_as_is_the_nearest_word() {
         }
     };
     let log = Log::default();
-    let options = ServiceOptions::of::<Acting>().requester_id("its options");
+    let options = ServiceOptions::new().requester_id("its options");
     let bed = TestBed::new().requester_id("the builder");
     let bed = bed.with(|builder| {
-        builder.service("plain", Acting::new(&log, seen(&log))).service_with(
-            "own",
-            Acting::new(&log, seen(&log)),
-            options,
-        )
+        builder
+            .service("plain", Acting::new(&log, seen(&log)))
+            .service("own", Acting::new(&log, seen(&log)))
+            .options_of("own", options)
     });
     soon(bed.services().await.start()).await.unwrap();
     bed.run_for(secs(1)).await;
@@ -158,7 +157,7 @@ async fn its_counters_and_gauges_are_in_its_health() {
     let service = bed
         .start(Acting::new(&log, |cx| async move {
             cx.metrics().add("items_processed", 3);
-            cx.metrics().set("queue_depth", cx.run() as u32);
+            cx.metrics().set("queue_depth", cx.run_number() as u32);
         }))
         .await;
     bed.run_for(secs(61)).await;
@@ -174,7 +173,7 @@ async fn a_run_knows_its_number_also_after_a_start() {
         .start_fn(move || {
             let log = builder_log.clone();
             Acting::new(&builder_log, move |cx| {
-                log.push(format!("number {}", cx.run()));
+                log.push(format!("number {}", cx.run_number()));
                 async {}
             })
         })

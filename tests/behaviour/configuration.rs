@@ -123,3 +123,73 @@ async fn a_named_file_that_is_not_there_is_told_beside_all_other_mistakes() {
     }
     assert!(problems[4].ends_with("depends on `d`, which is not registered"), "{problems:#?}");
 }
+
+#[derive(Default)]
+struct Packer;
+
+#[service(interval = 30, discover = false)]
+impl Packer {
+    async fn update(&mut self) {}
+}
+
+#[derive(Default)]
+struct Sorter;
+
+#[service(interval = 30, discover = false)]
+impl Sorter {
+    async fn update(&mut self) {}
+}
+
+#[tokio::test]
+async fn an_id_that_is_the_name_of_another_registered_type_is_an_error() {
+    let builder = ServiceRegistry::builder().without_discovered();
+    let builder = builder.service_of::<Packer>("sorter").service_of::<Sorter>("sorter_2");
+    let error = builder.build().await.unwrap_err().to_string();
+    for part in ["service `sorter`", "Packer", "is the name of", "Sorter", "tests/behaviour/configuration.rs:"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+
+    let services =
+        ServiceRegistry::builder().without_discovered().service_of::<Packer>("sorter").build().await.unwrap();
+    let error = services.register_of::<Sorter>("sorter_2").await.unwrap_err().to_string();
+    assert!(error.contains("service `sorter`") && error.contains("is the name of"), "{error}");
+    let services =
+        ServiceRegistry::builder().without_discovered().service_of::<Sorter>("sorter_2").build().await.unwrap();
+    let error = services.register_of::<Packer>("sorter").await.unwrap_err().to_string();
+    assert!(error.contains("service `sorter`") && error.contains("is the name of"), "{error}");
+    // Of its own type, the name is an id like any other.
+    services.register_of::<Sorter>("sorter").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_section_of_a_type_configures_its_services_of_every_id() {
+    let text = "[packer]\ninterval = 10\n[packer_2]\njitter = 1\n[sorter]\ninterval = 20";
+    let (bed, _seen, _folder) = bed(text);
+    let bed = bed.with(|builder| builder.service_of::<Packer>("packer_1").service_of::<Packer>("packer_2"));
+    let services = bed.services().await;
+    let option = |id: &str, key: &str| {
+        let found = services.get(id).unwrap().explain().options.into_iter().find(|option| option.key == key).unwrap();
+        (found.value, found.layer)
+    };
+    assert_eq!(option("packer_1", "interval"), ("10s".to_owned(), service_core::Layer::Type));
+    assert_eq!(option("packer_2", "interval"), ("10s".to_owned(), service_core::Layer::Type));
+    assert_eq!(option("packer_2", "jitter"), ("1s".to_owned(), service_core::Layer::File));
+    let sorter = services.register_of::<Sorter>("another").await.unwrap();
+    assert_eq!(sorter.explain().schedule, "every 20s");
+}
+
+#[tokio::test]
+async fn the_settings_of_a_linked_service_that_is_left_out_are_no_mistake() {
+    service_tests::ask_each_thread();
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let seen = lines.clone();
+    let _guard = tracing::subscriber::set_default(service_tests::Lines(move |line| seen.lock().unwrap().push(line)));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services.toml");
+    fs::write(&file, "[annotated]\ninterval = 10\n[anotated]\ninterval = 10\n[packer]\ninterval = 10").unwrap();
+    let builder = ServiceRegistry::builder().except(["annotated"]).service_of::<Packer>("packer_2");
+    builder.config_file(&file).build().await.unwrap();
+    let warnings: Vec<String> = lines.lock().unwrap().drain(..).filter(|line| line.starts_with("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("`anotated`") && warnings[0].contains("did you mean `annotated`?"), "{warnings:?}");
+}

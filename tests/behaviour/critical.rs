@@ -7,14 +7,14 @@ use crate::support::{Log, Scripted, Step, secs};
 
 fn with(bed: TestBed, log: &Log, id: &'static str, script: &[Step], options: ServiceOptions) -> TestBed {
     let scripted = Scripted::new(log, script);
-    bed.with(|builder| builder.service_with(id, scripted, options))
+    bed.with(|builder| builder.service(id, scripted).options_of(id, options))
 }
 
 #[tokio::test(start_paused = true)]
 async fn its_failure_shuts_everything_down() {
     let (log, other) = (Log::default(), Log::default());
     let (lines, _logging) = logged();
-    let options = || ServiceOptions::of::<Scripted>();
+    let options = || ServiceOptions::new();
     let bed = with(TestBed::new(), &log, "heart", &[Step::Succeed, Step::Fatal], options().critical(true));
     let bed = with(bed, &other, "limb", &[], options());
     let services = bed.services().await;
@@ -31,7 +31,7 @@ async fn its_failure_shuts_everything_down() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_that_is_retried_shuts_nothing_down() {
     let log = Log::default();
-    let options = ServiceOptions::of::<Scripted>().critical(true);
+    let options = ServiceOptions::new().critical(true);
     let bed = with(TestBed::new(), &log, "heart", &[Step::Fail, Step::Fail], options);
     let services = bed.services().await;
     soon(services.start()).await.unwrap();
@@ -68,7 +68,7 @@ async fn stopped_it_shuts_nothing_down() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_at_the_start_is_not_missed() {
     let log = Log::default();
-    let options = ServiceOptions::of::<Scripted>().critical(true);
+    let options = ServiceOptions::new().critical(true);
     let bed = with(TestBed::new(), &log, "heart", &[Step::Fatal], options);
     let services = bed.services().await;
     soon(services.start()).await.unwrap();

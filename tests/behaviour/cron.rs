@@ -134,7 +134,7 @@ async fn a_run_that_outlasts_the_next_fire_is_overdue() {
     bed.run_for(secs(300 + 540)).await;
     assert_eq!(service.health().reason, None);
     bed.run_for(secs(90)).await;
-    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been going for 10 min 30 s");
+    assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been running for 10 min 30 s");
 }
 
 /// The moments at which one that was down from the 1st until noon of the 10th runs, when it is back until the 11th.
@@ -202,13 +202,13 @@ async fn what_comes_due_while_missed_fires_are_made_up_is_made_up_as_well() {
 /// What keeps a registry with this schedule from being built.
 async fn refused(options: ServiceOptions) -> String {
     let builder = ServiceRegistry::builder().without_discovered();
-    let built = builder.service_with("nightly", Nightly(Seen::default()), options).build().await;
+    let built = builder.service("nightly", Nightly(Seen::default())).options_of("nightly", options).build().await;
     built.err().map_or_else(String::new, |error| error.to_string())
 }
 
 #[tokio::test]
 async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
-    let options = || ServiceOptions::of::<Nightly>();
+    let options = || ServiceOptions::new();
     for (options, told) in [
         (
             options().cron("61 * * * *"),
@@ -219,7 +219,7 @@ async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
             "found \"0 0 30 2 *\", expected a cron expression that fires at some time; this one",
         ),
         (options().timezone("Europe/Berlni"), "found \"Europe/Berlni\", expected a time zone such as"),
-        (options().catch_up(service_core::CatchUp::Latest), "needs a database that remembers the last fire"),
+        (options().catch_up(service_core::CatchUp::Latest), "needs a database that stores the last fire"),
     ] {
         let error = refused(options).await;
         assert!(error.contains("of service `nightly`") || error.contains("service `nightly`:"), "{error}");

@@ -32,8 +32,8 @@ impl Named {
 
 fn with(bed: TestBed, log: &Log, name: &'static str, depends_on: &'static [&'static str], cleanup: Step) -> TestBed {
     let named = Named { log: log.clone(), name, cleanup };
-    let options = ServiceOptions::of::<Named>().depends_on(depends_on.iter().copied());
-    bed.with(|builder| builder.service_with(name, named, options))
+    let options = ServiceOptions::new().depends_on(depends_on.iter().copied());
+    bed.with(|builder| builder.service(name, named).options_of(name, options))
 }
 
 fn position(log: &Log, what: &str) -> usize {
@@ -61,7 +61,7 @@ async fn dependencies_start_first_and_stop_last() {
         let (end, begin) = (position(&log, &format!("up {first}")), position(&log, &format!("built {then}")));
         assert!(end < begin, "{:?}", log.lines());
     }
-    soon(services.stop_all()).await.unwrap();
+    soon(services.stop_all()).await;
     for (first, then) in [("api", "cache"), ("api", "queue"), ("cache", "store"), ("queue", "store")] {
         let (end, begin) = (position(&log, &format!("cleaned {first}")), position(&log, &format!("cleanup {then}")));
         assert!(end < begin, "{:?}", log.lines());
@@ -82,8 +82,8 @@ async fn it_waits_for_a_late_one_and_says_for_whom() {
     assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for what is not on its way");
     let (api, web) = (services.get("api").unwrap(), services.get("web").unwrap());
     assert_eq!((api.state(), web.state()), (ServiceState::Starting, ServiceState::Starting));
-    assert_eq!(api.health().reason.as_deref(), Some("waits for store"));
-    assert_eq!(web.health().reason.as_deref(), Some("waits for api"));
+    assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
+    assert_eq!(web.health().reason.as_deref(), Some("waiting for api"));
     assert_eq!(api.health().status, HealthStatus::Degraded);
     bed.run_for(secs(500)).await;
     assert_eq!(log.count("run api"), 0);
@@ -105,7 +105,7 @@ async fn it_starts_when_a_paused_one_comes_up_by_a_run_by_hand() {
     let (store, api) = (services.get("store").unwrap(), services.get("api").unwrap());
     store.pause().await.unwrap();
     bed.run_for(secs(100)).await;
-    assert_eq!(api.health().reason.as_deref(), Some("waits for store"));
+    assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
     soon(store.run_now()).await.unwrap();
     bed.run_for(secs(1)).await;
     assert_eq!((store.state(), api.state()), (ServiceState::Paused, ServiceState::Running));
@@ -135,7 +135,7 @@ async fn a_failed_dependency_holds_it_until_the_reset() {
     soon(services.start()).await.unwrap();
     let api = services.get("api").unwrap();
     assert_eq!(services.get("store").unwrap().state(), ServiceState::Failed);
-    assert_eq!((api.state(), api.health().reason), (ServiceState::Starting, Some("waits for store".to_owned())));
+    assert_eq!((api.state(), api.health().reason), (ServiceState::Starting, Some("waiting for store".to_owned())));
     soon(services.get("store").unwrap().reset()).await.unwrap();
     soon(api.wait_for(ServiceState::Running)).await.unwrap();
 }
@@ -192,17 +192,18 @@ async fn unknown_ids_and_cycles_keep_everything_from_starting() {
         let mut builder = ServiceRegistry::builder().without_discovered();
         for &(name, on) in graph {
             let named = Named { log: log.clone(), name, cleanup: Step::Succeed };
-            builder = builder.service_with(name, named, ServiceOptions::of::<Named>().depends_on(on.iter().copied()));
+            builder =
+                builder.service(name, named).options_of(name, ServiceOptions::new().depends_on(on.iter().copied()));
         }
         builder.start_all()
     };
     let unknown = build(&[("store", &[]), ("api", &["stroe"])]).await;
     assert_says(unknown, &["service `api`", "dependencies.rs:", "depends on `stroe`", "did you mean `store`?"]);
     let cycle = build(&[("a", &["b"]), ("b", &["c"]), ("c", &["a"])]).await;
-    assert_says(cycle, &["in a circle: a -> b -> c -> a"]);
-    assert_says(build(&[("me", &["me"])]).await, &["in a circle: me -> me"]);
+    assert_says(cycle, &["in a cycle: a -> b -> c -> a"]);
+    assert_says(build(&[("me", &["me"])]).await, &["in a cycle: me -> me"]);
     let both = build(&[("a", &["b"]), ("b", &["a"]), ("c", &["nobody"]), ("d", &["nothing"])]).await;
-    assert_says(both, &["circle", "`c`", "`nobody`", "`d`", "`nothing`"]);
+    assert_says(both, &["cycle", "`c`", "`nobody`", "`d`", "`nothing`"]);
     assert!(log.lines().is_empty());
 }
 
@@ -210,16 +211,16 @@ async fn unknown_ids_and_cycles_keep_everything_from_starting() {
 async fn registered_by_hand_the_same_is_checked() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
-    let options = || ServiceOptions::of::<Named>().depends_on(["store"]);
+    let options = || ServiceOptions::new().depends_on(["store"]);
     let named = || Named { log: log.clone(), name: "x", cleanup: Step::Succeed };
-    assert_says(services.register_with("api", named(), options()).await, &["`api`", "depends on `store`"]);
+    assert_says(services.register("api", named()).options(options()).await, &["`api`", "depends on `store`"]);
     services.register("store", named()).await.unwrap();
-    services.register_with("api", named(), options()).await.unwrap();
+    services.register("api", named()).options(options()).await.unwrap();
     // The new one is not to blame for what an older one misses since.
     services.unregister("store").await.unwrap();
     services.register("other", named()).await.unwrap();
-    let back = ServiceOptions::of::<Named>().depends_on(["api"]);
-    assert_says(services.register_with("store", named(), back).await, &["in a circle: api -> store -> api"]);
+    let back = ServiceOptions::new().depends_on(["api"]);
+    assert_says(services.register("store", named()).options(back).await, &["in a cycle: api -> store -> api"]);
     assert_eq!(services.list(), ["api", "other"]);
 }
 
@@ -228,9 +229,9 @@ async fn a_shutdown_in_time_cleans_up_along_a_chain_that_hangs() {
     let log = Log::default();
     let mut bed = TestBed::new().set("drain_timeout", 1000).with(|builder| builder.shutdown_timeout(secs(25)));
     for (name, on) in [("a", &[][..]), ("b", &["a"]), ("c", &["b"]), ("d", &["c"])] {
-        let options = ServiceOptions::of::<Acting>().depends_on(on.iter().copied());
+        let options = ServiceOptions::new().depends_on(on.iter().copied());
         let acting = Acting::new(&log, |_| std::future::pending::<()>());
-        bed = bed.with(|builder| builder.service_with(name, acting, options));
+        bed = bed.with(|builder| builder.service(name, acting).options_of(name, options));
     }
     let services = bed.services().await;
     soon(services.start()).await.unwrap();

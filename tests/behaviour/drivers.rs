@@ -122,7 +122,7 @@ struct Gated {
 #[service(interval = 3600, discover = false)]
 impl Gated {
     async fn update(&mut self, cx: &Context) {
-        if cx.run() > 1 {
+        if cx.run_number() > 1 {
             self.begun.send(()).unwrap();
             let _ = self.go.lock().unwrap().recv();
         }
@@ -301,7 +301,7 @@ async fn an_answer_that_comes_at_once_is_not_lost() {
         let run = tokio::time::timeout(Duration::from_secs(30), service.run_now()).await;
         run.expect("the answer was not heard").unwrap();
     }
-    registry.cleanup_all().await.unwrap();
+    registry.cleanup_all().await;
     drop((service, registry));
     answering.join().unwrap();
 }

@@ -32,7 +32,7 @@ impl Mailer {
     }
 
     async fn update(&mut self, cx: &Context) -> Result<()> {
-        match cx.run() {
+        match cx.run_number() {
             1 => cx.set_retry_delay(secs(20)),
             4 => return Err(Error::msg("the server is away\nand says so in two lines")),
             _ => {}
@@ -69,7 +69,7 @@ async fn everything_about_a_service_that_backs_off() {
     let explanation = service.explain();
     let expected = "\
 mailer: backing_off, degraded
-  now       backing off after failure 1 of 4, next try in 18 s: the server is away
+  now       backing off after failure 1 of 5, retrying in 18 s: the server is away
             and says so in two lines
   schedule  every 10s
   acts as   system
@@ -85,7 +85,7 @@ next runs
 
 options
   interval      10s  services.toml:4, instead of 30s (attribute at mailer.rs:20)
-  max_failures  4    services.toml:2, instead of 5 (attribute at mailer.rs:20)
+  max_failures  5    attribute at mailer.rs:20, instead of 4 (services.toml:2)
   retry_delay   20s  set by the service itself while running
   timeout       2m   attribute at mailer.rs:20
 
@@ -136,7 +136,7 @@ async fn a_schedule_hides_the_one_below_and_its_own_word_is_told_beside_what_it_
     let expected = "\
 sweeper: running, degraded
   why       the disk is nearly full
-  now       waits for its next run, due in 9 min
+  now       waiting for the next run, due in 9 min
   schedule  10m after each run
   acts as   night-shift
   type      behaviour::explain::Sweeper
@@ -168,7 +168,7 @@ async fn as_json_every_option_has_its_layer() {
     assert_eq!(json["service_id"], "mailer");
     assert_eq!(json["at"], "2026-01-01T00:00:05.000Z");
     assert_eq!((&json["state"], &json["status"], &json["reason"]), (&"running".into(), &"healthy".into(), &().into()));
-    assert_eq!(json["now"], "waits for its next run, due in 5 s");
+    assert_eq!(json["now"], "waiting for the next run, due in 5 s");
     assert_eq!(json["next_runs"][4], "2026-01-01T00:00:50.000Z");
     let timeout = json["options"].as_array().unwrap().iter().find(|option| option["key"] == "timeout").unwrap();
     let expected =
@@ -215,7 +215,7 @@ async fn after_a_run_that_outlasts_the_interval_the_grid_begins_at_its_end() {
     let service = bed.start(Scripted::new(&Log::default(), &[Step::Take(100.0)])).await;
     bed.run_for(secs(90)).await;
     assert_eq!(next_runs(&service), [90.0, 150.0, 210.0, 270.0, 330.0], "at once, were it to end now");
-    assert_eq!(service.explain().now, "run 1 has been going for 90 s");
+    assert_eq!(service.explain().now, "run 1 has been running for 90 s");
     bed.run_for(secs(20)).await;
     assert_eq!(next_runs(&service), [160.0, 220.0, 280.0, 340.0, 400.0]);
 }
@@ -255,10 +255,10 @@ async fn why_it_does_not_run() {
         (explanation.now, explanation.next_runs.len())
     };
     let expect = |id: &str, now: &str, runs: usize| assert_eq!(told(id), (now.to_owned(), runs));
-    expect("backing_off", "backing off after failure 1 of 3, next try in 4 s: it failed", 5);
+    expect("backing_off", "backing off after failure 1 of 3, retrying in 4 s: it failed", 5);
     expect("off", "disabled: `enabled = false` (.set(\"off.enabled\", …))", 0);
-    expect("waiting", "waits for backing_off (backing_off), off (created)", 0);
-    expect("paused", "paused by an operator; no scheduled run before a `resume`", 0);
+    expect("waiting", "waiting for backing_off (backing_off), off (created)", 0);
+    expect("paused", "paused by an operator; no scheduled run until `resume`", 0);
     expect("stopped", "stopped", 0);
-    expect("failed", "failed: it is hopeless; nothing runs before a `reset`", 0);
+    expect("failed", "failed: it is hopeless; no run until `reset`", 0);
 }

@@ -32,10 +32,10 @@ async fn a_run_that_outlasts_its_interval_is_overdue_and_far_longer_than_usual_i
     bed.run_for(secs(117 * 30 + 20)).await;
     assert_eq!(told(&service), "healthy", "20 s are much, and within the schedule");
     bed.run_for(secs(15)).await;
-    assert_eq!(told(&service), "degraded: overdue by 5 s: run 118 has been going for 35 s, usually 3 s");
+    assert_eq!(told(&service), "degraded: overdue by 5 s: run 118 has been running for 35 s, usually 3 s");
     bed.run_for(secs(37)).await;
     let health = service.health();
-    assert_eq!(health.reason.unwrap(), "overdue by 42 s: run 118 has been going for 72 s, usually 3 s");
+    assert_eq!(health.reason.unwrap(), "overdue by 42 s: run 118 has been running for 72 s, usually 3 s");
     assert_eq!(health.status, HealthStatus::Unhealthy);
     assert_eq!((health.next_run, health.last_run_duration_ms), (None, Some(3000)));
     bed.run_for(secs(930)).await;
@@ -49,7 +49,7 @@ async fn a_run_between_delays_is_stuck_by_what_is_usual() {
     bed.run_for(secs(66 + 60)).await;
     assert_eq!(told(&service), "healthy");
     bed.run_for(secs(12)).await;
-    assert_eq!(told(&service), "degraded: stuck: run 3 has been going for 72 s, usually 3 s");
+    assert_eq!(told(&service), "degraded: stuck: run 3 has been running for 72 s, usually 3 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn a_first_run_has_ten_minutes_where_the_schedule_says_nothing() {
     bed.run_for(secs(600)).await;
     assert_eq!(told(&service), "healthy");
     bed.run_for(secs(60)).await;
-    assert_eq!(told(&service), "degraded: stuck: run 1 has been going for 11 min");
+    assert_eq!(told(&service), "degraded: stuck: run 1 has been running for 11 min");
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,12 +67,12 @@ async fn failures_are_told_with_the_next_try() {
     let bed = TestBed::new();
     let service = start(&bed, &[Step::Succeed, Step::Fail, Step::Fail, Step::Take(9.0)]).await;
     bed.run_for(secs(62)).await;
-    assert_eq!(told(&service), "degraded: backing off after failure 1 of 3, next try in 3 s: it failed");
+    assert_eq!(told(&service), "degraded: backing off after failure 1 of 3, retrying in 3 s: it failed");
     let health = service.health();
     let began = SystemTime::UNIX_EPOCH + secs(1_767_225_600);
     assert_eq!((health.last_run, health.next_run), (Some(began + secs(60)), Some(began + secs(65))));
     bed.run_for(secs(11)).await;
-    assert_eq!(told(&service), "degraded: trying again after failure 2 of 3: it failed");
+    assert_eq!(told(&service), "degraded: retrying after failure 2 of 3: it failed");
     bed.run_for(secs(9)).await;
     assert_eq!(told(&service), "healthy");
     assert_eq!(service.health().last_error.as_deref(), Some("it failed"), "it stays to be looked at");
@@ -89,7 +89,7 @@ async fn failed_says_after_how_much_and_whether_it_is_critical() {
     let bed = TestBed::new().set("critical", true);
     let critical = start(&bed, &[Step::Fatal]).await;
     bed.run_for(secs(1)).await;
-    let expected = "unhealthy: failed, which is critical: everything shuts down: it is hopeless";
+    let expected = "unhealthy: failed (critical: the registry shuts down): it is hopeless";
     assert_eq!(told(&critical), expected);
 }
 
@@ -98,7 +98,7 @@ async fn a_fresh_instance_to_come_is_told() {
     let bed = TestBed::new().set("restart", "on_failure");
     let service = bed.start_fn(|| Scripted::new(&Log::default(), &[Step::Fatal])).await;
     bed.run_for(secs(15)).await;
-    assert_eq!(told(&service), "unhealthy: failed, a fresh instance follows in 45 s: it is hopeless");
+    assert_eq!(told(&service), "unhealthy: failed, restarting with a fresh instance in 45 s: it is hopeless");
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +108,7 @@ async fn who_paused_it_is_told() {
     #[service(interval = 5, discover = false)]
     impl Pausing {
         async fn update(&mut self, cx: &Context) {
-            if cx.run() == 2 {
+            if cx.run_number() == 2 {
                 cx.pause();
             }
         }
@@ -119,7 +119,7 @@ async fn who_paused_it_is_told() {
     let service = start(&bed, &[Step::Take(9.0)]).await;
     bed.run_for(secs(5)).await;
     service.pause().await.unwrap();
-    assert_eq!(told(&service), "degraded: paused by an operator, and run 1 has been going for 5 s");
+    assert_eq!(told(&service), "degraded: paused by an operator, and run 1 has been running for 5 s");
     assert_eq!(told(&by_itself), "degraded: paused by itself");
     bed.run_for(secs(5)).await;
     assert_eq!(told(&service), "degraded: paused by an operator");
@@ -136,7 +136,7 @@ async fn its_own_word_holds_until_the_next_run() {
     #[service(interval = 30, discover = false)]
     impl Behind {
         async fn update(&mut self, cx: &Context) {
-            if cx.run() == 1 {
+            if cx.run_number() == 1 {
                 cx.degraded("2,000 mails wait");
             }
             cx.metrics().set("queue_depth", 2000);
@@ -175,11 +175,11 @@ async fn a_dependency_is_waited_for_and_a_slow_start_is_told() {
     tokio::time::sleep(secs(1)).await;
     let (slow, waiting) = (services.get("slow").unwrap(), services.get("scripted").unwrap());
     assert_eq!(told(&slow), "healthy: starting");
-    assert_eq!(told(&waiting), "degraded: waits for slow");
+    assert_eq!(told(&waiting), "degraded: waiting for slow");
     tokio::time::sleep(secs(44)).await;
-    assert_eq!(told(&slow), "degraded: still starting: `configure` has been going for 45 s");
+    assert_eq!(told(&slow), "degraded: still starting: `configure` has been running for 45 s");
     tokio::time::sleep(secs(600)).await;
-    assert_eq!(told(&slow), "unhealthy: still starting: `configure` has been going for 10 min 45 s");
+    assert_eq!(told(&slow), "unhealthy: still starting: `configure` has been running for 10 min 45 s");
     tokio::time::sleep(secs(3600)).await;
     assert_eq!((told(&slow), told(&waiting)), ("healthy".to_owned(), "healthy".to_owned()));
     starting.await.unwrap().unwrap();
@@ -216,7 +216,7 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
     let done = bed.start(Once).await;
     bed.run_for(secs(1)).await;
     assert_eq!(told(&giving_up), "unhealthy: stopped itself after a failure: it failed");
-    assert_eq!(told(&done), "healthy: stopped by itself");
+    assert_eq!(told(&done), "healthy: stopped itself");
 }
 
 #[tokio::test]
@@ -237,10 +237,7 @@ async fn a_blocking_run_that_does_not_return_is_told() {
     let service = bed.start(Blocking(Some(gate))).await;
     service.wait_for(ServiceState::BackingOff).await.unwrap();
     let told = told(&service);
-    assert!(
-        told.starts_with("unhealthy: blocking run 1 timed out and has not returned: it has been going for"),
-        "{told}"
-    );
+    assert!(told.starts_with("unhealthy: blocking run 1 timed out and has not returned after"), "{told}");
     open.send(()).unwrap();
     service.wait_for(ServiceState::Running).await.unwrap();
 }
@@ -273,16 +270,18 @@ async fn health_is_the_same_after_a_trip_through_json() {
         "service_id": "scripted",
         "state": "backing_off",
         "status": "degraded",
-        "reason": "backing off after failure 1 of 3, next try in 3.8 s: it failed",
+        "reason": "backing off after failure 1 of 3, retrying in 3.8 s: it failed",
         "running": true,
         "paused": false,
         "failures": 1,
         "max_failures": 3,
         "last_run": "2026-01-01T00:01:00.000Z",
+        "last_success": "2026-01-01T00:00:01.500Z",
         "next_run": "2026-01-01T00:01:05.000Z",
         "last_run_duration_ms": 0,
         "last_error": "it failed",
         "total_processed": 1,
+        "total_failed": 0,
         "error_count": 1,
         "runs": 2,
         "restarts": 0,
@@ -294,6 +293,9 @@ async fn health_is_the_same_after_a_trip_through_json() {
     assert_eq!(serde_json::from_str::<RegistryHealth>(&serde_json::to_string(&all).unwrap()).unwrap(), all);
     let fresh = bed.services().await.register("fresh", never()).await.unwrap().health();
     let text = serde_json::to_string(&fresh).unwrap();
-    assert!(text.contains("\"last_run\":null,\"next_run\":null,\"last_run_duration_ms\":null"), "{text}");
+    assert!(
+        text.contains("\"last_run\":null,\"last_success\":null,\"next_run\":null,\"last_run_duration_ms\":null"),
+        "{text}"
+    );
     assert_eq!(serde_json::from_str::<ServiceHealth>(&text).unwrap(), fresh);
 }

@@ -128,7 +128,7 @@ async fn in_the_drop_of_a_run_that_timed_out_it_costs_the_instance() {
     let service = bed
         .start_fn(built(&log, |log, _| {
             Acting::new(log, |cx| async move {
-                if cx.run() == 1 {
+                if cx.run_number() == 1 {
                     let _bomb = Bomb;
                     std::future::pending::<()>().await;
                 }

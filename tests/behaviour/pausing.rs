@@ -187,11 +187,11 @@ async fn pause_all_and_resume_all_leave_the_others_alone() {
         }
     }
     services.get("b").unwrap().pause().await.unwrap();
-    services.pause_all().await.unwrap();
+    services.pause_all().await;
     let states = |services: &ServiceRegistry| -> Vec<ServiceState> {
         services.health().services.iter().map(|service| service.state).collect()
     };
     assert_eq!(states(&services), [ServiceState::Paused, ServiceState::Paused, ServiceState::Created]);
-    services.resume_all().await.unwrap();
+    services.resume_all().await;
     assert_eq!(states(&services), [ServiceState::Running, ServiceState::Running, ServiceState::Created]);
 }

@@ -102,7 +102,7 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
         assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
         let after: Vec<_> = ended.said.iter().skip_while(|line| *line != "worker: end").collect();
         assert_eq!(after, ["worker: end", "worker: cleanup", "store: cleanup", "main: ended"], "{:?}", ended.said);
-        ended.logs(&["INFO", &format!("SIG{signal}"), "once more ends at once"]);
+        ended.logs(&["INFO", &format!("SIG{signal}"), "a second signal ends the process at once"]);
         assert!(!ended.logged.contains("panic ="), "{}", ended.logged);
     }
 }
@@ -139,7 +139,7 @@ fn a_signal_that_nobody_waits_for_still_ends_the_process() {
     child.signal("TERM");
     let ended = child.ends();
     assert_eq!(ended.status.code(), Some(143), "{}", ended.logged);
-    ended.logs(&["WARN", "SIGTERM", "nobody waits for it in `until_shutdown`"]);
+    ended.logs(&["WARN", "SIGTERM", "no code waits for a shutdown"]);
     ended.logs(&["ERROR", "SIGTERM", "ending the process"]);
 }
 
@@ -196,7 +196,7 @@ fn a_second_signal_ends_it_at_once() {
         let ended = child.ends();
         assert_eq!(ended.status.code(), Some(code), "{}", ended.logged);
         assert!(!ended.said.contains(&"hanging: cleanup".to_owned()));
-        ended.logs(&["WARN", second, "ending at once"]);
+        ended.logs(&["WARN", second, "ending the process at once"]);
     }
 }
 
@@ -288,4 +288,31 @@ fn a_program_whose_panics_abort_is_warned() {
     let ended = Child::of(&mut Command::new(target.join("debug/aborting"))).ends();
     assert!(ended.status.success(), "{}", ended.logged);
     ended.logs(&["WARN", "built with panic = \"abort\"", "ends the whole process"]);
+}
+
+/// Every worker of the runtime is blocked by async code; the signals have a thread of their own.
+#[test]
+fn a_second_signal_ends_it_though_every_thread_of_its_runtime_is_blocked() {
+    for (what, runs) in [("blocks_the_only_thread", 1), ("blocks_all_threads", 2)] {
+        let mut child = Child::start(what, &[]);
+        while child.said.iter().filter(|line| *line == "blocks: run").count() < runs {
+            child.said.push(child.output.recv_timeout(PATIENCE).unwrap());
+        }
+        child.signal("INT");
+        // Closer together they are one.
+        std::thread::sleep(Duration::from_millis(400));
+        child.signal("INT");
+        assert_eq!(child.ends().status.code(), Some(130), "{what}");
+    }
+}
+
+#[test]
+fn without_a_subscriber_errors_and_warnings_go_to_standard_error() {
+    let mut child = Child::start("mute", &[]);
+    child.says("broken: cleanup");
+    child.signal("TERM");
+    let ended = child.ends();
+    ended.logs(&["ERROR", "[broken]", "failed permanently (failure 1): nothing helps"]);
+    ended.logs(&["ERROR", "no service runs any more"]);
+    assert!(!ended.logged.contains("INFO"), "{}", ended.logged);
 }

@@ -77,8 +77,8 @@ async fn an_id_may_be_made_while_running() {
         builder = builder.set(format!("{id}.interval"), &every).service(id, HandedOver);
     }
     for id in WANTED {
-        let after = ServiceOptions::of::<HandedOver>().depends_on([id]);
-        builder = builder.service_with(format!("after_{id}"), HandedOver, after);
+        let after = ServiceOptions::new().depends_on([id]);
+        builder = builder.service(format!("after_{id}"), HandedOver).options_of(format!("after_{id}"), after);
     }
     let services = builder.service_fn(String::from("closure"), || HandedOver).build().await.unwrap();
     assert_eq!(services.list(), ["after_worker_0", "after_worker_1", "closure", "worker_0", "worker_1"]);
@@ -89,7 +89,7 @@ async fn an_id_may_be_made_while_running() {
 async fn an_id_has_a_form() {
     let services = TestBed::new().services().await;
     for id in ["", "Upper", "with-dash", "two__two", "defaults", "1st", "ümlaut", "_x"] {
-        assert_says(services.register(id, HandedOver).await, &[&format!("`{id}`"), "no service id", "a-z"]);
+        assert_says(services.register(id, HandedOver).await, &[&format!("`{id}`"), "is not a service id", "a-z"]);
     }
     for id in ["a", "email_sender", "v2_x9", "ends_"] {
         services.register(id, HandedOver).await.unwrap();
@@ -111,7 +111,8 @@ async fn all_mistakes_are_named_at_once() {
         .service("twice", HandedOver)
         .service("twice", HandedOver)
         .service_of::<HandedOver>("unbuilt")
-        .service_with("typed", HandedOver, ServiceOptions::of::<HandedOver>().interval(Duration::ZERO))
+        .service("typed", HandedOver)
+        .options_of("typed", ServiceOptions::new().interval(Duration::ZERO))
         .set("twice.max_failures", "many")
         .only(["nobody"])
         .build()
@@ -180,7 +181,7 @@ async fn after_stop_all_everything_starts_again() {
     for _ in 0..2 {
         soon(services.start()).await.unwrap();
         bed.run_for(secs(1)).await;
-        soon(services.stop_all()).await.unwrap();
+        soon(services.stop_all()).await;
     }
     assert_eq!((log.count("configure"), log.count("run"), log.count("cleanup")), (4, 4, 4));
     soon(services.start()).await.unwrap();
@@ -239,8 +240,8 @@ async fn a_service_may_end_everything_from_its_run() {
                     let services = cx.services();
                     match what {
                         "shutdown" => services.shutdown().await?,
-                        "stop_all" => services.stop_all().await?,
-                        _ => services.cleanup_all().await?,
+                        "stop_all" => services.stop_all().await,
+                        _ => services.cleanup_all().await,
                     }
                     log.push("returned");
                     cx.sleep(secs(100)).await;
@@ -278,7 +279,7 @@ async fn cleanup_all_forgets_all() {
         .with(|builder| builder.service("a", Scripted::new(&log, &[])).service("b", Scripted::new(&log, &[])));
     let services = bed.services().await;
     soon(services.start()).await.unwrap();
-    soon(services.cleanup_all()).await.unwrap();
+    soon(services.cleanup_all()).await;
     assert_eq!((services.list().len(), log.count("cleanup")), (0, 2));
 }
 
@@ -327,7 +328,7 @@ fn a_runtime_without_io_has_no_signals_but_services() {
 fn without_a_runtime_start_is_an_error() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let services = runtime.block_on(async { TestBed::new().services().await });
-    let service = runtime.block_on(services.register("one", HandedOver)).unwrap();
+    let service = runtime.block_on(services.register("one", HandedOver).into_future()).unwrap();
     drop(runtime);
     let mut start = std::pin::pin!(service.start());
     let polled = start.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));

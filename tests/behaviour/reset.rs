@@ -65,7 +65,7 @@ async fn from_within_its_own_run_a_fresh_instance_follows() {
     let service = bed
         .start_fn(built(&log, |log, _| {
             Acting::new(log, |cx| async move {
-                if cx.run() == 1 {
+                if cx.run_number() == 1 {
                     let me = cx.services().get(cx.service_id()).unwrap();
                     me.reset().await.unwrap();
                     tokio::time::sleep(secs(3)).await;
@@ -85,7 +85,7 @@ async fn from_within_a_run_that_fails_for_good_it_holds_too() {
     let service = bed
         .start_fn(built(&log, |log, _| {
             Acting::new(log, |cx| async move {
-                if cx.run() == 1 {
+                if cx.run_number() == 1 {
                     cx.services().get(cx.service_id()).unwrap().reset().await?;
                     return Err(Error::fatal("the connection is gone"));
                 }

@@ -22,7 +22,7 @@ async fn a_fresh_instance_follows_after_restart_delay() {
     let health = service.health();
     assert_eq!((health.state, health.status), (ServiceState::BackingOff, HealthStatus::Unhealthy));
     let reason = health.reason.unwrap();
-    assert!(reason.contains("a fresh instance follows in 59 s: it is hopeless"), "{reason}");
+    assert!(reason.contains("restarting with a fresh instance in 59 s: it is hopeless"), "{reason}");
     bed.run_for(secs(60)).await;
     assert_eq!((log.times("built"), log.times("cleanup")), (vec![0.0, 60.0], vec![0.0]));
     let health = service.health();
@@ -64,7 +64,7 @@ async fn a_fresh_instance_that_cannot_be_built_backs_off_like_any_other() {
     let service = bed.services().await.register_of::<Configured>("one").await.unwrap();
     let _ = service.start().await;
     let reason = || service.health().reason.unwrap_or_default();
-    assert!(reason().contains("a fresh instance follows in 60 s"), "{}", reason());
+    assert!(reason().contains("restarting with a fresh instance in 60 s"), "{}", reason());
     bed.run_for(secs(61)).await;
     assert!(reason().contains("backing off after failure 1 of 3"), "{}", reason());
     bed.run_for(secs(10)).await;
@@ -83,11 +83,28 @@ async fn each_fresh_instance_has_all_its_retries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ready_made_instance_is_not_restarted() {
+async fn restart_of_a_ready_made_instance_is_an_error_at_registration() {
+    let services = TestBed::new().services().await;
+    let registered =
+        |options: ServiceOptions| services.register("one", Scripted::new(&Log::default(), &[])).options(options);
+    let error = registered(ServiceOptions::new().restart_on_failure()).await.unwrap_err().to_string();
+    for part in ["service `one` (tests/behaviour/restart.rs:", "`restart = \"on_failure\"`", "`register_fn`"] {
+        assert!(error.contains(part), "{error}");
+    }
+    registered(ServiceOptions::new().never_restart()).await.unwrap();
+}
+
+/// `[defaults]` is meant for the services it fits.
+#[tokio::test(start_paused = true)]
+async fn restart_for_all_services_leaves_out_a_ready_made_instance() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     soon(service.wait_for(ServiceState::Failed)).await.unwrap();
     assert_eq!((log.count("run"), service.health().restarts), (1, 0));
+    let explained = service.explain();
+    assert!(
+        explained.options.iter().any(|option| (option.key.as_str(), option.value.as_str()) == ("restart", "never"))
+    );
 }
 
 #[tokio::test(start_paused = true)]

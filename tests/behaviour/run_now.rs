@@ -113,7 +113,7 @@ async fn whoever_waits_for_a_run_that_never_comes_is_told() {
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
     let (run, stop) = soon(async { tokio::join!(service.run_now(), service.stop()) }).await;
-    assert_says(run, &["`scripted`", "ended before it ran"]);
+    assert_says(run, &["`scripted`", "ended before the requested run"]);
     stop.unwrap();
     assert_eq!(log.count("run"), 1);
 }
@@ -135,7 +135,7 @@ async fn asked_from_within_the_run_it_returns_at_once_and_the_next_follows() {
     bed.start(Acting::new(&log, move |cx| {
         let log = inner.clone();
         async move {
-            if cx.run() == 1 {
+            if cx.run_number() == 1 {
                 let me = cx.services().get(cx.service_id()).unwrap();
                 let report = me.run_now().await.unwrap();
                 log.push(format!("processed {}", report.processed()));

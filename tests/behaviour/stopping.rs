@@ -268,9 +268,9 @@ async fn two_services_that_wait_for_each_others_stop_both_end() {
     assert_eq!(log.times("cleanup"), [6.0, 6.0]);
 }
 
-/// A stop that has been asked for is the end, whatever the last run says: it is not told as failed, and `shutdown` is no error.
+/// A stop that has been asked for is the end, whatever the last run says: it is not logged as failed, and `shutdown` is no error.
 #[tokio::test(start_paused = true)]
-async fn a_run_that_fails_while_it_drains_is_told_as_stopped() {
+async fn a_run_that_fails_while_it_drains_is_logged_as_stopped() {
     for step in [Step::Fail, Step::Fatal, Step::Panic] {
         let (bed, log) = (TestBed::new(), Log::default());
         let (lines, _logging) = logged();
@@ -285,7 +285,7 @@ async fn a_run_that_fails_while_it_drains_is_told_as_stopped() {
         bed.run_for(secs(1)).await;
         soon(bed.services().await.shutdown()).await.unwrap();
         assert_eq!((service.state(), log.times("built")), (ServiceState::Stopped, vec![0.0]));
-        assert!(has_line(&lines, &["WARN", "[acting]", "failed and stops"]), "{lines:?}");
+        assert!(has_line(&lines, &["WARN", "[acting]", "run failed, the service stops"]), "{lines:?}");
         assert!(!has_line(&lines, &["ERROR"]), "{lines:?}");
     }
 }

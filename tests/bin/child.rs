@@ -26,7 +26,7 @@ enum Run {
 #[service(interval = 60, discover = false)]
 impl Loud {
     async fn update(&mut self, cx: &Context) -> Result<()> {
-        println!("{}: run {}", self.name, cx.run());
+        println!("{}: run {}", self.name, cx.run_number());
         match self.run {
             Run::Ends => {}
             Run::TakesAWhile => {
@@ -60,6 +60,19 @@ impl Stuck {
     }
 }
 
+/// Async code that blocks its thread and never returns it.
+struct Blocks;
+
+#[service(interval = 60, discover = false)]
+impl Blocks {
+    async fn update(&mut self) {
+        println!("blocks: run");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 /// Its start takes for ever.
 struct NeverBuilt;
 
@@ -76,24 +89,34 @@ fn loud(name: &'static str, run: Run) -> Loud {
     Loud { name, run }
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    tracing::subscriber::set_global_default(Lines(|line| eprintln!("{line}")))?;
-    let options = || ServiceOptions::of::<Loud>();
-    let builder = ServiceRegistry::builder().without_discovered();
+fn main() -> Result<()> {
     let what = std::env::args().nth(1).unwrap_or_default();
+    let mut runtime = match what.as_str() {
+        "blocks_the_only_thread" => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(2).enable_all().build()?.block_on(run(what))
+}
+
+async fn run(what: String) -> Result<()> {
+    if what != "mute" {
+        tracing::subscriber::set_global_default(Lines(|line| eprintln!("{line}")))?;
+    }
+    let options = || ServiceOptions::new();
+    let builder = ServiceRegistry::builder().without_discovered();
     let builder = match what.as_str() {
-        "drain" => builder.service("store", loud("store", Run::Ends)).service_with(
-            "worker",
-            loud("worker", Run::TakesAWhile),
-            options().depends_on(["store"]),
-        ),
-        "critical" => builder.service("steady", loud("steady", Run::TakesAWhile)).service_with(
-            "heart",
-            loud("heart", Run::IsHopeless),
-            options().critical(true),
-        ),
+        "drain" => builder
+            .service("store", loud("store", Run::Ends))
+            .service("worker", loud("worker", Run::TakesAWhile))
+            .options_of("worker", options().depends_on(["store"])),
+        "critical" => builder
+            .service("steady", loud("steady", Run::TakesAWhile))
+            .service("heart", loud("heart", Run::IsHopeless))
+            .options_of("heart", options().critical(true)),
         "hang" => builder.service("hanging", loud("hanging", Run::Hangs)),
+        "mute" => builder.service("broken", loud("broken", Run::IsHopeless)),
+        "blocks_the_only_thread" => builder.service("one", Blocks),
+        "blocks_all_threads" => builder.service("one", Blocks).service("two", Blocks),
         "failed" => {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))
         }

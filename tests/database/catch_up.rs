@@ -95,7 +95,8 @@ pub(crate) async fn of_those_missed_the_latest_alone_is_made_up_after_every_kill
 async fn start(bench: &Bench, catch_up: CatchUp) -> ServiceRegistry {
     ServiceRegistry::builder()
         .without_discovered()
-        .service_with(FIRES, Fires, ServiceOptions::of::<Fires>().catch_up(catch_up))
+        .service(FIRES, Fires)
+        .options_of(FIRES, ServiceOptions::new().catch_up(catch_up))
         .database_url(&bench.url)
         .start_all()
         .await

@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement, TransactionTrait};
 use serde_json::{Value, json};
 use service_core::__private::database as internal;
-use service_core::Explanation;
 use service_core::database::{self, Override};
 use service_core::prelude::*;
+use service_core::{Explanation, Layer};
 
 use crate::Bench;
 
@@ -84,7 +84,7 @@ pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(b
     until("both are told", || rejected().contains("batch_size") && rejected().contains("interval")).await;
     let told = rejected();
     assert!(told.contains("service_config") && told.contains("\"no time\"") && told.contains("\"many\""), "{told}");
-    assert!(service.explain().to_string().contains("left out"), "{}", service.explain());
+    assert!(service.explain().to_string().contains("rejected"), "{}", service.explain());
     let runs = service.health().runs;
     until("it goes on", || service.health().runs > runs + 2).await;
     assert_eq!(metric("size"), Some(7.0), "with the last good values");
@@ -190,6 +190,42 @@ pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends
     for services in replicas {
         services.shutdown().await.unwrap();
     }
+}
+
+/// The service is one of the type `batcher` that is registered under another id.
+pub(crate) async fn rows_of_defaults_and_of_the_type_stand_below_those_of_the_service(bench: Bench) {
+    for (service, key, value) in [
+        ("defaults", "interval", "\"1s\""),
+        ("defaults", "jitter", "1"),
+        ("defaults", "max_failures", "9"),
+        ("batcher", "max_failures", "8"),
+        ("batcher", "retry_delay", "7"),
+        ("batcher_2", "retry_delay", "6"),
+    ] {
+        let sql =
+            format!("INSERT INTO service_config (service_id, key, value) VALUES ('{service}', '{key}', '{value}')");
+        bench.db.execute_unprepared(&sql).await.unwrap();
+    }
+    for (service, key, value) in [("defaults", "max_failures", json!(1)), ("defaults", "paused", json!(true))] {
+        let mut set = set(key, value, None);
+        set.service_id = service.into();
+        database::set_override(&bench.db, &set).await.unwrap();
+    }
+    let builder = ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher_2");
+    let services = builder.database_url(&bench.url).start_all().await.unwrap();
+    let service = services.get("batcher_2").unwrap();
+    until("it is paused", || service.health().paused).await;
+    let explained = service.explain();
+    let found = |key: &str| explained.options.iter().find(|option| option.key == key).unwrap();
+    assert_eq!((found("interval").value.as_str(), found("interval").layer), ("1h", Layer::Attribute));
+    assert_eq!((found("jitter").value.as_str(), found("jitter").layer), ("1s", Layer::Defaults));
+    assert_eq!((found("max_failures").value.as_str(), found("max_failures").layer), ("8", Layer::Table));
+    assert_eq!((found("retry_delay").value.as_str(), found("retry_delay").layer), ("6s", Layer::Table));
+    let hidden: Vec<&str> = found("retry_delay").hides.iter().map(|hidden| hidden.value.as_str()).collect();
+    assert_eq!(hidden, ["7s"]);
+    let rejected = explained.rejected.join("\n");
+    assert!(rejected.contains("`max_failures`") && rejected.contains("can only be `paused`"), "{rejected}");
+    services.shutdown().await.unwrap();
 }
 
 pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench) {

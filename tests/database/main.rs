@@ -138,6 +138,7 @@ exercise! {
         rows_of_service_config_are_noticed_and_wrong_ones_are_told,
         rows_that_say_nothing_are_told_and_the_last_good_value_holds,
         an_operator_overrides_any_key_on_every_replica_until_it_ends,
+        rows_of_defaults_and_of_the_type_stand_below_those_of_the_service,
         without_migration_tables_are_asked_for_at_start,
         pools_suit_background_work;
     settings:

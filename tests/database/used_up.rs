@@ -37,8 +37,8 @@ pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_a
     let mut options = ConnectOptions::new(bench.url.clone());
     options.max_connections(2).acquire_timeout(Duration::from_secs(2));
     let pool = Database::connect(options).await.unwrap();
-    let hog = ServiceOptions::of::<Hog>().drain_timeout(Duration::from_secs(1));
-    let services = builder().service_with("hog", Hog, hog).database(pool).start_all().await.unwrap();
+    let hog = ServiceOptions::new().drain_timeout(Duration::from_secs(1));
+    let services = builder().service("hog", Hog).options_of("hog", hog).database(pool).start_all().await.unwrap();
     hogged(&services, 2.0).await;
     ticker_is_well(&services).await;
     if bench.is_postgres() {

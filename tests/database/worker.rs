@@ -31,9 +31,15 @@ async fn main() -> Result<()> {
         "latest" => Some(CatchUp::Latest),
         _ => None,
     } {
-        let options = ServiceOptions::of::<fires::Fires>().catch_up(catch_up);
+        let options = ServiceOptions::new().catch_up(catch_up);
         let builder = ServiceRegistry::builder().without_discovered().database_url(url);
-        return builder.service_with(fires::FIRES, fires::Fires, options).start_all().await?.until_shutdown().await;
+        return builder
+            .service(fires::FIRES, fires::Fires)
+            .options_of(fires::FIRES, options)
+            .start_all()
+            .await?
+            .until_shutdown()
+            .await;
     }
     let service_db = ServiceDb::new(database::connect(url).await?, "worker");
     loop {

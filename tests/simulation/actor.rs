@@ -81,7 +81,7 @@ impl Actor {
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         let (world, me) = (self.world.clone(), self.me);
-        world.say(me, What::Began { instance: self.serial, run: cx.run() });
+        world.say(me, What::Began { instance: self.serial, run: cx.run_number() });
         let _left = Left { world: &world, me, instance: self.serial };
         world.remember(me, cx);
         let act = world.draw(me, act);
@@ -107,7 +107,7 @@ impl Actor {
             Pace::Hang => std::future::pending().await,
         }
         world.say(me, What::Ends { instance: self.serial, how: act.how });
-        end(act.how, &format!("run {}", cx.run()))
+        end(act.how, &format!("run {}", cx.run_number()))
     }
 
     pub(crate) fn on_failure(&mut self, failure: &Failure) -> Recovery {

@@ -32,7 +32,7 @@ impl Blocker {
         let Actor { world, me, serial } = &self.0;
         let (me, instance) = (*me, *serial);
         world.stage.enter(me);
-        world.say(me, What::Began { instance, run: cx.run() });
+        world.say(me, What::Began { instance, run: cx.run_number() });
         let _left = Left { world, me, instance };
         world.remember(me, cx);
         let act = world.draw(me, act);
@@ -48,7 +48,7 @@ impl Blocker {
             world.stage.hold(world.now() + act.holds);
         }
         world.say(me, What::Ends { instance, how: act.how });
-        end(act.how, &format!("run {}", cx.run()))
+        end(act.how, &format!("run {}", cx.run_number()))
     }
 
     fn on_failure(&mut self, failure: &Failure) -> Recovery {

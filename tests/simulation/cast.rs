@@ -131,7 +131,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
         restart,
         critical: index == 7 && chance(rng, 50),
         depends_on,
-        rate: (!blocking && chance(rng, 15)).then(|| *pick(rng, &[(1, SECOND), (3, 10 * SECOND), (10, MINUTE)])),
+        rate: (!blocking && chance(rng, 15)).then(|| *pick(rng, &[(1, SECOND), (3, MINUTE), (10, MINUTE)])),
         enabled: !chance(rng, 4),
         takes: *pick(rng, &[0, 0, 20, 2 * SECOND, 30 * SECOND, period / 2, period + period / 4]),
         trouble: *pick(rng, &[30, 60, 90]),
@@ -191,7 +191,8 @@ impl Part {
             settings.push(("depends_on", ids.into()));
         }
         if let Some((permits, per)) = self.rate {
-            settings.push(("rate_limit", format!("{permits}/{}s", per / SECOND).into()));
+            let unit = if per == SECOND { "s" } else { "m" };
+            settings.push(("rate_limit", format!("{permits}/{unit}").into()));
         }
         settings.into_iter().map(|(key, value)| (format!("{}.{key}", self.id), value)).collect()
     }

@@ -11,7 +11,7 @@ use service_core::prelude::*;
 use service_core::{FailureKind, ServiceEvent, ServiceEventKind};
 
 use crate::actor::PANIC;
-use crate::hush;
+use crate::quiet::hush;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -26,7 +26,7 @@ struct Fragile {
 #[service(interval = 60, discover = false)]
 impl Fragile {
     async fn update(&mut self, cx: &Context) {
-        if self.panics.contains(&cx.run()) {
+        if self.panics.contains(&cx.run_number()) {
             panic!("{PANIC}");
         }
     }
@@ -161,7 +161,7 @@ struct Fickle;
 #[service(delay = 300, initial_delay = 3600, discover = false)]
 impl Fickle {
     async fn update(&mut self, cx: &Context) {
-        if cx.run() == 1 {
+        if cx.run_number() == 1 {
             let cx = cx.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(secs(10)).await;

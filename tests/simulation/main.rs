@@ -21,6 +21,7 @@ mod found;
 mod model;
 mod operator;
 mod plan;
+mod quiet;
 mod stage;
 mod trace;
 mod world;
@@ -32,10 +33,11 @@ use std::time::{Duration, SystemTime};
 use fastrand::Rng;
 use service_core::prelude::*;
 
-use crate::actor::{Actor, PANIC};
+use crate::actor::Actor;
 use crate::blocker::Blocker;
 use crate::cast::{HOUR, Origin, pick};
 use crate::model::Tally;
+use crate::quiet::hush;
 use crate::stage::Hooks;
 use crate::world::{Verdict, World};
 
@@ -89,19 +91,6 @@ async fn live(seed: u64, days: u64, hooks: &Hooks) -> Verdict {
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
-}
-
-/// Scripted panics are no news.
-fn hush() {
-    static HUSHED: std::sync::Once = std::sync::Once::new();
-    HUSHED.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if info.payload_as_str() != Some(PANIC) {
-                usual(info);
-            }
-        }));
-    });
 }
 
 #[test]

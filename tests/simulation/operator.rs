@@ -79,9 +79,18 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
     let n = world.asks(service, ask, false);
     let answer = match ask {
         Ask::StartAll => registry.start().await,
-        Ask::StopAll => registry.stop_all().await,
-        Ask::PauseAll => registry.pause_all().await,
-        Ask::ResumeAll => registry.resume_all().await,
+        Ask::StopAll => {
+            registry.stop_all().await;
+            Ok(())
+        }
+        Ask::PauseAll => {
+            registry.pause_all().await;
+            Ok(())
+        }
+        Ask::ResumeAll => {
+            registry.resume_all().await;
+            Ok(())
+        }
         Ask::Shutdown => registry.shutdown().await,
         other => unreachable!("{other:?} is not asked of all"),
     };

@@ -36,6 +36,7 @@ impl From<Recovery> for Decision {
             Recovery::Ignore => Self::Ignore,
             Recovery::Stop => Self::Stop,
             Recovery::Fail => Self::Fail,
+            other => unreachable!("{other:?} is not known to the model"),
         }
     }
 }

@@ -48,7 +48,7 @@ fn a_descriptor_names_its_place() {
     let tick = discovered()["tick"];
     assert!(tick.file().ends_with("crates/pedantic/src/lib.rs"), "{}", tick.file());
     assert_eq!(tick.module_path(), "pedantic");
-    assert_eq!(tick.type_name(), "pedantic::tick");
+    assert_eq!(tick.type_name(), "pedantic::TickService");
     let full = discovered()["full"];
     assert_eq!(full.type_name(), "pedantic::Full");
     assert!(full.line() < tick.line());

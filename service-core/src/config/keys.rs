@@ -1,323 +1,332 @@
-//! The attribute's keys: how a value of any layer is read for each, and where it goes in [`Options`].
+//! The keys of `#[service]`, which the other layers take as well: one declaration for each.
 //!
-//! Every reader answers with what it expected; who calls it knows the place. Keys that make one option together
-//! (schedules, restarts) are put together in `resolve.rs`.
+//! [`KEYS`] feeds the reading of every layer, the rules between keys, `explain` and suggestions. A new key is a field of
+//! [`Options`] and an entry here; tests name what is then missing in the documentation, the macro and
+//! [`ServiceOptions`](crate::ServiceOptions).
 
-use std::time::Duration;
+use super::kinds::{Kind, Least, NONE, part};
+use super::options::{Options, Restart};
+use crate::schedule::{CatchUp, CronSchedule, Schedule};
+use crate::suggest;
 
-use super::value::Value;
-use crate::config::options::Options;
-use crate::schedule::{CatchUp, RateLimit, Schedule};
-
-/// What a key's value was read as.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Parsed {
-    Time(Duration),
-    MaybeTime(Option<Duration>),
-    Count(u32),
-    Factor(f64),
-    Flag(bool),
-    Text(String),
-    Ids(Vec<String>),
-    Rate(Option<RateLimit>),
-    Restart(bool),
-    CatchUp(CatchUp),
+/// One key.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// What it takes, and the part of the options that it sets.
+    pub(crate) kind: Kind,
+    /// The default, as it is written in the file, or [`NOT_SET`] or [`NONE`].
+    #[cfg_attr(not(test), allow(dead_code, reason = "the documentation and the options are compared with it"))]
+    pub(crate) default: &'static str,
+    /// What it means, for the documentation.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the documentation is compared with it"))]
+    pub(crate) meaning: &'static str,
+    pub(crate) rules: &'static [Rule],
+    /// What other libraries call it.
+    pub(crate) synonyms: &'static [&'static str],
 }
 
-type Read = fn(&Value) -> Result<Parsed, &'static str>;
+/// The default of a key that stands for another one.
+#[cfg_attr(not(test), allow(dead_code, reason = "the documentation is compared with it"))]
+pub(crate) const NOT_SET: &str = "–";
 
-/// Keys that every layer may set.
-const OPTIONS: &[(&str, Read)] = &[
-    ("interval", some_time),
-    ("delay", some_time),
-    ("cron", cron),
-    ("timezone", timezone),
-    ("catch_up", catch_up),
-    ("initial_delay", time),
-    ("jitter", time),
-    ("max_failures", count),
-    ("retry_delay", time),
-    ("retry_backoff", factor),
-    ("max_retry_delay", time),
-    ("timeout", maybe_time),
-    ("drain_timeout", time),
-    ("restart", restart),
-    ("restart_delay", time),
-    ("max_restarts", count),
-    ("restart_window", some_time),
-    ("critical", flag),
-    ("depends_on", ids),
-    ("rate_limit", rate),
-    ("enabled", flag),
+/// What is true of a key beside its kind.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule {
+    /// The one schedule of a service: that of the highest layer replaces those of the layers below.
+    Schedule,
+    /// It has an effect only together with another key, or with one value of it.
+    Needs { key: &'static str, value: Option<&'static str> },
+    /// It belongs to one service: `[defaults]` cannot have it.
+    OneService,
+    /// It needs a feature of this crate.
+    Feature { name: &'static str, enabled: bool },
+}
+
+const fn key(name: &'static str, default: &'static str, kind: Kind, meaning: &'static str) -> Key {
+    Key { name, kind, default, meaning, rules: &[], synonyms: &[] }
+}
+
+impl Key {
+    const fn rules(self, rules: &'static [Rule]) -> Self {
+        Self { rules, ..self }
+    }
+
+    const fn synonyms(self, synonyms: &'static [&'static str]) -> Self {
+        Self { synonyms, ..self }
+    }
+}
+
+const CRON: Rule = Rule::Feature { name: "cron", enabled: cfg!(feature = "cron") };
+const WITH_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
+const WITH_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
+
+/// All keys, in the order of the documentation. Options are set in this order.
+pub(crate) static KEYS: &[Key] = &[
+    key(
+        "name",
+        "the name in snake_case",
+        Kind::Attribute,
+        "the id: `[a-z][a-z0-9_]*` without `__`, not `defaults`, unique in the binary",
+    )
+    .synonyms(&["id", "service_id"]),
+    key(
+        "interval",
+        "60",
+        Kind::Time(
+            Least::AboveZero,
+            part(
+                |o| match o.schedule {
+                    Schedule::Interval(time) => Some(time),
+                    _ => None,
+                },
+                |o, v| o.schedule = Schedule::Interval(v),
+            ),
+        ),
+        "time from start to start on a fixed grid; missed points are skipped",
+    )
+    .rules(&[Rule::Schedule])
+    .synonyms(&["every", "period", "seconds"]),
+    key(
+        "delay",
+        NOT_SET,
+        Kind::Time(
+            Least::AboveZero,
+            part(
+                |o| match o.schedule {
+                    Schedule::Delay(time) => Some(time),
+                    _ => None,
+                },
+                |o, v| o.schedule = Schedule::Delay(v),
+            ),
+        ),
+        "time from end to start, instead of `interval`",
+    )
+    .rules(&[Rule::Schedule])
+    .synonyms(&["wait", "pause"]),
+    key(
+        "cron",
+        NOT_SET,
+        Kind::Cron(part(
+            |o| Some(cron(o)?.expression.clone()),
+            |o, expression| {
+                let (timezone, catch_up) = ("UTC".to_owned(), CatchUp::None);
+                o.schedule = Schedule::Cron(CronSchedule { expression, timezone, catch_up });
+            },
+        )),
+        "a cron schedule, instead of `interval`: 5 fields, or 6 with seconds first",
+    )
+    .rules(&[Rule::Schedule, CRON])
+    .synonyms(&["schedule"]),
+    key(
+        "timezone",
+        "\"UTC\"",
+        Kind::TimeZone(part(
+            |o| Some(cron(o)?.timezone.clone()),
+            |o, name| {
+                if let Schedule::Cron(cron) = &mut o.schedule {
+                    cron.timezone = name;
+                }
+            },
+        )),
+        "the time zone of `cron`, by its IANA name",
+    )
+    .rules(WITH_CRON)
+    .synonyms(&["tz", "zone"]),
+    key(
+        "catch_up",
+        "\"none\"",
+        Kind::Choice(
+            &[
+                ("none", |o| catch_up(o, CatchUp::None)),
+                ("latest", |o| catch_up(o, CatchUp::Latest)),
+                ("all", |o| catch_up(o, CatchUp::All)),
+            ],
+            |o| Some(cron(o)?.catch_up.word()),
+        ),
+        "which fires missed while the process was down are made up: `none`, `latest` or `all`; needs a database",
+    )
+    .rules(WITH_CRON)
+    .synonyms(&["misfire"]),
+    key(
+        "initial_delay",
+        "0",
+        Kind::Time(Least::Zero, part(|o| Some(o.initial_delay), |o, v| o.initial_delay = v)),
+        "wait before the first run",
+    )
+    .synonyms(&["start_delay"]),
+    key(
+        "jitter",
+        "0",
+        Kind::Time(Least::Zero, part(|o| Some(o.jitter), |o, v| o.jitter = v)),
+        "up to this much is added at random to each scheduled wait",
+    ),
+    key(
+        "max_failures",
+        "3",
+        Kind::Count(part(|o| Some(o.max_failures), |o, v| o.max_failures = v)),
+        "consecutive failures that are retried; after one more the service is `Failed`",
+    )
+    .synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
+    key(
+        "retry_delay",
+        "5",
+        Kind::Time(Least::Zero, part(|o| Some(o.retry_delay), |o, v| o.retry_delay = v)),
+        "wait after a failure, before the retry",
+    ),
+    key(
+        "retry_backoff",
+        "1.0",
+        Kind::Factor(part(|o| Some(o.retry_backoff), |o, v| o.retry_backoff = v)),
+        "factor on that wait for each further consecutive failure",
+    )
+    .synonyms(&["backoff"]),
+    key(
+        "max_retry_delay",
+        "300",
+        Kind::Time(Least::Zero, part(|o| Some(o.max_retry_delay), |o, v| o.max_retry_delay = v)),
+        "maximum of that wait",
+    )
+    .synonyms(&["max_delay", "max_backoff"]),
+    key(
+        "timeout",
+        NONE,
+        Kind::Limit(part(|o| Some(o.timeout), |o, v| o.timeout = v)),
+        "a longer run is cancelled and counts as a failure",
+    ),
+    key(
+        "drain_timeout",
+        "30",
+        Kind::Time(Least::Zero, part(|o| Some(o.drain_timeout), |o, v| o.drain_timeout = v)),
+        "on stop, how long the current run may continue before it is aborted",
+    )
+    .synonyms(&["shutdown_timeout", "grace_period"]),
+    key(
+        "restart",
+        "\"never\"",
+        Kind::Choice(
+            &[("never", |o| o.restart = None), ("on_failure", |o| o.restart = Some(Restart::default()))],
+            |o| Some(if o.restart.is_some() { "on_failure" } else { "never" }),
+        ),
+        "`on_failure`: after `Failed`, a fresh instance is started",
+    ),
+    key(
+        "restart_delay",
+        "60",
+        Kind::Time(Least::Zero, part(|o| Some(o.restart?.delay), |o, v| restart(o, |r| r.delay = v))),
+        "wait before such a restart",
+    )
+    .rules(WITH_RESTART),
+    key(
+        "max_restarts",
+        "5",
+        Kind::Count(part(|o| Some(o.restart?.max), |o, v| restart(o, |r| r.max = v))),
+        "restarts within `restart_window` before the service is `Failed` permanently",
+    )
+    .rules(WITH_RESTART),
+    key(
+        "restart_window",
+        "600",
+        Kind::Time(Least::AboveZero, part(|o| Some(o.restart?.window), |o, v| restart(o, |r| r.window = v))),
+        "the time in which restarts are counted",
+    )
+    .rules(WITH_RESTART),
+    key(
+        "critical",
+        "false",
+        Kind::Switch(part(|o| Some(o.critical), |o, v| o.critical = v)),
+        "`true`: when the service is `Failed` permanently, the whole registry shuts down",
+    ),
+    key(
+        "depends_on",
+        "[]",
+        Kind::Services(part(|o| Some(o.depends_on.clone()), |o, v| o.depends_on = v)),
+        "services that are started before this one and stopped after it",
+    )
+    .rules(&[Rule::OneService])
+    .synonyms(&["depends", "requires", "after", "dependencies"]),
+    key(
+        "rate_limit",
+        NONE,
+        Kind::Rate(part(|o| Some(o.rate_limit), |o, v| o.rate_limit = v)),
+        "`\"10/s\"`, `\"600/m\"`, `\"1000/h\"`: `cx.permit().await` waits for its turn",
+    )
+    .synonyms(&["limit", "rate"]),
+    key(
+        "enabled",
+        "true",
+        Kind::Switch(part(|o| Some(o.enabled), |o, v| o.enabled = v)),
+        "`false`: registered, but not started",
+    )
+    .synonyms(&["disabled"]),
+    key("discover", "true", Kind::Attribute, "`false`: registered only by hand").synonyms(&["register"]),
+    key(
+        "scope",
+        "\"process\"",
+        Kind::Attribute,
+        "`process`: the service runs in every process; `cluster` is not available yet",
+    )
+    .synonyms(&["leader"]),
+    key("crate", "::service_core", Kind::Attribute, "the path of this crate, where it is renamed or re-exported")
+        .synonyms(&["krate"]),
 ];
 
-/// Keys of the attribute that make sense nowhere else.
-const ATTRIBUTE_ONLY: &[&str] = &["name", "discover", "scope", "crate"];
-
-/// Whether it is a key of the attribute, one that only the attribute may have included.
-pub(crate) fn is_attribute(key: &str) -> bool {
-    is_attribute_only(key) || option_names().any(|name| name == key)
+fn cron(options: &Options) -> Option<&CronSchedule> {
+    match &options.schedule {
+        Schedule::Cron(cron) => Some(cron),
+        _ => None,
+    }
 }
 
-/// Whether only the attribute may have it.
-pub(crate) fn is_attribute_only(key: &str) -> bool {
-    ATTRIBUTE_ONLY.contains(&key)
+fn catch_up(options: &mut Options, catch_up: CatchUp) {
+    if let Schedule::Cron(cron) = &mut options.schedule {
+        cron.catch_up = catch_up;
+    }
+}
+
+fn restart(options: &mut Options, change: impl FnOnce(&mut Restart)) {
+    if let Some(restart) = &mut options.restart {
+        change(restart);
+    }
+}
+
+/// The key of this name.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether it is a key of the attribute, those included that only the attribute can have.
+#[cfg(feature = "database")]
+pub(crate) fn is_attribute(name: &str) -> bool {
+    find(name).is_some()
+}
+
+/// Whether only the attribute can have it.
+pub(crate) fn is_attribute_only(name: &str) -> bool {
+    find(name).is_some_and(|key| matches!(key.kind, Kind::Attribute))
 }
 
 /// Keys that every layer may set.
-pub(crate) fn option_names() -> impl Iterator<Item = &'static str> {
-    OPTIONS.iter().map(|(name, _)| *name)
+pub(crate) fn options() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(|key| !matches!(key.kind, Kind::Attribute))
 }
 
-/// Reads a value for a key; an error says what is expected. `None`: no key that every layer may set.
-pub(crate) fn read(key: &str, value: &Value) -> Option<(&'static str, Result<Parsed, &'static str>)> {
-    let (name, read) = OPTIONS.iter().find(|(name, _)| *name == key)?;
-    Some((name, read(value)))
+/// The option that was probably meant by a key that is none.
+pub(crate) fn suggest(unknown: &str) -> Option<&'static str> {
+    let lower = unknown.to_ascii_lowercase();
+    let synonym = options().find(|key| key.synonyms.contains(&&*lower)).map(|key| key.name);
+    synonym.or_else(|| suggest::nearest(unknown, options().map(|key| key.name)))
 }
 
-/// Puts what was read where it belongs. Schedules and restarts are not among them.
-pub(crate) fn put(options: &mut Options, key: &str, parsed: Parsed) {
-    match (key, parsed) {
-        ("initial_delay", Parsed::Time(time)) => options.initial_delay = time,
-        ("jitter", Parsed::Time(time)) => options.jitter = time,
-        ("max_failures", Parsed::Count(count)) => options.max_failures = count,
-        ("retry_delay", Parsed::Time(time)) => options.retry_delay = time,
-        ("retry_backoff", Parsed::Factor(factor)) => options.retry_backoff = factor,
-        ("max_retry_delay", Parsed::Time(time)) => options.max_retry_delay = time,
-        ("timeout", Parsed::MaybeTime(time)) => options.timeout = time,
-        ("drain_timeout", Parsed::Time(time)) => options.drain_timeout = time,
-        ("critical", Parsed::Flag(flag)) => options.critical = flag,
-        ("depends_on", Parsed::Ids(ids)) => options.depends_on = ids,
-        ("rate_limit", Parsed::Rate(rate)) => options.rate_limit = rate,
-        ("enabled", Parsed::Flag(flag)) => options.enabled = flag,
-        _ => {}
-    }
-}
-
-/// The value that an option has, by its key; `None` where the key has no part in what is in effect (`delay` beside an
-/// interval, `restart_delay` without a restart).
-pub(crate) fn get(options: &Options, key: &str) -> Option<Parsed> {
-    let cron = match &options.schedule {
-        Schedule::Cron(cron) => Some(cron),
-        _ => None,
-    };
-    Some(match key {
-        "interval" => match options.schedule {
-            Schedule::Interval(time) => Parsed::Time(time),
-            _ => return None,
-        },
-        "delay" => match options.schedule {
-            Schedule::Delay(time) => Parsed::Time(time),
-            _ => return None,
-        },
-        "cron" => Parsed::Text(cron?.expression.clone()),
-        "timezone" => Parsed::Text(cron?.timezone.clone()),
-        "catch_up" => Parsed::CatchUp(cron?.catch_up),
-        "initial_delay" => Parsed::Time(options.initial_delay),
-        "jitter" => Parsed::Time(options.jitter),
-        "max_failures" => Parsed::Count(options.max_failures),
-        "retry_delay" => Parsed::Time(options.retry_delay),
-        "retry_backoff" => Parsed::Factor(options.retry_backoff),
-        "max_retry_delay" => Parsed::Time(options.max_retry_delay),
-        "timeout" => Parsed::MaybeTime(options.timeout),
-        "drain_timeout" => Parsed::Time(options.drain_timeout),
-        "restart" => Parsed::Restart(options.restart.is_some()),
-        "restart_delay" => Parsed::Time(options.restart?.delay),
-        "max_restarts" => Parsed::Count(options.restart?.max),
-        "restart_window" => Parsed::Time(options.restart?.window),
-        "critical" => Parsed::Flag(options.critical),
-        "depends_on" => Parsed::Ids(options.depends_on.clone()),
-        "rate_limit" => Parsed::Rate(options.rate_limit),
-        "enabled" => Parsed::Flag(options.enabled),
-        _ => return None,
-    })
-}
-
-impl Parsed {
-    /// As `explain` and the table at start show it: the same words whichever layer it came from.
-    pub(crate) fn show(&self) -> String {
-        match self {
-            Self::Time(time) | Self::MaybeTime(Some(time)) => humantime::format_duration(*time).to_string(),
-            Self::MaybeTime(None) | Self::Rate(None) => "none".to_owned(),
-            Self::Count(count) => count.to_string(),
-            Self::Factor(factor) => factor.to_string(),
-            Self::Flag(flag) => flag.to_string(),
-            Self::Text(text) => text.clone(),
-            Self::Ids(ids) if ids.is_empty() => "none".to_owned(),
-            Self::Ids(ids) => ids.join(", "),
-            Self::Rate(Some(RateLimit { permits, per })) => format!("{permits}/{}", humantime::format_duration(*per)),
-            Self::Restart(true) => "on_failure".to_owned(),
-            Self::Restart(false) => "never".to_owned(),
-            Self::CatchUp(CatchUp::None) => "none".to_owned(),
-            Self::CatchUp(CatchUp::Latest) => "latest".to_owned(),
-            Self::CatchUp(CatchUp::All) => "all".to_owned(),
-        }
-    }
-}
-
-/// Longer times are mistakes; tokio's clock could not hold the longest that `Duration` can.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-const TIME: &str = "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
-const SOME_TIME: &str =
-    "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
-const MAYBE_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years, or \"none\"";
-
-fn time(value: &Value) -> Result<Parsed, &'static str> {
-    duration(value).map(Parsed::Time).ok_or(TIME)
-}
-
-fn some_time(value: &Value) -> Result<Parsed, &'static str> {
-    duration(value).filter(|time| !time.is_zero()).map(Parsed::Time).ok_or(SOME_TIME)
-}
-
-fn maybe_time(value: &Value) -> Result<Parsed, &'static str> {
-    if is_none(value) {
-        return Ok(Parsed::MaybeTime(None));
-    }
-    let time = duration(value).filter(|time| !time.is_zero());
-    time.map(|time| Parsed::MaybeTime(Some(time))).ok_or(MAYBE_TIME)
-}
-
-/// A time by the house rules: a number is seconds, a string has a unit.
-pub(crate) fn duration(value: &Value) -> Option<Duration> {
-    let time = match value {
-        Value::Int(seconds) => Duration::from_secs(u64::try_from(*seconds).ok()?),
-        Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok()?,
-        Value::Time(time) => *time,
-        Value::Str(text) => with_unit(text)?,
-        Value::Text { text, .. } => match text.trim().parse() {
-            Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
-            Err(_) => with_unit(text)?,
-        },
-        _ => return None,
-    };
-    (time <= LONGEST).then_some(time)
-}
-
-/// As the attribute takes it: `M` is a month to humantime, and whoever writes `"5M"` means minutes.
-fn with_unit(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text.trim()).ok().filter(|_| !text.contains('M'))
-}
-
-fn count(value: &Value) -> Result<Parsed, &'static str> {
-    let count = match value {
-        Value::Int(count) => u32::try_from(*count).ok(),
-        Value::Text { text, .. } => text.trim().parse().ok(),
-        _ => None,
-    };
-    count.map(Parsed::Count).ok_or("a whole number from 0 to 4294967295")
-}
-
-fn factor(value: &Value) -> Result<Parsed, &'static str> {
-    let factor = match value {
-        Value::Int(factor) => Some(*factor as f64),
-        Value::Float(factor) => Some(*factor),
-        Value::Text { text, .. } => text.trim().parse().ok(),
-        _ => None,
-    };
-    let fits = factor.filter(|factor| *factor >= 1.0 && factor.is_finite());
-    fits.map(Parsed::Factor).ok_or("a factor from 1 on, such as 2 or 1.5")
-}
-
-fn flag(value: &Value) -> Result<Parsed, &'static str> {
-    let flag = match value {
-        Value::Bool(flag) => Some(*flag),
-        Value::Text { text, .. } => boolean(text),
-        _ => None,
-    };
-    flag.map(Parsed::Flag).ok_or("true or false")
-}
-
-/// What people write into environment variables for yes and no.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Some(true),
-        "false" | "0" | "no" | "off" => Some(false),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::Str(text) | Value::Text { text, .. } => Some(text.trim()).filter(|text| !text.is_empty()),
-        _ => None,
-    }
-}
-
-/// An option that was given below is taken back.
-fn is_none(value: &Value) -> bool {
-    matches!(value, Value::Null) || text(value) == Some("none")
-}
-
-fn cron(value: &Value) -> Result<Parsed, &'static str> {
-    text(value).map(|text| Parsed::Text(text.to_owned())).ok_or("a cron expression such as \"0 3 * * *\"")
-}
-
-fn timezone(value: &Value) -> Result<Parsed, &'static str> {
-    text(value).map(|text| Parsed::Text(text.to_owned())).ok_or("a time zone such as \"Europe/Berlin\"")
-}
-
-fn catch_up(value: &Value) -> Result<Parsed, &'static str> {
-    match text(value) {
-        Some("none") => Ok(Parsed::CatchUp(CatchUp::None)),
-        Some("latest") => Ok(Parsed::CatchUp(CatchUp::Latest)),
-        Some("all") => Ok(Parsed::CatchUp(CatchUp::All)),
-        _ => Err("\"none\", \"latest\" or \"all\""),
-    }
-}
-
-fn restart(value: &Value) -> Result<Parsed, &'static str> {
-    match text(value) {
-        Some("never") => Ok(Parsed::Restart(false)),
-        Some("on_failure") => Ok(Parsed::Restart(true)),
-        _ => Err("\"never\" or \"on_failure\""),
-    }
-}
-
-const IDS: &str = "a list of service ids such as [\"importer\", \"cleanup\"]";
-
-fn ids(value: &Value) -> Result<Parsed, &'static str> {
-    let items = match value {
-        Value::List(items) => items.iter().map(|item| text(&item.value).map(str::to_owned)).collect(),
-        Value::Text { text, .. } => {
-            list_of(text).ok_or(IDS)?.iter().map(|item| self::text(item).map(str::to_owned)).collect()
-        }
-        _ => None,
-    };
-    items.map(Parsed::Ids).ok_or(IDS)
-}
-
-/// A list as it is written into an environment variable: a TOML array, or items with commas between them.
-pub(crate) fn list_of(text: &str) -> Option<Vec<Value>> {
-    let text = text.trim();
-    if text.starts_with('[') {
-        return match super::file::parse_value(text)? {
-            Value::List(items) => Some(items.into_iter().map(|item| item.value).collect()),
+impl Key {
+    /// A feature that it needs and that this program is built without.
+    pub(crate) fn missing_feature(&self) -> Option<&'static str> {
+        self.rules.iter().find_map(|rule| match rule {
+            Rule::Feature { name, enabled: false } => Some(*name),
             _ => None,
-        };
+        })
     }
-    if text.is_empty() {
-        return Some(Vec::new());
-    }
-    Some(text.split(',').map(|item| Value::Text { text: item.trim().to_owned(), secret: false }).collect())
-}
 
-fn rate(value: &Value) -> Result<Parsed, &'static str> {
-    if is_none(value) {
-        return Ok(Parsed::Rate(None));
+    pub(crate) fn is_schedule(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule, Rule::Schedule))
     }
-    let rate = text(value).and_then(rate_limit);
-    rate.map(|rate| Parsed::Rate(Some(rate)))
-        .ok_or("permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\"")
-}
-
-/// `10/s`, `600/m`, `5/30s`.
-fn rate_limit(text: &str) -> Option<RateLimit> {
-    let (permits, per) = text.split_once('/')?;
-    let permits = permits.trim().parse().ok().filter(|permits| *permits > 0)?;
-    let per = per.trim();
-    let per = if per.starts_with(|first: char| first.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
-    let per = with_unit(&per).filter(|per| !per.is_zero() && *per <= LONGEST)?;
-    Some(RateLimit { permits, per })
 }

@@ -2,97 +2,43 @@
 //!
 //! [`Sources`] holds what was read once for the whole registry; `resolve` makes of it one service's [`Resolved`]. The
 //! tricky part is what "later wins" means for options that hang together: a schedule replaces the schedule of every
-//! layer below whatever its kind, while two schedules in one layer are an error (`resolve.rs`).
+//! layer below whatever its kind, while two schedules in one layer are an error (`resolver.rs`).
 //!
-//! Precedence, lowest first: defaults, attribute, `ServiceOptions`, `[defaults]`, the service's section, the environment,
-//! the `service_config` table, operator overrides, `.set` in the builder, and what the service itself set while running.
-//! What is said of one service beats what is said of all: `SERVICES__DEFAULTS__…` is part of `[defaults]`.
+//! Their order is that of [`Layer`]. `[defaults]` is one layer wherever it is written, and in each layer a value for the
+//! service's id wins over one for the name of its type (`layers.rs`).
 
-mod de;
-mod env;
-mod error;
+mod coercion;
+mod descriptor;
+mod deserialize;
+mod environment;
+mod errors;
 pub(crate) mod fields;
-mod file;
 mod keys;
+mod kinds;
+mod layers;
 pub(crate) mod options;
-mod resolve;
+mod resolver;
 mod settings;
 mod sources;
-mod value;
+mod toml;
+mod units;
+mod values;
 
-use std::fmt;
-use std::sync::Arc;
+pub use descriptor::ServiceDescriptor;
+pub use errors::{ConfigError, ConfigErrors, Setting};
+pub use layers::Layer;
+#[cfg(feature = "database")]
+pub(crate) use layers::{Origin, Scope};
+pub use values::SettingValue;
 
-pub use error::{ConfigError, ConfigErrors, Setting};
-
-pub use value::SettingValue;
-
+pub(crate) use descriptor::{SettingsType, settings};
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
-pub(crate) use resolve::{Provenance, Resolved, Row};
-pub(crate) use settings::Settings;
+pub(crate) use resolver::{Provenance, Resolved, Row};
 pub(crate) use sources::{Inputs, Sources};
 #[cfg(feature = "database")]
-pub(crate) use value::{REDACTED, is_secret};
-pub(crate) use value::{Value, list};
-
-/// A layer of the configuration; a later one wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Layer {
-    /// What holds when nothing was said.
-    Default,
-    /// `#[service(…)]`.
-    Attribute,
-    /// [`ServiceOptions`](crate::ServiceOptions).
-    Code,
-    /// `[defaults]`, for all services.
-    Defaults,
-    /// The service's section in `services.toml`.
-    File,
-    /// An environment variable.
-    Environment,
-    /// A row of the table `service_config`.
-    Table,
-    /// An operator's override.
-    Override,
-    /// `.set` in the builder or the test bed.
-    Set,
-    /// The service itself, while running.
-    Running,
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Default => "default",
-            Self::Attribute => "attribute",
-            Self::Code => "ServiceOptions",
-            Self::Defaults => "[defaults]",
-            Self::File => "services.toml",
-            Self::Environment => "environment",
-            Self::Table => "service_config",
-            Self::Override => "operator override",
-            Self::Set => ".set",
-            Self::Running => "set by the service itself while running",
-        })
-    }
-}
-
-/// Where a value stands: its layer, and the place in words (`services.toml:12`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub(crate) layer: Layer,
-    pub(crate) place: String,
-}
-
-impl Origin {
-    pub(crate) fn new(layer: Layer, place: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { layer, place: place.into() })
-    }
-}
+pub(crate) use values::{REDACTED, is_secret};
 
 /// The page's code is compiled with the doc tests.
 #[cfg(doctest)]

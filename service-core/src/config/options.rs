@@ -3,48 +3,49 @@
 //!
 //! How the layers become these values is `config`'s business. Nothing here parses or checks.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Value, list};
-use crate::runtime::lifecycle::Service;
+use super::layers::{Layer, Origin};
+use super::values::{SettingValue, Value, list};
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
 /// The effective options of one service. The defaults are those of the attribute.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Options {
+pub(crate) struct Options {
     /// When it runs. Default: every 60 s.
-    pub schedule: Schedule,
+    pub(crate) schedule: Schedule,
     /// Wait before the first run. Default: none.
-    pub initial_delay: Duration,
+    pub(crate) initial_delay: Duration,
     /// Up to this much is added at random to each scheduled wait. Default: none.
-    pub jitter: Duration,
+    pub(crate) jitter: Duration,
     /// Consecutive failures that are retried. Default: 3.
-    pub max_failures: u32,
+    pub(crate) max_failures: u32,
     /// Wait after a failure. Default: 5 s.
-    pub retry_delay: Duration,
+    pub(crate) retry_delay: Duration,
     /// Factor on the wait for each further consecutive failure. Default: 1.
-    pub retry_backoff: f64,
+    pub(crate) retry_backoff: f64,
     /// Cap of the wait after a failure. Default: 300 s.
-    pub max_retry_delay: Duration,
+    pub(crate) max_retry_delay: Duration,
     /// A longer run is cancelled and counts as a failure. Default: none.
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// How long the run in flight may go on after a stop. Default: 30 s.
-    pub drain_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
     /// Fresh instances after `failed`. Default: none.
-    pub restart: Option<Restart>,
+    pub(crate) restart: Option<Restart>,
     /// When it is `failed` for good, the whole registry shuts down. Default: no.
-    pub critical: bool,
+    pub(crate) critical: bool,
     /// Ids of the services that are started before and stopped after this one. Default: none.
-    pub depends_on: Vec<String>,
+    pub(crate) depends_on: Vec<String>,
     /// How many permits a time it may take. Default: no limit.
-    pub rate_limit: Option<RateLimit>,
+    pub(crate) rate_limit: Option<RateLimit>,
     /// `false`: registered, not started. Default: `true`.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// Who it acts as, where that is not the registry's own. Only code sets it. Default: none.
-    pub requester_id: Option<String>,
+    pub(crate) requester_id: Option<String>,
 }
 
 impl Default for Options {
@@ -71,14 +72,13 @@ impl Default for Options {
 
 /// When a `failed` service gets a fresh instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Restart {
+pub(crate) struct Restart {
     /// Wait before the fresh instance. Default: 60 s.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// At most this many within `window`. Default: 5.
-    pub max: u32,
+    pub(crate) max: u32,
     /// The time in which restarts are counted. Default: 600 s.
-    pub window: Duration,
+    pub(crate) window: Duration,
 }
 
 impl Default for Restart {
@@ -87,40 +87,59 @@ impl Default for Restart {
     }
 }
 
-/// Options of a service that code registers by hand. They stand at the attribute's level: above what the attribute says,
-/// below `services.toml`.
+/// Options that code gives a service, in a layer just above the attribute and below `services.toml`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use service_core::ServiceOptions;
+///
+/// let options = ServiceOptions::new().interval(Duration::from_secs(30)).restart_on_failure();
+/// ```
 #[derive(Clone)]
+#[must_use = "options do nothing before a service is registered with them"]
 pub struct ServiceOptions {
-    pub(crate) entries: Vec<(&'static str, Value)>,
+    pub(crate) entries: Vec<(Cow<'static, str>, Value)>,
     pub(crate) requester_id: Option<String>,
     pub(crate) location: &'static Location<'static>,
 }
 
 impl ServiceOptions {
-    /// For a service of type `S`, with nothing said yet.
+    /// Options that set nothing yet.
     #[track_caller]
-    pub fn of<S: Service>() -> Self {
-        Self::new()
-    }
-
-    #[track_caller]
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "explanations name the place of the call")]
+    pub fn new() -> Self {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
     }
 
-    fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
-        self.entries.push((key, value.into()));
+    /// Where code made them.
+    pub(crate) fn origin(&self) -> Arc<Origin> {
+        Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", self.location.file(), self.location.line()))
+    }
+
+    /// These and others; where both set a key, the others win.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.entries.extend(others.entries);
+        self.requester_id = others.requester_id.or(self.requester_id);
+        self
+    }
+
+    /// One of the service's own settings. A dot leads into a table: `"smtp.host"`.
+    pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
+        self.with(key.into(), value.into().0)
+    }
+
+    fn with(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
+        self.entries.push((key.into(), value.into()));
         self
     }
 
     /// Start-to-start time on a fixed grid, above zero. Default: 60 s.
-    #[must_use]
     pub fn interval(self, time: Duration) -> Self {
         self.with("interval", time)
     }
 
     /// End-to-start time, above zero, instead of an interval.
-    #[must_use]
     pub fn delay(self, time: Duration) -> Self {
         self.with("delay", time)
     }
@@ -129,132 +148,106 @@ impl ServiceOptions {
     ///
     /// Where clocks are changed, a fixed time that is jumped over fires at the jump's end (several of them once), and one
     /// that comes twice fires the first time. What says "every" (`*`, `*/15`) goes by the clock as it is.
-    #[must_use]
     pub fn cron(self, expression: impl Into<String>) -> Self {
         self.with("cron", expression.into())
     }
 
     /// The cron schedule's time zone, by its IANA name. Default: `UTC`.
-    #[must_use]
     pub fn timezone(self, name: impl Into<String>) -> Self {
         self.with("timezone", name.into())
     }
 
     /// What happens to cron fires that were missed while the process was down. Default: nothing.
-    #[must_use]
     pub fn catch_up(self, catch_up: CatchUp) -> Self {
-        let name = match catch_up {
-            CatchUp::None => "none",
-            CatchUp::Latest => "latest",
-            CatchUp::All => "all",
-        };
-        self.with("catch_up", name)
+        self.with("catch_up", catch_up.word())
     }
 
     /// Wait before the first run. Default: none.
-    #[must_use]
     pub fn initial_delay(self, time: Duration) -> Self {
         self.with("initial_delay", time)
     }
 
     /// Up to this much is added at random to each scheduled wait. Default: none.
-    #[must_use]
     pub fn jitter(self, time: Duration) -> Self {
         self.with("jitter", time)
     }
 
     /// Consecutive failures that are retried; one more and the service is failed. Default: 3.
-    #[must_use]
     pub fn max_failures(self, failures: u32) -> Self {
         self.with("max_failures", failures)
     }
 
     /// Wait after a failure, before the retry. Default: 5 s.
-    #[must_use]
     pub fn retry_delay(self, time: Duration) -> Self {
         self.with("retry_delay", time)
     }
 
     /// Factor, from 1, on the wait for each further consecutive failure. Default: 1.
-    #[must_use]
     pub fn retry_backoff(self, factor: f64) -> Self {
         self.with("retry_backoff", factor)
     }
 
     /// Cap of the wait after a failure. Default: 300 s.
-    #[must_use]
     pub fn max_retry_delay(self, time: Duration) -> Self {
         self.with("max_retry_delay", time)
     }
 
     /// A longer run is cancelled and counts as a failure; above zero. Default: none.
-    #[must_use]
     pub fn timeout(self, time: Duration) -> Self {
         self.with("timeout", time)
     }
 
     /// How long the run in flight may go on after a stop before it is aborted. Default: 30 s.
-    #[must_use]
     pub fn drain_timeout(self, time: Duration) -> Self {
         self.with("drain_timeout", time)
     }
 
     /// After `failed`, a fresh instance. Default: never.
-    #[must_use]
     pub fn restart_on_failure(self) -> Self {
         self.with("restart", "on_failure")
     }
 
     /// After `failed`, nothing: takes back the attribute's `restart`.
-    #[must_use]
     pub fn never_restart(self) -> Self {
         self.with("restart", "never")
     }
 
     /// Wait before a fresh instance. Default: 60 s. Goes with [`restart_on_failure`](Self::restart_on_failure).
-    #[must_use]
     pub fn restart_delay(self, time: Duration) -> Self {
         self.with("restart_delay", time)
     }
 
     /// At most this many fresh instances in the window. Default: 5.
-    #[must_use]
     pub fn max_restarts(self, restarts: u32) -> Self {
         self.with("max_restarts", restarts)
     }
 
     /// The time in which fresh instances are counted, above zero. Default: 600 s.
-    #[must_use]
     pub fn restart_window(self, time: Duration) -> Self {
         self.with("restart_window", time)
     }
 
     /// Whether the whole registry shuts down when this service is failed for good. Default: `false`.
-    #[must_use]
     pub fn critical(self, critical: bool) -> Self {
         self.with("critical", critical)
     }
 
     /// Ids of services that are started before and stopped after this one; they replace the attribute's. Default: none.
-    #[must_use]
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
     }
 
     /// So many permits a time: `"10/s"`, `"600/m"`. Default: no limit.
-    #[must_use]
     pub fn rate_limit(self, limit: impl Into<String>) -> Self {
         self.with("rate_limit", limit.into())
     }
 
     /// `false`: registered, not started. Default: `true`.
-    #[must_use]
     pub fn enabled(self, enabled: bool) -> Self {
         self.with("enabled", enabled)
     }
 
     /// Who the service acts as. Default: the registry's.
-    #[must_use]
     pub fn requester_id(mut self, id: impl Into<String>) -> Self {
         self.requester_id = Some(id.into());
         self

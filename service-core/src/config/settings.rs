@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use super::de::{Reader, Shared};
-use super::error::ConfigError;
+use super::deserialize::{Reader, Shared};
+use super::errors::ConfigError;
 use super::fields::fields;
 use super::keys;
-use super::value::{Table, Value};
+use super::values::{Table, Value};
 
 /// A service's own settings, of all layers. `Debug` shows them without secrets.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl Settings {
     /// A setting is missing or does not fit, or a field of `T` bears the name of one of the attribute's keys.
     pub(crate) fn get<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
         let known = fields::<T>().unwrap_or_default();
-        if let Some(key) = known.iter().find(|field| keys::is_attribute(field)) {
+        if let Some(key) = known.iter().find(|field| keys::find(field).is_some()) {
             return Err(ConfigError::Reserved { service: service.to_owned(), key: (*key).to_owned() });
         }
         let shared = Shared::new(service, &self.file);

@@ -3,18 +3,21 @@
 //! Nothing is looked up in the process here: the environment, the working directory and the builder's settings come in
 //! as [`Inputs`], so that a test gives its own.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::env::Env;
-use super::error::{ConfigError, ConfigErrors};
-use super::resolve::{Attempt, FOR_ALL, Rank, Resolved, Row};
-use super::value::{self, Node, SettingValue, Table, Value};
-use super::{Layer, Origin, file};
+use super::descriptor::ServiceDescriptor;
+use super::environment::Env;
+use super::errors::{ConfigError, ConfigErrors};
+use super::layers::{Layer, Origin, Precedence, Scope};
+use super::resolver::{FOR_ALL, Resolved, Resolver, Row};
+use super::values::{self, Node, SettingValue, Table, Value};
+use super::{keys, toml};
 use crate::config::options::ServiceOptions;
-use crate::runtime::lifecycle::ServiceDescriptor;
+use crate::service::literal::Literal;
 use crate::suggest::nearest;
 
 /// Where the configuration is read from. By default from nowhere, as a test wants it.
@@ -45,9 +48,9 @@ pub(crate) struct Sources {
     env: Env,
     /// The file's name for messages, whether it exists or not.
     pub(super) file_name: String,
-    /// `[defaults]` by rank, checked: they have no errors of their own any more.
-    defaults: Vec<(Rank, Table)>,
-    sections: BTreeMap<String, Vec<(Rank, Table)>>,
+    /// `[defaults]` by precedence, checked: they have no errors of their own any more.
+    defaults: Vec<(Precedence, Table)>,
+    sections: BTreeMap<String, Vec<(Precedence, Table)>>,
     for_all: Table,
     errors: Vec<ConfigError>,
     /// What services without a word of their own share, by descriptor.
@@ -61,7 +64,7 @@ impl Sources {
         let (file_name, file) = read_file(inputs.file, inputs.directory, &env);
         let (file, errors) = match file {
             Ok(file) => (file, Vec::new()),
-            Err(errors) => (file::File::default(), errors),
+            Err(errors) => (toml::File::default(), errors),
         };
         let mut sources = Self {
             env,
@@ -72,18 +75,18 @@ impl Sources {
             errors,
             shared: Mutex::default(),
         };
-        sources.add(file.sections, Rank::DefaultsFile, Rank::File);
+        sources.add(file.sections, Precedence::DefaultsFile, Precedence::File);
         let (sections, errors) = sources.env.sections();
         sources.errors.extend(errors);
-        sources.add(sections, Rank::DefaultsEnvironment, Rank::Environment);
+        sources.add(sections, Precedence::DefaultsEnvironment, Precedence::Environment);
         let sections = sources.sets(inputs.sets);
-        sources.add(sections, Rank::DefaultsSet, Rank::Set);
+        sources.add(sections, Precedence::DefaultsSet, Precedence::Set);
         sources.sets_for_all(inputs.sets_for_all);
         sources.check_defaults();
         sources
     }
 
-    fn add(&mut self, sections: BTreeMap<String, Table>, defaults: Rank, own: Rank) {
+    fn add(&mut self, sections: BTreeMap<String, Table>, defaults: Precedence, own: Precedence) {
         for (section, table) in sections {
             match section.as_str() {
                 "defaults" => self.defaults.push((defaults, table)),
@@ -122,11 +125,11 @@ impl Sources {
 
     /// Once for all services, so that a mistake in `[defaults]` is not reported by each of them.
     fn check_defaults(&mut self) {
-        let mut attempt = Attempt::new("defaults");
-        for (rank, table) in &self.defaults {
-            attempt.layer(*rank, table);
+        let mut resolver = Resolver::new("defaults");
+        for (precedence, table) in &self.defaults {
+            resolver.layer(*precedence, table);
         }
-        let errors = attempt.finish_defaults();
+        let errors = resolver.finish_defaults();
         if !errors.is_empty() {
             self.defaults.clear();
             self.errors.extend(errors);
@@ -156,18 +159,28 @@ impl Sources {
             .collect()
     }
 
-    /// A row of a table layer. Strings of `service_config` may hold `${VARIABLE}`; an operator's may not, so that
-    /// nobody reads the environment by the admin port.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "the tables' layers come through it"))]
-    pub(crate) fn row(&self, layer: Layer, key: &str, json: serde_json::Value, place: &str) -> Row {
+    /// A row of a layer that is not known at start. Strings of `service_config` may hold `${VARIABLE}`; those of an operator
+    /// may not, or the admin port would give access to the environment.
+    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+    pub(crate) fn row(&self, layer: Layer, scope: Scope, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
             self.expand(&mut value);
         }
-        Row { layer, key: key.to_owned(), value, place: place.to_owned() }
+        let own = match layer {
+            Layer::Table => Precedence::Table,
+            Layer::Override => Precedence::Override,
+            _ => Precedence::Running,
+        };
+        let (precedence, layer) = match scope {
+            Scope::Defaults => (Precedence::DefaultsTable, Layer::Defaults),
+            Scope::Type => (own.of_type(), layer),
+            Scope::Service => (own, layer),
+        };
+        Row { precedence, key: key.to_owned(), value, origin: Origin::new(layer, place) }
     }
 
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "the tables' layers come through it"))]
+    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),
@@ -178,11 +191,11 @@ impl Sources {
     }
 
     /// One service's options and settings, of all layers. `rows` are the layers that are not known at start: the two
-    /// tables, and what the service set while running; of one layer the later row wins. Wrong rows fail nothing: they
-    /// are left out and reported in [`Resolved::rejected`].
+    /// tables, and what the service set while running; of equal ones the later row wins. Wrong rows fail nothing: they are
+    /// left out and reported in [`Resolved::rejected`].
     ///
     /// # Errors
-    /// All that is wrong with the options, and unknown keys. Own settings are checked when they are asked for.
+    /// All that is wrong with the options, and unknown keys. Own settings are checked when they are read.
     pub(crate) fn resolve(
         &self,
         id: &str,
@@ -199,7 +212,10 @@ impl Sources {
             return Ok(Arc::clone(resolved));
         }
         let resolved = Arc::new(self.resolve_own(id, descriptor, None, &[])?);
-        shared.insert(key, Arc::clone(&resolved));
+        // A warning names its service.
+        if resolved.warnings.is_empty() {
+            shared.insert(key, Arc::clone(&resolved));
+        }
         Ok(resolved)
     }
 
@@ -212,7 +228,11 @@ impl Sources {
     ) -> Result<Resolved, ConfigErrors> {
         let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
         loop {
-            let errors = match self.attempt(id, descriptor, code, &rows) {
+            let mut resolver = Resolver::new(id);
+            for (precedence, table) in self.layers(id, descriptor, code, &rows) {
+                resolver.layer(precedence, &table);
+            }
+            let errors = match resolver.finish(descriptor, code, &self.file_name) {
                 Ok(resolved) => return Ok(Resolved { rejected, ..resolved }),
                 Err(errors) => errors,
             };
@@ -227,44 +247,78 @@ impl Sources {
         }
     }
 
-    fn attempt(
-        &self,
+    /// Every table that says something of a service, in the order of their precedence.
+    fn layers<'a>(
+        &'a self,
         id: &str,
-        descriptor: Option<&'static ServiceDescriptor>,
+        descriptor: Option<&ServiceDescriptor>,
         code: Option<&ServiceOptions>,
         rows: &[&Row],
-    ) -> Result<Resolved, Vec<ConfigError>> {
-        let mut attempt = Attempt::new(id);
-        if let Some(descriptor) = descriptor {
-            attempt.attribute(descriptor);
+    ) -> Vec<(Precedence, Cow<'a, Table>)> {
+        let borrowed = |(precedence, table): &'a (Precedence, Table)| (*precedence, Cow::Borrowed(table));
+        let mut layers: Vec<_> = self.defaults.iter().map(borrowed).collect();
+        layers.extend(descriptor.map(|descriptor| (Precedence::Attribute, Cow::Owned(attribute(descriptor)))));
+        layers.extend(code.map(|code| (Precedence::Code, Cow::Owned(code_table(code)))));
+        if let Some(name) = descriptor.map(|descriptor| descriptor.id).filter(|name| *name != id) {
+            layers.extend(self.sections.get(name).into_iter().flatten().map(|(precedence, table)| match precedence {
+                Precedence::File => (Precedence::TypeFile, Cow::Owned(in_layer(table, Layer::Type))),
+                other => (other.of_type(), Cow::Borrowed(table)),
+            }));
         }
-        if let Some(code) = code {
-            attempt.code(code);
-        }
-        for (rank, table) in &self.defaults {
-            attempt.layer(*rank, table);
-        }
-        let own = self.sections.get(id).map_or(&[][..], Vec::as_slice);
-        for (rank, table) in own.iter().filter(|(rank, _)| *rank < Rank::Set) {
-            attempt.layer(*rank, table);
-        }
-        attempt.rows(Layer::Table, rows);
-        attempt.rows(Layer::Override, rows);
-        attempt.layer(Rank::SetForAll, &self.for_all);
-        for (rank, table) in own.iter().filter(|(rank, _)| *rank >= Rank::Set) {
-            attempt.layer(*rank, table);
-        }
-        attempt.rows(Layer::Running, rows);
-        attempt.finish(descriptor, code, &self.file_name)
+        layers.extend(self.sections.get(id).into_iter().flatten().map(borrowed));
+        layers.push((Precedence::SetForAll, Cow::Borrowed(&self.for_all)));
+        layers.extend(rows.iter().map(|row| {
+            let mut table = Table::new();
+            overwrite(&mut table, &row.key, Node::new(row.value.clone(), &row.origin));
+            (row.precedence, Cow::Owned(table))
+        }));
+        // Equal ones, which are rows, stay in their order.
+        layers.sort_by_key(|(precedence, _)| *precedence);
+        layers
     }
 }
 
-/// The last `.set` of a key counts.
+fn attribute(descriptor: &ServiceDescriptor) -> Table {
+    let origin = Origin::new(Layer::Attribute, format!("attribute at {}:{}", descriptor.file, descriptor.line));
+    let options = descriptor.attributes.iter().filter(|(key, _)| !keys::is_attribute_only(key));
+    let value = |literal: &Literal| match literal {
+        Literal::Int(value) => Value::Int((*value).into()),
+        Literal::Float(value) => Value::Float(*value),
+        Literal::Str(value) => Value::Str((*value).to_owned()),
+        Literal::Bool(value) => Value::Bool(*value),
+        Literal::List(items) => values::list(items.iter().map(|item| Value::Str((*item).to_owned()))),
+    };
+    options.map(|(key, literal)| ((*key).to_owned(), Node::new(value(literal), &origin))).collect()
+}
+
+fn code_table(code: &ServiceOptions) -> Table {
+    let origin = code.origin();
+    let mut table = Table::new();
+    for (key, value) in &code.entries {
+        overwrite(&mut table, key, Node::new(value.clone(), &origin));
+    }
+    table
+}
+
+/// The table as it stands in another layer.
+fn in_layer(table: &Table, layer: Layer) -> Table {
+    let place = |node: &Node| Origin::new(layer, node.origin.place.as_str());
+    let value = |value: &Value| match value {
+        Value::Table(inner) => Value::Table(in_layer(inner, layer)),
+        Value::List(items) => {
+            Value::List(items.iter().map(|item| Node { value: item.value.clone(), origin: place(item) }).collect())
+        }
+        other => other.clone(),
+    };
+    table.iter().map(|(key, node)| (key.clone(), Node { value: value(&node.value), origin: place(node) })).collect()
+}
+
+/// Sets the value at a path of keys (`smtp.port`), in place of what stands there.
 fn overwrite(table: &mut Table, path: &str, node: Node) {
     let mut upper = Table::new();
     // An empty table has nothing that could be in the way.
-    let _ = value::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
-    value::merge(table, upper);
+    let _ = values::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
+    values::merge(table, upper);
 }
 
 /// The file's name for messages, and what stands in it.
@@ -272,7 +326,7 @@ fn read_file(
     named: Option<PathBuf>,
     directory: Option<PathBuf>,
     env: &Env,
-) -> (String, Result<file::File, Vec<ConfigError>>) {
+) -> (String, Result<toml::File, Vec<ConfigError>>) {
     let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
         (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
@@ -280,13 +334,13 @@ fn read_file(
     };
     let shown = name.display().to_string();
     if by.is_empty() && directory.is_none() {
-        return (shown, Ok(file::File::default()));
+        return (shown, Ok(toml::File::default()));
     }
     let problem = |problem: String| Err(vec![ConfigError::File { file: shown.clone(), problem }]);
     let file = match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
-        Ok(text) => file::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
+        Ok(text) => toml::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
-            "" => Ok(file::File::default()),
+            "" => Ok(toml::File::default()),
             by => problem(format!("there is no such file, it was named {by}")),
         },
         Err(error) => problem(format!("cannot be read: {error}")),

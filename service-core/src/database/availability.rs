@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::database::schema::FrameworkTables;
 use crate::humanize;
+use crate::runtime::extension::Outage;
 
 /// The state of the registry's database.
 #[derive(Default)]
@@ -124,11 +125,4 @@ impl fmt::Debug for Availability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Availability").field("name", &self.name).field("state", &*self.lock()).finish_non_exhaustive()
     }
-}
-
-/// An outage as text.
-#[derive(Debug)]
-pub(crate) struct Outage {
-    pub(crate) what: String,
-    pub(crate) why: String,
 }

@@ -1,10 +1,7 @@
-//! What the builder was told about the database, and what [`Context`] has of it.
+//! What a service's [`Context`] has of the database.
 
 use sea_orm::DatabaseConnection;
 
-use crate::database::availability::Availability;
-use crate::database::connect::{connect_for_registry, display_name};
-use crate::database::schema::FrameworkTables;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::Store;
 use crate::database::transaction::Transaction;
@@ -12,32 +9,6 @@ use crate::database::work::builder::{Claim, ClaimEach};
 use crate::database::work::work_item::WorkItem;
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
-
-/// The builder's choice.
-#[derive(Debug, Default)]
-pub(crate) struct DatabaseSource {
-    pub(crate) connection: Option<DatabaseConnection>,
-    pub(crate) url: Option<String>,
-    pub(crate) skip_migration: bool,
-}
-
-impl DatabaseSource {
-    /// Connects where a URL was given. The database may be away: it is waited for later, by who needs it.
-    pub(crate) async fn open(self) -> Result<(Option<DatabaseConnection>, Availability)> {
-        let tables = FrameworkTables::of_registry(self.skip_migration);
-        match (self.connection, self.url) {
-            (Some(db), _) => {
-                let name = format!("registry's {:?} database", db.get_database_backend());
-                Ok((Some(db), Availability::new(name, None, tables)))
-            }
-            (None, Some(url)) => {
-                let (db, own) = connect_for_registry(&url).await?;
-                Ok((Some(db), Availability::new(display_name(&url), own, tables)))
-            }
-            (None, None) => Ok((None, Availability::default())),
-        }
-    }
-}
 
 impl Context {
     /// The registry's database.
@@ -84,15 +55,16 @@ impl Context {
         Store::new(self.service_db())
     }
 
-    /// This service's way to the database.
+    /// The registry's database, as this service uses it.
     fn service_db(&self) -> Result<&ServiceDb> {
-        let db = self.entry.hub.database.as_ref().ok_or_else(|| {
+        let db = ServiceDb::of(&self.service).ok_or_else(|| {
             Error::fatal(format!(
                 "service `{}` asks for a database, which the registry does not have; \
                  add `.database(db)` or `.database_url(\"…\")` to the builder",
                 self.service_id()
             ))
         })?;
-        Ok(self.entry.access(db))
+        db.mark_used();
+        Ok(db)
     }
 }

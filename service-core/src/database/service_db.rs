@@ -1,6 +1,7 @@
 //! [`ServiceDb`]: the database as one service uses it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::DatabaseConnection;
 
@@ -11,6 +12,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::database::wall_clock::WallClock;
 use crate::database::work::work_state::WorkState;
 use crate::database::write_lock::WriteLock;
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::Result;
 
 /// What one service needs to work with the registry's database. Cheap to clone.
@@ -27,9 +29,24 @@ pub struct ServiceDb {
     /// For leases.
     pub(crate) time: DbTime,
     pub(crate) tables: Arc<FrameworkTables>,
+    used: Arc<AtomicBool>,
 }
 
 impl ServiceDb {
+    /// The database of this service, where its registry has one.
+    pub(crate) fn of(service: &ServiceInner) -> Option<&Self> {
+        service.extension_data.get()?.downcast_ref()
+    }
+
+    /// The service has used the database, so an outage concerns it.
+    pub(crate) fn mark_used(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// The database for the service `service_id`, on the system's clock. The framework's tables must exist.
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
         Self {
@@ -39,6 +56,7 @@ impl ServiceDb {
             clock: WallClock::default(),
             time: DbTime::default(),
             tables: Arc::new(FrameworkTables::ready()),
+            used: Arc::default(),
         }
     }
 
@@ -51,6 +69,12 @@ impl ServiceDb {
     /// With the write lock of the registry's other services.
     pub(crate) fn with_write_lock(mut self, write_lock: WriteLock) -> Self {
         self.tx.write_lock = write_lock;
+        self
+    }
+
+    /// With another clock for the times of rows.
+    pub(crate) fn with_row_clock(mut self, clock: WallClock) -> Self {
+        self.clock = clock;
         self
     }
 

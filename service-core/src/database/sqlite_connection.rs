@@ -20,7 +20,7 @@ pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Res
             // There is no such savepoint, so this is a transaction of its own.
             return Ok(tx);
         }
-        tracing::warn!(
+        crate::log::warn!(
             "a connection of the registry's pool was left inside a transaction, after an error that SQLite ended the transaction \
              for; the connection is discarded"
         );

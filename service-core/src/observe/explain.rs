@@ -1,7 +1,7 @@
-//! [`Explanation`]: what a service is set to and by whom, when it will run, and why it does not run now.
+//! [`Explanation`]: the options of a service with the layer that set each, its next runs, and why it does not run now.
 //!
-//! The tricky part is that nobody is asked: the supervisor may be what hangs. All of it is read, in one moment, from
-//! what handle and supervisor share; coming runs are worked out from the schedule anew.
+//! The tricky part is that the supervisor cannot be asked, because it may be the part that hangs. Everything is read from
+//! one copy of the state that handles and supervisor share; the next runs are computed from the schedule.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -12,21 +12,23 @@ use tokio::time::Instant;
 use crate::config::{Layer, Provenance};
 use crate::humanize;
 use crate::observe::health::{self, HealthStatus};
-use crate::registry::ServiceRegistry;
+use crate::observe::startup_table;
 use crate::runtime::clock::Clock;
-use crate::runtime::control::{Control, Hold};
-use crate::runtime::entry::Entry;
-use crate::schedule::Schedule;
-use crate::schedule::later;
+use crate::runtime::extension::Extension;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::runtime_state::Snapshot;
+use crate::runtime::services::Services;
+use crate::runtime::status::WaitReason;
+use crate::schedule::{Schedule, cron, later};
 use crate::service::state::ServiceState;
 
-/// How many coming runs are told.
+/// How many next runs are listed.
 const RUNS: usize = 5;
 
-/// What a service is set to and by whom, when it will run, and why it does not run now.
+/// Explains one service: its options with the layer that set each, its next runs, and why it does not run now.
 ///
-/// As text ([`Display`](fmt::Display)) it is meant for a terminal, as JSON for programs. No value of a service's own
-/// settings is in it, secret or not.
+/// [`Display`](fmt::Display) writes text for a terminal; JSON is for programs. It has the keys of the service's own settings
+/// and never their values.
 ///
 /// ```no_run
 /// # async fn example() -> service_core::Result<()> {
@@ -40,37 +42,37 @@ const RUNS: usize = 5;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The service.
+    /// The id of the service.
     pub service_id: String,
-    /// Full name of its type.
+    /// The full name of its type.
     pub type_name: String,
     /// Where it was registered: file and line of the attribute, or of the call.
     pub place: String,
-    /// Who it acts as.
+    /// The requester id of the service.
     pub requester_id: String,
-    /// The moment at which all of this was so.
+    /// When this explanation was made.
     #[serde(with = "health::as_rfc3339")]
     pub at: SystemTime,
-    /// Its state.
+    /// The state of the service.
     pub state: ServiceState,
-    /// How well it is, as its health says.
+    /// The health status of the service.
     pub status: HealthStatus,
-    /// Why it is not healthy, or not running, as its health says.
+    /// Why the service is not healthy, or not running; as in its health.
     pub reason: Option<String>,
-    /// What it does now, or why it does not run now and what it waits for, in plain words.
+    /// What the service does now, or why it does not run now and what it waits for, as a sentence.
     pub now: String,
-    /// The schedule in words: `every 30s`.
+    /// The schedule as text: `every 30s`.
     pub schedule: String,
-    /// The next five runs, as far as they are known now: the retry that is due, where it is backing off, and what
-    /// follows by the schedule, without jitter. With `delay` they are estimates, from how long its runs take. Empty where
-    /// no run is scheduled: paused, stopped, failed, disabled, starting.
+    /// The next five runs that are known now: the retry, if the service backs off, and the following runs by the schedule,
+    /// without jitter. With `delay` they are estimates, from the mean duration of a run. Empty if no run is scheduled:
+    /// paused, stopped, failed, disabled or starting.
     #[serde(with = "all_rfc3339")]
     pub next_runs: Vec<SystemTime>,
-    /// Every option in effect, in the order of the attribute's table, and where its value comes from.
+    /// Every option in effect, in the order of the table of keys, with the place of its value.
     pub options: Vec<ExplainedOption>,
     /// The service's own settings that some layer has set, sorted by key.
     pub settings: Vec<ExplainedSetting>,
-    /// Values in the tables of the database that were wrong and so left out, and why.
+    /// Rows of the configuration tables that were rejected because their values are wrong, with the reason.
     pub rejected: Vec<String>,
 }
 
@@ -78,15 +80,16 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExplainedOption {
-    /// Its key: `interval`, `max_failures` …
+    /// The key: `interval`, `max_failures` …
     pub key: String,
-    /// Its value; what came from a secret variable is `•••`.
+    /// The value. A value from a secret environment variable is `•••`.
     pub value: String,
-    /// The layer that set it.
+    /// The layer that set the value.
     pub layer: Layer,
-    /// The place in words: `services.toml:12`.
+    /// The place of the value, as text: `services.toml:12`.
     pub place: String,
-    /// The values of lower layers that it hides, highest first. A schedule hides those of other keys, too.
+    /// The values of lower layers that this one overrides, highest layer first. A schedule also overrides those of the other
+    /// schedule keys.
     pub hides: Vec<ExplainedOption>,
 }
 
@@ -94,47 +97,49 @@ pub struct ExplainedOption {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExplainedSetting {
-    /// Its key, with dots where it is nested. The value is not told: whether it is secret only the service's type knows.
+    /// The key; nested keys are separated by dots. The value is not shown, because only the service's type declares which
+    /// values are secret.
     pub key: String,
-    /// The place in words, as that of an option.
+    /// The place of the value, as text: `services.toml:12`.
     pub place: String,
 }
 
-pub(crate) fn of(entry: &Entry, registry: &ServiceRegistry) -> Explanation {
-    // Before the service's own lock is taken: theirs is another.
-    let missing = match entry.lock().hold() {
-        Some(Hold::Dependencies(ids)) => ids.to_vec(),
+pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &dyn Extension) -> Explanation {
+    let inner = &service.inner;
+    let (now, clock) = (Instant::now(), &inner.shared.clock);
+    let snapshot = inner.lock().snapshot();
+    let missing: Vec<String> = match snapshot.status.wait_reason.as_deref() {
+        Some(WaitReason::Dependencies(ids)) => ids.iter().map(|id| dependency(id, services)).collect(),
         _ => Vec::new(),
     };
-    let missing: Vec<String> = missing
-        .iter()
-        .map(|id| match registry.get(id) {
-            Some(dependency) => format!("{id} ({})", dependency.state()),
-            None => format!("{id} (not registered)"),
-        })
-        .collect();
-    let now = Instant::now();
-    let clock = &entry.hub.clock;
-    let control = entry.lock();
-    let (status, reason) = health::judge(entry, &control, now);
+    let (status, reason) = health::assess(inner, &snapshot, extension, now);
+    let resolved = &snapshot.resolved;
     let options: Vec<ExplainedOption> =
-        control.resolved.explain(&control.options).into_iter().map(ExplainedOption::from).collect();
+        resolved.explain(&snapshot.options).into_iter().map(ExplainedOption::from).collect();
     let setting = |(key, place)| ExplainedSetting { key, place };
     Explanation {
-        service_id: entry.id.to_string(),
-        type_name: entry.descriptor.type_name().to_owned(),
-        place: entry.place().to_string(),
-        requester_id: entry.requester_id().unwrap_or(&entry.hub.requester_id).to_owned(),
+        service_id: inner.id.to_string(),
+        type_name: service.descriptor.type_name().to_owned(),
+        place: service.place.to_string(),
+        requester_id: inner.requester_id().to_owned(),
         at: clock.wall(now),
-        state: control.state(),
+        state: snapshot.state,
         status,
-        now: doing(&control, &options, &missing, reason.as_deref(), now),
+        now: doing(&snapshot, &options, &missing, reason.as_deref(), now),
         reason,
-        schedule: crate::observe::startup_table::schedule(&control.options.schedule),
-        next_runs: next_runs(&control, clock, now),
+        schedule: startup_table::schedule(&snapshot.options.schedule),
+        next_runs: next_runs(&snapshot, clock, now),
         options,
-        settings: control.resolved.settings.places().into_iter().map(setting).collect(),
-        rejected: control.resolved.rejected.iter().map(ToString::to_string).collect(),
+        settings: resolved.settings.places().into_iter().map(setting).collect(),
+        rejected: resolved.rejected.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Describes a dependency: its id and its state.
+fn dependency(id: &str, services: &Services) -> String {
+    match services.get(id) {
+        Some(dependency) => format!("{id} ({})", dependency.inner.lock().state()),
+        None => format!("{id} (not registered)"),
     }
 }
 
@@ -145,66 +150,69 @@ impl From<Provenance> for ExplainedOption {
     }
 }
 
-/// What it does, or why it does nothing: more than its health says where there is more to say.
+/// Describes what the service does now, or why it does not run, in more detail than its health.
 fn doing(
-    control: &Control,
+    snapshot: &Snapshot,
     options: &[ExplainedOption],
     missing: &[String],
     reason: Option<&str>,
     now: Instant,
 ) -> String {
     let reason = reason.unwrap_or_default();
-    match control.state() {
-        ServiceState::Starting if !missing.is_empty() && matches!(control.hold(), Some(Hold::Dependencies(_))) => {
-            format!("waits for {}", missing.join(", "))
+    match snapshot.state {
+        ServiceState::Starting
+            if !missing.is_empty()
+                && matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Dependencies(_))) =>
+        {
+            format!("waiting for {}", missing.join(", "))
         }
-        ServiceState::Created | ServiceState::Stopped if !control.options.enabled => {
+        ServiceState::Created | ServiceState::Stopped if !snapshot.options.enabled => {
             let place = options.iter().find(|option| option.key == "enabled").map_or("", |option| &option.place);
             format!("{reason}: `enabled = false` ({place})")
         }
-        ServiceState::Failed => format!("{reason}; nothing runs before a `reset`"),
-        ServiceState::Paused => format!("{reason}; no scheduled run before a `resume`"),
-        ServiceState::Running if matches!(control.hold(), Some(Hold::Blocked)) => reason.to_owned(),
-        ServiceState::Running if control.in_flight => health::goes_on(control, now),
-        ServiceState::Running => match control.next_due.map(|due| (due, due.saturating_duration_since(now))) {
+        ServiceState::Failed => format!("{reason}; no run until `reset`"),
+        ServiceState::Paused => format!("{reason}; no scheduled run until `resume`"),
+        ServiceState::Running if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)) => {
+            reason.to_owned()
+        }
+        ServiceState::Running if snapshot.status.in_run() => health::current_run(snapshot, now),
+        ServiceState::Running => match snapshot.status.next_due.map(|due| (due, due.saturating_duration_since(now))) {
             Some((due, _)) if due < now => reason.to_owned(),
-            // The look at the clock that comes next is not the run.
-            Some(_) if matches!(control.options.schedule, Schedule::Cron(_)) => "waits for its next run".to_owned(),
-            Some((_, wait)) => format!("waits for its next run, due in {}", humanize::long(wait)),
-            None => "is about to run".to_owned(),
+            // What is due next is a check of the clock, not the run.
+            Some(_) if matches!(snapshot.options.schedule, Schedule::Cron(_)) => "waiting for the next run".to_owned(),
+            Some((_, wait)) => format!("waiting for the next run, due in {}", humanize::long(wait)),
+            None => "about to run".to_owned(),
         },
         _ => reason.to_owned(),
     }
 }
 
-fn next_runs(control: &Control, clock: &Clock, now: Instant) -> Vec<SystemTime> {
-    let scheduled = matches!(control.state(), ServiceState::Running | ServiceState::BackingOff);
-    if !scheduled || control.paused || control.ending {
+fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime> {
+    let scheduled = matches!(snapshot.state, ServiceState::Running | ServiceState::BackingOff);
+    if !scheduled || snapshot.is_paused || snapshot.status.is_ending() {
         return Vec::new();
     }
-    let retry = control.next_due.filter(|_| control.retrying && !control.in_flight);
-    let usual = health::usual(control).unwrap_or_default();
+    let retry = snapshot.status.next_due.filter(|_| snapshot.status.is_backing_off());
+    let mean = health::mean_duration(snapshot).unwrap_or_default();
     let mut runs: Vec<SystemTime> = retry.into_iter().map(|at| clock.wall(at)).collect();
-    let (first, step) = match &control.options.schedule {
+    let (first, step) = match &snapshot.options.schedule {
         Schedule::Interval(every) => {
-            let point = control.grid.next(*every, retry.or(control.stats.last_started));
-            // A run that outlasts the interval is followed at once, and the grid begins anew there.
+            let point = snapshot.status.grid.next(*every, retry.or(snapshot.status.stats.last_started));
+            // After a run longer than the interval, the next one follows at once, and the grid restarts there.
             (point.max(now), *every)
         }
         Schedule::Delay(wait) => {
-            let started = if control.in_flight { control.stats.last_started } else { retry };
-            let first = match (started, control.stats.last_ended()) {
-                (Some(started), _) => later(later(started, usual).max(now), *wait),
-                (None, Some(ended)) if ended >= control.grid.first() => later(ended, *wait),
-                (None, _) => control.grid.first(),
+            let started = if snapshot.status.in_run() { snapshot.status.stats.last_started } else { retry };
+            let first = match (started, snapshot.status.stats.last_ended()) {
+                (Some(started), _) => later(later(started, mean).max(now), *wait),
+                (None, Some(ended)) if ended >= snapshot.status.grid.first() => later(ended, *wait),
+                (None, _) => snapshot.status.grid.first(),
             };
-            (first.max(now), wait.saturating_add(usual))
+            (first.max(now), wait.saturating_add(mean))
         }
         Schedule::Cron(cron) => {
-            let after = retry.map_or_else(|| health::not_before(control, clock), |at| clock.wall(at));
-            let fires = std::iter::successors(crate::schedule::cron::next(cron, after), |fire| {
-                crate::schedule::cron::next(cron, *fire)
-            });
+            let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
+            let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));
             runs.extend(fires.take(RUNS - runs.len()));
             return runs;
         }
@@ -252,7 +260,7 @@ impl fmt::Display for Explanation {
         }
         for at in &self.next_runs {
             let wait = at.duration_since(self.at).unwrap_or_default();
-            let at = humantime::format_rfc3339_seconds(*at);
+            let at = self.local_time(*at);
             match wait.is_zero() {
                 true => writeln!(f, "  {at}  now")?,
                 false => writeln!(f, "  {at}  in {}", humanize::long(wait))?,
@@ -270,11 +278,20 @@ impl fmt::Display for Explanation {
         table(f, "options", &set.iter().map(row).collect::<Vec<_>>())?;
         table(f, "options by default", &default.iter().map(|o| [o.key.clone(), o.value.clone()]).collect::<Vec<_>>())?;
         table(f, "settings", &self.settings.iter().map(|s| [s.key.clone(), s.place.clone()]).collect::<Vec<_>>())?;
-        table(f, "left out", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
+        table(f, "rejected", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
     }
 }
 
-/// A titled table with aligned columns; nothing where it has no rows.
+impl Explanation {
+    /// A time of the schedule as text, in the schedule's time zone.
+    fn local_time(&self, at: SystemTime) -> String {
+        let zone = self.options.iter().find(|option| option.key == "timezone");
+        zone.and_then(|zone| cron::local_time(at, &zone.value))
+            .unwrap_or_else(|| humantime::format_rfc3339_seconds(at).to_string())
+    }
+}
+
+/// Writes a titled table with aligned columns. Writes nothing if there are no rows.
 fn table<const N: usize>(f: &mut fmt::Formatter<'_>, title: &str, rows: &[[String; N]]) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());

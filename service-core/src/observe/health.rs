@@ -1,4 +1,4 @@
-//! How a service is, judged against its own schedule while it happens.
+//! Health: the status of each service, assessed against its own schedule.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,20 +9,24 @@ use tokio::time::Instant;
 
 use crate::humanize;
 use crate::runtime::clock::Clock;
-use crate::runtime::control::{Control, Hold};
-use crate::runtime::entry::Entry;
+use crate::runtime::extension::Extension;
+use crate::runtime::requests::PausedBy;
+use crate::runtime::runtime_state::Snapshot;
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::status::WaitReason;
 use crate::schedule::Schedule;
 use crate::service::state::ServiceState;
 
-/// How well a service is.
+/// The health status of a service or of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum HealthStatus {
-    /// As it should be.
+    /// The service works, is stopping, has stopped itself, or is disabled.
     Healthy,
-    /// It goes on, but not as it should.
+    /// The service works with restrictions, or it was paused, stopped or never started.
     Degraded,
-    /// It does not do its work.
+    /// The service does not do its work.
     Unhealthy,
 }
 
@@ -36,55 +40,60 @@ impl fmt::Display for HealthStatus {
     }
 }
 
-/// How one service is.
+/// A health snapshot of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServiceHealth {
-    /// The service.
+    /// The id of the service.
     pub service_id: String,
-    /// Its state.
+    /// The state of the service.
     pub state: ServiceState,
-    /// How well it is.
+    /// The health status.
     pub status: HealthStatus,
-    /// Why it is not healthy, or not running, in plain words.
+    /// Why the service is not healthy, or not running, as a sentence.
     pub reason: Option<String>,
-    /// Whether a task stands behind it: from `starting` to `draining`.
+    /// Whether the service has a running task: from `starting` to `draining`.
     pub running: bool,
-    /// Whether it is paused, or will be as soon as it has started.
+    /// Whether the service is paused, or will be as soon as it has started.
     pub paused: bool,
     /// Consecutive failures.
     pub failures: u32,
-    /// Consecutive failures that are retried.
-    pub max_failures: u32,
-    /// Start of the last run.
+    /// How many consecutive failures are retried. `None`: any number.
+    pub max_failures: Option<u32>,
+    /// When the last run began.
     #[serde(with = "optional_rfc3339")]
     pub last_run: Option<SystemTime>,
-    /// When the next run is due, while none is in flight.
+    /// End of the last successful run.
+    #[serde(with = "optional_rfc3339")]
+    pub last_success: Option<SystemTime>,
+    /// When the next run is due. Absent during a run.
     #[serde(with = "optional_rfc3339")]
     pub next_run: Option<SystemTime>,
     /// How long the last run that ended took, in milliseconds.
     pub last_run_duration_ms: Option<u64>,
-    /// The latest error with its causes; it stays after a success.
+    /// The latest error with its causes. It is kept after a success.
     pub last_error: Option<String>,
-    /// Items worked off since it was registered.
+    /// Items processed since the service was registered.
     pub total_processed: u64,
-    /// Failures since it was registered.
+    /// Items that failed by themselves since the service was registered.
+    pub total_failed: u64,
+    /// Failures since the service was registered.
     pub error_count: u64,
-    /// Runs begun since it was registered.
+    /// Runs since the service was registered, including the current one.
     pub runs: u64,
-    /// Fresh instances by `restart = "on_failure"`.
+    /// Restarts by `restart = "on_failure"` since the service was registered.
     pub restarts: u64,
     /// The service's own counters and gauges.
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// How all services are.
+/// A health snapshot of all services.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RegistryHealth {
-    /// The worst of all.
+    /// The worst status of all services.
     pub status: HealthStatus,
-    /// Each, by id.
+    /// All services, sorted by id.
     pub services: Vec<ServiceHealth>,
 }
 
@@ -94,70 +103,79 @@ impl RegistryHealth {
         Self { status, services }
     }
 
-    /// The health of one service.
+    /// Returns the health of one service.
     pub fn get(&self, id: &str) -> Option<&ServiceHealth> {
         self.services.iter().find(|service| service.service_id == id)
     }
 }
 
-/// How a service is now.
-pub(crate) fn of(entry: &Entry) -> ServiceHealth {
+/// Returns the health of a service.
+pub(crate) fn of(service: &ServiceInner, extension: &dyn Extension) -> ServiceHealth {
     let now = Instant::now();
-    let clock = &entry.hub.clock;
-    let metrics = entry.metrics_so_far();
-    let control = entry.lock();
-    let (status, reason) = judge(entry, &control, now);
-    let stats = &control.stats;
-    let ended = stats.runs > u64::from(control.in_flight);
+    let clock = &service.shared.clock;
+    let metrics = service.metrics.snapshot();
+    let snapshot = service.lock().snapshot();
+    let (health, reason) = assess(service, &snapshot, extension, now);
+    let Snapshot { state, is_paused, status, options, .. } = &snapshot;
+    let stats = &status.stats;
+    let ended = stats.runs > u64::from(status.in_run());
     ServiceHealth {
-        service_id: entry.id.to_string(),
-        state: control.state(),
-        status,
+        service_id: service.id.to_string(),
+        state: *state,
+        status: health,
         reason,
-        running: control.state().is_running(),
-        paused: control.paused,
-        failures: control.failures,
-        max_failures: control.options.max_failures,
+        running: state.is_running(),
+        paused: *is_paused,
+        failures: status.failures,
+        max_failures: Some(options.max_failures),
         last_run: stats.last_started.map(|at| clock.wall(at)),
-        next_run: next_run(&control, clock),
-        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration().as_millis()).unwrap_or(u64::MAX)),
-        last_error: control.last_error().map(|error| format!("{error:#}")),
+        last_success: stats.last_success.map(|at| clock.wall(at)),
+        next_run: next_run(&snapshot, clock),
+        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
+        last_error: status.last_error.as_ref().map(|error| format!("{error:#}")),
         total_processed: stats.processed,
-        error_count: u64::from(stats.errors),
+        total_failed: stats.failed,
+        error_count: stats.errors,
         runs: stats.runs,
-        restarts: u64::from(stats.restarts),
+        restarts: stats.restarts,
         metrics,
     }
 }
 
-fn next_run(control: &Control, clock: &Clock) -> Option<SystemTime> {
-    let waits = matches!(control.state(), ServiceState::Running | ServiceState::BackingOff) && !control.in_flight;
-    let due = control.next_due.filter(|_| waits)?;
-    match &control.options.schedule {
-        // What is due there is the next look at the clock on the wall.
-        Schedule::Cron(cron) if !control.retrying => crate::schedule::cron::next(cron, not_before(control, clock)),
+fn next_run(snapshot: &Snapshot, clock: &Clock) -> Option<SystemTime> {
+    let waits = matches!(snapshot.state, ServiceState::Running | ServiceState::BackingOff) && !snapshot.status.in_run();
+    let due = snapshot.status.next_due.filter(|_| waits)?;
+    match &snapshot.options.schedule {
+        // What is due next is a check of the wall clock.
+        Schedule::Cron(cron) if !snapshot.status.is_backing_off() => {
+            crate::schedule::cron::next(cron, not_before(snapshot, clock))
+        }
         _ => Some(clock.wall(due)),
     }
 }
 
-/// From when on a cron schedule counts: not in its initial delay.
-pub(crate) fn not_before(control: &Control, clock: &Clock) -> SystemTime {
-    clock.wall(control.grid.first().max(Instant::now()))
+/// Returns from when on a cron schedule counts: not before the initial delay is over.
+pub(crate) fn not_before(snapshot: &Snapshot, clock: &Clock) -> SystemTime {
+    clock.wall(snapshot.status.grid.first().max(Instant::now()))
 }
 
-/// Nothing is called late before this, whatever its schedule.
+/// A run that is late by less than this is not reported.
 const GRACE: Duration = Duration::from_secs(1);
-/// A start, or a first run of which nobody knows how long it may take, is not called stuck before this.
+/// A start, or a first run, whose usual duration is unknown, is not reported as stuck before this.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long `configure` may take before it is told.
+/// How long `configure` may take before health reports it.
 const SLOW_START: Duration = Duration::from_secs(30);
 
-/// How well the service is, and why it is not healthy or does not run.
-pub(crate) fn judge(entry: &Entry, control: &Control, now: Instant) -> (HealthStatus, Option<String>) {
-    let (status, reason) = judge_by_schedule(control, &entry.hub.clock, now);
-    #[cfg(feature = "database")]
-    if matches!(control.state(), ServiceState::Starting | ServiceState::BackingOff | ServiceState::Running)
-        && let Some(outage) = entry.outage()
+/// Assesses a service: its status, and why it is not healthy or does not run.
+pub(crate) fn assess(
+    service: &ServiceInner,
+    snapshot: &Snapshot,
+    extension: &dyn Extension,
+    now: Instant,
+) -> (HealthStatus, Option<String>) {
+    let (status, reason) = assess_by_schedule(snapshot, &service.shared.clock, now);
+    if matches!(snapshot.state, ServiceState::Starting | ServiceState::BackingOff | ServiceState::Running)
+        && let Some(outage) = extension.outage(service)
     {
         let reason = match reason {
             Some(reason) => format!("{reason}; {}", outage.what),
@@ -168,155 +186,159 @@ pub(crate) fn judge(entry: &Entry, control: &Control, now: Instant) -> (HealthSt
     (status, reason)
 }
 
-fn judge_by_schedule(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
+fn assess_by_schedule(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Healthy, Unhealthy};
-    let (status, reason) = match control.state() {
-        ServiceState::Created | ServiceState::Stopped => return judge_down(control),
+    let (status, reason) = match snapshot.state {
+        ServiceState::Created | ServiceState::Stopped => return assess_down(snapshot),
         ServiceState::Failed => {
-            let times = match control.failures {
+            let times = match snapshot.status.failures {
                 0 | 1 => String::new(),
                 times => format!(" after {times} failures in a row"),
             };
-            let critical = if control.options.critical { ", which is critical: everything shuts down" } else { "" };
-            (Unhealthy, format!("failed{times}{critical}{}", last_error(control)))
+            let critical = if snapshot.options.critical { " (critical: the registry shuts down)" } else { "" };
+            (Unhealthy, format!("failed{times}{critical}{}", last_error(snapshot)))
         }
-        ServiceState::Draining if control.in_flight => (Healthy, format!("stopping: {}", goes_on(control, now))),
+        ServiceState::Draining if snapshot.status.in_run() => {
+            (Healthy, format!("stopping: {}", current_run(snapshot, now)))
+        }
         ServiceState::Draining => (Healthy, "stopping".to_owned()),
-        ServiceState::Starting => judge_start(control, now),
-        ServiceState::Paused => judge_paused(control, now),
-        ServiceState::BackingOff | ServiceState::Running => return judge_up(control, clock, now),
+        ServiceState::Starting => assess_start(snapshot, now),
+        ServiceState::Paused => assess_paused(snapshot, now),
+        ServiceState::BackingOff | ServiceState::Running => return assess_up(snapshot, clock, now),
     };
     (status, Some(reason))
 }
 
-/// It has no task: because nobody wanted it to, or because it gave up.
-fn judge_down(control: &Control) -> (HealthStatus, Option<String>) {
+/// Assesses a service without a task: never started, or stopped.
+fn assess_down(snapshot: &Snapshot) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Degraded, Healthy, Unhealthy};
-    let (status, reason) = match (control.state(), &control.stop) {
-        (ServiceState::Stopped, None) => (Unhealthy, format!("stopped itself after a failure{}", last_error(control))),
-        (ServiceState::Stopped, Some(stop)) if stop.by_itself => (Healthy, "stopped by itself".to_owned()),
-        _ if !control.options.enabled => (Healthy, "disabled".to_owned()),
+    let (status, reason) = match (snapshot.state, &snapshot.stop) {
+        (ServiceState::Stopped, None) => (Unhealthy, format!("stopped itself after a failure{}", last_error(snapshot))),
+        (ServiceState::Stopped, Some(stop)) if stop.by_itself => (Healthy, "stopped itself".to_owned()),
+        _ if !snapshot.options.enabled => (Healthy, "disabled".to_owned()),
         (ServiceState::Stopped, _) => (Degraded, "stopped".to_owned()),
         _ => (Degraded, "not started".to_owned()),
     };
     (status, Some(reason))
 }
 
-fn judge_start(control: &Control, now: Instant) -> (HealthStatus, String) {
-    if let Some(Hold::Dependencies(ids)) = control.hold() {
-        return (HealthStatus::Degraded, format!("waits for {}", ids.join(", ")));
+fn assess_start(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
+    if let Some(WaitReason::Dependencies(ids)) = snapshot.status.wait_reason.as_deref() {
+        return (HealthStatus::Degraded, format!("waiting for {}", ids.join(", ")));
     }
-    let going = now.saturating_duration_since(control.grid.first());
+    let going = now.saturating_duration_since(snapshot.status.grid.first());
     if going < SLOW_START {
         return (HealthStatus::Healthy, "starting".to_owned());
     }
     let status = if going < PATIENCE { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
-    (status, format!("still starting: `configure` has been going for {}", humanize::long(going)))
+    (status, format!("still starting: `configure` has been running for {}", humanize::long(going)))
 }
 
-fn judge_paused(control: &Control, now: Instant) -> (HealthStatus, String) {
-    let who = match control.held_by() {
-        Some(place) => place.to_owned(),
-        None if control.paused_by_itself => "itself".to_owned(),
+fn assess_paused(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
+    let who = match &snapshot.paused_by_override {
+        Some(place) => place.to_string(),
+        None if snapshot.paused == Some(PausedBy::Itself) => "itself".to_owned(),
         None => "an operator".to_owned(),
     };
-    if let Some(blocked) = blocked(control, now) {
+    if let Some(blocked) = blocked(snapshot, now) {
         return (HealthStatus::Unhealthy, format!("paused by {who}, and {blocked}"));
     }
-    let run = if control.in_flight { format!(", and {}", goes_on(control, now)) } else { String::new() };
+    let run = if snapshot.status.in_run() { format!(", and {}", current_run(snapshot, now)) } else { String::new() };
     (HealthStatus::Degraded, format!("paused by {who}{run}"))
 }
 
-fn judge_up(control: &Control, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
+fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Degraded, Healthy, Unhealthy};
-    if let Some(blocked) = blocked(control, now) {
+    if let Some(blocked) = blocked(snapshot, now) {
         return (Unhealthy, Some(blocked));
     }
-    if let Some((status, late)) = lateness(control, clock, now) {
+    if let Some((status, late)) = lateness(snapshot, clock, now) {
         return (status, Some(late));
     }
-    let (count, max, error) = (control.failures, control.options.max_failures, last_error(control));
-    if control.state() == ServiceState::BackingOff {
-        let wait = control.next_due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
+    let (count, max, error) = (snapshot.status.failures, snapshot.options.max_failures, last_error(snapshot));
+    if snapshot.state == ServiceState::BackingOff {
+        let wait = snapshot.status.next_due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
         let wait = humanize::long(wait);
-        return match control.hold() {
-            Some(Hold::Restart) => (Unhealthy, Some(format!("failed, a fresh instance follows in {wait}{error}"))),
+        return match snapshot.status.wait_reason.as_deref() {
+            Some(WaitReason::Restart) => {
+                (Unhealthy, Some(format!("failed, restarting with a fresh instance in {wait}{error}")))
+            }
             _ => {
-                let reason = format!("backing off after failure {count} of {max}, next try in {wait}{error}");
+                let reason = format!("backing off after failure {count} of {max}, retrying in {wait}{error}");
                 (Degraded, Some(reason))
             }
         };
     }
     if count > 0 {
-        return (Degraded, Some(format!("trying again after failure {count} of {max}{error}")));
+        return (Degraded, Some(format!("retrying after failure {count} of {max}{error}")));
     }
-    match control.degraded() {
-        Some(word) => (Degraded, Some(word.to_string())),
+    match &snapshot.degraded {
+        Some(reason) => (Degraded, Some(reason.to_string())),
         None => (Healthy, None),
     }
 }
 
-/// A blocking run cannot be taken back, and no other begins before it has returned.
-fn blocked(control: &Control, now: Instant) -> Option<String> {
-    matches!(control.hold(), Some(Hold::Blocked)).then(|| {
-        let run = control.stats.runs;
-        let going = control.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+/// Describes a blocking run that timed out and has not returned. It cannot be cancelled, and no other run begins before.
+fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
+    matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)).then(|| {
+        let run = snapshot.status.stats.runs;
+        let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = humanize::long(going);
-        format!("blocking run {run} timed out and has not returned: it has been going for {going}, and none follows")
+        format!("blocking run {run} timed out and has not returned after {going}; no other run begins before")
     })
 }
 
-/// Whether the service is behind its own schedule, in words; a run that goes on far longer than usual is stuck.
-fn lateness(control: &Control, clock: &Clock, now: Instant) -> Option<(HealthStatus, String)> {
+/// Describes how far the service is behind its own schedule, and whether its run takes far longer than usual (stuck).
+fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthStatus, String)> {
     use HealthStatus::{Degraded, Unhealthy};
-    if !control.in_flight {
-        let late = now.saturating_duration_since(control.next_due?);
-        return (late > GRACE).then(|| (Unhealthy, format!("overdue by {}, and nothing runs", humanize::long(late))));
+    if !snapshot.status.in_run() {
+        let late = now.saturating_duration_since(snapshot.status.next_due?);
+        return (late > GRACE).then(|| (Unhealthy, format!("overdue by {}, and no run begins", humanize::long(late))));
     }
-    let started = control.stats.last_started?;
+    let started = snapshot.status.stats.last_started?;
     let going = now.saturating_duration_since(started);
     // When the run after this one was due.
-    let overdue = match &control.options.schedule {
+    let overdue = match &snapshot.options.schedule {
         Schedule::Interval(every) => going.saturating_sub(*every),
         Schedule::Delay(_) => Duration::ZERO,
         Schedule::Cron(cron) => crate::schedule::cron::next(cron, clock.wall(started))
             .and_then(|due| clock.wall(now).duration_since(due).ok())
             .unwrap_or_default(),
     };
-    let limit = match (usual(control), &control.options.schedule) {
-        (Some(usual), _) => usual * 10 + Duration::from_secs(30),
+    let limit = match (mean_duration(snapshot), &snapshot.options.schedule) {
+        (Some(mean), _) => mean * 10 + Duration::from_secs(30),
         (None, Schedule::Interval(time) | Schedule::Delay(time)) => PATIENCE.max(*time),
         (None, Schedule::Cron(_)) => PATIENCE,
     };
     let stuck = going > limit;
     if overdue > GRACE {
         let status = if stuck { Unhealthy } else { Degraded };
-        return Some((status, format!("overdue by {}: {}", humanize::long(overdue), goes_on(control, now))));
+        return Some((status, format!("overdue by {}: {}", humanize::long(overdue), current_run(snapshot, now))));
     }
-    stuck.then(|| (Degraded, format!("stuck: {}", goes_on(control, now))))
+    stuck.then(|| (Degraded, format!("stuck: {}", current_run(snapshot, now))))
 }
 
-/// How long the run in flight has been going: `run 118 has been going for 72 s, usually 3 s`.
-pub(crate) fn goes_on(control: &Control, now: Instant) -> String {
-    let going = control.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-    let known = usual(control).map_or_else(String::new, |usual| format!(", usually {}", humanize::long(usual)));
-    format!("run {} has been going for {}{known}", control.stats.runs, humanize::long(going))
+/// Describes the current run: `run 118 has been running for 72 s, usually 3 s`.
+pub(crate) fn current_run(snapshot: &Snapshot, now: Instant) -> String {
+    let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+    let known = mean_duration(snapshot).map_or_else(String::new, |mean| format!(", usually {}", humanize::long(mean)));
+    format!("run {} has been running for {}{known}", snapshot.status.stats.runs, humanize::long(going))
 }
 
-/// How long its runs take, where that is known.
-pub(crate) fn usual(control: &Control) -> Option<Duration> {
-    Duration::try_from_secs_f32(control.usual).ok().filter(|usual| !usual.is_zero())
+/// Returns the mean duration of the service's runs, if it is known.
+pub(crate) fn mean_duration(snapshot: &Snapshot) -> Option<Duration> {
+    Some(snapshot.status.stats.mean_duration).filter(|mean| !mean.is_zero())
 }
 
-fn last_error(control: &Control) -> String {
-    control.last_error().map_or_else(String::new, |error| format!(": {error:#}"))
+fn last_error(snapshot: &Snapshot) -> String {
+    snapshot.status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"))
 }
 
 pub(crate) fn rfc3339<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     as_rfc3339::serialize(at, serializer)
 }
 
-/// Moments as RFC 3339 in UTC, with milliseconds.
+/// Times as RFC 3339 in UTC, with milliseconds.
 pub(crate) mod as_rfc3339 {
     use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime};
 
@@ -329,7 +351,7 @@ pub(crate) mod as_rfc3339 {
         humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
     }
 
-    /// One of several, or of none.
+    /// An element of an `Option` or a list.
     #[derive(Serialize, Deserialize)]
     #[serde(transparent)]
     pub(crate) struct Rfc3339(#[serde(with = "self")] pub(crate) SystemTime);

@@ -1,4 +1,4 @@
-//! What an operator sees of services: health, explanation, the start-up table.
+//! What an operator sees of services: health, explain, the start-up table.
 
 pub(crate) mod explain;
 pub(crate) mod health;

@@ -1,20 +1,21 @@
-//! The table that is logged at start: what was found, when it runs, and what is not the default.
+//! The table that is logged at the start: the services, their schedules, and every value that is not the default.
 
 use std::fmt::Write;
 
 use tracing::info;
 
 use crate::config::Provenance;
-use crate::registry::ServiceRegistry;
+use crate::humanize;
+use crate::runtime::services::Services;
 use crate::schedule::Schedule;
 
-pub(crate) fn log(registry: &ServiceRegistry) {
-    info!("{}", table(registry));
+pub(crate) fn log(services: &Services) {
+    info!("{}", table(services));
 }
 
-/// One service a row: id, schedule, and every value that some layer has set, one a line.
-fn table(registry: &ServiceRegistry) -> String {
-    let rows = rows(registry);
+/// One service per row: id, schedule, and every value that some layer has set, one per line.
+fn table(services: &Services) -> String {
+    let rows = rows(services);
     let mut table = match rows.len() {
         0 => return "no services".to_owned(),
         1 => "1 service".to_owned(),
@@ -35,31 +36,31 @@ fn table(registry: &ServiceRegistry) -> String {
     table
 }
 
-fn rows(registry: &ServiceRegistry) -> Vec<(String, String, Vec<String>)> {
+fn rows(services: &Services) -> Vec<(String, String, Vec<String>)> {
     let option = |set: &Provenance| format!("{} = {} ({})", set.key, set.value, set.place);
-    // Whether a setting's value is a secret only the service's type knows.
+    // Only the service's type declares whether a setting is secret, so its value is not shown.
     let setting = |(key, place): (String, String)| format!("{key} ({place})");
-    registry
-        .entries()
+    services
+        .all()
         .iter()
-        .map(|entry| {
-            let control = entry.lock();
-            let schedule = match control.options.enabled {
-                true => schedule(&control.options.schedule),
+        .map(|service| {
+            let snapshot = service.inner.lock().snapshot();
+            let schedule = match snapshot.options.enabled {
+                true => schedule(&snapshot.options.schedule),
                 false => "disabled".to_owned(),
             };
-            let settings = control.resolved.settings.places().into_iter().map(setting);
-            let set = control.resolved.provenance.iter().map(option).chain(settings).collect();
-            (entry.id.to_string(), schedule, set)
+            let settings = snapshot.resolved.settings.places().into_iter().map(setting);
+            let set = snapshot.resolved.provenance.iter().map(option).chain(settings).collect();
+            (service.id().to_string(), schedule, set)
         })
         .collect()
 }
 
-/// A schedule in words.
+/// A schedule as text.
 pub(crate) fn schedule(schedule: &Schedule) -> String {
     match schedule {
-        Schedule::Interval(every) => format!("every {}", humantime::format_duration(*every)),
-        Schedule::Delay(wait) => format!("{} after each run", humantime::format_duration(*wait)),
+        Schedule::Interval(every) => format!("every {}", humanize::exact(*every)),
+        Schedule::Delay(wait) => format!("{} after each run", humanize::exact(*wait)),
         Schedule::Cron(cron) => format!("cron {} ({})", cron.expression, cron.timezone),
     }
 }
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
     use crate::config::Inputs;
     use crate::config::options::ServiceOptions;
-    use crate::{Context, service};
+    use crate::{Context, ServiceRegistry, service};
 
     #[derive(serde::Deserialize)]
     struct Settings {
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_table_has_what_is_not_the_default_and_where_it_came_from() {
+    async fn the_table_shows_every_value_that_is_not_the_default_and_its_place() {
         let folder = std::env::temp_dir().join(format!("service-core-startup-table-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let text = "[defaults]\nretry_delay = \"10s\"\n[mailer]\ninterval = \"5m\"\napi_token = \"hunter2\"";
@@ -106,16 +107,17 @@ mod tests {
         let environment = vec![("SERVICES__OFF__ENABLED".into(), "no".into())];
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs { environment, directory: Some(folder.clone()), ..Inputs::default() });
-        let (options, code) = (ServiceOptions::of::<Plain>(), line!());
+        let (options, code) = (ServiceOptions::new(), line!());
         let options = options.delay(Duration::from_millis(90_500)).timeout(Duration::from_secs(9));
         let registry = builder
             .service_of::<Mailer>("mailer")
             .service("off", Plain)
-            .service_with("plain", Plain, options)
+            .service("plain", Plain)
+            .options_of("plain", options)
             .build()
             .await
             .unwrap();
-        let table = table(&registry);
+        let table = table(&registry.inner.services);
         std::fs::remove_dir_all(&folder).unwrap();
         let attribute = format!("startup_table.rs:{}", <Mailer as crate::Service>::DESCRIPTOR.line());
         let table = table
@@ -136,8 +138,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_no_table() {
+    async fn without_services_there_is_no_table() {
         let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
-        assert_eq!(table(&registry), "no services");
+        assert_eq!(table(&registry.inner.services), "no services");
     }
 }

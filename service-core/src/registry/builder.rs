@@ -1,30 +1,35 @@
-//! [`RegistryBuilder`]: everything that is chosen before the services start, checked all at once.
+//! [`RegistryBuilder`]: collects services and options before the start, and reports all mistakes at once.
 
-use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tracing::warn;
+use crate::log::warn;
 
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigErrors, Inputs, SettingValue, Sources};
+use crate::config::{ConfigErrors, Inputs, ServiceDescriptor, SettingValue, Sources};
+use crate::panic;
+use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
-use crate::registry::{ServiceRegistry, check_dependencies};
+use crate::registry::home::Home;
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::registry::session::SHUTDOWN_TIMEOUT;
+use crate::registry::signals;
 use crate::runtime::clock::Clock;
-use crate::runtime::entry::{Entry, Factory};
-use crate::runtime::lifecycle::{Service, ServiceDescriptor};
-use crate::runtime::shared::Hub;
+use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
+use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
+use crate::runtime::registration::{Place, RegisteredService, Registration};
+use crate::runtime::services::Services;
+use crate::runtime::shared::{Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
+use crate::suggest::nearest;
 
-/// Stays under the 30 s after which Kubernetes kills a pod.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// Chooses what a [`ServiceRegistry`] has and how its services are configured.
+/// Builds a [`ServiceRegistry`]: its services, their configuration, and what they share.
 ///
 /// ```no_run
 /// use service_core::prelude::*;
@@ -41,9 +46,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 #[derive(Default)]
 #[must_use = "nothing is registered before `build` or `start_all`"]
 pub struct RegistryBuilder {
-    planned: Vec<Planned>,
+    registrations: Vec<Registration>,
+    options: Vec<(String, ServiceOptions)>,
     problems: Vec<String>,
-    states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    states: SharedStates,
     pub(crate) inputs: Option<Inputs>,
     config_file: Option<PathBuf>,
     sets: Vec<(String, SettingValue)>,
@@ -53,231 +59,161 @@ pub struct RegistryBuilder {
     only: Option<Vec<String>>,
     except: Vec<String>,
     without_discovered: bool,
+    strict: bool,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
-    pub(crate) clock_is_held: bool,
-    #[cfg(feature = "database")]
-    pub(crate) database: crate::database::DatabaseSource,
+    pub(crate) extension: Option<Box<dyn ExtensionBuilder>>,
+    pub(crate) virtual_time: Option<Arc<dyn VirtualTime>>,
 }
 
-/// A service that is to be registered.
-pub(crate) struct Planned {
-    id: String,
-    descriptor: &'static ServiceDescriptor,
-    factory: Factory,
-    options: Option<ServiceOptions>,
-    place: Place,
-}
-
-/// Where a service was registered.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
-    Attribute(&'static ServiceDescriptor),
-    Call(&'static Location<'static>),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Attribute(descriptor) => write!(f, "{}:{}", descriptor.file, descriptor.line),
-            Self::Call(location) => write!(f, "{}:{}", location.file(), location.line()),
-        }
-    }
-}
-
-impl Planned {
-    #[track_caller]
-    pub(crate) fn ready_made<S: Service>(id: &str, service: S, options: Option<ServiceOptions>) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Box::new(Mutex::new(Some(Box::new(service))))), options)
-    }
-
-    #[track_caller]
-    pub(crate) fn closure<S: Service>(id: &str, build: impl Fn() -> S + Send + Sync + 'static) -> Self {
-        Self::by_hand::<S>(id, Factory::Closure(Arc::new(move || Box::new(build()))), None)
-    }
-
-    #[track_caller]
-    pub(crate) fn of<S: Service>(id: &str) -> Result<Self> {
-        let Some(build) = S::DESCRIPTOR.build else {
-            return Err(Error::msg(format!(
-                "service `{id}` cannot be built: {} has neither `configure` nor `Default`; \
-                 add one of them, or hand over an instance with `service` or `service_fn`",
-                S::DESCRIPTOR.type_name()
-            )));
-        };
-        Ok(Self::by_hand::<S>(id, Factory::Build(build), None))
-    }
-
-    /// For one run without a registry.
-    #[cfg(feature = "testing")]
-    pub(crate) fn without_instance<S: Service>(id: &str) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Box::default()), None)
-    }
-
-    #[track_caller]
-    fn by_hand<S: Service>(id: &str, factory: Factory, options: Option<ServiceOptions>) -> Self {
-        let place = Place::Call(Location::caller());
-        Self { id: id.to_owned(), descriptor: S::DESCRIPTOR, factory, options, place }
-    }
-
-    pub(crate) fn check_id(&self) -> Result<()> {
-        let mut chars = self.id.chars();
-        let first = chars.next().is_some_and(|c| c.is_ascii_lowercase());
-        let rest = chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if first && rest && !self.id.contains("__") && self.id != "defaults" {
-            return Ok(());
-        }
-        Err(Error::msg(format!(
-            "`{}` ({}) is no service id: one begins with a letter, has only a-z, 0-9 and single `_`, and is not `defaults`",
-            self.id, self.place
-        )))
-    }
-
-    pub(crate) fn entry(self, hub: &Arc<Hub>, sources: &Sources) -> Result<Entry> {
-        let resolved = sources.resolve(&self.id, Some(self.descriptor), self.options.as_ref(), &[])?;
-        for warning in &resolved.warnings {
-            warn!(service.id = %self.id, "{warning}");
-        }
-        let options = &resolved.options;
-        #[cfg(feature = "database")]
-        let has_database = hub.database.is_some();
-        #[cfg(not(feature = "database"))]
-        let has_database = false;
-        if let Schedule::Cron(cron) = &options.schedule
-            && cron.catch_up != CatchUp::None
-            && !has_database
-        {
-            let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
-            return Err(Error::msg(format!(
-                "service `{}`: `catch_up` ({place}) needs a database that remembers the last fire; give the builder one \
-                 with `.database` or `.database_url`, or leave `catch_up` out",
-                self.id
-            )));
-        }
-        let id = Arc::from(self.id);
-        Ok(Entry::new(id, self.descriptor, self.place, self.factory, self.options.map(Box::new), resolved, hub.clone()))
-    }
+/// The part of the builder that belongs to a feature: it builds the feature's extension.
+pub(crate) trait ExtensionBuilder: Any + Send {
+    /// Builds the extension.
+    ///
+    /// # Errors
+    /// The extension can never work.
+    fn build(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Extension>>>;
 }
 
 impl RegistryBuilder {
-    /// Who the services act as. Default: the environment variable `SYSTEM_ID`, else `system`.
+    /// Sets the requester id, which names on whose behalf the services act. Default: the environment variable `SYSTEM_ID`,
+    /// else `system`.
     pub fn requester_id(mut self, id: impl Into<String>) -> Self {
         self.requester_id = Some(id.into());
         self
     }
 
-    /// A value that services share: `cx.state::<T>()`. One of each type; a later one replaces it.
+    /// Adds a value that services share: `cx.state::<T>()` returns it. There is one value of each type; a later call
+    /// replaces it.
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
-        self.states.insert(TypeId::of::<T>(), Arc::new(value));
+        self.states.insert(value);
         self
     }
 
-    /// How long a shutdown may take over all. Default: 25 s.
+    /// Sets how long a shutdown may take in all. Default: 25 s.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = Some(timeout);
         self
     }
 
-    /// The configuration file. Default: the environment variable `SERVICES_CONFIG`, else `services.toml` in the working
-    /// directory, where it exists.
+    /// Sets the configuration file. Default: the file that the environment variable `SERVICES_CONFIG` names, else
+    /// `services.toml` in the working directory if it exists.
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config_file = Some(path.into());
         self
     }
 
-    /// Sets one key of one service, `"email_sender.batch_size"`; it wins over every other layer. For tests.
+    /// Sets one key of one service, such as `"email_sender.batch_size"`. It overrides every other layer. For tests.
     pub fn set(mut self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.sets.push((key.into(), value.into()));
         self
     }
 
-    /// Of the annotated services, only these.
+    /// Registers only these of the annotated services.
     pub fn only<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
         self.only.get_or_insert_default().extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
-    /// Of the annotated services, all but these.
+    /// Registers all annotated services except these.
     pub fn except<I: IntoIterator<Item = T>, T: AsRef<str>>(mut self, ids: I) -> Self {
         self.except.extend(ids.into_iter().map(|id| id.as_ref().to_owned()));
         self
     }
 
-    /// None of the annotated services.
+    /// Registers none of the annotated services.
     pub fn without_discovered(mut self) -> Self {
         self.without_discovered = true;
         self
     }
 
-    /// A ready-made instance. It is never silently replaced: when it panics the service has failed.
+    /// Registers a ready-made instance. It cannot be rebuilt: when it panics, the service is `Failed`, and `restart` is an
+    /// error of [`build`](Self::build).
     #[track_caller]
     pub fn service<S: Service>(mut self, id: impl AsRef<str>, service: S) -> Self {
-        self.planned.push(Planned::ready_made(id.as_ref(), service, None));
+        self.registrations.push(Registration::ready_made(id.as_ref(), service));
         self
     }
 
-    /// A closure that builds instances.
+    /// Registers a closure that builds instances: `|| S`, `|| Result<S, E>`, or `async |cx: &Context| …` with the same
+    /// results. Write the type of `cx`. The captures of an async closure are `Clone`, and are cloned for each instance.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// struct Poller {
+    ///     address: String,
+    /// }
+    ///
+    /// #[service(interval = 60, discover = false)]
+    /// impl Poller {
+    ///     async fn update(&mut self) {}
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let address = "localhost:7000".to_owned();
+    /// let services = ServiceRegistry::builder()
+    ///     .without_discovered()
+    ///     .service_fn("poller", async move |cx: &Context| -> Result<Poller> {
+    ///         println!("building {}", cx.service_id());
+    ///         Ok(Poller { address })
+    ///     })
+    ///     .build()
+    ///     .await?;
+    /// # drop(services);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
-    pub fn service_fn<S: Service>(
-        mut self,
-        id: impl AsRef<str>,
-        build: impl Fn() -> S + Send + Sync + 'static,
-    ) -> Self {
-        self.planned.push(Planned::closure(id.as_ref(), build));
+    pub fn service_fn<Form, F>(mut self, id: impl AsRef<str>, build: F) -> Self
+    where
+        F: InstanceFn<Form, Out: IntoService>,
+    {
+        self.registrations.push(Registration::closure(id.as_ref(), build));
         self
     }
 
-    /// A type that is built by its `configure`, or `Default`.
+    /// Registers a type that is built by its `configure`, or by `Default`.
     #[track_caller]
     pub fn service_of<S: Service>(mut self, id: impl AsRef<str>) -> Self {
-        match Planned::of::<S>(id.as_ref()) {
-            Ok(planned) => self.planned.push(planned),
+        match Registration::of::<S>(id.as_ref()) {
+            Ok(registration) => self.registrations.push(registration),
             Err(error) => self.problems.push(error.to_string()),
         }
         self
     }
 
-    /// A ready-made instance with options of its own, which stand at the attribute's place among the layers.
-    #[track_caller]
-    pub fn service_with<S: Service>(mut self, id: impl AsRef<str>, service: S, options: ServiceOptions) -> Self {
-        self.planned.push(Planned::ready_made(id.as_ref(), service, Some(options)));
+    /// Sets options of any service, discovered or not. They override `[defaults]` and the attribute; the service's section in
+    /// `services.toml`, and every layer above that, overrides them. If two calls for one service set the same key, the later
+    /// one counts.
+    pub fn options_of(mut self, id: impl Into<String>, options: ServiceOptions) -> Self {
+        self.options.push((id.into(), options));
         self
     }
 
-    /// A database connection of the application's own. A pool that its services use up cannot be told from a database that is
-    /// away; with [`database_url`](Self::database_url) it can.
-    #[cfg(feature = "database")]
-    pub fn database(mut self, db: sea_orm::DatabaseConnection) -> Self {
-        self.database.connection = Some(db);
-        self
-    }
-
-    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`. It may be away: services
-    /// that need it wait for it, and health says so. Beside the services' pool the registry keeps two connections of its own.
-    #[cfg(feature = "database")]
-    pub fn database_url(mut self, url: impl Into<String>) -> Self {
-        self.database.url = Some(url.into());
-        self
-    }
-
-    /// Whether the framework's tables are created at start. Default: `true`.
-    #[cfg(feature = "database")]
-    pub fn migrate(mut self, migrate: bool) -> Self {
-        self.database.skip_migration = !migrate;
+    /// Makes the start fail when the first `configure` of a service fails, even if the failure would be retried; the start
+    /// then stops the services that it started. An outage of the database does not count, nor does a `configure` that takes
+    /// longer than 30 s. Default: a service that cannot start does not keep the others from starting; its health shows why.
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 
     /// Registers everything and starts nothing.
     ///
     /// # Errors
-    /// Everything that is wrong, at once: the configuration file, options, ids that are taken (both places are named),
-    /// unknown dependencies and cycles. Only a database URL that can never work is told alone.
+    /// Returns all mistakes at once: in the configuration file and the options, duplicate ids (with both places), unknown
+    /// dependencies and cycles. Only a database URL that can never work is reported alone.
     pub async fn build(mut self) -> Result<ServiceRegistry> {
+        panic::note_places();
         let mut problems = std::mem::take(&mut self.problems);
-        let mut planned = std::mem::take(&mut self.planned);
-        planned.extend(self.discovered(&mut problems));
+        let mut registrations = std::mem::take(&mut self.registrations);
+        registrations.extend(self.discovered(&mut problems));
         check_expected(&mut problems);
-        check_ids(&planned, &mut problems);
+        check_ids(&registrations, &mut problems);
+        check_names(&registrations, &mut problems);
+        apply_options(&mut registrations, std::mem::take(&mut self.options), &mut problems);
 
         let mut inputs = self.inputs.take().unwrap_or_else(Inputs::of_process);
         inputs.file = self.config_file.take().or(inputs.file);
@@ -291,66 +227,77 @@ impl RegistryBuilder {
         let sources = Sources::load(inputs);
         problems.extend(sources.errors().iter().map(ToString::to_string));
 
-        #[cfg(feature = "database")]
-        let (database, presence) = self.database.open().await?;
-        let hub = Hub {
+        let extension: Arc<dyn Extension> = match self.extension {
+            Some(builder) => builder.build().await?,
+            None => Arc::new(NoExtension),
+        };
+        let shared = Arc::new(Shared {
             clock: self.clock,
             requester_id,
             seed: self.seed,
-            clock_is_held: self.clock_is_held,
             states: self.states,
-            #[cfg(feature = "database")]
-            database,
-            #[cfg(feature = "database")]
-            presence,
-            ..Hub::default()
-        };
-        let registry = ServiceRegistry::new(hub, sources, self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT));
-        let (hub, sources) = (&registry.inner.hub, &registry.inner.sources);
-        let ids: Vec<String> = planned.iter().map(|planned| planned.id.clone()).collect();
-        let (mut entries, mut wrong) = (Vec::new(), Vec::new());
-        for (planned, id) in planned.into_iter().zip(&ids) {
-            match planned.entry(hub, sources) {
-                Ok(entry) => entries.push(Arc::new(entry)),
+            ..Shared::default()
+        });
+        let ids: Vec<String> = registrations.iter().map(|registration| registration.id.clone()).collect();
+        let type_names: Vec<&str> = registrations.iter().map(|registration| registration.descriptor.id).collect();
+        let (mut services, mut wrong) = (Vec::new(), Vec::new());
+        for (registration, id) in registrations.into_iter().zip(&ids) {
+            let checked = |service: RegisteredService| check_catch_up(&service, &*extension).map(|()| service);
+            match RegisteredService::new(registration, &shared, &sources).and_then(checked) {
+                Ok(service) => services.push(Arc::new(service)),
                 Err(error) => {
                     wrong.push(id.as_str());
                     problems.extend(each(&error));
                 }
             }
         }
-        for warning in sources.unknown_sections(ids.iter().map(String::as_str)) {
+        let linked = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
+        for warning in sources.unknown_sections(ids.iter().map(String::as_str).chain(type_names).chain(linked)) {
             warn!("{warning}");
         }
-        problems.extend(check_dependencies(&entries, &[], &wrong));
-        // Two services of one id may share their mistakes, too.
-        let mut told = BTreeSet::new();
-        problems.retain(|problem| told.insert(problem.clone()));
+        problems.extend(dependencies::check(&services, &[], &wrong));
+        // Two services with the same id may have the same mistakes.
+        let mut reported = BTreeSet::new();
+        problems.retain(|problem| reported.insert(problem.clone()));
         if !problems.is_empty() {
             return Err(Error::new(BuildError { problems }));
         }
-        registry.add_all(entries);
-        Ok(registry)
+        let all = Arc::new(Services::new(shared, sources));
+        for service in &services {
+            extension.registered(&all, &service.inner);
+        }
+        all.extend(services);
+        let inner = RegistryInner {
+            services: all,
+            extension,
+            virtual_time: self.virtual_time,
+            shutdown_timeout: self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
+            strict: self.strict,
+            home: Home::default(),
+            session: Mutex::default(),
+        };
+        Ok(ServiceRegistry { inner: Arc::new(inner) })
     }
 
-    /// Registers everything, starts what is enabled and listens to signals, as [`ServiceRegistry::start_all`] does.
+    /// Registers everything, starts the enabled services and listens for signals, as [`ServiceRegistry::start_all`] does.
     ///
     /// # Errors
-    /// As for [`build`](Self::build). A service that cannot start is no error; its health says why.
+    /// As for [`build`](Self::build) and [`ServiceRegistry::start`].
     pub async fn start_all(self) -> Result<ServiceRegistry> {
         let registry = self.build().await?;
-        crate::registry::signals::start_listening(&registry).await?;
+        signals::start_listening(&registry).await?;
         Ok(registry)
     }
 
-    /// The annotated services that were chosen.
-    fn discovered(&self, problems: &mut Vec<String>) -> Vec<Planned> {
+    /// Returns the annotated services that `only` and `except` select.
+    fn discovered(&self, problems: &mut Vec<String>) -> Vec<Registration> {
         if self.without_discovered {
             return Vec::new();
         }
         let found = ServiceRegistry::discovered();
         for id in self.only.iter().flatten().chain(&self.except) {
             if !found.iter().any(|descriptor| descriptor.id == id) {
-                let hint = crate::suggest::nearest(id, found.iter().map(|descriptor| descriptor.id))
+                let hint = nearest(id, found.iter().map(|descriptor| descriptor.id))
                     .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
                 problems.push(format!("`only` or `except` names `{id}`, but no annotated service has that id{hint}"));
             }
@@ -358,20 +305,75 @@ impl RegistryBuilder {
         let chosen = |id: &str| {
             self.only.as_ref().is_none_or(|only| only.iter().any(|o| o == id)) && !self.except.iter().any(|e| e == id)
         };
-        found
-            .into_iter()
-            .filter(|descriptor| chosen(descriptor.id))
-            .filter_map(|descriptor| {
-                // The attribute makes sure that a discovered service can be built.
-                let factory = Factory::Build(descriptor.build?);
-                let (id, place) = (descriptor.id.to_owned(), Place::Attribute(descriptor));
-                Some(Planned { id, descriptor, factory, options: None, place })
-            })
-            .collect()
+        let mut chosen: Vec<&Discovered> = inventory::iter::<Discovered>().filter(|found| chosen(found.0.id)).collect();
+        chosen.sort_by_key(|found| found.0.id);
+        // The attribute makes sure that a discovered service can be built.
+        chosen.into_iter().filter_map(Registration::discovered).collect()
     }
 }
 
-/// The mistakes in one service's options, one by one.
+impl ServiceRegistry {
+    /// Registers every annotated service that is linked into the program, and starts the enabled ones;
+    /// [`start`](Self::start) says how long it waits.
+    ///
+    /// From this call on SIGINT and SIGTERM begin a shutdown for callers of [`until_shutdown`](Self::until_shutdown),
+    /// [`stopping`](Self::stopping) or [`closed`](Self::closed). A signal during the start ends the wait; the shutdown
+    /// begins when one of them is called. If the program calls none of them, nor [`shutdown`](Self::shutdown), the process
+    /// ends `shutdown_timeout` after the signal. A second signal ends the process at once. The signal handlers stay
+    /// installed for the rest of the process, even after the runtime has ended. A program that handles signals itself calls
+    /// [`build`](RegistryBuilder::build) and [`start`](Self::start) instead.
+    ///
+    /// # Errors
+    /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
+    /// cannot start is not an error; its health shows why.
+    pub async fn start_all() -> Result<Self> {
+        Self::builder().start_all().await
+    }
+
+    /// Returns a builder, to configure the registry before it starts.
+    pub fn builder() -> RegistryBuilder {
+        RegistryBuilder::default()
+    }
+}
+
+/// `catch_up` needs an extension that stores the last fire.
+pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extension) -> Result<()> {
+    let resolved = service.inner.lock().requests.resolved.clone();
+    match &resolved.options.schedule {
+        Schedule::Cron(cron) if cron.catch_up != CatchUp::None && !extension.remembers_fires() => {}
+        _ => return Ok(()),
+    }
+    let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
+    Err(Error::msg(format!(
+        "service `{}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
+         `.database_url(…)` to the builder, or leave `catch_up` out",
+        service.id()
+    )))
+}
+
+fn apply_options(
+    registrations: &mut [Registration],
+    options: Vec<(String, ServiceOptions)>,
+    problems: &mut Vec<String>,
+) {
+    for (id, options) in options {
+        match registrations.iter_mut().find(|registration| registration.id == id) {
+            Some(registration) => {
+                registration.options = Some(match registration.options.take() {
+                    Some(earlier) => earlier.and(options),
+                    None => options,
+                });
+            }
+            None => {
+                let hint = nearest(&id, registrations.iter().map(|registration| registration.id.as_str()))
+                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+                problems.push(format!("`options_of` names `{id}`, but no service has that id{hint}"));
+            }
+        }
+    }
+}
+
+/// Splits an error into the mistakes in one service's options.
 fn each(error: &Error) -> Vec<String> {
     match error.find::<ConfigErrors>() {
         Some(errors) => errors.iter().map(ToString::to_string).collect(),
@@ -379,9 +381,9 @@ fn each(error: &Error) -> Vec<String> {
     }
 }
 
-fn check_ids(planned: &[Planned], problems: &mut Vec<String>) {
-    let mut first: BTreeMap<&str, &Planned> = BTreeMap::new();
-    for service in planned {
+fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
+    let mut first: BTreeMap<&str, &Registration> = BTreeMap::new();
+    for service in registrations {
         if let Err(error) = service.check_id() {
             problems.push(error.to_string());
         }
@@ -401,7 +403,29 @@ fn check_ids(planned: &[Planned], problems: &mut Vec<String>) {
     }
 }
 
-/// What `expect_services!` names must have been linked.
+/// Checks that no id is the name of another type: the section of that name would configure both.
+fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
+    let types: BTreeMap<&str, &'static ServiceDescriptor> =
+        registrations.iter().map(|service| (service.descriptor.id, service.descriptor)).collect();
+    for Registration { id, descriptor, place, .. } in registrations {
+        if let Some(other) = types.get(id.as_str()).filter(|other| !std::ptr::eq(**other, *descriptor)) {
+            problems.push(name_clash(id, descriptor, *place, other));
+        }
+    }
+}
+
+/// The message for a service whose id is the name of another type.
+pub(crate) fn name_clash(id: &str, of: &ServiceDescriptor, place: Place, other: &ServiceDescriptor) -> String {
+    format!(
+        "service `{id}` ({}, {place}): `{id}` is the name of another registered type, {} ({}), and a section of that name \
+         would configure both; give the service another id, or the type another `name`",
+        of.type_name(),
+        other.type_name(),
+        format_args!("{}:{}", other.file, other.line),
+    )
+}
+
+/// Checks that every service that `expect_services!` names is linked.
 fn check_expected(problems: &mut Vec<String>) {
     let found = ServiceRegistry::discovered();
     for expected in inventory::iter::<ExpectedServices>() {
@@ -419,12 +443,12 @@ fn check_expected(problems: &mut Vec<String>) {
     }
 }
 
-/// Everything that keeps a registry from being built.
+/// The error of [`RegistryBuilder::build`]: all mistakes that were found.
 #[derive(Debug, thiserror::Error)]
 #[error("the services cannot be started:{}", .problems.iter().map(|problem| format!("\n  - {problem}")).collect::<String>())]
 #[non_exhaustive]
 pub struct BuildError {
-    /// Each of them.
+    /// One message for each mistake.
     pub problems: Vec<String>,
 }
 

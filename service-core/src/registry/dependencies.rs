@@ -1,11 +1,14 @@
-//! In which order services start: those that others depend on first; and the other way round for stopping.
+//! The order in which services start, by `depends_on`, and the errors in it. They stop in the reverse order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// The services in tiers: each tier depends only on earlier ones. Unknown ids are left out.
+use crate::runtime::registration::RegisteredService;
+
+/// Sorts services into tiers: each tier depends only on earlier ones. Unknown ids are left out.
 ///
 /// # Errors
-/// One cycle, as the ids along it, the first one also last.
+/// There is a cycle: the ids along it; the first id is repeated at the end.
 pub(crate) fn tiers<'a>(depends_on: &BTreeMap<&'a str, Vec<&'a str>>) -> Result<Vec<Vec<&'a str>>, Vec<&'a str>> {
     let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
     let mut path = Vec::new();
@@ -49,12 +52,59 @@ fn visit<'a>(
     Ok(deepest)
 }
 
+/// Sorts services into tiers, in the order of the start. The services of one tier start concurrently.
+pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
+    let options: Vec<_> = services.iter().map(|service| service.inner.lock().requests.options.clone()).collect();
+    let graph = services
+        .iter()
+        .zip(&options)
+        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
+        .collect();
+    let Ok(tiers) = tiers(&graph) else {
+        // Registering rejects cycles. If there is one anyway, all services are in one tier.
+        return vec![services];
+    };
+    let by_id: BTreeMap<&str, &Arc<RegisteredService>> =
+        services.iter().map(|service| (&**service.id(), service)).collect();
+    tiers
+        .into_iter()
+        .map(|tier| tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect())
+        .collect()
+}
+
+/// Returns messages about unknown ids and cycles in the dependencies of new services. Unknown ids in the dependencies of
+/// old services are not reported: these may have been unregistered. `wrong` are ids of services with other mistakes.
+pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[&str]) -> Vec<String> {
+    let all = || new.iter().chain(old);
+    let options: Vec<_> = all().map(|service| service.inner.lock().requests.options.clone()).collect();
+    let graph: BTreeMap<&str, Vec<&str>> = all()
+        .zip(&options)
+        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
+        .collect();
+    let mut problems = Vec::new();
+    for (service, options) in new.iter().zip(&options) {
+        for dependency in options.depends_on.iter().map(String::as_str) {
+            if graph.contains_key(dependency) || wrong.contains(&dependency) {
+                continue;
+            }
+            let hint = crate::suggest::nearest(dependency, graph.keys().chain(wrong).copied())
+                .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let (id, place) = (service.id(), service.place);
+            problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
+        }
+    }
+    if let Err(cycle) = tiers(&graph) {
+        problems.push(format!("services depend on each other in a cycle: {}", cycle.join(" -> ")));
+    }
+    problems
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_come_first_and_the_rest_side_by_side() {
+    fn dependencies_are_in_earlier_tiers() {
         let graph = BTreeMap::from([
             ("api", vec!["cache", "queue"]),
             ("cache", vec!["db"]),
@@ -66,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_named_along_its_way() {
+    fn the_error_for_a_cycle_lists_its_ids_in_order() {
         let graph = BTreeMap::from([("a", vec!["b"]), ("b", vec!["c"]), ("c", vec!["b"])]);
         assert_eq!(tiers(&graph), Err(vec!["b", "c", "b"]));
         assert_eq!(tiers(&BTreeMap::from([("me", vec!["me"])])), Err(vec!["me", "me"]));

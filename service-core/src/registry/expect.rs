@@ -1,6 +1,6 @@
-//! `expect_services!`: what ought to have been discovered, so that start can name what the linker dropped.
+//! `expect_services!`: the services that must be linked, so that the start can name those that the linker dropped.
 
-/// Ids that one `expect_services!` names, and where it stands.
+/// The ids that one `expect_services!` names, and the place of the macro call.
 #[doc(hidden)]
 pub struct ExpectedServices {
     pub ids: &'static [&'static str],
@@ -10,10 +10,10 @@ pub struct ExpectedServices {
 
 inventory::collect!(ExpectedServices);
 
-/// Names services that have to be linked into the binary. An item: write it once, beside `main`.
+/// Names services that must be linked into the binary. An item: write it once, beside `main`.
 ///
-/// A linker drops a crate that is in `Cargo.toml` but that no code refers to, and its services with it. Then start fails
-/// and names them, and the line to add is `use that_crate as _;`.
+/// The linker drops a crate that is in `Cargo.toml` if no code refers to it, together with its services. The start then
+/// fails and names the missing services. Add `use that_crate as _;` to the program.
 ///
 /// ```standalone_crate
 /// service_core::expect_services!["email_sender", "cleanup"];

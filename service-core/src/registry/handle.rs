@@ -1,4 +1,4 @@
-//! [`ServiceHandle`]: one service, as an operator or the application holds it.
+//! [`ServiceHandle`]: reads and controls one service.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,211 +8,245 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::observe::explain::{self, Explanation};
-use crate::observe::health::{self, ServiceHealth};
-use crate::registry::ServiceRegistry;
-use crate::runtime::control::{Control, StopBy};
-use crate::runtime::entry::{Entry, used_up};
+use crate::observe::health::ServiceHealth;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::registration::{RegisteredService, used_up};
+use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
 /// How long `start` waits for a slow `configure`.
-pub(crate) const START_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One service of a registry. Cheap to clone; dropping it stops nothing.
+/// Reads and controls one service of a registry. Cheap to clone. Dropping it stops nothing.
 ///
 /// A call that the service's state does not allow returns an error that says why, and changes nothing.
 #[derive(Clone)]
 pub struct ServiceHandle {
-    pub(crate) entry: Arc<Entry>,
+    pub(crate) service: Arc<RegisteredService>,
     pub(crate) registry: ServiceRegistry,
 }
 
 impl ServiceHandle {
-    /// The service's id.
+    /// Returns the id of the service.
     pub fn id(&self) -> &str {
-        &self.entry.id
+        self.service.id()
     }
 
-    /// Where it is in its life.
+    /// Returns the state of the service.
     pub fn state(&self) -> ServiceState {
-        self.entry.lock().state()
+        self.inner().lock().state()
     }
 
-    /// How it is.
+    /// Returns a health snapshot.
     pub fn health(&self) -> ServiceHealth {
-        health::of(&self.entry)
+        self.registry.health_of(&self.service)
     }
 
-    /// What it is set to and by whom, when it will run, and why it does not run now.
+    /// Returns the options of the service with the layer that set each, its next runs, and why it does not run now.
     pub fn explain(&self) -> Explanation {
-        explain::of(&self.entry, &self.registry)
+        let inner = &self.registry.inner;
+        explain::of(&self.service, &inner.services, &*inner.extension)
     }
 
-    /// Starts it with a new instance, and waits until that is built or could not be built, at most 30 s: a slower one
-    /// goes on starting.
+    /// Starts the service with a new instance. Waits until the instance is built or could not be built, at most 30 s; after
+    /// that the start continues in the background. Dropping the future does not stop the service. After a shutdown, this
+    /// reopens the registry, as [`ServiceRegistry::start`] does.
     ///
     /// # Errors
-    /// It runs already, has failed (then `reset` starts it), was handed over as a ready-made instance that has ended, or
-    /// failed for good at once. A failure that is retried is no error.
+    /// The service runs already; it is `Failed` (`reset` starts it again); its ready-made instance has ended; it failed
+    /// permanently during the start; or a shutdown is in progress. A failure that is retried is not an error.
     pub async fn start(&self) -> Result<()> {
-        #[cfg(feature = "database")]
-        crate::database::poll_if_up(&self.registry).await;
-        let life = {
-            let control = self.entry.lock();
-            match control.state() {
-                ServiceState::Created | ServiceState::Stopped => {}
-                ServiceState::Failed => return control.refuse(self.id(), "start", control.why_down()),
-                ServiceState::Draining => return control.refuse(self.id(), "start", "it is still stopping"),
-                _ => return control.refuse(self.id(), "start", "it is running already"),
+        let inner = &self.registry.inner;
+        inner.extension.before_one(&inner.services).await;
+        self.launch("start", |state| match state.state() {
+            ServiceState::Created | ServiceState::Stopped => None,
+            ServiceState::Failed => Some(state.why_down()),
+            ServiceState::Draining => Some("it is still stopping"),
+            _ => Some("it is running already"),
+        })
+        .await
+    }
+
+    /// Begins a new incarnation unless `why_not` returns a reason, and waits for the result of its start.
+    async fn launch(
+        &self,
+        action: &'static str,
+        why_not: impl FnOnce(&RuntimeState) -> Option<&'static str>,
+    ) -> Result<()> {
+        let session = self.registry.reopen();
+        let runtime = self.registry.inner.home.handle()?;
+        let supervisor = self.registry.begin(&session, &self.service, action, |state| {
+            match why_not(state).or(state.requests.unregistered.then_some("it has been unregistered")) {
+                Some(why) => state.refuse(self.id(), action, why),
+                None if self.service.factory.has_next() => Ok(()),
+                None => Err(used_up(self.id())),
             }
-            self.may_begin(&control, "start")?;
-            self.registry.launch(&self.entry, control)?
-        };
-        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
+        })?;
+        self.registry.keep_watching(&runtime);
+        let incarnation = supervisor.incarnation();
+        self.registry.spawn(&runtime, self.service.clone(), supervisor);
+        self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await
     }
 
-    /// Whether another life, or another instance, can be had at all.
-    fn may_begin(&self, control: &Control, action: &'static str) -> Result<()> {
-        if control.forgotten {
-            return control.refuse(self.id(), action, "it has been unregistered");
-        }
-        if self.entry.factory.has_next() { Ok(()) } else { Err(used_up(self.id())) }
-    }
-
-    /// Waits for the end of a start.
-    pub(crate) async fn started(&self, life: u32, patience: Instant) -> Result<()> {
-        if self.entry.is_current() {
+    /// Waits for the result of a start.
+    pub(crate) async fn started(&self, incarnation: u32, deadline: Instant) -> Result<()> {
+        if self.inner().is_current() {
             return Ok(());
         }
-        let settled = self.entry.until(|control| {
-            (control.settled || control.life != life).then(|| {
-                let failed = control.state() == ServiceState::Failed && control.life == life;
-                failed.then(|| control.last_error().cloned()).flatten()
+        let resolved = self.inner().until(|state| {
+            let status = &state.status;
+            let replaced = status.incarnation != incarnation;
+            (status.start_resolved || replaced).then(|| {
+                let failed = state.state() == ServiceState::Failed && !replaced;
+                failed.then(|| status.last_error.clone()).flatten()
             })
         });
-        match tokio::time::timeout_at(patience, settled).await {
+        match tokio::time::timeout_at(deadline, resolved).await {
             Ok(Some(error)) => Err(error),
             Ok(None) => Ok(()),
             Err(_) => {
-                tracing::warn!(
-                    service.id = %self.entry.id,
-                    "still starting after {} s; it goes on in the background",
-                    START_PATIENCE.as_secs()
+                crate::log::warn!(
+                    service.id = %self.id(),
+                    "still starting after {} s; the start continues in the background",
+                    START_TIMEOUT.as_secs()
                 );
                 Ok(())
             }
         }
     }
 
-    /// Stops it and waits until the run in flight has drained and `cleanup` has run. Of a service that does not run it
-    /// succeeds at once. Dropping the future takes nothing back.
+    /// Stops the service and waits until its current run has ended and `cleanup` has run. If the service does not run, this
+    /// succeeds at once. Dropping the future does not cancel the stop.
     ///
-    /// Asked from within the service's own run it returns at once, and that run is the last.
+    /// Called from within the service's own run, it returns at once, and that run is the last.
     ///
     /// # Errors
-    /// None so far.
+    /// None at present.
     pub async fn stop(&self) -> Result<()> {
-        self.registry.waiting(self.stop_by(StopBy { by_itself: self.entry.is_current(), ..StopBy::default() })).await;
+        let by_itself = self.inner().is_current();
+        self.registry.waiting(self.stop_by(StopRequest { by_itself, ..StopRequest::default() })).await;
         Ok(())
     }
 
-    pub(crate) async fn stop_by(&self, by: StopBy) {
-        let life = self.entry.ask_stop(by);
-        if !self.entry.is_current() {
-            self.entry.until(|control| (control.life != life || !control.state().is_running()).then_some(())).await;
+    pub(crate) async fn stop_by(&self, stop: StopRequest) {
+        let incarnation = self.inner().request_stop(stop);
+        if !self.inner().is_current() {
+            self.inner()
+                .until(|state| {
+                    let status = &state.status;
+                    (status.incarnation != incarnation || !status.is_running()).then_some(())
+                })
+                .await;
         }
     }
 
-    /// Pauses it: the run in flight goes on to its end, and no scheduled run follows. The instance is kept.
+    /// Pauses the service: the current run continues to its end, and no scheduled run follows. The instance is kept.
     ///
     /// # Errors
-    /// It does not run, or is paused already.
+    /// The service does not run, or is paused already.
     pub async fn pause(&self) -> Result<()> {
-        self.entry.ask_pause(self.entry.is_current())
+        self.inner().request_pause(if self.inner().is_current() { PausedBy::Itself } else { PausedBy::Handle })
     }
 
-    /// Resumes it: runs at once if a run has come due meanwhile.
+    /// Resumes a paused service. If a run became due during the pause, it begins at once.
     ///
     /// # Errors
-    /// It is not paused.
+    /// The service is not paused, or an operator override pauses it.
     pub async fn resume(&self) -> Result<()> {
-        self.entry.ask_resume()
+        self.inner().request_resume()
     }
 
-    /// Starts a failed service with a fresh instance and no failures counted.
+    /// Starts a `Failed` service with a fresh instance, and sets its count of failures to 0. Waits as
+    /// [`start`](Self::start) does.
     ///
-    /// Asked from within the service's own run it returns at once, and a fresh instance follows that run, unless it
+    /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the run
     /// ends by a stop or by `Recovery::Stop`.
     ///
     /// # Errors
-    /// It has not failed, is ending, was handed over as a ready-made instance, or failed for good again at once.
+    /// The service is not `Failed`; it is ending; it was registered as a ready-made instance; or it failed permanently again
+    /// during the start.
     pub async fn reset(&self) -> Result<()> {
-        let life = {
-            let mut control = self.entry.lock();
-            let from_within = self.entry.is_current();
-            if !from_within && control.state() != ServiceState::Failed {
-                let why = format!("it has not failed, it is {}", control.state());
-                return control.refuse(self.id(), "reset", why);
+        if self.inner().is_current() {
+            let mut state = self.inner().lock();
+            if !self.service.factory.has_next() {
+                return Err(used_up(self.id()));
             }
-            if from_within && (control.ending || control.state() == ServiceState::Draining) {
-                return control.refuse(self.id(), "reset", control.why_down());
+            if state.requests.stop.is_some() || state.status.is_ending() {
+                return state.refuse(self.id(), "reset", state.why_down());
             }
-            self.may_begin(&control, "reset")?;
-            if from_within {
-                control.renew = true;
-                return Ok(());
+            state.request_rebuild(Rebuild::Reset);
+            return Ok(());
+        }
+        {
+            let state = self.inner().lock();
+            if state.state() != ServiceState::Failed {
+                return state.refuse(self.id(), "reset", format!("it has not failed, it is {}", state.state()));
             }
-            self.registry.launch(&self.entry, control)?
-        };
-        self.registry.waiting(self.started(life, Instant::now() + START_PATIENCE)).await
+        }
+        self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
     }
 
-    /// Has it run as soon as no run is in flight, and waits for that run. A paused service runs once and stays paused.
-    /// The schedule's grid does not move. Dropping the future does not take the run back.
+    /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
+    /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
-    /// Asked from within the service's own run it returns an empty report at once, and the next run follows this one.
+    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one.
     ///
     /// # Errors
-    /// The service does not run, is still starting, or ended before the run. A run that failed is no error here; the
-    /// report says so.
+    /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in the
+    /// report.
     pub async fn run_now(&self) -> Result<RunReport> {
-        let (sender, report) = oneshot::channel();
-        {
-            let mut control = self.entry.lock();
-            control.ask_run(self.id())?;
-            if self.entry.is_current() {
-                return Ok(RunReport::default());
-            }
-            control.add_waiter(sender);
+        if self.inner().is_current() {
+            self.inner().request_run(None)?;
+            return Ok(RunReport::default());
         }
+        let (waiter, report) = oneshot::channel();
+        self.inner().request_run(Some(waiter))?;
         self.registry
             .waiting(report)
             .await
-            .map_err(|_| Error::msg(format!("service `{}` ended before it ran", self.id())))
+            .map_err(|_| Error::msg(format!("service `{}` ended before the requested run", self.id())))
     }
 
-    /// Waits until it is, or since this call was, in `state`.
+    /// Waits until the service is in `state`, or was in it at any time since this call.
     ///
     /// # Errors
-    /// It has failed, or is unregistered, and so will not come there by itself.
+    /// The service is `Failed` or unregistered, and so will not reach the state.
     pub async fn wait_for(&self, state: ServiceState) -> Result<()> {
-        let before = self.entry.lock().times_entered(state);
+        let before = self.inner().lock().times_entered(state);
         let id = self.id().to_owned();
-        let reached = self.entry.until(|control| {
-            if control.state() == state || control.times_entered(state) != before {
+        let reached = self.inner().until(|now| {
+            if now.state() == state || now.times_entered(state) != before {
                 return Some(Ok(()));
             }
-            if control.forgotten {
-                return Some(control.refuse(&id, "wait for", "it has been unregistered"));
+            if now.requests.unregistered {
+                return Some(now.refuse(&id, "wait for", "it has been unregistered"));
             }
-            if control.state() == ServiceState::Failed {
+            if now.state() == ServiceState::Failed {
                 let why = format!("it has failed and will not become {state}");
-                return Some(control.refuse(&id, "wait for", why));
+                return Some(now.refuse(&id, "wait for", why));
             }
             None
         });
         self.registry.waiting(reached).await
+    }
+
+    fn inner(&self) -> &ServiceInner {
+        &self.service.inner
+    }
+}
+
+impl ServiceRegistry {
+    /// Returns the service with this id.
+    pub fn get(&self, id: &str) -> Option<ServiceHandle> {
+        self.inner.services.get(id).map(|service| self.handle(service))
+    }
+
+    pub(crate) fn handle(&self, service: Arc<RegisteredService>) -> ServiceHandle {
+        ServiceHandle { service, registry: self.clone() }
     }
 }
 

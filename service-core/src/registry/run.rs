@@ -1,34 +1,33 @@
-//! One service without a registry to look after: [`run`] until the process is told to end, [`run_until`] a token is
-//! cancelled.
+//! One service without a registry of the user's: [`run`] until a signal arrives, [`run_until`] a token is cancelled.
 //!
-//! The tricky thing is that the start is part of the wait: a process that is told to end while `configure` hangs drains
-//! just as one whose service has been up for a week.
+//! The tricky part is that the start is part of the wait: a signal shuts the service down even while its `configure` hangs.
 
 use std::future::Future;
 use std::pin::pin;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::ServiceRegistry;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
-use crate::registry::signals::{self, Signals};
-use crate::runtime::control::StopBy;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::signals;
 use crate::runtime::lifecycle::Service;
+use crate::runtime::requests::StopRequest;
+use crate::runtime::status::Status;
 use crate::service::error::{Error, Result};
 
-/// Runs one service until it stops by itself, has failed, or the process is told to end by SIGINT (Ctrl-C) or SIGTERM.
-/// Then it is drained and cleaned up, within 25 s; a second signal ends the process at once, with exit status 128 + its
-/// number.
+/// Runs one service until it stops itself, is `Failed`, or SIGINT (Ctrl-C) or SIGTERM arrives. Then drains it and cleans it
+/// up, within 25 s. A second signal ends the process at once, with exit status 128 + the number of the signal.
 ///
-/// It is configured as in a registry, by its attribute, `services.toml` and the environment, and is registered under the
-/// id of its attribute. The instance is ready-made: a panic ends it as failed. Where the configuration disables the
-/// service there is nothing to run.
+/// The service is configured as in a registry (attribute, `services.toml`, environment), under the id of its attribute. The
+/// instance is ready-made: when it panics, the service is `Failed`. If the configuration disables the service, returns at
+/// once.
 ///
-/// Dropping the future tells the service to stop, and does not wait for it.
+/// Dropping the future requests a stop of the service, and does not wait for its end.
 ///
 /// # Errors
-/// The service has failed; or its options are wrong, it depends on other services, or signals cannot be listened to.
+/// The service is `Failed`; or its options are wrong, it depends on other services, or the signal handlers cannot be
+/// installed.
 ///
 /// ```no_run
 /// use service_core::prelude::*;
@@ -51,17 +50,21 @@ use crate::service::error::{Error, Result};
 pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send + use<S> {
     let builder = ServiceRegistry::builder().without_discovered().service(S::ID, instance);
     async move {
-        let mut signals = Signals::listen()?;
         let single = Single::build(builder, S::ID).await?;
-        signals::shut_down_after(&mut signals, single.over(), &single.services).await
+        signals::listen(&single.services)?;
+        // Either a signal begins a shutdown, or the service ends first.
+        signals::first(single.over(), single.services.stopping()).await;
+        let result = single.services.shutdown().await;
+        signals::exit_in_spite_of_blocking_code(&single.services, i32::from(result.is_err()));
+        result
     }
 }
 
-/// Runs one service as [`run`] does, but until `token` is cancelled; signals are left to the caller. For a service that is
-/// one task among others of the application's own.
+/// Runs one service as [`run`] does, but until `token` is cancelled, and without signal handlers. For a program that manages
+/// its tasks itself and runs a service as one of them.
 ///
 /// # Errors
-/// The service has failed, also before the token was cancelled; or its options are wrong, or it depends on other services.
+/// The service is `Failed`; or its options are wrong, or it depends on other services.
 ///
 /// ```
 /// use service_core::prelude::*;
@@ -97,7 +100,7 @@ pub fn run_until<S: Service>(
     }
 }
 
-/// The service and its registry. Dropped, it tells the service to stop.
+/// The service and its registry. Dropping it requests a stop of the service.
 struct Single {
     services: ServiceRegistry,
     handle: ServiceHandle,
@@ -112,16 +115,17 @@ impl Single {
 
     /// Starts the service, and waits until it has ended.
     async fn over(&self) {
-        let entry = &self.handle.entry;
-        if !entry.lock().options.enabled {
-            tracing::warn!(service.id = %entry.id, "its configuration says `enabled = false`: there is nothing to run");
+        let service = &self.handle.service.inner;
+        if !service.lock().requests.options.enabled {
+            crate::log::warn!(service.id = %service.id, "not started: its configuration has `enabled = false`");
             return;
         }
         let mut start = pin!(self.services.start_announced());
         let mut started = false;
-        let mut ended = pin!(entry.until(|control| (control.life > 0 && !control.state().is_running()).then_some(())));
+        let ended = |status: &Status| status.incarnation > 0 && !status.is_running();
+        let mut ended = pin!(service.until(|state| ended(&state.status).then_some(())));
         std::future::poll_fn(|task| {
-            // The start logs what goes wrong; what comes of it is seen by the service's state.
+            // The start logs its errors; the state of the service shows its result.
             started = started || start.as_mut().poll(task).is_ready();
             ended.as_mut().poll(task)
         })
@@ -131,6 +135,6 @@ impl Single {
 
 impl Drop for Single {
     fn drop(&mut self) {
-        self.handle.entry.ask_stop(StopBy::default());
+        self.handle.service.inner.request_stop(StopRequest::default());
     }
 }

@@ -1,8 +1,8 @@
-//! SIGINT and SIGTERM: the first drains, the second ends the process at once.
+//! SIGINT and SIGTERM: the first begins a shutdown, the second ends the process at once.
 //!
-//! The tricky thing is that whoever listens to a signal takes its usual effect away for good. A program that starts its
-//! services is listened for from then on, so that a signal during the start, or just after it, drains as well; and where
-//! it never waits in `until_shutdown`, [`unheard`] sees to it that the process still ends.
+//! Signals are handled on a thread of their own, so that the second one ends the process even if every worker thread of the
+//! program's runtime is blocked. The tricky part is that installing a handler permanently disables the default effect of
+//! a signal. A program that starts its services and never waits for their shutdown must still end: the thread ends it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,191 +11,194 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use crate::log::{error, warn};
+use tracing::info;
 
 use crate::humanize;
-use crate::panic::{self, Caught};
-use crate::registry::{Inner, ServiceRegistry};
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::registry::session::{SHUTDOWN_TIMEOUT, Session};
 use crate::service::error::Result;
 
-pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
-    let ahead = registry.inner.ahead.lock().take();
-    match ahead {
-        Some(signals) => {
-            let mut lent = Lent { signals: Some(signals), ahead: &registry.inner.ahead };
-            let Some(signals) = &mut lent.signals else { return Ok(()) };
-            shut_down_after(signals, registry.closing(), registry).await
-        }
-        None => shut_down_after(&mut Signals::listen()?, registry.closing(), registry).await,
-    }
-}
+/// Signals within this time count as one: some programs send a signal to the process and also to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
+/// How long the process waits for blocking code of a service after a shutdown.
+const EXIT_GRACE: Duration = Duration::from_secs(3);
+/// How long after a signal a warning is logged if no code waits for a shutdown.
+const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
-/// Signals that go back to where they were, so that those after an `until_shutdown` that was dropped are heard, too.
-struct Lent<'a> {
-    signals: Option<Signals>,
-    ahead: &'a Ahead,
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        *self.ahead.lock() = self.signals.take();
-    }
-}
-
-/// Signals that are listened to ahead of the `until_shutdown` that will want them.
-#[derive(Default)]
-pub(crate) struct Ahead(Mutex<Option<Signals>>);
-
-impl Ahead {
-    fn lock(&self) -> MutexGuard<'_, Option<Signals>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_taken(&self) -> bool {
-        self.lock().is_none()
-    }
-}
-
-/// Starts a program's services, or as much of that as comes before a signal, which `until_shutdown` then finds waiting.
+/// Starts a program's services. A signal ends the wait for the start; the shutdown follows when the program waits for it.
 pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
-    let start = registry.start_announced();
-    // On a runtime without I/O there are no signals, which tokio says by a panic.
-    let listen = || -> Result<_> { Ok((Signals::listen()?, Signals::listen()?, Signals::listen()?)) };
-    let Caught::Returned(Ok((ahead, unclaimed, mut during))) = panic::catch(listen) else {
-        return start.await;
-    };
-    *registry.inner.ahead.lock() = Some(ahead);
-    tokio::spawn(unheard(unclaimed, Arc::downgrade(&registry.inner), registry.inner.shutdown_timeout));
+    if let Err(error) = listen(registry) {
+        warn!("cannot install signal handlers, so a signal ends the process without a shutdown: {error:#}");
+    }
+    let session = registry.session();
     let mut started = Ok(());
-    first(during.next(), async { started = start.await }).await;
+    first(session.signalled(), async { started = registry.start_announced().await }).await;
     started
 }
 
-/// Ends the process as a signal is meant to where the program neither waits in `until_shutdown` nor shuts its services
-/// down by itself: after as long as a shutdown may take, as it may hear signals by other means; at once by the second.
-async fn unheard(mut signals: Signals, registry: Weak<Inner>, patience: Duration) {
-    let is_taken = || registry.upgrade().is_some_and(|inner| inner.ahead.is_taken());
-    let signal = signals.next().await;
-    // One that goes from now on has been shut down, and what comes after that is the program's own.
-    let was_there = registry.strong_count() > 0;
-    let is_closing = || registry.upgrade().map_or(was_there, |inner| inner.closing.load(Ordering::SeqCst));
-    let asked = Instant::now();
-    let mut over = pin!(async {
-        // Either may be on its way.
-        tokio::time::sleep(Duration::from_secs(1).min(patience)).await;
-        if !is_taken() && !is_closing() {
-            let patience = humanize::short(patience);
-            warn!(
-                "{}: nobody waits for it in `until_shutdown`; it ends the process in {patience}, once more at once",
-                signal.name
-            );
-        }
-        tokio::time::sleep(patience).await;
-        if is_closing() {
-            // It ends by means of its own.
-            std::future::pending::<()>().await;
-        }
-    });
-    loop {
-        let again = first(signals.next(), over.as_mut()).await;
-        if is_taken() {
-            return;
-        }
-        match again {
-            Some(_) if asked.elapsed() < TWICE => {}
-            Some(signal) => {
-                warn!("{} again: ending at once", signal.name);
-                std::process::exit(128 + signal.number);
-            }
-            None => {
-                error!("{}: ending the process, its services as they are", signal.name);
-                std::process::exit(128 + signal.number);
-            }
-        }
+/// Waits for a signal, or for a shutdown that other code requests, and then for the end of the shutdown.
+pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
+    listen(registry)?;
+    let session = registry.session();
+    let result = registry.closed().await;
+    if session.first_signal().is_some() || result.is_err() {
+        exit_in_spite_of_blocking_code(registry, i32::from(result.is_err()));
     }
+    result
 }
 
-/// Signals that come as close together as this are one.
-const TWICE: Duration = Duration::from_millis(200);
-
-/// Waits for a signal or until it is `over`, and shuts down. The second signal ends the process; where it was over by
-/// itself, that is the second one from then on.
-pub(crate) async fn shut_down_after(
-    signals: &mut Signals,
-    over: impl Future<Output = ()>,
-    registry: &ServiceRegistry,
-) -> Result<()> {
-    let mut asked = None;
-    if let Some(signal) = first(signals.next(), over).await {
-        asked = Some(Instant::now());
-        info!("{}: stopping all services; once more ends at once", signal.name);
-    }
-    let mut shutdown = pin!(registry.shutdown());
-    let ended = std::future::poll_fn(|task| {
-        while let Poll::Ready(signal) = signals.poll_next(task) {
-            // Some that send a signal send it to the process and to its group, which is one wish.
-            if asked.is_some_and(|asked| asked.elapsed() < TWICE) {
-                continue;
-            }
-            if asked.is_some() {
-                warn!("{} again: ending at once", signal.name);
-                std::process::exit(128 + signal.number);
-            }
-            asked = Some(Instant::now());
-            info!("{}: all services are stopping already; once more ends at once", signal.name);
-        }
-        shutdown.as_mut().poll(task)
+/// Returns the output of `work`, or `None` if `end` is ready first.
+pub(crate) async fn first<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
+    let (mut work, mut end) = (pin!(work), pin!(end));
+    std::future::poll_fn(|task| match work.as_mut().poll(task) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => end.as_mut().poll(task).map(|()| None),
     })
-    .await;
-    if asked.is_some() || ended.is_err() {
-        leave_by_force(registry, i32::from(ended.is_err()));
-    }
-    ended
+    .await
 }
 
-/// A runtime waits for threads in blocking code for ever when it is dropped, and by now signals end nothing any more. So
-/// where such code does not return, and nor does `main`, the process is ended from outside.
-fn leave_by_force(registry: &ServiceRegistry, status: i32) {
-    const GRACE: Duration = Duration::from_secs(3);
-    let hub = registry.inner.hub.clone();
-    if hub.blocking.load(Ordering::SeqCst) == 0 {
+/// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main` does
+/// not return either, and this ends the process.
+pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status: i32) {
+    let shared = registry.inner.services.shared.clone();
+    if shared.blocking.load(Ordering::SeqCst) == 0 {
         return;
     }
-    warn!("blocking code of a service has not returned; the process waits {} s more for it", GRACE.as_secs());
+    warn!("blocking code of a service has not returned; the process ends in {} s without it", EXIT_GRACE.as_secs());
     std::thread::spawn(move || {
-        std::thread::sleep(GRACE);
-        if hub.blocking.load(Ordering::SeqCst) > 0 {
+        std::thread::sleep(EXIT_GRACE);
+        if shared.blocking.load(Ordering::SeqCst) > 0 {
             error!("blocking code of a service does not return: ending the process without it");
             std::process::exit(status);
         }
     });
 }
 
-/// What `asked` gives, or `None` where `over` came first.
-pub(crate) async fn first<T>(asked: impl Future<Output = T>, over: impl Future<Output = ()>) -> Option<T> {
-    let (mut asked, mut over) = (pin!(asked), pin!(over));
-    std::future::poll_fn(|task| match asked.as_mut().poll(task) {
-        Poll::Ready(asked) => Poll::Ready(Some(asked)),
-        Poll::Pending => over.as_mut().poll(task).map(|()| None),
-    })
-    .await
+// ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The registries that signals shut down.
+static LISTENING: Mutex<Vec<Weak<RegistryInner>>> = Mutex::new(Vec::new());
+
+fn listening() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
+    LISTENING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A signal that asks the process to end.
+/// From now on a signal also shuts down this registry. The first call starts the thread, which stays for the rest of the
+/// process.
+///
+/// # Errors
+/// The thread cannot be started, or the signal handlers cannot be installed.
+pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
+    static STARTED: Mutex<bool> = Mutex::new(false);
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*started {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen()?
+        };
+        std::thread::Builder::new()
+            .name("service-signals".to_owned())
+            .spawn(move || runtime.block_on(handle_signals(signals)))?;
+        *started = true;
+    }
+    let mut listening = listening();
+    listening.retain(|known| known.strong_count() > 0);
+    let registry = Arc::downgrade(&registry.inner);
+    if !listening.iter().any(|known| known.ptr_eq(&registry)) {
+        listening.push(registry);
+    }
+    Ok(())
+}
+
+async fn handle_signals(mut signals: Signals) {
+    loop {
+        let signal = signals.next().await;
+        let arrived = Instant::now();
+        let registries: Vec<ServiceRegistry> =
+            listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect();
+        if deliver(&signal, &registries) {
+            continue;
+        }
+        // No shutdown has begun yet.
+        let sessions = registries.iter().map(ServiceRegistry::session).collect();
+        let patience = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
+        drop(registries);
+        let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, patience.unwrap_or(SHUTDOWN_TIMEOUT)));
+        while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {
+            if arrived.elapsed() >= SAME_SIGNAL {
+                exit_at_once(&again);
+            }
+        }
+    }
+}
+
+/// Begins the shutdown of every registry whose shutdown a caller waits for. Returns `false` if there is none, so that the
+/// process may have to be ended.
+fn deliver(signal: &Signal, registries: &[ServiceRegistry]) -> bool {
+    let mut claimed = false;
+    for registry in registries {
+        let session = registry.session();
+        match session.signal(signal.name) {
+            Some(earlier) if earlier.elapsed() < SAME_SIGNAL => claimed = true,
+            Some(_) => exit_at_once(signal),
+            None if !session.is_open() => {
+                info!("{}: a shutdown is in progress; a second signal ends the process at once", signal.name);
+                claimed = true;
+            }
+            None if session.is_awaited() => {
+                registry.shut_down_by_signal(signal.name);
+                claimed = true;
+            }
+            None => {}
+        }
+    }
+    claimed
+}
+
+fn exit_at_once(signal: &Signal) -> ! {
+    warn!("second signal ({}): ending the process at once", signal.name);
+    std::process::exit(128 + signal.number);
+}
+
+/// Ends the process after a signal if the program neither waits for a shutdown nor begins one: after `patience`, because
+/// the program may handle the signal itself.
+async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, patience: Duration) {
+    let is_claimed = || sessions.iter().any(|session| !session.is_open());
+    // The program may be about to do either.
+    tokio::time::sleep(CLAIM_GRACE.min(patience)).await;
+    if is_claimed() {
+        return;
+    }
+    warn!(
+        "{}: no code waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, or at once at a \
+         second signal",
+        signal.name,
+        humanize::long(patience)
+    );
+    tokio::time::sleep(patience).await;
+    if !is_claimed() {
+        error!("{}: ending the process without a shutdown of its services", signal.name);
+        std::process::exit(128 + signal.number);
+    }
+}
+
+/// A signal that requests the end of the process.
 pub(crate) struct Signal {
-    pub(crate) name: &'static str,
+    name: &'static str,
     number: i32,
 }
 
 #[cfg(unix)]
-pub(crate) struct Signals {
+struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    pub(crate) fn listen() -> Result<Self> {
+    fn listen() -> Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
@@ -209,11 +212,11 @@ impl Signals {
 }
 
 #[cfg(windows)]
-pub(crate) struct Signals(tokio::signal::windows::CtrlC);
+struct Signals(tokio::signal::windows::CtrlC);
 
 #[cfg(windows)]
 impl Signals {
-    pub(crate) fn listen() -> Result<Self> {
+    fn listen() -> Result<Self> {
         Ok(Self(tokio::signal::windows::ctrl_c()?))
     }
 
@@ -223,7 +226,7 @@ impl Signals {
 }
 
 impl Signals {
-    pub(crate) async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
         std::future::poll_fn(|task| self.poll_next(task)).await
     }
 }

@@ -1,164 +1,176 @@
-//! Starting: those that others depend on first, and what is wrong with the order that was asked for.
+//! Starting: dependencies first.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, PoisonError};
 
+use crate::log::{error, warn};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::{error, warn};
 
-use super::ServiceRegistry;
+use crate::observe::startup_table;
 use crate::registry::dependencies;
-use crate::registry::handle::ServiceHandle;
+use crate::registry::handle::START_TIMEOUT;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::session::Session;
 use crate::runtime::context::Context;
-use crate::runtime::control::Control;
-use crate::runtime::entry::{Entry, used_up};
+use crate::runtime::registration::{RegisteredService, used_up};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::supervisor::{Supervisor, supervise};
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 
-/// What a service that depends on others waits for.
-pub(crate) struct Waiting {
-    pub(crate) missing: Vec<Arc<str>>,
-    /// None of them is on its way up.
-    pub(crate) in_vain: bool,
-}
-
 impl ServiceRegistry {
-    /// Starts everything that is enabled and does not run, also after [`stop_all`](Self::stop_all), and waits until each
-    /// is running or its first `configure` has failed, at most 30 s. Failed services are left to
-    /// [`reset`](ServiceHandle::reset).
+    /// Starts every enabled service that does not run, also after [`stop_all`](Self::stop_all) or
+    /// [`shutdown`](Self::shutdown). Waits until each is running or its first `configure` has failed, at most 30 s. Services
+    /// that are `Failed` need [`reset`](crate::ServiceHandle::reset). Dropping the future stops nothing.
+    ///
+    /// All code of the services runs on the tokio runtime on which the registry was first started, even if a later call
+    /// comes from another runtime.
     ///
     /// # Errors
-    /// There is no tokio runtime; or the database is there, but lacks the framework's tables, which cannot, or shall not, be
-    /// made. A service that cannot start is no error, nor is a database that is away; health says why.
+    /// There is no tokio runtime; a shutdown is in progress; the database answers, but the framework's tables are missing
+    /// and cannot be created (or `.migrate(false)` forbids it); or, with [`strict`](crate::RegistryBuilder::strict), a first
+    /// `configure` failed. Without `strict`, a service that cannot start is not an error; nor is a database that does not
+    /// answer. Health shows both.
     pub async fn start(&self) -> Result<()> {
-        #[cfg(feature = "database")]
-        {
-            crate::database::poll_before_start(self).await?;
-            crate::database::keep_watching(self, &tokio::runtime::Handle::try_current()?);
-        }
-        let mut started = Vec::new();
-        for entry in self.tiers().into_iter().flatten() {
-            let control = entry.lock();
-            let down = matches!(control.state(), ServiceState::Created | ServiceState::Stopped);
-            if !down || !control.options.enabled || control.forgotten {
+        let session = self.reopen();
+        let inner = &self.inner;
+        inner.extension.before_all(&inner.services).await?;
+        let runtime = inner.home.handle()?;
+        self.keep_watching(&runtime);
+        let (mut started, mut loops) = (Vec::new(), Vec::new());
+        for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
+            let is_wanted = |state: &RuntimeState| {
+                let down = matches!(state.state(), ServiceState::Created | ServiceState::Stopped);
+                down && state.requests.options.enabled && !state.requests.unregistered
+            };
+            if !is_wanted(&service.inner.lock()) {
                 continue;
             }
-            if !entry.factory.has_next() {
-                warn!(service.id = %entry.id, "not started: {}", used_up(&entry.id));
+            if !service.factory.has_next() {
+                warn!(service.id = %service.id(), "not started: {}", used_up(service.id()));
                 continue;
             }
-            let life = self.launch(&entry, control)?;
-            started.push((self.handle(entry), life));
+            let mut skipped = false;
+            let begun = self.begin(&session, &service, "start", |state| {
+                skipped = !is_wanted(state);
+                if skipped { state.refuse(service.id(), "start", "it was started in the meantime") } else { Ok(()) }
+            });
+            match begun {
+                Ok(supervisor) => {
+                    started.push((self.handle(service.clone()), supervisor.incarnation()));
+                    loops.push((service, supervisor));
+                }
+                Err(_) if skipped => {}
+                // A shutdown has begun in the meantime. `closed` returns its result.
+                Err(_) if !session.is_open() => break,
+                Err(error) => return Err(error),
+            }
         }
-        let deadline = Instant::now() + crate::registry::handle::START_PATIENCE;
-        for (handle, life) in started {
-            if let Err(error) = self.waiting(handle.started(life, deadline)).await {
+        // All services have begun before the first one runs and perhaps fails.
+        for (service, supervisor) in loops {
+            self.spawn(&runtime, service, supervisor);
+        }
+        let deadline = Instant::now() + START_TIMEOUT;
+        for (handle, incarnation) in &started {
+            if let Err(error) = self.waiting(handle.started(*incarnation, deadline)).await {
                 error!(service.id = %handle.id(), "did not start: {error:#}");
             }
+        }
+        if inner.strict {
+            self.check_strictly(started.iter().map(|(handle, _)| &handle.service)).await?;
         }
         Ok(())
     }
 
-    /// The program's start: [`start`](Self::start), after a word on what there is.
+    /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed.
+    async fn check_strictly(&self, started: impl Iterator<Item = &Arc<RegisteredService>>) -> Result<()> {
+        let mut failed = Vec::new();
+        for service in started {
+            let state = service.inner.lock();
+            let status = &state.status;
+            let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage))
+                && self.inner.extension.outage(&service.inner).is_some();
+            if !status.ready && status.start_resolved && status.stats.errors > 0 && !in_outage {
+                let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
+                failed.push(format!("service `{}` did not start{why}", service.id()));
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        self.stop_all().await;
+        Err(Error::msg(failed.join("; ")))
+    }
+
+    /// The start of a program: logs a table of all services, then calls [`start`](Self::start).
     pub(crate) async fn start_announced(&self) -> Result<()> {
         if cfg!(panic = "abort") {
             warn!("this program is built with panic = \"abort\": a panic in a service ends the whole process");
         }
-        crate::observe::startup_table::log(self);
+        startup_table::log(&self.inner.services);
         self.start().await
     }
 
-    /// Begins a service's life; `driver` carries it on.
-    pub(crate) fn launch(&self, entry: &Arc<Entry>, mut control: MutexGuard<'_, Control>) -> Result<u32> {
-        let runtime = tokio::runtime::Handle::try_current()?;
-        if control.forgotten {
-            return control.refuse(&entry.id, "start", "it has been unregistered");
+    /// Returns the session. After a shutdown, a start begins a new one.
+    pub(super) fn reopen(&self) -> Arc<Session> {
+        let mut session = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if session.is_closed() {
+            *session = Arc::new(Session::default());
         }
-        if self.inner.shutting.load(SeqCst) > 0 {
-            return control.refuse(&entry.id, "start", "everything is being shut down");
-        }
-        let from = control.state();
-        control.begin();
-        entry.tell_change(&mut control, from, ServiceState::Starting);
-        let number = control.life;
-        let cx = Context { entry: entry.clone(), registry: self.clone(), life: number, run: control.stats.runs };
-        let life = Box::pin(supervise(Supervisor::new(cx, &control)));
-        // A runtime that goes down drops it at once, which locks the control.
-        drop(control);
-        #[cfg(feature = "database")]
-        crate::database::keep_watching(self, &runtime);
-        self.inner.hub.drivers.begin(life, entry.clone(), self, &runtime);
-        Ok(number)
+        session.clone()
     }
 
-    /// Which of these services are not up.
-    pub(crate) fn not_up(&self, ids: &[String]) -> Waiting {
-        let mut waiting = Waiting { missing: Vec::new(), in_vain: true };
-        for id in ids {
-            let found = self.get(id);
-            let state = found.as_ref().map(ServiceHandle::state);
-            if matches!(state, Some(ServiceState::Running | ServiceState::Paused))
-                && found.as_ref().is_some_and(|handle| handle.entry.lock().up)
-            {
-                continue;
-            }
-            let coming = found.is_some_and(|handle| {
-                let control = handle.entry.lock();
-                control.state() == ServiceState::Starting && !control.settled
-            });
-            waiting.in_vain &= !coming;
-            waiting.missing.push(Arc::from(id.as_str()));
+    /// A service is `Failed` permanently: shuts down if it is critical, and reports if no service runs any more.
+    fn after_failure(&self, service: &RegisteredService) {
+        if service.inner.lock().requests.options.critical {
+            return self.critical_failure(service.id());
         }
-        waiting
+        let runs = |service: &Arc<RegisteredService>| service.inner.lock().status.is_running();
+        if self.session().is_open() && !self.inner.services.all().iter().any(runs) {
+            error!(
+                "no service runs any more, but the process continues; `reset` starts a failed service again; with \
+                 `strict` or `critical = true` the process would have ended"
+            );
+        }
     }
 
-    pub(super) fn tiers(&self) -> Vec<Vec<Arc<Entry>>> {
-        let entries = self.entries();
-        let options: Vec<_> = entries.iter().map(|entry| entry.lock().options.clone()).collect();
-        let graph = entries
-            .iter()
-            .zip(&options)
-            .map(|(entry, options)| (&*entry.id, options.depends_on.iter().map(String::as_str).collect()))
-            .collect();
-        match dependencies::tiers(&graph) {
-            Ok(tiers) => {
-                let by_id: BTreeMap<&str, &Arc<Entry>> = entries.iter().map(|entry| (&*entry.id, entry)).collect();
-                tiers
-                    .into_iter()
-                    .map(|tier| tier.into_iter().filter_map(|id| by_id.get(id).map(|e| (*e).clone())).collect())
-                    .collect()
-            }
-            // Registering refuses cycles; whatever happens, everything is stopped.
-            Err(_) => vec![entries],
+    /// Starts the extension's own tasks, except on virtual time, which calls `refresh` instead.
+    pub(super) fn keep_watching(&self, runtime: &Handle) {
+        if self.inner.virtual_time.is_none() {
+            self.inner.extension.keep_watching(&self.inner.services, runtime);
         }
     }
-}
 
-/// Unknown ids and cycles that the new services' dependencies bring. What an older one depends on may have been
-/// unregistered since; that is not the new one's fault. `wrong` are ids of services that have other mistakes.
-pub(crate) fn check_dependencies(new: &[Arc<Entry>], old: &[Arc<Entry>], wrong: &[&str]) -> Vec<String> {
-    let all = || new.iter().chain(old);
-    let options: Vec<_> = all().map(|entry| entry.lock().options.clone()).collect();
-    let graph: BTreeMap<&str, Vec<&str>> = all()
-        .zip(&options)
-        .map(|(entry, options)| (&*entry.id, options.depends_on.iter().map(String::as_str).collect()))
-        .collect();
-    let mut problems = Vec::new();
-    for (entry, options) in new.iter().zip(&options) {
-        for dependency in options.depends_on.iter().map(String::as_str) {
-            if graph.contains_key(dependency) || wrong.contains(&dependency) {
-                continue;
+    /// Begins a service's next incarnation if `may_begin`, called under its lock, allows it. Does not spawn its loop.
+    pub(super) fn begin(
+        &self,
+        session: &Session,
+        service: &Arc<RegisteredService>,
+        action: &'static str,
+        may_begin: impl FnOnce(&RuntimeState) -> Result<()>,
+    ) -> Result<Supervisor> {
+        let (inner, extension) = (&service.inner, &self.inner.extension);
+        let (incarnation, run) = inner.update(|state| {
+            may_begin(state)?;
+            if !session.is_open() {
+                return state.refuse(service.id(), action, "a shutdown is in progress");
             }
-            let hint = crate::suggest::nearest(dependency, graph.keys().chain(wrong).copied())
-                .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-            let (id, place) = (&entry.id, entry.place());
-            problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
-        }
+            state.requests.begin();
+            state.status.begin();
+            Ok((state.status.incarnation, state.status.stats.runs))
+        })?;
+        let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run };
+        Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
     }
-    if let Err(cycle) = dependencies::tiers(&graph) {
-        problems.push(format!("services depend on each other in a circle: {}", cycle.join(" -> ")));
+
+    /// Spawns the loop of a service that has begun.
+    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, supervisor: Supervisor) {
+        let registry = self.clone();
+        runtime.spawn(async move {
+            if supervise(supervisor).await == Exit::Failed {
+                registry.after_failure(&service);
+            }
+        });
     }
-    problems
 }

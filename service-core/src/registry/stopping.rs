@@ -1,138 +1,153 @@
-//! Stopping: those that others depend on last; a shutdown within its time, which the tiers share.
+//! Stopping: dependencies last. A shutdown has a time limit, which the tiers share.
 
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::log::error;
 use tokio::time::Instant;
-use tracing::error;
+use tracing::info;
 
-use super::{Inner, ServiceRegistry};
-use crate::runtime::control::StopBy;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::session::{Session, WaitGuard};
+use crate::registry::{dependencies, signals};
+use crate::runtime::requests::StopRequest;
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
 
-/// As long as it lives, nothing new starts.
-struct Shutting<'a>(&'a Inner);
-
-impl<'a> Shutting<'a> {
-    fn new(inner: &'a Inner) -> Self {
-        inner.shutting.fetch_add(1, SeqCst);
-        Self(inner)
-    }
-}
-
-impl Drop for Shutting<'_> {
-    fn drop(&mut self) {
-        self.0.shutting.fetch_sub(1, SeqCst);
-    }
-}
-
 impl ServiceRegistry {
-    /// Stops every service, those that others depend on last, and waits until all have drained. They stay registered.
+    /// Stops every service, dependencies last, and waits until all are drained and cleaned up. They stay registered.
     ///
-    /// Asked from within a service's run it returns at once.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn stop_all(&self) -> Result<()> {
-        self.detached_inside(|registry| async move { registry.stop_tiers(None).await }).await;
-        Ok(())
-    }
-
-    /// Stops every service, cleans it up and forgets it. Asked from within a service's run it returns at once.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn cleanup_all(&self) -> Result<()> {
-        self.detached_inside(|registry| async move {
-            registry.stop_tiers(None).await;
-            for entry in registry.entries() {
-                let handle = registry.handle(entry);
-                registry.clone().forget(handle).await;
-            }
-        })
-        .await;
-        Ok(())
-    }
-
-    /// Stops everything within `shutdown_timeout` (default 25 s), those that others depend on last. Runs in flight have
-    /// four fifths of their tier's share of the time, `cleanup` the rest.
-    ///
-    /// Asked from within a service's run it returns at once. Dropping the future takes the stop of no service back.
-    ///
-    /// # Errors
-    /// Names each service that has failed, now or earlier, or did not stop in time.
-    pub async fn shutdown(&self) -> Result<()> {
-        self.inner.closing.store(true, SeqCst);
-        self.inner.closed.notify_waiters();
-        if self.is_inside() {
-            let registry = self.clone();
-            tokio::spawn(async move { registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await });
-            return Ok(());
-        }
-        self.waiting(self.stop_tiers(Some(self.inner.shutdown_timeout))).await;
-        self.verdict()
-    }
-
-    /// Waits for SIGINT (Ctrl-C) or SIGTERM, a critical service's failure, or a [`shutdown`](Self::shutdown) asked for
-    /// elsewhere; then shuts down. A second signal ends the process at once, with exit status 128 + its number.
-    ///
-    /// Signals are heard from [`start_all`](Self::start_all) on, also while that still waits; after a
-    /// [`build`](crate::RegistryBuilder::build) from the first poll on, so that one before that ends the process undrained.
-    /// Where blocking code of a service never returns, nor would the program, since its runtime waits for that code:
-    /// three seconds after the shutdown the process is ended.
-    ///
-    /// # Errors
-    /// As for [`shutdown`](Self::shutdown); and signals cannot be listened to.
-    pub async fn until_shutdown(self) -> Result<()> {
-        crate::registry::signals::until_shutdown(&self).await
-    }
-
-    /// Waits until a shutdown is asked for.
-    pub(crate) async fn closing(&self) {
-        let closed = self.inner.closed.notified();
-        if !self.inner.closing.load(SeqCst) {
-            closed.await;
-        }
-    }
-
-    /// A service that the program cannot do without has failed for good.
-    pub(crate) fn critical_failure(&self, id: &str) {
-        error!(service.id = %id, "a critical service has failed: everything shuts down");
+    /// Called from within a service's run, it returns at once. If the future is dropped, the tiers of dependencies that have
+    /// not been stopped yet keep running.
+    pub async fn stop_all(&self) {
         let registry = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = registry.shutdown().await {
-                error!("shut down: {error:#}");
+        self.run_outside(self.is_inside(), async move { registry.stop_tiers(None).await }).await;
+    }
+
+    /// Stops every service, cleans it up and removes it. Called from within a service's run, it returns at once.
+    pub async fn cleanup_all(&self) {
+        let registry = self.clone();
+        let work = async move {
+            registry.stop_tiers(None).await;
+            for service in registry.inner.services.all() {
+                registry.clone().remove(registry.handle(service)).await;
             }
-        });
+        };
+        self.run_outside(self.is_inside(), work).await;
+    }
+
+    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last. The tiers of dependencies share that
+    /// time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
+    /// a shutdown is in progress, waits for its end.
+    ///
+    /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
+    ///
+    /// # Errors
+    /// Names each service that is `Failed`, since now or earlier, or did not stop in time.
+    pub async fn shutdown(&self) -> Result<()> {
+        let session = self.session();
+        self.begin_shutdown();
+        if self.is_inside() { Ok(()) } else { self.waiting(session.closed()).await }
+    }
+
+    /// Waits until a shutdown begins; returns at once if one has begun. For axum's `with_graceful_shutdown`, for example.
+    /// After [`start_all`](Self::start_all), a signal begins a shutdown. Dropping the future changes nothing.
+    pub async fn stopping(&self) {
+        let session = self.session();
+        let _waits = self.wait_for_signals(&session);
+        session.closing().await;
+    }
+
+    /// Waits until a shutdown has finished. Every caller gets its result. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    /// As for [`shutdown`](Self::shutdown).
+    pub async fn closed(&self) -> Result<()> {
+        let session = self.session();
+        let _waits = self.wait_for_signals(&session);
+        self.waiting(session.closed()).await
+    }
+
+    /// While the guard exists, a signal begins a shutdown. A signal that arrived earlier begins it now.
+    fn wait_for_signals<'a>(&self, session: &'a Session) -> WaitGuard<'a> {
+        let guard = session.wait_guard();
+        if let Some(signal) = session.first_signal() {
+            self.shut_down_by_signal(signal);
+        }
+        guard
+    }
+
+    pub(super) fn shut_down_by_signal(&self, signal: &str) {
+        if self.begin_shutdown() {
+            info!("{signal}: stopping all services; a second signal ends the process at once");
+        }
+    }
+
+    /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a [`shutdown`](Self::shutdown)
+    /// that other code requests; then shuts down and returns the result. A second signal ends the process at once, with exit
+    /// status 128 + the number of the signal.
+    ///
+    /// Signals are handled on a thread of their own, from [`start_all`](Self::start_all) on. After
+    /// [`build`](crate::RegistryBuilder::build) they are handled from the first poll of this future on; a signal before that
+    /// ends the process without a shutdown. If blocking code of a service does not return, the runtime would wait for it
+    /// without end; so the process is ended three seconds after the shutdown.
+    ///
+    /// # Errors
+    /// As for [`shutdown`](Self::shutdown); or the signal handlers cannot be installed.
+    pub async fn until_shutdown(self) -> Result<()> {
+        signals::until_shutdown(&self).await
+    }
+
+    /// Begins a shutdown, as a task of its own. Returns `false` if one has begun already.
+    pub(crate) fn begin_shutdown(&self) -> bool {
+        let session = self.session();
+        if !session.close() {
+            return false;
+        }
+        let registry = self.clone();
+        let work = async move {
+            // Services that have just been started have their first turn: they are built, and so cleaned up.
+            tokio::task::yield_now().await;
+            registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
+            session.finish(registry.shutdown_result());
+        };
+        match self.inner.home.handle() {
+            Ok(runtime) => _ = runtime.spawn(work),
+            Err(error) => self.session().finish(Err(error)),
+        }
+        true
+    }
+
+    /// A critical service is `Failed` permanently: begins a shutdown.
+    pub(super) fn critical_failure(&self, id: &str) {
+        error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
+        self.begin_shutdown();
     }
 
     async fn stop_tiers(&self, within: Option<Duration>) {
-        let _shutting = within.map(|_| Shutting::new(&self.inner));
         let deadline = within.map(|within| later(Instant::now(), within));
-        let tiers = self.tiers();
+        let tiers = dependencies::start_tiers(self.inner.services.all());
         let count = tiers.len();
         for (n, tier) in tiers.into_iter().rev().enumerate() {
             let now = Instant::now();
-            // What is left is shared by the tiers that are left.
+            // The remaining tiers share the remaining time.
             let left = u32::try_from(count - n).unwrap_or(u32::MAX);
             let share = deadline.map(|deadline| deadline.saturating_duration_since(now) / left);
-            let by = StopBy {
+            let stop = StopRequest {
                 run: share.map(|share| later(now, share.mul_f64(0.8))),
                 cleanup: share.map(|share| later(now, share.mul_f64(0.95))),
                 by_itself: false,
             };
-            for entry in &tier {
-                entry.ask_stop(by);
+            for service in &tier {
+                service.inner.request_stop(stop);
             }
-            for entry in tier {
-                let handle = self.handle(entry);
+            for service in tier {
+                let handle = self.handle(service);
                 match share {
-                    None => handle.stop_by(by).await,
+                    None => handle.stop_by(stop).await,
                     Some(share) => {
-                        if tokio::time::timeout_at(later(now, share), handle.stop_by(by)).await.is_err() {
-                            error!(service.id = %handle.id(), "does not stop");
+                        if tokio::time::timeout_at(later(now, share), handle.stop_by(stop)).await.is_err() {
+                            error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it");
                         }
                     }
                 }
@@ -140,17 +155,19 @@ impl ServiceRegistry {
         }
     }
 
-    /// An error that names what has failed or still runs.
-    fn verdict(&self) -> Result<()> {
+    /// Returns an error that names the services that are `Failed` or still run.
+    fn shutdown_result(&self) -> Result<()> {
         let mut failed = Vec::new();
-        for entry in self.entries() {
-            let control = entry.lock();
-            match control.state() {
+        for service in self.inner.services.all() {
+            let state = service.inner.lock();
+            match state.state() {
                 ServiceState::Failed => {
-                    let why = control.last_error().map_or_else(String::new, |error| format!(": {error:#}"));
-                    failed.push(format!("service `{}` failed{why}", entry.id));
+                    let error = state.status.last_error.clone();
+                    drop(state);
+                    let why = error.map_or_else(String::new, |error| format!(": {error:#}"));
+                    failed.push(format!("service `{}` failed{why}", service.id()));
                 }
-                state if state.is_running() => failed.push(format!("service `{}` did not stop in time", entry.id)),
+                state if state.is_running() => failed.push(format!("service `{}` did not stop in time", service.id())),
                 _ => {}
             }
         }

@@ -1,42 +1,37 @@
-//! The registry's clock: tokio's for waiting, and the wall's for telling.
+//! [`Clock`]: converts tokio's instants to wall-clock time.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-/// Maps tokio's instants to wall-clock time. Under test the wall moves with tokio's clock.
-#[derive(Debug, Default)]
-pub(crate) struct Clock {
-    base: Option<Mutex<(SystemTime, Instant)>>,
+/// A source of wall-clock time: by default the system's clock, in tests the one of the test bed.
+pub(crate) trait WallClock: fmt::Debug + Send + Sync {
+    fn now(&self) -> SystemTime;
 }
 
-impl Clock {
-    /// A wall clock that showed `wall` at `at` and moves with tokio's clock.
-    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test sets the wall clock"))]
-    pub(crate) fn fixed(wall: SystemTime, at: Instant) -> Self {
-        Self { base: Some(Mutex::new((wall, at))) }
-    }
+#[derive(Debug)]
+struct SystemClock;
 
-    /// Sets the wall clock, where it is a test's.
-    #[cfg(feature = "testing")]
-    pub(crate) fn set(&self, wall: SystemTime) {
-        if let Some(base) = &self.base {
-            *base.lock().unwrap_or_else(PoisonError::into_inner) = (wall, Instant::now());
-        }
+impl WallClock for SystemClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Clock(Box<dyn WallClock>);
+
+impl Clock {
+    pub(crate) fn new(wall: impl WallClock + 'static) -> Self {
+        Self(Box::new(wall))
     }
 
     pub(crate) fn wall_now(&self) -> SystemTime {
-        match &self.base {
-            Some(base) => {
-                let (wall, at) = *base.lock().unwrap_or_else(PoisonError::into_inner);
-                wall + Instant::now().saturating_duration_since(at)
-            }
-            None => SystemTime::now(),
-        }
+        self.0.now()
     }
 
-    /// The wall-clock time of an instant in the past or future.
+    /// Returns the wall-clock time of an instant in the past or future.
     pub(crate) fn wall(&self, instant: Instant) -> SystemTime {
         let now = Instant::now();
         let wall = self.wall_now();
@@ -45,5 +40,11 @@ impl Clock {
         } else {
             wall.checked_sub(now - instant).unwrap_or(wall)
         }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(SystemClock)
     }
 }

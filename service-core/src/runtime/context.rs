@@ -1,5 +1,6 @@
-//! [`Context`]: what a service sees of the runtime while it is configured, run and cleaned up.
+//! [`Context`]: the access of a service to the runtime, in `configure`, `update` and `cleanup`.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -9,13 +10,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::registry::ServiceRegistry;
-use crate::runtime::control::{Control, StopBy};
-use crate::runtime::entry::Entry;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::requests::{PausedBy, StopRequest};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
 
-/// What a service sees of the runtime. Cheap to clone, and `'static`: it may go into tasks of the service's own.
+/// The access of a service to the runtime. Cheap to clone, and `'static`, so that the service's own tasks may hold it.
 ///
 /// ```
 /// use service_core::prelude::*;
@@ -31,119 +32,122 @@ use crate::service::error::{Error, Result};
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    pub(crate) entry: Arc<Entry>,
-    pub(crate) registry: ServiceRegistry,
-    /// Which life of the service it was made for: what is asked of a later one is not asked of this.
-    pub(crate) life: u32,
+    pub(crate) service: Arc<ServiceInner>,
+    /// The registry of the service. The runtime only keeps it alive.
+    pub(crate) registry: Arc<dyn Any + Send + Sync>,
+    /// The incarnation that the context belongs to. Requests to a later one do not concern it.
+    pub(crate) incarnation: u32,
     pub(crate) run: u64,
 }
 
 impl Context {
-    /// The id of this service.
+    /// Returns the id of this service.
     pub fn service_id(&self) -> &str {
-        &self.entry.id
+        &self.service.id
     }
 
-    /// Who this service acts as: its options say, else the builder, else the variable `SYSTEM_ID`, else `system`.
+    /// Returns the requester id, which names on whose behalf the service acts: from its options, else from the builder, else
+    /// from the environment variable `SYSTEM_ID`, else `system`.
     pub fn requester_id(&self) -> &str {
-        self.entry.requester_id().unwrap_or(&self.entry.hub.requester_id)
+        self.service.requester_id()
     }
 
-    /// The number of this run, from 1; 0 in the first instance's `configure`.
-    pub fn run(&self) -> u64 {
+    /// Returns the number of this run, from 1. In the `configure` of the first instance it is 0.
+    pub fn run_number(&self) -> u64 {
         self.run
     }
 
-    /// The service's own settings, as `T`.
+    /// Reads the service's own settings as `T`.
     ///
     /// # Errors
-    /// Names the setting, the layer it comes from, what stood there and what was expected. It is fatal: a service that
-    /// returns it fails at once.
+    /// A setting is missing or wrong: the error names the setting, its layer, the value found and the value expected. It is
+    /// fatal: a service that returns it fails at once.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
-        let resolved = self.entry.lock().resolved.clone();
-        resolved.settings.get::<T>(&self.entry.id).map_err(Error::fatal)
+        let resolved = self.service.lock().requests.resolved.clone();
+        resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
     }
 
-    /// The shared value of type `T` that was put into the builder.
+    /// Returns the shared value of type `T` that was passed to the builder's `state`.
     ///
     /// # Errors
-    /// Names the type and the service where there is none.
+    /// There is no such value: the error names the type, the service, and the types that are present.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<&T> {
-        self.entry.hub.state(&self.entry.id)
+        self.service.shared.states.get(&self.service.id)
     }
 
-    /// The service's counters and gauges.
+    /// Returns the service's own counters and gauges.
     pub fn metrics(&self) -> &Metrics {
-        self.entry.metrics()
+        &self.service.metrics
     }
 
-    /// Says that the service works, but not well: shown in its health until the next run begins.
+    /// Reports that the service works with restrictions: its health is `degraded`, with this reason, until the next run
+    /// begins.
     pub fn degraded(&self, reason: impl Into<String>) {
-        self.entry.lock().set_degraded(reason.into().into_boxed_str());
+        self.service.lock().requests.degraded = Some(reason.into().into_boxed_str());
     }
 
-    /// Whether this service has been told to stop.
+    /// Returns whether a stop of this service was requested.
     pub fn is_stopping(&self) -> bool {
-        self.is_over(&self.entry.lock())
+        self.is_over(&self.service.lock())
     }
 
-    /// Waits until this service is told to stop.
+    /// Waits until a stop of this service is requested.
     pub async fn stopping(&self) {
-        self.entry.until(|control| self.is_over(control).then_some(())).await;
+        self.service.until(|state| self.is_over(state).then_some(())).await;
     }
 
-    /// Sleeps as [`tokio::time::sleep`] does, but not longer than until this service is told to stop;
-    /// [`is_stopping`](Self::is_stopping) tells which it was.
+    /// Sleeps like [`tokio::time::sleep`], but ends early when a stop of this service is requested. After that,
+    /// [`is_stopping`](Self::is_stopping) returns `true`.
     pub async fn sleep(&self, duration: Duration) {
         self.unless_stopping(tokio::time::sleep(duration)).await;
     }
 
-    /// Waits its turn under the service's `rate_limit`, but not longer than until the service is told to stop. Says
-    /// whether it is its turn. Without a `rate_limit` it always is.
+    /// Waits for a permit under the service's `rate_limit`. Returns `true` with a permit, and `false` when a stop of the
+    /// service is requested first. Without a `rate_limit`, every call gets a permit at once.
     ///
-    /// Turns are given in the order in which they were asked for. One that is dropped is not taken.
+    /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit.
     pub async fn permit(&self) -> bool {
-        let limit = self.entry.lock().options.rate_limit;
+        let limit = self.service.lock().requests.options.rate_limit;
         match limit {
             None => !self.is_stopping(),
-            Some(limit) => self.unless_stopping(self.entry.rate().permit(limit)).await.is_some(),
+            Some(limit) => self.unless_stopping(self.service.rate.permit(limit)).await.is_some(),
         }
     }
 
-    /// Tells this service to stop: the run in flight is the last, and is aborted after `drain_timeout`.
+    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`.
     pub fn stop(&self) {
-        self.entry.ask_stop(StopBy { by_itself: true, ..StopBy::default() });
+        self.service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
     }
 
-    /// Pauses this service: the run in flight goes on to its end. Does nothing where it cannot be paused.
+    /// Pauses this service: the current run continues to its end, and no scheduled run follows until `resume`. Does nothing
+    /// if the service is paused already or is stopping.
     pub fn pause(&self) {
         if !self.is_stopping() {
-            let _ = self.entry.ask_pause(true);
+            let _ = self.service.request_pause(PausedBy::Itself);
         }
     }
 
-    /// Changes the interval (or delay) from now on, also the wait in hand. It lasts until the service is registered
-    /// anew. Zero is taken as one millisecond.
+    /// Changes the interval (or delay) at once, including the current wait. The change lasts until the service is
+    /// unregistered. Zero counts as one millisecond. A cron schedule becomes an interval.
     pub fn set_interval(&self, interval: Duration) {
-        self.entry.set_interval(interval);
+        self.service.set_interval(interval);
     }
 
-    /// Changes the wait after a failure from the next failure on.
+    /// Changes the wait before a retry, from the next failure on.
     pub fn set_retry_delay(&self, delay: Duration) {
-        self.entry.set_retry_delay(delay);
+        self.service.set_retry_delay(delay);
     }
 
-    /// The registry that this service belongs to.
-    pub fn services(&self) -> ServiceRegistry {
-        self.registry.clone()
+    fn is_over(&self, state: &RuntimeState) -> bool {
+        let status = &state.status;
+        state.requests.stop.is_some()
+            || !status.is_running()
+            || status.is_ending()
+            || status.incarnation != self.incarnation
     }
 
-    fn is_over(&self, control: &Control) -> bool {
-        control.stop.is_some() || control.ending || control.life != self.life
-    }
-
-    /// The future's output, or `None` where the service is told to stop first.
-    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// Returns the future's output, or `None` if a stop of the service is requested first; then the future is dropped.
+    pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         let mut stopping = pin!(self.stopping());
         std::future::poll_fn(|task| {
@@ -158,6 +162,6 @@ impl Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("service_id", &self.entry.id).field("run", &self.run).finish_non_exhaustive()
+        f.debug_struct("Context").field("service_id", &self.service.id).field("run", &self.run).finish_non_exhaustive()
     }
 }

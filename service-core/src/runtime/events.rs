@@ -1,4 +1,4 @@
-//! What happened, as it happens: [`ServiceEvent`] and the stream of them.
+//! [`ServiceEvent`]: what happens to services, as a stream of events.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,94 +14,94 @@ use tokio::sync::broadcast;
 use crate::service::failure::{FailureKind, Recovery};
 use crate::service::state::ServiceState;
 
-/// How many events a slow subscriber may be behind before the oldest are dropped.
+/// How many events a slow subscriber may be behind before it loses the oldest.
 const BACKLOG: usize = 4096;
 
-/// Something that happened to a service.
+/// An event of one service.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ServiceEvent {
-    /// The service.
+    /// The id of the service.
     #[serde(serialize_with = "text")]
     pub service_id: Arc<str>,
-    /// When.
+    /// When it happened.
     #[serde(serialize_with = "crate::observe::health::rfc3339")]
     pub at: SystemTime,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: ServiceEventKind,
 }
 
-/// What happened.
+/// The kind of a [`ServiceEvent`].
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ServiceEventKind {
-    /// It is known to the registry now.
+    /// The service was registered.
     Registered,
-    /// It is not known any more.
+    /// The service was unregistered.
     Unregistered,
-    /// Its state changed.
+    /// The state of the service changed.
     StateChanged {
         /// The state before.
         from: ServiceState,
         /// The state now.
         to: ServiceState,
     },
-    /// An instance was built, or taken as it was handed over.
+    /// An instance was built, or the ready-made instance was taken.
     InstanceBuilt,
-    /// An instance ended and its `cleanup` was called, if it has one.
+    /// An instance ended, and its `cleanup` was called if it has one.
     InstanceEnded,
     /// A run began.
     RunStarted {
-        /// Its number, from 1.
+        /// The number of the run, from 1.
         run: u64,
     },
-    /// A run ended well.
+    /// A run succeeded.
     RunFinished {
-        /// Its number.
+        /// The number of the run.
         run: u64,
         /// How long it took, in seconds.
         #[serde(serialize_with = "seconds")]
         duration: Duration,
-        /// Items worked off.
+        /// Items processed.
         processed: u64,
-        /// Items that failed by themselves.
+        /// Items that failed individually.
         failed: u64,
         /// Whether the next run follows at once.
         again: bool,
     },
-    /// A run failed, or an instance could not be built (then `run` is the last run's number).
+    /// A run failed, or an instance could not be built.
     RunFailed {
-        /// Its number.
+        /// The number of the run; if no instance could be built, the number of the last run.
         run: u64,
-        /// How it failed.
+        /// The kind of the failure.
         failure: FailureKind,
         /// The error and its causes.
         error: String,
-        /// Consecutive failures, this one included.
+        /// Consecutive failures, including this one.
         count: u32,
-        /// What was decided.
+        /// What follows the failure.
         recovery: Recovery,
     },
-    /// The run in flight, or the `cleanup`, outlasted its time at stop and was aborted.
+    /// A run, a `configure` or a `cleanup` did not end in time for a stop, and was aborted.
     Aborted,
-    /// It failed, and a fresh instance will follow.
+    /// The service failed, and `restart = "on_failure"` starts a fresh instance.
     RestartScheduled {
-        /// The wait, in seconds.
+        /// The wait before the restart, in seconds.
         #[serde(serialize_with = "seconds")]
         after: Duration,
     },
-    /// An option was changed while running.
+    /// The service itself changed an option.
     OptionChanged {
-        /// Its key.
+        /// The key of the option.
         key: &'static str,
-        /// Its value now.
+        /// The new value.
         value: String,
     },
-    /// This subscriber was too slow and missed events.
+    /// This subscriber was too slow and lost events.
     Lagged {
-        /// How many.
+        /// How many events were lost.
         missed: u64,
     },
 }
@@ -114,7 +114,7 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-/// Where events are sent; costs one atomic load while nobody listens.
+/// Sends events to subscribers. Without subscribers, an event costs one atomic load.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     listeners: Arc<AtomicUsize>,
@@ -129,7 +129,7 @@ impl Events {
 
     pub(crate) fn send(&self, event: ServiceEvent) {
         if let Some(channel) = self.channel.get() {
-            // An error only says that the last listener has gone.
+            // An error means that the last subscriber has been dropped.
             let _ = channel.send(event);
         }
     }

@@ -1,42 +1,45 @@
-//! What a service is to the runtime: the traits that `#[service]` implements and the descriptor it leaves at link time.
+//! The traits that `#[service]` implements, and the descriptor that it registers at link time.
 //!
-//! The contract. From start to stop one *instance* lives: built by `configure` (or `Default`, or the value or closure
-//! it was registered with), run again and again by `update`, never two runs at once, and given to `cleanup` exactly
-//! once, however it ends. An error, a panic and a timeout are failures: counted, logged with their causes, answered by
-//! `on_failure`. After a panic the instance is cleaned up and a fresh one is built.
+//! The contract: from start to stop a service has one *instance*. It is built by `configure` (or `Default`, or the value or
+//! closure that was registered). `update` is called for each run, and two runs never overlap. `cleanup` is called exactly
+//! once, however the instance ends. Errors, panics and timeouts are failures: they are counted and logged with their causes,
+//! and `on_failure` decides what follows. After a panic the instance is cleaned up and a fresh one is built.
 
-use std::fmt;
+use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::config::ServiceDescriptor;
 use crate::runtime::context::Context;
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, Recovery};
-use crate::service::literal::Literal;
 use crate::service::outcome::Outcome;
 
-/// A boxed future that a worker thread may carry on.
+/// A boxed future that is `Send`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A type that `#[service]` made a service.
+/// A service. Implemented by `#[service]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service",
     label = "no `#[service]` on an impl of this type",
     note = "write `#[service]` above `impl {Self} {{ async fn update(&mut self) {{ … }} }}`"
 )]
 pub trait Service: Lifecycle + Sized {
-    /// The id it registers under by itself.
+    /// The id of the service when it is discovered: `name` of the attribute, else the type's name in snake_case.
     const ID: &'static str;
-    /// What the attribute said, and how an instance is built.
+    /// The attribute's keys and values, and how an instance is built.
     const DESCRIPTOR: &'static ServiceDescriptor;
+    /// Builds an instance, if the type has `configure` or `Default`.
+    #[doc(hidden)]
+    const BUILD: Option<Build>;
 }
 
-/// The lifecycle methods of one instance. Implemented by `#[service]`; the names are out of the way of the user's own.
+/// The lifecycle methods of one instance. Implemented by `#[service]`; the names cannot clash with the user's methods.
 ///
-/// A plain `fn update` or `fn cleanup` is blocking code: then the `_blocking` method is called, on the blocking pool.
+/// A plain `fn update` or `fn cleanup` is blocking code: for it the `_blocking` method is called, on the blocking pool.
 #[doc(hidden)]
 pub trait Lifecycle: Send + 'static {
-    /// Which of the methods below are to be called.
+    /// Which of the methods below are called.
     fn __shape(&self) -> Shape;
     fn __update<'a>(&'a mut self, _cx: &'a Context) -> BoxFuture<'a, Result<Outcome>> {
         Box::pin(std::future::ready(Ok(Outcome::idle())))
@@ -55,7 +58,40 @@ pub trait Lifecycle: Send + 'static {
     }
 }
 
-/// How a service's methods are to be called.
+/// What a closure that builds instances may return: the service, or `Result<S, E>`.
+#[diagnostic::on_unimplemented(
+    message = "a closure that builds instances cannot return `{Self}`",
+    label = "not a service",
+    note = "return the service or `Result<S, E>`, where `E` converts into a boxed error"
+)]
+pub trait IntoService: 'static {
+    /// The type of the service.
+    type Service: Service;
+
+    /// Converts into the service, or the error of building it.
+    #[doc(hidden)]
+    fn into_service(self) -> Result<Self::Service>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: Service> IntoService for S {
+    type Service = S;
+
+    fn into_service(self) -> Result<S> {
+        Ok(self)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: Service, E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoService for std::result::Result<S, E> {
+    type Service = S;
+
+    fn into_service(self) -> Result<S> {
+        self.map_err(Error::new)
+    }
+}
+
+/// How a service's methods are called.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -77,83 +113,12 @@ pub enum Cleanup {
     Blocking,
 }
 
-/// Builds an instance: `configure`, or `Default`.
+/// The function that builds an instance: `configure`, or `Default`.
 #[doc(hidden)]
 pub type Build = fn(Context) -> BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
 
-/// What `#[service]` leaves in the binary about one service.
-pub struct ServiceDescriptor {
-    #[doc(hidden)]
-    pub id: &'static str,
-    #[doc(hidden)]
-    pub type_name: fn() -> &'static str,
-    #[doc(hidden)]
-    pub module_path: &'static str,
-    #[doc(hidden)]
-    pub file: &'static str,
-    #[doc(hidden)]
-    pub line: u32,
-    /// The attribute's keys in the order written.
-    #[doc(hidden)]
-    pub attributes: &'static [(&'static str, Literal)],
-    /// `None`: neither `configure` nor `Default`, only ready-made instances.
-    #[doc(hidden)]
-    pub build: Option<Build>,
-    /// What is known of the type of `configure`'s settings.
-    #[doc(hidden)]
-    pub settings: Option<crate::runtime::macro_support::SettingsType>,
-}
-
-impl ServiceDescriptor {
-    /// The id.
-    pub const fn id(&self) -> &'static str {
-        self.id
-    }
-
-    /// Full name of the type.
-    pub fn type_name(&self) -> &'static str {
-        (self.type_name)()
-    }
-
-    /// Module of the attribute.
-    pub const fn module_path(&self) -> &'static str {
-        self.module_path
-    }
-
-    /// Source file of the attribute.
-    pub const fn file(&self) -> &'static str {
-        self.file
-    }
-
-    /// Line of the attribute.
-    pub const fn line(&self) -> u32 {
-        self.line
-    }
-
-    /// Names of the service's own settings, where its `configure` takes some and their type tells.
-    pub fn setting_names(&self) -> Option<&'static [&'static str]> {
-        self.settings.as_ref().and_then(|settings| (settings.fields)())
-    }
-
-    /// The attribute's keys and values, in the order written.
-    pub const fn attributes(&self) -> &'static [(&'static str, Literal)] {
-        self.attributes
-    }
-}
-
-impl fmt::Debug for ServiceDescriptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceDescriptor")
-            .field("id", &self.id)
-            .field("type_name", &self.type_name())
-            .field("at", &format_args!("{}:{}", self.file, self.line))
-            .field("attributes", &self.attributes)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A descriptor on the list that the linker collects.
+/// A service in the list that the linker collects. A service that cannot be built is not discovered.
 #[doc(hidden)]
-pub struct Discovered(pub &'static ServiceDescriptor);
+pub struct Discovered(pub &'static ServiceDescriptor, pub Option<Build>);
 
 inventory::collect!(Discovered);

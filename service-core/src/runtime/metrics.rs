@@ -1,11 +1,11 @@
-//! A service's own counters and gauges.
+//! [`Metrics`]: a service's own counters and gauges.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 type Values = BTreeMap<Box<str>, f64>;
 
-/// Named numbers of one service: shown in its health.
+/// A service's own counters and gauges, which its health shows.
 ///
 /// ```no_run
 /// # fn work(cx: &service_core::Context) {
@@ -19,7 +19,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds to a counter, which begins at 0.
+    /// Adds to a counter. It starts at 0.
     pub fn add(&self, name: &str, amount: impl MetricValue) {
         self.update(name, |value| *value += amount.into_f64());
     }
@@ -29,7 +29,7 @@ impl Metrics {
         self.update(name, |slot| *slot = value.into_f64());
     }
 
-    /// The value of a counter or gauge.
+    /// Returns the value of a counter or gauge.
     pub fn get(&self, name: &str) -> Option<f64> {
         let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         values.as_ref()?.get(name).copied()
@@ -50,9 +50,9 @@ impl Metrics {
     }
 }
 
-/// A number that a metric takes.
+/// A number that can be the value of a metric.
 pub trait MetricValue {
-    /// As a floating point number.
+    /// Converts into a floating-point number.
     fn into_f64(self) -> f64;
 }
 

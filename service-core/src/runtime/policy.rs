@@ -1,4 +1,4 @@
-//! What follows a failure: pure decisions on counts and durations, with no clock and no task.
+//! The failure policy: decides from counts and durations what follows a failure, without a clock and without a task.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::service::failure::{Failure, FailureKind, Recovery};
 
 /// What the supervisor does after a failed run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// As if it had not happened: the next regular run.
+pub(crate) enum Decision {
+    /// Continue with the next regular run.
     Regular,
-    /// Run again after this long.
+    /// Run again after this time.
     Retry(Duration),
     /// Stop the service.
     Stop,
@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
     Fail,
 }
 
-/// The failure after `before` consecutive ones, with what would follow by default.
+/// Returns the failure that follows `before` consecutive ones, with the default decision.
 pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: Error) -> Failure {
     let count = before.saturating_add(1);
     let recovery = match error.advice() {
@@ -37,40 +37,44 @@ pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: 
         retry_delay: retry_delay(options, count),
         recovery,
     };
-    if judge(&failure, recovery) == Verdict::Fail {
+    if decide(&failure, recovery) == Decision::Fail {
         failure.recovery = Recovery::Fail;
     }
     failure
 }
 
-/// The limit holds whatever was answered: past `max_failures` a retry is a failure for good.
-pub(crate) fn judge(failure: &Failure, recovery: Recovery) -> Verdict {
+/// Applies the limit to the answer of `on_failure`: past `max_failures`, a retry means `Failed`.
+pub(crate) fn decide(failure: &Failure, recovery: Recovery) -> Decision {
     let past_limit = failure.count > failure.max_failures;
     match recovery {
-        Recovery::Retry | Recovery::RetryAfter(_) if past_limit => Verdict::Fail,
-        Recovery::Retry => Verdict::Retry(failure.retry_delay),
-        Recovery::RetryAfter(delay) => Verdict::Retry(delay),
-        Recovery::Ignore => Verdict::Regular,
-        Recovery::Stop => Verdict::Stop,
-        Recovery::Fail => Verdict::Fail,
+        Recovery::Retry | Recovery::RetryAfter(_) if past_limit => Decision::Fail,
+        Recovery::Retry => Decision::Retry(failure.retry_delay),
+        Recovery::RetryAfter(delay) => Decision::Retry(delay),
+        Recovery::Ignore => Decision::Regular,
+        Recovery::Stop => Decision::Stop,
+        Recovery::Fail => Decision::Fail,
     }
 }
 
-/// `retry_delay` times `retry_backoff` for each further failure, at most `max_retry_delay`.
+/// Returns `retry_delay`, times `retry_backoff` for each further failure, at most `max_retry_delay`.
 fn retry_delay(options: &Options, count: u32) -> Duration {
+    if options.retry_delay.is_zero() {
+        // The factor may become infinite, and zero times infinity is not a number.
+        return Duration::ZERO;
+    }
     let exponent = i32::try_from(count.saturating_sub(1)).unwrap_or(i32::MAX);
     let seconds = options.retry_delay.as_secs_f64() * options.retry_backoff.powi(exponent);
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(options.max_retry_delay)
 }
 
-/// Restarts that were granted lately.
+/// The restarts within the last `restart_window`.
 #[derive(Debug, Default)]
 pub(crate) struct RestartBudget {
     granted: Vec<Instant>,
 }
 
 impl RestartBudget {
-    /// How long to wait before the restart, or `None` where the budget is spent.
+    /// Returns how long to wait before the restart, or `None` if `max_restarts` is reached.
     pub(crate) fn grant(&mut self, restart: Restart, now: Instant) -> Option<Duration> {
         self.granted.retain(|at| now.duration_since(*at) < restart.window);
         if self.granted.len() >= restart.max as usize {
@@ -96,27 +100,27 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_failure() {
+    fn the_answer_and_the_limit_decide_what_follows() {
         let wait = options().retry_delay;
         let table = [
-            (0, Recovery::Retry, Verdict::Retry(wait)),
-            (MAX - 1, Recovery::Retry, Verdict::Retry(wait)),
-            (MAX, Recovery::Retry, Verdict::Fail),
-            (MAX, Recovery::RetryAfter(secs(1)), Verdict::Fail),
-            (0, Recovery::RetryAfter(secs(9_999)), Verdict::Retry(secs(9_999))),
-            (MAX, Recovery::Ignore, Verdict::Regular),
-            (MAX, Recovery::Stop, Verdict::Stop),
-            (0, Recovery::Stop, Verdict::Stop),
-            (0, Recovery::Fail, Verdict::Fail),
+            (0, Recovery::Retry, Decision::Retry(wait)),
+            (MAX - 1, Recovery::Retry, Decision::Retry(wait)),
+            (MAX, Recovery::Retry, Decision::Fail),
+            (MAX, Recovery::RetryAfter(secs(1)), Decision::Fail),
+            (0, Recovery::RetryAfter(secs(9_999)), Decision::Retry(secs(9_999))),
+            (MAX, Recovery::Ignore, Decision::Regular),
+            (MAX, Recovery::Stop, Decision::Stop),
+            (0, Recovery::Stop, Decision::Stop),
+            (0, Recovery::Fail, Decision::Fail),
         ];
-        for (before, recovery, verdict) in table {
+        for (before, recovery, decision) in table {
             let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"));
-            assert_eq!(judge(&failure, recovery), verdict, "{before} before, {recovery:?}");
+            assert_eq!(decide(&failure, recovery), decision, "{before} before, {recovery:?}");
         }
     }
 
     #[test]
-    fn the_error_advises_the_default() {
+    fn the_error_decides_the_default() {
         let default = |before, error| failure(&options(), before, FailureKind::Error, error).recovery();
         assert_eq!(default(0, Error::msg("x")), Recovery::Retry);
         assert_eq!(default(0, Error::fatal("x")), Recovery::Fail);
@@ -126,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_up_to_the_cap() {
+    fn retry_delays_grow_up_to_max_retry_delay() {
         let options = Options {
             retry_delay: secs(5),
             retry_backoff: 2.0,
@@ -137,10 +141,14 @@ mod tests {
         let waits: Vec<u64> = (1..=5).map(|n| retry_delay(&options, n).as_secs()).collect();
         assert_eq!(waits, [5, 10, 20, 30, 30]);
         assert_eq!(retry_delay(&options, u32::MAX), secs(30));
+        let at_once = Options { retry_delay: Duration::ZERO, ..options };
+        for count in [1, 2, 1_025, u32::MAX] {
+            assert_eq!(retry_delay(&at_once, count), Duration::ZERO, "failure {count}");
+        }
     }
 
     #[test]
-    fn the_restart_budget_refills_as_its_window_slides() {
+    fn a_restart_is_possible_again_when_an_old_one_leaves_the_window() {
         let restart = Restart { delay: secs(60), max: 2, window: secs(600) };
         let t0 = Instant::now();
         let mut budget = RestartBudget::default();

@@ -1,4 +1,4 @@
-//! The rate limit of one service: never more than so many permits in any stretch of time as long as `per`.
+//! The rate limit of one service: at most `permits` permits in any period of length `per`.
 
 use std::collections::VecDeque;
 
@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use crate::schedule::RateLimit;
 use crate::schedule::later;
 
-/// Remembers when the latest permits were given. Empty, and without an allocation, until the first one.
+/// The times of the latest permits. Allocates nothing before the first permit.
 #[derive(Debug, Default)]
 pub(crate) struct Rate {
-    /// Held while waiting, so that turns are given in the order they were asked for.
+    /// Locked while a caller waits, so that permits are granted in the order of the calls.
     given: Mutex<VecDeque<Instant>>,
 }
 
 impl Rate {
-    /// Waits until another permit may be given.
+    /// Waits until another permit may be granted.
     pub(crate) async fn permit(&self, limit: RateLimit) {
         let mut given = self.given.lock().await;
         while given.len() >= limit.permits.max(1) as usize {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn no_stretch_of_time_has_more_than_the_limit() {
+    async fn no_period_has_more_permits_than_the_limit() {
         let rate = Rate::default();
         let limit = RateLimit { permits: 3, per: Duration::from_secs(1) };
         let start = Instant::now();
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_permit_that_is_dropped_while_waiting_is_not_taken() {
+    async fn a_call_that_is_dropped_while_it_waits_takes_no_permit() {
         let rate = Rate::default();
         let limit = RateLimit { permits: 1, per: Duration::from_secs(1) };
         rate.permit(limit).await;

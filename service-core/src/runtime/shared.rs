@@ -1,7 +1,7 @@
-//! [`Hub`]: what all services of one registry share, apart from the list of them.
+//! [`Shared`]: the data that all services of one registry share, except for the list of services.
 
 use std::any::{Any, TypeId, type_name};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -10,36 +10,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 use crate::runtime::clock::Clock;
-use crate::runtime::driver::Drivers;
 use crate::runtime::events::Events;
 use crate::service::error::{Error, Result};
 
 /// Shared by all services of one registry.
 #[derive(Default)]
-pub(crate) struct Hub {
+pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) clock: Clock,
-    pub(crate) drivers: Drivers,
-    /// Told when any service changes its state.
+    /// Notified when any service changes its state.
     pub(crate) changed: Notify,
     pub(crate) requester_id: String,
-    /// Makes jitter repeatable under test.
+    /// Makes jitter repeatable in tests.
     pub(crate) seed: Option<u64>,
-    /// Threads that are in blocking code of a service's.
+    /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
-    /// The clock moves only where a test bed moves it.
-    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only a test bed holds the clock"))]
-    pub(crate) clock_is_held: bool,
-    pub(crate) states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
-    #[cfg(feature = "database")]
-    pub(crate) database: Option<sea_orm::DatabaseConnection>,
-    #[cfg(feature = "database")]
-    pub(crate) write_queue: crate::database::WriteLock,
-    #[cfg(feature = "database")]
-    pub(crate) presence: crate::database::Availability,
+    pub(crate) states: SharedStates,
 }
 
-impl Hub {
+impl Shared {
     pub(crate) fn rng(&self, id: &str) -> fastrand::Rng {
         match self.seed {
             None => fastrand::Rng::new(),
@@ -56,22 +45,39 @@ impl Hub {
         self.blocking.fetch_add(1, Ordering::SeqCst);
         InBlocking(self.clone())
     }
+}
 
-    /// The shared value of type `T`.
-    pub(crate) fn state<T: Send + Sync + 'static>(&self, service: &str) -> Result<&T> {
-        let found = self.states.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref());
+/// The values of the builder's `state`, one of each type.
+#[derive(Default)]
+pub(crate) struct SharedStates(BTreeMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
+
+impl SharedStates {
+    /// Adds a value. It replaces an earlier value of the same type.
+    pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
+        self.0.insert(TypeId::of::<T>(), (type_name::<T>(), Arc::new(value)));
+    }
+
+    /// Returns the value of type `T`.
+    pub(crate) fn get<T: Send + Sync + 'static>(&self, service: &str) -> Result<&T> {
+        let found = self.0.get(&TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref());
         found.ok_or_else(|| {
+            let mut present: Vec<&str> = self.0.values().map(|(name, _)| *name).collect();
+            present.sort_unstable();
+            let present = match present.is_empty() {
+                true => "it has no shared values".to_owned(),
+                false => format!("it has: {}", present.join(", ")),
+            };
             Error::fatal(format!(
-                "service `{service}` asks for shared state of type `{}`, which the registry does not have; \
-                 add `.state(…)` with such a value to the builder",
+                "service `{service}` needs a shared value of type `{}`, which the registry does not have ({present}); \
+                 add one to the builder with `.state(…)`",
                 type_name::<T>()
             ))
         })
     }
 }
 
-/// A thread in blocking code.
-pub(crate) struct InBlocking(Arc<Hub>);
+/// Counts a thread in blocking code, until it is dropped.
+pub(crate) struct InBlocking(Arc<Shared>);
 
 impl Drop for InBlocking {
     fn drop(&mut self) {
@@ -79,8 +85,8 @@ impl Drop for InBlocking {
     }
 }
 
-impl fmt::Debug for Hub {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("requester_id", &self.requester_id).finish_non_exhaustive()
+        f.debug_struct("Shared").field("requester_id", &self.requester_id).finish_non_exhaustive()
     }
 }

@@ -1,452 +1,393 @@
-//! The loop that runs one service: wait, build where there is no instance, run, decide, and at the end clean up.
+//! The loop that runs one service: wait → build → run → decide, and at the end clean up.
 //!
-//! One future does all of it, so two runs can never overlap; [`Drivers`](crate::runtime::driver::Drivers) see that it is polled. The
-//! tricky part is that anything may be asked at any moment: what handles want stands in
-//! [`Control`](crate::runtime::control::Control), which every wait looks at. What follows an outcome, and when, is decided by
-//! `policy` and `schedule`; user code is driven by [`Desk`].
+//! The loop is one task, so two runs never overlap. It alone writes the service's [`Status`](super::status::Status). The
+//! tricky part is that a request may arrive at any moment: [`Supervisor::poll_wait`] reads the requests and stores its
+//! waker under one lock, so no request is lost. `policy` and `schedule` decide what follows a run, and when.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
-use tracing::{debug, warn};
+use crate::humanize;
+use crate::log::{error, warn};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, Sleep};
+use tracing::debug;
 
 use crate::config::options::Options;
 use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
-use crate::runtime::control::{Control, Hold, Waiters};
-use crate::runtime::entry::Entry;
 use crate::runtime::events::ServiceEventKind;
-use crate::runtime::invoker::{Desk, Driven, Limit, Returned, RunSpan, spawn_blocking_run};
-use crate::runtime::lifecycle::{BoxFuture, Lifecycle};
+use crate::runtime::extension::Extension;
+use crate::runtime::failure_log::FailureLog;
+use crate::runtime::invoker::{InvokeResult, Invoker, poll_at};
+use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::policy::RestartBudget;
-use crate::schedule::Schedule;
-use crate::schedule::cron::WallPlan;
-use crate::service::error::{Error, Result};
-use crate::service::failure::FailureKind;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::requests::{Rebuild, Waiters};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::services::Services;
+use crate::runtime::status::{Exit, WaitReason};
+use crate::schedule::cron::CronTimer;
+use crate::schedule::{CatchUp, Schedule};
+use crate::service::error::Result;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::service::state::ServiceState;
 
-#[cfg(feature = "database")]
 mod catch_up;
 mod ending;
 mod failing;
 mod planning;
+mod running;
 
-/// Runs a service from `Starting` until it is stopped or failed for good.
-#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, for every waiting service")]
-pub(crate) fn supervise(mut supervisor: Supervisor) -> impl Future<Output = ()> + Send {
-    async move {
-        let ending = supervisor.live().await;
-        Box::pin(supervisor.end(ending)).await;
-    }
+/// Runs a service from `Starting` until it has stopped or failed.
+pub(crate) async fn supervise(mut supervisor: Supervisor) -> Exit {
+    let exit = match panic::catch_future(supervisor.run_loop()).await {
+        Caught::Returned(exit) => exit,
+        Caught::Panicked(message) => {
+            let id = supervisor.registered.id();
+            error!(service.id = %id, "the loop of this service panicked, which is a bug of service-core: {message}");
+            Exit::Failed
+        }
+    };
+    Box::pin(supervisor.end(exit)).await
 }
 
+/// The state of the loop of one service. Only the loop reads and writes it.
 pub(crate) struct Supervisor {
-    /// What runs see; apart from the desk, which drives them.
     cx: Context,
-    desk: Desk,
+    registered: Arc<RegisteredService>,
+    services: Arc<Services>,
+    invoker: Invoker,
+    /// The options that the loop uses; the options in the requests may be newer.
+    options: Arc<Options>,
     instance: Option<Box<dyn Lifecycle>>,
-    /// The first instance has been built.
-    up: bool,
-    /// The service has come to its end as it should.
-    ended: bool,
-    /// What is due at the control's `next_due`.
-    next: Next,
-    seldom: Option<Box<Seldom>>,
-}
-
-/// What few services need: apart, so that a waiting one takes no memory for it.
-struct Seldom {
-    /// The instance is on the blocking pool, in a run that timed out or outlasted its stop.
-    away: Option<JoinHandle<Returned>>,
-    /// Which is to be cleaned up when it comes back.
-    discard: bool,
-    budget: RestartBudget,
+    /// What is due at `next_due` of the status.
+    due: Due,
+    /// A blocking run that timed out or was aborted has not returned; it holds the instance.
+    away: Option<Away>,
+    /// Callers that wait for the report of the current run.
+    current_waiters: Waiters,
+    /// For a cron schedule.
+    cron: Option<Box<CronTimer>>,
+    restarts: RestartBudget,
+    failure_log: FailureLog,
     /// For jitter.
     rng: fastrand::Rng,
-    /// The fire that `Next::Wall` is for.
-    wall: WallPlan,
+    /// The status already has the result of the loop.
+    ended: bool,
 }
 
-/// Why a life ends.
-enum Ending {
-    Stopped,
-    Failed,
-}
-
-/// What the supervisor waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
+/// What is due next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
     AtOnce,
+    /// The next point of the interval, or the end of the delay.
     Regular,
-    /// By the wall clock.
-    Wall,
-    /// A run for a cron fire that was missed while the process was down.
+    /// The next check of the wall clock, which may be the fire itself.
+    Cron,
+    /// A fire that was missed while the process was down.
     Missed,
     Retry,
 }
 
 /// What ended a wait.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cue {
-    /// A run is due, but there is no instance.
+enum WaitEvent {
+    Stop,
+    /// Options or settings have changed.
+    Changed,
+    /// The wall clock was due to be checked, and the fire has not come yet.
+    ClockCheck,
+    /// A blocking run that timed out has returned.
+    Returned(Result<Returned, JoinError>),
+    /// A run is due, and there is no instance.
     Build,
     /// A run has begun.
     Run,
-    Stop,
 }
 
-/// What ended a wait, or what is to be done before it goes on.
-enum Woken {
-    Go(Cue),
-    OptionsChanged,
-    /// The service's own settings: the next run is to have a fresh instance.
-    SettingsChanged,
-    WallNotThere,
-    /// A blocking run has returned late, and whether its instance is not to be used again.
-    Back {
-        done: bool,
-    },
+/// A blocking run that timed out or was aborted, and still occupies a thread of the blocking pool.
+struct Away {
+    run: JoinHandle<Returned>,
+    /// The instance must not be used again.
+    discard: bool,
 }
 
-/// What came of building.
-enum Built {
-    Done,
-    /// Not now: what follows is planned.
-    Broken,
-    Ended(Ending),
-}
+/// What a blocking run returns: the instance and the result of the run.
+type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
 
 /// Start and end of a run.
 type Times = (Instant, Instant);
 
-// Whatever happens seldom is boxed where it is awaited, so that a waiting service takes no memory for it.
+/// A run that ends later than this after its timeout has blocked its thread.
+const BLOCKED_GRACE: Duration = Duration::from_secs(1);
+
 impl Supervisor {
-    pub(crate) fn new(cx: Context, control: &Control) -> Self {
-        let desk = Desk::new(control.options.clone());
-        Self { cx, desk, instance: None, up: false, ended: false, next: Next::AtOnce, seldom: None }
-    }
-
-    #[expect(clippy::manual_async_fn, reason = "as `supervise`")]
-    fn live(&mut self) -> impl Future<Output = Ending> + Send {
-        async move {
-            if !Box::pin(self.desk.dependencies(&self.cx.entry, &self.cx.registry)).await {
-                return Ending::Stopped;
-            }
-            loop {
-                match self.wait().await {
-                    Cue::Stop => return Ending::Stopped,
-                    Cue::Build => match Box::pin(self.build()).await {
-                        Built::Done if !self.up => {
-                            self.come_up();
-                            continue;
-                        }
-                        Built::Done | Built::Broken => continue,
-                        Built::Ended(ending) => return ending,
-                    },
-                    Cue::Run => {}
-                }
-                let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-                let renew = {
-                    let driven = if instance.__shape().blocking_update {
-                        Box::pin(self.drive_blocking()).await
-                    } else {
-                        let mut run = Run { update: Some(instance.__update(&self.cx)), span: RunSpan::new(&self.cx) };
-                        let driven = poll_fn(|task| run.poll(task, &mut self.desk, &self.cx.entry)).await;
-                        match run.drop_cut(&self.cx.entry) {
-                            Caught::Panicked(message) => Driven::Panicked(message),
-                            Caught::Returned(()) => driven,
-                        }
-                    };
-                    match driven {
-                        Driven::Done(Ok(outcome)) => {
-                            let renew = self.succeed(outcome);
-                            #[cfg(feature = "database")]
-                            if catch_up::is_wanted(&self.desk.options) {
-                                self.seldom().wall.done();
-                                if self.can_remember_fire() {
-                                    Box::pin(self.remember_fire()).await;
-                                }
-                            }
-                            renew
-                        }
-                        driven => match Box::pin(self.follow_failure(driven)).await {
-                            Some(ending) => return ending,
-                            None => self.cx.entry.lock().renew,
-                        },
-                    }
-                };
-                #[cfg(feature = "database")]
-                if self.cx.entry.has_unsettled().is_some() {
-                    Box::pin(self.settle_rows(None)).await;
-                }
-                if renew {
-                    Box::pin(self.renew()).await;
-                }
-            }
+    pub(crate) fn new(
+        cx: Context,
+        registered: Arc<RegisteredService>,
+        services: Arc<Services>,
+        extension: Arc<dyn Extension>,
+    ) -> Self {
+        let options = cx.service.lock().requests.options.clone();
+        let rng = services.shared.rng(registered.id());
+        Self {
+            invoker: Invoker { service: cx.service.clone(), extension },
+            cx,
+            registered,
+            services,
+            options,
+            instance: None,
+            due: Due::AtOnce,
+            away: None,
+            current_waiters: Waiters::new(),
+            cron: None,
+            restarts: RestartBudget::default(),
+            failure_log: FailureLog::default(),
+            rng,
+            ended: false,
         }
     }
 
-    // ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────
+    pub(crate) fn incarnation(&self) -> u32 {
+        self.cx.incarnation
+    }
 
-    /// Waits until the next run is due, and begins it, or until something is asked.
-    async fn wait(&mut self) -> Cue {
-        if self.up && (self.next == Next::AtOnce || self.cx.entry.lock().run_wanted) {
-            // Back-to-back runs leave room for everyone else's tasks.
-            tokio::task::yield_now().await;
+    // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
+    async fn run_loop(&mut self) -> Exit {
+        if !Box::pin(self.wait_for_dependencies()).await {
+            return Exit::Stopped;
         }
+        let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
         loop {
-            match poll_fn(|task| self.poll_woken(task)).await {
-                Woken::Go(cue) => return cue,
-                Woken::OptionsChanged => self.plan_again(),
-                Woken::WallNotThere => {
-                    self.look_at_wall();
-                    #[cfg(feature = "database")]
-                    if self.can_remember_fire() {
-                        Box::pin(self.remember_fire()).await;
-                    }
-                }
-                Woken::SettingsChanged => {
-                    if !self.cx.entry.factory.is_ready_made() {
-                        Box::pin(self.replace_instance()).await;
-                    }
-                }
-                Woken::Back { done: true } => Box::pin(self.end_instance()).await,
-                Woken::Back { done: false } => {}
+            let exit = match poll_fn(|task| self.poll_wait(task, timer.as_mut())).await {
+                WaitEvent::Stop => Some(Exit::Stopped),
+                WaitEvent::Build => Box::pin(self.build()).await,
+                WaitEvent::Run => match self.run(timer.as_mut()).await {
+                    InvokeResult::Done(Ok(outcome)) => self.succeed(outcome).await,
+                    failed => Box::pin(self.follow_failure(failed)).await,
+                },
+                other => Box::pin(self.follow_up(other)).await,
+            };
+            if let Some(exit) = exit {
+                return exit;
             }
         }
     }
 
-    fn poll_woken(&mut self, task: &mut Task<'_>) -> Poll<Woken> {
-        let entry = &self.cx.entry;
-        let mut control = entry.lock();
-        control.asked = false;
-        control.waits = false;
-        if control.stop.is_some() {
-            return Poll::Ready(Woken::Go(Cue::Stop));
-        }
-        if control.changed {
-            control.changed = false;
-            settle(&self.desk.options, &mut control);
-            self.desk.options.clone_from(&control.options);
-            if std::mem::take(&mut control.reconfigure) {
-                // The options are planned with on the next turn.
-                control.changed = true;
-                return Poll::Ready(Woken::SettingsChanged);
+    /// Waits until a run is due and begins it, or until a request arrives.
+    fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
+        let Self { cx, options, due, instance, away, cron, current_waiters, .. } = self;
+        let service = &cx.service;
+        let event = service.update(|state| {
+            state.status.at_rest = false;
+            if state.requests.stop.is_some() {
+                return Some(WaitEvent::Stop);
             }
-            return Poll::Ready(Woken::OptionsChanged);
-        }
-        control.listen(task.waker());
-        if self.next == Next::AtOnce {
-            control.plan(None);
-        }
-        if let Some(away) = self.seldom.as_mut().and_then(|seldom| seldom.away.as_mut()) {
-            // Runs never overlap: not before the one that timed out has come back.
-            drop(control);
-            let Poll::Ready(returned) = Pin::new(away).poll(task) else { return Poll::Pending };
-            entry.lock().let_go();
-            let panicked;
-            (self.instance, panicked) = come_back(entry, returned);
-            let seldom = self.seldom();
-            seldom.away = None;
-            return Poll::Ready(Woken::Back { done: std::mem::take(&mut seldom.discard) || panicked });
-        }
-        if !control.run_wanted {
-            if control.state() == ServiceState::Paused || (control.next_due.is_some() && !control.is_due) {
-                // What it waits for is seen to by the drivers.
-                control.waits = true;
-                self.desk.timer = None;
-                return Poll::Pending;
+            if !Arc::ptr_eq(options, &state.requests.options) || state.requests.rebuild == Some(Rebuild::Settings) {
+                return Some(WaitEvent::Changed);
             }
-            if self.next == Next::Wall {
-                let there = |seldom: &Seldom| seldom.wall.is_due(entry.hub.clock.wall_now());
-                if !self.seldom.as_deref().is_some_and(there) {
-                    return Poll::Ready(Woken::WallNotThere);
+            state.set_waker(task.waker());
+            if away.is_some() {
+                return None;
+            }
+            if *due == Due::AtOnce {
+                state.status.next_due = None;
+            }
+            if std::mem::take(&mut state.requests.outage_over) && state.status.is_backing_off() {
+                // When the outage is over, its failures no longer count.
+                state.status.failures = 0;
+                state.status.next_due = Some(Instant::now());
+            }
+            if !state.requests.run {
+                let is_due = match state.status.next_due {
+                    _ if state.state() == ServiceState::Paused => false,
+                    Some(at) => poll_at(task, timer, at).is_ready(),
+                    None => true,
+                };
+                if !is_due {
+                    state.status.at_rest = true;
+                    return None;
+                }
+                if *due == Due::Cron && !cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now()))
+                {
+                    return Some(WaitEvent::ClockCheck);
                 }
             }
+            if instance.is_none() {
+                return Some(WaitEvent::Build);
+            }
+            if !std::mem::take(&mut state.requests.run)
+                && let Some(cron) = cron
+            {
+                match due {
+                    Due::Cron => cron.serve(),
+                    Due::Missed => cron.serve_missed(),
+                    _ => {}
+                }
+            }
+            state.requests.degraded = None;
+            *current_waiters = std::mem::take(&mut state.requests.waiters);
+            cx.run = state.status.begin_run(Instant::now());
+            Some(WaitEvent::Run)
+        });
+        match (event, away) {
+            (Some(event), _) => Poll::Ready(event),
+            // Runs never overlap: the next one waits until the one that timed out has returned.
+            (None, Some(away)) => Pin::new(&mut away.run).poll(task).map(WaitEvent::Returned),
+            (None, None) => Poll::Pending,
         }
-        if self.instance.is_none() {
-            return Poll::Ready(Woken::Go(Cue::Build));
-        }
-        // Under the same lock, so that no stop or pause comes in between.
-        if control.state() == ServiceState::BackingOff {
-            entry.enter(&mut control, ServiceState::Running);
-        }
-        match (control.run_wanted, self.next, &mut self.seldom) {
-            (false, Next::Wall, Some(seldom)) => seldom.wall.serve(),
-            (false, Next::Missed, Some(seldom)) => seldom.wall.serve_missed(),
-            _ => {}
-        }
-        let run = control.begin_run(Instant::now());
-        drop(control);
-        self.cx.run = run;
-        self.cx.entry.emit(|| ServiceEventKind::RunStarted { run });
-        Poll::Ready(Woken::Go(Cue::Run))
     }
 
-    // ── building and running ─────────────────────────────────────────────────────────────────────────────────────
-
-    /// Builds an instance, and follows up where that fails.
-    async fn build(&mut self) -> Built {
-        #[cfg(feature = "database")]
-        if !self.up && catch_up::is_wanted(&self.desk.options) {
-            let read = self.read_last_fire().await;
-            if !matches!(read, Built::Done) {
-                return read;
+    /// Handles an event that ended the wait without a run.
+    async fn follow_up(&mut self, event: WaitEvent) -> Option<Exit> {
+        match event {
+            WaitEvent::Changed => self.adopt_changes().await,
+            WaitEvent::ClockCheck => {
+                self.recheck_clock();
+                self.record_pending_fire(false).await;
             }
+            WaitEvent::Returned(returned) => self.take_back(returned).await,
+            WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
         }
-        let began = Instant::now();
-        let mut building = {
-            let cx = &self.cx;
-            cx.entry.as_current(|| cx.entry.factory.build(&cx.entry.id, cx.clone()))
+        None
+    }
+
+    /// Uses the options that are in effect now, and a fresh instance if the service's own settings have changed.
+    async fn adopt_changes(&mut self) {
+        let rebuild = {
+            let mut state = self.cx.service.lock();
+            adopt_options(&mut self.options, &mut state);
+            state.requests.rebuild.take_if(|rebuild| *rebuild == Rebuild::Settings).is_some()
         };
-        let driven = self.desk.drive(&self.cx.entry, building.as_mut(), Limit::Stop).await;
-        let _ = panic::catch(|| drop(building));
-        match driven {
-            Driven::Done(Ok(instance)) => {
-                self.instance = Some(instance);
-                self.cx.entry.emit(|| ServiceEventKind::InstanceBuilt);
-                Built::Done
-            }
-            Driven::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error, began).await,
-            Driven::Panicked(message) => {
-                let error = Error::msg(format!("building the instance panicked: {message}"));
-                self.fail_to_build(FailureKind::Panic, error, began).await
-            }
-            Driven::TimedOut | Driven::Aborted => {
-                warn!(service.id = %self.cx.entry.id, "`configure` outlasted the stop and was aborted");
-                self.cx.entry.emit(|| ServiceEventKind::Aborted);
-                Built::Ended(Ending::Stopped)
-            }
+        if rebuild && !self.registered.factory.is_ready_made() {
+            self.replace_instance().await;
         }
+        self.plan_again();
     }
 
-    async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Built {
-        self.fail(kind, error, began, None).await.map_or(Built::Broken, Built::Ended)
-    }
-
-    /// Drives `update` on the blocking pool.
-    async fn drive_blocking(&mut self) -> Driven<Result<Outcome>> {
-        let Some(instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
-        let mut on_pool = spawn_blocking_run(instance, self.cx.clone(), RunSpan::new(&self.cx));
-        match self.desk.drive(&self.cx.entry, pin!(&mut on_pool), Limit::Run).await {
-            Driven::Done(Ok((instance, caught))) => {
-                self.instance = Some(instance);
-                match caught {
-                    Caught::Returned(result) => Driven::Done(result),
-                    Caught::Panicked(message) => Driven::Panicked(message),
-                }
-            }
-            Driven::Done(Err(join)) => Driven::Panicked(join.to_string()),
-            Driven::Panicked(message) => Driven::Panicked(message),
-            cut @ (Driven::TimedOut | Driven::Aborted) => {
-                self.cx.entry.lock().set_hold(Hold::Blocked);
-                self.seldom().away = Some(on_pool);
-                if matches!(cut, Driven::TimedOut) { Driven::TimedOut } else { Driven::Aborted }
-            }
-        }
-    }
-
-    // ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Follows up a run that ended well, and says whether it asked for a fresh instance.
-    #[inline]
-    fn succeed(&mut self, outcome: Outcome) -> bool {
+    /// Handles a run that succeeded.
+    async fn succeed(&mut self, outcome: Outcome) -> Option<Exit> {
         let ended = Instant::now();
-        let (entry, run) = (&self.cx.entry, self.cx.run);
-        let (started, duration, waiters, renew) = {
-            let mut control = entry.lock();
-            // What the run itself has set counts from here on.
-            if control.changed {
-                settle(&self.desk.options, &mut control);
-                self.desk.options.clone_from(&control.options);
-            }
-            let (started, duration, waiters) = control.end_run_well(outcome, ended);
-            (started, duration, waiters, control.renew)
-        };
-        let Outcome { processed, failed, again } = outcome;
-        entry.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
-        debug!(service.id = %entry.id, service.run = run, processed, failed, ?duration, "run finished");
-        if !waiters.is_empty() {
-            report(waiters, &RunReport { outcome, error: None, duration });
+        let service = &self.cx.service;
+        let timeout = self.options.timeout;
+        let (started, duration) = service.update(|state| {
+            // Options that the run itself has set count from here on.
+            adopt_options(&mut self.options, state);
+            state.status.end_run(outcome, ended)
+        });
+        if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
+            warn!(
+                service.id = %service.id, service.run = self.cx.run,
+                "the run took {}, longer than its `timeout` of {}: it blocked its thread, so it could not be cancelled; write \
+                 blocking code as a plain `fn update`",
+                humanize::long(duration), humanize::long(timeout)
+            );
         }
+        self.failure_log.recovered(service);
+        let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);
+        service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
+        debug!(service.id = %service.id, service.run = run, processed, failed, ?duration, "run finished");
+        self.report(RunReport { outcome, error: None, duration });
         self.plan_regular(started, ended);
         if again {
-            self.next = Next::AtOnce;
+            self.due = Due::AtOnce;
         }
-        renew
+        if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
+            cron.done();
+            Box::pin(self.record_pending_fire(false)).await;
+        }
+        self.after_run().await;
+        None
     }
 
-    fn seldom(&mut self) -> &mut Seldom {
-        self.seldom.get_or_insert_with(|| {
-            let rng = self.cx.entry.hub.rng(&self.cx.entry.id);
-            Box::new(Seldom {
-                away: None,
-                discard: false,
-                budget: RestartBudget::default(),
-                rng,
-                wall: WallPlan::default(),
-            })
-        })
+    /// After every run that does not end the service: settles the rows that the run left open, and builds a fresh instance
+    /// if the run requested one.
+    async fn after_run(&mut self) {
+        if self.invoker.extension.has_unsettled(&self.cx.service) {
+            Box::pin(self.settle(None)).await;
+        }
+        let (rebuild, run) = {
+            let requests = &self.cx.service.lock().requests;
+            (requests.rebuild, requests.run)
+        };
+        if rebuild == Some(Rebuild::Reset) {
+            Box::pin(self.rebuild()).await;
+        }
+        if run || self.due == Due::AtOnce {
+            // Back-to-back runs leave room for other tasks.
+            tokio::task::yield_now().await;
+        }
     }
-}
 
-/// A run of `update` in flight.
-struct Run<'a> {
-    /// Until it has ended.
-    update: Option<BoxFuture<'a, Result<Outcome>>>,
-    span: RunSpan,
-}
+    /// Sends the report of the run to the callers that wait for it.
+    fn report(&mut self, report: RunReport) {
+        for waiter in self.current_waiters.drain(..) {
+            // The caller may have stopped waiting.
+            let _ = waiter.send(report.clone());
+        }
+    }
 
-impl Run<'_> {
-    #[inline]
-    fn poll(&mut self, task: &mut Task<'_>, desk: &mut Desk, entry: &Entry) -> Poll<Driven<Result<Outcome>>> {
-        desk.poll(task, entry, &self.span, Limit::Run, |task| {
-            let Some(update) = &mut self.update else { unreachable!("a run that has ended is not polled again") };
-            let polled = update.as_mut().poll(task);
-            if polled.is_ready() {
-                // Dropping it is user code, too.
-                self.update = None;
+    fn cron(&mut self) -> &mut CronTimer {
+        self.cron.get_or_insert_default()
+    }
+
+    /// Waits until every service that this one depends on is ready. Returns `false` if a stop came first.
+    async fn wait_for_dependencies(&mut self) -> bool {
+        if self.options.depends_on.is_empty() {
+            return true;
+        }
+        let service = self.cx.service.clone();
+        loop {
+            let mut changed = pin!(service.shared.changed.notified());
+            let waiting = self.services.not_ready(&self.options.depends_on);
+            let ready = waiting.ids.is_empty();
+            service.update(|state| {
+                if ready {
+                    state.status.wait_reason = None;
+                    state.status.grid = crate::schedule::Grid::new(Instant::now());
+                    return;
+                }
+                state.status.wait_reason = Some(Box::new(WaitReason::Dependencies(waiting.ids.into())));
+                if waiting.none_starting && !state.status.start_resolved {
+                    // No dependency is starting, so the caller of `start` would wait in vain.
+                    state.status.start_resolved = true;
+                    service.notify_waiters(state);
+                }
+            });
+            if ready {
+                return true;
             }
-            polled
-        })
-    }
-
-    /// Drops a run that did not end by itself.
-    #[inline]
-    fn drop_cut(&mut self, entry: &Entry) -> Caught<()> {
-        match self.update.take() {
-            None => Caught::Returned(()),
-            Some(cut) => panic::catch(|| entry.as_current(|| self.span.in_scope(|| drop(cut)))),
+            let stopped = poll_fn(|task| {
+                let mut state = service.lock();
+                state.set_waker(task.waker());
+                if state.requests.stop.is_some() {
+                    return Poll::Ready(true);
+                }
+                drop(state);
+                changed.as_mut().poll(task).map(|()| false)
+            });
+            if stopped.await {
+                return false;
+            }
         }
     }
 }
 
-/// The grid comes up to the last run on its old interval, before another holds.
-fn settle(before: &Options, control: &mut Control) {
-    if let (Schedule::Interval(every), Some(started)) = (&before.schedule, control.stats.last_started) {
-        control.grid.settle(*every, started);
+/// Takes over the options in effect. Before that, the grid advances to the last run by the old interval.
+fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
+    if Arc::ptr_eq(options, &state.requests.options) {
+        return;
     }
+    if let (Schedule::Interval(every), Some(started)) = (&options.schedule, state.status.stats.last_started) {
+        state.status.grid.advance_to(*every, started);
+    }
+    options.clone_from(&state.requests.options);
 }
 
-/// A blocking run that had timed out has returned at last, and whether by a panic.
-fn come_back(entry: &Entry, returned: Result<Returned, tokio::task::JoinError>) -> (Option<Box<dyn Lifecycle>>, bool) {
-    match returned {
-        Ok((instance, Caught::Returned(_))) => (Some(instance), false),
-        Ok((instance, Caught::Panicked(message))) => {
-            warn!(service.id = %entry.id, "a blocking run panicked after it had timed out: {message}");
-            (Some(instance), true)
-        }
-        Err(_) => (None, false),
-    }
-}
-
-fn report(waiters: Waiters, report: &RunReport) {
-    for waiter in waiters {
-        // Whoever asked may have stopped waiting.
-        let _ = waiter.send(report.clone());
-    }
+/// Whether fires that were missed while the process was down are made up.
+fn catches_up(options: &Options) -> bool {
+    matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }

@@ -1,10 +1,12 @@
-//! Cron schedules: when they fire, and how their fires are waited for by a clock on the wall that may be set.
+//! Cron schedules: when they fire, and how the loop waits for a fire on a wall clock that may be changed.
 //!
-//! The tricky part is that clock. Where it jumps over an hour (DST, in spring), what would have fired in that hour fires
-//! once, at its end; where an hour comes twice, a fixed time fires in the first of the two, be it one of several; what is
-//! meant as "every" (`*`, `*/15`) goes by the clock as it is. A clock that is set ahead, or a machine that was suspended, is
-//! seen within a minute, and what was missed is made up by one run. A clock that is set back by up to three hours fires nothing
-//! twice; further back, the schedule follows it.
+//! The tricky part is that clock.
+//! - DST, in spring: fixed times in the hour that is skipped fire once, at its end.
+//! - DST, in autumn: fixed times in the hour that repeats fire once, the first time.
+//! - Schedules with "every" (`*`, `*/15`) fire at every time that the wall clock shows.
+//! - The clock is set forward, or the machine was suspended: this is noticed within a minute, and one run makes up for the
+//!   fires that were skipped.
+//! - The clock is set back by up to three hours: no fire is repeated. By more: the schedule follows the clock.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,30 +14,27 @@ use std::time::{Duration, SystemTime};
 
 use crate::schedule::CronSchedule;
 
-/// How often the clock on the wall is looked at: it may be set, and the machine suspended.
+/// How often the wall clock is checked: it may be set, and the machine may be suspended.
 const LOOK: Duration = Duration::from_secs(60);
-/// As far as this a clock may be set back and the last fire is remembered.
+/// If the clock is set back by up to this, fires that were served before are not repeated.
 const SET_BACK: Duration = Duration::from_secs(3 * 3600);
 
 /// What is wrong with a cron schedule.
 #[derive(Debug)]
-#[allow(dead_code, reason = "with the feature there is never none, and without it nothing else is known")]
+#[allow(dead_code, reason = "NoFeature exists without the feature only, the others with it only")]
 pub(crate) enum Mistake {
-    /// The library is not there.
+    /// The program was built without the feature `cron`.
     NoFeature,
-    /// No expression: what its parser says.
+    /// The expression is invalid: the parser's message.
     Expression(String),
-    /// It never fires.
+    /// The expression never fires.
     Never,
-    /// No time zone, and the one that may be meant.
+    /// The time zone is unknown: the nearest known one.
     Zone(Option<&'static str>),
 }
 
-pub(crate) const NO_FEATURE: &str = "needs the feature `cron` of service-core, which this program was built without: add \
-                                     `features = [\"cron\"]` to it in Cargo.toml";
-
 impl Mistake {
-    /// Which of the schedule's keys is wrong.
+    /// Returns the key of the schedule that is wrong.
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::Zone(_) => "timezone",
@@ -76,7 +75,10 @@ mod fires {
         None
     }
 
-    #[cfg(feature = "database")]
+    pub(crate) fn local_time(_at: SystemTime, _timezone: &str) -> Option<String> {
+        None
+    }
+
     pub(crate) fn missed(_: &CronSchedule, _: SystemTime, _: SystemTime, _: usize) -> Vec<SystemTime> {
         Vec::new()
     }
@@ -84,9 +86,8 @@ mod fires {
 
 #[cfg(feature = "cron")]
 mod fires {
-    #[cfg(feature = "database")]
     use chrono::TimeDelta;
-    use chrono::{DateTime, TimeZone, Utc};
+    use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
     use chrono_tz::Tz;
     use croner::errors::CronError;
     use croner::parser::{CronParser, Year};
@@ -94,20 +95,20 @@ mod fires {
 
     use super::{CronSchedule, Mistake, SystemTime};
 
-    /// Whether the expression and the time zone are known, and it ever fires.
+    /// Checks that the expression and the time zone are valid, and that the schedule fires at some time.
     pub(crate) fn check(schedule: &CronSchedule) -> Result<(), Mistake> {
         let (cron, zone) = parse(schedule)?;
-        // Without a year field what fires once fires again: the calendar repeats after 400 years.
+        // There is no year field, and the calendar repeats after 400 years: a schedule that fires at all fires again.
         match cron.find_next_occurrence(&DateTime::UNIX_EPOCH.with_timezone(&zone), true) {
             Ok(_) => Ok(()),
             Err(_) => Err(Mistake::Never),
         }
     }
 
-    /// The first fire after `after`, or `None` where there is none.
+    /// Returns the first fire after `after`, or `None` if there is none.
     pub(crate) fn next(schedule: &CronSchedule, after: SystemTime) -> Option<SystemTime> {
         let (cron, zone) = parse(schedule).ok()?;
-        // Whole seconds are enough: fires stand on them, and `after` itself does not count.
+        // Whole seconds are enough: fires are at whole seconds, and `after` itself does not count.
         let seconds = after.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
         let after = DateTime::<Utc>::from_timestamp(i64::try_from(seconds).ok()?, 0)?.with_timezone(&zone);
         if !is_several_times(&cron, &schedule.expression) {
@@ -118,17 +119,24 @@ mod fires {
         shown.find_map(|shown| resolve(zone, shown).filter(|fire| *fire > after)).map(SystemTime::from)
     }
 
-    /// Whether it is several fixed times, which the library takes for something like "every hour": it leaves out those
-    /// that the clock jumps over, and fires those that come twice twice.
+    /// A time as text in this time zone; `None` where the zone is unknown or UTC.
+    pub(crate) fn local_time(at: SystemTime, timezone: &str) -> Option<String> {
+        let zone: Tz = timezone.parse().ok().filter(|zone| *zone != Tz::UTC)?;
+        Some(DateTime::<Utc>::from(at).with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Secs, true))
+    }
+
+    /// Whether the expression has several fixed times. The library treats them like "every hour": it skips those in an
+    /// hour that DST skips, and repeats those in an hour that DST repeats.
     fn is_several_times(cron: &Cron, expression: &str) -> bool {
         let fields: Vec<&str> = expression.split_whitespace().collect();
         let is_fixed = |field: &&str| !field.contains(['*', '?', '/']);
-        // Before the three of the date.
+        // The fields before the three of the date.
         let times = fields.len().checked_sub(3).and_then(|times| fields.get(..times)).unwrap_or_default();
         times.len() >= 2 && times.iter().all(is_fixed) && cron.determine_job_type() != JobType::FixedTime
     }
 
-    /// The moment of a time that the clock on the wall is to show: of two the first, of none the one at which it goes on.
+    /// Returns the moment at which the wall clock shows this time: the first of two, or, where DST skips the time, the
+    /// moment at which the clock continues.
     fn resolve(zone: Tz, shown: DateTime<Utc>) -> Option<DateTime<Tz>> {
         const TWO_DAYS: i64 = 2 * 24 * 60;
         let shown = shown.naive_utc();
@@ -141,8 +149,7 @@ mod fires {
         })
     }
 
-    /// The fires after `since`, up to `until`: the latest `most` of them, in their order.
-    #[cfg(feature = "database")]
+    /// Returns the fires after `since`, up to `until`: the latest `most` of them, oldest first.
     pub(crate) fn missed(
         schedule: &CronSchedule,
         since: SystemTime,
@@ -154,7 +161,7 @@ mod fires {
         let until = DateTime::<Utc>::from(until).with_timezone(&zone);
         let since = DateTime::<Utc>::from(since).with_timezone(&zone);
         let mut missed: Vec<_> = if is_several_times(&cron, &schedule.expression) {
-            // From beyond an hour that repeats, and without those that the same jump's end stands for.
+            // Starts after an hour that may repeat. Times that DST skips resolve to the same moment, which counts once.
             let shown = (until.naive_local() + TimeDelta::hours(3)).and_utc();
             let first = cron.find_previous_occurrence(&shown, true).ok();
             let before = std::iter::successors(first, |shown| cron.find_previous_occurrence(shown, false).ok());
@@ -184,7 +191,7 @@ mod fires {
         Ok((cron, zone))
     }
 
-    /// The field that is no good alone, with what the parser says of it; it does not say of which it speaks.
+    /// Returns the field that is wrong by itself, with the parser's message, which does not name the field.
     fn wrong_field(parser: &CronParser, expression: &str) -> Option<String> {
         const NAMES: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
         let parts: Vec<&str> = expression.split_whitespace().collect();
@@ -207,37 +214,33 @@ mod fires {
     }
 }
 
-#[cfg(feature = "database")]
 pub(crate) use fires::missed;
-pub(crate) use fires::{check, next};
+pub(crate) use fires::{check, local_time, next};
 
-/// Of what was missed while the process was down, `catch_up = "all"` makes up the latest so many.
-#[cfg(feature = "database")]
+/// `catch_up = "all"` makes up at most this many fires, the latest ones.
 pub(crate) const MOST_MISSED: usize = 1000;
 
-/// A fire that is waited for. Knows no clock: what it shows is told at each look.
+/// The fire that the loop waits for. It has no clock: each method takes the present time.
 #[derive(Debug, Default)]
-pub(crate) struct WallPlan {
+pub(crate) struct CronTimer {
     fire: Option<SystemTime>,
-    /// When it was last found to be the next one. From then on the clock only has to go forward for it to stay so.
+    /// When `fire` was last computed or confirmed. While the clock only moves forward, `fire` stays the next one.
     found: Option<SystemTime>,
     jitter: Duration,
     /// The latest fire that was run.
     served: Option<SystemTime>,
-    /// Fires that were missed while the process was down, and are made up; the first comes first.
-    owed: VecDeque<SystemTime>,
-    /// The fire that is being run, or tried again.
-    in_hand: Option<SystemTime>,
-    /// While missed fires are made up: up to when.
-    #[cfg(feature = "database")]
+    /// Fires that were missed while the process was down, oldest first. They are being made up.
+    missed: VecDeque<SystemTime>,
+    /// The fire of the current run, or of the run that is retried.
+    in_run: Option<SystemTime>,
+    /// While missed fires are made up: up to which moment.
     made_up_to: Option<SystemTime>,
-    /// The latest fire whose run ended well and that is not written down, and whether that was told.
-    #[cfg(feature = "database")]
-    unwritten: Option<(SystemTime, bool)>,
+    /// The latest fire whose run succeeded and that is not recorded yet, and whether a warning was logged.
+    unrecorded: Option<(SystemTime, bool)>,
 }
 
-impl WallPlan {
-    /// Plans the first fire after `now`, and after the last that was run; one whose jitter is running stays planned.
+impl CronTimer {
+    /// Plans the first fire after `now` and after the last one that was run. A fire that waits for its jitter stays planned.
     pub(crate) fn plan(&mut self, schedule: &CronSchedule, now: SystemTime, jitter: Duration) {
         let pending =
             self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now && now < fire + self.jitter);
@@ -248,7 +251,7 @@ impl WallPlan {
         }
     }
 
-    /// Whether the plan still holds: it does not where the clock was set back to before an earlier fire.
+    /// Returns whether the plan is still right. It is not if the clock was set back to before an earlier fire.
     pub(crate) fn stands(&mut self, schedule: &CronSchedule, now: SystemTime) -> bool {
         let Some(fire) = self.fire else { return false };
         let forward = self.found.is_some_and(|found| found <= now);
@@ -259,7 +262,7 @@ impl WallPlan {
         stands
     }
 
-    /// Whether the moment of the fire has come, and only its jitter, or something that is in the way, is waited for.
+    /// Returns whether the time of the fire has come. The run may still have to wait for its jitter or for another run.
     pub(crate) fn has_come(&self, now: SystemTime) -> bool {
         self.fire.is_some_and(|fire| fire <= now)
     }
@@ -268,75 +271,67 @@ impl WallPlan {
         self.fire.is_some_and(|fire| fire + self.jitter <= now)
     }
 
-    /// The fire is run.
+    /// The run of the planned fire begins.
     pub(crate) fn serve(&mut self) {
         self.served = self.fire;
-        self.in_hand = self.fire;
+        self.in_run = self.fire;
     }
 
-    /// Everything up to this fire was served by an earlier process, or an earlier life of the service.
-    #[cfg(feature = "database")]
+    /// An earlier process, or an earlier incarnation of the service, has served every fire up to this one.
     pub(crate) fn served_before(&mut self, last: SystemTime) {
         self.made_up_to = Some(last);
     }
 
-    /// Up to when nothing is owed, as long as missed fires are made up.
-    #[cfg(feature = "database")]
+    /// While missed fires are made up: the moment up to which none is missing.
     pub(crate) fn made_up_to(&self) -> Option<SystemTime> {
         self.made_up_to
     }
 
-    #[cfg(feature = "database")]
     pub(crate) fn all_made_up(&mut self) {
         self.made_up_to = None;
     }
 
-    /// These were missed.
-    #[cfg(feature = "database")]
-    pub(crate) fn owe(&mut self, missed: Vec<SystemTime>) {
+    /// Queues fires that were missed.
+    pub(crate) fn backfill(&mut self, missed: Vec<SystemTime>) {
         self.made_up_to = missed.last().copied();
-        // Nor does the schedule fire for it again.
+        // The schedule must not fire again for it.
         self.served = self.made_up_to;
-        self.owed = missed.into();
+        self.missed = missed.into();
     }
 
-    pub(crate) fn owes(&self) -> bool {
-        !self.owed.is_empty()
+    pub(crate) fn has_missed(&self) -> bool {
+        !self.missed.is_empty()
     }
 
-    /// A missed fire is run.
+    /// The run of the oldest missed fire begins.
     pub(crate) fn serve_missed(&mut self) {
-        self.in_hand = self.owed.pop_front();
+        self.in_run = self.missed.pop_front();
     }
 
-    /// The run of the fire in hand has ended well.
-    #[cfg(feature = "database")]
+    /// The run of the current fire has succeeded.
     pub(crate) fn done(&mut self) {
-        if let Some(fire) = self.in_hand.take() {
-            let told = self.unwritten.is_some_and(|(_, told)| told);
-            self.unwritten = Some((fire, told));
+        if let Some(fire) = self.in_run.take() {
+            let warned = self.unrecorded.is_some_and(|(_, warned)| warned);
+            self.unrecorded = Some((fire, warned));
         }
     }
 
-    #[cfg(feature = "database")]
-    pub(crate) fn unwritten(&self) -> Option<SystemTime> {
-        self.unwritten.map(|(fire, _)| fire)
+    pub(crate) fn unrecorded(&self) -> Option<SystemTime> {
+        self.unrecorded.map(|(fire, _)| fire)
     }
 
-    /// This fire is written down.
-    #[cfg(feature = "database")]
-    pub(crate) fn written(&mut self, fire: SystemTime) {
-        self.unwritten = self.unwritten.filter(|(later, _)| *later != fire);
+    /// This fire has been recorded.
+    pub(crate) fn recorded(&mut self, fire: SystemTime) {
+        self.unrecorded = self.unrecorded.filter(|(later, _)| *later != fire);
     }
 
-    /// Says whether that is news.
-    #[cfg(feature = "database")]
-    pub(crate) fn could_not_write(&mut self) -> bool {
-        self.unwritten.as_mut().is_some_and(|(_, told)| !std::mem::replace(told, true))
+    /// Recording the fire failed. Returns whether this is the first time, so that one warning is logged.
+    pub(crate) fn could_not_record(&mut self) -> bool {
+        self.unrecorded.as_mut().is_some_and(|(_, warned)| !std::mem::replace(warned, true))
     }
 
-    /// How long to wait before the clock is looked at again.
-    pub(crate) fn until_next_look(&self, now: SystemTime) -> Duration {
+    /// Returns how long to wait before the next check of the clock.
+    pub(crate) fn until_next_check(&self, now: SystemTime) -> Duration {
         let at = self.fire.map(|fire| fire + self.jitter);
         at.map_or(LOOK, |at| at.duration_since(now).unwrap_or_default().min(LOOK))
     }

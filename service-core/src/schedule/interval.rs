@@ -1,7 +1,7 @@
-//! When the next run is due: pure arithmetic on instants, with no clock and no task.
+//! When the next run is due: pure arithmetic on instants, without a clock and without a task.
 //!
-//! The tricky part is the grid of `interval`: runs start on points a fixed interval apart, whatever else starts runs in
-//! between. Only a run that outlasts the interval begins the grid anew, at its end.
+//! The tricky part is the grid of `interval`. Runs start at points that are a fixed interval apart. Retries and `run_now`
+//! do not move these points. Only a run that takes longer than the interval restarts the grid, at its end.
 
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ impl Grid {
         Self { slot: first }
     }
 
-    /// The point for which the next run is due, after a run from `started` to `ended`.
+    /// Returns the point at which the next run is due, after a run from `started` to `ended`.
     #[inline]
     pub(crate) fn after_run(&mut self, every: Duration, started: Instant, ended: Instant) -> Instant {
         if started < self.slot {
-            // A run by hand before the first point.
+            // A requested run before the first point.
             return self.slot;
         }
         let mut next = later(self.slot, every);
         if started >= next {
-            // The run that was due at `next`: the usual case, told by comparing alone.
+            // The run that was due at `next`: the usual case, found by one comparison.
             self.slot = next;
             next = later(next, every);
         }
@@ -44,19 +44,19 @@ impl Grid {
         later(self.slot, every)
     }
 
-    /// A point of it: the first one, before the first run.
+    /// Returns a point of the grid: before the first run, the first point.
     pub(crate) fn first(&self) -> Instant {
         self.slot
     }
 
-    /// Comes up to the last run's start on the grid as it was, before its interval changes.
-    pub(crate) fn settle(&mut self, every: Duration, started: Instant) {
+    /// Advances to the last point at or before `started`, on the old interval, before the interval changes.
+    pub(crate) fn advance_to(&mut self, every: Duration, started: Instant) {
         if started >= self.slot {
             self.slot = latest_point(self.slot, every, started);
         }
     }
 
-    /// The point that is due next where `every` has changed since the last run, which began at `started`.
+    /// Returns the next point if `every` has changed since the last run, which began at `started`.
     pub(crate) fn next(&self, every: Duration, started: Option<Instant>) -> Instant {
         match started {
             Some(started) if started >= self.slot => later(latest_point(self.slot, every, started), every),
@@ -72,7 +72,7 @@ fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
     at - Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))
 }
 
-/// `at + wait`, or a moment in 30 years, where that is farther off: what nobody lives to see needs no exact time.
+/// Returns `at + wait`, with `wait` limited to 30 years so that the sum does not overflow.
 #[inline]
 pub(crate) fn later(at: Instant, wait: Duration) -> Instant {
     const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
@@ -88,17 +88,17 @@ mod tests {
     }
 
     #[test]
-    fn next_start_by_interval() {
+    fn the_next_start_follows_the_grid() {
         let t0 = Instant::now();
         // (what, grid's slot, interval, started, ended, next, slot after)
         let table = [
             ("a short run keeps the grid", 0, 30, 0, 3, 30, 0),
             ("a late start keeps the grid", 30, 30, 31, 40, 60, 30),
-            ("a run as long as the interval begins it anew", 0, 30, 0, 30, 30, 30),
-            ("a run that outlasts it is followed at once, on a new grid", 0, 30, 0, 45, 45, 45),
-            ("a run by hand in between leaves the grid alone", 30, 30, 41, 43, 60, 30),
-            ("a run by hand during which a point came due is followed at once", 30, 30, 55, 65, 60, 30),
-            ("a run by hand before the first point leaves it", 100, 30, 10, 12, 100, 100),
+            ("a run as long as the interval restarts the grid", 0, 30, 0, 30, 30, 30),
+            ("a run longer than the interval is followed at once, on a new grid", 0, 30, 0, 45, 45, 45),
+            ("a requested run between two points does not move the grid", 30, 30, 41, 43, 60, 30),
+            ("a requested run during which a point came due is followed at once", 30, 30, 55, 65, 60, 30),
+            ("a requested run before the first point does not move it", 100, 30, 10, 12, 100, 100),
             ("points missed during a long backoff are skipped", 0, 30, 95, 96, 120, 90),
             ("a retry on a point counts as that point's run", 0, 30, 60, 60, 90, 60),
         ];
@@ -115,11 +115,11 @@ mod tests {
         let grid = Grid::new(t0);
         assert_eq!(grid.next(secs(10), Some(t0 + secs(1))), t0 + secs(10));
         assert_eq!(grid.next(secs(100), Some(t0 + secs(1))), t0 + secs(100));
-        assert_eq!(grid.next(secs(10), None), t0, "before the first run the first point stands");
+        assert_eq!(grid.next(secs(10), None), t0, "before the first run the first point stays");
     }
 
     #[test]
-    fn an_endless_interval_does_not_overflow() {
+    fn the_longest_interval_does_not_overflow() {
         let t0 = Instant::now();
         assert!(later(t0, Duration::MAX) > t0);
     }

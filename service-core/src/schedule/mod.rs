@@ -1,4 +1,4 @@
-//! When a service runs: pure arithmetic on instants and calendar times, with no clock and no task.
+//! When a service runs: pure arithmetic on instants and calendar times, without a clock and without a task.
 
 pub(crate) mod cron;
 mod interval;
@@ -9,50 +9,58 @@ use std::time::Duration;
 
 /// When a service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Schedule {
-    /// Start to start, on a fixed grid.
+pub(crate) enum Schedule {
+    /// From the start of a run to the start of the next, on a fixed grid.
     Interval(Duration),
-    /// End to start.
+    /// From the end of a run to the start of the next.
     Delay(Duration),
-    /// By the clock on the wall.
+    /// By wall-clock time.
     Cron(CronSchedule),
 }
 
-/// A cron schedule, as it was written.
+/// A cron schedule, as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CronSchedule {
+pub(crate) struct CronSchedule {
     /// The expression, such as `0 3 * * *`.
-    pub expression: String,
+    pub(crate) expression: String,
     /// The time zone's IANA name. Default: `UTC`.
-    pub timezone: String,
+    pub(crate) timezone: String,
     /// What happens to fires that were missed while the process was down.
-    pub catch_up: CatchUp,
+    pub(crate) catch_up: CatchUp,
 }
 
 /// What happens to cron fires that were missed while the process was down.
 ///
-/// A fire counts as served once its run has ended well, which is remembered in the database: whoever is killed in the
-/// middle of a run repeats it. Before the first start nothing was missed.
+/// A fire counts as served when its run has succeeded; the database records that. If the process is killed during the
+/// run, the next process repeats the fire. Before the first start of a service nothing counts as missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CatchUp {
-    /// Nothing.
+    /// Missed fires are skipped.
     #[default]
     None,
-    /// The latest of them stands for all, and runs.
+    /// One run makes up for all missed fires: the run of the latest one.
     Latest,
-    /// All of them run, one after the other; of more than 1,000 the latest 1,000.
+    /// Every missed fire has its run, one after the other, at most the latest 1,000.
     All,
 }
 
-/// So many permits a time.
+impl CatchUp {
+    /// The word for it in the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Latest => "latest",
+            Self::All => "all",
+        }
+    }
+}
+
+/// The limit of `cx.permit()`: at most `permits` in any period of length `per`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateLimit {
-    /// Permits, above zero.
-    pub permits: u32,
-    /// The time they are for, above zero.
-    pub per: Duration,
+pub(crate) struct RateLimit {
+    /// The number of permits, above zero.
+    pub(crate) permits: u32,
+    /// The length of the period, above zero.
+    pub(crate) per: Duration,
 }

@@ -1,7 +1,8 @@
-//! [`Error`]: any error, kept whole, with what it says about retrying.
+//! [`Error`]: wraps any error and may say how to retry.
 //!
-//! The tricky part is that `Error` takes every `std::error::Error` by `?` and therefore cannot be one itself. Where a
-//! `Box<dyn std::error::Error>` is wanted it travels inside a private carrier, which [`Error::new`] opens again.
+//! The tricky part is that `Error` converts from every `std::error::Error` by `?`, and therefore cannot implement that
+//! trait itself. Where a `Box<dyn std::error::Error>` is needed, a private carrier holds it; [`Error::new`] unwraps the
+//! carrier.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,19 +12,19 @@ use std::time::Duration;
 
 type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// `Result` with this crate's [`Error`], and `()` where nothing is returned.
+/// `Result` with this crate's [`Error`]. The value is `()` by default.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// Any error, kept with its causes. Cheap to clone.
+/// Any error with its causes. Cheap to clone.
 ///
-/// `?` takes every standard error; `.map_err(Error::new)?` takes the rest (`anyhow::Error`, boxed errors, strings).
-/// `Display` prints the outermost message, `{:#}` the whole chain on one line, and `Debug` the whole chain on lines of
-/// its own, so that `main` may return it.
+/// `?` converts every standard error. `.map_err(Error::new)?` converts the others: `anyhow::Error`, boxed errors and
+/// strings. `Display` prints the outermost message, `{:#}` the whole chain on one line, and `Debug` the whole chain with
+/// one cause per line, so that `main` may return it.
 ///
 /// ```
 /// use service_core::Error;
-/// let error = Error::new("the queue is away");
-/// assert_eq!(error.to_string(), "the queue is away");
+/// let error = Error::new("the queue does not answer");
+/// assert_eq!(error.to_string(), "the queue does not answer");
 /// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
@@ -35,11 +36,11 @@ struct Inner {
 
 enum Source {
     Std(BoxError),
-    /// Kept as it is: boxed, an anyhow error hides its outermost error's type.
+    /// Not boxed: a boxed anyhow error hides the type of its outermost error.
     Anyhow(anyhow::Error),
 }
 
-/// What an error itself says about being retried.
+/// What an error says about retrying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Advice {
     None,
@@ -48,22 +49,22 @@ pub(crate) enum Advice {
 }
 
 impl Error {
-    /// Wraps an error, a boxed error, an `anyhow::Error` or a string. An [`Error`] comes back unchanged.
+    /// Wraps an error, a boxed error, an `anyhow::Error` or a string. Returns an [`Error`] unchanged.
     pub fn new(error: impl Into<BoxError> + 'static) -> Self {
         Self::with(error, Advice::None)
     }
 
-    /// An error with only a message.
+    /// Creates an error from a message.
     pub fn msg(message: impl fmt::Display) -> Self {
         Self::new(message.to_string())
     }
 
-    /// An error that is not worth a retry: by default the service fails at once.
+    /// Creates an error that is not retried: by default the service is `Failed` at once.
     pub fn fatal(error: impl Into<BoxError> + 'static) -> Self {
         Self::with(error, Advice::Fatal)
     }
 
-    /// An error that says when to try again. The wait is not capped by `max_retry_delay`.
+    /// Creates an error that sets the wait before the retry. `max_retry_delay` does not cap that wait.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError> + 'static) -> Self {
         Self::with(error, Advice::RetryAfter(delay))
     }
@@ -101,12 +102,12 @@ impl Error {
         }
     }
 
-    /// The error and its causes, outermost first.
+    /// Returns the error and its causes, outermost first.
     pub fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         Chain { next: Some(self.outermost()) }
     }
 
-    /// The first error of type `E` anywhere in the chain, also inside an `io::Error` or an `anyhow::Error`.
+    /// Returns the first error of type `E` in the chain, also inside an `io::Error` or an `anyhow::Error`.
     pub fn find<E: StdError + Send + Sync + 'static>(&self) -> Option<&E> {
         if let Source::Anyhow(error) = &self.0.source
             && let Some(found) = error.downcast_ref::<E>()
@@ -121,7 +122,7 @@ impl Error {
     }
 }
 
-/// Walks causes. Unlike a plain `source()` walk it looks into `io::Error::other` and into carried [`Error`]s.
+/// Iterates over causes. Unlike `source()` alone, it also looks into `io::Error::other` and into carried [`Error`]s.
 struct Chain<'a> {
     next: Option<&'a (dyn StdError + 'static)>,
 }
@@ -161,8 +162,8 @@ impl fmt::Debug for Error {
     }
 }
 
-/// The causes' messages below the outermost, without those that the one above ends with: some errors print their source
-/// and give it back as well (`DbErr`), and some are nothing but their source (`io::Error::other`).
+/// The messages of the causes below the outermost error. A message is left out where the one above already ends with it:
+/// some errors print their source and also return it (`DbErr`), and some consist of their source (`io::Error::other`).
 fn causes(error: &Error) -> impl Iterator<Item = String> {
     let mut above = error.outermost().to_string();
     error.chain().skip(1).filter_map(move |cause| {
@@ -197,7 +198,7 @@ impl From<Error> for anyhow::Error {
     }
 }
 
-/// An [`Error`] where a standard error is wanted.
+/// An [`Error`] where a standard error is needed.
 #[derive(Debug)]
 struct Carrier(Error);
 
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn find_looks_everywhere() {
+    fn find_searches_the_whole_chain() {
         let plain = Error::from(Sending(Code(1)));
         let io = Error::from(io::Error::other(Sending(Code(2))));
         let anyhow_bare = Error::new(anyhow::Error::new(Code(3)));
@@ -246,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn an_error_wrapped_again_is_itself() {
+    fn an_error_that_is_wrapped_again_stays_the_same() {
         let fatal = Error::fatal("no");
         assert_eq!(Error::new(fatal).advice(), Advice::Fatal);
     }
 
     #[test]
-    fn it_passes_through_other_errors_and_back() {
+    fn an_error_survives_the_way_through_other_error_types() {
         fn through_anyhow() -> anyhow::Result<()> {
             Err(Error::fatal("no"))?
         }
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_do_not_print_twice() {
+    fn the_message_of_an_io_error_is_printed_once() {
         assert_eq!(format!("{:#}", Error::from(io::Error::other("once"))), "once");
     }
 }

@@ -1,35 +1,37 @@
-//! A failed run as `on_failure` sees it, and what may follow.
+//! [`Failure`]: a failed run, as `on_failure` receives it. [`Recovery`]: what follows the failure.
 
 use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::service::error::Error;
 
-/// How a run failed.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FailureKind {
-    /// It returned an error.
+    /// The run returned an error.
     Error,
-    /// It panicked.
+    /// The run panicked.
     Panic,
-    /// It ran longer than `timeout`.
+    /// The run took longer than `timeout`.
     Timeout,
 }
 
-/// What follows a failure.
+/// What follows a failure: the answer of `on_failure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Recovery {
-    /// Try again after [`Failure::retry_delay`].
+    /// Retry after [`Failure::retry_delay`].
     Retry,
-    /// Try again after this long, without a cap.
+    /// Retry after this time. `max_retry_delay` does not cap it.
     RetryAfter(Duration),
-    /// Do not count it; the next run is the next regular one.
+    /// Do not count the failure. The next run is the next regular one.
     Ignore,
     /// Stop the service, for manual intervention.
     Stop,
-    /// The service is failed now.
+    /// The service becomes `Failed` now.
     Fail,
 }
 
@@ -45,37 +47,37 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// What went wrong.
+    /// Returns the error of the run.
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// How it went wrong.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> FailureKind {
         self.kind
     }
 
-    /// Consecutive failures, this one included.
+    /// Returns the number of consecutive failures, including this one.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// How many consecutive failures are retried.
+    /// Returns how many consecutive failures are retried.
     pub fn max_failures(&self) -> u32 {
         self.max_failures
     }
 
-    /// How long [`Recovery::Retry`] would wait.
+    /// Returns how long [`Recovery::Retry`] would wait.
     pub fn retry_delay(&self) -> Duration {
         self.retry_delay
     }
 
-    /// What happens by default.
+    /// Returns the default decision: what follows without `on_failure`.
     pub fn recovery(&self) -> Recovery {
         self.recovery
     }
 
-    /// The first error of type `E` anywhere in the chain, also inside an `io::Error` or an `anyhow::Error`.
+    /// Returns the first error of type `E` in the chain, also inside an `io::Error` or an `anyhow::Error`.
     pub fn find<E: StdError + Send + Sync + 'static>(&self) -> Option<&E> {
         self.error.find()
     }

@@ -1,12 +1,12 @@
-//! [`Literal`]: a value of an attribute, as generated code hands it over.
+//! [`Literal`]: a value of the attribute, as generated code passes it.
 
-/// A value as it stands in the attribute.
+/// A value as it was written in the attribute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Literal {
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// A number with a point.
+    /// A number with a decimal point.
     Float(f64),
     /// A string.
     Str(&'static str),

@@ -1,6 +1,7 @@
-//! The values that user code gives and receives: outcomes, failures, errors, secrets, states.
+//! The values that user code passes and receives: outcomes, failures, errors, secrets, states. Pure data: no clock, no
+//! task, no registry.
 //!
-//! Nothing here knows a clock, a task or the registry.
+//! The traits that `#[service]` implements are in `runtime/`, because their methods take a `Context`.
 
 pub(crate) mod error;
 pub(crate) mod failure;

@@ -1,11 +1,11 @@
-//! What a run gives back: [`Outcome`], and everything that turns into one.
+//! [`Outcome`]: the result of a run, and the types that convert into it.
 
 use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::service::error::{Error, Result};
 
-/// What one run of `update` did.
+/// The result of one successful run of `update`: items processed, items failed, and whether there is more to do.
 ///
 /// ```
 /// use service_core::Outcome;
@@ -21,39 +21,39 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// There was nothing to do.
+    /// A run that found nothing to do.
     pub const fn idle() -> Self {
         Self { processed: 0, failed: 0, again: false }
     }
 
-    /// This many items were worked off.
+    /// A run that processed this many items.
     pub const fn processed(items: u64) -> Self {
         Self { processed: items, failed: 0, again: false }
     }
 
-    /// Adds items that failed by themselves. They do not make the run a failure.
+    /// Adds the number of items that failed individually. They do not make the run a failure.
     pub const fn failed(mut self, items: u64) -> Self {
         self.failed = items;
         self
     }
 
-    /// There is more to do: run again at once, without waiting. A stop or pause still takes effect in between.
+    /// Requests the next run at once, because there is more to do. A stop or pause takes effect in between.
     pub const fn again(mut self) -> Self {
         self.again = true;
         self
     }
 
-    /// Items worked off.
+    /// Returns the number of items processed.
     pub const fn items_processed(&self) -> u64 {
         self.processed
     }
 
-    /// Items that failed by themselves.
+    /// Returns the number of items that failed individually.
     pub const fn items_failed(&self) -> u64 {
         self.failed
     }
 
-    /// Whether the next run is to follow at once.
+    /// Returns whether the next run follows at once.
     pub const fn has_more(&self) -> bool {
         self.again
     }
@@ -62,11 +62,11 @@ impl Outcome {
 /// What `update` may return: `()`, [`Outcome`], `Result<(), E>` or `Result<Outcome, E>`.
 #[diagnostic::on_unimplemented(
     message = "`update` cannot return `{Self}`",
-    label = "not something a run can give back",
+    label = "not a result of a run",
     note = "return `()`, `Outcome`, `Result<(), E>` or `Result<Outcome, E>`, where `E` converts into a boxed error"
 )]
 pub trait IntoOutcome {
-    /// The outcome, or the failure.
+    /// Converts into the outcome, or the error of a failed run.
     fn into_outcome(self) -> Result<Outcome>;
 }
 
@@ -98,7 +98,7 @@ impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoOutcome for std::re
     }
 }
 
-/// How one run went, as `run_now` and `TestBed::update` tell it.
+/// The result of one run, as `run_now` and `TestBed::update` return it.
 #[derive(Clone, Debug, Default)]
 pub struct RunReport {
     pub(crate) outcome: Outcome,
@@ -107,27 +107,27 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// Why the run failed, if it did.
+    /// Returns the error if the run failed.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
 
-    /// Items worked off.
+    /// Returns the number of items processed.
     pub fn processed(&self) -> u64 {
         self.outcome.processed
     }
 
-    /// Items that failed by themselves.
+    /// Returns the number of items that failed individually.
     pub fn failed(&self) -> u64 {
         self.outcome.failed
     }
 
-    /// Whether the run asked to be followed at once by the next.
+    /// Returns whether the run requested the next run at once.
     pub fn again(&self) -> bool {
         self.outcome.again
     }
 
-    /// How long the run took.
+    /// Returns how long the run took.
     pub fn duration(&self) -> Duration {
         self.duration
     }

@@ -1,7 +1,7 @@
 //! [`Secret`]: a value that is never shown.
 //!
-//! The tricky part is reading one: serde's errors quote what they met. A `Secret` answers with a constant error instead;
-//! this crate's own reader recognises the type by its name, and tells the place and what was expected.
+//! The tricky part is deserializing one: serde's errors quote the value. A `Secret` returns a constant error instead.
+//! This crate's own deserializer recognises the type by its name, and reports the place and what was expected.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,13 +13,13 @@ use serde::de::value::{
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// By this name the settings' reader knows a secret.
+/// The name by which the deserializer of settings recognises a secret.
 pub(crate) const NEWTYPE: &str = "$service_core::Secret";
-/// All that an error from within a secret says.
-pub(crate) const MISFIT: &str = "a secret does not have the form that its type expects";
+/// The whole text of an error inside a secret.
+pub(crate) const INVALID: &str = "a secret does not have the form that its type expects";
 
-/// A value that is never shown: `Debug`, `Display` and `Serialize` give `•••`, and no error quotes it. For settings such
-/// as passwords.
+/// A value that is never shown: `Debug`, `Display` and `Serialize` write `•••`, and no error message contains the value.
+/// For settings such as passwords.
 ///
 /// ```
 /// use service_core::Secret;
@@ -37,17 +37,17 @@ pub(crate) const MISFIT: &str = "a secret does not have the form that its type e
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {
-    /// Hides a value.
+    /// Wraps a value.
     pub const fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value. What is done with it from here on is the caller's care.
+    /// Returns the value. The caller must not log or print it.
     pub const fn expose(&self) -> &T {
         &self.0
     }
 
-    /// The value, taken out.
+    /// Unwraps the value. The caller must not log or print it.
     pub fn into_inner(self) -> T {
         self.0
     }
@@ -83,8 +83,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Secret<T> {
     }
 }
 
-/// Hands whatever comes on to `T`. Most formats call `visit_newtype_struct`; those that call what they have are served
-/// by the others.
+/// Passes every value on to `T`. Most formats call `visit_newtype_struct`; the other methods are for formats that call the
+/// method of the value they found.
 struct Hidden<T>(PhantomData<T>);
 
 impl<T> Hidden<T> {
@@ -92,7 +92,7 @@ impl<T> Hidden<T> {
     where
         T: Deserialize<'de>,
     {
-        T::deserialize(deserializer).map(Secret).map_err(|_| de::Error::custom(MISFIT))
+        T::deserialize(deserializer).map(Secret).map_err(|_| de::Error::custom(INVALID))
     }
 }
 

@@ -1,41 +1,42 @@
-//! The states of a service and the steps between them that are legal.
+//! [`ServiceState`]: the states of a service and the legal transitions between them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a service is in its life.
+/// The state of a service.
 ///
 /// `Created → Starting → Running ⇄ Paused`, `Running → BackingOff → Running`, any → `Draining → Stopped`, any →
 /// `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ServiceState {
     /// Registered, never started.
     Created,
-    /// Waits for its dependencies, or its first instance is being built.
+    /// Waits for its dependencies, or builds its first instance.
     Starting,
-    /// Runs, or waits for its next regular run.
+    /// In a run, or waiting for the next regular run.
     Running,
-    /// Waits to be resumed; the instance is kept.
+    /// Paused: no scheduled runs until `resume`. The instance is kept.
     Paused,
-    /// Waits to try again after a failure.
+    /// Waits for the retry after a failure.
     BackingOff,
-    /// Told to stop; the run in flight and `cleanup` may still go on.
+    /// A stop was requested; the current run and `cleanup` may continue within their time limits.
     Draining,
-    /// Ended, and may be started again.
+    /// Stopped. `start` starts it again.
     Stopped,
-    /// Ended after too many failures, or a fatal one. Only `reset` starts it again.
+    /// Failed permanently: too many failures, or a fatal one. Only `reset` starts it again.
     Failed,
 }
 
 impl ServiceState {
-    /// Whether a task stands behind the service: from `Starting` to `Draining`.
+    /// Returns whether the service has a running task: from `Starting` to `Draining`.
     pub fn is_running(self) -> bool {
         !matches!(self, Self::Created | Self::Stopped | Self::Failed)
     }
 
-    /// Whether the step from this state to `next` is one that the lifecycle has.
+    /// Returns whether the lifecycle allows the transition from this state to `next`.
     pub fn may_become(self, next: Self) -> bool {
         use ServiceState::{BackingOff, Created, Draining, Failed, Paused, Running, Starting, Stopped};
         match next {

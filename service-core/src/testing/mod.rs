@@ -1,31 +1,34 @@
-//! [`TestBed`]: services under test, on virtual time.
+//! [`TestBed`]: tests services on virtual time.
 //!
-//! All of the runtime is on tokio's clock. Under `#[tokio::test(start_paused = true)]` that clock stands still until
-//! every task waits, and then leaps to the next moment at which one is due: a month passes in seconds, and every test
-//! gives the same answer every time.
+//! The runtime only uses tokio's clock. With `#[tokio::test(start_paused = true)]` that clock stands still until every task
+//! waits, and then advances to the next moment at which a task is due. So a month passes in seconds, and a test gives the
+//! same result every time.
 //!
-//! A real database and a paused clock do not mix by themselves; a bed that is given a database holds the clock (`held`).
+//! A real database does not work with a paused clock by itself; a bed with a database holds the clock (`virtual_clock`).
 
-pub(crate) mod virtual_clock;
+mod virtual_clock;
 
-use std::sync::Mutex;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use crate::config::{Inputs, SettingValue};
 use crate::panic::{self, Caught};
-use crate::registry::ServiceRegistry;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::clock::Clock;
 use crate::runtime::context::Context;
-use crate::runtime::lifecycle::Service;
+use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::lifecycle::{IntoService, Service};
+use crate::runtime::registration::{RegisteredService, Registration};
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
+use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
 
-/// A registry for tests: no discovered services, no environment and no configuration file, jitter from a fixed seed.
+/// A registry for tests: without discovered services, environment and configuration file, and with jitter from a fixed
+/// seed.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,11 +55,12 @@ use crate::service::outcome::{Outcome, RunReport};
 #[derive(Debug)]
 pub struct TestBed {
     stage: Mutex<Stage>,
-    /// Where there is a database and the clock is paused.
-    hold: Mutex<Option<virtual_clock::Hold>>,
+    clock: TestClock,
+    /// Held if there is a database and the clock is paused.
+    held: Mutex<Option<HeldClock>>,
 }
 
-/// A bed is made before its first service starts, and fixed from then on.
+/// A bed is configured before its first service starts, and fixed from then on.
 #[derive(Debug)]
 enum Stage {
     Making(Box<RegistryBuilder>),
@@ -66,34 +70,36 @@ enum Stage {
 }
 
 impl TestBed {
-    /// A bed with nothing in it. Its wall clock begins at 2026-01-01 00:00 UTC.
+    /// Creates an empty bed. Its wall clock begins at 2026-01-01 00:00 UTC.
     pub fn new() -> Self {
         const NEW_YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
         Self::at(SystemTime::UNIX_EPOCH + NEW_YEAR_2026)
     }
 
-    /// A bed whose wall clock begins at this moment and moves with tokio's clock.
+    /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock.
     pub fn at(wall: impl Into<SystemTime>) -> Self {
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs::default());
-        builder.clock = Clock::fixed(wall.into(), Instant::now());
+        let clock = TestClock::at(wall.into());
+        builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
-        Self { stage: Mutex::new(Stage::Making(Box::new(builder))), hold: Mutex::default() }
+        Self { stage: Mutex::new(Stage::Making(Box::new(builder))), clock, held: Mutex::default() }
     }
 
-    /// Sets the wall clock of the running bed, as a time server or an operator would; tokio's clock, on which everything
-    /// but cron waits, goes on as it was. Forward, it is also what a machine sees that was suspended.
+    /// Sets the wall clock of the bed, as a time server or an operator does. Only cron schedules use the wall clock; tokio's
+    /// clock does not change. Setting it forward also simulates a machine that was suspended.
     pub async fn set_wall_clock(&self, wall: impl Into<SystemTime>) {
-        self.services().await.inner.hub.clock.set(wall.into());
+        self.clock.set(wall.into());
     }
 
-    /// A value that services share: `cx.state::<T>()`.
+    /// Adds a value that services share: `cx.state::<T>()` returns it.
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(self, value: T) -> Self {
         self.with(|builder| builder.state(value))
     }
 
-    /// Sets one key, of an attribute's kind or a service's own, for every service in the bed; or `"id.key"` for one.
+    /// Sets one key, an option or one of the services' own settings, for every service in the bed; `"id.key"` sets it for
+    /// one service.
     #[must_use]
     pub fn set(self, key: &str, value: impl Into<SettingValue>) -> Self {
         self.with(|mut builder| {
@@ -105,13 +111,13 @@ impl TestBed {
         })
     }
 
-    /// Who the services act as.
+    /// Sets the requester id of the services.
     #[must_use]
     pub fn requester_id(self, id: impl Into<String>) -> Self {
         self.with(|builder| builder.requester_id(id))
     }
 
-    /// Makes jitter another one. Default: 0.
+    /// Sets the seed of jitter. Default: 0.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.with(|mut builder| {
@@ -120,135 +126,129 @@ impl TestBed {
         })
     }
 
-    /// Anything else that the builder has.
+    /// Applies any other method of the builder.
     #[must_use]
     pub fn with(self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
-        let stage = self.stage.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Stage::Making(builder) = stage else {
-            panic!("the bed is made before its first service is started");
+        self.change(change);
+        self
+    }
+
+    /// From now on only the bed advances time: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
+    /// nothing if tokio's clock is not paused.
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) async fn hold_clock(&self) {
+        let held = HeldClock::hold().await;
+        if held.is_some() {
+            self.change(|mut builder| {
+                builder.virtual_time = Some(Arc::new(HeldTime));
+                builder
+            });
+        }
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// Changes the builder of a bed whose first service has not started.
+    pub(crate) fn change(&self, change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) {
+        let mut stage = self.lock();
+        let Stage::Making(builder) = std::mem::replace(&mut *stage, Stage::Between) else {
+            panic!("configure the bed before its first service starts");
         };
-        Self { stage: Mutex::new(Stage::Making(Box::new(change(*builder)))), hold: self.hold }
+        *stage = Stage::Making(Box::new(change(*builder)));
     }
 
-    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed holds
-    /// a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere else.
-    #[cfg(feature = "sqlite")]
-    pub async fn sqlite(&self) -> sea_orm::DatabaseConnection {
-        self.database_url("sqlite::memory:").await
+    /// Starts a service that is built by its `configure`, or by `Default`. Its id is that of its attribute; if that is taken,
+    /// a number is appended.
+    #[track_caller]
+    pub fn start_of<S: Service>(&self) -> impl Future<Output = ServiceHandle> {
+        self.launch::<S>(Registration::of::<S>(S::ID))
     }
 
-    /// As `sqlite`, with the database at this URL.
-    #[cfg(feature = "database")]
-    pub async fn database_url(&self, url: impl AsRef<str>) -> sea_orm::DatabaseConnection {
-        let hold = virtual_clock::Hold::new().await;
-        let is_held = hold.is_some();
-        *self.hold.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = hold;
-        let db = crate::database::connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
-        let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
-        let Stage::Making(mut builder) = stage else {
-            panic!("the bed is given its database before its first service is started");
-        };
-        builder.clock_is_held = is_held;
-        *self.lock() = Stage::Making(Box::new(builder.database(db.clone())));
-        db
+    /// Starts a service with a ready-made instance.
+    #[track_caller]
+    pub fn start<S: Service>(&self, service: S) -> impl Future<Output = ServiceHandle> {
+        self.launch::<S>(Ok(Registration::ready_made(S::ID, service)))
     }
 
-    /// Starts a service that is built by its `configure`, or `Default`, under the id of its attribute (and, where that is
-    /// taken, a number).
-    pub async fn start_of<S: Service>(&self) -> ServiceHandle {
+    /// Starts a service that is built by a closure. The closure has one of the forms of [`RegistryBuilder::service_fn`].
+    #[track_caller]
+    pub fn start_fn<Form, F>(&self, build: F) -> impl Future<Output = ServiceHandle>
+    where
+        F: InstanceFn<Form, Out: IntoService>,
+    {
+        let id = <F::Out as IntoService>::Service::ID;
+        self.launch::<<F::Out as IntoService>::Service>(Ok(Registration::closure(id, build)))
+    }
+
+    /// Waits for the start. The state of the handle shows its result.
+    async fn launch<S: Service>(&self, registration: crate::Result<Registration>) -> ServiceHandle {
         let services = self.services().await;
-        let id = free_id::<S>(&services);
-        self.launch(services.register_of::<S>(&id).await).await
-    }
-
-    /// Starts a ready-made instance.
-    pub async fn start<S: Service>(&self, service: S) -> ServiceHandle {
-        let services = self.services().await;
-        let id = free_id::<S>(&services);
-        self.launch(services.register(&id, service).await).await
-    }
-
-    /// Starts a service that is built by a closure.
-    pub async fn start_fn<S: Service>(&self, build: impl Fn() -> S + Send + Sync + 'static) -> ServiceHandle {
-        let services = self.services().await;
-        let id = free_id::<S>(&services);
-        self.launch(services.register_fn(&id, build).await).await
-    }
-
-    /// Waits as long as the start does; what comes of it, the handle's state says.
-    async fn launch(&self, registered: crate::Result<ServiceHandle>) -> ServiceHandle {
+        let registered = registration.and_then(|mut registration| {
+            registration.id = free_id::<S>(&services);
+            services.add(registration)
+        });
         let handle = registered.unwrap_or_else(|error| panic!("the service cannot be registered: {error:?}"));
-        // A service that fails at once is a thing to test.
+        // A test may be about a service that fails at once.
         let _ = handle.start().await;
         handle
     }
 
-    /// The registry of the bed. From here on the bed is made.
+    /// Returns the registry of the bed. From now on the bed cannot be configured.
     pub async fn services(&self) -> ServiceRegistry {
         let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
         let registry = match stage {
             Stage::Made(registry) => registry,
             Stage::Making(builder) => {
-                builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be made: {error:?}"))
+                builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be built: {error:?}"))
             }
-            Stage::Between => panic!("the bed is being made by another task"),
+            Stage::Between => panic!("another task is building the bed"),
         };
         *self.lock() = Stage::Made(registry.clone());
         registry
     }
 
-    /// Lets this much time pass, and everything happen that is due until then and at that moment.
+    /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
-        if services.inner.hub.clock_is_held {
-            return virtual_clock::run_for(&services, duration).await;
+        let inner = &services.inner;
+        if inner.virtual_time.is_some() {
+            return virtual_clock::run_for(&inner.services, &*inner.extension, duration).await;
         }
         tokio::time::sleep(duration).await;
-        // What is due at this very moment may stand behind this task in the queue.
-        for _ in 0..10_000 {
-            if !services.inner.hub.drivers.are_behind() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..64 {
-            tokio::task::yield_now().await;
-        }
+        // Tasks that are due at this very moment may be behind this one in the queue.
+        virtual_clock::settle(&inner.services).await;
     }
 
-    /// One run of an instance, without a loop around it: no schedule, no retry, no timeout.
+    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
-        let id = free_id::<S>(&services);
-        let planned = crate::registry::builder::Planned::without_instance::<S>(&id);
-        let entry = planned
-            .entry(&services.inner.hub, &services.inner.sources)
+        let inner = &services.inner;
+        let registration = Registration::of_instance::<S>(&free_id::<S>(&services));
+        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources)
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
-        let cx = Context { entry: entry.into(), registry: services.clone(), life: 0, run: 1 };
+        inner.extension.registered(&inner.services, &registered.inner);
+        let incarnation = registered.inner.update(|state| {
+            state.status.begin();
+            state.status.incarnation
+        });
+        let cx = Context { service: registered.inner, registry: inner.clone(), incarnation, run: 1 };
         let started = Instant::now();
         let run = async {
             let result = if service.__shape().blocking_update {
                 update_blocking(service, &cx)
             } else {
-                let mut update = service.__update(&cx);
-                std::future::poll_fn(|task| match panic::catch(|| update.as_mut().poll(task)) {
-                    Caught::Returned(poll) => poll,
-                    Caught::Panicked(message) => Poll::Ready(Err(Error::msg(format!("panicked: {message}")))),
-                })
-                .await
+                let update = service.__update(&cx);
+                flatten(panic::catch_future(update).await)
             };
-            // What the run left to settle in the database is settled, as after any run.
-            #[cfg(feature = "database")]
-            if let Some(access) = cx.entry.has_unsettled() {
-                let why = result.as_ref().err().map(|error| format!("{error:#}"));
-                access
-                    .settle(why.as_deref())
-                    .await
-                    .unwrap_or_else(|error| panic!("the run cannot be settled in the database: {error:?}"));
-            }
+            // Rows that the run left open are settled, as after any run.
+            let why = result.as_ref().err().map(|error| format!("{error:#}"));
+            inner
+                .extension
+                .settle(&cx.service, why.as_deref())
+                .await
+                .unwrap_or_else(|error| panic!("the run cannot be settled: {error:?}"));
             result
         };
-        let result = if services.inner.hub.clock_is_held { virtual_clock::stepping(run).await } else { run.await };
+        let result = if inner.virtual_time.is_some() { virtual_clock::stepping(run).await } else { run.await };
         let duration = started.elapsed();
         match result {
             Ok(outcome) => RunReport { outcome, error: None, duration },
@@ -256,8 +256,8 @@ impl TestBed {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -267,7 +267,7 @@ impl Default for TestBed {
     }
 }
 
-/// Off the async threads, as in production: there such code may block on the runtime, and here, too.
+/// Runs blocking code outside the async threads, as in production, where it may block on the runtime.
 fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<Outcome> {
     let runtime = tokio::runtime::Handle::current();
     let ran = std::thread::scope(|scope| {
@@ -277,14 +277,17 @@ fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<O
         };
         scope.spawn(run).join()
     });
-    match ran {
-        Ok(Caught::Returned(result)) => result,
-        Ok(Caught::Panicked(message)) => Err(Error::msg(format!("panicked: {message}"))),
-        Err(_) => Err(Error::msg("panicked")),
+    ran.map_or_else(|_| Err(Error::msg("panicked")), flatten)
+}
+
+fn flatten(caught: Caught<crate::Result<Outcome>>) -> crate::Result<Outcome> {
+    match caught {
+        Caught::Returned(result) => result,
+        Caught::Panicked(message) => Err(Error::msg(format!("panicked: {message}"))),
     }
 }
 
-/// The service's id, with a number where it is taken.
+/// Returns the id of the service; if it is taken, with a number.
 fn free_id<S: Service>(services: &ServiceRegistry) -> String {
     let taken = |id: &str| services.get(id).is_some();
     if !taken(S::ID) {

@@ -39,7 +39,7 @@ impl Model {
         same!(running, one.state.is_running());
         same!(paused, one.paused);
         same!(failures, one.failures);
-        same!(max_failures, one.part.max_failures);
+        same!(max_failures, Some(one.part.max_failures));
         same!(last_run, one.last_run.map(|at| wall + Duration::from_millis(at)));
         same!(last_run_duration_ms, one.last_duration);
         same!(last_error, one.last_error.clone());

@@ -1,4 +1,4 @@
-//! A type name that makes no id.
+//! A type name that gives no valid id.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Arguments that are no `key = value`.
+//! Arguments that are not `key = value`.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! `cleanup` is lent the instance.
+//! The forms of `cleanup`.
 
 use service_core::prelude::*;
 

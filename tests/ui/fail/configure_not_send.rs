@@ -1,4 +1,4 @@
-//! The same in `configure` and `cleanup`.
+//! Futures of `configure` and `cleanup` that are not `Send`.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! `configure` makes the instance.
+//! `configure` builds the instance and has no `self`.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Keys that do nothing without another, or against each other.
+//! Keys that have no effect without another one, or that contradict each other.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! A type that is depended on is a service.
+//! Every type in `depends_on` is a service.
 
 use service_core::prelude::*;
 

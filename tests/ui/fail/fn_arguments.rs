@@ -1,4 +1,4 @@
-//! A free function is given the context and nothing else.
+//! A free function takes only the context.
 
 use service_core::prelude::*;
 

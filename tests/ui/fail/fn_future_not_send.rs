@@ -1,4 +1,4 @@
-//! The same in a free function.
+//! The future of a free function that is not `Send`.
 
 use std::rc::Rc;
 

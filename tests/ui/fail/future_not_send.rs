@@ -1,4 +1,4 @@
-//! A future that is not `Send`: told on the user's own await, with what is held.
+//! A future that is not `Send` is reported at the user's await, with the value that is held.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! `depends_on` is a list of types and ids.
+//! `depends_on` is a list of types, functions and ids.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! `scope = "cluster"` comes later.
+//! `scope = "cluster"` is not available yet.
 
 use service_core::prelude::*;
 

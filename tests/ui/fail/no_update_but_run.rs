@@ -1,4 +1,4 @@
-//! A method of another word for it is named.
+//! A method with another word for `update` is named.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! An `update` whose `#[cfg]` does not hold.
+//! An `update` whose `#[cfg]` is false.
 
 use service_core::prelude::*;
 

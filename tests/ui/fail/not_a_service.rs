@@ -1,4 +1,4 @@
-//! A type without the attribute, where a service is asked for.
+//! A type without the attribute where a service is required.
 
 use service_core::prelude::*;
 

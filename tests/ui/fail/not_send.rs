@@ -1,4 +1,4 @@
-//! A service may move between threads.
+//! A service is `Send`.
 
 use std::rc::Rc;
 

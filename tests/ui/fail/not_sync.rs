@@ -1,4 +1,4 @@
-//! A shared `&self` asks more of the type than `&mut self`.
+//! A shared `&self` needs a type that is `Sync`.
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! A `const fn` does not run.
+//! A `const fn` cannot be a service.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What `on_failure` is given is a `&Failure`.
+//! The argument of `on_failure` is a `&Failure`.
 
 use service_core::prelude::*;
 

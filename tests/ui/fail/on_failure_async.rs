@@ -1,4 +1,4 @@
-//! `on_failure` decides at once.
+//! `on_failure` is not async.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! `on_failure` is lent the instance and the failure, and decides.
+//! The forms of `on_failure`.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What else an attribute may stand on.
+//! On other items the error shows the impl to write.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! All mistakes are told at once, each on its own word.
+//! All errors are reported at once, each on its own token.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The compiler's own message joins in here.
+//! Here the compiler adds its own message.
 
 use service_core::prelude::*;
 

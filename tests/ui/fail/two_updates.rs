@@ -1,4 +1,4 @@
-//! Two `update`s without a `#[cfg]`: the compiler's own message joins in.
+//! Two `update`s without a `#[cfg]`: the compiler adds its own message.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Two `update`s whose `#[cfg]`s both hold: the compiler's own message.
+//! Two `update`s whose `#[cfg]`s are both true: the compiler's own message.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! `update` is given the context and nothing else.
+//! `update` takes only the context.
 
 use service_core::prelude::*;
 

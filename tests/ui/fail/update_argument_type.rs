@@ -1,4 +1,4 @@
-//! An argument that is a reference to something else is the compiler's to tell, on the user's word.
+//! The compiler reports a reference to another type, on the user's token.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! `update` is lent its instance.
+//! `update` takes `&self` or `&mut self`.
 
 use service_core::prelude::*;
 

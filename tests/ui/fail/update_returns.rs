@@ -1,4 +1,4 @@
-//! What a run can give back.
+//! The types that `update` can return.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! `crate` names a crate that is not there.
+//! `crate` names a crate that does not exist.
 
 use service_core::prelude::*;
 

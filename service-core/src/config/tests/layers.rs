@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::layers::Scope;
 use crate::config::options::{Options, Restart, ServiceOptions};
 use crate::schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
 
@@ -11,7 +12,7 @@ const fn s(seconds: u64) -> Duration {
 }
 
 fn row(layer: Layer, key: &str, json: serde_json::Value) -> Row {
-    Row { layer, key: key.to_owned(), value: json.into(), place: format!("{layer} row") }
+    toml("").load().row(layer, Scope::Service, key, json, &format!("{layer} row"))
 }
 
 #[test]
@@ -54,58 +55,110 @@ fn the_attribute_is_read_with_its_units() {
     assert_eq!(options, expected);
 }
 
+/// `mail_2`, a service of the type `mail`, with one more layer from entry to entry: what sets the key there, which layer
+/// that is, and where it says that it stands.
+const LAYERS: [(&str, Layer, &str); 15] = [
+    ("[defaults]", Layer::Defaults, "services.toml:"),
+    ("SERVICES__DEFAULTS__MAX_FAILURES", Layer::Defaults, "environment variable SERVICES__DEFAULTS__MAX_FAILURES"),
+    ("row of defaults", Layer::Defaults, "row of defaults"),
+    ("defaults.max_failures", Layer::Defaults, ".set(\"defaults.max_failures\", …)"),
+    ("attribute", Layer::Attribute, "attribute at src/mail.rs:7"),
+    ("code", Layer::Code, "ServiceOptions at"),
+    ("[mail]", Layer::Type, "services.toml:"),
+    ("[mail_2]", Layer::File, "services.toml:"),
+    ("SERVICES__MAIL__MAX_FAILURES", Layer::Environment, "environment variable SERVICES__MAIL__MAX_FAILURES"),
+    ("SERVICES__MAIL_2__MAX_FAILURES", Layer::Environment, "environment variable SERVICES__MAIL_2__MAX_FAILURES"),
+    ("row of mail", Layer::Table, "row of mail"),
+    ("row of mail_2", Layer::Table, "row of mail_2"),
+    ("override of mail_2", Layer::Override, "override of mail_2"),
+    ("mail.max_failures", Layer::Set, ".set(\"mail.max_failures\", …)"),
+    ("mail_2.max_failures", Layer::Set, ".set(\"mail_2.max_failures\", …)"),
+];
+
 #[test]
 fn each_layer_beats_those_below() {
-    let attribute = descriptor(&[("max_failures", Literal::Int(1))], None);
-    let given = |upto: usize| {
-        let mut given = Given::default();
-        if upto >= 2 {
-            given.toml = "[defaults]\nmax_failures = 3\n";
+    for (upto, (what, layer, place)) in LAYERS.into_iter().enumerate() {
+        let (mut given, mut text, mut rows) = (Given::default(), String::new(), Vec::new());
+        let (mut attributes, mut code) = (Vec::new(), None);
+        for (n, (source, ..)) in LAYERS.iter().enumerate().take(upto + 1) {
+            let value = i64::try_from(n).unwrap();
+            match *source {
+                "attribute" => attributes.push(("max_failures", Literal::Int(value))),
+                "code" => code = Some(ServiceOptions::new().max_failures(n as u32)),
+                section if section.starts_with('[') => text += &format!("{section}\nmax_failures = {n}\n"),
+                variable if variable.starts_with("SERVICES") => given.env.push((variable, n.to_string().leak())),
+                key if key.contains('.') => given = given.set(key, value),
+                "row of defaults" => rows.push(scoped_row(Layer::Table, Scope::Defaults, source, value)),
+                "row of mail" => rows.push(scoped_row(Layer::Table, Scope::Type, source, value)),
+                "row of mail_2" => rows.push(scoped_row(Layer::Table, Scope::Service, source, value)),
+                _ => rows.push(scoped_row(Layer::Override, Scope::Service, source, value)),
+            }
         }
-        if upto >= 3 {
-            given.toml = "[defaults]\nmax_failures = 3\n[mail]\nmax_failures = 4\n";
-        }
-        if upto >= 4 {
-            given = given.env([("SERVICES__MAIL__MAX_FAILURES", "5")]);
-        }
-        if upto >= 7 { given.set("mail.max_failures", 8) } else { given }
-    };
-    let layers = [
-        (Layer::Attribute, "attribute at src/mail.rs:7"),
-        (Layer::Code, "ServiceOptions at"),
-        (Layer::Defaults, "services.toml:2"),
-        (Layer::File, "services.toml:4"),
-        (Layer::Environment, "environment variable SERVICES__MAIL__MAX_FAILURES"),
-        (Layer::Table, "service_config row"),
-        (Layer::Override, "operator override row"),
-        (Layer::Set, ".set(\"mail.max_failures\", …)"),
-        (Layer::Running, "set by the service itself while running row"),
-    ];
-    let rows = [(Layer::Table, 5, 6), (Layer::Override, 6, 7), (Layer::Running, 8, 9)];
-    for (upto, (layer, place)) in layers.into_iter().enumerate() {
-        let code = (upto >= 1).then(|| ServiceOptions::new().max_failures(2));
-        let rows: Vec<Row> = rows
-            .iter()
-            .filter(|(_, from, _)| upto >= *from)
-            .map(|(layer, _, value)| row(*layer, "max_failures", (*value).into()))
-            .collect();
-        let resolved = given(upto).load().resolve("mail", Some(attribute), code.as_ref(), &rows).unwrap();
-        assert_eq!(resolved.options.max_failures, u32::try_from(upto).unwrap() + 1, "{layer}");
-        let told = &resolved.provenance[0];
-        assert_eq!((told.key, told.layer, told.value.clone()), ("max_failures", layer, (upto + 1).to_string()));
-        assert!(told.place.starts_with(place), "{} for {place}", told.place);
-        let hidden: Vec<String> = told.shadowed.iter().map(|below| below.value.clone()).collect();
-        assert_eq!(hidden, (1..=upto).rev().map(|n| n.to_string()).collect::<Vec<_>>());
+        given.toml = text.leak();
+        let mail = descriptor(attributes.leak(), None);
+        let resolved = given.load().resolve("mail_2", Some(mail), code.as_ref(), &rows).unwrap();
+        assert_eq!(resolved.options.max_failures, upto as u32, "{what}");
+        let found = &resolved.provenance[0];
+        assert_eq!((found.key, found.layer, found.value.clone()), ("max_failures", layer, upto.to_string()), "{what}");
+        assert!(found.place.starts_with(place), "{} for {place}", found.place);
+        let hidden: Vec<String> = found.shadowed.iter().map(|below| below.value.clone()).collect();
+        assert_eq!(hidden, (0..upto).rev().map(|n| n.to_string()).collect::<Vec<_>>());
     }
 }
 
+fn scoped_row(layer: Layer, scope: Scope, place: &str, value: i64) -> Row {
+    toml("").load().row(layer, scope, "max_failures", value.into(), place)
+}
+
 #[test]
-fn what_is_said_of_one_service_beats_what_is_said_of_all() {
+fn what_a_service_changes_while_it_runs_beats_all() {
+    let rows = [row(Layer::Running, "max_failures", 8.into())];
+    let given = toml("").set("mail.max_failures", 7);
+    let resolved = given.load().resolve("mail", None, None, &rows).unwrap();
+    assert_eq!((resolved.options.max_failures, resolved.provenance[0].layer), (8, Layer::Running));
+}
+
+#[test]
+fn the_layers_are_in_the_order_in_which_they_win() {
+    let mut layers = LAYERS.map(|(_, layer, _)| layer).to_vec();
+    layers.dedup();
+    let order = [&[Layer::Default][..], &layers, &[Layer::Running]].concat();
+    assert!(order.is_sorted() && order.len() == 11, "{order:?}");
+}
+
+#[test]
+fn defaults_are_one_layer_wherever_they_are_written() {
     let given = toml("[mail]\ninterval = 10").env([("SERVICES__DEFAULTS__INTERVAL", "20")]);
     assert_eq!(given.options(&[]).schedule, Schedule::Interval(s(10)));
-    let given = toml("[defaults]\ninterval = 10").env([("SERVICES__DEFAULTS__INTERVAL", "20")]);
-    assert_eq!(given.options(&[]).schedule, Schedule::Interval(s(20)));
+    let given = toml("[defaults]\ninterval = 10").env([("SERVICES__DEFAULTS__DELAY", "20")]);
+    assert_eq!(given.options(&[]).schedule, Schedule::Delay(s(20)), "a schedule replaces one of another kind");
     assert_eq!(given.set("defaults.interval", 30).options(&[]).schedule, Schedule::Interval(s(30)));
+    let given = toml("[defaults]\ninterval = 10\nretry_delay = 7").set("defaults.jitter", 1);
+    let options = given.options(&[("delay", Literal::Int(5)), ("retry_delay", Literal::Int(6))]);
+    assert_eq!((options.schedule, options.retry_delay), (Schedule::Delay(s(5)), s(6)), "the attribute wins");
+    assert_eq!(options.jitter, s(1), "what the attribute omits is set");
+}
+
+#[test]
+fn the_section_of_a_type_holds_for_its_services_of_other_ids() {
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        batch_size: u32,
+        smtp: std::collections::BTreeMap<String, u32>,
+    }
+    let text = "[mail]\ninterval = 10\nbatch_size = 5\nsmtp = { port = 25, limit = 1 }\n\
+                [mail_2]\nbatch_size = 6\nsmtp.port = 26\n[other]\ninterval = 3";
+    let sources = toml(text).env([("SERVICES__MAIL__SMTP__LIMIT", "2")]).load();
+    let resolve = |id: &str| sources.resolve(id, Some(descriptor(&[], None)), None, &[]).unwrap();
+    let schedules = ["mail", "mail_2", "mail_3", "other"].map(|id| resolve(id).options.schedule.clone());
+    assert_eq!(schedules, [10, 10, 10, 3].map(|seconds| Schedule::Interval(s(seconds))));
+    let settings = |id: &str| {
+        let settings = resolve(id).settings.get::<Settings>(id).unwrap();
+        (settings.batch_size, settings.smtp["port"], settings.smtp["limit"])
+    };
+    assert_eq!(["mail", "mail_2", "mail_3"].map(settings), [(5, 25, 2), (6, 26, 2), (5, 25, 2)]);
+    let places = resolve("mail_2").settings.places();
+    assert!(places.contains(&("smtp.port".to_owned(), "services.toml:7".to_owned())), "{places:?}");
 }
 
 #[test]
@@ -164,14 +217,14 @@ fn environment_variables_become_what_the_key_asks_for() {
         ("SERVICES__MAIL__TIMEOUT", "2m"),
         ("SERVICES__MAIL__ENABLED", "off"),
         ("SERVICES__MAIL__DEPENDS_ON", "a, b"),
-        ("SERVICES__MAIL__RATE_LIMIT", "5/30s"),
+        ("SERVICES__MAIL__RATE_LIMIT", "5/m"),
         ("SERVICES__MAIL__RETRY_BACKOFF", "1.5"),
     ])
     .options(&[]);
     assert_eq!(options.schedule, Schedule::Delay(Duration::from_millis(250)));
     assert_eq!((options.timeout, options.enabled), (Some(s(120)), false));
     assert_eq!(options.depends_on, ["a", "b"]);
-    assert_eq!(options.rate_limit, Some(RateLimit { permits: 5, per: s(30) }));
+    assert_eq!(options.rate_limit, Some(RateLimit { permits: 5, per: s(60) }));
     assert_eq!(options.retry_backoff, 1.5);
     let array = env([("SERVICES__MAIL__DEPENDS_ON", "[\"a\", \"b\"]")]).options(&[]);
     assert_eq!(array.depends_on, ["a", "b"]);
@@ -214,7 +267,7 @@ fn a_wrong_row_is_left_out_and_reported() {
     assert_eq!(
         rejected,
         [
-            "`interval` of service `mail` (service_config row): found \"-5\", expected a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years",
+            "`interval` of service `mail` (service_config row): found \"-5\", expected a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years",
             "`max_falures` of service `mail` (operator override row): unknown key, did you mean `max_failures`?",
             "`timezone` of service `mail` (service_config row): goes with `cron` only, and this service has `interval`",
         ]
@@ -224,10 +277,10 @@ fn a_wrong_row_is_left_out_and_reported() {
 #[test]
 fn rows_of_the_table_may_read_variables_and_an_operators_may_not() {
     let sources = env([("EVERY", "5m")]).load();
-    let rows = [sources.row(Layer::Table, "interval", "${EVERY}".into(), "service_config row")];
+    let rows = [sources.row(Layer::Table, Scope::Service, "interval", "${EVERY}".into(), "service_config row")];
     let resolved = sources.resolve("mail", None, None, &rows).unwrap();
     assert_eq!(resolved.options.schedule, Schedule::Interval(s(300)));
-    let rows = [sources.row(Layer::Override, "interval", "${EVERY}".into(), "operator override")];
+    let rows = [sources.row(Layer::Override, Scope::Service, "interval", "${EVERY}".into(), "operator override")];
     assert_eq!(sources.resolve("mail", None, None, &rows).unwrap().rejected.len(), 1);
 }
 

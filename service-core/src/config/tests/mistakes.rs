@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::options::ServiceOptions;
 
-const TIME: &str = "a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
-const SOME_TIME: &str =
-    "a time above zero, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\"), up to 100 years";
+const TIME: &str =
+    "a time in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
+const SOME_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
 
 /// What is wrong for no service in particular.
 fn errors(sources: &Sources) -> String {
@@ -38,20 +38,15 @@ fn a_value_that_does_not_fit_names_place_found_and_expected() {
         ("max_failures = 1.5", "max_failures", "1.5", count),
         ("max_failures = \"3\"", "max_failures", "\"3\"", count),
         ("max_failures = 4294967296", "max_failures", "4294967296", count),
-        ("retry_backoff = 0.5", "retry_backoff", "0.5", "a factor from 1 on, such as 2 or 1.5"),
-        ("retry_backoff = nan", "retry_backoff", "NaN", "a factor from 1 on, such as 2 or 1.5"),
+        ("retry_backoff = 0.5", "retry_backoff", "0.5", "a number of at least 1, such as 2 or 1.5"),
+        ("retry_backoff = nan", "retry_backoff", "NaN", "a number of at least 1, such as 2 or 1.5"),
         ("critical = \"yes\"", "critical", "\"yes\"", "true or false"),
         ("restart = \"always\"", "restart", "\"always\"", "\"never\" or \"on_failure\""),
         ("catch_up = 1", "catch_up", "1", "\"none\", \"latest\" or \"all\""),
         ("depends_on = \"a\"", "depends_on", "\"a\"", "a list of service ids such as [\"importer\", \"cleanup\"]"),
         ("depends_on = [1]", "depends_on", "[1]", "a list of service ids such as [\"importer\", \"cleanup\"]"),
-        (
-            "rate_limit = \"0/s\"",
-            "rate_limit",
-            "\"0/s\"",
-            "permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\"",
-        ),
-        ("rate_limit = 10", "rate_limit", "10", "permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\""),
+        ("rate_limit = \"0/s\"", "rate_limit", "\"0/s\"", "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""),
+        ("rate_limit = 10", "rate_limit", "10", "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""),
         ("cron = \"\"", "cron", "\"\"", "a cron expression such as \"0 3 * * *\""),
     ];
     for (line, key, found, expected) in cases {
@@ -129,7 +124,7 @@ fn keys_that_do_not_go_together_are_named_together() {
         format!(
             "2 mistakes in the configuration:
   `interval` of service `mail` ({place}): found 0s, expected {SOME_TIME}
-  `rate_limit` of service `mail` ({place}): found \"often\", expected permits a time such as \"10/s\", \"600/m\" or \"5/30s\", or \"none\""
+  `rate_limit` of service `mail` ({place}): found \"often\", expected a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""
         )
     );
 }
@@ -152,6 +147,7 @@ fn defaults_hold_keys_that_fit_every_service_only() {
             "`intervall` of `[defaults]` (services.toml:5): unknown key, did you mean `interval`?".to_owned(),
             "`name` of `[defaults]` (services.toml:2): only `#[service(…)]` can have it".to_owned(),
             "`max_failures` of `[defaults]` (environment variable SERVICES__DEFAULTS__MAX_FAILURES): found \"many\", expected a whole number from 0 to 4294967295".to_owned(),
+            "`delay` of `[defaults]` (services.toml:7): `interval` stands there too, a service has one schedule: keep one of the two".to_owned(),
             "`jitter` of `[defaults]` (services.toml:8): `${NO}` cannot be read: the environment variable is not set".to_owned(),
         ]
     );

@@ -1,10 +1,12 @@
 //! Configuration, tested through [`Sources`] with an environment and a directory of the test's own.
 
+mod keys;
 mod layers;
 mod mistakes;
 mod page;
 mod reading;
 mod secrets;
+mod units;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::runtime::lifecycle::ServiceDescriptor;
+use crate::config::ServiceDescriptor;
+use crate::config::options::Options;
 use crate::service::literal::Literal;
 
 /// A directory of its own, with a `services.toml`, gone when dropped.
@@ -85,8 +88,8 @@ impl Given {
         self.load().resolve("mail", Some(descriptor(attributes, None)), None, &[]).map_err(|errors| errors.to_string())
     }
 
-    fn options(&self, attributes: &'static [(&'static str, Literal)]) -> crate::Options {
-        crate::Options::clone(&self.resolve(attributes).unwrap().options)
+    fn options(&self, attributes: &'static [(&'static str, Literal)]) -> Options {
+        Options::clone(&self.resolve(attributes).unwrap().options)
     }
 
     /// The errors of service `mail` without attributes.
@@ -112,7 +115,6 @@ fn descriptor(
         file: "src/mail.rs",
         line: 7,
         attributes,
-        build: None,
-        settings: settings.map(|fields| crate::runtime::macro_support::SettingsType { fields, check: |_, _| Ok(()) }),
+        settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()) }),
     }))
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
-use crate::{Schedule, Secret};
+use crate::Secret;
+use crate::schedule::Schedule;
 
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
 

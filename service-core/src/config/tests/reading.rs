@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
+use crate::config::layers::Scope;
 
 #[derive(Deserialize, Debug, PartialEq, Default)]
 #[serde(default)]
@@ -163,8 +164,14 @@ fn text_is_guessed_only_where_its_type_is_asked_of_nobody() {
 fn json_of_a_table_and_values_of_code_are_read_too() {
     let sources = toml("").load();
     let rows = [
-        sources.row(Layer::Table, "value", serde_json::json!({"port": 25, "hostName": "h"}), "service_config row"),
-        sources.row(Layer::Override, "value.port", 26.into(), "operator override"),
+        sources.row(
+            Layer::Table,
+            Scope::Service,
+            "value",
+            serde_json::json!({"port": 25, "hostName": "h"}),
+            "service_config row",
+        ),
+        sources.row(Layer::Override, Scope::Service, "value.port", 26.into(), "operator override"),
     ];
     let resolved = sources.resolve("mail", None, None, &rows).unwrap();
     let read = resolved.settings.get::<One<Smtp>>("mail").unwrap().value;
@@ -208,7 +215,8 @@ fn a_wrong_setting_names_place_found_and_expected() {
     );
     assert_eq!(
         one::<Duration>(file("[mail]\nvalue = \"soon\"")).unwrap_err(),
-        at(2) + "found \"soon\", expected a time, in seconds (30, 0.5) or with a unit (\"500ms\", \"5m\", \"1h 30m\")"
+        at(2)
+            + "found \"soon\", expected a time in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")"
     );
     assert_eq!(
         one::<std::net::IpAddr>(file("[mail]\nvalue = \"here\"")).unwrap_err(),

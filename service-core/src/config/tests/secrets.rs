@@ -52,9 +52,9 @@ fn keys_that_end_like_secrets_are_shown_as_dots() {
     let nested = toml("[mail.api_key]\nuser = \"hunter2\"");
     assert!(fails::<Keyed<std::collections::HashMap<String, u32>>>(nested).contains("found •••"));
     for key in ["token", "API_TOKEN", "smtpPassword", "secret", "key", "client_secret"] {
-        assert!(value::is_secret(key), "{key}");
+        assert!(values::is_secret(key), "{key}");
     }
-    assert!(!value::is_secret("keyboard"));
+    assert!(!values::is_secret("keyboard"));
 }
 
 #[test]

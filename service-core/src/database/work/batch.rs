@@ -243,7 +243,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             return;
         }
         let (table, rows, service_id) = (&self.table.name, self.rows.len(), &*self.service_db.service_id);
-        tracing::warn!(
+        crate::log::warn!(
             service.id = service_id,
             table,
             rows,
@@ -358,7 +358,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let service_id = &*self.service_db.service_id;
         match decision {
             RetryDecision::Failed => {
-                tracing::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
+                crate::log::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
             }
             RetryDecision::Again(at) => {
                 tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
@@ -370,7 +370,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
         if self.service_db.work.set_aside(&self.table, key, why.to_owned(), false) {
             let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
-            tracing::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
+            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
         }
     }
 
@@ -436,7 +436,7 @@ impl<E: WorkItem> Batch<E> {
         };
         let shown = key_text(&key);
         if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
-            tracing::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
+            crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
         }
         let message = format!("cannot be read: {error}");
         let written = write_unreadable(&self.tx, &self.table, &key, &message, self.service_db.clock.now()).await?;

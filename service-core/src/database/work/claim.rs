@@ -278,7 +278,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             "the process died, or lost its claim, while it worked on this row, more than {} times",
             lease::TOLERATED_CRASHES
         );
-        tracing::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
+        crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
         let written = write_failure(tx, table, row, decision, &message, now).await?;
         if let Written::Refused(why) = &written {
             service_db.work.set_aside(table, &row.key, format!("{message}, which cannot be written: {why}"), false);

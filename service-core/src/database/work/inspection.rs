@@ -55,7 +55,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
 async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str, has_index: bool, known: &[String]) {
     let service_id = &*service_db.service_id;
     if !has_index {
-        tracing::warn!(
+        crate::log::warn!(
             service.id = service_id,
             table,
             "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
@@ -64,7 +64,7 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
         );
     }
     if let Ok(Some(status)) = strange_status::<E>(service_db, known).await {
-        tracing::warn!(
+        crate::log::warn!(
             service.id = service_id,
             table,
             status,

@@ -147,7 +147,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// Another worker has the row: its claim has expired, or somebody changed the row without one.
     pub(crate) async fn skip_lost(&mut self, row: &RowRef) {
         let (table, key, service_id) = (&self.table.name, key_text(&row.key), &*self.service_db.service_id);
-        tracing::warn!(
+        crate::log::warn!(
             service.id = service_id,
             table,
             key,

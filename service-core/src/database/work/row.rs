@@ -68,6 +68,6 @@ pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
 pub(crate) fn report_unreadable_key(service_db: &ServiceDb, table: &TableSql, error: &DbErr) {
     if service_db.work.is_first_report(format!("unreadable key in {}", table.name)) {
         let (service_id, table) = (&*service_db.service_id, &table.name);
-        tracing::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is not claimed");
+        crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is not claimed");
     }
 }

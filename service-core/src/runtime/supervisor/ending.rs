@@ -1,97 +1,167 @@
-//! How an instance and a life end: cleaned up exactly once, waited for by nobody in vain.
+//! The end of an instance and of the loop: the instance is cleaned up exactly once, and every waiter is notified.
 
 use std::pin::pin;
 
+use crate::log::warn;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{Span, info};
 
-use super::{Ending, Supervisor};
-use crate::runtime::invoker::{Driven, Limit, clean_up_late};
+use super::running::drop_instance;
+use super::{Exit, Returned, Supervisor};
+use crate::panic::{self, Caught};
+use crate::runtime::context::Context;
+use crate::runtime::events::ServiceEventKind;
+use crate::runtime::invoker::{InvokeResult, Invoker, Limit};
+use crate::runtime::lifecycle::{Cleanup, Lifecycle};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::status::Activity;
 use crate::schedule::later;
-use crate::service::state::ServiceState;
+use crate::service::error::Result;
 
 impl Supervisor {
-    pub(super) async fn end(&mut self, ending: Ending) {
-        let entry = self.cx.entry.clone();
-        {
-            let mut control = entry.lock();
-            control.ending = true;
-            control.plan(None);
-            if matches!(ending, Ending::Stopped) {
-                entry.enter(&mut control, ServiceState::Draining);
-            } else {
-                // Tasks of the instance's own wait for its end.
-                control.tell_changed_state();
-            }
-        }
+    /// Cleans up, and sets the final status. If a stop was requested before a failure, the service counts as stopped.
+    pub(super) async fn end(&mut self, exit: Exit) -> Exit {
+        let service = self.cx.service.clone();
+        let exit = service.update(|state| {
+            let exit = if state.requests.stop.is_some() { Exit::Stopped } else { exit };
+            state.status.activity = Activity::Ending(exit);
+            state.status.next_due = None;
+            // Wakes tasks of the instance that wait in `cx.stopping`.
+            state.notify_waiters();
+            exit
+        });
         self.end_instance().await;
-        #[cfg(feature = "database")]
-        if self.has_fire_to_remember() {
-            self.remember_fire().await;
+        self.record_pending_fire(true).await;
+        if exit == Exit::Stopped {
+            info!(service.id = %service.id, "stopped");
         }
-        let mut control = entry.lock();
-        // Whoever still waits for a run is told by the dropped sender.
-        control.forget_waiters();
-        control.run_wanted = false;
-        control.paused = false;
-        control.let_go();
-        control.settled = true;
-        let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
+        self.finish(exit);
+        exit
+    }
+
+    /// The last step of the loop, also when the loop is dropped.
+    fn finish(&mut self, exit: Exit) {
         self.ended = true;
-        control.deafen();
-        entry.enter(&mut control, last);
-        drop(control);
-        if last == ServiceState::Stopped {
-            info!(service.id = %entry.id, "stopped");
-        } else if self.desk.options.critical {
-            self.cx.registry.critical_failure(&entry.id);
-        }
+        self.current_waiters.clear();
+        let service = &self.cx.service;
+        let left = service.update(|state: &mut RuntimeState| {
+            state.status.activity = Activity::Ended(exit);
+            state.status.wait_reason = None;
+            state.status.start_resolved = true;
+            state.status.next_due = None;
+            state.status.at_rest = false;
+            state.requests.run = false;
+            state.clear_waker();
+            // Dropping the senders notifies the callers that still wait for a run.
+            std::mem::take(&mut state.requests.waiters)
+        });
+        drop(left);
     }
 
-    /// Ends the instance because another is to follow; one on the blocking pool when it comes back, as runs never overlap.
+    /// Ends the instance because another one follows. If a blocking run holds it, it ends when that run has returned.
     pub(super) async fn replace_instance(&mut self) {
-        if let Some(seldom) = self.seldom.as_mut().filter(|seldom| seldom.away.is_some()) {
-            seldom.discard = true;
-        } else {
-            self.end_instance().await;
+        match &mut self.away {
+            Some(away) => away.discard = true,
+            None => self.end_instance().await,
         }
     }
 
-    /// Cleans up the instance, exactly once, and lets go of it. Waits for one that is still on the blocking pool.
+    /// Cleans up the instance, exactly once, and drops it. If a blocking run holds the instance, waits for that run.
     pub(super) async fn end_instance(&mut self) {
         if let Some(instance) = self.instance.take() {
-            return self.desk.clean_up(&self.cx, instance, Limit::Cleanup).await;
+            return clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
         }
-        let Some(mut run) = self.seldom.as_mut().and_then(|seldom| seldom.away.take()) else { return };
-        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        match self.desk.drive(&self.cx.entry, pin!(&mut run), limit).await {
-            Driven::Done(Ok((instance, _))) => self.desk.clean_up(&self.cx, instance, Limit::Cleanup).await,
-            Driven::Done(Err(_)) | Driven::Panicked(_) => {}
-            Driven::TimedOut | Driven::Aborted => {
-                let id = &self.cx.entry.id;
-                warn!(service.id = %id, "a blocking run does not return: its instance is cleaned up when it does");
-                tokio::spawn(clean_up_late(run, self.cx.clone()));
+        let Some(mut away) = self.away.take() else { return };
+        match self.invoker.invoke(pin!(&mut away.run), Limit::Cleanup(self.cleanup_deadline())).await {
+            InvokeResult::Done(Ok((instance, _))) => {
+                clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
+            }
+            InvokeResult::Done(Err(_)) | InvokeResult::Panicked(_) => {}
+            InvokeResult::Cancelled(_) => {
+                let id = &self.cx.service.id;
+                warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
+                tokio::spawn(clean_up_late(away.run, self.invoker.clone(), self.cx.clone()));
             }
         }
+    }
+
+    fn cleanup_deadline(&self) -> Instant {
+        later(Instant::now(), self.options.drain_timeout)
     }
 }
 
-/// Where the supervisor itself is dropped half-way (its runtime is shut down, or it has a bug), nobody waits for ever.
+/// Runs `cleanup` within the limit, and drops the instance.
+async fn clean_up(invoker: &Invoker, cx: &Context, mut instance: Box<dyn Lifecycle>, limit: Limit) {
+    let service = &cx.service;
+    let result = match instance.__shape().cleanup {
+        Cleanup::None => {
+            drop_instance(cx, instance);
+            InvokeResult::Done(Ok(()))
+        }
+        Cleanup::Async => {
+            let result = match invoker.call(&Span::none(), || instance.__cleanup(cx)) {
+                Caught::Returned(mut cleanup) => {
+                    let result = invoker.invoke(cleanup.as_mut(), limit).await;
+                    let _ = panic::catch(|| service.as_current(|| drop(cleanup)));
+                    result
+                }
+                Caught::Panicked(message) => InvokeResult::Panicked(message),
+            };
+            drop_instance(cx, instance);
+            result
+        }
+        Cleanup::Blocking => clean_up_blocking(invoker, cx, instance, limit).await,
+    };
+    match result {
+        InvokeResult::Done(Ok(())) => {}
+        InvokeResult::Done(Err(error)) => warn!(service.id = %service.id, "`cleanup` failed: {error:#}"),
+        InvokeResult::Panicked(message) => warn!(service.id = %service.id, "`cleanup` panicked: {message}"),
+        InvokeResult::Cancelled(_) => {
+            service.emit(|| ServiceEventKind::Aborted);
+            warn!(service.id = %service.id, "`cleanup` took too long and was aborted");
+        }
+    }
+    service.emit(|| ServiceEventKind::InstanceEnded);
+}
+
+async fn clean_up_blocking(
+    invoker: &Invoker,
+    cx: &Context,
+    mut instance: Box<dyn Lifecycle>,
+    limit: Limit,
+) -> InvokeResult<Result<()>> {
+    let (cx, on_pool) = (cx.clone(), invoker.clone());
+    let mut cleanup = tokio::task::spawn_blocking(move || {
+        let _blocking = cx.service.shared.enter_blocking();
+        let caught = on_pool.call(&Span::none(), || instance.__cleanup_blocking(&cx));
+        drop_instance(&cx, instance);
+        caught
+    });
+    match invoker.invoke(pin!(&mut cleanup), limit).await {
+        InvokeResult::Done(Ok(Caught::Returned(result))) => InvokeResult::Done(result),
+        InvokeResult::Done(Ok(Caught::Panicked(message))) | InvokeResult::Panicked(message) => {
+            InvokeResult::Panicked(message)
+        }
+        InvokeResult::Done(Err(join)) => InvokeResult::Panicked(join.to_string()),
+        InvokeResult::Cancelled(cancelled) => InvokeResult::Cancelled(cancelled),
+    }
+}
+
+/// Cleans up an instance whose blocking run returns after the service has ended.
+async fn clean_up_late(run: JoinHandle<Returned>, invoker: Invoker, cx: Context) {
+    if let Ok((instance, _)) = run.await {
+        let limit = cx.service.lock().requests.options.drain_timeout;
+        clean_up(&invoker, &cx, instance, Limit::Late(later(Instant::now(), limit))).await;
+    }
+}
+
+/// The runtime shuts down and drops the loop: callers that wait for the service must see that it has ended.
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        let entry = &self.cx.entry;
-        let mut control = entry.lock();
-        control.ending = true;
-        control.forget_waiters();
-        control.settled = true;
-        control.deafen();
-        let last = if control.state() == ServiceState::Draining { ServiceState::Stopped } else { ServiceState::Failed };
-        entry.enter(&mut control, last);
-        if crate::runtime::driver::has_panicked() {
-            error!(service.id = %entry.id, "its supervisor panicked; please report this as a bug of service-core");
+        if !self.ended {
+            let stopped = self.cx.service.lock().requests.stop.is_some();
+            self.finish(if stopped { Exit::Stopped } else { Exit::Failed });
         }
     }
 }

@@ -1,208 +1,188 @@
-//! What follows a failure: it is counted, logged, put to `on_failure` and acted upon. The decision itself is `policy`'s.
+//! Handles a failure: settles open rows, calls `on_failure`, logs and counts the failure, and does what `policy` decides.
 
-#[cfg(feature = "database")]
 use std::pin::pin;
 use std::time::Duration;
 
+use crate::log::{error, warn};
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::Span;
 
-use super::{Ending, Next, Supervisor, Times, report, settle};
-#[cfg(feature = "database")]
-use crate::database::SHARED_POLL_TIMEOUT;
+use super::running::cancelled_error;
+use super::{Due, Exit, Supervisor, Times, adopt_options};
 use crate::humanize;
 use crate::panic::{self, Caught};
-use crate::runtime::control::Hold;
-use crate::runtime::entry::{Entry, used_up};
 use crate::runtime::events::ServiceEventKind;
-use crate::runtime::invoker::Driven;
-#[cfg(feature = "database")]
-use crate::runtime::invoker::Limit;
-use crate::runtime::policy::{self, Verdict};
+use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
+use crate::runtime::policy::{self, Decision};
+use crate::runtime::registration::used_up;
+use crate::runtime::requests::Rebuild;
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, FailureKind, Recovery};
 use crate::service::outcome::{Outcome, RunReport};
-use crate::service::state::ServiceState;
+
+/// How long the check for an outage may take.
+const OUTAGE_CHECK: Duration = Duration::from_secs(15);
 
 impl Supervisor {
-    /// Tells how a run failed from how it ended.
-    pub(super) async fn follow_failure(&mut self, driven: Driven<Result<Outcome>>) -> Option<Ending> {
+    /// Handles a run that did not succeed.
+    pub(super) async fn follow_failure(&mut self, result: InvokeResult<Result<Outcome>>) -> Option<Exit> {
         let ended = Instant::now();
-        let times = (self.cx.entry.lock().stats.last_started.unwrap_or(ended), ended);
-        let (kind, error) = match driven {
-            Driven::Done(Ok(_)) => return None,
-            Driven::Done(Err(error)) => (FailureKind::Error, error),
-            Driven::Panicked(message) => (FailureKind::Panic, Error::msg(format!("panicked: {message}"))),
-            Driven::TimedOut => {
-                let timeout = humanize::short(self.desk.options.timeout.unwrap_or_default());
-                (FailureKind::Timeout, Error::msg(format!("ran longer than its timeout of {timeout}")))
-            }
-            Driven::Aborted => {
-                self.follow_abort(times).await;
-                return Some(Ending::Stopped);
+        let started = self.cx.service.lock().status.stats.last_started.unwrap_or(ended);
+        let (kind, error) = match result {
+            InvokeResult::Done(Ok(_)) => return None,
+            InvokeResult::Done(Err(error)) => (FailureKind::Error, error),
+            InvokeResult::Panicked(message) => (FailureKind::Panic, Error::msg(format!("panicked: {message}"))),
+            InvokeResult::Cancelled(cancelled) => {
+                let error = cancelled_error(cancelled, self.options.timeout, ended - started);
+                if cancelled == Cancelled::Aborted {
+                    self.follow_abort(error, (started, ended)).await;
+                    return Some(Exit::Stopped);
+                }
+                (FailureKind::Timeout, error)
             }
         };
-        self.fail(kind, error, times.0, Some(times)).await
+        let exit = self.fail(kind, error, started, Some((started, ended))).await;
+        if exit.is_none() {
+            self.after_run().await;
+        }
+        exit
     }
 
-    /// The stop would not wait any longer. Nobody is asked: there is nothing left to decide.
-    pub(super) async fn follow_abort(&mut self, times: Times) {
-        let after = humanize::short(times.1 - times.0);
-        let error = Error::msg(format!("aborted by the stop, {after} after its start"));
-        #[cfg(feature = "database")]
-        self.settle_rows(Some(&error)).await;
-        let entry = &self.cx.entry;
-        warn!(service.id = %entry.id, service.run = self.cx.run, "the run outlasted the stop: {error:#}");
-        entry.emit(|| ServiceEventKind::Aborted);
-        let failures = entry.lock().failures;
-        let failure = policy::failure(&self.desk.options, failures, FailureKind::Timeout, error);
+    /// Handles a run that was aborted because `drain_timeout` was over. The service ends; there is nothing to decide.
+    async fn follow_abort(&mut self, error: Error, times: Times) {
+        self.settle(Some(&error)).await;
+        let service = &self.cx.service;
+        warn!(service.id = %service.id, service.run = self.cx.run, "{error:#}");
+        service.emit(|| ServiceEventKind::Aborted);
+        let failures = service.lock().status.failures;
+        let failure = policy::failure(&self.options, failures, FailureKind::Timeout, error);
         self.count(&failure, Recovery::Stop, Some(times));
     }
 
-    /// Settles in the database what the run that just ended left open, for as long as a stop would wait.
-    #[cfg(feature = "database")]
-    pub(super) async fn settle_rows(&mut self, error: Option<&Error>) {
-        let entry = self.cx.entry.clone();
-        let Some(access) = entry.has_unsettled() else { return };
+    /// Settles the rows that the run left open, within `drain_timeout`.
+    pub(super) async fn settle(&mut self, error: Option<&Error>) {
+        let (service, extension) = (&self.cx.service, &self.invoker.extension);
+        if !extension.has_unsettled(service) {
+            return;
+        }
         let why = error.map(|error| format!("{error:#}"));
-        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout));
-        if let Driven::Done(Err(error)) = self.desk.drive(&entry, pin!(access.settle(why.as_deref())), limit).await {
-            warn!(service.id = %entry.id, "could not settle the rows of the run yet, the next run tries again: {error:#}");
+        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
+        let settling = extension.settle(service, why.as_deref());
+        if let InvokeResult::Done(Err(error)) = self.invoker.invoke(pin!(settling), limit).await {
+            warn!(service.id = %service.id, "cannot settle the rows of the run, the next run tries again: {error:#}");
         }
     }
 
-    /// The failures before this one, as far as they count: while the registry's database is away, those that come of it
-    /// are retried without an end, and the count stays at `max_failures`. So does one that began in an outage and ended
-    /// after it.
-    #[cfg(feature = "database")]
-    async fn without_outage(&mut self, concerned: bool, began: Instant, before: u32) -> u32 {
-        let entry = self.cx.entry.clone();
-        let presence = &entry.hub.presence;
-        if concerned {
-            presence.probe_soon();
-        }
-        let max = self.desk.options.max_failures;
-        if before < max || max == 0 || !concerned {
+    /// Returns how many failures before this one count. An outage does not exhaust `max_failures`: a failure during an
+    /// outage, or one that began during an outage, leaves the count at `max_failures`.
+    async fn without_outage(&mut self, suspected: bool, began: Instant, before: u32) -> u32 {
+        let max = self.options.max_failures;
+        if !suspected || before < max || max == 0 {
             return before;
         }
-        if presence.was_down_since(began) {
+        let extension = self.invoker.extension.clone();
+        if extension.was_down_since(began) {
             return max - 1;
         }
         let cx = self.cx.clone();
-        let look = cx.unless_stopping(crate::database::confirm_down(&cx.registry));
-        let limit = Limit::Cleanup(later(Instant::now(), self.desk.options.drain_timeout.max(SHARED_POLL_TIMEOUT)));
-        match self.desk.drive(&entry, pin!(look), limit).await {
-            Driven::Done(Some(true)) => max - 1,
-            // Found out by another look, while this one was waited for.
-            _ if presence.was_down_since(began) => max - 1,
-            _ => before,
-        }
+        let check = cx.unless_stopping(extension.confirm_outage(&self.services, began));
+        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout.max(OUTAGE_CHECK)));
+        let down = match self.invoker.invoke(pin!(check), limit).await {
+            InvokeResult::Done(Some(down)) => down,
+            // The check timed out; another one may have found the outage in the meantime.
+            _ => extension.was_down_since(began),
+        };
+        if down { max - 1 } else { before }
     }
 
-    /// Counts a failure of what `began` then, asks what follows and does it. `times` are missing where no instance could be
-    /// built.
+    /// Handles a failure: counts it, decides what follows, and does it. `began` is when the failed work began. Without
+    /// `times`, no instance could be built.
     pub(super) async fn fail(
         &mut self,
         kind: FailureKind,
         error: Error,
         began: Instant,
         times: Option<Times>,
-    ) -> Option<Ending> {
-        #[cfg(not(feature = "database"))]
-        let _ = began;
-        let entry = self.cx.entry.clone();
-        // It is written down more than once below, outside of what catches panics.
-        let error = match panic::catch(|| format!("{error:#}")) {
-            Caught::Returned(_) => error,
-            Caught::Panicked(message) => {
-                Error::msg(format!("an error whose text cannot be had: it panicked: {message}"))
-            }
+    ) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        let error = printable(&service, error);
+        let counted = {
+            let mut state = service.lock();
+            adopt_options(&mut self.options, &mut state);
+            state.status.failures
         };
-        let before = {
-            let mut control = entry.lock();
-            if control.changed {
-                settle(&self.desk.options, &mut control);
-                self.desk.options.clone_from(&control.options);
-            }
-            control.failures
-        };
-        #[cfg(feature = "database")]
-        self.settle_rows(Some(&error)).await;
-        #[cfg(feature = "database")]
-        // A run that hangs may as well wait for the database, where the service has used it.
-        let concerned = crate::database::ErrorKind::in_chain(&error).is_some_and(crate::database::ErrorKind::is_outage)
-            || kind == FailureKind::Timeout && entry.has_used_database();
-        #[cfg(feature = "database")]
-        let (counted, before) = (before, self.without_outage(concerned, began, before).await);
-        #[cfg(not(feature = "database"))]
-        let counted = before;
-        let failure = policy::failure(&self.desk.options, before, kind, error);
+        self.settle(Some(&error)).await;
+        let suspected = self.invoker.extension.suspects_outage(&service, kind, &error);
+        let before = self.without_outage(suspected, began, counted).await;
+        let failure = policy::failure(&self.options, before, kind, error);
         let (recovery, broken) = self.ask(&failure);
-        let mut verdict = policy::judge(&failure, recovery);
-        let irreplaceable = broken && !entry.factory.has_next();
-        if irreplaceable && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
-            verdict = Verdict::Fail;
+        let mut decision = policy::decide(&failure, recovery);
+        let irreplaceable = broken && !self.registered.factory.has_next();
+        if irreplaceable && matches!(decision, Decision::Retry(_) | Decision::Regular) {
+            decision = Decision::Fail;
         }
-        // Where a stop has been asked for nothing follows any more: it is neither retried nor failed.
-        let told = if entry.lock().stop.is_some() { Verdict::Stop } else { verdict };
-        log_failure(&entry, self.cx.run, &failure, told, before < counted);
-        let decided = if verdict == Verdict::Fail { Recovery::Fail } else { recovery };
-        self.count(&failure, decided, times);
-        // Where the service ends as well, the instance ends with it.
-        if broken && matches!(verdict, Verdict::Regular | Verdict::Retry(_)) {
+        // If a stop was requested, the service stops: no retry follows, and the service does not become `Failed`.
+        let stopping = service.lock().requests.stop.is_some();
+        let logged = if stopping { Decision::Stop } else { decision };
+        self.failure_log.log(&service, self.cx.run, &failure, logged, before < counted);
+        self.count(&failure, if decision == Decision::Fail { Recovery::Fail } else { recovery }, times);
+        // A service that ends cleans up its instance anyway.
+        if broken && matches!(decision, Decision::Regular | Decision::Retry(_)) {
             self.end_instance().await;
         }
-        match verdict {
-            Verdict::Regular => {
-                {
-                    let mut control = entry.lock();
-                    control.settled = true;
-                    control.retrying = false;
-                }
+        match decision {
+            Decision::Regular => {
+                service.update(|state| {
+                    state.status.start_resolved = true;
+                    state.status.activity = Activity::Waiting;
+                });
                 let now = Instant::now();
                 let (started, ended) = times.unwrap_or((now, now));
                 self.plan_regular(started, ended);
                 None
             }
-            Verdict::Retry(wait) => {
-                {
-                    // The fresh instance that was to follow could not be built: an ordinary failure, and an ordinary wait.
-                    let mut control = entry.lock();
-                    if matches!(control.hold(), Some(Hold::Restart)) {
-                        control.let_go();
-                    }
+            Decision::Retry(wait) => {
+                self.back_off(wait, (suspected && recovery == Recovery::Retry).then_some(WaitReason::Outage));
+                if self.invoker.extension.recovered_since(began) {
+                    service.end_outage();
                 }
-                self.back_off(wait);
-                #[cfg(feature = "database")]
-                entry.wait_for_database(concerned && recovery == Recovery::Retry, began);
                 None
             }
-            Verdict::Stop => Some(Ending::Stopped),
-            Verdict::Fail if irreplaceable => {
-                if told == Verdict::Fail {
-                    error!(service.id = %entry.id, "{}", used_up(&entry.id));
+            Decision::Stop => Some(Exit::Stopped),
+            Decision::Fail if irreplaceable => {
+                if !stopping {
+                    error!(service.id = %service.id, "{}", used_up(&service.id));
                 }
-                Some(Ending::Failed)
+                Some(Exit::Failed)
             }
-            // A `reset` from within the run is honoured: a fresh instance follows in place of the end.
-            Verdict::Fail if entry.lock().is_renewed() => None,
-            Verdict::Fail => self.restart().await,
+            // A `reset` from within the run: a fresh instance follows, and the service does not end.
+            Decision::Fail if !stopping && service.lock().requests.rebuild == Some(Rebuild::Reset) => None,
+            Decision::Fail => self.restart().await,
         }
     }
 
-    /// Writes a failure down. `Ignore` leaves the count as it was.
-    pub(super) fn count(&self, failure: &Failure, recovery: Recovery, times: Option<Times>) {
+    /// Records a failure. `Ignore` leaves the count as it was.
+    fn count(&mut self, failure: &Failure, recovery: Recovery, times: Option<Times>) {
         let duration = times.map(|(started, ended)| ended - started);
-        let entry = &self.cx.entry;
-        let waiters = {
-            let mut control = entry.lock();
+        let service = &self.cx.service;
+        let (replaced, waiters) = service.update(|state| {
             if recovery != Recovery::Ignore {
-                control.failures = failure.count;
+                state.status.failures = failure.count;
             }
-            control.end_run_badly(&failure.error, duration)
-        };
-        entry.emit(|| ServiceEventKind::RunFailed {
+            let replaced = state.status.end_failed(&failure.error, duration);
+            // No instance could be built for the run that was requested.
+            let unserved = duration.is_none().then(|| {
+                state.requests.run = false;
+                std::mem::take(&mut state.requests.waiters)
+            });
+            (replaced, unserved)
+        });
+        let _ = panic::catch(|| service.as_current(|| drop(replaced)));
+        self.current_waiters.extend(waiters.into_iter().flatten());
+        service.emit(|| ServiceEventKind::RunFailed {
             run: self.cx.run,
             failure: failure.kind,
             error: format!("{:#}", failure.error),
@@ -210,94 +190,79 @@ impl Supervisor {
             recovery,
         });
         let duration = duration.unwrap_or_default();
-        report(waiters, &RunReport { outcome: Outcome::idle(), error: Some(failure.error.clone()), duration });
+        self.report(RunReport { outcome: Outcome::idle(), error: Some(failure.error.clone()), duration });
     }
 
-    /// Asks the instance's `on_failure`, and says whether the instance is broken.
-    pub(super) fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
+    /// Calls the instance's `on_failure`. Returns its answer, and whether the instance is broken by a panic.
+    fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
         let Some(instance) = &mut self.instance else {
             return (failure.recovery(), false);
         };
-        let entry = &self.cx.entry;
         let panicked = failure.kind() == FailureKind::Panic;
-        match panic::catch(|| entry.as_current(|| instance.__on_failure(failure))) {
+        match self.invoker.call(&Span::none(), || instance.__on_failure(failure)) {
             Caught::Returned(recovery) => (recovery, panicked),
             Caught::Panicked(message) => {
-                warn!(service.id = %entry.id, "`on_failure` panicked: {message}");
+                warn!(service.id = %self.cx.service.id, "`on_failure` panicked: {message}");
                 (failure.recovery(), true)
             }
         }
     }
 
-    /// After a failure for good: a fresh instance later, while the budget lasts.
-    pub(super) async fn restart(&mut self) -> Option<Ending> {
-        let entry = self.cx.entry.clone();
-        if entry.lock().stop.is_some() {
-            return Some(Ending::Stopped);
+    /// Handles a permanent failure: with `restart = "on_failure"`, a fresh instance follows after `restart_delay`.
+    async fn restart(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        if service.lock().requests.stop.is_some() {
+            return Some(Exit::Stopped);
         }
-        let restart = self.desk.options.restart.filter(|_| !entry.factory.is_ready_made());
-        let Some(wait) = restart.and_then(|restart| self.seldom().budget.grant(restart, Instant::now())) else {
-            return Some(Ending::Failed);
+        let Some(wait) = self.options.restart.and_then(|restart| self.restarts.grant(restart, Instant::now())) else {
+            return Some(Exit::Failed);
         };
         self.replace_instance().await;
         {
-            let mut control = entry.lock();
-            control.failures = 0;
-            control.stats.restarts = control.stats.restarts.saturating_add(1);
-            control.set_hold(Hold::Restart);
+            let status = &mut service.lock().status;
+            status.failures = 0;
+            status.stats.restarts += 1;
         }
-        entry.emit(|| ServiceEventKind::RestartScheduled { after: wait });
-        warn!(service.id = %entry.id, "a fresh instance follows in {}", humanize::short(wait));
-        self.back_off(wait);
+        service.emit(|| ServiceEventKind::RestartScheduled { after: wait });
+        warn!(service.id = %service.id, "restarting with a fresh instance in {}", humanize::short(wait));
+        self.back_off(wait, Some(WaitReason::Restart));
         None
     }
 
-    pub(super) fn back_off(&mut self, wait: Duration) {
-        self.plan(Next::Retry, later(Instant::now(), wait));
-        let entry = &self.cx.entry;
-        let mut control = entry.lock();
-        control.retrying = true;
-        control.settled = true;
-        if control.stop.is_none() && (!control.paused || control.state() == ServiceState::Starting) {
-            entry.enter(&mut control, ServiceState::BackingOff);
-            if control.paused {
-                entry.enter(&mut control, ServiceState::Paused);
+    /// Begins the wait for a retry.
+    fn back_off(&mut self, wait: Duration, reason: Option<WaitReason>) {
+        self.plan(Due::Retry, later(Instant::now(), wait));
+        let (service, blocked) = (&self.cx.service, self.away.is_some());
+        service.update(|state| {
+            state.status.activity = Activity::BackingOff;
+            state.status.start_resolved = true;
+            if !blocked || matches!(reason, Some(WaitReason::Restart)) {
+                state.status.wait_reason = reason.map(Box::new);
             }
-        }
-        control.tell_changed_state();
+            state.notify_waiters();
+        });
     }
 
-    /// A `reset` from within the run asked for a fresh instance.
-    pub(super) async fn renew(&mut self) {
-        let entry = self.cx.entry.clone();
-        entry.lock().renew = false;
+    /// `reset` was called from within the run: a fresh instance follows, and the count of failures is 0.
+    pub(super) async fn rebuild(&mut self) {
+        let service = self.cx.service.clone();
+        service.lock().requests.rebuild = None;
         self.replace_instance().await;
-        self.next = Next::AtOnce;
-        let mut control = entry.lock();
-        control.failures = 0;
-        control.retrying = false;
-        if control.state() == ServiceState::BackingOff {
-            entry.enter(&mut control, ServiceState::Running);
-        }
+        self.due = Due::AtOnce;
+        service.update(|state| {
+            state.status.failures = 0;
+            state.status.activity = Activity::Waiting;
+        });
     }
 }
 
-fn log_failure(entry: &Entry, run: u64, failure: &Failure, verdict: Verdict, waits: bool) {
-    let (id, error) = (&entry.id, &failure.error);
-    let (count, max) = (failure.count, failure.max_failures);
-    match verdict {
-        Verdict::Fail => {
-            error!(service.id = %id, service.run = run, failures = count, "failed for good, failure {count}: {error:#}");
-        }
-        Verdict::Stop => warn!(service.id = %id, service.run = run, failures = count, "failed and stops: {error:#}"),
-        Verdict::Regular => warn!(service.id = %id, service.run = run, "failed, which is not counted: {error:#}"),
-        Verdict::Retry(wait) if waits => {
-            // Its limit is reached, and an outage may last: that it waits was told, and health goes on telling it.
-            debug!(service.id = %id, service.run = run, "the database is away, again in {}: {error:#}", humanize::short(wait));
-        }
-        Verdict::Retry(wait) => {
-            let wait = humanize::short(wait);
-            warn!(service.id = %id, service.run = run, failures = count, "failed ({count} of {max}), again in {wait}: {error:#}");
+/// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
+fn printable(service: &ServiceInner, error: Error) -> Error {
+    match panic::catch(|| service.as_current(|| format!("{error:#}"))) {
+        Caught::Returned(_) => error,
+        Caught::Panicked(message) => {
+            let _ = panic::catch(|| service.as_current(|| drop(error)));
+            Error::msg(format!("the error cannot be printed, its `Display` panicked: {message}"))
         }
     }
 }

@@ -7,9 +7,8 @@ fn schedule(expression: &str, timezone: &str) -> CronSchedule {
 
 #[cfg(not(feature = "cron"))]
 #[test]
-fn without_the_feature_every_schedule_is_a_mistake_that_names_it() {
+fn without_the_feature_every_schedule_is_an_error_that_names_it() {
     assert!(matches!(check(&schedule("0 3 * * *", "UTC")), Err(Mistake::NoFeature)));
-    assert!(NO_FEATURE.contains("feature `cron`"));
 }
 
 #[cfg(feature = "cron")]
@@ -32,33 +31,33 @@ mod with_the_feature {
     }
 
     #[test]
-    fn clocks_that_jump_and_repeat_an_hour() {
+    fn fires_are_right_across_dst() {
         // (what, expression, zone, after, fires); all in UTC
         let table: &[(&str, &str, &str, &str, &[&str])] = &[
             // Berlin: 2026-03-29, 02:00 becomes 03:00 (01:00 UTC); 2026-10-25, 03:00 becomes 02:00 (01:00 UTC).
             (
-                "a daily time that is jumped over fires at the jump's end",
+                "a daily time that DST skips fires at the end of the skipped hour",
                 "30 2 * * *",
                 "Europe/Berlin",
                 "2026-03-27 12:00:00",
                 &["2026-03-28 01:30", "2026-03-29 01:00", "2026-03-30 00:30"],
             ),
             (
-                "a daily time that comes twice fires once, the first time",
+                "a daily time that DST repeats fires once, the first time",
                 "30 2 * * *",
                 "Europe/Berlin",
                 "2026-10-24 12:00:00",
                 &["2026-10-25 00:30", "2026-10-26 01:30"],
             ),
             (
-                "every half hour is every half hour, jump or not",
+                "every half hour stays every half hour when DST begins",
                 "*/30 * * * *",
                 "Europe/Berlin",
                 "2026-03-29 00:15:00",
                 &["2026-03-29 00:30", "2026-03-29 01:00", "2026-03-29 01:30", "2026-03-29 02:00"],
             ),
             (
-                "every half hour is every half hour, also in the hour that repeats",
+                "every half hour stays every half hour when DST ends",
                 "*/30 * * * *",
                 "Europe/Berlin",
                 "2026-10-25 00:15:00",
@@ -116,23 +115,23 @@ mod with_the_feature {
                 "2026-04-04 14:40:00",
                 &["2026-04-04 14:45", "2026-04-04 15:00", "2026-04-04 15:15", "2026-04-04 15:30"],
             ),
-            // Several times a day are fixed times, too.
+            // Several times a day are fixed times as well.
             (
-                "two times that are jumped over fire once, at the jump's end",
+                "two times that DST skips fire once, at the end of the skipped hour",
                 "15,45 2 * * *",
                 "Europe/Berlin",
                 "2026-03-28 12:00:00",
                 &["2026-03-29 01:00", "2026-03-30 00:15", "2026-03-30 00:45"],
             ),
             (
-                "of two times, the one that comes twice fires once",
+                "of two times, the one that DST repeats fires once",
                 "30 1,13 * * *",
                 "America/New_York",
                 "2026-10-31 20:00:00",
                 &["2026-11-01 05:30", "2026-11-01 18:30", "2026-11-02 06:30"],
             ),
             (
-                "every half hour of some hours stays fixed, and is not made up twice",
+                "every half hour of some hours is a list of fixed times, which fire once each",
                 "0,30 1-3 * * *",
                 "America/New_York",
                 "2026-11-01 04:00:00",
@@ -145,7 +144,7 @@ mod with_the_feature {
     }
 
     #[test]
-    fn a_fire_is_after_the_moment_and_stands_on_a_second() {
+    fn a_fire_is_after_the_given_time_and_at_a_whole_second() {
         let hourly = schedule("0 * * * *", "UTC");
         let nine = at("2026-01-01 09:00:00");
         assert_eq!(next(&hourly, nine), Some(at("2026-01-01 10:00:00")));
@@ -162,7 +161,7 @@ mod with_the_feature {
 
     #[cfg(feature = "database")]
     #[test]
-    fn what_was_missed_is_what_would_have_fired() {
+    fn the_missed_fires_are_those_that_would_have_fired() {
         for (expression, zone, since, until) in [
             ("15,45 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
             ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-03 00:00:00"),
@@ -179,10 +178,10 @@ mod with_the_feature {
         }
     }
 
-    /// Around the jumps of a year, from many a moment to many another.
+    /// Many periods around each DST change of a year.
     #[cfg(feature = "database")]
     #[test]
-    fn what_was_missed_and_what_would_have_fired_agree_around_every_jump() {
+    fn the_missed_fires_are_those_that_would_have_fired_around_every_dst_change() {
         const HOUR: u64 = 3600;
         let expressions = [
             "30 2 * * *",
@@ -215,9 +214,9 @@ mod with_the_feature {
         }
     }
 
-    /// What the attribute takes, the runtime takes.
+    /// The runtime accepts every expression that the attribute accepts.
     #[test]
-    fn expressions_that_are_known() {
+    fn valid_expressions_are_accepted() {
         for good in [
             "30 2 * * *",
             "*/15 * * * *",
@@ -246,8 +245,8 @@ mod with_the_feature {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
-        for (expression, zone, key, told) in [
+    fn an_invalid_schedule_is_an_error_that_says_what_is_wrong() {
+        for (expression, zone, key, expected) in [
             (
                 "61 * * * *",
                 "UTC",
@@ -265,20 +264,20 @@ mod with_the_feature {
         ] {
             let mistake = check(&schedule(expression, zone)).unwrap_err();
             assert_eq!(mistake.key(), key, "{expression} {zone}");
-            assert!(mistake.to_string().contains(told), "{expression} {zone}: {mistake}");
+            assert!(mistake.to_string().contains(expected), "{expression} {zone}: {mistake}");
         }
     }
 
     #[test]
-    fn a_clock_that_is_set_back_a_little_fires_nothing_twice() {
+    fn no_fire_is_repeated_when_the_clock_is_set_back_a_little() {
         let daily = schedule("0 3 * * *", "UTC");
-        let mut plan = WallPlan::default();
+        let mut plan = CronTimer::default();
         plan.plan(&daily, at("2026-01-01 02:00:00"), Duration::ZERO);
         assert!(!plan.is_due(at("2026-01-01 02:59:59")) && plan.is_due(at("2026-01-01 03:00:00")));
         plan.serve();
         plan.plan(&daily, at("2026-01-01 02:30:00"), Duration::ZERO);
         assert!(!plan.is_due(at("2026-01-01 03:00:00")) && plan.is_due(at("2026-01-02 03:00:00")));
-        // Back by a year: the clock was wrong before.
+        // Set back by a year: the clock was wrong before.
         assert!(plan.stands(&daily, at("2026-01-01 02:31:00")));
         assert!(!plan.stands(&daily, at("2025-01-01 02:00:00")));
         plan.plan(&daily, at("2025-01-01 02:00:00"), Duration::ZERO);
@@ -286,13 +285,13 @@ mod with_the_feature {
     }
 
     #[test]
-    fn a_fire_whose_jitter_runs_stays_planned() {
+    fn a_fire_that_waits_for_its_jitter_stays_planned() {
         let hourly = schedule("0 * * * *", "UTC");
-        let mut plan = WallPlan::default();
+        let mut plan = CronTimer::default();
         plan.plan(&hourly, at("2026-01-01 02:30:00"), Duration::from_secs(600));
         plan.plan(&hourly, at("2026-01-01 03:05:00"), Duration::ZERO);
         assert!(!plan.is_due(at("2026-01-01 03:09:59")) && plan.is_due(at("2026-01-01 03:10:00")));
-        assert_eq!(plan.until_next_look(at("2026-01-01 03:05:00")), Duration::from_secs(60));
-        assert_eq!(plan.until_next_look(at("2026-01-01 03:09:50")), Duration::from_secs(10));
+        assert_eq!(plan.until_next_check(at("2026-01-01 03:05:00")), Duration::from_secs(60));
+        assert_eq!(plan.until_next_check(at("2026-01-01 03:09:50")), Duration::from_secs(10));
     }
 }

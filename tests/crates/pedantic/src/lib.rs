@@ -1,4 +1,4 @@
-//! Services of a crate that denies every warning, and clippy's pedantic and nursery lints too.
+//! Services of a crate that denies every warning, clippy's pedantic and nursery lints and a choice of the restrictions.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -14,12 +14,41 @@
     trivial_casts,
     clippy::all,
     clippy::pedantic,
-    clippy::nursery
+    clippy::nursery,
+    clippy::absolute_paths,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    clippy::default_numeric_fallback,
+    clippy::exhaustive_enums,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::map_err_ignore,
+    clippy::min_ident_chars,
+    clippy::module_name_repetitions,
+    clippy::panic,
+    clippy::partial_pub_fields,
+    clippy::pattern_type_mismatch,
+    clippy::redundant_type_annotations,
+    clippy::renamed_function_params,
+    clippy::same_name_method,
+    clippy::shadow_reuse,
+    clippy::shadow_same,
+    clippy::shadow_unrelated,
+    clippy::str_to_string,
+    clippy::unneeded_field_pattern,
+    clippy::unwrap_in_result,
+    clippy::unwrap_used,
+    clippy::wildcard_imports
 )]
 
+use std::io;
 use std::time::Duration;
 
-use service_core::prelude::*;
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use service_core::prelude::{Context, Failure, Outcome, Recovery, Result, service};
 
 /// Settings of [`Full`].
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -40,7 +69,7 @@ pub struct Full {
 #[service(interval = 30, max_failures = 5)]
 impl Full {
     async fn configure(cx: &Context, settings: Settings) -> Result<Self> {
-        tokio::task::yield_now().await;
+        yield_now().await;
         let _ = cx;
         Ok(Self { settings, runs: 0 })
     }
@@ -48,7 +77,7 @@ impl Full {
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         let _ = cx;
         self.runs += 1;
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
         Ok(Outcome::processed(self.settings.batch_size))
     }
 
@@ -61,7 +90,7 @@ impl Full {
     async fn cleanup(&mut self, cx: &Context) -> Result<()> {
         let _ = cx;
         self.runs = 0;
-        tokio::task::yield_now().await;
+        yield_now().await;
         Ok(())
     }
 }
@@ -100,7 +129,7 @@ impl ReadyMade {
 #[service(discover = false)]
 impl ReadyMade {
     async fn update(&mut self) {
-        tokio::task::yield_now().await;
+        yield_now().await;
         self.names.clear();
     }
 }
@@ -108,12 +137,39 @@ impl ReadyMade {
 /// Runs and does nothing.
 #[service(interval = 5)]
 pub async fn tick() {
-    tokio::task::yield_now().await;
+    yield_now().await;
 }
 
 #[service]
-async fn private_tick(cx: &Context) -> Result<(), std::io::Error> {
+async fn private_tick(cx: &Context) -> Result<(), io::Error> {
     let _ = cx;
-    tokio::task::yield_now().await;
+    yield_now().await;
     Ok(())
+}
+
+/// A module of the function's name.
+pub mod outbox {
+    use service_core::prelude::service;
+    use tokio::task::yield_now;
+
+    /// Cleans it.
+    #[service]
+    pub async fn outbox() {
+        yield_now().await;
+    }
+}
+
+/// Of the first edition.
+#[deprecated(note = "use `Full`")]
+#[derive(Debug, Default)]
+pub struct Old {
+    names: Vec<String>,
+}
+
+#[expect(deprecated, clippy::unused_async, reason = "until the second edition")]
+#[service(depends_on = [outbox::outbox], discover = false)]
+impl Old {
+    async fn update(&mut self) {
+        self.names.clear();
+    }
 }

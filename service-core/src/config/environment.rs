@@ -1,0 +1,111 @@
+//! The environment: `SERVICES__EMAIL_SENDER__BATCH_SIZE=10`, and `${VARIABLE}` inside strings of other layers.
+//!
+//! It is read once, at start, from an iterator, so that no test has to change the process's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+
+use super::errors::ConfigError;
+use super::layers::{Layer, Origin};
+use super::values::{self, Node, Table, Value, is_secret};
+
+/// What all of this crate's variables for settings begin with.
+const PREFIX: &str = "SERVICES__";
+
+/// The environment as it was when the program started.
+#[derive(Default)]
+pub(crate) struct Env {
+    variables: BTreeMap<String, String>,
+    not_text: BTreeSet<String>,
+}
+
+impl Env {
+    pub(crate) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut env = Self::default();
+        for (name, value) in variables {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(env.variables.insert(name, value)),
+                Err(_) => drop(env.not_text.insert(name)),
+            }
+        }
+        env
+    }
+
+    /// A variable that is set to something.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Every `SERVICES__…` variable, by section. Later errors are reported with the variable's name.
+    pub(crate) fn sections(&self) -> (BTreeMap<String, Table>, Vec<ConfigError>) {
+        let (mut sections, mut errors) = (BTreeMap::<String, Table>::new(), Vec::new());
+        let named =
+            |name: &str, problem: String| ConfigError::Name { name: format!("environment variable {name}"), problem };
+        for name in self.not_text.iter().filter(|name| name.starts_with(PREFIX)) {
+            errors.push(named(name, "its value is not valid UTF-8".to_owned()));
+        }
+        for (name, text) in &self.variables {
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            let lower = rest.to_ascii_lowercase();
+            let parts: Vec<&str> = lower.split("__").collect();
+            let (section, path) = match parts.split_first() {
+                Some((section, path)) if !path.is_empty() && parts.iter().all(|part| !part.is_empty()) => {
+                    (*section, path)
+                }
+                _ => {
+                    errors.push(named(name, format!("names no setting, write {PREFIX}<SERVICE>__<KEY>")));
+                    continue;
+                }
+            };
+            let layer = if section == "defaults" { Layer::Defaults } else { Layer::Environment };
+            let origin = Origin::new(layer, format!("environment variable {name}"));
+            let node = Node { value: Value::Text { text: text.clone(), secret: false }, origin };
+            if let Err(part) = values::insert(sections.entry(section.to_owned()).or_default(), path, node) {
+                errors.push(named(name, format!("`{part}` is set by another variable too, keep one of the two")));
+            }
+        }
+        (sections, errors)
+    }
+
+    /// A string of the file or of a table, with every `${VARIABLE}` replaced. `$${` stands for `${` itself.
+    pub(crate) fn expand(&self, text: &str) -> Value {
+        let (mut out, mut rest, mut replaced, mut secret) = (String::new(), text, false, false);
+        while let Some(at) = rest.find("${") {
+            if let Some(before) = rest[..at].strip_suffix('$') {
+                out.push_str(before);
+                out.push_str("${");
+                rest = &rest[at + 2..];
+                continue;
+            }
+            out.push_str(&rest[..at]);
+            let Some((variable, after)) = rest[at + 2..].split_once('}') else {
+                return Value::Broken { variable: rest[at + 2..].to_owned(), why: "its `}` is missing" };
+            };
+            match self.read(variable) {
+                Ok(value) => out.push_str(value),
+                Err(why) => return Value::Broken { variable: variable.to_owned(), why },
+            }
+            (rest, replaced, secret) = (after, true, secret || is_secret(variable));
+        }
+        out.push_str(rest);
+        if replaced { Value::Text { text: out, secret } } else { Value::Str(out) }
+    }
+
+    fn read(&self, variable: &str) -> Result<&str, &'static str> {
+        let starts_well = variable.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        if !starts_well || !variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err("that is not a variable's name (`$${` stands for `${` itself)");
+        }
+        match self.variables.get(variable) {
+            Some(value) => Ok(value),
+            None if self.not_text.contains(variable) => Err("its value is not valid UTF-8"),
+            None => Err("the environment variable is not set"),
+        }
+    }
+}
+
+/// The variable that sets a key of a service.
+pub(crate) fn variable_name(service: &str, key: &str) -> String {
+    format!("{PREFIX}{}__{}", service, key.replace('.', "__")).to_ascii_uppercase()
+}

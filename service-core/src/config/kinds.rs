@@ -1,0 +1,165 @@
+//! What keys take: how a value of any layer becomes a part of [`Options`], and how it is shown.
+
+use std::time::Duration;
+
+use super::coercion;
+use super::options::Options;
+use super::units::{self, TIME_FORMS};
+use super::values::Value;
+use crate::humanize;
+use crate::schedule::RateLimit;
+
+/// What a key takes, and the part of [`Options`] that it sets.
+pub(crate) enum Kind {
+    Time(Least, Part<Duration>),
+    /// A time above zero, or `"none"`.
+    Limit(Part<Option<Duration>>),
+    Count(Part<u32>),
+    /// A number from 1.
+    Factor(Part<f64>),
+    Switch(Part<bool>),
+    /// One of these words, and what each does.
+    Choice(&'static [Word], fn(&Options) -> Option<&'static str>),
+    Cron(Part<String>),
+    TimeZone(Part<String>),
+    Services(Part<Vec<String>>),
+    /// A rate, or `"none"`.
+    Rate(Part<Option<RateLimit>>),
+    /// Only the attribute can have it.
+    Attribute,
+}
+
+/// How a limit is written that is none.
+pub(crate) const NONE: &str = "none";
+
+/// The least that a time may be.
+#[derive(Clone, Copy)]
+pub(crate) enum Least {
+    Zero,
+    AboveZero,
+}
+
+/// A part of the options: how to read it and how to set it. `None`: the options have no such part now (`delay` beside an
+/// interval, `restart_delay` without a restart).
+pub(crate) struct Part<T: 'static> {
+    get: fn(&Options) -> Option<T>,
+    set: fn(&mut Options, T),
+}
+
+impl<T> Clone for Part<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Part<T> {}
+
+/// A word, and what it sets.
+type Word = (&'static str, fn(&mut Options));
+
+/// A part, by how to read it and how to set it.
+pub(crate) const fn part<T>(get: fn(&Options) -> Option<T>, set: fn(&mut Options, T)) -> Part<T> {
+    Part { get, set }
+}
+
+/// A value that its key takes.
+pub(crate) struct Accepted {
+    /// As `explain` and the table at start show it: the same whichever layer it came from.
+    pub(crate) shown: String,
+    apply: Box<dyn Fn(&mut Options)>,
+}
+
+impl Accepted {
+    fn new<T: Clone + 'static>(shown: String, value: T, part: Part<T>) -> Self {
+        Self { shown, apply: Box::new(move |options| (part.set)(options, value.clone())) }
+    }
+
+    pub(crate) fn apply(&self, options: &mut Options) {
+        (self.apply)(options);
+    }
+}
+
+impl Kind {
+    /// Reads a value of any layer.
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub(crate) fn read(&self, value: &Value) -> Result<Accepted, String> {
+        let accepted = match *self {
+            Kind::Time(least, part) => {
+                let time = coercion::duration(value).filter(|time| matches!(least, Least::Zero) || !time.is_zero());
+                time.map(|time| Accepted::new(humanize::exact(time), time, part))
+            }
+            Kind::Limit(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
+            Kind::Limit(part) => {
+                let time = coercion::duration(value).filter(|time| !time.is_zero());
+                time.map(|time| Accepted::new(humanize::exact(time), Some(time), part))
+            }
+            Kind::Count(part) => coercion::count(value).map(|count| Accepted::new(count.to_string(), count, part)),
+            Kind::Factor(part) => {
+                let factor = coercion::number(value).filter(|factor| *factor >= 1.0 && factor.is_finite());
+                factor.map(|factor| Accepted::new(factor.to_string(), factor, part))
+            }
+            Kind::Switch(part) => coercion::boolean(value).map(|flag| Accepted::new(flag.to_string(), flag, part)),
+            Kind::Choice(words, _) => {
+                let word = coercion::word(value).and_then(|word| words.iter().find(|(known, _)| *known == word));
+                word.map(|(word, apply)| Accepted { shown: (*word).to_owned(), apply: Box::new(apply) })
+            }
+            Kind::Cron(part) | Kind::TimeZone(part) => {
+                coercion::word(value).map(|word| Accepted::new(word.to_owned(), word.to_owned(), part))
+            }
+            Kind::Services(part) => coercion::words(value).map(|ids| Accepted::new(show_ids(&ids), ids, part)),
+            Kind::Rate(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
+            Kind::Rate(part) => {
+                let rate = coercion::word(value).and_then(units::rate);
+                rate.map(|rate| Accepted::new(units::show_rate(rate), Some(rate), part))
+            }
+            Kind::Attribute => None,
+        };
+        accepted.ok_or_else(|| self.expected())
+    }
+
+    /// The value that it is set to in these options; `None` where it has no part in what is in effect.
+    pub(crate) fn show(&self, options: &Options) -> Option<String> {
+        match self {
+            Kind::Time(_, part) => (part.get)(options).map(humanize::exact),
+            Kind::Limit(part) => (part.get)(options).map(|time| time.map_or(NONE.to_owned(), humanize::exact)),
+            Kind::Count(part) => (part.get)(options).map(|count| count.to_string()),
+            Kind::Factor(part) => (part.get)(options).map(|factor| factor.to_string()),
+            Kind::Switch(part) => (part.get)(options).map(|flag| flag.to_string()),
+            Kind::Choice(_, get) => get(options).map(str::to_owned),
+            Kind::Cron(part) | Kind::TimeZone(part) => (part.get)(options),
+            Kind::Services(part) => (part.get)(options).map(|ids| show_ids(&ids)),
+            Kind::Rate(part) => (part.get)(options).map(|rate| rate.map_or(NONE.to_owned(), units::show_rate)),
+            Kind::Attribute => None,
+        }
+    }
+
+    /// What to write.
+    fn expected(&self) -> String {
+        let above_zero = format!("a time above zero, in {TIME_FORMS}, up to 100 years");
+        match self {
+            Self::Time(Least::Zero, _) => format!("a time in {TIME_FORMS}, up to 100 years"),
+            Self::Time(Least::AboveZero, _) => above_zero,
+            Self::Limit(_) => format!("{above_zero}, or \"none\""),
+            Self::Count(_) => format!("a whole number from 0 to {}", u32::MAX),
+            Self::Factor(_) => "a number of at least 1, such as 2 or 1.5".to_owned(),
+            Self::Switch(_) => "true or false".to_owned(),
+            Self::Choice(words, _) => humanize::one_of(words.iter().map(|(word, _)| *word)),
+            Self::Cron(_) => "a cron expression such as \"0 3 * * *\"".to_owned(),
+            Self::TimeZone(_) => "a time zone such as \"Europe/Berlin\"".to_owned(),
+            Self::Services(_) => "a list of service ids such as [\"importer\", \"cleanup\"]".to_owned(),
+            Self::Rate(_) => "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\"".to_owned(),
+            Self::Attribute => "no value".to_owned(),
+        }
+    }
+}
+
+/// An option that was given below is taken back.
+fn is_none(value: &Value) -> bool {
+    matches!(value, Value::Null) || coercion::word(value) == Some(NONE)
+}
+
+fn show_ids(ids: &[String]) -> String {
+    if ids.is_empty() { NONE.to_owned() } else { ids.join(", ") }
+}

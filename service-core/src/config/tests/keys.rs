@@ -1,0 +1,128 @@
+//! The table of keys, compared with every other place that lists keys.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::config::keys::{self, KEYS, Key};
+use crate::config::kinds::Kind;
+use crate::config::options::Options;
+use crate::config::values::Value;
+use crate::schedule::{CatchUp, CronSchedule, Schedule};
+
+/// Everything is on that a key may need, and has its default.
+fn with_all() -> [Options; 2] {
+    let (timezone, catch_up) = ("UTC".to_owned(), CatchUp::None);
+    let cron = CronSchedule { expression: "0 3 * * *".to_owned(), timezone, catch_up };
+    let on = Options { restart: Some(Default::default()), schedule: Schedule::Cron(cron), ..Options::default() };
+    [Options::default(), on]
+}
+
+#[test]
+fn the_default_of_each_key_is_that_of_the_options() {
+    for key in keys::options() {
+        let mut seen = false;
+        for options in with_all().iter().filter(|options| key.name != "restart" || options.restart.is_none()) {
+            if key.default == keys::NOT_SET {
+                assert_eq!(key.kind.show(&Options::default()), None, "{}", key.name);
+                seen = true;
+                continue;
+            }
+            let Some(shown) = key.kind.show(options) else { continue };
+            let value = toml::parse_value(key.default).unwrap_or_else(|| Value::Str(key.default.to_owned()));
+            let Ok(accepted) = key.kind.read(&value) else { panic!("{} does not take its default", key.name) };
+            assert_eq!(accepted.shown, shown, "{}", key.name);
+            let mut changed = options.clone();
+            accepted.apply(&mut changed);
+            assert_eq!(&changed, options, "{}", key.name);
+            seen = true;
+        }
+        assert!(seen, "{} has no default", key.name);
+    }
+}
+
+#[test]
+fn every_field_of_the_options_has_a_key() {
+    let text = format!("{:#?}", Options::default());
+    let fields = text.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": "));
+    for (field, _) in fields.filter(|(field, _)| !field.starts_with(' ')) {
+        // Only code sets who the service acts as, and three keys are the schedule.
+        assert!(field == "requester_id" || field == "schedule" || keys::find(field).is_some(), "{field}");
+    }
+}
+
+#[test]
+fn synonyms_are_words_of_their_own() {
+    let mut words = BTreeSet::new();
+    for word in KEYS.iter().flat_map(|key| key.synonyms) {
+        assert!(keys::find(word).is_none() && words.insert(*word), "{word}");
+    }
+    assert_eq!(keys::suggest("max_retries"), Some("max_failures"));
+    assert_eq!(keys::suggest("max_fails"), Some("max_failures"));
+    assert_eq!(keys::suggest("colour"), None);
+}
+
+/// The rows of the table of keys in a text: name, default and meaning of each key.
+fn documented(text: &str) -> Vec<(String, String, String)> {
+    let table = text.split("| key | default | meaning |").nth(1).unwrap();
+    let rows = table.lines().map(|line| line.trim_start_matches("/// ")).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').splitn(3, " | ").map(str::trim).collect();
+        let (names, defaults) = (cells[0].split(", "), cells[1].split(", "));
+        let plain = |cell: &str| cell.trim_matches('`').to_owned();
+        names
+            .zip(defaults)
+            .map(|(name, default)| (plain(name), plain(default), cells[2].to_owned()))
+            .collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn declared(key: &Key) -> (String, String) {
+    (key.name.to_owned(), key.default.to_owned())
+}
+
+#[test]
+fn the_documentation_has_every_key_with_its_default() {
+    let declared: Vec<_> = KEYS.iter().map(declared).collect();
+    for (place, text) in [
+        ("README.md", include_str!("../../../../README.md")),
+        ("attribute.md", include_str!("../../service/attribute.md")),
+        ("docs/configuration.md", include_str!("../../../../docs/configuration.md")),
+    ] {
+        let documented: Vec<_> = documented(text).into_iter().map(|(name, default, _)| (name, default)).collect();
+        assert_eq!(documented, declared, "{place}");
+    }
+}
+
+#[test]
+fn the_page_of_the_configuration_says_what_each_key_means() {
+    for ((name, _, meaning), key) in documented(include_str!("../../../../docs/configuration.md")).iter().zip(KEYS) {
+        assert_eq!((name.as_str(), meaning.as_str()), (key.name, key.meaning));
+    }
+}
+
+/// What stands between each `start` and the quote after it.
+fn quoted_after<'a>(text: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(start).skip(1).filter_map(|rest| rest.split('"').next())
+}
+
+#[test]
+fn the_macro_takes_the_same_keys() {
+    let source = include_str!("../../../../service-macros/src/parse/keys.rs");
+    let service = source.split("WORK_ITEM").next().unwrap();
+    let accepted: Vec<&str> = quoted_after(service, " key(\"").collect();
+    assert_eq!(accepted, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+}
+
+#[test]
+fn code_can_set_every_option() {
+    let set: BTreeSet<&str> = quoted_after(include_str!("../options.rs"), "self.with(\"").collect();
+    assert_eq!(set, keys::options().map(|key| key.name).collect());
+}
+
+#[test]
+fn only_the_attribute_has_the_keys_of_the_macro() {
+    let only: Vec<&str> = KEYS.iter().filter(|key| matches!(key.kind, Kind::Attribute)).map(|key| key.name).collect();
+    assert_eq!(only, ["name", "discover", "scope", "crate"]);
+}

@@ -1,0 +1,47 @@
+//! Times and rates as text: `"500ms"`, `"1h 30m"`, `"10/s"`. The attribute takes the same, as a table of tests says.
+
+use std::time::Duration;
+
+use crate::schedule::RateLimit;
+
+/// The longest time. Tokio's clock cannot hold the longest that [`Duration`] can.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// How a time is written, for errors.
+pub(crate) const TIME_FORMS: &str = "seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")";
+
+const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
+
+/// A time with units: `1h 30m`. Numbers may have a fraction.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    // humantime knows more units, and takes `0` without one.
+    let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty()).peekable();
+    units.peek()?;
+    let known = units.all(|unit| UNITS.contains(&unit));
+    let time = humantime::parse_duration(text.trim()).ok().filter(|_| known)?;
+    (time <= LONGEST).then_some(time)
+}
+
+/// A rate: `10/s`, `600/m`, `1000/h`.
+pub(crate) fn rate(text: &str) -> Option<RateLimit> {
+    let (permits, unit) = text.split_once('/')?;
+    let is_number = !permits.is_empty() && permits.bytes().all(|digit| digit.is_ascii_digit());
+    let permits = permits.parse().ok().filter(|permits| is_number && *permits > 0)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return None,
+    };
+    Some(RateLimit { permits, per: Duration::from_secs(seconds) })
+}
+
+/// A rate as it is written.
+pub(crate) fn show_rate(RateLimit { permits, per }: RateLimit) -> String {
+    let unit = match per.as_secs() {
+        3_600 => "h",
+        60 => "m",
+        _ => "s",
+    };
+    format!("{permits}/{unit}")
+}

@@ -1,0 +1,289 @@
+//! [`Value`]: one value of any layer, and how it may be shown.
+//!
+//! The tricky part is `Text`: environment variables have no types, so their text becomes what is asked for, while a
+//! string in a file stays a string. Neither [`Value`] nor [`Node`] is `Debug`: secrets would leave by it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::layers::{Layer, Origin};
+use crate::humanize;
+
+/// A value, its type as its layer wrote it.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    /// From code; the other layers write times as numbers or strings.
+    Time(Duration),
+    /// A string that is meant as one.
+    Str(String),
+    /// Text without a type, from the environment. `secret`: by the name of the variable it was read from.
+    Text {
+        text: String,
+        secret: bool,
+    },
+    /// A `${…}` that could not be read.
+    Broken {
+        variable: String,
+        why: &'static str,
+    },
+    List(Vec<Node>),
+    Table(Table),
+}
+
+/// Keys and values.
+pub(crate) type Table = BTreeMap<String, Node>;
+
+/// A value and where it stands.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) origin: Arc<Origin>,
+}
+
+/// What stands for a secret wherever it would be shown.
+pub(crate) const REDACTED: &str = "•••";
+
+/// Whether a key's value must not be shown: it ends in `token`, `password`, `secret` or `key`.
+pub(crate) fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["token", "password", "secret", "key"].iter().any(|end| key.ends_with(end))
+}
+
+impl Value {
+    /// The value as a person is to read it; `secret`: only that there is one.
+    pub(crate) fn show(&self, secret: bool) -> String {
+        let mut out = String::new();
+        self.write(&mut out, secret);
+        match out.char_indices().nth(200) {
+            Some((cut, _)) => format!("{}…", &out[..cut]),
+            None => out,
+        }
+    }
+
+    fn write(&self, out: &mut String, secret: bool) {
+        if secret {
+            out.push_str(REDACTED);
+            return;
+        }
+        // Writing to a string cannot fail.
+        let _ = match self {
+            Self::Null => write!(out, "null"),
+            Self::Bool(value) => write!(out, "{value}"),
+            Self::Int(value) => write!(out, "{value}"),
+            Self::Float(value) => write!(out, "{value:?}"),
+            Self::Time(value) => write!(out, "{}", humanize::exact(*value)),
+            Self::Text { secret: true, .. } => write!(out, "{REDACTED}"),
+            Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", without_password(text)),
+            Self::Broken { variable, .. } => write!(out, "\"${{{variable}}}\""),
+            Self::List(items) => {
+                out.push('[');
+                for (n, item) in items.iter().enumerate() {
+                    out.push_str(if n == 0 { "" } else { ", " });
+                    item.value.write(out, false);
+                }
+                write!(out, "]")
+            }
+            Self::Table(table) => {
+                out.push('{');
+                for (n, (key, item)) in table.iter().enumerate() {
+                    let _ = write!(out, "{}{key} = ", if n == 0 { " " } else { ", " });
+                    item.value.write(out, is_secret(key));
+                }
+                write!(out, " }}")
+            }
+        };
+    }
+
+    /// Every text below this that must not be shown, so that it can be cut out of somebody else's message.
+    pub(crate) fn secrets(&self, secret: bool, found: &mut Vec<String>) {
+        match self {
+            Self::List(items) => items.iter().for_each(|item| item.value.secrets(secret, found)),
+            Self::Table(table) => {
+                table.iter().for_each(|(key, item)| item.value.secrets(secret || is_secret(key), found));
+            }
+            Self::Text { text, secret: true } => found.push(text.clone()),
+            Self::Str(text) | Self::Text { text, .. } if secret => found.push(text.clone()),
+            Self::Int(_) | Self::Float(_) if secret => found.push(self.show(false)),
+            _ => {}
+        }
+    }
+
+    /// What kind of thing it is, where the value itself is not to be quoted.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "true or false",
+            Self::Int(_) => "a whole number",
+            Self::Float(_) => "a number",
+            Self::Time(_) => "a time",
+            Self::Str(_) | Self::Text { .. } | Self::Broken { .. } => "a string",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// The text, with the password of a URL in it (`postgres://user:password@host`) left out.
+fn without_password(text: &str) -> String {
+    let Some(start) = text.find("://").map(|at| at + 3) else { return text.to_owned() };
+    let authority = &text[start..text[start..].find(['/', '?', '#']).map_or(text.len(), |end| start + end)];
+    match (authority.rfind('@'), authority.find(':')) {
+        (Some(at), Some(colon)) if colon < at => {
+            format!("{}{REDACTED}{}", &text[..=start + colon], &text[start + at..])
+        }
+        _ => text.to_owned(),
+    }
+}
+
+impl Node {
+    pub(crate) fn new(value: impl Into<Value>, origin: &Arc<Origin>) -> Self {
+        let mut node = Self { value: value.into(), origin: Arc::clone(origin) };
+        node.place_at(origin);
+        node
+    }
+
+    fn place_at(&mut self, origin: &Arc<Origin>) {
+        self.origin = Arc::clone(origin);
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.place_at(origin)),
+            Value::Table(table) => table.values_mut().for_each(|item| item.place_at(origin)),
+            _ => {}
+        }
+    }
+}
+
+/// Puts `upper` over `lower`: tables key by key, everything else as a whole.
+pub(crate) fn merge(lower: &mut Table, upper: Table) {
+    for (key, node) in upper {
+        // Names of environment variables have no case to speak of: `BATCHSIZE` is `batchSize` where that is known.
+        let key = match lower.keys().find(|known| **known != key && known.eq_ignore_ascii_case(&key)) {
+            Some(known) if !lower.contains_key(&key) && matches!(node.origin.layer, Layer::Environment) => {
+                known.clone()
+            }
+            _ => key,
+        };
+        match (lower.get_mut(&key).map(|below| &mut below.value), node.value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            (_, value) => {
+                lower.insert(key, Node { value, origin: node.origin });
+            }
+        }
+    }
+}
+
+/// Puts a value at a path of keys (`["smtp", "port"]`). An error names the part that is in the way.
+pub(crate) fn insert(table: &mut Table, path: &[&str], node: Node) -> Result<(), String> {
+    let Some((first, rest)) = path.split_first() else { return Ok(()) };
+    if rest.is_empty() {
+        return match table.insert((*first).to_owned(), node) {
+            None => Ok(()),
+            Some(_) => Err((*first).to_owned()),
+        };
+    }
+    let origin = Arc::clone(&node.origin);
+    let below = table.entry((*first).to_owned()).or_insert(Node { value: Value::Table(Table::new()), origin });
+    match &mut below.value {
+        Value::Table(inner) => insert(inner, rest, node),
+        _ => Err((*first).to_owned()),
+    }
+}
+
+/// A value for `.set("email_sender.batch_size", 10)`: numbers, strings, booleans, times, lists and JSON turn into it.
+#[derive(Clone)]
+pub struct SettingValue(pub(crate) Value);
+
+impl std::fmt::Debug for SettingValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+macro_rules! from {
+    ($($type:ty => |$value:ident| $into:expr;)*) => { $(
+        impl From<$type> for SettingValue {
+            fn from($value: $type) -> Self {
+                Self($into)
+            }
+        }
+        impl From<$type> for Value {
+            fn from($value: $type) -> Self {
+                $into
+            }
+        }
+    )* };
+}
+
+from! {
+    bool => |value| Value::Bool(value);
+    i8 => |value| Value::Int(value.into());
+    i16 => |value| Value::Int(value.into());
+    i32 => |value| Value::Int(value.into());
+    i64 => |value| Value::Int(value.into());
+    u8 => |value| Value::Int(value.into());
+    u16 => |value| Value::Int(value.into());
+    u32 => |value| Value::Int(value.into());
+    u64 => |value| Value::Int(value.into());
+    usize => |value| Value::Int(value as i128);
+    f32 => |value| Value::Float(value.into());
+    f64 => |value| Value::Float(value);
+    &str => |value| Value::Str(value.to_owned());
+    String => |value| Value::Str(value);
+    &String => |value| Value::Str(value.clone());
+    Duration => |value| Value::Time(value);
+    serde_json::Value => |value| from_json(value);
+}
+
+impl<T: Into<Self>> From<Vec<T>> for SettingValue {
+    fn from(items: Vec<T>) -> Self {
+        Self(list(items.into_iter().map(|item| item.into().0)))
+    }
+}
+
+impl<T: Into<Self>, const N: usize> From<[T; N]> for SettingValue {
+    fn from(items: [T; N]) -> Self {
+        Self(list(items.into_iter().map(|item| item.into().0)))
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for SettingValue {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self(Value::Null), Into::into)
+    }
+}
+
+impl From<SettingValue> for Value {
+    fn from(value: SettingValue) -> Self {
+        value.0
+    }
+}
+
+/// A list whose items are placed when the list is ([`Node::new`]).
+pub(crate) fn list(items: impl IntoIterator<Item = Value>) -> Value {
+    let nowhere = Origin::new(Layer::Default, "");
+    Value::List(items.into_iter().map(|value| Node { value, origin: Arc::clone(&nowhere) }).collect())
+}
+
+fn from_json(json: serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(value) => Value::Bool(value),
+        serde_json::Value::Number(number) => match (number.as_i128(), number.as_f64()) {
+            (Some(whole), _) => Value::Int(whole),
+            (None, Some(value)) => Value::Float(value),
+            (None, None) => Value::Str(number.to_string()),
+        },
+        serde_json::Value::String(text) => Value::Str(text),
+        serde_json::Value::Array(items) => list(items.into_iter().map(from_json)),
+        serde_json::Value::Object(object) => {
+            let nowhere = Origin::new(Layer::Default, "");
+            let entry = |(key, json)| (key, Node { value: from_json(json), origin: Arc::clone(&nowhere) });
+            Value::Table(object.into_iter().map(entry).collect())
+        }
+    }
+}

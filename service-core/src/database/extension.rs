@@ -1,0 +1,169 @@
+//! [`DatabaseExtension`]: what the database adds to the loop of every service.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::database::availability::Availability;
+use crate::database::catch_up::{LastRun, last_run, set_last_run};
+use crate::database::config::watcher::TableWatcher;
+use crate::database::error_kind::ErrorKind;
+use crate::database::service_db::ServiceDb;
+use crate::database::wall_clock::WallClock;
+use crate::database::write_lock::WriteLock;
+use crate::runtime::extension::{Extension, Outage};
+use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
+use crate::service::error::{Error, Result};
+use crate::service::failure::FailureKind;
+
+/// Limit of reading the last fire.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The database of one registry.
+#[derive(Debug)]
+pub(crate) struct DatabaseExtension {
+    watcher: Arc<TableWatcher>,
+    write_lock: WriteLock,
+}
+
+impl DatabaseExtension {
+    pub(crate) fn new(db: DatabaseConnection, availability: Availability) -> Self {
+        Self { watcher: Arc::new(TableWatcher::new(db, availability)), write_lock: WriteLock::default() }
+    }
+
+    fn availability(&self) -> &Availability {
+        &self.watcher.availability
+    }
+
+    async fn read_last_fire(&self, id: &str, now: SystemTime) -> Result<SystemTime> {
+        let db = self.watcher.registry_pool();
+        self.availability().tables().ensure(db).await?;
+        if let Some(last) = last_run(db, id).await?.fire {
+            return Ok(last.into());
+        }
+        // From the first start on fires can be missed.
+        set_last_run(db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
+        Ok(now)
+    }
+}
+
+impl Extension for DatabaseExtension {
+    fn remembers_fires(&self) -> bool {
+        true
+    }
+
+    fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
+        let shared = services.shared.clone();
+        let db = ServiceDb::new(self.watcher.db.clone(), service.id.clone())
+            .with_clock(WallClock::new(move || shared.clock.wall_now().into()))
+            .with_tables(self.availability().tables().clone())
+            .with_write_lock(self.write_lock.clone());
+        // A service is registered once.
+        let _ = service.extension_data.set(Box::new(db));
+    }
+
+    fn before_all<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.watcher.poll_before_start(services))
+    }
+
+    fn before_one<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        Box::pin(self.watcher.poll_if_up(services))
+    }
+
+    fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
+        self.watcher.keep_watching(services, runtime);
+    }
+
+    fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        Box::pin(async { _ = self.watcher.poll(services).await })
+    }
+
+    fn commit_in_progress(&self, service: &ServiceInner) -> bool {
+        ServiceDb::of(service).is_some_and(|db| db.commits().in_progress())
+    }
+
+    fn has_unsettled(&self, service: &ServiceInner) -> bool {
+        ServiceDb::of(service).is_some_and(ServiceDb::has_unsettled)
+    }
+
+    fn settle<'a>(&'a self, service: &'a ServiceInner, error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match ServiceDb::of(service) {
+                Some(db) => db.settle(error).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn last_fire<'a>(&'a self, service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+        if let Some(db) = ServiceDb::of(service) {
+            // Such a service cannot start without the database.
+            db.mark_used();
+        }
+        Box::pin(async move {
+            match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, now)).await {
+                Ok(read) => read,
+                // An outage, and known as one.
+                Err(_) => {
+                    let why = format!("no answer within {} s", READ_TIMEOUT.as_secs());
+                    Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
+                }
+            }
+        })
+    }
+
+    fn record_fire<'a>(
+        &'a self,
+        service: &'a ServiceInner,
+        fire: SystemTime,
+        started: Option<SystemTime>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let last = LastRun { run: started.map(Into::into), fire: Some(fire.into()) };
+            let recorded = set_last_run(self.watcher.registry_pool(), &service.id, last).await;
+            if recorded.is_err() {
+                self.availability().probe_soon();
+            }
+            recorded
+        })
+    }
+
+    fn suspects_outage(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
+        // A run that hangs may as well wait for the database, where the service has used it.
+        let hangs = kind == FailureKind::Timeout && ServiceDb::of(service).is_some_and(ServiceDb::is_used);
+        let suspected = hangs || ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage);
+        if suspected {
+            self.availability().probe_soon();
+        }
+        suspected
+    }
+
+    fn confirm_outage<'a>(&'a self, services: &'a Arc<Services>, began: Instant) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            self.watcher.poll_if_up(services).await;
+            self.was_down_since(began)
+        })
+    }
+
+    fn was_down_since(&self, at: Instant) -> bool {
+        self.availability().was_down_since(at)
+    }
+
+    fn recovered_since(&self, at: Instant) -> bool {
+        self.availability().recovered_since(at)
+    }
+
+    fn is_down(&self) -> bool {
+        self.availability().is_down()
+    }
+
+    fn outage(&self, service: &ServiceInner) -> Option<Outage> {
+        let uses = ServiceDb::of(service).is_some_and(ServiceDb::is_used);
+        if uses { self.availability().outage() } else { None }
+    }
+}

@@ -1,0 +1,95 @@
+//! Prints errors and warnings to standard error in a program without a tracing subscriber.
+//!
+//! The macros [`error!`](error) and [`warn!`](warn) call those of tracing. If no subscriber is set, a temporary one receives
+//! the event and prints it. No subscriber is ever installed.
+
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use tracing::field::{Field, Visit};
+use tracing::subscriber::{Interest, NoSubscriber};
+use tracing::{Event, Level, Metadata, Subscriber, dispatcher, span};
+
+/// As `tracing::error!`; without a subscriber it prints a line to standard error.
+macro_rules! error {
+    ($($event:tt)+) => { $crate::log::emit(|| ::tracing::error!($($event)+)) };
+}
+
+/// As `tracing::warn!`; without a subscriber it prints a line to standard error.
+macro_rules! warn_ {
+    ($($event:tt)+) => { $crate::log::emit(|| ::tracing::warn!($($event)+)) };
+}
+
+pub(crate) use {error, warn_ as warn};
+
+/// Sends the event to the subscriber that is set, or prints it.
+pub(crate) fn emit(event: impl FnOnce()) {
+    if dispatcher::get_default(|current| current.is::<NoSubscriber>()) {
+        tracing::subscriber::with_default(StandardError, event);
+    } else {
+        event();
+    }
+}
+
+/// Prints errors and warnings of this crate.
+struct StandardError;
+
+impl Subscriber for StandardError {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        // Standard error may be closed; then the line is lost.
+        let _ = std::io::stderr().write_all(line(event, SystemTime::now()).as_bytes());
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
+}
+
+/// `2026-01-31T12:00:00Z WARN [email_sender] run failed: … attempt=2`
+fn line(event: &Event<'_>, at: SystemTime) -> String {
+    let mut parts = Parts::default();
+    event.record(&mut parts);
+    let Parts { service, message, fields } = parts;
+    let (at, level) = (humantime::format_rfc3339_seconds(at), event.metadata().level());
+    format!("{at} {level} {service}{message}{fields}\n")
+}
+
+/// The parts of a line.
+#[derive(Default)]
+struct Parts {
+    service: String,
+    message: String,
+    fields: String,
+}
+
+impl Visit for Parts {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string fails only if the value's own code fails; then a part of the value is missing.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            "service.id" => write!(self.service, "[{value:?}] "),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}

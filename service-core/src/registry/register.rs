@@ -1,0 +1,214 @@
+//! [`Register`]: registering a service while the registry runs.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Task, Poll};
+
+use crate::config::SettingValue;
+use crate::config::options::ServiceOptions;
+use crate::registry::builder::{check_catch_up, name_clash};
+use crate::registry::dependencies;
+use crate::registry::handle::ServiceHandle;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::events::ServiceEventKind;
+use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::lifecycle::{IntoService, Service};
+use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::requests::StopRequest;
+use crate::service::error::{Error, Result};
+use crate::suggest::nearest;
+
+/// A registration in progress: await it, or call [`start`](Self::start). Before that it does nothing.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use service_core::prelude::*;
+///
+/// #[derive(Default)]
+/// struct Poller;
+///
+/// #[service(interval = 60, discover = false)]
+/// impl Poller {
+///     async fn update(&mut self) {}
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let services = ServiceRegistry::builder().without_discovered().build().await?;
+/// let options = ServiceOptions::new().interval(Duration::from_secs(5));
+/// let poller = services.register_of::<Poller>("fast_poller").options(options).start().await?;
+/// poller.stop().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is registered before it is awaited or started"]
+pub struct Register {
+    registry: ServiceRegistry,
+    registration: Result<Registration>,
+}
+
+impl Register {
+    /// Sets options of this service. They override `[defaults]` and the attribute; the service's section in `services.toml`,
+    /// and every layer above that, overrides them.
+    pub fn options(mut self, options: ServiceOptions) -> Self {
+        if let Ok(registration) = &mut self.registration {
+            registration.options = Some(match registration.options.take() {
+                Some(earlier) => earlier.and(options),
+                None => options,
+            });
+        }
+        self
+    }
+
+    /// Sets one of the service's own settings, in the same layer as [`options`](Self::options). A dot separates nested keys:
+    /// `"smtp.host"`.
+    pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
+        self.options(ServiceOptions::new().setting(key, value))
+    }
+
+    /// Registers the service and starts it. Waits as [`ServiceHandle::start`] does.
+    ///
+    /// # Errors
+    /// The service cannot be registered; or it cannot be started, as for [`ServiceHandle::start`]. In the second case it
+    /// stays registered.
+    pub async fn start(self) -> Result<ServiceHandle> {
+        let handle = self.await?;
+        handle.start().await?;
+        Ok(handle)
+    }
+}
+
+impl IntoFuture for Register {
+    type Output = Result<ServiceHandle>;
+    type IntoFuture = Registering;
+
+    fn into_future(self) -> Registering {
+        Registering(Some(self))
+    }
+}
+
+/// The future that registers a service. It is ready at its first poll.
+#[derive(Debug)]
+#[must_use = "nothing is registered before it is awaited"]
+pub struct Registering(Option<Register>);
+
+impl Future for Registering {
+    type Output = Result<ServiceHandle>;
+
+    fn poll(mut self: Pin<&mut Self>, _task: &mut Task<'_>) -> Poll<Self::Output> {
+        match self.0.take() {
+            Some(register) => {
+                Poll::Ready(register.registration.and_then(|registration| register.registry.add(registration)))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl ServiceRegistry {
+    /// Registers a ready-made instance without starting it. The instance cannot be rebuilt: when it panics, the service is
+    /// `Failed`.
+    ///
+    /// # Errors
+    /// When awaited: the id is taken or malformed, the options are wrong (`restart = "on_failure"` is, for a ready-made
+    /// instance), a dependency is unknown, or the service depends on itself.
+    #[track_caller]
+    pub fn register<S: Service>(&self, id: impl AsRef<str>, service: S) -> Register {
+        self.prepare(Ok(Registration::ready_made(id.as_ref(), service)))
+    }
+
+    /// Registers a closure that builds instances, without starting the service: `|| S`, `|| Result<S, E>`, or
+    /// `async |cx: &Context| …` with the same results. Write the type of `cx`. The captures of an async closure are `Clone`,
+    /// and are cloned for each instance.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register).
+    #[track_caller]
+    pub fn register_fn<Form, F>(&self, id: impl AsRef<str>, build: F) -> Register
+    where
+        F: InstanceFn<Form, Out: IntoService>,
+    {
+        self.prepare(Ok(Registration::closure(id.as_ref(), build)))
+    }
+
+    /// Registers a type that is built by its `configure`, or by `Default`, without starting the service.
+    ///
+    /// # Errors
+    /// As for [`register`](Self::register); or the type has neither `configure` nor `Default`.
+    #[track_caller]
+    pub fn register_of<S: Service>(&self, id: impl AsRef<str>) -> Register {
+        self.prepare(Registration::of::<S>(id.as_ref()))
+    }
+
+    fn prepare(&self, registration: Result<Registration>) -> Register {
+        Register { registry: self.clone(), registration }
+    }
+
+    pub(crate) fn add(&self, registration: Registration) -> Result<ServiceHandle> {
+        registration.check_id()?;
+        let services = &self.inner.services;
+        let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
+        check_catch_up(&service, &*self.inner.extension)?;
+        // No other service depends on a new one, so the only possible cycle is a service that depends on itself.
+        let check = |others: &[Arc<RegisteredService>]| {
+            let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
+            if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
+        };
+        let taken = |other: &RegisteredService| {
+            Error::msg(format!(
+                "service id `{}` is taken: registered at {} and again at {}; give one of them another id",
+                other.id(),
+                other.place,
+                service.place
+            ))
+        };
+        if let Some((named, other)) = services.name_clash(&service) {
+            return Err(Error::msg(name_clash(named.id(), named.descriptor, named.place, other)));
+        }
+        services.insert(service.clone(), check, taken)?;
+        self.inner.extension.registered(services, &service.inner);
+        service.inner.emit(|| ServiceEventKind::Registered);
+        Ok(self.handle(service))
+    }
+
+    /// Stops a service, cleans it up and removes it. Called from within the service's own run, it returns at once.
+    ///
+    /// # Errors
+    /// There is no service with this id.
+    pub async fn unregister(&self, id: &str) -> Result<()> {
+        let handle = self.get(id).ok_or_else(|| unknown(id, &self.list()))?;
+        handle.service.inner.request_stop(StopRequest::default());
+        self.run_outside(handle.service.inner.is_current(), self.clone().remove(handle)).await;
+        Ok(())
+    }
+
+    pub(super) async fn remove(self, handle: ServiceHandle) {
+        let inner = handle.service.inner.clone();
+        loop {
+            handle.stop_by(StopRequest::default()).await;
+            let may_remove = || {
+                let mut state = inner.lock();
+                // It may have been started again in the meantime.
+                let removable = !state.status.is_running();
+                state.requests.unregistered |= removable;
+                removable
+            };
+            match self.inner.services.remove(&handle.service, may_remove) {
+                Some(true) => break,
+                Some(false) => {}
+                None => return,
+            }
+        }
+        inner.emit(|| ServiceEventKind::Unregistered);
+        inner.notify_waiters(&mut inner.lock());
+    }
+}
+
+fn unknown(id: &str, known: &[String]) -> Error {
+    let hint = nearest(id, known.iter().map(String::as_str))
+        .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+    Error::msg(format!("there is no service `{id}`{hint}"))
+}

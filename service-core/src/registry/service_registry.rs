@@ -1,0 +1,134 @@
+//! [`ServiceRegistry`]: the services of a program.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use crate::config::ServiceDescriptor;
+use crate::observe::health::{self, RegistryHealth};
+use crate::registry::home::Home;
+use crate::registry::session::Session;
+use crate::runtime::events::ServiceEvent;
+use crate::runtime::extension::{Extension, VirtualTime};
+use crate::runtime::lifecycle::Discovered;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::requests::PausedBy;
+use crate::runtime::services::Services;
+
+/// The services of a program. Cheap to clone. Dropping it stops nothing.
+///
+/// ```no_run
+/// use service_core::prelude::*;
+///
+/// # async fn example() -> Result<()> {
+/// let services = ServiceRegistry::start_all().await?;
+/// services.until_shutdown().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ServiceRegistry {
+    pub(crate) inner: Arc<RegistryInner>,
+}
+
+pub(crate) struct RegistryInner {
+    pub(crate) services: Arc<Services>,
+    pub(crate) extension: Arc<dyn Extension>,
+    pub(crate) virtual_time: Option<Arc<dyn VirtualTime>>,
+    pub(crate) shutdown_timeout: Duration,
+    /// A first `configure` that fails makes the start fail.
+    pub(super) strict: bool,
+    pub(super) home: Home,
+    pub(super) session: Mutex<Arc<Session>>,
+}
+
+impl ServiceRegistry {
+    /// Returns every annotated service that is linked into the program, sorted by id. Starts nothing.
+    pub fn discovered() -> Vec<&'static ServiceDescriptor> {
+        let mut found: Vec<_> = inventory::iter::<Discovered>().map(|discovered| discovered.0).collect();
+        found.sort_by_key(|descriptor| (descriptor.id, descriptor.file, descriptor.line));
+        found
+    }
+
+    // ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Returns the ids of all services, sorted.
+    pub fn list(&self) -> Vec<String> {
+        self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
+    }
+
+    /// Returns a health snapshot of all services.
+    pub fn health(&self) -> RegistryHealth {
+        let services = self.inner.services.all();
+        RegistryHealth::new(services.iter().map(|service| self.health_of(service)).collect())
+    }
+
+    pub(crate) fn health_of(&self, service: &RegisteredService) -> health::ServiceHealth {
+        health::of(&service.inner, &*self.inner.extension)
+    }
+
+    /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses the
+    /// oldest; a `Lagged` event gives their number. Dropping the stream ends the subscription.
+    pub fn subscribe(&self) -> impl Stream<Item = ServiceEvent> + Send + Unpin + use<> {
+        self.inner.services.shared.events.subscribe()
+    }
+
+    // ── all services ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Pauses every service that runs and is not paused.
+    pub async fn pause_all(&self) {
+        for service in self.inner.services.all() {
+            // A service that does not run, or is paused already, refuses.
+            let _ = service.inner.request_pause(PausedBy::Handle);
+        }
+    }
+
+    /// Resumes every paused service.
+    pub async fn resume_all(&self) {
+        for service in self.inner.services.all() {
+            let _ = service.inner.request_resume();
+        }
+    }
+
+    pub(super) fn session(&self) -> Arc<Session> {
+        self.inner.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Awaits `work` for a caller outside the services. Virtual time is advanced in the meantime.
+    pub(crate) async fn waiting<T>(&self, work: impl Future<Output = T>) -> T {
+        let Some(time) = &self.inner.virtual_time else { return work.await };
+        let mut work = pin!(work);
+        let mut mover = time.mover(self.inner.services.clone(), self.inner.extension.clone());
+        std::future::poll_fn(|task| {
+            if let Poll::Ready(done) = work.as_mut().poll(task) {
+                return Poll::Ready(done);
+            }
+            let _: Poll<()> = mover.as_mut().poll(task);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Awaits `work`. Called from a service's own code, it would wait for itself: there `work` becomes a task of its own.
+    pub(super) async fn run_outside(&self, inside: bool, work: impl Future<Output = ()> + Send + 'static) {
+        if inside {
+            tokio::spawn(work);
+        } else {
+            self.waiting(work).await;
+        }
+    }
+
+    /// Whether the calling thread runs the code of one of these services.
+    pub(super) fn is_inside(&self) -> bool {
+        self.inner.services.all().iter().any(|service| service.inner.is_current())
+    }
+}
+
+impl fmt::Debug for ServiceRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceRegistry").field("services", &self.list()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,132 @@
+//! The interface for features that extend the runtime: [`Extension`] for the loop of every service, [`VirtualTime`] for
+//! tests. The builder installs the implementations.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
+use crate::service::error::{Error, Result};
+use crate::service::failure::FailureKind;
+
+/// An outage of an extension's resource, as text.
+#[derive(Clone, Debug)]
+pub(crate) struct Outage {
+    /// What does not answer and since when: "the database `…` has been away for 5 s".
+    pub(crate) what: String,
+    /// The cause.
+    pub(crate) why: String,
+}
+
+/// The hooks of a feature in the loop of every service. Each hook does nothing by default.
+///
+/// The loop drops a future of a hook when a time limit is over.
+pub(crate) trait Extension: fmt::Debug + Send + Sync {
+    /// Whether served cron fires are stored, so that `catch_up` is possible.
+    fn remembers_fires(&self) -> bool {
+        false
+    }
+
+    /// A service has been registered.
+    fn registered(&self, _services: &Arc<Services>, _service: &ServiceInner) {}
+
+    /// Called before all services start.
+    ///
+    /// # Errors
+    /// The extension can never work; then nothing is started.
+    fn before_all<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Called before one service starts.
+    fn before_one<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Starts the extension's own tasks on this runtime, unless they run already.
+    fn keep_watching(&self, _services: &Arc<Services>, _runtime: &Handle) {}
+
+    /// Does at once what the extension's tasks do periodically. For virtual time, where these tasks do not run.
+    #[allow(dead_code, reason = "for virtual time")]
+    fn refresh<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Whether a commit of the service is in flight. Until it ends, user code is not cancelled.
+    fn commit_in_progress(&self, _service: &ServiceInner) -> bool {
+        false
+    }
+
+    /// Whether the run that just ended left rows to settle.
+    fn has_unsettled(&self, _service: &ServiceInner) -> bool {
+        false
+    }
+
+    /// Settles the rows that the run left open. `error` is the error of the run.
+    fn settle<'a>(&'a self, _service: &'a ServiceInner, _error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service.
+    fn last_fire<'a>(&'a self, _service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+        Box::pin(std::future::ready(Ok(now)))
+    }
+
+    /// Records a fire whose run, which began at `started`, succeeded.
+    fn record_fire<'a>(
+        &'a self,
+        _service: &'a ServiceInner,
+        _fire: SystemTime,
+        _started: Option<SystemTime>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Whether a failure may come from an outage. Called for every failure; if so, the extension checks for an outage at
+    /// once.
+    fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, _error: &Error) -> bool {
+        false
+    }
+
+    /// Whether there is an outage, or was one at `began` or later. Checks it if that is not known.
+    fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    /// Whether an outage is known that exists now or existed at `at` or later.
+    fn was_down_since(&self, _at: Instant) -> bool {
+        false
+    }
+
+    /// Whether an outage ended at `at` or later, and no outage is known now.
+    fn recovered_since(&self, _at: Instant) -> bool {
+        false
+    }
+
+    /// Whether an outage is known now.
+    fn is_down(&self) -> bool {
+        false
+    }
+
+    /// Returns the outage, if it concerns this service.
+    fn outage(&self, _service: &ServiceInner) -> Option<Outage> {
+        None
+    }
+}
+
+/// A registry without extensions.
+#[derive(Debug)]
+pub(crate) struct NoExtension;
+
+impl Extension for NoExtension {}
+
+/// Virtual time: it only moves when it is advanced.
+pub(crate) trait VirtualTime: fmt::Debug + Send + Sync {
+    /// Returns a future that advances time, step by step, while it is polled. It never ends.
+    fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,237 @@
+//! [`Registration`]: a service as it was passed to the registry, and the source of its instances. With its options
+//! resolved, it becomes a [`RegisteredService`].
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::log::warn;
+
+use crate::config::options::{Options, ServiceOptions};
+use crate::config::{Resolved, ServiceDescriptor, Sources};
+use crate::runtime::context::Context;
+use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::shared::Shared;
+use crate::service::error::{Error, Result};
+
+/// A service before it is registered.
+pub(crate) struct Registration {
+    pub(crate) id: String,
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    pub(crate) factory: Factory,
+    /// What code set: `options_of` and `Register`.
+    pub(crate) options: Option<ServiceOptions>,
+    pub(crate) place: Place,
+}
+
+/// Where a service was registered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    Attribute(&'static ServiceDescriptor),
+    Call(&'static Location<'static>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attribute(descriptor) => write!(f, "{}:{}", descriptor.file, descriptor.line),
+            Self::Call(location) => write!(f, "{}:{}", location.file(), location.line()),
+        }
+    }
+}
+
+/// A future that builds an instance.
+type Building = BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
+
+/// The source of a service's instances.
+pub(crate) enum Factory {
+    /// One ready-made instance.
+    ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
+    Closure(Box<dyn Fn(Context) -> Building + Send + Sync>),
+    /// `configure` or `Default`.
+    Build(Build),
+}
+
+impl Factory {
+    /// Whether another instance can be built.
+    pub(crate) fn has_next(&self) -> bool {
+        match self {
+            Self::ReadyMade(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
+            Self::Closure(_) | Self::Build(_) => true,
+        }
+    }
+
+    pub(crate) fn is_ready_made(&self) -> bool {
+        matches!(self, Self::ReadyMade(_))
+    }
+
+    /// Builds the next instance.
+    pub(crate) fn build(&self, cx: Context) -> Building {
+        match self {
+            Self::Build(build) => build(cx),
+            Self::Closure(build) => build(cx),
+            Self::ReadyMade(slot) => {
+                let instance = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Box::pin(std::future::ready(instance.ok_or_else(|| used_up(cx.service_id()))))
+            }
+        }
+    }
+}
+
+/// A ready-made instance has ended, and there is no other.
+pub(crate) fn used_up(service: &str) -> Error {
+    Error::fatal(format!(
+        "service `{service}` was registered as a ready-made instance, which has ended; \
+         register it with `service_fn` (or `register_fn`) so that a fresh one can be built"
+    ))
+}
+
+impl Registration {
+    #[track_caller]
+    pub(crate) fn ready_made<S: Service>(id: &str, service: S) -> Self {
+        Self::by_hand::<S>(id, Factory::ReadyMade(Mutex::new(Some(Box::new(service)))))
+    }
+
+    #[track_caller]
+    pub(crate) fn closure<Form, F>(id: &str, build: F) -> Self
+    where
+        F: InstanceFn<Form, Out: IntoService>,
+    {
+        let build = Arc::new(build);
+        let build = move |cx: Context| -> Building {
+            let building = build.call(cx);
+            Box::pin(async move {
+                let service = building.await.into_service()?;
+                Ok(Box::new(service) as Box<dyn Lifecycle>)
+            })
+        };
+        Self::by_hand::<<F::Out as IntoService>::Service>(id, Factory::Closure(Box::new(build)))
+    }
+
+    #[track_caller]
+    pub(crate) fn of<S: Service>(id: &str) -> Result<Self> {
+        let Some(build) = S::BUILD else {
+            return Err(Error::msg(format!(
+                "service `{id}` cannot be built: {} has neither `configure` nor `Default`; \
+                 add one of them, or register the service with `service` or `service_fn`",
+                S::DESCRIPTOR.type_name()
+            )));
+        };
+        Ok(Self::by_hand::<S>(id, Factory::Build(build)))
+    }
+
+    /// An annotated service that is linked into the program. `None`: it cannot be built.
+    pub(crate) fn discovered(&Discovered(descriptor, build): &Discovered) -> Option<Self> {
+        Some(Self {
+            id: descriptor.id.to_owned(),
+            descriptor,
+            factory: Factory::Build(build?),
+            options: None,
+            place: Place::Attribute(descriptor),
+        })
+    }
+
+    /// For runs of an instance that a test holds.
+    #[allow(dead_code, reason = "for tests")]
+    #[track_caller]
+    pub(crate) fn of_instance<S: Service>(id: &str) -> Self {
+        Self::by_hand::<S>(id, Factory::ReadyMade(Mutex::default()))
+    }
+
+    #[track_caller]
+    fn by_hand<S: Service>(id: &str, factory: Factory) -> Self {
+        let place = Place::Call(Location::caller());
+        Self { id: id.to_owned(), descriptor: S::DESCRIPTOR, factory, options: None, place }
+    }
+
+    /// # Errors
+    /// The id does not have the form of one.
+    pub(crate) fn check_id(&self) -> Result<()> {
+        let mut chars = self.id.chars();
+        let first = chars.next().is_some_and(|c| c.is_ascii_lowercase());
+        let rest = chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if first && rest && !self.id.contains("__") && self.id != "defaults" {
+            return Ok(());
+        }
+        Err(Error::msg(format!(
+            "`{}` ({}) is not a service id: an id begins with a letter, has only a-z, 0-9 and single `_`, and is not \
+             `defaults`",
+            self.id, self.place
+        )))
+    }
+}
+
+/// A service with its options resolved.
+pub(crate) struct RegisteredService {
+    pub(crate) inner: Arc<ServiceInner>,
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    pub(crate) factory: Factory,
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    pub(crate) options: Option<ServiceOptions>,
+    pub(crate) place: Place,
+}
+
+impl RegisteredService {
+    /// # Errors
+    /// The options are wrong; the error has all mistakes.
+    pub(crate) fn new(registration: Registration, shared: &Arc<Shared>, sources: &Sources) -> Result<Self> {
+        let Registration { id, descriptor, factory, options, place } = registration;
+        let resolved = sources.resolve(&id, Some(descriptor), options.as_ref(), &[])?;
+        for warning in &resolved.warnings {
+            warn!(service.id = %id, "{warning}");
+        }
+        let resolved =
+            fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
+        let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
+        let inner = Arc::new(ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved));
+        Ok(Self { inner, descriptor, factory, options, place })
+    }
+
+    pub(crate) fn id(&self) -> &Arc<str> {
+        &self.inner.id
+    }
+
+    /// Returns the configuration without the values of `[defaults]` that do not apply to this service.
+    ///
+    /// # Errors
+    /// Another layer has such a value.
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
+        fit(resolved, &self.factory)
+    }
+}
+
+/// A ready-made instance cannot be restarted: `restart` in `[defaults]` does not apply to it, and `restart` for this service
+/// is an error.
+fn fit(resolved: Arc<Resolved>, factory: &Factory) -> Result<Arc<Resolved>, String> {
+    if !factory.is_ready_made() || resolved.options.restart.is_none() {
+        return Ok(resolved);
+    }
+    match resolved.provenance.iter().find(|set| set.key == "restart") {
+        Some(set) if !set.is_for_all() => Err(format!(
+            "`restart = \"on_failure\"` ({}) needs a fresh instance, but a ready-made one was registered; register it with \
+             `service_fn` (or `register_fn`), or leave `restart` out",
+            set.place
+        )),
+        _ => {
+            let mut fitted = (*resolved).clone();
+            fitted.options = Arc::new(Options { restart: None, ..(*fitted.options).clone() });
+            fitted.provenance.retain(|set| !set.key.contains("restart"));
+            Ok(Arc::new(fitted))
+        }
+    }
+}
+
+impl fmt::Debug for RegisteredService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisteredService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("id", &self.id).field("place", &self.place).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! [`Requests`]: what handles, operators and the service's own code request from its loop. Only they set these fields; the
+//! loop clears the requests that are served once.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::config::Resolved;
+use crate::config::options::Options;
+use crate::service::outcome::RunReport;
+use crate::service::state::ServiceState;
+
+/// The error of a call that the service's state does not allow. The call changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} service `{service}`: {why}")]
+#[non_exhaustive]
+pub struct StateError {
+    /// The id of the service.
+    pub service: String,
+    /// The call: `start`, `pause`, …
+    pub action: &'static str,
+    /// The state of the service at the time of the call.
+    pub state: ServiceState,
+    pub(super) why: String,
+}
+
+/// A stop and its deadlines.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StopRequest {
+    /// When the current run is aborted at the latest.
+    pub(crate) run: Option<Instant>,
+    /// When `cleanup` is aborted at the latest.
+    pub(crate) cleanup: Option<Instant>,
+    /// The service's own code requested the stop first.
+    pub(crate) by_itself: bool,
+}
+
+impl StopRequest {
+    /// Joins two stops: the earlier deadlines count.
+    pub(super) fn or_sooner(self, other: Self) -> Self {
+        let sooner = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self {
+            run: sooner(self.run, other.run),
+            cleanup: sooner(self.cleanup, other.cleanup),
+            by_itself: self.by_itself,
+        }
+    }
+}
+
+/// Whose call paused the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PausedBy {
+    Handle,
+    Itself,
+}
+
+/// Why a fresh instance replaces the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rebuild {
+    /// The service's own settings have changed.
+    Settings,
+    /// `reset` was called from within the run.
+    Reset,
+}
+
+/// Callers that wait for the report of a run.
+pub(crate) type Waiters = Vec<oneshot::Sender<RunReport>>;
+
+#[derive(Debug)]
+pub(crate) struct Requests {
+    pub(crate) stop: Option<Box<StopRequest>>,
+    pub(crate) paused: Option<PausedBy>,
+    /// The operator override that pauses the service.
+    pub(crate) paused_by_override: Option<Box<str>>,
+    /// `run_now` was called. The loop clears it.
+    pub(crate) run: bool,
+    /// Callers that wait for that run. The loop clears it.
+    pub(crate) waiters: Waiters,
+    /// A fresh instance was requested. The loop clears it.
+    pub(crate) rebuild: Option<Rebuild>,
+    /// The outage that the service waits for is over. The loop clears it.
+    pub(crate) outage_over: bool,
+    /// The resolved configuration.
+    pub(crate) resolved: Arc<Resolved>,
+    /// The options in effect: those of the configuration, with the changes of the service itself. The loop detects a change
+    /// by the pointer.
+    pub(crate) options: Arc<Options>,
+    /// What `cx.degraded` reported. The loop clears it when the next run begins.
+    pub(crate) degraded: Option<Box<str>>,
+    pub(crate) unregistered: bool,
+}
+
+impl Requests {
+    pub(crate) fn new(resolved: Arc<Resolved>) -> Self {
+        Self {
+            stop: None,
+            paused: None,
+            paused_by_override: None,
+            run: false,
+            waiters: Waiters::new(),
+            rebuild: None,
+            outage_over: false,
+            options: resolved.options.clone(),
+            resolved,
+            degraded: None,
+            unregistered: false,
+        }
+    }
+
+    /// Clears the requests to an earlier incarnation. A pause by an operator override stays.
+    pub(crate) fn begin(&mut self) {
+        self.stop = None;
+        self.paused = None;
+        self.run = false;
+        self.rebuild = None;
+        self.degraded = None;
+        self.outage_over = false;
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.is_some() || self.paused_by_override.is_some()
+    }
+}

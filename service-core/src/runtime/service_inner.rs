@@ -1,0 +1,234 @@
+//! [`ServiceInner`]: the data of one registered service, shared by its handles, its loop and its contexts.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::config::Resolved;
+use crate::config::options::Options;
+use crate::humanize;
+use crate::runtime::events::{ServiceEvent, ServiceEventKind};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::rate_limit::Rate;
+use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
+use crate::runtime::runtime_state::RuntimeState;
+use crate::runtime::shared::Shared;
+use crate::runtime::status::WaitReason;
+use crate::schedule::Schedule;
+use crate::service::error::Result;
+use crate::service::outcome::RunReport;
+
+/// One registered service.
+pub(crate) struct ServiceInner {
+    pub(crate) id: Arc<str>,
+    pub(crate) shared: Arc<Shared>,
+    /// The requester id of this service, where it differs from the registry's.
+    pub(crate) requester_id: Option<Box<str>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) rate: Rate,
+    /// Data that an extension keeps for this service.
+    #[allow(dead_code, reason = "for extensions")]
+    pub(crate) extension_data: OnceLock<Box<dyn Any + Send + Sync>>,
+    state: Mutex<RuntimeState>,
+}
+
+impl ServiceInner {
+    pub(crate) fn new(
+        id: Arc<str>,
+        shared: Arc<Shared>,
+        requester_id: Option<Box<str>>,
+        resolved: Arc<Resolved>,
+    ) -> Self {
+        Self {
+            id,
+            shared,
+            requester_id,
+            metrics: Metrics::default(),
+            rate: Rate::default(),
+            extension_data: OnceLock::new(),
+            state: Mutex::new(RuntimeState::new(resolved)),
+        }
+    }
+
+    /// Locks the state for reading, and for changes that do not affect the derived `ServiceState`. The lock is never held
+    /// while user code runs, so a poisoned lock still guards a consistent state.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, RuntimeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes status or requests, and reports the steps of the derived state that follow.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut RuntimeState) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        let mut stepped = false;
+        // Under the lock, so that the events have the order of the steps.
+        for (from, to) in state.take_steps() {
+            self.emit(|| ServiceEventKind::StateChanged { from, to });
+            stepped = true;
+        }
+        if stepped {
+            self.notify_waiters(&mut state);
+        }
+        changed
+    }
+
+    /// Wakes the waiters of this service and those of any service.
+    pub(crate) fn notify_waiters(&self, state: &mut RuntimeState) {
+        state.notify_waiters();
+        self.shared.changed.notify_waiters();
+    }
+
+    pub(crate) fn emit(&self, kind: impl FnOnce() -> ServiceEventKind) {
+        if self.shared.events.wanted() {
+            let event = ServiceEvent { service_id: self.id.clone(), at: self.shared.clock.wall_now(), kind: kind() };
+            self.shared.events.send(event);
+        }
+    }
+
+    pub(crate) fn requester_id(&self) -> &str {
+        self.requester_id.as_deref().unwrap_or(&self.shared.requester_id)
+    }
+
+    /// Waits until `reached` returns a value. It is called again at every change of state.
+    pub(crate) async fn until<T>(&self, mut reached: impl FnMut(&mut RuntimeState) -> Option<T>) -> T {
+        loop {
+            let changing = {
+                let mut state = self.lock();
+                if let Some(found) = reached(&mut state) {
+                    return found;
+                }
+                state.changing()
+            };
+            changing.await;
+        }
+    }
+
+    // ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Requests a stop, and returns the incarnation that it ends.
+    pub(crate) fn request_stop(&self, stop: StopRequest) -> u32 {
+        self.update(|state| {
+            state.request_stop(stop);
+            // Wakes `cx.stopping`, which may wait in any state, also where the state does not change.
+            state.notify_waiters();
+            state.status.incarnation
+        })
+    }
+
+    pub(crate) fn request_pause(&self, by: PausedBy) -> Result<()> {
+        self.update(|state| state.request_pause(&self.id, by))
+    }
+
+    pub(crate) fn request_resume(&self) -> Result<()> {
+        self.update(|state| state.request_resume(&self.id))
+    }
+
+    pub(crate) fn request_run(&self, waiter: Option<oneshot::Sender<RunReport>>) -> Result<()> {
+        let mut state = self.lock();
+        state.request_run(&self.id)?;
+        state.requests.waiters.extend(waiter);
+        Ok(())
+    }
+
+    /// Sets or ends the pause by an operator override.
+    #[allow(dead_code, reason = "for extensions")]
+    pub(crate) fn set_override_pause(&self, place: Option<String>) {
+        self.update(|state| {
+            state.requests.paused_by_override = place.map(String::into_boxed_str);
+            state.wake();
+        });
+    }
+
+    pub(crate) fn set_interval(&self, interval: Duration) {
+        let interval = interval.max(Duration::from_millis(1));
+        self.change_option("interval", interval, |options| {
+            options.schedule = match options.schedule {
+                Schedule::Delay(_) => Schedule::Delay(interval),
+                _ => Schedule::Interval(interval),
+            };
+        });
+    }
+
+    pub(crate) fn set_retry_delay(&self, delay: Duration) {
+        self.change_option("retry_delay", delay, |options| options.retry_delay = delay);
+    }
+
+    fn change_option(&self, key: &'static str, value: Duration, change: impl FnOnce(&mut Options)) {
+        {
+            let mut state = self.lock();
+            let mut options = (*state.requests.options).clone();
+            change(&mut options);
+            state.requests.options = Arc::new(options);
+            state.wake();
+        }
+        self.emit(|| ServiceEventKind::OptionChanged { key, value: humanize::short(value) });
+    }
+
+    /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same key.
+    #[allow(dead_code, reason = "for extensions")]
+    pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, settings_changed: bool) {
+        let mut state = self.lock();
+        let mut options = (*resolved.options).clone();
+        let before = &state.requests.resolved.options;
+        if before.schedule == options.schedule {
+            options.schedule = state.requests.options.schedule.clone();
+        }
+        if before.retry_delay == options.retry_delay {
+            options.retry_delay = state.requests.options.retry_delay;
+        }
+        state.requests.options = Arc::new(options);
+        state.requests.resolved = resolved;
+        if settings_changed && state.status.is_running() {
+            state.request_rebuild(Rebuild::Settings);
+        }
+        state.wake();
+    }
+
+    /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A wait
+    /// that the service itself chose (`RetryAfter`) is not shortened.
+    pub(crate) fn end_outage(&self) {
+        let mut state = self.lock();
+        let waits = matches!(state.status.wait_reason.as_deref(), Some(WaitReason::Outage));
+        if waits && state.status.is_backing_off() {
+            state.requests.outage_over = true;
+            state.wake();
+        }
+    }
+
+    // ── the service's own code ───────────────────────────────────────────────────────────────────────────────────────
+
+    /// Whether the calling thread runs this service's own code.
+    pub(crate) fn is_current(&self) -> bool {
+        CURRENT.get() == std::ptr::from_ref(self) as usize
+    }
+
+    /// Runs `work` as this service's own code.
+    pub(crate) fn as_current<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Restore(usize);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
+        work()
+    }
+}
+
+thread_local! {
+    /// The service whose code this thread runs, as an address; 0 is none.
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+impl fmt::Debug for ServiceInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceInner")
+            .field("id", &self.id)
+            .field("state", &self.lock().state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,172 @@
+//! [`Services`]: the registered services of one registry, by id, and the data that they share.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::config::ServiceDescriptor;
+use crate::config::Sources;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::shared::Shared;
+use crate::service::state::ServiceState;
+
+pub(crate) struct Services {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sources: Sources,
+    list: RwLock<BTreeSet<ById>>,
+    /// The types of the services, by name, with the number of services of each.
+    types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
+}
+
+/// The dependencies that are not ready.
+pub(crate) struct NotReady {
+    pub(crate) ids: Vec<Arc<str>>,
+    /// None of them is starting, so a start does not wait for them.
+    pub(crate) none_starting: bool,
+}
+
+impl Services {
+    pub(crate) fn new(shared: Arc<Shared>, sources: Sources) -> Self {
+        Self { shared, sources, list: RwLock::default(), types: Mutex::default() }
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
+        self.read().get(id).map(|known| known.0.clone())
+    }
+
+    /// Returns all services, sorted by id.
+    pub(crate) fn all(&self) -> Vec<Arc<RegisteredService>> {
+        self.read().iter().map(|known| known.0.clone()).collect()
+    }
+
+    /// Adds a service, unless its id is taken or `check`, which receives all others, returns an error.
+    ///
+    /// # Errors
+    /// Those of `check`; and `taken`, called with the service that has the id.
+    pub(crate) fn insert<E>(
+        &self,
+        service: Arc<RegisteredService>,
+        check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<(), E>,
+        taken: impl FnOnce(&RegisteredService) -> E,
+    ) -> Result<(), E> {
+        let mut list = self.write();
+        if let Some(ById(other)) = list.get(&**service.id()) {
+            return Err(taken(other));
+        }
+        // The list of all services is only needed for a service that has dependencies.
+        if !service.inner.lock().requests.options.depends_on.is_empty() {
+            check(&list.iter().map(|known| known.0.clone()).collect::<Vec<_>>())?;
+        }
+        self.count_type(service.descriptor);
+        list.insert(ById(service));
+        Ok(())
+    }
+
+    /// Returns a service whose id is the name of another service's type, and that type, if the new service is one of the two.
+    pub(crate) fn name_clash(
+        &self,
+        service: &Arc<RegisteredService>,
+    ) -> Option<(Arc<RegisteredService>, &'static ServiceDescriptor)> {
+        let differs = |other: &&'static ServiceDescriptor| !std::ptr::eq(*other, service.descriptor);
+        if let Some(other) = self.types().get(&**service.id()).map(|(known, _)| *known).filter(differs) {
+            return Some((service.clone(), other));
+        }
+        let other = self.get(service.descriptor.id).filter(|other| differs(&other.descriptor))?;
+        Some((other, service.descriptor))
+    }
+
+    /// Adds services that have been checked together.
+    pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
+        services.iter().for_each(|service| self.count_type(service.descriptor));
+        self.write().extend(services.into_iter().map(ById));
+    }
+
+    /// Removes this service if `may_remove` returns `true`; nothing is registered while that is called. Returns its answer,
+    /// or `None` if the service is not registered.
+    pub(crate) fn remove(&self, service: &Arc<RegisteredService>, may_remove: impl FnOnce() -> bool) -> Option<bool> {
+        let mut list = self.write();
+        // The id may have been registered again.
+        let found = list.get(&**service.id()).is_some_and(|ById(known)| Arc::ptr_eq(known, service));
+        if !found {
+            return None;
+        }
+        let removed = may_remove();
+        if removed {
+            list.remove(&**service.id());
+            let mut types = self.types();
+            let left = types.get_mut(service.descriptor.id).map(|(_, services)| {
+                *services -= 1;
+                *services
+            });
+            if left == Some(0) {
+                types.remove(service.descriptor.id);
+            }
+        }
+        Some(removed)
+    }
+
+    /// Returns those of these services that are not ready.
+    pub(crate) fn not_ready(&self, ids: &[String]) -> NotReady {
+        let mut not_ready = NotReady { ids: Vec::new(), none_starting: true };
+        for id in ids {
+            let found = self.get(id);
+            let (ready, starting) = found.map_or((false, false), |service| {
+                let state = service.inner.lock();
+                let is_up = matches!(state.state(), ServiceState::Running | ServiceState::Paused);
+                let starting = state.state() == ServiceState::Starting && !state.status.start_resolved;
+                (is_up && state.status.ready, starting)
+            });
+            if !ready {
+                not_ready.none_starting &= !starting;
+                not_ready.ids.push(Arc::from(id.as_str()));
+            }
+        }
+        not_ready
+    }
+
+    fn count_type(&self, descriptor: &'static ServiceDescriptor) {
+        self.types().entry(descriptor.id).or_insert((descriptor, 0)).1 += 1;
+    }
+
+    fn types(&self) -> MutexGuard<'_, BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeSet<ById>> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeSet<ById>> {
+        self.list.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A service in the list, ordered and found by its id.
+struct ById(Arc<RegisteredService>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        self.0.id()
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id().cmp(other.0.id())
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id() == other.0.id()
+    }
+}
+
+impl Eq for ById {}

@@ -1,0 +1,185 @@
+//! [`Status`]: what a service does and did. Only its loop writes it, after `start` has set the status that the loop begins
+//! with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::schedule::{Grid, later};
+use crate::service::error::Error;
+use crate::service::outcome::Outcome;
+
+/// Why a loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Stopped,
+    Failed,
+}
+
+/// What the service does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// Never started.
+    Created,
+    /// Waits for its dependencies, for its first instance or for its next regular run.
+    Waiting,
+    /// Waits for a retry.
+    BackingOff,
+    /// Is in a run.
+    InRun,
+    /// The loop has decided to end; the instance is being cleaned up.
+    Ending(Exit),
+    /// The loop has ended.
+    Ended(Exit),
+}
+
+/// What a service waits for, if not only for its next run.
+#[derive(Clone, Debug)]
+pub(crate) enum WaitReason {
+    /// For these services, which are not ready yet.
+    Dependencies(Box<[Arc<str>]>),
+    /// For a blocking run that timed out and has not returned.
+    BlockingRun,
+    /// For the restart after a permanent failure.
+    Restart,
+    /// For a retry of a failure that may come from an outage; the end of the outage ends the wait.
+    Outage,
+}
+
+/// The status that a service's loop writes and all others read.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    /// The number of starts so far; it identifies one loop of the service.
+    pub(crate) incarnation: u32,
+    pub(crate) activity: Activity,
+    /// The first instance of this incarnation has been built.
+    pub(crate) ready: bool,
+    /// The start has a result: the service is ready, or its first attempt has failed.
+    pub(crate) start_resolved: bool,
+    /// Consecutive failures.
+    pub(crate) failures: u32,
+    pub(crate) next_due: Option<Instant>,
+    /// The loop waits only for `next_due` or a request.
+    pub(crate) at_rest: bool,
+    /// The grid of the schedule. Before the service is ready: the moment when its start began.
+    pub(crate) grid: Grid,
+    pub(crate) wait_reason: Option<Box<WaitReason>>,
+    /// The latest error; it stays after a success.
+    pub(crate) last_error: Option<Error>,
+    pub(crate) stats: Stats,
+}
+
+/// Totals since the service was registered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) runs: u64,
+    pub(crate) processed: u64,
+    /// Items that failed by themselves.
+    pub(crate) failed: u64,
+    pub(crate) errors: u64,
+    pub(crate) restarts: u64,
+    pub(crate) last_started: Option<Instant>,
+    /// End of the last successful run.
+    pub(crate) last_success: Option<Instant>,
+    pub(crate) last_duration: Duration,
+    /// Moving average of the durations of successful runs; zero before the first.
+    pub(crate) mean_duration: Duration,
+}
+
+impl Status {
+    /// The status of a service that was never started.
+    pub(crate) fn created() -> Self {
+        Self {
+            incarnation: 0,
+            activity: Activity::Created,
+            ready: false,
+            start_resolved: false,
+            failures: 0,
+            next_due: None,
+            at_rest: false,
+            grid: Grid::new(Instant::now()),
+            wait_reason: None,
+            last_error: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Begins the next incarnation. Totals and the last error are kept.
+    pub(crate) fn begin(&mut self) {
+        *self = Self {
+            incarnation: self.incarnation.wrapping_add(1),
+            activity: Activity::Waiting,
+            last_error: self.last_error.take(),
+            stats: std::mem::take(&mut self.stats),
+            ..Self::created()
+        };
+    }
+
+    /// Whether a loop runs the service.
+    pub(crate) fn is_running(&self) -> bool {
+        !matches!(self.activity, Activity::Created | Activity::Ended(_))
+    }
+
+    /// Whether the loop has decided to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.activity, Activity::Ending(_))
+    }
+
+    pub(crate) fn in_run(&self) -> bool {
+        self.activity == Activity::InRun
+    }
+
+    pub(crate) fn is_backing_off(&self) -> bool {
+        self.activity == Activity::BackingOff
+    }
+
+    /// A run begins. Returns its number.
+    pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
+        self.activity = Activity::InRun;
+        self.next_due = None;
+        self.wait_reason = None;
+        self.stats.runs += 1;
+        self.stats.last_started = Some(now);
+        self.stats.runs
+    }
+
+    /// The current run succeeded. Returns when it began and how long it took.
+    pub(crate) fn end_run(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration) {
+        let started = self.stats.last_started.unwrap_or(ended);
+        let duration = ended.duration_since(started);
+        self.activity = Activity::Waiting;
+        self.failures = 0;
+        self.stats.last_duration = duration;
+        self.stats.last_success = Some(ended);
+        self.stats.processed = self.stats.processed.saturating_add(outcome.processed);
+        self.stats.failed = self.stats.failed.saturating_add(outcome.failed);
+        self.stats.learn(duration);
+        (started, duration)
+    }
+
+    /// The current run failed, or (without a duration) an instance could not be built. Returns the previous error, which
+    /// must be dropped outside the lock because dropping it is user code.
+    #[must_use]
+    pub(crate) fn end_failed(&mut self, error: &Error, duration: Option<Duration>) -> Option<Error> {
+        if self.in_run() {
+            self.activity = Activity::Waiting;
+        }
+        self.stats.errors += 1;
+        if let Some(duration) = duration {
+            self.stats.last_duration = duration;
+        }
+        self.last_error.replace(error.clone())
+    }
+}
+
+impl Stats {
+    fn learn(&mut self, duration: Duration) {
+        let mean = self.mean_duration;
+        self.mean_duration = if mean.is_zero() { duration } else { (mean * 4 + duration) / 5 };
+    }
+
+    pub(crate) fn last_ended(&self) -> Option<Instant> {
+        self.last_started.map(|started| later(started, self.last_duration))
+    }
+}

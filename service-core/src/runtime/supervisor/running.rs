@@ -1,0 +1,171 @@
+//! Builds instances and runs them, on the async threads or on the blocking pool.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use crate::log::warn;
+use tokio::task::JoinError;
+use tokio::time::{Instant, Sleep};
+use tracing::Span;
+
+use super::{Away, Exit, Returned, Supervisor};
+use crate::humanize;
+use crate::panic::{self, Caught};
+use crate::runtime::context::Context;
+use crate::runtime::events::ServiceEventKind;
+use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
+use crate::runtime::lifecycle::Lifecycle;
+use crate::runtime::status::WaitReason;
+use crate::service::error::{Error, Result};
+use crate::service::failure::FailureKind;
+use crate::service::outcome::Outcome;
+
+impl Supervisor {
+    /// Builds an instance, and handles a failure to build it. The first instance makes the service ready.
+    pub(super) async fn build(&mut self) -> Option<Exit> {
+        let first = !self.cx.service.lock().status.ready;
+        if first && let Err(exit) = self.read_last_fire().await {
+            return exit;
+        }
+        let began = Instant::now();
+        let service = self.cx.service.clone();
+        let mut building = match self.invoker.call(&Span::none(), || self.registered.factory.build(self.cx.clone())) {
+            Caught::Returned(building) => building,
+            Caught::Panicked(message) => {
+                return self.fail_to_build(FailureKind::Panic, panicked(&message), began).await;
+            }
+        };
+        let result = self.invoker.invoke(building.as_mut(), Limit::Stop).await;
+        let _ = panic::catch(|| service.as_current(|| drop(building)));
+        match result {
+            InvokeResult::Done(Ok(instance)) => {
+                self.instance = Some(instance);
+                service.emit(|| ServiceEventKind::InstanceBuilt);
+                if first {
+                    self.mark_running();
+                    // The caller of `start` continues before the first run begins.
+                    tokio::task::yield_now().await;
+                }
+                None
+            }
+            InvokeResult::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error, began).await,
+            InvokeResult::Panicked(message) => self.fail_to_build(FailureKind::Panic, panicked(&message), began).await,
+            InvokeResult::Cancelled(_) => {
+                warn!(service.id = %service.id, "`configure` did not end in time for the stop and was aborted");
+                service.emit(|| ServiceEventKind::Aborted);
+                Some(Exit::Stopped)
+            }
+        }
+    }
+
+    pub(super) async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Option<Exit> {
+        self.fail(kind, error, began, None).await
+    }
+
+    /// Runs `update` once.
+    pub(super) async fn run(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
+        let run = self.cx.run;
+        self.cx.service.emit(|| ServiceEventKind::RunStarted { run });
+        let is_blocking = self.instance.as_ref().is_some_and(|instance| instance.__shape().blocking_update);
+        if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await }
+    }
+
+    async fn run_async(&mut self, mut timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
+        let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
+        let (invoker, span, limit) = (&self.invoker, run_span(&self.cx), Limit::Run(self.options.timeout));
+        let mut update = Some(instance.__update(&self.cx));
+        let result = poll_fn(|task| {
+            invoker.poll(task, timer.as_mut(), &span, limit, |task| {
+                let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
+                let polled = running.as_mut().poll(task);
+                if polled.is_ready() {
+                    // Dropping the future runs user code; a panic there is a failure of the run.
+                    update = None;
+                }
+                polled
+            })
+        })
+        .await;
+        match update.take().map(|cancelled| invoker.call(&span, || drop(cancelled))) {
+            Some(Caught::Panicked(message)) => InvokeResult::Panicked(message),
+            _ => result,
+        }
+    }
+
+    async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {
+        let Some(mut instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
+        let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
+        let mut run = tokio::task::spawn_blocking(move || {
+            let _blocking = cx.service.shared.enter_blocking();
+            let caught = invoker.call(&span, || instance.__update_blocking(&cx));
+            (instance, caught)
+        });
+        match self.invoker.invoke(pin!(&mut run), Limit::Run(self.options.timeout)).await {
+            InvokeResult::Done(Ok((instance, caught))) => {
+                self.instance = Some(instance);
+                match caught {
+                    Caught::Returned(result) => InvokeResult::Done(result),
+                    Caught::Panicked(message) => InvokeResult::Panicked(message),
+                }
+            }
+            InvokeResult::Done(Err(join)) => InvokeResult::Panicked(join.to_string()),
+            InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
+            InvokeResult::Cancelled(cancelled) => {
+                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun));
+                self.away = Some(Away { run, discard: false });
+                InvokeResult::Cancelled(cancelled)
+            }
+        }
+    }
+
+    /// Takes the instance back from a blocking run that had timed out and has returned now.
+    pub(super) async fn take_back(&mut self, returned: Result<Returned, JoinError>) {
+        let discard = self.away.take().is_some_and(|away| away.discard);
+        let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
+        self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
+        // An error means that the runtime shuts down.
+        let Ok((instance, caught)) = returned else { return };
+        self.instance = Some(instance);
+        let panicked = match caught {
+            Caught::Returned(_) => false,
+            Caught::Panicked(message) => {
+                let id = &self.cx.service.id;
+                warn!(service.id = %id, "a blocking run panicked after it had timed out: {message}");
+                true
+            }
+        };
+        if discard || panicked {
+            self.end_instance().await;
+        }
+    }
+}
+
+/// The error of a run that was cancelled: why, and how long it took.
+pub(super) fn cancelled_error(cancelled: Cancelled, timeout: Option<Duration>, ran: Duration) -> Error {
+    match cancelled {
+        Cancelled::TimedOut => {
+            let timeout = humanize::short(timeout.unwrap_or_default());
+            Error::msg(format!("the run took longer than its `timeout` of {timeout}"))
+        }
+        Cancelled::Aborted => {
+            let ran = humanize::short(ran);
+            Error::msg(format!("the run did not end in time for the stop and was aborted after {ran}"))
+        }
+    }
+}
+
+fn panicked(message: &str) -> Error {
+    Error::msg(format!("building the instance panicked: {message}"))
+}
+
+fn run_span(cx: &Context) -> Span {
+    tracing::info_span!("service_run", service.id = %cx.service.id, service.run = cx.run)
+}
+
+/// Drops an instance, which is user code.
+pub(super) fn drop_instance(cx: &Context, instance: Box<dyn Lifecycle>) {
+    if let Caught::Panicked(message) = panic::catch(|| cx.service.as_current(|| drop(instance))) {
+        warn!(service.id = %cx.service.id, "dropping the instance panicked: {message}");
+    }
+}

@@ -1,0 +1,169 @@
+//! The argument list of an attribute: keys and their values.
+//!
+//! The list is split at its commas first, so that an error in one argument does not hide the errors in the others.
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use syn::{Error, Path};
+
+use crate::diagnostics::Diagnostics;
+use crate::parse::keys::{Key, Table};
+use crate::parse::value::{self, Literal, Value};
+
+/// The arguments, in the order written.
+pub(crate) struct Args {
+    table: Table,
+    args: Vec<Arg>,
+}
+
+pub(crate) struct Arg {
+    pub(crate) key: Key,
+    /// Where the key is written.
+    pub(crate) span: Span,
+    /// Where the value is written: its first token.
+    pub(crate) value_span: Span,
+    /// `None`: the value was wrong, and its error has been reported.
+    pub(crate) value: Option<Value>,
+}
+
+impl Args {
+    /// Reads the tokens between the parentheses of each attribute.
+    pub(crate) fn parse(
+        table: Table,
+        attributes: impl IntoIterator<Item = TokenStream>,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
+        let mut args = Self { table, args: Vec::new() };
+        for tokens in attributes {
+            for argument in split_at_commas(tokens, diagnostics) {
+                if let Err(error) = args.argument(argument) {
+                    diagnostics.push(error);
+                }
+            }
+        }
+        args
+    }
+
+    fn argument(&mut self, tokens: Vec<TokenTree>) -> Result<(), Error> {
+        let mut tokens = tokens.into_iter();
+        let ident = match tokens.next() {
+            Some(TokenTree::Ident(ident)) => ident,
+            Some(other) => return Err(self.no_key(&other)),
+            None => return Ok(()),
+        };
+        let Some(&key) = self.table.find(&ident.to_string()) else { return Err(self.unknown_key(&ident)) };
+        if self.get(key.name).is_some() {
+            return Err(Error::new(ident.span(), format!("`{}` is written twice: remove one of them", key.name)));
+        }
+        let tokens: Vec<TokenTree> = tokens.collect();
+        let (span, value_span) = (ident.span(), tokens.get(1).map_or(ident.span(), TokenTree::span));
+        let value = value_tokens(key, &ident, &tokens).and_then(|tokens| value::read(self.table, key, tokens));
+        let (value, result) = match value {
+            Ok(value) => (Some(value), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        self.args.push(Arg { key, span, value_span, value });
+        result
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Arg> {
+        self.args.iter().find(|arg| arg.key.name == key)
+    }
+
+    /// The declaration of a key, written or not.
+    pub(crate) fn declared(&self, key: &str) -> Option<&'static Key> {
+        self.table.find(key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arg> {
+        self.args.iter()
+    }
+
+    fn no_key(&self, found: &TokenTree) -> Error {
+        let text = found.to_string();
+        let message = match self.table.find(text.trim_matches('"')) {
+            Some(key) => format!("a key needs no quotes: write `{}`", key.assignment()),
+            None => format!("expected `key = value`, for example `{}`", self.table.example),
+        };
+        Error::new(found.span(), message)
+    }
+
+    fn unknown_key(&self, ident: &Ident) -> Error {
+        let message = match self.table.proposal(&ident.to_string()) {
+            Some(proposal) => format!("unknown key `{ident}`; did you mean `{proposal}`?"),
+            None => {
+                let names: Vec<&str> = self.table.names().collect();
+                format!("unknown key `{ident}`: the keys are {}; {}", names.join(", "), self.table.advice)
+            }
+        };
+        Error::new(ident.span(), message)
+    }
+}
+
+impl IntoIterator for Args {
+    type Item = Arg;
+    type IntoIter = std::vec::IntoIter<Arg>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.args.into_iter()
+    }
+}
+
+impl Arg {
+    pub(crate) fn literal(&self) -> Option<&Literal> {
+        match self.value.as_ref()? {
+            Value::Literal(literal) => Some(literal),
+            Value::Path(_) => None,
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self.value.as_ref()? {
+            Value::Literal(_) => None,
+            Value::Path(path) => Some(path),
+        }
+    }
+
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self.literal()? {
+            Literal::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+fn split_at_commas(tokens: TokenStream, diagnostics: &mut Diagnostics) -> Vec<Vec<TokenTree>> {
+    let mut arguments = vec![Vec::new()];
+    for token in tokens {
+        match &token {
+            TokenTree::Punct(comma) if comma.as_char() == ',' => {
+                if arguments.last().is_some_and(Vec::is_empty) {
+                    diagnostics.push(Error::new(comma.span(), "unexpected comma: remove it"));
+                } else {
+                    arguments.push(Vec::new());
+                }
+            }
+            _ => {
+                if let Some(argument) = arguments.last_mut() {
+                    argument.push(token);
+                }
+            }
+        }
+    }
+    arguments
+}
+
+/// The tokens after the `=`.
+fn value_tokens<'t>(key: Key, ident: &Ident, tokens: &'t [TokenTree]) -> Result<&'t [TokenTree], Error> {
+    let write = format!("write `{}`", key.assignment());
+    match tokens {
+        [] => Err(Error::new(ident.span(), format!("`{ident}` has no value: {write}"))),
+        [TokenTree::Punct(equals), rest @ ..] if equals.as_char() == '=' => match rest {
+            [] => Err(Error::new(ident.span(), format!("`{ident}` has no value: {write}"))),
+            [TokenTree::Punct(second), ..] if second.as_char() == '=' => {
+                Err(Error::new(second.span(), format!("expected one `=`, not `==`: {write}")))
+            }
+            rest => Ok(rest),
+        },
+        [other, ..] => Err(Error::new(other.span(), format!("expected `=` after `{ident}`: {write}"))),
+    }
+}

@@ -1,0 +1,278 @@
+//! Checks a cron expression field by field, so that a mistake is a compile error and not one at start.
+//!
+//! An expression has five fields (minute, hour, day of month, month, day of week), or six with seconds first. The check
+//! accepts what the runtime's parser accepts: lists, ranges, steps on `*` or a range, names, `L`, `W`, `#`, `?`, and
+//! nicknames such as `@daily`.
+
+struct Field {
+    name: &'static str,
+    min: u32,
+    max: u32,
+    names: &'static [&'static str],
+    /// The number of the first of `names`.
+    first: u32,
+}
+
+const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
+const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+const NICKNAMES: [&str; 6] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@hourly"];
+
+const DAY_OF_MONTH: &str = "day of month";
+const DAY_OF_WEEK: &str = "day of week";
+
+const FIELDS: [Field; 6] = [
+    Field { name: "second", min: 0, max: 59, names: &[], first: 0 },
+    Field { name: "minute", min: 0, max: 59, names: &[], first: 0 },
+    Field { name: "hour", min: 0, max: 23, names: &[], first: 0 },
+    Field { name: DAY_OF_MONTH, min: 1, max: 31, names: &[], first: 0 },
+    Field { name: "month", min: 1, max: 12, names: &MONTHS, first: 1 },
+    Field { name: DAY_OF_WEEK, min: 0, max: 7, names: &DAYS, first: 0 },
+];
+
+/// Checks an expression. The error is the rest of a sentence that begins with the key's name.
+pub(crate) fn check(text: &str) -> Result<(), String> {
+    let text = text.trim();
+    if text.starts_with('@') {
+        return match NICKNAMES.iter().find(|known| known.eq_ignore_ascii_case(text)) {
+            Some(_) => Ok(()),
+            None => Err(format!("is not one of {}", NICKNAMES.join(", "))),
+        };
+    }
+    let parts: Vec<&str> = text.split_whitespace().collect();
+    let fields = match parts.len() {
+        0 => {
+            return Err(
+                "is empty: write minute, hour, day of month, month and day of week, for example \"30 2 * * *\""
+                    .to_owned(),
+            );
+        }
+        5 => &FIELDS[1..],
+        6 => &FIELDS[..],
+        n => {
+            return Err(format!(
+                "has {n} field{}: write 5 (minute, hour, day of month, month, day of week), or 6 with seconds first",
+                if n == 1 { "" } else { "s" }
+            ));
+        }
+    };
+    for (part, field) in parts.iter().zip(fields) {
+        field.check(part).map_err(|problem| format!("has a wrong {} field, `{part}`: {problem}", field.name))?;
+    }
+    never(&parts[parts.len() - 3..])
+}
+
+/// Refuses dates that do not exist, such as the 30th of February.
+fn never(parts: &[&str]) -> Result<(), String> {
+    let [days, months, weekdays] = parts else { return Ok(()) };
+    let Ok(day) = days.parse::<u32>() else { return Ok(()) };
+    let longest = |month: &str| match FIELDS[4].number(month) {
+        Ok(2) => 29,
+        Ok(4 | 6 | 9 | 11) => 30,
+        _ => 31,
+    };
+    let possible = months.split(',').any(|month| day <= longest(month));
+    if possible || !matches!(*weekdays, "*" | "?") {
+        return Ok(());
+    }
+    Err(format!("never matches: no month in `{months}` has a day {day}"))
+}
+
+impl Field {
+    fn check(&self, part: &str) -> Result<(), String> {
+        // `+FRI`: the day of the month has to match, too.
+        let part = if self.name == DAY_OF_WEEK { part.strip_prefix('+').unwrap_or(part) } else { part };
+        part.split(',').try_for_each(|item| self.item(item))
+    }
+
+    fn item(&self, item: &str) -> Result<(), String> {
+        if item.is_empty() {
+            return Err("an item between commas is empty".to_owned());
+        }
+        let (range, step) = match item.split_once('/') {
+            Some((range, step)) => (range, Some(step)),
+            None => (item, None),
+        };
+        if let Some(step) = step {
+            self.step(range, step)?;
+        }
+        if range == "*" || (range == "?" && self.is_day()) {
+            return Ok(());
+        }
+        if self.special(range)? {
+            return Ok(());
+        }
+        let range = match range.split_once('#') {
+            Some((range, nth)) if self.name == DAY_OF_WEEK => {
+                if !(nth.eq_ignore_ascii_case("L") || matches!(nth, "1" | "2" | "3" | "4" | "5")) {
+                    return Err(format!("`#{nth}` is not one of `#1` to `#5` and `#L`"));
+                }
+                range
+            }
+            _ => range,
+        };
+        match range.split_once('-') {
+            Some((from, to)) => {
+                let (from, mut to) = (self.number(from)?, self.number(to)?);
+                if self.name == DAY_OF_WEEK && to == 0 {
+                    to = 7;
+                }
+                if from > to {
+                    return Err(format!(
+                        "the range ends before it starts; write two ranges, `{from}-{},{}-{to}`",
+                        self.max, self.min
+                    ));
+                }
+                Ok(())
+            }
+            None => self.number(range).map(drop),
+        }
+    }
+
+    fn step(&self, range: &str, step: &str) -> Result<(), String> {
+        if !(range == "*" || range.contains('-')) {
+            return Err(format!("a step needs a range; write `*/{step}` or `{range}-{}/{step}`", self.max));
+        }
+        match step.parse::<u32>() {
+            Ok(0) => Err("the smallest step is 1".to_owned()),
+            Ok(step) if step > self.max => Err(format!("the largest step is {}", self.max)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("the step `{step}` is not a number")),
+        }
+    }
+
+    /// `L`, `LW` and `15W` for days of the month, `5L` for days of the week.
+    fn special(&self, item: &str) -> Result<bool, String> {
+        let upper = item.to_ascii_uppercase();
+        if self.name == DAY_OF_MONTH {
+            if upper == "L" || upper == "LW" {
+                return Ok(true);
+            }
+            if let Some(day) = upper.strip_suffix('W') {
+                return self.number(day).map(|_| true);
+            }
+        }
+        if self.name == DAY_OF_WEEK
+            && let Some(day) = upper.strip_suffix('L')
+            && !day.ends_with('#')
+        {
+            return match day {
+                "" => Err("`L` needs a weekday before it, for example `FRIL`".to_owned()),
+                day => self.number(day).map(|_| true),
+            };
+        }
+        Ok(false)
+    }
+
+    fn is_day(&self) -> bool {
+        self.name == DAY_OF_MONTH || self.name == DAY_OF_WEEK
+    }
+
+    fn number(&self, text: &str) -> Result<u32, String> {
+        if let Some(at) = self.names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
+            return Ok(self.first + u32::try_from(at).unwrap_or(0));
+        }
+        if text.is_empty() {
+            return Err("a number is missing beside `-`".to_owned());
+        }
+        if !text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(match self.names {
+                [] => format!("`{text}` is not a number"),
+                names => format!("`{text}` is neither a number nor one of {}", names.join(", ")),
+            });
+        }
+        match text.parse::<u32>() {
+            Ok(number) if (self.min..=self.max).contains(&number) => Ok(number),
+            _ => Err(format!("{text} is not between {} and {}", self.min, self.max)),
+        }
+    }
+}
+
+/// Checks the form of an IANA time zone. Only the runtime has the list of those that exist.
+pub(crate) fn check_zone(text: &str) -> Result<(), String> {
+    let wanted = "write `Area/City`, for example \"Europe/Vienna\", or \"UTC\"";
+    if text.is_empty() {
+        return Err(format!("is empty: {wanted}"));
+    }
+    if matches!(text, "UTC" | "GMT") {
+        return Ok(());
+    }
+    let part_ok = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_uppercase())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+'))
+    };
+    let parts: Vec<&str> = text.split('/').collect();
+    if (2..=3).contains(&parts.len()) && parts.iter().all(|part| part_ok(part)) {
+        Ok(())
+    } else {
+        Err(format!("is not an IANA time zone: {wanted}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_expressions_pass() {
+        for good in [
+            "30 2 * * *",
+            "*/15 * * * *",
+            "0 0 9-17/2 * * MON-FRI",
+            "0 0 1,15 * *",
+            "0 0 L * *",
+            "0 0 LW * *",
+            "0 0 15W * *",
+            "0 0 ? * FRI#2",
+            "0 0 * * 5L",
+            "0 0 * * fri#L",
+            "0 0 * jan-mar sat-sun",
+            "0 0 1 * +MON",
+            "0 0 29 2 *",
+            "0 0 31 1,2 *",
+            "@daily",
+            "  0 0 * * 7  ",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn bad_expressions_are_explained() {
+        for (bad, word) in [
+            ("", "is empty"),
+            ("* * * *", "has 4 fields"),
+            ("1 2 3 4 5 6 7", "has 7 fields"),
+            ("60 * * * *", "has a wrong minute field, `60`: 60 is not between 0 and 59"),
+            ("* 24 * * *", "hour field, `24`"),
+            ("* * 0 * *", "between 1 and 31"),
+            ("* * * 13 *", "between 1 and 12"),
+            ("* * * * 8", "between 0 and 7"),
+            ("* * * * FRY", "neither a number nor one of SUN"),
+            ("*/0 * * * *", "the smallest step is 1"),
+            ("*/90 * * * *", "the largest step is 59"),
+            ("5/10 * * * *", "`*/10`"),
+            ("30-10 * * * *", "`30-59,0-10`"),
+            ("1,,2 * * * *", "between commas is empty"),
+            ("* * * * MON#6", "`#1` to `#5`"),
+            ("* * * * L", "for example `FRIL`"),
+            ("0 0 30 2 *", "never matches"),
+            ("0 0 31 4,6 *", "never matches"),
+            ("@dayly", "is not one of"),
+            ("a * * * *", "`a` is not a number"),
+            ("-5 * * * *", "a number is missing"),
+        ] {
+            let error = check(bad).unwrap_err();
+            assert!(error.contains(word), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn zones_look_like_zones() {
+        for good in ["UTC", "Europe/Vienna", "America/Argentina/Buenos_Aires", "Etc/GMT+5"] {
+            assert_eq!(check_zone(good), Ok(()), "{good}");
+        }
+        for bad in ["", "CET", "Europe", "europe/vienna", "Europe/", "+02:00", "Europe Vienna"] {
+            assert!(check_zone(bad).is_err(), "{bad}");
+        }
+    }
+}

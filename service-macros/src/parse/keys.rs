@@ -1,0 +1,286 @@
+//! The keys of `#[service(…)]` and `#[work_item(…)]`: one declaration for each key.
+//!
+//! Parsing, the rules about keys that depend on each other, the proposal for an unknown key and the text of every error
+//! read these declarations. The table in the documentation of `#[service]` is compared with them by a test below.
+
+use crate::spelling;
+
+/// The keys of one attribute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table {
+    keys: &'static [Key],
+    /// An argument that errors show where no key is known.
+    pub(crate) example: &'static str,
+    /// What to do with a word that is no key and looks like none.
+    pub(crate) advice: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// A value that errors show.
+    pub(crate) example: &'static str,
+    /// What other libraries call it.
+    synonyms: &'static [&'static str],
+    pub(crate) rules: &'static [Rule],
+    /// The macro itself uses the value; the runtime does not see the key.
+    pub(crate) macro_only: bool,
+}
+
+/// The values that a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A service id.
+    Id,
+    /// Seconds, or a string with a unit, up to 100 years.
+    Time(Zero),
+    /// A whole number from `min` to the largest `u32`.
+    Count {
+        min: u32,
+    },
+    /// A number, 1.0 or more.
+    Factor,
+    /// `true` or `false`.
+    Switch,
+    /// One of these strings.
+    Choice(&'static [&'static str]),
+    Cron,
+    TimeZone,
+    Rate,
+    /// A list of service types, functions and ids.
+    Services,
+    /// The name of a column.
+    Column,
+    /// The path of the runtime crate.
+    CratePath,
+}
+
+/// Whether a time may be zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zero {
+    Allowed,
+    /// With what to do instead.
+    Refused(&'static str),
+}
+
+/// What has to be true of the other keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule {
+    /// Only one key of the attribute may have this rule: a service has one schedule.
+    Schedule,
+    /// The key has an effect only together with another key, or with one value of it.
+    Needs { key: &'static str, value: Option<&'static str> },
+    /// The time is at least that of another key.
+    AtLeast(&'static str),
+    /// The key needs a feature of service-core.
+    Feature { name: &'static str, enabled: bool },
+    /// This value of the key is planned, but does not work yet.
+    Unavailable { value: &'static str, instead: &'static str },
+}
+
+const NOT_ZERO: Zero = Zero::Refused("use a longer time");
+const NO_BUSY_LOOP: Zero =
+    Zero::Refused("to run again at once while there is work, return `Outcome::processed(n).again()`");
+const FOR_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
+const FOR_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
+
+pub(crate) static SERVICE: Table = Table {
+    keys: &[
+        key("name", Kind::Id, "\"email_sender\"").synonyms(&["id", "service_id"]).macro_only(),
+        key("interval", Kind::Time(NO_BUSY_LOOP), "30")
+            .synonyms(&["every", "period", "seconds"])
+            .rules(&[Rule::Schedule]),
+        key("delay", Kind::Time(NO_BUSY_LOOP), "30").synonyms(&["wait", "pause"]).rules(&[Rule::Schedule]),
+        key("cron", Kind::Cron, "\"30 2 * * *\"").synonyms(&["schedule"]).rules(&[
+            Rule::Schedule,
+            // The crate's own tests cover the other rules of `cron` without the feature.
+            Rule::Feature { name: "cron", enabled: cfg!(any(test, feature = "cron")) },
+        ]),
+        key("timezone", Kind::TimeZone, "\"Europe/Vienna\"").synonyms(&["tz", "zone"]).rules(FOR_CRON),
+        key("catch_up", Kind::Choice(&["none", "latest", "all"]), "\"latest\"").synonyms(&["misfire"]).rules(FOR_CRON),
+        key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]),
+        key("jitter", Kind::Time(Zero::Allowed), "5"),
+        key("max_failures", Kind::Count { min: 0 }, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
+        key("retry_delay", Kind::Time(Zero::Allowed), "5"),
+        key("retry_backoff", Kind::Factor, "2.0").synonyms(&["backoff"]),
+        key("max_retry_delay", Kind::Time(Zero::Allowed), "300")
+            .synonyms(&["max_delay", "max_backoff"])
+            .rules(&[Rule::AtLeast("retry_delay")]),
+        key("timeout", Kind::Time(Zero::Refused("remove the key for no timeout")), "60"),
+        key("drain_timeout", Kind::Time(Zero::Allowed), "30").synonyms(&["shutdown_timeout", "grace_period"]),
+        key("restart", Kind::Choice(&["never", "on_failure"]), "\"on_failure\""),
+        key("restart_delay", Kind::Time(Zero::Allowed), "60").rules(FOR_RESTART),
+        key("max_restarts", Kind::Count { min: 0 }, "5").rules(FOR_RESTART),
+        key("restart_window", Kind::Time(NOT_ZERO), "600").rules(FOR_RESTART),
+        key("critical", Kind::Switch, "true"),
+        key("depends_on", Kind::Services, "[OtherService]").synonyms(&["depends", "requires", "after", "dependencies"]),
+        key("rate_limit", Kind::Rate, "\"10/s\"").synonyms(&["limit", "rate"]),
+        key("enabled", Kind::Switch, "false").synonyms(&["disabled"]),
+        key("discover", Kind::Switch, "false").synonyms(&["register"]).macro_only(),
+        key("scope", Kind::Choice(&["process", "cluster"]), "\"process\"").synonyms(&["leader"]).rules(&[
+            Rule::Unavailable {
+                value: "cluster",
+                instead: "remove `scope`, or let each run claim its work in the database",
+            },
+        ]),
+        key("crate", Kind::CratePath, "::service_core").synonyms(&["krate"]).macro_only(),
+    ],
+    example: "interval = 30",
+    advice: "put the service's own settings into `services.toml`",
+};
+
+pub(crate) static WORK_ITEM: Table = Table {
+    keys: &[
+        key("status", Kind::Column, "\"status\"").synonyms(&["state"]),
+        key("error", Kind::Column, "\"error_message\""),
+        key("attempts", Kind::Column, "\"attempts\"").synonyms(&["tries"]),
+        key("max_attempts", Kind::Count { min: 1 }, "5")
+            .synonyms(&["retries", "max_failures"])
+            .rules(&[Rule::Needs { key: "attempts", value: None }]),
+        key("available_at", Kind::Column, "\"due\"").synonyms(&["due", "run_at"]),
+        key("updated_at", Kind::Column, "\"updated_at\""),
+        key("crate", Kind::CratePath, "::service_core").synonyms(&["krate"]),
+    ],
+    example: "status = \"status\"",
+    advice: "the other columns need no key",
+};
+
+const fn key(name: &'static str, kind: Kind, example: &'static str) -> Key {
+    Key { name, kind, example, synonyms: &[], rules: &[], macro_only: false }
+}
+
+impl Key {
+    const fn synonyms(mut self, synonyms: &'static [&'static str]) -> Self {
+        self.synonyms = synonyms;
+        self
+    }
+
+    const fn rules(mut self, rules: &'static [Rule]) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    const fn macro_only(mut self) -> Self {
+        self.macro_only = true;
+        self
+    }
+
+    /// `key = value`, as errors show it.
+    pub(crate) fn assignment(&self) -> String {
+        format!("{} = {}", self.name, self.example)
+    }
+}
+
+impl Table {
+    pub(crate) fn find(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.keys.iter().copied()
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|key| key.name)
+    }
+
+    /// What to write for an unknown key, if one of these was probably meant.
+    pub(crate) fn proposal(&self, unknown: &str) -> Option<String> {
+        let lower = unknown.to_lowercase();
+        // Another word may want another value: the opposite of `disabled = true` is `enabled = false`.
+        let synonym = self.keys.iter().find(|key| key.synonyms.contains(&&*lower)).map(Key::assignment);
+        synonym.or_else(|| spelling::nearest(unknown, self.names()).map(str::to_owned))
+    }
+}
+
+impl Kind {
+    /// The accepted values, as the rest of "`key` takes …".
+    pub(crate) fn takes(self) -> String {
+        match self {
+            Kind::Id => "a service id in quotes".to_owned(),
+            Kind::Time(_) => "a time in seconds (`30`, `0.5`) or with a unit (`\"500ms\"`, `\"1h 30m\"`)".to_owned(),
+            Kind::Count { .. } => "a whole number".to_owned(),
+            Kind::Factor => "a number, 1.0 or more".to_owned(),
+            Kind::Switch => "`true` or `false`".to_owned(),
+            Kind::Choice(words) => alternatives(words),
+            Kind::Cron => "a cron expression in quotes".to_owned(),
+            Kind::TimeZone => "the name of a time zone in quotes".to_owned(),
+            Kind::Rate => "a rate in quotes".to_owned(),
+            Kind::Services => "a list of service types, functions and ids".to_owned(),
+            Kind::Column => "the name of a column in quotes".to_owned(),
+            Kind::CratePath => "a path without quotes".to_owned(),
+        }
+    }
+}
+
+/// `"a"`, `"b"` or `"c"`.
+pub(crate) fn alternatives(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of the table of keys in the documentation of `#[service]`: the keys, and the rest of the row.
+    fn documented() -> Vec<(Vec<String>, String)> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../service-core/src/service/attribute.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let table = text.split("# Keys\n").nth(1).expect("the documentation has a section `Keys`");
+        let table = table.split("\n# ").next().unwrap_or_default();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
+            let (keys, rest) = row.split_once(" | ").expect("a row has several columns");
+            (keys.split(", ").map(|key| key.trim_matches('`').to_owned()).collect(), rest.to_owned())
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn every_key_is_documented_and_nothing_else() {
+        let documented: Vec<String> = documented().into_iter().flat_map(|(keys, _)| keys).collect();
+        assert_eq!(documented, SERVICE.names().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_words_that_a_key_takes_are_documented() {
+        for (keys, text) in documented() {
+            for key in keys.iter().filter_map(|key| SERVICE.find(key)) {
+                if let Kind::Choice(words) = key.kind {
+                    for word in words {
+                        assert!(
+                            text.contains(&format!("`{word}`")) || text.contains(&format!("`\"{word}\"`")),
+                            "`{word}` of `{}`",
+                            key.name
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rules_and_synonyms_name_real_keys_and_new_words() {
+        for table in [SERVICE, WORK_ITEM] {
+            let mut synonyms = Vec::new();
+            for key in table.keys {
+                for rule in key.rules {
+                    if let Rule::Needs { key: other, .. } | Rule::AtLeast(other) = rule {
+                        assert!(table.find(other).is_some(), "`{}` has a rule about `{other}`", key.name);
+                    }
+                }
+                for synonym in key.synonyms {
+                    assert!(table.find(synonym).is_none(), "`{synonym}` is a key");
+                    assert!(!synonyms.contains(synonym), "`{synonym}` stands for two keys");
+                    synonyms.push(*synonym);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The value of one key: read from its tokens and checked. An error says what to write instead.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::parse::{ParseStream, Parser};
+use syn::punctuated::Punctuated;
+use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path, Token, Type};
+
+use crate::parse::item::ungrouped;
+use crate::parse::keys::{self, Key, Kind, Table, Zero};
+use crate::parse::{cron, names, units};
+use crate::spelling;
+
+/// The value of a key.
+pub(crate) enum Value {
+    Literal(Literal),
+    /// The value of `crate`.
+    Path(Path),
+}
+
+/// A value that the service's descriptor can carry.
+pub(crate) enum Literal {
+    Int(i64),
+    Float(f64),
+    Str(String),
+    Bool(bool),
+    Services(Vec<Dependency>),
+}
+
+/// A service that another one depends on.
+pub(crate) enum Dependency {
+    Id(String, Span),
+    Type(Box<Type>),
+}
+
+/// A value as it was written, before it is known to be right.
+enum RawValue {
+    Int(LitInt),
+    Float(LitFloat),
+    Str(LitStr),
+    Bool(bool),
+    List(TokenStream),
+    Other,
+}
+
+struct ValueParser<'t> {
+    table: Table,
+    key: Key,
+    tokens: &'t [TokenTree],
+}
+
+/// Reads the value of `key`.
+pub(crate) fn read(table: Table, key: Key, tokens: &[TokenTree]) -> Result<Value, Error> {
+    // A value that came through a `macro_rules!` variable is wrapped in an invisible group.
+    if let [TokenTree::Group(group)] = tokens
+        && group.delimiter() == Delimiter::None
+    {
+        let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+        return read(table, key, &inner);
+    }
+    ValueParser { table, key, tokens }.read()
+}
+
+impl ValueParser<'_> {
+    fn read(&self) -> Result<Value, Error> {
+        if self.key.kind == Kind::CratePath {
+            return self.crate_path().map(Value::Path);
+        }
+        self.one_argument()?;
+        if let [TokenTree::Punct(minus), number @ TokenTree::Literal(_)] = self.tokens
+            && minus.as_char() == '-'
+        {
+            return Err(self.negative(number));
+        }
+        self.literal().map(Value::Literal)
+    }
+
+    fn literal(&self) -> Result<Literal, Error> {
+        let raw = self.raw();
+        match self.key.kind {
+            Kind::Id => self.id(&raw),
+            Kind::Time(zero) => self.time(&raw, zero),
+            Kind::Count { min } => self.count(&raw, min),
+            Kind::Factor => self.factor(&raw),
+            Kind::Switch => self.switch(&raw),
+            Kind::Choice(words) => self.choice(&raw, words),
+            Kind::Cron => self.checked(&raw, cron::check),
+            Kind::TimeZone => self.checked(&raw, cron::check_zone),
+            Kind::Rate => self.checked(&raw, units::rate),
+            Kind::Services => self.services(&raw),
+            Kind::Column => self.string(&raw).map(|text| Literal::Str(text.value())),
+            Kind::CratePath => Err(self.wrong()),
+        }
+    }
+
+    /// `interval = 30 delay = 5` lacks a comma.
+    fn one_argument(&self) -> Result<(), Error> {
+        let next = self.tokens.windows(2).skip(1).find_map(|pair| match pair {
+            [TokenTree::Ident(next), TokenTree::Punct(equals)] if equals.as_char() == '=' => Some(next),
+            _ => None,
+        });
+        let last = match self.tokens {
+            [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
+            _ => None,
+        };
+        match next.or(last) {
+            Some(next) => Err(Error::new(next.span(), format!("a comma is missing before `{next}`"))),
+            None => Ok(()),
+        }
+    }
+
+    fn raw(&self) -> RawValue {
+        match self.tokens {
+            [TokenTree::Group(list)] if list.delimiter() == Delimiter::Bracket => RawValue::List(list.stream()),
+            [token] => match syn::parse2::<Lit>(token.to_token_stream()) {
+                Ok(Lit::Int(int)) => RawValue::Int(int),
+                Ok(Lit::Float(float)) => RawValue::Float(float),
+                Ok(Lit::Str(text)) => RawValue::Str(text),
+                Ok(Lit::Bool(bool)) => RawValue::Bool(bool.value),
+                _ => RawValue::Other,
+            },
+            _ => RawValue::Other,
+        }
+    }
+
+    fn text(&self) -> String {
+        self.tokens.iter().cloned().collect::<TokenStream>().to_string()
+    }
+
+    /// An error under all of the value. The message follows the key's name.
+    fn error(&self, problem: impl Display) -> Error {
+        let message = format!("`{}` {problem}", self.key.name);
+        Error::new_spanned(self.tokens.iter().cloned().collect::<TokenStream>(), message)
+    }
+
+    fn wrong(&self) -> Error {
+        let (takes, assignment) = (self.key.kind.takes(), self.key.assignment());
+        let calculated = matches!(self.tokens, [TokenTree::Ident(word), ..] if word != "true" && word != "false")
+            || (self.tokens.len() > 1 && matches!(self.tokens, [TokenTree::Literal(_), ..]));
+        if calculated && matches!(self.key.kind, Kind::Time(_) | Kind::Count { .. } | Kind::Factor) {
+            return self.error(format!(
+                "cannot be an expression or a constant, which the attribute does not evaluate: write {takes}, for example `{assignment}`"
+            ));
+        }
+        self.error(format!("takes {takes}, for example `{assignment}`"))
+    }
+
+    fn negative(&self, number: &TokenTree) -> Error {
+        match self.key.kind {
+            Kind::Time(_) | Kind::Count { .. } => {
+                self.error(format!("cannot be negative: write `{} = {number}`", self.key.name))
+            }
+            Kind::Factor => self.error(BELOW_ONE),
+            _ => self.wrong(),
+        }
+    }
+
+    fn string<'r>(&self, raw: &'r RawValue) -> Result<&'r LitStr, Error> {
+        match (raw, self.tokens) {
+            (RawValue::Str(text), _) => Ok(text),
+            (_, [TokenTree::Ident(word)]) => {
+                Err(self.error(format!("takes a string: write `{} = \"{word}\"`", self.key.name)))
+            }
+            _ => Err(self.wrong()),
+        }
+    }
+
+    fn id(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let text = self.string(raw)?;
+        check_id(text)?;
+        Ok(Literal::Str(text.value()))
+    }
+
+    fn time(&self, raw: &RawValue, zero: Zero) -> Result<Literal, Error> {
+        let too_long = || self.error("is longer than the maximum of 100 years; a number counts seconds");
+        let (value, seconds) = match raw {
+            RawValue::Int(int) => {
+                self.no_unit(int.suffix(), &int.to_string())?;
+                let seconds = int.base10_parse::<u32>().map_err(|_| too_long())?;
+                (Literal::Int(i64::from(seconds)), f64::from(seconds))
+            }
+            RawValue::Float(float) => {
+                self.no_unit(float.suffix(), &float.to_string())?;
+                let seconds = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
+                (Literal::Float(seconds), seconds)
+            }
+            RawValue::Str(text) => {
+                let time = units::duration(&text.value()).map_err(|problem| self.error(problem))?;
+                (Literal::Str(text.value()), time.as_secs_f64())
+            }
+            _ => return Err(self.wrong()),
+        };
+        if seconds > units::LONGEST.as_secs_f64() {
+            return Err(too_long());
+        }
+        match zero {
+            Zero::Refused(instead) if seconds < 1e-9 => Err(self.error(format!("cannot be zero: {instead}"))),
+            Zero::Allowed if seconds != 0.0 && seconds < 1e-9 => {
+                Err(self.error("is shorter than a nanosecond: write 0 or a longer time"))
+            }
+            _ => Ok(value),
+        }
+    }
+
+    /// `30s` is one token to the compiler: a number with a suffix.
+    fn no_unit(&self, suffix: &str, token: &str) -> Result<(), Error> {
+        if suffix.is_empty() || is_number_type(suffix) {
+            return Ok(());
+        }
+        let name = self.key.name;
+        Err(match self.key.kind {
+            Kind::Time(_) => match units::duration(token) {
+                Ok(_) => self.error(format!("needs quotes around a time with a unit: write `{name} = \"{token}\"`")),
+                Err(problem) => self.error(problem),
+            },
+            _ => self
+                .error(format!("takes a number without a unit: write `{name} = {}`", token.trim_end_matches(suffix))),
+        })
+    }
+
+    fn no_quotes(&self, number: &LitStr) -> Error {
+        self.error(format!("takes a number without quotes: write `{} = {}`", self.key.name, number.value()))
+    }
+
+    fn count(&self, raw: &RawValue, min: u32) -> Result<Literal, Error> {
+        match raw {
+            RawValue::Int(int) => {
+                self.no_unit(int.suffix(), &int.to_string())?;
+                match int.base10_parse::<u32>() {
+                    Ok(number) if number >= min => Ok(Literal::Int(i64::from(number))),
+                    Ok(_) => Err(self.error(format!("must be at least {min}"))),
+                    Err(_) => Err(self.error(format!("must be at most {}", u32::MAX))),
+                }
+            }
+            RawValue::Str(text) if text.value().parse::<u32>().is_ok() => Err(self.no_quotes(text)),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    fn factor(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let too_large = || self.error("is too large");
+        let (value, factor) = match raw {
+            RawValue::Int(int) => {
+                self.no_unit(int.suffix(), &int.to_string())?;
+                let number = int.base10_parse::<u32>().map_err(|_| too_large())?;
+                (Literal::Int(i64::from(number)), f64::from(number))
+            }
+            RawValue::Float(float) => {
+                self.no_unit(float.suffix(), &float.to_string())?;
+                let number = float.base10_parse::<f64>().map_err(|_| self.wrong())?;
+                (Literal::Float(number), number)
+            }
+            RawValue::Str(text) if text.value().parse::<f64>().is_ok() => return Err(self.no_quotes(text)),
+            _ => return Err(self.wrong()),
+        };
+        if !factor.is_finite() {
+            return Err(too_large());
+        }
+        if factor < 1.0 {
+            return Err(self.error(BELOW_ONE));
+        }
+        Ok(value)
+    }
+
+    fn switch(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let meant = match raw {
+            RawValue::Bool(value) => return Ok(Literal::Bool(*value)),
+            RawValue::Str(text) => text.value(),
+            _ => self.text(),
+        };
+        let meant = match meant.as_str() {
+            "true" | "yes" | "on" | "1" => "true",
+            "false" | "no" | "off" | "0" => "false",
+            _ => return Err(self.wrong()),
+        };
+        Err(self.error(format!("takes `true` or `false`: write `{} = {meant}`", self.key.name)))
+    }
+
+    fn choice(&self, raw: &RawValue, words: &[&str]) -> Result<Literal, Error> {
+        let name = self.key.name;
+        let RawValue::Str(text) = raw else {
+            let word = self.text();
+            return Err(match words.iter().find(|known| **known == word) {
+                Some(word) => self.error(format!("takes a string: write `{name} = \"{word}\"`")),
+                None => self.wrong(),
+            });
+        };
+        let value = text.value();
+        if words.contains(&value.as_str()) {
+            return Ok(Literal::Str(value));
+        }
+        let takes = keys::alternatives(words);
+        Err(self.error(match spelling::nearest(&value, words.iter().copied()) {
+            Some(near) => format!("takes {takes}; did you mean `\"{near}\"`?"),
+            None => format!("takes {takes}, not `\"{value}\"`"),
+        }))
+    }
+
+    fn checked(&self, raw: &RawValue, check: fn(&str) -> Result<(), String>) -> Result<Literal, Error> {
+        let RawValue::Str(text) = raw else { return Err(self.wrong()) };
+        check(&text.value()).map_err(|problem| self.error(problem))?;
+        Ok(Literal::Str(text.value()))
+    }
+
+    fn services(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let list = match raw {
+            RawValue::List(list) => list.clone(),
+            _ if matches!(self.tokens.first(), Some(TokenTree::Ident(_))) || matches!(raw, RawValue::Str(_)) => {
+                let service = self.text().replace(' ', "");
+                return Err(self.error(format!("takes a list: write `{} = [{service}]`", self.key.name)));
+            }
+            _ => return Err(self.wrong()),
+        };
+        let services = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, dependency);
+        Ok(Literal::Services(services.parse2(list)?.into_iter().collect()))
+    }
+
+    fn crate_path(&self) -> Result<Path, Error> {
+        let tokens: TokenStream = self.tokens.iter().cloned().collect();
+        if let RawValue::Str(text) = self.raw()
+            && !text.value().is_empty()
+        {
+            return Err(self.error(format!(
+                "takes a path without quotes: write `{} = {}`",
+                self.key.name,
+                text.value()
+            )));
+        }
+        self.one_argument()?;
+        Path::parse_mod_style.parse2(tokens).map_err(|_| self.wrong())
+    }
+}
+
+impl Literal {
+    /// The value as a time; a number counts seconds.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        match self {
+            Literal::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+            Literal::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
+            Literal::Str(text) => units::duration(text).ok(),
+            Literal::Bool(_) | Literal::Services(_) => None,
+        }
+    }
+}
+
+const BELOW_ONE: &str = "must be at least 1.0, so that the waits do not become shorter";
+
+fn is_number_type(suffix: &str) -> bool {
+    let float = matches!(suffix, "f32" | "f64");
+    let size = suffix.strip_prefix(['i', 'u']).unwrap_or_default();
+    float || matches!(size, "8" | "16" | "32" | "64" | "128" | "size")
+}
+
+fn check_id(text: &LitStr) -> Result<(), Error> {
+    let id = text.value();
+    let Some(problem) = names::id_problem(&id) else { return Ok(()) };
+    let proposal = match names::proposed_id(&id) {
+        Some(proposal) => format!(": write `\"{proposal}\"`"),
+        None => String::new(),
+    };
+    Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
+}
+
+const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";
+
+fn dependency(input: ParseStream<'_>) -> Result<Dependency, Error> {
+    if input.peek(Lit) {
+        return match input.parse::<Lit>()? {
+            Lit::Str(text) => {
+                check_id(&text)?;
+                Ok(Dependency::Id(text.value(), text.span()))
+            }
+            other => Err(Error::new(other.span(), NOT_A_SERVICE)),
+        };
+    }
+    let start = input.span();
+    match input.parse::<Type>().map(ungrouped).map_err(|_| Error::new(start, NOT_A_SERVICE))? {
+        Type::Path(path) if is_keyword(&path.path) => Err(Error::new_spanned(path, NOT_A_SERVICE)),
+        Type::Path(mut path) => {
+            name_type_of_function(&mut path.path);
+            Ok(Dependency::Type(Box::new(Type::Path(path))))
+        }
+        other => Err(Error::new_spanned(other, NOT_A_SERVICE)),
+    }
+}
+
+fn is_keyword(path: &Path) -> bool {
+    path.segments.last().is_some_and(|last| matches!(&*last.ident.to_string(), "self" | "super" | "crate"))
+}
+
+/// A last segment in lower case is a function: `jobs::clean_outbox` stands for `jobs::CleanOutboxService`. The name
+/// bears the span of the function's, so that it is shown there where no such type is in scope.
+fn name_type_of_function(path: &mut Path) {
+    let Some(last) = path.segments.last_mut().filter(|last| last.arguments.is_none()) else { return };
+    let name = last.ident.to_string();
+    if name.trim_start_matches("r#").trim_start_matches('_').starts_with(char::is_lowercase) {
+        last.ident = Ident::new(&names::function_type(&name), last.ident.span());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::keys::{SERVICE, WORK_ITEM};
+
+    /// Every example is a value that its key takes, so that no error proposes another error.
+    #[test]
+    fn examples_are_right() {
+        for table in [SERVICE, WORK_ITEM] {
+            for key in table.keys() {
+                let tokens: TokenStream = key.example.parse().unwrap();
+                let tokens: Vec<_> = tokens.into_iter().collect();
+                assert!(read(table, key, &tokens).is_ok(), "{}", key.assignment());
+            }
+        }
+    }
+}

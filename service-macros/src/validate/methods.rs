@@ -1,0 +1,214 @@
+//! The rules about lifecycle methods: receivers, arguments and what they return.
+
+use syn::ext::IdentExt;
+use syn::{Error, FnArg, GenericParam, Pat, PatType, ReturnType, Safety, Signature, Type};
+
+use crate::diagnostics::Diagnostics;
+use crate::model::{Lifecycle, Model};
+use crate::parse::item::Impl;
+use crate::validate::signatures::{
+    CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_context, is_future, is_named_context, is_reference, is_shared_reference,
+    text,
+};
+use crate::validate::suggestions;
+
+/// Checks every lifecycle method of an impl.
+pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) {
+    if model.updates.is_empty() && item.unreadable.is_empty() {
+        diagnostics.push(suggestions::no_update(item));
+    }
+    for (methods, name) in [
+        (&model.updates, "update"),
+        (&model.configures, "configure"),
+        (&model.on_failures, "on_failure"),
+        (&model.cleanups, "cleanup"),
+    ] {
+        for second in methods.iter().filter(|method| method.inherited.cfg.is_none()).skip(1) {
+            let message =
+                format!("a service has only one `{name}`: rename this method, or put a `#[cfg(…)]` on each of them");
+            diagnostics.push(Error::new(second.sig.ident.span(), message));
+        }
+    }
+    for method in &model.updates {
+        update(method, diagnostics);
+    }
+    for method in &model.configures {
+        configure(&method.sig, diagnostics);
+    }
+    for method in &model.on_failures {
+        on_failure(&method.sig, diagnostics);
+    }
+    for method in &model.cleanups {
+        plain(&method.sig, CLEANUP, diagnostics);
+        receiver(&method.sig, CLEANUP, diagnostics);
+        only_context(&method.sig, &with_context(CLEANUP), diagnostics);
+    }
+    model.hints = suggestions::hints(item, model);
+}
+
+fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {
+    let sig = &method.sig;
+    plain(sig, UPDATE, diagnostics);
+    receiver(sig, UPDATE, diagnostics);
+    only_context(sig, &with_context(UPDATE), diagnostics);
+    if !method.is_async()
+        && let ReturnType::Type(_, ty) = &sig.output
+        && is_future(ty)
+    {
+        let message = format!("a plain `fn update` is blocking code and cannot return a future: write `{UPDATE}`");
+        diagnostics.push(Error::new_spanned(ty, message));
+    }
+}
+
+fn configure(sig: &Signature, diagnostics: &mut Diagnostics) {
+    plain(sig, CONFIGURE, diagnostics);
+    let mut inputs = sig.inputs.iter();
+    let mut first = inputs.next();
+    if let Some(FnArg::Receiver(receiver)) = first {
+        let message = format!("`configure` has no `self`, because it builds the instance: write `{CONFIGURE}`");
+        diagnostics.push(Error::new_spanned(receiver, message));
+        first = inputs.next();
+    }
+    let second = inputs.next();
+    if let Some(FnArg::Typed(cx)) = first
+        && !is_context(&cx.ty)
+    {
+        let message = match second {
+            Some(FnArg::Typed(other)) if is_context(&other.ty) => {
+                format!("`cx` is the first argument, the settings are the second: write `{CONFIGURE}`")
+            }
+            _ if second.is_none() && !is_named_context(&cx.ty) && !matches!(&*cx.ty, Type::Reference(_)) => {
+                format!("the settings are the second argument, after `cx`: write `{}`", configure_with(cx))
+            }
+            _ => format!("the first argument of `configure` is `cx: &Context`: write `{CONFIGURE}`"),
+        };
+        diagnostics.push(Error::new_spanned(&cx.ty, message));
+    } else if let Some(FnArg::Typed(config)) = second
+        && let Type::Reference(_) | Type::ImplTrait(_) = &*config.ty
+    {
+        let message = format!(
+            "`configure` takes its settings by value, as a type that derives `Deserialize`: write `{CONFIGURE}`"
+        );
+        diagnostics.push(Error::new_spanned(&config.ty, message));
+    }
+    for extra in inputs {
+        let message = format!(
+            "`configure` takes only `cx` and one argument for settings, which can be a struct with many fields: write `{CONFIGURE}`"
+        );
+        diagnostics.push(Error::new_spanned(extra, message));
+    }
+    if let ReturnType::Default = sig.output {
+        diagnostics.push(Error::new(
+            sig.ident.span(),
+            "`configure` returns the instance: write `-> Self` or `-> Result<Self>`",
+        ));
+    }
+}
+
+fn configure_with(config: &PatType) -> String {
+    let name = match &*config.pat {
+        Pat::Ident(pat) => pat.ident.to_string(),
+        _ => "config".to_owned(),
+    };
+    format!("fn configure(cx: &Context, {name}: {})", text(&config.ty))
+}
+
+fn on_failure(sig: &Signature, diagnostics: &mut Diagnostics) {
+    plain(sig, ON_FAILURE, diagnostics);
+    if let Some(async_) = &sig.asyncness {
+        let message = format!("`on_failure` cannot be async: write `{ON_FAILURE}`, and do work that waits in `update`");
+        diagnostics.push(Error::new_spanned(async_, message));
+    }
+    receiver(sig, ON_FAILURE, diagnostics);
+    let mut arguments = sig.inputs.iter().filter(|input| matches!(input, FnArg::Typed(_)));
+    match arguments.next() {
+        None => {
+            let message = format!("`on_failure` takes the failure: write `{ON_FAILURE}`");
+            diagnostics.push(Error::new(sig.ident.span(), message));
+        }
+        Some(FnArg::Typed(failure)) if !is_shared_reference(&failure.ty) => {
+            diagnostics.push(Error::new_spanned(
+                &failure.ty,
+                format!("the failure is passed by shared reference: write `{ON_FAILURE}`"),
+            ));
+        }
+        Some(_) => {}
+    }
+    for extra in arguments {
+        diagnostics
+            .push(Error::new_spanned(extra, format!("`on_failure` takes only the failure: write `{ON_FAILURE}`")));
+    }
+    if let ReturnType::Default = sig.output {
+        diagnostics.push(Error::new(sig.ident.span(), "`on_failure` returns its decision: write `-> Recovery`"));
+    }
+}
+
+/// No `unsafe`, no ABI, no type parameters.
+pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
+    let name = sig.ident.unraw();
+    if let Safety::Unsafe(unsafe_) = &sig.safety {
+        let message = format!(
+            "`{name}` cannot be an `unsafe fn`, because the runtime calls it: write `{write}`, with an `unsafe` block inside"
+        );
+        diagnostics.push(Error::new(unsafe_.span, message));
+    }
+    if let Some(abi) = &sig.abi {
+        diagnostics.push(Error::new_spanned(abi, format!("`{name}` cannot be an `extern` function: write `{write}`")));
+    }
+    if let Some(parameter) = type_parameter(sig) {
+        let message = format!(
+            "`{name}` cannot have the generic parameter `{}`, because the runtime calls it: write `{write}`",
+            text(parameter)
+        );
+        diagnostics.push(Error::new_spanned(parameter, message));
+    }
+}
+
+/// `&self` or `&mut self`.
+fn receiver(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
+    let name = sig.ident.unraw();
+    let Some(receiver) = sig.receiver() else {
+        let message = format!("`{name}` needs `&mut self` or `&self`: write `{write}`");
+        diagnostics.push(Error::new(sig.ident.span(), message));
+        return;
+    };
+    if !is_reference(receiver) {
+        let message = format!(
+            "`{name}` cannot take the instance by value, because the runtime needs it afterwards: write `&mut self` or `&self`"
+        );
+        diagnostics.push(Error::new_spanned(receiver, message));
+    }
+}
+
+fn with_context(signature: &str) -> String {
+    format!("write `{signature}`; keep values in the struct and read settings in `configure`")
+}
+
+/// At most one argument beside `self`: the context. `write` ends the error message.
+pub(crate) fn only_context(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
+    let name = sig.ident.unraw();
+    let mut arguments = sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    if let Some(cx) = arguments.next()
+        && !is_context(&cx.ty)
+    {
+        let message = match &*cx.ty {
+            ty if is_named_context(ty) => "the context is passed by shared reference: write `cx: &Context`".to_owned(),
+            Type::Reference(reference) if is_named_context(&reference.elem) => {
+                "the context is passed by shared reference: write `cx: &Context`".to_owned()
+            }
+            _ => format!("`{name}` takes only the context: {write}"),
+        };
+        diagnostics.push(Error::new_spanned(&cx.ty, message));
+    }
+    for extra in arguments {
+        diagnostics.push(Error::new_spanned(extra, format!("`{name}` takes only the context: {write}")));
+    }
+}
+
+/// The first parameter of a function that is not a lifetime.
+fn type_parameter(sig: &Signature) -> Option<&GenericParam> {
+    sig.generics.params.iter().find(|param| !matches!(param, GenericParam::Lifetime(_)))
+}

@@ -1,0 +1,80 @@
+//! Signatures: the ones that errors show, and questions about written ones.
+
+use quote::ToTokens;
+use syn::{GenericArgument, Path, PathArguments, Receiver, ReceiverKind, Type};
+
+pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
+pub(crate) const CONFIGURE: &str = "async fn configure(cx: &Context, config: MyConfig) -> Result<Self>";
+pub(crate) const ON_FAILURE: &str = "fn on_failure(&mut self, failure: &Failure) -> Recovery";
+pub(crate) const CLEANUP: &str = "async fn cleanup(&mut self, cx: &Context)";
+
+/// The impl that an error shows.
+pub(crate) fn impl_to_write(ty: &str) -> String {
+    format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {UPDATE} {{ … }}\n    }}\n")
+}
+
+pub(crate) fn blocking_impl_to_write(ty: &str) -> String {
+    let update = UPDATE.trim_start_matches("async ");
+    format!("    #[service(interval = 30)]\n    impl {ty} {{\n        {update} {{ … }}\n    }}\n")
+}
+
+pub(crate) fn is_reference(receiver: &Receiver) -> bool {
+    match &receiver.kind {
+        ReceiverKind::Reference(..) => true,
+        ReceiverKind::Typed(_, ty) => matches!(&**ty, Type::Reference(_)),
+        _ => false,
+    }
+}
+
+/// Whether a type may be `&Context`. A type with a lifetime may be an alias for it.
+pub(crate) fn is_context(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| match &last.arguments {
+            PathArguments::AngleBracketed(arguments) => {
+                arguments.args.iter().any(|argument| matches!(argument, GenericArgument::Lifetime(_)))
+            }
+            _ => false,
+        }),
+        Type::Reference(reference) => {
+            is_shared_reference(ty)
+                && !matches!(&*reference.elem, Type::Path(path) if is_known_not_to_be_context(&path.path))
+        }
+        Type::Paren(inner) => is_context(&inner.elem),
+        Type::Group(inner) => is_context(&inner.elem),
+        _ => false,
+    }
+}
+
+fn is_known_not_to_be_context(path: &Path) -> bool {
+    let known =
+        ["str", "String", "Self", "Failure", "bool", "char", "u8", "u16", "u32", "u64", "usize", "i32", "i64", "f64"];
+    path.get_ident().is_some_and(|ident| known.iter().any(|known| ident == known))
+}
+
+pub(crate) fn is_named_context(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Context"))
+}
+
+pub(crate) fn is_shared_reference(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if reference.mutability.is_none())
+}
+
+pub(crate) fn is_future(ty: &Type) -> bool {
+    let named =
+        |path: &Path| path.segments.last().is_some_and(|last| matches!(&*last.ident.to_string(), "Pin" | "BoxFuture"));
+    match ty {
+        Type::Path(path) => named(&path.path),
+        Type::ImplTrait(_) => text(ty).contains("Future"),
+        _ => false,
+    }
+}
+
+pub(crate) fn text(tokens: &impl ToTokens) -> String {
+    let text = tokens.to_token_stream().to_string();
+    text.replace(" <", "<")
+        .replace("< ", "<")
+        .replace(" >", ">")
+        .replace(" :: ", "::")
+        .replace("& ", "&")
+        .replace(" ,", ",")
+}

@@ -1,0 +1,54 @@
+//! A generic service: each concrete type is registered by hand, under an id of its own.
+
+use service_core::prelude::*;
+
+use crate::support::secs;
+
+trait Step: Default + Send + 'static {
+    const ITEMS: u64;
+}
+
+#[derive(Default)]
+struct Small;
+
+impl Step for Small {
+    const ITEMS: u64 = 1;
+}
+
+#[derive(Default)]
+struct Large;
+
+impl Step for Large {
+    const ITEMS: u64 = 100;
+}
+
+#[derive(Default)]
+struct Counter<S> {
+    step: S,
+}
+
+#[service(interval = 1, discover = false)]
+impl<S: Step> Counter<S> {
+    fn update(&mut self) -> Outcome {
+        let _ = &self.step;
+        Outcome::processed(S::ITEMS)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_type_of_a_generic_service_runs_under_its_own_id() {
+    let services = ServiceRegistry::builder()
+        .without_discovered()
+        .service_fn("small", Counter::<Small>::default)
+        .service_of::<Counter<Large>>("large")
+        .start_all()
+        .await
+        .unwrap();
+    tokio::time::sleep(secs(2) + secs(1) / 2).await;
+    for (id, processed) in [("small", 3), ("large", 300)] {
+        let health = services.get(id).unwrap().health();
+        assert_eq!(health.total_processed, processed, "{id}");
+    }
+    assert_eq!(services.list(), ["large", "small"]);
+    services.shutdown().await.unwrap();
+}

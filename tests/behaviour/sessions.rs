@@ -1,0 +1,173 @@
+//! From a start to the end of a shutdown, and what waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use service_core::prelude::*;
+use tokio::runtime::{Builder, Handle};
+
+use crate::acting::soon;
+use crate::support::{Log, Scripted, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn a_start_after_a_shutdown_reopens_the_registry() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let services = bed.services().await;
+    let writer = log.clone();
+    let service = services.register_fn("one", move || Scripted::new(&writer, &[])).start().await.unwrap();
+    soon(services.shutdown()).await.unwrap();
+    // By the handle as well as by the registry.
+    for start_all in [false, true] {
+        if start_all {
+            services.start().await.unwrap()
+        } else {
+            service.start().await.unwrap()
+        }
+        let closed = tokio::spawn(services.clone().until_shutdown());
+        bed.run_for(secs(3600)).await;
+        assert_eq!((service.state(), closed.is_finished()), (ServiceState::Running, false));
+        soon(services.shutdown()).await.unwrap();
+        soon(closed).await.unwrap().unwrap();
+        assert_eq!(service.state(), ServiceState::Stopped);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everyone_who_waits_for_the_shutdown_has_its_result() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
+    let services = bed.services().await;
+    let stopping = tokio::spawn({
+        let services = services.clone();
+        async move { services.stopping().await }
+    });
+    let closed: Vec<_> = (0..3)
+        .map(|_| {
+            let services = services.clone();
+            tokio::spawn(async move { services.closed().await })
+        })
+        .collect();
+    bed.run_for(secs(1)).await;
+    assert!(!stopping.is_finished() && service.state() == ServiceState::Failed);
+    let dropped = tokio::time::timeout(Duration::ZERO, services.shutdown()).await;
+    drop(dropped);
+    soon(stopping).await.unwrap();
+    for closed in closed {
+        let error = soon(closed).await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("service `scripted` failed: it is hopeless"), "{error}");
+    }
+    soon(services.stopping()).await;
+    soon(services.closed()).await.unwrap_err();
+}
+
+/// Notes on how many different runtimes its code runs.
+struct AtHome {
+    home: tokio::runtime::Id,
+    away: Arc<AtomicUsize>,
+}
+
+impl AtHome {
+    fn note(&self) {
+        self.away.fetch_add(usize::from(Handle::current().id() != self.home), SeqCst);
+    }
+}
+
+#[service(interval = 3600, discover = false)]
+impl AtHome {
+    async fn update(&mut self) {
+        self.note();
+    }
+
+    async fn cleanup(&mut self) {
+        self.note();
+    }
+}
+
+#[test]
+fn all_code_of_a_service_runs_on_the_runtime_that_the_registry_was_first_started_on() {
+    let home = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let away = Arc::new(AtomicUsize::new(0));
+    let (id, count) = (home.handle().id(), away.clone());
+    let (services, service) = home.block_on(async {
+        let services = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+        services.start().await.unwrap();
+        let build = async move |_: &Context| {
+            let service = AtHome { home: id, away: count.clone() };
+            service.note();
+            service
+        };
+        let service = services.register_fn("at_home", build).await.unwrap();
+        (services, service)
+    });
+    for action in ["start", "run", "stop", "start", "shutdown"] {
+        // A runtime that lives no longer than the call.
+        let guest = Builder::new_current_thread().enable_all().build().unwrap();
+        guest.block_on(async {
+            match action {
+                "start" => service.start().await.unwrap(),
+                "run" => drop(service.run_now().await.unwrap()),
+                "stop" => service.stop().await.unwrap(),
+                _ => services.shutdown().await.unwrap(),
+            }
+        });
+    }
+    assert_eq!((away.load(SeqCst), service.health().error_count), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn strict_makes_the_start_fail_and_stops_what_it_started() {
+    for (strict, step) in [(true, Step::Fail), (true, Step::Fatal), (false, Step::Fail)] {
+        let log = Log::default();
+        let writer = log.clone();
+        let broken = async move |_: &Context| match step {
+            Step::Fail => Err(Error::msg("no secret")),
+            _ => Err::<Scripted, _>(Error::fatal("no secret")),
+        };
+        let bed = TestBed::new().with(|builder| {
+            let builder = builder.service_fn("broken", broken).service("steady", Scripted::new(&writer, &[]));
+            if strict { builder.strict() } else { builder }
+        });
+        let services = bed.services().await;
+        let started = soon(services.start()).await;
+        let steady = services.get("steady").unwrap().state();
+        if strict {
+            let error = started.unwrap_err().to_string();
+            assert!(error.contains("service `broken` did not start: no secret"), "{error}");
+            assert_eq!(steady, ServiceState::Stopped);
+        } else {
+            started.unwrap();
+            assert_eq!(steady, ServiceState::Running);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn options_of_any_service_override_its_attribute() {
+    let options = ServiceOptions::new().interval(secs(5));
+    let log = Log::default();
+    let bed = TestBed::new().with(|builder| {
+        builder
+            .service("one", Scripted::new(&log, &[]))
+            .options_of("one", options)
+            .options_of("one", ServiceOptions::new().jitter(secs(0)))
+    });
+    let services = bed.services().await;
+    services.start().await.unwrap();
+    bed.run_for(secs(10)).await;
+    assert_eq!(services.get("one").unwrap().health().runs, 3);
+    let unknown = ServiceRegistry::builder().without_discovered().options_of("on", ServiceOptions::new()).build().await;
+    let error = unknown.unwrap_err().to_string();
+    assert!(error.contains("`options_of` names `on`, but no service has that id"), "{error}");
+}
+
+#[tokio::test]
+async fn register_does_nothing_before_it_is_awaited() {
+    let services = ServiceRegistry::builder().without_discovered().build().await.unwrap();
+    let log = Log::default();
+    let register = services.register("one", Scripted::new(&log, &[]));
+    assert!(services.list().is_empty());
+    let service = register.options(ServiceOptions::new().interval(secs(60))).start().await.unwrap();
+    assert_eq!(service.state(), ServiceState::Running);
+    services.shutdown().await.unwrap();
+}
