@@ -4,7 +4,7 @@
 
 #[path = "fires.rs"]
 mod fires;
-#[path = "full_disk.rs"]
+#[path = "full_disk_worker.rs"]
 mod full_disk;
 #[path = "tables.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
