@@ -13,6 +13,7 @@ mod catch_up;
 mod each;
 mod faults;
 mod fires;
+mod full_disk;
 mod killed;
 mod layers;
 mod settings;

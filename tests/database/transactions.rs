@@ -94,7 +94,7 @@ pub(crate) async fn a_dropped_commit_still_commits(bench: Bench) {
             // Polled once, then dropped.
             let _ = tokio::time::timeout(Duration::ZERO, &mut commit).await;
         }
-        service_db.commits().closed().await;
+        service_db.commits().finished().await;
     }
     assert_eq!(ids(&bench.db).await.len(), 20);
 }

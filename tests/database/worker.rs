@@ -4,6 +4,8 @@
 
 #[path = "fires.rs"]
 mod fires;
+#[path = "full_disk_worker.rs"]
+mod full_disk;
 #[path = "tables.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
 mod tables;
@@ -18,6 +20,9 @@ use tables::{effect, job};
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
+    if let [_, dir, mode, pool] = arguments.as_slice() {
+        return full_disk::run(std::path::Path::new(dir), mode, pool).await;
+    }
     let [_, url, mode] = arguments.as_slice() else {
         return Err(Error::msg("usage: worker URL claim|claim_each|poisoned|all|latest"));
     };

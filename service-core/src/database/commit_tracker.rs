@@ -1,55 +1,78 @@
-//! [`CommitTracker`]: counts the commits in flight of one service.
+//! [`CommitTracker`]: the commits in flight of one service.
 //!
 //! If a run is cancelled while it commits, it is unknown whether the commit took effect. So a timeout or a stop first waits
-//! until no commit is in progress.
+//! for the commit, but not for one that the server does not answer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Counts the commits in flight of one service.
+/// How long a commit keeps its run from being cancelled.
+const PROTECTED: Duration = Duration::from_secs(5);
+
+/// The commits in flight of one service.
 #[derive(Debug, Default)]
 pub struct CommitTracker {
-    in_flight: AtomicUsize,
-    closed: Notify,
+    commits: Mutex<Commits>,
+    finished: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Commits {
+    next: u64,
+    begun: BTreeMap<u64, Instant>,
 }
 
 impl CommitTracker {
     /// Counts one commit until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> CommitGuard {
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        CommitGuard(Arc::clone(self))
+        let mut commits = self.lock();
+        let id = commits.next;
+        commits.next += 1;
+        commits.begun.insert(id, Instant::now());
+        CommitGuard { tracker: Arc::clone(self), id }
     }
 
-    /// Whether a commit is in flight.
+    /// Whether a commit is in flight that a run must not be cancelled for.
     pub fn in_progress(&self) -> bool {
-        self.in_flight.load(Ordering::SeqCst) > 0
+        self.lock().begun.values().any(|begun| begun.elapsed() < PROTECTED)
     }
 
     /// Waits until no commit is in flight. Dropping the future changes nothing.
-    pub async fn closed(&self) {
+    pub async fn finished(&self) {
         loop {
-            let notified = self.closed.notified();
+            let notified = self.finished.notified();
             tokio::pin!(notified);
-            // Registered before the count is read, or a guard dropped in between would be missed.
+            // Registered before the commits are read, or a guard dropped in between would be missed.
             notified.as_mut().enable();
-            if !self.in_progress() {
+            if self.lock().begun.is_empty() {
                 return;
             }
             notified.await;
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One commit that a [`CommitTracker`] counts.
 #[derive(Debug)]
-pub struct CommitGuard(Arc<CommitTracker>);
+pub struct CommitGuard {
+    tracker: Arc<CommitTracker>,
+    id: u64,
+}
 
 impl Drop for CommitGuard {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.closed.notify_waiters();
+        let mut commits = self.tracker.lock();
+        commits.begun.remove(&self.id);
+        if commits.begun.is_empty() {
+            drop(commits);
+            self.tracker.finished.notify_waiters();
         }
     }
 }
@@ -59,20 +82,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_open_as_long_as_one_guard_lives() {
-        let commits = Arc::new(CommitTracker::default());
-        commits.closed().await;
-        let (first, second) = (commits.enter(), commits.enter());
+    async fn it_is_in_progress_as_long_as_one_guard_lives() {
+        let tracker = Arc::new(CommitTracker::default());
+        tracker.finished().await;
+        let (first, second) = (tracker.enter(), tracker.enter());
         drop(first);
-        assert!(commits.in_progress());
+        assert!(tracker.in_progress());
         let waiting = tokio::spawn({
-            let commits = Arc::clone(&commits);
-            async move { commits.closed().await }
+            let tracker = Arc::clone(&tracker);
+            async move { tracker.finished().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(second);
         waiting.await.unwrap();
-        assert!(!commits.in_progress());
+        assert!(!tracker.in_progress());
     }
 }

@@ -83,7 +83,10 @@ fn lazy_sqlite_pools(target: &Target<'_>) -> Option<(DatabaseConnection, Option<
         options = options.pragma("journal_mode", "WAL");
     }
     let pool = |(connections, timeout)| {
-        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(timeout);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(timeout)
+            .before_acquire(|connection, _| Box::pin(is_usable(connection)));
         SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
     };
     Some((pool((SQLITE_CONNECTIONS, ACQUIRE_TIMEOUT)), Some(pool(REGISTRY_POOL))))
@@ -129,8 +132,17 @@ async fn pool(
     Ok(db)
 }
 
+/// Whether a connection was not left inside a transaction. The pool closes those that were.
+#[cfg(feature = "sqlite")]
+async fn is_usable(
+    connection: &mut sea_orm::sqlx::SqliteConnection,
+) -> std::result::Result<bool, sea_orm::sqlx::Error> {
+    Ok(!sea_orm::sqlx::Connection::is_in_transaction(connection))
+}
+
 #[cfg(feature = "sqlite")]
 fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
+    options.map_sqlx_sqlite_before_acquire(|connection, _| Box::pin(is_usable(connection)));
     options.map_sqlx_sqlite_opts(move |options| {
         let options = options.busy_timeout(BUSY_TIMEOUT);
         // Connections to one in-memory database share their cache, where a reader waits for a writer without an end.

@@ -1,57 +1,158 @@
-//! What kind of failure a database error is.
+//! [`ErrorKind`]: what a database error says about its cause.
 //!
-//! The application may bring the driver, so this file reads the message's text.
+//! Only codes are read, never the text: SQLSTATE on PostgreSQL, result codes on SQLite. Users' own text can contain any word, and
+//! servers answer in many languages.
 
-use sea_orm::DbErr;
+use sea_orm::sqlx::Error as SqlxError;
+use sea_orm::sqlx::error::DatabaseError;
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 
 use crate::service::error::Error;
 
-/// SQLite: another connection holds the lock. A retry can succeed.
-pub(crate) fn is_busy(error: &DbErr) -> bool {
-    let text = error.to_string();
-    text.contains("database is locked")
-        || text.contains("database table is locked")
-        || text.contains("database schema is locked")
+/// What a database error says about its cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// The connection broke, or none could be opened.
+    ConnectionLost,
+    /// No connection of the pool became free in time. The database may be down, or the pool may be exhausted.
+    PoolTimeout,
+    /// The database answers, but cannot do the work of anyone now: read-only, disk full, I/O error, no memory, too many clients.
+    Unavailable,
+    /// Another transaction is in the way: a deadlock, a lock timeout, a serialization failure. A retry can succeed.
+    Contention,
+    /// A prepared statement of this connection does not fit the table any more, as the table was changed.
+    StaleStatement,
+    /// The statement or its data.
+    Statement,
 }
 
-/// Another transaction blocks this one. A retry can succeed.
-pub(crate) fn is_contended(error: &DbErr) -> bool {
-    let text = error.to_string();
-    is_busy(error) || is_deadlock(error) || text.contains("lock timeout") || text.contains("could not serialize access")
-}
-
-/// PostgreSQL ended this transaction because two transactions waited for each other.
-pub(crate) fn is_deadlock(error: &DbErr) -> bool {
-    error.to_string().contains("deadlock detected")
-}
-
-/// The connection broke, or none could be opened. The statement is not the cause.
-pub(crate) fn is_connection_lost(error: &DbErr) -> bool {
-    if matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) {
-        return true;
+impl ErrorKind {
+    /// The kind of a database error.
+    pub(crate) fn of(error: &DbErr) -> Self {
+        match error {
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::PoolTimeout,
+            DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => of_sqlx(error),
+            DbErr::Conn(RuntimeErr::SqlxError(error)) => match of_sqlx(error) {
+                // No statement was sent: the server did not accept the connection.
+                Self::Statement => Self::ConnectionLost,
+                kind => kind,
+            },
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => Self::ConnectionLost,
+            _ => Self::Statement,
+        }
     }
-    let text = error.to_string();
-    [
-        "error communicating with database",
-        "terminating connection",
-        "the database system is",
-        "closed pool",
-        "unexpected or invalid data",
-        "background worker crashed",
-    ]
-    .iter()
-    .any(|sign| text.contains(sign))
+
+    /// The kind of the first database error in a chain; `None` if there is none.
+    pub(crate) fn in_chain(error: &Error) -> Option<Self> {
+        error.find::<DbErr>().map(Self::of)
+    }
+
+    /// Whether the database gave this code.
+    pub(crate) fn has_code(error: &DbErr, code: &str) -> bool {
+        let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+            return false;
+        };
+        error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)
+    }
+
+    /// Whether the cause is the database or its surroundings, so that the same statement may succeed later.
+    pub(crate) fn is_passing(self) -> bool {
+        self != Self::Statement
+    }
+
+    /// Whether the database may be down.
+    pub(crate) fn is_outage(self) -> bool {
+        matches!(self, Self::ConnectionLost | Self::PoolTimeout | Self::Unavailable)
+    }
 }
 
-/// Whether an error anywhere in this chain says that the database could not be reached.
-pub(crate) fn is_out_of_reach(error: &Error) -> bool {
-    error.find::<DbErr>().is_some_and(is_connection_lost)
+fn of_sqlx(error: &SqlxError) -> ErrorKind {
+    match error {
+        SqlxError::Database(error) => of_database(&**error),
+        SqlxError::PoolTimedOut => ErrorKind::PoolTimeout,
+        SqlxError::Io(_)
+        | SqlxError::Tls(_)
+        | SqlxError::Protocol(_)
+        | SqlxError::PoolClosed
+        | SqlxError::WorkerCrashed
+        | SqlxError::BeginFailed => ErrorKind::ConnectionLost,
+        _ => ErrorKind::Statement,
+    }
 }
 
-/// SQLite: an error after which SQLite may have rolled back the whole transaction, not the statement alone.
-pub(crate) fn ends_sqlite_transaction(error: &DbErr) -> bool {
-    let text = error.to_string();
-    ["disk is full", "disk I/O error", "out of memory", "interrupted", "malformed"]
-        .iter()
-        .any(|sign| text.contains(sign))
+fn of_database(error: &dyn DatabaseError) -> ErrorKind {
+    let code = error.code();
+    let code = code.as_deref().unwrap_or_default();
+    // SQLite's codes are numbers of one to four digits, SQLSTATE has five characters.
+    match code.parse::<u32>() {
+        Ok(number) if code.len() < 5 => of_sqlite(number),
+        _ => of_sqlstate(code),
+    }
+}
+
+fn of_sqlstate(code: &str) -> ErrorKind {
+    match code {
+        // The server ends the connection: a limit on idle transactions or sessions, or a shutdown.
+        "25P03" | "25P04" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => ErrorKind::ConnectionLost,
+        // A read-only server, for example a demoted primary.
+        "25006" => ErrorKind::Unavailable,
+        "40002" => ErrorKind::Statement,
+        "55P03" => ErrorKind::Contention,
+        // A limit of this statement or session, not of the server.
+        "53400" => ErrorKind::Statement,
+        "0A000" | "26000" | "42P05" => ErrorKind::StaleStatement,
+        "XX001" | "XX002" => ErrorKind::Unavailable,
+        _ => match code.get(..2) {
+            Some("08") => ErrorKind::ConnectionLost,
+            Some("40") => ErrorKind::Contention,
+            Some("53" | "58") => ErrorKind::Unavailable,
+            _ => ErrorKind::Statement,
+        },
+    }
+}
+
+fn of_sqlite(code: u32) -> ErrorKind {
+    match code & 0xff {
+        // SQLITE_BUSY, SQLITE_LOCKED
+        5 | 6 => ErrorKind::Contention,
+        // SQLITE_NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _PROTOCOL, _NOTADB
+        7 | 8 | 10 | 11 | 13 | 14 | 15 | 26 => ErrorKind::Unavailable,
+        // SQLITE_SCHEMA
+        17 => ErrorKind::StaleStatement,
+        _ => ErrorKind::Statement,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_have_kinds() {
+        for (codes, kind) in [
+            (["08006", "57P01", "25P03"].as_slice(), ErrorKind::ConnectionLost),
+            (&["25006", "53100", "53300", "58030"], ErrorKind::Unavailable),
+            (&["40001", "40P01", "55P03"], ErrorKind::Contention),
+            (&["0A000"], ErrorKind::StaleStatement),
+            (&["23505", "23503", "22P02", "42P01", "57014", "53400", "40002", "P0001", ""], ErrorKind::Statement),
+        ] {
+            for code in codes {
+                assert_eq!(of_sqlstate(code), kind, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn extended_codes_of_sqlite_have_the_kind_of_their_primary_code() {
+        for (codes, kind) in [
+            ([5, 261, 517, 6, 262].as_slice(), ErrorKind::Contention),
+            (&[13, 10, 266, 778, 7, 8, 1032, 14, 11], ErrorKind::Unavailable),
+            (&[17], ErrorKind::StaleStatement),
+            (&[1, 9, 19, 787, 1555, 1811, 2067], ErrorKind::Statement),
+        ] {
+            for code in codes {
+                assert_eq!(of_sqlite(*code), kind, "{code}");
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
-use crate::database::error_kind::is_out_of_reach;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::wall_clock::WallClock;
 use crate::database::write_lock::WriteLock;
@@ -136,7 +136,7 @@ impl Extension for DatabaseExtension {
     fn suspects_outage(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
         // A run that hangs may as well wait for the database, where the service has used it.
         let hangs = kind == FailureKind::Timeout && ServiceDb::of(service).is_some_and(ServiceDb::is_used);
-        let suspected = hangs || is_out_of_reach(error);
+        let suspected = hangs || ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage);
         if suspected {
             self.availability().probe_soon();
         }

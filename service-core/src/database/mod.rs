@@ -10,10 +10,12 @@ mod commit_tracker;
 mod config;
 mod connect;
 mod context;
+mod db_time;
 mod error_kind;
 mod extension;
 mod schema;
 mod service_db;
+mod sqlite_connection;
 mod store;
 #[cfg(feature = "testing")]
 mod test_bed;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-use crate::database::error_kind::is_connection_lost;
+use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::service::error::{Error, Result};
 
@@ -232,7 +232,7 @@ async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
         match table_exists(db, name).await {
             Ok(true) => {}
             Ok(false) => missing.push(name),
-            Err(error) if is_connection_lost(&error) => return Err(error.into()),
+            Err(error) if ErrorKind::of(&error).is_outage() => return Err(error.into()),
             Err(source) => return Err(Error::new(CannotLook { name, source })),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sea_orm::DatabaseConnection;
 
 use crate::database::commit_tracker::CommitTracker;
+use crate::database::db_time::DbTime;
 use crate::database::schema::FrameworkTables;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::database::wall_clock::WallClock;
@@ -23,7 +24,10 @@ pub struct ServiceDb {
     pub(crate) service_id: Arc<str>,
     pub(crate) tx: TxContext,
     pub(crate) work: Arc<WorkState>,
+    /// For the times of rows.
     pub(crate) clock: WallClock,
+    /// For leases.
+    pub(crate) time: DbTime,
     pub(crate) tables: Arc<FrameworkTables>,
     used: Arc<AtomicBool>,
 }
@@ -50,6 +54,7 @@ impl ServiceDb {
             tx: TxContext::new(db),
             work: Arc::default(),
             clock: WallClock::default(),
+            time: DbTime::default(),
             tables: Arc::new(FrameworkTables::ready()),
             used: Arc::default(),
         }
@@ -67,8 +72,15 @@ impl ServiceDb {
         self
     }
 
-    /// With another clock.
+    /// With another clock for the times of rows.
+    pub(crate) fn with_row_clock(mut self, clock: WallClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// With another clock, in place of the database's too.
     pub fn with_clock(mut self, clock: WallClock) -> Self {
+        self.time = DbTime::Virtual(clock.clone());
         self.clock = clock;
         self
     }

@@ -1,33 +1,41 @@
 //! [`Transaction`]: what the user's writes go through.
 //!
-//! The tricky part: one type serves three times, so that one `&Transaction` in a signature fits all of them. `begin` gives
-//! one that is open; an item of a batch lends the batch's, and its first statement sets a savepoint; an item claimed by
-//! itself lends one that begins with its first statement.
+//! One type has three uses, so that one `&Transaction` in a signature fits all of them. `begin` returns one that is open; an
+//! item of a batch lends the batch's, and its first statement sets a savepoint; a leased item lends one that begins with its
+//! first statement.
+//!
+//! The tricky part is a transaction that has ended without our doing: SQLite rolls back by itself when the disk is full or a
+//! trigger says so, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Statements that follow
+//! would each commit by themselves. So a transaction that is in doubt is proven before its next statement, and every
+//! transaction of the framework before it reports anything as done.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
-    QueryResult, SqliteTransactionMode, Statement, StatementBuilder, TransactionError, TransactionOptions,
-    TransactionTrait,
+    QueryResult, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::OnceCell;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
+use crate::database::sqlite_connection;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
-/// How long a busy SQLite database is tried in all, each try waiting for SQLite's own busy timeout.
+/// How long a busy SQLite database is tried in all. Each try waits for SQLite's own busy timeout.
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a commit may go unanswered.
+const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 
 type DbResult<T> = std::result::Result<T, DbErr>;
 
@@ -35,6 +43,8 @@ type DbResult<T> = std::result::Result<T, DbErr>;
 #[derive(Clone, Debug)]
 pub(crate) struct TxContext {
     pub(crate) db: DatabaseConnection,
+    /// The pool closes SQLite connections that were left inside a transaction.
+    pub(crate) pool_is_checked: bool,
     pub(crate) commits: Arc<CommitTracker>,
     /// The number of batches of this service that hold SQLite's write lock.
     pub(crate) open_batches: Arc<AtomicUsize>,
@@ -43,38 +53,45 @@ pub(crate) struct TxContext {
 
 impl TxContext {
     pub(crate) fn new(db: DatabaseConnection) -> Self {
-        Self { db, commits: Arc::default(), open_batches: Arc::default(), write_lock: WriteLock::default() }
+        Self {
+            db,
+            pool_is_checked: false,
+            commits: Arc::default(),
+            open_batches: Arc::default(),
+            write_lock: WriteLock::default(),
+        }
     }
-}
-
-/// Why a transaction could not go on, as far as its statements show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The run itself.
-    Run,
-    ConnectionLost,
-    /// Disk full, I/O error, out of memory.
-    Environment,
 }
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
-/// [`commit`](Transaction::commit) makes it last; dropping it rolls back, and so does a run that ends by `?`, a panic or
-/// its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start and cannot fail half-way for want of
-/// it. `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint, and sea-orm's own `DatabaseTransaction`: what asks for
-/// one, or for a `StreamTrait`, takes that.
+/// [`commit`](Transaction::commit) makes its writes permanent. Dropping it rolls back, and so does a run that ends by `?`, a
+/// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start.
+///
+/// `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint, and sea-orm's own `DatabaseTransaction`, for code that asks
+/// for one or for a `StreamTrait`.
 #[derive(Debug)]
 pub struct Transaction {
     cx: TxContext,
     backend: DbBackend,
+    isolation: Isolation,
     tx: OnceCell<OpenTransaction>,
-    /// What must be there when it begins: the row of an item that is claimed by itself, still pending.
+    /// A row that must be found when it begins: the row of a leased item, still pending.
     condition: Option<Box<SelectStatement>>,
-    /// Set where statements belong to an item: its savepoint, once its first statement has set it.
+    /// Set while statements belong to an item: the item's savepoint, initialized by its first statement.
     savepoint: Option<OnceCell<()>>,
-    /// An earlier item's savepoint still stands and goes when the next is set: one round trip instead of two.
+    /// An earlier item's savepoint still stands, and is released with the next one: one round trip instead of two.
     stale_savepoint: bool,
     health: TxHealth,
+}
+
+/// The isolation level of a transaction on PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Isolation {
+    /// READ COMMITTED, whatever the server's default is: claims lock their rows.
+    Framework,
+    /// The server's default.
+    Default,
 }
 
 /// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
@@ -89,69 +106,100 @@ struct OpenTransaction {
 struct TxHealth {
     /// A statement failed. PostgreSQL refuses all that follow until the savepoint is rolled back.
     failed: AtomicBool,
-    connection_lost: AtomicBool,
-    /// SQLite may have rolled everything back by itself: what followed would be outside any transaction.
-    aborted: AtomicBool,
-    /// A nested transaction was begun, whose statements are not seen here.
-    nested: AtomicBool,
+    /// The transaction may have ended unseen: it is proven before the next statement.
+    in_doubt: AtomicBool,
+    /// The transaction has ended. What followed would be outside any transaction.
+    ended: AtomicBool,
     /// Its condition did not hold: it has not begun.
     condition_failed: AtomicBool,
+    /// A cause that the transaction cannot recover from.
+    interruption: Mutex<Option<ErrorKind>>,
+    /// The kind of the last statement's error, if it failed.
+    last_error: Mutex<Option<ErrorKind>>,
 }
 
 impl Transaction {
-    /// Begins at once.
+    /// Begins a transaction of the user's.
     pub(crate) async fn begin(cx: &TxContext) -> Result<Self> {
-        let transaction = Self::lazy(cx);
-        transaction.open().await?;
+        let mut transaction = Self::lazy(cx);
+        transaction.isolation = Isolation::Default;
+        transaction.connection().await?;
         Ok(transaction)
     }
 
-    /// Begins with its first statement.
+    /// Begins a transaction of the framework's.
+    pub(crate) async fn begin_internal(cx: &TxContext) -> Result<Self> {
+        let transaction = Self::lazy(cx);
+        transaction.connection().await?;
+        Ok(transaction)
+    }
+
+    /// A transaction of the framework's that begins with its first statement.
     pub(crate) fn lazy(cx: &TxContext) -> Self {
-        let (cx, backend) = (cx.clone(), cx.db.get_database_backend());
-        let (tx, health) = (OnceCell::new(), TxHealth::default());
-        Self { cx, backend, tx, condition: None, savepoint: None, stale_savepoint: false, health }
+        Self {
+            cx: cx.clone(),
+            backend: cx.db.get_database_backend(),
+            isolation: Isolation::Framework,
+            tx: OnceCell::new(),
+            condition: None,
+            savepoint: None,
+            stale_savepoint: false,
+            health: TxHealth::default(),
+        }
     }
 
-    /// Begins only where this finds a row, which is locked then.
-    pub(crate) fn with_condition(self, condition: SelectStatement) -> Self {
-        Self { condition: Some(Box::new(condition)), ..self }
+    /// Begins only if this finds a row, which is locked then.
+    pub(crate) fn with_condition(mut self, condition: SelectStatement) -> Self {
+        self.condition = Some(Box::new(condition));
+        self
     }
 
-    /// It could not begin: what it is for is no longer there.
+    /// Whether it could not begin, as its condition did not hold.
     pub(crate) fn condition_failed(&self) -> bool {
         self.health.condition_failed.load(Ordering::Relaxed)
     }
 
-    /// Makes everything written through it last. Where nothing was, there is nothing to do.
+    /// Whether a statement has begun it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.tx.initialized()
+    }
+
+    /// Makes everything written through it permanent. Does nothing if nothing was written.
     ///
-    /// Once polled, the commit goes on even when this future is dropped, and a timeout of the run waits for it.
+    /// Once polled, the commit goes on even if this future is dropped, and a timeout of the run waits for it.
     ///
     /// # Errors
-    /// The database refused; then nothing was written. When the connection broke in the middle, nobody can tell.
-    pub async fn commit(self) -> Result<()> {
-        if self.tx.initialized() {
-            self.check().await?;
+    /// The database refused the commit: then nothing was written. If the connection broke in the middle, or the server did not
+    /// answer within 60 s, it is unknown whether the commit took effect.
+    pub async fn commit(mut self) -> Result<()> {
+        if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
+            self.prove().await?;
         }
-        let Some(OpenTransaction { tx, permit }) = self.tx.into_inner() else { return Ok(()) };
+        let backend = self.backend;
+        let Some(open) = self.tx.take() else { return Ok(()) };
         let guard = self.cx.commits.enter();
         let committing = tokio::spawn(async move {
-            let result = tx.commit().await;
-            drop((guard, permit));
+            let result = tokio::time::timeout(COMMIT_LIMIT, commit(open.tx, backend)).await;
+            drop((guard, open.permit));
             result
         });
         match committing.await {
-            Ok(result) => Ok(result?),
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => Err(Error::new(Unanswered)),
             Err(stopped) => Err(Error::new(stopped)),
         }
     }
 
-    /// Undoes everything written through it, now rather than when the connection goes back.
+    /// Undoes everything written through it, now rather than when the connection returns to the pool.
     ///
     /// # Errors
-    /// The connection broke; then the database undoes it by itself.
-    pub async fn rollback(self) -> Result<()> {
-        match self.tx.into_inner() {
+    /// The connection broke. The database undoes the writes by itself then.
+    pub async fn rollback(mut self) -> Result<()> {
+        // A transaction that has ended by itself is made ready for the rollback, so that its connection stays usable.
+        if self.has_begun() && self.is_in_doubt() {
+            let _ = self.prove().await;
+        }
+        match self.tx.take() {
             Some(OpenTransaction { tx, permit }) => {
                 let result = tx.rollback().await;
                 drop(permit);
@@ -162,7 +210,7 @@ impl Transaction {
     }
 
     /// The open transaction, with the item's savepoint set where one is due.
-    async fn open(&self) -> DbResult<&DatabaseTransaction> {
+    async fn item_connection(&self) -> DbResult<&DatabaseTransaction> {
         let tx = self.connection().await?;
         if let Some(savepoint) = &self.savepoint
             && !savepoint.initialized()
@@ -181,143 +229,274 @@ impl Transaction {
         Ok(tx)
     }
 
-    /// Past the savepoint: for the batch's own statements.
+    /// The open transaction without the item's savepoint, for the framework's own statements.
     pub(crate) async fn connection(&self) -> DbResult<&DatabaseTransaction> {
-        if self.health.aborted.load(Ordering::Relaxed) {
-            return Err(DbErr::Custom(
-                "SQLite gave this transaction up after an earlier error (disk full, I/O or memory); drop it and begin anew".to_owned(),
-            ));
+        if self.health.ended.load(Ordering::Relaxed) {
+            return Err(ended());
         }
         let open = match self.tx.get() {
             Some(open) => open,
-            // Boxed, as it happens once: every statement's future would have the room for it.
+            // Boxed, as it happens once: every statement's future would have room for it.
             None => Box::pin(self.tx.get_or_try_init(|| self.begin_checked())).await?,
         };
+        if self.is_in_doubt() {
+            Box::pin(self.prove()).await?;
+        }
         Ok(&open.tx)
     }
 
     async fn begin_checked(&self) -> DbResult<OpenTransaction> {
-        let open = begin_with_retry(&self.cx, self.backend).await?;
+        let open = self.track_begin(begin_with_retry(&self.cx, self.backend, self.isolation)).await?;
         if let Some(condition) = &self.condition
             && open.tx.query_one(&**condition).await?.is_none()
         {
             self.health.condition_failed.store(true, Ordering::Relaxed);
             return Err(DbErr::Custom(
-                "the item's row is no longer pending: somebody else has worked on it".to_owned(),
+                "the item's row is no longer pending, or its claim has expired: another worker has it".to_owned(),
             ));
         }
         Ok(open)
     }
 
-    async fn nest(&self) -> DbResult<&DatabaseTransaction> {
-        self.health.nested.store(true, Ordering::Relaxed);
-        self.open().await
+    fn is_in_doubt(&self) -> bool {
+        self.health.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// A statement that a broken transaction refuses, where there is reason to doubt. Without it PostgreSQL answers
-    /// `COMMIT` with a silent rollback.
-    pub(crate) async fn check(&self) -> DbResult<()> {
-        let doubtful = self.health.nested.load(Ordering::Relaxed) || self.health.failed.load(Ordering::Relaxed);
-        if doubtful {
-            self.connection().await?.execute_unprepared("SELECT 1").await?;
+    /// Proves that the transaction still stands: PostgreSQL answers `COMMIT` with a silent rollback after an error, and outside a
+    /// transaction both engines let each statement commit by itself.
+    ///
+    /// # Errors
+    /// It has ended, or on PostgreSQL a statement has failed since the last savepoint.
+    pub(crate) async fn prove(&self) -> DbResult<()> {
+        let Some(open) = self.tx.get() else { return Ok(()) };
+        if self.health.ended.load(Ordering::Relaxed) {
+            return Err(ended());
         }
-        Ok(())
+        let stands = match self.backend {
+            // A second BEGIN fails inside a transaction. Outside it succeeds, and what it begins is what the rollback ends.
+            DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
+            _ => match open.tx.execute_unprepared("SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof").await {
+                Ok(_) => true,
+                // 25P01, no active transaction. After 25P02, a failed statement, the savepoint can be rolled back.
+                Err(error) if ErrorKind::has_code(&error, "25P01") => false,
+                Err(error) => return Err(error),
+            },
+        };
+        if stands {
+            self.health.in_doubt.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.health.ended.store(true, Ordering::Relaxed);
+        Err(ended())
+    }
+
+    /// The connection for a nested transaction. Its statements are not seen here, so the transaction is in doubt afterwards.
+    async fn nest(&self) -> DbResult<&DatabaseTransaction> {
+        if self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed) {
+            // sea-orm answers a savepoint that cannot be set by rolling back the outer transaction.
+            return Err(DbErr::Custom(
+                "an earlier statement of this transaction failed, so PostgreSQL accepts no savepoint; return its error, or begin \
+                 the savepoint before the statement that may fail"
+                    .to_owned(),
+            ));
+        }
+        let tx = self.item_connection().await?;
+        self.health.in_doubt.store(true, Ordering::Relaxed);
+        Ok(tx)
     }
 
     /// From here on, statements belong to one item.
-    pub(crate) fn enter_item(&mut self) {
-        self.stale_savepoint = self.stale_savepoint || self.savepoint.as_ref().is_some_and(OnceCell::initialized);
+    pub(crate) fn begin_item(&mut self) {
+        self.end_item();
         self.savepoint = Some(OnceCell::new());
-        self.health.failed.store(false, Ordering::Relaxed);
-        self.health.nested.store(false, Ordering::Relaxed);
     }
 
-    /// The item is done and its writes stay. An error: one of its statements had failed unnoticed, so they cannot.
+    /// Keeps the item's writes.
+    ///
+    /// # Errors
+    /// One of its statements had failed, so they cannot be kept.
     pub(crate) async fn keep_item(&mut self) -> DbResult<()> {
-        self.check().await?;
-        self.leave_item();
+        if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
+            self.prove().await?;
+        }
+        self.end_item();
         Ok(())
     }
 
-    /// The item failed: its writes are undone.
+    /// Undoes the item's writes.
     pub(crate) async fn undo_item(&mut self) -> DbResult<()> {
         if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
-            let tx = self.connection().await?;
-            self.track(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
+            let Some(open) = self.tx.get().filter(|_| !self.health.ended.load(Ordering::Relaxed)) else {
+                return Err(ended());
+            };
+            self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
+            // The savepoint was there, so the transaction stands.
+            self.health.in_doubt.store(false, Ordering::Relaxed);
         }
-        self.leave_item();
+        self.end_item();
         Ok(())
     }
 
-    fn leave_item(&mut self) {
+    fn end_item(&mut self) {
         self.stale_savepoint = self.stale_savepoint || self.savepoint.as_ref().is_some_and(OnceCell::initialized);
         self.savepoint = None;
         self.health.failed.store(false, Ordering::Relaxed);
+        *lock(&self.health.last_error) = None;
     }
 
-    /// A statement of the batch's own that may fail without harm to the rest.
+    /// Executes a statement of the framework's that may fail without harm to the rest.
     pub(crate) async fn execute_in_savepoint(&self, statement: &impl StatementBuilder) -> DbResult<ExecResult> {
         let tx = self.connection().await?;
         self.track(tx.execute_unprepared("SAVEPOINT service_note")).await?;
         match tx.execute(statement).await {
-            Ok(done) => Ok(done),
+            Ok(done) => {
+                self.track(tx.execute_unprepared("RELEASE SAVEPOINT service_note")).await?;
+                Ok(done)
+            }
             Err(error) => {
-                self.track(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_note")).await?;
+                self.track(tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_note; RELEASE SAVEPOINT service_note"))
+                    .await?;
                 Err(error)
             }
         }
     }
 
-    /// What the statements so far say about the cause, should the run end now.
-    pub(crate) fn cause(&self) -> Cause {
-        if self.health.connection_lost.load(Ordering::Relaxed) {
-            Cause::ConnectionLost
-        } else if self.health.aborted.load(Ordering::Relaxed) {
-            Cause::Environment
-        } else {
-            Cause::Run
+    /// Ends the connection of a transaction whose prepared statements no longer fit their tables: the driver would use them again.
+    pub(crate) async fn discard(&self) {
+        if self.backend == DbBackend::Postgres
+            && let Some(open) = self.tx.get()
+        {
+            let _ = open.tx.execute_unprepared("ROLLBACK; SELECT pg_terminate_backend(pg_backend_pid())").await;
+            self.health.ended.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Remembers how a statement went.
+    /// The cause that this transaction cannot recover from, if its statements have met one.
+    pub(crate) fn interruption(&self) -> Option<ErrorKind> {
+        *lock(&self.health.interruption)
+    }
+
+    /// The kind of the last statement's error, if the last statement failed.
+    pub(crate) fn last_error(&self) -> Option<ErrorKind> {
+        *lock(&self.health.last_error)
+    }
+
+    /// Remembers the result of a statement.
     async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
-        let result = statement.await;
+        match statement.await {
+            Ok(done) => {
+                // Without a lock on the usual path.
+                if self.health.failed.load(Ordering::Relaxed) {
+                    *lock(&self.health.last_error) = None;
+                }
+                Ok(done)
+            }
+            Err(error) => {
+                Box::pin(self.note_error(&error)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`track`](Self::track), for the beginning: nothing can be in doubt yet.
+    async fn track_begin<T>(&self, begin: impl Future<Output = DbResult<T>>) -> DbResult<T> {
+        let result = begin.await;
         if let Err(error) = &result {
-            self.health.failed.store(true, Ordering::Relaxed);
-            if error_kind::is_connection_lost(error) {
-                self.health.connection_lost.store(true, Ordering::Relaxed);
-            }
-            if self.backend == DbBackend::Sqlite && error_kind::ends_sqlite_transaction(error) {
-                self.health.aborted.store(true, Ordering::Relaxed);
-            }
+            self.note_kind(ErrorKind::of(error));
         }
         result
     }
+
+    fn note_kind(&self, kind: ErrorKind) {
+        self.health.failed.store(true, Ordering::Relaxed);
+        *lock(&self.health.last_error) = Some(kind);
+        if kind.is_outage() {
+            lock(&self.health.interruption).get_or_insert(kind);
+        }
+    }
+
+    async fn note_error(&self, error: &DbErr) {
+        let kind = ErrorKind::of(error);
+        self.note_kind(kind);
+        // At once, so that the connection is in order however this transaction ends.
+        if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.prove().await.is_err() {
+            lock(&self.health.interruption).get_or_insert(kind);
+        }
+    }
 }
 
-/// Begins a transaction. A busy SQLite database is asked again: the other writer needs a moment, and nothing is lost yet.
-async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        // On SQLite a nested transaction may have been rolled back with this one, and the rollback that follows would fail.
+        if self.backend == DbBackend::Sqlite
+            && self.is_in_doubt()
+            && let Some(OpenTransaction { tx, permit }) = self.tx.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let _ = tx.execute_unprepared("BEGIN").await;
+                let _ = tx.rollback().await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database did not answer a commit within {} s: it is unknown whether the commit took effect",
+    COMMIT_LIMIT.as_secs()
+)]
+struct Unanswered;
+
+fn ended() -> DbErr {
+    DbErr::Custom(
+        "the transaction has ended before its commit (rolled back by the database, by a trigger, or by a statement); nothing more is \
+         written through it"
+            .to_owned(),
+    )
+}
+
+/// Commits, and leaves the connection in order if that fails.
+async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
     if backend != DbBackend::Sqlite {
-        return Ok(OpenTransaction { tx: cx.db.begin().await?, permit: None });
+        return tx.commit().await;
+    }
+    // If SQLite rolls back by itself, the driver does not notice: it would take the next BEGIN for a savepoint. So a transaction
+    // stands when this one has ended, and the driver's rollback ends that.
+    let committed = tx.execute_unprepared("COMMIT; BEGIN").await;
+    if committed.is_err() {
+        let _ = tx.execute_unprepared("BEGIN").await;
+        let _ = tx.rollback().await;
+    }
+    committed.map(drop)
+}
+
+/// Begins a transaction. A busy SQLite database is tried again: the other writer needs a moment.
+async fn begin_with_retry(cx: &TxContext, backend: DbBackend, isolation: Isolation) -> DbResult<OpenTransaction> {
+    if backend != DbBackend::Sqlite {
+        let isolation_level = (isolation == Isolation::Framework).then_some(IsolationLevel::ReadCommitted);
+        let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
+        return Ok(OpenTransaction { tx: cx.db.begin_with_options(options).await?, permit: None });
     }
     // Real time: SQLite waits in real time too.
     let begun = Instant::now();
     // A service whose own batch holds the lock would wait for itself.
     let permit = if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire().await };
     loop {
-        match cx.db.begin_with_options(immediate()).await {
-            Err(error) if error_kind::is_busy(&error) => {
+        match sqlite_connection::begin(&cx.db, cx.pool_is_checked).await {
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
                 let own_batch = cx.open_batches.load(Ordering::Relaxed) > 0;
-                let patience = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
-                if begun.elapsed() >= patience {
+                let limit = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
+                if begun.elapsed() >= limit {
                     let advice = if own_batch {
                         "a batch of this service holds it: until it commits, write through `item.tx()` only"
                     } else {
                         "keep slow work out of transactions (`claim_each`)"
                     };
-                    let seconds = patience.as_secs();
+                    let seconds = limit.as_secs();
                     return Err(DbErr::Custom(format!(
-                        "SQLite's write lock was not to be had within {seconds} s; {advice}: {error}"
+                        "SQLite's write lock was not free within {seconds} s; {advice}: {error}"
                     )));
                 }
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
@@ -327,11 +506,8 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
     }
 }
 
-fn immediate() -> TransactionOptions {
-    TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    }
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -341,22 +517,22 @@ impl ConnectionTrait for Transaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
-        let tx = self.open().await?;
+        let tx = self.item_connection().await?;
         self.track(tx.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
-        let tx = self.open().await?;
+        let tx = self.item_connection().await?;
         self.track(tx.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> DbResult<Option<QueryResult>> {
-        let tx = self.open().await?;
+        let tx = self.item_connection().await?;
         self.track(tx.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> DbResult<Vec<QueryResult>> {
-        let tx = self.open().await?;
+        let tx = self.item_connection().await?;
         self.track(tx.query_all_raw(statement)).await
     }
 }

@@ -19,7 +19,7 @@ use tracing::info;
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
-use crate::database::error_kind::is_out_of_reach;
+use crate::database::error_kind::ErrorKind;
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::runtime::registration::RegisteredService;
@@ -243,7 +243,9 @@ impl TableWatcher {
             Err(error) => error,
         };
         let pool_exhausted = self.is_pool_exhausted(&error);
-        if !pool_exhausted && (is_out_of_reach(&error) || error.find::<NoAnswer>().is_some()) {
+        if !pool_exhausted
+            && (ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_outage) || error.find::<NoAnswer>().is_some())
+        {
             if availability.mark_down(format!("{error:#}")) {
                 warn!(
                     "the {name} does not answer, services that need it wait; what service_config and service_override \

@@ -1,11 +1,8 @@
-//! [`Batch`] and [`Item`]: working off claimed rows.
+//! [`Batch`] and [`Item`]: working on claimed rows.
 //!
-//! A batch of `claim` is one transaction: an item's writes stand behind a savepoint, failures are noted as they happen, and all
-//! that succeeded become `completed` in one statement at the end. A batch of `claim_each` holds a lease instead, and every item
-//! has a transaction of its own.
-//!
-//! The tricky part is the item in flight. `current` is set from the moment an item is lent until its result is written, so that
-//! a drop at any await knows whom to charge.
+//! A batch of `claim` is one transaction: an item's writes stand behind a savepoint, failures are written as they happen, and all
+//! that succeeded become `completed` in one statement at the end (`together.rs`). A batch of `claim_each` holds a lease instead, and
+//! every item has a transaction of its own (`leased.rs`).
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -14,40 +11,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sea_orm::sea_query::ValueTuple;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
 
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
-use crate::database::transaction::{Cause, Transaction};
+use crate::database::transaction::Transaction;
 use crate::database::work::lease::{self, Lease};
-use crate::database::work::row::{self, Rows};
+use crate::database::work::row::{self, Rows, Unreadable};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
+use crate::database::work::work_state::EndedBatch;
+use crate::database::work::write_row::{Written, write_unreadable};
 use crate::service::error::{Advice, Error, Result};
 use crate::service::outcome::Outcome;
 
 /// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///
-/// Dropped instead, by `?`, a panic or a timeout: what did not commit is undone, the row in flight is charged for it (an
-/// attempt, or `failed`), and the others are claimed again by the next run.
+/// If it is dropped instead, by `?`, a panic or a timeout, what did not commit is undone, the row in flight loses an attempt (or is
+/// `failed`), and the next run claims the others again.
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
-    service_db: ServiceDb,
-    sql: Arc<TableSql>,
-    /// The batch's transaction, or the lent item's own where there is a lease.
-    tx: Transaction,
-    lease: Option<Lease>,
-    rows: Rows<E>,
-    current: Option<RowRef>,
-    done: Vec<RowRef>,
-    claimed: u64,
-    processed: u64,
-    failed: u64,
-    more: bool,
-    open_batch: Option<OpenBatch>,
+    pub(super) service_db: ServiceDb,
+    pub(super) table: Arc<TableSql>,
+    /// The batch's transaction, or if it is leased the lent item's own.
+    pub(super) tx: Transaction,
+    pub(super) lease: Option<Lease>,
+    pub(super) rows: Rows<E>,
+    /// The row in flight: set from the moment an item is lent until its result is written.
+    pub(super) current: Option<RowRef>,
+    pub(super) done: Vec<RowRef>,
+    pub(super) claimed: u64,
+    pub(super) processed: u64,
+    pub(super) failed: u64,
+    pub(super) more: bool,
+    /// Why the table refused to complete rows, if it has completed none.
+    pub(super) refused: Option<Error>,
+    /// Claims of rows that were not lent are to be released.
+    pub(super) has_unlent: bool,
+    open: Option<OpenBatch>,
 }
 
-/// Says that SQLite's write lock is held.
+/// Counts a batch that holds SQLite's write lock.
 #[derive(Debug)]
 struct OpenBatch(Arc<AtomicUsize>);
 
@@ -64,12 +68,22 @@ pub struct Item<'a, E: EntityTrait> {
     model: E::Model,
 }
 
-/// A statement of the item failed, the item went on, and said it had succeeded.
+/// The item was settled with `Ok`, although its writes cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "settled as done, although a statement had failed, which ends a transaction's part; return its error, or wrap what may fail in `tx.begin()`"
+    "settled as done, although a statement had failed, so nothing of the item can be kept; return the statement's error, or wrap what may fail in `tx.begin()`"
 )]
-struct IgnoredError(#[source] DbErr);
+pub(super) struct IgnoredError(#[source] pub(super) DbErr);
+
+/// The table accepts the status `completed` of no row.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{table}` refuses to complete rows, so they stay pending: does its status column take `completed`, and its error column an empty value?"
+)]
+struct CompletionRefused {
+    table: String,
+    source: DbErr,
+}
 
 impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
     /// The row as it was when it was claimed.
@@ -77,37 +91,39 @@ impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
         &self.model
     }
 
-    /// Where this item's writes go: kept when it is settled with `Ok`, undone with `Err`.
+    /// The transaction for this item's writes: they are kept if it is settled with `Ok`, and undone with `Err`.
     ///
-    /// With `claim_each` it begins with its first statement; on SQLite it holds the write lock from then on.
+    /// With `claim_each` it begins with its first statement. On SQLite it holds the write lock from then on.
     pub fn tx(&self) -> &Transaction {
         &self.batch.tx
     }
 
-    /// Which attempt this is, from 1. Always 1 where the table does not count them.
+    /// The number of this attempt, from 1. Always 1 if the table does not count attempts.
     pub fn attempt(&self) -> u64 {
         let before = self.batch.current.as_ref().map_or(0, |row| row.attempts);
         u64::try_from(before).unwrap_or(0) + 1
     }
 
-    /// Says how it went. `Ok`: it will be `completed`, together with its writes. `Err`: its writes are undone, and it is `failed`
-    /// with the error's whole chain as its message, or `pending` again, later, while attempts are left.
+    /// Reports the item's result. `Ok`: the row becomes `completed`, together with the item's writes. `Err`: the writes are undone,
+    /// and the row becomes `failed`, with the error's whole chain as its message, or `pending` again, later, while attempts are
+    /// left.
     ///
-    /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait.
+    /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait. An error that is not the row's own, such as a
+    /// deadlock or a read-only server, costs no attempt.
     ///
     /// # Errors
-    /// Only the database's: pass it on, with `?`. A failed item is no error of the batch.
+    /// Only the database's: return it, with `?`. A failed item is no error of the batch.
     pub fn settle<T, X>(self, result: std::result::Result<T, X>) -> impl Future<Output = Result<()>> + Send
     where
         X: Into<Box<dyn StdError + Send + Sync>> + 'static,
     {
-        // Not held across an await: they need not be `Send`.
+        // Not held across an await, as they need not be `Send`.
         let failure = result.err().map(Error::new);
         let batch = self.batch;
         async move {
             match failure {
                 None => batch.complete().await,
-                // Boxed, as it is rare and large: a success shall not carry the room for it.
+                // Boxed, as it is rare and large.
                 Some(error) => Box::pin(batch.fail(&error)).await,
             }
         }
@@ -115,12 +131,12 @@ impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
 }
 
 impl<E: EntityTrait<Model: Sync>> Batch<E> {
-    pub(crate) fn new(service_db: ServiceDb, sql: Arc<TableSql>, tx: Transaction, lease: Option<Lease>) -> Self {
+    pub(crate) fn new(service_db: ServiceDb, table: Arc<TableSql>, tx: Transaction) -> Self {
         Self {
             service_db,
-            sql,
+            table,
             tx,
-            lease,
+            lease: None,
             rows: VecDeque::new(),
             current: None,
             done: Vec::new(),
@@ -128,7 +144,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             processed: 0,
             failed: 0,
             more: false,
-            open_batch: None,
+            refused: None,
+            has_unlent: false,
+            open: None,
         }
     }
 
@@ -138,99 +156,101 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     }
 
     /// The batch's transaction has begun.
-    pub(crate) fn open_batch(&mut self) {
-        self.service_db.tx.open_batches.fetch_add(1, Ordering::Relaxed);
-        self.open_batch = Some(OpenBatch(Arc::clone(&self.service_db.tx.open_batches)));
+    pub(crate) fn mark_open(&mut self) {
+        let open_batches = Arc::clone(&self.service_db.tx.open_batches);
+        open_batches.fetch_add(1, Ordering::Relaxed);
+        self.open = Some(OpenBatch(open_batches));
     }
 
     pub(crate) fn tx(&self) -> &Transaction {
         &self.tx
     }
 
-    /// Rows were charged before they could be lent, and whether more wait.
+    /// Rows were charged before they could be lent, and whether more rows wait.
     pub(crate) fn add_charged(&mut self, charged: u64, more: bool) {
         self.failed += charged;
         self.more |= more;
     }
 
-    /// There was nothing: no transaction stays open.
+    /// Commits what taking over the rows of a leased batch has written.
+    pub(crate) async fn commit_taken(&mut self) -> Result<()> {
+        self.take_tx().commit().await
+    }
+
+    /// Ends the transaction of a batch without rows.
     pub(crate) async fn close_empty(&mut self) -> Result<()> {
-        self.open_batch = None;
+        self.open = None;
         self.take_tx().rollback().await
     }
 
-    /// Lends the next item, or `None` when all have been lent. An item lent before and not settled has failed.
+    /// Lends the next item, or `None` if all have been lent. An item that was lent before and not settled has failed.
     ///
     /// # Errors
-    /// The database's: pass it on, with `?`.
+    /// The database's: return it, with `?`.
     pub async fn next(&mut self) -> Result<Option<Item<'_, E>>> {
         self.fail_unsettled().await?;
+        if self.lease.as_ref().is_some_and(Lease::is_lost) {
+            self.drop_lost_rows();
+        }
         let Some(claimed) = self.rows.pop_front() else { return Ok(None) };
-        if self.lease.is_some() {
-            self.tx = self.lazy().with_condition(self.sql.still_pending(&claimed.row.key));
-        } else {
-            self.tx.enter_item();
+        match &self.lease {
+            Some(lease) => {
+                let key = &claimed.row.key;
+                let is_held = lease::is_held(&self.table.name, &key_text(key), &lease.owner);
+                let mut condition = self.table.still_pending(key);
+                condition.and_where(is_held);
+                self.tx = self.lazy_tx().with_condition(condition);
+            }
+            None => self.tx.begin_item(),
         }
         self.current = Some(claimed.row);
         Ok(Some(Item { batch: self, model: claimed.model }))
     }
 
-    /// How many rows wait to be lent.
+    /// The number of rows that have not been lent.
     pub fn remaining(&self) -> usize {
         self.rows.len()
     }
 
-    /// Makes it last. The outcome counts items completed and failed (those that will be tried again, too), and says
-    /// [`again`](Outcome::again) where more rows wait, or this batch has items that were not lent.
+    /// Makes the batch permanent. The outcome counts the items that completed and failed (those that will be tried again, too),
+    /// and is [`again`](Outcome::again) if more rows wait, or this batch has items that were not lent.
     ///
-    /// Once it commits it goes on even when this future is dropped.
+    /// Once it commits it goes on even if this future is dropped.
     ///
     /// # Errors
-    /// The database refused: nothing of a `claim` was written. If the connection held, the same rows are claimed one by one
-    /// next, so that the one it was about is found and charged.
+    /// The database refused: nothing of a `claim` was written. The same rows are claimed one by one next, so that the row that is
+    /// the cause is found and charged.
     pub async fn commit(mut self) -> Result<Outcome> {
         self.fail_unsettled().await?;
         let again = self.more || !self.rows.is_empty();
-        match &self.lease {
-            Some(lease) if !self.rows.is_empty() => {
-                // Until they are given back the lease is the batch's, so that a drop notes what could not be given back.
-                let now = self.service_db.clock.now();
-                lease::release_all(&self.service_db.tx.db, &self.sql.name, &lease.owner, now).await?;
-            }
-            Some(_) => {}
-            None => {
-                self.commit_batch().await?;
-                // Only there a claim looks before it begins.
-                if again && self.sql.backend == DbBackend::Sqlite {
-                    self.service_db.work.expect_more(&self.sql);
-                }
-            }
+        if self.lease.is_some() {
+            self.commit_leased().await?;
+        } else {
+            self.commit_together(again).await?;
         }
         self.lease = None;
+        let again = again || self.more;
+        if let Some(error) = self.refused.take().filter(|_| self.processed == 0) {
+            return Err(error);
+        }
         let outcome = Outcome::processed(self.processed).failed(self.failed);
         Ok(if again { outcome.again() } else { outcome })
     }
 
-    async fn commit_batch(&mut self) -> Result<()> {
-        let keys: Vec<ValueTuple> = self.done.iter().map(|row| row.key.clone()).collect();
-        let tx = self.take_tx();
-        let committed = async {
-            for update in self.sql.complete(&keys, self.service_db.clock.now()) {
-                tx.connection().await?.execute(&update).await?;
-            }
-            tx.commit().await
-        };
-        let Err(error) = committed.await else { return Ok(()) };
-        let innocent = error
-            .find::<DbErr>()
-            .is_some_and(|e| error_kind::is_connection_lost(e) || error_kind::ends_sqlite_transaction(e));
-        if !innocent {
-            match self.done.pop() {
-                Some(row) if self.claimed == 1 => self.service_db.work.defer(&self.sql, Some(row), None, Cause::Run),
-                _ => self.service_db.work.claim_one_by_one(&self.sql, self.claimed),
-            }
+    /// The claims have expired: other workers may have the rows by now.
+    fn drop_lost_rows(&mut self) {
+        if self.rows.is_empty() {
+            return;
         }
-        Err(error)
+        let (table, rows, service_id) = (&self.table.name, self.rows.len(), &*self.service_db.service_id);
+        crate::log::warn!(
+            service.id = service_id,
+            table,
+            rows,
+            "the claims expired before their rows were lent (the process was suspended, or the database away); the rows are left to other workers"
+        );
+        self.rows.clear();
+        (self.has_unlent, self.more) = (true, true);
     }
 
     async fn fail_unsettled(&mut self) -> Result<()> {
@@ -254,44 +274,87 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(())
     }
 
-    async fn fail(&mut self, error: &Error) -> Result<()> {
+    pub(super) async fn fail(&mut self, error: &Error) -> Result<()> {
         let Some(row) = self.current.clone() else { return Ok(()) };
-        if self.tx.cause() != Cause::Run {
-            // Nothing can be written any more; dropped, the batch tells what it knows of the cause.
-            return Err(error.clone());
-        }
         if self.tx.condition_failed() {
             self.skip_lost(&row).await;
             return Ok(());
         }
+        if self.tx.interruption().is_some() {
+            // Nothing more can be written now. The drop of the batch records what is known of the cause.
+            return Err(error.clone());
+        }
+        let cause = self.cause_of(error);
+        if !self.service_db.work.is_charged(&self.table, &row, cause) {
+            return self.keep_attempts(&row, error, cause).await;
+        }
         let now = self.service_db.clock.now();
         let decision = match error.advice() {
             Advice::Fatal => RetryDecision::Failed,
-            Advice::RetryAfter(wait) => self.sql.retry_decision(row.attempts, Some(wait), now),
-            Advice::None => self.sql.retry_decision(row.attempts, None, now),
+            Advice::RetryAfter(wait) => self.table.retry_decision(row.attempts, Some(wait), now),
+            Advice::None => self.table.retry_decision(row.attempts, None, now),
         };
         let message = format!("{error:#}");
-        self.report(&row, decision, &message);
-        if self.lease.is_some() {
-            if !self.fail_leased(&row, decision, &message).await? {
-                self.skip_lost(&row).await;
-                return Ok(());
-            }
+        let written = if self.lease.is_some() {
+            self.fail_leased(&row, decision, &message).await?
         } else {
-            self.tx.undo_item().await?;
-            let write = |message| self.sql.fail(&row.key, row.attempts, decision, message, now);
-            if self.tx.execute_in_savepoint(&write(Some(&message))).await.is_err() {
-                // The message may be what the column refuses.
-                self.tx.execute_in_savepoint(&write(None)).await?;
+            self.fail_together(&row, decision, &message).await?
+        };
+        match written {
+            Written::Done => {
+                self.report(&row, decision, &message);
+                self.current = None;
+                self.failed += 1;
+            }
+            Written::Changed => self.skip_lost(&row).await,
+            Written::Refused(why) => {
+                self.leave_out(&row.key, &format!("it failed ({message}), which cannot be written: {why}"));
+                self.release_claim_alone(&row).await;
+                self.current = None;
+                self.failed += 1;
             }
         }
+        Ok(())
+    }
+
+    /// The item's error that is not the row's own: a deadlock, a read-only server, a changed table.
+    fn cause_of(&self, error: &Error) -> Option<ErrorKind> {
+        let kind = match ErrorKind::in_chain(error) {
+            Some(kind) => Some(kind),
+            // The user's code may have turned the error into text.
+            None => self.tx.last_error(),
+        };
+        kind.filter(|kind| kind.is_passing())
+    }
+
+    /// The item failed for a cause that is not the row's own: its writes are undone, and the row stays as it was.
+    pub(super) async fn keep_attempts(&mut self, row: &RowRef, error: &Error, cause: Option<ErrorKind>) -> Result<()> {
+        if cause == Some(ErrorKind::StaleStatement) {
+            self.tx.discard().await;
+        }
+        if self.lease.is_none() {
+            if cause == Some(ErrorKind::StaleStatement) {
+                return Err(error.clone());
+            }
+            self.tx.undo_item().await?;
+        } else {
+            let _ = self.take_tx().rollback().await;
+            self.release_claim_alone(row).await;
+        }
+        let (table, key, service_id) = (&self.table.name, key_text(&row.key), &*self.service_db.service_id);
+        tracing::info!(
+            service.id = service_id,
+            table,
+            key,
+            "an item could not be processed now, it keeps its attempts: {error:#}"
+        );
         self.current = None;
         self.failed += 1;
         Ok(())
     }
 
-    fn report(&self, row: &RowRef, decision: RetryDecision, error: &str) {
-        let (table, key, attempt) = (&self.sql.name, key_text(&row.key), row.attempts + 1);
+    pub(super) fn report(&self, row: &RowRef, decision: RetryDecision, error: &str) {
+        let (table, key, attempt) = (&self.table.name, key_text(&row.key), row.attempts + 1);
         let service_id = &*self.service_db.service_id;
         match decision {
             RetryDecision::Failed => {
@@ -303,135 +366,71 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
     }
 
-    /// An item of its own: its writes, its status and the end of its claim commit together.
-    async fn complete_leased(&mut self, row: &RowRef) -> Result<()> {
-        let tx = self.take_tx();
-        let written = async {
-            tx.check().await.map_err(|error| Error::new(IgnoredError(error)))?;
-            // The row was pending when the transaction began. Since then the item may have changed or deleted it.
-            for update in self.sql.complete(std::slice::from_ref(&row.key), self.service_db.clock.now()) {
-                tx.connection().await?.execute(&update).await?;
-            }
-            self.release_claim(&tx, row).await
-        };
-        let written: Result<bool> = written.await;
-        let committed = match written {
-            Ok(true) => tx.commit().await.map(|()| true),
-            Ok(false) => tx.rollback().await.map(|()| false),
-            Err(_) if tx.condition_failed() => Ok(false),
-            Err(error) => {
-                let cause = tx.cause();
-                drop(tx);
-                if cause != Cause::Run {
-                    return self.defer(cause, error);
-                }
-                Err(error)
-            }
-        };
-        match committed {
-            Ok(true) => {
-                self.current = None;
-                self.processed += 1;
-                Ok(())
-            }
-            Ok(false) => {
-                self.skip_lost(row).await;
-                Ok(())
-            }
-            Err(error) => match error.find::<DbErr>() {
-                Some(lost) if error_kind::is_connection_lost(lost) => self.defer(Cause::ConnectionLost, error),
-                // The commit was refused: what this item wrote cannot stand.
-                _ => Box::pin(self.fail(&error)).await,
-            },
+    /// Leaves a row that cannot be written out of claims for an hour.
+    pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
+        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), false) {
+            let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
+            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
         }
     }
 
-    /// False: the claim had run out.
-    async fn fail_leased(&mut self, row: &RowRef, decision: RetryDecision, message: &str) -> Result<bool> {
-        // Its writes go first; a connection that will not even roll back is no reason not to say so elsewhere.
-        let _ = self.take_tx().rollback().await;
-        let (tx, now) = (self.lazy(), self.service_db.clock.now());
-        let write = |message| self.sql.fail(&row.key, row.attempts, decision, message, now);
-        if tx.execute_in_savepoint(&write(Some(message))).await.is_err() {
-            // The message may be what the column refuses.
-            tx.execute_in_savepoint(&write(None)).await?;
+    /// The framework's own update to `completed` was refused for this row, alone. True if the row is the cause: the table has
+    /// other completed rows. Otherwise the table is, and the row is left out until a row completes.
+    pub(super) async fn is_cause_of_refusal(&mut self, row: &RowRef, error: &DbErr) -> Result<bool> {
+        if self.service_db.db().query_one(&self.table.one_completed()).await?.is_some() {
+            return Ok(true);
         }
-        let ours = self.release_claim(&tx, row).await?;
-        if ours {
-            tx.commit().await?
-        } else {
-            tx.rollback().await?
-        }
-        Ok(ours)
+        self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), true);
+        self.refused = Some(Error::new(CompletionRefused { table: self.table.name.clone(), source: error.clone() }));
+        Ok(false)
     }
 
-    /// Gives the claim back, and says whether it still stood. Always after the row itself was written: claiming locks row and claim in
-    /// this order, and the other way round the two would wait for each other.
-    async fn release_claim(&self, tx: &Transaction, row: &RowRef) -> Result<bool> {
-        let Some(lease) = &self.lease else { return Ok(true) };
-        let release = lease::release(&self.sql.name, &key_text(&row.key), &lease.owner);
-        Ok(tx.connection().await?.execute(&release).await?.rows_affected() == 1)
-    }
-
-    /// Somebody else has the row: its lease ran out here, or it was worked on without one.
-    async fn skip_lost(&mut self, row: &RowRef) {
-        crate::log::warn!(
-            service.id = &*self.service_db.service_id,
-            table = self.sql.name,
-            key = key_text(&row.key),
-            "the claim ran out before the item was settled (a longer `.lease(…)` helps), or somebody else has changed its row; its writes are undone"
-        );
-        if let Some(lease) = &self.lease {
-            // Where it is still this worker's. Otherwise, or where it cannot be given back, it runs out.
-            let release = lease::release(&self.sql.name, &key_text(&row.key), &lease.owner);
-            let _ = self.service_db.tx.db.execute(&release).await;
-        }
-        self.current = None;
-    }
-
-    /// The item's transaction broke. The settlement decides whether the row is charged.
-    fn defer(&mut self, cause: Cause, error: Error) -> Result<()> {
-        let owner = self.lease.as_ref().map(|lease| lease.owner.clone());
-        self.service_db.work.defer(&self.sql, self.current.take(), owner, cause);
-        Err(error)
-    }
-
-    fn lazy(&self) -> Transaction {
+    pub(super) fn lazy_tx(&self) -> Transaction {
         Transaction::lazy(&self.service_db.tx)
     }
 
-    fn take_tx(&mut self) -> Transaction {
-        let fresh = self.lazy();
+    pub(super) fn take_tx(&mut self) -> Transaction {
+        let fresh = self.lazy_tx();
         std::mem::replace(&mut self.tx, fresh)
     }
 }
 
 impl<E: WorkItem> Batch<E> {
-    /// Takes the claimed rows over. Those that cannot be read are set aside, so that they stop nothing.
-    pub(crate) async fn take(&mut self, rows: Vec<QueryResult>, wanted: u64) -> std::result::Result<(), DbErr> {
+    /// Takes over the claimed rows.
+    ///
+    /// # Errors
+    /// No row can be read, or a column's type is not the entity's. The rows are left as they are.
+    pub(crate) async fn take(&mut self, rows: Vec<QueryResult>, wanted: u64, evidence: &[QueryResult]) -> Result<()> {
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        self.more = rows.len() > wanted;
+        self.more |= rows.len() > wanted;
+        let mut unreadable = Vec::new();
         for row in rows.iter().take(wanted) {
             self.claimed += 1;
             match row::read::<E>(row) {
                 Ok(claimed) => self.rows.push_back(claimed),
-                Err(error) => self.set_aside(row, &error).await?,
+                Err(error) => unreadable.push((row, error)),
             }
         }
-        if self.lease.is_some() {
-            let tx = self.take_tx();
-            tx.commit().await.map_err(|error| DbErr::Custom(format!("{error:#}")))?;
+        let Some((_, first)) = unreadable.first() else { return Ok(()) };
+        let is_column = self.table.backend == sea_orm::DbBackend::Postgres
+            && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
+        if is_column || self.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
+            self.rows.clear();
+            return Err(Error::new(Unreadable { table: self.table.name.clone(), source: first.clone() }));
+        }
+        for (row, error) in unreadable {
+            self.set_unreadable(row, &error).await?;
         }
         Ok(())
     }
 
-    async fn set_aside(&mut self, row: &QueryResult, error: &DbErr) -> std::result::Result<(), DbErr> {
-        let table = &self.sql.name;
-        let service_id = &*self.service_db.service_id;
+    /// A row that cannot be read although others can: `failed`.
+    async fn set_unreadable(&mut self, row: &QueryResult, error: &DbErr) -> Result<()> {
+        let (table, service_id) = (&self.table.name, &*self.service_db.service_id);
         let key = match row::key_of::<E>(row) {
             Ok(key) => key,
             Err(error) => {
-                row::report_unreadable_key(&self.service_db, &self.sql, &error);
+                row::report_unreadable_key(&self.service_db, &self.table, &error);
                 return Ok(());
             }
         };
@@ -439,12 +438,13 @@ impl<E: WorkItem> Batch<E> {
         if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
             crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
         }
-        let (now, message) = (self.service_db.clock.now(), format!("cannot be read: {error}"));
-        if self.tx.execute_in_savepoint(&self.sql.set_aside(&key, Some(&message), now)).await.is_err() {
-            self.tx.execute_in_savepoint(&self.sql.set_aside(&key, None, now)).await?;
-        }
+        let message = format!("cannot be read: {error}");
+        let written = write_unreadable(&self.tx, &self.table, &key, &message, self.service_db.clock.now()).await?;
         if let Some(lease) = &self.lease {
-            self.tx.execute_in_savepoint(&lease::release(table, &shown, &lease.owner)).await?;
+            self.tx.connection().await?.execute(&lease::release(&self.table.name, &shown, &lease.owner)).await?;
+        }
+        if let Written::Refused(why) = written {
+            self.leave_out(&key, &format!("{message}, and its status cannot be written: {why}"));
         }
         self.failed += 1;
         Ok(())
@@ -456,7 +456,8 @@ impl<E: EntityTrait> Drop for Batch<E> {
         let owner = self.lease.take().map(|lease| lease.owner.clone());
         let row = self.current.take();
         if row.is_some() || owner.is_some() {
-            self.service_db.work.defer(&self.sql, row, owner, self.tx.cause());
+            let (table, claimed, cause) = (&self.table, self.claimed, self.tx.interruption());
+            self.service_db.work.defer(EndedBatch { table, row, owner, claimed, cause });
         }
     }
 }

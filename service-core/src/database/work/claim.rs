@@ -1,30 +1,35 @@
-//! [`ClaimRequest`]: a claim's statements, for rows that commit together and for rows that commit one by one.
+//! [`ClaimRequest`]: how a claim is made, for rows that commit together (`batch`) and for rows that commit one by one (`leased`).
 //!
-//! The tricky part: one row more than asked for is read, to know without another question whether there is more.
+//! One row more than asked for is read, to know without another query whether there are more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Condition, LockBehavior, LockType, SelectStatement};
-use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, Order, PrimaryKeyToColumn, QueryResult, QuerySelect,
-    QueryTrait,
-};
+use sea_orm::sea_query::Condition;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult};
 
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
-use crate::database::work::index;
+use crate::database::work::due::DueRows;
+use crate::database::work::inspection::inspect;
 use crate::database::work::lease::{self, ClaimRow, Lease};
 use crate::database::work::row::{ClaimError, ClaimedRow, key_of, read, report_unreadable_key};
-use crate::database::work::sql::{self, Backoff, Part, RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
+use crate::database::work::work_state::EndedBatch;
+use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
-/// What is asked for.
+/// How often a claim is tried that another transaction, or a changed table, was in the way of.
+const TRIES: u32 = 6;
+/// How many further rows are read to tell rows that cannot be read from a table that cannot.
+const EVIDENCE: u64 = 50;
+
+/// A claim as the user asked for it.
 #[derive(Debug)]
 pub(crate) struct ClaimRequest<E: EntityTrait> {
     pub(crate) service_db: ServiceDb,
@@ -36,79 +41,120 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
     pub(crate) lease: Duration,
 }
 
+/// What is claimed: how many rows, and which.
+struct Query<E: EntityTrait> {
+    wanted: u64,
+    due: DueRows<E>,
+}
+
 impl<E: WorkItem> ClaimRequest<E> {
-    fn sql(&self) -> Arc<TableSql> {
-        TableSql::of::<E>(self.service_db.tx.db.get_database_backend(), self.backoff)
+    fn table(&self) -> Arc<TableSql> {
+        TableSql::of::<E>(self.service_db.db().get_database_backend(), self.backoff)
     }
 
-    /// The rows that are due, oldest first, at most so many.
-    async fn read_due(
-        &self,
-        db: &impl ConnectionTrait,
-        now: DateTime<Utc>,
-        limit: u64,
-    ) -> std::result::Result<Vec<QueryResult>, DbErr> {
-        let parts = sql::parts::<E>(&self.order);
-        if self.service_db.tx.db.get_database_backend() == DbBackend::Postgres {
-            let parts = parts.iter().map(|part| self.due(now, *part, limit));
-            return db.query_all(&sql::union_in_order(parts, limit)).await;
-        }
-        let mut rows = Vec::new();
-        for part in parts {
-            let left = limit.saturating_sub(rows.len() as u64);
-            if left > 0 {
-                rows.append(&mut db.query_all(&self.due(now, *part, left)).await?);
-            }
-        }
-        Ok(rows)
-    }
-
-    fn due(&self, now: DateTime<Utc>, part: Part, limit: u64) -> SelectStatement {
-        let backend = self.service_db.tx.db.get_database_backend();
-        let select = match backend {
-            // Asked for whole rows and few of them, SQLite would rather read and sort the table than follow the index.
-            DbBackend::Sqlite => sql::of_keys::<E>(backend, self.due_keys(now, part, limit), &self.order),
-            _ => sql::due::<E>(backend, &self.filter, &self.order, now, part).limit(limit),
+    /// Before each claim: the table is inspected, and what ended runs left is written.
+    async fn prepare(&self, table: &TableSql) -> Result<Query<E>> {
+        let work = &self.service_db.work;
+        inspect::<E>(&self.service_db, table).await?;
+        self.service_db.settle(None).await?;
+        let size = work.claim_size(table, self.wanted);
+        let Some(left_out) = work.left_out(table) else {
+            return Err(Error::msg(format!(
+                "too many rows of `{}` cannot be written: see the warnings about rows that are left out of claims",
+                table.name
+            )));
         };
-        select.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
+        let mut filter = self.filter.clone();
+        if !left_out.is_empty() {
+            filter = Condition::all().add(filter).add(table.none_of(&left_out));
+        }
+        if let Some(key) = size.only {
+            filter = Condition::all().add(filter).add(table.is_key(&key));
+        }
+        let due = DueRows {
+            backend: table.backend,
+            filter,
+            order: self.order.clone(),
+            dated_first: work.is_dated_first(table),
+            index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
+            generation: work.generation(table),
+        };
+        Ok(Query { wanted: size.rows, due })
     }
 
-    /// The keys alone: the index of the claim has them, so it is all that is read.
-    fn due_keys(&self, now: DateTime<Utc>, part: Part, limit: u64) -> SelectStatement {
-        let backend = self.service_db.tx.db.get_database_backend();
-        let due = sql::due::<E>(backend, &self.filter, &self.order, now, part).limit(limit);
-        due.select_only().columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query()
+    /// Whether the same claim may succeed if it is tried again at once.
+    fn is_worth_a_retry(&self, table: &TableSql, query: &mut Query<E>, error: &Error) -> bool {
+        let work = &self.service_db.work;
+        match ErrorKind::in_chain(error) {
+            Some(ErrorKind::Contention) => true,
+            Some(ErrorKind::StaleStatement) => {
+                work.prepare_anew(table);
+                query.due.generation = work.generation(table);
+                true
+            }
+            // The index that the statement names may be gone.
+            Some(ErrorKind::Statement) => work.forget_claim_index(table) && query.due.index.take().is_some(),
+            _ => false,
+        }
     }
 
     pub(crate) async fn batch(self) -> Result<Batch<E>> {
-        let sql = self.sql();
-        let failed = |source| Error::new(ClaimError { table: sql.name.clone(), source });
-        index::look_at::<E>(&self.service_db).await?;
-        self.service_db.settle(None).await?;
-        let wanted = self.service_db.work.batch_size(&sql, self.wanted);
+        let table = self.table();
+        let mut query = self.prepare(&table).await?;
+        for _ in 1..TRIES {
+            match self.claim_batch(&table, &query).await {
+                Err(error) if self.is_worth_a_retry(&table, &mut query, &error) => {}
+                claimed => return claimed,
+            }
+        }
+        self.claim_batch(&table, &query).await
+    }
+
+    async fn claim_batch(&self, table: &Arc<TableSql>, query: &Query<E>) -> Result<Batch<E>> {
+        let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let tx = Transaction::lazy(&self.service_db.tx);
-        let mut batch = Batch::new(self.service_db.clone(), Arc::clone(&sql), tx, None);
+        let mut batch = Batch::new(self.service_db.clone(), Arc::clone(table), tx);
         // An idle poll shall not ask for SQLite's write lock.
-        let looks = sql.backend == DbBackend::Sqlite && !self.service_db.work.take_more_expected(&sql);
-        if wanted == 0 || looks && !self.has_work().await.map_err(failed)? {
+        let looks_first = table.backend == DbBackend::Sqlite && !self.service_db.work.take_more(table);
+        if query.wanted == 0 || looks_first && !self.has_work(query).await.map_err(failed)? {
             return Ok(batch);
         }
         batch.tx().connection().await.map_err(failed)?;
-        batch.open_batch();
+        batch.mark_open();
         let tx = batch.tx().connection().await.map_err(failed)?;
-        let rows = self.read_due(tx, self.service_db.clock.now(), wanted.saturating_add(1)).await.map_err(failed)?;
+        let now = self.service_db.clock.now();
+        let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await.map_err(failed)?;
         if rows.is_empty() {
             batch.close_empty().await?;
             return Ok(batch);
         }
-        batch.take(rows, wanted).await.map_err(failed)?;
+        let evidence = self.evidence(tx, table, query, &rows, now).await.map_err(failed)?;
+        batch.take(rows, query.wanted, &evidence).await?;
         Ok(batch)
     }
 
-    async fn has_work(&self) -> std::result::Result<bool, DbErr> {
+    /// Further rows of the table, if no claimed row can be read: whether those can be read tells whether the rows or the entity
+    /// are wrong.
+    async fn evidence(
+        &self,
+        tx: &impl ConnectionTrait,
+        table: &TableSql,
+        query: &Query<E>,
+        rows: &[QueryResult],
+        now: DateTime<Utc>,
+    ) -> std::result::Result<Vec<QueryResult>, DbErr> {
+        if rows.iter().any(|row| read::<E>(row).is_ok()) {
+            return Ok(Vec::new());
+        }
+        let mut further = tx.query_all_raw(query.due.statement(now, rows.len() as u64 + EVIDENCE)).await?;
+        further.append(&mut tx.query_all_raw(table.any_rows::<E>(EVIDENCE)).await?);
+        Ok(further)
+    }
+
+    async fn has_work(&self, query: &Query<E>) -> std::result::Result<bool, DbErr> {
         let now = self.service_db.clock.now();
-        for part in sql::parts::<E>(&self.order) {
-            if self.service_db.tx.db.query_one(&self.due_keys(now, *part, 1)).await?.is_some() {
+        for kind in query.due.kinds() {
+            if self.service_db.db().query_one_raw(query.due.keys(*kind, now, 1)).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -116,82 +162,97 @@ impl<E: WorkItem> ClaimRequest<E> {
     }
 
     pub(crate) async fn leased(self) -> Result<Batch<E>> {
-        let sql = self.sql();
-        let failed = |source| Error::new(ClaimError { table: sql.name.clone(), source });
-        self.service_db.tables.ensure(&self.service_db.tx.db).await?;
-        index::look_at::<E>(&self.service_db).await?;
-        self.service_db.settle(None).await?;
-        if self.service_db.work.is_first_report(format!("swept {}", sql.name)) {
-            let tx = self.service_db.begin().await?;
-            tx.execute(&lease::sweep(&sql.name, self.service_db.clock.now())).await.map_err(failed)?;
+        let table = self.table();
+        let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
+        self.service_db.tables.ensure(self.service_db.db()).await?;
+        let mut query = self.prepare(&table).await?;
+        if self.service_db.work.is_first_report(format!("swept {}", table.name)) {
+            let tx = Transaction::begin_internal(&self.service_db.tx).await?;
+            let sweep = lease::sweep(&table.name, &self.service_db.time, table.backend);
+            tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
             tx.commit().await?;
         }
-        let wanted = self.service_db.work.batch_size(&sql, self.wanted);
-        let mut batch =
-            Batch::new(self.service_db.clone(), Arc::clone(&sql), Transaction::lazy(&self.service_db.tx), None);
-        if wanted == 0 || !self.has_work().await.map_err(failed)? {
+        let tx = Transaction::lazy(&self.service_db.tx);
+        let mut batch = Batch::new(self.service_db.clone(), Arc::clone(&table), tx);
+        if query.wanted == 0 || !self.has_work(&query).await.map_err(failed)? {
             return Ok(batch);
         }
-        let owner = lease::new_owner(&self.service_db.service_id);
-        let mut tries = 5;
+        let guard = ClaimGuard::new(&self.service_db, &table);
+        let mut claimed_at = (Instant::now(), SystemTime::now());
+        let mut tries = 1;
         let claimed = loop {
-            match self.claim_leases(&sql, &owner, wanted).await {
-                Err(error) if error.find::<DbErr>().is_some_and(error_kind::is_deadlock) && tries > 0 => tries -= 1,
+            match self.claim_leases(&table, &query, &guard.owner).await {
+                Err(error) if tries < TRIES && self.is_worth_a_retry(&table, &mut query, &error) => {
+                    tries += 1;
+                    claimed_at = (Instant::now(), SystemTime::now());
+                }
                 claimed => break claimed?,
             }
         };
+        let owner = guard.disarm();
         if !claimed.rows.is_empty() {
-            batch.set_lease(Lease::start(&self.service_db, &sql.name, owner, self.lease));
-            batch.take(claimed.rows, wanted).await.map_err(failed)?;
+            batch.set_lease(Lease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
+            let now = self.service_db.clock.now();
+            let db = self.service_db.db();
+            let evidence = self.evidence(db, &table, &query, &claimed.rows, now).await.map_err(failed)?;
+            batch.take(claimed.rows, query.wanted, &evidence).await?;
+            batch.commit_taken().await?;
         }
         batch.add_charged(claimed.charged, claimed.more);
         Ok(batch)
     }
 
     /// Claims rows in `service_claim`, in one short transaction.
-    async fn claim_leases(&self, sql: &TableSql, owner: &str, wanted: u64) -> Result<LeasedRows> {
-        let failed = |source| Error::new(ClaimError { table: sql.name.clone(), source });
-        let transaction = Transaction::lazy(&self.service_db.tx);
+    async fn claim_leases(&self, table: &TableSql, query: &Query<E>, owner: &str) -> Result<LeasedRows> {
+        let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
+        let service_db = &self.service_db;
+        let transaction = Transaction::lazy(&service_db.tx);
         let tx = transaction.connection().await.map_err(failed)?;
-        let now = self.service_db.clock.now();
-        let claims = tx.query_all(&lease::select_claims(&sql.name)).await.map_err(failed)?;
+        let now = service_db.clock.now();
+        let select = lease::select_claims(&table.name, &service_db.time, table.backend);
+        let claims = tx.query_all(&select).await.map_err(failed)?;
         let claims = claims.iter().map(ClaimRow::read).collect::<std::result::Result<Vec<_>, _>>();
         let mut claims = claims.map_err(failed)?;
-        let crashes = lease::record_crashes(&sql.name, &mut claims, now);
-        for crash in &crashes {
-            tx.execute(crash).await.map_err(failed)?;
-        }
-        let held: HashSet<&str> = claims.iter().filter(|c| c.is_held(now)).map(|claim| &*claim.key).collect();
-        // Looked up for every row, and the table may have as many claims: no list.
+        lease::record_crashes(tx, &service_db.time, &table.name, &mut claims).await.map_err(failed)?;
+        let held: HashSet<&str> = claims.iter().filter(|claim| claim.is_held).map(|claim| &*claim.key).collect();
         let suspects = claims.iter().filter(|claim| claim.crashes > 0);
         let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
-        let reach = wanted.saturating_add(held.len() as u64).saturating_add(1);
+        let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
-        for row in self.read_due(tx, now, reach).await.map_err(failed)? {
+        let mut unreadable = None;
+        for row in tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)? {
             match key_of::<E>(&row).map(|key| key_text(&key)) {
                 Ok(key) if held.contains(&*key) => {}
                 Ok(key) => free.push((key, row)),
-                Err(error) => report_unreadable_key(&self.service_db, sql, &error),
+                Err(error) => {
+                    report_unreadable_key(service_db, table, &error);
+                    unreadable = Some(error);
+                }
             }
         }
-        let mut claimed = LeasedRows { rows: Vec::new(), charged: 0, more: free.len() as u64 > wanted };
-        free.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+        if let Some(error) = unreadable.filter(|_| free.is_empty()) {
+            return Err(failed(error));
+        }
+        let mut claimed = LeasedRows { rows: Vec::new(), charged: 0, more: free.len() as u64 > query.wanted };
+        free.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         if free.is_empty() {
             transaction.commit().await?;
             return Ok(claimed);
         }
-        // What may kill the process again shall not keep it from the others.
+        // Last, so that a row that kills the process again does not take the others along.
         free.sort_by_key(|(key, _)| suspects.contains_key(&**key));
         let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
         let mut ours: HashSet<String> = HashSet::new();
-        for claim in lease::claim(&sql.name, &keys, &self.service_db.service_id, owner, now, self.lease) {
-            ours.extend(row_keys(tx.query_all(&claim).await).map_err(failed)?);
+        for claim in lease::claim(service_db, &table.name, &keys, owner, self.lease) {
+            for row in tx.query_all(&claim).await.map_err(failed)? {
+                ours.insert(row.try_get("", "row_key").map_err(failed)?);
+            }
         }
         for (key, row) in free.into_iter().filter(|(key, _)| ours.contains(key)) {
             let crashes = suspects.get(&*key).copied().unwrap_or(0);
             match read::<E>(&row) {
                 Ok(ClaimedRow { row, .. }) if crashes > lease::TOLERATED_CRASHES => {
-                    self.charge_crash(sql, &transaction, &row, owner, now).await.map_err(failed)?;
+                    self.charge_crash(table, &transaction, &row, owner, now).await.map_err(failed)?;
                     claimed.charged += 1;
                 }
                 _ => claimed.rows.push(row),
@@ -204,30 +265,31 @@ impl<E: WorkItem> ClaimRequest<E> {
     /// Processes died over this row, again and again: that costs it an attempt.
     async fn charge_crash(
         &self,
-        sql: &TableSql,
+        table: &TableSql,
         tx: &Transaction,
         row: &RowRef,
         owner: &str,
         now: DateTime<Utc>,
     ) -> std::result::Result<(), DbErr> {
-        let (table, key, attempt) = (&sql.name, key_text(&row.key), row.attempts + 1);
-        let decision = sql.retry_decision(row.attempts, None, now);
+        let service_db = &self.service_db;
+        let (name, key, attempt) = (&table.name, key_text(&row.key), row.attempts + 1);
+        let decision = table.retry_decision(row.attempts, None, now);
         let message = format!(
             "the process died, or lost its claim, while it worked on this row, more than {} times",
             lease::TOLERATED_CRASHES
         );
-        crate::log::warn!(service.id = &*self.service_db.service_id, table, key, attempt, "{message}");
-        let write = |message| sql.fail(&row.key, row.attempts, decision, message, now);
-        if tx.execute_in_savepoint(&write(Some(&message))).await.is_err() {
-            // The message may be what the column refuses.
-            tx.execute_in_savepoint(&write(None)).await?;
+        crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
+        let written = write_failure(tx, table, row, decision, &message, now).await?;
+        if let Written::Refused(why) = &written {
+            service_db.work.set_aside(table, &row.key, format!("{message}, which cannot be written: {why}"), false);
         }
-        match decision {
-            RetryDecision::Failed => tx.connection().await?.execute(&lease::release(table, &key, owner)).await?,
-            RetryDecision::Again(_) => {
-                tx.connection().await?.execute(&lease::mark_charged(table, &key, owner, now)).await?
-            }
-        };
+        let connection = tx.connection().await?;
+        if decision == RetryDecision::Failed && matches!(written, Written::Done) {
+            connection.execute(&lease::release(name, &key, owner)).await?;
+        } else {
+            let charged = lease::mark_charged(name, &key, owner, &service_db.time, table.backend);
+            connection.execute(&charged).await?;
+        }
         Ok(())
     }
 }
@@ -235,13 +297,37 @@ impl<E: WorkItem> ClaimRequest<E> {
 /// What was claimed to commit one by one.
 struct LeasedRows {
     rows: Vec<QueryResult>,
-    /// Rows that are not lent this time: they were charged for the crashes of processes.
+    /// Rows that are not lent this time: they were charged for crashes.
     charged: u64,
     more: bool,
 }
 
-fn row_keys(rows: std::result::Result<Vec<QueryResult>, DbErr>) -> std::result::Result<HashSet<String>, DbErr> {
-    rows?.iter().map(|row| row.try_get("", "row_key")).collect()
+/// Releases the claims of a claim that is dropped before its batch has them.
+struct ClaimGuard<'a> {
+    service_db: &'a ServiceDb,
+    table: &'a Arc<TableSql>,
+    owner: String,
+    is_armed: bool,
+}
+
+impl<'a> ClaimGuard<'a> {
+    fn new(service_db: &'a ServiceDb, table: &'a Arc<TableSql>) -> Self {
+        Self { service_db, table, owner: lease::new_owner(&service_db.service_id), is_armed: true }
+    }
+
+    fn disarm(mut self) -> String {
+        self.is_armed = false;
+        std::mem::take(&mut self.owner)
+    }
+}
+
+impl Drop for ClaimGuard<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            let (table, owner) = (self.table, Some(std::mem::take(&mut self.owner)));
+            self.service_db.work.defer(EndedBatch { table, row: None, owner, claimed: 0, cause: None });
+        }
+    }
 }
 
 #[cfg(all(test, feature = "sqlite"))]

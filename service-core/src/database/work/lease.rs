@@ -1,58 +1,96 @@
-//! Claims that outlive a statement: the rows of `service_claim`, with owner and expiry.
+//! Claims that outlive a statement: the rows of `service_claim`, with owner and expiry. Times are the database's.
 //!
-//! The tricky part: a lease is renewed by a task of its own while its batch lives, so a crashed worker's claims run out,
-//! and a slow one's do not. Should one run out all the same (a blocked thread, a database away for long), the worker finds
-//! its claim gone when it settles, and its writes are undone.
+//! A lease is renewed by a task of its own while its batch lives, so the claims of a dead worker expire and those of a slow one
+//! do not. A worker that was suspended, or could not reach the database for longer than its lease, finds that by its own
+//! clocks and lends no more of its rows.
 //!
-//! A row that kills its process is found without a word more to the database: claims are numbered in the order in which
-//! their rows are lent, and each goes with its row's commit. The first that is left of a dead owner is that of the row it
-//! was at, or about to be.
+//! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and each is
+//! released in its row's own commit. So the first claim that is left of a dead owner is that of the row in work, or about to
+//! begin; it costs no statement to know.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
     Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, OnConflict, Query, SelectStatement,
     UpdateStatement,
 };
-use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use tokio::task::JoinHandle;
 
+use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
 
-/// How long a claim stands without being renewed, unless the builder says otherwise.
+/// How long a claim stands without being renewed, by default.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
-/// Claims whose rows are gone are swept this long after they ran out. Until then they remember over which row a process died.
+/// Crash counts of rows that no longer exist are removed this long after their claims expired.
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
-/// How often a process may die over a row before the row is held to be the cause: it may have been killed from outside.
+/// How many processes may die over a row before the row is charged: a process can be killed from outside.
 pub(crate) const TOLERATED_CRASHES: i64 = 2;
 /// Six values each: SQLite takes 32,766 in one statement.
 const CLAIMS_A_STATEMENT: usize = 1_000;
-/// Who owns the claims of the dead, once they have been looked at.
+/// The owner of claims whose worker has died, once the crash is recorded.
 const NO_OWNER: &str = "";
 
 /// A batch's hold on its claims.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) owner: String,
+    length: Duration,
+    state: Arc<LeaseState>,
     renewing: JoinHandle<()>,
 }
 
+#[derive(Debug)]
+struct LeaseState {
+    /// When the last renewal that succeeded was sent, by two clocks: one stops while the machine sleeps, one can be set.
+    renewed: Mutex<(Instant, SystemTime)>,
+    lost: AtomicBool,
+}
+
+impl LeaseState {
+    /// Whether the lease has expired by this machine's clocks.
+    fn is_lost(&self, length: Duration) -> bool {
+        let (instant, time) = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let expired = instant.elapsed() >= length || time.elapsed().is_ok_and(|elapsed| elapsed >= length);
+        if expired {
+            // A late renewal does not bring back what another worker may have claimed meanwhile.
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
 impl Lease {
-    /// Keeps the claims of `owner` alive until it is dropped.
-    pub(crate) fn start(service_db: &ServiceDb, work_table: &str, owner: String, length: Duration) -> Self {
-        let (service_db, work_table, name) = (service_db.clone(), work_table.to_owned(), owner.clone());
-        let renewing = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(length / 3).await;
-                let expires = expiry(service_db.clock.now(), length);
-                if let Err(error) = service_db.tx.db.execute(&renew(&work_table, &name, expires)).await {
-                    crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed; trying again");
-                }
-            }
-        });
-        Self { owner, renewing }
+    /// Keeps the claims of `owner`, which were made at `claimed`, until the lease is dropped.
+    pub(crate) fn start(
+        service_db: &ServiceDb,
+        work_table: &str,
+        owner: String,
+        length: Duration,
+        claimed: (Instant, SystemTime),
+    ) -> Self {
+        let state = Arc::new(LeaseState { renewed: Mutex::new(claimed), lost: AtomicBool::new(false) });
+        let renewing = tokio::spawn(renew_always(
+            service_db.clone(),
+            work_table.to_owned(),
+            owner.clone(),
+            length,
+            Arc::clone(&state),
+        ));
+        Self { owner, length, state, renewing }
+    }
+
+    /// Whether the claims have expired, so that other workers may have the rows.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.is_lost(self.length)
+    }
+
+    /// A claim was found to be another worker's.
+    pub(crate) fn mark_lost(&self) {
+        self.state.lost.store(true, Ordering::Relaxed);
     }
 }
 
@@ -62,13 +100,37 @@ impl Drop for Lease {
     }
 }
 
+async fn renew_always(
+    service_db: ServiceDb,
+    work_table: String,
+    owner: String,
+    length: Duration,
+    state: Arc<LeaseState>,
+) {
+    loop {
+        tokio::time::sleep(length / 3).await;
+        if state.is_lost(length) {
+            return;
+        }
+        let sent = (Instant::now(), SystemTime::now());
+        let renewal = renew(&service_db, &work_table, &owner, length);
+        match service_db.db().execute(&renewal).await {
+            Ok(_) if state.is_lost(length) => return,
+            Ok(_) => *state.renewed.lock().unwrap_or_else(PoisonError::into_inner) = sent,
+            Err(error) => {
+                crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed; trying again");
+            }
+        }
+    }
+}
+
 /// A name that no other batch has.
 pub(crate) fn new_owner(service_id: &str) -> String {
     format!("{service_id}/{}/{:016x}", std::process::id(), fastrand::u64(..))
 }
 
-pub(crate) fn expiry(now: DateTime<Utc>, lease: Duration) -> i64 {
-    now.timestamp_millis().saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+fn millis(length: Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 fn column(name: &'static str) -> Alias {
@@ -81,103 +143,134 @@ fn is_of(work_table: &str, owner: &str) -> Condition {
     Condition::all().add(is("work_table", work_table)).add(is("owner", owner))
 }
 
-/// A claim as it stands.
+/// A row of `service_claim`.
 #[derive(Debug)]
 pub(crate) struct ClaimRow {
     pub(crate) key: String,
     owner: String,
     seq: i64,
-    expires_at: i64,
-    /// How often a process died over its row.
+    /// It has not expired.
+    pub(crate) is_held: bool,
+    /// How many processes died over its row.
     pub(crate) crashes: i64,
 }
 
 impl ClaimRow {
-    /// Somebody holds it.
-    pub(crate) fn is_held(&self, now: DateTime<Utc>) -> bool {
-        self.expires_at > now.timestamp_millis()
-    }
-
     pub(crate) fn read(row: &QueryResult) -> Result<Self, DbErr> {
         Ok(Self {
             key: row.try_get("", "row_key")?,
             owner: row.try_get("", "owner")?,
             seq: row.try_get("", "seq")?,
-            expires_at: row.try_get("", "expires_at")?,
+            is_held: row.try_get("", "is_held")?,
             crashes: row.try_get("", "crashes")?,
         })
     }
 }
 
 /// Every claim of a table.
-pub(crate) fn select_claims(work_table: &str) -> SelectStatement {
+pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend) -> SelectStatement {
     Query::select()
-        .columns(["row_key", "owner", "seq", "expires_at", "crashes"].map(column))
+        .columns(["row_key", "owner", "seq", "crashes"].map(column))
+        .expr_as(Expr::col(column("expires_at")).gt(time.millis(backend)), column("is_held"))
         .from(column("service_claim"))
         .and_where(Expr::col(column("work_table")).eq(work_table))
         .to_owned()
 }
 
-/// Notes the deaths that nobody has noted yet: for each owner whose claims ran out, over which row it died.
-pub(crate) fn record_crashes(work_table: &str, claims: &mut [ClaimRow], now: DateTime<Utc>) -> Vec<UpdateStatement> {
+/// Records the crashes that are not recorded yet: for each owner whose claims have expired, the row over which it died. The
+/// owner's other claims are removed.
+pub(crate) async fn record_crashes(
+    db: &impl ConnectionTrait,
+    time: &DbTime,
+    work_table: &str,
+    claims: &mut Vec<ClaimRow>,
+) -> Result<(), DbErr> {
     let mut suspects: BTreeMap<String, usize> = BTreeMap::new();
-    for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held(now) && claim.owner != NO_OWNER) {
+    for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held && claim.owner != NO_OWNER) {
         let suspect = suspects.entry(claim.owner.clone()).or_insert(at);
         if claim.seq < claims[*suspect].seq {
             *suspect = at;
         }
     }
-    let note = |(owner, at): (String, usize)| {
-        claims[at].crashes += 1;
-        let is_suspect = Expr::col(column("row_key")).eq(claims[at].key.as_str());
-        let crashes = Expr::col(column("crashes"));
-        Query::update()
+    let backend = db.get_database_backend();
+    for (owner, at) in &suspects {
+        let suspect = &mut claims[*at];
+        // Only what has expired still: its owner may have renewed it since it was read.
+        let has_expired = || Expr::col(column("expires_at")).lte(time.millis(backend));
+        let record = Query::update()
             .table(column("service_claim"))
-            .value(column("crashes"), Expr::case(is_suspect, crashes.clone().add(1)).finally(crashes))
+            .value(column("crashes"), Expr::col(column("crashes")).add(1))
             .value(column("owner"), NO_OWNER)
-            .cond_where(is_of(work_table, &owner))
-            .and_where(Expr::col(column("expires_at")).lte(now.timestamp_millis()))
-            .to_owned()
-    };
-    suspects.into_iter().map(note).collect()
+            .cond_where(is_of(work_table, owner))
+            .and_where(Expr::col(column("row_key")).eq(suspect.key.as_str()))
+            .and_where(has_expired())
+            .to_owned();
+        if db.execute(&record).await?.rows_affected() == 0 {
+            continue;
+        }
+        suspect.crashes += 1;
+        let innocent = Query::delete()
+            .from_table(column("service_claim"))
+            .cond_where(is_of(work_table, owner))
+            .and_where(Expr::col(column("crashes")).eq(0))
+            .and_where(has_expired())
+            .to_owned();
+        db.execute(&innocent).await?;
+        let counted = Query::update()
+            .table(column("service_claim"))
+            .value(column("owner"), NO_OWNER)
+            .cond_where(is_of(work_table, owner))
+            .and_where(has_expired())
+            .to_owned();
+        db.execute(&counted).await?;
+    }
+    Ok(())
 }
 
-/// The row was charged for a death and has attempts left: one more death, and it is charged again.
-pub(crate) fn mark_charged(work_table: &str, key: &str, owner: &str, now: DateTime<Utc>) -> UpdateStatement {
+/// The row was charged for a crash and has attempts left: one more crash, and it is charged again.
+pub(crate) fn mark_charged(
+    work_table: &str,
+    key: &str,
+    owner: &str,
+    time: &DbTime,
+    backend: DbBackend,
+) -> UpdateStatement {
     Query::update()
         .table(column("service_claim"))
         .value(column("crashes"), TOLERATED_CRASHES)
         .value(column("owner"), NO_OWNER)
-        .value(column("expires_at"), now.timestamp_millis())
+        .value(column("expires_at"), time.millis(backend))
         .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("row_key")).eq(key))
         .to_owned()
 }
 
-/// Claims rows, in the order in which they will be lent; the answers name those that were to be had.
+/// Claims rows, in the order in which they will be lent. The answers name those that were free.
 pub(crate) fn claim(
+    service_db: &ServiceDb,
     work_table: &str,
     keys: &[&str],
-    service_id: &str,
     owner: &str,
-    now: DateTime<Utc>,
     lease: Duration,
 ) -> Vec<InsertStatement> {
-    let expires = expiry(now, lease);
+    let backend = service_db.db().get_database_backend();
+    let expires = || service_db.time.millis(backend).add(millis(lease));
     let numbered: Vec<(i64, &str)> = (0_i64..).zip(keys.iter().copied()).collect();
     let statement = |rows: &[(i64, &str)]| {
         let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
         let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
         for &(seq, key) in rows {
-            let values = [work_table.into(), key.into(), service_id.into(), owner.into(), expires.into(), seq.into()];
+            let service_id = &*service_db.service_id;
+            let values = [work_table.into(), key.into(), service_id.into(), owner.into(), expires(), seq.into()];
             insert.values_panic(values);
         }
-        let ran_out = Expr::col((column("service_claim"), column("expires_at"))).lte(now.timestamp_millis());
+        let has_expired =
+            Expr::col((column("service_claim"), column("expires_at"))).lte(service_db.time.millis(backend));
         insert
             .on_conflict(
                 OnConflict::columns(["work_table", "row_key"].map(column))
                     .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
-                    .action_and_where(ran_out)
+                    .action_and_where(has_expired)
                     .to_owned(),
             )
             .returning_col(column("row_key"))
@@ -186,15 +279,27 @@ pub(crate) fn claim(
     numbered.chunks(CLAIMS_A_STATEMENT).map(statement).collect()
 }
 
-fn renew(work_table: &str, owner: &str, expires: i64) -> UpdateStatement {
+fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration) -> UpdateStatement {
+    let now = service_db.time.millis(service_db.db().get_database_backend());
     Query::update()
         .table(column("service_claim"))
-        .value(column("expires_at"), expires)
+        .value(column("expires_at"), now.add(millis(lease)))
         .cond_where(is_of(work_table, owner))
         .to_owned()
 }
 
-/// Gives one claim back; no row affected: it was no longer held.
+/// Whether an owner holds the claim of a row.
+pub(crate) fn is_held(work_table: &str, key: &str, owner: &str) -> Expr {
+    let claim = Query::select()
+        .expr(Expr::Constant(1.into()))
+        .from(column("service_claim"))
+        .cond_where(is_of(work_table, owner))
+        .and_where(Expr::col(column("row_key")).eq(key))
+        .to_owned();
+    Expr::exists(claim)
+}
+
+/// Releases one claim. No row is affected if it is no longer held.
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
@@ -203,13 +308,13 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .to_owned()
 }
 
-/// Gives every claim of an owner back. Those of rows over which a process died are kept, free for anybody: such rows go last in
-/// their batches, so a batch that ends early mostly has not come to them, and knows nothing new of them.
+/// Releases every claim of an owner. Claims with crashes are kept without an owner: such rows are last in their batches, so a
+/// batch that ends early has mostly not come to them.
 pub(crate) async fn release_all(
     db: &impl ConnectionTrait,
+    time: &DbTime,
     work_table: &str,
     owner: &str,
-    now: DateTime<Utc>,
 ) -> Result<(), DbErr> {
     let innocent = Query::delete()
         .from_table(column("service_claim"))
@@ -219,7 +324,7 @@ pub(crate) async fn release_all(
     let suspect = Query::update()
         .table(column("service_claim"))
         .value(column("owner"), NO_OWNER)
-        .value(column("expires_at"), now.timestamp_millis())
+        .value(column("expires_at"), time.millis(db.get_database_backend()))
         .cond_where(is_of(work_table, owner))
         .to_owned();
     db.execute(&innocent).await?;
@@ -227,11 +332,11 @@ pub(crate) async fn release_all(
     Ok(())
 }
 
-/// Forgets claims that ran out long ago: their rows are gone, or nobody wants them.
-pub(crate) fn sweep(work_table: &str, now: DateTime<Utc>) -> DeleteStatement {
+/// Removes claims that expired long ago: their rows no longer exist.
+pub(crate) fn sweep(work_table: &str, time: &DbTime, backend: DbBackend) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
         .and_where(Expr::col(column("work_table")).eq(work_table))
-        .and_where(Expr::col(column("expires_at")).lt(now.timestamp_millis().saturating_sub(SWEEP_AFTER_MS)))
+        .and_where(Expr::col(column("expires_at")).lt(time.millis(backend).sub(SWEEP_AFTER_MS)))
         .to_owned()
 }

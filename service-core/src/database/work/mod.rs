@@ -3,10 +3,15 @@
 pub(crate) mod batch;
 pub(crate) mod builder;
 pub(crate) mod claim;
+pub(crate) mod due;
 pub(crate) mod index;
+pub(crate) mod inspection;
 pub(crate) mod lease;
+pub(crate) mod leased;
 pub(crate) mod row;
 pub(crate) mod settlement;
 pub(crate) mod sql;
+pub(crate) mod together;
 pub(crate) mod work_item;
 pub(crate) mod work_state;
+pub(crate) mod write_row;

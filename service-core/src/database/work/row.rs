@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use sea_orm::sea_query::{IntoValueTuple, ValueTuple};
+use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{
     DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, PrimaryKeyToColumn, PrimaryKeyTrait,
-    QueryResult, TryGetableMany,
+    QueryResult, RuntimeErr, TryGetableMany,
 };
 
 use crate::database::service_db::ServiceDb;
@@ -19,6 +20,9 @@ pub(crate) struct ClaimedRow<E: EntityTrait> {
     pub(crate) model: E::Model,
 }
 
+pub(crate) type Rows<E> = VecDeque<ClaimedRow<E>>;
+
+/// A claim failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot claim rows of `{table}`")]
 pub(crate) struct ClaimError {
@@ -26,15 +30,17 @@ pub(crate) struct ClaimError {
     pub(crate) source: DbErr,
 }
 
-/// Once a table.
-pub(crate) fn report_unreadable_key(service_db: &ServiceDb, sql: &TableSql, error: &DbErr) {
-    if service_db.work.is_first_report(format!("unreadable key in {}", sql.name)) {
-        let (service_id, table) = (&*service_db.service_id, &sql.name);
-        crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is passed over");
-    }
+/// The entity does not fit its table, so no row is touched.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no claimed row of `{table}` can be read, so the rows are left as they are: do the types of the entity fit the table's columns?"
+)]
+pub(crate) struct Unreadable {
+    pub(crate) table: String,
+    pub(crate) source: DbErr,
 }
 
-/// The key of a row, which need not be readable otherwise.
+/// The key of a row, even if the other columns cannot be read.
 pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
     let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
     let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
@@ -48,4 +54,20 @@ pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<Claime
     Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model })
 }
 
-pub(crate) type Rows<E> = VecDeque<ClaimedRow<E>>;
+/// Whether the column's type is not the entity's, whatever the value: so PostgreSQL's driver says, in the driver's own words.
+pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
+    let DbErr::Query(RuntimeErr::SqlxError(error)) = error else { return false };
+    match &**error {
+        SqlxError::ColumnDecode { source, .. } => source.to_string().starts_with("mismatched types"),
+        SqlxError::ColumnNotFound(_) => true,
+        _ => false,
+    }
+}
+
+/// Warns once a table.
+pub(crate) fn report_unreadable_key(service_db: &ServiceDb, table: &TableSql, error: &DbErr) {
+    if service_db.work.is_first_report(format!("unreadable key in {}", table.name)) {
+        let (service_id, table) = (&*service_db.service_id, &table.name);
+        crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is not claimed");
+    }
+}

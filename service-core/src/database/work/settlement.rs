@@ -1,14 +1,14 @@
 //! Writes what is still to be written about ended runs: charges the row in flight, and releases claims.
 
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
-use crate::database::error_kind;
+use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
+use crate::database::transaction::Transaction;
 use crate::database::work::lease;
-use crate::database::work::sql::key_text;
+use crate::database::work::sql::{RowRef, key_text};
 use crate::database::work::work_state::Settlement;
+use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::Result;
 
 impl ServiceDb {
@@ -18,83 +18,86 @@ impl ServiceDb {
     /// # Errors
     /// The database is down. The settlements are kept for the next call.
     pub async fn settle(&self, error: Option<&str>) -> Result<()> {
+        if !self.work.has_unsettled() {
+            return Ok(());
+        }
+        // A commit that outlived its run decides what is left.
+        self.tx.commits.finished().await;
         for settlement in self.work.pending(error) {
-            let is_written = match settlement.apply(self).await {
-                Ok(is_written) => is_written,
-                Err(error) if error_kind::is_connection_lost(&error) => return Err(error.into()),
+            match self.write(&settlement).await {
+                Ok(true) => self.work.remove(&settlement),
+                Ok(false) => {}
+                Err(error) if ErrorKind::of(&error).is_passing() => return Err(error.into()),
                 Err(error) => {
                     // Kept, it would fail again before every claim and block the table.
-                    crate::log::warn!(service.id = &*self.service_id, table = settlement.sql.name, %error, "a failed row could not be charged");
-                    true
+                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "what an ended run left could not be written");
+                    self.work.remove(&settlement);
                 }
-            };
-            if is_written {
-                self.work.remove(&settlement);
             }
         }
         Ok(())
     }
-}
 
-impl Settlement {
     /// False if it has to wait, because the row is still locked.
-    async fn apply(&self, service_db: &ServiceDb) -> std::result::Result<bool, DbErr> {
-        match self.try_apply(service_db).await {
-            Err(error) if error_kind::is_contended(&error) => Ok(false),
-            Err(error) => Err(error),
-            Ok(()) => Ok(true),
+    async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
+        if let Some(row) = &settlement.row
+            && !self.charge(settlement, row).await?
+        {
+            return Ok(false);
         }
+        // In a transaction of its own: a row that cannot be written keeps no claims.
+        if let Some(owner) = &settlement.owner {
+            let tx = Transaction::lazy(&self.tx);
+            lease::release_all(tx.connection().await?, &self.time, &settlement.table.name, owner).await?;
+            commit(tx).await?;
+        }
+        Ok(true)
     }
 
-    async fn try_apply(&self, service_db: &ServiceDb) -> std::result::Result<(), DbErr> {
-        let message = self.error.as_deref().unwrap_or("not settled");
-        match self.write(service_db, Some(message)).await {
-            // The message may be what the column refuses.
-            Err(error) if !error_kind::is_contended(&error) && !error_kind::is_connection_lost(&error) => {
-                self.write(service_db, None).await
-            }
-            other => other,
+    async fn charge(&self, settlement: &Settlement, row: &RowRef) -> std::result::Result<bool, DbErr> {
+        let table = &settlement.table;
+        let tx = Transaction::lazy(&self.tx);
+        if table.backend == DbBackend::Postgres {
+            // A statement of the ended run may still hold the row's lock.
+            tx.connection().await?.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
         }
-    }
-
-    async fn write(&self, service_db: &ServiceDb, message: Option<&str>) -> std::result::Result<(), DbErr> {
-        let backend = self.sql.backend;
-        let tx = begin_with_lock_timeout(service_db, backend).await?;
-        if let Some(row) = &self.row {
-            let now = service_db.clock.now();
-            let decision = self.sql.retry_decision(row.attempts, None, now);
-            let charge = self.sql.fail(&row.key, row.attempts, decision, message, now);
-            match &self.owner {
-                None => {
-                    tx.execute(&charge).await?;
-                }
-                Some(owner) => {
-                    // If the claim has expired, another worker may have the row.
-                    let savepoint = tx.begin().await?;
-                    savepoint.execute(&charge).await?;
-                    let release = lease::release(&self.sql.name, &key_text(&row.key), owner);
-                    let ours = savepoint.execute(&release).await?.rows_affected() == 1;
-                    if ours { savepoint.commit().await? } else { savepoint.rollback().await? }
+        let now = self.clock.now();
+        let decision = table.retry_decision(row.attempts, None, now);
+        let message = settlement.error.as_deref().unwrap_or("not settled");
+        let written = match write_failure(&tx, table, row, decision, message, now).await {
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => return Ok(false),
+            written => written?,
+        };
+        match (&written, &settlement.owner) {
+            (Written::Done, None) => commit(tx).await?,
+            (Written::Done, Some(owner)) => {
+                // If the claim has expired, another worker may have the row.
+                let release = lease::release(&table.name, &key_text(&row.key), owner);
+                if tx.connection().await?.execute(&release).await?.rows_affected() == 1 {
+                    commit(tx).await?;
                 }
             }
+            (Written::Changed, _) => {}
+            (Written::Refused(why), _) => {
+                let reason = format!("it failed ({message}), which cannot be written: {why}");
+                if self.work.set_aside(table, &row.key, reason.clone(), false) {
+                    let (service_id, table, key) = (&*self.service_id, &table.name, key_text(&row.key));
+                    crate::log::warn!(
+                        service.id = service_id,
+                        table,
+                        key,
+                        "a row is left out of claims for an hour: {reason}"
+                    );
+                }
+            }
         }
-        if let Some(owner) = &self.owner {
-            lease::release_all(&tx, &self.sql.name, owner, service_db.clock.now()).await?;
-        }
-        tx.commit().await
+        Ok(true)
     }
 }
 
-/// Begins a transaction with a short lock timeout: a statement of the ended run may still hold the row's lock.
-async fn begin_with_lock_timeout(
-    service_db: &ServiceDb,
-    backend: DbBackend,
-) -> std::result::Result<DatabaseTransaction, DbErr> {
-    let mode = Some(SqliteTransactionMode::Immediate);
-    let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
-    let tx = service_db.tx.db.begin_with_options(options).await?;
-    if backend == DbBackend::Postgres {
-        tx.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
-    }
-    Ok(tx)
+async fn commit(tx: Transaction) -> std::result::Result<(), DbErr> {
+    tx.commit().await.map_err(|error| match error.find::<DbErr>() {
+        Some(error) => error.clone(),
+        None => DbErr::Custom(format!("{error:#}")),
+    })
 }

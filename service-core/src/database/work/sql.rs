@@ -11,11 +11,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Asterisk, Condition, DynIden, Expr, ExprTrait, Func, IntoIden, LockType, NullOrdering, Query,
-    SelectStatement, SqliteQueryBuilder, TableRef, UnionType, UpdateStatement, ValueTuple,
+    Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, LockType, Query, SelectStatement, SqliteQueryBuilder,
+    TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder, Select, Value,
+    ColumnTrait, DbBackend, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
+    StatementBuilder, Value,
 };
 
 use crate::database::work::work_item::{TimeValue, WorkItem};
@@ -194,7 +195,7 @@ impl TableSql {
         update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
-    /// The row cannot even be read: `failed`, whatever its attempts.
+    /// The row cannot be read: `failed`, whatever its attempts.
     pub(crate) fn set_aside(&self, key: &ValueTuple, message: Option<&str>, now: DateTime<Utc>) -> UpdateStatement {
         let mut update = Query::update().table(self.table.clone()).to_owned();
         update.value(self.status.clone(), self.failed.clone());
@@ -226,6 +227,56 @@ impl TableSql {
         let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
         select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).lock(LockType::Update);
         select
+    }
+
+    /// Finds a row as long as it is as it was claimed.
+    pub(crate) fn as_claimed(&self, row: &RowRef) -> SelectStatement {
+        let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
+        select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(&row.key)));
+        if let Some(column) = &self.attempts {
+            select.and_where(Expr::col(column.clone()).eq(row.attempts));
+        }
+        select
+    }
+
+    /// Finds the keys that are still pending, each as one row.
+    pub(crate) fn pending_among(&self, keys: &[ValueTuple]) -> Vec<SelectStatement> {
+        let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
+        keys.chunks(chunk)
+            .map(|keys| {
+                Query::select()
+                    .columns(self.keys.iter().map(|(column, _)| column.clone()))
+                    .from(self.table.clone())
+                    .and_where(self.is_pending())
+                    .cond_where(self.any_of(keys))
+                    .to_owned()
+            })
+            .collect()
+    }
+
+    /// Finds one row that has been completed.
+    pub(crate) fn one_completed(&self) -> SelectStatement {
+        Query::select()
+            .expr(Expr::Constant(1.into()))
+            .from(self.table.clone())
+            .and_where(Expr::col(self.status.clone()).eq(self.completed.clone()))
+            .limit(1)
+            .to_owned()
+    }
+
+    /// Some rows of the table, whatever their status.
+    pub(crate) fn any_rows<E: WorkItem>(&self, limit: u64) -> Statement {
+        StatementBuilder::build(&E::find().limit(limit).into_query(), &self.backend)
+    }
+
+    /// Not any of these rows.
+    pub(crate) fn none_of(&self, keys: &[ValueTuple]) -> Condition {
+        self.any_of(keys).not()
+    }
+
+    /// One row.
+    pub(crate) fn is_key(&self, key: &ValueTuple) -> Condition {
+        self.any_of(std::slice::from_ref(key))
     }
 
     fn is_pending(&self) -> Expr {
@@ -265,89 +316,6 @@ impl TableSql {
     }
 }
 
-/// Which of the rows that are due one query asks for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part {
-    All,
-    Undated,
-    Dated,
-}
-
-/// The queries of a claim, in turn. Rows without a time come before those with one; asked for both at once, a database goes
-/// through every row that is not due yet.
-pub(crate) fn parts<E: WorkItem>(order: &[(E::Column, Order)]) -> &'static [Part] {
-    match E::__work().available_at {
-        Some((column, _)) if order.is_empty() && column.def().is_null() => &[Part::Undated, Part::Dated],
-        _ => &[Part::All],
-    }
-}
-
-/// The pending rows that are due, oldest first.
-pub(crate) fn due<E: WorkItem>(
-    backend: DbBackend,
-    filter: &Condition,
-    order: &[(E::Column, Order)],
-    now: DateTime<Utc>,
-    part: Part,
-) -> Select<E> {
-    let work = E::__work();
-    let mut select = E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
-    if let Some((column, value)) = work.available_at {
-        let due = Expr::col(column.as_column_ref()).lte(value(now));
-        let undated = Expr::col(column.as_column_ref()).is_null();
-        select = select.filter(match part {
-            // Some builds of SQLite believe that as many rows lack a time as share one, and would read the table.
-            Part::Undated if backend == DbBackend::Sqlite => Func::cust("unlikely").arg(undated).into(),
-            Part::Undated => undated,
-            Part::All if column.def().is_null() => due.or(undated),
-            Part::All | Part::Dated => due,
-        });
-    }
-    in_claim_order(select.filter(filter.clone()), backend, order)
-}
-
-/// The parts in one statement. PostgreSQL reads them in turn and only as far as it needs to, so that no row is locked that is not
-/// given out; and a statement that locks rows, it never reads in parallel.
-pub(crate) fn union_in_order(parts: impl Iterator<Item = SelectStatement>, limit: u64) -> SelectStatement {
-    let mut parts: Vec<SelectStatement> = parts.collect();
-    if parts.len() == 1 {
-        return parts.remove(0);
-    }
-    let whole = |part| Query::select().column(Asterisk).from_subquery(part, Alias::new("part")).to_owned();
-    let mut parts = parts.into_iter().map(whole);
-    let first = parts.next().unwrap_or_default();
-    parts.fold(first, |mut all, part| all.union(UnionType::All, part).to_owned()).limit(limit).to_owned()
-}
-
-/// The rows whose keys a query tells, in the order of a claim.
-pub(crate) fn of_keys<E: WorkItem>(
-    backend: DbBackend,
-    keys: SelectStatement,
-    order: &[(E::Column, Order)],
-) -> Select<E> {
-    let columns = E::PrimaryKey::iter().map(|key| Expr::col(key.into_column().as_column_ref()));
-    in_claim_order(E::find().filter(Expr::tuple(columns).in_subquery(keys)), backend, order)
-}
-
-/// The oldest first, or in the order asked for; the key decides last.
-fn in_claim_order<E: WorkItem>(mut select: Select<E>, backend: DbBackend, order: &[(E::Column, Order)]) -> Select<E> {
-    if let Some((column, _)) = E::__work().available_at
-        && order.is_empty()
-    {
-        select = match backend {
-            // As SQLite does by itself.
-            DbBackend::Postgres if column.def().is_null() => {
-                select.order_by_with_nulls(column, Order::Asc, NullOrdering::First)
-            }
-            _ => select.order_by(column, Order::Asc),
-        };
-    }
-    for (column, order) in order {
-        select = select.order_by(*column, order.clone());
-    }
-    E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
-}
-
 /// A key as text: the same for the same row on every machine.
 pub(crate) fn key_text(key: &ValueTuple) -> String {
     let mut text = String::new();
@@ -379,6 +347,11 @@ pub(crate) fn as_integer(value: &Value) -> Option<i64> {
 /// A status as a constant of the column's type.
 pub(crate) fn status_value(column: impl ColumnTrait, status: &'static str) -> Expr {
     column.save_as(Expr::Constant(status.into()))
+}
+
+/// An identifier as SQL writes it.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn iden(column: impl IdenStatic) -> DynIden {

@@ -4,36 +4,72 @@
 //! records a [`Settlement`] here: the row in flight and the claims that were held. It is written when the run has ended, and
 //! otherwise before the next claim.
 //!
-//! The tricky part is whether to charge the row. A row in flight when a connection broke is probably not the cause, but a row
-//! that breaks every connection must not block its table: it is charged from the third time on. A full disk charges no row.
+//! The tricky part is whether to charge a row an attempt. A row in flight when a connection broke is probably not the cause, but
+//! a row that breaks every connection must not block its table. So after two batches in a row that lost their connection, rows
+//! are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::database::transaction::Cause;
+use sea_orm::sea_query::ValueTuple;
+
+use crate::database::error_kind::ErrorKind;
 use crate::database::work::sql::{RowRef, TableSql, key_text};
 
-/// How many times a connection may break over one row before the row is charged.
+/// How many times in a row a connection may break before a row is charged for it.
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
+/// How long a row that cannot be written is left out of claims.
+const SET_ASIDE: Duration = Duration::from_secs(3600);
+/// The most rows of a table that are left out. With more of them, the table is the problem.
+const MOST_SET_ASIDE: usize = 200;
+/// How often a table is inspected.
+const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
 /// What one service remembers about its work tables between its runs.
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
-    pending: Mutex<Vec<Settlement>>,
-    next: AtomicU64,
-    connection_losses: Mutex<HashMap<(String, String), u32>>,
-    one_by_one: Mutex<HashMap<String, u64>>,
+    settlements: Mutex<Vec<Settlement>>,
+    next_id: AtomicU64,
+    tables: Mutex<HashMap<String, TableState>>,
+    /// Connections that broke over a leased row.
+    row_losses: Mutex<HashMap<(String, String), u32>>,
     reported: Mutex<HashSet<String>>,
-    /// Tables whose last batch left rows.
-    more: Mutex<HashSet<String>>,
+}
+
+#[derive(Debug, Default)]
+struct TableState {
+    /// Batches in a row that lost their connection.
+    losses: u32,
+    /// How many further claims are of one row.
+    one_by_one: u64,
+    /// The row in flight when the connection broke: it is claimed first, alone.
+    suspect: Option<ValueTuple>,
+    /// The last batch left rows.
+    more: bool,
+    dated_first: bool,
+    generation: u32,
+    inspected: Option<Instant>,
+    has_triggers: bool,
+    claim_index: Option<String>,
+    set_aside: BTreeMap<String, SetAside>,
+}
+
+#[derive(Debug)]
+struct SetAside {
+    key: ValueTuple,
+    until: Instant,
+    reason: String,
+    /// Only until another row of the table completes.
+    is_tentative: bool,
 }
 
 /// What is still to be written about an ended batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
-    pub(crate) id: u64,
-    pub(crate) sql: Arc<TableSql>,
+    id: u64,
+    pub(crate) table: Arc<TableSql>,
     /// The row that was in flight, if it is charged.
     pub(crate) row: Option<RowRef>,
     /// The owner of the claims to release.
@@ -42,78 +78,216 @@ pub(crate) struct Settlement {
     pub(crate) error: Option<String>,
 }
 
+/// A batch that ended without a commit.
+#[derive(Debug)]
+pub(crate) struct EndedBatch<'a> {
+    pub(crate) table: &'a Arc<TableSql>,
+    /// The row in flight.
+    pub(crate) row: Option<RowRef>,
+    /// The owner of its claims, if it was leased.
+    pub(crate) owner: Option<String>,
+    /// The number of rows that were claimed together.
+    pub(crate) claimed: u64,
+    /// What its transaction could not recover from.
+    pub(crate) cause: Option<ErrorKind>,
+}
+
+/// How many rows a claim asks for.
+#[derive(Debug)]
+pub(crate) struct ClaimSize {
+    pub(crate) rows: u64,
+    /// The only row that is wanted.
+    pub(crate) only: Option<ValueTuple>,
+}
+
+/// The rows of a table that are left out of claims.
+#[derive(Clone, Debug)]
+pub(crate) struct SetAsideRows {
+    pub(crate) table: String,
+    pub(crate) count: usize,
+    /// One of the keys, and why it is left out.
+    pub(crate) key: String,
+    pub(crate) reason: String,
+}
+
 impl WorkState {
-    /// Whether anything is pending.
     pub(crate) fn has_unsettled(&self) -> bool {
-        !lock(&self.pending).is_empty()
+        !lock(&self.settlements).is_empty()
     }
 
-    /// Notes a dropped batch: the row in flight, and the claims held.
-    pub(crate) fn defer(&self, sql: &Arc<TableSql>, row: Option<RowRef>, owner: Option<String>, cause: Cause) {
-        let row = row.filter(|row| self.should_charge(sql, row, cause));
-        if row.is_none() && owner.is_none() {
+    /// Records a batch that ended without a commit.
+    pub(crate) fn defer(&self, ended: EndedBatch<'_>) {
+        let charges = match (&ended.row, ended.cause) {
+            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) if ended.owner.is_none() => {
+                self.lost_batch(&ended)
+            }
+            (Some(row), cause) => self.is_charged(ended.table, row, cause),
+            (None, _) => false,
+        };
+        let row = ended.row.filter(|_| charges);
+        if row.is_none() && ended.owner.is_none() {
             return;
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.pending).push(Settlement { id, sql: Arc::clone(sql), row, owner, error: None });
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let table = Arc::clone(ended.table);
+        lock(&self.settlements).push(Settlement { id, table, row, owner: ended.owner, error: None });
     }
 
-    fn should_charge(&self, sql: &TableSql, row: &RowRef, cause: Cause) -> bool {
+    /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own.
+    pub(crate) fn is_charged(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
         match cause {
-            Cause::Run => true,
-            Cause::Environment => false,
-            Cause::ConnectionLost => {
-                let mut connection_losses = lock(&self.connection_losses);
-                let count = connection_losses.entry((sql.name.clone(), key_text(&row.key))).or_default();
+            None | Some(ErrorKind::Statement) => true,
+            Some(ErrorKind::Unavailable | ErrorKind::Contention | ErrorKind::StaleStatement) => false,
+            Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout) => {
+                let mut losses = lock(&self.row_losses);
+                let count = losses.entry((table.name.clone(), key_text(&row.key))).or_default();
                 *count += 1;
                 *count > TOLERATED_CONNECTION_LOSSES
             }
         }
     }
 
-    /// A batch could not commit and nobody knows whose fault it was: its rows are claimed one by one.
-    pub(crate) fn claim_one_by_one(&self, sql: &TableSql, rows: u64) {
-        lock(&self.one_by_one).insert(sql.name.clone(), rows.max(1));
-    }
-
-    /// How many rows to claim where `wanted` were asked for.
-    pub(crate) fn batch_size(&self, sql: &TableSql, wanted: u64) -> u64 {
-        let mut one_by_one = lock(&self.one_by_one);
-        match one_by_one.get_mut(&sql.name) {
-            None => wanted,
-            Some(left) => {
-                *left -= 1;
-                if *left == 0 {
-                    one_by_one.remove(&sql.name);
-                }
-                1.min(wanted)
-            }
+    /// A batch lost its connection. True if its only row is charged.
+    fn lost_batch(&self, ended: &EndedBatch<'_>) -> bool {
+        let mut tables = lock(&self.tables);
+        let state = tables.entry(ended.table.name.clone()).or_default();
+        state.losses += 1;
+        if state.losses >= TOLERATED_CONNECTION_LOSSES {
+            state.one_by_one = state.one_by_one.max(ended.claimed).max(1);
+            state.suspect = ended.row.as_ref().filter(|_| ended.claimed > 1).map(|row| row.key.clone());
         }
+        let is_cause = ended.claimed == 1 && state.losses > TOLERATED_CONNECTION_LOSSES;
+        if is_cause {
+            (state.losses, state.one_by_one) = (0, 0);
+        }
+        is_cause
     }
 
-    /// A batch left rows: the next claim need not look first.
-    pub(crate) fn expect_more(&self, sql: &TableSql) {
-        lock(&self.more).insert(sql.name.clone());
+    /// A batch has committed.
+    pub(crate) fn committed(&self, table: &TableSql, completed: bool, more: bool) {
+        self.with_table(table, |state| {
+            (state.losses, state.more) = (0, more);
+            if completed {
+                state.set_aside.retain(|_, row| !row.is_tentative);
+            }
+        });
     }
 
-    /// Whether the last batch left rows; asked again, nothing is known any more.
-    pub(crate) fn take_more_expected(&self, sql: &TableSql) -> bool {
-        lock(&self.more).remove(&sql.name)
+    /// A batch could not commit, and the cause may be any of its rows: they are claimed one by one.
+    pub(crate) fn claim_one_by_one(&self, table: &TableSql, rows: u64) {
+        self.with_table(table, |state| state.one_by_one = rows.max(1));
     }
 
-    /// Whether this was reported already.
-    pub(crate) fn was_reported(&self, what: &str) -> bool {
-        lock(&self.reported).contains(what)
+    /// How many rows to claim if `wanted` were asked for.
+    pub(crate) fn claim_size(&self, table: &TableSql, wanted: u64) -> ClaimSize {
+        self.with_table(table, |state| {
+            if state.one_by_one == 0 {
+                return ClaimSize { rows: wanted, only: None };
+            }
+            state.one_by_one -= 1;
+            ClaimSize { rows: 1.min(wanted), only: state.suspect.take() }
+        })
     }
 
-    /// True the first time only.
+    /// Whether the last batch left rows. The next call returns false.
+    pub(crate) fn take_more(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| std::mem::take(&mut state.more))
+    }
+
+    /// Which kind of rows comes first in this claim: they take turns.
+    pub(crate) fn is_dated_first(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| {
+            let dated_first = state.dated_first;
+            state.dated_first = !dated_first;
+            dated_first
+        })
+    }
+
+    /// Grows when prepared statements no longer fit the table.
+    pub(crate) fn generation(&self, table: &TableSql) -> u32 {
+        self.with_table(table, |state| state.generation)
+    }
+
+    /// Prepared statements no longer fit the table.
+    pub(crate) fn prepare_anew(&self, table: &TableSql) {
+        self.with_table(table, |state| state.generation = state.generation.wrapping_add(1));
+    }
+
+    /// Whether the table is to be inspected.
+    pub(crate) fn inspection_is_due(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| state.inspected.is_none_or(|at| at.elapsed() >= INSPECT_EVERY))
+    }
+
+    /// The result of an inspection.
+    pub(crate) fn inspected(&self, table: &TableSql, has_triggers: bool, claim_index: Option<String>) {
+        self.with_table(table, |state| {
+            (state.inspected, state.has_triggers) = (Some(Instant::now()), has_triggers);
+            state.claim_index = claim_index;
+        });
+    }
+
+    /// The claim index, if the table has it.
+    pub(crate) fn claim_index(&self, table: &TableSql) -> Option<String> {
+        self.with_table(table, |state| state.claim_index.clone())
+    }
+
+    /// The claim index may be gone. True if there was one.
+    pub(crate) fn forget_claim_index(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| {
+            state.inspected = None;
+            state.claim_index.take().is_some()
+        })
+    }
+
+    /// Whether triggers or rules may change what is written into the table.
+    pub(crate) fn has_triggers(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| state.has_triggers)
+    }
+
+    /// Leaves a row out of claims, for an hour, or tentatively until another row of the table completes. True if that is news.
+    pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, is_tentative: bool) -> bool {
+        let until = Instant::now() + SET_ASIDE;
+        self.with_table(table, |state| {
+            let entry = SetAside { key: key.clone(), until, reason, is_tentative };
+            state.set_aside.insert(key_text(key), entry).is_none()
+        })
+    }
+
+    /// The keys that are left out of claims; `None` if there are too many of them.
+    pub(crate) fn left_out(&self, table: &TableSql) -> Option<Vec<ValueTuple>> {
+        self.with_table(table, |state| {
+            let now = Instant::now();
+            state.set_aside.retain(|_, row| row.until > now);
+            (state.set_aside.len() <= MOST_SET_ASIDE)
+                .then(|| state.set_aside.values().map(|row| row.key.clone()).collect())
+        })
+    }
+
+    /// The rows that are left out of claims, by table.
+    pub(crate) fn set_aside_rows(&self) -> Vec<SetAsideRows> {
+        let now = Instant::now();
+        let tables = lock(&self.tables);
+        let mut found: Vec<SetAsideRows> = tables
+            .iter()
+            .filter_map(|(table, state)| {
+                let mut rows = state.set_aside.iter().filter(|(_, row)| row.until > now);
+                let (key, row) = rows.next()?;
+                let (table, key, reason) = (table.clone(), key.clone(), row.reason.clone());
+                Some(SetAsideRows { table, count: rows.count() + 1, key, reason })
+            })
+            .collect();
+        found.sort_by(|a, b| a.table.cmp(&b.table));
+        found
+    }
+
+    /// True for the first call with this text.
     pub(crate) fn is_first_report(&self, what: String) -> bool {
         lock(&self.reported).insert(what)
     }
 
     /// The settlements that wait. `error` is kept as the message of those that have none yet.
     pub(crate) fn pending(&self, error: Option<&str>) -> Vec<Settlement> {
-        let mut pending = lock(&self.pending);
+        let mut pending = lock(&self.settlements);
         for settlement in pending.iter_mut() {
             settlement.error = settlement.error.take().or_else(|| error.map(str::to_owned));
         }
@@ -122,7 +296,15 @@ impl WorkState {
 
     /// Removes a settlement that was written.
     pub(crate) fn remove(&self, settlement: &Settlement) {
-        lock(&self.pending).retain(|pending| pending.id != settlement.id);
+        lock(&self.settlements).retain(|pending| pending.id != settlement.id);
+    }
+
+    fn with_table<T>(&self, table: &TableSql, change: impl FnOnce(&mut TableState) -> T) -> T {
+        let mut tables = lock(&self.tables);
+        if let Some(state) = tables.get_mut(&table.name) {
+            return change(state);
+        }
+        change(tables.entry(table.name.clone()).or_default())
     }
 }
 

@@ -1,6 +1,7 @@
 use sea_orm::DatabaseConnection;
 
 use super::*;
+use crate::database::work::due::Kind;
 use crate::database::work::work_item::{Work, any_status, time_value};
 use crate::database::{connect, create_claim_index};
 
@@ -37,17 +38,17 @@ impl WorkItem for job::Entity {
     }
 }
 
-/// How SQLite goes about a query, a line a step.
-async fn steps(db: &DatabaseConnection, query: &SelectStatement) -> String {
-    let sql = query.to_string(sea_orm::sea_query::SqliteQueryBuilder);
-    let steps = db
-        .query_all_raw(sea_orm::Statement::from_string(db.get_database_backend(), format!("EXPLAIN QUERY PLAN {sql}")));
-    let steps = steps.await.expect("SQLite explains");
+/// SQLite's plan for a query, a line a step.
+async fn steps(db: &DatabaseConnection, query: &sea_orm::Statement) -> String {
+    let sql = format!("EXPLAIN QUERY PLAN {}", query.sql);
+    let values = query.values.clone().unwrap_or(sea_orm::Values(Vec::new()));
+    let explain = sea_orm::Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    let steps = db.query_all_raw(explain).await.expect("SQLite explains");
     steps.iter().map(|step| step.try_get::<String>("", "detail").expect("a detail") + "\n").collect()
 }
 
-/// A table of 5,000 pending rows, those not due at `due`, and a request for them.
-async fn request(due: &str) -> (DatabaseConnection, ClaimRequest<job::Entity>) {
+/// A table of 5,000 pending rows, all due at `due`.
+async fn table(due: &str) -> DatabaseConnection {
     let db = connect("sqlite::memory:").await.expect("a database");
     let rows = format!(
         "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 5000) \
@@ -59,35 +60,39 @@ async fn request(due: &str) -> (DatabaseConnection, ClaimRequest<job::Entity>) {
         db.execute_unprepared(sql).await.expect("a table");
     }
     create_claim_index::<job::Entity>(&db).await.expect("an index");
-    // With figures about the table, SQLite is bolder.
-    db.execute_unprepared("ANALYZE").await.expect("figures");
-    let request = ClaimRequest {
-        service_db: ServiceDb::new(db.clone(), "test"),
-        wanted: 1,
-        filter: Condition::all(),
-        order: Vec::new(),
-        backoff: Backoff::default(),
-        lease: Duration::from_secs(60),
-    };
-    (db, request)
+    // With statistics about the table, SQLite is bolder.
+    db.execute_unprepared("ANALYZE").await.expect("statistics");
+    db
 }
 
 #[tokio::test]
 async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
     for due in ["NULL", "'2026-01-01T00:00:00+00:00'", "'9999-01-01T00:00:00+00:00'"] {
-        let (db, request) = request(due).await;
-        let now = request.service_db.clock.now();
-        let parts = sql::parts::<job::Entity>(&request.order);
-        assert_eq!(parts.len(), 2);
-        for (part, limit) in parts.iter().flat_map(|part| [1, 2, 101].map(|limit| (*part, limit))) {
-            for query in [request.due(now, part, limit), request.due_keys(now, part, limit)] {
-                let steps = steps(&db, &query).await;
-                // Not through all that is pending: through what is asked for alone.
-                assert!(
-                    steps.contains("SEARCH job USING COVERING INDEX job_claim_idx (due"),
-                    "{due} {limit} {part:?}:\n{steps}"
-                );
-                assert!(!steps.contains("SCAN job"), "{due} {limit} {part:?}:\n{steps}");
+        let db = table(due).await;
+        for dated_first in [false, true] {
+            let rows = DueRows::<job::Entity> {
+                backend: DbBackend::Sqlite,
+                filter: Condition::all(),
+                order: Vec::new(),
+                dated_first,
+                index: Some("job_claim_idx".to_owned()),
+                generation: 0,
+            };
+            assert_eq!(rows.kinds().len(), 2);
+            for limit in [1, 2, 101] {
+                let keys = [Kind::Undated, Kind::Dated].map(|kind| rows.keys(kind, Utc::now(), limit));
+                for query in keys.into_iter().chain([rows.statement(Utc::now(), limit)]) {
+                    let steps = steps(&db, &query).await;
+                    // Not through all that is pending: only through what is asked for.
+                    assert!(
+                        steps.contains("SEARCH job USING INDEX job_claim_idx (<expr>"),
+                        "{due} {limit}:\n{}\n{steps}",
+                        query.sql
+                    );
+                    assert!(!steps.contains("SCAN job"), "{due} {limit}:\n{steps}");
+                    let sorts = steps.matches("TEMP B-TREE").count();
+                    assert!(sorts <= 2 && (sorts == 0 || steps.contains("service_")), "{due} {limit}:\n{steps}");
+                }
             }
         }
     }

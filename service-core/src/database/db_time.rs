@@ -1,0 +1,43 @@
+//! [`DbTime`]: the time that leases and overrides are compared with: the database's, as the clocks of the machines that share it differ.
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Alias, Expr, Query};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+
+use crate::database::wall_clock::WallClock;
+
+/// The clock of the database, or a test's in its place.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum DbTime {
+    #[default]
+    Database,
+    Virtual(WallClock),
+}
+
+impl DbTime {
+    /// The current time in milliseconds since 1970, as SQL.
+    pub(crate) fn millis(&self, backend: DbBackend) -> Expr {
+        match self {
+            Self::Virtual(clock) => Expr::Constant(clock.now().timestamp_millis().into()),
+            // Not the time of the transaction's start, which may be long ago.
+            Self::Database if backend == DbBackend::Postgres => {
+                Expr::cust("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
+            }
+            Self::Database => Expr::cust("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
+        }
+    }
+
+    /// The current time.
+    pub(crate) async fn now(&self, db: &impl ConnectionTrait) -> Result<DateTime<Utc>, DbErr> {
+        if let Self::Virtual(clock) = self {
+            return Ok(clock.now());
+        }
+        let now = Alias::new("now");
+        let select = Query::select().expr_as(self.millis(db.get_database_backend()), now).to_owned();
+        let millis: Option<i64> = match db.query_one(&select).await? {
+            Some(row) => row.try_get("", "now")?,
+            None => None,
+        };
+        Ok(millis.and_then(DateTime::from_timestamp_millis).unwrap_or_else(Utc::now))
+    }
+}

@@ -1,0 +1,215 @@
+//! [`DueRows`]: which rows a claim gets, and in which order.
+//!
+//! Half of a batch are rows without a time, by key, and half are rows whose time has come, by time; unused places go to the
+//! other half. So neither kind can starve the other: new rows cannot keep back a row that waits for its second attempt. Each
+//! kind is a query of its own, because a database that is asked for both at once reads every row that is not due yet.
+//!
+//! The tricky part is SQLite, which keeps times as text. They are compared as instants, by `julianday`, which reads every offset
+//! and format that drivers write; the claim index has the same expression.
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{
+    Alias, Asterisk, Condition, Expr, ExprTrait, Func, IntoIden, LockBehavior, LockType, NullOrdering,
+    PostgresQueryBuilder, Query, SelectStatement, SqlWriterValues, SqliteQueryBuilder, Value,
+};
+use sea_orm::{
+    ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, Select, Statement, StatementBuilder,
+};
+
+use crate::database::work::sql::{PENDING, as_integer, quoted, status_value};
+use crate::database::work::work_item::{TimeValue, WorkItem};
+
+/// Julian day 0 in milliseconds before 1970, as SQLite counts.
+const JULIAN_EPOCH_MS: i64 = 210_866_760_000_000;
+const MS_A_DAY: f64 = 86_400_000.0;
+
+/// The queries for the rows of one claim.
+#[derive(Clone, Debug)]
+pub(crate) struct DueRows<E: EntityTrait> {
+    pub(crate) backend: DbBackend,
+    /// The user's conditions.
+    pub(crate) filter: Condition,
+    /// The user's order, in place of the usual one.
+    pub(crate) order: Vec<(E::Column, Order)>,
+    /// Rows that are dealt with first.
+    pub(crate) dated_first: bool,
+    /// The claim index, if SQLite has it.
+    pub(crate) index: Option<String>,
+    /// Part of the statement's text, so that a driver prepares it anew.
+    pub(crate) generation: u32,
+}
+
+/// The rows that one query asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    All,
+    Undated,
+    Dated,
+}
+
+impl<E: WorkItem> DueRows<E> {
+    /// The kinds of rows, in the order in which they take turns.
+    pub(crate) fn kinds(&self) -> &'static [Kind] {
+        match E::__work().available_at {
+            // A text that is no time is undated for SQLite, in a column that is not nullable too.
+            Some((column, value)) if self.order.is_empty() && (column.def().is_null() || self.is_text(value)) => {
+                if self.dated_first { &[Kind::Dated, Kind::Undated] } else { &[Kind::Undated, Kind::Dated] }
+            }
+            _ => &[Kind::All],
+        }
+    }
+
+    /// The rows that are due at `now`, at most so many; on PostgreSQL they are locked.
+    pub(crate) fn statement(&self, now: DateTime<Utc>, limit: u64) -> Statement {
+        let mut statement = match self.backend {
+            DbBackend::Postgres => self.postgres(now, limit),
+            _ => self.sqlite(now, limit),
+        };
+        if self.generation > 0 {
+            statement.sql.push_str(&format!(" /* {} */", self.generation));
+        }
+        statement
+    }
+
+    /// The keys of one kind of rows. The claim index has them, so it is all that is read.
+    pub(crate) fn keys(&self, kind: Kind, now: DateTime<Utc>, limit: u64) -> Statement {
+        let select = self.select(kind, now).limit(limit).select_only();
+        let select = select.columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query();
+        let mut statement = StatementBuilder::build(&select, &self.backend);
+        if let Some(index) = self.index.as_ref().filter(|_| self.order.is_empty()) {
+            // By its own estimates SQLite would sometimes read the table.
+            statement.sql = statement.sql.replacen(" WHERE ", &format!(" INDEXED BY {} WHERE ", quoted(index)), 1);
+        }
+        statement
+    }
+
+    fn is_text(&self, value: TimeValue) -> bool {
+        self.backend == DbBackend::Sqlite && is_text_time(value)
+    }
+
+    fn select(&self, kind: Kind, now: DateTime<Utc>) -> Select<E> {
+        let work = E::__work();
+        let mut select =
+            E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
+        if let Some((column, value)) = work.available_at {
+            let is_text = self.is_text(value);
+            let time = Expr::col(column.as_column_ref());
+            let (time, now) = if is_text {
+                (Func::cust("julianday").arg(time).into(), Value::from(julian_day(now)))
+            } else {
+                (time, value(now))
+            };
+            let due = time.clone().lte(now);
+            select = select.filter(match kind {
+                // Some builds of SQLite estimate that as many rows lack a time as share one, and would read the table.
+                Kind::Undated if self.backend == DbBackend::Sqlite => Func::cust("unlikely").arg(time.is_null()).into(),
+                Kind::Undated => time.is_null(),
+                Kind::All if is_text || column.def().is_null() => due.or(time.is_null()),
+                Kind::All | Kind::Dated => due,
+            });
+        }
+        self.in_order(select.filter(self.filter.clone()), kind)
+    }
+
+    fn in_order(&self, mut select: Select<E>, kind: Kind) -> Select<E> {
+        if let Some((column, value)) = E::__work().available_at
+            && self.order.is_empty()
+        {
+            select = match self.backend {
+                // Named, so that the order is the index's.
+                DbBackend::Postgres if column.def().is_null() => {
+                    select.order_by_with_nulls(column, Order::Asc, NullOrdering::First)
+                }
+                DbBackend::Postgres => select.order_by(column, Order::Asc),
+                // One and the same value: named, it would be sorted by.
+                _ if kind == Kind::Undated => select,
+                _ if self.is_text(value) => {
+                    select.order_by(Func::cust("julianday").arg(Expr::col(column.as_column_ref())), Order::Asc)
+                }
+                _ => select.order_by(column, Order::Asc),
+            };
+        }
+        for (column, order) in &self.order {
+            select = select.order_by(*column, order.clone());
+        }
+        E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
+    }
+
+    /// The keys of both kinds, taking turns, and then the rows. Asked for whole rows and few of them, SQLite would rather read and
+    /// sort the table than follow the index.
+    fn sqlite(&self, now: DateTime<Utc>, limit: u64) -> Statement {
+        let names = || E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str()));
+        let key = names().collect::<Vec<_>>().join(", ");
+        let (mut parts, mut values) = (Vec::new(), Vec::new());
+        for (at, kind) in self.kinds().iter().enumerate() {
+            let keys = self.keys(*kind, now, limit);
+            parts.push(format!(
+                "SELECT {key}, row_number() OVER () AS service_turn, {at} AS service_kind FROM ({})",
+                keys.sql
+            ));
+            values.extend(keys.values.map(|values| values.0).unwrap_or_default());
+        }
+        let rows = E::find().into_query().to_string(SqliteQueryBuilder);
+        let (columns, table) = rows.split_once(" FROM ").unwrap_or((&rows, ""));
+        let same_key =
+            names().map(|name| format!("{table}.{name} = service_due.{name}")).collect::<Vec<_>>().join(" AND ");
+        // A cross join is not turned round: the keys come first.
+        let sql = format!(
+            "{columns} FROM (SELECT * FROM ({}) ORDER BY service_turn, service_kind LIMIT {limit}) AS service_due \
+             CROSS JOIN {table} ON {same_key} ORDER BY service_turn, service_kind",
+            parts.join(" UNION ALL ")
+        );
+        Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
+    }
+
+    fn postgres(&self, now: DateTime<Utc>, limit: u64) -> Statement {
+        let locked = |select: Select<E>, limit| {
+            select.limit(limit).lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
+        };
+        let mut sql = SqlWriterValues::new("$", true);
+        let mut write = |text: &str, select: SelectStatement| {
+            use std::fmt::Write;
+            let _ = sql.write_str(text);
+            select.build_collect_any_into(&PostgresQueryBuilder, &mut sql);
+        };
+        let [first, second] = self.kinds() else {
+            write("", locked(self.select(Kind::All, now), limit));
+            return statement(sql);
+        };
+        // A row is locked only if it is given out: the outer limits stop the inner queries.
+        let taken = E::PrimaryKey::iter().map(|key| Alias::new(key.into_column().as_str()).into_iden());
+        let taken = Query::select().columns(taken).from(Alias::new("service_first")).to_owned();
+        let columns = E::PrimaryKey::iter().map(|key| Expr::col(key.into_column().as_column_ref()));
+        let rest = self.select(*first, now).filter(Expr::tuple(columns).not_in_subquery(taken));
+        write("WITH service_first AS MATERIALIZED (", locked(self.select(*first, now), limit / 2));
+        write("), service_second AS MATERIALIZED (SELECT * FROM (", locked(self.select(*second, now), limit));
+        let left = format!(") AS part LIMIT {limit} - (SELECT count(*) FROM service_first)");
+        write(&format!("{left}), service_rest AS MATERIALIZED (SELECT * FROM ("), locked(rest, limit));
+        write(
+            &format!("{left} - (SELECT count(*) FROM service_second)) "),
+            Query::select().column(Asterisk).from(Alias::new("service_first")).to_owned(),
+        );
+        for part in ["service_second", "service_rest"] {
+            write(" UNION ALL ", Query::select().column(Asterisk).from(Alias::new(part)).to_owned());
+        }
+        statement(sql)
+    }
+}
+
+fn statement(sql: SqlWriterValues) -> Statement {
+    let (sql, values) = sql.into_parts();
+    Statement::from_sql_and_values(DbBackend::Postgres, sql, values)
+}
+
+/// Whether SQLite keeps times of this type as text.
+pub(crate) fn is_text_time(value: TimeValue) -> bool {
+    as_integer(&value(DateTime::UNIX_EPOCH)).is_none()
+}
+
+/// An instant as SQLite's `julianday` gives it.
+fn julian_day(at: DateTime<Utc>) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "SQLite converts the same integer")]
+    let ms = at.timestamp_millis().saturating_add(JULIAN_EPOCH_MS) as f64;
+    ms / MS_A_DAY
+}

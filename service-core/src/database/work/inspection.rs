@@ -1,0 +1,219 @@
+//! Inspects a table before a claim: whether the entity fits it, whether an index serves the claims, whether triggers may change
+//! what is written, and whether there are rows that no claim will ever get.
+
+use std::fmt::Write;
+
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryResult, Statement, TransactionTrait};
+
+use crate::database::error_kind::ErrorKind;
+use crate::database::service_db::ServiceDb;
+use crate::database::work::due::is_text_time;
+use crate::database::work::index::{claim_index, claim_index_name, qualified};
+use crate::database::work::row::ClaimError;
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, quoted};
+use crate::database::work::work_item::WorkItem;
+use crate::service::error::{Error, Result};
+
+/// How many rows are searched for an unknown status on SQLite, which has no limit for a statement's time.
+const SQLITE_ROWS: u64 = 100_000;
+
+/// Inspects a table at its first claim, and again every minute.
+///
+/// # Errors
+/// The status enum lacks a value that a work item needs, or a column cannot take what the framework writes. The database's errors
+/// are left to the claim itself, unless the database is down.
+pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSql) -> Result<()> {
+    let known = (E::__work().known_statuses)();
+    if !known.is_empty() {
+        check_statuses(&table.name, &known)?;
+    }
+    if !service_db.work.inspection_is_due(table) {
+        return Ok(());
+    }
+    let found = match look::<E>(service_db).await {
+        Ok(Some(found)) => found,
+        // The claim fails, and says so.
+        Ok(None) => return Ok(()),
+        // The claim would wait as long, and end the same way.
+        Err(source) if ErrorKind::of(&source).is_outage() => {
+            return Err(Error::new(ClaimError { table: table.name.clone(), source }));
+        }
+        Err(_) => return Ok(()),
+    };
+    if let Some(problem) = found.problem {
+        return Err(Error::msg(format!("the rows of `{}` cannot be work: {problem}", table.name)));
+    }
+    let index = found.has_claim_index.then(claim_index_name::<E>);
+    service_db.work.inspected(table, found.has_triggers, index);
+    if service_db.work.is_first_report(format!("inspected {}", table.name)) {
+        warn_of_rows_and_index::<E>(service_db, &table.name, found.has_index, &known).await;
+    }
+    Ok(())
+}
+
+async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str, has_index: bool, known: &[String]) {
+    let service_id = &*service_db.service_id;
+    if !has_index {
+        crate::log::warn!(
+            service.id = service_id,
+            table,
+            "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
+             for its entity once, or run: {}",
+            claim_index::<E>(service_db.db().get_database_backend())
+        );
+    }
+    if let Ok(Some(status)) = strange_status::<E>(service_db, known).await {
+        crate::log::warn!(
+            service.id = service_id,
+            table,
+            status,
+            "a row has a status that no work item has, and is not claimed: `{PENDING}` rows are claimed, and end as `{COMPLETED}` \
+             or `{FAILED}`"
+        );
+    }
+}
+
+/// What an inspection finds.
+#[derive(Debug, Default)]
+struct Found {
+    has_index: bool,
+    /// It is the index of `create_claim_index`.
+    has_claim_index: bool,
+    has_triggers: bool,
+    /// Why the framework cannot write into the table.
+    problem: Option<String>,
+}
+
+/// `None` if there is no such table.
+async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Found>, DbErr> {
+    let (db, entity) = (service_db.db(), E::default());
+    let backend = db.get_database_backend();
+    let query = async |sql: &str, value: &str| {
+        db.query_all_raw(Statement::from_sql_and_values(backend, sql, [value.to_owned().into()])).await
+    };
+    let (objects, columns, name) = match backend {
+        DbBackend::Postgres => (
+            "SELECT 'table' AS kind, '' AS definition FROM pg_class WHERE oid = to_regclass($1) \
+             UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid \
+             UNION ALL SELECT 'trigger', '' FROM pg_trigger WHERE tgrelid = to_regclass($1) AND NOT tgisinternal \
+             UNION ALL SELECT 'trigger', '' FROM pg_class WHERE oid = to_regclass($1) AND relhasrules"
+                .to_owned(),
+            "SELECT attname::text AS name, attnotnull AS is_required, \
+             CASE WHEN atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND atttypmod > 4 THEN atttypmod - 4 END AS length \
+             FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
+                .to_owned(),
+            qualified(&entity),
+        ),
+        _ => {
+            let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
+            let argument = entity.schema_name().map_or_else(String::new, |schema| format!(", '{}'", schema.replace('\'', "''")));
+            (
+                format!(
+                    "SELECT CASE type WHEN 'view' THEN 'table' ELSE type END AS kind, coalesce(sql, '') AS definition \
+                     FROM {schema}sqlite_master WHERE tbl_name = ?"
+                ),
+                format!(
+                    "SELECT name, \"notnull\" AS is_required, CAST(NULL AS INTEGER) AS length FROM pragma_table_info(?{argument})"
+                ),
+                entity.table_name().to_owned(),
+            )
+        }
+    };
+    let mut found = Found::default();
+    let mut exists = false;
+    for row in query(&objects, &name).await? {
+        let (kind, definition): (String, String) = (row.try_get("", "kind")?, row.try_get("", "definition")?);
+        match kind.as_str() {
+            "table" => exists = true,
+            "index" => {
+                let serves = serves::<E>(&definition, backend);
+                found.has_index |= serves;
+                found.has_claim_index |= serves && definition.contains(&quoted(&claim_index_name::<E>()));
+            }
+            _ => found.has_triggers = true,
+        }
+    }
+    if !exists {
+        return Ok(None);
+    }
+    for column in query(&columns, &name).await? {
+        if let Some(problem) = problem_with::<E>(&column)? {
+            found.problem = Some(problem);
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Whether an index of this definition serves the claims.
+fn serves<E: WorkItem>(definition: &str, backend: DbBackend) -> bool {
+    let work = E::__work();
+    let columns = definition.split_once('(').map_or("", |(_, columns)| columns);
+    let names = |name: &str| columns.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+    let by_instant = backend == DbBackend::Sqlite
+        && work.available_at.is_some_and(|(column, value)| is_text_time(value) && names(column.as_str()));
+    names(work.status.as_str()) && (!by_instant || names("julianday"))
+}
+
+/// Why a column cannot take what the framework writes.
+fn problem_with<E: WorkItem>(column: &QueryResult) -> std::result::Result<Option<String>, DbErr> {
+    let work = E::__work();
+    let (name, is_required): (String, bool) = (column.try_get("", "name")?, column.try_get("", "is_required")?);
+    let length: Option<i32> = column.try_get("", "length")?;
+    let longest = [PENDING, COMPLETED, FAILED].iter().map(|status| status.len()).max().unwrap_or_default();
+    if name == work.status.as_str() && length.is_some_and(|length| usize::try_from(length).is_ok_and(|n| n < longest)) {
+        return Ok(Some(format!("the column `{name}` is too short for `{COMPLETED}`")));
+    }
+    let is_error = work.error.is_some_and(|error| name == error.as_str() && error.def().is_null());
+    if is_error && is_required {
+        return Ok(Some(format!(
+            "the column `{name}` is NOT NULL, but the entity's type is an `Option`, so completed rows would be written with NULL"
+        )));
+    }
+    Ok(None)
+}
+
+fn check_statuses(table: &str, known: &[String]) -> Result<()> {
+    let mut missing = String::new();
+    for status in [PENDING, COMPLETED, FAILED] {
+        if !known.iter().any(|known| known == status) {
+            let _ = write!(missing, "{}`{status}`", if missing.is_empty() { "" } else { ", " });
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::fatal(format!(
+        "the status enum of `{table}` has no variant for {missing}: add `#[sea_orm(string_value = \"…\")]` variants for them"
+    )))
+}
+
+/// A status that no work item has, if there is one. The search may read the whole table, so it is limited.
+async fn strange_status<E: WorkItem>(
+    service_db: &ServiceDb,
+    known: &[String],
+) -> std::result::Result<Option<String>, DbErr> {
+    let (column, entity) = (E::__work().status, E::default());
+    if column.enum_type_name().is_some() && service_db.db().get_database_backend() == DbBackend::Postgres {
+        return Ok(None);
+    }
+    let expected = [PENDING, COMPLETED, FAILED].into_iter().chain(known.iter().map(String::as_str));
+    let (status, searched) = (Alias::new("status"), Alias::new("searched"));
+    let mut rows = Query::select().expr_as(Expr::col(column), status.clone()).from(entity.table_ref()).to_owned();
+    if service_db.db().get_database_backend() == DbBackend::Sqlite {
+        rows.limit(SQLITE_ROWS);
+    }
+    let select = Query::select()
+        .column(status.clone())
+        .from_subquery(rows, searched)
+        .and_where(Expr::col(status).is_not_in(expected))
+        .limit(1)
+        .to_owned();
+    let tx = service_db.db().begin().await?;
+    if service_db.db().get_database_backend() == DbBackend::Postgres {
+        tx.execute_unprepared("SET LOCAL statement_timeout = '1s'").await?;
+    }
+    let row = tx.query_one(&select).await?;
+    tx.rollback().await?;
+    row.map(|row| row.try_get("", "status")).transpose()
+}

@@ -1,0 +1,166 @@
+//! Batches of `claim`: all rows commit together.
+
+use sea_orm::sea_query::ValueTuple;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait};
+
+use crate::database::error_kind::ErrorKind;
+use crate::database::transaction::Transaction;
+use crate::database::work::batch::Batch;
+use crate::database::work::row::key_of;
+use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::work_state::EndedBatch;
+use crate::database::work::write_row::{Written, write_failure};
+use crate::service::error::{Error, Result};
+
+/// Why rows could not be completed.
+pub(crate) enum NotCompleted {
+    /// An error of the transaction.
+    Database(DbErr),
+    /// The update to `completed` was refused.
+    Refused(DbErr),
+    /// These rows are still pending after the update.
+    Pending(Vec<ValueTuple>),
+}
+
+/// Writes that rows are completed, and makes sure that they are.
+pub(crate) async fn complete_rows<E: EntityTrait>(
+    tx: &Transaction,
+    table: &TableSql,
+    rows: &[RowRef],
+    now: chrono::DateTime<chrono::Utc>,
+    has_triggers: bool,
+) -> std::result::Result<(), NotCompleted> {
+    // Outside a transaction the update would stand although the items' writes are gone.
+    tx.prove().await.map_err(NotCompleted::Database)?;
+    let keys: Vec<ValueTuple> = rows.iter().map(|row| row.key.clone()).collect();
+    let connection = tx.connection().await.map_err(NotCompleted::Database)?;
+    let mut changed = 0;
+    for update in table.complete(&keys, now) {
+        match connection.execute(&update).await {
+            Ok(done) => changed += done.rows_affected(),
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Statement => return Err(NotCompleted::Refused(error)),
+            Err(error) => return Err(NotCompleted::Database(error)),
+        }
+    }
+    // An item may have deleted its own row. A trigger or a rule may keep a row as it was.
+    if changed == keys.len() as u64 && !has_triggers {
+        return Ok(());
+    }
+    if has_triggers && table.backend == DbBackend::Postgres {
+        // Deferred triggers run now, so that what they do is seen.
+        connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::Refused)?;
+    }
+    let mut pending = Vec::new();
+    for select in table.pending_among(&keys) {
+        for row in connection.query_all(&select).await.map_err(NotCompleted::Database)? {
+            pending.push(key_of::<E>(&row).map_err(NotCompleted::Database)?);
+        }
+    }
+    if pending.is_empty() { Ok(()) } else { Err(NotCompleted::Pending(pending)) }
+}
+
+impl<E: EntityTrait<Model: Sync>> Batch<E> {
+    pub(crate) async fn fail_together(
+        &mut self,
+        row: &RowRef,
+        decision: RetryDecision,
+        message: &str,
+    ) -> Result<Written> {
+        self.tx.undo_item().await?;
+        Ok(write_failure(&self.tx, &self.table, row, decision, message, self.service_db.clock.now()).await?)
+    }
+
+    pub(crate) async fn commit_together(&mut self, again: bool) -> Result<()> {
+        let tx = self.take_tx();
+        if !self.done.is_empty() {
+            let has_triggers = self.service_db.work.has_triggers(&self.table);
+            let now = self.service_db.clock.now();
+            match complete_rows::<E>(&tx, &self.table, &self.done, now, has_triggers).await {
+                Ok(()) => {}
+                Err(NotCompleted::Pending(keys)) => {
+                    tx.rollback().await?;
+                    return self.undo_all(&keys);
+                }
+                Err(NotCompleted::Refused(error)) => {
+                    let _ = tx.rollback().await;
+                    return self.find_refused(error, true).await;
+                }
+                Err(NotCompleted::Database(error)) => {
+                    let error = Error::from(error);
+                    self.commit_failed(&error);
+                    return Err(error);
+                }
+            }
+        }
+        match tx.commit().await {
+            Ok(()) => {
+                self.service_db.work.committed(&self.table, self.processed > 0, again);
+                Ok(())
+            }
+            Err(error) => match error.find::<DbErr>().cloned() {
+                Some(refused) if ErrorKind::of(&refused) == ErrorKind::Statement => {
+                    self.find_refused(refused, false).await
+                }
+                _ => {
+                    self.commit_failed(&error);
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    /// Rows stayed pending although they were completed. Nothing of the batch is kept, or their effects would be repeated.
+    fn undo_all(&mut self, pending: &[ValueTuple]) -> Result<()> {
+        for key in pending {
+            self.leave_out(
+                key,
+                "it was completed, but stays pending: a trigger or a rule keeps it; the writes of its batch are undone",
+            );
+        }
+        self.processed = 0;
+        self.failed = pending.len() as u64;
+        self.done.clear();
+        self.more = true;
+        Ok(())
+    }
+
+    /// The commit was refused. A row that was alone is the cause; otherwise the rows are claimed one by one.
+    async fn find_refused(&mut self, refused: DbErr, by_update: bool) -> Result<()> {
+        let error = Error::from(refused.clone());
+        let row = match self.done.pop() {
+            Some(row) if self.claimed == 1 => row,
+            _ => {
+                self.service_db.work.claim_one_by_one(&self.table, self.claimed);
+                return Err(error);
+            }
+        };
+        self.processed = 0;
+        if by_update && !self.is_cause_of_refusal(&row, &refused).await? {
+            return Ok(());
+        }
+        let (table, row) = (&self.table, Some(row));
+        self.service_db.work.defer(EndedBatch { table, row, owner: None, claimed: 1, cause: None });
+        self.service_db.settle(Some(&format!("{error:#}"))).await?;
+        self.failed += 1;
+        Ok(())
+    }
+
+    /// The batch could not commit, for a cause that is no row's own.
+    fn commit_failed(&mut self, error: &Error) {
+        let cause = match error.find::<DbErr>() {
+            Some(error) => ErrorKind::of(error),
+            // It was not answered.
+            None => ErrorKind::ConnectionLost,
+        };
+        if cause == ErrorKind::Statement {
+            self.service_db.work.claim_one_by_one(&self.table, self.claimed);
+            return;
+        }
+        let (table, row, claimed, cause) = (&self.table, self.done.pop(), self.claimed, Some(cause));
+        let alone = row.filter(|_| claimed == 1);
+        if let Some(row) = &alone {
+            tracing::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
+        }
+        self.service_db.work.defer(EndedBatch { table, row: alone, owner: None, claimed, cause });
+    }
+}
