@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::descriptor::ServiceDescriptor;
+use super::deserialize;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
@@ -359,7 +360,9 @@ impl<'a> Resolver<'a> {
                 Some(fields) if is_field(key, node, fields) => {}
                 // The test bed's `.set("batch_size", …)` is for whoever has it.
                 Some(_) if node.origin.place.ends_with(FOR_ALL) => {}
-                Some(fields) => self.errors.push(ConfigError::UnknownKey { setting, hint: hint(key, fields) }),
+                Some(fields) => {
+                    self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) })
+                }
                 None => {
                     let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { continue };
                     // Short names are near to many: `relay` is not meant as `delay`.
@@ -390,18 +393,6 @@ fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     let from_environment = node.origin.layer == Layer::Environment;
     fields.iter().any(|field| *field == key || (from_environment && field.eq_ignore_ascii_case(key)))
-}
-
-/// What to write instead of a key that nothing reads.
-pub(super) fn hint(key: &str, fields: &[&'static str]) -> String {
-    match nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name))) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if fields.is_empty() => "the service has no settings of its own".to_owned(),
-        None => {
-            let names: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
-            format!("the service's own settings are {}", names.join(", "))
-        }
-    }
 }
 
 /// The first `${…}` in a value that could not be read.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use super::deserialize::{Reader, Shared};
+use super::deserialize::{self, Subject};
 use super::errors::ConfigError;
 use super::fields::fields;
 use super::keys;
@@ -33,9 +33,7 @@ impl Settings {
         if let Some(key) = known.iter().find(|field| keys::find(field).is_some()) {
             return Err(ConfigError::Reserved { service: service.to_owned(), key: (*key).to_owned() });
         }
-        let shared = Shared::new(service, &self.file);
-        let reader = Reader::root(&self.root, &shared);
-        T::deserialize(&reader).map_err(|error| reader.locate(error).into_config())
+        deserialize::read(&self.root, Subject { service, file: &self.file, complete: false })
     }
 
     /// Keys that are set, the dotted path of each with its place, for `explain`. Values are not shown: whether one is a

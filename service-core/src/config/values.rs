@@ -34,6 +34,11 @@ pub(crate) enum Value {
     },
     List(Vec<Node>),
     Table(Table),
+    /// A value whose type is being found out, by its number. Only the reading of settings makes one, for itself.
+    Probe {
+        number: usize,
+        value: Box<Value>,
+    },
 }
 
 /// Keys and values.
@@ -97,6 +102,10 @@ impl Value {
                 }
                 write!(out, " }}")
             }
+            Self::Probe { value, .. } => {
+                value.write(out, secret);
+                Ok(())
+            }
         };
     }
 
@@ -125,6 +134,7 @@ impl Value {
             Self::Str(_) | Self::Text { .. } | Self::Broken { .. } => "a string",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
+            Self::Probe { value, .. } => value.kind(),
         }
     }
 }

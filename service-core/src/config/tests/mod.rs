@@ -1,5 +1,6 @@
 //! Configuration, tested through [`Sources`] with an environment and a directory of the test's own.
 
+mod buffered;
 mod keys;
 mod layers;
 mod mistakes;

@@ -115,12 +115,12 @@ fn errors_of_whoever_buffers_values_are_cleaned() {
     let text = || toml("[mail]\napi_key = \"hunter2\"");
     assert_eq!(
         fails::<Flat<Keyed<u32>>>(text()),
-        "settings of service `mail`: found string \"•••\", expected a whole number from 0 to 4294967295"
+        "`api_key` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
     );
     let typed = toml("[mail]\nvalue = \"hunter2\"");
     assert_eq!(
         fails::<Flat<One<Secret<u32>>>>(typed),
-        "settings of service `mail`: a secret does not have the form that its type expects"
+        "`value` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
     );
     #[derive(Deserialize, Debug)]
     #[serde(try_from = "Keyed<String>")]
