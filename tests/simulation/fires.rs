@@ -123,7 +123,7 @@ fn find(cron: &Cron, zone: Tz, start: i64, days: u64) -> Vec<Ms> {
 }
 
 #[test]
-fn the_model_of_cron_knows_both_changes_of_the_clock() {
+fn the_model_of_cron_follows_both_changes_of_dst() {
     let fires = |cron: &str, zone, from: &str| -> Vec<String> {
         let start = humantime::parse_rfc3339(from).expect("a time").duration_since(std::time::UNIX_EPOCH);
         let start = i64::try_from(start.expect("after 1970").as_secs()).expect("near");

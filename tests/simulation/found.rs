@@ -52,7 +52,7 @@ async fn registry(
 }
 
 /// The events so far.
-async fn told(events: &mut (impl Stream<Item = ServiceEvent> + Unpin)) -> Vec<ServiceEventKind> {
+async fn received(events: &mut (impl Stream<Item = ServiceEvent> + Unpin)) -> Vec<ServiceEventKind> {
     let mut received = Vec::new();
     std::future::poll_fn(|task| {
         while let Poll::Ready(Some(event)) = Pin::new(&mut *events).poll_next(task) {
@@ -94,7 +94,7 @@ async fn an_instance_that_could_not_be_rebuilt_is_built_again_after_a_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_is_told_as_a_panic() {
+async fn a_closure_that_panics_is_reported_as_a_panic() {
     let (bed, service) = registry(&[("max_failures", 0)], || panic!("{PANIC}")).await;
     let mut events = bed.services().await.subscribe();
     assert!(service.start().await.is_err());
@@ -102,7 +102,7 @@ async fn a_closure_that_panics_is_told_as_a_panic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_tells_what_was_decided_and_not_what_was_answered() {
+async fn an_event_has_the_decision_and_not_the_answer_of_on_failure() {
     hush();
     let bed = TestBed::new();
     let mut events = bed.services().await.subscribe();
@@ -112,7 +112,7 @@ async fn an_event_tells_what_was_decided_and_not_what_was_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_has_failed_stays_failed_though_it_still_cleans_up() {
+async fn a_service_that_has_failed_stays_failed_while_it_still_cleans_up() {
     let set = [("max_failures", 0)];
     let (bed, service) = registry(&set, || Fragile { panics: &[1], cleanup: secs(10) }).await;
     service.start().await.unwrap();
@@ -124,7 +124,7 @@ async fn a_service_that_has_failed_stays_failed_though_it_still_cleans_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_failure_is_no_reason_to_back_off_during_a_cleanup() {
+async fn a_service_does_not_back_off_during_a_cleanup_because_of_an_earlier_failure() {
     let (bed, service) = registry(&[], || Fragile { panics: &[2, 3], cleanup: secs(10) }).await;
     service.start().await.unwrap();
     bed.run_for(secs(1)).await;
@@ -139,7 +139,7 @@ async fn an_earlier_failure_is_no_reason_to_back_off_during_a_cleanup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_started_while_it_is_unregistered_is_stopped_again() {
+async fn a_service_that_is_started_while_it_is_unregistered_is_stopped_again() {
     let (bed, service) = registry(&[], || Fragile { panics: &[], cleanup: secs(1) }).await;
     let services = bed.services().await;
     service.start().await.unwrap();
@@ -172,7 +172,7 @@ impl Fickle {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_delay_counts_from_a_run_by_hand_during_the_initial_delay_too() {
+async fn a_new_delay_also_counts_from_a_requested_run_during_the_initial_delay() {
     let bed = TestBed::new();
     let service = bed.start_of::<Fickle>().await;
     bed.run_for(secs(100)).await;
@@ -194,7 +194,7 @@ impl Hourly {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fire_that_came_due_during_a_pause_stays_due_though_an_option_changes() {
+async fn a_fire_that_became_due_during_a_pause_stays_due_when_an_option_changes() {
     let (bed, cx) = (TestBed::new(), Arc::new(OnceLock::new()));
     let service = bed.start(Hourly(cx.clone())).await;
     bed.run_for(secs(3600)).await;
@@ -222,7 +222,7 @@ impl Changed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_that_takes_the_place_of_a_cron_schedule_before_the_start_runs_at_once_too() {
+async fn an_interval_that_replaces_a_cron_schedule_before_the_start_also_runs_at_once() {
     let bed = TestBed::new().set("jitter", 300);
     let service = bed.start_of::<Changed>().await;
     bed.run_for(Duration::from_millis(1)).await;

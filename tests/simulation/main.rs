@@ -93,7 +93,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn every_month_goes_by_the_contract() {
+fn every_month_follows_the_contract() {
     hush();
     let days = number("SIM_DAYS").unwrap_or(30);
     let first = number("SIM_SEED");
