@@ -82,7 +82,7 @@ pub struct SettingsType {
     /// The names of its fields: `None` where they are not known.
     pub(crate) fields: fn() -> Option<&'static [&'static str]>,
     /// Whether these settings of this service can be read as the type.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only rows of tables are checked ahead"))]
+    #[allow(dead_code, reason = "only rows of tables are checked ahead")]
     pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
 }
 

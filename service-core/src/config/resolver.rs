@@ -13,16 +13,13 @@ use super::deserialize;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
-use super::layers::{Layer, Origin, Precedence};
+use super::layers::{FOR_ALL, Layer, Origin, Precedence};
 use super::settings::Settings;
 use super::values::{self, Node, Table, Value, is_secret};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::Schedule;
 use crate::suggest::{distance, nearest};
-
-/// How the place of a value ends that is set for every service at once.
-pub(super) const FOR_ALL: &str = "for every service";
 
 /// One row of a layer that is not known at start. The key may have dots.
 pub(crate) struct Row {

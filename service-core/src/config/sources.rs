@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::descriptor::ServiceDescriptor;
 use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
-use super::layers::{Layer, Origin, Precedence, Scope};
-use super::resolver::{FOR_ALL, Resolved, Resolver, Row};
+use super::layers::{FOR_ALL, Layer, Origin, Precedence, Scope};
+use super::resolver::{Resolved, Resolver, Row};
 use super::values::{self, Node, SettingValue, Table, Value};
 use super::{keys, toml};
 use crate::config::options::ServiceOptions;
@@ -161,7 +161,7 @@ impl Sources {
 
     /// A row of a layer that is not known at start. Strings of `service_config` may hold `${VARIABLE}`; those of an operator
     /// may not, or the admin port would give access to the environment.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+    #[allow(dead_code, reason = "only a database has rows")]
     pub(crate) fn row(&self, layer: Layer, scope: Scope, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
@@ -180,7 +180,7 @@ impl Sources {
         Row { precedence, key: key.to_owned(), value, origin: Origin::new(layer, place) }
     }
 
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+    #[allow(dead_code, reason = "only a database has rows")]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),

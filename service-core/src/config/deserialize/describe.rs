@@ -1,8 +1,8 @@
 //! From an [`Error`] to a [`ConfigError`]: which key, where it stands, and nothing of a secret.
 
-use super::Subject;
 use super::errors::{Error, Kind, in_words};
 use super::path::{self, Found, Step};
+use super::subject::Subject;
 use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
 use crate::config::keys;

@@ -12,6 +12,7 @@ mod forms;
 mod path;
 mod reader;
 mod search;
+mod subject;
 
 use std::cell::RefCell;
 
@@ -19,27 +20,11 @@ use serde::de::DeserializeOwned;
 
 use self::describe::Describer;
 pub(super) use self::describe::hint;
-use self::errors::Error;
-use self::reader::{Reader, Shared};
+use self::reader::{Nth, Read, Reader, Shared};
 use self::search::Search;
+pub(super) use self::subject::Subject;
 use super::errors::ConfigError;
 use super::values::Value;
-
-/// Whose settings are read, for messages, and how.
-#[derive(Clone, Copy)]
-pub(super) struct Subject<'a> {
-    pub(super) service: &'a str,
-    /// The file in which a missing setting can be set.
-    pub(super) file: &'a str,
-    /// Whether the type has a field for every key: then a key that it does not read is an error.
-    pub(super) complete: bool,
-}
-
-/// Reads a value as the type, and returns which of the values read so far it is. Nothing but this knows the type, so that
-/// the rest is compiled once.
-type Read<'a> = dyn Fn(&Reader<'_>) -> Result<Nth, Error> + 'a;
-
-type Nth = usize;
 
 /// Reads a table of settings as `T`.
 ///

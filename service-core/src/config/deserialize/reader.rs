@@ -15,6 +15,12 @@ use crate::config::values::{Node, Table, Value};
 use crate::humanize;
 use crate::service::secret::NEWTYPE;
 
+/// Reads a value as the type, and returns which of the values read so far it is. Nothing but this knows the type, so that
+/// the rest is compiled once.
+pub(super) type Read<'a> = dyn Fn(&Reader<'_>) -> Result<Nth, Error> + 'a;
+
+pub(super) type Nth = usize;
+
 /// What all readers of one attempt share.
 #[derive(Default)]
 pub(super) struct Shared {

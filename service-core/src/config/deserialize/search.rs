@@ -12,11 +12,9 @@ use super::describe::Describer;
 use super::errors::{self, Asked, Error, Kind, Record};
 use super::forms::{Form, forms};
 use super::path::{self, Path, Step};
-use super::reader::{Reader, Shared};
-use super::{Nth, Read};
+use super::reader::{Nth, Read, Reader, Shared};
 use crate::config::errors::ConfigError;
-use crate::config::layers::Layer;
-use crate::config::resolver::FOR_ALL;
+use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
 
 /// With more values than that, only text of the environment is shown as probes.
