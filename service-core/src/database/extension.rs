@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
+use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::wall_clock::WallClock;
@@ -29,11 +30,23 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct DatabaseExtension {
     watcher: Arc<TableWatcher>,
     write_lock: WriteLock,
+    /// Leases follow the registry's clock, not the database's.
+    is_virtual: bool,
 }
 
 impl DatabaseExtension {
-    pub(crate) fn new(db: DatabaseConnection, availability: Availability) -> Self {
-        Self { watcher: Arc::new(TableWatcher::new(db, availability)), write_lock: WriteLock::default() }
+    pub(crate) fn new(
+        db: DatabaseConnection,
+        direct: Option<DirectConnection>,
+        availability: Availability,
+        is_virtual: bool,
+    ) -> Self {
+        let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
+        Self { watcher, write_lock: WriteLock::default(), is_virtual }
+    }
+
+    pub(crate) fn installed(self) -> Arc<dyn Extension> {
+        Arc::new(self)
     }
 
     fn availability(&self) -> &Availability {
@@ -41,14 +54,16 @@ impl DatabaseExtension {
     }
 
     async fn read_last_fire(&self, id: &str, now: SystemTime) -> Result<SystemTime> {
-        let db = self.watcher.registry_pool();
-        self.availability().tables().ensure(db).await?;
-        if let Some(last) = last_run(db, id).await?.fire {
-            return Ok(last.into());
-        }
-        // From the first start on fires can be missed.
-        set_last_run(db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
-        Ok(now)
+        let read = self.watcher.with_db(|db| async move {
+            self.availability().tables().ensure(&db).await?;
+            if let Some(last) = last_run(&db, id).await?.fire {
+                return Ok(last.into());
+            }
+            // From the first start on fires can be missed.
+            set_last_run(&db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
+            Ok(now)
+        });
+        read.await
     }
 }
 
@@ -59,10 +74,11 @@ impl Extension for DatabaseExtension {
 
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
         let shared = services.shared.clone();
+        let clock = WallClock::new(move || shared.clock.wall_now().into());
         let db = ServiceDb::new(self.watcher.db.clone(), service.id.clone())
-            .with_clock(WallClock::new(move || shared.clock.wall_now().into()))
             .with_tables(self.availability().tables().clone())
-            .with_write_lock(self.write_lock.clone());
+            .with_write_lock(self.write_lock.clone(), self.watcher.pool_is_checked());
+        let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
         // A service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
@@ -125,7 +141,7 @@ impl Extension for DatabaseExtension {
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let last = LastRun { run: started.map(Into::into), fire: Some(fire.into()) };
-            let recorded = set_last_run(self.watcher.registry_pool(), &service.id, last).await;
+            let recorded = self.watcher.with_db(|db| async move { set_last_run(&db, &service.id, last).await }).await;
             if recorded.is_err() {
                 self.availability().probe_soon();
             }
@@ -134,13 +150,19 @@ impl Extension for DatabaseExtension {
     }
 
     fn suspects_outage(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
-        // A run that hangs may as well wait for the database, where the service has used it.
+        // A run that hangs may be waiting for the database, if the service has used it.
         let hangs = kind == FailureKind::Timeout && ServiceDb::of(service).is_some_and(ServiceDb::is_used);
-        let suspected = hangs || ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage);
-        if suspected {
+        let kind = ErrorKind::in_chain(error);
+        match kind {
+            // Neither the service nor the database is the cause.
+            Some(ErrorKind::Contention | ErrorKind::StaleStatement) => self.availability().disturbed(),
+            Some(ErrorKind::Unavailable) => self.availability().suspect_writes(),
+            _ => {}
+        }
+        if hangs || kind.is_some_and(ErrorKind::is_outage) {
             self.availability().probe_soon();
         }
-        suspected
+        hangs || kind.is_some_and(ErrorKind::is_passing)
     }
 
     fn confirm_outage<'a>(&'a self, services: &'a Arc<Services>, began: Instant) -> BoxFuture<'a, bool> {
