@@ -133,7 +133,7 @@ async fn what_was_missed_is_caught_up_once_the_database_is_there() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let health = service.health();
     let reason = health.reason.unwrap();
-    assert!(reason.contains("its last fire cannot be read") && reason.contains(&bench.url), "{reason}");
+    assert!(reason.contains("cannot read the last cron fire") && reason.contains(&bench.url), "{reason}");
     assert_eq!(health.runs, 0, "nor does it run by its schedule");
     let starting = server.clone();
     tokio::task::spawn_blocking(move || starting.up()).await.unwrap();

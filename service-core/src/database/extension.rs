@@ -14,6 +14,7 @@ use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::wall_clock::WallClock;
+use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::{Extension, Outage};
 use crate::runtime::lifecycle::BoxFuture;
@@ -187,5 +188,15 @@ impl Extension for DatabaseExtension {
     fn outage(&self, service: &ServiceInner) -> Option<Outage> {
         let uses = ServiceDb::of(service).is_some_and(ServiceDb::is_used);
         if uses { self.availability().outage() } else { None }
+    }
+
+    fn degradation(&self, service: &ServiceInner) -> Option<String> {
+        let left_out = ServiceDb::of(service)?.work.set_aside_rows();
+        let texts = left_out.iter().map(|rows| {
+            let SetAsideRows { table, count, key, reason } = rows;
+            format!("{count} row(s) of `{table}` are left out of claims, such as {key}: {reason}")
+        });
+        let text = texts.collect::<Vec<_>>().join("; ");
+        (!text.is_empty()).then_some(text)
     }
 }
