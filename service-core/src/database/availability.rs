@@ -1,13 +1,9 @@
-//! [`Availability`]: whether the registry's database answers, as far as the registry knows.
-//!
-//! The tricky part is the difference between a database that is down and a pool that one service has exhausted. A registry that
-//! opened the database itself has a small pool of its own for its queries, which no service can exhaust.
+//! [`Availability`]: whether the registry's database answers and accepts writes, as far as the registry knows.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sea_orm::DatabaseConnection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,8 +16,8 @@ use crate::runtime::extension::Outage;
 pub(crate) struct Availability {
     /// The database as messages show it, without a password.
     name: String,
-    /// The pool for the registry's own queries; `None` if it shares the services' pool.
-    registry_pool: Option<DatabaseConnection>,
+    /// The registry can tell an exhausted pool from a database that is down.
+    is_certain: bool,
     tables: Arc<FrameworkTables>,
     state: Mutex<State>,
     probe_requests: Notify,
@@ -32,30 +28,27 @@ struct State {
     down: Option<Down>,
     /// The end of the last outage.
     returned: Option<Instant>,
+    /// When an error was last seen that the services are not the cause of, although the database is up.
+    disturbed: Option<Instant>,
+    /// A write has failed as if nothing could be written: read-only, or full.
+    writes_are_suspect: bool,
 }
 
 #[derive(Debug)]
 struct Down {
     since: Instant,
     why: String,
+    /// It answers, but accepts no writes.
+    refuses_writes: bool,
 }
 
 impl Availability {
-    pub(crate) fn new(name: String, registry_pool: Option<DatabaseConnection>, tables: FrameworkTables) -> Self {
-        Self { name, registry_pool, tables: Arc::new(tables), ..Self::default() }
+    pub(crate) fn new(name: String, is_certain: bool, tables: FrameworkTables) -> Self {
+        Self { name, is_certain, tables: Arc::new(tables), ..Self::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The pool for the registry's own queries, where the services use `shared`.
-    pub(crate) fn registry_pool<'a>(&'a self, shared: &'a DatabaseConnection) -> &'a DatabaseConnection {
-        self.registry_pool.as_ref().unwrap_or(shared)
-    }
-
-    pub(crate) fn has_registry_pool(&self) -> bool {
-        self.registry_pool.is_some()
     }
 
     pub(crate) fn tables(&self) -> &Arc<FrameworkTables> {
@@ -66,21 +59,38 @@ impl Availability {
         self.lock().down.is_some()
     }
 
-    /// Records that the database does not answer. True if it was up before.
-    pub(crate) fn mark_down(&self, why: String) -> bool {
+    /// Records that the database does not answer, or accepts no writes. True if it was up before.
+    pub(crate) fn mark_down(&self, why: String, refuses_writes: bool) -> bool {
         let down = &mut self.lock().down;
-        let news = down.is_none();
+        let is_news = down.is_none();
         let since = down.as_ref().map_or_else(Instant::now, |down| down.since);
-        *down = Some(Down { since, why });
-        news
+        *down = Some(Down { since, why, refuses_writes });
+        is_news
     }
 
-    /// Records that the database answers. Returns the length of the outage that ends with it.
+    /// Records that the database answers and accepts writes. Returns the length of the outage that ends with it.
     pub(crate) fn mark_up(&self) -> Option<Duration> {
         let mut state = self.lock();
+        state.writes_are_suspect = false;
         let down = state.down.take()?;
         state.returned = Some(Instant::now());
         Some(down.since.elapsed())
+    }
+
+    /// A write has failed as if nothing could be written.
+    pub(crate) fn suspect_writes(&self) {
+        self.lock().writes_are_suspect = true;
+    }
+
+    /// Whether only a write tells if the database is up.
+    pub(crate) fn needs_a_write(&self) -> bool {
+        let state = self.lock();
+        state.writes_are_suspect || state.down.as_ref().is_some_and(|down| down.refuses_writes)
+    }
+
+    /// An error was seen that the services are not the cause of, although the database is up.
+    pub(crate) fn disturbed(&self) {
+        self.lock().disturbed = Some(Instant::now());
     }
 
     /// Whether an outage has ended since `at`, and the database is up.
@@ -89,23 +99,28 @@ impl Availability {
         state.down.is_none() && state.returned.is_some_and(|returned| returned >= at)
     }
 
-    /// Whether the database is down, or was down at `at` or later.
+    /// Whether the database is down, or was down or disturbed at `at` or later.
     pub(crate) fn was_down_since(&self, at: Instant) -> bool {
         let state = self.lock();
-        state.down.is_some() || state.returned.is_some_and(|returned| returned >= at)
+        let later = |time: Option<Instant>| time.is_some_and(|time| time >= at);
+        state.down.is_some() || later(state.returned) || later(state.disturbed)
     }
 
     /// The current outage as text.
     pub(crate) fn outage(&self) -> Option<Outage> {
         let state = self.lock();
         let down = state.down.as_ref()?;
-        // A pool of the application may be exhausted instead.
-        let how = if self.has_registry_pool() { "has been away" } else { "has not answered" };
+        let how = match down {
+            Down { refuses_writes: true, .. } => "has accepted no writes",
+            _ if self.is_certain => "has been away",
+            // A pool of the application may be exhausted instead.
+            _ => "has not answered",
+        };
         let what = format!("the {} {how} for {}", self.name, humanize::long(down.since.elapsed()));
         Some(Outage { what, why: down.why.clone() })
     }
 
-    /// Requests a poll at once, because a service could not reach the database.
+    /// Requests a poll at once, because a service could not use the database.
     pub(crate) fn probe_soon(&self) {
         if !self.is_down() {
             self.probe_requests.notify_one();

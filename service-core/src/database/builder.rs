@@ -3,10 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectOptions, DatabaseConnection};
 
 use crate::database::availability::Availability;
-use crate::database::connect::{connect_for_registry, display_name};
+use crate::database::connect::{connect_for_registry, default_options};
+use crate::database::database_url::display_name;
 use crate::database::extension::DatabaseExtension;
 use crate::database::schema::FrameworkTables;
 use crate::registry::builder::{ExtensionBuilder, RegistryBuilder};
@@ -14,47 +15,70 @@ use crate::runtime::extension::{Extension, NoExtension};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::Result;
 
-/// What the builder was told about the database.
+/// What the builder was told about the database. The last of the three ways holds.
 #[derive(Debug, Default)]
-struct DatabaseBuilder {
+pub(crate) struct DatabaseBuilder {
     connection: Option<DatabaseConnection>,
     url: Option<String>,
+    options: Option<ConnectOptions>,
     skip_migration: bool,
+    /// Leases and overrides follow the registry's clock, not the database's.
+    pub(crate) is_virtual: bool,
 }
 
 impl ExtensionBuilder for DatabaseBuilder {
-    /// Connects where a URL was given. The database may be away: whoever needs it waits for it later.
+    /// Connects if a URL was given. The database may be down: services that need it wait for it.
     fn build(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Extension>>> {
         Box::pin(async move {
             let tables = FrameworkTables::of_registry(self.skip_migration);
-            let (db, availability) = match (self.connection, self.url) {
-                (Some(db), _) => {
+            let (options, name) = match (self.connection, self.url, self.options) {
+                (Some(db), _, _) => {
                     let name = format!("registry's {:?} database", db.get_database_backend());
-                    (db, Availability::new(name, None, tables))
+                    let availability = Availability::new(name, false, tables);
+                    return Ok(DatabaseExtension::new(db, None, availability, self.is_virtual).installed());
                 }
-                (None, Some(url)) => {
-                    let (db, registry_pool) = connect_for_registry(&url).await?;
-                    (db, Availability::new(display_name(&url), registry_pool, tables))
+                (None, Some(url), _) => (default_options(&url)?, display_name(&url)),
+                (None, None, Some(options)) => {
+                    let name = display_name(options.get_url());
+                    (options, name)
                 }
-                (None, None) => return Ok(Arc::new(NoExtension) as Arc<dyn Extension>),
+                (None, None, None) => return Ok(Arc::new(NoExtension) as Arc<dyn Extension>),
             };
-            Ok(Arc::new(DatabaseExtension::new(db, availability)) as Arc<dyn Extension>)
+            let pool = connect_for_registry(options).await?;
+            let availability = Availability::new(name, pool.direct.is_some(), tables);
+            Ok(DatabaseExtension::new(pool.db, pool.direct, availability, self.is_virtual).installed())
         })
     }
 }
 
 impl RegistryBuilder {
     /// A database connection of the application. A pool that its services exhaust cannot be told from a database that is
-    /// away; with [`database_url`](Self::database_url) it can.
+    /// down; with [`database_url`](Self::database_url) and [`database_with`](Self::database_with) it can.
     pub fn database(self, db: DatabaseConnection) -> Self {
         self.with_database(|database| database.connection = Some(db))
     }
 
-    /// A database that the registry connects to by itself, such as `sqlite://app.db` or `postgres://…`. It may be away:
-    /// services that need it wait for it, and health says so. Beside the services' pool the registry keeps two connections of
-    /// its own.
+    /// A database that the registry connects to, such as `sqlite://app.db` or `postgres://…`. It may be down: services that need
+    /// it wait for it, and health says so. The registry reads its tables through the services' pool; if services use every
+    /// connection of it, the registry opens one of its own for a moment.
     pub fn database_url(self, url: impl Into<String>) -> Self {
         self.with_database(|database| database.url = Some(url.into()))
+    }
+
+    /// As [`database_url`](Self::database_url), with the options of the pool: its size, timeouts, certificates. Less than two
+    /// connections are raised to two. On SQLite, `map_sqlx_sqlite_before_acquire` is the framework's.
+    ///
+    /// ```
+    /// use service_core::ServiceRegistry;
+    /// use service_core::sea_orm::ConnectOptions;
+    ///
+    /// let mut options = ConnectOptions::new("postgres://app:secret@db/app?sslmode=require");
+    /// options.max_connections(20).acquire_timeout(std::time::Duration::from_secs(5));
+    /// let builder = ServiceRegistry::builder().database_with(options);
+    /// # let _ = builder;
+    /// ```
+    pub fn database_with(self, options: ConnectOptions) -> Self {
+        self.with_database(|database| database.options = Some(options))
     }
 
     /// Whether the framework's tables are created at start. Default: `true`.
@@ -62,7 +86,7 @@ impl RegistryBuilder {
         self.with_database(|database| database.skip_migration = !migrate)
     }
 
-    fn with_database(mut self, change: impl FnOnce(&mut DatabaseBuilder)) -> Self {
+    pub(crate) fn with_database(mut self, change: impl FnOnce(&mut DatabaseBuilder)) -> Self {
         let known = self.extension.take().map(|builder| (builder as Box<dyn Any>).downcast::<DatabaseBuilder>());
         let mut database = known.and_then(|known| known.ok()).unwrap_or_default();
         change(&mut database);

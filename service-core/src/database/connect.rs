@@ -1,33 +1,32 @@
 //! Opening pools: what a URL needs so that background services run well on it.
 //!
-//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with
-//! its last connection, and without WAL every reader stands in a writer's way; sea-orm's defaults have all three.
+//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its last
+//! connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
 
 use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
-use crate::config::{REDACTED, is_secret};
+use crate::database::database_url::{Engine, Target};
+use crate::database::direct::{DirectConnection, explained};
 use crate::service::error::{Error, Result};
 
-/// How long SQLite itself waits for a lock before it says "busy".
+/// How long SQLite itself waits for a lock before it reports "busy".
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a statement waits for a connection, a server that is away included.
+/// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const SQLITE_CONNECTIONS: u32 = 5;
 const POSTGRES_CONNECTIONS: u32 = 10;
-/// For the registry's own questions: connections, and how long it waits for one.
-const REGISTRY_POOL: (u32, Duration) = (2, Duration::from_secs(5));
 
 /// Opens a pool: `sqlite:app.db`, `sqlite::memory:` or `postgres://user:password@host/database`.
 ///
-/// An SQLite file is created when it is missing and runs in WAL mode, with a busy timeout of 5 s; an in-memory database
-/// lives as long as the pool, and its readers do not wait for an open transaction (they see what it has written so far).
+/// An SQLite file is created if it is missing and runs in WAL mode, with a busy timeout of 5 s. An in-memory database lives as
+/// long as the pool, and its readers do not wait for an open transaction (they see what it has written so far).
 /// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections.
 ///
 /// # Errors
-/// A URL that is none, a driver that is not compiled in, a file that cannot be opened, a server that does not answer.
-/// The message says what to do, and never shows the password.
+/// The URL is not valid, its driver or TLS is not compiled in, the file cannot be opened, or the server does not answer. The
+/// message says what to do, and never shows the password.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -41,95 +40,120 @@ const REGISTRY_POOL: (u32, Duration) = (2, Duration::from_secs(5));
 /// # fn main() {}
 /// ```
 pub async fn connect(url: &str) -> Result<DatabaseConnection> {
-    open(url, false).await
+    open(default_options(url)?, false).await
 }
 
-/// As [`connect`], without waiting for a PostgreSQL server: it may be away now and come later. Until then every use of
-/// the pool is an error after 10 s at most. A URL that can never work is still an error here, and an SQLite file is opened at once.
+/// As [`connect`], but does not wait for a PostgreSQL server: it may be down now. Until it answers, every use of the pool is an
+/// error after 10 s at most. A URL that can never work is still an error here, and an SQLite file is opened at once.
+///
+/// # Errors
+/// As [`connect`], but for a server that does not answer.
 pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
-    open(url, true).await
+    open(default_options(url)?, true).await
 }
 
-/// A registry's pools: the services', and its own, which no service can use up. A database that is away is no error:
-/// it may come later. What can never work still is.
-pub(crate) async fn connect_for_registry(url: &str) -> Result<(DatabaseConnection, Option<DatabaseConnection>)> {
-    let target = Target::parse(url)?;
-    match target.engine {
-        // Its connections must not end, and others would see another database.
-        Engine::SqliteMemory => Ok((open(url, true).await?, None)),
-        Engine::Postgres => {
-            let own = pool(&target, REGISTRY_POOL, true).await?;
-            Ok((open(url, true).await?, Some(own)))
-        }
-        Engine::SqliteFile => match open(url, false).await {
-            Ok(db) => Ok((db, Some(pool(&target, REGISTRY_POOL, false).await?))),
-            Err(error) => match lazy_sqlite_pools(&target).filter(|_| error.find::<OpenError>().is_some()) {
-                Some(pools) => Ok(pools),
-                None => Err(error),
-            },
-        },
-    }
+/// The services' pool of a registry, and a way around it.
+#[derive(Debug)]
+pub(crate) struct RegistryPool {
+    pub(crate) db: DatabaseConnection,
+    /// `None` for a database in memory: another connection would open another one.
+    pub(crate) direct: Option<DirectConnection>,
 }
 
-/// Pools of an SQLite file that cannot be opened yet: each connection tries anew. sea-orm itself opens a file at once.
-#[cfg(feature = "sqlite")]
-fn lazy_sqlite_pools(target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
-    use sea_orm::SqlxSqliteConnector;
-    use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-
-    let options: SqliteConnectOptions = target.url().parse().ok()?;
-    let mut options = options.busy_timeout(BUSY_TIMEOUT);
-    if !target.read_only {
-        options = options.pragma("journal_mode", "WAL");
-    }
-    let pool = |(connections, timeout)| {
-        let pool = SqlitePoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(timeout)
-            .before_acquire(|connection, _| Box::pin(is_usable(connection)));
-        SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
-    };
-    Some((pool((SQLITE_CONNECTIONS, ACQUIRE_TIMEOUT)), Some(pool(REGISTRY_POOL))))
-}
-
-#[cfg(not(feature = "sqlite"))]
-fn lazy_sqlite_pools(_target: &Target<'_>) -> Option<(DatabaseConnection, Option<DatabaseConnection>)> {
-    None
-}
-
-async fn open(url: &str, lazily: bool) -> Result<DatabaseConnection> {
-    let target = Target::parse(url)?;
-    let connections = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
-    pool(&target, (connections, ACQUIRE_TIMEOUT), lazily).await
-}
-
-async fn pool(
-    target: &Target<'_>,
-    (connections, timeout): (u32, Duration),
-    lazily: bool,
-) -> Result<DatabaseConnection> {
-    let mut options = ConnectOptions::new(target.url());
-    options.acquire_timeout(timeout).connect_timeout(timeout);
+/// The options of a pool by its URL alone.
+pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
+    // A wrong URL is reported here, as the driver would show its password.
+    let mut options = ConnectOptions::new(Target::parse(url)?.url());
+    options.acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT);
     if let Ok(level) = "debug".parse() {
         options.sqlx_logging_level(level);
     }
-    options.max_connections(connections);
-    match target.engine {
-        Engine::SqliteFile => {}
-        Engine::SqliteMemory => {
-            options.min_connections(1).idle_timeout(None).max_lifetime(None);
+    Ok(options)
+}
+
+/// A registry's pool. A database that is down is no error: it may come up later. What can never work is.
+pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
+    let url = options.get_url().to_owned();
+    let target = Target::parse(&url)?;
+    let direct = match target.engine {
+        Engine::SqliteMemory => None,
+        _ => Some(DirectConnection::new(tuned(options.clone(), &target))),
+    };
+    match open(options.clone(), true).await {
+        Ok(db) => Ok(RegistryPool { db, direct }),
+        Err(error) if target.engine == Engine::SqliteFile && error.find::<OpenError>().is_some() => {
+            match unopened_sqlite(&tuned(options, &target), &target) {
+                Some(db) => Ok(RegistryPool { db, direct }),
+                None => Err(error),
+            }
         }
-        Engine::Postgres => {
-            options.connect_lazy(lazily);
+        Err(error) => Err(error),
+    }
+}
+
+/// A pool of an SQLite file that cannot be opened yet: each connection tries anew. sea-orm itself opens a file at once.
+#[cfg(feature = "sqlite")]
+fn unopened_sqlite(options: &ConnectOptions, target: &Target<'_>) -> Option<DatabaseConnection> {
+    use sea_orm::SqlxSqliteConnector;
+    use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    let sqlite: SqliteConnectOptions = options.get_url().parse().ok()?;
+    let mut sqlite = sqlite.busy_timeout(BUSY_TIMEOUT);
+    if !target.read_only {
+        sqlite = sqlite.pragma("journal_mode", "WAL");
+    }
+    let pool = SqlitePoolOptions::new()
+        .max_connections(options.get_max_connections().unwrap_or(SQLITE_CONNECTIONS))
+        .acquire_timeout(options.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT))
+        .before_acquire(|connection, _| Box::pin(is_usable(connection)));
+    Some(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(sqlite)))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn unopened_sqlite(_options: &ConnectOptions, _target: &Target<'_>) -> Option<DatabaseConnection> {
+    None
+}
+
+async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnection> {
+    let url = options.get_url().to_owned();
+    let target = Target::parse(&url)?;
+    #[cfg(feature = "postgres")]
+    if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
+        return Err(Error::fatal(format!(
+            "`{}` asks for TLS, which this program is built without: enable the feature `tls` of service-core",
+            target.shown()
+        )));
+    }
+    let mut options = tuned(options, &target);
+    if target.engine == Engine::Postgres {
+        // Always lazily, so that the cause of a failure can be asked for.
+        options.connect_lazy(true);
+    }
+    let db = Database::connect(options).await.map_err(|error| explain(&target, error))?;
+    if target.engine == Engine::Postgres && !lazily {
+        if let Err(error) = db.ping().await {
+            let error = explained(&db, error).await;
+            return Err(explain(&target, error));
         }
     }
-    tune_sqlite(&mut options, target.engine);
-    let db = Database::connect(options).await.map_err(|error| target.explain(error))?;
     if target.engine == Engine::SqliteFile && !target.read_only {
         // Kept in the file, so once is enough for every connection and every later process.
-        db.execute_unprepared("PRAGMA journal_mode = WAL").await.map_err(|error| target.explain(error))?;
+        db.execute_unprepared("PRAGMA journal_mode = WAL").await.map_err(|error| explain(&target, error))?;
     }
     Ok(db)
+}
+
+/// The options with what background services need.
+fn tuned(mut options: ConnectOptions, target: &Target<'_>) -> ConnectOptions {
+    let usual = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
+    // A pool of one hangs as soon as a transaction is open.
+    let connections = options.get_max_connections().unwrap_or(usual).max(2);
+    options.max_connections(connections);
+    if target.engine == Engine::SqliteMemory {
+        options.min_connections(1).idle_timeout(None).max_lifetime(None);
+    }
+    tune_sqlite(&mut options, target.engine);
+    options
 }
 
 /// Whether a connection was not left inside a transaction. The pool closes those that were.
@@ -142,110 +166,44 @@ async fn is_usable(
 
 #[cfg(feature = "sqlite")]
 fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
+    if engine == Engine::Postgres {
+        return;
+    }
     options.map_sqlx_sqlite_before_acquire(|connection, _| Box::pin(is_usable(connection)));
-    options.map_sqlx_sqlite_opts(move |options| {
-        let options = options.busy_timeout(BUSY_TIMEOUT);
+    if engine == Engine::SqliteMemory {
         // Connections to one in-memory database share their cache, where a reader waits for a writer without an end.
-        if engine == Engine::SqliteMemory { options.pragma("read_uncommitted", "1") } else { options }
-    });
+        options.map_sqlx_sqlite_opts(|options| options.pragma("read_uncommitted", "1"));
+    }
 }
 
 #[cfg(not(feature = "sqlite"))]
 fn tune_sqlite(_options: &mut ConnectOptions, _engine: Engine) {}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
-    SqliteFile,
-    SqliteMemory,
-    Postgres,
-}
-
-impl Engine {
-    fn backend(self) -> DbBackend {
-        match self {
-            Self::SqliteFile | Self::SqliteMemory => DbBackend::Sqlite,
-            Self::Postgres => DbBackend::Postgres,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Target<'a> {
-    given: &'a str,
-    engine: Engine,
-    read_only: bool,
-}
-
-impl<'a> Target<'a> {
-    fn parse(given: &'a str) -> Result<Self> {
-        let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
-        // Of what is no URL, not everything can be shown: `host=db password=…` is a way to write it elsewhere.
-        if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._/\\".contains(c)) {
-            return Err(Error::fatal(
-                "what was given is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
-            ));
-        }
-        if !given.contains(':') {
-            return Err(Error::fatal(format!(
-                "`{given}` is not a database URL: write `sqlite:{}` for a file, \
-                 or `postgres://user:password@host/database`",
-                if given.is_empty() { "app.db" } else { given }
-            )));
-        }
-        let engine = match scheme {
-            "sqlite" if is_memory(rest) => Engine::SqliteMemory,
-            "sqlite" if rest.trim_start_matches('/').is_empty() => {
-                return Err(Error::fatal(
-                    "`sqlite:` lacks the file's name: write `sqlite:app.db` or `sqlite::memory:`",
-                ));
-            }
-            "sqlite" => Engine::SqliteFile,
-            "postgres" | "postgresql" => Engine::Postgres,
-            other => {
-                return Err(Error::fatal(format!(
-                    "`{other}:` is not a database this crate works with: use `sqlite:…` or `postgres://…`"
-                )));
-            }
+fn explain(target: &Target<'_>, error: DbErr) -> Error {
+    let shown = target.shown();
+    let text = error.to_string();
+    if text.contains("has no supporting driver") {
+        let (name, feature, driver) = match target.engine.backend() {
+            DbBackend::Postgres => ("PostgreSQL", "postgres", "sqlx-postgres"),
+            _ => ("SQLite", "sqlite", "sqlx-sqlite"),
         };
-        let read_only = engine == Engine::SqliteFile && parameters(rest).any(|p| p == "mode=ro" || p == "immutable=1");
-        Ok(Self { given, engine, read_only })
-    }
-
-    /// The URL as the driver wants it: a file that is missing is created, unless the URL has a mode of its own.
-    fn url(&self) -> String {
-        if self.engine != Engine::SqliteFile || parameters(self.given).any(|p| p.starts_with("mode=")) {
-            return self.given.to_owned();
-        }
-        let joint = if self.given.contains('?') { '&' } else { '?' };
-        format!("{}{joint}mode=rwc", self.given)
-    }
-
-    fn explain(&self, error: DbErr) -> Error {
-        let shown = redacted(self.given);
-        let text = error.to_string();
-        if text.contains("has no supporting driver") {
-            let (name, feature, driver) = match self.engine.backend() {
-                DbBackend::Postgres => ("PostgreSQL", "postgres", "sqlx-postgres"),
-                _ => ("SQLite", "sqlite", "sqlx-sqlite"),
-            };
-            return Error::fatal(format!(
-                "this program has no {name} driver for `{shown}`: enable the feature `{feature}` of service-core \
+        return Error::fatal(format!(
+            "this program has no {name} driver for `{shown}`: enable the feature `{feature}` of service-core \
                  (or `{driver}` and `runtime-tokio` of sea-orm)"
-            ));
-        }
-        if text.contains("cannot be parsed") {
-            // sea-orm's own message would show the password.
-            return Error::fatal(format!(
-                "`{shown}` is not a valid database URL: check it for spaces and special characters, which need %-encoding"
-            ));
-        }
-        let advice = match self.engine {
-            Engine::SqliteFile => "does its directory exist, and may this process write there?",
-            Engine::SqliteMemory => "is there memory left?",
-            Engine::Postgres => "does the server run there, and are user, password and database right?",
-        };
-        Error::new(OpenError { shown, advice, source: error })
+        ));
     }
+    if text.contains("cannot be parsed") {
+        // sea-orm's own message would show the password.
+        return Error::fatal(format!(
+            "`{shown}` is not a valid database URL: check it for spaces and special characters, which need %-encoding"
+        ));
+    }
+    let advice = match target.engine {
+        Engine::SqliteFile => "does its directory exist, and may this process write there?",
+        Engine::SqliteMemory => "is there memory left?",
+        Engine::Postgres => "does the server run there, and are user, password and database right?",
+    };
+    Error::new(OpenError { shown, advice, source: error })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -254,99 +212,4 @@ struct OpenError {
     shown: String,
     advice: &'static str,
     source: DbErr,
-}
-
-fn is_memory(rest: &str) -> bool {
-    let name = rest.split('?').next().unwrap_or_default();
-    name.trim_start_matches('/') == ":memory:" || parameters(rest).any(|p| p == "mode=memory")
-}
-
-fn parameters(url: &str) -> impl Iterator<Item = &str> {
-    url.split_once('?').map_or("", |(_, parameters)| parameters).split('&')
-}
-
-/// How messages name the database at this URL.
-pub(crate) fn display_name(url: &str) -> String {
-    format!("database `{}`", redacted(url))
-}
-
-/// The URL without its password, which may stand before the host or among the parameters.
-fn redacted(url: &str) -> String {
-    let (address, parameters) = url.split_once('?').map_or((url, None), |(address, rest)| (address, Some(rest)));
-    let mut shown = address.to_owned();
-    if let Some((scheme, rest)) = address.split_once("://") {
-        if rest.contains(':') && parameters.is_some_and(|parameters| parameters.contains('@')) {
-            // A `?` within the password, or an `@` within a parameter: nobody can tell, so neither is shown.
-            return format!("{scheme}://{REDACTED}");
-        }
-        if let Some((login, host)) = rest.rsplit_once('@')
-            && let Some((user, _)) = login.split_once(':')
-        {
-            shown = format!("{scheme}://{user}:{REDACTED}@{host}");
-        }
-    }
-    let Some(parameters) = parameters else { return shown };
-    let parameters: Vec<String> = parameters
-        .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            // A name may be encoded, too.
-            Some((name, _)) if is_secret(name) || name.contains('%') => format!("{name}={REDACTED}"),
-            _ => parameter.to_owned(),
-        })
-        .collect();
-    format!("{shown}?{}", parameters.join("&"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_file_is_created_unless_the_url_says_otherwise() {
-        for (given, opened) in [
-            ("sqlite:app.db", "sqlite:app.db?mode=rwc"),
-            ("sqlite://app.db?cache=private", "sqlite://app.db?cache=private&mode=rwc"),
-            ("sqlite:app.db?mode=ro", "sqlite:app.db?mode=ro"),
-            ("sqlite::memory:", "sqlite::memory:"),
-            ("postgres://a@b/c", "postgres://a@b/c"),
-        ] {
-            assert_eq!(Target::parse(given).unwrap().url(), opened);
-        }
-    }
-
-    #[test]
-    fn a_wrong_url_is_told_what_to_write() {
-        for (given, part) in [
-            ("app.db", "write `sqlite:app.db`"),
-            ("", "write `sqlite:app.db`"),
-            ("host=db user=ann", "write `sqlite:app.db`, or `postgres://"),
-            ("sqlite:", "lacks the file's name"),
-            ("mysql://localhost/x", "use `sqlite:…` or `postgres://…`"),
-        ] {
-            let message = Target::parse(given).unwrap_err().to_string();
-            assert!(message.contains(part), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_password_is_never_shown() {
-        assert_eq!(redacted("postgres://ann:se:cr@t@db:5432/app"), "postgres://ann:•••@db:5432/app");
-        assert_eq!(redacted("postgres://ann@db/app"), "postgres://ann@db/app");
-        assert_eq!(redacted("sqlite:app.db"), "sqlite:app.db");
-        assert_eq!(redacted("sqlite:app.db?key=secret&mode=ro"), "sqlite:app.db?key=•••&mode=ro");
-        assert_eq!(redacted("postgres://db/app?user=ann&password=s%20@t"), "postgres://db/app?user=ann&password=•••");
-        assert_eq!(redacted("postgres://ann:pw@db/app?host=/run"), "postgres://ann:•••@db/app?host=/run");
-        assert_eq!(redacted("postgres://db/app?pass%77ord=secret"), "postgres://db/app?pass%77ord=•••");
-        for given in [
-            "postgres://db:1/app?user=ann&password=s@ecret",
-            "postgres://ann:pw@db:1/app?password=x@ecret",
-            "postgres://ann:pw?s@ecret@db/app",
-        ] {
-            assert_eq!(redacted(given), "postgres://•••");
-        }
-        for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
-            let message = Target::parse(given).unwrap_err().to_string();
-            assert!(!message.contains("secret"), "{message}");
-        }
-    }
 }

@@ -60,6 +60,11 @@ impl ErrorKind {
         self != Self::Statement
     }
 
+    /// Whether no connection could be had.
+    pub(crate) fn is_unreachable(self) -> bool {
+        matches!(self, Self::ConnectionLost | Self::PoolTimeout)
+    }
+
     /// Whether the database may be down.
     pub(crate) fn is_outage(self) -> bool {
         matches!(self, Self::ConnectionLost | Self::PoolTimeout | Self::Unavailable)

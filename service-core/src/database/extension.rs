@@ -10,9 +10,11 @@ use tokio::time::Instant;
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
+use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::wall_clock::WallClock;
+use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::{Extension, Outage};
 use crate::runtime::lifecycle::BoxFuture;
@@ -29,11 +31,23 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct DatabaseExtension {
     watcher: Arc<TableWatcher>,
     write_lock: WriteLock,
+    /// Leases follow the registry's clock, not the database's.
+    is_virtual: bool,
 }
 
 impl DatabaseExtension {
-    pub(crate) fn new(db: DatabaseConnection, availability: Availability) -> Self {
-        Self { watcher: Arc::new(TableWatcher::new(db, availability)), write_lock: WriteLock::default() }
+    pub(crate) fn new(
+        db: DatabaseConnection,
+        direct: Option<DirectConnection>,
+        availability: Availability,
+        is_virtual: bool,
+    ) -> Self {
+        let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
+        Self { watcher, write_lock: WriteLock::default(), is_virtual }
+    }
+
+    pub(crate) fn installed(self) -> Arc<dyn Extension> {
+        Arc::new(self)
     }
 
     fn availability(&self) -> &Availability {
@@ -41,14 +55,16 @@ impl DatabaseExtension {
     }
 
     async fn read_last_fire(&self, id: &str, now: SystemTime) -> Result<SystemTime> {
-        let db = self.watcher.registry_pool();
-        self.availability().tables().ensure(db).await?;
-        if let Some(last) = last_run(db, id).await?.fire {
-            return Ok(last.into());
-        }
-        // From the first start on fires can be missed.
-        set_last_run(db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
-        Ok(now)
+        let read = self.watcher.with_db(|db| async move {
+            self.availability().tables().ensure(&db).await?;
+            if let Some(last) = last_run(&db, id).await?.fire {
+                return Ok(last.into());
+            }
+            // From the first start on fires can be missed.
+            set_last_run(&db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
+            Ok(now)
+        });
+        read.await
     }
 }
 
@@ -59,10 +75,11 @@ impl Extension for DatabaseExtension {
 
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
         let shared = services.shared.clone();
+        let clock = WallClock::new(move || shared.clock.wall_now().into());
         let db = ServiceDb::new(self.watcher.db.clone(), service.id.clone())
-            .with_clock(WallClock::new(move || shared.clock.wall_now().into()))
             .with_tables(self.availability().tables().clone())
-            .with_write_lock(self.write_lock.clone());
+            .with_write_lock(self.write_lock.clone(), self.watcher.pool_is_checked());
+        let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
         // A service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
@@ -125,7 +142,7 @@ impl Extension for DatabaseExtension {
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let last = LastRun { run: started.map(Into::into), fire: Some(fire.into()) };
-            let recorded = set_last_run(self.watcher.registry_pool(), &service.id, last).await;
+            let recorded = self.watcher.with_db(|db| async move { set_last_run(&db, &service.id, last).await }).await;
             if recorded.is_err() {
                 self.availability().probe_soon();
             }
@@ -134,13 +151,19 @@ impl Extension for DatabaseExtension {
     }
 
     fn suspects_outage(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
-        // A run that hangs may as well wait for the database, where the service has used it.
+        // A run that hangs may be waiting for the database, if the service has used it.
         let hangs = kind == FailureKind::Timeout && ServiceDb::of(service).is_some_and(ServiceDb::is_used);
-        let suspected = hangs || ErrorKind::in_chain(error).is_some_and(ErrorKind::is_outage);
-        if suspected {
+        let kind = ErrorKind::in_chain(error);
+        match kind {
+            // Neither the service nor the database is the cause.
+            Some(ErrorKind::Contention | ErrorKind::StaleStatement) => self.availability().disturbed(),
+            Some(ErrorKind::Unavailable) => self.availability().suspect_writes(),
+            _ => {}
+        }
+        if hangs || kind.is_some_and(ErrorKind::is_outage) {
             self.availability().probe_soon();
         }
-        suspected
+        hangs || kind.is_some_and(ErrorKind::is_passing)
     }
 
     fn confirm_outage<'a>(&'a self, services: &'a Arc<Services>, began: Instant) -> BoxFuture<'a, bool> {
@@ -165,5 +188,15 @@ impl Extension for DatabaseExtension {
     fn outage(&self, service: &ServiceInner) -> Option<Outage> {
         let uses = ServiceDb::of(service).is_some_and(ServiceDb::is_used);
         if uses { self.availability().outage() } else { None }
+    }
+
+    fn degradation(&self, service: &ServiceInner) -> Option<String> {
+        let left_out = ServiceDb::of(service)?.work.set_aside_rows();
+        let texts = left_out.iter().map(|rows| {
+            let SetAsideRows { table, count, key, reason } = rows;
+            format!("{count} row(s) of `{table}` are left out of claims, such as {key}: {reason}")
+        });
+        let text = texts.collect::<Vec<_>>().join("; ");
+        (!text.is_empty()).then_some(text)
     }
 }

@@ -66,9 +66,10 @@ impl ServiceDb {
         self
     }
 
-    /// With the write lock of the registry's other services.
-    pub(crate) fn with_write_lock(mut self, write_lock: WriteLock) -> Self {
-        self.tx.write_lock = write_lock;
+    /// With the write lock of the registry's other services, and whether their pool closes connections that were left inside a
+    /// transaction.
+    pub(crate) fn with_write_lock(mut self, write_lock: WriteLock, pool_is_checked: bool) -> Self {
+        (self.tx.write_lock, self.tx.pool_is_checked) = (write_lock, pool_is_checked);
         self
     }
 

@@ -8,6 +8,9 @@ use serde::de::DeserializeOwned;
 use crate::database::service_db::ServiceDb;
 use crate::service::error::{Error, Result};
 
+/// How much a write probe writes.
+const PROBE_BYTES: usize = 64 * 1024;
+
 /// Small values of one service, kept as JSON under a key in `service_store`: a cursor, a date, a token to go on with.
 ///
 /// Services do not see each other's. A value may grow to what the database takes, but is read and written whole.
@@ -163,6 +166,27 @@ impl Store {
             )
             .to_owned())
     }
+}
+
+/// Writes a value as large as a small batch, and removes it. With the commit that follows this shows whether the database accepts
+/// writes.
+pub(crate) async fn write_and_remove(db: &impl ConnectionTrait) -> Result<()> {
+    let value: String = std::iter::repeat_with(|| fastrand::alphanumeric()).take(PROBE_BYTES).collect();
+    let (service_id, key) = ("", "write probe");
+    let insert = Query::insert()
+        .into_table(column("service_store"))
+        .columns(["service_id", "key", "value", "updated_at"].map(column))
+        .values_panic([service_id.into(), key.into(), value.into(), String::new().into()])
+        .on_conflict(OnConflict::columns(["service_id", "key"].map(column)).update_column(column("value")).to_owned())
+        .to_owned();
+    db.execute(&insert).await?;
+    let delete = Query::delete()
+        .from_table(column("service_store"))
+        .and_where(Expr::col(column("service_id")).eq(service_id))
+        .and_where(Expr::col(column("key")).eq(key))
+        .to_owned();
+    db.execute(&delete).await?;
+    Ok(())
 }
 
 fn column(name: &'static str) -> Alias {

@@ -23,7 +23,7 @@ impl TestBed {
     pub async fn database_url(&self, url: impl AsRef<str>) -> DatabaseConnection {
         self.hold_clock().await;
         let db = connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
-        self.change(|builder| builder.database(db.clone()));
+        self.change(|builder| builder.with_database(|database| database.is_virtual = true).database(db.clone()));
         db
     }
 }

@@ -183,6 +183,10 @@ pub(crate) fn assess(
         };
         return (status.max(HealthStatus::Degraded), Some(reason));
     }
+    if let Some(degradation) = extension.degradation(service) {
+        let reason = reason.map_or_else(|| degradation.clone(), |reason| format!("{reason}; {degradation}"));
+        return (status.max(HealthStatus::Degraded), Some(reason));
+    }
     (status, reason)
 }
 

@@ -117,6 +117,11 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     fn outage(&self, _service: &ServiceInner) -> Option<Outage> {
         None
     }
+
+    /// Returns why the service is degraded although its runs succeed.
+    fn degradation(&self, _service: &ServiceInner) -> Option<String> {
+        None
+    }
 }
 
 /// A registry without extensions.

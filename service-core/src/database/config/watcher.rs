@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::log::warn;
-use sea_orm::{ConnAcquireErr, DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -19,7 +19,11 @@ use tracing::info;
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
+use crate::database::db_time::DbTime;
+use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
+use crate::database::store::write_and_remove;
+use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::runtime::registration::RegisteredService;
@@ -28,10 +32,12 @@ use crate::service::error::{Error, Result};
 
 /// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// Limit of one poll, on the registry's own pool and at start.
+/// Limit of one poll, with a direct connection and at start.
 const POLL_TIMEOUT: Duration = Duration::from_secs(6);
-/// Limit of one poll on a pool that services use too.
-pub(crate) const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Limit of one poll if the registry has nothing but the services' pool.
+const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a poll waits for the services' pool before it opens a connection of its own.
+const POOL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Polls the registry's database: whether it answers, and what its tables say of the services.
 #[derive(Debug)]
@@ -39,6 +45,10 @@ pub(crate) struct TableWatcher {
     /// The services' pool.
     pub(crate) db: DatabaseConnection,
     pub(crate) availability: Availability,
+    /// A connection beside the pool, opened when the pool does not serve and closed again.
+    direct: Option<DirectConnection>,
+    /// Overrides expire by the registry's clock, not by the database's.
+    is_virtual: bool,
     watching: AtomicBool,
     /// One poll at a time, so that no older one is applied last; and when the last one began.
     polling: tokio::sync::Mutex<LastPoll>,
@@ -123,10 +133,17 @@ enum NoAnswer {
 }
 
 impl TableWatcher {
-    pub(crate) fn new(db: DatabaseConnection, availability: Availability) -> Self {
+    pub(crate) fn new(
+        db: DatabaseConnection,
+        direct: Option<DirectConnection>,
+        availability: Availability,
+        is_virtual: bool,
+    ) -> Self {
         Self {
             db,
             availability,
+            direct,
+            is_virtual,
             watching: AtomicBool::new(false),
             polling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
@@ -137,26 +154,44 @@ impl TableWatcher {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pool for the registry's own queries.
-    pub(crate) fn registry_pool(&self) -> &DatabaseConnection {
-        self.availability.registry_pool(&self.db)
+    /// Whether the pool closes SQLite connections that were left inside a transaction: pools that this crate opened do.
+    pub(crate) fn pool_is_checked(&self) -> bool {
+        cfg!(feature = "sqlite") && (self.direct.is_some())
+    }
+
+    /// Runs the registry's own queries: on the services' pool, or if that does not serve on a connection of its own, which is
+    /// closed afterwards. So no service can keep the registry from the database, and the registry keeps no connection.
+    ///
+    /// # Errors
+    /// Those of `work`, which may be called twice; or the database cannot be reached, with the cause.
+    pub(crate) async fn with_db<T, F>(&self, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let Some(direct) = &self.direct else { return work(self.db.clone()).await };
+        match tokio::time::timeout(POOL_LIMIT, work(self.db.clone())).await {
+            Ok(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
+            Ok(result) => return result,
+            Err(_) => {}
+        }
+        direct.with(&self.db, work).await
     }
 
     /// Whether the error says no more than that a pool has no connection to spare. A file answers at once, if only that it
-    /// cannot be opened, so on SQLite this is no outage where the registry shares the services' pool.
+    /// cannot be opened, so on SQLite this is no outage if the registry has nothing but the services' pool.
     fn is_pool_exhausted(&self, error: &Error) -> bool {
-        let no_connection = matches!(error.find(), Some(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)));
+        let no_connection = ErrorKind::in_chain(error) == Some(ErrorKind::PoolTimeout);
         self.shares_sqlite() && (no_connection || error.find::<NoAnswer>().is_some())
     }
 
     fn shares_sqlite(&self) -> bool {
-        !self.availability.has_registry_pool() && self.db.get_database_backend() == DbBackend::Sqlite
+        self.direct.is_none() && self.db.get_database_backend() == DbBackend::Sqlite
     }
 
-    /// Reads the tables once, before everything starts. A database that is away delays that by a few seconds at most.
+    /// Reads the tables once, before everything starts. A database that is down delays that by a few seconds at most.
     ///
     /// # Errors
-    /// The framework's tables are missing and cannot, or shall not, be created.
+    /// The framework's tables are missing and cannot, or must not, be created.
     pub(crate) async fn poll_before_start(&self, services: &Services) -> Result<()> {
         if let Some(error) = self.poll_within(services, POLL_TIMEOUT).await
             && !self.availability.is_down()
@@ -168,7 +203,7 @@ impl TableWatcher {
         Ok(())
     }
 
-    /// Polls again and again for as long as the registry and the runtime live. Does nothing where that is done already.
+    /// Polls again and again for as long as the registry and the runtime live. Does nothing if that is done already.
     pub(crate) fn keep_watching(self: &Arc<Self>, services: &Arc<Services>, runtime: &Handle) {
         if self.watching.swap(true, Ordering::SeqCst) {
             return;
@@ -177,7 +212,7 @@ impl TableWatcher {
         runtime.spawn(async move {
             let watcher = &watching.0;
             loop {
-                // Sooner where a service could not reach the database, but not as often as that may be.
+                // Sooner if a service could not use the database, but not as often as that may be.
                 tokio::time::sleep(POLL_INTERVAL / 6).await;
                 let probe = watcher.availability.probe_requested();
                 let _ = tokio::time::timeout(POLL_INTERVAL - POLL_INTERVAL / 6, probe).await;
@@ -187,8 +222,8 @@ impl TableWatcher {
         });
     }
 
-    /// Before one service starts: what the tables say of it holds from its first instance on. Does nothing where the database
-    /// is known to be down. Concurrent callers share one poll.
+    /// Before one service starts: what the tables say about it holds from its first instance on. Does nothing if the database is
+    /// known to be down. Concurrent callers share one poll.
     pub(crate) async fn poll_if_up(&self, services: &Services) {
         if self.availability.is_down() {
             return;
@@ -200,13 +235,13 @@ impl TableWatcher {
         }
     }
 
-    /// Reads the tables and applies what has changed; reports once that the database is away, and once that it is back.
+    /// Reads the tables and applies what has changed. Reports once that the database is down, and once that it is up again.
     pub(crate) async fn poll(&self, services: &Services) -> Option<Error> {
         self.poll_within(services, self.poll_timeout()).await
     }
 
     fn poll_timeout(&self) -> Duration {
-        if self.availability.has_registry_pool() { POLL_TIMEOUT } else { SHARED_POLL_TIMEOUT }
+        if self.direct.is_some() { POLL_TIMEOUT } else { SHARED_POLL_TIMEOUT }
     }
 
     async fn poll_within(&self, services: &Services, poll_timeout: Duration) -> Option<Error> {
@@ -220,20 +255,23 @@ impl TableWatcher {
         poll_timeout: Duration,
         last_poll: &mut LastPoll,
     ) -> Option<Error> {
-        let availability = &self.availability;
         let began = Instant::now();
-        let rows = match tokio::time::timeout(poll_timeout, self.read(services)).await {
+        let rows = match tokio::time::timeout(poll_timeout, self.with_db(|db| self.read(services, db))).await {
             Ok(rows) => rows,
-            Err(_) if availability.has_registry_pool() => Err(Error::new(NoAnswer::Down(poll_timeout))),
+            Err(_) if self.direct.is_some() => Err(Error::new(NoAnswer::Down(poll_timeout))),
             Err(_) if self.shares_sqlite() => Err(Error::new(NoAnswer::PoolExhausted(poll_timeout))),
             Err(_) => Err(Error::new(NoAnswer::DownOrPoolExhausted(poll_timeout))),
         };
-        // A poll that was cut short is none.
+        // A poll that was cancelled does not count.
         *last_poll = Some(began);
-        let name = availability.name();
         let error = match rows {
             Ok(rows) => {
-                self.mark_up(services);
+                let refused =
+                    if self.availability.needs_a_write() { self.write_probe(poll_timeout).await } else { None };
+                match refused {
+                    Some(error) => self.mark_down(&error, true),
+                    None => self.mark_up(services),
+                }
                 if std::mem::take(&mut self.state().unreadable) {
                     info!("service_config and service_override can be read again");
                 }
@@ -243,15 +281,10 @@ impl TableWatcher {
             Err(error) => error,
         };
         let pool_exhausted = self.is_pool_exhausted(&error);
-        if !pool_exhausted
-            && (ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_outage) || error.find::<NoAnswer>().is_some())
-        {
-            if availability.mark_down(format!("{error:#}")) {
-                warn!(
-                    "the {name} does not answer, services that need it wait; what service_config and service_override \
-                     said before still holds: {error:#}"
-                );
-            }
+        let is_outage =
+            ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_outage) || error.find::<NoAnswer>().is_some();
+        if !pool_exhausted && is_outage {
+            self.mark_down(&error, false);
         } else {
             if !pool_exhausted {
                 self.mark_up(services);
@@ -265,6 +298,30 @@ impl TableWatcher {
         Some(error)
     }
 
+    /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
+    async fn write_probe(&self, limit: Duration) -> Option<Error> {
+        let probe = self.with_db(|db| async move {
+            let tx = Transaction::begin_internal(&TxContext::new(db)).await?;
+            write_and_remove(tx.connection().await?).await?;
+            tx.commit().await
+        });
+        match tokio::time::timeout(limit, probe).await {
+            Ok(Err(error)) if ErrorKind::in_chain(&error) == Some(ErrorKind::Unavailable) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn mark_down(&self, error: &Error, refuses_writes: bool) {
+        let name = self.availability.name();
+        if self.availability.mark_down(format!("{error:#}"), refuses_writes) {
+            let how = if refuses_writes { "accepts no writes" } else { "does not answer" };
+            warn!(
+                "the {name} {how}, services that need it wait; what service_config and service_override said before \
+                 still holds: {error:#}"
+            );
+        }
+    }
+
     /// The database has answered.
     fn mark_up(&self, services: &Services) {
         let Some(after) = self.availability.mark_up() else { return };
@@ -274,12 +331,22 @@ impl TableWatcher {
         }
     }
 
-    async fn read(&self, services: &Services) -> Result<BTreeMap<String, Vec<TableRow>>> {
-        let db = self.registry_pool();
+    async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<BTreeMap<String, Vec<TableRow>>> {
+        let db = &db;
         self.availability.tables().ensure(db).await?;
-        let now = services.shared.clock.wall_now().into();
-        for ended in expire_overrides(db, now).await? {
-            info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);
+        let now = match self.is_virtual {
+            true => services.shared.clock.wall_now().into(),
+            false => DbTime::Database.now(db).await?,
+        };
+        match expire_overrides(db, now).await {
+            Ok(expired) => {
+                for ended in expired {
+                    info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);
+                }
+            }
+            // They are not read either. A server that accepts no writes keeps them a little longer.
+            Err(error) if ErrorKind::in_chain(&error) == Some(ErrorKind::Unavailable) => {}
+            Err(error) => return Err(error),
         }
         let mut rows: BTreeMap<String, Vec<TableRow>> = BTreeMap::new();
         for row in read_config(db).await? {

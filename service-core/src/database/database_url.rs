@@ -1,0 +1,197 @@
+//! Database URLs: which engine they name, and how messages show them.
+
+use sea_orm::DbBackend;
+
+use crate::config::{REDACTED, is_secret};
+use crate::service::error::{Error, Result};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    SqliteFile,
+    SqliteMemory,
+    Postgres,
+}
+
+impl Engine {
+    pub(crate) fn backend(self) -> DbBackend {
+        match self {
+            Self::SqliteFile | Self::SqliteMemory => DbBackend::Sqlite,
+            Self::Postgres => DbBackend::Postgres,
+        }
+    }
+}
+
+/// A database URL that was understood.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    given: &'a str,
+    pub(crate) engine: Engine,
+    pub(crate) read_only: bool,
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn parse(given: &'a str) -> Result<Self> {
+        let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
+        // Of what is no URL, not everything can be shown: `host=db password=…` is a way to write it elsewhere.
+        if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._/\\".contains(c)) {
+            return Err(Error::fatal(
+                "what was given is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
+            ));
+        }
+        if !given.contains(':') {
+            return Err(Error::fatal(format!(
+                "`{given}` is not a database URL: write `sqlite:{}` for a file, \
+                 or `postgres://user:password@host/database`",
+                if given.is_empty() { "app.db" } else { given }
+            )));
+        }
+        let engine = match scheme {
+            "sqlite" if is_memory(rest) => Engine::SqliteMemory,
+            "sqlite" if rest.trim_start_matches('/').is_empty() => {
+                return Err(Error::fatal(
+                    "`sqlite:` lacks the file's name: write `sqlite:app.db` or `sqlite::memory:`",
+                ));
+            }
+            "sqlite" => Engine::SqliteFile,
+            "postgres" | "postgresql" => Engine::Postgres,
+            other => {
+                return Err(Error::fatal(format!(
+                    "`{other}:` is not a database this crate works with: use `sqlite:…` or `postgres://…`"
+                )));
+            }
+        };
+        let read_only = engine == Engine::SqliteFile && parameters(rest).any(|p| p == "mode=ro" || p == "immutable=1");
+        Ok(Self { given, engine, read_only })
+    }
+
+    /// Whether the URL asks for TLS, with no way around it.
+    pub(crate) fn requires_tls(&self) -> bool {
+        self.engine == Engine::Postgres
+            && parameters(self.given).filter_map(|parameter| parameter.split_once('=')).any(|(name, mode)| {
+                matches!(name, "sslmode" | "ssl-mode")
+                    && ["require", "verify-ca", "verify-full"].iter().any(|tls| mode.eq_ignore_ascii_case(tls))
+            })
+    }
+
+    /// The URL without its password.
+    pub(crate) fn shown(&self) -> String {
+        redacted(self.given)
+    }
+
+    /// The URL as the driver wants it: a file that is missing is created, unless the URL has a mode of its own.
+    pub(crate) fn url(&self) -> String {
+        if self.engine != Engine::SqliteFile || parameters(self.given).any(|p| p.starts_with("mode=")) {
+            return self.given.to_owned();
+        }
+        let joint = if self.given.contains('?') { '&' } else { '?' };
+        format!("{}{joint}mode=rwc", self.given)
+    }
+}
+
+fn is_memory(rest: &str) -> bool {
+    let name = rest.split('?').next().unwrap_or_default();
+    name.trim_start_matches('/') == ":memory:" || parameters(rest).any(|p| p == "mode=memory")
+}
+
+fn parameters(url: &str) -> impl Iterator<Item = &str> {
+    url.split_once('?').map_or("", |(_, parameters)| parameters).split('&')
+}
+
+/// How messages name the database at this URL.
+pub(crate) fn display_name(url: &str) -> String {
+    format!("database `{}`", redacted(url))
+}
+
+/// The URL without its password, which may stand before the host or among the parameters.
+pub(crate) fn redacted(url: &str) -> String {
+    let (address, parameters) = url.split_once('?').map_or((url, None), |(address, rest)| (address, Some(rest)));
+    let mut shown = address.to_owned();
+    if let Some((scheme, rest)) = address.split_once("://") {
+        if rest.contains(':') && parameters.is_some_and(|parameters| parameters.contains('@')) {
+            // A `?` within the password, or an `@` within a parameter: nobody can tell, so neither is shown.
+            return format!("{scheme}://{REDACTED}");
+        }
+        if let Some((login, host)) = rest.rsplit_once('@')
+            && let Some((user, _)) = login.split_once(':')
+        {
+            shown = format!("{scheme}://{user}:{REDACTED}@{host}");
+        }
+    }
+    let Some(parameters) = parameters else { return shown };
+    let parameters: Vec<String> = parameters
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            // A name may be encoded, too.
+            Some((name, _)) if is_secret(name) || name.contains('%') => format!("{name}={REDACTED}"),
+            _ => parameter.to_owned(),
+        })
+        .collect();
+    format!("{shown}?{}", parameters.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_created_unless_the_url_says_otherwise() {
+        for (given, opened) in [
+            ("sqlite:app.db", "sqlite:app.db?mode=rwc"),
+            ("sqlite://app.db?cache=private", "sqlite://app.db?cache=private&mode=rwc"),
+            ("sqlite:app.db?mode=ro", "sqlite:app.db?mode=ro"),
+            ("sqlite::memory:", "sqlite::memory:"),
+            ("postgres://a@b/c", "postgres://a@b/c"),
+        ] {
+            assert_eq!(Target::parse(given).unwrap().url(), opened);
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_is_told_what_to_write() {
+        for (given, part) in [
+            ("app.db", "write `sqlite:app.db`"),
+            ("", "write `sqlite:app.db`"),
+            ("host=db user=ann", "write `sqlite:app.db`, or `postgres://"),
+            ("sqlite:", "lacks the file's name"),
+            ("mysql://localhost/x", "use `sqlite:…` or `postgres://…`"),
+        ] {
+            let message = Target::parse(given).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn tls_is_required_where_the_mode_says_so() {
+        for (url, required) in [
+            ("postgres://db/app?sslmode=require", true),
+            ("postgres://db/app?a=b&ssl-mode=VERIFY-FULL", true),
+            ("postgres://db/app?sslmode=prefer", false),
+            ("postgres://db/app", false),
+            ("sqlite:app.db?sslmode=require", false),
+        ] {
+            assert_eq!(Target::parse(url).unwrap().requires_tls(), required, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(redacted("postgres://ann:se:cr@t@db:5432/app"), "postgres://ann:•••@db:5432/app");
+        assert_eq!(redacted("postgres://ann@db/app"), "postgres://ann@db/app");
+        assert_eq!(redacted("sqlite:app.db"), "sqlite:app.db");
+        assert_eq!(redacted("sqlite:app.db?key=secret&mode=ro"), "sqlite:app.db?key=•••&mode=ro");
+        assert_eq!(redacted("postgres://db/app?user=ann&password=s%20@t"), "postgres://db/app?user=ann&password=•••");
+        assert_eq!(redacted("postgres://ann:pw@db/app?host=/run"), "postgres://ann:•••@db/app?host=/run");
+        assert_eq!(redacted("postgres://db/app?pass%77ord=secret"), "postgres://db/app?pass%77ord=•••");
+        for given in [
+            "postgres://db:1/app?user=ann&password=s@ecret",
+            "postgres://ann:pw@db:1/app?password=x@ecret",
+            "postgres://ann:pw?s@ecret@db/app",
+        ] {
+            assert_eq!(redacted(given), "postgres://•••");
+        }
+        for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
+            let message = Target::parse(given).unwrap_err().to_string();
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Connections beside a pool. They find the cause of what a pool reports as a timeout, and read the framework's tables when services
+//! use every connection of theirs.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr};
+
+use crate::service::error::{Error, Result};
+
+/// The limit of a direct connection.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Opens one connection beside the services' pool.
+#[derive(Clone, Debug)]
+pub(crate) struct DirectConnection {
+    options: ConnectOptions,
+}
+
+impl DirectConnection {
+    /// With the options of the services' pool.
+    pub(crate) fn new(mut options: ConnectOptions) -> Self {
+        options.max_connections(1).min_connections(0).acquire_timeout(LIMIT).connect_timeout(LIMIT).connect_lazy(false);
+        Self { options }
+    }
+
+    /// Runs `work` on a connection of its own, which is closed afterwards. `pool` is the services' pool.
+    ///
+    /// # Errors
+    /// The connection cannot be opened, with the cause; or the error of `work`.
+    pub(crate) async fn with<T, F>(
+        &self,
+        pool: &DatabaseConnection,
+        work: impl Fn(DatabaseConnection) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        cause(pool).await?;
+        let own = Database::connect(self.options.clone()).await?;
+        let result = work(own.clone()).await;
+        let _ = own.close().await;
+        result
+    }
+}
+
+/// The cause of a pool's timeout, if a direct connection finds one. Other errors are returned as they are.
+pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
+    if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
+        return error;
+    }
+    match cause(pool).await.err().and_then(|cause| cause.find::<DbErr>().cloned()) {
+        Some(cause) => cause,
+        None => error,
+    }
+}
+
+/// Connects once, to see what the server or the system says. Without the feature of the pool's driver this finds nothing.
+async fn cause(pool: &DatabaseConnection) -> Result<()> {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        use sea_orm::sqlx::{Connection, PgConnection};
+
+        let options = pool.get_postgres_connection_pool().connect_options();
+        let connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options)).await;
+        let connection = connection.map_err(|_| no_answer())?.map_err(failed)?;
+        let _ = tokio::time::timeout(LIMIT, connection.close()).await;
+    }
+    #[cfg(feature = "sqlite")]
+    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
+        use sea_orm::sqlx::{Connection, SqliteConnection};
+
+        let options = pool.get_sqlite_connection_pool().connect_options();
+        let connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        let _ = connection.close().await;
+    }
+    let _ = pool;
+    Ok(())
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn failed(error: sea_orm::sqlx::Error) -> Error {
+    Error::new(DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error))))
+}
+
+#[cfg(feature = "postgres")]
+fn no_answer() -> Error {
+    let why = format!("the server did not answer within {} s", LIMIT.as_secs());
+    Error::new(DbErr::Conn(sea_orm::RuntimeErr::Internal(why)))
+}
+
+/// Whether PostgreSQL's driver was compiled with TLS, by this crate's feature or by the application's: without it, it refuses before
+/// it sends anything.
+#[cfg(feature = "postgres")]
+pub(crate) async fn tls_is_compiled() -> bool {
+    use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
+    use sea_orm::sqlx::{Connection, Error as SqlxError, PgConnection};
+
+    if cfg!(feature = "tls") {
+        return true;
+    }
+    // A connection that is accepted and never answered.
+    let Ok(listener) = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await else { return true };
+    let Ok(address) = listener.local_addr() else { return true };
+    let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(address.port());
+    let options = options.ssl_mode(PgSslMode::Require);
+    let connected = tokio::time::timeout(Duration::from_millis(500), PgConnection::connect_with(&options)).await;
+    !matches!(connected, Ok(Err(SqlxError::Tls(_))))
+}
