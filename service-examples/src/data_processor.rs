@@ -1,6 +1,7 @@
-//! `data_processor`: works off pending readings into daily and monthly figures.
+//! `data_processor`: computes daily and monthly figures from pending readings.
 //!
-//! A reading's figures and its new status are one commit: killed at any moment, it is either done or still pending.
+//! The figures of a reading and its new status are one commit. If the process is killed at any moment, the reading is either
+//! completed or still pending.
 
 use service_core::prelude::*;
 use tracing::{info, warn};
@@ -42,7 +43,7 @@ impl DataProcessor {
             let added = figures::add(item.tx(), &row.observation()).await.map_err(|error| {
                 warn!("{}, line {}: {error}", row.file, row.line);
                 refused += 1;
-                // A reading that is wrong stays wrong; a database may recover.
+                // A wrong reading is never retried; an error of the database is.
                 if error.is_final() { Error::fatal(error) } else { Error::new(error) }
             });
             item.settle(added).await?;

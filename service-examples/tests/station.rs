@@ -1,4 +1,4 @@
-//! The application end to end, as a process: what it does with its files, and with being started again.
+//! The application end to end, as a process: its files, and starting it again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -13,7 +13,7 @@ use support::{Station, data, text};
 fn once_works_everything_off() {
     let station = Station::new();
     let printed = station.once();
-    assert!(printed.contains("all is worked off: 1465 readings completed, 3 failed, 12 lines rejected"), "{printed}");
+    assert!(printed.contains("all work is done: 1465 readings completed, 3 failed, 12 lines rejected"), "{printed}");
     assert!(printed.contains("handmade-2016.csv, line 4: 5 columns, expected 6"), "{printed}");
     assert!(printed.contains("handmade-2016.csv, line 9: temp_min 12.2 is above temp_max 3.3"), "{printed}");
 
@@ -36,8 +36,8 @@ fn once_works_everything_off() {
     assert_eq!(station.files("inbox/done").len(), 2);
     assert_eq!(station.files("inbox/rejected").len(), 1);
     assert!(!station.files("outbox").is_empty());
-    let told: i64 = station.value("SELECT count(*) FROM extreme WHERE digest_id IS NULL");
-    assert_eq!(told, 0);
+    let unsent: i64 = station.value("SELECT count(*) FROM extreme WHERE digest_id IS NULL");
+    assert_eq!(unsent, 0);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_file_that_cannot_be_read_holds_up_no_other() {
     let station = Station::new().env("SERVICES__IMPORTER__BUNDLED", false);
     station.put("nonsense.csv", &[0xff; 1000]);
     station.put("good.csv", b"date,precipitation,temp_max,temp_min,wind,weather\n2016/03/01,1.5,8.0,2.0,3.0,rain\n");
-    // A link to itself looks like a file and is none.
+    // A link to itself looks like a file, but cannot be read.
     std::os::unix::fs::symlink("loop.csv", station.path("inbox").join("loop.csv")).unwrap();
     station.put("notes.txt", b"not for the importer");
     let printed = station.once();
@@ -136,12 +136,12 @@ fn readings_worked_off_a_week_ago_are_cleared_away_and_their_days_still_known() 
     let week = chrono::Utc::now() - chrono::TimeDelta::days(8);
     station.execute(&format!("UPDATE reading SET updated_at = '{}'", week.to_rfc3339()));
     let printed = station.once();
-    assert!(printed.contains("readings worked off before"), "{printed}");
-    assert_eq!(station.value::<i64>("SELECT count(*) FROM reading"), 3, "failed readings stay for someone to look at");
+    assert!(printed.contains("readings processed before"), "{printed}");
+    assert_eq!(station.value::<i64>("SELECT count(*) FROM reading"), 3, "failed readings are kept");
     let cleared = "SELECT value FROM service_store WHERE service_id = 'cleanup_service' AND key = 'cleared'";
     assert_eq!(station.value::<String>(cleared), "1465");
     assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1465);
-    // The same days from another file: known from their figures.
+    // The same days from another file are known from their figures.
     station.put("again.csv", data("seattle-weather.csv").replace("2012/01/01,0.0", "2012/01/01,0.00").as_bytes());
     let printed = station.once();
     assert!(printed.contains("again.csv: 0 new readings, 1461 known, 0 rejected"), "{printed}");
@@ -155,11 +155,11 @@ fn what_was_to_be_cleared_away_while_the_station_was_down_is_when_it_is_back() {
     station.execute(&format!("UPDATE reading SET updated_at = '{}'", ago(8 * 24)));
     station.execute(&format!("UPDATE service_state SET last_fire = '{}' WHERE service_id = 'cleanup_service'", ago(3)));
     let running = station.spawn();
-    station.wait_for_log("readings worked off before");
+    station.wait_for_log("readings processed before");
     running.signal("TERM");
     assert_eq!(running.wait(Duration::from_secs(20)), 0, "{}", station.log());
-    // Of the three that it missed, the latest.
-    station.wait_for_log("catches up 1 fire(s)");
+    // Of the three fires that it missed, the latest.
+    station.wait_for_log("catching up 1 missed cron fire(s)");
 }
 
 #[test]
@@ -180,19 +180,19 @@ fn ctrl_c_drains_and_the_next_start_goes_on() {
 fn killed_at_any_moment_nothing_is_lost_and_nothing_done_twice() {
     let whole = Station::new();
     whole.once();
-    // Small batches, so that there are many moments to be killed at.
+    // Small batches, so that the process is killed at many different moments.
     let mut station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 7);
     let mut pause = 20;
     for _ in 0..12 {
         let running = station.spawn();
         std::thread::sleep(Duration::from_millis(pause));
         running.kill();
-        // Not random, so that it is the same every time; not regular, so that the moments differ.
+        // Not random, so that the test is repeatable; not regular, so that the moments differ.
         pause = (pause * 37 + 11) % 400;
     }
     station.set("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 100);
     station.once();
-    // Digests may be cut differently; all else is as if it had never been killed.
+    // Digests may contain other extremes. Everything else is as without the kills.
     let without_mails = |station: &Station| -> Vec<_> {
         let rows = station.contents().into_iter();
         rows.filter(|row| !row.starts_with("delivery") && !row.starts_with("extreme")).collect()
@@ -239,8 +239,8 @@ fn json_logs_are_an_object_a_line() {
 
 #[test]
 fn wrong_settings_are_named_and_nothing_else_is_held_up() {
-    let station = Station::new().env("SERVICES__EMAIL_SENDER__FROM", "nobody at all");
+    let station = Station::new().env("SERVICES__EMAIL_SENDER__FROM", "not an address");
     let output = station.run(&["once"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("[email_sender] from `nobody at all` is not a mail address"), "{}", text(&output));
+    assert!(text(&output).contains("[email_sender] from `not an address` is not a mail address"), "{}", text(&output));
 }

@@ -126,7 +126,10 @@ fn every_month_follows_the_contract() {
                 })
             })
             .collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("a worker does not panic")).min_by_key(|(seed, _)| *seed)
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a worker does not panic"))
+            .min_by_key(|(seed, _)| *seed)
     });
     let (lines, hash, seconds) = (lines.into_inner(), hash.into_inner(), start.elapsed().as_secs_f64());
     let Tally { runs, by_cron, blocking, given_up } = tally.into_inner().expect("adding does not panic");

@@ -1,4 +1,4 @@
-//! Sorting lines needs no database; importing is tried on one in memory.
+//! Sorting lines needs no database. Importing is tested with a database in memory.
 
 use sea_orm::{Database, PaginatorTrait};
 
@@ -19,14 +19,14 @@ fn every_bad_line_of_the_handmade_file_has_its_reason() {
             (4, format!("5 columns, {columns}").as_str()),
             (5, "temp_min `warm`, expected a number"),
             (6, "date `2016/02/30`: there is no such day"),
-            (7, "2016-01-02 is there already with other values, from handmade-2016.csv, line 3"),
+            (7, "2016-01-02 already has other values, from handmade-2016.csv, line 3"),
             (10, "the line is empty"),
             (11, "not UTF-8 at byte 30"),
             (12, format!("7 columns, {columns}").as_str()),
             (13, "temp_max `NaN`, expected a number"),
             (14, "date `08.01.2016`, expected the form 2012/01/31"),
             (16, "weather `hail`, expected one of drizzle, fog, rain, snow, sun"),
-            (17, "2012-01-01 is there already with other values, from seattle-weather.csv, line 2"),
+            (17, "2012-01-01 already has other values, from seattle-weather.csv, line 2"),
             (22, format!("3 columns, {columns}").as_str()),
         ]
     );
