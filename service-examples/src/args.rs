@@ -65,14 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_it_runs() {
+    fn without_arguments_the_command_is_run() {
         assert_eq!(parsed(""), Ok(Args { command: Command::Run, json: false }));
         assert_eq!(parsed("--json once"), Ok(Args { command: Command::Once, json: true }));
         assert_eq!(parsed("once --help").map(|args| args.command), Ok(Command::Help));
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn the_error_for_a_wrong_argument_names_it() {
         assert!(parsed("onse").unwrap_err().contains("unknown argument `onse`"));
         assert!(parsed("once list").unwrap_err().contains("`list` is the second"));
     }

@@ -68,7 +68,7 @@ mod tests {
     use crate::{bundled, import, tables};
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_says_that_there_is_more() {
+    async fn a_full_batch_requests_the_next_run_at_once() {
         let bed = TestBed::new();
         let db = bed.sqlite().await;
         tables::create(&db).await.unwrap();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readings_that_come_later_are_worked_off_by_a_later_run() {
+    async fn readings_that_arrive_later_are_processed_by_a_later_run() {
         let bed = TestBed::new().set("batch_size", 5);
         let db = bed.sqlite().await;
         tables::create(&db).await.unwrap();

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_reading_leaves_no_trace() {
+    async fn a_wrong_reading_writes_nothing() {
         let db = Database::connect("sqlite::memory:").await.unwrap();
         tables::create(&db).await.unwrap();
         add(&db, &reading("2012/01/01,0.0,12.8,5.0,4.7,drizzle")).await.unwrap();

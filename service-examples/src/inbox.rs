@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_being_written_is_left_alone() {
+    async fn a_file_that_is_being_written_is_not_imported() {
         let folder = Folder::new("growing");
         let inbox = Inbox::open(&folder.0).await.unwrap();
         std::fs::write(folder.0.join("growing.csv"), "date").unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn moving_twice_is_moving_once() {
+    async fn moving_a_file_twice_changes_nothing() {
         let folder = Folder::new("done");
         let inbox = Inbox::open(&folder.0).await.unwrap();
         inbox.put("a.csv", b"one").await.unwrap();

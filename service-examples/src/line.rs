@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_says_what_is_wrong() {
+    fn the_error_for_a_bad_line_says_what_is_wrong() {
         for (line, reason) in [
             (&b"2016/01/03,1.0,6.7,2.2,rain"[..], "5 columns, expected 6"),
             (b"2016/01/04,0.0,9.4,warm,1.9,fog", "temp_min `warm`, expected a number"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_no_control_characters() {
+    fn a_shown_line_has_no_control_characters() {
         assert_eq!(shown(b"a\x1b[2Jb").to_string(), "a\\u{1b}[2Jb");
         assert_eq!(shown(&[b'x'; 100]).to_string().chars().count(), 81);
     }

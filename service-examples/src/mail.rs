@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_rows_make_the_same_mail() {
+    fn the_same_rows_give_the_same_mail() {
         let (digest, extremes, from) = digest();
         let to: Mailbox = "a/b@example.org".parse().unwrap();
         let mail = || compose(&digest, &extremes, &from, &to).unwrap().formatted();
@@ -230,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn other_rows_make_another_message_id() {
+    fn other_rows_give_another_message_id() {
         let (digest, mut extremes, from) = digest();
         extremes[0].value = -1.6;
         assert_ne!(message_id(&extremes, &from), digest.message_id);
     }
 
     #[test]
-    fn a_server_is_a_host_and_maybe_a_port() {
+    fn a_server_is_a_host_with_an_optional_port() {
         let open = |server, security| Transport::smtp(server, security, None).err().unwrap_or_default();
         assert_eq!(open("localhost", Security::None), "");
         assert_eq!(open("localhost:2525", Security::None), "");

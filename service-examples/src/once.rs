@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// A service failed, so some work may be left.
-pub async fn work_off(services: &ServiceRegistry, db: &DatabaseConnection) -> Result<()> {
+pub async fn process_all(services: &ServiceRegistry, db: &DatabaseConnection) -> Result<()> {
     let mut found_work = true;
     while found_work {
         found_work = false;

@@ -26,7 +26,7 @@ fn backticked(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_option_table_has_every_key_of_the_attribute() {
+fn every_test_that_the_guarantees_name_exists() {
     let page = read("docs/guarantees.md");
     let named: Vec<String> = backticked(&page).into_iter().filter(|word| word.contains("::")).collect();
     assert!(named.len() > 30, "the page no longer names tests in the form that this test reads");

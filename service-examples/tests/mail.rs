@@ -18,7 +18,7 @@ fn delivered(station: &Station) -> i64 {
 }
 
 #[test]
-fn every_recipient_gets_the_digest_and_a_refused_one_holds_up_nobody() {
+fn every_recipient_gets_the_digest_and_a_refused_one_does_not_delay_the_others() {
     let server = SmtpServer::start(Manner::Friendly);
     let station = mailing(&server.address.to_string()).env(
         "SERVICES__EMAIL_SENDER__RECIPIENTS",
@@ -45,7 +45,7 @@ fn every_recipient_gets_the_digest_and_a_refused_one_holds_up_nobody() {
 }
 
 #[test]
-fn a_dead_server_is_waited_for_and_costs_no_mail() {
+fn a_server_that_cannot_be_reached_costs_no_mail() {
     // A port without a listener.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -64,7 +64,7 @@ fn a_dead_server_is_waited_for_and_costs_no_mail() {
 }
 
 #[test]
-fn a_mail_whose_answer_was_lost_is_sent_again_under_the_same_message_id() {
+fn a_mail_whose_answer_was_lost_is_sent_again_with_the_same_message_id() {
     let server = SmtpServer::start(Manner::HangsUpAfterData);
     let station = mailing(&server.address.to_string());
     assert_eq!(station.run(&["once"]).status.code(), Some(1));
@@ -79,7 +79,7 @@ fn a_mail_whose_answer_was_lost_is_sent_again_under_the_same_message_id() {
 }
 
 #[test]
-fn a_busy_mailbox_is_tried_again_later() {
+fn a_mail_to_a_busy_mailbox_is_retried_later() {
     let server = SmtpServer::start(Manner::Friendly);
     let station =
         mailing(&server.address.to_string()).env("SERVICES__EMAIL_SENDER__RECIPIENTS", r#"["later@example.org"]"#);
@@ -98,7 +98,7 @@ fn a_busy_mailbox_is_tried_again_later() {
 }
 
 #[test]
-fn wrong_credentials_stop_the_service_and_never_show() {
+fn wrong_credentials_stop_the_service_and_are_never_shown() {
     let server = SmtpServer::start(Manner::RefusesPasswords);
     let station = mailing(&server.address.to_string())
         .env("SERVICES__EMAIL_SENDER__USERNAME", "station")

@@ -35,7 +35,7 @@ fn every_bad_line_of_the_handmade_file_has_its_reason() {
 }
 
 #[test]
-fn without_a_header_every_line_is_kept_aside() {
+fn without_a_header_every_line_is_rejected() {
     let sorted = sort("x.csv", b"2012/01/01,0.0,12.8,5.0,4.7,drizzle\nmore\n", &mut HashMap::new());
     assert_eq!(sorted.rejected.len(), 2);
     assert!(sorted.rejected[0].reason.contains("expected `date,precipitation"));
@@ -55,7 +55,7 @@ async fn the_same_content_is_imported_once_whatever_its_name() {
 }
 
 #[tokio::test]
-async fn of_overlapping_files_only_the_new_days_count() {
+async fn of_overlapping_files_only_the_new_days_are_imported() {
     let db = Database::connect("sqlite::memory:").await.unwrap();
     tables::create(&db).await.unwrap();
     let text = std::str::from_utf8(bundled::OBSERVATIONS).unwrap();
@@ -70,7 +70,7 @@ async fn of_overlapping_files_only_the_new_days_count() {
 }
 
 #[tokio::test]
-async fn rejected_lines_can_be_put_right_and_put_back() {
+async fn rejected_lines_can_be_corrected_and_imported() {
     let db = Database::connect("sqlite::memory:").await.unwrap();
     tables::create(&db).await.unwrap();
     let Imported::Now { file, .. } = import(&db, "bad.csv", bundled::HANDMADE).await.unwrap() else { panic!() };
