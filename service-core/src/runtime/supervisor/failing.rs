@@ -44,11 +44,7 @@ impl Supervisor {
                 (FailureKind::Timeout, error)
             }
         };
-        let exit = self.fail(kind, error, started, Some((started, ended))).await;
-        if exit.is_none() {
-            self.after_run().await;
-        }
-        exit
+        self.fail(kind, error, started, Some((started, ended))).await
     }
 
     /// Handles a run that was aborted because `drain_timeout` was over. The service ends; there is nothing to decide.
@@ -133,7 +129,7 @@ impl Supervisor {
         if broken && matches!(decision, Decision::Regular | Decision::Retry(_)) {
             self.end_instance().await;
         }
-        match decision {
+        let exit = match decision {
             Decision::Regular => {
                 service.update(|state| {
                     state.status.start_resolved = true;
@@ -161,7 +157,11 @@ impl Supervisor {
             // A `reset` from within the run: a fresh instance follows, and the service does not end.
             Decision::Fail if !stopping && service.lock().requests.rebuild == Some(Rebuild::Reset) => None,
             Decision::Fail => self.restart().await,
+        };
+        if exit.is_none() {
+            self.after_run().await;
         }
+        exit
     }
 
     /// Records a failure. `Ignore` leaves the count as it was.
