@@ -10,13 +10,12 @@ use tracing::Span;
 use super::running::cancelled_error;
 use super::{Due, Exit, Supervisor, Times, adopt_options};
 use crate::humanize;
-use crate::panic::{self, Caught};
+use crate::panic::Caught;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::policy::{self, Decision};
 use crate::runtime::registration::used_up;
 use crate::runtime::requests::Rebuild;
-use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
@@ -104,7 +103,7 @@ impl Supervisor {
         times: Option<Times>,
     ) -> Option<Exit> {
         let service = self.cx.service.clone();
-        let error = printable(&service, error);
+        let error = self.invoker.printable(error);
         let counted = {
             let mut state = service.lock();
             adopt_options(&mut self.options, &mut state);
@@ -180,7 +179,7 @@ impl Supervisor {
             });
             (replaced, unserved)
         });
-        let _ = panic::catch(|| service.as_current(|| drop(replaced)));
+        self.invoker.discard("an error", replaced);
         self.current_waiters.extend(waiters.into_iter().flatten());
         service.emit(|| ServiceEventKind::RunFailed {
             run: self.cx.run,
@@ -253,16 +252,5 @@ impl Supervisor {
             state.status.failures = 0;
             state.status.activity = Activity::Waiting;
         });
-    }
-}
-
-/// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
-fn printable(service: &ServiceInner, error: Error) -> Error {
-    match panic::catch(|| service.as_current(|| format!("{error:#}"))) {
-        Caught::Returned(_) => error,
-        Caught::Panicked(message) => {
-            let _ = panic::catch(|| service.as_current(|| drop(error)));
-            Error::msg(format!("the error cannot be printed, its `Display` panicked: {message}"))
-        }
     }
 }
