@@ -14,10 +14,12 @@ use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
+use crate::log::warn;
 use crate::panic::{self, Caught};
 use crate::runtime::extension::Extension;
 use crate::runtime::service_inner::ServiceInner;
 use crate::schedule::later;
+use crate::service::error::Error;
 
 /// How often a commit in flight is checked.
 const COMMIT_CHECK: Duration = Duration::from_millis(5);
@@ -89,6 +91,24 @@ impl Invoker {
     /// Calls user code that does not wait.
     pub(crate) fn call<T>(&self, span: &Span, work: impl FnOnce() -> T) -> Caught<T> {
         panic::catch(|| self.service.as_current(|| span.in_scope(work)))
+    }
+
+    /// Drops what user code made. A panic of its `Drop` is caught and logged.
+    pub(crate) fn discard<T>(&self, what: &str, value: T) {
+        if let Caught::Panicked(message) = self.call(&Span::none(), || drop(value)) {
+            warn!(service.id = %self.service.id, "dropping {what} panicked: {message}");
+        }
+    }
+
+    /// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
+    pub(crate) fn printable(&self, error: Error) -> Error {
+        match self.call(&Span::none(), || format!("{error:#}")) {
+            Caught::Returned(_) => error,
+            Caught::Panicked(message) => {
+                self.discard("an error", error);
+                Error::msg(format!("the error cannot be printed, its `Display` panicked: {message}"))
+            }
+        }
     }
 
     /// Returns `Ready` when pending user code has to be cancelled.

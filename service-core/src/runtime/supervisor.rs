@@ -303,8 +303,8 @@ impl Supervisor {
         None
     }
 
-    /// After every run that does not end the service: settles the rows that the run left open, and builds a fresh instance
-    /// if the run requested one.
+    /// After every run and every failure that does not end the service: settles the rows that the run left open, and ends
+    /// the instance if the run requested a fresh one.
     async fn after_run(&mut self) {
         if self.invoker.extension.has_unsettled(&self.cx.service) {
             Box::pin(self.settle(None)).await;
@@ -316,8 +316,8 @@ impl Supervisor {
         if rebuild == Some(Rebuild::Reset) {
             Box::pin(self.rebuild()).await;
         }
-        if run || self.due == Due::AtOnce {
-            // Back-to-back runs leave room for other tasks.
+        if run || matches!(self.due, Due::AtOnce | Due::Retry) {
+            // Back-to-back runs leave room for other tasks. A retry may have no delay.
             tokio::task::yield_now().await;
         }
     }
