@@ -193,3 +193,89 @@ async fn settings_of_a_linked_service_that_is_not_registered_are_accepted() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("`anotated`") && warnings[0].contains("did you mean `annotated`?"), "{warnings:?}");
 }
+
+/// Reads settings that it does not declare.
+#[derive(Default)]
+struct Reader;
+
+#[service(interval = 30, discover = false)]
+impl Reader {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let settings: Settings = cx.config()?;
+        cx.state::<Seen>()?.lock().unwrap().push(settings);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_key_is_an_error_for_a_service_without_settings_too() {
+    for (line, near) in [("retries = 5", "max_failures"), ("max_fails = 3", "max_failures"), ("schedule = 'x'", "cron")]
+    {
+        let (bed, _seen, _folder) = bed(&format!("[packer]\n{line}"));
+        let builder_error = |id: &'static str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("services.toml");
+            fs::write(&file, format!("[packer]\n{line}")).unwrap();
+            async move {
+                let builder = ServiceRegistry::builder().without_discovered().config_file(file);
+                let error = builder.service_of::<Packer>(id).start_all().await.unwrap_err().to_string();
+                drop(folder);
+                error
+            }
+        };
+        for id in ["packer", "packer_2"] {
+            let error = builder_error(id).await;
+            assert!(error.contains("unknown key") && error.contains(&format!("did you mean `{near}`?")), "{error}");
+        }
+        let error = bed.services().await.register_of::<Packer>("packer_3").await.unwrap_err().to_string();
+        assert!(error.contains("unknown key"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_code_reads_by_itself_are_no_unknown_keys() {
+    let (bed, seen, _folder) = bed("[reader]\nbatch_size = 3\n[built]\nbatch_size = 4");
+    bed.start_of::<Reader>().await;
+    bed.run_for(secs(1)).await;
+    assert_eq!(seen.lock().unwrap()[0].batch_size, 3);
+    let build = async |cx: &Context| -> Result<Packer> {
+        let settings: Settings = cx.config()?;
+        cx.state::<Seen>()?.lock().unwrap().push(settings);
+        Ok(Packer)
+    };
+    bed.services().await.register_fn("built", build).start().await.unwrap();
+    assert_eq!(seen.lock().unwrap()[1].batch_size, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_nested_key_fails_its_service() {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        smtp: Smtp,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Smtp {
+        #[serde(default)]
+        port: u16,
+    }
+
+    struct Nested(Outer);
+
+    #[service(interval = 30, discover = false)]
+    impl Nested {
+        fn configure(_: &Context, settings: Outer) -> Self {
+            Self(settings)
+        }
+
+        async fn update(&mut self) -> Outcome {
+            Outcome::processed(self.0.smtp.port.into())
+        }
+    }
+
+    let (bed, _seen, _folder) = bed("[nested.smtp]\nprot = 25");
+    let service = bed.start_of::<Nested>().await;
+    let error = service.health().last_error.unwrap();
+    assert_eq!(service.state(), ServiceState::Failed);
+    assert!(error.contains("`smtp.prot` of service `nested`") && error.contains("did you mean `port`?"), "{error}");
+}

@@ -86,7 +86,11 @@ pub struct SettingsType {
     pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
 }
 
+/// The settings of a service whose `configure` does not take them, while its code reads some by `cx.config`: their keys are
+/// not known.
+pub(crate) const UNDECLARED: SettingsType = SettingsType { fields: || None, check: |_, _| Ok(()) };
+
 /// What is known of `T` as the type of a service's own settings.
 pub(crate) const fn settings<T: DeserializeOwned>() -> SettingsType {
-    SettingsType { fields: fields::<T>, check: |settings, service| settings.get::<T>(service).map(drop) }
+    SettingsType { fields: fields::<T>, check: |settings, service| settings.get_all::<T>(service).map(drop) }
 }

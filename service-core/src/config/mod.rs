@@ -31,11 +31,11 @@ pub use layers::Layer;
 pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
-pub(crate) use descriptor::{SettingsType, settings};
+pub(crate) use descriptor::{SettingsType, UNDECLARED, settings};
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
-pub(crate) use resolver::{Provenance, Resolved, Row};
+pub(crate) use resolver::{Provenance, Resolved, Row, Target};
 pub(crate) use sources::{Inputs, Sources};
 #[cfg(feature = "database")]
 pub(crate) use values::{REDACTED, is_secret};

@@ -37,6 +37,23 @@ impl Row {
     }
 }
 
+/// A service whose configuration is resolved.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    /// What code set.
+    pub(crate) code: Option<&'a ServiceOptions>,
+    /// Code outside of its type may read its settings, so that their keys are not known.
+    pub(crate) undeclared: bool,
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn new(id: &'a str, descriptor: &'static ServiceDescriptor, code: Option<&'a ServiceOptions>) -> Self {
+        Self { id, descriptor, code, undeclared: false }
+    }
+}
+
 /// Where one option's value came from, and what it hides.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Provenance {
@@ -194,15 +211,9 @@ impl<'a> Resolver<'a> {
         self.errors
     }
 
-    pub(super) fn finish(
-        mut self,
-        descriptor: Option<&ServiceDescriptor>,
-        code: Option<&ServiceOptions>,
-        file: &str,
-    ) -> Result<Resolved, Vec<ConfigError>> {
-        self.check_own(
-            descriptor.and_then(|descriptor| descriptor.settings.as_ref()).and_then(|settings| (settings.fields)()),
-        );
+    pub(super) fn finish(mut self, target: Target<'_>, file: &str) -> Result<Resolved, Vec<ConfigError>> {
+        let code = target.code;
+        self.check_own(target);
         let mut options =
             Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
         let unused = self.unused();
@@ -346,33 +357,44 @@ impl<'a> Resolver<'a> {
             .collect()
     }
 
-    /// Keys that are nobody's. Where the settings' fields are not known, only what looks like a misspelt option is one.
-    fn check_own(&mut self, fields: Option<&'static [&'static str]>) {
+    /// Keys that neither the attribute nor the settings have.
+    fn check_own(&mut self, target: Target<'_>) {
+        let declared = target.descriptor.settings.as_ref();
+        let fields = match declared {
+            Some(settings) => (settings.fields)(),
+            None if target.undeclared => None,
+            None => Some(&[][..]),
+        };
         for field in fields.into_iter().flatten().filter(|field| keys::find(field).is_some()) {
             self.errors.push(ConfigError::Reserved { service: self.id.to_owned(), key: (*field).to_owned() });
         }
-        for (key, node) in &self.own {
+        let own = std::mem::take(&mut self.own);
+        for (key, node) in &own {
             let setting = Setting::new(self.id, key, &node.origin);
             match fields {
                 Some(fields) if is_field(key, node, fields) => {}
-                // The test bed's `.set("batch_size", …)` is for whoever has it.
+                // The test bed's `.set("batch_size", …)` is for the services that have it.
                 Some(_) if node.origin.place.ends_with(FOR_ALL) => {}
                 Some(fields) => {
-                    self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) })
+                    self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
                 }
-                None => {
-                    let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { continue };
-                    // Short names are near to many: `relay` is not meant as `delay`.
-                    match distance(key, near) {
-                        far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
-                            let hint = format!("did you mean `{near}`?");
-                            self.errors.push(ConfigError::UnknownKey { setting, hint });
-                        }
-                        1 => self.warnings.push(format!("{setting} is taken as the service's own, not as `{near}`")),
-                        _ => {}
-                    }
-                }
+                None => self.check_undeclared(key, setting),
             }
+        }
+        self.own = own;
+    }
+
+    /// Where the keys of the settings are not known, only what looks like a misspelt option is a mistake.
+    fn check_undeclared(&mut self, key: &str, setting: Box<Setting>) {
+        let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
+        // Short names are near to many: `relay` is not meant as `delay`.
+        match distance(key, near) {
+            far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
+                let hint = format!("did you mean `{near}`?");
+                self.errors.push(ConfigError::UnknownKey { setting, hint });
+            }
+            1 => self.warnings.push(format!("{setting} is taken as the service's own, not as `{near}`")),
+            _ => {}
         }
     }
 }

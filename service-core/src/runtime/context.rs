@@ -67,6 +67,12 @@ impl Context {
         resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
     }
 
+    /// All settings, as the type that `configure` takes.
+    pub(crate) fn settings<T: DeserializeOwned>(&self) -> Result<T> {
+        let resolved = self.service.lock().requests.resolved.clone();
+        resolved.settings.get_all::<T>(&self.service.id).map_err(Error::fatal)
+    }
+
     /// Returns the shared value of type `T` that was passed to the builder's `state`.
     ///
     /// # Errors

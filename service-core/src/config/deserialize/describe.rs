@@ -107,6 +107,8 @@ impl<'a> Describer<'a> {
     pub(super) fn unread(&self, at: &[Step]) -> ConfigError {
         let found = path::find(self.settings, at);
         let origin = found.origin.cloned().unwrap_or_else(|| Origin::new(Layer::Default, self.subject.file));
+        // All items of a list are unread with the first.
+        let at = at.split(|step| matches!(step, Step::Item(_))).next().unwrap_or_default();
         let key = path::show(at);
         let hint = match keys::suggest(&key) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -147,7 +149,9 @@ pub(in crate::config) fn hint(key: &str, fields: &[&'static str]) -> String {
     let near = nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name)));
     match near.or_else(|| keys::suggest(key)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if fields.is_empty() => "the service has no settings of its own".to_owned(),
+        None if fields.is_empty() => "the service has no settings of its own; it declares them by its `configure`: \
+                                    `fn configure(cx: &Context, settings: Settings)`"
+            .to_owned(),
         None => {
             let names: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
             format!("the service's own settings are {}", names.join(", "))

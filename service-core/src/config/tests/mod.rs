@@ -86,7 +86,9 @@ impl Given {
 
     /// Service `mail`, with these attributes.
     fn resolve(&self, attributes: &'static [(&'static str, Literal)]) -> Result<Arc<Resolved>, String> {
-        self.load().resolve("mail", Some(descriptor(attributes, None)), None, &[]).map_err(|errors| errors.to_string())
+        self.load()
+            .resolve(Target::new("mail", descriptor(attributes, Some(|| None)), None), &[])
+            .map_err(|errors| errors.to_string())
     }
 
     fn options(&self, attributes: &'static [(&'static str, Literal)]) -> Options {
@@ -103,6 +105,11 @@ impl Given {
         let resolved = self.resolve(&[])?;
         resolved.settings.get("mail").map_err(|error| error.to_string())
     }
+}
+
+/// A service whose settings have keys that are not known.
+fn undeclared() -> &'static ServiceDescriptor {
+    descriptor(&[], Some(|| None))
 }
 
 fn descriptor(
