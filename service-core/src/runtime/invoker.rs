@@ -163,3 +163,70 @@ pub(crate) fn poll_at(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Insta
 fn poll_unconstrained(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Instant) -> Poll<()> {
     Pin::new(&mut unconstrained(std::future::poll_fn(|task| poll_at(task, timer.as_mut(), at)))).poll(task)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, Sources};
+    use crate::runtime::extension::NoExtension;
+    use crate::runtime::requests::StopRequest;
+    use crate::runtime::shared::Shared;
+
+    fn invoker() -> Invoker {
+        let resolved = Sources::load(Inputs::default()).resolve("job", None, None, &[]).expect("nothing is configured");
+        let service = ServiceInner::new("job".into(), Arc::new(Shared::default()), None, resolved);
+        service.update(|state| state.status.begin());
+        Invoker { service: Arc::new(service), extension: Arc::new(NoExtension) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_the_stop_and_the_own_limit_counts() {
+        use Cancelled::{Aborted, TimedOut};
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let timeout = |seconds| Limit::Run(Some(Duration::from_secs(seconds)));
+        // (limit, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached, by what)
+        let table = [
+            (Limit::Stop, None, None),
+            (Limit::Stop, Some((5, 9)), Some((5, Aborted))),
+            (Limit::Run(None), None, None),
+            (Limit::Run(None), Some((5, 9)), Some((5, Aborted))),
+            (timeout(7), None, Some((7, TimedOut))),
+            (timeout(7), Some((8, 9)), Some((7, TimedOut))),
+            (timeout(7), Some((7, 9)), Some((7, Aborted))),
+            (timeout(7), Some((5, 9)), Some((5, Aborted))),
+            (Limit::Cleanup(after(7)), Some((5, 9)), Some((7, TimedOut))),
+            (Limit::Cleanup(after(7)), Some((5, 6)), Some((6, Aborted))),
+            (Limit::Late(after(7)), Some((5, 6)), Some((7, TimedOut))),
+        ];
+        for (limit, stop, expected) in table {
+            let invoker = invoker();
+            invoker.service.update(|state| _ = state.status.begin_run(now));
+            if let Some((run, cleanup)) = stop {
+                let stop = StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), by_itself: false };
+                invoker.service.request_stop(stop);
+            }
+            let deadline = invoker.deadline(&mut Task::from_waker(std::task::Waker::noop()), limit);
+            let expected = expected.map(|(seconds, cancelled)| (after(seconds), cancelled));
+            assert_eq!(deadline, expected, "{limit:?}, {stop:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn user_code_that_ends_is_not_cancelled_even_if_its_limit_is_over() {
+        let invoker = invoker();
+        let over = Limit::Cleanup(Instant::now());
+        let result = invoker.invoke(pin!(std::future::ready("done")), over).await;
+        assert!(matches!(result, InvokeResult::Done("done")));
+        let result = invoker.invoke(pin!(std::future::pending::<()>()), over).await;
+        assert!(matches!(result, InvokeResult::Cancelled(Cancelled::TimedOut)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_of_user_code_is_a_result() {
+        let invoker = invoker();
+        let result = invoker.invoke(pin!(async { panic!("scripted") }), Limit::Stop).await;
+        let InvokeResult::<()>::Panicked(message) = result else { panic!("it panicked") };
+        assert!(message.starts_with("scripted"), "{message}");
+    }
+}

@@ -42,6 +42,9 @@ mod failing;
 mod planning;
 mod running;
 
+#[cfg(test)]
+mod tests;
+
 /// Runs a service from `Starting` until it has stopped or failed.
 pub(crate) async fn supervise(mut supervisor: Supervisor) -> Exit {
     let exit = match panic::catch_future(supervisor.run_loop()).await {
