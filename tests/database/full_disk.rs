@@ -14,7 +14,7 @@ fn worker(mode: &str, pool: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     let mounted = |then: &str| {
         let mut command = Command::new("unshare");
-        let script = format!("mount -t tmpfs -o size=3m tmpfs \"$1\" && {then}");
+        let script = format!("mount -t tmpfs -o size=16m tmpfs \"$1\" && {then}");
         command.args(["-rm", "sh", "-c", &script, "sh"]).arg(dir.path()).stdin(Stdio::null());
         command
     };
