@@ -48,6 +48,7 @@ pub(crate) struct Target<'a> {
     pub(crate) undeclared: bool,
 }
 
+#[cfg(test)]
 impl<'a> Target<'a> {
     pub(crate) fn new(id: &'a str, descriptor: &'static ServiceDescriptor, code: Option<&'a ServiceOptions>) -> Self {
         Self { id, descriptor, code, undeclared: false }

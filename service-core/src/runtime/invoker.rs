@@ -167,14 +167,13 @@ fn poll_unconstrained(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Insta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Inputs, Sources};
     use crate::runtime::extension::NoExtension;
+    use crate::runtime::fixtures::defaults;
     use crate::runtime::requests::StopRequest;
     use crate::runtime::shared::Shared;
 
     fn invoker() -> Invoker {
-        let resolved = Sources::load(Inputs::default()).resolve("job", None, None, &[]).expect("nothing is configured");
-        let service = ServiceInner::new("job".into(), Arc::new(Shared::default()), None, resolved);
+        let service = ServiceInner::new("job".into(), Arc::new(Shared::default()), None, defaults());
         service.update(|state| state.status.begin());
         Invoker { service: Arc::new(service), extension: Arc::new(NoExtension) }
     }

@@ -241,11 +241,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Inputs, Sources};
+    use crate::runtime::fixtures::defaults;
 
     fn state(activity: Activity, ready: bool) -> RuntimeState {
-        let resolved = Sources::load(Inputs::default()).resolve("job", None, None, &[]).expect("nothing is configured");
-        let mut state = RuntimeState::new(resolved);
+        let mut state = RuntimeState::new(defaults());
         state.status.begin();
         state.take_steps().for_each(drop);
         (state.status.activity, state.status.ready) = (activity, ready);

@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::{Exit, Supervisor, supervise};
 use crate::config::options::Options;
-use crate::config::{Inputs, ServiceDescriptor, Sources};
+use crate::config::{Inputs, Sources};
 use crate::runtime::context::Context;
 use crate::runtime::extension::{Extension, NoExtension};
+use crate::runtime::fixtures::DESCRIPTOR;
 use crate::runtime::lifecycle::{BoxFuture, Cleanup, Lifecycle, Shape};
 use crate::runtime::registration::{Factory, Place, RegisteredService, Registration};
 use crate::runtime::requests::StopRequest;
@@ -201,6 +202,7 @@ impl Script {
             descriptor: &DESCRIPTOR,
             factory: Factory::Closure(Box::new(build)),
             options: None,
+            undeclared_settings: false,
             place: Place::Attribute(&DESCRIPTOR),
         };
         let sources = Sources::load(Inputs::default());
@@ -226,16 +228,6 @@ fn method<T, F: Future<Output = Result<T>> + Send + 'static>(
 ) -> Method<T> {
     Arc::new(move |cx| Box::pin(method(cx)))
 }
-
-static DESCRIPTOR: ServiceDescriptor = ServiceDescriptor {
-    id: "job",
-    type_name: || "Job",
-    module_path: module_path!(),
-    file: file!(),
-    line: line!(),
-    attributes: &[],
-    settings: None,
-};
 
 /// One instance.
 struct Instance {
