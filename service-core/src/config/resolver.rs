@@ -14,8 +14,9 @@ use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
 use super::layers::{FOR_ALL, Layer, Origin, Precedence};
+use super::secrets::{REDACTED, is_secret};
 use super::settings::Settings;
-use super::values::{self, Node, Table, Value, is_secret};
+use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::Schedule;
@@ -327,7 +328,7 @@ impl<'a> Resolver<'a> {
         let setting = Setting::new(self.id, mistake.key(), &entry.origin);
         self.errors.push(match mistake {
             // What is said of a secret may hold it.
-            _ if entry.shown == values::REDACTED => {
+            _ if entry.shown == REDACTED => {
                 ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }
             }
             _ => ConfigError::Value { setting, found: format!("{:?}", entry.shown), expected: mistake.to_string() },

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::config::coercion;
 use crate::config::layers::Origin;
-use crate::config::values::{Value, is_secret};
+use crate::config::secrets::is_secret;
+use crate::config::values::Value;
 
 /// One step from a table or list to a value in it.
 #[derive(Clone, Debug, PartialEq, Eq)]

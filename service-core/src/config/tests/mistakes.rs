@@ -160,8 +160,11 @@ fn defaults_hold_keys_that_fit_every_service_only() {
 fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
     let cases = [
         ("${NOT_SET}", "`${NOT_SET}` cannot be read: the environment variable is not set"),
-        ("${A B}", "`${A B}` cannot be read: that is not a variable's name (`$${` stands for `${` itself)"),
-        ("5${X", "`${X}` cannot be read: its `}` is missing"),
+        (
+            "${A B}",
+            "`${…}` cannot be read: what stands in it is not the name of a variable (`$${` stands for `${` itself)",
+        ),
+        ("5${X", "`${…}` cannot be read: its `}` is missing (`$${` stands for `${` itself)"),
     ];
     for (text, message) in cases {
         let text: &'static str = Box::leak(format!("[mail]\ninterval = \"{text}\"").into_boxed_str());
