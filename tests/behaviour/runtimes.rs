@@ -305,3 +305,38 @@ async fn a_run_that_ends_at_once_is_reported_to_its_waiter() {
     drop((service, registry));
     answering.join().unwrap();
 }
+
+/// An error that calls its context when it is printed.
+#[derive(Debug)]
+struct Calls(Context);
+
+impl std::fmt::Display for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stopping: {}", self.0.is_stopping())
+    }
+}
+
+impl std::error::Error for Calls {}
+
+#[derive(Default)]
+struct CannotStart;
+
+#[service(interval = 3600, discover = false)]
+impl CannotStart {
+    async fn configure(cx: &Context) -> Result<Self, Calls> {
+        Err(Calls(cx.clone()))
+    }
+
+    async fn update(&mut self) {}
+}
+
+#[test]
+fn a_strict_start_prints_an_error_that_calls_its_context() {
+    let error = within_a_minute(|| {
+        threads(1).block_on(async {
+            let builder = ServiceRegistry::builder().without_discovered().strict().service_of::<CannotStart>("one");
+            builder.build().await.unwrap().start().await.unwrap_err().to_string()
+        })
+    });
+    assert_eq!(error, "service `one` did not start: stopping: false");
+}
