@@ -16,6 +16,7 @@ mod fires;
 mod full_disk;
 mod killed;
 mod layers;
+mod promises;
 mod settings;
 mod statements;
 mod tables;
@@ -82,6 +83,9 @@ macro_rules! exercise {
 }
 
 exercise! {
+    promises:
+        an_item_that_ends_its_transaction_does_not_complete_what_is_lost,
+        a_commit_of_a_transaction_that_has_ended_is_an_error;
     used_up:
         a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone,
         a_pool_that_is_used_up_does_not_keep_overrides_out;

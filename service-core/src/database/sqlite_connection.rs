@@ -16,18 +16,52 @@ const TRIES: usize = 20;
 pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Result<DatabaseTransaction, DbErr> {
     for _ in 0..TRIES {
         let tx = db.begin_with_options(immediate()).await?;
-        if pool_is_checked || tx.execute_unprepared("ROLLBACK TO SAVEPOINT _sqlx_savepoint_1").await.is_err() {
-            // There is no such savepoint, so this is a transaction of its own.
+        if pool_is_checked {
             return Ok(tx);
         }
+        let Some(depth) = savepoint(&tx).await else { return Ok(tx) };
         crate::log::warn!(
             "a connection of the registry's pool was left inside a transaction, after an error that SQLite ended the transaction \
              for; the connection is discarded"
         );
-        let _ = tx.execute_unprepared("ROLLBACK").await;
+        // The driver counts as it did before, and nothing stays open.
+        let _ = tx.execute_unprepared(&format!("ROLLBACK; SAVEPOINT {}", savepoint_name(depth))).await;
         discard(db, tx).await;
     }
     Err(DbErr::Custom("the pool's connections were left inside transactions: open the pool again".to_owned()))
+}
+
+/// Ends a transaction that may have ended already, and leaves its connection in order: neither SQLite nor the driver is inside a
+/// transaction afterwards.
+pub(crate) async fn restore(tx: DatabaseTransaction) {
+    let _ = tx.execute_unprepared("ROLLBACK").await;
+    // What the driver begins now tells how many transactions it believes to be open.
+    let Ok(next) = tx.begin().await else { return };
+    match savepoint(&next).await {
+        None => drop(next.rollback().await),
+        Some(1) => {
+            let _ = next.rollback().await;
+            let _ = tx.rollback().await;
+        }
+        // A savepoint was lost. The connection cannot be used again, but nothing stays open.
+        Some(_) => drop(next.commit().await),
+    }
+}
+
+/// The number of transactions that the driver believed to be open when this one began, if there were any: then it is a
+/// savepoint, named by that number.
+async fn savepoint(tx: &DatabaseTransaction) -> Option<u32> {
+    for depth in 1..=3 {
+        let rollback = format!("ROLLBACK TO SAVEPOINT {}", savepoint_name(depth));
+        if tx.execute_unprepared(&rollback).await.is_ok() {
+            return Some(depth);
+        }
+    }
+    None
+}
+
+fn savepoint_name(depth: u32) -> String {
+    format!("_sqlx_savepoint_{depth}")
 }
 
 fn immediate() -> TransactionOptions {
@@ -42,17 +76,23 @@ fn immediate() -> TransactionOptions {
 async fn discard(db: &DatabaseConnection, tx: DatabaseTransaction) {
     use sea_orm::sqlx::Connection;
 
-    drop(tx);
-    // The connection returns to the pool in a task of its own.
-    tokio::task::yield_now().await;
+    let _ = tx.commit().await;
     let pool = db.get_sqlite_connection_pool();
-    let mut usable = Vec::new();
-    while let Some(connection) = pool.try_acquire() {
-        if connection.is_in_transaction() {
-            let _ = connection.detach().close_hard().await;
-        } else {
-            usable.push(connection);
+    let (mut usable, mut is_closed) = (Vec::new(), false);
+    for _ in 0..TRIES {
+        while let Some(connection) = pool.try_acquire() {
+            if connection.is_in_transaction() {
+                let _ = connection.detach().close_hard().await;
+                is_closed = true;
+            } else {
+                usable.push(connection);
+            }
         }
+        if is_closed {
+            return;
+        }
+        // The connection returns to the pool in a task of its own.
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }
 

@@ -195,11 +195,13 @@ impl Transaction {
     /// # Errors
     /// The connection broke. The database undoes the writes by itself then.
     pub async fn rollback(mut self) -> Result<()> {
-        // A transaction that has ended by itself is made ready for the rollback, so that its connection stays usable.
-        if self.has_begun() && self.is_in_doubt() {
-            let _ = self.prove().await;
-        }
+        let is_in_doubt = self.is_in_doubt();
         match self.tx.take() {
+            Some(OpenTransaction { tx, permit }) if is_in_doubt && self.backend == DbBackend::Sqlite => {
+                sqlite_connection::restore(tx).await;
+                drop(permit);
+                Ok(())
+            }
             Some(OpenTransaction { tx, permit }) => {
                 let result = tx.rollback().await;
                 drop(permit);
@@ -273,7 +275,7 @@ impl Transaction {
             return Err(ended());
         }
         let stands = match self.backend {
-            // A second BEGIN fails inside a transaction. Outside it succeeds, and what it begins is what the rollback ends.
+            // A second BEGIN fails inside a transaction. Outside it succeeds, and what follows cannot be written by mistake.
             DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
             _ => match open.tx.execute_unprepared("SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof").await {
                 Ok(_) => true,
@@ -381,6 +383,18 @@ impl Transaction {
         *lock(&self.health.last_error)
     }
 
+    /// Whether the transaction has ended before its commit.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.health.ended.load(Ordering::Relaxed)
+    }
+
+    /// Before a statement of the user's: text that may end the transaction leaves it in doubt.
+    fn doubt(&self, sql: &str) {
+        if may_end_transaction(sql) {
+            self.health.in_doubt.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Remembers the result of a statement.
     async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         match statement.await {
@@ -427,19 +441,30 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // On SQLite a nested transaction may have been rolled back with this one, and the rollback that follows would fail.
+        // The rollback by the driver could fail, and leave the connection inside a transaction.
         if self.backend == DbBackend::Sqlite
             && self.is_in_doubt()
             && let Some(OpenTransaction { tx, permit }) = self.tx.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move {
-                let _ = tx.execute_unprepared("BEGIN").await;
-                let _ = tx.rollback().await;
+                sqlite_connection::restore(tx).await;
                 drop(permit);
             });
         }
     }
+}
+
+/// Whether a statement may end a transaction, by its first word.
+fn may_end_transaction(sql: &str) -> bool {
+    sql.split(';').any(|statement| {
+        let statement = statement.trim_start();
+        let word = statement.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        // A comment may stand before the word.
+        statement.starts_with("--")
+            || statement.starts_with("/*")
+            || ["ROLLBACK", "COMMIT", "END", "ABORT"].iter().any(|end| word.eq_ignore_ascii_case(end))
+    })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -462,12 +487,11 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
     if backend != DbBackend::Sqlite {
         return tx.commit().await;
     }
-    // If SQLite rolls back by itself, the driver does not notice: it would take the next BEGIN for a savepoint. So a transaction
-    // stands when this one has ended, and the driver's rollback ends that.
+    // If SQLite rolls back by itself, the driver does not notice: it would take the next BEGIN for a savepoint. So an empty
+    // transaction stands when this one has ended, and the driver's rollback ends that.
     let committed = tx.execute_unprepared("COMMIT; BEGIN").await;
     if committed.is_err() {
-        let _ = tx.execute_unprepared("BEGIN").await;
-        let _ = tx.rollback().await;
+        sqlite_connection::restore(tx).await;
     }
     committed.map(drop)
 }
@@ -518,11 +542,13 @@ impl ConnectionTrait for Transaction {
 
     async fn execute_raw(&self, statement: Statement) -> DbResult<ExecResult> {
         let tx = self.item_connection().await?;
+        self.doubt(&statement.sql);
         self.track(tx.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> DbResult<ExecResult> {
         let tx = self.item_connection().await?;
+        self.doubt(sql);
         self.track(tx.execute_unprepared(sql)).await
     }
 

@@ -280,9 +280,13 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             self.skip_lost(&row).await;
             return Ok(());
         }
-        if self.tx.interruption().is_some() {
+        let has_ended = self.tx.has_ended() && self.lease.is_none();
+        if self.tx.interruption().is_some_and(ErrorKind::is_outage) || has_ended && self.claimed > 1 {
             // Nothing more can be written now. The drop of the batch records what is known of the cause.
             return Err(error.clone());
+        }
+        if has_ended {
+            return self.charge_alone(&row, error).await;
         }
         let cause = self.cause_of(error);
         if !self.service_db.work.is_charged(&self.table, &row, cause) {
@@ -457,7 +461,8 @@ impl<E: EntityTrait> Drop for Batch<E> {
         let row = self.current.take();
         if row.is_some() || owner.is_some() {
             let (table, claimed, cause) = (&self.table, self.claimed, self.tx.interruption());
-            self.service_db.work.defer(EndedBatch { table, row, owner, claimed, cause });
+            let has_ended = self.tx.has_ended();
+            self.service_db.work.defer(EndedBatch { table, row, owner, claimed, cause, has_ended });
         }
     }
 }

@@ -325,7 +325,8 @@ impl Drop for ClaimGuard<'_> {
     fn drop(&mut self) {
         if self.is_armed {
             let (table, owner) = (self.table, Some(std::mem::take(&mut self.owner)));
-            self.service_db.work.defer(EndedBatch { table, row: None, owner, claimed: 0, cause: None });
+            let ended = EndedBatch { table, row: None, owner, claimed: 0, cause: None, has_ended: false };
+            self.service_db.work.defer(ended);
         }
     }
 }

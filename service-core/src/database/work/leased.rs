@@ -80,7 +80,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 // Whether the row is charged depends on how often this happens.
                 let (table, row, claimed, cause) = (&self.table, self.current.take(), self.claimed, Some(kind));
                 let owner = self.lease.as_ref().map(|lease| lease.owner.clone());
-                self.service_db.work.defer(EndedBatch { table, row, owner, claimed, cause });
+                self.service_db.work.defer(EndedBatch { table, row, owner, claimed, cause, has_ended: false });
                 Err(error.clone())
             }
             Some(kind) if kind.is_passing() => self.keep_attempts(row, error, Some(kind)).await,

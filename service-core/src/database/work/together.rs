@@ -85,6 +85,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                     let _ = tx.rollback().await;
                     return self.find_refused(error, true).await;
                 }
+                Err(NotCompleted::Database(error)) if tx.has_ended() => {
+                    drop(tx);
+                    return self.find_refused(error, false).await;
+                }
                 Err(NotCompleted::Database(error)) => {
                     let error = Error::from(error);
                     self.commit_failed(&error);
@@ -138,8 +142,15 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if by_update && !self.is_cause_of_refusal(&row, &refused).await? {
             return Ok(());
         }
-        let (table, row) = (&self.table, Some(row));
-        self.service_db.work.defer(EndedBatch { table, row, owner: None, claimed: 1, cause: None });
+        self.charge_alone(&row, &error).await
+    }
+
+    /// The only row of a batch is the cause of its end. It is charged in a transaction of its own.
+    pub(crate) async fn charge_alone(&mut self, row: &RowRef, error: &Error) -> Result<()> {
+        drop(self.take_tx());
+        self.current = None;
+        let (table, row) = (&self.table, Some(row.clone()));
+        self.service_db.work.defer(EndedBatch { table, row, owner: None, claimed: 1, cause: None, has_ended: true });
         self.service_db.settle(Some(&format!("{error:#}"))).await?;
         self.failed += 1;
         Ok(())
@@ -161,6 +172,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if let Some(row) = &alone {
             tracing::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
         }
-        self.service_db.work.defer(EndedBatch { table, row: alone, owner: None, claimed, cause });
+        let has_ended = false;
+        self.service_db.work.defer(EndedBatch { table, row: alone, owner: None, claimed, cause, has_ended });
     }
 }

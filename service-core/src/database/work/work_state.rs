@@ -90,6 +90,8 @@ pub(crate) struct EndedBatch<'a> {
     pub(crate) claimed: u64,
     /// What its transaction could not recover from.
     pub(crate) cause: Option<ErrorKind>,
+    /// Its transaction ended before the commit, for a cause that may be any of its rows.
+    pub(crate) has_ended: bool,
 }
 
 /// How many rows a claim asks for.
@@ -120,6 +122,10 @@ impl WorkState {
         let charges = match (&ended.row, ended.cause) {
             (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) if ended.owner.is_none() => {
                 self.lost_batch(&ended)
+            }
+            (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.owner.is_none() && ended.claimed > 1 => {
+                self.claim_one_by_one(ended.table, ended.claimed);
+                false
             }
             (Some(row), cause) => self.is_charged(ended.table, row, cause),
             (None, _) => false,
