@@ -279,7 +279,7 @@ impl<'a> Search<'a> {
     fn give(&mut self, asked: &Asked, form: &Form) {
         let path = self.probes[asked.probe].path.clone();
         let value = match path::find(&self.settings, &path).origin {
-            Some(origin) => Node::new(form.value.clone(), &origin).value,
+            Some(origin) => Node::new(form.value.clone(), origin).value,
             None => form.value.clone(),
         };
         let value = self.with_items_as_probes(value, &path);
