@@ -63,7 +63,7 @@ async fn services_that_block_their_threads_do_not_block_others() {
         let (gate, go) = mpsc::channel();
         gates.push(gate);
         let blocks = Blocks { begun: begun.clone(), go: Arc::new(Mutex::new(go)) };
-        registry.register(&format!("blocks_{n}"), blocks).await.unwrap();
+        registry.register(format!("blocks_{n}"), blocks).await.unwrap();
     }
     let (beats, mut beat) = watch::channel(0);
     let beating = registry.register("beats", Beats(beats)).await.unwrap();

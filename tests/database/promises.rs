@@ -1,5 +1,7 @@
 //! The promises of the work tables, each with attempts to break it.
 
+use std::time::Duration;
+
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
 use service_core::database::Transaction;

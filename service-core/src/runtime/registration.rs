@@ -174,6 +174,7 @@ pub(crate) struct RegisteredService {
     pub(crate) factory: Factory,
     #[allow(dead_code, reason = "for extensions that resolve the options anew")]
     pub(crate) options: Option<ServiceOptions>,
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
     undeclared_settings: bool,
     pub(crate) place: Place,
 }
@@ -200,6 +201,7 @@ impl RegisteredService {
     }
 
     /// What its configuration is resolved for.
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
     pub(crate) fn target(&self) -> Target<'_> {
         let (id, code) = (&*self.inner.id, self.options.as_ref());
         Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
