@@ -214,3 +214,302 @@ async fn on_sqlite_a_connection_that_was_left_inside_a_transaction_is_not_used()
         assert_eq!(row.try_get::<i64>("", "n").unwrap(), if nested { 40 } else { 20 });
     }
 }
+
+// ── 2. rows become failed only for their own errors ──────────────────────────────────────────────────────────────────
+
+async fn execute(bench: &Bench, statements: &[&str]) {
+    for sql in statements {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+}
+
+async fn work_well(job: &job::Model, tx: &Transaction) -> Result<()> {
+    Ok(effect(tx, job.id).await?)
+}
+
+/// Every row is as it was at first.
+async fn nothing_was_touched(bench: &Bench, context: &str) {
+    let select = "SELECT count(*) AS n FROM job WHERE status <> 'pending' OR attempts > 0";
+    let select = Statement::from_string(bench.db.get_database_backend(), select);
+    let touched: i64 = bench.db.query_one_raw(select).await.unwrap().unwrap().try_get("", "n").unwrap();
+    assert_eq!(touched, 0, "{context}");
+    assert_eq!(effects(&bench.db).await, Vec::<i64>::new(), "{context}");
+}
+
+/// A column that is not the entity's: the run fails, and the rows are left as they are.
+pub(crate) async fn a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row(bench: Bench) {
+    let changes: &[&[&str]] = if bench.is_postgres() {
+        &[
+            &["ALTER TABLE job ALTER COLUMN payload TYPE jsonb USING to_jsonb(payload)"],
+            &["CREATE TYPE word AS ENUM ('a')", "ALTER TABLE job ALTER COLUMN payload TYPE word USING 'a'::word"],
+            &["ALTER TABLE job ALTER COLUMN id TYPE int"],
+            &["ALTER TABLE job ALTER COLUMN attempts DROP NOT NULL", "UPDATE job SET attempts = NULL"],
+            &[
+                "UPDATE job SET error_message = 'x' WHERE id = 7",
+                "ALTER TABLE job ALTER COLUMN error_message TYPE jsonb USING to_jsonb(error_message)",
+            ],
+            &["ALTER TABLE job RENAME COLUMN payload TO renamed"],
+            &["UPDATE job SET error_message = ''", "ALTER TABLE job ALTER COLUMN error_message SET NOT NULL"],
+            &["ALTER TABLE job ALTER COLUMN status TYPE varchar(8)"],
+            &["ALTER TABLE job ADD CHECK (status <> 'completed')"],
+        ]
+    } else {
+        &[
+            &["UPDATE job SET updated_at = 'never'"],
+            &["UPDATE job SET payload = x'00ff'"],
+            &["ALTER TABLE job RENAME COLUMN payload TO renamed"],
+            &[
+                "CREATE TRIGGER strict BEFORE UPDATE ON job WHEN NEW.status = 'completed' BEGIN SELECT RAISE(FAIL, 'not so'); END",
+            ],
+        ]
+    };
+    for each in [false, true] {
+        for change in changes {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            if bench.is_postgres() {
+                execute(&bench, &["DROP TYPE IF EXISTS word"]).await;
+            }
+            jobs(&bench.db, 12).await;
+            execute(&bench, change).await;
+            let context = format!("{change:?} {each}");
+            let service_db = service_db(&bench);
+            let mut failures = 0;
+            for _ in 0..5 {
+                match run(&service_db, each, work_well).await {
+                    Ok(outcome) => assert!(!outcome.has_more() || outcome != Outcome::idle().again(), "{context}"),
+                    Err(_) => failures += 1,
+                }
+                nothing_was_touched(&bench, &context).await;
+            }
+            assert!(failures >= 3, "{context}: {failures}");
+            let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
+            assert_eq!(bench.db.query_all_raw(claims).await.unwrap().len(), 0, "{context}");
+        }
+    }
+}
+
+/// A column that one row does not fit, or a CHECK that one row does not meet, is that row's error.
+pub(crate) async fn a_row_that_does_not_fit_is_failed_alone(bench: Bench) {
+    for each in [false, true] {
+        execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+            .await;
+        jobs(&bench.db, 6).await;
+        if bench.is_postgres() {
+            execute(&bench, &["ALTER TABLE job ADD CHECK (status <> 'completed' OR id <> 2)"]).await;
+        } else {
+            let trigger = "CREATE TRIGGER strict BEFORE UPDATE ON job WHEN NEW.status = 'completed' AND NEW.id = 2 \
+                           BEGIN SELECT RAISE(FAIL, 'not so'); END";
+            execute(&bench, &[trigger]).await;
+        }
+        let service_db = service_db(&bench);
+        let mut failures = 0;
+        for _ in 0..12 {
+            failures += usize::from(run(&service_db, each, work_well).await.is_err());
+        }
+        assert!(failures <= 2, "{failures}");
+        assert_eq!(effects(&bench.db).await, [1, 3, 4, 5, 6], "{each}");
+        let row = crate::tables::job(&bench.db, 2).await;
+        assert_eq!((row.status.as_str(), row.attempts), ("pending", 1), "{each} {row:?}");
+        assert!(row.error_message.is_some());
+    }
+}
+
+/// PostgreSQL: what another transaction is the cause of costs no attempt, and no failure of a run.
+#[tokio::test]
+async fn on_postgres_a_conflict_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for code in ["40001", "40P01", "55P03"] {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"]).await;
+            jobs(&bench.db, 4).await;
+            let service_db = service_db(&bench);
+            for round in 0..5 {
+                let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                    effect(tx, job.id).await?;
+                    if job.id == 2 && round < 4 {
+                        let conflict =
+                            format!("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '{code}'; END $$");
+                        tx.execute_unprepared(&conflict).await?;
+                    }
+                    Ok(())
+                };
+                drop(run(&service_db, each, process).await.unwrap());
+            }
+            assert_eq!(effects(&bench.db).await, [1, 2, 3, 4], "{code} {each}");
+            assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, 1, "{code} {each}");
+        }
+    }
+}
+
+/// PostgreSQL: real conflicts at the commit, and a deadlock, with many workers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_many_workers_in_each_others_way_fail_no_row() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 60).await;
+    execute(
+        &bench,
+        &["CREATE TABLE account (id INT PRIMARY KEY, total INT NOT NULL)", "INSERT INTO account VALUES (1, 0), (2, 0)"],
+    )
+    .await;
+    let workers: Vec<_> = (0..4)
+        .map(|n| {
+            let service_db = ServiceDb::new(bench.db.clone(), format!("worker{n}"));
+            tokio::spawn(async move {
+                let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                    effect(tx, job.id).await?;
+                    // In opposite orders.
+                    let (first, second) = if job.id % 2 == 0 { (1, 2) } else { (2, 1) };
+                    for id in [first, second] {
+                        tx.execute_unprepared(&format!("UPDATE account SET total = total + 1 WHERE id = {id}")).await?;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Ok(())
+                };
+                let mut idle = 0;
+                while idle < 3 {
+                    match run(&service_db, n % 2 == 0, process).await {
+                        Ok(outcome) if outcome == Outcome::idle() => {
+                            idle += 1;
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
+                        Ok(_) => idle = 0,
+                        Err(error) => panic!("{error:#}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        tokio::time::timeout(Duration::from_secs(100), worker).await.expect("it comes to an end").unwrap();
+    }
+    assert_eq!(effects(&bench.db).await, (1..=60).collect::<Vec<_>>());
+    let charged = "SELECT count(*) AS n FROM job WHERE attempts <> 1 OR status <> 'completed'";
+    let charged = Statement::from_string(sea_orm::DbBackend::Postgres, charged);
+    assert_eq!(bench.db.query_one_raw(charged).await.unwrap().unwrap().try_get::<i64>("", "n").unwrap(), 0);
+}
+
+// ── 3. no effect is repeated in the database, whatever triggers and rules do to the row ──────────────────────────────
+
+/// Triggers that keep a row pending, before and after the update, and at the end of the transaction.
+pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(bench: Bench) {
+    let function = |body: &str| {
+        format!("CREATE OR REPLACE FUNCTION keep() RETURNS trigger AS $$ BEGIN {body} END $$ LANGUAGE plpgsql")
+    };
+    let again =
+        "UPDATE job SET status = 'pending' WHERE id = NEW.id AND status = 'completed' AND id IN (2, 5); RETURN NULL;";
+    let triggers: Vec<Vec<String>> = if bench.is_postgres() {
+        vec![
+            vec![
+                function("IF OLD.id IN (2, 5) THEN RETURN NULL; END IF; RETURN NEW;"),
+                "CREATE TRIGGER keep BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()".into(),
+            ],
+            vec![
+                function("IF NEW.id IN (2, 5) THEN NEW.status := 'pending'; END IF; RETURN NEW;"),
+                "CREATE TRIGGER keep BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()".into(),
+            ],
+            vec![function(again), "CREATE TRIGGER keep AFTER UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()".into()],
+            vec![
+                function(again),
+                "CREATE CONSTRAINT TRIGGER keep AFTER UPDATE ON job DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION keep()".into(),
+            ],
+            vec!["CREATE RULE keep AS ON UPDATE TO job WHERE OLD.id IN (2, 5) DO INSTEAD NOTHING".into()],
+        ]
+    } else {
+        vec![
+            vec![
+                "CREATE TRIGGER keep BEFORE UPDATE ON job WHEN OLD.id IN (2, 5) BEGIN SELECT RAISE(IGNORE); END".into(),
+            ],
+            vec![
+                "CREATE TRIGGER keep AFTER UPDATE ON job WHEN NEW.id IN (2, 5) AND NEW.status = 'completed' \
+                 BEGIN UPDATE job SET status = 'pending' WHERE id = NEW.id; END"
+                    .into(),
+            ],
+        ]
+    };
+    for each in [false, true] {
+        for trigger in &triggers {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 6).await;
+            execute(&bench, &trigger.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            let service_db = service_db(&bench);
+            for _ in 0..8 {
+                drop(run(&service_db, each, work_well).await.unwrap());
+            }
+            assert_eq!(effects(&bench.db).await, [1, 3, 4, 6], "{trigger:?} {each}");
+            let found = statuses(&bench.db).await;
+            let kept = ["completed", "pending", "completed", "completed", "pending", "completed"];
+            assert_eq!(found, kept, "{trigger:?} {each}");
+            // New rows are not kept back.
+            crate::tables::more_jobs(&bench.db, 11..=12).await;
+            drop(run(&service_db, each, work_well).await.unwrap());
+            assert_eq!(effects(&bench.db).await, [1, 3, 4, 6, 11, 12], "{trigger:?} {each}");
+        }
+    }
+}
+
+// ── 4. a row whose status cannot be written never blocks others ──────────────────────────────────────────────────────
+
+/// A row that cannot be marked `failed`, and one that cannot be changed at all.
+pub(crate) async fn a_row_that_cannot_be_marked_blocks_no_other(bench: Bench) {
+    let strict = |condition: &str| -> Vec<String> {
+        if bench.is_postgres() {
+            vec![
+                format!(
+                    "CREATE OR REPLACE FUNCTION strict() RETURNS trigger AS $$ BEGIN IF {condition} THEN RAISE EXCEPTION 'not so'; \
+                     END IF; RETURN NEW; END $$ LANGUAGE plpgsql"
+                ),
+                "CREATE TRIGGER strict BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION strict()".into(),
+            ]
+        } else {
+            vec![format!(
+                "CREATE TRIGGER strict BEFORE UPDATE ON job WHEN {condition} BEGIN SELECT RAISE(FAIL, 'not so'); END"
+            )]
+        }
+    };
+    for each in [false, true] {
+        for condition in ["NEW.status = 'failed'", "OLD.id = 2"] {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 6).await;
+            let strict = strict(condition);
+            execute(&bench, &strict.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            let service_db = service_db(&bench);
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                effect(tx, job.id).await?;
+                if job.id == 2 { Err(Error::fatal("hopeless")) } else { Ok(()) }
+            };
+            let failures = run_to_the_end(&service_db, each, process).await;
+            assert!(failures <= 1, "{condition} {each}: {failures}");
+            assert_eq!(effects(&bench.db).await, [1, 3, 4, 5, 6], "{condition} {each}");
+            assert_eq!(statuses(&bench.db).await[1], "pending", "{condition} {each}");
+            crate::tables::more_jobs(&bench.db, 11..=13).await;
+            assert_eq!(run(&service_db, each, process).await.unwrap(), Outcome::processed(3), "{condition} {each}");
+            let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
+            assert_eq!(bench.db.query_all_raw(claims).await.unwrap().len(), 0, "{condition} {each}");
+        }
+    }
+}
+
+/// The same for a row that kills its processes, which the next claim charges.
+pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other(bench: Bench) {
+    jobs(&bench.db, 4).await;
+    execute(&bench, &["INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) VALUES ('job', '2', 'worker', '', 0, 0, 5)"]).await;
+    if bench.is_postgres() {
+        execute(&bench, &["CREATE RULE keep AS ON UPDATE TO job WHERE OLD.id = 2 DO INSTEAD NOTHING"]).await;
+    } else {
+        execute(
+            &bench,
+            &["CREATE TRIGGER strict BEFORE UPDATE ON job WHEN OLD.id = 2 BEGIN SELECT RAISE(FAIL, 'not so'); END"],
+        )
+        .await;
+    }
+    let service_db = service_db(&bench);
+    for _ in 0..3 {
+        drop(run(&service_db, true, work_well).await.unwrap());
+    }
+    assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+    crate::tables::more_jobs(&bench.db, 11..=12).await;
+    assert_eq!(run(&service_db, true, work_well).await.unwrap(), Outcome::processed(2));
+}

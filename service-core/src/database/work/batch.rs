@@ -17,7 +17,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease::{self, Lease};
-use crate::database::work::row::{self, Rows, Unreadable};
+use crate::database::work::row::{self, CompletionRefused, Rows, Unreadable};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::work_state::EndedBatch;
@@ -74,16 +74,6 @@ pub struct Item<'a, E: EntityTrait> {
     "settled as done, although a statement had failed, so nothing of the item can be kept; return the statement's error, or wrap what may fail in `tx.begin()`"
 )]
 pub(super) struct IgnoredError(#[source] pub(super) DbErr);
-
-/// The table accepts the status `completed` of no row.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "`{table}` refuses to complete rows, so they stay pending: does its status column take `completed`, and its error column an empty value?"
-)]
-struct CompletionRefused {
-    table: String,
-    source: DbErr,
-}
 
 impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
     /// The row as it was when it was claimed.
@@ -385,7 +375,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             return Ok(true);
         }
         self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), true);
-        self.refused = Some(Error::new(CompletionRefused { table: self.table.name.clone(), source: error.clone() }));
+        let (table, reason) = (self.table.name.clone(), error.to_string());
+        self.refused = Some(Error::new(CompletionRefused { table, reason }));
         Ok(false)
     }
 

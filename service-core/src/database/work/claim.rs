@@ -17,7 +17,7 @@ use crate::database::work::batch::Batch;
 use crate::database::work::due::DueRows;
 use crate::database::work::inspection::inspect;
 use crate::database::work::lease::{self, ClaimRow, Lease};
-use crate::database::work::row::{ClaimError, ClaimedRow, key_of, read, report_unreadable_key};
+use crate::database::work::row::{ClaimError, ClaimedRow, CompletionRefused, key_of, read, report_unreadable_key};
 use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::work_state::EndedBatch;
@@ -117,7 +117,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         // An idle poll shall not ask for SQLite's write lock.
         let looks_first = table.backend == DbBackend::Sqlite && !self.service_db.work.take_more(table);
         if query.wanted == 0 || looks_first && !self.has_work(query).await.map_err(failed)? {
-            return Ok(batch);
+            return self.empty(table, batch);
         }
         batch.tx().connection().await.map_err(failed)?;
         batch.mark_open();
@@ -126,11 +126,19 @@ impl<E: WorkItem> ClaimRequest<E> {
         let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await.map_err(failed)?;
         if rows.is_empty() {
             batch.close_empty().await?;
-            return Ok(batch);
+            return self.empty(table, batch);
         }
         let evidence = self.evidence(tx, table, query, &rows, now).await.map_err(failed)?;
         batch.take(rows, query.wanted, &evidence).await?;
         Ok(batch)
+    }
+
+    /// A batch without rows, unless there are none only because the table has refused to complete them.
+    fn empty(&self, table: &TableSql, batch: Batch<E>) -> Result<Batch<E>> {
+        match self.service_db.work.refusal(table) {
+            Some(reason) => Err(Error::new(CompletionRefused { table: table.name.clone(), reason })),
+            None => Ok(batch),
+        }
     }
 
     /// Further rows of the table, if no claimed row can be read: whether those can be read tells whether the rows or the entity
@@ -175,7 +183,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let tx = Transaction::lazy(&self.service_db.tx);
         let mut batch = Batch::new(self.service_db.clone(), Arc::clone(&table), tx);
         if query.wanted == 0 || !self.has_work(&query).await.map_err(failed)? {
-            return Ok(batch);
+            return self.empty(&table, batch);
         }
         let guard = ClaimGuard::new(&self.service_db, &table);
         let mut claimed_at = (Instant::now(), SystemTime::now());

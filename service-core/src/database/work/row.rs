@@ -40,6 +40,16 @@ pub(crate) struct Unreadable {
     pub(crate) source: DbErr,
 }
 
+/// The table accepts the status `completed` of no row.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{table}` refuses to complete rows, so they stay pending: does its status column take `completed`, and its error column an empty value? {reason}"
+)]
+pub(crate) struct CompletionRefused {
+    pub(crate) table: String,
+    pub(crate) reason: String,
+}
+
 /// The key of a row, even if the other columns cannot be read.
 pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
     let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();

@@ -22,6 +22,8 @@ use crate::database::work::sql::{RowRef, TableSql, key_text};
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
 /// How long a row that cannot be written is left out of claims.
 const SET_ASIDE: Duration = Duration::from_secs(3600);
+/// The same if the table may be the cause.
+const SET_ASIDE_TENTATIVELY: Duration = Duration::from_secs(60);
 /// The most rows of a table that are left out. With more of them, the table is the problem.
 const MOST_SET_ASIDE: usize = 200;
 /// How often a table is inspected.
@@ -250,12 +252,20 @@ impl WorkState {
         self.with_table(table, |state| state.has_triggers)
     }
 
-    /// Leaves a row out of claims, for an hour, or tentatively until another row of the table completes. True if that is news.
+    /// Leaves a row out of claims for an hour, or tentatively for a minute or until another row of the table completes. True if
+    /// that is news.
     pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, is_tentative: bool) -> bool {
-        let until = Instant::now() + SET_ASIDE;
+        let until = Instant::now() + if is_tentative { SET_ASIDE_TENTATIVELY } else { SET_ASIDE };
         self.with_table(table, |state| {
             let entry = SetAside { key: key.clone(), until, reason, is_tentative };
             state.set_aside.insert(key_text(key), entry).is_none()
+        })
+    }
+
+    /// Why the table completes no rows, if it has refused some and completed none since.
+    pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
+        self.with_table(table, |state| {
+            state.set_aside.values().find(|row| row.is_tentative).map(|row| row.reason.clone())
         })
     }
 
