@@ -5,7 +5,7 @@ use std::time::Duration;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
 use service_core::database::Transaction;
-use service_core::{Outcome, Result};
+use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
 use crate::tables::{effect, effects, job, jobs, statuses};
@@ -35,6 +35,25 @@ async fn run(
     let error = run.as_ref().err().map(|error| format!("{error:#}"));
     service_db.settle(error.as_deref()).await?;
     run
+}
+
+/// Runs until nothing is due, and returns how many runs failed.
+async fn run_to_the_end(
+    service_db: &ServiceDb,
+    each: bool,
+    process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>,
+) -> usize {
+    let mut failures = 0;
+    for _ in 0..60 {
+        match run(service_db, each, &process).await {
+            Ok(outcome) if outcome == Outcome::idle() => return failures,
+            Ok(_) => {}
+            Err(_) => failures += 1,
+        }
+        // What a dropped transaction held is free once its connection is back.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it comes to no end");
 }
 
 // ── 1. nothing is reported as done that did not commit ───────────────────────────────────────────────────────────────
