@@ -112,7 +112,7 @@ async fn a_missing_configuration_file_is_reported_with_all_other_mistakes() {
     let problems = &error.find::<BuildError>().unwrap().problems;
     let beginnings = [
         "two services have the id `b`",
-        "nowhere.toml: there is no such file, it was named by `config_file`",
+        "nowhere.toml: the file does not exist; it is named by `config_file`",
         "`interval` of service `b`",
         "`timeout` of service `b`",
         "service `c`",

@@ -55,7 +55,7 @@ impl Env {
                     (*section, path)
                 }
                 _ => {
-                    errors.push(named(name, format!("names no setting, write {PREFIX}<SERVICE>__<KEY>")));
+                    errors.push(named(name, format!("not the name of a setting, write {PREFIX}<SERVICE>__<KEY>")));
                     continue;
                 }
             };
@@ -63,7 +63,7 @@ impl Env {
             let origin = Origin::new(layer, format!("environment variable {name}"));
             let node = Node { value: Value::Text { text: text.clone(), secret: false }, origin };
             if let Err(part) = values::insert(sections.entry(section.to_owned()).or_default(), path, node) {
-                errors.push(named(name, format!("`{part}` is set by another variable too, keep one of the two")));
+                errors.push(named(name, format!("another variable sets `{part}` as well: keep one of the two")));
             }
         }
         (sections, errors)

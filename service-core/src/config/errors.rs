@@ -80,7 +80,7 @@ pub enum ConfigError {
     },
     /// A setting that the service needs and no layer has.
     #[error(
-        "`{key}` of service `{service}` is missing: set it in {file} under [{}], or by the environment variable {variable}",
+        "`{key}` of service `{service}` is missing: set it in {file} under [{}], or in the environment variable {variable}",
         section(service, key)
     )]
     Missing {
@@ -94,7 +94,7 @@ pub enum ConfigError {
         variable: String,
     },
     /// A field of the service's own settings bears the name of one of the attribute's keys.
-    #[error("setting `{key}` of service `{service}`: `{key}` is a key of `#[service]`, give the field another name")]
+    #[error("setting `{key}` of service `{service}`: `{key}` is a key of `#[service]`, rename the field")]
     Reserved {
         /// Id of the service.
         service: String,
@@ -170,7 +170,7 @@ impl fmt::Display for ConfigErrors {
         match self.0.as_slice() {
             [one] => one.fmt(f),
             all => {
-                write!(f, "{} mistakes in the configuration:", all.len())?;
+                write!(f, "{} errors in the configuration:", all.len())?;
                 all.iter().try_for_each(|error| write!(f, "\n  {error}"))
             }
         }

@@ -160,7 +160,7 @@ impl<'a> Resolver<'a> {
             if precedence.is_default() {
                 let hint = match keys::suggest(name) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "`[defaults]` holds keys of `#[service]` only".to_owned(),
+                    None => "`[defaults]` can only have keys of `#[service]`".to_owned(),
                 };
                 self.errors.push(ConfigError::UnknownKey { setting: setting(), hint });
             } else {
@@ -222,7 +222,7 @@ impl<'a> Resolver<'a> {
         self.apply(&unused, &mut options);
         if options.retry_delay > options.max_retry_delay {
             self.warnings.push(format!(
-                "`retry_delay` of service `{}` is {}, but `max_retry_delay` cuts it to {}: raise that one too",
+                "`retry_delay` of service `{}` is {}, but `max_retry_delay` limits it to {}: raise `max_retry_delay` as well",
                 self.id,
                 humanize::exact(options.retry_delay),
                 humanize::exact(options.max_retry_delay),
@@ -280,7 +280,8 @@ impl<'a> Resolver<'a> {
         for pair in schedules.windows(2) {
             let ((first_precedence, first, _), (precedence, key, origin)) = (&pair[0], &pair[1]);
             if first_precedence == precedence {
-                let problem = format!("`{first}` stands there too, a service has one schedule: keep one of the two");
+                let problem =
+                    format!("`{first}` is set in the same layer: a service has one schedule, so keep one of the two");
                 self.errors.push(ConfigError::Conflict { setting: Setting::new(self.id, *key, origin), problem });
             }
         }
@@ -293,11 +294,12 @@ impl<'a> Resolver<'a> {
                     (Some(value), Some(entry)) if entry.shown == value || matches!(entry.read, Read::Wrong) => continue,
                     (None, Some(_)) => continue,
                     (Some(value), entry) => {
-                        (entry.map(|entry| entry.precedence), format!("goes with `{other} = \"{value}\"` only"))
+                        (entry.map(|entry| entry.precedence), format!("needs `{other} = \"{value}\"`"))
                     }
                     (None, None) => {
-                        let has = schedule.map_or("none".to_owned(), |(_, schedule)| format!("`{schedule}`"));
-                        let problem = format!("goes with `{other}` only, and this service has {has}");
+                        let has = schedule
+                            .map_or("no schedule of its own".to_owned(), |(_, schedule)| format!("`{schedule}`"));
+                        let problem = format!("needs `{other}`, but this service has {has}");
                         (schedule.map(|(precedence, _)| precedence), problem)
                     }
                 };
@@ -395,7 +397,9 @@ impl<'a> Resolver<'a> {
                 let hint = format!("did you mean `{near}`?");
                 self.errors.push(ConfigError::UnknownKey { setting, hint });
             }
-            1 => self.warnings.push(format!("{setting} is taken as the service's own, not as `{near}`")),
+            1 => self.warnings.push(format!(
+                "{setting} is read as a setting of the service: if the option `{near}` is meant, correct the name"
+            )),
             _ => {}
         }
     }
@@ -404,10 +408,11 @@ impl<'a> Resolver<'a> {
 /// Why a key may not stand in a layer.
 fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
     if matches!(key.kind, Kind::Attribute) {
-        return Some("only `#[service(…)]` can have it".to_owned());
+        return Some("can only be set in `#[service(…)]`".to_owned());
     }
     let one_service = key.rules.iter().any(|rule| matches!(rule, Rule::OneService));
-    (one_service && precedence.is_default()).then(|| "belongs to one service, put it into its section".to_owned())
+    (one_service && precedence.is_default())
+        .then(|| "cannot apply to all services: set it in the section of one service".to_owned())
 }
 
 /// Names of environment variables have no case, so those of fields are not compared by it.

@@ -151,10 +151,10 @@ impl Sources {
                 let node = tables.iter().find_map(|(_, table)| table.values().next());
                 let place = node.map_or(self.file_name.as_str(), |node| node.origin.place.as_str());
                 let hint = match nearest(section, known.iter().copied()) {
-                    Some(near) => format!(", did you mean `{near}`?"),
+                    Some(near) => format!("; did you mean `{near}`?"),
                     None => String::new(),
                 };
-                format!("settings for `{section}` ({place}), but there is no such service{hint}")
+                format!("no service has the id `{section}`, so its settings ({place}) have no effect{hint}")
             })
             .collect()
     }
@@ -326,7 +326,7 @@ fn read_file(
         Ok(text) => toml::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
             "" => Ok(toml::File::default()),
-            by => problem(format!("there is no such file, it was named {by}")),
+            by => problem(format!("the file does not exist; it is named {by}")),
         },
         Err(error) => problem(format!("cannot be read: {error}")),
     };

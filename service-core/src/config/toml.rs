@@ -38,7 +38,9 @@ pub(crate) fn parse(path: &Path, text: &str, env: &Env) -> Result<File, Vec<Conf
                 }
                 _ => problems.push(reader.problem(
                     start,
-                    format!("`{name}` stands outside a section: put it under [defaults] or under a service's id"),
+                    format!(
+                        "`{name}` is outside of any section: move it into [defaults] or into the section of a service"
+                    ),
                 )),
             }
         }

@@ -16,7 +16,7 @@ use serde::ser::{Serialize, Serializer};
 /// The name by which the deserializer of settings recognises a secret.
 pub(crate) const NEWTYPE: &str = "$service_core::Secret";
 /// The whole text of an error inside a secret.
-pub(crate) const INVALID: &str = "a secret does not have the form that its type expects";
+pub(crate) const INVALID: &str = "the value of a secret does not fit its type";
 
 /// A value that is never shown: `Debug`, `Display` and `Serialize` write `•••`, and no error message contains the value.
 /// For settings such as passwords.

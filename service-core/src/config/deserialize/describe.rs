@@ -71,7 +71,7 @@ impl<'a> Describer<'a> {
                 ConfigError::Variable { setting, variable: variable.clone(), problem: (*why).to_owned() }
             }
             _ if secret => {
-                let expected = "a value that its type takes".to_owned();
+                let expected = "a value that its type accepts".to_owned();
                 ConfigError::Value { setting, found: REDACTED.to_owned(), expected }
             }
             _ => {
@@ -150,12 +150,12 @@ pub(in crate::config) fn hint(key: &str, fields: &[&'static str]) -> String {
     let near = nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name)));
     match near.or_else(|| keys::suggest(key)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if fields.is_empty() => "the service has no settings of its own; it declares them by its `configure`: \
-                                    `fn configure(cx: &Context, settings: Settings)`"
+        None if fields.is_empty() => "the service has no settings; to give it some, add a parameter to `configure`: \
+                                      `fn configure(cx: &Context, settings: Settings)`"
             .to_owned(),
         None => {
             let names: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
-            format!("the service's own settings are {}", names.join(", "))
+            format!("the settings of this service are {}", names.join(", "))
         }
     }
 }

@@ -457,7 +457,7 @@ fn the_right_one_of_several_values_is_named() {
 fn what_is_missing_behind_flatten_is_named_with_its_table() {
     let missing = |key: &str, section: &str, variable: &str| {
         format!(
-            "`{key}` of service `mail` is missing: set it in services.toml under [{section}], or by the environment variable {variable}"
+            "`{key}` of service `mail` is missing: set it in services.toml under [{section}], or in the environment variable {variable}"
         )
     };
     let given = env([COMMON[0], COMMON[1], COMMON[3]]);

@@ -270,7 +270,7 @@ fn a_wrong_row_is_left_out_and_reported() {
         [
             "`interval` of service `mail` (service_config row): found \"-5\", expected a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years",
             "`max_falures` of service `mail` (operator override row): unknown key, did you mean `max_failures`?",
-            "`timezone` of service `mail` (service_config row): goes with `cron` only, and this service has `interval`",
+            "`timezone` of service `mail` (service_config row): needs `cron`, but this service has `interval`",
         ]
     );
 }

@@ -79,7 +79,7 @@ fn all_mistakes_come_at_once() {
     assert_eq!(
         given.errors(),
         format!(
-            "4 mistakes in the configuration:
+            "4 errors in the configuration:
   `enabled` of service `mail` (services.toml:4): found 1, expected true or false
   `interval` of service `mail` (services.toml:2): found 0, expected {SOME_TIME}
   `jitter` of service `mail` (environment variable SERVICES__MAIL__JITTER): found \"x\", expected {TIME}
@@ -93,25 +93,25 @@ fn keys_that_do_not_go_together_are_named_together() {
     let cases = [
         (
             "[mail]\ninterval = 5\ndelay = 5",
-            "`delay` of service `mail` (services.toml:3): `interval` stands there too, a service has one schedule: keep one of the two",
+            "`delay` of service `mail` (services.toml:3): `interval` is set in the same layer: a service has one schedule, so keep one of the two",
         ),
         (
             "[mail]\ntimezone = \"UTC\"",
-            "`timezone` of service `mail` (services.toml:2): goes with `cron` only, and this service has none",
+            "`timezone` of service `mail` (services.toml:2): needs `cron`, but this service has no schedule of its own",
         ),
         (
             "[mail]\ncatch_up = \"all\"\ninterval = 5",
-            "`catch_up` of service `mail` (services.toml:2): goes with `cron` only, and this service has `interval`",
+            "`catch_up` of service `mail` (services.toml:2): needs `cron`, but this service has `interval`",
         ),
         (
             "[mail]\nrestart_delay = 5",
-            "`restart_delay` of service `mail` (services.toml:2): goes with `restart = \"on_failure\"` only",
+            "`restart_delay` of service `mail` (services.toml:2): needs `restart = \"on_failure\"`",
         ),
         (
             "[mail]\nrestart = \"never\"\nmax_restarts = 5",
-            "`max_restarts` of service `mail` (services.toml:3): goes with `restart = \"on_failure\"` only",
+            "`max_restarts` of service `mail` (services.toml:3): needs `restart = \"on_failure\"`",
         ),
-        ("[mail]\nname = \"post\"", "`name` of service `mail` (services.toml:2): only `#[service(…)]` can have it"),
+        ("[mail]\nname = \"post\"", "`name` of service `mail` (services.toml:2): can only be set in `#[service(…)]`"),
     ];
     for (text, message) in cases {
         assert_eq!(toml(text).errors(), message);
@@ -123,7 +123,7 @@ fn keys_that_do_not_go_together_are_named_together() {
     assert_eq!(
         errors.to_string(),
         format!(
-            "2 mistakes in the configuration:
+            "2 errors in the configuration:
   `interval` of service `mail` ({place}): found 0s, expected {SOME_TIME}
   `rate_limit` of service `mail` ({place}): found \"often\", expected a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\""
         )
@@ -141,14 +141,14 @@ fn defaults_hold_keys_that_fit_every_service_only() {
     assert_eq!(
         errors,
         [
-            "`batch_size` of `[defaults]` (services.toml:4): unknown key, `[defaults]` holds keys of `#[service]` only"
+            "`batch_size` of `[defaults]` (services.toml:4): unknown key, `[defaults]` can only have keys of `#[service]`"
                 .to_owned(),
-            "`depends_on` of `[defaults]` (services.toml:3): belongs to one service, put it into its section".to_owned(),
+            "`depends_on` of `[defaults]` (services.toml:3): cannot apply to all services: set it in the section of one service".to_owned(),
             format!("`interval` of `[defaults]` (services.toml:6): found 0, expected {SOME_TIME}"),
             "`intervall` of `[defaults]` (services.toml:5): unknown key, did you mean `interval`?".to_owned(),
-            "`name` of `[defaults]` (services.toml:2): only `#[service(…)]` can have it".to_owned(),
+            "`name` of `[defaults]` (services.toml:2): can only be set in `#[service(…)]`".to_owned(),
             "`max_failures` of `[defaults]` (environment variable SERVICES__DEFAULTS__MAX_FAILURES): found \"many\", expected a whole number from 0 to 4294967295".to_owned(),
-            "`delay` of `[defaults]` (services.toml:7): `interval` stands there too, a service has one schedule: keep one of the two".to_owned(),
+            "`delay` of `[defaults]` (services.toml:7): `interval` is set in the same layer: a service has one schedule, so keep one of the two".to_owned(),
             "`jitter` of `[defaults]` (services.toml:8): `${NO}` cannot be read: the environment variable is not set".to_owned(),
         ]
     );
@@ -190,7 +190,7 @@ fn unknown_keys_are_found_by_the_fields_of_the_settings() {
         ("intervall = 5", "`intervall` of service `mail` (services.toml:2): unknown key, did you mean `interval`?"),
         (
             "verbose = true",
-            "`verbose` of service `mail` (services.toml:2): unknown key, the service's own settings are `batch_size`, `max_age`, `batchSize`",
+            "`verbose` of service `mail` (services.toml:2): unknown key, the settings of this service are `batch_size`, `max_age`, `batchSize`",
         ),
     ];
     for (line, message) in cases {
@@ -233,8 +233,8 @@ fn unknown_keys_of_a_service_without_settings_are_mistakes() {
     }
     assert_eq!(
         resolve(&toml("[mail_2]\nverbose.level = 1"), &[]).unwrap_err(),
-        "`verbose` of service `mail_2` (services.toml:2): unknown key, the service has no settings of its own; it declares \
-         them by its `configure`: `fn configure(cx: &Context, settings: Settings)`"
+        "`verbose` of service `mail_2` (services.toml:2): unknown key, the service has no settings; to give it \
+         some, add a parameter to `configure`: `fn configure(cx: &Context, settings: Settings)`"
     );
     let code = ServiceOptions::new().setting("colour", 5);
     let target = Target::new("mail_2", descriptor(&[], None), Some(&code));
@@ -339,7 +339,9 @@ fn where_fields_are_not_known_only_a_near_miss_of_an_option_is_a_mistake() {
     let resolved = toml("[mail]\nrelay = \"host\"\nverbose = true\nnames = 1").resolve(&[]).unwrap();
     assert_eq!(
         resolved.warnings,
-        ["`relay` of service `mail` (services.toml:2) is taken as the service's own, not as `delay`"]
+        [
+            "`relay` of service `mail` (services.toml:2) is read as a setting of the service: if the option `delay` is meant, correct the name"
+        ]
     );
 }
 
@@ -350,8 +352,7 @@ fn a_field_with_an_options_name_is_refused() {
     struct Settings {
         timeout: u32,
     }
-    let message =
-        "setting `timeout` of service `mail`: `timeout` is a key of `#[service]`, give the field another name";
+    let message = "setting `timeout` of service `mail`: `timeout` is a key of `#[service]`, rename the field";
     assert_eq!(toml("").settings::<Settings>().unwrap_err(), message);
     let fields: fn() -> Option<&'static [&'static str]> = || crate::config::fields::fields::<Settings>();
     let error = toml("").load().resolve(Target::new("mail", descriptor(&[], Some(fields)), None), &[]).unwrap_err();
@@ -364,9 +365,9 @@ fn sections_of_unknown_services_are_told_with_the_nearest() {
     assert_eq!(
         given.load().unknown_sections(["email_sender", "cleanup"]),
         [
-            "settings for `claenup` (environment variable SERVICES__CLAENUP__INTERVAL), but there is no such service, did you mean `cleanup`?",
-            "settings for `emial_sender` (services.toml:2), but there is no such service, did you mean `email_sender`?",
-            "settings for `zzz` (services.toml), but there is no such service",
+            "no service has the id `claenup`, so its settings (environment variable SERVICES__CLAENUP__INTERVAL) have no effect; did you mean `cleanup`?",
+            "no service has the id `emial_sender`, so its settings (services.toml:2) have no effect; did you mean `email_sender`?",
+            "no service has the id `zzz`, so its settings (services.toml) have no effect",
         ]
     );
 }
@@ -384,9 +385,9 @@ fn names_that_name_no_setting_are_told() {
     assert_eq!(
         errors,
         [
-            "environment variable SERVICES__MAIL: names no setting, write SERVICES__<SERVICE>__<KEY>",
-            "environment variable SERVICES__MAIL__SMTP__PORT: `smtp` is set by another variable too, keep one of the two",
-            "environment variable SERVICES____INTERVAL: names no setting, write SERVICES__<SERVICE>__<KEY>",
+            "environment variable SERVICES__MAIL: not the name of a setting, write SERVICES__<SERVICE>__<KEY>",
+            "environment variable SERVICES__MAIL__SMTP__PORT: another variable sets `smtp` as well: keep one of the two",
+            "environment variable SERVICES____INTERVAL: not the name of a setting, write SERVICES__<SERVICE>__<KEY>",
             ".set(\"interval\", …): name the service and the key, as in `email_sender.batch_size`",
         ]
     );
@@ -397,7 +398,7 @@ fn a_file_that_cannot_be_read_is_named_with_its_line() {
     let cases = [
         (
             "interval = 5",
-            "services.toml:1: `interval` stands outside a section: put it under [defaults] or under a service's id",
+            "services.toml:1: `interval` is outside of any section: move it into [defaults] or into the section of a service",
         ),
         ("[mail]\na = 1\na = 2", "services.toml:3: duplicate key"),
         ("[mail]\npassword = hunter2", "services.toml:2: string values must be quoted, expected literal string"),
@@ -418,11 +419,11 @@ fn a_file_that_was_named_must_be_there() {
     };
     assert_eq!(
         load(Some("other.toml"), &[("SERVICES_CONFIG", "services.toml")]),
-        "other.toml: there is no such file, it was named by `config_file` in the builder"
+        "other.toml: the file does not exist; it is named by `config_file` in the builder"
     );
     assert_eq!(
         load(None, &[("SERVICES_CONFIG", "nowhere.toml")]),
-        "nowhere.toml: there is no such file, it was named by the environment variable SERVICES_CONFIG"
+        "nowhere.toml: the file does not exist; it is named by the environment variable SERVICES_CONFIG"
     );
     assert_eq!(load(Some("services.toml"), &[]), "");
     assert_eq!(load(None, &[]), "");
@@ -435,6 +436,8 @@ fn a_cap_below_the_delay_is_warned_about() {
     let resolved = toml("[mail]\nretry_delay = \"10m\"").resolve(&[]).unwrap();
     assert_eq!(
         resolved.warnings,
-        ["`retry_delay` of service `mail` is 10m, but `max_retry_delay` cuts it to 5m: raise that one too"]
+        [
+            "`retry_delay` of service `mail` is 10m, but `max_retry_delay` limits it to 5m: raise `max_retry_delay` as well"
+        ]
     );
 }

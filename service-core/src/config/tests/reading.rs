@@ -189,7 +189,7 @@ fn nothing_asked_for_nothing_needed() {
 
 fn missing(key: &str, section: &str, variable: &str) -> String {
     format!(
-        "`{key}` of service `mail` is missing: set it in services.toml under [{section}], or by the environment variable {variable}"
+        "`{key}` of service `mail` is missing: set it in services.toml under [{section}], or in the environment variable {variable}"
     )
 }
 

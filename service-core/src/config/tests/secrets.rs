@@ -40,7 +40,7 @@ fn keys_that_end_like_secrets_are_shown_as_dots() {
     let own_check = toml("[mail]\napi_key = \"hunter2\"");
     assert_eq!(
         fails::<Keyed<std::net::IpAddr>>(own_check),
-        "`api_key` of service `mail` (services.toml:2): found •••, expected a value that its type takes"
+        "`api_key` of service `mail` (services.toml:2): found •••, expected a value that its type accepts"
     );
     #[derive(Deserialize, Debug)]
     enum Level {}
@@ -73,7 +73,7 @@ fn a_secret_field_is_shown_as_dots_whatever_its_key() {
     assert_eq!(fails::<One<Secret<u32>>>(given()), format!("{expected}a whole number from 0 to 4294967295"));
     assert_eq!(fails::<One<Option<Secret<u32>>>>(given()), format!("{expected}a whole number from 0 to 4294967295"));
     assert_eq!(fails::<One<Secret<Vec<u32>>>>(given()), format!("{expected}a list"));
-    assert_eq!(fails::<One<Secret<std::net::IpAddr>>>(given()), format!("{expected}a value that its type takes"));
+    assert_eq!(fails::<One<Secret<std::net::IpAddr>>>(given()), format!("{expected}a value that its type accepts"));
     assert_eq!(
         fails::<One<Vec<Secret<u32>>>>(toml("[mail]\nvalue = [1, \"hunter2\"]")),
         "`value[1]` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
@@ -268,11 +268,11 @@ fn a_secret_is_read_from_any_format_and_never_quoted() {
     assert_eq!(serde_json::from_str::<Secret<Option<u32>>>("null").unwrap(), Secret::new(None));
     assert_eq!(serde_json::from_str::<Secret<Vec<u32>>>("[1]").unwrap(), Secret::new(vec![1]));
     let error = serde_json::from_str::<Secret<u32>>("\"hunter2\"").unwrap_err().to_string();
-    assert_eq!(error, "a secret does not have the form that its type expects");
+    assert_eq!(error, "the value of a secret does not fit its type");
     type Text<'a> = serde::de::value::StrDeserializer<'a, serde::de::value::Error>;
     assert_eq!(Secret::<String>::deserialize(Text::new("hunter2")).unwrap().expose(), "hunter2");
     let error = Secret::<u32>::deserialize(Text::new("hunter2")).unwrap_err().to_string();
-    assert_eq!(error, "a secret does not have the form that its type expects");
+    assert_eq!(error, "the value of a secret does not fit its type");
     assert_eq!(
         toml("[mail]\nvalue = \"5m\"").settings::<One<Secret<Duration>>>().unwrap().value.expose().as_secs(),
         300
