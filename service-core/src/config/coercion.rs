@@ -1,5 +1,5 @@
-//! What a value can be read as. Text of the environment has no type, so it becomes what is asked for; the values of the
-//! other layers keep the type that they are written with.
+//! Conversions of values. Text from the environment has no type and is converted to the requested one. Values of other
+//! layers keep the type in which they are written.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::toml;
 use super::units::{self, LONGEST};
 use super::values::{Table, Value};
 
-/// A time: a number is seconds, a string has units.
+/// Converts into a time: a number is in seconds, a string has units.
 pub(crate) fn duration(value: &Value) -> Option<Duration> {
     let time = match value {
         Value::Int(seconds) => Duration::from_secs(u64::try_from(*seconds).ok()?),
@@ -23,7 +23,7 @@ pub(crate) fn duration(value: &Value) -> Option<Duration> {
     (time <= LONGEST).then_some(time)
 }
 
-/// A whole number from 0.
+/// Converts into a whole number, not negative.
 pub(crate) fn count(value: &Value) -> Option<u32> {
     match value {
         Value::Int(count) => u32::try_from(*count).ok(),
@@ -32,7 +32,7 @@ pub(crate) fn count(value: &Value) -> Option<u32> {
     }
 }
 
-/// A number, with or without a fraction.
+/// Converts into a number, with or without a fraction.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Int(number) => Some(*number as f64),
@@ -42,7 +42,7 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// Yes or no, as people write it into environment variables.
+/// Converts into a boolean. Environment variables may also have `yes`, `no`, `on`, `off`, `1` and `0`.
 pub(crate) fn boolean(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(flag) => Some(*flag),
@@ -55,7 +55,7 @@ pub(crate) fn boolean(value: &Value) -> Option<bool> {
     }
 }
 
-/// A text that is not empty, without the blanks around it.
+/// Converts into a non-empty string, without surrounding whitespace.
 pub(crate) fn word(value: &Value) -> Option<&str> {
     match value {
         Value::Str(text) | Value::Text { text, .. } => Some(text.trim()).filter(|text| !text.is_empty()),
@@ -63,7 +63,7 @@ pub(crate) fn word(value: &Value) -> Option<&str> {
     }
 }
 
-/// A list of such texts.
+/// Converts into a list of such strings.
 pub(crate) fn words(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::List(items) => items.iter().map(|item| word(&item.value).map(str::to_owned)).collect(),
@@ -72,7 +72,7 @@ pub(crate) fn words(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// The items of a list in a text without a type: those of a TOML array, else what stands between commas.
+/// Splits text without a type into the items of a list: those of a TOML array, otherwise the parts between commas.
 pub(crate) fn items(text: &str) -> Vec<Value> {
     if let Some(Value::List(items)) = toml::parse_value(text) {
         return items.into_iter().map(|item| item.value).collect();
@@ -83,7 +83,7 @@ pub(crate) fn items(text: &str) -> Vec<Value> {
     text.split(',').map(|item| Value::Text { text: item.trim().to_owned(), secret: false }).collect()
 }
 
-/// The table in a text without a type: an inline table of TOML.
+/// Converts text without a type into a table, if it is an inline table of TOML.
 pub(crate) fn table(text: &str) -> Option<Table> {
     match toml::parse_value(text)? {
         Value::Table(table) => Some(table),
@@ -91,8 +91,8 @@ pub(crate) fn table(text: &str) -> Option<Table> {
     }
 }
 
-/// What a text without a type would be in the file: a number, a truth value, a list or a table where it looks exactly so,
-/// else a string.
+/// The value that text without a type would be in the file: a number, boolean, list or table if the text looks exactly
+/// like one in TOML, otherwise a string.
 pub(crate) fn natural(text: &str) -> Value {
     match (text.parse::<bool>(), text.parse::<i64>(), text.parse::<f64>()) {
         (Ok(flag), ..) => Value::Bool(flag),

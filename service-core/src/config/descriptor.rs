@@ -1,4 +1,4 @@
-//! [`ServiceDescriptor`]: what the attribute says about a service, as it stands in the binary.
+//! [`ServiceDescriptor`]: the data about a service that `#[service]` writes into the binary.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::fields::fields;
 use super::settings::Settings;
 use crate::service::literal::Literal;
 
-/// What `#[service]` leaves in the binary about one service.
+/// The data about a service that `#[service]` writes into the binary.
 pub struct ServiceDescriptor {
     #[doc(hidden)]
     pub id: &'static str,
@@ -21,46 +21,46 @@ pub struct ServiceDescriptor {
     pub file: &'static str,
     #[doc(hidden)]
     pub line: u32,
-    /// The attribute's keys in the order written.
+    /// The keys of the attribute, in the order written.
     #[doc(hidden)]
     pub attributes: &'static [(&'static str, Literal)],
-    /// What is known of the type of `configure`'s settings.
+    /// The type of the settings, if the service has one.
     #[doc(hidden)]
     pub settings: Option<SettingsType>,
 }
 
 impl ServiceDescriptor {
-    /// The id.
+    /// Returns the id.
     pub const fn id(&self) -> &'static str {
         self.id
     }
 
-    /// Full name of the type.
+    /// Returns the full name of the type.
     pub fn type_name(&self) -> &'static str {
         (self.type_name)()
     }
 
-    /// Module of the attribute.
+    /// Returns the module of the attribute.
     pub const fn module_path(&self) -> &'static str {
         self.module_path
     }
 
-    /// Source file of the attribute.
+    /// Returns the source file of the attribute.
     pub const fn file(&self) -> &'static str {
         self.file
     }
 
-    /// Line of the attribute.
+    /// Returns the line of the attribute.
     pub const fn line(&self) -> u32 {
         self.line
     }
 
-    /// Names of the service's own settings, where its `configure` takes some and their type tells.
+    /// Returns the names of the service's own settings, if `configure` takes a struct of settings.
     pub fn setting_names(&self) -> Option<&'static [&'static str]> {
         self.settings.as_ref().and_then(|settings| (settings.fields)())
     }
 
-    /// The attribute's keys and values, in the order written.
+    /// Returns the keys and values of the attribute, in the order written.
     pub const fn attributes(&self) -> &'static [(&'static str, Literal)] {
         self.attributes
     }
@@ -77,20 +77,19 @@ impl fmt::Debug for ServiceDescriptor {
     }
 }
 
-/// What is known of the type of a service's own settings.
+/// The type of a service's own settings.
 pub struct SettingsType {
-    /// The names of its fields: `None` where they are not known.
+    /// The names of its fields; `None` if they are not known.
     pub(crate) fields: fn() -> Option<&'static [&'static str]>,
-    /// Whether these settings of this service can be read as the type.
+    /// Checks that these settings of this service can be read as the type.
     #[allow(dead_code, reason = "only rows of tables are checked ahead")]
     pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
 }
 
-/// The settings of a service whose `configure` does not take them, while its code reads some by `cx.config`: their keys are
-/// not known.
+/// The settings of a service whose `configure` takes none, but whose code calls `cx.config`: their keys are not known.
 pub(crate) const UNDECLARED: SettingsType = SettingsType { fields: || None, check: |_, _| Ok(()) };
 
-/// What is known of `T` as the type of a service's own settings.
+/// `T` as the type of a service's own settings.
 pub(crate) const fn settings<T: DeserializeOwned>() -> SettingsType {
     SettingsType { fields: fields::<T>, check: |settings, service| settings.get_all::<T>(service).map(drop) }
 }

@@ -1,6 +1,6 @@
 //! The environment: `SERVICES__EMAIL_SENDER__BATCH_SIZE=10`, and `${VARIABLE}` inside strings of other layers.
 //!
-//! It is read once, at start, from an iterator, so that no test has to change the process's own.
+//! It is read once, at start, from an iterator, so that tests do not change the environment of the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use super::layers::{Layer, Origin};
 use super::secrets::is_secret;
 use super::values::{self, Node, Table, Value};
 
-/// What all of this crate's variables for settings begin with.
+/// The prefix of all variables that set a key.
 const PREFIX: &str = "SERVICES__";
 
 /// The environment as it was when the program started.
@@ -33,12 +33,12 @@ impl Env {
         env
     }
 
-    /// A variable that is set to something.
+    /// The value of a variable, if it is not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Every `SERVICES__…` variable, by section. Later errors are reported with the variable's name.
+    /// Every `SERVICES__…` variable, by section.
     pub(crate) fn sections(&self) -> (BTreeMap<String, Table>, Vec<ConfigError>) {
         let (mut sections, mut errors) = (BTreeMap::<String, Table>::new(), Vec::new());
         let named =
@@ -69,7 +69,7 @@ impl Env {
         (sections, errors)
     }
 
-    /// A string of the file or of a table, with every `${VARIABLE}` replaced. `$${` stands for `${` itself.
+    /// Replaces every `${VARIABLE}` in a string of the file or of a table. `$${` stands for `${`.
     pub(crate) fn expand(&self, text: &str) -> Value {
         let broken = |why| Value::Broken { variable: "…".to_owned(), why };
         let (mut out, mut rest, mut replaced, mut secret) = (String::new(), text, false, false);
@@ -111,7 +111,7 @@ fn is_name(variable: &str) -> bool {
         && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// The variable that sets a key of a service.
+/// The name of the variable that sets a key of a service.
 pub(crate) fn variable_name(service: &str, key: &str) -> String {
     format!("{PREFIX}{}__{}", service, key.replace('.', "__")).to_ascii_uppercase()
 }

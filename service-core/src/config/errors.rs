@@ -1,12 +1,12 @@
-//! [`ConfigError`]: what is wrong with the configuration, where it stands, and what to write instead.
+//! [`ConfigError`]: an error in the configuration: its place, and the correction.
 //!
-//! No message holds a secret's value: whoever makes a `found` goes through `Value::show`.
+//! No message contains the value of a secret: every `found` comes from `Value::show`.
 
 use std::fmt;
 
 use super::layers::{Layer, Origin};
 
-/// One setting of one service, and where it stands.
+/// One key of one service, and the place where it is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Setting {
@@ -14,7 +14,7 @@ pub struct Setting {
     pub service: String,
     /// The key, with dots where it is nested (`smtp.port`).
     pub key: String,
-    /// The layer it was set in.
+    /// The layer that sets it.
     pub layer: Layer,
     /// The place in words: `services.toml:12`, `environment variable SERVICES__EMAIL_SENDER__INTERVAL`.
     pub place: String,
@@ -37,48 +37,48 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What is wrong with the configuration. The message names the key, the layer, what stood there (never a secret) and
-/// what was expected.
+/// An error in the configuration. The message names the key, the place, the value found (never a secret) and the value
+/// expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A value that its key cannot have.
+    /// The value of a key is not one that the key accepts.
     #[error("{setting}: found {found}, expected {expected}")]
     Value {
-        /// Which, and where.
+        /// The key and its place.
         setting: Box<Setting>,
-        /// What stood there; a secret is `•••`.
+        /// The value found; a secret is `•••`.
         found: String,
-        /// What may stand there.
+        /// The values that are accepted.
         expected: String,
     },
-    /// A key that nothing reads.
+    /// Neither the attribute nor the settings of the service have this key.
     #[error("{setting}: unknown key, {hint}")]
     UnknownKey {
-        /// Which, and where.
+        /// The key and its place.
         setting: Box<Setting>,
-        /// The nearest key, or those there are.
+        /// The nearest key, or the keys that exist.
         hint: String,
     },
-    /// Settings that do not go together, or one that may not stand where it stands.
+    /// A key contradicts another one, or is not accepted at this place.
     #[error("{setting}: {problem}")]
     Conflict {
-        /// Which, and where.
+        /// The key and its place.
         setting: Box<Setting>,
-        /// What is wrong, and the fix.
+        /// The problem and the correction.
         problem: String,
     },
-    /// A `${VARIABLE}` that cannot be read.
+    /// A `${VARIABLE}` cannot be read.
     #[error("{setting}: `${{{variable}}}` cannot be read: {problem}")]
     Variable {
-        /// Which, and where.
+        /// The key and its place.
         setting: Box<Setting>,
-        /// The variable.
+        /// The name of the variable.
         variable: String,
-        /// What is wrong, and the fix.
+        /// The problem and the correction.
         problem: String,
     },
-    /// A setting that the service needs and no layer has.
+    /// No layer sets a setting that the service requires.
     #[error(
         "`{key}` of service `{service}` is missing: set it in {file} under [{}], or in the environment variable {variable}",
         section(service, key)
@@ -88,12 +88,12 @@ pub enum ConfigError {
         service: String,
         /// The key, with dots where it is nested.
         key: String,
-        /// The file in which it may be set.
+        /// The file in which it can be set.
         file: String,
-        /// The environment variable that may set it.
+        /// The environment variable that can set it.
         variable: String,
     },
-    /// A field of the service's own settings bears the name of one of the attribute's keys.
+    /// A field of the service's settings has the name of a key of the attribute.
     #[error("setting `{key}` of service `{service}`: `{key}` is a key of `#[service]`, rename the field")]
     Reserved {
         /// Id of the service.
@@ -101,33 +101,33 @@ pub enum ConfigError {
         /// The key.
         key: String,
     },
-    /// Settings of a service that do not make its type, and the type does not say which.
+    /// The settings of a service do not fit their type, and no single key is known to be the cause.
     #[error("settings of service `{service}`: {problem}")]
     Settings {
         /// Id of the service.
         service: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A file that cannot be read.
+    /// The file cannot be read or parsed.
     #[error("{file}: {problem}")]
     File {
-        /// The file, with the line where it is known.
+        /// The file, with the line if it is known.
         file: String,
-        /// What is wrong, and the fix.
+        /// The problem and the correction.
         problem: String,
     },
-    /// An environment variable, or a key given to `.set`, that names no setting.
+    /// The name of an environment variable, or a key passed to `.set`, is not the name of a setting.
     #[error("{name}: {problem}")]
     Name {
         /// The name.
         name: String,
-        /// What is wrong, and the fix.
+        /// The problem and the correction.
         problem: String,
     },
 }
 
-/// The table that a dotted key stands in.
+/// The table that contains a dotted key.
 fn section(service: &str, key: &str) -> String {
     match key.rsplit_once('.') {
         Some((tables, _)) => format!("{service}.{tables}"),
@@ -136,7 +136,7 @@ fn section(service: &str, key: &str) -> String {
 }
 
 impl ConfigError {
-    /// The setting, where the error is about one that stands somewhere.
+    /// Returns the key and its place, if the error is about a key that is set.
     pub fn setting(&self) -> Option<&Setting> {
         match self {
             Self::Value { setting, .. }
@@ -148,12 +148,12 @@ impl ConfigError {
     }
 }
 
-/// Everything that is wrong with the configuration, not only the first.
+/// All errors in the configuration of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
 
 impl ConfigErrors {
-    /// The errors, in the order found.
+    /// Iterates over the errors, in the order found.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }

@@ -1,14 +1,15 @@
-//! The names of a type's fields, asked of its `Deserialize`.
+//! The names of the fields of a type, found by its `Deserialize`.
 //!
-//! A derived `Deserialize` says what fields it has before it reads the first one. So it is given a deserializer that
-//! writes the names down and then gives up. Types that do not read as a struct (maps, `#[serde(flatten)]`) have none.
+//! A derived `Deserialize` passes the names of its fields to the deserializer before it reads the first one. The
+//! deserializer here keeps the names and then fails. Types that are not read as a struct (maps, `#[serde(flatten)]`)
+//! have no names.
 
 use std::fmt;
 
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// The names of the fields, if they can be known.
+/// The names of the fields, if the type has some.
 pub(crate) fn fields<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     match T::deserialize(Fields) {
         Err(Found(fields)) => fields,
@@ -18,7 +19,7 @@ pub(crate) fn fields<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
 
 struct Fields;
 
-/// The "error" that carries the names out.
+/// The "error" that contains the names.
 #[derive(Debug)]
 struct Found(Option<&'static [&'static str]>);
 

@@ -1,8 +1,8 @@
-//! The keys of `#[service]`, which the other layers take as well: one declaration for each.
+//! The keys of `#[service]` and of the other layers: one declaration for each key.
 //!
-//! [`KEYS`] feeds the reading of every layer, the rules between keys, `explain` and suggestions. A new key is a field of
-//! [`Options`] and an entry here; tests name what is then missing in the documentation, the macro and
-//! [`ServiceOptions`](crate::ServiceOptions).
+//! Reading the layers, the rules between keys, `explain` and suggestions all use [`KEYS`]. A new key is a field of
+//! [`Options`] and an entry here. Tests then fail until the documentation, the macro and
+//! [`ServiceOptions`](crate::ServiceOptions) have it, too.
 
 use super::kinds::{Kind, Least, NONE, part};
 use super::options::{Options, Restart};
@@ -12,33 +12,33 @@ use crate::suggest;
 /// One key.
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// What it takes, and the part of the options that it sets.
+    /// The values it accepts, and the part of the options that it sets.
     pub(crate) kind: Kind,
     /// The default, as it is written in the file, or [`NOT_SET`] or [`NONE`].
     #[cfg_attr(not(test), allow(dead_code, reason = "the documentation and the options are compared with it"))]
     pub(crate) default: &'static str,
-    /// What it means, for the documentation.
+    /// Its meaning, as in the documentation.
     #[cfg_attr(not(test), allow(dead_code, reason = "the documentation is compared with it"))]
     pub(crate) meaning: &'static str,
     pub(crate) rules: &'static [Rule],
-    /// What other libraries call it.
+    /// Its names in other libraries.
     pub(crate) synonyms: &'static [&'static str],
 }
 
-/// The default of a key that stands for another one.
+/// The default of a key that replaces another key.
 #[cfg_attr(not(test), allow(dead_code, reason = "the documentation is compared with it"))]
 pub(crate) const NOT_SET: &str = "–";
 
-/// What is true of a key beside its kind.
+/// A rule about a key, apart from its kind.
 #[derive(Clone, Copy)]
 pub(crate) enum Rule {
-    /// The one schedule of a service: that of the highest layer replaces those of the layers below.
+    /// The key is a schedule. A service has one: that of the highest layer replaces those of lower layers.
     Schedule,
-    /// It has an effect only together with another key, or with one value of it.
+    /// The key has an effect only together with another key, or with one value of it.
     Needs { key: &'static str, value: Option<&'static str> },
-    /// It belongs to one service: `[defaults]` cannot have it.
+    /// `[defaults]` cannot have the key.
     OneService,
-    /// It needs a feature of this crate.
+    /// The key needs a feature of this crate.
     Feature { name: &'static str, enabled: bool },
 }
 
@@ -60,7 +60,7 @@ const CRON: Rule = Rule::Feature { name: "cron", enabled: cron::IS_ENABLED };
 const WITH_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
 const WITH_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
 
-/// All keys, in the order of the documentation. Options are set in this order.
+/// All keys, in the order of the documentation. The options are set in this order.
 pub(crate) static KEYS: &[Key] = &[
     key(
         "name",
@@ -289,12 +289,12 @@ fn restart(options: &mut Options, change: impl FnOnce(&mut Restart)) {
     }
 }
 
-/// The key of this name.
+/// Finds the key of this name.
 pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Whether it is a key of the attribute, those included that only the attribute can have.
+/// Whether the attribute has this key.
 #[allow(dead_code, reason = "only rows of tables are sorted by it")]
 pub(crate) fn is_attribute(name: &str) -> bool {
     find(name).is_some()
@@ -305,12 +305,12 @@ pub(crate) fn is_attribute_only(name: &str) -> bool {
     find(name).is_some_and(|key| matches!(key.kind, Kind::Attribute))
 }
 
-/// Keys that every layer may set.
+/// The keys that every layer can set.
 pub(crate) fn options() -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(|key| !matches!(key.kind, Kind::Attribute))
 }
 
-/// The option that was probably meant by a key that is none.
+/// The key that was probably meant by an unknown one.
 pub(crate) fn suggest(unknown: &str) -> Option<&'static str> {
     let lower = unknown.to_ascii_lowercase();
     let synonym = options().find(|key| key.synonyms.contains(&&*lower)).map(|key| key.name);
@@ -318,7 +318,7 @@ pub(crate) fn suggest(unknown: &str) -> Option<&'static str> {
 }
 
 impl Key {
-    /// A feature that it needs and that this program is built without.
+    /// The feature that the key needs, if this program is built without it.
     pub(crate) fn missing_feature(&self) -> Option<&'static str> {
         self.rules.iter().find_map(|rule| match rule {
             Rule::Feature { name, enabled: false } => Some(*name),

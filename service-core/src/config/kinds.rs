@@ -1,4 +1,4 @@
-//! What keys take: how a value of any layer becomes a part of [`Options`], and how it is shown.
+//! The kinds of keys: reading a value of any layer into a part of [`Options`], and showing it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::values::Value;
 use crate::humanize;
 use crate::schedule::RateLimit;
 
-/// What a key takes, and the part of [`Options`] that it sets.
+/// The values that a key accepts, and the part of [`Options`] that it sets.
 pub(crate) enum Kind {
     Time(Least, Part<Duration>),
     /// A time above zero, or `"none"`.
@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     /// A number from 1.
     Factor(Part<f64>),
     Switch(Part<bool>),
-    /// One of these words, and what each does.
+    /// One of these words.
     Choice(&'static [Word], fn(&Options) -> Option<&'static str>),
     Cron(Part<String>),
     TimeZone(Part<String>),
@@ -29,18 +29,18 @@ pub(crate) enum Kind {
     Attribute,
 }
 
-/// How a limit is written that is none.
+/// The value that removes a limit.
 pub(crate) const NONE: &str = "none";
 
-/// The least that a time may be.
+/// The minimum of a time.
 #[derive(Clone, Copy)]
 pub(crate) enum Least {
     Zero,
     AboveZero,
 }
 
-/// A part of the options: how to read it and how to set it. `None`: the options have no such part now (`delay` beside an
-/// interval, `restart_delay` without a restart).
+/// A part of the options, to read and to set. `get` returns `None` if the part has no effect now: `delay` beside an
+/// interval, `restart_delay` without a restart.
 pub(crate) struct Part<T: 'static> {
     get: fn(&Options) -> Option<T>,
     set: fn(&mut Options, T),
@@ -54,17 +54,17 @@ impl<T> Clone for Part<T> {
 
 impl<T> Copy for Part<T> {}
 
-/// A word, and what it sets.
+/// A word, and its effect.
 type Word = (&'static str, fn(&mut Options));
 
-/// A part, by how to read it and how to set it.
+/// A part of the options.
 pub(crate) const fn part<T>(get: fn(&Options) -> Option<T>, set: fn(&mut Options, T)) -> Part<T> {
     Part { get, set }
 }
 
-/// A value that its key takes.
+/// A value that its key accepts.
 pub(crate) struct Accepted {
-    /// As `explain` and the table at start show it: the same whichever layer it came from.
+    /// The value as `explain` and the table at start show it, in the same form for every layer.
     pub(crate) shown: String,
     apply: Box<dyn Fn(&mut Options)>,
 }
@@ -83,7 +83,7 @@ impl Kind {
     /// Reads a value of any layer.
     ///
     /// # Errors
-    /// What is expected instead.
+    /// The values that are accepted.
     pub(crate) fn read(&self, value: &Value) -> Result<Accepted, String> {
         let accepted = match *self {
             Kind::Time(least, part) => {
@@ -119,7 +119,7 @@ impl Kind {
         accepted.ok_or_else(|| self.expected())
     }
 
-    /// The value that it is set to in these options; `None` where it has no part in what is in effect.
+    /// Shows the value in these options; `None` if the key has no effect in them.
     pub(crate) fn show(&self, options: &Options) -> Option<String> {
         match self {
             Kind::Time(_, part) => (part.get)(options).map(humanize::exact),
@@ -135,7 +135,7 @@ impl Kind {
         }
     }
 
-    /// What to write.
+    /// The values that are accepted, for errors.
     fn expected(&self) -> String {
         let above_zero = format!("a time above zero, in {TIME_FORMS}, up to 100 years");
         match self {
@@ -155,7 +155,7 @@ impl Kind {
     }
 }
 
-/// An option that was given below is taken back.
+/// Whether the value removes the limit of a lower layer.
 fn is_none(value: &Value) -> bool {
     matches!(value, Value::Null) || coercion::word(value) == Some(NONE)
 }

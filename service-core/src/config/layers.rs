@@ -1,30 +1,30 @@
-//! [`Layer`], [`Precedence`] and [`Origin`]: where a value stands, and which of two wins.
+//! [`Layer`], [`Precedence`] and [`Origin`]: the place of a value, and which of two values wins.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A layer of the configuration; a later one wins.
+/// A layer of the configuration. A later one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Layer {
     /// The built-in default.
     Default,
-    /// `[defaults]`, for all services: of the file, the environment, `service_config` and `.set`.
+    /// `[defaults]` in the file, the environment, `service_config` or `.set`: for all services.
     Defaults,
     /// `#[service(…)]`.
     Attribute,
     /// [`ServiceOptions`](crate::ServiceOptions).
     Code,
-    /// The section of the service's type in `services.toml`, for services of another id.
+    /// The section of the service's type in `services.toml`, if the service has another id.
     Type,
-    /// The service's section in `services.toml`.
+    /// The section of the service's id in `services.toml`.
     File,
     /// An environment variable.
     Environment,
     /// A row of the table `service_config`.
     Table,
-    /// An operator's override.
+    /// An override by an operator: a row of the table `service_override`.
     Override,
     /// `.set` in the builder or the test bed.
     Set,
@@ -50,8 +50,8 @@ impl fmt::Display for Layer {
     }
 }
 
-/// The order of everything that can set a value; a later one wins. A layer that several names lead to has several: those
-/// of all services, of the service's type and of its own id.
+/// The order of the places that can set a value. A later one wins. A layer can have several: for all services, for the
+/// type of the service, and for its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Precedence {
     DefaultsFile,
@@ -75,12 +75,12 @@ pub(crate) enum Precedence {
 }
 
 impl Precedence {
-    /// Whether it is a place of `[defaults]`.
+    /// Whether the place belongs to `[defaults]`.
     pub(super) fn is_default(self) -> bool {
         (Self::DefaultsFile..=Self::DefaultsSet).contains(&self)
     }
 
-    /// The same place, for services of another id whose type has this name.
+    /// The same layer, but under the name of the type instead of the id.
     pub(super) fn of_type(self) -> Self {
         match self {
             Self::File => Self::TypeFile,
@@ -93,19 +93,19 @@ impl Precedence {
     }
 }
 
-/// Whom a row of a table is for, by its `service_id`.
+/// The services that a row of a table is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(dead_code, reason = "only a database has rows")]
 pub(crate) enum Scope {
-    /// `defaults`: all services.
+    /// All services: its `service_id` is `defaults`.
     Defaults,
-    /// The name of a type: its services of another id.
+    /// The services of a type that have another id: its `service_id` is the name of the type.
     Type,
-    /// The id of one service.
+    /// One service.
     Service,
 }
 
-/// Where a value stands: its layer, and the place in words (`services.toml:12`).
+/// Where a value is set: its layer, and the place for messages (`services.toml:12`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) layer: Layer,
@@ -118,5 +118,5 @@ impl Origin {
     }
 }
 
-/// How the place of a value ends that is set for every service at once.
+/// The end of the place of a value that is set for every service.
 pub(super) const FOR_ALL: &str = "for every service";

@@ -1,11 +1,11 @@
-//! Configuration: the layers, how a value of one becomes an option or a setting, and where each came from.
+//! Configuration: the layers, and how their values become options and settings.
 //!
-//! [`Sources`] holds what was read once for the whole registry; `resolve` makes of it one service's [`Resolved`]. The
-//! tricky part is what "later wins" means for options that hang together: a schedule replaces the schedule of every
-//! layer below whatever its kind, while two schedules in one layer are an error (`resolver.rs`).
+//! [`Sources`] is read once for the whole registry; its `resolve` returns the [`Resolved`] configuration of one
+//! service. The tricky part is keys that depend on each other: a schedule replaces the schedule of every lower layer,
+//! also one of another kind, while two schedules in one layer are an error (`resolver.rs`).
 //!
-//! Their order is that of [`Layer`]. `[defaults]` is one layer wherever it is written, and in each layer a value for the
-//! service's id wins over one for the name of its type (`layers.rs`).
+//! [`Layer`] has the order of the layers. `[defaults]` is one layer, wherever it is written. In every other layer, a
+//! value for the id of a service wins over one for the name of its type (`layers.rs`).
 
 mod coercion;
 mod descriptor;
@@ -41,7 +41,7 @@ pub(crate) use resolver::{Provenance, Resolved, Row, Target};
 pub(crate) use secrets::{REDACTED, is_secret};
 pub(crate) use sources::{Inputs, Sources};
 
-/// The page's code is compiled with the doc tests.
+/// Compiles the code of the page with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/configuration.md")]
 struct Page;

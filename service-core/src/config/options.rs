@@ -1,7 +1,5 @@
-//! [`Options`]: the effective options of one service, plain data, every time a [`Duration`]; and [`ServiceOptions`], by
-//! which code sets them for a service that it registers by hand.
-//!
-//! How the layers become these values is `config`'s business. Nothing here parses or checks.
+//! [`Options`]: the options of one service that are in effect, as plain data. [`ServiceOptions`]: the options that code
+//! gives a service. Nothing here is parsed or checked.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +12,7 @@ use super::secrets::is_secret;
 use super::values::{SettingValue, Value, list};
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
-/// The effective options of one service. The defaults are those of the attribute.
+/// The options of one service that are in effect. The defaults are those of the attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
     /// When it runs. Default: every 60 s.
@@ -33,19 +31,19 @@ pub(crate) struct Options {
     pub(crate) max_retry_delay: Duration,
     /// A longer run is cancelled and counts as a failure. Default: none.
     pub(crate) timeout: Option<Duration>,
-    /// How long the run in flight may go on after a stop. Default: 30 s.
+    /// How long the current run may continue after a stop. Default: 30 s.
     pub(crate) drain_timeout: Duration,
-    /// Fresh instances after `failed`. Default: none.
+    /// Restarts after `Failed`. Default: none.
     pub(crate) restart: Option<Restart>,
-    /// When it is `failed` for good, the whole registry shuts down. Default: no.
+    /// Whether the whole registry shuts down when the service is `Failed` permanently. Default: no.
     pub(crate) critical: bool,
     /// Ids of the services that are started before and stopped after this one. Default: none.
     pub(crate) depends_on: Vec<String>,
-    /// How many permits a time it may take. Default: no limit.
+    /// The rate of `cx.permit()`. Default: no limit.
     pub(crate) rate_limit: Option<RateLimit>,
     /// `false`: registered, not started. Default: `true`.
     pub(crate) enabled: bool,
-    /// Who it acts as, where that is not the registry's own. Only code sets it. Default: none.
+    /// The requester id, if it differs from that of the registry. Only code sets it. Default: none.
     pub(crate) requester_id: Option<String>,
 }
 
@@ -71,12 +69,12 @@ impl Default for Options {
     }
 }
 
-/// When a `failed` service gets a fresh instance.
+/// Restarts of a service that is `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Restart {
-    /// Wait before the fresh instance. Default: 60 s.
+    /// Wait before a restart. Default: 60 s.
     pub(crate) delay: Duration,
-    /// At most this many within `window`. Default: 5.
+    /// Maximum of restarts within `window`. Default: 5.
     pub(crate) max: u32,
     /// The time in which restarts are counted. Default: 600 s.
     pub(crate) window: Duration,
@@ -88,7 +86,7 @@ impl Default for Restart {
     }
 }
 
-/// Options that code gives a service, in a layer just above the attribute and below `services.toml`.
+/// Options that code gives a service. They override the attribute, and `services.toml` overrides them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -106,26 +104,26 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// Options that set nothing yet.
+    /// Returns options that set nothing.
     #[track_caller]
     #[expect(clippy::new_without_default, reason = "explanations name the place of the call")]
     pub fn new() -> Self {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
     }
 
-    /// Where code made them.
+    /// The place of the call of `new`.
     pub(crate) fn origin(&self) -> Arc<Origin> {
         Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", self.location.file(), self.location.line()))
     }
 
-    /// These and others; where both set a key, the others win.
+    /// Adds other options, which override these.
     pub(crate) fn and(mut self, others: Self) -> Self {
         self.entries.extend(others.entries);
         self.requester_id = others.requester_id.or(self.requester_id);
         self
     }
 
-    /// One of the service's own settings. A dot leads into a table: `"smtp.host"`.
+    /// Sets one of the service's own settings. A dot separates a table and its key: `"smtp.host"`.
     pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.with(key.into(), value.into().0)
     }
@@ -135,120 +133,122 @@ impl ServiceOptions {
         self
     }
 
-    /// Start-to-start time on a fixed grid, above zero. Default: 60 s.
+    /// Sets the time from start to start on a fixed grid, above zero. Default: 60 s.
     pub fn interval(self, time: Duration) -> Self {
         self.with("interval", time)
     }
 
-    /// End-to-start time, above zero, instead of an interval.
+    /// Sets the time from end to start, above zero, instead of an interval.
     pub fn delay(self, time: Duration) -> Self {
         self.with("delay", time)
     }
 
-    /// A cron schedule instead of an interval: five fields, minutes first, or six with seconds.
+    /// Sets a cron schedule instead of an interval: five fields, or six with seconds first.
     ///
-    /// Where clocks are changed, a fixed time that is jumped over fires at the jump's end (several of them once), and one
-    /// that comes twice fires the first time. What says "every" (`*`, `*/15`) goes by the clock as it is.
+    /// When clocks change, a fixed time that is skipped fires at the end of the gap (several of them fire once), and a
+    /// fixed time that occurs twice fires the first time. Expressions with "every" (`*`, `*/15`) follow the clock.
     pub fn cron(self, expression: impl Into<String>) -> Self {
         self.with("cron", expression.into())
     }
 
-    /// The cron schedule's time zone, by its IANA name. Default: `UTC`.
+    /// Sets the time zone of the cron schedule, by its IANA name. Default: `UTC`.
     pub fn timezone(self, name: impl Into<String>) -> Self {
         self.with("timezone", name.into())
     }
 
-    /// What happens to cron fires that were missed while the process was down. Default: nothing.
+    /// Sets which cron fires are made up that were missed while the process was down. Default: none.
     pub fn catch_up(self, catch_up: CatchUp) -> Self {
         self.with("catch_up", catch_up.word())
     }
 
-    /// Wait before the first run. Default: none.
+    /// Sets the wait before the first run. Default: none.
     pub fn initial_delay(self, time: Duration) -> Self {
         self.with("initial_delay", time)
     }
 
-    /// Up to this much is added at random to each scheduled wait. Default: none.
+    /// Adds up to this much at random to each scheduled wait. Default: none.
     pub fn jitter(self, time: Duration) -> Self {
         self.with("jitter", time)
     }
 
-    /// Consecutive failures that are retried; one more and the service is failed. Default: 3.
+    /// Sets how many consecutive failures are retried; after one more the service is `Failed`. Default: 3.
     pub fn max_failures(self, failures: u32) -> Self {
         self.with("max_failures", failures)
     }
 
-    /// Wait after a failure, before the retry. Default: 5 s.
+    /// Sets the wait after a failure, before the retry. Default: 5 s.
     pub fn retry_delay(self, time: Duration) -> Self {
         self.with("retry_delay", time)
     }
 
-    /// Factor, from 1, on the wait for each further consecutive failure. Default: 1.
+    /// Sets the factor, at least 1, on that wait for each further consecutive failure. Default: 1.
     pub fn retry_backoff(self, factor: f64) -> Self {
         self.with("retry_backoff", factor)
     }
 
-    /// Cap of the wait after a failure. Default: 300 s.
+    /// Sets the maximum of that wait. Default: 300 s.
     pub fn max_retry_delay(self, time: Duration) -> Self {
         self.with("max_retry_delay", time)
     }
 
-    /// A longer run is cancelled and counts as a failure; above zero. Default: none.
+    /// Sets the limit of a run, above zero: a longer run is cancelled and counts as a failure. Default: none.
     pub fn timeout(self, time: Duration) -> Self {
         self.with("timeout", time)
     }
 
-    /// How long the run in flight may go on after a stop before it is aborted. Default: 30 s.
+    /// Sets how long the current run may continue after a stop before it is aborted. Default: 30 s.
     pub fn drain_timeout(self, time: Duration) -> Self {
         self.with("drain_timeout", time)
     }
 
-    /// After `failed`, a fresh instance. Default: never.
+    /// Starts a fresh instance after `Failed`. Default: never.
     pub fn restart_on_failure(self) -> Self {
         self.with("restart", "on_failure")
     }
 
-    /// After `failed`, nothing: takes back the attribute's `restart`.
+    /// Starts no instance after `Failed`, whatever the attribute says.
     pub fn never_restart(self) -> Self {
         self.with("restart", "never")
     }
 
-    /// Wait before a fresh instance. Default: 60 s. Goes with [`restart_on_failure`](Self::restart_on_failure).
+    /// Sets the wait before a restart. Default: 60 s. Needs [`restart_on_failure`](Self::restart_on_failure).
     pub fn restart_delay(self, time: Duration) -> Self {
         self.with("restart_delay", time)
     }
 
-    /// At most this many fresh instances in the window. Default: 5.
+    /// Sets the maximum of restarts in the window. Default: 5. Needs [`restart_on_failure`](Self::restart_on_failure).
     pub fn max_restarts(self, restarts: u32) -> Self {
         self.with("max_restarts", restarts)
     }
 
-    /// The time in which fresh instances are counted, above zero. Default: 600 s.
+    /// Sets the time in which restarts are counted, above zero. Default: 600 s. Needs
+    /// [`restart_on_failure`](Self::restart_on_failure).
     pub fn restart_window(self, time: Duration) -> Self {
         self.with("restart_window", time)
     }
 
-    /// Whether the whole registry shuts down when this service is failed for good. Default: `false`.
+    /// Sets whether the whole registry shuts down when the service is `Failed` permanently. Default: `false`.
     pub fn critical(self, critical: bool) -> Self {
         self.with("critical", critical)
     }
 
-    /// Ids of services that are started before and stopped after this one; they replace the attribute's. Default: none.
+    /// Sets the ids of the services that are started before this one and stopped after it, in place of those of the
+    /// attribute. Default: none.
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
     }
 
-    /// So many permits a time: `"10/s"`, `"600/m"`. Default: no limit.
+    /// Sets the rate of [`Context::permit`](crate::Context::permit): `"10/s"`, `"600/m"`. Default: no limit.
     pub fn rate_limit(self, limit: impl Into<String>) -> Self {
         self.with("rate_limit", limit.into())
     }
 
-    /// `false`: registered, not started. Default: `true`.
+    /// Sets whether the service is started. Default: `true`.
     pub fn enabled(self, enabled: bool) -> Self {
         self.with("enabled", enabled)
     }
 
-    /// Who the service acts as. Default: the registry's.
+    /// Sets the requester id of the service. Default: that of the registry.
     pub fn requester_id(mut self, id: impl Into<String>) -> Self {
         self.requester_id = Some(id.into());
         self

@@ -1,9 +1,9 @@
-//! From layers to one service's [`Options`], with where each came from.
+//! From the layers to the [`Options`] of one service, with the place of each value.
 //!
-//! The tricky part is options that hang together. Of `interval`, `delay` and `cron` the highest layer's wins and stands
-//! for all of them; what only goes with another schedule (`timezone`, `catch_up`) or with `restart` is an error where
-//! the same layer or a later one says it, and silently out of use where it belonged to what a later layer replaced.
-//! In `[defaults]` it is never an error: it is meant for those that it fits.
+//! The tricky part is keys that depend on each other. Of all schedules (`interval`, `delay`, `cron`) that of the
+//! highest layer wins. A key that needs another schedule (`timezone`, `catch_up`), or needs `restart`, is an error in
+//! the layer that sets the schedule, and in later ones. In lower layers it has no effect, as it belongs to what the
+//! later layer replaced. In `[defaults]` it is never an error: it applies to the services that have the other key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::humanize;
 use crate::schedule::Schedule;
 use crate::suggest::{distance, nearest};
 
-/// One row of a layer that is not known at start. The key may have dots.
+/// One row of a layer that can change while the program runs. The key may have dots.
 pub(crate) struct Row {
     pub(crate) precedence: Precedence,
     pub(crate) key: String,
@@ -38,14 +38,14 @@ impl Row {
     }
 }
 
-/// A service whose configuration is resolved.
+/// The service whose configuration is resolved.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) id: &'a str,
     pub(crate) descriptor: &'static ServiceDescriptor,
-    /// What code set.
+    /// The options that code gives it.
     pub(crate) code: Option<&'a ServiceOptions>,
-    /// Code outside of its type may read its settings, so that their keys are not known.
+    /// Code outside of its type may read its settings, so their keys are not known.
     pub(crate) undeclared: bool,
 }
 
@@ -56,35 +56,35 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Where one option's value came from, and what it hides.
+/// The place of the value of an option, and the values that it hides.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Provenance {
     pub(crate) key: &'static str,
     pub(crate) value: String,
     pub(crate) layer: Layer,
     pub(crate) place: String,
-    /// Values of lower layers, highest first. Where a schedule replaced another, of another key.
+    /// The values of lower layers, the highest first. Those of a schedule may have another key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) shadowed: Vec<Provenance>,
 }
 
-/// One service's configuration.
+/// The configuration of one service.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     pub(crate) options: Arc<Options>,
-    /// Every option that some layer set, in the order of the contract's table.
+    /// Every option that a layer sets, in the order of the documentation.
     pub(crate) provenance: Vec<Provenance>,
-    /// The service's own.
+    /// The service's own settings.
     pub(crate) settings: Settings,
-    /// Rows that were left out, and why.
+    /// The errors of the rows that were left out.
     pub(crate) rejected: Vec<ConfigError>,
-    /// What is allowed, and probably not meant.
+    /// What is accepted, but probably not intended.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Resolved {
-    /// Every option in effect, in the order of the documentation, with where it came from, for `explain`. `now` are the
-    /// options as they are: where they are not what the layers say, the service itself changed them.
+    /// Every option in effect, in the order of the documentation, with its place, for `explain`. `now` are the current
+    /// options: where they differ from the layers, the service itself changed them.
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
         let explain = |key: &'static Key| {
             let value = key.kind.show(now)?;
@@ -116,7 +116,7 @@ fn is_schedule(key: &str) -> bool {
     keys::find(key).is_some_and(Key::is_schedule)
 }
 
-/// A value of one layer for one option.
+/// The value of one option in one layer.
 struct Entry {
     precedence: Precedence,
     origin: Arc<Origin>,
@@ -126,16 +126,16 @@ struct Entry {
 
 enum Read {
     Accepted(Accepted),
-    /// A `${…}` that cannot be read: an error only where the value is used.
+    /// Has a `${…}` that cannot be read: an error only if the value is used.
     Unreadable(ConfigError),
-    /// An error that is reported already.
+    /// Its error is reported already.
     Wrong,
 }
 
-/// One try to make the options of one service.
+/// Collects the values of one service, and turns them into options.
 pub(super) struct Resolver<'a> {
     id: &'a str,
-    /// By key, lowest layer first.
+    /// By key, the lowest layer first.
     options: BTreeMap<&'static str, Vec<Entry>>,
     own: Table,
     errors: Vec<ConfigError>,
@@ -147,7 +147,7 @@ impl<'a> Resolver<'a> {
         Self { id, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
     }
 
-    /// The layers come in the order of their precedence.
+    /// Adds a layer. They are added in the order of their precedence.
     pub(super) fn layer(&mut self, precedence: Precedence, table: &Table) {
         for (key, node) in table {
             self.set(precedence, key, node);
@@ -190,7 +190,7 @@ impl<'a> Resolver<'a> {
             }
         };
         let entries = self.options.entry(key.name).or_default();
-        // Of one layer the later value counts; it hides nothing of another layer.
+        // In one layer, a later value replaces an earlier one.
         entries.retain(|entry| entry.precedence != precedence);
         entries.push(Entry { precedence, origin: Arc::clone(&node.origin), shown, read });
     }
@@ -199,7 +199,7 @@ impl<'a> Resolver<'a> {
         self.options.get(key)?.last()
     }
 
-    /// Only the errors: of `[defaults]`, which is looked at once for all services.
+    /// Returns the errors of `[defaults]`, which is checked once for all services.
     pub(super) fn finish_defaults(mut self) -> Vec<ConfigError> {
         let unused = self.unused();
         let mut options = Options::default();
@@ -245,11 +245,11 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Applies every value that is in use; an error is one that only such a value can be.
+    /// Applies every value that is in use, and adds the errors that only such a value can have.
     fn apply(&mut self, unused: &[&'static str], options: &mut Options) {
         let mut errors = Vec::new();
         let setting = |key: &Key, entry: &Entry| Setting::new(self.id, key.name, &entry.origin);
-        // In the order of the table: a time zone changes the cron schedule that is set before it.
+        // In the order of the table: the cron schedule is set before its time zone.
         for key in keys::options().filter(|key| !unused.contains(&key.name)) {
             let Some(entry) = self.top(key.name) else { continue };
             match (&entry.read, key.missing_feature()) {
@@ -269,8 +269,8 @@ impl<'a> Resolver<'a> {
         self.check_cron(&options.schedule);
     }
 
-    /// Finds the keys that have no effect beside what the layers say of others. Errors: two schedules in one layer, and a
-    /// key without the one that it goes with, where the layer that decided so or a later one sets it.
+    /// Finds the keys that have no effect. Adds the errors: two schedules in one layer, and a key without the one that
+    /// it needs, if the layer that decided about the other key or a later one sets it.
     fn unused(&mut self) -> Vec<&'static str> {
         let mut schedules: Vec<(Precedence, &'static str, Arc<Origin>)> = keys::options()
             .filter(|key| key.is_schedule())
@@ -309,7 +309,7 @@ impl<'a> Resolver<'a> {
         unused
     }
 
-    /// Marks a key as not in use; an error where it was said in the layer that decided so, or later.
+    /// Returns the key as one without effect. It is an error in the layer that decided so, and in later ones.
     fn leave_out(&mut self, key: &'static str, decided: Option<Precedence>, problem: String) -> Option<&'static str> {
         let entry = self.top(key)?;
         if matches!(entry.read, Read::Wrong) {
@@ -322,14 +322,14 @@ impl<'a> Resolver<'a> {
         Some(key)
     }
 
-    /// Whether the runtime knows the cron schedule's expression and time zone.
+    /// Checks the expression and the time zone of a cron schedule.
     fn check_cron(&mut self, schedule: &Schedule) {
         let Schedule::Cron(cron) = schedule else { return };
         let Err(mistake) = crate::schedule::cron::check(cron) else { return };
         let Some(entry) = self.top(mistake.key()) else { return };
         let setting = Setting::new(self.id, mistake.key(), &entry.origin);
         self.errors.push(match mistake {
-            // What is said of a secret may hold it.
+            // The message about a secret could contain it.
             _ if entry.shown == REDACTED => {
                 ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }
             }
@@ -361,7 +361,7 @@ impl<'a> Resolver<'a> {
             .collect()
     }
 
-    /// Keys that neither the attribute nor the settings have.
+    /// Checks the keys that are not keys of the attribute.
     fn check_own(&mut self, target: Target<'_>) {
         let declared = target.descriptor.settings.as_ref();
         let fields = match declared {
@@ -377,7 +377,7 @@ impl<'a> Resolver<'a> {
             let setting = Setting::new(self.id, key, &node.origin);
             match fields {
                 Some(fields) if is_field(key, node, fields) => {}
-                // The test bed's `.set("batch_size", …)` is for the services that have it.
+                // `.set("batch_size", …)` of the test bed applies to the services that have this setting.
                 Some(_) if node.origin.place.ends_with(FOR_ALL) => {}
                 Some(fields) => {
                     self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
@@ -388,10 +388,10 @@ impl<'a> Resolver<'a> {
         self.own = own;
     }
 
-    /// Where the keys of the settings are not known, only what looks like a misspelt option is a mistake.
+    /// If the keys of the settings are not known, only a key that looks like a misspelt option is an error.
     fn check_undeclared(&mut self, key: &str, setting: Box<Setting>) {
         let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
-        // Short names are near to many: `relay` is not meant as `delay`.
+        // A short name is near to many words: `relay` is not a misspelt `delay`.
         match distance(key, near) {
             far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
                 let hint = format!("did you mean `{near}`?");
@@ -405,7 +405,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Why a key may not stand in a layer.
+/// Why a layer cannot have a key.
 fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
     if matches!(key.kind, Kind::Attribute) {
         return Some("can only be set in `#[service(…)]`".to_owned());
@@ -415,13 +415,13 @@ fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
         .then(|| "cannot apply to all services: set it in the section of one service".to_owned())
 }
 
-/// Names of environment variables have no case, so those of fields are not compared by it.
+/// Whether the settings have this field. Names of environment variables have no case.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     let from_environment = node.origin.layer == Layer::Environment;
     fields.iter().any(|field| *field == key || (from_environment && field.eq_ignore_ascii_case(key)))
 }
 
-/// The first `${…}` in a value that could not be read.
+/// The first `${…}` in a value that cannot be read.
 fn broken(value: &Value) -> Option<(&str, &'static str)> {
     match value {
         Value::Broken { variable, why } => Some((variable, why)),

@@ -1,18 +1,18 @@
-//! What must not be shown: values by the name of their key, and parts of texts.
+//! Secrets: values of keys with certain names, and parts of strings.
 
 use std::ops::Range;
 
 /// What is shown in place of a secret.
 pub(crate) const REDACTED: &str = "•••";
 
-/// Whether a key's value must not be shown: it ends in `token`, `password`, `secret` or `key`.
+/// Whether the value of a key is a secret: the key ends in `token`, `password`, `secret` or `key`.
 pub(crate) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["token", "password", "secret", "key"].iter().any(|end| key.ends_with(end))
 }
 
-/// The text without its secrets: the passwords of URLs (`postgres://user:password@host`), and parameters whose names are those
-/// of secrets (`?token=…`).
+/// Replaces the secrets in a text: the passwords of URLs (`postgres://user:password@host`), and parameters with the
+/// names of secrets (`?token=…`).
 pub(crate) fn redact(text: &str) -> String {
     let mut shown = String::new();
     let mut end = 0;
@@ -24,12 +24,12 @@ pub(crate) fn redact(text: &str) -> String {
     shown + &text[end..]
 }
 
-/// Those secrets.
+/// The secrets in a text.
 pub(crate) fn in_text(text: &str) -> impl Iterator<Item = &str> {
     spans(text).into_iter().map(|span| &text[span])
 }
 
-/// Where they stand, from left to right.
+/// The places of the secrets, from left to right.
 fn spans(text: &str) -> Vec<Range<usize>> {
     let mut spans: Vec<Range<usize>> =
         passwords(text).chain(parameters(text)).filter(|span| !span.is_empty()).collect();
@@ -48,7 +48,7 @@ fn passwords(text: &str) -> impl Iterator<Item = Range<usize>> {
     text.match_indices("://").filter_map(|(at, separator)| {
         let start = at + separator.len();
         let url = text[start..].split(|c: char| c.is_whitespace() || "\"'`<>".contains(c)).next()?;
-        // A password may have any sign in it, so the last `@` is taken for the one before the host.
+        // A password can contain any character, so the last `@` counts as the one before the host.
         let (colon, at) = (url.find(':')?, url.rfind('@')?);
         Some(start + colon + 1..start + at)
     })
@@ -58,7 +58,7 @@ fn parameters(text: &str) -> impl Iterator<Item = Range<usize>> {
     text.match_indices('=').filter_map(|(at, _)| {
         let is_name = |c: char| c.is_alphanumeric() || "_-.%[]".contains(c);
         let name = text[..at].rsplit(|c| !is_name(c)).next()?;
-        // The name of a parameter may be encoded.
+        // The name of a parameter can be encoded.
         if !is_secret(name) && !name.contains('%') {
             return None;
         }

@@ -1,4 +1,4 @@
-//! [`Settings`]: a service's own settings, and how they become its type.
+//! [`Settings`]: a service's own settings, and reading them as its type.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use super::fields::fields;
 use super::keys;
 use super::values::{Table, Value};
 
-/// A service's own settings, of all layers. `Debug` shows them without secrets.
+/// A service's own settings, merged from all layers. `Debug` shows only keys and places.
 #[derive(Clone)]
 pub(crate) struct Settings {
     /// Always a table.
     root: Value,
-    /// The file's name, for what is missing.
+    /// The name of the file, for errors about missing settings.
     file: String,
 }
 
@@ -24,15 +24,15 @@ impl Settings {
         Self { root: Value::Table(table), file: file.to_owned() }
     }
 
-    /// The settings that `T` has fields for.
+    /// Reads the settings that `T` has fields for.
     ///
     /// # Errors
-    /// A setting is missing or does not fit, or a field of `T` has the name of one of the attribute's keys.
+    /// A setting is missing or wrong, or a field of `T` has the name of a key of the attribute.
     pub(crate) fn get<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
         self.read(service, false)
     }
 
-    /// All settings, as the type that `configure` takes.
+    /// Reads all settings, as the type that `configure` takes.
     ///
     /// # Errors
     /// As for [`get`](Self::get); and a nested key is unknown.
@@ -48,8 +48,8 @@ impl Settings {
         deserialize::read(&self.root, Subject { service, file: &self.file, complete })
     }
 
-    /// Keys that are set, the dotted path of each with its place, for `explain`. Values are not shown: whether one is a
-    /// `Secret` only its type knows.
+    /// The dotted keys that are set, each with its place, for `explain`. Values are not shown: only the type knows
+    /// which ones are a `Secret`.
     pub(crate) fn places(&self) -> Vec<(String, String)> {
         let mut places = Vec::new();
         collect("", &self.root, &mut places);

@@ -1,7 +1,7 @@
-//! [`Sources`]: everything that was read once, for all services.
+//! [`Sources`]: the configuration of all services, read once.
 //!
-//! Nothing is looked up in the process here: the environment, the working directory and the builder's settings come in
-//! as [`Inputs`], so that a test gives its own.
+//! The environment, the working directory and the settings of the builder are passed in as [`Inputs`], so that tests
+//! pass their own.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -20,23 +20,23 @@ use crate::config::options::ServiceOptions;
 use crate::service::literal::Literal;
 use crate::suggest::nearest;
 
-/// Where the configuration is read from. By default from nowhere, as a test wants it.
+/// The inputs of the configuration. By default there are none, as in tests.
 #[derive(Default)]
 pub(crate) struct Inputs {
-    /// The builder's `config_file`; then it must be there.
+    /// The file that `config_file` of the builder names; it must exist.
     pub(crate) file: Option<PathBuf>,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// Where `services.toml` is looked for, and what a relative path begins at (empty: the working directory). `None`: it
-    /// is not looked for.
+    /// The directory of `services.toml`, and the start of relative paths; empty is the working directory. `None`: no
+    /// file is read unless it is named.
     pub(crate) directory: Option<PathBuf>,
     /// `.set("email_sender.batch_size", 10)`.
     pub(crate) sets: Vec<(String, SettingValue)>,
-    /// `.set("batch_size", 10)` of the test bed: for every service.
+    /// `.set("batch_size", 10)` of the test bed, for every service.
     pub(crate) sets_for_all: Vec<(String, SettingValue)>,
 }
 
 impl Inputs {
-    /// What a program reads: its own environment and working directory.
+    /// The environment and the working directory of the process.
     pub(crate) fn of_process() -> Self {
         let environment = std::env::vars_os().collect();
         Self { environment, directory: Some(PathBuf::new()), ..Self::default() }
@@ -46,19 +46,19 @@ impl Inputs {
 /// The configuration of all services.
 pub(crate) struct Sources {
     env: Env,
-    /// The file's name for messages, whether it exists or not.
+    /// The name of the file, for messages, also if it does not exist.
     pub(super) file_name: String,
-    /// `[defaults]` by precedence, checked: they have no errors of their own any more.
+    /// `[defaults]` of each place, without errors.
     defaults: Vec<(Precedence, Table)>,
     sections: BTreeMap<String, Vec<(Precedence, Table)>>,
     for_all: Table,
     errors: Vec<ConfigError>,
-    /// What services without a word of their own share, by descriptor.
+    /// Services that no layer names share one resolution, by descriptor.
     shared: Mutex<HashMap<(usize, bool), Arc<Resolved>>>,
 }
 
 impl Sources {
-    /// Reads the file and the environment. What is wrong is in [`errors`](Self::errors).
+    /// Reads the file and the environment. The errors are in [`errors`](Self::errors).
     pub(crate) fn load(inputs: Inputs) -> Self {
         let env = Env::new(inputs.environment);
         let (file_name, file) = read_file(inputs.file, inputs.directory, &env);
@@ -123,7 +123,7 @@ impl Sources {
         }
     }
 
-    /// Once for all services, so that a mistake in `[defaults]` is not reported by each of them.
+    /// Checks `[defaults]` once, so that its errors are not reported for every service.
     fn check_defaults(&mut self) {
         let mut resolver = Resolver::new("defaults");
         for (precedence, table) in &self.defaults {
@@ -136,13 +136,14 @@ impl Sources {
         }
     }
 
-    /// What is wrong for no service in particular: a file that was named and is not there, cannot be read or is no TOML,
-    /// `[defaults]`, names of environment variables, keys given to `.set`.
+    /// The errors that do not belong to one service: in the file as a whole, in `[defaults]`, in names of environment
+    /// variables and in keys passed to `.set`.
     pub(crate) fn errors(&self) -> &[ConfigError] {
         &self.errors
     }
 
-    /// Sections, environment variables and settings for services that are not there, each with the nearest one.
+    /// Warnings about sections, environment variables and settings of unknown services, each with the nearest known
+    /// name.
     pub(crate) fn unknown_sections<'a>(&self, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         let known: std::collections::BTreeSet<&str> = known.into_iter().collect();
         let unknown = self.sections.iter().filter(|(section, _)| !known.contains(section.as_str()));
@@ -159,8 +160,8 @@ impl Sources {
             .collect()
     }
 
-    /// A row of a layer that is not known at start. Strings of `service_config` may hold `${VARIABLE}`; those of an operator
-    /// may not, or the admin port would give access to the environment.
+    /// A row of a table, as a part of its layer. Strings of `service_config` can have `${VARIABLE}`. Those of an
+    /// operator cannot, or the admin port would give access to the environment.
     #[allow(dead_code, reason = "only a database has rows")]
     pub(crate) fn row(&self, layer: Layer, scope: Scope, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
@@ -190,12 +191,12 @@ impl Sources {
         }
     }
 
-    /// One service's options and settings, of all layers. `rows` are the layers that are not known at start: the two
-    /// tables, and what the service set while running; of equal ones the later row wins. Wrong rows fail nothing: they are
-    /// left out and reported in [`Resolved::rejected`].
+    /// Merges all layers into the options and settings of one service. `rows` are the layers that can change while the
+    /// program runs: the two tables, and what the service itself set. Of two rows of one place the later wins. A wrong
+    /// row is left out and reported in [`Resolved::rejected`].
     ///
     /// # Errors
-    /// All that is wrong with the options, and unknown keys. Own settings are checked when they are read.
+    /// All errors in the options, and unknown keys. The service's own settings are checked when they are read.
     pub(crate) fn resolve(&self, target: Target<'_>, rows: &[Row]) -> Result<Arc<Resolved>, ConfigErrors> {
         if target.code.is_some() || !rows.is_empty() || self.sections.contains_key(target.id) {
             return self.resolve_own(target, rows).map(Arc::new);
@@ -206,7 +207,7 @@ impl Sources {
             return Ok(Arc::clone(resolved));
         }
         let resolved = Arc::new(self.resolve_own(target, &[])?);
-        // A warning names its service.
+        // A warning names its service, so it cannot be shared.
         if resolved.warnings.is_empty() {
             shared.insert(key, Arc::clone(&resolved));
         }
@@ -224,7 +225,7 @@ impl Sources {
                 Ok(resolved) => return Ok(Resolved { rejected, ..resolved }),
                 Err(errors) => errors,
             };
-            // Each turn leaves out at least one row, so this ends.
+            // Each pass leaves out at least one row, so the loop ends.
             let (of_rows, others): (Vec<_>, Vec<_>) =
                 errors.into_iter().partition(|error| rows.iter().any(|row| row.is_meant_by(error)));
             if of_rows.is_empty() {
@@ -235,7 +236,7 @@ impl Sources {
         }
     }
 
-    /// Every table that says something of a service, in the order of their precedence.
+    /// All tables with values for a service, in the order of their precedence.
     fn layers<'a>(&'a self, target: Target<'_>, rows: &[&Row]) -> Vec<(Precedence, Cow<'a, Table>)> {
         let Target { id, descriptor, code, .. } = target;
         let borrowed = |(precedence, table): &'a (Precedence, Table)| (*precedence, Cow::Borrowed(table));
@@ -257,7 +258,7 @@ impl Sources {
             overwrite(&mut table, &row.key, Node::new(row.value.clone(), &row.origin));
             (row.precedence, Cow::Owned(table))
         }));
-        // Equal ones, which are rows, stay in their order.
+        // The sort is stable: rows of one place stay in their order.
         layers.sort_by_key(|(precedence, _)| *precedence);
         layers
     }
@@ -285,7 +286,7 @@ fn code_table(code: &ServiceOptions) -> Table {
     table
 }
 
-/// The table as it stands in another layer.
+/// A copy of the table with its values in another layer.
 fn in_layer(table: &Table, layer: Layer) -> Table {
     let place = |node: &Node| Origin::new(layer, node.origin.place.as_str());
     let value = |value: &Value| match value {
@@ -298,15 +299,15 @@ fn in_layer(table: &Table, layer: Layer) -> Table {
     table.iter().map(|(key, node)| (key.clone(), Node { value: value(&node.value), origin: place(node) })).collect()
 }
 
-/// Sets the value at a path of keys (`smtp.port`), in place of what stands there.
+/// Sets the value at a path of keys (`smtp.port`), in place of the value there.
 fn overwrite(table: &mut Table, path: &str, node: Node) {
     let mut upper = Table::new();
-    // An empty table has nothing that could be in the way.
+    // Inserting into an empty table cannot fail.
     let _ = values::insert(&mut upper, &path.split('.').collect::<Vec<_>>(), node);
     values::merge(table, upper);
 }
 
-/// The file's name for messages, and what stands in it.
+/// The name of the file for messages, and its content.
 fn read_file(
     named: Option<PathBuf>,
     directory: Option<PathBuf>,

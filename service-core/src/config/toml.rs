@@ -1,6 +1,7 @@
-//! `services.toml`: sections, every value with the line it stands on.
+//! `services.toml`: its sections, each value with its line.
 //!
-//! The parser's own error text quotes the line, which may hold a secret; only its message and the line number are used.
+//! The full error text of the parser quotes the line, which can contain a secret. Only its message and the line number
+//! are used.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,13 +14,13 @@ use super::errors::ConfigError;
 use super::layers::{Layer, Origin};
 use super::values::{Node, Table, Value};
 
-/// A read file: its sections, `defaults` among them.
+/// The sections of a file, including `defaults`.
 #[derive(Default)]
 pub(crate) struct File {
     pub(crate) sections: BTreeMap<String, Table>,
 }
 
-/// Reads a file's text. `${…}` is replaced by what `env` has.
+/// Reads the text of a file, and replaces each `${…}` from `env`.
 pub(crate) fn parse(path: &Path, text: &str, env: &Env) -> Result<File, Vec<ConfigError>> {
     let reader = Reader { name: path.display().to_string(), starts: line_starts(text), env: Some(env) };
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -52,7 +53,7 @@ fn section_layer(section: &str) -> Layer {
     if section == "defaults" { Layer::Defaults } else { Layer::File }
 }
 
-/// The TOML value in a text of the environment, where it is one. It has no `${…}`.
+/// Parses text from the environment as a TOML value. `${…}` is not replaced there.
 pub(crate) fn parse_value(text: &str) -> Option<Value> {
     let value = DeValue::parse(text.trim()).ok()?.into_inner();
     let reader = Reader { name: String::new(), starts: vec![0], env: None };
@@ -66,7 +67,7 @@ fn line_starts(text: &str) -> Vec<usize> {
 struct Reader<'a> {
     name: String,
     starts: Vec<usize>,
-    /// `None`: a `${…}` stays as it is.
+    /// `None`: no `${…}` is replaced.
     env: Option<&'a Env>,
 }
 

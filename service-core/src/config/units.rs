@@ -1,20 +1,21 @@
-//! Times and rates as text: `"500ms"`, `"1h 30m"`, `"10/s"`. The attribute takes the same, as a table of tests says.
+//! Times and rates as text: `"500ms"`, `"1h 30m"`, `"10/s"`. The attribute accepts the same; both are tested with one
+//! table.
 
 use std::time::Duration;
 
 use crate::schedule::RateLimit;
 
-/// The longest time. Tokio's clock cannot hold the longest that [`Duration`] can.
+/// The longest time. The clock of tokio cannot represent the longest [`Duration`].
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// How a time is written, for errors.
+/// The forms of a time, for errors.
 pub(crate) const TIME_FORMS: &str = "seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\")";
 
 const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
 
-/// A time with units: `1h 30m`. Numbers may have a fraction.
+/// Parses a time with units: `1h 30m`. Numbers can have a fraction.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
-    // humantime knows more units, and takes `0` without one.
+    // humantime accepts more units, and `0` without one.
     let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty()).peekable();
     units.peek()?;
     let known = units.all(|unit| UNITS.contains(&unit));
@@ -22,7 +23,7 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     (time <= LONGEST).then_some(time)
 }
 
-/// A rate: `10/s`, `600/m`, `1000/h`.
+/// Parses a rate: `10/s`, `600/m`, `1000/h`.
 pub(crate) fn rate(text: &str) -> Option<RateLimit> {
     let (permits, unit) = text.split_once('/')?;
     let is_number = !permits.is_empty() && permits.bytes().all(|digit| digit.is_ascii_digit());
@@ -36,7 +37,7 @@ pub(crate) fn rate(text: &str) -> Option<RateLimit> {
     Some(RateLimit { permits, per: Duration::from_secs(seconds) })
 }
 
-/// A rate as it is written.
+/// Shows a rate as it is written.
 pub(crate) fn show_rate(RateLimit { permits, per }: RateLimit) -> String {
     let unit = match per.as_secs() {
         3_600 => "h",

@@ -1,7 +1,7 @@
-//! [`Value`]: one value of any layer, and how it may be shown.
+//! [`Value`]: one value of any layer, and showing it.
 //!
-//! The tricky part is `Text`: environment variables have no types, so their text becomes what is asked for, while a
-//! string in a file stays a string. Neither [`Value`] nor [`Node`] is `Debug`: secrets would leave by it.
+//! The tricky part is `Text`: environment variables have no types, so their text is converted to the requested type,
+//! while a string in a file stays a string. [`Value`] and [`Node`] do not implement `Debug`, which would show secrets.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,30 +12,30 @@ use super::layers::{Layer, Origin};
 use super::secrets::{REDACTED, in_text, is_secret, redact};
 use crate::humanize;
 
-/// A value, its type as its layer wrote it.
+/// A value, with the type in which its layer has it.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Value {
     Null,
     Bool(bool),
     Int(i128),
     Float(f64),
-    /// From code; the other layers write times as numbers or strings.
+    /// A time from code. Other layers have numbers or strings.
     Time(Duration),
-    /// A string that is meant as one.
+    /// A string from a layer that has types.
     Str(String),
-    /// Text without a type, from the environment. `secret`: by the name of the variable it was read from.
+    /// Text without a type, from the environment. `secret`: it has a `${…}` with the name of a secret.
     Text {
         text: String,
         secret: bool,
     },
-    /// A `${…}` that could not be read. What is not the name of a variable may be a secret; then `variable` is `…`.
+    /// A `${…}` that cannot be read. Text that is not the name of a variable could be a secret; then `variable` is `…`.
     Broken {
         variable: String,
         why: &'static str,
     },
     List(Vec<Node>),
     Table(Table),
-    /// A value whose type is being found out, by its number. Only the reading of settings makes one, for itself.
+    /// A value whose type is not known yet, with a number. Exists only while settings are read.
     Probe {
         number: usize,
         value: Box<Value>,
@@ -45,7 +45,7 @@ pub(crate) enum Value {
 /// Keys and values.
 pub(crate) type Table = BTreeMap<String, Node>;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Clone, PartialEq)]
 pub(crate) struct Node {
     pub(crate) value: Value,
@@ -53,7 +53,7 @@ pub(crate) struct Node {
 }
 
 impl Value {
-    /// The value as a person is to read it; `secret`: only that there is one.
+    /// Shows the value in a message, or `•••` if it is `secret`.
     pub(crate) fn show(&self, secret: bool) -> String {
         let mut out = String::new();
         self.write(&mut out, secret);
@@ -101,7 +101,7 @@ impl Value {
         };
     }
 
-    /// Every text below this that must not be shown, so that it can be cut out of somebody else's message.
+    /// Collects the secrets in the value, so that they can be removed from messages of other code.
     pub(crate) fn secrets(&self, secret: bool, found: &mut Vec<String>) {
         match self {
             Self::List(items) => items.iter().for_each(|item| item.value.secrets(secret, found)),
@@ -116,7 +116,7 @@ impl Value {
         }
     }
 
-    /// What kind of thing it is, where the value itself is not to be quoted.
+    /// The kind of the value, for messages that do not quote it.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -149,10 +149,10 @@ impl Node {
     }
 }
 
-/// Puts `upper` over `lower`: tables key by key, everything else as a whole.
+/// Merges `upper` into `lower`, tables key by key. Other values replace those of `lower`.
 pub(crate) fn merge(lower: &mut Table, upper: Table) {
     for (key, node) in upper {
-        // Names of environment variables have no case to speak of: `BATCHSIZE` is `batchSize` where that is known.
+        // Names of environment variables have no case: `BATCHSIZE` is `batchSize` if a lower layer has that key.
         let key = match lower.keys().find(|known| **known != key && known.eq_ignore_ascii_case(&key)) {
             Some(known) if !lower.contains_key(&key) && matches!(node.origin.layer, Layer::Environment) => {
                 known.clone()
@@ -168,7 +168,7 @@ pub(crate) fn merge(lower: &mut Table, upper: Table) {
     }
 }
 
-/// Puts a value at a path of keys (`["smtp", "port"]`). An error names the part that is in the way.
+/// Inserts a value at a path of keys (`["smtp", "port"]`). The error is the key that has another value already.
 pub(crate) fn insert(table: &mut Table, path: &[&str], node: Node) -> Result<(), String> {
     let Some((first, rest)) = path.split_first() else { return Ok(()) };
     if rest.is_empty() {
@@ -185,7 +185,8 @@ pub(crate) fn insert(table: &mut Table, path: &[&str], node: Node) -> Result<(),
     }
 }
 
-/// A value for `.set("email_sender.batch_size", 10)`: numbers, strings, booleans, times, lists and JSON turn into it.
+/// A value for `.set("email_sender.batch_size", 10)`. Numbers, strings, booleans, durations, lists and JSON convert
+/// into it.
 #[derive(Clone)]
 pub struct SettingValue(pub(crate) Value);
 
@@ -254,7 +255,7 @@ impl From<SettingValue> for Value {
     }
 }
 
-/// A list whose items are placed when the list is ([`Node::new`]).
+/// A list. [`Node::new`] sets the place of its items.
 pub(crate) fn list(items: impl IntoIterator<Item = Value>) -> Value {
     let nowhere = Origin::new(Layer::Default, "");
     Value::List(items.into_iter().map(|value| Node { value, origin: Arc::clone(&nowhere) }).collect())

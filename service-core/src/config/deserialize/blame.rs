@@ -1,4 +1,4 @@
-//! Which value an error is about that serde made without a path, as it had held the value back. Found out by trying, too.
+//! The path of an error about a buffered value: serde does not know it, so it is found by further attempts.
 
 use super::errors::{Asked, Error, Kind};
 use super::path::{self, Path, Step};
@@ -7,7 +7,7 @@ use crate::config::layers::{Layer, Origin};
 use crate::config::values::{Node, Value};
 
 impl Search<'_> {
-    /// The path of what an error is about: `last` is the value that was given last.
+    /// The path of the value that an error is about. `last` is the question that was answered last.
     pub(super) fn blame(&mut self, error: &Error, last: Option<&Asked>, errors: usize) -> Path {
         let at = error.path.clone().unwrap_or_default();
         let is_table = matches!(*path::find(&self.settings, &at).value, Value::Table(_) | Value::List(_));
@@ -15,7 +15,7 @@ impl Search<'_> {
             return at;
         }
         let blamed = match &error.kind {
-            // A probe in the right table is asked for.
+            // The table is the right one if a probe at the missing key is requested.
             Kind::Missing(field) => self.find_table(&at, |search, table| {
                 let insert = |table: &mut Value, probe: Node| {
                     if let Value::Table(table) = table {
@@ -29,20 +29,20 @@ impl Search<'_> {
                 let stays = |kind: &Kind| matches!(kind, Kind::UnknownField { field: other, .. } if other == field);
                 table.remove(field).is_some() && !search.attempt().result.is_err_and(|error| stays(&error.kind))
             }),
-            // A table or list where something else is asked for.
+            // A table or list in the place of another type: a probe there is requested as that type.
             Kind::InvalidType { unexpected, expected } if unexpected == "map" || unexpected == "sequence" => self
                 .find_table(&at, |search, table| {
                     let replace = |table: &mut Value, probe: Node| *table = probe.value;
                     search.expected_of_probe(table, replace).as_ref() == Some(expected)
                 }),
-            // Of several errors, the last is that of whoever dropped the others.
+            // With several errors, the last one is about the enum that dropped the others.
             _ if errors == 1 => last.map(|asked| self.probes[asked.probe].path.clone()),
             _ => None,
         };
         blamed.unwrap_or(at)
     }
 
-    /// What is expected of one more probe, if it is asked for.
+    /// Puts one more probe into the settings. Returns the type that is expected of it, if it is requested.
     fn expected_of_probe(&mut self, path: &Path, put: impl FnOnce(&mut Value, Node)) -> Option<String> {
         let number = self.probes.len();
         let probe = Value::Probe { number, value: Box::new(Value::Null) };
@@ -55,7 +55,8 @@ impl Search<'_> {
         asked.into_iter().find(|asked| asked.probe == number).map(|asked| asked.expected)
     }
 
-    /// The first table or list below a path for which a change is the right one. Nothing stays changed.
+    /// The first table or list below a path for which a test succeeds. The test may change the settings; the change is
+    /// undone.
     fn find_table(&mut self, at: &Path, mut is_it: impl FnMut(&mut Self, &Path) -> bool) -> Option<Path> {
         let mut tables = Vec::new();
         find_tables(&path::find(&self.settings, at).value, at, &mut tables);
@@ -68,7 +69,7 @@ impl Search<'_> {
     }
 }
 
-/// All tables and lists in a value, the inner first.
+/// Collects all tables and lists in a value, the inner ones first.
 fn find_tables(value: &Value, path: &Path, found: &mut Vec<Path>) {
     let mut below = |node: &Node, step: Step| find_tables(&node.value, &[path.as_slice(), &[step]].concat(), found);
     match value {

@@ -1,4 +1,4 @@
-//! From an [`Error`] to a [`ConfigError`]: which key, where it stands, and nothing of a secret.
+//! From an [`Error`] to a [`ConfigError`], with the key and its place, and without secrets.
 
 use super::errors::{Error, Kind, in_words};
 use super::path::{self, Found, Step};
@@ -15,7 +15,7 @@ use crate::suggest::nearest;
 pub(super) struct Describer<'a> {
     settings: &'a Value,
     subject: Subject<'a>,
-    /// Texts that must not be shown.
+    /// The secrets, to be removed from messages.
     secrets: Vec<String>,
 }
 
@@ -26,12 +26,12 @@ impl<'a> Describer<'a> {
         Self { settings, subject, secrets }
     }
 
-    /// Further texts that must not be shown.
+    /// Adds secrets.
     pub(super) fn hide(&mut self, secrets: Vec<String>) {
         self.secrets.extend(secrets);
     }
 
-    /// The error as one of the value at this path.
+    /// Describes the error as one about the value at this path.
     pub(super) fn describe(&self, error: &Error, at: &[Step]) -> ConfigError {
         let found = path::find(self.settings, at);
         match (&error.kind, &found.origin) {
@@ -104,11 +104,11 @@ impl<'a> Describer<'a> {
         ConfigError::UnknownKey { setting: Setting::new(self.subject.service, key_in(at, field), &origin), hint }
     }
 
-    /// A key that no field reads, where the fields are not known.
+    /// Describes a key that no field reads, if the names of the fields are not known.
     pub(super) fn unread(&self, at: &[Step]) -> ConfigError {
         let found = path::find(self.settings, at);
         let origin = found.origin.cloned().unwrap_or_else(|| Origin::new(Layer::Default, self.subject.file));
-        // All items of a list are unread with the first.
+        // If the first item of a list is not read, the list is not.
         let at = at.split(|step| matches!(step, Step::Item(_))).next().unwrap_or_default();
         let key = path::show(at);
         let hint = match keys::suggest(&key) {
@@ -118,7 +118,7 @@ impl<'a> Describer<'a> {
         ConfigError::UnknownKey { setting: Setting::new(self.subject.service, key, &origin), hint }
     }
 
-    /// serde's word for what it met.
+    /// The value that serde found.
     fn unexpected(&self, unexpected: &str, found: &Found<'_>) -> String {
         match unexpected {
             "map" | "sequence" => found.value.kind().to_owned(),
@@ -126,15 +126,15 @@ impl<'a> Describer<'a> {
         }
     }
 
-    /// Somebody else's text, without secrets.
+    /// Removes the secrets from a message of other code.
     fn clean(&self, text: &str) -> String {
-        // The longest first, so that none is left half cut.
+        // The longest first: one secret can contain another.
         let mut secrets: Vec<&String> = self.secrets.iter().filter(|secret| !secret.is_empty()).collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         let mut text = text.to_owned();
         for secret in secrets {
             text = text.replace(secret.as_str(), REDACTED);
-            // As it stands in a quoted string.
+            // As it is in a quoted string.
             text = text.replace(secret.escape_debug().to_string().as_str(), REDACTED);
         }
         text
@@ -145,7 +145,7 @@ fn key_in(table: &[Step], field: &str) -> String {
     if table.is_empty() { field.to_owned() } else { format!("{}.{field}", path::show(table)) }
 }
 
-/// What to write instead of a key that nothing reads.
+/// The correction of an unknown key.
 pub(in crate::config) fn hint(key: &str, fields: &[&'static str]) -> String {
     let near = nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name)));
     match near.or_else(|| keys::suggest(key)) {

@@ -1,7 +1,8 @@
-//! [`Error`]: what serde says went wrong; and its words, as a person would say them.
+//! [`Error`]: an error of serde, and its terms in plain language.
 //!
-//! serde makes errors out of nothing, and an untagged enum drops those of the variants that it tries in vain. What they
-//! say of a [probe](crate::config::values::Value::Probe) is needed all the same, so it is recorded for the thread.
+//! serde creates errors by functions without a receiver, and an untagged enum drops the errors of the variants that do
+//! not fit. The search needs what they say about a [probe](crate::config::values::Value::Probe), so it is recorded per
+//! thread.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,13 +14,13 @@ use crate::config::units::TIME_FORMS;
 use crate::humanize::one_of;
 use crate::service::secret::INVALID;
 
-/// An error on its way out.
+/// An error while settings are read.
 #[derive(Clone, Debug)]
 pub(super) struct Error {
     pub(super) kind: Kind,
-    /// Of the value that the first reader on the way had.
+    /// The path of the innermost reader that the error passed.
     pub(super) path: Option<Path>,
-    /// It comes from within a `Secret`.
+    /// The error is about a value inside a `Secret`.
     pub(super) secret: bool,
 }
 
@@ -39,7 +40,7 @@ pub(super) enum Kind {
         variant: String,
         known: &'static [&'static str],
     },
-    /// A `${…}` that cannot be read.
+    /// A `${…}` cannot be read.
     Unreadable {
         variable: String,
         why: &'static str,
@@ -53,7 +54,7 @@ impl From<Kind> for Error {
 }
 
 impl Error {
-    /// What a `Secret` says in place of every error from within.
+    /// Whether it is the constant error of a `Secret`, which replaces every error from inside.
     pub(super) fn is_of_secret(&self) -> bool {
         matches!(&self.kind, Kind::Message(text) if text == INVALID)
     }
@@ -79,7 +80,7 @@ impl de::Error for Error {
         let error = Self::from(Kind::Message(message.to_string()));
         RECORD.with_borrow_mut(|record| {
             if error.is_of_secret() {
-                // It takes the place of the error before it.
+                // It replaces the previous error.
                 let asked = record.asked.last_mut().filter(|asked| asked.error == record.errors);
                 asked.into_iter().for_each(|asked| asked.secret = true);
             } else {
@@ -122,22 +123,22 @@ impl de::Error for Error {
     }
 }
 
-/// What a type asked of a probe.
+/// A probe was requested as some type.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) probe: usize,
-    /// In serde's words.
+    /// The type, in the terms of serde.
     pub(super) expected: String,
     pub(super) secret: bool,
-    /// Which of the errors it was, from 1.
+    /// The number of the error, from 1.
     error: usize,
 }
 
-/// What happened while a type was read.
+/// The errors that were created while a type was read.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) asked: Vec<Asked>,
-    /// All errors that were made, those included that somebody dropped.
+    /// The number of all errors, including those that were dropped.
     pub(super) errors: usize,
 }
 
@@ -145,9 +146,9 @@ thread_local! {
     static RECORD: RefCell<Record> = RefCell::default();
 }
 
-/// Reads, and says what happened.
+/// Reads a type, and returns the record of its errors.
 pub(super) fn recorded<R>(read: impl FnOnce() -> R) -> (R, Record) {
-    // A type may read other settings while it is read.
+    // Reading a type can read other settings.
     let outer = RECORD.take();
     let result = read();
     (result, RECORD.replace(outer))
@@ -161,7 +162,8 @@ fn record(probe: Option<usize>, expected: &str) {
     });
 }
 
-/// A probe, as it is shown to a type: bytes that are no text, so that nothing takes them, and that say which one it is.
+/// The bytes that represent a probe: they are not valid UTF-8, so that hardly any type accepts them, and contain its
+/// number.
 pub(super) fn probe_bytes(probe: usize) -> Vec<u8> {
     let mut bytes = vec![0xff];
     bytes.extend(probe.to_string().bytes());
@@ -172,7 +174,7 @@ fn probe_of(text: &str) -> Option<usize> {
     text.strip_prefix(char::REPLACEMENT_CHARACTER)?.parse().ok()
 }
 
-/// serde's words for what it expects, in those of a person who writes a file.
+/// The term of serde for an expected type, in plain language.
 pub(super) fn in_words(expected: &str) -> String {
     let words = match expected {
         "u8" => "a whole number from 0 to 255",

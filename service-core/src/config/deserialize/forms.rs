@@ -1,18 +1,18 @@
-//! What a value can be given as, where serde says what is expected.
+//! The forms that a value can have for an expected type.
 
 use std::time::Duration;
 
 use crate::config::coercion;
 use crate::config::values::{Value, list};
 
-/// What a value can be given as.
+/// A form of a value.
 pub(super) struct Form {
     pub(super) value: Value,
-    /// Text that would be something else in the file.
+    /// Text that would have another type in the file.
     pub(super) unnatural: bool,
 }
 
-/// What a value can be given as where this is expected; what is more likely comes first.
+/// The forms of a value for an expected type, the most likely first.
 pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
     if expected == "struct Duration" {
         let parts = |time: Duration| list([time.as_secs().into(), time.subsec_nanos().into()]);
@@ -46,11 +46,11 @@ pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
         "string or map" => vec![Some(string()), table()],
         _ if starts(&["struct ", "struct variant "]) => vec![table()],
         _ if starts(&["a tuple of size ", "an array of length ", "tuple struct ", "tuple variant "]) => vec![items()],
-        // The words of somebody else's type.
+        // The term of a type that is not known here.
         _ => vec![Some(natural.clone()), Some(string()), number(), boolean(), items(), table()],
     };
     if text.is_empty() {
-        // An `Option` that has nothing; what is not one does not take it.
+        // For an `Option`; other types do not accept it.
         values.insert(0, Some(Value::Null));
     }
     let is_string = matches!(natural, Value::Str(_));

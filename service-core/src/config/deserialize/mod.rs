@@ -1,9 +1,9 @@
-//! Settings into the service's own type, by serde.
+//! Reading settings as a type, by serde.
 //!
-//! Text of the environment becomes what the type asks for (`reader.rs`). serde holds some values back before anything is
-//! asked, behind `flatten` and in enums with a tag or without one; what is asked for then is found out by trying
-//! (`search.rs`). An error is made by code that knows neither the key nor whether its value is a secret; it gets its path
-//! from the reader that it passes first, and its words at the very end (`describe.rs`).
+//! Text from the environment is converted to the type that is requested (`reader.rs`). serde buffers some values before
+//! their type requests them: behind `flatten`, and in tagged and untagged enums. The requested types are then found by
+//! several attempts (`search.rs`). The code that creates an error knows neither the key nor whether its value is a
+//! secret: the innermost reader adds the path, and the message is written at the end (`describe.rs`).
 
 mod blame;
 mod describe;
@@ -29,7 +29,7 @@ use super::values::Value;
 /// Reads a table of settings as `T`.
 ///
 /// # Errors
-/// A setting is missing or does not fit, or a nested one is unknown.
+/// A setting is missing or wrong, or a nested one is unknown.
 pub(super) fn read<T: DeserializeOwned>(settings: &Value, subject: Subject<'_>) -> Result<T, ConfigError> {
     let values = RefCell::new(Vec::new());
     let read = |reader: &Reader<'_>| {

@@ -18,7 +18,7 @@ pub(super) enum Step {
 
 pub(super) type Path = Vec<Step>;
 
-/// The path as people write it.
+/// Shows a path.
 pub(super) fn show(path: &[Step]) -> String {
     let mut text = String::new();
     for step in path {
@@ -32,12 +32,12 @@ pub(super) fn show(path: &[Step]) -> String {
     text
 }
 
-/// The value at a path, or as much of the way as there is.
+/// The value at a path, or the last one on the way to it.
 pub(super) struct Found<'a> {
     pub(super) value: Cow<'a, Value>,
-    /// `None` at the root, which stands in several layers.
+    /// `None` at the root, which is merged from several layers.
     pub(super) origin: Option<&'a Arc<Origin>>,
-    /// By a key on the way, or by the variable that it was read from.
+    /// By a key on the path, or by the variable that it has.
     pub(super) secret: bool,
 }
 
@@ -55,12 +55,12 @@ pub(super) fn find<'a>(root: &'a Value, path: &[Step]) -> Found<'a> {
         secret |= matches!(node.value, Value::Text { secret: true, .. });
         (value, origin, rest) = (&node.value, Some(&node.origin), after);
     }
-    // What is left of the way is within a text.
+    // The rest of the path is inside of a text.
     let value = rest.iter().fold(Cow::Borrowed(value), |value, step| within(&value, step).map_or(value, Cow::Owned));
     Found { value, origin, secret }
 }
 
-/// A part of a value; text is the list or table that is written in it.
+/// A part of a value. Text counts as the list or table that it contains.
 fn within(value: &Value, step: &Step) -> Option<Value> {
     match (value, step) {
         (Value::Text { text, .. }, Step::Item(n)) => coercion::items(text).into_iter().nth(*n),
@@ -71,7 +71,7 @@ fn within(value: &Value, step: &Step) -> Option<Value> {
     }
 }
 
-/// The place of the value at a path, to be changed.
+/// The value at a path, to be changed.
 pub(super) fn find_mut<'a>(root: &'a mut Value, path: &[Step]) -> Option<&'a mut Value> {
     path.iter().try_fold(root, |value, step| match (value, step) {
         (Value::Table(table), Step::Key(key)) => table.get_mut(key).map(|node| &mut node.value),

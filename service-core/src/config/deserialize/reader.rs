@@ -1,5 +1,5 @@
-//! [`Reader`]: one value as a deserializer. Text of the environment becomes what is asked for, so every `deserialize_…`
-//! looks at what it was asked.
+//! [`Reader`]: a deserializer of one value. Every `deserialize_…` method converts text from the environment to the type
+//! that it stands for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -15,17 +15,17 @@ use crate::config::values::{Node, Table, Value};
 use crate::humanize;
 use crate::service::secret::NEWTYPE;
 
-/// Reads a value as the type, and returns which of the values read so far it is. Nothing but this knows the type, so that
-/// the rest is compiled once.
+/// Reads a value as the type, and returns its number among the values read so far. Only this function depends on the
+/// type, so everything else is compiled once.
 pub(super) type Read<'a> = dyn Fn(&Reader<'_>) -> Result<Nth, Error> + 'a;
 
 pub(super) type Nth = usize;
 
-/// What all readers of one attempt share.
+/// The state that all readers of one attempt share.
 #[derive(Default)]
 pub(super) struct Shared {
     complete: bool,
-    /// The last error from within a `Secret`, which replaces it by one that says nothing.
+    /// The last error from inside a `Secret`, which replaces it by a constant one.
     of_secret: RefCell<Option<Error>>,
     typed_secrets: RefCell<Vec<String>>,
     held_back: Cell<bool>,
@@ -37,17 +37,17 @@ impl Shared {
         Self { complete, ..Self::default() }
     }
 
-    /// Values of `Secret`s, whatever their keys.
+    /// The values of fields of type `Secret`.
     pub(super) fn typed_secrets(&self) -> Vec<String> {
         self.typed_secrets.take()
     }
 
-    /// Whether a value was taken as it is, without a word of what it is to become.
+    /// Whether a value was buffered, or read by a type that accepts any value.
     pub(super) fn has_held_back(&self) -> bool {
         self.held_back.get()
     }
 
-    /// The probes that were taken so.
+    /// The probes among those values.
     pub(super) fn probes(&self) -> BTreeSet<usize> {
         self.probes.take()
     }
@@ -60,18 +60,18 @@ pub(super) struct Reader<'a> {
     /// `None` at the root.
     origin: Option<&'a Arc<Origin>>,
     place: Place<'a>,
-    /// Within a `Secret`.
+    /// Inside a `Secret`.
     secret: bool,
     shared: &'a Shared,
 }
 
-/// Where a value stands in what is read.
+/// The place of a value.
 #[derive(Clone, Copy)]
 enum Place<'a> {
     Root,
     Value(&'a Reader<'a>, &'a str),
     Item(&'a Reader<'a>, usize),
-    /// A key of this table, which gives its errors their path.
+    /// A key of this table. Its errors have the path of the table.
     Key(&'a Reader<'a>),
 }
 
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         path
     }
 
-    /// Does the reading; an error leaves with the path of the first reader that it passes.
+    /// Reads, and adds the path to an error that has none.
     fn read<R>(&self, read: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
         let result = match self.value {
             Value::Broken { variable, why } => Err(Kind::Unreadable { variable: variable.clone(), why }.into()),
@@ -121,12 +121,12 @@ impl<'a> Reader<'a> {
         error
     }
 
-    /// The value as it is.
+    /// Visits the value in its own type.
     fn any<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         visit(self.value, self, visitor)
     }
 
-    /// The value, taken by something that does not say what it is to become.
+    /// Visits the value for something that requests no type: a buffer, or a type that accepts any value.
     fn unasked<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         if let Place::Key(_) = self.place {
             return self.any(visitor);
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `Duration` is a struct to serde, and a time to people.
+    /// Visits a time as `Duration`, which is a struct in serde.
     fn duration<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         match coercion::duration(self.value) {
             Some(time) => {
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A value as it is, in a place.
+/// Visits a value in its own type.
 fn visit<'de, V: Visitor<'de>>(value: &Value, place: &Reader<'_>, visitor: V) -> Result<V::Value, Error> {
     match value {
         Value::Null => visitor.visit_unit(),
@@ -246,7 +246,7 @@ fn visit<'de, V: Visitor<'de>>(value: &Value, place: &Reader<'_>, visitor: V) ->
     }
 }
 
-/// A whole number, by the smallest method that takes it.
+/// Visits a whole number by the smallest method that accepts it.
 fn whole<'de, V: Visitor<'de>>(number: i128, visitor: V) -> Result<V::Value, Error> {
     match (i64::try_from(number), u64::try_from(number)) {
         (Ok(number), _) => visitor.visit_i64(number),
@@ -255,7 +255,7 @@ fn whole<'de, V: Visitor<'de>>(number: i128, visitor: V) -> Result<V::Value, Err
     }
 }
 
-/// The fields or variants asked for; empty where any key will do.
+/// The names of the fields or variants; empty if any key is accepted.
 type Names = &'static [&'static str];
 
 /// The items of a list.
@@ -284,7 +284,7 @@ struct Entries<'a, I> {
     entries: I,
     value: Option<(&'a str, &'a Node)>,
     names: Names,
-    /// Every key has to be one of the names.
+    /// Every key must be one of the names.
     complete: bool,
 }
 
@@ -314,7 +314,7 @@ impl<'de, 'a, I: Iterator<Item = (&'a String, &'a Node)>> de::MapAccess<'de> for
     }
 }
 
-/// A table of one key: the variant, and what it has.
+/// A table with one key: the variant and its content.
 impl<'de, 'a, I: Iterator<Item = (&'a String, &'a Node)>> de::EnumAccess<'de> for Entries<'a, I> {
     type Error = Error;
     type Variant = Self;
@@ -348,7 +348,7 @@ impl<'de, 'a, I: Iterator<Item = (&'a String, &'a Node)>> de::VariantAccess<'de>
 }
 
 impl<'a, I> Entries<'a, I> {
-    /// Reads the value of the last key.
+    /// Reads the value of the current key.
     fn content<R>(self, read: impl FnOnce(&Reader<'_>) -> Result<R, Error>) -> Result<R, Error> {
         let Some((key, node)) = self.value else { return Err(de::Error::custom("a value without a key")) };
         let child = self.reader.child(node, Place::Value(self.reader, key));

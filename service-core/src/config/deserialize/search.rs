@@ -1,10 +1,12 @@
-//! Values that serde holds back before their type asks for them: behind `flatten`, and in enums with a tag or without one.
-//! What a type asks for is then found out by trying.
+//! Finds the types that are requested of values which serde buffers: behind `flatten`, and in tagged and untagged
+//! enums.
 //!
-//! Every value is shown to the type as a probe: bytes that nothing takes. The error says which probe was asked for first and
-//! what was expected; it is given that, and so on, until all that is asked for is there. Where several variants of an enum ask
-//! for different things, each is tried. Of all that can be read, the reading counts that leaves the fewest values unread, then
-//! the one that takes text for what it would be in the file (`12345` for a number), then the first variant.
+//! A buffered value does not come back to the deserializer, so it cannot be converted when its type is known. Therefore
+//! every value is first a probe: bytes that hardly any type accepts. The error names the first probe that was
+//! requested, and the expected type. The probe is replaced by the value in that type, and the next attempt finds the
+//! next one, until nothing is requested any more. If the variants of an enum request different types, each is tried. Of
+//! all readings that succeed, the best is the one that leaves the fewest values unread, then the one that keeps the
+//! types which text would have in the file (`12345` is a number), then the first variant.
 
 use std::collections::BTreeSet;
 
@@ -17,17 +19,17 @@ use crate::config::errors::ConfigError;
 use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
 
-/// With more values than that, only text of the environment is shown as probes.
+/// If there are more values, only text from the environment becomes probes.
 const MOST_PROBES: usize = 500;
-/// Untagged enums within lists could be tried in very many ways.
+/// Untagged enums in lists have very many combinations of variants.
 const MOST_ATTEMPTS: usize = 2_000;
 
 pub(super) struct Search<'a> {
     read: &'a Read<'a>,
-    /// The settings, each value a probe or what was last tried in its place.
+    /// The settings. Each value is a probe, or the form that is tried.
     pub(super) settings: Value,
     pub(super) probes: Vec<Probe>,
-    /// Probes that were ever asked for.
+    /// The probes that were requested in any attempt.
     pub(super) asked: BTreeSet<usize>,
     attempts: usize,
     complete: bool,
@@ -36,38 +38,39 @@ pub(super) struct Search<'a> {
 
 pub(super) struct Probe {
     pub(super) path: Path,
-    /// What stands there.
+    /// The original value.
     pub(super) value: Value,
-    /// By a `Secret` that asked for it.
+    /// A `Secret` requested it.
     pub(super) secret: bool,
 }
 
-/// One try to read the settings.
+/// The result of reading the settings once.
 pub(super) struct Attempt {
     pub(super) result: Result<Nth, Error>,
     pub(super) record: Record,
-    /// The probes that were taken without being asked for anything.
+    /// The probes that were buffered, or read by a type that accepts bytes.
     held_back: BTreeSet<usize>,
 }
 
-/// A way to read the settings. The least cost counts.
+/// A reading that succeeded. The one with the least cost wins.
 struct Reading {
     value: Nth,
-    /// Values that are left unread, and texts that are taken for something else than in the file.
+    /// The number of unread values, and of texts that have another type than in the file.
     cost: (usize, usize),
-    /// Settings and probes as they were.
+    /// The settings of the attempt.
     settings: Value,
     unread: BTreeSet<usize>,
 }
 
-/// The way that led furthest to an error: how many values were given, the last of them, and the error.
+/// The error of the attempt that got furthest: with the most answers.
 struct Failure {
     given: usize,
     error: Error,
     path: Path,
 }
 
-/// Where an attempt stands: how many values were given, how many of them for something else than in the file, and the last.
+/// The state of the search: how many questions are answered, how many answers have another type than in the file, and
+/// the last question.
 #[derive(Default)]
 struct Progress {
     given: usize,
@@ -92,7 +95,7 @@ struct Found {
 }
 
 impl<'a> Search<'a> {
-    /// `None`: there are too many values.
+    /// Returns `None` if there are too many values.
     pub(super) fn new(read: &'a Read<'a>, settings: &Value, complete: bool) -> Option<Self> {
         let mut search = Self {
             read,
@@ -117,7 +120,7 @@ impl<'a> Search<'a> {
     /// Reads the settings as the type.
     ///
     /// # Errors
-    /// That of the way that led furthest.
+    /// The error of the attempt that got furthest.
     pub(super) fn run(&mut self, describer: &mut Describer<'_>) -> Result<Nth, ConfigError> {
         let of_settings = self.probes.len();
         let mut found = Found { best: None, failure: None };
@@ -144,7 +147,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Tries what stands there now, and everything that the type then asks for. `true`: nothing better can be found.
+    /// Reads the settings as they are now, and answers every question that comes up. Returns whether no better reading
+    /// can exist.
     fn explore(&mut self, mut progress: Progress, found: &mut Found) -> bool {
         loop {
             if self.attempts == MOST_ATTEMPTS {
@@ -163,11 +167,11 @@ impl<'a> Search<'a> {
                 }
                 Err(error) if self.rename_key(&error) => continue,
                 Err(error) if record.asked.is_empty() => self.note(error, record.errors, &progress, found),
-                // What was asked for is given below.
+                // The questions are answered below.
                 Err(_) => {}
             }
             let mut questions = self.questions(record.asked);
-            // Nothing to choose, as it is without enums: no need to come back here.
+            // One answer to one question, as always without enums: no need to return here.
             if let [(asked, forms)] = questions.as_slice()
                 && let [form] = forms.as_slice()
             {
@@ -175,13 +179,13 @@ impl<'a> Search<'a> {
                 progress = progress.after(asked, form);
                 continue;
             }
-            // Variants that would take a text for something else than in the file come later.
+            // Variants for which a text has another type than in the file come later.
             questions.sort_by_key(|(_, forms)| forms.first().is_some_and(|form| form.unnatural));
             return questions.iter().any(|(asked, forms)| self.choose(asked, forms, &progress, found));
         }
     }
 
-    /// Tries each form for one question. `true`: nothing better can be found.
+    /// Tries each form as the answer to one question. Returns whether no better reading can exist.
     fn choose(&mut self, asked: &Asked, forms: &[Form], progress: &Progress, found: &mut Found) -> bool {
         if forms.is_empty() {
             self.note(asked.refuse(&self.probes[asked.probe].value), 1, &progress.asked_for(asked), found);
@@ -196,7 +200,7 @@ impl<'a> Search<'a> {
             if done {
                 return true;
             }
-            // Another form is only for where this one is not taken.
+            // The next form is only for the case that this one is not accepted.
             if found.best.as_ref().map(|best| best.cost) != before {
                 break;
             }
@@ -204,7 +208,7 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// Notes the error of a way that led further than those before.
+    /// Keeps the error if no earlier attempt got as far.
     fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut Found) {
         if found.failure.as_ref().is_some_and(|known| known.given >= progress.given) {
             return;
@@ -228,8 +232,8 @@ impl<'a> Search<'a> {
         Attempt { result, record, held_back: shared.probes() }
     }
 
-    /// A value that was read while some values were not asked for. Something may have taken a probe's bytes without a word,
-    /// so the values themselves are put there, if it is read then, too.
+    /// A reading with unread probes. A type may have accepted the bytes of a probe, so the probes are replaced by their
+    /// values, if the settings can be read then, too.
     fn reading(&mut self, value: Nth, cost: (usize, usize), unread: BTreeSet<usize>) -> Reading {
         let settings = self.settings.clone();
         for probe in &unread {
@@ -245,7 +249,7 @@ impl<'a> Search<'a> {
         Reading { value, cost, settings, unread }
     }
 
-    /// Whether a value could be anything, as nothing reads it.
+    /// Whether nothing reads a value: it could have any type.
     fn is_unknown(&mut self, probe: usize) -> bool {
         let path = self.probes[probe].path.clone();
         let is_for_all = path::find(&self.settings, &path).origin.is_some_and(|o| o.place.ends_with(FOR_ALL));
@@ -255,7 +259,8 @@ impl<'a> Search<'a> {
         !is_read && !is_for_all
     }
 
-    /// Names of environment variables have no case: one of them may be meant for the name that an error asks for.
+    /// Names of environment variables have no case. If an error requests a name, one that differs only in case is
+    /// renamed.
     fn rename_key(&mut self, error: &Error) -> bool {
         let name = match &error.kind {
             Kind::Missing(field) => Some(*field),
@@ -275,7 +280,7 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// Gives what was asked for in place of a probe; what is in it is probes again.
+    /// Replaces a probe by a form of its value. The values inside become probes.
     fn give(&mut self, asked: &Asked, form: &Form) {
         let path = self.probes[asked.probe].path.clone();
         let value = match path::find(&self.settings, &path).origin {
@@ -286,7 +291,7 @@ impl<'a> Search<'a> {
         self.put(&path, value);
     }
 
-    /// Puts a value into the settings, and returns what stood there.
+    /// Replaces a value of the settings, and returns the old one.
     fn put(&mut self, path: &Path, value: Value) -> Value {
         match path::find_mut(&mut self.settings, path) {
             Some(place) => std::mem::replace(place, value),
@@ -294,11 +299,11 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// A copy in which every value is a probe.
+    /// Copies a value, and replaces every value inside by a probe.
     fn with_probes(&mut self, value: &Value, path: &Path) -> Value {
         match value {
             Value::List(_) | Value::Table(_) => self.with_items_as_probes(value.clone(), path),
-            // These are errors wherever they are used.
+            // Reading it is an error in any type.
             Value::Broken { .. } => value.clone(),
             Value::Text { .. } => self.probe(value, path),
             _ if self.only_text => value.clone(),
@@ -330,7 +335,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What can be given for each question, each question once.
+    /// The possible answers to each question, each question once.
     fn questions(&self, asked: Vec<Asked>) -> Vec<(Asked, Vec<Form>)> {
         let mut all: Vec<(Asked, Vec<Form>)> = Vec::new();
         for asked in asked {
@@ -344,14 +349,14 @@ impl<'a> Search<'a> {
 }
 
 impl Asked {
-    /// The error of a value that is not what was expected.
+    /// The error that a value does not have the expected type.
     fn refuse(&self, value: &Value) -> Error {
         let (unexpected, expected) = (value.kind().to_owned(), self.expected.clone());
         Error { secret: self.secret, ..Error::from(Kind::InvalidType { unexpected, expected }) }
     }
 }
 
-/// A key that comes from the environment and has this name, but for the case of its letters; and its table.
+/// Finds a key from the environment that differs from this name only in case. Returns its table and the key.
 fn find_variable(value: &Value, name: &str) -> Option<(Path, String)> {
     let Value::Table(table) = value else { return None };
     let is_meant = |key: &str, node: &Node| {

@@ -1,11 +1,11 @@
-//! [`Subject`]: whose settings are read.
+//! [`Subject`]: the service whose settings are read.
 
-/// Whose settings are read, for messages, and how.
+/// The service whose settings are read, for messages.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub(crate) service: &'a str,
     /// The file in which a missing setting can be set.
     pub(crate) file: &'a str,
-    /// Whether the type has a field for every key: then a key that it does not read is an error.
+    /// Whether a key that the type does not read is an error.
     pub(crate) complete: bool,
 }

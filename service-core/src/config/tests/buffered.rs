@@ -1,4 +1,4 @@
-//! Values that serde holds back before a type asks for them: behind `flatten`, in tagged and in untagged enums. They are
+//! Values that serde buffers before a type requests them: behind `flatten`, in tagged and in untagged enums. They are
 //! read as they are read anywhere else.
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,7 +45,7 @@ struct One<T> {
     value: T,
 }
 
-/// The setting `value`, as it is and behind `flatten`: both have to be the same.
+/// The setting `value`, directly and behind `flatten`: both must be the same.
 fn both<T: DeserializeOwned + std::fmt::Debug + PartialEq>(given: Given) -> Result<T, String> {
     let plain = given.settings::<One<T>>().map(|one| one.value);
     let flat = given.settings::<Flat<One<T>>>().map(|flat| flat.inner.value);
@@ -64,7 +64,7 @@ fn file<T: DeserializeOwned + std::fmt::Debug + PartialEq>(value: &'static str) 
 }
 
 #[test]
-fn text_behind_flatten_becomes_what_is_asked_for() {
+fn text_behind_flatten_is_converted_to_the_type_of_the_field() {
     assert_eq!(env(COMMON).settings::<Flat<Common>>().unwrap().inner, common());
     assert_eq!(env(COMMON).settings::<Flat<Flat<Common>>>().unwrap().inner.inner, common());
     #[derive(Deserialize, Debug, PartialEq)]
@@ -95,7 +95,7 @@ fn times_of_the_file_behind_flatten_are_times() {
     }
     let text = "[mail]\naccount = \"12345\"\nhosts = [\"a\", \"b\"]\nverbose = true\nmax_age = \"5m\"";
     assert_eq!(toml(text).settings::<Flat<Common>>().unwrap().inner, common());
-    // A number that stands there twice is told apart.
+    // Equal numbers are distinguished.
     let text = "[mail]\nretries = 30\nmax_age = 30\nlimit = 30";
     #[derive(Deserialize, Debug, PartialEq)]
     struct Same {

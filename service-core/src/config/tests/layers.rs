@@ -1,4 +1,4 @@
-//! Which layer wins, and what is told about the others.
+//! Which layer wins, and what is shown of the others.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn row(layer: Layer, key: &str, json: serde_json::Value) -> Row {
 }
 
 #[test]
-fn nothing_said_gives_the_defaults() {
+fn without_any_layer_the_defaults_apply() {
     assert_eq!(toml("").options(&[]), Options::default());
 }
 
@@ -55,8 +55,8 @@ fn the_attribute_is_read_with_its_units() {
     assert_eq!(options, expected);
 }
 
-/// `mail_2`, a service of the type `mail`, with one more layer from entry to entry: what sets the key there, which layer
-/// that is, and where it says that it stands.
+/// `mail_2`, a service of the type `mail`, has one more layer with each entry: its source, the layer, and the start of
+/// the place.
 const LAYERS: [(&str, Layer, &str); 15] = [
     ("[defaults]", Layer::Defaults, "services.toml:"),
     ("SERVICES__DEFAULTS__MAX_FAILURES", Layer::Defaults, "environment variable SERVICES__DEFAULTS__MAX_FAILURES"),
@@ -111,7 +111,7 @@ fn scoped_row(layer: Layer, scope: Scope, place: &str, value: i64) -> Row {
 }
 
 #[test]
-fn what_a_service_changes_while_it_runs_beats_all() {
+fn changes_by_the_running_service_override_every_layer() {
     let rows = [row(Layer::Running, "max_failures", 8.into())];
     let given = toml("").set("mail.max_failures", 7);
     let resolved = given.load().resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
@@ -167,9 +167,9 @@ fn a_later_layers_schedule_replaces_one_of_another_kind() {
     let attribute = &[("cron", Literal::Str("0 3 * * *")), ("timezone", Literal::Str("Europe/Berlin"))];
     let resolved = toml("[mail]\ndelay = \"5m\"").resolve(attribute).unwrap();
     assert_eq!(resolved.options.schedule, Schedule::Delay(s(300)));
-    let told = &resolved.provenance;
-    assert_eq!((told.len(), told[0].key, told[0].shadowed[0].key), (1, "delay", "cron"));
-    assert_eq!(told[0].shadowed[0].value, "0 3 * * *");
+    let shown = &resolved.provenance;
+    assert_eq!((shown.len(), shown[0].key, shown[0].shadowed[0].key), (1, "delay", "cron"));
+    assert_eq!(shown[0].shadowed[0].value, "0 3 * * *");
     // And back again: the time zone of below is in use once more.
     let given = toml("[mail]\ndelay = \"5m\"").env([("SERVICES__MAIL__CRON", "0 4 * * *")]);
     assert_eq!(
@@ -184,7 +184,7 @@ fn a_later_layers_schedule_replaces_one_of_another_kind() {
 
 #[test]
 #[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
-fn a_later_layer_changes_one_part_of_what_hangs_together() {
+fn a_later_layer_changes_one_of_several_related_keys() {
     let attribute = &[("cron", Literal::Str("0 3 * * *")), ("restart", Literal::Str("on_failure"))];
     let options = toml("[mail]\ntimezone = \"UTC\"\ncatch_up = \"latest\"\nmax_restarts = 9").options(attribute);
     assert_eq!(options.restart, Some(Restart { max: 9, ..Restart::default() }));
@@ -196,7 +196,7 @@ fn a_later_layer_changes_one_part_of_what_hangs_together() {
 
 #[test]
 #[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
-fn defaults_for_all_are_no_mistake_where_they_do_not_fit() {
+fn keys_of_defaults_that_need_another_key_are_no_error() {
     let given = toml("[defaults]\ntimezone = \"Europe/Berlin\"\nrestart_delay = 5");
     assert_eq!(given.options(&[]), Options::default());
     let with_cron = given.options(&[("cron", Literal::Str("0 3 * * *"))]);
@@ -204,14 +204,14 @@ fn defaults_for_all_are_no_mistake_where_they_do_not_fit() {
 }
 
 #[test]
-fn none_takes_back_what_a_lower_layer_gave() {
+fn none_removes_a_limit_of_a_lower_layer() {
     let attribute = &[("timeout", Literal::Int(5)), ("rate_limit", Literal::Str("1/s"))];
     let options = toml("[mail]\ntimeout = \"none\"\nrate_limit = \"none\"").options(attribute);
     assert_eq!((options.timeout, options.rate_limit), (None, None));
 }
 
 #[test]
-fn environment_variables_become_what_the_key_asks_for() {
+fn text_of_the_environment_is_converted_for_each_key() {
     let options = env([
         ("SERVICES__MAIL__DELAY", "0.25"),
         ("SERVICES__MAIL__TIMEOUT", "2m"),
@@ -276,7 +276,7 @@ fn a_wrong_row_is_left_out_and_reported() {
 }
 
 #[test]
-fn rows_of_the_table_may_read_variables_and_an_operators_may_not() {
+fn rows_of_service_config_can_read_variables_and_overrides_cannot() {
     let sources = env([("EVERY", "5m")]).load();
     let rows = [sources.row(Layer::Table, Scope::Service, "interval", "${EVERY}".into(), "service_config row")];
     let resolved = sources.resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
@@ -286,7 +286,7 @@ fn rows_of_the_table_may_read_variables_and_an_operators_may_not() {
 }
 
 #[test]
-fn services_of_one_type_without_a_word_of_their_own_share_one_resolution() {
+fn services_that_no_layer_names_share_one_resolution() {
     let sources = toml("[other]\ninterval = 1").load();
     let mail = descriptor(&[("interval", Literal::Int(5))], None);
     let first = sources.resolve(Target::new("a", mail, None), &[]).unwrap();
@@ -310,7 +310,7 @@ fn a_bed_sets_options_and_settings_of_every_service() {
 #[test]
 fn every_option_in_effect_is_explained() {
     let resolved = toml("[mail]\ndelay = 5\nmax_failures = 3").resolve(&[("interval", Literal::Int(9))]).unwrap();
-    let told = |now: &Options| -> Vec<String> {
+    let shown = |now: &Options| -> Vec<String> {
         let one = |set: &Provenance| format!("{} = {} ({})", set.key, set.value, set.place);
         let line = |set: Provenance| [one(&set)].into_iter().chain(set.shadowed.iter().map(one)).collect::<Vec<_>>();
         resolved.explain(now).into_iter().map(|set| line(set).join(" over ")).collect()
@@ -331,10 +331,10 @@ fn every_option_in_effect_is_explained() {
         "rate_limit = none (default)",
         "enabled = true (default)",
     ];
-    assert_eq!(told(&resolved.options), at_start);
+    assert_eq!(shown(&resolved.options), at_start);
     let mut now = Options::clone(&resolved.options);
     (now.schedule, now.retry_delay) = (Schedule::Interval(s(1)), s(7));
-    let changed = told(&now);
+    let changed = shown(&now);
     assert_eq!(
         changed[0],
         "interval = 1s (set by the service itself while running) over delay = 5s (services.toml:2) over \

@@ -10,7 +10,7 @@ const TIME: &str =
     "a time in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
 const SOME_TIME: &str = "a time above zero, in seconds (30, 0.5) or with a unit of ms, s, m, h or d (\"500ms\", \"1h 30m\"), up to 100 years";
 
-/// What is wrong for no service in particular.
+/// The errors that do not belong to one service.
 fn errors(sources: &Sources) -> String {
     sources.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -89,7 +89,7 @@ fn all_mistakes_come_at_once() {
 }
 
 #[test]
-fn keys_that_do_not_go_together_are_named_together() {
+fn contradicting_keys_are_errors() {
     let cases = [
         (
             "[mail]\ninterval = 5\ndelay = 5",
@@ -131,7 +131,7 @@ fn keys_that_do_not_go_together_are_named_together() {
 }
 
 #[test]
-fn defaults_hold_keys_that_fit_every_service_only() {
+fn defaults_accept_only_keys_that_apply_to_every_service() {
     let given = toml(
         "[defaults]\nname = \"x\"\ndepends_on = [\"a\"]\nbatch_size = 5\nintervall = 5\ninterval = 0\ndelay = 1\njitter = \"${NO}\"",
     )
@@ -152,7 +152,7 @@ fn defaults_hold_keys_that_fit_every_service_only() {
             "`jitter` of `[defaults]` (services.toml:8): `${NO}` cannot be read: the environment variable is not set".to_owned(),
         ]
     );
-    // They are told once, not by each service again.
+    // They are reported once, not for each service.
     assert!(sources.resolve(Target::new("mail", undeclared(), None), &[]).is_ok());
 }
 
@@ -170,7 +170,7 @@ fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
         let text: &'static str = Box::leak(format!("[mail]\ninterval = \"{text}\"").into_boxed_str());
         assert_eq!(toml(text).errors(), format!("`interval` of service `mail` (services.toml:2): {message}"));
     }
-    // One that is not in use is nobody's business.
+    // One that is not in use is no error.
     let given = toml("[mail]\ninterval = \"${NOT_SET}\"").env([("SERVICES__MAIL__INTERVAL", "5")]);
     assert!(given.resolve(&[]).is_ok());
 }
@@ -330,7 +330,7 @@ fn keys_behind_flatten_that_nothing_reads_are_mistakes() {
 }
 
 #[test]
-fn where_fields_are_not_known_only_a_near_miss_of_an_option_is_a_mistake() {
+fn without_known_fields_only_a_misspelt_option_is_an_error() {
     for (line, near) in [("max_failure", "max_failures"), ("itnerval", "interval"), ("time_out", "timeout")] {
         let text: &'static str = Box::leak(format!("[mail]\n{line} = 5").into_boxed_str());
         let message = format!("`{line}` of service `mail` (services.toml:2): unknown key, did you mean `{near}`?");
@@ -360,7 +360,7 @@ fn a_field_with_an_options_name_is_refused() {
 }
 
 #[test]
-fn sections_of_unknown_services_are_told_with_the_nearest() {
+fn sections_of_unknown_services_are_reported_with_the_nearest() {
     let given = toml("[emial_sender]\nbatch_size = 1\n[cleanup]\n[zzz]").env([("SERVICES__CLAENUP__INTERVAL", "5")]);
     assert_eq!(
         given.load().unknown_sections(["email_sender", "cleanup"]),
@@ -373,7 +373,7 @@ fn sections_of_unknown_services_are_told_with_the_nearest() {
 }
 
 #[test]
-fn names_that_name_no_setting_are_told() {
+fn names_that_are_not_of_a_setting_are_reported() {
     let given = env([
         ("SERVICES__MAIL", "5"),
         ("SERVICES____INTERVAL", "5"),
@@ -432,7 +432,7 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
-fn a_cap_below_the_delay_is_warned_about() {
+fn a_maximum_below_the_delay_is_a_warning() {
     let resolved = toml("[mail]\nretry_delay = \"10m\"").resolve(&[]).unwrap();
     assert_eq!(
         resolved.warnings,

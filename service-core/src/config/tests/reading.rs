@@ -58,7 +58,7 @@ struct Outer {
 }
 
 #[test]
-fn text_of_the_environment_becomes_what_is_asked_for() {
+fn text_of_the_environment_is_converted_to_the_type_of_the_field() {
     let all = env([
         ("SERVICES__MAIL__ALL__COUNT", "10"),
         ("SERVICES__MAIL__ALL__BIG", "18446744073709551615"),
@@ -117,7 +117,7 @@ fn toml_is_read_in_all_its_forms() {
 }
 
 #[test]
-fn an_empty_variable_is_nothing_where_nothing_may_be() {
+fn an_empty_variable_is_none_for_an_option() {
     assert_eq!(one::<Option<u32>>(env([("SERVICES__MAIL__VALUE", "")])), Ok(None));
     assert_eq!(one::<String>(env([("SERVICES__MAIL__VALUE", "")])), Ok(String::new()));
     assert_eq!(one::<Vec<u32>>(env([("SERVICES__MAIL__VALUE", "")])), Ok(vec![]));
@@ -134,7 +134,7 @@ fn variables_inside_strings_are_replaced() {
 }
 
 #[test]
-fn layers_of_nested_settings_are_put_together_key_by_key() {
+fn nested_settings_are_merged_key_by_key() {
     let given = toml("[mail.all.smtp]\nhostName = \"file\"\nport = 1").env([("SERVICES__MAIL__ALL__SMTP__PORT", "2")]);
     assert_eq!(given.settings::<Outer>().unwrap().all.smtp, Smtp { host_name: "file".to_owned(), port: 2 });
     let given = given.env([("SERVICES__MAIL__ALL__SMTP__HOSTNAME", "env")]).set("mail.all.smtp.port", 3);
@@ -142,7 +142,7 @@ fn layers_of_nested_settings_are_put_together_key_by_key() {
 }
 
 #[test]
-fn text_is_guessed_only_where_its_type_is_asked_of_nobody() {
+fn text_has_its_type_in_the_file_where_any_type_is_accepted() {
     #[derive(Deserialize, Debug, PartialEq)]
     struct Flat {
         #[serde(flatten)]
@@ -182,7 +182,7 @@ fn json_of_a_table_and_values_of_code_are_read_too() {
 }
 
 #[test]
-fn nothing_asked_for_nothing_needed() {
+fn no_settings_are_required_for_the_unit_type() {
     assert_eq!(toml("[mail]\nx = 1").settings::<()>(), Ok(()));
     assert_eq!(toml("").settings::<Option<One<u32>>>().unwrap_err(), missing("value", "mail", "SERVICES__MAIL__VALUE"));
 }
@@ -278,7 +278,7 @@ fn a_types_own_check_is_reported_where_the_value_stands() {
 }
 
 #[test]
-fn places_of_own_settings_are_told() {
+fn places_of_own_settings_are_listed() {
     let resolved = toml("[mail]\na = 1\nsmtp.port = 2").env([("SERVICES__MAIL__B", "x")]).resolve(&[]).unwrap();
     let places =
         [("a", "services.toml:2"), ("b", "environment variable SERVICES__MAIL__B"), ("smtp.port", "services.toml:3")];

@@ -1,4 +1,4 @@
-//! No message, and no debug output, holds a secret's value.
+//! No message and no debug output contains the value of a secret.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ fn an_error_after_a_swallowed_one_of_a_secret_has_its_own_place() {
 }
 
 #[test]
-fn errors_of_whoever_buffers_values_are_cleaned() {
+fn errors_about_buffered_values_are_cleaned() {
     #[derive(Deserialize, Debug)]
     #[allow(dead_code, reason = "only read")]
     struct Flat<T> {
@@ -185,7 +185,7 @@ fn passwords_and_secret_parameters_of_urls_are_left_out() {
 }
 
 #[test]
-fn a_url_in_somebody_elses_message_is_left_out_too() {
+fn secrets_of_urls_are_left_out_of_messages_of_other_code() {
     #[derive(Deserialize, Debug)]
     #[serde(try_from = "String")]
     struct Refused;
