@@ -93,7 +93,7 @@ pub(crate) fn table(text: &str) -> Option<Table> {
 
 /// The value that text without a type would be in the file: a number, boolean, list or table if the text looks exactly
 /// like one in TOML, otherwise a string.
-pub(crate) fn natural(text: &str) -> Value {
+pub(crate) fn as_in_file(text: &str) -> Value {
     match (text.parse::<bool>(), text.parse::<i64>(), text.parse::<f64>()) {
         (Ok(flag), ..) => Value::Bool(flag),
         (_, Ok(number), _) if number.to_string() == text => Value::Int(number.into()),

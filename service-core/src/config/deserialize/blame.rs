@@ -1,14 +1,14 @@
 //! The path of an error about a buffered value: serde does not know it, so it is found by further attempts.
 
-use super::errors::{Asked, Error, Kind};
+use super::errors::{Error, Kind, Request};
 use super::path::{self, Path, Step};
 use super::search::{Probe, Search};
 use crate::config::layers::{Layer, Origin};
 use crate::config::values::{Node, Value};
 
 impl Search<'_> {
-    /// The path of the value that an error is about. `last` is the question that was answered last.
-    pub(super) fn blame(&mut self, error: &Error, last: Option<&Asked>, errors: usize) -> Path {
+    /// The path of the value that an error is about. `last` is the request that was answered last.
+    pub(super) fn blame(&mut self, error: &Error, last: Option<&Request>, errors: usize) -> Path {
         let at = error.path.clone().unwrap_or_default();
         let is_table = matches!(*path::find(&self.settings, &at).value, Value::Table(_) | Value::List(_));
         if !is_table {
@@ -36,7 +36,7 @@ impl Search<'_> {
                     search.expected_of_probe(table, replace).as_ref() == Some(expected)
                 }),
             // With several errors, the last one is about the enum that dropped the others.
-            _ if errors == 1 => last.map(|asked| self.probes[asked.probe].path.clone()),
+            _ if errors == 1 => last.map(|request| self.probes[request.probe].path.clone()),
             _ => None,
         };
         blamed.unwrap_or(at)
@@ -49,10 +49,10 @@ impl Search<'_> {
         let probe = Node::new(probe, &Origin::new(Layer::Default, ""));
         put(path::find_mut(&mut self.settings, path)?, probe);
         self.probes.push(Probe { path: path.clone(), value: Value::Null, secret: false });
-        let asked = self.attempt().record.asked;
+        let requests = self.attempt().record.requests;
         self.probes.truncate(number);
-        self.asked.remove(&number);
-        asked.into_iter().find(|asked| asked.probe == number).map(|asked| asked.expected)
+        self.requested.remove(&number);
+        requests.into_iter().find(|request| request.probe == number).map(|request| request.expected)
     }
 
     /// The first table or list below a path for which a test succeeds. The test may change the settings; the change is

@@ -81,8 +81,8 @@ impl de::Error for Error {
         RECORD.with_borrow_mut(|record| {
             if error.is_of_secret() {
                 // It replaces the previous error.
-                let asked = record.asked.last_mut().filter(|asked| asked.error == record.errors);
-                asked.into_iter().for_each(|asked| asked.secret = true);
+                let last = record.requests.last_mut().filter(|request| request.error == record.errors);
+                last.into_iter().for_each(|request| request.secret = true);
             } else {
                 record.errors += 1;
             }
@@ -125,7 +125,7 @@ impl de::Error for Error {
 
 /// A probe was requested as some type.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) probe: usize,
     /// The type, in the terms of serde.
     pub(super) expected: String,
@@ -137,7 +137,7 @@ pub(super) struct Asked {
 /// The errors that were created while a type was read.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    pub(super) asked: Vec<Asked>,
+    pub(super) requests: Vec<Request>,
     /// The number of all errors, including those that were dropped.
     pub(super) errors: usize,
 }
@@ -158,7 +158,12 @@ fn record(probe: Option<usize>, expected: &str) {
     RECORD.with_borrow_mut(|record| {
         record.errors += 1;
         let error = record.errors;
-        record.asked.extend(probe.map(|probe| Asked { probe, expected: expected.to_owned(), secret: false, error }));
+        record.requests.extend(probe.map(|probe| Request {
+            probe,
+            expected: expected.to_owned(),
+            secret: false,
+            error,
+        }));
     });
 }
 

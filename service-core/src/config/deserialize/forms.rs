@@ -9,21 +9,21 @@ use crate::config::values::{Value, list};
 pub(super) struct Form {
     pub(super) value: Value,
     /// Text that would have another type in the file.
-    pub(super) unnatural: bool,
+    pub(super) retyped: bool,
 }
 
 /// The forms of a value for an expected type, the most likely first.
 pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
     if expected == "struct Duration" {
         let parts = |time: Duration| list([time.as_secs().into(), time.subsec_nanos().into()]);
-        let natural = |value| Form { value, unnatural: false };
+        let natural = |value| Form { value, retyped: false };
         let absent = matches!(value, Value::Text { text, .. } if text.is_empty()).then_some(Value::Null);
         return absent.into_iter().chain(coercion::duration(value).map(parts)).map(natural).collect();
     }
     let Value::Text { text, .. } = value else {
-        return vec![Form { value: value.clone(), unnatural: false }];
+        return vec![Form { value: value.clone(), retyped: false }];
     };
-    let natural = coercion::natural(text);
+    let natural = coercion::as_in_file(text);
     let string = || Value::Str(text.clone());
     let items = || Some(list(coercion::items(text)));
     let table = || coercion::table(text).map(Value::Table);
@@ -57,7 +57,7 @@ pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
     let mut forms: Vec<Form> = Vec::new();
     for value in values.into_iter().flatten() {
         if !forms.iter().any(|form| form.value == value) {
-            forms.push(Form { unnatural: !is_string && value != natural, value });
+            forms.push(Form { retyped: !is_string && value != natural, value });
         }
     }
     forms

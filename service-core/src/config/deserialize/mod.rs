@@ -45,7 +45,7 @@ fn read_nth(read: &Read<'_>, settings: &Value, subject: Subject<'_>) -> Result<N
     let shared = Shared::new(subject.complete);
     let (result, _) = errors::recorded(|| read(&Reader::root(settings, &shared)));
     let mut describer = Describer::new(settings, subject);
-    if shared.has_held_back()
+    if shared.has_buffered()
         && let Some(mut search) = Search::new(read, settings, subject.complete)
     {
         return search.run(&mut describer);

@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// The last error from inside a `Secret`, which replaces it by a constant one.
     of_secret: RefCell<Option<Error>>,
     typed_secrets: RefCell<Vec<String>>,
-    held_back: Cell<bool>,
+    buffered: Cell<bool>,
     probes: RefCell<BTreeSet<usize>>,
 }
 
@@ -43,8 +43,8 @@ impl Shared {
     }
 
     /// Whether a value was buffered, or read by a type that accepts any value.
-    pub(super) fn has_held_back(&self) -> bool {
-        self.held_back.get()
+    pub(super) fn has_buffered(&self) -> bool {
+        self.buffered.get()
     }
 
     /// The probes among those values.
@@ -127,19 +127,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Visits the value for something that requests no type: a buffer, or a type that accepts any value.
-    fn unasked<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
+    fn untyped<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         if let Place::Key(_) = self.place {
             return self.any(visitor);
         }
         if !matches!(self.value, Value::List(_) | Value::Table(_)) {
-            self.shared.held_back.set(true);
+            self.shared.buffered.set(true);
         }
         match (self.probe, self.value) {
             (Some(probe), _) => {
                 self.shared.probes.borrow_mut().insert(probe);
                 visitor.visit_bytes(&probe_bytes(probe))
             }
-            (None, Value::Text { text, .. }) => visit(&coercion::natural(text), self, visitor),
+            (None, Value::Text { text, .. }) => visit(&coercion::as_in_file(text), self, visitor),
             _ => self.any(visitor),
         }
     }
@@ -155,9 +155,10 @@ impl<'a> Reader<'a> {
 
     fn number<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
-            Value::Text { text, .. } => match (text.trim().parse(), text.trim().parse()) {
-                (Ok(number), _) => whole(number, visitor),
-                (Err(_), Ok(number)) => visitor.visit_f64(number),
+            Value::Text { text, .. } => match (text.trim().parse(), text.trim().parse(), text.trim().parse()) {
+                (Ok(number), ..) => whole(number, visitor),
+                (_, Ok(number), _) => visitor.visit_u128(number),
+                (.., Ok(number)) => visitor.visit_f64(number),
                 _ => Err(de::Error::invalid_type(Unexpected::Str(text), &visitor)),
             },
             _ => self.any(visitor),
@@ -368,7 +369,7 @@ impl<'de> de::Deserializer<'de> for &Reader<'_> {
     type Error = Error;
 
     deserialize! {
-        deserialize_any => unasked;
+        deserialize_any => untyped;
         deserialize_bool => boolean;
         deserialize_i8 => number;
         deserialize_i16 => number;

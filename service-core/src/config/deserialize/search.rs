@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::describe::Describer;
-use super::errors::{self, Asked, Error, Kind, Record};
+use super::errors::{self, Error, Kind, Record, Request};
 use super::forms::{Form, forms};
 use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, Shared};
@@ -30,7 +30,7 @@ pub(super) struct Search<'a> {
     pub(super) settings: Value,
     pub(super) probes: Vec<Probe>,
     /// The probes that were requested in any attempt.
-    pub(super) asked: BTreeSet<usize>,
+    pub(super) requested: BTreeSet<usize>,
     attempts: usize,
     complete: bool,
     only_text: bool,
@@ -49,7 +49,7 @@ pub(super) struct Attempt {
     pub(super) result: Result<Nth, Error>,
     pub(super) record: Record,
     /// The probes that were buffered, or read by a type that accepts bytes.
-    held_back: BTreeSet<usize>,
+    buffered: BTreeSet<usize>,
 }
 
 /// A reading that succeeded. The one with the least cost wins.
@@ -64,28 +64,28 @@ struct Reading {
 
 /// The error of the attempt that got furthest: with the most answers.
 struct Failure {
-    given: usize,
+    answers: usize,
     error: Error,
     path: Path,
 }
 
-/// The state of the search: how many questions are answered, how many answers have another type than in the file, and
-/// the last question.
+/// The state of the search: how many requests are answered, how many answers have another type than in the file, and
+/// the last request.
 #[derive(Default)]
 struct Progress {
-    given: usize,
-    unnatural: usize,
-    last: Option<Asked>,
+    answers: usize,
+    retyped: usize,
+    last: Option<Request>,
 }
 
 impl Progress {
-    fn after(&self, asked: &Asked, form: &Form) -> Self {
-        let unnatural = self.unnatural + usize::from(form.unnatural);
-        Self { given: self.given + 1, unnatural, last: Some(asked.clone()) }
+    fn after(&self, request: &Request, form: &Form) -> Self {
+        let retyped = self.retyped + usize::from(form.retyped);
+        Self { answers: self.answers + 1, retyped, last: Some(request.clone()) }
     }
 
-    fn asked_for(&self, asked: &Asked) -> Self {
-        Self { given: self.given, unnatural: self.unnatural, last: Some(asked.clone()) }
+    fn stopped_at(&self, request: &Request) -> Self {
+        Self { answers: self.answers, retyped: self.retyped, last: Some(request.clone()) }
     }
 }
 
@@ -101,7 +101,7 @@ impl<'a> Search<'a> {
             read,
             settings: Value::Null,
             probes: Vec::new(),
-            asked: BTreeSet::new(),
+            requested: BTreeSet::new(),
             attempts: 0,
             complete,
             only_text: false,
@@ -131,7 +131,8 @@ impl<'a> Search<'a> {
         describer.hide(texts);
         match (found.best, found.failure) {
             (Some(best), _) => {
-                let unknown = best.unread.iter().filter(|probe| **probe < of_settings && !self.asked.contains(probe));
+                let unknown =
+                    best.unread.iter().filter(|probe| **probe < of_settings && !self.requested.contains(probe));
                 let unknown: Vec<usize> = unknown.copied().collect();
                 self.settings = best.settings;
                 match unknown.into_iter().find(|probe| self.complete && self.is_unknown(*probe)) {
@@ -147,54 +148,54 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Reads the settings as they are now, and answers every question that comes up. Returns whether no better reading
+    /// Reads the settings as they are now, and answers every request that comes up. Returns whether no better reading
     /// can exist.
     fn explore(&mut self, mut progress: Progress, found: &mut Found) -> bool {
         loop {
             if self.attempts == MOST_ATTEMPTS {
                 return true;
             }
-            let Attempt { result, record, held_back } = self.attempt();
+            let Attempt { result, record, buffered } = self.attempt();
             match result {
                 Ok(value) => {
-                    let cost = (held_back.len(), progress.unnatural);
+                    let cost = (buffered.len(), progress.retyped);
                     if found.best.as_ref().is_none_or(|best| cost < best.cost) {
-                        found.best = Some(self.reading(value, cost, held_back));
+                        found.best = Some(self.reading(value, cost, buffered));
                     }
                     if cost == (0, 0) {
                         return true;
                     }
                 }
                 Err(error) if self.rename_key(&error) => continue,
-                Err(error) if record.asked.is_empty() => self.note(error, record.errors, &progress, found),
-                // The questions are answered below.
+                Err(error) if record.requests.is_empty() => self.note(error, record.errors, &progress, found),
+                // The requests are answered below.
                 Err(_) => {}
             }
-            let mut questions = self.questions(record.asked);
-            // One answer to one question, as always without enums: no need to return here.
-            if let [(asked, forms)] = questions.as_slice()
+            let mut requests = self.with_forms(record.requests);
+            // One answer to one request, as always without enums: no need to return here.
+            if let [(request, forms)] = requests.as_slice()
                 && let [form] = forms.as_slice()
             {
-                self.give(asked, form);
-                progress = progress.after(asked, form);
+                self.give(request, form);
+                progress = progress.after(request, form);
                 continue;
             }
             // Variants for which a text has another type than in the file come later.
-            questions.sort_by_key(|(_, forms)| forms.first().is_some_and(|form| form.unnatural));
-            return questions.iter().any(|(asked, forms)| self.choose(asked, forms, &progress, found));
+            requests.sort_by_key(|(_, forms)| forms.first().is_some_and(|form| form.retyped));
+            return requests.iter().any(|(request, forms)| self.choose(request, forms, &progress, found));
         }
     }
 
-    /// Tries each form as the answer to one question. Returns whether no better reading can exist.
-    fn choose(&mut self, asked: &Asked, forms: &[Form], progress: &Progress, found: &mut Found) -> bool {
+    /// Tries each form as the answer to one request. Returns whether no better reading can exist.
+    fn choose(&mut self, request: &Request, forms: &[Form], progress: &Progress, found: &mut Found) -> bool {
         if forms.is_empty() {
-            self.note(asked.refuse(&self.probes[asked.probe].value), 1, &progress.asked_for(asked), found);
+            self.note(request.refuse(&self.probes[request.probe].value), 1, &progress.stopped_at(request), found);
         }
         let before = found.best.as_ref().map(|best| best.cost);
         for form in forms {
             let (settings, probes) = (self.settings.clone(), self.probes.len());
-            self.give(asked, form);
-            let done = self.explore(progress.after(asked, form), found);
+            self.give(request, form);
+            let done = self.explore(progress.after(request, form), found);
             self.settings = settings;
             self.probes.truncate(probes);
             if done {
@@ -210,26 +211,26 @@ impl<'a> Search<'a> {
 
     /// Keeps the error if no earlier attempt got as far.
     fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut Found) {
-        if found.failure.as_ref().is_some_and(|known| known.given >= progress.given) {
+        if found.failure.as_ref().is_some_and(|known| known.answers >= progress.answers) {
             return;
         }
-        let error = match progress.last.as_ref().filter(|asked| asked.secret && error.is_of_secret()) {
-            Some(asked) => asked.refuse(&self.probes[asked.probe].value),
+        let error = match progress.last.as_ref().filter(|request| request.secret && error.is_of_secret()) {
+            Some(request) => request.refuse(&self.probes[request.probe].value),
             None => error,
         };
         let path = self.blame(&error, progress.last.as_ref(), errors);
-        found.failure = Some(Failure { given: progress.given, error, path });
+        found.failure = Some(Failure { answers: progress.answers, error, path });
     }
 
     pub(super) fn attempt(&mut self) -> Attempt {
         self.attempts += 1;
         let shared = Shared::new(self.complete);
         let (result, record) = errors::recorded(|| (self.read)(&Reader::root(&self.settings, &shared)));
-        for Asked { probe, secret, .. } in &record.asked {
-            self.asked.insert(*probe);
+        for Request { probe, secret, .. } in &record.requests {
+            self.requested.insert(*probe);
             self.probes[*probe].secret |= secret;
         }
-        Attempt { result, record, held_back: shared.probes() }
+        Attempt { result, record, buffered: shared.probes() }
     }
 
     /// A reading with unread probes. A type may have accepted the bytes of a probe, so the probes are replaced by their
@@ -281,8 +282,8 @@ impl<'a> Search<'a> {
     }
 
     /// Replaces a probe by a form of its value. The values inside become probes.
-    fn give(&mut self, asked: &Asked, form: &Form) {
-        let path = self.probes[asked.probe].path.clone();
+    fn give(&mut self, request: &Request, form: &Form) {
+        let path = self.probes[request.probe].path.clone();
         let value = match path::find(&self.settings, &path).origin {
             Some(origin) => Node::new(form.value.clone(), origin).value,
             None => form.value.clone(),
@@ -335,20 +336,20 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The possible answers to each question, each question once.
-    fn questions(&self, asked: Vec<Asked>) -> Vec<(Asked, Vec<Form>)> {
-        let mut all: Vec<(Asked, Vec<Form>)> = Vec::new();
-        for asked in asked {
-            if !all.iter().any(|(known, _)| known.probe == asked.probe && known.expected == asked.expected) {
-                let forms = forms(&self.probes[asked.probe].value, &asked.expected);
-                all.push((asked, forms));
+    /// The requests with the possible answers, each request once.
+    fn with_forms(&self, requests: Vec<Request>) -> Vec<(Request, Vec<Form>)> {
+        let mut all: Vec<(Request, Vec<Form>)> = Vec::new();
+        for request in requests {
+            if !all.iter().any(|(known, _)| known.probe == request.probe && known.expected == request.expected) {
+                let forms = forms(&self.probes[request.probe].value, &request.expected);
+                all.push((request, forms));
             }
         }
         all
     }
 }
 
-impl Asked {
+impl Request {
     /// The error that a value does not have the expected type.
     fn refuse(&self, value: &Value) -> Error {
         let (unexpected, expected) = (value.kind().to_owned(), self.expected.clone());

@@ -94,6 +94,14 @@ fn text_of_the_environment_is_converted_to_the_type_of_the_field() {
 }
 
 #[test]
+fn the_largest_numbers_are_read() {
+    assert_eq!(one(env([("SERVICES__MAIL__VALUE", "340282366920938463463374607431768211455")])), Ok(u128::MAX));
+    assert_eq!(one(env([("SERVICES__MAIL__VALUE", "-170141183460469231731687303715884105728")])), Ok(i128::MIN));
+    assert_eq!(one(env([("SERVICES__MAIL__VALUE", "5")])), Ok(5_u128));
+    assert_eq!(one(toml("[mail]\nvalue = 9223372036854775807")), Ok(i128::from(i64::MAX)));
+}
+
+#[test]
 fn values_of_the_file_keep_their_type() {
     let all = toml(
         "[mail.all]\ncount = 10\nbig = 7\nratio = 3\nflag = true\nname = \"007\"\nletter = \"x\"\nlist = [1, 2, 3]\n\
