@@ -6,7 +6,7 @@ use super::*;
 use crate::config::options::Restart;
 use crate::runtime::requests::Rebuild;
 
-/// The service ends as a scenario has it; then each of its instances has been cleaned up once.
+/// Waits for the end of the service, and checks that each of its instances was cleaned up once.
 async fn ends(name: &str, mut service: Service, expected: Exit, instances: usize) {
     assert_eq!(service.ended().await, expected, "{name}");
     let lines = service.log.lines();
@@ -56,7 +56,7 @@ async fn a_stop_cleans_up_once() {
     let service = Script::new().configure(async |_| std::future::pending().await).start(options());
     tokio::task::yield_now().await;
     service.stop();
-    ends("while it is built for ever", service, Exit::Stopped, 0).await;
+    ends("while a configure hangs", service, Exit::Stopped, 0).await;
 
     let service = Script::new().update(async |_| fails()).start(options());
     service.until(|state| state.status.is_backing_off()).await;
@@ -71,7 +71,7 @@ async fn a_stop_cleans_up_once() {
 
     let service = Script::new().start(options());
     service.stop();
-    ends("before the loop's first turn", service, Exit::Stopped, 0).await;
+    ends("before the first poll of the loop", service, Exit::Stopped, 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +163,7 @@ async fn a_blocking_run_that_was_given_up_is_cleaned_up_once_when_it_returns() {
         tokio::time::advance(ms(100)).await;
     }
     tokio::time::advance(secs(10)).await;
-    assert_eq!(service.inner.lock().status.stats.runs, 1, "the next run waits for the one that was given up");
+    assert_eq!(service.inner.lock().status.stats.runs, 1, "the next run waits for the one that timed out");
     service.inner.lock().request_rebuild(Rebuild::Settings);
     tokio::task::yield_now().await;
     assert_eq!(service.log.count("cleanup 1"), 0);
@@ -196,7 +196,7 @@ async fn a_loop_that_is_dropped_reports_its_end() {
         run.abort();
         assert!(run.await.expect_err("it was aborted").is_cancelled());
         assert_eq!(service.state(), expected);
-        assert!(report.await.is_err(), "the run that was asked for never comes");
+        assert!(report.await.is_err(), "the requested run never begins");
         cx.stopping().await;
         service.started().await;
         assert_eq!(service.log.lines(), ["built 1", "run 1", "dropped 1"]);

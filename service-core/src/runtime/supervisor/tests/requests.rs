@@ -1,4 +1,4 @@
-//! No request is lost, whenever it comes: before the loop looks, between its look and its sleep, or from another thread.
+//! No request is lost, whenever it arrives: before the loop checks, between its check and its wait, or from another thread.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::runtime::status::Activity;
 use crate::runtime::supervisor::{Due, WaitEvent};
 use crate::schedule::later;
 
-/// Says whether it was woken.
+/// Records whether it was woken.
 #[derive(Default)]
 struct Alarm(AtomicBool);
 
@@ -28,7 +28,7 @@ impl Wake for Alarm {
     }
 }
 
-/// A loop that has an instance and waits for a run that is due in an hour, polled by the test.
+/// A loop with an instance that waits for a run which is due in an hour. The test polls it.
 struct Waiting {
     service: Service,
     supervisor: Supervisor,
@@ -81,7 +81,7 @@ async fn a_request_between_the_look_and_the_sleep_wakes_the_loop() {
         waiting.service.inner.update(|state| state.status.activity = Activity::BackingOff);
         assert!(waiting.poll().is_pending(), "{name}");
         assert!(!waiting.alarm.has_rung(), "{name}");
-        // The loop has looked, and its task is not asleep yet.
+        // The loop has checked the requests, and its task does not wait yet.
         ask(&waiting.service.inner);
         assert!(waiting.alarm.has_rung(), "{name} wakes the loop");
         let event = waiting.poll();
@@ -229,7 +229,7 @@ fn options_from_another_thread_reach_a_loop_that_waits() {
                 inner.set_interval(secs(3600));
             }
         });
-        tokio::task::spawn_blocking(move || asking.join()).await.expect("it returns").expect("each change is seen");
+        tokio::task::spawn_blocking(move || asking.join()).await.expect("it returns").expect("each change is noticed");
         service.stop();
         service.ended().await;
     });
@@ -245,7 +245,7 @@ async fn retries_without_a_delay_leave_room_for_other_tasks() {
         turns += 1;
         tokio::task::yield_now().await;
     }
-    assert!(turns >= 300, "another task has had {turns} turns in 300 retries");
+    assert!(turns >= 300, "another task was polled {turns} times in 300 retries");
     service.stop();
     service.ended().await;
 }
@@ -258,7 +258,7 @@ async fn runs_that_follow_at_once_leave_room_for_other_tasks() {
         turns += 1;
         tokio::task::yield_now().await;
     }
-    assert!(turns >= 1_000, "another task has had {turns} turns in 1,000 runs");
+    assert!(turns >= 1_000, "another task was polled {turns} times in 1,000 runs");
     service.stop();
     service.ended().await;
 }
@@ -276,7 +276,7 @@ async fn an_instance_that_asks_to_be_replaced_whenever_it_is_built_leaves_room_f
         tokio::task::yield_now().await;
     }
     // The request wakes the loop at once. Then tokio polls a task that has yielded only after every 61 polls of others.
-    assert!(turns >= 1_000 / 61, "another task has had {turns} turns while 1,000 instances could not be built");
+    assert!(turns >= 1_000 / 61, "another task was polled {turns} times while 1,000 instances could not be built");
     service.stop();
     service.ended().await;
 }

@@ -17,7 +17,7 @@ struct Reacting {
 }
 
 impl Reacting {
-    /// Calls everything that a context has.
+    /// Calls every method of a context.
     fn calls(cx: &Context) -> Self {
         let (printed, dropped) = (cx.clone(), cx.clone());
         Self { printed: Arc::new(move || call_all(&printed)), dropped: Arc::new(move || call_all(&dropped)) }
@@ -89,7 +89,7 @@ fn options() -> Options {
     Options { max_failures: 2, retry_delay: Duration::ZERO, drain_timeout: ms(200), ..Options::default() }
 }
 
-/// The service fails by itself after as many failures as it may have, and cleans up what it built.
+/// Waits until the service is failed after `max_failures`, and checks that it cleaned up its instances.
 async fn fails_in_order(script: Script) -> Service {
     let mut service = script.start(options());
     assert_eq!(service.ended().await, Exit::Failed);
@@ -196,7 +196,7 @@ async fn a_panic_where_an_error_is_dropped_is_contained() {
     let configure = Script::new().configure(async |_| Err(Error::new(Reacting::panics_when_dropped())));
     for script in [run, configure] {
         let service = fails_in_order(script).await;
-        // The last error is dropped with the service, by whoever holds it last.
+        // The last error is dropped with the last owner of the service.
         let last_error = service.inner.lock().status.last_error.take();
         std::mem::forget(last_error);
     }
@@ -237,7 +237,7 @@ async fn a_panic_where_a_cancelled_run_is_dropped_costs_the_instance() {
     service.log.assert_one_cleanup_each();
 }
 
-/// What a blocking run that was given up returns at last is not used, but it is dropped.
+/// The late result of a blocking run that had timed out is not used, but dropped.
 #[tokio::test(start_paused = true)]
 async fn a_panic_where_the_error_of_a_run_that_was_given_up_is_dropped_is_contained() {
     for stop_first in [false, true] {
