@@ -164,7 +164,7 @@ fn leaves_open(update: impl Fn(u64) -> Result<Outcome> + Send + Sync + 'static) 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_run_left_open_is_settled_before_the_next_run_begins() {
+async fn rows_that_a_run_left_open_are_settled_before_the_next_run_begins() {
     let (script, extension) = leaves_open(|run| if run == 2 { fails() } else { Ok(Outcome::idle()) });
     let mut service = script.start_with(options(), extension);
     service.until(|state| state.status.stats.runs == 3).await;
@@ -191,7 +191,7 @@ async fn a_run_that_a_stop_aborts_is_settled_before_the_cleanup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_settled_does_not_keep_the_service() {
+async fn rows_that_cannot_be_settled_do_not_end_the_service() {
     for answer in [Answer::Error, Answer::Hangs] {
         let (script, extension) = leaves_open(|_| Ok(Outcome::idle()));
         extension.will([answer]);
@@ -207,7 +207,7 @@ async fn what_cannot_be_settled_does_not_keep_the_service() {
 // ── outages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[tokio::test(start_paused = true)]
-async fn failures_of_an_outage_do_not_exhaust_the_service() {
+async fn failures_during_an_outage_do_not_exhaust_max_failures() {
     let extension = Arc::new(Scripted::default());
     extension.down.store(true, SeqCst);
     let back = extension.clone();
@@ -229,7 +229,7 @@ async fn failures_of_an_outage_do_not_exhaust_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_looked_for_only_where_the_failure_would_end_the_service() {
+async fn the_check_for_an_outage_happens_only_if_the_failure_would_end_the_service() {
     let script = Script::new().update(async |_| Err(Error::msg("it does not answer")));
     let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
     let mut service = script.start_with(options(), extension.clone());

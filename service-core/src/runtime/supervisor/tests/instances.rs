@@ -148,7 +148,7 @@ async fn an_instance_that_is_replaced_is_cleaned_up_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocking_run_that_was_given_up_is_cleaned_up_once_when_it_returns() {
+async fn the_instance_of_a_blocking_run_that_timed_out_is_cleaned_up_once_when_it_returns() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let script = Script::new().update_blocking(move |cx| {
@@ -208,7 +208,7 @@ async fn a_loop_that_is_dropped_reports_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_that_is_dropped_before_its_first_turn_reports_its_end() {
+async fn a_loop_that_is_dropped_before_its_first_poll_reports_its_end() {
     let (service, supervisor) = Script::new().begin(options(), Shared::default(), Arc::new(NoExtension));
     assert_eq!(service.state(), ServiceState::Starting);
     drop(supervise(supervisor));

@@ -146,7 +146,7 @@ async fn a_cleanup_that_ends_exactly_at_the_drain_timeout_is_not_aborted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_at_the_moment_of_the_timeout_counts_as_one() {
+async fn a_stop_at_the_moment_of_the_timeout_counts_as_a_stop() {
     let mut service = Script::new().update(async |_| std::future::pending().await).start(Options {
         timeout: Some(secs(10)),
         drain_timeout: secs(4),
@@ -176,7 +176,7 @@ async fn a_timeout_before_the_end_of_the_drain_is_a_failure_and_the_service_stop
 
 /// A blocking run returns after the end of its service. The next incarnation has begun when its instance is cleaned up.
 #[tokio::test(start_paused = true)]
-async fn the_late_cleanup_of_an_earlier_incarnation_is_not_cut_short_by_the_next_ones_stop() {
+async fn the_late_cleanup_of_an_earlier_incarnation_is_not_shortened_by_the_stop_of_the_next() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let log = Log::default();

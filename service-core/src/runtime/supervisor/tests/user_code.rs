@@ -145,7 +145,7 @@ fn every_method_may_call_its_context() {
 }
 
 #[test]
-fn what_a_cancelled_run_drops_may_call_its_context() {
+fn values_that_a_cancelled_run_drops_may_call_the_context() {
     on_each_runtime(|| async {
         let script = Script::new().update(async |cx| {
             let _held = Reacting::calls(&cx);
@@ -158,7 +158,7 @@ fn what_a_cancelled_run_drops_may_call_its_context() {
 }
 
 #[test]
-fn what_a_panic_carries_may_call_its_context() {
+fn the_payload_of_a_panic_may_call_the_context() {
     on_each_runtime(|| async {
         let script = Script::new().update(async |cx| std::panic::panic_any(Reacting::calls(&cx)));
         fails_in_order(script).await;
@@ -182,7 +182,7 @@ fn a_loop_that_is_dropped_drops_user_code_that_may_call_its_context() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_an_error_is_printed_is_contained() {
+async fn a_panic_while_an_error_is_printed_is_caught() {
     let service = fails_in_order(Script::new().update(async |_| Reacting::panics_when_printed().into())).await;
     let error = service.inner.lock().status.last_error.clone().expect("it failed");
     assert!(format!("{error:#}").contains("cannot be printed"), "{error:#}");
@@ -191,7 +191,7 @@ async fn a_panic_where_an_error_is_printed_is_contained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_an_error_is_dropped_is_contained() {
+async fn a_panic_while_an_error_is_dropped_is_caught() {
     let run = Script::new().update(async |_| Reacting::panics_when_dropped().into());
     let configure = Script::new().configure(async |_| Err(Error::new(Reacting::panics_when_dropped())));
     for script in [run, configure] {
@@ -203,7 +203,7 @@ async fn a_panic_where_an_error_is_dropped_is_contained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_the_error_of_cleanup_is_printed_or_dropped_is_contained() {
+async fn a_panic_while_the_error_of_cleanup_is_printed_or_dropped_is_caught() {
     for error in [Reacting::panics_when_printed, Reacting::panics_when_dropped] {
         let mut service = Script::new().cleanup(move |_| async move { Err(Error::new(error())) }).start(options());
         service.started().await;
@@ -218,7 +218,7 @@ async fn a_panic_where_the_error_of_cleanup_is_printed_or_dropped_is_contained()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_an_instance_is_dropped_is_contained() {
+async fn a_panic_while_an_instance_is_dropped_is_caught() {
     let script = Script::new().update(async |_| panic!("scripted")).dropped(|_| panic!("dropping panics"));
     fails_in_order(script).await;
     let script = Script::new().update_blocking(|_| panic!("scripted")).cleanup_blocking(|_| Ok(()));
@@ -226,7 +226,7 @@ async fn a_panic_where_an_instance_is_dropped_is_contained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_a_cancelled_run_is_dropped_costs_the_instance() {
+async fn a_panic_while_a_cancelled_run_is_dropped_replaces_the_instance() {
     let script = Script::new().update(async |_| {
         let _held = Reacting::panics_when_dropped();
         std::future::pending().await
@@ -239,7 +239,7 @@ async fn a_panic_where_a_cancelled_run_is_dropped_costs_the_instance() {
 
 /// The late result of a blocking run that had timed out is not used, but dropped.
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_the_error_of_a_run_that_was_given_up_is_dropped_is_contained() {
+async fn a_panic_while_the_error_of_a_run_that_timed_out_is_dropped_is_caught() {
     for stop_first in [false, true] {
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
