@@ -1,4 +1,4 @@
-//! Services of other crates: renamed, of another edition, strictly linted, and one that nobody refers to.
+//! Services of other crates: renamed, of another edition, with strict lints, and one that no code refers to.
 
 use std::collections::BTreeMap;
 
