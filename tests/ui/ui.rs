@@ -42,7 +42,7 @@ fn no_message_points_into_generated_code() -> io::Result<()> {
 }
 
 #[test]
-fn every_rule_has_its_words() -> io::Result<()> {
+fn every_rule_has_an_expected_message() -> io::Result<()> {
     for path in files("fail", "rs")? {
         assert!(path.with_extension("stderr").exists(), "{}", path.display());
     }
