@@ -122,7 +122,7 @@ fn interval_is_from_the_table(services: &ServiceRegistry) -> bool {
         .any(|option| option.key == "interval" && option.value == "70ms" && option.place.contains("service_config"))
 }
 
-async fn a_directory_that_is_not_there_yet_is_waited_for() {
+async fn services_wait_for_a_directory_that_does_not_exist_yet() {
     let dir = tempfile::tempdir().unwrap();
     let prepared = dir.path().join("prepared");
     std::fs::create_dir(&prepared).unwrap();
@@ -188,7 +188,7 @@ fn out_of_reach() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal("no route to host".into()))
 }
 
-async fn what_began_in_an_outage_fails_nobody_after_it() {
+async fn a_failure_that_began_in_an_outage_does_not_exhaust_max_failures_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
     let (back, there) = watch::channel(false);
@@ -214,7 +214,7 @@ async fn what_began_in_an_outage_fails_nobody_after_it() {
     services.shutdown().await.unwrap();
 }
 
-async fn it_is_watched_where_services_are_started_one_by_one_too() {
+async fn an_outage_is_detected_when_services_are_started_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
     let services = builder().database_url(&url).build().await.unwrap();
@@ -228,7 +228,7 @@ async fn it_is_watched_where_services_are_started_one_by_one_too() {
     services.shutdown().await.unwrap();
 }
 
-fn it_is_watched_on_the_runtime_that_is_left() {
+fn an_outage_is_detected_after_one_of_two_runtimes_has_shut_down() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
@@ -246,7 +246,7 @@ fn it_is_watched_on_the_runtime_that_is_left() {
     });
 }
 
-async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
+async fn a_file_that_is_not_a_database_is_reported_and_a_good_one_in_its_place_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("app.db");
     std::fs::write(&file, "this is a letter, and no database, however long one makes it".repeat(100)).unwrap();
@@ -262,7 +262,7 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
+async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
     let Some(server) = on_thread(Postgres::start).await else { return };
     let server = Arc::new(server);
     // The driver tries a socket that refuses for ten seconds; one that is gone, it tells at once.
@@ -352,7 +352,7 @@ pub(crate) async fn shuts_down_in_time(services: &ServiceRegistry) {
     }
 }
 
-async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown() {
+async fn a_server_that_never_answers_does_not_block_start_or_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let _stall = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
     let url = format!("postgres://tester@localhost/app?host={}", dir.path().display());
@@ -366,7 +366,7 @@ async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shut
     shuts_down_in_time(&services).await;
 }
 
-async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
+async fn a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown() {
     let Some(server) = on_thread(Postgres::shared).await else { return };
     let (url, dir) = (on_thread(|| server.database()).await, tempfile::tempdir().unwrap());
     let stall = proxy(server.socket(), &dir.path().join(".s.PGSQL.5432"));
@@ -392,44 +392,44 @@ async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
 
 mod on_sqlite_alone {
     #[tokio::test]
-    async fn a_directory_that_is_not_there_yet_is_waited_for() {
-        super::a_directory_that_is_not_there_yet_is_waited_for().await;
+    async fn services_wait_for_a_directory_that_does_not_exist_yet() {
+        super::services_wait_for_a_directory_that_does_not_exist_yet().await;
     }
 
     #[tokio::test]
-    async fn what_began_in_an_outage_fails_nobody_after_it() {
-        super::what_began_in_an_outage_fails_nobody_after_it().await;
+    async fn a_failure_that_began_in_an_outage_does_not_exhaust_max_failures_after_it() {
+        super::a_failure_that_began_in_an_outage_does_not_exhaust_max_failures_after_it().await;
     }
 
     #[tokio::test]
-    async fn it_is_watched_where_services_are_started_one_by_one_too() {
-        super::it_is_watched_where_services_are_started_one_by_one_too().await;
+    async fn an_outage_is_detected_when_services_are_started_one_by_one() {
+        super::an_outage_is_detected_when_services_are_started_one_by_one().await;
     }
 
     #[test]
-    fn it_is_watched_on_the_runtime_that_is_left() {
-        super::it_is_watched_on_the_runtime_that_is_left();
+    fn an_outage_is_detected_after_one_of_two_runtimes_has_shut_down() {
+        super::an_outage_is_detected_after_one_of_two_runtimes_has_shut_down();
     }
 
     #[tokio::test]
-    async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
-        super::a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used().await;
+    async fn a_file_that_is_not_a_database_is_reported_and_a_good_one_in_its_place_is_used() {
+        super::a_file_that_is_not_a_database_is_reported_and_a_good_one_in_its_place_is_used().await;
     }
 }
 
 mod on_postgres_alone {
     #[tokio::test]
-    async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
-        super::a_server_that_is_away_at_start_and_later_is_waited_for().await;
+    async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
+        super::services_wait_for_a_server_that_is_down_at_the_start_and_later().await;
     }
 
     #[tokio::test]
-    async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown() {
-        super::a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown().await;
+    async fn a_server_that_never_answers_does_not_block_start_or_shutdown() {
+        super::a_server_that_never_answers_does_not_block_start_or_shutdown().await;
     }
 
     #[tokio::test]
-    async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
-        super::a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown().await;
+    async fn a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown() {
+        super::a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown().await;
     }
 }

@@ -83,7 +83,7 @@ pub(crate) async fn rows_and_effects_commit_together(bench: Bench) {
     assert_eq!((row.attempts, row.error_message), (1, None));
 }
 
-pub(crate) async fn a_failed_item_loses_its_writes_and_no_other_does(bench: Bench) {
+pub(crate) async fn a_failed_item_loses_only_its_own_writes(bench: Bench) {
     jobs(&bench.db, 4).await;
     set_payload(&bench, 2, "bad").await;
     let (clock, time) = hand_clock();
@@ -113,7 +113,7 @@ pub(crate) async fn a_failed_item_loses_its_writes_and_no_other_does(bench: Benc
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
 }
 
-pub(crate) async fn an_error_says_whether_and_when_to_try_again(bench: Bench) {
+pub(crate) async fn an_error_decides_whether_and_when_a_row_is_retried(bench: Bench) {
     jobs(&bench.db, 2).await;
     set_payload(&bench, 1, "fatal").await;
     set_payload(&bench, 2, "later").await;
@@ -125,7 +125,7 @@ pub(crate) async fn an_error_says_whether_and_when_to_try_again(bench: Bench) {
     assert_eq!((later.status.as_str(), later.due), ("pending", Some(clock.now() + Duration::from_secs(7))));
 }
 
-pub(crate) async fn a_failing_statement_spoils_only_its_item(bench: Bench) {
+pub(crate) async fn a_failing_statement_fails_only_its_item(bench: Bench) {
     jobs(&bench.db, 4).await;
     set_payload(&bench, 2, "break").await;
     let outcome = work(&service_db(&bench), 10).await.unwrap();
@@ -136,7 +136,7 @@ pub(crate) async fn a_failing_statement_spoils_only_its_item(bench: Bench) {
 }
 
 /// PostgreSQL refuses everything after a failed statement, so hiding the error cannot save the item there.
-pub(crate) async fn a_hidden_error_spoils_only_its_item(bench: Bench) {
+pub(crate) async fn an_ignored_error_fails_only_its_item(bench: Bench) {
     jobs(&bench.db, 4).await;
     set_payload(&bench, 2, "hide").await;
     let outcome = work(&service_db(&bench), 10).await.unwrap();
@@ -151,7 +151,7 @@ pub(crate) async fn a_hidden_error_spoils_only_its_item(bench: Bench) {
     }
 }
 
-pub(crate) async fn a_savepoint_of_the_items_own_saves_it(bench: Bench) {
+pub(crate) async fn a_savepoint_in_an_item_saves_the_item(bench: Bench) {
     jobs(&bench.db, 2).await;
     let mut batch = service_db(&bench).claim::<job::Entity>(10).await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
@@ -180,7 +180,7 @@ pub(crate) async fn an_item_that_is_not_settled_has_failed(bench: Bench) {
     assert_eq!(crate::tables::job(&bench.db, 3).await.error_message.as_deref(), Some("not settled"));
 }
 
-pub(crate) async fn a_dropped_batch_undoes_all_and_charges_the_row_in_flight(bench: Bench) {
+pub(crate) async fn a_dropped_batch_is_rolled_back_and_costs_the_current_row_an_attempt(bench: Bench) {
     jobs(&bench.db, 5).await;
     let service_db = service_db(&bench);
     let run = async {
@@ -207,7 +207,7 @@ pub(crate) async fn a_dropped_batch_undoes_all_and_charges_the_row_in_flight(ben
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(4), "and go on in the next run");
 }
 
-pub(crate) async fn a_panic_and_a_timeout_are_charged_too(bench: Bench) {
+pub(crate) async fn a_panic_and_a_timeout_cost_the_current_row_an_attempt(bench: Bench) {
     jobs(&bench.db, 3).await;
     set_payload(&bench, 1, "panic").await;
     set_payload(&bench, 2, "hang").await;
@@ -228,7 +228,7 @@ pub(crate) async fn a_panic_and_a_timeout_are_charged_too(bench: Bench) {
 }
 
 /// The worst row: it bites every time and comes first. Its attempts are its own.
-pub(crate) async fn a_poisoned_row_does_not_hold_up_the_table(bench: Bench) {
+pub(crate) async fn a_row_that_always_panics_does_not_block_the_table(bench: Bench) {
     create(&bench.db, plain::Entity).await;
     let row = |day| plain::ActiveModel { station: Set("a".into()), day: Set(day), state: Set(plain::Status::Pending) };
     plain::Entity::insert_many((0..20).map(row)).exec_without_returning(&bench.db).await.unwrap();
@@ -300,7 +300,7 @@ pub(crate) async fn composite_and_uuid_keys_and_enum_statuses_work(bench: Bench)
     assert_eq!(failed.error.chars().count(), 40, "cut to what the column takes");
 }
 
-pub(crate) async fn a_filter_and_an_order_of_the_users_own(bench: Bench) {
+pub(crate) async fn filter_and_order_by_select_and_sort_the_rows(bench: Bench) {
     jobs(&bench.db, 10).await;
     let service_db = service_db(&bench);
     let mut batch = service_db
@@ -319,7 +319,7 @@ pub(crate) async fn a_filter_and_an_order_of_the_users_own(bench: Bench) {
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(3).again());
 }
 
-pub(crate) async fn the_oldest_come_first(bench: Bench) {
+pub(crate) async fn the_oldest_rows_come_first(bench: Bench) {
     jobs(&bench.db, 5).await;
     let now = WallClock::new(Utc::now).now();
     for (id, ago) in [(1, 10), (2, 30), (3, 20), (4, -3600)] {
@@ -342,7 +342,7 @@ pub(crate) async fn the_oldest_come_first(bench: Bench) {
 }
 
 /// A batch locks one row more than it lends, be they with a time or without.
-pub(crate) async fn what_a_batch_does_not_lend_is_left_to_others(bench: Bench) {
+pub(crate) async fn rows_that_a_batch_does_not_lend_stay_free_for_others(bench: Bench) {
     if !bench.is_postgres() {
         // There a batch has the whole database for itself.
         return;
@@ -359,7 +359,7 @@ pub(crate) async fn what_a_batch_does_not_lend_is_left_to_others(bench: Bench) {
 
 /// A million retries that wait for tomorrow shall not cost anything today. (How SQLite goes about it, a test of the crate's own
 /// knows.)
-pub(crate) async fn an_idle_poll_does_not_go_through_what_is_not_due(bench: Bench) {
+pub(crate) async fn an_idle_poll_does_not_read_rows_that_are_not_due(bench: Bench) {
     if !bench.is_postgres() {
         return;
     }
@@ -414,7 +414,7 @@ pub(crate) async fn rows_that_cannot_be_read_are_set_aside(bench: Bench) {
 }
 
 /// Its number cannot grow any more, which must not hold up the table: not where it fails, and not where it succeeds.
-pub(crate) async fn a_full_column_of_attempts_fails_its_row_alone(bench: Bench) {
+pub(crate) async fn a_full_column_of_attempts_fails_only_its_row(bench: Bench) {
     jobs(&bench.db, 4).await;
     bench.db.execute_unprepared("UPDATE job SET attempts = 2147483647 WHERE id < 3").await.unwrap();
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -450,7 +450,7 @@ pub(crate) async fn many_workers_get_no_row_twice(bench: Bench) {
 }
 
 /// What a commit refuses is nobody's in particular; claimed one by one, the row it was about is found.
-pub(crate) async fn a_refused_commit_finds_the_row_it_was_about(bench: Bench) {
+pub(crate) async fn after_a_refused_commit_the_row_that_caused_it_is_found(bench: Bench) {
     jobs(&bench.db, 4).await;
     bench.db.execute_unprepared("CREATE TABLE parent (id BIGINT PRIMARY KEY)").await.unwrap();
     bench

@@ -47,7 +47,7 @@ async fn until_served(bench: &Bench, at_least: DateTime<Utc>) {
 }
 
 /// Kills the process at random moments, in a run or between two, until the fires of a quarter of an hour and those since are served.
-pub(crate) async fn killed_in_the_middle_of_it_no_fire_is_lost(bench: Bench) {
+pub(crate) async fn no_fire_is_lost_when_the_process_is_killed(bench: Bench) {
     let first = down_for(&bench, 900).await;
     let begun = Utc::now();
     let mut kills = 0;
@@ -71,7 +71,7 @@ pub(crate) async fn killed_in_the_middle_of_it_no_fire_is_lost(bench: Bench) {
     assert!((fires..=fires + kills + 1).contains(&runs), "{runs} runs for {fires} fires and {kills} kills");
 }
 
-pub(crate) async fn of_those_missed_the_latest_alone_is_made_up_after_every_kill(bench: Bench) {
+pub(crate) async fn with_latest_one_fire_is_made_up_after_each_kill(bench: Bench) {
     let first = down_for(&bench, 300).await;
     let mut kills = 0;
     for _ in 0..3 {
@@ -115,7 +115,7 @@ pub(crate) async fn a_thousand_missed_fires_are_made_up_and_no_more(bench: Bench
 }
 
 /// Nobody knows what is owed before the last fire can be read, so nothing runs, and nothing is lost.
-async fn what_was_missed_is_caught_up_once_the_database_is_there() {
+async fn missed_fires_are_made_up_when_the_database_answers() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };
     let server = std::sync::Arc::new(server);
     let bench = Bench::open(server.database(), None).await;
@@ -149,7 +149,7 @@ async fn what_was_missed_is_caught_up_once_the_database_is_there() {
 
 mod on_postgres_alone {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_was_missed_is_caught_up_once_the_database_is_there() {
-        super::what_was_missed_is_caught_up_once_the_database_is_there().await;
+    async fn missed_fires_are_made_up_when_the_database_answers() {
+        super::missed_fires_are_made_up_when_the_database_answers().await;
     }
 }

@@ -85,7 +85,7 @@ pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
 }
 
 /// A claim binds only those who ask for one. Who did not has done the work, and it is not done twice.
-pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench: Bench) {
+pub(crate) async fn a_row_that_another_worker_has_changed_is_left_alone(bench: Bench) {
     jobs(&bench.db, 4).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
@@ -109,7 +109,7 @@ pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench
     assert_eq!(claims(&bench).await, 0);
 }
 
-pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
+pub(crate) async fn claimed_rows_are_not_lent_to_others(bench: Bench) {
     jobs(&bench.db, 10).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let mut first = service_db.claim_each::<job::Entity>(4).await.unwrap();
@@ -124,7 +124,7 @@ pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(4));
 }
 
-pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench: Bench) {
+pub(crate) async fn a_dropped_batch_releases_its_claims_and_costs_one_row_an_attempt(bench: Bench) {
     jobs(&bench.db, 4).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let run = async {
@@ -148,7 +148,7 @@ pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench:
 }
 
 /// A worker that was killed leaves its claims; when they have run out, somebody else takes the rows.
-pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
+pub(crate) async fn claims_of_a_killed_worker_expire(bench: Bench) {
     jobs(&bench.db, 3).await;
     let seconds = Arc::new(AtomicI64::new(1_800_000_000));
     let shown = Arc::clone(&seconds);
@@ -178,7 +178,7 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     assert_eq!(claims(&bench).await, 0);
 }
 
-pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
+pub(crate) async fn a_running_batch_keeps_its_claims(bench: Bench) {
     jobs(&bench.db, 2).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let lease = Duration::from_millis(600);
@@ -191,7 +191,7 @@ pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
 }
 
 /// Rows over which a process died go last, so a batch that ends early has not come to them: it must not forget the deaths.
-pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
+pub(crate) async fn a_batch_that_ends_early_keeps_the_count_of_crashes(bench: Bench) {
     jobs(&bench.db, 3).await;
     let died = format!(
         "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
@@ -232,7 +232,7 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
 }
 
 /// Left standing, they would run out as those of the dead do, and a row that is innocent would be charged with it.
-pub(crate) async fn claims_that_a_commit_could_not_give_back_are_given_back_later(bench: Bench) {
+pub(crate) async fn claims_that_a_commit_could_not_release_are_released_later(bench: Bench) {
     jobs(&bench.db, 3).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let batch = service_db.claim_each::<job::Entity>(10).await.unwrap();

@@ -93,7 +93,7 @@ pub(crate) async fn killed_workers_lose_nothing_and_repeat_nothing(bench: Bench)
     kill_over(&bench, rows, kills, workers, "claim").await;
 }
 
-pub(crate) async fn killed_workers_of_single_items_repeat_nothing_either(bench: Bench) {
+pub(crate) async fn killed_workers_with_claim_each_lose_nothing_and_repeat_nothing(bench: Bench) {
     let kills = setting("SERVICE_TEST_KILLS", 50) / 5;
     let rows = (kills * 10).max(1_000);
     let workers = if bench.is_postgres() { 3 } else { 2 };
@@ -199,7 +199,7 @@ async fn a_full_disk_loses_nothing() {
 }
 
 /// The server is stopped as if it had lost power, and started again, three times.
-async fn a_server_that_comes_back_finds_the_work_going_on() {
+async fn after_a_server_was_stopped_the_work_continues() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };
     let server = std::sync::Arc::new(server);
     let url = server.database();
@@ -230,7 +230,7 @@ async fn a_server_that_comes_back_finds_the_work_going_on() {
 }
 
 /// Connections are cut in the middle of a commit: before the server heard of it, or after, when its answer is on the way.
-async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
+async fn a_connection_that_is_cut_during_a_commit_loses_and_repeats_nothing() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::shared).await.unwrap() else { return };
     let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
     let bench = Bench::open(url.clone(), None).await;
@@ -296,12 +296,12 @@ mod on_sqlite_alone {
 
 mod on_postgres_alone {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_server_that_comes_back_finds_the_work_going_on() {
-        super::a_server_that_comes_back_finds_the_work_going_on().await;
+    async fn after_a_server_was_stopped_the_work_continues() {
+        super::after_a_server_was_stopped_the_work_continues().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
-        super::a_connection_cut_in_a_commit_loses_and_repeats_nothing().await;
+    async fn a_connection_that_is_cut_during_a_commit_loses_and_repeats_nothing() {
+        super::a_connection_that_is_cut_during_a_commit_loses_and_repeats_nothing().await;
     }
 }

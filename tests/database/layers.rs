@@ -67,7 +67,7 @@ fn option(explained: &Explanation, key: &str) -> (String, String) {
     (found.value.clone(), found.place.clone())
 }
 
-pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(bench: Bench) {
+pub(crate) async fn rows_of_service_config_take_effect_and_wrong_ones_are_reported(bench: Bench) {
     let services = start(&bench).await;
     let service = batcher(&services);
     let metric = |name: &str| service.health().metrics.get(name).copied();
@@ -94,7 +94,7 @@ pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(b
 }
 
 /// What is no JSON, no time or no answer to a yes-or-no question is told with its key, and what held before holds on.
-pub(crate) async fn rows_that_say_nothing_are_told_and_the_last_good_value_holds(bench: Bench) {
+pub(crate) async fn rows_that_cannot_be_parsed_are_reported_and_the_last_good_value_stays(bench: Bench) {
     let services = start(&bench).await;
     let service = batcher(&services);
     let metric = |name: &str| service.health().metrics.get(name).copied();
@@ -146,7 +146,7 @@ fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
     }
 }
 
-pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends(bench: Bench) {
+pub(crate) async fn an_override_applies_to_every_replica_until_its_end(bench: Bench) {
     let replicas = [start(&bench).await, start(&bench).await];
     let end = Utc::now() + Duration::from_secs(15);
     for (key, value) in [
@@ -193,7 +193,7 @@ pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends
 }
 
 /// The service is one of the type `batcher` that is registered under another id.
-pub(crate) async fn rows_of_defaults_and_of_the_type_stand_below_those_of_the_service(bench: Bench) {
+pub(crate) async fn rows_of_defaults_and_of_the_type_are_below_those_of_the_service(bench: Bench) {
     for (service, key, value) in [
         ("defaults", "interval", "\"1s\""),
         ("defaults", "jitter", "1"),
@@ -228,7 +228,7 @@ pub(crate) async fn rows_of_defaults_and_of_the_type_stand_below_those_of_the_se
     services.shutdown().await.unwrap();
 }
 
-pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench) {
+pub(crate) async fn without_migration_the_start_requires_the_tables(bench: Bench) {
     for table in ["service_store", "service_claim"] {
         bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
     }

@@ -33,7 +33,7 @@ async fn hogged(services: &ServiceRegistry, connections: f64) {
     assert_eq!(hog(), Some(connections));
 }
 
-pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone(bench: crate::Bench) {
+pub(crate) async fn a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown(bench: crate::Bench) {
     let mut options = ConnectOptions::new(bench.url.clone());
     options.max_connections(2).acquire_timeout(Duration::from_secs(2));
     let pool = Database::connect(options).await.unwrap();
@@ -58,7 +58,7 @@ pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_a
 }
 
 /// Where the registry opened the database itself, even the operator's word still gets through.
-pub(crate) async fn a_pool_that_is_used_up_does_not_keep_overrides_out(bench: crate::Bench) {
+pub(crate) async fn overrides_apply_while_the_pool_is_exhausted(bench: crate::Bench) {
     let services = builder().service_of::<Hog>("hog").database_url(&bench.url).start_all().await.unwrap();
     hogged(&services, if bench.is_postgres() { 10.0 } else { 5.0 }).await;
     let pause = Override::new("counter", "paused", true).by("ann").why("the pool is used up");

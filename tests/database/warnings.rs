@@ -27,7 +27,7 @@ async fn nothing(_: &job::Model, _: &Transaction) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench) {
+pub(crate) async fn a_missing_index_is_reported_once_with_its_sql(bench: Bench) {
     jobs(&bench.db, 3).await;
     let (log, _listening) = Log::listen();
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -44,7 +44,7 @@ pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench
 }
 
 /// Its claim fails, and says why: an index would not help.
-pub(crate) async fn a_table_that_is_not_there_is_not_told_to_need_an_index(bench: Bench) {
+pub(crate) async fn a_missing_table_is_not_reported_as_missing_an_index(bench: Bench) {
     let (log, _listening) = Log::listen();
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let error = format!("{:#}", work(&service_db, nothing).await.unwrap_err());
@@ -55,7 +55,7 @@ pub(crate) async fn a_table_that_is_not_there_is_not_told_to_need_an_index(bench
     assert_eq!(log.warnings().len(), 1, "now it is there, without one");
 }
 
-pub(crate) async fn rows_set_aside_are_told_with_their_keys(bench: Bench) {
+pub(crate) async fn rows_that_are_set_aside_are_reported_with_their_keys(bench: Bench) {
     jobs(&bench.db, 4).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
     if bench.is_postgres() {
@@ -113,7 +113,7 @@ pub(crate) async fn a_status_enum_without_the_statuses_is_refused(bench: Bench) 
     }
 }
 
-pub(crate) async fn a_missing_table_is_named(bench: Bench) {
+pub(crate) async fn the_error_names_a_missing_table(bench: Bench) {
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let error = service_db.claim::<job::Entity>(1).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot claim rows of `job`");
@@ -123,7 +123,7 @@ pub(crate) async fn a_missing_table_is_named(bench: Bench) {
 
 /// PostgreSQL: the row kills its connection every time. It is charged from the third time on; the others only wait.
 #[tokio::test]
-async fn a_row_that_breaks_connections_is_found_out() {
+async fn a_row_that_breaks_its_connection_is_detected() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 5).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -158,7 +158,7 @@ async fn until_unlocked(db: &DatabaseConnection) {
 
 /// PostgreSQL: the run is cut in the middle of a statement that goes on in the server and keeps the row locked.
 #[tokio::test]
-async fn a_row_still_locked_by_its_run_is_charged_later() {
+async fn a_row_that_its_run_still_locks_loses_its_attempt_later() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 2).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
