@@ -1,4 +1,4 @@
-//! One suite, run unchanged on SQLite and on a PostgreSQL that it starts itself.
+//! One suite, which runs unchanged on SQLite and on a PostgreSQL server that it starts itself.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -58,7 +58,7 @@ impl Bench {
     }
 }
 
-/// Each case is an `async fn(Bench)`; it becomes a test on either engine.
+/// Each case is an `async fn(Bench)`. It becomes a test on each engine.
 macro_rules! exercise {
     ($($module:ident: $($case:ident),+;)+) => {
         mod on_sqlite {

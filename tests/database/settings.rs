@@ -1,4 +1,4 @@
-//! The store, and the tables that change a service from outside.
+//! The store of a service, and the tables that change a service from outside.
 
 use chrono::{Duration, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
@@ -93,7 +93,7 @@ pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
     assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
 }
 
-/// As a person writes one: with `CURRENT_TIMESTAMP`, and times in forms that the framework itself does not write.
+/// A person may write `CURRENT_TIMESTAMP`, and times in forms that the framework itself does not write.
 pub(crate) async fn overrides_that_are_written_by_hand_apply_and_end(bench: Bench) {
     for (key, set_at, until) in [
         ("interval", "CURRENT_TIMESTAMP", "NULL"),
@@ -127,7 +127,7 @@ pub(crate) async fn the_last_run_is_stored(bench: Bench) {
     fire.fire = Some(now - Duration::seconds(1));
     internal::set_last_run(db, "mailer", fire).await.unwrap();
     last.fire = fire.fire;
-    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), last, "one does not wipe out the other");
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), last, "a stored fire does not delete the stored run");
 }
 
 pub(crate) async fn a_delayed_process_does_not_set_the_last_run_back(bench: Bench) {
@@ -143,7 +143,11 @@ pub(crate) async fn a_delayed_process_does_not_set_the_last_run_back(bench: Benc
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
     internal::set_last_run(db, "mailer", ahead).await.unwrap();
     internal::set_last_run(db, "mailer", early).await.unwrap();
-    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), early, "a clock that was a day ahead is not believed");
+    assert_eq!(
+        internal::last_run(db, "mailer").await.unwrap(),
+        early,
+        "a time of a clock that was a day ahead is replaced"
+    );
     internal::set_last_run(db, "mailer", late).await.unwrap();
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
 }

@@ -1,4 +1,4 @@
-//! What a batch sends to PostgreSQL, by the driver's own log: every statement is a round trip.
+//! The statements that a batch sends to PostgreSQL, from the log of the driver: every statement is a round trip.
 
 use service_core::__private::database::ServiceDb;
 use service_core::Outcome;
@@ -29,7 +29,7 @@ async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writ
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 0).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
-    // The first claim looks at the table.
+    // The first claim also checks the table.
     assert_eq!(work(&service_db).await, Outcome::idle());
     more_jobs(&bench.db, 1..=10).await;
     let (log, _listening) = Log::listen_to("sqlx::query");

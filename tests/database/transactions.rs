@@ -50,7 +50,7 @@ pub(crate) async fn a_rolled_back_savepoint_undoes_only_its_own_writes(bench: Be
     assert_eq!(ids(&bench.db).await, [1, 3]);
 }
 
-/// PostgreSQL answers `COMMIT` with a silent rollback once a statement has failed.
+/// After a failed statement, PostgreSQL answers `COMMIT` with a silent rollback.
 pub(crate) async fn a_commit_after_an_ignored_error_is_an_error(bench: Bench) {
     table(&bench.db).await;
     let tx = ServiceDb::new(bench.db.clone(), "test").begin().await.unwrap();
