@@ -1,15 +1,16 @@
-//! A disk that becomes full while services commit, and has space again later: nothing is lost, and the services go on.
+//! A disk becomes full while services commit, and later has space again: nothing is lost, and the services continue.
 //!
-//! A worker runs in a small file system of its own, and prints what another connection sees. With `max_page_count` a statement
-//! would fail. Here it is the commit.
+//! A worker runs in a small file system of its own, and prints what another connection sees. (`max_page_count` could not
+//! replace it: it makes a statement fail, while on a full disk the commit fails.)
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
 
-/// As in the worker.
+/// The number of rows, as in the worker.
 const ROWS: i64 = 120;
 
-/// Runs a worker in a small file system of its own. `None` if this system does not allow to mount one, which is printed.
+/// Runs a worker in a small file system of its own. If this system does not allow to mount one, prints that and returns
+/// `None`.
 fn worker(mode: &str, pool: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     let mounted = |then: &str| {

@@ -10,7 +10,7 @@ const LAYERS: Layers = Layers {
     root_only_reexports: true,
 };
 
-/// What is wrong with a crate of these files.
+/// Returns the violations in a crate of these files.
 fn violations(files: &[(&str, &str)]) -> Vec<String> {
     let modules = "mod config; mod registry; mod runtime; #[cfg(feature = \"database\")] pub mod database;
         pub use registry::handle::Handle; pub mod prelude { pub use crate::registry::handle::Handle; }";
@@ -154,8 +154,5 @@ fn the_root_re_exports_and_nothing_else() {
 
 #[test]
 fn a_module_that_no_layer_names_is_found() {
-    found(
-        &[("lib.rs", "mod config; mod helpers;"), ("helpers.rs", "")],
-        &["helpers.rs: this module stands in no layer"],
-    );
+    found(&[("lib.rs", "mod config; mod helpers;"), ("helpers.rs", "")], &["helpers.rs: this module is in no layer"]);
 }
