@@ -52,24 +52,24 @@ fn nothing_is_lost(mode: &str, pool: &str) {
 }
 
 #[test]
-fn a_claim_whose_commit_meets_a_full_disk_loses_nothing() {
+fn a_claim_loses_nothing_when_its_commit_finds_a_full_disk() {
     nothing_is_lost("claim", "url");
 }
 
 #[test]
-fn a_claim_in_a_pool_of_the_applications_own_loses_nothing_either() {
+fn a_claim_in_the_applications_own_pool_loses_nothing_on_a_full_disk() {
     nothing_is_lost("claim", "three");
     nothing_is_lost("claim", "one");
 }
 
 #[test]
-fn items_that_commit_by_themselves_meet_a_full_disk_and_lose_nothing() {
+fn items_that_commit_one_by_one_lose_nothing_on_a_full_disk() {
     nothing_is_lost("claim_each", "url");
     nothing_is_lost("claim_each", "three");
 }
 
 #[test]
-fn a_service_with_savepoints_of_its_own_meets_a_full_disk_and_loses_nothing() {
+fn a_service_with_its_own_savepoints_loses_nothing_on_a_full_disk() {
     nothing_is_lost("own", "url");
     nothing_is_lost("own", "one");
 }

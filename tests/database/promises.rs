@@ -106,7 +106,7 @@ const MISBEHAVIOURS: [&str; 6] = [
     "rolls back by hand in a savepoint",
 ];
 
-pub(crate) async fn an_item_that_ends_its_transaction_does_not_complete_what_is_lost(bench: Bench) {
+pub(crate) async fn an_item_that_ends_its_transaction_is_not_reported_as_completed(bench: Bench) {
     for each in [false, true] {
         for how in MISBEHAVIOURS {
             for at in [1, 3] {
@@ -309,7 +309,7 @@ pub(crate) async fn a_table_that_does_not_fit_its_entity_fails_the_run_and_no_ro
 }
 
 /// If only one row does not fit a column or a CHECK, the error belongs to that row.
-pub(crate) async fn a_row_that_does_not_fit_is_failed_alone(bench: Bench) {
+pub(crate) async fn only_the_row_that_does_not_fit_fails(bench: Bench) {
     for each in [false, true] {
         execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
             .await;
