@@ -88,7 +88,7 @@ exercise! {
         a_commit_of_a_transaction_that_has_ended_is_an_error,
         a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row,
         only_the_row_that_does_not_fit_fails,
-        a_row_that_stays_pending_has_no_effect_and_keeps_no_other,
+        a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_row_that_cannot_be_marked_blocks_no_other,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
     used_up:

@@ -363,7 +363,7 @@ async fn on_postgres_a_conflict_costs_no_attempt() {
 
 /// On PostgreSQL, with many workers: real conflicts at the commit, and a deadlock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_postgres_many_workers_in_each_others_way_fail_no_row() {
+async fn on_postgres_conflicts_between_many_workers_fail_no_row() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 60).await;
     execute(
@@ -411,7 +411,7 @@ async fn on_postgres_many_workers_in_each_others_way_fail_no_row() {
 // ── 3. no effect is repeated in the database, whatever triggers and rules do to the row ──────────────────────────────
 
 /// Triggers keep a row pending: before the update, after it, and at the end of the transaction.
-pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(bench: Bench) {
+pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(bench: Bench) {
     let function = |body: &str| {
         format!("CREATE OR REPLACE FUNCTION keep() RETURNS trigger AS $$ BEGIN {body} END $$ LANGUAGE plpgsql")
     };
