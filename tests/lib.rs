@@ -1,4 +1,4 @@
-//! Shared parts of the behaviour tests.
+//! Shared code of the behaviour tests.
 
 use std::fmt::{self, Write};
 use std::sync::Once;
@@ -8,12 +8,12 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 
-/// A subscriber that gives every event to a function, as one line: `WARN [service] message`.
+/// A subscriber that passes every event to a function, as one line: `WARN [service] message`.
 pub struct Lines<F>(pub F);
 
 impl<F: Fn(String) + Send + Sync + 'static> Subscriber for Lines<F> {
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
-        // Several may stand side by side, one a test.
+        // Several tests may have a subscriber at the same time.
         Interest::sometimes()
     }
 
@@ -41,15 +41,15 @@ impl<F: Fn(String) + Send + Sync + 'static> Subscriber for Lines<F> {
     fn exit(&self, _: &Id) {}
 }
 
-/// Has every line that logs ask the subscriber of its thread each time. One that is first reached on a thread that has
-/// none would else stay silent on all of them.
+/// Makes every log statement check the subscriber of its thread each time. Otherwise a statement that is first reached on a
+/// thread without a subscriber would be disabled on all threads.
 pub fn ask_each_thread() {
     static ONCE: Once = Once::new();
-    // A program that has a subscriber for all threads already needs none for this.
+    // A program that already has a subscriber for all threads does not need this.
     ONCE.call_once(|| drop(tracing::subscriber::set_global_default(Silent)));
 }
 
-/// Listens to nothing, but would like to be asked.
+/// Ignores every event, but requires to be asked each time.
 struct Silent;
 
 impl Subscriber for Silent {
@@ -89,7 +89,7 @@ impl Visit for Line {
             "service.id" => &mut self.service,
             _ => return,
         };
-        // Writing into a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(into, "{value:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Starts nothing, and says at start what there is to say; a test builds it with `panic = "abort"`, too.
+//! A program that starts no service, and logs the warnings of the start. A test also builds it with `panic = "abort"`.
 
 use service_core::prelude::*;
 use service_tests::Lines;

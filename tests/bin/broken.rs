@@ -1,4 +1,4 @@
-//! A program whose services cannot be started: everything that only the linker's list can get wrong.
+//! A program whose services cannot be started, because of mistakes that only exist in the linker's list.
 
 use service_core::prelude::*;
 

@@ -1,15 +1,15 @@
-//! A program with services, which tests start as a process of its own: they send it signals, and read what it says and
-//! how it exits. Its argument says what it is this time.
+//! A program with services, which tests start as a process: they send it signals, and check its output and its exit status.
+//! Its argument selects the services.
 
 use std::time::Duration;
 
 use service_core::prelude::*;
 use service_tests::Lines;
 
-/// Says on standard output what it does.
+/// Prints what it does.
 struct Loud {
     name: &'static str,
-    /// How a run goes on after its first word.
+    /// How a run continues after its first line.
     run: Run,
 }
 
@@ -47,7 +47,7 @@ impl Loud {
     }
 }
 
-/// Its run never gives its thread back.
+/// Its blocking run never returns.
 struct Stuck;
 
 #[service(interval = 60, discover = false)]
@@ -60,7 +60,7 @@ impl Stuck {
     }
 }
 
-/// Async code that blocks its thread and never returns it.
+/// Its async run blocks its thread and never returns.
 struct Blocks;
 
 #[service(interval = 60, discover = false)]
@@ -73,7 +73,7 @@ impl Blocks {
     }
 }
 
-/// Its start takes for ever.
+/// Its `configure` never ends.
 struct NeverBuilt;
 
 #[service(interval = 60, discover = false)]
@@ -133,7 +133,7 @@ async fn run(what: String) -> Result<()> {
         "run_stops" => return service_core::run(loud("single", Run::StopsItself)).await,
         "run_fails" => return service_core::run(loud("single", Run::IsHopeless)).await,
         "run_configures" => return service_core::run(Configuring).await,
-        other => return Err(Error::msg(format!("`{other}` is nothing that this program can be"))),
+        other => return Err(Error::msg(format!("`{other}` is not a known argument"))),
     };
     let services = builder.start_all().await?;
     let ended = match what.as_str() {
@@ -143,13 +143,13 @@ async fn run(what: String) -> Result<()> {
             println!("main: listens");
             terminate.recv().await;
             let ended = services.shutdown().await;
-            // Longer than its services may take.
+            // Longer than `shutdown_timeout`.
             tokio::time::sleep(Duration::from_millis(600)).await;
             ended
         }
         "lingers" => {
             let ended = services.until_shutdown().await;
-            // Longer than whoever ends a program that forgets to would wait.
+            // Longer than the wait after which a program without a wait for the shutdown is ended.
             tokio::time::sleep(Duration::from_millis(1600)).await;
             println!("main: lingered");
             ended
@@ -165,7 +165,7 @@ async fn run(what: String) -> Result<()> {
     ended
 }
 
-/// Has a setting, so that a test can give it by the environment.
+/// Has a setting that a test sets in the environment.
 struct Configuring;
 
 #[service(interval = 60, discover = false)]

@@ -1,5 +1,5 @@
-//! A database that is away, at start or later, or that hangs: who needs it waits and recovers, health names it, and nobody else
-//! notices.
+//! A database that does not answer, at the start or later, or that hangs: services that need it wait and recover, health names
+//! it, and other services are not affected.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Counter {
     }
 }
 
-/// Needs it to be built.
+/// Needs the database in `configure`.
 struct Reader;
 
 #[service(interval = "100ms", retry_delay = "100ms", discover = false)]
@@ -42,7 +42,7 @@ impl Reader {
     async fn update(&mut self) {}
 }
 
-/// Does not need it.
+/// Does not need the database.
 #[derive(Default)]
 struct Ticker;
 
@@ -64,7 +64,7 @@ pub(crate) fn health(services: &ServiceRegistry, id: &str) -> ServiceHealth {
     services.get(id).unwrap().health()
 }
 
-/// Waits, in real time, as a database lives in it.
+/// Waits in real time, because a database uses real time.
 pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !reached() {
@@ -73,7 +73,7 @@ pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-/// Who needs the database backs off and says for what, beyond the failures that it has; who does not is well.
+/// Checks that services which need the database back off and name it, beyond `max_failures`, and that the others are well.
 async fn wait_for(services: &ServiceRegistry, name: &str, ids: &[&str]) {
     for id in ids {
         let before = health(services, id).error_count;
@@ -109,7 +109,7 @@ async fn all_recover(services: &ServiceRegistry) {
     }
 }
 
-/// Rows as other programs and operators write them before the service's own program can see them.
+/// Writes rows of the configuration tables before the service's program can read them.
 async fn prepare(db: &DatabaseConnection) {
     database::migrate(db).await.unwrap();
     db.execute_unprepared("INSERT INTO service_config VALUES ('ticker', 'interval', '\"70ms\"')").await.unwrap();
@@ -122,7 +122,7 @@ fn interval_is_from_the_table(services: &ServiceRegistry) -> bool {
         .any(|option| option.key == "interval" && option.value == "70ms" && option.place.contains("service_config"))
 }
 
-async fn a_directory_that_is_not_there_yet_is_waited_for() {
+async fn services_wait_for_a_directory_that_does_not_exist_yet() {
     let dir = tempfile::tempdir().unwrap();
     let prepared = dir.path().join("prepared");
     std::fs::create_dir(&prepared).unwrap();
@@ -142,9 +142,9 @@ async fn a_directory_that_is_not_there_yet_is_waited_for() {
     services.shutdown().await.unwrap();
 }
 
-/// Cannot reach the database, and is slow to find that out when its limit is reached.
+/// Cannot reach the database. Its last attempt before the limit takes long.
 struct Straggler {
-    /// Whether the database is there again.
+    /// Whether the database answers again.
     there: watch::Receiver<bool>,
 }
 
@@ -160,7 +160,7 @@ impl Straggler {
     }
 }
 
-/// Cannot reach the database, and says itself when to try again.
+/// Cannot reach the database, and sets the wait before the retry itself.
 struct Deliberate;
 
 #[service(interval = "100ms", discover = false)]
@@ -170,7 +170,7 @@ impl Deliberate {
     }
 }
 
-/// Is refused once more when the database is back: all come at once then.
+/// Is refused once more when the database answers again, because all services connect at once.
 #[derive(Default)]
 struct Unlucky {
     refused: bool,
@@ -188,7 +188,7 @@ fn out_of_reach() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal("no route to host".into()))
 }
 
-async fn what_began_in_an_outage_fails_nobody_after_it() {
+async fn a_failure_that_began_in_an_outage_does_not_exhaust_max_failures_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
     let (back, there) = watch::channel(false);
@@ -200,21 +200,21 @@ async fn what_began_in_an_outage_fails_nobody_after_it() {
         .start_all()
         .await
         .unwrap();
-    until("its last chance is in flight", || health(&services, "straggler").metrics.contains_key("last")).await;
-    until("it says when", || health(&services, "deliberate").failures == 1).await;
+    until("its last attempt is in progress", || health(&services, "straggler").metrics.contains_key("last")).await;
+    until("it has set its wait", || health(&services, "deliberate").failures == 1).await;
     wait_for(&services, &url, &["counter", "unlucky"]).await;
     std::fs::create_dir(dir.path().join("mounted")).unwrap();
     all_recover(&services).await;
-    until("it is refused once more, and goes on", || health(&services, "unlucky").status == HealthStatus::Healthy)
+    until("it is refused once more, and continues", || health(&services, "unlucky").status == HealthStatus::Healthy)
         .await;
     back.send(true).unwrap();
-    until("it is judged", || health(&services, "straggler").error_count > 3).await;
+    until("its failure is handled", || health(&services, "straggler").error_count > 3).await;
     until("it is well", || health(&services, "straggler").status == HealthStatus::Healthy).await;
-    assert_eq!(health(&services, "deliberate").runs, 1, "it waits as long as it said");
+    assert_eq!(health(&services, "deliberate").runs, 1, "it waits as long as it has set");
     services.shutdown().await.unwrap();
 }
 
-async fn it_is_watched_where_services_are_started_one_by_one_too() {
+async fn an_outage_is_detected_when_services_are_started_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
     let services = builder().database_url(&url).build().await.unwrap();
@@ -228,7 +228,7 @@ async fn it_is_watched_where_services_are_started_one_by_one_too() {
     services.shutdown().await.unwrap();
 }
 
-fn it_is_watched_on_the_runtime_that_is_left() {
+fn an_outage_is_detected_after_one_of_two_runtimes_has_shut_down() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", dir.path().join("mounted/app.db").display());
@@ -246,7 +246,7 @@ fn it_is_watched_on_the_runtime_that_is_left() {
     });
 }
 
-async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
+async fn a_file_that_is_not_a_database_is_reported_and_a_good_one_in_its_place_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("app.db");
     std::fs::write(&file, "this is a letter, and no database, however long one makes it".repeat(100)).unwrap();
@@ -262,10 +262,10 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
+async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
     let Some(server) = on_thread(Postgres::start).await else { return };
     let server = Arc::new(server);
-    // The driver tries a socket that refuses for ten seconds; one that is gone, it tells at once.
+    // The driver retries a socket that refuses for ten seconds. For a missing socket it fails at once.
     let down = async || {
         let server = server.clone();
         on_thread(move || {
@@ -295,19 +295,19 @@ async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
     prepare(&db).await;
     until("the table layers are read", || interval_is_from_the_table(&services)).await;
     down().await;
-    // What the reader needed it has had.
+    // The reader only needed the database in `configure`.
     wait_for(&services, &url, &["counter"]).await;
-    assert!(interval_is_from_the_table(&services), "what was read holds");
+    assert!(interval_is_from_the_table(&services), "the values that were read stay");
     assert!(health(&services, "reader").reason.is_some_and(|why| why.contains(&url)), "it may need it again");
     up().await;
     all_recover(&services).await;
     services.shutdown().await.unwrap();
     let away =
         log.warnings().into_iter().filter(|line| line.contains("does not answer, services that need it wait")).count();
-    assert_eq!(away, 2, "once an outage: {:?}", log.warnings());
+    assert_eq!(away, 2, "one warning for each outage: {:?}", log.warnings());
 }
 
-/// Stands between program and server, and on demand lets nothing through any more.
+/// A proxy between the program and the server, which can stop to forward.
 fn proxy(target: std::path::PathBuf, address: &Path) -> watch::Sender<bool> {
     let (stall, stalled) = watch::channel(false);
     let listener = UnixListener::bind(address).unwrap();
@@ -339,7 +339,7 @@ async fn pass(
     }
 }
 
-/// A shutdown ends in its time, give or take what a busy machine needs.
+/// Checks that a shutdown ends in time, with a tolerance for a busy machine.
 pub(crate) async fn shuts_down_in_time(services: &ServiceRegistry) {
     let mut running = services.list();
     running.retain(|id| health(services, id).running);
@@ -352,7 +352,7 @@ pub(crate) async fn shuts_down_in_time(services: &ServiceRegistry) {
     }
 }
 
-async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown() {
+async fn a_server_that_never_answers_does_not_block_start_or_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let _stall = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
     let url = format!("postgres://tester@localhost/app?host={}", dir.path().display());
@@ -361,12 +361,13 @@ async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shut
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     ticker_is_well(&services).await;
     for id in ["counter", "reader"] {
-        until("it says for what it waits", || health(&services, id).reason.is_some_and(|why| why.contains(&url))).await;
+        until("it names what it waits for", || health(&services, id).reason.is_some_and(|why| why.contains(&url)))
+            .await;
     }
     shuts_down_in_time(&services).await;
 }
 
-async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
+async fn a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown() {
     let Some(server) = on_thread(Postgres::shared).await else { return };
     let (url, dir) = (on_thread(|| server.database()).await, tempfile::tempdir().unwrap());
     let stall = proxy(server.socket(), &dir.path().join(".s.PGSQL.5432"));
@@ -378,7 +379,7 @@ async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
     until("it has used the database", || health(&services, "impatient").total_processed > 0).await;
     stall.send(true).unwrap();
     let waits = |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("away"));
-    until("the outage is told", || waits("counter") && waits("reader")).await;
+    until("the outage is reported", || waits("counter") && waits("reader")).await;
     let judged = health(&services, "impatient").error_count;
     until("timeouts beyond the limit", || health(&services, "impatient").error_count > judged.max(4)).await;
     assert_eq!(health(&services, "impatient").failures, 3, "it is not failed before the outage is noticed");
@@ -392,44 +393,44 @@ async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
 
 mod on_sqlite_alone {
     #[tokio::test]
-    async fn a_directory_that_is_not_there_yet_is_waited_for() {
-        super::a_directory_that_is_not_there_yet_is_waited_for().await;
+    async fn services_wait_for_a_directory_that_does_not_exist_yet() {
+        super::services_wait_for_a_directory_that_does_not_exist_yet().await;
     }
 
     #[tokio::test]
-    async fn what_began_in_an_outage_fails_nobody_after_it() {
-        super::what_began_in_an_outage_fails_nobody_after_it().await;
+    async fn a_failure_that_began_in_an_outage_does_not_exhaust_max_failures_after_it() {
+        super::a_failure_that_began_in_an_outage_does_not_exhaust_max_failures_after_it().await;
     }
 
     #[tokio::test]
-    async fn it_is_watched_where_services_are_started_one_by_one_too() {
-        super::it_is_watched_where_services_are_started_one_by_one_too().await;
+    async fn an_outage_is_detected_when_services_are_started_one_by_one() {
+        super::an_outage_is_detected_when_services_are_started_one_by_one().await;
     }
 
     #[test]
-    fn it_is_watched_on_the_runtime_that_is_left() {
-        super::it_is_watched_on_the_runtime_that_is_left();
+    fn an_outage_is_detected_after_one_of_two_runtimes_has_shut_down() {
+        super::an_outage_is_detected_after_one_of_two_runtimes_has_shut_down();
     }
 
     #[tokio::test]
-    async fn a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used() {
-        super::a_file_that_is_no_database_is_told_and_a_good_one_in_its_place_is_used().await;
+    async fn a_file_that_is_not_a_database_is_reported_and_a_good_one_in_its_place_is_used() {
+        super::a_file_that_is_not_a_database_is_reported_and_a_good_one_in_its_place_is_used().await;
     }
 }
 
 mod on_postgres_alone {
     #[tokio::test]
-    async fn a_server_that_is_away_at_start_and_later_is_waited_for() {
-        super::a_server_that_is_away_at_start_and_later_is_waited_for().await;
+    async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
+        super::services_wait_for_a_server_that_is_down_at_the_start_and_later().await;
     }
 
     #[tokio::test]
-    async fn a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown() {
-        super::a_server_that_accepts_and_never_answers_holds_up_neither_start_nor_shutdown().await;
+    async fn a_server_that_never_answers_does_not_block_start_or_shutdown() {
+        super::a_server_that_never_answers_does_not_block_start_or_shutdown().await;
     }
 
     #[tokio::test]
-    async fn a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown() {
-        super::a_server_that_hangs_later_is_noticed_and_holds_up_no_shutdown().await;
+    async fn a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown() {
+        super::a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown().await;
     }
 }

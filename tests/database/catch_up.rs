@@ -1,5 +1,5 @@
-//! Cron fires that were missed while the process was down, on both engines: none is lost, whatever happens to the process, and a
-//! run that was killed is repeated.
+//! Cron fires that were missed while the process was down, on both engines: none is lost, whatever happens to the process, and
+//! the fire of a killed run is repeated.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::postgres::Postgres;
 
 const CREATE: &str = "CREATE TABLE fired (process BIGINT NOT NULL)";
 
-/// The service has run before, and for the last time so long ago.
+/// Records that the service last ran this long ago.
 async fn down_for(bench: &Bench, seconds: i64) -> DateTime<Utc> {
     bench.db.execute_unprepared(CREATE).await.unwrap();
     let last = DateTime::from_timestamp(Utc::now().timestamp() - seconds, 0).unwrap();
@@ -31,7 +31,7 @@ async fn last_fire(bench: &Bench) -> DateTime<Utc> {
     internal::last_run(&bench.db, FIRES).await.unwrap().fire.unwrap()
 }
 
-/// Runs that ended well.
+/// The number of successful runs.
 async fn runs(bench: &Bench) -> i64 {
     let count = Statement::from_string(bench.db.get_database_backend(), "SELECT count(*) AS n FROM fired");
     bench.db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap()
@@ -46,15 +46,16 @@ async fn until_served(bench: &Bench, at_least: DateTime<Utc>) {
     }
 }
 
-/// Kills the process at random moments, in a run or between two, until the fires of a quarter of an hour and those since are served.
-pub(crate) async fn killed_in_the_middle_of_it_no_fire_is_lost(bench: Bench) {
+/// Kills the process at random moments, in a run or between two, until the fires of a quarter of an hour, and those since, are
+/// served.
+pub(crate) async fn no_fire_is_lost_when_the_process_is_killed(bench: Bench) {
     let first = down_for(&bench, 900).await;
     let begun = Utc::now();
     let mut kills = 0;
     while last_fire(&bench).await < begun {
         let worker = Worker::start(&bench.url, "all");
         let before = last_fire(&bench).await;
-        // Not before it has done something, or it would never come to an end.
+        // Not before it has done something, or the test would never end.
         while last_fire(&bench).await == before {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -65,13 +66,13 @@ pub(crate) async fn killed_in_the_middle_of_it_no_fire_is_lost(bench: Bench) {
     let worker = Worker::start(&bench.url, "all");
     until_served(&bench, Utc::now()).await;
     worker.kill();
-    // One a second. A killed process has its last run repeated at most.
+    // One fire a second. At most the last run of a killed process is repeated.
     let (fires, runs) = ((last_fire(&bench).await - first).num_seconds(), runs(&bench).await);
     assert!(kills >= 5, "only {kills} kills");
     assert!((fires..=fires + kills + 1).contains(&runs), "{runs} runs for {fires} fires and {kills} kills");
 }
 
-pub(crate) async fn of_those_missed_the_latest_alone_is_made_up_after_every_kill(bench: Bench) {
+pub(crate) async fn with_latest_one_fire_is_made_up_after_each_kill(bench: Bench) {
     let first = down_for(&bench, 300).await;
     let mut kills = 0;
     for _ in 0..3 {
@@ -84,7 +85,7 @@ pub(crate) async fn of_those_missed_the_latest_alone_is_made_up_after_every_kill
         tokio::time::sleep(Duration::from_millis(2_100)).await;
     }
     let (fires, runs) = ((last_fire(&bench).await - first).num_seconds(), runs(&bench).await);
-    // Two seconds at least were missed each time it was down, and one of them made up.
+    // At least two fires were missed each time it was down, and one of them was made up.
     assert!(fires >= 303, "{fires} fires");
     assert!(
         (kills..=fires - 299 - (kills - 1) + kills).contains(&runs),
@@ -114,8 +115,8 @@ pub(crate) async fn a_thousand_missed_fires_are_made_up_and_no_more(bench: Bench
     assert!((1_000..=1_000 + since).contains(&runs), "{runs} runs, {since} s since the start");
 }
 
-/// Nobody knows what is owed before the last fire can be read, so nothing runs, and nothing is lost.
-async fn what_was_missed_is_caught_up_once_the_database_is_there() {
+/// Before the last fire can be read it is unknown which fires were missed, so nothing runs, and nothing is lost.
+async fn missed_fires_are_made_up_when_the_database_answers() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };
     let server = std::sync::Arc::new(server);
     let bench = Bench::open(server.database(), None).await;
@@ -134,12 +135,12 @@ async fn what_was_missed_is_caught_up_once_the_database_is_there() {
     let health = service.health();
     let reason = health.reason.unwrap();
     assert!(reason.contains("cannot read the last cron fire") && reason.contains(&bench.url), "{reason}");
-    assert_eq!(health.runs, 0, "nor does it run by its schedule");
+    assert_eq!(health.runs, 0, "it does not run by its schedule either");
     let starting = server.clone();
     tokio::task::spawn_blocking(move || starting.up()).await.unwrap();
     until_served(&bench, Utc::now()).await;
     services.shutdown().await.unwrap();
-    // Connections of before the outage are replaced.
+    // Connections from before the outage are replaced.
     while bench.db.ping().await.is_err() {}
     let (fires, runs) = ((last_fire(&bench).await - first).num_seconds(), runs(&bench).await);
     assert_eq!(runs, fires);
@@ -149,7 +150,7 @@ async fn what_was_missed_is_caught_up_once_the_database_is_there() {
 
 mod on_postgres_alone {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_was_missed_is_caught_up_once_the_database_is_there() {
-        super::what_was_missed_is_caught_up_once_the_database_is_there().await;
+    async fn missed_fires_are_made_up_when_the_database_answers() {
+        super::missed_fires_are_made_up_when_the_database_answers().await;
     }
 }

@@ -1,4 +1,4 @@
-//! `claim_each`: every item commits by itself, and no transaction is open while it is worked on.
+//! `claim_each`: every item commits by itself, and no transaction is open while it is processed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -40,7 +40,7 @@ pub(crate) async fn each_item_commits_by_itself(bench: Bench) {
     effect(item.tx(), 2).await.unwrap();
     item.settle(Err::<(), _>("refused")).await.unwrap();
     let item = batch.next().await.unwrap().unwrap();
-    // Nothing written, no transaction begun: another writer need not wait, on SQLite either.
+    // Nothing was written and no transaction begun: another writer does not wait, not even on SQLite.
     bench.db.execute_unprepared("UPDATE job SET payload = 'seen' WHERE id = 5").await.unwrap();
     item.settle(Ok::<_, Error>(())).await.unwrap();
     assert!(batch.next().await.unwrap().is_none());
@@ -51,7 +51,7 @@ pub(crate) async fn each_item_commits_by_itself(bench: Bench) {
     assert_eq!(claims(&bench).await, 0);
 }
 
-/// As with `claim`: what an item writes may concern its own row. A queue is emptied so, or a row moved to an archive.
+/// As with `claim`, an item may change its own row: it may delete it, or move it to an archive.
 pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
     async fn change(item: &Item<'_, job::Entity>) {
         let sql = match item.model().id {
@@ -84,8 +84,8 @@ pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
     }
 }
 
-/// A claim binds only those who ask for one. Who did not has done the work, and it is not done twice.
-pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench: Bench) {
+/// A claim binds only workers that use `claim_each`. If another program has processed the row, it is not processed twice.
+pub(crate) async fn a_row_that_another_worker_has_changed_is_left_alone(bench: Bench) {
     jobs(&bench.db, 4).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
@@ -99,7 +99,7 @@ pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench
     assert_eq!(theirs.commit().await.unwrap(), Outcome::processed(2));
     bench.db.execute_unprepared("DELETE FROM effect WHERE job = 1").await.unwrap();
     while let Some(item) = batch.next().await.unwrap() {
-        // Of those they did, and of those that were taken back, one of each has something to write.
+        // One completed row and one released row has something to write.
         let done = if item.model().id % 2 == 1 { effect(item.tx(), item.model().id).await } else { Ok(()) };
         item.settle(done).await.unwrap();
     }
@@ -109,7 +109,7 @@ pub(crate) async fn a_row_that_somebody_else_has_worked_on_is_left_to_them(bench
     assert_eq!(claims(&bench).await, 0);
 }
 
-pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
+pub(crate) async fn claimed_rows_are_not_lent_to_others(bench: Bench) {
     jobs(&bench.db, 10).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let mut first = service_db.claim_each::<job::Entity>(4).await.unwrap();
@@ -119,12 +119,12 @@ pub(crate) async fn claimed_rows_are_nobody_elses(bench: Bench) {
     assert_eq!(third.remaining(), 2);
     assert_eq!(third.next().await.unwrap().unwrap().model().id, 9);
     assert_eq!(first.next().await.unwrap().unwrap().model().id, 1);
-    assert_eq!(second.commit().await.unwrap(), Outcome::idle().again(), "not lent: they wait for the next run");
+    assert_eq!(second.commit().await.unwrap(), Outcome::idle().again(), "not lent: they stay for the next run");
     assert_eq!(claims(&bench).await, 6);
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(4));
 }
 
-pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench: Bench) {
+pub(crate) async fn a_dropped_batch_releases_its_claims_and_costs_one_row_an_attempt(bench: Bench) {
     jobs(&bench.db, 4).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let run = async {
@@ -147,8 +147,8 @@ pub(crate) async fn a_dropped_batch_gives_its_claims_back_and_charges_one(bench:
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(2));
 }
 
-/// A worker that was killed leaves its claims; when they have run out, somebody else takes the rows.
-pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
+/// The claims of a killed worker stay; when they have expired, another worker takes the rows.
+pub(crate) async fn claims_of_a_killed_worker_expire(bench: Bench) {
     jobs(&bench.db, 3).await;
     let seconds = Arc::new(AtomicI64::new(1_800_000_000));
     let shown = Arc::clone(&seconds);
@@ -162,7 +162,7 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     seconds.fetch_add(61, Ordering::SeqCst);
     let theirs = alive.claim_each::<job::Entity>(10).await.unwrap();
     assert_eq!(theirs.remaining(), 2);
-    // It was not dead after all: the row is still pending, but its claim is another worker's.
+    // The worker was not dead: the row is still pending, but another worker holds its claim.
     let refused = effect(item.tx(), 1).await;
     assert!(refused.as_ref().unwrap_err().to_string().contains("its claim has expired"), "{refused:?}");
     item.settle(refused).await.unwrap();
@@ -170,7 +170,7 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     drop(theirs);
     alive.settle(None).await.unwrap();
     assert_eq!(work(&alive, 10).await.unwrap(), Outcome::processed(2));
-    // If one claim has expired, the others have too.
+    // If one claim has expired, the others have expired, too.
     assert!(batch.next().await.unwrap().is_none());
     assert_eq!(batch.commit().await.unwrap(), Outcome::idle().again());
     assert_eq!(effects(&bench.db).await, [1, 2, 3]);
@@ -178,7 +178,7 @@ pub(crate) async fn claims_of_the_dead_run_out(bench: Bench) {
     assert_eq!(claims(&bench).await, 0);
 }
 
-pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
+pub(crate) async fn a_running_batch_keeps_its_claims(bench: Bench) {
     jobs(&bench.db, 2).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let lease = Duration::from_millis(600);
@@ -190,8 +190,8 @@ pub(crate) async fn a_living_batch_keeps_its_claims(bench: Bench) {
     assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
 }
 
-/// Rows over which a process died go last, so a batch that ends early has not come to them: it must not forget the deaths.
-pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
+/// Rows at which a process crashed come last, so a batch that ends early has not reached them: it must keep their counts.
+pub(crate) async fn a_batch_that_ends_early_keeps_the_count_of_crashes(bench: Bench) {
     jobs(&bench.db, 3).await;
     let died = format!(
         "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
@@ -226,13 +226,13 @@ pub(crate) async fn a_batch_that_ends_early_forgets_no_death(bench: Bench) {
             .collect();
         assert_eq!(left, [("1".to_owned(), String::new(), 2)]);
     }
-    // Free at once, and forgotten when its row is settled.
+    // Released at once, and deleted when its row is settled.
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(1));
     assert_eq!(claims(&bench).await, 0);
 }
 
-/// Left standing, they would run out as those of the dead do, and a row that is innocent would be charged with it.
-pub(crate) async fn claims_that_a_commit_could_not_give_back_are_given_back_later(bench: Bench) {
+/// If they stayed, they would expire like those of a crashed process, and a row without fault would lose an attempt.
+pub(crate) async fn claims_that_a_commit_could_not_release_are_released_later(bench: Bench) {
     jobs(&bench.db, 3).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");
     let batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
@@ -265,7 +265,7 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
         service_db.claim_each::<plain::Entity>(2).await.unwrap(),
         service_db.claim_each::<plain::Entity>(2).await.unwrap(),
     );
-    assert_eq!((first.remaining(), second.remaining()), (2, 1), "each has its own");
+    assert_eq!((first.remaining(), second.remaining()), (2, 1), "each has its own claims");
     let mut seen = Vec::new();
     while let Some(item) = first.next().await.unwrap() {
         seen.push((item.model().station.clone(), item.model().day));
@@ -287,7 +287,7 @@ pub(crate) async fn keys_of_two_columns_and_uuids_are_claimed_too(bench: Bench) 
     assert_eq!(claims(&bench).await, 0);
 }
 
-/// More rows than either engine takes values for in one statement.
+/// More rows than an engine accepts values in one statement.
 pub(crate) async fn a_batch_may_be_of_any_size(bench: Bench) {
     jobs(&bench.db, 11_000).await;
     let service_db = ServiceDb::new(bench.db.clone(), "mailer");

@@ -1,7 +1,7 @@
-//! Proof by breaking things: processes are killed, the server is stopped, connections are cut, the disk is full. Afterwards every
-//! row is completed, every effect is there exactly once, and nothing is locked.
+//! Real faults: processes are killed, the server is stopped, connections are cut, the disk is full. Afterwards every row is
+//! completed, every effect exists exactly once, and nothing is locked.
 //!
-//! More of it: `SERVICE_TEST_KILLS=500 cargo test -p service-tests --test database faults::`
+//! With more kills: `SERVICE_TEST_KILLS=500 cargo test -p service-tests --test database faults::`
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn completed(bench: &Bench) -> u64 {
     job::Entity::find().filter(job::Column::Status.eq("completed")).count(&bench.db).await.unwrap()
 }
 
-/// How many effects are there: every row has one, and they only grow.
+/// The number of effects: every row has one, and their number only grows.
 async fn progress(bench: &Bench) -> u64 {
     let sql =
         if bench.is_postgres() { "SELECT count(*) AS n FROM effect" } else { "SELECT max(rowid) AS n FROM effect" };
@@ -36,7 +36,7 @@ async fn progress(bench: &Bench) -> u64 {
     u64::try_from(count.unwrap_or(0)).unwrap()
 }
 
-/// Kills workers evenly over the whole of the work, each at a random moment.
+/// Kills workers during all of the work, each at a random moment.
 async fn kill_over(bench: &Bench, rows: u64, kills: u64, workers: usize, mode: &str) {
     jobs(&bench.db, i64::try_from(rows).unwrap()).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
@@ -48,7 +48,7 @@ async fn kill_over(bench: &Bench, rows: u64, kills: u64, workers: usize, mode: &
         if done == rows {
             break;
         }
-        // The last kills fall well before the end, so that every one of them meets work.
+        // The last kill is well before the end, so that each kill interrupts work.
         if killed < kills && done * kills >= killed * rows * 7 / 10 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..15))).await;
             let victim = fastrand::usize(0..running.len());
@@ -82,26 +82,26 @@ async fn all_is_well(bench: &Bench, rows: u64) {
         let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
         assert!(bench.db.query_all_raw(claims).await.unwrap().is_empty(), "claims are left");
     };
-    tokio::time::timeout(Duration::from_secs(10), free).await.expect("something is left locked");
+    tokio::time::timeout(Duration::from_secs(10), free).await.expect("a row is still locked");
 }
 
 pub(crate) async fn killed_workers_lose_nothing_and_repeat_nothing(bench: Bench) {
     let kills = setting("SERVICE_TEST_KILLS", 50);
-    // Enough rows for work to be there when the last one is killed.
+    // Enough rows that there is work when the last worker is killed.
     let rows = setting("SERVICE_TEST_ROWS", (kills * 200).max(20_000));
     let workers = if bench.is_postgres() { 3 } else { 2 };
     kill_over(&bench, rows, kills, workers, "claim").await;
 }
 
-pub(crate) async fn killed_workers_of_single_items_repeat_nothing_either(bench: Bench) {
+pub(crate) async fn killed_workers_with_claim_each_lose_nothing_and_repeat_nothing(bench: Bench) {
     let kills = setting("SERVICE_TEST_KILLS", 50) / 5;
     let rows = (kills * 10).max(1_000);
     let workers = if bench.is_postgres() { 3 } else { 2 };
     kill_over(&bench, rows, kills, workers, "claim_each").await;
 }
 
-/// A row that kills its process is repeated twice, as the process may have been killed from outside; then it costs its own
-/// attempts, and never another row's.
+/// A row that kills its process is repeated twice, because the process may have been killed from outside. After that it loses
+/// its own attempts, and never those of another row.
 pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: Bench) {
     jobs(&bench.db, 30).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
@@ -110,7 +110,7 @@ pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: B
     while statuses(&bench.db).await.iter().any(|status| status == "pending") {
         if worker.is_dead() {
             deaths += 1;
-            // Whatever is left of a batch waits for its lease alone, not for the poisoned row.
+            // The rest of a batch waits only for its lease, not for the row that kills.
             worker = Worker::start(&bench.url, "poisoned");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -123,7 +123,7 @@ pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: B
         let message = row.error_message.unwrap();
         assert!(message.contains("the process died, or lost its claim, while it worked on this row"), "{message}");
     }
-    // Two that cost nothing, and one for each attempt; fewer where a machine is so busy that a claim runs out by itself.
+    // Two crashes that cost nothing, and one for each attempt; fewer if the machine is so busy that a claim expires by itself.
     assert!((3..=3 * (2 + 3)).contains(&deaths), "{deaths} deaths");
     let done: Vec<i64> = (1..=30).filter(|id| id % 10 != 0).collect();
     assert_eq!(effects(&bench.db).await, done, "each once");
@@ -143,13 +143,13 @@ async fn work(service_db: &ServiceDb, n: u64) -> Result<Outcome> {
     batch.commit().await
 }
 
-/// Works until all is done, through whatever goes wrong, and tells how often that was.
+/// Works until all rows are done, despite failures. Returns the number of failures.
 async fn work_through(service_db: ServiceDb) -> Result<u64> {
     let mut failures = 0;
     loop {
         match work(&service_db, 20).await {
             Ok(outcome) if outcome == Outcome::idle() => {
-                // Rows that nobody can claim may still be locked by a connection that is dying.
+                // Rows may still be locked by a connection that is ending.
                 match job::Entity::find().filter(job::Column::Status.ne("completed")).count(service_db.db()).await {
                     Ok(0) => return Ok(failures),
                     Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -176,7 +176,7 @@ async fn a_full_disk_loses_nothing() {
     let pages = Statement::from_string(sea_orm::DbBackend::Sqlite, "PRAGMA page_count");
     let pages: i32 = bench.db.query_one_raw(pages).await.unwrap().unwrap().try_get("", "page_count").unwrap();
     let mut options = ConnectOptions::new(bench.url.clone());
-    // The pragma holds for a connection, so every connection of this pool gets it.
+    // The pragma applies to one connection, so every connection of this pool sets it.
     options
         .max_connections(2)
         .map_sqlx_sqlite_opts(move |options| options.pragma("max_page_count", format!("{}", pages + 2)));
@@ -193,13 +193,13 @@ async fn a_full_disk_loses_nothing() {
     assert!(full > 0, "the disk was never full");
     tight.close().await.unwrap();
     assert!(completed(&bench).await < 2_000);
-    // Room again.
+    // Space again.
     assert_eq!(work_through(ServiceDb::new(bench.db.clone(), "worker")).await.unwrap(), 0);
     all_is_well(&bench, 2_000).await;
 }
 
-/// The server is stopped as if it had lost power, and started again, three times.
-async fn a_server_that_comes_back_finds_the_work_going_on() {
+/// The server is stopped as by a power failure, and started again, three times.
+async fn after_a_server_was_stopped_the_work_continues() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };
     let server = std::sync::Arc::new(server);
     let url = server.database();
@@ -225,12 +225,12 @@ async fn a_server_that_comes_back_finds_the_work_going_on() {
     for worker in workers {
         failures += worker.await.unwrap().unwrap();
     }
-    assert!(failures > 0, "nobody noticed");
+    assert!(failures > 0, "no failure was noticed");
     all_is_well(&bench, 6_000).await;
 }
 
-/// Connections are cut in the middle of a commit: before the server heard of it, or after, when its answer is on the way.
-async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
+/// Connections are cut during a commit: before the server receives it, or after it, when the answer is on its way.
+async fn a_connection_that_is_cut_during_a_commit_loses_and_repeats_nothing() {
     let Some(server) = tokio::task::spawn_blocking(Postgres::shared).await.unwrap() else { return };
     let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
     let bench = Bench::open(url.clone(), None).await;
@@ -261,7 +261,8 @@ async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
     all_is_well(&bench, 1_000).await;
 }
 
-/// Carries bytes to and fro, and of the commits that pass cuts one in four: half of them before, half of them after.
+/// Forwards bytes in both directions, and cuts one in four commits: half of them before, half of them after the server
+/// receives them.
 async fn forward(mut client: UnixStream, mut server: UnixStream) {
     let (mut up, mut down) = ([0; 16384], [0; 16384]);
     let mut cut_at_answer = false;
@@ -296,12 +297,12 @@ mod on_sqlite_alone {
 
 mod on_postgres_alone {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_server_that_comes_back_finds_the_work_going_on() {
-        super::a_server_that_comes_back_finds_the_work_going_on().await;
+    async fn after_a_server_was_stopped_the_work_continues() {
+        super::after_a_server_was_stopped_the_work_continues().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_connection_cut_in_a_commit_loses_and_repeats_nothing() {
-        super::a_connection_cut_in_a_commit_loses_and_repeats_nothing().await;
+    async fn a_connection_that_is_cut_during_a_commit_loses_and_repeats_nothing() {
+        super::a_connection_that_is_cut_during_a_commit_loses_and_repeats_nothing().await;
     }
 }

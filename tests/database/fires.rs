@@ -1,4 +1,4 @@
-//! A service that fires every second, for the suite and for the processes that it kills.
+//! A service with a fire every second, for the suite and for the processes that it kills.
 
 use sea_orm::{ConnectionTrait, Statement};
 use service_core::prelude::*;
@@ -14,7 +14,7 @@ impl Fires {
         let process = std::process::id();
         let insert = format!("INSERT INTO fired (process) VALUES ({process})");
         tx.execute_raw(Statement::from_string(tx.get_database_backend(), insert)).await?;
-        // So that a kill meets it in a run, too.
+        // So that some kills interrupt a run.
         tokio::time::sleep(std::time::Duration::from_millis(3)).await;
         tx.commit().await
     }

@@ -1,15 +1,16 @@
-//! A disk that becomes full while services commit, and has space again later: nothing is lost, and the services go on.
+//! A disk becomes full while services commit, and later has space again: nothing is lost, and the services continue.
 //!
-//! A worker runs in a small file system of its own, and prints what another connection sees. With `max_page_count` a statement
-//! would fail. Here it is the commit.
+//! A worker runs in a small file system of its own, and prints what another connection sees. (`max_page_count` could not
+//! replace it: it makes a statement fail, while on a full disk the commit fails.)
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
 
-/// As in the worker.
+/// The number of rows, as in the worker.
 const ROWS: i64 = 120;
 
-/// Runs a worker in a small file system of its own. `None` if this system does not allow to mount one, which is printed.
+/// Runs a worker in a small file system of its own. If this system does not allow to mount one, prints that and returns
+/// `None`.
 fn worker(mode: &str, pool: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     let mounted = |then: &str| {
@@ -51,24 +52,24 @@ fn nothing_is_lost(mode: &str, pool: &str) {
 }
 
 #[test]
-fn a_claim_whose_commit_meets_a_full_disk_loses_nothing() {
+fn a_claim_loses_nothing_when_its_commit_finds_a_full_disk() {
     nothing_is_lost("claim", "url");
 }
 
 #[test]
-fn a_claim_in_a_pool_of_the_applications_own_loses_nothing_either() {
+fn a_claim_in_the_applications_own_pool_loses_nothing_on_a_full_disk() {
     nothing_is_lost("claim", "three");
     nothing_is_lost("claim", "one");
 }
 
 #[test]
-fn items_that_commit_by_themselves_meet_a_full_disk_and_lose_nothing() {
+fn items_that_commit_one_by_one_lose_nothing_on_a_full_disk() {
     nothing_is_lost("claim_each", "url");
     nothing_is_lost("claim_each", "three");
 }
 
 #[test]
-fn a_service_with_savepoints_of_its_own_meets_a_full_disk_and_loses_nothing() {
+fn a_service_with_its_own_savepoints_loses_nothing_on_a_full_disk() {
     nothing_is_lost("own", "url");
     nothing_is_lost("own", "one");
 }

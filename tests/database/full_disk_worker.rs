@@ -1,5 +1,5 @@
-//! A service whose disk becomes full while it commits, and has space again later. It runs in a process with a small file system
-//! of its own: see `full_disk.rs`.
+//! A service whose disk becomes full while it commits, and later has space again. It runs in a process with a small file
+//! system of its own: see `full_disk.rs`.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,8 +12,9 @@ use service_core::prelude::*;
 
 use crate::tables::job;
 
-/// The rows that are pending at first.
+/// How many rows are pending in the beginning.
 pub(crate) const ROWS: i64 = 120;
+
 #[derive(Default)]
 struct Together;
 
@@ -44,7 +45,7 @@ impl Each {
     }
 }
 
-/// A transaction of the service's own, and a savepoint in it.
+/// Begins a transaction itself, and a savepoint in it.
 #[derive(Default)]
 struct Own;
 
@@ -82,7 +83,7 @@ async fn count(db: &DatabaseConnection, what: &str) -> i64 {
     }
 }
 
-/// What another connection sees.
+/// Prints what another connection sees.
 async fn report(db: &DatabaseConnection) {
     let completed = count(db, "job WHERE status = 'completed'").await;
     println!("completed={completed}");
@@ -91,7 +92,7 @@ async fn report(db: &DatabaseConnection) {
     println!("failed={}", count(db, "job WHERE status = 'failed'").await);
 }
 
-/// Fills the file system but for a little.
+/// Fills the file system except for 60 KiB.
 fn fill(dir: &Path) -> Result<()> {
     let ballast = dir.join("ballast");
     let mut file = File::create(&ballast).map_err(Error::new)?;
@@ -100,7 +101,8 @@ fn fill(dir: &Path) -> Result<()> {
     file.set_len(length - 60 * 1024).map_err(Error::new)
 }
 
-/// Runs one service through the full disk, and prints what another connection sees then, and after the end.
+/// Runs one service while the disk is full and after it has space again. Prints what another connection sees before and
+/// after the shutdown.
 pub(crate) async fn run(dir: &Path, mode: &str, pool: &str) -> Result<()> {
     let url = format!("sqlite:{}", dir.join("app.db").display());
     let setup = database::connect(&url).await?;
@@ -120,7 +122,7 @@ pub(crate) async fn run(dir: &Path, mode: &str, pool: &str) -> Result<()> {
     builder = if pool == "url" {
         builder.database_url(&url)
     } else {
-        // A pool of the application's own.
+        // The application brings its own pool.
         let mut options = ConnectOptions::new(url.clone());
         options.max_connections(if pool == "one" { 1 } else { 3 }).acquire_timeout(Duration::from_secs(5));
         builder.database(Database::connect(options).await?)

@@ -1,4 +1,4 @@
-//! Processes that the suite starts and kills: see `worker.rs`.
+//! Processes that the suite starts and kills (`worker.rs`).
 
 use std::process::{Child, Command, Stdio};
 
@@ -21,7 +21,7 @@ impl Worker {
         self.0.try_wait().unwrap().is_some()
     }
 
-    /// SIGKILL. What it had printed: errors that reached the user.
+    /// Kills it with SIGKILL. Returns its output: errors that reached the user.
     pub(crate) fn kill(mut self) -> String {
         self.0.kill().unwrap();
         let mut said = String::new();

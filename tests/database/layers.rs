@@ -1,4 +1,4 @@
-//! `service_config` and `service_override` in a registry that runs, on both engines and in real time.
+//! `service_config` and `service_override` in a registry that runs: on both engines, in real time.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use service_core::{Explanation, Layer};
 
 use crate::Bench;
 
-/// Says how often it was built, and works off as much as it is set to.
+/// Counts how often it was built, and reports its batch size as processed.
 struct Batcher {
     size: u64,
 }
@@ -53,7 +53,7 @@ async fn configure(db: &DatabaseConnection, key: &str, value: &str) {
     db.execute_unprepared(&sql).await.unwrap();
 }
 
-/// What is noticed "within seconds" gets a minute, on a busy machine.
+/// The documentation says "within seconds"; the tests allow a minute, because the machine may be busy.
 async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !reached() {
@@ -67,40 +67,42 @@ fn option(explained: &Explanation, key: &str) -> (String, String) {
     (found.value.clone(), found.place.clone())
 }
 
-pub(crate) async fn rows_of_service_config_are_noticed_and_wrong_ones_are_told(bench: Bench) {
+pub(crate) async fn rows_of_service_config_take_effect_and_wrong_ones_are_reported(bench: Bench) {
     let services = start(&bench).await;
     let service = batcher(&services);
     let metric = |name: &str| service.health().metrics.get(name).copied();
     until("the first run", || service.health().runs == 1).await;
     configure(&bench.db, "interval", "\"200ms\"").await;
-    until("it takes effect in the wait of an hour", || service.health().runs > 2).await;
+    until("it takes effect during the wait of an hour", || service.health().runs > 2).await;
     configure(&bench.db, "batch_size", "7").await;
-    until("a changed setting has a fresh instance", || metric("size") == Some(7.0)).await;
+    until("a changed setting leads to a fresh instance", || metric("size") == Some(7.0)).await;
     assert_eq!(metric("built"), Some(2.0));
 
     configure(&bench.db, "batch_size", "\"many\"").await;
     configure(&bench.db, "interval", "\"no time\"").await;
     let rejected = || service.explain().rejected.join("\n");
-    until("both are told", || rejected().contains("batch_size") && rejected().contains("interval")).await;
-    let told = rejected();
-    assert!(told.contains("service_config") && told.contains("\"no time\"") && told.contains("\"many\""), "{told}");
+    until("both are reported", || rejected().contains("batch_size") && rejected().contains("interval")).await;
+    let reported = rejected();
+    for part in ["service_config", "\"no time\"", "\"many\""] {
+        assert!(reported.contains(part), "{part} in {reported}");
+    }
     assert!(service.explain().to_string().contains("rejected"), "{}", service.explain());
     let runs = service.health().runs;
-    until("it goes on", || service.health().runs > runs + 2).await;
+    until("it keeps running", || service.health().runs > runs + 2).await;
     assert_eq!(metric("size"), Some(7.0), "with the last good values");
     assert_eq!(option(&service.explain(), "interval").0, "200ms");
     assert_eq!(service.health().error_count, 0);
     services.shutdown().await.unwrap();
 }
 
-/// What is no JSON, no time or no answer to a yes-or-no question is told with its key, and what held before holds on.
-pub(crate) async fn rows_that_say_nothing_are_told_and_the_last_good_value_holds(bench: Bench) {
+/// A value that is no JSON, no time or neither `true` nor `false` is reported with its key; the value before it stays.
+pub(crate) async fn rows_that_cannot_be_parsed_are_reported_and_the_last_good_value_stays(bench: Bench) {
     let services = start(&bench).await;
     let service = batcher(&services);
     let metric = |name: &str| service.health().metrics.get(name).copied();
     configure(&bench.db, "interval", "\"200ms\"").await;
     configure(&bench.db, "batch_size", "7").await;
-    until("a changed setting has a fresh instance", || metric("size") == Some(7.0)).await;
+    until("a changed setting leads to a fresh instance", || metric("size") == Some(7.0)).await;
 
     configure(&bench.db, "interval", "often").await;
     configure(&bench.db, "batch_size", "").await;
@@ -111,29 +113,29 @@ pub(crate) async fn rows_that_say_nothing_are_told_and_the_last_good_value_holds
         bench.db.execute_unprepared(&sql).await.unwrap();
     }
     let rejected = || service.explain().rejected;
-    until("all are told", || rejected().len() == 4).await;
-    let told = rejected().join("\n");
+    until("all are reported", || rejected().len() == 4).await;
+    let reported = rejected().join("\n");
     for part in
         ["`interval`", "`batch_size`", "`paused`", "`max_failures`", "`tomorrow` is not a time", "true or false"]
     {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(reported.contains(part), "{part} in {reported}");
     }
     let runs = service.health().runs;
-    until("it goes on", || service.health().runs > runs + 2).await;
+    until("it keeps running", || service.health().runs > runs + 2).await;
     assert_eq!(option(&service.explain(), "interval").0, "200ms");
     assert_eq!((metric("size"), service.health().paused), (Some(7.0), false));
 
-    // As an operator may well write it.
+    // An operator may well write `pause`.
     let pause =
         "INSERT INTO service_override VALUES ('batcher', 'pause', 'true', 'ann', '', '2026-01-01T00:00:00Z', NULL)";
     bench.db.execute_unprepared(pause).await.unwrap();
-    until("`pause` is `paused`", || service.health().paused).await;
-    // What is taken back does not come back with a row that is wrong.
+    until("`pause` has the effect of `paused`", || service.health().paused).await;
+    // An override that was removed does not return because of a row that is wrong.
     assert!(database::remove_override(&bench.db, "batcher", "paused").await.unwrap());
     until("it is resumed", || !service.health().paused).await;
     let wrong = "INSERT INTO service_override VALUES ('batcher', 'paused', '\"false\"', 'ann', '', '2026-01-01T00:00:00Z', NULL)";
     bench.db.execute_unprepared(wrong).await.unwrap();
-    until("it is told", || rejected().join("\n").contains("\"false\"")).await;
+    until("it is reported", || rejected().join("\n").contains("\"false\"")).await;
     assert!(!service.health().paused);
     services.shutdown().await.unwrap();
 }
@@ -146,7 +148,7 @@ fn set(key: &str, value: Value, until: Option<DateTime<Utc>>) -> Override {
     }
 }
 
-pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends(bench: Bench) {
+pub(crate) async fn an_override_applies_to_every_replica_until_its_end(bench: Bench) {
     let replicas = [start(&bench).await, start(&bench).await];
     let end = Utc::now() + Duration::from_secs(15);
     for (key, value) in [
@@ -179,7 +181,7 @@ pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends
         assert!(Utc::now() >= end);
         assert_ne!(option(&service.explain(), "max_failures").0, "9");
         let runs = service.health().runs;
-        until("what has no end goes on", || service.health().runs > runs + 2).await;
+        until("the override without an end still applies", || service.health().runs > runs + 2).await;
         assert_eq!(service.health().metrics.get("size"), Some(&0.0));
     }
     let later = start(&bench).await;
@@ -192,8 +194,8 @@ pub(crate) async fn an_operator_overrides_any_key_on_every_replica_until_it_ends
     }
 }
 
-/// The service is one of the type `batcher` that is registered under another id.
-pub(crate) async fn rows_of_defaults_and_of_the_type_stand_below_those_of_the_service(bench: Bench) {
+/// The service is of the type `batcher` and is registered under another id.
+pub(crate) async fn rows_of_defaults_and_of_the_type_are_below_those_of_the_service(bench: Bench) {
     for (service, key, value) in [
         ("defaults", "interval", "\"1s\""),
         ("defaults", "jitter", "1"),
@@ -228,14 +230,14 @@ pub(crate) async fn rows_of_defaults_and_of_the_type_stand_below_those_of_the_se
     services.shutdown().await.unwrap();
 }
 
-pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench) {
+pub(crate) async fn without_migration_the_start_requires_the_tables(bench: Bench) {
     for table in ["service_store", "service_claim"] {
         bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
     }
     let builder = || ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher").migrate(false);
     let error = builder().database_url(&bench.url).start_all().await.unwrap_err().to_string();
     assert!(error.contains("service_claim, service_store") && error.contains("schema_sql"), "{error}");
-    // As one text, and again statement by statement.
+    // First as one text, then statement by statement.
     let sql = database::schema_sql(bench.db.get_database_backend());
     bench.db.execute_unprepared(sql).await.unwrap();
     for statement in &sql {
@@ -246,7 +248,7 @@ pub(crate) async fn without_migration_tables_are_asked_for_at_start(bench: Bench
     services.shutdown().await.unwrap();
 }
 
-/// At least two connections, and on SQLite WAL and a busy timeout on each.
+/// A pool has at least two connections, and on SQLite each of them has WAL and a busy timeout.
 pub(crate) async fn pools_suit_background_work(bench: Bench) {
     let held = [bench.db.begin().await.unwrap(), bench.db.begin().await.unwrap()];
     if bench.is_postgres() {

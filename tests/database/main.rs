@@ -1,4 +1,4 @@
-//! One suite, run unchanged on SQLite and on a PostgreSQL that it starts itself.
+//! One suite, which runs unchanged on SQLite and on a PostgreSQL server that it starts itself.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -58,7 +58,7 @@ impl Bench {
     }
 }
 
-/// Each case is an `async fn(Bench)`; it becomes a test on either engine.
+/// Each case is an `async fn(Bench)`. It becomes a test on each engine.
 macro_rules! exercise {
     ($($module:ident: $($case:ident),+;)+) => {
         mod on_sqlite {
@@ -84,85 +84,85 @@ macro_rules! exercise {
 
 exercise! {
     promises:
-        an_item_that_ends_its_transaction_does_not_complete_what_is_lost,
+        an_item_that_ends_its_transaction_is_not_reported_as_completed,
         a_commit_of_a_transaction_that_has_ended_is_an_error,
         a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row,
-        a_row_that_does_not_fit_is_failed_alone,
-        a_row_that_stays_pending_has_no_effect_and_keeps_no_other,
+        only_the_row_that_does_not_fit_fails,
+        a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_row_that_cannot_be_marked_blocks_no_other,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
     used_up:
-        a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone,
-        a_pool_that_is_used_up_does_not_keep_overrides_out;
+        a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
+        overrides_apply_while_the_pool_is_exhausted;
     transactions:
-        what_is_not_committed_is_undone,
-        a_savepoint_undoes_only_its_own,
-        a_commit_after_an_ignored_error_does_not_lie,
+        writes_without_a_commit_are_rolled_back,
+        a_rolled_back_savepoint_undoes_only_its_own_writes,
+        a_commit_after_an_ignored_error_is_an_error,
         writers_wait_for_each_other,
         a_dropped_commit_still_commits,
-        many_replicas_make_the_tables_at_once,
-        a_table_made_earlier_is_given_the_columns_it_lacks;
+        many_replicas_create_the_tables_at_once,
+        missing_columns_are_added_to_an_older_table;
     batches:
         rows_and_effects_commit_together,
-        a_failed_item_loses_its_writes_and_no_other_does,
-        an_error_says_whether_and_when_to_try_again,
-        a_failing_statement_spoils_only_its_item,
-        a_hidden_error_spoils_only_its_item,
-        a_savepoint_of_the_items_own_saves_it,
+        a_failed_item_loses_only_its_own_writes,
+        an_error_decides_whether_and_when_a_row_is_retried,
+        a_failing_statement_fails_only_its_item,
+        an_ignored_error_fails_only_its_item,
+        a_savepoint_in_an_item_saves_the_item,
         an_item_that_is_not_settled_has_failed,
-        a_dropped_batch_undoes_all_and_charges_the_row_in_flight,
-        a_panic_and_a_timeout_are_charged_too,
-        a_poisoned_row_does_not_hold_up_the_table,
+        a_dropped_batch_is_rolled_back_and_costs_the_current_row_an_attempt,
+        a_panic_and_a_timeout_cost_the_current_row_an_attempt,
+        a_row_that_always_panics_does_not_block_the_table,
         composite_and_uuid_keys_and_enum_statuses_work,
-        a_filter_and_an_order_of_the_users_own,
-        the_oldest_come_first,
-        what_a_batch_does_not_lend_is_left_to_others,
-        an_idle_poll_does_not_go_through_what_is_not_due,
+        filter_and_order_by_select_and_sort_the_rows,
+        the_oldest_rows_come_first,
+        rows_that_a_batch_does_not_lend_stay_free_for_others,
+        an_idle_poll_does_not_read_rows_that_are_not_due,
         rows_that_cannot_be_read_are_set_aside,
-        a_full_column_of_attempts_fails_its_row_alone,
+        a_full_column_of_attempts_fails_only_its_row,
         many_workers_get_no_row_twice,
-        a_refused_commit_finds_the_row_it_was_about;
+        after_a_refused_commit_the_row_that_caused_it_is_found;
     each:
         each_item_commits_by_itself,
         an_item_may_change_and_delete_its_own_row,
-        a_row_that_somebody_else_has_worked_on_is_left_to_them,
-        claimed_rows_are_nobody_elses,
-        a_dropped_batch_gives_its_claims_back_and_charges_one,
-        claims_of_the_dead_run_out,
-        a_living_batch_keeps_its_claims,
-        a_batch_that_ends_early_forgets_no_death,
-        claims_that_a_commit_could_not_give_back_are_given_back_later,
+        a_row_that_another_worker_has_changed_is_left_alone,
+        claimed_rows_are_not_lent_to_others,
+        a_dropped_batch_releases_its_claims_and_costs_one_row_an_attempt,
+        claims_of_a_killed_worker_expire,
+        a_running_batch_keeps_its_claims,
+        a_batch_that_ends_early_keeps_the_count_of_crashes,
+        claims_that_a_commit_could_not_release_are_released_later,
         a_batch_may_be_of_any_size,
         keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
-        killed_workers_of_single_items_repeat_nothing_either,
+        killed_workers_with_claim_each_lose_nothing_and_repeat_nothing,
         a_row_that_kills_its_process_costs_its_own_attempts;
     catch_up:
-        killed_in_the_middle_of_it_no_fire_is_lost,
-        of_those_missed_the_latest_alone_is_made_up_after_every_kill,
+        no_fire_is_lost_when_the_process_is_killed,
+        with_latest_one_fire_is_made_up_after_each_kill,
         a_thousand_missed_fires_are_made_up_and_no_more;
     layers:
-        rows_of_service_config_are_noticed_and_wrong_ones_are_told,
-        rows_that_say_nothing_are_told_and_the_last_good_value_holds,
-        an_operator_overrides_any_key_on_every_replica_until_it_ends,
-        rows_of_defaults_and_of_the_type_stand_below_those_of_the_service,
-        without_migration_tables_are_asked_for_at_start,
+        rows_of_service_config_take_effect_and_wrong_ones_are_reported,
+        rows_that_cannot_be_parsed_are_reported_and_the_last_good_value_stays,
+        an_override_applies_to_every_replica_until_its_end,
+        rows_of_defaults_and_of_the_type_are_below_those_of_the_service,
+        without_migration_the_start_requires_the_tables,
         pools_suit_background_work;
     settings:
         the_store_keeps_typed_values,
-        a_value_set_in_a_transaction_shares_its_fate,
-        settings_that_are_no_json_are_told_with_their_key,
+        a_value_set_in_a_transaction_is_committed_or_rolled_back_with_it,
+        settings_that_are_not_json_are_reported_with_their_key,
         overrides_are_recorded_and_end_by_themselves,
-        overrides_written_by_hand_count_and_end,
-        the_last_run_is_remembered,
-        a_process_that_was_held_up_does_not_turn_the_last_run_back,
-        the_claims_index_is_made_once_and_used;
+        overrides_that_are_written_by_hand_apply_and_end,
+        the_last_run_is_stored,
+        a_delayed_process_does_not_set_the_last_run_back,
+        the_claim_index_is_created_once_and_used;
     warnings:
-        a_missing_index_is_told_once_and_how_to_make_it,
-        a_table_that_is_not_there_is_not_told_to_need_an_index,
-        rows_set_aside_are_told_with_their_keys,
+        a_missing_index_is_reported_once_with_its_sql,
+        a_missing_table_is_not_reported_as_missing_an_index,
+        rows_that_are_set_aside_are_reported_with_their_keys,
         a_status_enum_without_the_statuses_is_refused,
-        a_missing_table_is_named;
+        the_error_names_a_missing_table;
 }

@@ -1,4 +1,4 @@
-//! The promises of the work tables, each with attempts to break it.
+//! The promises of the work tables. Each test tries to break one of them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn service_db(bench: &Bench) -> ServiceDb {
     ServiceDb::new(bench.db.clone(), "worker")
 }
 
-/// One run of a batch, settled as a service's run is.
+/// Runs one batch and settles it, as the loop of a service does.
 async fn run(
     service_db: &ServiceDb,
     each: bool,
@@ -50,15 +50,15 @@ async fn run_to_the_end(
             Ok(_) => {}
             Err(_) => failures += 1,
         }
-        // What a dropped transaction held is free once its connection is back.
+        // The locks of a dropped transaction are free when its connection is back in the pool.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("it comes to no end");
+    panic!("rows are still due after 60 runs");
 }
 
-// ── 1. nothing is reported as done that did not commit ───────────────────────────────────────────────────────────────
+// ── 1. nothing is reported as done before it is committed ───────────────────────────────────────────────────────────────
 
-/// Completed rows have their effect, and no others have one.
+/// Every completed row has its effect, and no other row has one.
 async fn effects_belong_to_completed_rows(bench: &Bench, context: &str) {
     let statuses = statuses(&bench.db).await;
     let completed: Vec<i64> =
@@ -66,7 +66,7 @@ async fn effects_belong_to_completed_rows(bench: &Bench, context: &str) {
     assert_eq!(effects(&bench.db).await, completed, "{context}: {statuses:?}");
 }
 
-/// What an item does to its transaction, and then settles with `Ok`.
+/// Does something to its transaction that ends or spoils it. The item is then settled with `Ok`.
 async fn misbehave(how: &str, tx: &Transaction) {
     match how {
         "rolls back by hand" => drop(tx.execute_unprepared("ROLLBACK").await),
@@ -78,7 +78,7 @@ async fn misbehave(how: &str, tx: &Transaction) {
         "cancels a savepoint" => {
             let begin = TransactionTrait::begin(tx);
             tokio::pin!(begin);
-            // Polled once, and dropped while it waits for the database.
+            // Polled once, then dropped while it waits for the database.
             let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(begin.as_mut().poll(cx))).await;
         }
         "ignores an error in a savepoint" => {
@@ -106,7 +106,7 @@ const MISBEHAVIOURS: [&str; 6] = [
     "rolls back by hand in a savepoint",
 ];
 
-pub(crate) async fn an_item_that_ends_its_transaction_does_not_complete_what_is_lost(bench: Bench) {
+pub(crate) async fn an_item_that_ends_its_transaction_is_not_reported_as_completed(bench: Bench) {
     for each in [false, true] {
         for how in MISBEHAVIOURS {
             for at in [1, 3] {
@@ -134,7 +134,7 @@ pub(crate) async fn an_item_that_ends_its_transaction_does_not_complete_what_is_
     }
 }
 
-/// A transaction of the service's own, in the same way.
+/// The same attempts in a transaction that the service itself has begun.
 pub(crate) async fn a_commit_of_a_transaction_that_has_ended_is_an_error(bench: Bench) {
     for how in MISBEHAVIOURS {
         for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"] {
@@ -156,7 +156,7 @@ pub(crate) async fn a_commit_of_a_transaction_that_has_ended_is_an_error(bench: 
     }
 }
 
-/// SQLite: a trigger that rolls the whole transaction back, with an error that looks like any other.
+/// On SQLite a trigger can roll back the whole transaction, with an error that looks like any other.
 #[tokio::test]
 async fn on_sqlite_a_trigger_that_rolls_back_everything_is_noticed() {
     for each in [false, true] {
@@ -196,7 +196,7 @@ async fn on_sqlite_a_trigger_that_rolls_back_everything_is_noticed() {
     }
 }
 
-/// A connection that the application left inside a transaction, as a full disk leaves it.
+/// The application left a connection inside a transaction. A full disk can have the same result.
 #[tokio::test]
 async fn on_sqlite_a_connection_that_was_left_inside_a_transaction_is_not_used() {
     let bench = Bench::sqlite().await;
@@ -205,7 +205,7 @@ async fn on_sqlite_a_connection_that_was_left_inside_a_transaction_is_not_used()
     options.max_connections(2);
     let pool = Database::connect(options).await.unwrap();
     for nested in [false, true] {
-        // Both connections.
+        // This uses both connections.
         let (first, second) = (pool.begin().await.unwrap(), pool.begin().await.unwrap());
         let inner = if nested { Some(first.begin().await.unwrap()) } else { None };
         first.execute_unprepared("ROLLBACK").await.unwrap();
@@ -214,7 +214,7 @@ async fn on_sqlite_a_connection_that_was_left_inside_a_transaction_is_not_used()
         tokio::time::sleep(Duration::from_millis(20)).await;
         let service_db = ServiceDb::new(pool.clone(), "worker");
         for _ in 0..2 {
-            // Which would leave a savepoint open.
+            // On a connection inside a transaction this would leave a savepoint open.
             let tx = service_db.begin().await.unwrap();
             tx.rollback().await.unwrap();
         }
@@ -225,7 +225,7 @@ async fn on_sqlite_a_connection_that_was_left_inside_a_transaction_is_not_used()
         for outcome in outcomes {
             assert!(outcome == expected || outcome == expected.again(), "{nested}: {outcome:?}");
         }
-        // As another connection sees it.
+        // Reads through another connection.
         effects_belong_to_completed_rows(&bench, "").await;
         let completed = "SELECT count(*) AS n FROM job WHERE status = 'completed'";
         let completed = Statement::from_string(sea_orm::DbBackend::Sqlite, completed);
@@ -246,7 +246,7 @@ async fn work_well(job: &job::Model, tx: &Transaction) -> Result<()> {
     Ok(effect(tx, job.id).await?)
 }
 
-/// Every row is as it was at first.
+/// Every row is as it was in the beginning.
 async fn nothing_was_touched(bench: &Bench, context: &str) {
     let select = "SELECT count(*) AS n FROM job WHERE status <> 'pending' OR attempts > 0";
     let select = Statement::from_string(bench.db.get_database_backend(), select);
@@ -255,7 +255,7 @@ async fn nothing_was_touched(bench: &Bench, context: &str) {
     assert_eq!(effects(&bench.db).await, Vec::<i64>::new(), "{context}");
 }
 
-/// A column that is not the entity's: the run fails, and the rows are left as they are.
+/// A column does not fit the entity: the run fails, and the rows do not change.
 pub(crate) async fn a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row(bench: Bench) {
     let changes: &[&[&str]] = if bench.is_postgres() {
         &[
@@ -308,8 +308,8 @@ pub(crate) async fn a_table_that_does_not_fit_its_entity_fails_the_run_and_no_ro
     }
 }
 
-/// A column that one row does not fit, or a CHECK that one row does not meet, is that row's error.
-pub(crate) async fn a_row_that_does_not_fit_is_failed_alone(bench: Bench) {
+/// If only one row does not fit a column or a CHECK, the error belongs to that row.
+pub(crate) async fn only_the_row_that_does_not_fit_fails(bench: Bench) {
     for each in [false, true] {
         execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
             .await;
@@ -334,7 +334,7 @@ pub(crate) async fn a_row_that_does_not_fit_is_failed_alone(bench: Bench) {
     }
 }
 
-/// PostgreSQL: what another transaction is the cause of costs no attempt, and no failure of a run.
+/// On PostgreSQL, an error that another transaction caused costs no attempt and is no failure of a run.
 #[tokio::test]
 async fn on_postgres_a_conflict_costs_no_attempt() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -361,9 +361,9 @@ async fn on_postgres_a_conflict_costs_no_attempt() {
     }
 }
 
-/// PostgreSQL: real conflicts at the commit, and a deadlock, with many workers.
+/// On PostgreSQL, with many workers: real conflicts at the commit, and a deadlock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_postgres_many_workers_in_each_others_way_fail_no_row() {
+async fn on_postgres_conflicts_between_many_workers_fail_no_row() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 60).await;
     execute(
@@ -377,7 +377,7 @@ async fn on_postgres_many_workers_in_each_others_way_fail_no_row() {
             tokio::spawn(async move {
                 let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
                     effect(tx, job.id).await?;
-                    // In opposite orders.
+                    // Rows with odd and even ids lock the accounts in opposite orders.
                     let (first, second) = if job.id % 2 == 0 { (1, 2) } else { (2, 1) };
                     for id in [first, second] {
                         tx.execute_unprepared(&format!("UPDATE account SET total = total + 1 WHERE id = {id}")).await?;
@@ -410,8 +410,8 @@ async fn on_postgres_many_workers_in_each_others_way_fail_no_row() {
 
 // ── 3. no effect is repeated in the database, whatever triggers and rules do to the row ──────────────────────────────
 
-/// Triggers that keep a row pending, before and after the update, and at the end of the transaction.
-pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(bench: Bench) {
+/// Triggers keep a row pending: before the update, after it, and at the end of the transaction.
+pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(bench: Bench) {
     let function = |body: &str| {
         format!("CREATE OR REPLACE FUNCTION keep() RETURNS trigger AS $$ BEGIN {body} END $$ LANGUAGE plpgsql")
     };
@@ -460,7 +460,7 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(be
             let found = statuses(&bench.db).await;
             let kept = ["completed", "pending", "completed", "completed", "pending", "completed"];
             assert_eq!(found, kept, "{trigger:?} {each}");
-            // New rows are not kept back.
+            // New rows are still processed.
             crate::tables::more_jobs(&bench.db, 11..=12).await;
             let _ = run(&service_db, each, work_well).await.unwrap();
             assert_eq!(effects(&bench.db).await, [1, 3, 4, 6, 11, 12], "{trigger:?} {each}");
@@ -470,7 +470,7 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(be
 
 // ── 4. a row whose status cannot be written never blocks others ──────────────────────────────────────────────────────
 
-/// A row that cannot be marked `failed`, and one that cannot be changed at all.
+/// One row cannot be marked `failed`; another cannot be changed at all.
 pub(crate) async fn a_row_that_cannot_be_marked_blocks_no_other(bench: Bench) {
     let strict = |condition: &str| -> Vec<String> {
         if bench.is_postgres() {
@@ -511,7 +511,7 @@ pub(crate) async fn a_row_that_cannot_be_marked_blocks_no_other(bench: Bench) {
     }
 }
 
-/// The same for a row that kills its processes, which the next claim charges.
+/// The same for a row that kills its processes: the next claim takes an attempt from it.
 pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other(bench: Bench) {
     jobs(&bench.db, 4).await;
     execute(&bench, &["INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) VALUES ('job', '2', 'worker', '', 0, 0, 5)"]).await;

@@ -1,4 +1,4 @@
-//! The store, and the tables that change a service from outside.
+//! The store of a service, and the tables that change a service from outside.
 
 use chrono::{Duration, Utc};
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
@@ -28,7 +28,7 @@ pub(crate) async fn the_store_keeps_typed_values(bench: Bench) {
     assert!(!mine.remove("cursor").await.unwrap());
 }
 
-pub(crate) async fn a_value_set_in_a_transaction_shares_its_fate(bench: Bench) {
+pub(crate) async fn a_value_set_in_a_transaction_is_committed_or_rolled_back_with_it(bench: Bench) {
     let service_db = ServiceDb::new(bench.db.clone(), "reader");
     let store = service_db.store();
     store.set("cursor", &1).await.unwrap();
@@ -43,7 +43,7 @@ pub(crate) async fn a_value_set_in_a_transaction_shares_its_fate(bench: Bench) {
     assert_eq!(store.get::<i32>("cursor").await.unwrap(), Some(3));
 }
 
-pub(crate) async fn settings_that_are_no_json_are_told_with_their_key(bench: Bench) {
+pub(crate) async fn settings_that_are_not_json_are_reported_with_their_key(bench: Bench) {
     bench
         .db
         .execute_unprepared(
@@ -93,8 +93,8 @@ pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
     assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
 }
 
-/// As a person writes one: with `CURRENT_TIMESTAMP`, and times in forms that the framework itself does not write.
-pub(crate) async fn overrides_written_by_hand_count_and_end(bench: Bench) {
+/// A person may write `CURRENT_TIMESTAMP`, and times in forms that the framework itself does not write.
+pub(crate) async fn overrides_that_are_written_by_hand_apply_and_end(bench: Bench) {
     for (key, set_at, until) in [
         ("interval", "CURRENT_TIMESTAMP", "NULL"),
         ("jitter", "'2026-01-31T12:00:00+02:00'", "'2026-02-01 12:00:00'"),
@@ -117,7 +117,7 @@ pub(crate) async fn overrides_written_by_hand_count_and_end(bench: Bench) {
     assert_eq!(internal::expire_overrides(&bench.db, end).await.unwrap(), [], "they are gone");
 }
 
-pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
+pub(crate) async fn the_last_run_is_stored(bench: Bench) {
     let (now, db) = (WallClock::new(Utc::now).now(), &bench.db);
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), LastRun::default());
     let mut last = LastRun::default();
@@ -127,10 +127,10 @@ pub(crate) async fn the_last_run_is_remembered(bench: Bench) {
     fire.fire = Some(now - Duration::seconds(1));
     internal::set_last_run(db, "mailer", fire).await.unwrap();
     last.fire = fire.fire;
-    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), last, "one does not wipe out the other");
+    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), last, "a stored fire does not delete the stored run");
 }
 
-pub(crate) async fn a_process_that_was_held_up_does_not_turn_the_last_run_back(bench: Bench) {
+pub(crate) async fn a_delayed_process_does_not_set_the_last_run_back(bench: Bench) {
     let (now, db) = (WallClock::new(Utc::now).now(), &bench.db);
     let at = |time| {
         let mut last = LastRun::default();
@@ -143,12 +143,16 @@ pub(crate) async fn a_process_that_was_held_up_does_not_turn_the_last_run_back(b
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
     internal::set_last_run(db, "mailer", ahead).await.unwrap();
     internal::set_last_run(db, "mailer", early).await.unwrap();
-    assert_eq!(internal::last_run(db, "mailer").await.unwrap(), early, "a clock that was a day ahead is not believed");
+    assert_eq!(
+        internal::last_run(db, "mailer").await.unwrap(),
+        early,
+        "a time of a clock that was a day ahead is replaced"
+    );
     internal::set_last_run(db, "mailer", late).await.unwrap();
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
 }
 
-pub(crate) async fn the_claims_index_is_made_once_and_used(bench: Bench) {
+pub(crate) async fn the_claim_index_is_created_once_and_used(bench: Bench) {
     let schema = Schema::new(bench.db.get_database_backend());
     bench.db.execute(&schema.create_table_from_entity(job::Entity)).await.unwrap();
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a batch sends to PostgreSQL, by the driver's own log: every statement is a round trip.
+//! The statements that a batch sends to PostgreSQL, from the log of the driver: every statement is a round trip.
 
 use service_core::__private::database::ServiceDb;
 use service_core::Outcome;
@@ -29,7 +29,7 @@ async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writ
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 0).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
-    // The first claim looks at the table.
+    // The first claim also checks the table.
     assert_eq!(work(&service_db).await, Outcome::idle());
     more_jobs(&bench.db, 1..=10).await;
     let (log, _listening) = Log::listen_to("sqlx::query");
@@ -37,7 +37,7 @@ async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writ
     let sent = statements(&log);
     let count = |word: &str| sent.iter().filter(|sent| *sent == word).count();
     assert_eq!((count("WITH"), count("UPDATE"), count("INSERT"), count("COMMIT")), (1, 1, 3, 1), "{sent:?}");
-    // The isolation level, a proof that the transaction still stands, and at most one statement more a writing item.
+    // The isolation level, a check that the transaction is still open, and at most one more statement per item that writes.
     assert!(sent.len() <= 3 + 3 + 3 + 2, "{sent:?}");
     let claim = log.lines().into_iter().find(|line| line.contains("WITH")).unwrap();
     assert!(claim.contains("FOR UPDATE") && claim.contains("SKIP LOCKED"), "{claim}");

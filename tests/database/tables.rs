@@ -1,4 +1,4 @@
-//! The tables that the suite works off.
+//! The tables of the suite.
 
 use chrono::Utc;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, DatabaseConnection, EntityTrait, Schema, Statement};
@@ -36,7 +36,7 @@ pub(crate) mod job {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// A status alone, as an enum, and a key of two columns.
+/// Only a status, as an enum, and a key of two columns.
 pub(crate) mod plain {
     use sea_orm::entity::prelude::*;
     use service_core::database::WorkItem;
@@ -89,7 +89,7 @@ pub(crate) mod ticket {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Where effects are counted: twice the same is refused by nothing, so that a repetition shows.
+/// The effects. There is no unique key, so that a repetition is visible.
 const EFFECT: &str = "CREATE TABLE effect (job BIGINT NOT NULL)";
 
 pub(crate) async fn create<E: EntityTrait>(db: &DatabaseConnection, entity: E) {
@@ -100,7 +100,7 @@ pub(crate) async fn create<E: EntityTrait>(db: &DatabaseConnection, entity: E) {
     db.execute(&schema.create_table_from_entity(entity)).await.unwrap();
 }
 
-/// Makes the table of jobs with `count` of them pending, from 1.
+/// Creates the table of jobs, with `count` pending ones, from 1.
 pub(crate) async fn jobs(db: &DatabaseConnection, count: i64) {
     create(db, job::Entity).await;
     db.execute_unprepared(EFFECT).await.unwrap();
@@ -144,12 +144,12 @@ pub(crate) async fn effects(db: &DatabaseConnection) -> Vec<i64> {
     db.query_all_raw(select).await.unwrap().iter().map(|row| row.try_get("", "job").unwrap()).collect()
 }
 
-/// A job as it stands.
+/// Reads a job.
 pub(crate) async fn job(db: &DatabaseConnection, id: i64) -> job::Model {
     job::Entity::find_by_id(id).one(db).await.unwrap().unwrap()
 }
 
-/// The jobs' statuses, in the order of their ids.
+/// Reads the statuses of the jobs, in the order of their ids.
 pub(crate) async fn statuses(db: &DatabaseConnection) -> Vec<String> {
     use sea_orm::{QueryOrder, QuerySelect};
     job::Entity::find()

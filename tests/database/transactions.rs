@@ -21,7 +21,7 @@ async fn ids(db: &DatabaseConnection) -> Vec<i64> {
     db.query_all_raw(select).await.unwrap().iter().map(|row| row.try_get("", "id").unwrap()).collect()
 }
 
-pub(crate) async fn what_is_not_committed_is_undone(bench: Bench) {
+pub(crate) async fn writes_without_a_commit_are_rolled_back(bench: Bench) {
     table(&bench.db).await;
     let service_db = ServiceDb::new(bench.db.clone(), "test");
     let tx = service_db.begin().await.unwrap();
@@ -36,7 +36,7 @@ pub(crate) async fn what_is_not_committed_is_undone(bench: Bench) {
     assert_eq!(ids(&bench.db).await, [1]);
 }
 
-pub(crate) async fn a_savepoint_undoes_only_its_own(bench: Bench) {
+pub(crate) async fn a_rolled_back_savepoint_undoes_only_its_own_writes(bench: Bench) {
     table(&bench.db).await;
     let tx = ServiceDb::new(bench.db.clone(), "test").begin().await.unwrap();
     put(&tx, 1).await.unwrap();
@@ -50,8 +50,8 @@ pub(crate) async fn a_savepoint_undoes_only_its_own(bench: Bench) {
     assert_eq!(ids(&bench.db).await, [1, 3]);
 }
 
-/// PostgreSQL answers `COMMIT` with a silent rollback once a statement has failed.
-pub(crate) async fn a_commit_after_an_ignored_error_does_not_lie(bench: Bench) {
+/// After a failed statement, PostgreSQL answers `COMMIT` with a silent rollback.
+pub(crate) async fn a_commit_after_an_ignored_error_is_an_error(bench: Bench) {
     table(&bench.db).await;
     let tx = ServiceDb::new(bench.db.clone(), "test").begin().await.unwrap();
     put(&tx, 1).await.unwrap();
@@ -99,7 +99,7 @@ pub(crate) async fn a_dropped_commit_still_commits(bench: Bench) {
     assert_eq!(ids(&bench.db).await.len(), 20);
 }
 
-pub(crate) async fn many_replicas_make_the_tables_at_once(bench: Bench) {
+pub(crate) async fn many_replicas_create_the_tables_at_once(bench: Bench) {
     for table in ["service_claim", "service_store", "service_config", "service_override", "service_state"] {
         bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
     }
@@ -117,7 +117,7 @@ pub(crate) async fn many_replicas_make_the_tables_at_once(bench: Bench) {
     database::check_schema(&bench.db).await.unwrap();
 }
 
-pub(crate) async fn a_table_made_earlier_is_given_the_columns_it_lacks(bench: Bench) {
+pub(crate) async fn missing_columns_are_added_to_an_older_table(bench: Bench) {
     for column in ["seq", "crashes"] {
         bench.db.execute_unprepared(&format!("ALTER TABLE service_claim DROP COLUMN {column}")).await.unwrap();
     }

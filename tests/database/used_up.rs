@@ -1,4 +1,4 @@
-//! A pool that one service has used up: nobody else's health or shutdown suffers from it, nor the operator's word.
+//! A pool that one service exhausts: the health of other services, the shutdown and overrides still work.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use service_core::prelude::*;
 
 use crate::away::{builder, health, shuts_down_in_time, ticker_is_well, until};
 
-/// Takes every connection of the pool and gives none back before it is stopped.
+/// Takes every connection of the pool and releases none before it is stopped.
 #[derive(Default)]
 struct Hog;
 
@@ -29,11 +29,11 @@ impl Hog {
 
 async fn hogged(services: &ServiceRegistry, connections: f64) {
     let hog = || health(services, "hog").metrics.get("held").copied();
-    until("the pool is used up", || hog().is_some()).await;
+    until("the pool is exhausted", || hog().is_some()).await;
     assert_eq!(hog(), Some(connections));
 }
 
-pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone(bench: crate::Bench) {
+pub(crate) async fn a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown(bench: crate::Bench) {
     let mut options = ConnectOptions::new(bench.url.clone());
     options.max_connections(2).acquire_timeout(Duration::from_secs(2));
     let pool = Database::connect(options).await.unwrap();
@@ -42,26 +42,28 @@ pub(crate) async fn a_pool_that_one_service_uses_up_leaves_health_and_shutdown_a
     hogged(&services, 2.0).await;
     ticker_is_well(&services).await;
     if bench.is_postgres() {
-        // The registry asks the same pool, and cannot tell which it is.
-        until("it is told", || health(&services, "counter").reason.is_some_and(|why| why.contains("has not answered")))
-            .await;
+        // The registry uses the same pool, and cannot distinguish the two cases.
+        until("it is reported", || {
+            health(&services, "counter").reason.is_some_and(|why| why.contains("has not answered"))
+        })
+        .await;
     } else {
-        // A file that is there is never away, and the limit holds.
+        // An existing file is not an outage, so the limit applies.
         until("it is failed", || health(&services, "counter").state == ServiceState::Failed).await;
         assert_eq!(health(&services, "counter").failures, 4);
     }
-    let told = health(&services, "counter").reason.unwrap();
-    assert!(!told.contains("away for"), "{told}");
-    assert!(bench.is_postgres() || told.contains("timed out"), "{told}");
+    let reason = health(&services, "counter").reason.unwrap();
+    assert!(!reason.contains("away for"), "{reason}");
+    assert!(bench.is_postgres() || reason.contains("timed out"), "{reason}");
     ticker_is_well(&services).await;
     shuts_down_in_time(&services).await;
 }
 
-/// Where the registry opened the database itself, even the operator's word still gets through.
-pub(crate) async fn a_pool_that_is_used_up_does_not_keep_overrides_out(bench: crate::Bench) {
+/// If the registry opened the database itself, an override still takes effect.
+pub(crate) async fn overrides_apply_while_the_pool_is_exhausted(bench: crate::Bench) {
     let services = builder().service_of::<Hog>("hog").database_url(&bench.url).start_all().await.unwrap();
     hogged(&services, if bench.is_postgres() { 10.0 } else { 5.0 }).await;
-    let pause = Override::new("counter", "paused", true).by("ann").why("the pool is used up");
+    let pause = Override::new("counter", "paused", true).by("ann").why("the pool is exhausted");
     database::set_override(&bench.db, &pause).await.unwrap();
     until("it is paused", || health(&services, "counter").paused).await;
     let reason = health(&services, "counter").reason.unwrap();

@@ -1,4 +1,4 @@
-//! What is said about tables and rows that are not as they should be: once, with the way out.
+//! Warnings about tables and rows with problems: once, with the fix.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn nothing(_: &job::Model, _: &Transaction) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench) {
+pub(crate) async fn a_missing_index_is_reported_once_with_its_sql(bench: Bench) {
     jobs(&bench.db, 3).await;
     let (log, _listening) = Log::listen();
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -40,11 +40,11 @@ pub(crate) async fn a_missing_index_is_told_once_and_how_to_make_it(bench: Bench
     bench.db.execute_unprepared(&sql).await.unwrap();
     let other = ServiceDb::new(bench.db.clone(), "other");
     assert_eq!(work(&other, nothing).await.unwrap(), Outcome::idle());
-    assert_eq!(log.warnings().len(), 1, "now it is there");
+    assert_eq!(log.warnings().len(), 1, "now the index exists");
 }
 
-/// Its claim fails, and says why: an index would not help.
-pub(crate) async fn a_table_that_is_not_there_is_not_told_to_need_an_index(bench: Bench) {
+/// The claim fails and says why. An index would not help.
+pub(crate) async fn a_missing_table_is_not_reported_as_missing_an_index(bench: Bench) {
     let (log, _listening) = Log::listen();
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let error = format!("{:#}", work(&service_db, nothing).await.unwrap_err());
@@ -52,10 +52,10 @@ pub(crate) async fn a_table_that_is_not_there_is_not_told_to_need_an_index(bench
     assert_eq!(log.warnings(), Vec::<String>::new());
     jobs(&bench.db, 1).await;
     assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(1));
-    assert_eq!(log.warnings().len(), 1, "now it is there, without one");
+    assert_eq!(log.warnings().len(), 1, "now the table exists, without an index");
 }
 
-pub(crate) async fn rows_set_aside_are_told_with_their_keys(bench: Bench) {
+pub(crate) async fn rows_that_are_set_aside_are_reported_with_their_keys(bench: Bench) {
     jobs(&bench.db, 4).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
     if bench.is_postgres() {
@@ -113,7 +113,7 @@ pub(crate) async fn a_status_enum_without_the_statuses_is_refused(bench: Bench) 
     }
 }
 
-pub(crate) async fn a_missing_table_is_named(bench: Bench) {
+pub(crate) async fn the_error_names_a_missing_table(bench: Bench) {
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let error = service_db.claim::<job::Entity>(1).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot claim rows of `job`");
@@ -121,9 +121,9 @@ pub(crate) async fn a_missing_table_is_named(bench: Bench) {
     assert!(error.find::<sea_orm::DbErr>().is_some());
 }
 
-/// PostgreSQL: the row kills its connection every time. It is charged from the third time on; the others only wait.
+/// PostgreSQL: the row breaks its connection every time. From the third time on it loses an attempt; the others only wait.
 #[tokio::test]
-async fn a_row_that_breaks_connections_is_found_out() {
+async fn a_row_that_breaks_its_connection_is_detected() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 5).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -144,7 +144,7 @@ async fn a_row_that_breaks_connections_is_found_out() {
     assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
 }
 
-/// A server process that was terminated tells its client first and gives its locks back afterwards.
+/// Waits until the locks are released: a terminated server process first notifies its client, and then releases its locks.
 async fn until_unlocked(db: &DatabaseConnection) {
     let held = "SELECT count(*) AS n FROM pg_locks WHERE relation = 'job'::regclass AND pid <> pg_backend_pid()";
     let held = Statement::from_string(DbBackend::Postgres, held);
@@ -153,12 +153,12 @@ async fn until_unlocked(db: &DatabaseConnection) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), unlocked).await.expect("its locks are given back");
+    tokio::time::timeout(Duration::from_secs(30), unlocked).await.expect("its locks are released");
 }
 
-/// PostgreSQL: the run is cut in the middle of a statement that goes on in the server and keeps the row locked.
+/// PostgreSQL: the run is cancelled during a statement, which continues in the server and keeps the row locked.
 #[tokio::test]
-async fn a_row_still_locked_by_its_run_is_charged_later() {
+async fn a_row_that_its_run_still_locks_loses_its_attempt_later() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 2).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -177,7 +177,7 @@ async fn a_row_still_locked_by_its_run_is_charged_later() {
     assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("timed out")));
 }
 
-/// In memory, the pool's connections share one cache: a reader must not wait for the batch that it belongs to.
+/// In memory, the connections of the pool share one cache: a reader must not wait for the batch of its own service.
 #[tokio::test]
 async fn in_memory_a_batch_can_be_read_beside() {
     let db = database::connect("sqlite::memory:").await.unwrap();
@@ -195,7 +195,7 @@ async fn in_memory_a_batch_can_be_read_beside() {
     assert_eq!(effects(&db).await, [1, 2]);
 }
 
-/// On SQLite a batch holds the write lock: writing past it fails, with the way out, and not only after a minute.
+/// On SQLite a batch holds the write lock: another write fails at once, and the error names the fix.
 #[tokio::test]
 async fn on_sqlite_writing_past_an_open_batch_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
-//! A worker process for the suite to kill: it works off jobs until it is killed.
+//! A worker process that the suite kills: it processes jobs until then.
 //!
-//! Arguments: the database's URL, and `claim`, `claim_each` or `poisoned`; or `all` or `latest`, for a cron service that catches up so.
+//! Arguments: the URL of the database, and `claim`, `claim_each` or `poisoned`; or `all` or `latest` for a cron service with that
+//! `catch_up`.
 
 #[path = "fires.rs"]
 mod fires;
@@ -52,7 +53,7 @@ async fn main() -> Result<()> {
             Ok(outcome) if outcome.has_more() => {}
             Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => {
-                // A busy database, above all, must not reach a user; the suite looks for this.
+                // The suite checks that no error, such as a busy database, reaches the user.
                 println!("ERROR {error:#}");
                 service_db.settle(Some(&error.to_string())).await?;
             }

@@ -1,4 +1,4 @@
-//! What was logged on this thread, for tests.
+//! Collects the log of a thread, for tests.
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
@@ -16,12 +16,12 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Collects what the service core logs, until the guard is dropped.
+    /// Collects the log of service-core, until the guard is dropped.
     pub(crate) fn listen() -> (Self, DefaultGuard) {
         Self::listen_to("service_core")
     }
 
-    /// Collects what this crate logs, until the guard is dropped.
+    /// Collects the log of this crate, until the guard is dropped.
     pub(crate) fn listen_to(target: &'static str) -> (Self, DefaultGuard) {
         service_tests::ask_each_thread();
         let log = Self { lines: Arc::default(), target };
@@ -29,12 +29,12 @@ impl Log {
         (log, guard)
     }
 
-    /// The warnings so far.
+    /// Returns the warnings so far.
     pub(crate) fn warnings(&self) -> Vec<String> {
         self.lines().into_iter().filter(|line| line.starts_with("WARN")).collect()
     }
 
-    /// Everything so far.
+    /// Returns all lines so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }

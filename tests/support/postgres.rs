@@ -1,8 +1,8 @@
-//! A PostgreSQL server of the suite's own: in a temporary directory, reached through a socket there.
+//! A PostgreSQL server for the tests, in a temporary directory, reached through a socket there.
 //!
-//! The tricky part is its end. Whatever becomes of the test process, a panic or SIGKILL included, the pipe to a waiting shell
-//! closes, and that shell stops the server and removes the directory. PostgreSQL refuses to run as root, so root runs it as
-//! another user.
+//! The tricky part is its end. However the test process ends, even by a panic or SIGKILL, the pipe to a waiting shell closes,
+//! and that shell stops the server and removes the directory. PostgreSQL does not run as root, so root starts it as another
+//! user.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,13 +20,13 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// The server that the tests of one process share. `None` where `SKIP_POSTGRES=1` is set.
+    /// Returns the server that the tests of one process share. `None` if `SKIP_POSTGRES=1` is set.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// A server of one's own, to be stopped and started. `None` where `SKIP_POSTGRES=1` is set.
+    /// Starts a separate server, which a test may stop and start. `None` if `SKIP_POSTGRES=1` is set.
     pub(crate) fn start() -> Option<Self> {
         if skipped() {
             return None;
@@ -75,19 +75,19 @@ impl Postgres {
             .arg(options));
     }
 
-    /// Stops it as if the machine had lost power.
+    /// Stops the server as a power failure does.
     pub(crate) fn down(&self) {
         run(as_unprivileged(self.user, &self.bin.join("pg_ctl"))
             .args(["stop", "-w", "-s", "-m", "immediate", "-D"])
             .arg(self.dir.join("data")));
     }
 
-    /// The socket that the server listens on.
+    /// Returns the socket of the server.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.join(".s.PGSQL.5432")
     }
 
-    /// Makes a new, empty database and tells its URL.
+    /// Creates an empty database. Returns its URL.
     pub(crate) fn database(&self) -> String {
         let name = format!("db{}", self.databases.fetch_add(1, Ordering::Relaxed));
         run(Command::new(self.bin.join("psql"))
@@ -97,12 +97,12 @@ impl Postgres {
     }
 }
 
-/// Whether the cases that need a server are left out, which is printed once.
+/// Whether the tests that need a server are skipped, which is printed once.
 fn skipped() -> bool {
     static PRINTED: Once = Once::new();
     let skipped = std::env::var_os("SKIP_POSTGRES").is_some_and(|value| value == "1");
     if skipped {
-        // Not `eprintln!`: the harness would swallow it.
+        // Not `eprintln!`, whose output the test harness captures.
         PRINTED.call_once(|| {
             let _ = std::io::stderr().write_all(b"SKIPPED: all cases on PostgreSQL, because SKIP_POSTGRES=1 is set\n");
         });
@@ -113,7 +113,7 @@ fn skipped() -> bool {
 fn find_bin() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    // Debian's versions stand side by side; the newest is taken.
+    // Debian installs each version in its own folder; the newest is used.
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -122,12 +122,12 @@ fn find_bin() -> Option<PathBuf> {
         .collect();
     versions.sort();
     places.extend(versions.into_iter().rev().map(|version| version.join("bin")));
-    // `initdb` on PATH may be a link, and its siblings stand beside its target.
+    // `initdb` on PATH may be a link; the other programs are beside its target.
     let initdb = places.iter().map(|place| place.join("initdb")).find_map(|initdb| initdb.canonicalize().ok())?;
     Some(initdb.parent()?.to_owned())
 }
 
-/// Who runs the server: nobody else, unless this is root.
+/// Returns the user that runs the server, if this process is root.
 fn as_user() -> Option<&'static str> {
     let id = Command::new("id").arg("-u").output().expect("id");
     if String::from_utf8_lossy(&id.stdout).trim() != "0" {

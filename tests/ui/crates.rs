@@ -1,4 +1,4 @@
-//! Services of other crates: renamed, of another edition, strictly linted, and one that nobody refers to.
+//! Services of other crates: renamed, of another edition, with strict lints, and one that no code refers to.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ fn discovered() -> BTreeMap<&'static str, &'static ServiceDescriptor> {
 }
 
 #[test]
-fn services_of_a_renamed_dependency_are_found() {
+fn services_of_a_renamed_dependency_are_discovered() {
     let found = discovered();
     for id in ["renamed", "reexported", "renamed_function"] {
         assert!(found.contains_key(id), "{id}");
@@ -22,7 +22,7 @@ fn services_of_a_renamed_dependency_are_found() {
 }
 
 #[test]
-fn services_of_a_strict_crate_are_found() {
+fn services_of_a_strict_crate_are_discovered() {
     let found = discovered();
     for id in ["full", "blocking", "tick", "private_tick"] {
         assert!(found.contains_key(id), "{id}");
@@ -31,7 +31,7 @@ fn services_of_a_strict_crate_are_found() {
 }
 
 #[test]
-fn a_crate_that_nobody_refers_to_is_dropped_and_was_expected() {
+fn a_crate_that_no_code_refers_to_is_dropped_and_reported() {
     let found = discovered();
     let missing: Vec<&str> = inventory::iter::<ExpectedServices>()
         .flat_map(|expected| expected.ids)
@@ -55,7 +55,7 @@ fn a_descriptor_names_its_place() {
 }
 
 #[tokio::test]
-async fn start_names_what_the_linker_dropped() {
+async fn the_start_names_services_that_the_linker_dropped() {
     let error = ServiceRegistry::builder().build().await.expect_err("`forgotten` is not linked");
     let words = error.to_string();
     for word in ["ui/crates.rs:9", "forgotten", "use that_crate as _;"] {

@@ -1,6 +1,7 @@
-//! What the attribute says: each file in `fail` is one rule, with the compiler's words beside it.
+//! The messages of the attribute: each file in `fail` is one rule, with the compiler's output beside it.
 //!
-//! `TRYBUILD=overwrite cargo test --test ui` writes the words anew; read what changed before it is committed.
+//! `TRYBUILD=overwrite cargo test -p service-ui-tests --test ui` writes the output again; read the changes before you commit
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -12,7 +13,7 @@ fn ui() {
     cases.compile_fail("work_item/fail/*.rs");
 }
 
-/// Where the compiler's own message joins in.
+/// Cases to which the compiler adds a message of its own.
 const EXCEPTIONS: [&str; 2] = ["foreign_type.stderr", "two_impls.stderr"];
 
 fn files(directory: &str, extension: &str) -> io::Result<Vec<PathBuf>> {
@@ -30,18 +31,18 @@ fn no_message_points_into_generated_code() -> io::Result<()> {
         if EXCEPTIONS.iter().any(|exception| path.ends_with(exception)) {
             continue;
         }
-        let words = fs::read_to_string(&path)?;
+        let message = fs::read_to_string(&path)?;
         for sign in
             ["this error originates in", "this warning originates in", "#[service]\n   | ^", ")]\n   | ^^^^^^^^^^"]
         {
-            assert!(!words.contains(sign), "{} has {sign:?}", path.display());
+            assert!(!message.contains(sign), "{} has {sign:?}", path.display());
         }
     }
     Ok(())
 }
 
 #[test]
-fn every_rule_has_its_words() -> io::Result<()> {
+fn every_rule_has_an_expected_message() -> io::Result<()> {
     for path in files("fail", "rs")? {
         assert!(path.with_extension("stderr").exists(), "{}", path.display());
     }

@@ -63,7 +63,7 @@ pub struct ServiceHealth {
     /// When the last run began.
     #[serde(with = "optional_rfc3339")]
     pub last_run: Option<SystemTime>,
-    /// End of the last successful run.
+    /// When the last successful run ended.
     #[serde(with = "optional_rfc3339")]
     pub last_success: Option<SystemTime>,
     /// When the next run is due. Absent during a run.
@@ -75,7 +75,7 @@ pub struct ServiceHealth {
     pub last_error: Option<String>,
     /// Items processed since the service was registered.
     pub total_processed: u64,
-    /// Items that failed by themselves since the service was registered.
+    /// Items that failed individually since the service was registered.
     pub total_failed: u64,
     /// Failures since the service was registered.
     pub error_count: u64,

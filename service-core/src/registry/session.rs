@@ -176,7 +176,7 @@ mod tests {
         let session = Session::default();
         let mut signalled = pin!(session.signalled());
         assert!(poll(signalled.as_mut()).is_pending());
-        // Notifies of a change that does not concern this waiter.
+        // A change that does not concern this waiter.
         session.close();
         assert!(poll(signalled.as_mut()).is_pending());
         assert_eq!(session.signal("SIGTERM"), None);

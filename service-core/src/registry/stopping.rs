@@ -125,13 +125,13 @@ impl ServiceRegistry {
         error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
         let registry = self.clone();
         tokio::spawn(async move {
-            // Services that were started with this one are built first, and so cleaned up.
+            // Services that were started together with this one are built first, so that they are cleaned up.
             let _ = tokio::time::timeout(START_GRACE, registry.starts_resolved()).await;
             registry.begin_shutdown();
         });
     }
 
-    /// Waits until no service is in the middle of its start.
+    /// Waits until no service is starting.
     async fn starts_resolved(&self) {
         for service in self.inner.services.all() {
             let resolved = |status: &Status| status.start_resolved || !status.is_running();

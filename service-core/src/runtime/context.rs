@@ -67,7 +67,7 @@ impl Context {
         resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
     }
 
-    /// All settings, as the type that `configure` takes.
+    /// Reads all settings as the type that `configure` takes.
     pub(crate) fn settings<T: DeserializeOwned>(&self) -> Result<T> {
         let resolved = self.service.lock().requests.resolved.clone();
         resolved.settings.get_all::<T>(&self.service.id).map_err(Error::fatal)

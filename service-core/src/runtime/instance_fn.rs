@@ -12,7 +12,7 @@ pub trait InstanceFn<Form>: Send + Sync + 'static {
     /// The return type of the closure.
     type Out: 'static;
 
-    /// Whether the closure is given the context, by which it may read settings.
+    /// Whether the closure takes the context, by which it may read settings.
     #[doc(hidden)]
     const HAS_CONTEXT: bool;
 

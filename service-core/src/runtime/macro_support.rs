@@ -27,7 +27,7 @@ macro_rules! __place {
     };
 }
 
-/// The settings of a service whose code reads some by `cx.config`, while its `configure` takes none.
+/// The settings of a service whose `configure` takes none, but whose code calls `cx.config`.
 pub const UNDECLARED_SETTINGS: SettingsType = UNDECLARED;
 
 /// Builds the descriptor of `S`.
@@ -143,7 +143,7 @@ impl<S: Lifecycle + Default> Probe<S> {
 pub trait PerhapsDefault {
     /// Uses the import of this trait in both cases.
     const IN_USE: () = ();
-    /// Cannot be built.
+    /// The type cannot be built.
     const BUILD: Option<Build> = None;
 }
 
@@ -156,7 +156,7 @@ impl<S> PerhapsDefault for Probe<S> {}
     note = "derive it with `#[derive(serde::Deserialize)]`; the type cannot have borrowed fields"
 )]
 pub trait Config: Sized {
-    /// What the descriptor says about the type.
+    /// The settings in the descriptor.
     const SETTINGS: SettingsType;
     /// Reads the service's settings.
     fn of(cx: &Context) -> Result<Self>;

@@ -23,7 +23,7 @@ pub(crate) struct Registration {
     pub(crate) factory: Factory,
     /// What code set: `options_of` and `Register`.
     pub(crate) options: Option<ServiceOptions>,
-    /// A closure of its own may read its settings, so that their keys are not known.
+    /// The closure that builds it may read settings, so their keys are not known.
     pub(crate) undeclared_settings: bool,
     pub(crate) place: Place,
 }
@@ -125,7 +125,7 @@ impl Registration {
         Ok(Self::by_hand::<S>(id, Factory::Build(build)))
     }
 
-    /// An annotated service that is linked into the program. `None`: it cannot be built.
+    /// Creates the registration of an annotated service that is linked into the program. `None`: it cannot be built.
     pub(crate) fn discovered(&Discovered(descriptor, build): &Discovered) -> Option<Self> {
         Some(Self {
             id: descriptor.id.to_owned(),
@@ -151,7 +151,7 @@ impl Registration {
     }
 
     /// # Errors
-    /// The id does not have the form of one.
+    /// The id is malformed.
     pub(crate) fn check_id(&self) -> Result<()> {
         let mut chars = self.id.chars();
         let first = chars.next().is_some_and(|c| c.is_ascii_lowercase());
@@ -172,9 +172,9 @@ pub(crate) struct RegisteredService {
     pub(crate) inner: Arc<ServiceInner>,
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
-    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) options: Option<ServiceOptions>,
-    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     undeclared_settings: bool,
     pub(crate) place: Place,
 }
@@ -200,8 +200,8 @@ impl RegisteredService {
         &self.inner.id
     }
 
-    /// What its configuration is resolved for.
-    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    /// Returns the target for which its configuration is resolved.
+    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn target(&self) -> Target<'_> {
         let (id, code) = (&*self.inner.id, self.options.as_ref());
         Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
@@ -211,7 +211,7 @@ impl RegisteredService {
     ///
     /// # Errors
     /// Another layer has such a value.
-    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
         fit(resolved, &self.factory)
     }

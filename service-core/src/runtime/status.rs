@@ -75,12 +75,12 @@ pub(crate) struct Status {
 pub(crate) struct Stats {
     pub(crate) runs: u64,
     pub(crate) processed: u64,
-    /// Items that failed by themselves.
+    /// Items that failed individually.
     pub(crate) failed: u64,
     pub(crate) errors: u64,
     pub(crate) restarts: u64,
     pub(crate) last_started: Option<Instant>,
-    /// End of the last successful run.
+    /// When the last successful run ended.
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_duration: Duration,
     /// Moving average of the durations of successful runs; zero before the first.

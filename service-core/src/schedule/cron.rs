@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(60);
 /// If the clock is set back by up to this, fires that were served before are not repeated.
 const SET_BACK: Duration = Duration::from_secs(3 * 3600);
 
-/// What is wrong with a cron schedule.
+/// A mistake in a cron schedule.
 #[derive(Debug)]
 #[allow(dead_code, reason = "NoFeature exists without the feature only, the others with it only")]
 pub(crate) enum Mistake {
@@ -122,7 +122,7 @@ mod fires {
         shown.find_map(|shown| resolve(zone, shown).filter(|fire| *fire > after)).map(SystemTime::from)
     }
 
-    /// A time as text in this time zone; `None` where the zone is unknown or UTC.
+    /// Formats a time in this time zone. `None` if the zone is unknown or UTC.
     pub(crate) fn local_time(at: SystemTime, timezone: &str) -> Option<String> {
         let zone: Tz = timezone.parse().ok().filter(|zone| *zone != Tz::UTC)?;
         Some(DateTime::<Utc>::from(at).with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Secs, true))

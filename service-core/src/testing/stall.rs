@@ -1,8 +1,8 @@
-//! Virtual time that does not move: a service that runs again and again at one moment keeps every other task from waiting,
-//! and so the clock from moving.
+//! Detects that virtual time does not move: if a service runs again and again at one moment, the test never waits, and a
+//! paused clock only advances when every task waits.
 //!
-//! The tricky part is that only the real world can notice. A thread wakes the caller from time to time; the verdict itself
-//! counts runs at one moment of virtual time, so it does not depend on the machine.
+//! The tricky part is that only real time can reveal this. A thread wakes the caller from time to time. The decision counts
+//! the runs at one moment of virtual time, so it does not depend on the machine.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,12 +17,12 @@ use tokio::time::Instant;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 
-/// More runs than this at one moment are endless.
+/// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
-/// Real time between two looks.
+/// The real time between two checks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Wakes whoever waits for virtual time.
+/// Wakes the caller that waits for virtual time.
 #[derive(Debug)]
 pub(super) struct Alarm {
     waker: Arc<Mutex<Option<Waker>>>,
@@ -45,10 +45,10 @@ impl Alarm {
         Self { waker, _stop: stop }
     }
 
-    /// `work`, which waits for virtual time.
+    /// Awaits `work`, which waits for virtual time.
     ///
     /// # Panics
-    /// A service keeps time from moving.
+    /// A service keeps virtual time from moving.
     pub(super) async fn watch<T>(&self, services: &Services, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut moment = Moment::new(services);

@@ -1,22 +1,22 @@
-//! The rules, and the picture of what imports what.
+//! Checks the rules, and prints which module uses which.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use crate::source::Sources;
 
-/// What a crate's modules may use.
+/// The layers of a crate.
 pub(crate) struct Layers {
     pub(crate) name: &'static str,
     /// The top-level modules, lowest layer first.
     pub(crate) modules: &'static [&'static [&'static str]],
-    /// Features whose folder has another name.
+    /// Features whose folder has another name than the feature.
     pub(crate) features: &'static [(&'static str, &'static str)],
     pub(crate) root_only_reexports: bool,
 }
 
 impl Layers {
-    /// Higher layers are greater; the root is above all of them.
+    /// Returns the layer of a module as a number. A higher layer has a greater number; the root is above all layers.
     fn height(&self, module: Option<&String>) -> usize {
         let layer = |name| self.modules.iter().position(|layer| layer.contains(&name));
         module.and_then(|name| layer(name.as_str())).unwrap_or(self.modules.len())
@@ -30,7 +30,7 @@ impl Layers {
 pub(crate) struct Report<'a> {
     layers: &'a Layers,
     sources: &'a Sources,
-    /// From file to file, with a path that is the reason and its line.
+    /// Each arrow from file to file, with one path that is the reason for it, and the line of that path.
     pub(crate) arrows: BTreeMap<(usize, usize), (String, usize)>,
     pub(crate) violations: Vec<String>,
 }
@@ -57,7 +57,7 @@ impl<'a> Report<'a> {
         let unknown = self.sources.files.iter().filter(|file| {
             file.module.len() == 1 && self.layers.height(file.module.first()) == self.layers.modules.len()
         });
-        self.violations.extend(unknown.map(|file| format!("{}: this module stands in no layer", file.name)));
+        self.violations.extend(unknown.map(|file| format!("{}: this module is in no layer", file.name)));
         let up = self
             .arrows
             .iter()
@@ -70,7 +70,7 @@ impl<'a> Report<'a> {
         self.violations.extend(up);
     }
 
-    /// Reports each group of files that reach each other, with one shortest circle.
+    /// Reports each group of files that use each other in a circle, with the shortest circle.
     fn check_circles(&mut self) {
         let mut seen = BTreeSet::new();
         for start in 0..self.sources.files.len() {
@@ -98,7 +98,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The shortest way from a file back to itself.
+    /// Finds the shortest way from a file back to itself.
     fn circle(&self, start: usize) -> Option<Vec<usize>> {
         let (mut ways, mut seen) = (VecDeque::from([vec![start]]), BTreeSet::new());
         while let Some(way) = ways.pop_front() {
@@ -118,7 +118,7 @@ impl<'a> Report<'a> {
         None
     }
 
-    /// All files that a file reaches, or that reach it.
+    /// Finds all files that a file reaches, or all that reach it.
     fn reached(&self, start: usize, backwards: bool) -> BTreeSet<usize> {
         let (mut reached, mut open) = (BTreeSet::new(), vec![start]);
         while let Some(file) = open.pop() {
@@ -171,7 +171,7 @@ fn arrows(sources: &Sources) -> BTreeMap<(usize, usize), (String, usize)> {
     arrows
 }
 
-/// The modules from the highest layer down, and beside each those that it uses.
+/// Lists the modules, the highest layer first, each with the modules that it uses.
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

@@ -8,9 +8,9 @@
 //! `cargo run -p layers` checks both published crates, of this workspace or of the one in the given directory. With
 //! `-- --print` it also prints which modules use which. Test code, comments and strings are not read.
 //!
-//! What counts as an arrow from one file to another: a path in the code that leads, through re-exports, to an item of the
-//! other file. Declaring a module, importing a module as a whole, and re-exporting an item of a child module are no
-//! arrows. So a parent module may use its children or they may use it, but not both.
+//! There is an arrow from one file to another if a path in the code leads, directly or through re-exports, to an item of
+//! the other file. It is no arrow if a file declares a module, imports a whole module, or re-exports an item of a child
+//! module. So a parent module may use its children, or they may use it, but not both.
 
 mod check;
 mod source;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use check::{Layers, Report};
 use source::Sources;
 
-/// Where each top-level module stands. A module may use those of its own line and of the lines above.
+/// The layer of each top-level module. A module may use the modules of its own line and of the lines above.
 const CRATES: [Layers; 2] = [
     Layers {
         name: "service-core",
@@ -35,7 +35,7 @@ const CRATES: [Layers; 2] = [
             &["registry"],
             &["database", "cluster", "admin", "cli", "testing"],
         ],
-        // Other features have a folder of their own name.
+        // Every other feature has a folder with the same name.
         features: &[("cron", "schedule"), ("postgres", "database"), ("sqlite", "database"), ("tls", "database")],
         root_only_reexports: true,
     },
@@ -43,7 +43,7 @@ const CRATES: [Layers; 2] = [
         name: "service-macros",
         modules: &[&["diagnostics", "spelling"], &["parse"], &["model"], &["validate"], &["expand"], &["work_item"]],
         features: &[("cron", "parse")],
-        // The functions of a macro crate have to stand at its root.
+        // The functions of a macro crate have to be at its root.
         root_only_reexports: false,
     },
 ];

@@ -1,5 +1,5 @@
-//! What a crate's files say: modules, items, imports, paths and features. Read from tokens, in which comments are gone and
-//! strings stay apart.
+//! Reads modules, items, imports, paths and features from a crate's files. It reads tokens, which contain no comments, and
+//! in which a string is a single token.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The modules of a crate, by their path below the crate's root, which is empty.
+/// The files and modules of a crate. A module's key is its path below the root; the key of the root is empty.
 #[derive(Default)]
 pub(crate) struct Sources {
     pub(crate) files: Vec<File>,
@@ -15,10 +15,10 @@ pub(crate) struct Sources {
 }
 
 pub(crate) struct File {
-    /// Below `src`, with slashes.
+    /// The path below `src`, with slashes.
     pub(crate) name: String,
     pub(crate) module: Vec<String>,
-    /// Features outside of `mod` and `use` lines, with the line.
+    /// Features that are named outside of `mod` and `use` lines, with the line.
     pub(crate) features: Vec<(String, usize)>,
     /// The first item that is no module, import or macro, with its line.
     pub(crate) first_item: Option<(String, usize)>,
@@ -29,13 +29,13 @@ pub(crate) struct File {
 pub(crate) struct Module {
     pub(crate) file: usize,
     items: BTreeSet<String>,
-    /// The name that is imported, and from where.
+    /// Each imported name, and the path that it is imported from.
     imports: BTreeMap<String, Vec<String>>,
     globs: Vec<Vec<String>>,
     pub(crate) paths: Vec<Used>,
 }
 
-/// A path as it is written.
+/// A path as it is written in the code.
 pub(crate) struct Used {
     pub(crate) path: Vec<String>,
     pub(crate) line: usize,
@@ -60,7 +60,7 @@ impl Sources {
         Self::parse(texts).map_err(io::Error::other)
     }
 
-    /// Files by their name below `src`. Those that only tests declare are left out.
+    /// Reads files, given by their name below `src`. Files that only tests declare are left out.
     pub(crate) fn parse(mut texts: BTreeMap<String, String>) -> Result<Self, String> {
         let mut sources = Self::default();
         let mut declared = vec![Vec::new()];
@@ -82,9 +82,9 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Where a path leads: to a module, or to an item of a module. `None` where it leads out of the crate.
+    /// Finds what a path leads to: a module, or an item of a module. `None` if it leads out of the crate.
     pub(crate) fn resolve(&self, from: &[String], path: &[String]) -> Option<Target> {
-        // Imports in a circle do not compile; the limit is for code that does not compile.
+        // Imports in a circle do not compile, but this code also reads what does not compile: hence the limit.
         self.resolve_within(from, path, 16)
     }
 
@@ -124,7 +124,7 @@ impl Sources {
                             return Some(target);
                         }
                     }
-                    // An item that a macro makes; at the root, an exported macro or a crate.
+                    // An item that a macro generates; at the root, an exported macro or a crate.
                     return (at > 0 && !module.is_empty()).then_some(Target { module, is_item: true });
                 }
             }
@@ -186,7 +186,7 @@ impl Reader<'_> {
                             at = end;
                             continue;
                         }
-                        // Code that is generated somewhere else.
+                        // This code is generated into another crate.
                         ("quote" | "quote_spanned" | "parse_quote", next) if is(next, '!') => {
                             at += 3;
                             continue;
@@ -196,7 +196,7 @@ impl Reader<'_> {
                                 self.features(condition.stream());
                             }
                         }
-                        // `pub(in …)` is no use.
+                        // The path in `pub(in …)` is no use of a module.
                         ("pub", Some(TokenTree::Group(group))) if group.delimiter() == Delimiter::Parenthesis => {
                             at += 2;
                             continue;
@@ -233,8 +233,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the attribute at `at` and tells where to go on: behind it, or behind the item that it is for, if only tests
-    /// compile that.
+    /// Reads the attribute at `at` and returns where to continue: after the attribute, or, if only tests compile its item,
+    /// after the item.
     fn attribute(&mut self, tokens: &[TokenTree], at: usize) -> usize {
         let body = at + if is(tokens.get(at + 1), '!') { 2 } else { 1 };
         let Some(TokenTree::Group(attribute)) = tokens.get(body) else { return at + 1 };
@@ -250,7 +250,7 @@ impl Reader<'_> {
         body + 1
     }
 
-    /// Notes each `feature = "…"`.
+    /// Records each `feature = "…"`.
     fn features(&mut self, condition: TokenStream) {
         let tokens: Vec<TokenTree> = condition.into_iter().collect();
         for (at, token) in tokens.iter().enumerate() {
@@ -319,7 +319,7 @@ fn is_visibility(before: &[TokenTree]) -> bool {
     }
 }
 
-/// The path that begins at a word, and where it ends.
+/// Returns the path that begins at `at`, and where it ends.
 fn path_at(tokens: &[TokenTree], mut at: usize) -> (Vec<String>, usize) {
     let mut path = Vec::new();
     while let Some(TokenTree::Ident(word)) = tokens.get(at) {
@@ -333,7 +333,7 @@ fn path_at(tokens: &[TokenTree], mut at: usize) -> (Vec<String>, usize) {
     (path, at)
 }
 
-/// Behind further attributes and the visibility.
+/// Returns the place after further attributes and the visibility.
 fn item_at(tokens: &[TokenTree], mut at: usize) -> usize {
     loop {
         match tokens.get(at) {
@@ -350,7 +350,8 @@ fn item_at(tokens: &[TokenTree], mut at: usize) -> usize {
     }
 }
 
-/// Behind an item, which a body or a semicolon ends, or behind a field, a variant or an argument, which a comma ends.
+/// Returns the place after an item, or after a field, a variant or an argument. A body or a semicolon ends an item; a comma
+/// ends the others.
 fn end_of_item(tokens: &[TokenTree], item: usize) -> usize {
     let is_item = matches!(tokens.get(item), Some(TokenTree::Ident(word)) if matches!(
         word.to_string().as_str(),

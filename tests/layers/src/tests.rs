@@ -10,7 +10,7 @@ const LAYERS: Layers = Layers {
     root_only_reexports: true,
 };
 
-/// What is wrong with a crate of these files.
+/// Returns the violations in a crate of these files.
 fn violations(files: &[(&str, &str)]) -> Vec<String> {
     let modules = "mod config; mod registry; mod runtime; #[cfg(feature = \"database\")] pub mod database;
         pub use registry::handle::Handle; pub mod prelude { pub use crate::registry::handle::Handle; }";
@@ -43,14 +43,14 @@ fn found(files: &[(&str, &str)], expected: &[&str]) {
 }
 
 #[test]
-fn arrows_that_point_down_are_well() {
+fn arrows_to_lower_layers_are_allowed() {
     found(&[("registry/handle.rs", "use crate::runtime::status::Status; pub struct Handle(Status);")], &[]);
     found(&[("registry/handle.rs", "use super::super::runtime::status; fn f() { status::read() }")], &[]);
     found(&[("database/mod.rs", "impl crate::Handle { fn db(&self) {} }")], &[]);
 }
 
 #[test]
-fn an_arrow_that_points_up_is_found_however_it_is_written() {
+fn every_form_of_an_arrow_to_a_higher_layer_is_reported() {
     for (line, path) in [
         ("use crate::registry::handle::Handle;", "crate::registry::handle::Handle"),
         ("use crate::{registry::{handle::{self, Handle as H}}, config};", "crate::registry::handle::Handle"),
@@ -94,7 +94,7 @@ fn tests_comments_strings_and_generated_code_are_not_read() {
 }
 
 #[test]
-fn files_that_use_each_other_are_found() {
+fn files_that_use_each_other_are_reported() {
     found(
         &[
             ("runtime/mod.rs", "mod one; mod two; mod three;"),
@@ -110,7 +110,7 @@ fn files_that_use_each_other_are_found() {
 }
 
 #[test]
-fn a_parent_uses_its_children_or_they_use_it() {
+fn a_parent_may_use_its_children_or_they_may_use_it_but_not_both() {
     let child = ("runtime/status.rs", "use super::Runtime; pub(crate) struct Status;");
     found(&[child, ("runtime/mod.rs", "mod status; pub(crate) use status::Status; pub(crate) struct Runtime;")], &[]);
     found(
@@ -145,7 +145,7 @@ fn a_feature_stays_in_its_folder() {
 }
 
 #[test]
-fn the_root_re_exports_and_nothing_else() {
+fn the_root_contains_only_re_exports() {
     found(
         &[("lib.rs", "mod config;\nmacro_rules! m { () => {}; }\npub use config::X;\npub fn f() {}")],
         &["lib.rs:4: `fn f` is more than a re-export"],
@@ -153,9 +153,6 @@ fn the_root_re_exports_and_nothing_else() {
 }
 
 #[test]
-fn a_module_that_no_layer_names_is_found() {
-    found(
-        &[("lib.rs", "mod config; mod helpers;"), ("helpers.rs", "")],
-        &["helpers.rs: this module stands in no layer"],
-    );
+fn a_module_without_a_layer_is_reported() {
+    found(&[("lib.rs", "mod config; mod helpers;"), ("helpers.rs", "")], &["helpers.rs: this module is in no layer"]);
 }

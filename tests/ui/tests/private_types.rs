@@ -1,4 +1,4 @@
-//! Types that nobody outside can name.
+//! Private types, which no code outside of this program can name.
 
 #![deny(warnings)]
 

@@ -1,7 +1,7 @@
-//! The loop under test, without a registry: services whose methods are closures, and a log of what happened to them.
+//! The loop under test, without a registry: services whose methods are closures, and a log of their calls.
 //!
-//! Virtual time where the clock can be paused. Futures that are always ready, and deadlocks, need a clock and threads that
-//! go on by themselves: [`on_each_runtime`].
+//! Tests use virtual time if the clock can be paused. Futures that are always ready, and deadlocks, need real time and real
+//! threads: [`on_each_runtime`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -48,7 +48,7 @@ fn fails() -> Result<Outcome> {
     Err(Error::msg("it failed"))
 }
 
-/// Calls itself at least this often without waiting for anything, so it uses up tokio's cooperative budget in each poll.
+/// An endless loop that always has a message to receive, so it exhausts tokio's cooperative budget in each poll.
 async fn busy() {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let _ = sender.send(());
@@ -57,7 +57,7 @@ async fn busy() {
     }
 }
 
-/// Runs a test on a runtime of one thread and on one of two, with a clock that goes on. One that hangs fails.
+/// Runs a test on a runtime with one thread and on one with two, in real time. A test that hangs fails.
 fn on_each_runtime<F: Future<Output = ()> + 'static>(test: fn() -> F) {
     for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
         let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime can be built");
@@ -76,7 +76,7 @@ fn on_each_runtime<F: Future<Output = ()> + 'static>(test: fn() -> F) {
 
 // ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// What happened, line by line.
+/// A log of the calls, line by line.
 #[derive(Clone, Debug, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -93,7 +93,7 @@ impl Log {
         self.lines().iter().filter(|found| *found == line).count()
     }
 
-    /// Every instance that was built was cleaned up once, and dropped after that.
+    /// Checks that every instance that was built was cleaned up once, and then dropped.
     fn assert_one_cleanup_each(&self) {
         let lines = self.lines();
         let built = lines.iter().filter(|line| line.starts_with("built ")).count();
@@ -310,8 +310,8 @@ impl Service {
         self.inner.lock().state()
     }
 
-    /// Waits until its state is so. Not every change notifies those who wait, so this looks again and again: first without
-    /// any time passing, then every millisecond.
+    /// Waits until its state fulfils the condition. Not every change notifies waiters, so this checks again and again: first
+    /// without any time passing, then every millisecond.
     async fn until(&self, reached: impl Fn(&RuntimeState) -> bool) {
         for looks in 0.. {
             if reached(&self.inner.lock()) {
@@ -321,7 +321,7 @@ impl Service {
         }
     }
 
-    /// Waits until the first instance is there or could not be built.
+    /// Waits until the first instance is built, or could not be built.
     async fn started(&self) {
         self.until(|state| state.status.start_resolved).await;
     }

@@ -1,7 +1,7 @@
-//! A service that the linker drops as long as nobody writes `use forgotten as _;`.
+//! A service that the linker drops unless the program contains `use forgotten as _;`.
 
 use service_core::prelude::*;
 
-/// Found only where its crate is referred to.
+/// Discovered only if the program refers to this crate.
 #[service(name = "forgotten")]
 pub async fn forgotten() {}

@@ -53,13 +53,13 @@ use service_core::prelude::{Context, Failure, Outcome, Recovery, Result, service
 /// Settings of [`Full`].
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Settings {
-    /// Rows a run.
+    /// How many rows a run processes.
     pub batch_size: u64,
-    /// Where they come from.
+    /// The queue that they come from.
     pub queue: String,
 }
 
-/// All four methods.
+/// Has all four methods.
 #[derive(Debug)]
 pub struct Full {
     settings: Settings,
@@ -95,7 +95,7 @@ impl Full {
     }
 }
 
-/// Blocking, and nothing is returned.
+/// Its methods block; `update` returns nothing.
 #[derive(Debug, Default)]
 pub struct Blocking {
     names: Vec<String>,
@@ -112,14 +112,14 @@ impl Blocking {
     }
 }
 
-/// Handed over ready-made.
+/// Is registered as a ready-made instance.
 #[derive(Debug)]
 pub struct ReadyMade {
     names: Vec<String>,
 }
 
 impl ReadyMade {
-    /// One of these names.
+    /// Creates one with these names.
     #[must_use]
     pub const fn new(names: Vec<String>) -> Self {
         Self { names }
@@ -147,19 +147,19 @@ async fn private_tick(cx: &Context) -> Result<(), io::Error> {
     Ok(())
 }
 
-/// A module of the function's name.
+/// A module with the name of its function.
 pub mod outbox {
     use service_core::prelude::service;
     use tokio::task::yield_now;
 
-    /// Cleans it.
+    /// Cleans the outbox.
     #[service]
     pub async fn outbox() {
         yield_now().await;
     }
 }
 
-/// Of the first edition.
+/// The service of the first edition.
 #[deprecated(note = "use `Full`")]
 #[derive(Debug, Default)]
 pub struct Old {

@@ -5,7 +5,7 @@
 
 use svc::prelude::*;
 
-/// Named by the new name.
+/// Uses the library by its new name.
 #[derive(Default)]
 pub struct Renamed;
 
@@ -23,12 +23,12 @@ impl Renamed {
     async fn cleanup(&mut self) {}
 }
 
-/// A place that others know the library by.
+/// Re-exports the library.
 pub mod reexport {
     pub use svc::*;
 }
 
-/// Named by a path of this crate.
+/// Uses the library by a path of this crate.
 pub struct Reexported;
 
 #[reexport::service(crate = crate::reexport)]
@@ -42,6 +42,6 @@ impl Reexported {
     fn cleanup(&mut self) {}
 }
 
-/// Named by a leading `::`.
+/// Uses the library by a path that begins with `::`.
 #[service(crate = ::svc)]
 pub async fn renamed_function() {}

@@ -1,4 +1,4 @@
-//! What an extension is asked, and when: a commit in flight, what a run left open, outages, and fires that are remembered.
+//! The calls of an extension: a commit in flight, rows that a run left open, outages, and stored cron fires.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::service::failure::FailureKind;
 
-/// An extension that does what the test says.
+/// An extension that follows the test's script.
 #[derive(Debug, Default)]
 struct Scripted {
     log: Log,
@@ -17,9 +17,9 @@ struct Scripted {
     unsettled: AtomicBool,
     /// There is an outage, and it is known.
     down: AtomicBool,
-    /// There is an outage that only a look finds.
+    /// There is an outage that only a check detects.
     down_if_looked_at: AtomicBool,
-    /// Answers of `settle` and `record_fire`; once they are used up, both succeed.
+    /// Answers of `settle` and `record_fire`. After the last answer both succeed.
     answers: Mutex<VecDeque<Answer>>,
 }
 
@@ -82,11 +82,11 @@ impl Extension for Scripted {
     }
 
     fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, error: &Error) -> bool {
-        error.to_string().contains("away")
+        error.to_string().contains("does not answer")
     }
 
     fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
-        self.log.push("look for an outage");
+        self.log.push("check for an outage");
         Box::pin(std::future::ready(self.down_if_looked_at.load(SeqCst)))
     }
 
@@ -148,9 +148,9 @@ async fn a_run_that_ends_while_its_commit_delays_the_cancel_has_not_been_cancell
     service.ended().await;
 }
 
-// ── what a run left open ─────────────────────────────────────────────────────────────────────────────────────────────
+// ── rows that a run left open ────────────────────────────────────────────────────────────────────────────────────────
 
-/// A service whose runs leave something open, with the lines of both in one log.
+/// A service whose runs leave rows open. The service and the extension use one log.
 fn leaves_open(update: impl Fn(u64) -> Result<Outcome> + Send + Sync + 'static) -> (Script, Arc<Scripted>) {
     let script = Script::new();
     let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
@@ -164,7 +164,7 @@ fn leaves_open(update: impl Fn(u64) -> Result<Outcome> + Send + Sync + 'static) 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_run_left_open_is_settled_before_the_next_run_begins() {
+async fn rows_that_a_run_left_open_are_settled_before_the_next_run_begins() {
     let (script, extension) = leaves_open(|run| if run == 2 { fails() } else { Ok(Outcome::idle()) });
     let mut service = script.start_with(options(), extension);
     service.until(|state| state.status.stats.runs == 3).await;
@@ -191,7 +191,7 @@ async fn a_run_that_a_stop_aborts_is_settled_before_the_cleanup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_settled_does_not_keep_the_service() {
+async fn rows_that_cannot_be_settled_do_not_end_the_service() {
     for answer in [Answer::Error, Answer::Hangs] {
         let (script, extension) = leaves_open(|_| Ok(Outcome::idle()));
         extension.will([answer]);
@@ -207,19 +207,19 @@ async fn what_cannot_be_settled_does_not_keep_the_service() {
 // ── outages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[tokio::test(start_paused = true)]
-async fn failures_of_an_outage_do_not_exhaust_the_service() {
+async fn failures_during_an_outage_do_not_exhaust_max_failures() {
     let extension = Arc::new(Scripted::default());
     extension.down.store(true, SeqCst);
     let back = extension.clone();
     let script = Script::new().update(move |_| {
         let down = back.down.load(SeqCst);
-        async move { if down { Err(Error::msg("it is away")) } else { Ok(Outcome::idle()) } }
+        async move { if down { Err(Error::msg("it does not answer")) } else { Ok(Outcome::idle()) } }
     });
     let service = script.start_with(Options { retry_delay: secs(10), ..options() }, extension.clone());
     service.until(|state| state.status.stats.errors == 6).await;
     assert_eq!(service.state(), ServiceState::BackingOff);
     assert_eq!(service.inner.lock().status.failures, 2, "the count stays at `max_failures`");
-    // The end of the outage ends the wait, and what was counted.
+    // The end of the outage ends the wait, and sets the count to 0.
     extension.down.store(false, SeqCst);
     let now = Instant::now();
     service.inner.end_outage();
@@ -229,8 +229,8 @@ async fn failures_of_an_outage_do_not_exhaust_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_looked_for_only_where_the_failure_would_end_the_service() {
-    let script = Script::new().update(async |_| Err(Error::msg("it is away")));
+async fn the_check_for_an_outage_happens_only_if_the_failure_would_end_the_service() {
+    let script = Script::new().update(async |_| Err(Error::msg("it does not answer")));
     let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
     let mut service = script.start_with(options(), extension.clone());
     service.until(|state| state.status.failures == 2).await;
@@ -242,10 +242,10 @@ async fn an_outage_is_looked_for_only_where_the_failure_would_end_the_service() 
         .log
         .lines()
         .into_iter()
-        .filter(|line| line.starts_with("failure") || line.starts_with("look"))
+        .filter(|line| line.starts_with("failure") || line.starts_with("check"))
         .collect();
-    let look = "look for an outage";
-    assert_eq!(lines, ["failure 1", "failure 2", look, "failure 2", look, "failure 2", look, "failure 3"]);
+    let check = "check for an outage";
+    assert_eq!(lines, ["failure 1", "failure 2", check, "failure 2", check, "failure 2", check, "failure 3"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,7 +257,7 @@ async fn other_failures_count_during_an_outage() {
     assert_eq!(service.inner.lock().status.stats.errors, 3);
 }
 
-// ── fires that are remembered ────────────────────────────────────────────────────────────────────────────────────────
+// ── stored fires ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[cfg(feature = "cron")]
 mod fires {
@@ -265,7 +265,7 @@ mod fires {
     use crate::runtime::clock::{Clock, WallClock};
     use crate::schedule::{CatchUp, CronSchedule};
 
-    /// A wall clock that goes with tokio's.
+    /// A wall clock that moves with tokio's clock.
     #[derive(Debug)]
     struct TestClock(Instant);
 
@@ -275,7 +275,7 @@ mod fires {
         }
     }
 
-    /// Every minute, and what is missed is made up.
+    /// Every minute; missed fires are made up.
     fn every_minute(script: Script, extension: Arc<Scripted>) -> Service {
         let schedule = Schedule::Cron(CronSchedule {
             expression: "* * * * *".to_owned(),
@@ -365,6 +365,6 @@ mod fires {
         let before = service.log.count(RECORDED);
         service.stop();
         assert_eq!(service.ended().await, Exit::Stopped);
-        assert_eq!(service.log.count(RECORDED), before + 1, "at the end it is tried all the same");
+        assert_eq!(service.log.count(RECORDED), before + 1, "at the end it is tried anyway");
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::options::Restart;
 use crate::runtime::requests::Rebuild;
 
-/// The service ends as a scenario has it; then each of its instances has been cleaned up once.
+/// Waits for the end of the service, and checks that each of its instances was cleaned up once.
 async fn ends(name: &str, mut service: Service, expected: Exit, instances: usize) {
     assert_eq!(service.ended().await, expected, "{name}");
     let lines = service.log.lines();
@@ -56,7 +56,7 @@ async fn a_stop_cleans_up_once() {
     let service = Script::new().configure(async |_| std::future::pending().await).start(options());
     tokio::task::yield_now().await;
     service.stop();
-    ends("while it is built for ever", service, Exit::Stopped, 0).await;
+    ends("while a configure hangs", service, Exit::Stopped, 0).await;
 
     let service = Script::new().update(async |_| fails()).start(options());
     service.until(|state| state.status.is_backing_off()).await;
@@ -71,7 +71,7 @@ async fn a_stop_cleans_up_once() {
 
     let service = Script::new().start(options());
     service.stop();
-    ends("before the loop's first turn", service, Exit::Stopped, 0).await;
+    ends("before the first poll of the loop", service, Exit::Stopped, 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +148,7 @@ async fn an_instance_that_is_replaced_is_cleaned_up_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocking_run_that_was_given_up_is_cleaned_up_once_when_it_returns() {
+async fn the_instance_of_a_blocking_run_that_timed_out_is_cleaned_up_once_when_it_returns() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let script = Script::new().update_blocking(move |cx| {
@@ -163,7 +163,7 @@ async fn a_blocking_run_that_was_given_up_is_cleaned_up_once_when_it_returns() {
         tokio::time::advance(ms(100)).await;
     }
     tokio::time::advance(secs(10)).await;
-    assert_eq!(service.inner.lock().status.stats.runs, 1, "the next run waits for the one that was given up");
+    assert_eq!(service.inner.lock().status.stats.runs, 1, "the next run waits for the one that timed out");
     service.inner.lock().request_rebuild(Rebuild::Settings);
     tokio::task::yield_now().await;
     assert_eq!(service.log.count("cleanup 1"), 0);
@@ -196,7 +196,7 @@ async fn a_loop_that_is_dropped_reports_its_end() {
         run.abort();
         assert!(run.await.expect_err("it was aborted").is_cancelled());
         assert_eq!(service.state(), expected);
-        assert!(report.await.is_err(), "the run that was asked for never comes");
+        assert!(report.await.is_err(), "the requested run never begins");
         cx.stopping().await;
         service.started().await;
         assert_eq!(service.log.lines(), ["built 1", "run 1", "dropped 1"]);
@@ -208,7 +208,7 @@ async fn a_loop_that_is_dropped_reports_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_that_is_dropped_before_its_first_turn_reports_its_end() {
+async fn a_loop_that_is_dropped_before_its_first_poll_reports_its_end() {
     let (service, supervisor) = Script::new().begin(options(), Shared::default(), Arc::new(NoExtension));
     assert_eq!(service.state(), ServiceState::Starting);
     drop(supervise(supervisor));

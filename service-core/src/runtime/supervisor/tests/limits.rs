@@ -1,4 +1,4 @@
-//! Every limit is met, also by futures that never wait; and what ends in time is not cancelled.
+//! Every limit applies, also to futures that are always ready; and work that ends in time is not cancelled.
 
 use std::sync::mpsc;
 
@@ -146,7 +146,7 @@ async fn a_cleanup_that_ends_exactly_at_the_drain_timeout_is_not_aborted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_at_the_moment_of_the_timeout_counts_as_one() {
+async fn a_stop_at_the_moment_of_the_timeout_counts_as_a_stop() {
     let mut service = Script::new().update(async |_| std::future::pending().await).start(Options {
         timeout: Some(secs(10)),
         drain_timeout: secs(4),
@@ -156,7 +156,7 @@ async fn a_stop_at_the_moment_of_the_timeout_counts_as_one() {
     tokio::time::sleep(secs(6)).await;
     service.stop();
     assert_eq!(service.ended().await, Exit::Stopped);
-    assert_eq!(service.log.count("failure 1"), 0, "an aborted run is not put to `on_failure`");
+    assert_eq!(service.log.count("failure 1"), 0, "`on_failure` is not called for an aborted run");
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,9 +174,9 @@ async fn a_timeout_before_the_end_of_the_drain_is_a_failure_and_the_service_stop
     assert_eq!(service.log.lines(), ["built 1", "run 1", "failure 1", "cleanup 1", "dropped 1"]);
 }
 
-/// A blocking run that outlasts its service. The next incarnation has begun when its instance is cleaned up at last.
+/// A blocking run returns after the end of its service. The next incarnation has begun when its instance is cleaned up.
 #[tokio::test(start_paused = true)]
-async fn the_late_cleanup_of_an_earlier_incarnation_is_not_cut_short_by_the_next_ones_stop() {
+async fn the_late_cleanup_of_an_earlier_incarnation_is_not_shortened_by_the_stop_of_the_next() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let log = Log::default();
@@ -200,7 +200,7 @@ async fn the_late_cleanup_of_an_earlier_incarnation_is_not_cut_short_by_the_next
     let mut service = script.start(Options { drain_timeout: secs(4), ..options() });
     service.until(|state| state.status.in_run()).await;
     service.stop();
-    // A blocking run is under way, so the clock goes on by hand: one limit for the run, another for the instance.
+    // During a blocking run the test advances the clock: by one limit for the run, and another for the instance.
     advance_until(secs(9), || service.state() == ServiceState::Stopped).await;
     service = service.start_again();
     service.until(|state| state.status.stats.runs == 2).await;
@@ -217,11 +217,11 @@ async fn the_late_cleanup_of_an_earlier_incarnation_is_not_cut_short_by_the_next
     service.log.assert_one_cleanup_each();
 }
 
-/// Moves a clock that does not move by itself.
+/// Advances a clock that does not advance by itself.
 async fn advance_until(within: Duration, reached: impl Fn() -> bool) {
     let end = later(Instant::now(), within);
     while !reached() {
-        assert!(Instant::now() <= end, "it does not come to that");
+        assert!(Instant::now() <= end, "not true in time");
         tokio::time::advance(ms(100)).await;
         for _ in 0..10 {
             tokio::task::yield_now().await;

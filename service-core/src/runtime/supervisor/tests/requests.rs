@@ -1,4 +1,4 @@
-//! No request is lost, whenever it comes: before the loop looks, between its look and its sleep, or from another thread.
+//! No request is lost, whenever it arrives: before the loop checks, between its check and its wait, or from another thread.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::runtime::status::Activity;
 use crate::runtime::supervisor::{Due, WaitEvent};
 use crate::schedule::later;
 
-/// Says whether it was woken.
+/// Records whether it was woken.
 #[derive(Default)]
 struct Alarm(AtomicBool);
 
@@ -28,7 +28,7 @@ impl Wake for Alarm {
     }
 }
 
-/// A loop that has an instance and waits for a run that is due in an hour, polled by the test.
+/// A loop with an instance that waits for a run which is due in an hour. The test polls it.
 struct Waiting {
     service: Service,
     supervisor: Supervisor,
@@ -75,13 +75,13 @@ const REQUESTS: [Request; 5] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_request_between_the_look_and_the_sleep_wakes_the_loop() {
+async fn a_request_between_the_check_and_the_wait_wakes_the_loop() {
     for (name, ask, is_served) in REQUESTS {
         let mut waiting = Waiting::new().await;
         waiting.service.inner.update(|state| state.status.activity = Activity::BackingOff);
         assert!(waiting.poll().is_pending(), "{name}");
         assert!(!waiting.alarm.has_rung(), "{name}");
-        // The loop has looked, and its task is not asleep yet.
+        // The loop has checked the requests, and its task does not wait yet.
         ask(&waiting.service.inner);
         assert!(waiting.alarm.has_rung(), "{name} wakes the loop");
         let event = waiting.poll();
@@ -90,7 +90,7 @@ async fn a_request_between_the_look_and_the_sleep_wakes_the_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_before_the_look_is_served_at_once() {
+async fn a_request_before_the_check_is_served_at_once() {
     for (name, ask, is_served) in REQUESTS {
         let mut waiting = Waiting::new().await;
         waiting.service.inner.update(|state| state.status.activity = Activity::BackingOff);
@@ -123,7 +123,7 @@ async fn a_pause_by_an_override_holds_a_run_that_is_due_and_its_end_wakes_the_lo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_that_gets_ready_between_the_look_and_the_sleep_wakes_the_loop() {
+async fn a_dependency_that_gets_ready_between_the_check_and_the_wait_wakes_the_loop() {
     let options = Options { depends_on: vec!["job".to_owned()], ..Options::default() };
     let (service, mut supervisor) = Script::new().begin(options, Shared::default(), Arc::new(NoExtension));
     service.services.extend(vec![service.registered.clone()]);
@@ -151,7 +151,7 @@ async fn a_stop_ends_the_wait_for_dependencies() {
 }
 
 #[test]
-fn a_run_that_is_asked_for_from_another_thread_is_never_lost() {
+fn a_run_that_another_thread_requests_is_never_lost() {
     on_each_runtime(|| async {
         let mut service = Script::new().start(Options { initial_delay: secs(3600), ..Options::default() });
         service.started().await;
@@ -229,14 +229,14 @@ fn options_from_another_thread_reach_a_loop_that_waits() {
                 inner.set_interval(secs(3600));
             }
         });
-        tokio::task::spawn_blocking(move || asking.join()).await.expect("it returns").expect("each change is seen");
+        tokio::task::spawn_blocking(move || asking.join()).await.expect("it returns").expect("each change is noticed");
         service.stop();
         service.ended().await;
     });
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_without_a_delay_leave_room_for_other_tasks() {
+async fn retries_without_a_delay_leave_time_for_other_tasks() {
     let script = Script::new().update(async |_| fails());
     let mut service =
         script.start(Options { retry_delay: Duration::ZERO, max_failures: u32::MAX, ..Options::default() });
@@ -245,26 +245,26 @@ async fn retries_without_a_delay_leave_room_for_other_tasks() {
         turns += 1;
         tokio::task::yield_now().await;
     }
-    assert!(turns >= 300, "another task has had {turns} turns in 300 retries");
+    assert!(turns >= 300, "another task was polled {turns} times in 300 retries");
     service.stop();
     service.ended().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn runs_that_follow_at_once_leave_room_for_other_tasks() {
+async fn runs_that_follow_at_once_leave_time_for_other_tasks() {
     let mut service = Script::new().update(async |_| Ok(Outcome::idle().again())).start(Options::default());
     let mut turns = 0;
     while service.inner.lock().status.stats.runs < 1_000 {
         turns += 1;
         tokio::task::yield_now().await;
     }
-    assert!(turns >= 1_000, "another task has had {turns} turns in 1,000 runs");
+    assert!(turns >= 1_000, "another task was polled {turns} times in 1,000 runs");
     service.stop();
     service.ended().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_asks_to_be_replaced_whenever_it_is_built_leaves_room_for_other_tasks() {
+async fn an_instance_that_requests_a_fresh_one_in_every_configure_leaves_time_for_other_tasks() {
     let script = Script::new().configure(async |cx| {
         cx.service.lock().request_rebuild(Rebuild::Reset);
         Err(Error::fatal("it cannot be built"))
@@ -276,13 +276,13 @@ async fn an_instance_that_asks_to_be_replaced_whenever_it_is_built_leaves_room_f
         tokio::task::yield_now().await;
     }
     // The request wakes the loop at once. Then tokio polls a task that has yielded only after every 61 polls of others.
-    assert!(turns >= 1_000 / 61, "another task has had {turns} turns while 1,000 instances could not be built");
+    assert!(turns >= 1_000 / 61, "another task was polled {turns} times while 1,000 instances could not be built");
     service.stop();
     service.ended().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_stop_brings_the_end_of_a_run_forward() {
+async fn a_second_stop_shortens_the_time_of_a_run() {
     let mut service = Script::new().update(async |_| std::future::pending().await).start(Options::default());
     service.until(|state| state.status.in_run()).await;
     let begun = Instant::now();
@@ -296,7 +296,7 @@ async fn a_second_stop_brings_the_end_of_a_run_forward() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_context_sees_the_stop_of_its_own_incarnation_alone() {
+async fn a_context_sees_only_the_stop_of_its_own_incarnation() {
     let contexts: Arc<Mutex<Vec<Context>>> = Arc::default();
     let kept = contexts.clone();
     let script = Script::new().update(move |cx| {

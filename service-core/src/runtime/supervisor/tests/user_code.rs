@@ -17,7 +17,7 @@ struct Reacting {
 }
 
 impl Reacting {
-    /// Calls everything that a context has.
+    /// Calls every method of a context.
     fn calls(cx: &Context) -> Self {
         let (printed, dropped) = (cx.clone(), cx.clone());
         Self { printed: Arc::new(move || call_all(&printed)), dropped: Arc::new(move || call_all(&dropped)) }
@@ -89,7 +89,7 @@ fn options() -> Options {
     Options { max_failures: 2, retry_delay: Duration::ZERO, drain_timeout: ms(200), ..Options::default() }
 }
 
-/// The service fails by itself after as many failures as it may have, and cleans up what it built.
+/// Waits until the service is failed after `max_failures`, and checks that it cleaned up its instances.
 async fn fails_in_order(script: Script) -> Service {
     let mut service = script.start(options());
     assert_eq!(service.ended().await, Exit::Failed);
@@ -145,7 +145,7 @@ fn every_method_may_call_its_context() {
 }
 
 #[test]
-fn what_a_cancelled_run_drops_may_call_its_context() {
+fn values_that_a_cancelled_run_drops_may_call_the_context() {
     on_each_runtime(|| async {
         let script = Script::new().update(async |cx| {
             let _held = Reacting::calls(&cx);
@@ -158,7 +158,7 @@ fn what_a_cancelled_run_drops_may_call_its_context() {
 }
 
 #[test]
-fn what_a_panic_carries_may_call_its_context() {
+fn the_payload_of_a_panic_may_call_the_context() {
     on_each_runtime(|| async {
         let script = Script::new().update(async |cx| std::panic::panic_any(Reacting::calls(&cx)));
         fails_in_order(script).await;
@@ -182,7 +182,7 @@ fn a_loop_that_is_dropped_drops_user_code_that_may_call_its_context() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_an_error_is_printed_is_contained() {
+async fn a_panic_while_an_error_is_printed_is_caught() {
     let service = fails_in_order(Script::new().update(async |_| Reacting::panics_when_printed().into())).await;
     let error = service.inner.lock().status.last_error.clone().expect("it failed");
     assert!(format!("{error:#}").contains("cannot be printed"), "{error:#}");
@@ -191,19 +191,19 @@ async fn a_panic_where_an_error_is_printed_is_contained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_an_error_is_dropped_is_contained() {
+async fn a_panic_while_an_error_is_dropped_is_caught() {
     let run = Script::new().update(async |_| Reacting::panics_when_dropped().into());
     let configure = Script::new().configure(async |_| Err(Error::new(Reacting::panics_when_dropped())));
     for script in [run, configure] {
         let service = fails_in_order(script).await;
-        // The last error is dropped with the service, by whoever holds it last.
+        // The last error is dropped with the last owner of the service.
         let last_error = service.inner.lock().status.last_error.take();
         std::mem::forget(last_error);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_the_error_of_cleanup_is_printed_or_dropped_is_contained() {
+async fn a_panic_while_the_error_of_cleanup_is_printed_or_dropped_is_caught() {
     for error in [Reacting::panics_when_printed, Reacting::panics_when_dropped] {
         let mut service = Script::new().cleanup(move |_| async move { Err(Error::new(error())) }).start(options());
         service.started().await;
@@ -218,7 +218,7 @@ async fn a_panic_where_the_error_of_cleanup_is_printed_or_dropped_is_contained()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_an_instance_is_dropped_is_contained() {
+async fn a_panic_while_an_instance_is_dropped_is_caught() {
     let script = Script::new().update(async |_| panic!("scripted")).dropped(|_| panic!("dropping panics"));
     fails_in_order(script).await;
     let script = Script::new().update_blocking(|_| panic!("scripted")).cleanup_blocking(|_| Ok(()));
@@ -226,7 +226,7 @@ async fn a_panic_where_an_instance_is_dropped_is_contained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_a_cancelled_run_is_dropped_costs_the_instance() {
+async fn a_panic_while_a_cancelled_run_is_dropped_replaces_the_instance() {
     let script = Script::new().update(async |_| {
         let _held = Reacting::panics_when_dropped();
         std::future::pending().await
@@ -237,9 +237,9 @@ async fn a_panic_where_a_cancelled_run_is_dropped_costs_the_instance() {
     service.log.assert_one_cleanup_each();
 }
 
-/// What a blocking run that was given up returns at last is not used, but it is dropped.
+/// The late result of a blocking run that had timed out is not used, but dropped.
 #[tokio::test(start_paused = true)]
-async fn a_panic_where_the_error_of_a_run_that_was_given_up_is_dropped_is_contained() {
+async fn a_panic_while_the_error_of_a_run_that_timed_out_is_dropped_is_caught() {
     for stop_first in [false, true] {
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
