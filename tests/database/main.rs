@@ -16,6 +16,7 @@ mod fires;
 mod full_disk;
 mod killed;
 mod layers;
+mod order;
 mod promises;
 mod settings;
 mod statements;
@@ -83,6 +84,12 @@ macro_rules! exercise {
 }
 
 exercise! {
+    order:
+        new_rows_do_not_starve_a_row_that_is_tried_again,
+        rows_with_a_time_do_not_starve_rows_without,
+        claims_of_one_row_alternate,
+        times_are_compared_as_instants,
+        an_index_that_is_dropped_stops_no_claims;
     promises:
         an_item_that_ends_its_transaction_does_not_complete_what_is_lost,
         a_commit_of_a_transaction_that_has_ended_is_an_error,

@@ -353,7 +353,7 @@ async fn on_postgres_a_conflict_costs_no_attempt() {
                     }
                     Ok(())
                 };
-                drop(run(&service_db, each, process).await.unwrap());
+                let _ = run(&service_db, each, process).await.unwrap();
             }
             assert_eq!(effects(&bench.db).await, [1, 2, 3, 4], "{code} {each}");
             assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, 1, "{code} {each}");
@@ -454,7 +454,7 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(be
             execute(&bench, &trigger.iter().map(String::as_str).collect::<Vec<_>>()).await;
             let service_db = service_db(&bench);
             for _ in 0..8 {
-                drop(run(&service_db, each, work_well).await.unwrap());
+                let _ = run(&service_db, each, work_well).await.unwrap();
             }
             assert_eq!(effects(&bench.db).await, [1, 3, 4, 6], "{trigger:?} {each}");
             let found = statuses(&bench.db).await;
@@ -462,7 +462,7 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_keeps_no_other(be
             assert_eq!(found, kept, "{trigger:?} {each}");
             // New rows are not kept back.
             crate::tables::more_jobs(&bench.db, 11..=12).await;
-            drop(run(&service_db, each, work_well).await.unwrap());
+            let _ = run(&service_db, each, work_well).await.unwrap();
             assert_eq!(effects(&bench.db).await, [1, 3, 4, 6, 11, 12], "{trigger:?} {each}");
         }
     }
@@ -526,7 +526,7 @@ pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_ot
     }
     let service_db = service_db(&bench);
     for _ in 0..3 {
-        drop(run(&service_db, true, work_well).await.unwrap());
+        let _ = run(&service_db, true, work_well).await.unwrap();
     }
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
     crate::tables::more_jobs(&bench.db, 11..=12).await;
