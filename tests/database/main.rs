@@ -10,12 +10,14 @@ mod postgres;
 mod away;
 mod batches;
 mod catch_up;
+mod conflicts;
 mod each;
 mod faults;
 mod fires;
 mod full_disk;
 mod killed;
 mod layers;
+mod leases;
 mod order;
 mod promises;
 mod settings;
@@ -84,6 +86,12 @@ macro_rules! exercise {
 }
 
 exercise! {
+    leases:
+        workers_whose_clocks_differ_respect_each_others_claims,
+        a_dropped_claim_releases_everything,
+        stale_claims_slow_nobody_down,
+        a_batch_whose_lease_has_expired_lends_no_more,
+        a_suspended_process_repeats_one_item_at_most;
     order:
         new_rows_do_not_starve_a_row_that_is_tried_again,
         rows_with_a_time_do_not_starve_rows_without,

@@ -74,7 +74,7 @@ impl ServiceDb {
     }
 
     /// With another clock for the times of rows.
-    pub(crate) fn with_row_clock(mut self, clock: WallClock) -> Self {
+    pub fn with_row_clock(mut self, clock: WallClock) -> Self {
         self.clock = clock;
         self
     }
