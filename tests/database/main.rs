@@ -19,6 +19,7 @@ mod killed;
 mod layers;
 mod leases;
 mod order;
+mod outages;
 mod promises;
 mod settings;
 mod statements;
@@ -86,6 +87,8 @@ macro_rules! exercise {
 }
 
 exercise! {
+    outages:
+        a_pool_with_options_of_its_own_serves_and_is_watched;
     leases:
         workers_whose_clocks_differ_respect_each_others_claims,
         a_dropped_claim_releases_everything,

@@ -213,3 +213,19 @@ struct OpenError {
     advice: &'static str,
     source: DbErr,
 }
+
+#[cfg(all(test, feature = "postgres", not(feature = "tls")))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_needs_tls_names_the_feature() {
+        for mode in ["require", "verify-full"] {
+            let url = format!("postgres://ann:secret@127.0.0.1:1/app?sslmode={mode}");
+            let error = connect_for_registry(default_options(&url).unwrap()).await.unwrap_err().to_string();
+            assert!(error.contains("the feature `tls`") && !error.contains("secret"), "{error}");
+        }
+        let url = "postgres://ann@127.0.0.1:1/app?sslmode=prefer";
+        connect_for_registry(default_options(url).unwrap()).await.unwrap();
+    }
+}

@@ -44,6 +44,19 @@ impl DirectConnection {
     }
 }
 
+/// Waits until the pool has a connection to spare, so that the registry's queries open no further one: many processes may share
+/// few connections. A pool without any connection opens its first.
+pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        let pool = pool.get_postgres_connection_pool();
+        while pool.size() > 0 && pool.num_idle() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let _ = pool;
+}
+
 /// The cause of a pool's timeout, if a direct connection finds one. Other errors are returned as they are.
 pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
     if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {

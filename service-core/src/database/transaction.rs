@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
+use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::sqlite_connection;
 use crate::database::write_lock::{WriteLock, WritePermit};
@@ -501,7 +502,10 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend, isolation: Isolati
     if backend != DbBackend::Sqlite {
         let isolation_level = (isolation == Isolation::Framework).then_some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        return Ok(OpenTransaction { tx: cx.db.begin_with_options(options).await?, permit: None });
+        return match cx.db.begin_with_options(options).await {
+            Ok(tx) => Ok(OpenTransaction { tx, permit: None }),
+            Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
+        };
     }
     // Real time: SQLite waits in real time too.
     let begun = Instant::now();

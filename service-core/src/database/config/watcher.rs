@@ -20,7 +20,7 @@ use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::db_time::DbTime;
-use crate::database::direct::DirectConnection;
+use crate::database::direct::{DirectConnection, idle_connection};
 use crate::database::error_kind::ErrorKind;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::{Transaction, TxContext};
@@ -169,7 +169,11 @@ impl TableWatcher {
         F: Future<Output = Result<T>>,
     {
         let Some(direct) = &self.direct else { return work(self.db.clone()).await };
-        match tokio::time::timeout(POOL_LIMIT, work(self.db.clone())).await {
+        let on_pool = async {
+            idle_connection(&self.db).await;
+            work(self.db.clone()).await
+        };
+        match tokio::time::timeout(POOL_LIMIT, on_pool).await {
             Ok(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             Ok(result) => return result,
             Err(_) => {}

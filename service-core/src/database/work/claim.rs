@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Condition;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult};
 
+use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
@@ -162,6 +163,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     async fn has_work(&self, table: &TableSql, query: &mut Query<E>) -> Result<bool> {
         match self.finds_keys(query).await {
             Err(source) => {
+                let source = explained(self.service_db.db(), source).await;
                 let error = Error::new(ClaimError { table: table.name.clone(), source });
                 if self.is_worth_a_retry(table, query, &error) { Ok(self.finds_keys(query).await?) } else { Err(error) }
             }
@@ -182,7 +184,7 @@ impl<E: WorkItem> ClaimRequest<E> {
     pub(crate) async fn leased(self) -> Result<Batch<E>> {
         let table = self.table();
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
-        self.service_db.tables.ensure(self.service_db.db()).await?;
+        self.service_db.ensure_tables().await?;
         let mut query = self.prepare(&table).await?;
         if self.service_db.work.is_first_report(format!("swept {}", table.name)) {
             let tx = Transaction::begin_internal(&self.service_db.tx).await?;
