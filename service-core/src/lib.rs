@@ -68,7 +68,8 @@ pub mod __private {
     pub use crate::runtime::context::Context;
     pub use crate::runtime::lifecycle::{BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, Shape};
     pub use crate::runtime::macro_support::{
-        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, descriptor, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, UNDECLARED_SETTINGS,
+        descriptor, instance,
     };
     pub use crate::service::error::Result;
     pub use crate::service::failure::{Failure, Recovery};

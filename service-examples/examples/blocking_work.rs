@@ -17,7 +17,7 @@ impl PrimeCounter {
         self.below += 5_000;
         let primes = (2..self.below).filter(|n| (2..).take_while(|d| d * d <= *n).all(|d| n % d != 0)).count();
         println!("{primes} primes below {}", self.below);
-        // Blocking code cannot be aborted, so it looks by itself whether it is told to stop.
+        // Blocking code cannot be aborted, so it checks for a stop itself.
         if self.below >= 20_000 && !cx.is_stopping() {
             cx.stop();
         }
@@ -35,6 +35,6 @@ async fn main() -> Result<()> {
     counter.wait_for(ServiceState::Stopped).await?;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let ticks = services.get("ticker").map_or(0, |ticker| ticker.health().runs);
-    println!("the ticker ran on, on the only async thread: {}", ticks > 5);
+    println!("the ticker kept running on the only async thread: {}", ticks > 5);
     services.shutdown().await
 }

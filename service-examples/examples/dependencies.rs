@@ -1,4 +1,4 @@
-//! Services that need each other: started in order, stopped in reverse.
+//! Services that depend on each other: started in order, stopped in reverse.
 //!
 //! `cargo run --example dependencies`
 

@@ -1,5 +1,4 @@
-//! What follows a failure is the service's to decide: wait as long as the server asks for, and stop when only a human
-//! can help.
+//! The service decides what follows a failure: it waits as long as the server requests, and stops if only a human can help.
 //!
 //! `cargo run --example failure_handling`
 
@@ -9,7 +8,7 @@ use service_core::prelude::*;
 
 #[derive(Debug, thiserror::Error)]
 enum ApiError {
-    #[error("too many requests, {0:?} to wait")]
+    #[error("too many requests, retry after {0:?}")]
     RateLimited(Duration),
     #[error("the token is not accepted")]
     Unauthorized,
@@ -32,7 +31,7 @@ impl PriceFetcher {
         println!("failure {} of {}: {}", failure.count(), failure.max_failures(), failure.error());
         match failure.find::<ApiError>() {
             Some(ApiError::RateLimited(wait)) => Recovery::RetryAfter(*wait),
-            // Trying again would only get the account locked.
+            // A retry could lock the account.
             Some(ApiError::Unauthorized) => Recovery::Stop,
             None => failure.recovery(),
         }
@@ -40,7 +39,7 @@ impl PriceFetcher {
 }
 
 impl PriceFetcher {
-    /// An API that has had enough of us for a moment, and then changes its mind about our token.
+    /// Simulates an API: the second request is rate limited, and from the fourth on the token is rejected.
     fn ask(&mut self) -> Result<u32, ApiError> {
         self.asked += 1;
         match self.asked {
@@ -56,6 +55,6 @@ async fn main() -> Result<()> {
     let services = ServiceRegistry::start_all().await?;
     let fetcher = services.get("price_fetcher").ok_or_else(|| Error::msg("not registered"))?;
     fetcher.wait_for(ServiceState::Stopped).await?;
-    println!("price_fetcher is {:?}, for someone to look at", fetcher.state());
+    println!("price_fetcher is {:?} and waits for an operator", fetcher.state());
     services.shutdown().await
 }

@@ -1,4 +1,4 @@
-//! The smallest service: an `async fn` and when to run it.
+//! The smallest service: an `async fn` with a schedule.
 //!
 //! `cargo run --example heartbeat`
 
@@ -14,7 +14,7 @@ async fn heartbeat(cx: &Context) {
 #[tokio::main]
 async fn main() -> Result<()> {
     let services = ServiceRegistry::start_all().await?;
-    // A real program waits with `services.until_shutdown().await`; this one has seen enough soon.
+    // A real program waits with `services.until_shutdown().await`. This example ends after a moment.
     tokio::time::sleep(Duration::from_millis(350)).await;
     services.shutdown().await
 }

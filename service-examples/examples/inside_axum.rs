@@ -1,4 +1,4 @@
-//! Services beside a web server: handlers hold the registry, and both end together.
+//! Services in a program with a web server: handlers use the registry, and both end together.
 //!
 //! `cargo run --example inside_axum`
 
@@ -28,10 +28,10 @@ async fn main() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
 
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = services.clone();
     let server = tokio::spawn(async move {
-        // In a real program: `services.until_shutdown()` in place of the channel.
-        axum::serve(listener, app).with_graceful_shutdown(async move { drop(stopped.await) }).await
+        // Ctrl-C or SIGTERM begins a shutdown, too. The server then finishes its open requests.
+        axum::serve(listener, app).with_graceful_shutdown(async move { shutdown.stopping().await }).await
     });
 
     let mut browser = TcpStream::connect(address).await?;
@@ -40,7 +40,8 @@ async fn main() -> Result<()> {
     browser.read_to_string(&mut answer).await?;
     println!("{}", answer.lines().last().unwrap_or_default());
 
-    drop(stop);
+    // A real program waits here with `services.closed().await`.
+    services.shutdown().await?;
     server.await??;
-    services.shutdown().await
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! A mock in place of a client: the service asks for a trait, the program hands in the real thing, the test a fake.
+//! A fake in place of a client: the service uses a trait; the program passes the real client, the test a fake.
 //!
 //! `cargo run --example mock_client`
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-/// What the service needs of its client, and no more.
+/// The part of the client that the service uses.
 trait Mailer: Send + Sync {
     fn send(&self, to: &str) -> std::io::Result<()>;
 }
@@ -33,7 +33,7 @@ impl Newsletter {
     }
 }
 
-/// Remembers what it was asked to send, and refuses when told to.
+/// Records the mails. With `refuse`, sending fails.
 #[derive(Default)]
 struct FakeMailer {
     sent: Mutex<Vec<String>>,

@@ -1,4 +1,4 @@
-//! Calls that must not come too fast: `cx.permit()` waits its turn, and ends early when the service is told to stop.
+//! A limit on calls per second: `cx.permit()` waits for a permit, and returns `false` when a stop of the service is requested.
 //!
 //! `cargo run --example rate_limited`
 
@@ -14,8 +14,7 @@ impl Geocoder {
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         let mut asked = 0;
         for address in 1..=30 {
-            cx.permit().await;
-            if cx.is_stopping() {
+            if !cx.permit().await {
                 break;
             }
             asked = address; // ask the server here

@@ -1,11 +1,11 @@
-//! A service in another crate is discovered like one's own, if the linker keeps that crate: it drops what nothing in
-//! the program names. `use … as _;` names it, and `expect_services!` notices when it is missing.
+//! A service in another crate is discovered like any other, if the linker keeps that crate. The linker drops a crate that no
+//! code refers to. `use … as _;` refers to it, and `expect_services!` reports a missing service at the start.
 //!
 //! `cargo run --example service_in_another_crate`
 
 use service_core::prelude::*;
 
-// Without this line the crate is in Cargo.toml and nevertheless not in the program.
+// Without this line the crate is in Cargo.toml, but not in the program.
 use example_rain_gauge as _;
 
 service_core::expect_services!["rain_gauge"];

@@ -1,4 +1,4 @@
-//! One type, several services: each has an id and options of its own.
+//! Several services of one type: each has its own id and options.
 //!
 //! `cargo run --example several_instances`
 
@@ -10,7 +10,7 @@ struct Mirror {
     from: &'static str,
 }
 
-// `discover = false`: a mirror of nothing in particular makes no sense.
+// `discover = false`: a mirror needs a source, so it is only registered by hand.
 #[service(interval = "1h", discover = false)]
 impl Mirror {
     async fn update(&mut self, cx: &Context) -> Outcome {
@@ -23,7 +23,7 @@ impl Mirror {
 async fn main() -> Result<()> {
     let often = ServiceOptions::new().interval(Duration::from_millis(50)).requester_id("press-office");
     let services = ServiceRegistry::builder()
-        // Built anew after a panic or a stop, since it is a closure.
+        // A closure can build a fresh instance after a panic or a stop.
         .service_fn("photos", || Mirror { from: "/srv/photos" })
         .service("news", Mirror { from: "/srv/news" })
         .options_of("news", often)

@@ -1,4 +1,4 @@
-//! Values that several services share: put into the builder once, found by type.
+//! Values that several services share: passed to the builder once, and found by type.
 //!
 //! `cargo run --example shared_state`
 

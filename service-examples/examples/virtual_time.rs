@@ -1,4 +1,4 @@
-//! Testing with virtual time: a week of a service's life in a moment. In a real crate this is a
+//! A test on virtual time: a week of a service takes milliseconds. In a real crate this is a
 //! `#[tokio::test(start_paused = true)]`.
 //!
 //! `cargo run --example virtual_time`
@@ -33,7 +33,7 @@ async fn main() {
 
     let health = service.health();
     println!("a week later: {:?}, {} runs, {} errors", health.state, health.runs, health.error_count);
-    // 169 hours began, 84 of them with a failure, each of which was retried ten minutes later.
+    // 169 hours began. 84 of them began with a failure, which was retried ten minutes later.
     assert_eq!((health.runs, health.error_count, health.total_processed), (169 + 84, 84, 169));
     assert_eq!(health.state, ServiceState::Running);
 }

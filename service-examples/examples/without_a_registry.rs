@@ -1,4 +1,4 @@
-//! One service and nothing else: no registry, no discovery. It runs until it stops itself or the program is told to end.
+//! One service without a registry and without discovery. It runs until it stops itself, or until Ctrl-C or SIGTERM.
 //!
 //! `cargo run --example without_a_registry`
 

@@ -1,24 +1,24 @@
 //! The command line.
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub const HELP: &str = "\
-station: a weather station's back office, as an example of service-core
+station: the back office of a weather station, an example of service-core
 
 usage: station [--json] [run|once|list]
 
-  run       work until Ctrl-C or SIGTERM (the default)
-  once      work off everything there is, and end: exit status 0 when all services went well, else 1
-  list      the services in this program, without starting any
+  run       run until Ctrl-C or SIGTERM (the default)
+  once      process all pending work and exit: status 0 if all services succeeded, else 1
+  list      list the services of this program, without starting them
 
-  --json    log in JSON, one object a line
-  --help    this text
+  --json    log in JSON, one object per line
+  --help    print this text
 
-Files dropped into inbox/ are imported, figures go to station.db, mails to outbox/, all in the working directory.
-DATABASE_URL names another database: sqlite:other.db, or postgres://user:password@host/database.
-services.toml and SERVICES__<SERVICE>__<KEY> configure the services, RUST_LOG says what is logged (`RUST_LOG=debug`).
+The station imports files from inbox/, writes figures to station.db and mails to outbox/, all in the working directory.
+DATABASE_URL selects another database: sqlite:other.db, or postgres://user:password@host/database.
+services.toml and SERVICES__<SERVICE>__<KEY> configure the services. RUST_LOG sets what is logged (`RUST_LOG=debug`).
 ";
 
-/// What is to be done.
+/// The command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     Run,
@@ -34,7 +34,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Reads the arguments, without the program's name.
+/// Parses the arguments, without the name of the program.
 pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
     let (mut command, mut json) = (None, false);
     for arg in args {
@@ -50,7 +50,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
             _ => return Err(format!("unknown argument `{arg}`, expected run, once, list, --json or --help")),
         };
         if command.replace(asked).is_some() {
-            return Err(format!("one command at a time: `{arg}` is the second"));
+            return Err(format!("only one command is allowed: `{arg}` is the second"));
         }
     }
     Ok(Args { command: command.unwrap_or(Command::Run), json })
@@ -65,14 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_it_runs() {
+    fn without_arguments_the_command_is_run() {
         assert_eq!(parsed(""), Ok(Args { command: Command::Run, json: false }));
         assert_eq!(parsed("--json once"), Ok(Args { command: Command::Once, json: true }));
         assert_eq!(parsed("once --help").map(|args| args.command), Ok(Command::Help));
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn the_error_for_a_wrong_argument_names_it() {
         assert!(parsed("onse").unwrap_err().contains("unknown argument `onse`"));
         assert!(parsed("once list").unwrap_err().contains("`list` is the second"));
     }

@@ -1,8 +1,8 @@
-//! The files that come with the program; the importer puts them into the inbox when they were never imported.
+//! The files that are part of the program. The importer puts them into the inbox if they were never imported.
 
-/// 1,461 days observed at Seattle.
+/// Observations of 1,461 days at Seattle.
 pub const OBSERVATIONS: &[u8] = include_bytes!("../data/seattle-weather.csv");
-/// A few days of which many are wrong.
+/// A few days, many of them with mistakes.
 pub const HANDMADE: &[u8] = include_bytes!("../data/handmade-2016.csv");
-/// Their names in the inbox.
+/// The names of the files in the inbox.
 pub const FILES: [(&str, &[u8]); 2] = [("seattle-weather.csv", OBSERVATIONS), ("handmade-2016.csv", HANDMADE)];

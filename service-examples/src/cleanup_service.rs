@@ -1,5 +1,5 @@
-//! `cleanup_service`: clears away readings that were worked off more than a week ago. Their figures stay, and so does the number
-//! of all that were ever cleared away, which is in no other table any more.
+//! `cleanup_service`: deletes readings that were processed more than a week ago. Their figures stay. The store keeps the
+//! total of deleted readings, which no table has any more.
 
 use chrono::{TimeDelta, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
@@ -8,14 +8,14 @@ use tracing::info;
 
 use crate::tables::{COMPLETED, reading};
 
-/// Rows a statement deletes: few enough that nobody waits long for the table.
+/// Rows that one statement deletes: few, so that it does not block the table for long.
 const CHUNK: u64 = 1000;
 
 /// `[cleanup_service]` in `services.toml`.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
-    /// Days that a completed reading is kept, counted from when it was worked off.
+    /// Days that a completed reading is kept, counted from when it was processed.
     keep_days: u32,
 }
 
@@ -30,7 +30,7 @@ pub struct CleanupService {
     settings: Settings,
 }
 
-// Every hour; where the station was down over it, once when it is back.
+// Every hour. If the station was down at that time, once when it starts again.
 #[service(cron = "17 * * * *", catch_up = "latest")]
 impl CleanupService {
     fn configure(_cx: &Context, settings: Settings) -> Self {
@@ -52,11 +52,11 @@ impl CleanupService {
         let deleted =
             reading::Entity::delete_many().filter(reading::Column::Id.is_in(old)).exec(&tx).await?.rows_affected;
         if deleted > 0 {
-            // In the same commit: killed at any moment, it counts what is gone and nothing else.
-            let in_all = cx.store().get_in::<u64>(&tx, "cleared").await?.unwrap_or_default() + deleted;
-            cx.store().set_in(&tx, "cleared", &in_all).await?;
+            // In the same commit, so that the total is right even if the process is killed.
+            let total = cx.store().get_in::<u64>(&tx, "cleared").await?.unwrap_or_default() + deleted;
+            cx.store().set_in(&tx, "cleared", &total).await?;
             tx.commit().await?;
-            info!("{deleted} readings worked off before {} are cleared away, {in_all} so far", before.format("%F %T"));
+            info!("deleted {deleted} readings processed before {}, {total} in total", before.format("%F %T"));
         }
         let outcome = Outcome::processed(deleted);
         Ok(if deleted == CHUNK { outcome.again() } else { outcome })

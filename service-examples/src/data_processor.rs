@@ -1,6 +1,7 @@
-//! `data_processor`: works off pending readings into daily and monthly figures.
+//! `data_processor`: computes daily and monthly figures from pending readings.
 //!
-//! A reading's figures and its new status are one commit: killed at any moment, it is either done or still pending.
+//! The figures of a reading and its new status are one commit. If the process is killed at any moment, the reading is either
+//! completed or still pending.
 
 use service_core::prelude::*;
 use tracing::{info, warn};
@@ -42,7 +43,7 @@ impl DataProcessor {
             let added = figures::add(item.tx(), &row.observation()).await.map_err(|error| {
                 warn!("{}, line {}: {error}", row.file, row.line);
                 refused += 1;
-                // A reading that is wrong stays wrong; a database may recover.
+                // A wrong reading is never retried; an error of the database is.
                 if error.is_final() { Error::fatal(error) } else { Error::new(error) }
             });
             item.settle(added).await?;
@@ -67,7 +68,7 @@ mod tests {
     use crate::{bundled, import, tables};
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_says_that_there_is_more() {
+    async fn a_full_batch_requests_the_next_run_at_once() {
         let bed = TestBed::new();
         let db = bed.sqlite().await;
         tables::create(&db).await.unwrap();
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readings_that_come_later_are_worked_off_by_a_later_run() {
+    async fn readings_that_arrive_later_are_processed_by_a_later_run() {
         let bed = TestBed::new().set("batch_size", 5);
         let db = bed.sqlite().await;
         tables::create(&db).await.unwrap();

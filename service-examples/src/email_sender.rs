@@ -1,7 +1,8 @@
-//! `email_sender`: tells the recipients of new extremes.
+//! `email_sender`: sends a digest of new extremes to the recipients.
 //!
-//! First it decides what the next digest is and to whom it goes, in one transaction; then it sends what was decided.
-//! Killed in between, or after the server took a mail, it sends the same mail again, under the same `Message-ID`.
+//! First it decides in one transaction what the next digest contains and who receives it; then it sends the mails. If the
+//! process is killed in between, or after the server accepted a mail, it sends the same mail again with the same
+//! `Message-ID`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,11 +19,11 @@ use tracing::{info, warn};
 use crate::mail::{self, MailError, Security, Transport};
 use crate::tables::{PENDING, delivery, digest, extreme};
 
-/// Extremes a digest tells of.
+/// The most extremes in one digest.
 const DIGEST: u64 = 50;
-/// Deliveries a run works off.
+/// The most deliveries in one run.
 const BATCH: u64 = 20;
-/// Wait before the second attempt at a delivery that is not accepted for now; twice as long before the third.
+/// The wait before the second attempt at a delivery that the server does not accept for now; twice as long before the third.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// How long the deliveries of a process that was killed stay claimed.
 const LEASE: Duration = Duration::from_secs(15);
@@ -33,7 +34,7 @@ const LEASE: Duration = Duration::from_secs(15);
 struct Settings {
     from: String,
     recipients: Vec<String>,
-    /// Where mails go while there is no server.
+    /// The folder for mails, if there is no `smtp`.
     outbox: PathBuf,
     /// `host` or `host:port` of an SMTP server.
     smtp: Option<String>,
@@ -74,19 +75,26 @@ impl EmailSender {
         let credentials = match (settings.username, settings.password) {
             (Some(name), Some(password)) => Some(Credentials::new(name, password.expose().clone())),
             (None, None) => None,
-            _ => return Err(Error::fatal("[email_sender] username and password go together: set both or neither")),
+            _ => return Err(Error::fatal("[email_sender] set both username and password, or neither")),
         };
         let transport = match settings.smtp {
             Some(server) => {
                 if credentials.is_some() && settings.tls == Security::None {
                     warn!(
-                        "the password for {server} goes over the network as it is: [email_sender] tls = \"starttls\""
+                        "the password for {server} is sent without encryption; set [email_sender] tls = \"starttls\""
                     );
                 }
+                info!("mails go to the server {server}");
                 Transport::smtp(&server, settings.tls, credentials)
                     .map_err(|why| Error::fatal(format!("[email_sender] smtp `{server}`: {why}")))?
             }
-            None => Transport::Folder(settings.outbox),
+            None => {
+                info!(
+                    "mails go to the folder {} (to send them, set [email_sender] smtp in services.toml)",
+                    std::path::absolute(&settings.outbox)?.display()
+                );
+                Transport::Folder(settings.outbox)
+            }
         };
         let recipients: Result<Vec<_>> = settings.recipients.iter().map(|text| mailbox("recipients", text)).collect();
         Ok(Self { from: mailbox("from", &settings.from)?, recipients: recipients?, transport })
@@ -96,7 +104,7 @@ impl EmailSender {
         self.write_digest(cx).await?;
         let mut batch = cx.claim_each::<delivery::Entity>(BATCH).retry_delay(FIRST_RETRY).lease(LEASE).await?;
         if batch.remaining() > 0 {
-            // No delivery is charged for a server that is not there.
+            // A server that cannot be reached does not cost a delivery an attempt.
             self.transport.check().await?;
         }
         while !cx.is_stopping()
@@ -113,7 +121,7 @@ impl EmailSender {
                     match error.find::<MailError>() {
                         Some(MailError::Refused(_)) => Err(Error::fatal(error)),
                         Some(MailError::Later(_)) => Err(error),
-                        // Neither will the next one get there.
+                        // The next one would fail, too.
                         _ => return Err(error),
                     }
                 }
@@ -123,7 +131,7 @@ impl EmailSender {
         batch.commit().await
     }
 
-    /// A server that is away is waited for; wrong credentials are for a human.
+    /// Waits for a server that cannot be reached. Wrong credentials need a human.
     fn on_failure(&mut self, failure: &Failure) -> Recovery {
         match failure.find::<MailError>() {
             Some(MailError::Away { .. }) => Recovery::Ignore,
@@ -132,7 +140,7 @@ impl EmailSender {
         }
     }
 
-    /// Decides on the next digest, if there is anything new.
+    /// Creates the next digest, if there are new extremes.
     async fn write_digest(&self, cx: &Context) -> Result<()> {
         if self.recipients.is_empty() {
             return Ok(());
@@ -172,8 +180,8 @@ impl EmailSender {
         tx.commit().await
     }
 
-    /// Gives the number of extremes told of. Reads outside the item's transaction: on SQLite that would keep everybody else
-    /// from writing while the server takes its time.
+    /// Sends one digest to one recipient. Returns the number of extremes. Reads outside the item's transaction, which would
+    /// block all other writers on SQLite while the server answers.
     async fn deliver(&self, cx: &Context, row: &delivery::Model) -> Result<usize> {
         let db = cx.db()?;
         let digest = digest::Entity::find_by_id(row.digest_id).one(db).await?;

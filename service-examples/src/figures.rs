@@ -1,7 +1,7 @@
-//! What follows from a reading: the day's figures, the month's, and the records it breaks.
+//! Computes the figures of a reading: those of its day and month, and the records that it breaks.
 //!
-//! The month is kept up by one statement that adds a day to what stands there. It would count a day twice if it ran
-//! twice, which is the point: it runs in the transaction that completes the reading, so it cannot.
+//! One statement adds a day to the figures of its month. Run twice, it would count the day twice. It runs in the transaction
+//! that completes the reading, so it takes effect once.
 
 use chrono::Datelike;
 use sea_orm::ActiveValue::{NotSet, Set};
@@ -16,22 +16,22 @@ use crate::tables::{daily, extreme, monthly, record};
 pub enum FiguresError {
     #[error("temp_min {0} is above temp_max {1}")]
     Crossed(f64, f64),
-    #[error("{0} {1} is outside {2} to {3}, the range of what was ever measured")]
+    #[error("{0} {1} is outside {2} to {3}, the range of all values ever measured")]
     Impossible(&'static str, f64, f64, f64),
-    #[error("{0} has its figures already")]
+    #[error("{0} already has figures")]
     Known(chrono::NaiveDate),
     #[error(transparent)]
     Database(#[from] DbErr),
 }
 
 impl FiguresError {
-    /// Whether it is the reading that is wrong, so that trying again is of no use.
+    /// Whether the reading itself is wrong, so that a retry is useless.
     pub fn is_final(&self) -> bool {
         !matches!(self, Self::Database(_))
     }
 }
 
-/// Adds a reading to the figures. Nothing is written when the reading is refused.
+/// Adds a reading to the figures. Nothing is written if the reading is wrong.
 pub async fn add(tx: &impl ConnectionTrait, reading: &Observation) -> Result<(), FiguresError> {
     check(reading)?;
     if daily::Entity::find_by_id(reading.date).one(tx).await?.is_some() {
@@ -44,7 +44,7 @@ pub async fn add(tx: &impl ConnectionTrait, reading: &Observation) -> Result<(),
 }
 
 fn check(reading: &Observation) -> Result<(), FiguresError> {
-    // A day's rain, warmth, cold and mean wind never went beyond these anywhere on earth.
+    // The records on earth for the rain, the temperatures and the mean wind of one day.
     for (name, value, low, high) in [
         ("precipitation", reading.precipitation, 0.0, 1825.0),
         ("temp_max", reading.temp_max, -89.2, 56.7),
@@ -76,7 +76,7 @@ fn day(reading: &Observation) -> daily::ActiveModel {
     .reset_all()
 }
 
-/// One statement, so that workers side by side cannot overwrite each other's days.
+/// Adds a day to its month. One statement, so that concurrent workers do not overwrite each other's days.
 async fn add_to_month(tx: &impl ConnectionTrait, reading: &Observation) -> Result<(), DbErr> {
     use monthly::Column as C;
     let stands = |column: C| Expr::col((monthly::Entity, column));
@@ -116,9 +116,9 @@ async fn add_to_month(tx: &impl ConnectionTrait, reading: &Observation) -> Resul
         .map(drop)
 }
 
-/// Compares with the records so far. The first reading of all sets them without breaking any.
+/// Compares a reading with the records so far. The first reading sets them without breaking any.
 async fn break_records(tx: &impl ConnectionTrait, reading: &Observation) -> Result<(), DbErr> {
-    // Locked where rows can be, so that two workers do not both break the same record.
+    // Locks the rows, if the database can, so that two workers do not break the same record.
     let records = record::Entity::find().lock_exclusive().all(tx).await?;
     for (kind, value, sign) in [
         ("hottest", reading.temp_max, 1.0),
@@ -171,17 +171,17 @@ mod tests {
         assert_eq!((month.days, month.rain_days, month.precipitation), (2, 1, 10.9));
         assert_eq!((month.temp_highest, month.temp_lowest), (12.8, 2.8));
         assert!((month.temp_max_mean - 11.7).abs() < 1e-9 && (month.wind_mean - 4.6).abs() < 1e-9);
-        // Colder and wetter than the first day, which had nothing to be compared with.
+        // Colder and wetter than the first day, which set the records.
         assert_eq!(extreme::Entity::find().count(&db).await.unwrap(), 2);
     }
 
     #[tokio::test]
-    async fn a_refused_reading_leaves_no_trace() {
+    async fn a_wrong_reading_writes_nothing() {
         let db = Database::connect("sqlite::memory:").await.unwrap();
         tables::create(&db).await.unwrap();
         add(&db, &reading("2012/01/01,0.0,12.8,5.0,4.7,drizzle")).await.unwrap();
         for (line, reason) in [
-            ("2012/01/01,0.0,12.8,5.0,4.7,drizzle", "2012-01-01 has its figures already"),
+            ("2012/01/01,0.0,12.8,5.0,4.7,drizzle", "2012-01-01 already has figures"),
             ("2012/01/02,0.0,3.3,12.2,2.7,fog", "temp_min 12.2 is above temp_max 3.3"),
             ("2012/01/02,-3.0,3.3,2.2,2.7,fog", "precipitation -3 is outside 0 to 1825"),
             ("2012/01/02,0.0,61.1,2.2,2.7,fog", "temp_max 61.1 is outside -89.2 to 56.7"),

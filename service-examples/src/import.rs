@@ -1,8 +1,8 @@
-//! Turns the bytes of a file into rows, in the caller's transaction.
+//! Imports the bytes of a file as rows, in the caller's transaction.
 //!
-//! The tricky thing is doing it once. A file is known by its content, so that the same file under another name, or
-//! one whose move to `done/` was cut off, adds nothing; the record of the file and its rows are one commit. Files whose
-//! dates overlap are compared reading by reading: the same values are skipped, other values are kept aside.
+//! The tricky part is to import each file once. A file is identified by its content, so the same file under another name, or
+//! a file whose move to `done/` was interrupted, adds nothing. The record of the file and its rows are one commit. Files
+//! whose dates overlap are compared reading by reading: the same values are skipped, other values are rejected.
 
 use std::collections::HashMap;
 
@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 use crate::line::{self, Observation};
 use crate::tables::{FAILED, PENDING, daily, imported_file, reading, rejected_line};
 
-/// Rows an insert carries: databases have a limit on values a statement, and this is far below it.
+/// Rows per insert, far below the limit of databases on values per statement.
 const CHUNK: usize = 500;
 
-/// A line that is no reading, and why.
+/// A line that is not a reading, and why.
 #[derive(Debug, PartialEq)]
 pub struct Rejected {
     pub line: i32,
@@ -25,34 +25,34 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// What is in a file.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub struct Sorted {
     pub readings: Vec<(i32, Observation)>,
-    /// Lines whose reading was there already, value for value.
+    /// Lines whose reading already exists with the same values.
     pub known: i32,
     pub rejected: Vec<Rejected>,
 }
 
-/// What became of a file.
+/// The result of an import.
 pub enum Imported {
-    /// It is in the database now.
+    /// The file was imported now.
     Now { file: imported_file::Model, rejected: Vec<Rejected> },
     /// The same bytes were imported before.
     Before(imported_file::Model),
 }
 
-/// What names a file's content.
+/// Returns the hash that identifies a file's content.
 pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The file of this content, if it was imported.
+/// Returns the file with this content, if it was imported.
 pub async fn find(db: &impl ConnectionTrait, hash: &str) -> Result<Option<imported_file::Model>, DbErr> {
     imported_file::Entity::find().filter(imported_file::Column::Hash.eq(hash)).one(db).await
 }
 
-/// Imports a file. Nothing lasts until the caller commits.
+/// Imports a file. The caller commits.
 pub async fn import(tx: &impl ConnectionTrait, name: &str, bytes: &[u8]) -> Result<Imported, DbErr> {
     let hash = hash(bytes);
     if let Some(before) = find(tx, &hash).await? {
@@ -86,7 +86,7 @@ pub async fn import(tx: &impl ConnectionTrait, name: &str, bytes: &[u8]) -> Resu
     Ok(Imported::Now { file, rejected: sorted.rejected })
 }
 
-/// A file of the rejected lines alone, each under its reason: to be put right, and put back into the inbox.
+/// Returns a file with the rejected lines, each below its reason. The user can correct it and put it into the inbox.
 pub async fn rejected_file(db: &impl ConnectionTrait, file: &imported_file::Model) -> Result<Option<Vec<u8>>, DbErr> {
     let lines = rejected_line::Entity::find()
         .filter(rejected_line::Column::FileId.eq(file.id))
@@ -125,19 +125,20 @@ fn row(file: &imported_file::Model, line: i32, observation: &Observation) -> rea
     }
 }
 
-/// A reading that is there already, and where it came from.
+/// A reading that already exists, and its source.
 struct Known {
     observation: Observation,
     place: String,
 }
 
-/// Tells the lines apart. `known` holds what the database has for these dates, and grows by what the file has.
+/// Sorts the lines into readings, known ones and rejected ones. `known` has the readings of the database for these dates;
+/// those of the file are added.
 fn sort(name: &str, bytes: &[u8], known: &mut HashMap<NaiveDate, Known>) -> Sorted {
     let mut sorted = Sorted::default();
     let mut lines = lines(bytes);
     let first = lines.next().map_or(&b""[..], |(_, content)| content);
     if let Err(reason) = line::check_header(first) {
-        // Without knowing the columns no line can be told: the whole file is kept aside.
+        // Without the columns no line can be read: the whole file is rejected.
         sorted.rejected.push(Rejected { line: 1, content: first.to_vec(), reason });
         sorted.rejected.extend(lines.map(|(line, content)| Rejected {
             line,
@@ -146,7 +147,7 @@ fn sort(name: &str, bytes: &[u8], known: &mut HashMap<NaiveDate, Known>) -> Sort
         }));
         return sorted;
     }
-    // A note, as in the files of rejected lines.
+    // Lines with `#` are comments, as in the files of rejected lines.
     for (line, content) in lines.filter(|(_, content)| !content.starts_with(b"#")) {
         let reason = match Observation::parse(content) {
             Err(reason) => reason,
@@ -155,7 +156,7 @@ fn sort(name: &str, bytes: &[u8], known: &mut HashMap<NaiveDate, Known>) -> Sort
                     sorted.known += 1;
                     continue;
                 }
-                Some(there) => format!("{} is there already with other values, from {}", read.date, there.place),
+                Some(there) => format!("{} already has other values, from {}", read.date, there.place),
                 None => {
                     let place = format!("{name}, line {line}");
                     known.insert(read.date, Known { observation: read.clone(), place });
@@ -169,19 +170,19 @@ fn sort(name: &str, bytes: &[u8], known: &mut HashMap<NaiveDate, Known>) -> Sort
     sorted
 }
 
-/// The lines with their numbers, from 1. A line end at the end of the file begins no further line.
+/// Returns the lines with their numbers, from 1. A line end at the end of the file begins no further line.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (i32, &[u8])> {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     (1..).zip(bytes.split(|byte| *byte == b'\n'))
 }
 
-/// What the database has for the dates between the file's first and last. A reading that turned out to be impossible
-/// does not count: a later one may take its place.
+/// Returns the readings in the database for the dates between the first and the last of the file. Failed readings do not
+/// count: a later reading may replace them.
 async fn known_readings(db: &impl ConnectionTrait, bytes: &[u8]) -> Result<HashMap<NaiveDate, Known>, DbErr> {
     let dates: Vec<_> = lines(bytes).filter_map(|(_, line)| Observation::parse(line).ok()).map(|o| o.date).collect();
     let (Some(&first), Some(&last)) = (dates.iter().min(), dates.iter().max()) else { return Ok(HashMap::new()) };
     let mut known = HashMap::new();
-    // The figures outlive the readings, which are cleared away after a week.
+    // The readings are deleted after a week; the figures stay.
     for day in daily::Entity::find().filter(daily::Column::Date.between(first, last)).all(db).await? {
         let daily::Model { date, precipitation, temp_max, temp_min, wind, weather, .. } = day;
         let observation = Observation { date, precipitation, temp_max, temp_min, wind, weather };

@@ -1,7 +1,7 @@
-//! `importer`: turns the files in the inbox into pending readings.
+//! `importer`: imports the files in the inbox as pending readings.
 //!
-//! For each file: import in one transaction, then put its rejected lines aside, then move it. Killed anywhere in
-//! between, the next start finds the file still in the inbox, recognises it by its content and does the rest.
+//! For each file: import it in one transaction, then write its rejected lines to a file, then move it. If the process is
+//! killed in between, the next start finds the file still in the inbox, recognises it by its content and does the rest.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use crate::import::{self, Imported};
 use crate::inbox::{self, Inbox};
 use crate::line;
 
-/// Wait for a file that may still be written to, before another look.
+/// The wait before a file that may still be written to is checked again.
 const GROWING: Duration = Duration::from_millis(500);
 
 /// `[importer]` in `services.toml`.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
-    /// The folder that files arrive in.
+    /// The folder in which files arrive.
     inbox: PathBuf,
-    /// Whether the files that come with the program are imported.
+    /// Whether the files that are part of the program are imported.
     bundled: bool,
 }
 
@@ -37,13 +37,14 @@ impl Default for Settings {
 /// The service.
 pub struct Importer {
     inbox: Inbox,
-    /// Files that nothing can be done with are mentioned once.
+    /// Files that cannot be imported and were reported, so that each is reported once.
     mentioned: HashSet<PathBuf>,
 }
 
 #[service(interval = 2, max_failures = 10, retry_backoff = 2.0)]
 impl Importer {
     async fn configure(cx: &Context, settings: Settings) -> Result<Self> {
+        info!("importing files from {}", std::path::absolute(&settings.inbox)?.display());
         let inbox = Inbox::open(settings.inbox).await?;
         for (name, content) in bundled::FILES.into_iter().filter(|_| settings.bundled) {
             if import::find(cx.db()?, &import::hash(content)).await?.is_none() {
@@ -69,12 +70,12 @@ impl Importer {
             match inbox::read(&path).await {
                 Ok(Some(content)) => readings += self.import(cx, &path, &name, &content).await?,
                 Ok(None) => {}
-                // One file that cannot be read holds up no other.
+                // A file that cannot be read does not keep the others from being imported.
                 Err(error) => {
                     unread += 1;
                     cx.degraded(format!("cannot read {error}"));
                     if self.mentioned.insert(path) {
-                        warn!("cannot read {error}; it is tried again");
+                        warn!("cannot read {error}, retrying in the next run");
                     }
                 }
             }
@@ -87,7 +88,7 @@ impl Importer {
         Ok(outcome)
     }
 
-    /// Gives the number of new readings.
+    /// Imports one file. Returns the number of new readings.
     async fn import(&self, cx: &Context, path: &Path, name: &str, content: &[u8]) -> Result<u64> {
         let tx = cx.begin().await?;
         let imported = import::import(&tx, name, content).await?;
@@ -109,10 +110,10 @@ impl Importer {
         if let Some(lines) = import::rejected_file(cx.db()?, &file).await? {
             let aside = self.inbox.keep_aside(name, &file.hash, &lines).await?;
             if is_new {
-                info!("{name}: put the rejected lines right in {} and move it to the inbox", aside.display());
+                info!("{name}: correct the rejected lines in {} and move that file to the inbox", aside.display());
             }
         }
-        // Another file may have been put under this name in the meantime: that one is for the next run.
+        // Another file may have got this name in the meantime; it is for the next run.
         if inbox::read(path).await?.is_some_and(|now| import::hash(&now) == file.hash) {
             self.inbox.done(path, &file.hash).await?;
         }

@@ -1,7 +1,8 @@
-//! The folder that files arrive in, and where they go from there.
+//! The folder in which files arrive, and its subfolders.
 //!
-//! `inbox/*.csv` is to be imported; `inbox/done/` and `inbox/rejected/` receive what was. Names there carry the
-//! content's hash, so that nothing is ever overwritten by something else, and doing a step twice changes nothing.
+//! `inbox/*.csv` are the files to import. Imported files are moved to `inbox/done/`; their rejected lines are written to
+//! `inbox/rejected/`. The names there contain the hash of the content, so no file overwrites another one, and repeating a
+//! step changes nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,19 +19,19 @@ pub struct Inbox {
     folder: PathBuf,
 }
 
-/// What lies in the inbox.
+/// The content of the inbox.
 #[derive(Debug, Default)]
 pub struct Arrived {
-    /// To be imported, in the order of their last change.
+    /// Files to import, in the order of their last change.
     pub files: Vec<PathBuf>,
-    /// Files that may still be written to: to be looked at again.
+    /// The number of files that may still be written to.
     pub growing: usize,
-    /// Files that no importer knows.
+    /// Files that are not CSV files.
     pub unknown: Vec<PathBuf>,
 }
 
 impl Inbox {
-    /// The folder is made when it is not there.
+    /// Opens the folder. Creates it if it does not exist.
     pub async fn open(folder: impl Into<PathBuf>) -> io::Result<Self> {
         let inbox = Self { folder: folder.into() };
         for folder in [inbox.folder.clone(), inbox.folder.join("done"), inbox.folder.join("rejected")] {
@@ -39,14 +40,14 @@ impl Inbox {
         Ok(inbox)
     }
 
-    /// What is to be done.
+    /// Lists the files in the inbox.
     pub async fn look(&self) -> io::Result<Arrived> {
         let mut arrived = Arrived::default();
         let mut files = Vec::new();
         let mut entries = fs::read_dir(&self.folder).await.map_err(|error| at(&self.folder, error))?;
         while let Some(entry) = entries.next_entry().await? {
             let path = entry.path();
-            // Gone since it was listed: somebody else took it.
+            // Another process has moved it in the meantime.
             let Ok(found) = fs::metadata(&path).await else { continue };
             let name = entry.file_name().to_string_lossy().into_owned();
             if !found.is_file() || name.starts_with('.') || name.ends_with(".part") {
@@ -69,17 +70,17 @@ impl Inbox {
         Ok(arrived)
     }
 
-    /// Puts a file into the inbox, whole or not at all, unless it lies there already.
+    /// Puts a file into the inbox, completely or not at all, unless it is there already.
     pub async fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = self.folder.join(name);
         if fs::try_exists(&path).await.map_err(|error| at(&path, error))? {
             return Ok(());
         }
-        // It is whole, so nobody needs to wait for the rest of it.
+        // An older time of change, because the file is complete and needs no wait.
         write(&path, content, Some(SystemTime::now() - SETTLED)).await
     }
 
-    /// Puts the rejected lines of a file aside, unless that was done before: they may have been put right since.
+    /// Writes the rejected lines of a file to `rejected/`, unless that file exists: the user may have corrected it.
     pub async fn keep_aside(&self, name: &str, hash: &str, content: &[u8]) -> io::Result<PathBuf> {
         let path = self.folder.join("rejected").join(with_hash(name, hash));
         if !fs::try_exists(&path).await.map_err(|error| at(&path, error))? {
@@ -88,7 +89,7 @@ impl Inbox {
         Ok(path)
     }
 
-    /// Moves an imported file out of the inbox. Somebody else may have done so.
+    /// Moves an imported file out of the inbox. Another process may have done so.
     pub async fn done(&self, path: &Path, hash: &str) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match fs::rename(path, self.folder.join("done").join(with_hash(&name, hash))).await {
@@ -98,12 +99,13 @@ impl Inbox {
     }
 }
 
-/// A clock that was set back makes files of the future: those are not waited for.
+/// Whether a file changed recently. After the clock was set back, a file may be from the future; it does not count as
+/// recent.
 fn is_recent(modified: SystemTime) -> bool {
     SystemTime::now().duration_since(modified).is_ok_and(|age| age < SETTLED)
 }
 
-/// Reads a file; `None` when it is gone.
+/// Reads a file. `None` if it no longer exists.
 pub async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path).await {
         Ok(content) => Ok(Some(content)),
@@ -112,7 +114,7 @@ pub async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Writes a file so that it is there whole or not at all, even when the machine goes down.
+/// Writes a file completely or not at all, even if the machine loses power.
 pub async fn write(path: &Path, content: &[u8], modified: Option<SystemTime>) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -129,7 +131,7 @@ pub async fn write(path: &Path, content: &[u8], modified: Option<SystemTime>) ->
     written.await.map_err(|error| at(path, error))
 }
 
-/// An `io::Error` does not say which file it is about.
+/// Adds the path to an `io::Error`, which does not name the file.
 fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -143,7 +145,7 @@ fn with_hash(name: &str, hash: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A folder of the test's own, gone when the test ends.
+    /// A folder for one test, deleted when the test ends.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_being_written_is_left_alone() {
+    async fn a_file_that_is_being_written_is_not_imported() {
         let folder = Folder::new("growing");
         let inbox = Inbox::open(&folder.0).await.unwrap();
         std::fs::write(folder.0.join("growing.csv"), "date").unwrap();
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn moving_twice_is_moving_once() {
+    async fn moving_a_file_twice_changes_nothing() {
         let folder = Folder::new("done");
         let inbox = Inbox::open(&folder.0).await.unwrap();
         inbox.put("a.csv", b"one").await.unwrap();
@@ -190,9 +192,9 @@ mod tests {
         let folder = Folder::new("rejected");
         let inbox = Inbox::open(&folder.0).await.unwrap();
         let path = inbox.keep_aside("a.csv", "0123456789", b"bad").await.unwrap();
-        std::fs::write(&path, "put right").unwrap();
+        std::fs::write(&path, "corrected").unwrap();
         inbox.keep_aside("a.csv", "0123456789", b"bad").await.unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"put right");
+        assert_eq!(std::fs::read(&path).unwrap(), b"corrected");
     }
 
     #[tokio::test]

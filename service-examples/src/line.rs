@@ -1,17 +1,17 @@
-//! One line of a CSV file: an observation, or the reason why it is none.
+//! One line of a CSV file: an observation, or the reason why it is rejected.
 //!
-//! Lines arrive as bytes, since a broken file need not be UTF-8.
+//! Lines are bytes, because a broken file may not be UTF-8.
 
 use std::fmt;
 
 use chrono::NaiveDate;
 
-/// The columns, in the order they have to stand in.
+/// The columns, in the required order.
 pub const HEADER: &str = "date,precipitation,temp_max,temp_min,wind,weather";
 const COLUMNS: [&str; 6] = ["date", "precipitation", "temp_max", "temp_min", "wind", "weather"];
 const WEATHERS: [&str; 5] = ["drizzle", "fog", "rain", "snow", "sun"];
 
-/// What was observed on one day.
+/// The observation of one day.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     pub date: NaiveDate,
@@ -26,7 +26,7 @@ pub struct Observation {
     pub weather: String,
 }
 
-/// Whether a file begins as it should. A byte order mark and Windows line ends are fine.
+/// Checks the first line of a file. A byte order mark and Windows line ends are accepted.
 pub fn check_header(line: &[u8]) -> Result<(), String> {
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line).trim_ascii();
     if line == HEADER.as_bytes() {
@@ -79,7 +79,7 @@ fn number(column: &str, text: &str) -> Result<f64, String> {
     }
 }
 
-/// A line as it may be shown on a terminal: no control characters, and not too long.
+/// Formats a line for a terminal: without control characters, and shortened.
 pub fn shown(line: &[u8]) -> impl fmt::Display {
     let text = String::from_utf8_lossy(line);
     let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_says_what_is_wrong() {
+    fn the_error_for_a_bad_line_says_what_is_wrong() {
         for (line, reason) in [
             (&b"2016/01/03,1.0,6.7,2.2,rain"[..], "5 columns, expected 6"),
             (b"2016/01/04,0.0,9.4,warm,1.9,fog", "temp_min `warm`, expected a number"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_no_control_characters() {
+    fn a_shown_line_has_no_control_characters() {
         assert_eq!(shown(b"a\x1b[2Jb").to_string(), "a\\u{1b}[2Jb");
         assert_eq!(shown(&[b'x'; 100]).to_string().chars().count(), 81);
     }

@@ -1,7 +1,7 @@
-//! Composing a digest, and getting it to its recipient: into a folder, or to an SMTP server.
+//! Composes a digest and delivers it: into a folder, or to an SMTP server.
 //!
-//! A mail may be sent twice: the server took it, and the process died before it could write that down. So the mail is
-//! made from its rows alone, with their hash in the `Message-ID` and their date in `Date`: the second is the first again.
+//! A mail may be sent twice: the server accepted it, and the process was killed before it could record that. So the mail is
+//! composed from its rows alone, with their hash in `Message-ID` and their date in `Date`: the second mail equals the first.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,22 +18,22 @@ use crate::import;
 use crate::inbox;
 use crate::tables::{digest, extreme};
 
-/// How long the server may take over one step.
+/// How long the server may take for one step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Why a mail did not get there. The errors of `lettre` print their own causes.
+/// Why a mail was not delivered. The errors of `lettre` print their own causes.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// It never will.
+    /// The server refused this mail permanently.
     #[error("refused: {0}")]
     Refused(smtp::Error),
-    /// It may, later.
+    /// The server did not accept this mail for now.
     #[error("not accepted for now: {0}")]
     Later(smtp::Error),
-    /// No mail gets anywhere.
-    #[error("the mail server {server} is away: {error}")]
+    /// The server cannot be reached, so no mail can be sent.
+    #[error("the mail server {server} cannot be reached: {error}")]
     Away { server: String, error: smtp::Error },
-    /// No mail gets anywhere until a human has put it right.
+    /// The server rejects the credentials, so no mail can be sent until a human corrects them.
     #[error("the mail server {server} does not accept `username` and `password` of [email_sender]: {error}")]
     Credentials { server: String, error: smtp::Error },
     #[error("cannot write to the outbox")]
@@ -42,9 +42,9 @@ pub enum MailError {
     Compose(#[from] lettre::error::Error),
 }
 
-/// Where mails go.
+/// How mails are delivered.
 pub enum Transport {
-    /// Each mail is a file.
+    /// Each mail becomes a file in this folder.
     Folder(PathBuf),
     Smtp {
         server: String,
@@ -52,21 +52,21 @@ pub enum Transport {
     },
 }
 
-/// How the connection to the server is kept from being read.
+/// How the connection to the server is encrypted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Security {
-    /// Not at all: for a relay on this machine or in a trusted network.
+    /// Not encrypted: for a relay on this machine or in a trusted network.
     #[default]
     None,
-    /// From its second line on.
+    /// The connection begins without TLS and changes to TLS.
     StartTls,
-    /// From its first byte on.
+    /// The whole connection uses TLS.
     Tls,
 }
 
 impl Transport {
-    /// A server, given as `host` or `host:port`.
+    /// Uses a server, which is given as `host` or `host:port`.
     pub fn smtp(server: &str, security: Security, credentials: Option<Credentials>) -> Result<Self, String> {
         let (host, port) = match server.rsplit_once(':') {
             Some((host, port)) => (host, port.parse().map_err(|_| format!("`{port}` is not a port"))?),
@@ -80,7 +80,7 @@ impl Transport {
         Ok(Self::Smtp { server: server.to_owned(), client: client.build() })
     }
 
-    /// Whether there is any point in sending.
+    /// Checks that mails can be sent.
     pub async fn check(&self) -> Result<(), MailError> {
         match self {
             Self::Folder(folder) => Ok(tokio::fs::create_dir_all(folder).await?),
@@ -93,7 +93,7 @@ impl Transport {
     /// Sends one mail to one recipient.
     pub async fn send(&self, mail: &Message, name: &str) -> Result<(), MailError> {
         match self {
-            // The same mail has the same name, and takes its own place.
+            // The same mail has the same name, so it overwrites itself.
             Self::Folder(folder) => Ok(inbox::write(&folder.join(name), &mail.formatted(), None).await?),
             Self::Smtp { server, client } => match client.send(mail.clone()).await {
                 Ok(_) => Ok(()),
@@ -134,14 +134,14 @@ impl Security {
     }
 }
 
-/// The server's answer tells a bad address from a bad moment and from a bad server.
+/// Classifies an error by the server's answer: the address, the moment or the server is bad.
 fn sort(server: &str, error: smtp::Error) -> MailError {
     let server = server.to_owned();
     match error.status().map(|code| code.to_string()).as_deref() {
         Some("530" | "534" | "535" | "538") => MailError::Credentials { server, error },
-        // It offers no way to log in.
+        // The server offers no way to log in.
         None if error.is_client() => MailError::Credentials { server, error },
-        // It is about to close the connection: nothing about this mail.
+        // The server is about to close the connection; the mail is not the reason.
         Some("421") => MailError::Away { server, error },
         _ if error.is_permanent() => MailError::Refused(error),
         _ if error.is_transient() => MailError::Later(error),
@@ -149,7 +149,7 @@ fn sort(server: &str, error: smtp::Error) -> MailError {
     }
 }
 
-/// What a digest of these extremes is known by.
+/// Returns the `Message-ID` of a digest with these extremes.
 pub fn message_id(extremes: &[extreme::Model], sender: &Mailbox) -> String {
     let rows: String =
         extremes.iter().map(|row| format!("{} {} {} {}\n", row.id, row.kind, row.date, row.value)).collect();
@@ -157,14 +157,14 @@ pub fn message_id(extremes: &[extreme::Model], sender: &Mailbox) -> String {
     format!("<extremes.{}@{}>", hash.get(..16).unwrap_or(&hash), sender.email.domain())
 }
 
-/// The file a mail to this recipient has in the outbox.
+/// Returns the name of the file for a mail to this recipient.
 pub fn file_name(digest: &digest::Model, recipient: &Mailbox) -> String {
     let keep = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric() && !"@.-_".contains(c), "_");
     let id = digest.message_id.trim_matches(['<', '>']).split('@').next().unwrap_or_default();
     format!("{:04}-{}-{}.eml", digest.id, keep(id), keep(recipient.email.as_ref()))
 }
 
-/// Writes a digest as a mail.
+/// Composes the mail of a digest.
 pub fn compose(
     digest: &digest::Model,
     extremes: &[extreme::Model],
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_rows_make_the_same_mail() {
+    fn the_same_rows_give_the_same_mail() {
         let (digest, extremes, from) = digest();
         let to: Mailbox = "a/b@example.org".parse().unwrap();
         let mail = || compose(&digest, &extremes, &from, &to).unwrap().formatted();
@@ -225,19 +225,19 @@ mod tests {
         assert!(text.contains(&format!("Message-ID: {}\r\n", digest.message_id)), "{text}");
         assert!(text.contains("Subject: 1 new extreme at the station\r\n"), "{text}");
         assert!(text.contains("2012-01-03  coldest    -1.5 =C2=B0C") || text.contains("-1.5 °C"), "{text}");
-        // A recipient cannot lead out of the outbox.
+        // The address of a recipient cannot select a path outside the outbox.
         assert!(!file_name(&digest, &to).contains('/'));
     }
 
     #[test]
-    fn other_rows_make_another_message_id() {
+    fn other_rows_give_another_message_id() {
         let (digest, mut extremes, from) = digest();
         extremes[0].value = -1.6;
         assert_ne!(message_id(&extremes, &from), digest.message_id);
     }
 
     #[test]
-    fn a_server_is_a_host_and_maybe_a_port() {
+    fn a_server_is_a_host_with_an_optional_port() {
         let open = |server, security| Transport::smtp(server, security, None).err().unwrap_or_default();
         assert_eq!(open("localhost", Security::None), "");
         assert_eq!(open("localhost:2525", Security::None), "");

@@ -1,7 +1,7 @@
-//! A weather station's back office: files of observations come in, figures and mails go out.
+//! The back office of a weather station: it imports files of observations, computes figures and sends mails.
 //!
-//! Start reading at [`importer`], then [`data_processor`] and [`email_sender`]: each is a service. What they do is in
-//! plain modules beside them (`import`, `figures`, `mail`), which know nothing of services.
+//! Start reading at [`importer`], then [`data_processor`] and [`email_sender`]: each is a service. Their work is in plain
+//! modules (`import`, `figures`, `mail`), which know nothing about services.
 
 #![allow(unreachable_pub, reason = "a program has no outside: `pub` means for its other modules")]
 
@@ -24,7 +24,7 @@ mod tables;
 use std::process::ExitCode;
 
 use service_core::{Literal, prelude::*};
-use tracing::error;
+use tracing::{error, info};
 
 use args::Command;
 
@@ -75,12 +75,14 @@ async fn work(command: Command) -> Result<()> {
     let db = database::open().await?;
     let builder = ServiceRegistry::builder().database(db.clone());
     if command == Command::Run {
-        return builder.start_all().await?.until_shutdown().await;
+        let services = builder.start_all().await?;
+        info!("the station is running; Ctrl-C stops it");
+        return services.until_shutdown().await;
     }
     let services = builder.start_all().await?;
-    let worked = tokio::select! {
-        worked = once::work_off(&services, &db) => worked,
-        told_to_end = services.clone().until_shutdown() => return told_to_end,
+    let processed = tokio::select! {
+        processed = once::process_all(&services, &db) => processed,
+        shutdown = services.clone().until_shutdown() => return shutdown,
     };
-    services.shutdown().await.and(worked)
+    services.shutdown().await.and(processed)
 }

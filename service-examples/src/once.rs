@@ -1,6 +1,6 @@
-//! `station once`: works off everything there is, and ends.
+//! `station once`: processes all pending work and exits.
 //!
-//! The services are the same as ever, each asked for a run until none of them finds anything to do.
+//! The services are the same as for `run`. Each is run again and again until none of them finds work.
 
 use std::time::Duration;
 
@@ -12,40 +12,43 @@ use tracing::{error, info};
 
 use crate::tables::{COMPLETED, FAILED, PENDING, delivery, reading, rejected_line};
 
-/// In the order in which work passes through them: when a whole round finds nothing, there is nothing.
+/// In the order in which work passes through them. When a whole round finds no work, there is none.
 const ORDER: [&str; 4] = ["importer", "data_processor", "email_sender", "cleanup_service"];
 
-/// Between two looks at rows that somebody else has claimed.
+/// The wait before rows that another process has claimed are checked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Gives an error when a service failed: then something may be left.
-pub async fn work_off(services: &ServiceRegistry, db: &DatabaseConnection) -> Result<()> {
-    let mut worked = true;
-    while worked {
-        worked = false;
+/// Processes all pending work.
+///
+/// # Errors
+/// A service failed, so some work may be left.
+pub async fn process_all(services: &ServiceRegistry, db: &DatabaseConnection) -> Result<()> {
+    let mut found_work = true;
+    while found_work {
+        found_work = false;
         for service in ORDER.iter().filter_map(|id| services.get(id)) {
             loop {
                 let run = service.run_now().await?;
                 if let Some(why) = run.error() {
                     error!("{}: {why:#}", service.id());
-                    return Err(Error::msg(format!("{} failed, so something may be left to do", service.id())));
+                    return Err(Error::msg(format!("{} failed, so some work may be left", service.id())));
                 }
-                worked |= run.processed() > 0;
+                found_work |= run.processed() > 0;
                 if !run.again() {
                     break;
                 }
             }
         }
-        if !worked && is_anything_due(db).await? {
-            // Claimed by another process, or by one that was killed: its claims run out.
+        if !found_work && is_anything_due(db).await? {
+            // Claimed by another process, or by one that was killed and whose claims will expire.
             tokio::time::sleep(PAUSE).await;
-            worked = true;
+            found_work = true;
         }
     }
     let readings = |status| reading::Entity::find().filter(reading::Column::Status.eq(status)).count(db);
     let rejected = rejected_line::Entity::find().count(db).await?;
     let (completed, failed) = (readings(COMPLETED).await?, readings(FAILED).await?);
-    info!("all is worked off: {completed} readings completed, {failed} failed, {rejected} lines rejected");
+    info!("all work is done: {completed} readings completed, {failed} failed, {rejected} lines rejected");
     Ok(())
 }
 

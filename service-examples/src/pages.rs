@@ -1,5 +1,5 @@
-//! The README and most of the pages under `docs/`, so that `cargo test` compiles and runs their code; the page on configuration
-//! is tested where configuration is. There is nothing else in this library.
+//! The README and the pages under `docs/`, so that `cargo test` compiles and runs their code. The page on configuration is
+//! tested in `service-core/src/config`. This library has nothing else.
 
 macro_rules! pages {
     ($($name:ident: $path:literal)*) => {
@@ -16,6 +16,7 @@ pages! {
     from_a_loop: "../../docs/from-a-loop.md"
     from_abstract_service: "../../docs/from-abstract-service.md"
     from_tokio_cron_scheduler: "../../docs/from-tokio-cron-scheduler.md"
+    guarantees: "../../docs/guarantees.md"
     lifecycle: "../../docs/lifecycle.md"
     readme: "../../README.md"
     testing: "../../docs/testing.md"

@@ -1,4 +1,4 @@
-//! What the documents say and a compiler cannot check: tables that list everything, and links that lead somewhere.
+//! Checks of the documents that the compiler cannot do: complete lists, links, and the tests that the guarantees name.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,20 +26,23 @@ fn backticked(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_option_table_has_every_key_of_the_attribute() {
-    let keys = read("service-macros/src/keys.rs");
-    let keys: BTreeSet<String> = keys
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("key(\"")?.split('"').next())
-        .map(str::to_owned)
-        .collect();
-    assert!(keys.len() > 20, "the keys are no longer where this test looks for them");
-    let readme = read("README.md");
-    let mut listed = first_cells(&readme, "### Options");
-    // Those that belong to `restart` stand in its row.
-    let row = readme.lines().find(|line| line.starts_with("| `restart`")).unwrap();
-    listed.extend(backticked(row).into_iter().filter(|word| keys.contains(word)));
-    assert_eq!(listed, keys);
+fn every_test_that_the_guarantees_name_exists() {
+    let page = read("docs/guarantees.md");
+    let is_test = |word: &String| word.contains("::") && word.starts_with(char::is_lowercase) && !word.contains(" ");
+    let named: Vec<String> = backticked(&page).into_iter().filter(is_test).collect();
+    assert!(named.len() > 30, "the page no longer names tests in the form that this test reads");
+    for test in named {
+        let mut path: Vec<&str> = test.split("::").collect();
+        let name = path.pop().unwrap();
+        let file = match path.as_slice() {
+            ["station"] => "service-examples/tests/station.rs".to_owned(),
+            ["config", module] => format!("service-core/src/config/tests/{module}.rs"),
+            [suite] => format!("tests/{suite}/main.rs"),
+            [suite, module] => format!("tests/{suite}/{module}.rs"),
+            _ => panic!("`{test}` is not the path of a test"),
+        };
+        assert!(read(&file).contains(&format!("fn {name}(")), "{file} has no test `{name}`");
+    }
 }
 
 #[test]

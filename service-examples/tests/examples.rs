@@ -1,4 +1,4 @@
-//! Every small example is run as its reader runs it, and says what it is there to say.
+//! Runs every small example as its reader does, and checks its output.
 //!
 //! Cargo builds the examples together with the tests, so nothing is built here.
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs an example to its end, which has to be a good one, and gives what it printed.
+/// Runs an example, which must succeed. Returns its output.
 fn run(name: &str) -> String {
     let deps = std::env::current_exe().unwrap();
     let path: PathBuf = deps.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
@@ -49,7 +49,7 @@ fn heartbeat() {
 #[test]
 fn failure_handling() {
     let printed = run("failure_handling");
-    assert!(printed.contains("failure 1 of 3: too many requests, 200ms to wait"), "{printed}");
+    assert!(printed.contains("failure 1 of 3: too many requests, retry after 200ms"), "{printed}");
     assert!(printed.contains("failure 1 of 3: the token is not accepted"), "a success sets the count to 0: {printed}");
     assert!(printed.contains("price_fetcher is Stopped"), "{printed}");
 }

@@ -1,4 +1,4 @@
-//! The same application on PostgreSQL, which the test starts itself.
+//! The same application on a PostgreSQL server that the test starts.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,4 +1,4 @@
-//! The application end to end, as a process: what it does with its files, and with being started again.
+//! The application end to end, as a process: its files, and starting it again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,10 +10,10 @@ use std::time::Duration;
 use support::{Station, data, text};
 
 #[test]
-fn once_works_everything_off() {
+fn once_processes_all_pending_work() {
     let station = Station::new();
     let printed = station.once();
-    assert!(printed.contains("all is worked off: 1465 readings completed, 3 failed, 12 lines rejected"), "{printed}");
+    assert!(printed.contains("all work is done: 1465 readings completed, 3 failed, 12 lines rejected"), "{printed}");
     assert!(printed.contains("handmade-2016.csv, line 4: 5 columns, expected 6"), "{printed}");
     assert!(printed.contains("handmade-2016.csv, line 9: temp_min 12.2 is above temp_max 3.3"), "{printed}");
 
@@ -36,12 +36,12 @@ fn once_works_everything_off() {
     assert_eq!(station.files("inbox/done").len(), 2);
     assert_eq!(station.files("inbox/rejected").len(), 1);
     assert!(!station.files("outbox").is_empty());
-    let told: i64 = station.value("SELECT count(*) FROM extreme WHERE digest_id IS NULL");
-    assert_eq!(told, 0);
+    let unsent: i64 = station.value("SELECT count(*) FROM extreme WHERE digest_id IS NULL");
+    assert_eq!(unsent, 0);
 }
 
 #[test]
-fn figures_are_those_computed_by_other_means() {
+fn the_figures_equal_those_of_an_independent_program() {
     let station = Station::new();
     station.once();
     station.compare_figures();
@@ -60,7 +60,7 @@ fn a_second_start_changes_nothing() {
 }
 
 #[test]
-fn a_file_dropped_twice_adds_nothing() {
+fn a_file_that_arrives_twice_adds_nothing() {
     let station = Station::new();
     station.once();
     let before = station.contents();
@@ -72,7 +72,7 @@ fn a_file_dropped_twice_adds_nothing() {
 }
 
 #[test]
-fn of_an_overlapping_file_only_new_days_count() {
+fn of_an_overlapping_file_only_the_new_days_are_imported() {
     let station = Station::new();
     station.once();
     let lines = "2015/12/30,0.0,5.6,-1.0,3.4,sun\n2015/12/31,0.0,5.6,-2.1,3.5,sun\n2016/02/01,1.5,8.0,2.0,3.0,rain\n";
@@ -84,7 +84,7 @@ fn of_an_overlapping_file_only_new_days_count() {
 }
 
 #[test]
-fn rejected_lines_can_be_put_right_and_put_back() {
+fn rejected_lines_can_be_corrected_and_imported() {
     let station = Station::new();
     station.once();
     let name = station.files("inbox/rejected").pop().unwrap();
@@ -97,11 +97,11 @@ fn rejected_lines_can_be_put_right_and_put_back() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_holds_up_no_other() {
+fn a_file_that_cannot_be_read_does_not_block_others() {
     let station = Station::new().env("SERVICES__IMPORTER__BUNDLED", false);
     station.put("nonsense.csv", &[0xff; 1000]);
     station.put("good.csv", b"date,precipitation,temp_max,temp_min,wind,weather\n2016/03/01,1.5,8.0,2.0,3.0,rain\n");
-    // A link to itself looks like a file and is none.
+    // A link to itself looks like a file, but cannot be read.
     std::os::unix::fs::symlink("loop.csv", station.path("inbox").join("loop.csv")).unwrap();
     station.put("notes.txt", b"not for the importer");
     let printed = station.once();
@@ -112,7 +112,7 @@ fn a_file_that_cannot_be_read_holds_up_no_other() {
 }
 
 #[test]
-fn a_file_that_is_still_being_written_is_waited_for() {
+fn a_file_that_is_still_being_written_is_imported_when_it_is_complete() {
     let station = Station::new().env("SERVICES__IMPORTER__BUNDLED", false);
     std::fs::create_dir_all(station.path("inbox")).unwrap();
     let mut file = std::fs::File::create(station.path("inbox").join("slow.csv")).unwrap();
@@ -130,40 +130,40 @@ fn a_file_that_is_still_being_written_is_waited_for() {
 }
 
 #[test]
-fn readings_worked_off_a_week_ago_are_cleared_away_and_their_days_still_known() {
+fn readings_processed_a_week_ago_are_deleted_and_their_days_are_still_known() {
     let station = Station::new();
     station.once();
     let week = chrono::Utc::now() - chrono::TimeDelta::days(8);
     station.execute(&format!("UPDATE reading SET updated_at = '{}'", week.to_rfc3339()));
     let printed = station.once();
-    assert!(printed.contains("readings worked off before"), "{printed}");
-    assert_eq!(station.value::<i64>("SELECT count(*) FROM reading"), 3, "failed readings stay for someone to look at");
+    assert!(printed.contains("readings processed before"), "{printed}");
+    assert_eq!(station.value::<i64>("SELECT count(*) FROM reading"), 3, "failed readings are kept");
     let cleared = "SELECT value FROM service_store WHERE service_id = 'cleanup_service' AND key = 'cleared'";
     assert_eq!(station.value::<String>(cleared), "1465");
     assert_eq!(station.value::<i64>("SELECT count(*) FROM daily"), 1465);
-    // The same days from another file: known from their figures.
+    // The same days from another file are known from their figures.
     station.put("again.csv", data("seattle-weather.csv").replace("2012/01/01,0.0", "2012/01/01,0.00").as_bytes());
     let printed = station.once();
     assert!(printed.contains("again.csv: 0 new readings, 1461 known, 0 rejected"), "{printed}");
 }
 
 #[test]
-fn what_was_to_be_cleared_away_while_the_station_was_down_is_when_it_is_back() {
+fn a_cleanup_that_was_missed_while_the_station_was_down_runs_at_the_next_start() {
     let station = Station::new();
     station.once();
     let ago = |hours| (chrono::Utc::now() - chrono::TimeDelta::hours(hours)).to_rfc3339();
     station.execute(&format!("UPDATE reading SET updated_at = '{}'", ago(8 * 24)));
     station.execute(&format!("UPDATE service_state SET last_fire = '{}' WHERE service_id = 'cleanup_service'", ago(3)));
     let running = station.spawn();
-    station.wait_for_log("readings worked off before");
+    station.wait_for_log("readings processed before");
     running.signal("TERM");
     assert_eq!(running.wait(Duration::from_secs(20)), 0, "{}", station.log());
-    // Of the three that it missed, the latest.
-    station.wait_for_log("catches up 1 fire(s)");
+    // Of the three fires that it missed, the latest.
+    station.wait_for_log("catching up 1 missed cron fire(s)");
 }
 
 #[test]
-fn ctrl_c_drains_and_the_next_start_goes_on() {
+fn ctrl_c_drains_and_the_next_start_continues() {
     for signal in ["INT", "TERM"] {
         let station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 10);
         let running = station.spawn();
@@ -177,22 +177,22 @@ fn ctrl_c_drains_and_the_next_start_goes_on() {
 }
 
 #[test]
-fn killed_at_any_moment_nothing_is_lost_and_nothing_done_twice() {
+fn after_kills_at_any_moment_nothing_is_lost_and_nothing_is_done_twice() {
     let whole = Station::new();
     whole.once();
-    // Small batches, so that there are many moments to be killed at.
+    // Small batches, so that the process is killed at many different moments.
     let mut station = Station::new().env("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 7);
     let mut pause = 20;
     for _ in 0..12 {
         let running = station.spawn();
         std::thread::sleep(Duration::from_millis(pause));
         running.kill();
-        // Not random, so that it is the same every time; not regular, so that the moments differ.
+        // Not random, so that the test is repeatable; not regular, so that the moments differ.
         pause = (pause * 37 + 11) % 400;
     }
     station.set("SERVICES__DATA_PROCESSOR__BATCH_SIZE", 100);
     station.once();
-    // Digests may be cut differently; all else is as if it had never been killed.
+    // Digests may contain other extremes. Everything else is as without the kills.
     let without_mails = |station: &Station| -> Vec<_> {
         let rows = station.contents().into_iter();
         rows.filter(|row| !row.starts_with("delivery") && !row.starts_with("extreme")).collect()
@@ -209,7 +209,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_done_twice() {
 }
 
 #[test]
-fn the_command_line_answers() {
+fn the_command_line_is_checked() {
     let station = Station::new();
     let help = station.run(&["--help"]);
     assert!(help.status.success() && text(&help).contains("usage: station"));
@@ -224,7 +224,7 @@ fn the_command_line_answers() {
 }
 
 #[test]
-fn json_logs_are_an_object_a_line() {
+fn json_logs_are_one_object_per_line() {
     let station = Station::new();
     let output = station.run(&["--json", "once"]);
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -238,9 +238,9 @@ fn json_logs_are_an_object_a_line() {
 }
 
 #[test]
-fn wrong_settings_are_named_and_nothing_else_is_held_up() {
-    let station = Station::new().env("SERVICES__EMAIL_SENDER__FROM", "nobody at all");
+fn the_error_for_wrong_settings_names_them_and_other_services_run() {
+    let station = Station::new().env("SERVICES__EMAIL_SENDER__FROM", "not an address");
     let output = station.run(&["once"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("[email_sender] from `nobody at all` is not a mail address"), "{}", text(&output));
+    assert!(text(&output).contains("[email_sender] from `not an address` is not a mail address"), "{}", text(&output));
 }

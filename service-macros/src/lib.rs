@@ -47,7 +47,7 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     let args = Args::parse(keys::SERVICE, [args], &mut diagnostics);
     validate::keys::check(&args, &mut diagnostics);
 
-    let (model, expandable) = match Item::parse(item.clone()) {
+    let (mut model, expandable) = match Item::parse(item.clone()) {
         Item::Impl(block) => {
             let mut model = Model::of_impl(&block, args);
             let expandable = validate::implementation(&block, &mut model, &mut diagnostics);
@@ -63,6 +63,9 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
         }
         Item::Unreadable => (None, false),
     };
+    if let Some(model) = &mut model {
+        model.reads_settings = parse::item::calls_config(item.clone());
+    }
     let generated = match &model {
         Some(model) if expandable => {
             validate::identity(model, &mut diagnostics);

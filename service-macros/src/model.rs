@@ -29,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) configures: Vec<Lifecycle>,
     pub(crate) on_failures: Vec<Lifecycle>,
     pub(crate) cleanups: Vec<Lifecycle>,
+    /// The code reads settings by itself, as `cx.config::<Settings>()` does.
+    pub(crate) reads_settings: bool,
     /// Warnings about methods whose name is similar to that of a lifecycle method.
     pub(crate) hints: Vec<Hint>,
 }
@@ -124,6 +126,7 @@ impl Model {
             configures: Vec::new(),
             on_failures: Vec::new(),
             cleanups: Vec::new(),
+            reads_settings: false,
             hints: Vec::new(),
         }
     }

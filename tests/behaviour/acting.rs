@@ -1,4 +1,4 @@
-//! Services whose run, or whose `configure`, is written by the test.
+//! Services whose run or `configure` is given by the test.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ impl Acting {
     }
 }
 
-/// What `configure` of [`Configured`] does, time after time; it succeeds once the script is at its end.
+/// The script of `configure` of [`Configured`]. After the end of the script it succeeds.
 #[derive(Clone)]
 pub(crate) struct Plan {
     log: Log,
@@ -58,7 +58,7 @@ impl Plan {
     }
 }
 
-/// Built by a `configure` that does what the [`Plan`] in the bed's state says.
+/// Built by a `configure` that follows the [`Plan`] in the bed's state.
 pub(crate) struct Configured {
     log: Log,
 }
@@ -82,12 +82,12 @@ impl Configured {
     }
 }
 
-/// What comes of it within an hour of virtual time; by then it hangs.
+/// Returns the output if it comes within an hour of virtual time; after that the future counts as hanging.
 pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(3600), work).await.expect("it hangs")
 }
 
-/// What is logged while the guard lives, on this thread.
+/// Collects what is logged on this thread while the guard exists.
 pub(crate) fn logged() -> (Arc<Mutex<Vec<String>>>, tracing::subscriber::DefaultGuard) {
     service_tests::ask_each_thread();
     let lines = Arc::new(Mutex::new(Vec::new()));
@@ -96,12 +96,12 @@ pub(crate) fn logged() -> (Arc<Mutex<Vec<String>>>, tracing::subscriber::Default
     (lines, guard)
 }
 
-/// Whether a line has all of these in it.
+/// Whether a line contains all of these parts.
 pub(crate) fn has_line(lines: &Mutex<Vec<String>>, parts: &[&str]) -> bool {
     lines.lock().unwrap().iter().any(|line| parts.iter().all(|part| line.contains(part)))
 }
 
-/// The error's whole text, which must have all of these in it.
+/// Checks that the result is an error whose text contains all of these parts.
 pub(crate) fn assert_says<T: std::fmt::Debug>(result: Result<T>, parts: &[&str]) {
     let error = format!("{:#}", result.expect_err("an error was expected"));
     for part in parts {

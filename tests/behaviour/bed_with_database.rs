@@ -7,7 +7,7 @@ use service_core::prelude::*;
 
 use crate::support::secs;
 
-/// Inserts a row a run, sleeping half a second of the service's own time within the transaction.
+/// Inserts one row per run, and sleeps half a second of virtual time within the transaction.
 #[derive(Default)]
 struct Inserter;
 
@@ -42,7 +42,7 @@ async fn an_hour_with_a_database_passes_in_seconds() {
     assert_eq!(service.state(), ServiceState::Stopped);
 }
 
-/// Goes on where the last one stopped, also in another instance.
+/// Continues where the last run stopped, also in another instance.
 #[derive(Default)]
 struct Following;
 
@@ -68,7 +68,7 @@ async fn a_stored_value_outlives_its_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_database_what_needs_one_says_what_to_write() {
+async fn without_a_database_the_error_says_what_to_write() {
     let bed = TestBed::new();
     let report = bed.update(&mut Following).await;
     let error = report.error().unwrap().to_string();

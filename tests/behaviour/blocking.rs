@@ -1,4 +1,4 @@
-//! A plain `fn update`: blocking code, off the async threads, and never two at once.
+//! A plain `fn update` is blocking code: it runs outside the async threads, and never twice at once.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use service_core::prelude::*;
 use crate::acting::{has_line, logged, soon};
 use crate::support::{Log, secs};
 
-/// Blocks its thread until the test lets it go on.
+/// Blocks its thread until the test opens its gate.
 struct Blocking {
     log: Log,
     gate: Arc<Mutex<Receiver<()>>>,
@@ -45,7 +45,7 @@ fn blocking(log: &Log) -> Built {
     (open, threads, build)
 }
 
-/// While a thread blocks, tokio's clock does not leap by itself.
+/// Advances the clock: while a thread blocks, tokio's paused clock does not advance by itself.
 async fn pass(seconds: u64) {
     for _ in 0..seconds * 10 {
         tokio::time::advance(Duration::from_millis(100)).await;
@@ -55,18 +55,18 @@ async fn pass(seconds: u64) {
     }
 }
 
-/// Lets other threads do something, in real time, until it is so.
+/// Waits in real time, so that other threads can work, until the condition is true.
 async fn until(mut so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !so() {
-        assert!(start.elapsed() < Duration::from_secs(10), "it does not come");
+        assert!(start.elapsed() < Duration::from_secs(10), "not true within 10 s");
         std::thread::sleep(Duration::from_millis(1));
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_runs_off_the_async_threads() {
+async fn a_blocking_update_runs_outside_the_async_threads() {
     let (bed, log) = (TestBed::new(), Log::default());
     let (open, threads, build) = blocking(&log);
     let service = bed.start_fn(build).await;
@@ -83,7 +83,7 @@ async fn it_runs_off_the_async_threads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_timed_out_is_never_overlapped() {
+async fn no_run_begins_before_a_blocking_run_that_timed_out_has_returned() {
     let (bed, log) = (TestBed::new().set("timeout", 3), Log::default());
     let (open, _, build) = blocking(&log);
     let service = bed.start_fn(build).await;
@@ -106,7 +106,7 @@ async fn one_that_timed_out_is_never_overlapped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_never_returns_holds_up_no_stop() {
+async fn a_blocking_run_that_never_returns_does_not_block_the_stop() {
     let (bed, log) = (TestBed::new().set("drain_timeout", 5), Log::default());
     let (lines, _logging) = logged();
     let (open, _, build) = blocking(&log);
@@ -119,10 +119,10 @@ async fn one_that_never_returns_holds_up_no_stop() {
     pass(11).await;
     assert_eq!(service.state(), ServiceState::Stopped);
     stop.await.unwrap().unwrap();
-    assert_eq!(log.count("cleanup"), 0, "its instance is out of reach");
+    assert_eq!(log.count("cleanup"), 0, "the blocking run still holds the instance");
     assert!(has_line(&lines, &["WARN", "[blocking]", "does not return"]), "{lines:?}");
 
-    // A new life begins, and the old run's late cleanup does not get in its way.
+    // The service is started again, and the late cleanup of the old instance does not disturb it.
     soon(service.start()).await.unwrap();
     until(|| service.health().runs == 2).await;
     open.send(()).unwrap();
@@ -134,7 +134,7 @@ async fn one_that_never_returns_holds_up_no_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_blocking_cleanup_that_hangs_holds_up_no_stop() {
+async fn a_blocking_cleanup_that_hangs_does_not_block_the_stop() {
     struct Stuck(Mutex<Receiver<()>>);
 
     #[service(interval = 60, discover = false)]
@@ -162,7 +162,7 @@ async fn a_blocking_cleanup_that_hangs_holds_up_no_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_may_ask_for_its_own_stop() {
+async fn a_blocking_run_may_stop_its_own_service() {
     struct Once;
 
     #[service(interval = 60, discover = false)]

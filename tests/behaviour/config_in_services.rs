@@ -1,4 +1,4 @@
-//! What a service sees and changes of its own configuration while it runs.
+//! How a service reads and changes its own configuration while it runs.
 
 use service_core::prelude::*;
 
@@ -6,16 +6,16 @@ use crate::acting::{Acting, assert_says, soon};
 use crate::support::{Log, Scripted, Step, secs};
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_interval_counts_in_the_wait_in_hand() {
+async fn a_changed_interval_applies_to_the_current_wait() {
     let (bed, log) = (TestBed::new(), Log::default());
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     bed.start(Acting::new(&log, move |cx| {
-        tell.send(cx).unwrap();
+        sender.send(cx).unwrap();
         async {}
     }))
     .await;
     bed.run_for(secs(5)).await;
-    let cx: Context = told.recv().unwrap();
+    let cx: Context = receiver.recv().unwrap();
     cx.set_interval(secs(20));
     bed.run_for(secs(40)).await;
     assert_eq!(log.times("run"), [0.0, 20.0, 40.0]);
@@ -25,7 +25,7 @@ async fn a_changed_interval_counts_in_the_wait_in_hand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_from_within_the_run_counts_for_the_next() {
+async fn a_change_within_a_run_applies_to_the_next_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let inner = log.clone();
     let service = bed
@@ -44,16 +44,16 @@ async fn a_change_from_within_the_run_counts_for_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_wait_counts_from_the_end_of_the_run() {
+async fn a_changed_delay_counts_from_the_end_of_the_run() {
     let (bed, log) = (TestBed::new().set("delay", 60), Log::default());
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     bed.start(Acting::new(&log, move |cx| {
-        tell.send(cx).unwrap();
+        sender.send(cx).unwrap();
         tokio::time::sleep(secs(3))
     }))
     .await;
     bed.run_for(secs(10)).await;
-    told.recv().unwrap().set_interval(secs(20));
+    receiver.recv().unwrap().set_interval(secs(20));
     bed.run_for(secs(40)).await;
     assert_eq!(log.times("run"), [0.0, 23.0, 46.0]);
 }
@@ -79,7 +79,7 @@ async fn degraded_lasts_until_the_next_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shared_state_is_found_by_type_and_its_lack_is_named() {
+async fn shared_state_is_found_by_type_and_missing_state_is_an_error() {
     struct Mailer(u32);
     let (bed, log) = (TestBed::new().state(Mailer(7)).state("shared".to_owned()), Log::default());
     let service = bed
@@ -91,12 +91,12 @@ async fn shared_state_is_found_by_type_and_its_lack_is_named() {
         }))
         .await;
     soon(service.wait_for(ServiceState::Failed)).await.unwrap();
-    assert_eq!(service.health().runs, 1, "what is missing does not come by itself: no retry");
+    assert_eq!(service.health().runs, 1, "a missing value is fatal: no retry");
     assert!(service.health().last_error.unwrap().contains("`u64`"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_it_acts_as_is_the_nearest_word() {
+async fn the_requester_id_of_the_options_overrides_that_of_the_builder() {
     let seen = |log: &Log| {
         let log = log.clone();
         move |cx: Context| {
@@ -131,7 +131,7 @@ async fn jittered(seed: u64) -> Vec<f64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn jitter_is_the_same_for_the_same_seed_and_the_grid_stays() {
+async fn jitter_is_the_same_for_the_same_seed_and_does_not_move_the_grid() {
     let times = jittered(1).await;
     assert_eq!(times, jittered(1).await);
     assert_ne!(times, jittered(2).await);
@@ -143,7 +143,7 @@ async fn jitter_is_the_same_for_the_same_seed_and_the_grid_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_of_one_bed_have_jitter_of_their_own() {
+async fn each_service_of_a_bed_has_its_own_jitter() {
     let (bed, log, other) = (TestBed::new().set("jitter", 10), Log::default(), Log::default());
     bed.start(Scripted::new(&log, &[])).await;
     bed.start(Scripted::new(&other, &[])).await;
@@ -152,7 +152,7 @@ async fn services_of_one_bed_have_jitter_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_counters_and_gauges_are_in_its_health() {
+async fn counters_and_gauges_are_in_the_health() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start(Acting::new(&log, |cx| async move {
@@ -166,7 +166,7 @@ async fn its_counters_and_gauges_are_in_its_health() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_knows_its_number_also_after_a_start() {
+async fn run_numbers_continue_after_a_stop_and_a_start() {
     let (bed, log) = (TestBed::new(), Log::default());
     let builder_log = log.clone();
     let service = bed
@@ -186,7 +186,7 @@ async fn a_run_knows_its_number_also_after_a_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_own_wrong_setting_fails_it_alone_and_at_once() {
+async fn a_wrong_own_setting_fails_only_that_service_at_once() {
     #[derive(serde::Deserialize)]
     struct Settings {
         batch_size: u32,
@@ -220,7 +220,7 @@ async fn its_own_wrong_setting_fails_it_alone_and_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_run_without_a_loop_is_reported() {
+async fn update_of_the_bed_returns_the_report_of_one_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let mut scripted = Scripted::new(&log, &[Step::Take(2.0), Step::Fail, Step::Panic]);
     let report = bed.update(&mut scripted).await;

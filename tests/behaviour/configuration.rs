@@ -45,7 +45,7 @@ fn bed(text: &str) -> (TestBed, Seen, tempfile::TempDir) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_changes_options_and_gives_settings() {
+async fn the_file_sets_options_and_settings() {
     let (bed, seen, _folder) = bed("[mailer]\ninterval = 10\nbatch_size = 7\ndsn = \"hunter2\"\nlinger = \"5m\"");
     bed.start_of::<Mailer>().await;
     bed.run_for(secs(60)).await;
@@ -57,7 +57,7 @@ async fn a_file_changes_options_and_gives_settings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_own_setting_fails_that_service_alone_and_at_once() {
+async fn a_wrong_own_setting_in_the_file_fails_only_that_service_at_once() {
     let (bed, seen, _folder) = bed("[mailer]\nbatch_size = \"many\"\n[mailer_2]\nbatch_size = 1");
     let wrong = bed.start_of::<Mailer>().await;
     let right = bed.start_of::<Mailer>().await;
@@ -72,7 +72,7 @@ async fn a_wrong_own_setting_fails_that_service_alone_and_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_setting_says_where_it_can_be_set() {
+async fn the_error_for_a_missing_setting_says_where_to_set_it() {
     let (bed, _seen, _folder) = bed("");
     let service = bed.start_of::<Mailer>().await;
     let error = service.health().last_error.unwrap();
@@ -80,7 +80,7 @@ async fn a_missing_setting_says_where_it_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mistakes_in_options_of_all_services_come_at_once_and_nothing_starts() {
+async fn mistakes_in_options_are_reported_together_and_nothing_starts() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("services.toml");
     let text = "[defaults]\njitter = -1\n[a]\ninterval = 0\nbatch_sise = 5\n[b]\nmax_failures = \"3\"\n[ab]";
@@ -103,7 +103,7 @@ async fn mistakes_in_options_of_all_services_come_at_once_and_nothing_starts() {
 }
 
 #[tokio::test]
-async fn a_named_file_that_is_not_there_is_told_beside_all_other_mistakes() {
+async fn a_missing_configuration_file_is_reported_with_all_other_mistakes() {
     let mail = || Mailer(Settings { batch_size: 1, dsn: Secret::default(), linger: Duration::ZERO });
     let builder = ServiceRegistry::builder().without_discovered().config_file("nowhere.toml");
     let builder = builder.service("a", mail()).service("b", mail()).service("b", mail()).service("c", mail());
@@ -157,7 +157,7 @@ async fn an_id_that_is_the_name_of_another_registered_type_is_an_error() {
         ServiceRegistry::builder().without_discovered().service_of::<Sorter>("sorter_2").build().await.unwrap();
     let error = services.register_of::<Packer>("sorter").await.unwrap_err().to_string();
     assert!(error.contains("service `sorter`") && error.contains("is the name of"), "{error}");
-    // Of its own type, the name is an id like any other.
+    // For a service of that type, the name of the type is an id like any other.
     services.register_of::<Sorter>("sorter").await.unwrap();
 }
 
@@ -179,7 +179,7 @@ async fn the_section_of_a_type_configures_its_services_of_every_id() {
 }
 
 #[tokio::test]
-async fn the_settings_of_a_linked_service_that_is_left_out_are_no_mistake() {
+async fn settings_of_a_linked_service_that_is_not_registered_are_accepted() {
     service_tests::ask_each_thread();
     let lines = Arc::new(Mutex::new(Vec::new()));
     let seen = lines.clone();
@@ -192,4 +192,90 @@ async fn the_settings_of_a_linked_service_that_is_left_out_are_no_mistake() {
     let warnings: Vec<String> = lines.lock().unwrap().drain(..).filter(|line| line.starts_with("WARN")).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("`anotated`") && warnings[0].contains("did you mean `annotated`?"), "{warnings:?}");
+}
+
+/// Reads settings that it does not declare.
+#[derive(Default)]
+struct Reader;
+
+#[service(interval = 30, discover = false)]
+impl Reader {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let settings: Settings = cx.config()?;
+        cx.state::<Seen>()?.lock().unwrap().push(settings);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_key_is_an_error_for_a_service_without_settings_too() {
+    for (line, near) in [("retries = 5", "max_failures"), ("max_fails = 3", "max_failures"), ("schedule = 'x'", "cron")]
+    {
+        let (bed, _seen, _folder) = bed(&format!("[packer]\n{line}"));
+        let builder_error = |id: &'static str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("services.toml");
+            fs::write(&file, format!("[packer]\n{line}")).unwrap();
+            async move {
+                let builder = ServiceRegistry::builder().without_discovered().config_file(file);
+                let error = builder.service_of::<Packer>(id).start_all().await.unwrap_err().to_string();
+                drop(folder);
+                error
+            }
+        };
+        for id in ["packer", "packer_2"] {
+            let error = builder_error(id).await;
+            assert!(error.contains("unknown key") && error.contains(&format!("did you mean `{near}`?")), "{error}");
+        }
+        let error = bed.services().await.register_of::<Packer>("packer_3").await.unwrap_err().to_string();
+        assert!(error.contains("unknown key"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_code_reads_by_itself_are_no_unknown_keys() {
+    let (bed, seen, _folder) = bed("[reader]\nbatch_size = 3\n[built]\nbatch_size = 4");
+    bed.start_of::<Reader>().await;
+    bed.run_for(secs(1)).await;
+    assert_eq!(seen.lock().unwrap()[0].batch_size, 3);
+    let build = async |cx: &Context| -> Result<Packer> {
+        let settings: Settings = cx.config()?;
+        cx.state::<Seen>()?.lock().unwrap().push(settings);
+        Ok(Packer)
+    };
+    bed.services().await.register_fn("built", build).start().await.unwrap();
+    assert_eq!(seen.lock().unwrap()[1].batch_size, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_nested_key_fails_its_service() {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        smtp: Smtp,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Smtp {
+        #[serde(default)]
+        port: u16,
+    }
+
+    struct Nested(Outer);
+
+    #[service(interval = 30, discover = false)]
+    impl Nested {
+        fn configure(_: &Context, settings: Outer) -> Self {
+            Self(settings)
+        }
+
+        async fn update(&mut self) -> Outcome {
+            Outcome::processed(self.0.smtp.port.into())
+        }
+    }
+
+    let (bed, _seen, _folder) = bed("[nested.smtp]\nprot = 25");
+    let service = bed.start_of::<Nested>().await;
+    let error = service.health().last_error.unwrap();
+    assert_eq!(service.state(), ServiceState::Failed);
+    assert!(error.contains("`smtp.prot` of service `nested`") && error.contains("did you mean `port`?"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! `critical`: failed for good, it takes the registry down with it.
+//! `critical`: when such a service fails permanently, the registry shuts down.
 
 use service_core::prelude::*;
 
@@ -11,7 +11,7 @@ fn with(bed: TestBed, log: &Log, id: &'static str, script: &[Step], options: Ser
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_failure_shuts_everything_down() {
+async fn the_failure_of_a_critical_service_shuts_the_registry_down() {
     let (log, other) = (Log::default(), Log::default());
     let (lines, _logging) = logged();
     let options = || ServiceOptions::new();
@@ -29,7 +29,7 @@ async fn its_failure_shuts_everything_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_is_retried_shuts_nothing_down() {
+async fn a_failure_that_is_retried_does_not_shut_the_registry_down() {
     let log = Log::default();
     let options = ServiceOptions::new().critical(true);
     let bed = with(TestBed::new(), &log, "heart", &[Step::Fail, Step::Fail], options);
@@ -40,7 +40,7 @@ async fn a_failure_that_is_retried_shuts_nothing_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_restarts_come_first() {
+async fn restarts_come_before_the_shutdown() {
     let bed = TestBed::new().set("critical", true).set("restart", "on_failure").set("max_restarts", 1);
     let (log, other) = (Log::default(), Log::default());
     let builder_log = log.clone();
@@ -55,7 +55,7 @@ async fn its_restarts_come_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_it_shuts_nothing_down() {
+async fn stopping_a_critical_service_does_not_shut_the_registry_down() {
     let (bed, log) = (TestBed::new().set("critical", true), Log::default());
     let heart = bed.start(Scripted::new(&log, &[])).await;
     let limb = bed.services().await.register("limb", Scripted::new(&log, &[])).await.unwrap();
@@ -66,7 +66,7 @@ async fn stopped_it_shuts_nothing_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_at_the_start_is_not_missed() {
+async fn a_critical_service_that_fails_at_the_start_shuts_the_registry_down() {
     let log = Log::default();
     let options = ServiceOptions::new().critical(true);
     let bed = with(TestBed::new(), &log, "heart", &[Step::Fatal], options);

@@ -1,4 +1,4 @@
-//! Cron schedules: by the clock on the wall, which jumps, repeats, is set and stands still.
+//! Cron schedules follow the wall clock: across DST, when the clock is set, and after a suspension.
 
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
@@ -10,7 +10,7 @@ use service_core::prelude::*;
 
 use crate::support::secs;
 
-/// When it ran, by the clock on the wall, to the second.
+/// The wall-clock times of its runs, to the second.
 type Seen = Arc<Mutex<Vec<String>>>;
 
 struct Nightly(Seen);
@@ -36,7 +36,7 @@ fn hours(hours: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_night_that_has_no_half_past_two_has_its_run_all_the_same() {
+async fn a_daily_time_that_dst_skips_has_its_run_at_the_end_of_the_skipped_hour() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-03-28T00:00:00Z"));
     let service = bed.start(Nightly(seen.clone())).await;
@@ -52,7 +52,7 @@ async fn a_night_that_has_no_half_past_two_has_its_run_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_night_that_has_it_twice_has_one_run() {
+async fn a_daily_time_that_dst_repeats_has_one_run() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-10-24T12:00:00Z"));
     bed.start(Nightly(seen.clone())).await;
@@ -61,35 +61,35 @@ async fn a_night_that_has_it_twice_has_one_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_slept_over_its_runs_makes_up_one_of_them() {
+async fn after_a_suspension_one_run_makes_up_for_the_skipped_fires() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T12:00:00Z"));
     let service = bed.start(Nightly(seen.clone())).await;
     bed.run_for(hours(1)).await;
     bed.set_wall_clock(at("2026-06-04T09:00:00Z")).await;
     bed.run_for(secs(61)).await;
-    assert_eq!(*seen.lock().unwrap(), ["2026-06-04 09:01"], "seen within a minute");
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-04 09:01"], "noticed within a minute");
     assert_eq!(service.health().next_run, Some(at("2026-06-05T00:30:00Z")));
     bed.run_for(hours(24)).await;
     assert_eq!(seen.lock().unwrap()[1..], ["2026-06-05 00:30"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_a_year_ahead_is_followed() {
+async fn no_fire_is_repeated_when_the_clock_is_set_back_by_hours_but_a_year_is_followed() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
     bed.start(Nightly(seen.clone())).await;
     bed.run_for(hours(1)).await;
     bed.set_wall_clock(at("2026-06-01T00:10:00Z")).await;
     bed.run_for(hours(1)).await;
-    assert_eq!(*seen.lock().unwrap(), ["2026-06-01 00:30"], "half past two comes again, and no second run");
+    assert_eq!(*seen.lock().unwrap(), ["2026-06-01 00:30"], "half past two is repeated, and there is no second run");
     bed.set_wall_clock(at("2025-06-01T00:10:00Z")).await;
     bed.run_for(hours(1)).await;
     assert_eq!(seen.lock().unwrap()[1..], ["2025-06-01 00:30"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn jitter_and_initial_delay_hold_for_cron_too() {
+async fn jitter_and_initial_delay_apply_to_cron() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T00:00:00Z")).set("jitter", "10m").set("initial_delay", "1h").seed(1);
     let service = bed.start(Nightly(seen.clone())).await;
@@ -102,7 +102,7 @@ async fn jitter_and_initial_delay_hold_for_cron_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_by_hand_and_a_pause_leave_the_schedule_alone() {
+async fn run_now_and_pause_do_not_move_the_schedule() {
     let seen = Seen::default();
     let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
     let service = bed.start(Nightly(seen.clone())).await;
@@ -113,13 +113,13 @@ async fn a_run_by_hand_and_a_pause_leave_the_schedule_alone() {
     bed.run_for(hours(24)).await;
     service.resume().await.unwrap();
     bed.run_for(secs(1)).await;
-    assert_eq!(seen.lock().unwrap()[2..], ["2026-06-02 01:00"], "what came due while it was paused runs at once");
+    assert_eq!(seen.lock().unwrap()[2..], ["2026-06-02 01:00"], "a fire during the pause runs at once after it");
     bed.run_for(hours(24)).await;
     assert_eq!(seen.lock().unwrap()[3..], ["2026-06-03 00:30"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_outlasts_the_next_fire_is_overdue() {
+async fn a_run_that_is_still_running_at_the_next_fire_is_overdue() {
     struct Slow;
 
     #[service(cron = "*/10 * * * *", discover = false)]
@@ -137,7 +137,7 @@ async fn a_run_that_outlasts_the_next_fire_is_overdue() {
     assert_eq!(service.health().reason.unwrap(), "overdue by 30 s: run 1 has been running for 10 min 30 s");
 }
 
-/// The moments at which one that was down from the 1st until noon of the 10th runs, when it is back until the 11th.
+/// Returns the times of the runs of a service that was down from the 1st until noon of the 10th, and up until the 11th.
 #[cfg(feature = "database")]
 async fn after_nine_days(catch_up: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
@@ -161,7 +161,7 @@ async fn after_nine_days(catch_up: &str) -> Vec<String> {
 
 #[cfg(feature = "database")]
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_while_the_process_was_down_is_caught_up_as_wanted() {
+async fn catch_up_makes_up_none_the_latest_or_all_missed_fires() {
     assert_eq!(after_nine_days("none").await, ["2026-06-11 00:30"]);
     assert_eq!(after_nine_days("latest").await, ["2026-06-10 12:00", "2026-06-11 00:30"]);
     let mut all = vec!["2026-06-10 12:00"; 9];
@@ -169,7 +169,7 @@ async fn what_was_missed_while_the_process_was_down_is_caught_up_as_wanted() {
     assert_eq!(after_nine_days("all").await, all);
 }
 
-/// Fires every second, and takes more than half of one.
+/// Fires every second, and each run takes more than half a second.
 #[cfg(feature = "database")]
 #[derive(Default)]
 struct Busy;
@@ -184,7 +184,7 @@ impl Busy {
 
 #[cfg(feature = "database")]
 #[tokio::test(start_paused = true)]
-async fn what_comes_due_while_missed_fires_are_made_up_is_made_up_as_well() {
+async fn fires_that_come_due_during_the_catch_up_are_made_up_too() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("fires.db").display());
     let bed = TestBed::at(at("2026-06-01T00:00:00Z"));
@@ -194,12 +194,12 @@ async fn what_comes_due_while_missed_fires_are_made_up_is_made_up_as_well() {
     let bed = TestBed::at(at("2026-06-01T00:00:06Z"));
     bed.database_url(&url).await;
     let service = bed.start(Busy).await;
-    // Six were missed; until those and what comes due meanwhile are made up, nine more seconds pass.
+    // Six fires were missed. Nine more seconds pass until these, and the fires of that time, are made up.
     bed.run_for(Duration::from_millis(14_900)).await;
     assert_eq!(service.health().runs, 20, "one for each second since it was first started");
 }
 
-/// What keeps a registry with this schedule from being built.
+/// Returns the error of building a registry with this schedule.
 async fn refused(options: ServiceOptions) -> String {
     let builder = ServiceRegistry::builder().without_discovered();
     let built = builder.service("nightly", Nightly(Seen::default())).options_of("nightly", options).build().await;
@@ -207,9 +207,9 @@ async fn refused(options: ServiceOptions) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
+async fn the_error_for_a_wrong_schedule_names_its_place() {
     let options = || ServiceOptions::new();
-    for (options, told) in [
+    for (options, expected) in [
         (
             options().cron("61 * * * *"),
             "found \"61 * * * *\", expected a cron expression such as \"0 3 * * *\" (minute field `61`: ",
@@ -223,14 +223,14 @@ async fn a_wrong_schedule_is_an_error_at_build_that_names_it() {
     ] {
         let error = refused(options).await;
         assert!(error.contains("of service `nightly`") || error.contains("service `nightly`:"), "{error}");
-        assert!(error.contains(told), "{told} in {error}");
+        assert!(error.contains(expected), "{expected} in {error}");
         assert!(error.contains("ServiceOptions at tests/behaviour/cron.rs:"), "{error}");
     }
     assert_eq!(refused(options().cron("0 5 * * *")).await, "");
 }
 
 #[tokio::test]
-async fn every_layer_is_checked() {
+async fn a_wrong_schedule_is_an_error_in_every_layer() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("services.toml");
     std::fs::write(&file, "[defaults]\ncron = \"0 25 * * *\"\n[nightly]\ntimezone = \"Berlin\"").unwrap();

@@ -1,4 +1,4 @@
-//! `depends_on`: started before, stopped after, waited for, and named.
+//! `depends_on`: dependencies are started before and stopped after the service, which waits for them and names them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::acting::{Acting, Configured, Plan, assert_says, soon};
 use crate::events::drain;
 use crate::support::{Log, Scripted, Step, secs};
 
-/// Says when it is built, runs and is cleaned up.
+/// Logs when it is built, runs and is cleaned up.
 struct Named {
     log: Log,
     name: &'static str,
@@ -66,11 +66,11 @@ async fn dependencies_start_first_and_stop_last() {
         let (end, begin) = (position(&log, &format!("cleaned {first}")), position(&log, &format!("cleanup {then}")));
         assert!(end < begin, "{:?}", log.lines());
     }
-    assert_eq!(log.times("cleanup cache"), log.times("cleanup queue"), "side by side");
+    assert_eq!(log.times("cleanup cache"), log.times("cleanup queue"), "concurrently");
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_waits_for_a_late_one_and_says_for_whom() {
+async fn a_service_waits_for_a_dependency_that_is_started_later_and_names_it() {
     let log = Log::default();
     let bed = TestBed::new().set("store.enabled", false);
     let bed = with(bed, &log, "store", &[], Step::Succeed);
@@ -79,7 +79,7 @@ async fn it_waits_for_a_late_one_and_says_for_whom() {
     let services = bed.services().await;
     let start = tokio::time::Instant::now();
     soon(services.start()).await.unwrap();
-    assert_eq!(start.elapsed(), Duration::ZERO, "nobody waits for what is not on its way");
+    assert_eq!(start.elapsed(), Duration::ZERO, "the start does not wait for a dependency that is not starting");
     let (api, web) = (services.get("api").unwrap(), services.get("web").unwrap());
     assert_eq!((api.state(), web.state()), (ServiceState::Starting, ServiceState::Starting));
     assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
@@ -95,7 +95,7 @@ async fn it_waits_for_a_late_one_and_says_for_whom() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_starts_when_a_paused_one_comes_up_by_a_run_by_hand() {
+async fn a_service_starts_when_run_now_makes_its_paused_dependency_ready() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Fail]));
     let bed = bed.with(|builder| builder.service_of::<Configured>("store"));
@@ -113,7 +113,7 @@ async fn it_starts_when_a_paused_one_comes_up_by_a_run_by_hand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_waits_while_its_dependency_configures() {
+async fn a_service_waits_while_its_dependency_is_built() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));
     let bed = bed.with(|builder| builder.service_of::<Configured>("slow"));
@@ -126,7 +126,7 @@ async fn it_waits_while_its_dependency_configures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_dependency_holds_it_until_the_reset() {
+async fn a_service_waits_for_a_failed_dependency_until_its_reset() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Fatal]));
     let bed = bed.with(|builder| builder.service_of::<Configured>("store"));
@@ -141,7 +141,7 @@ async fn a_failed_dependency_holds_it_until_the_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_that_fails_later_stops_nobody() {
+async fn a_dependency_that_fails_later_stops_no_other_service() {
     let log = Log::default();
     let bed =
         TestBed::new().with(|builder| builder.service("store", Scripted::new(&log, &[Step::Succeed, Step::Fatal])));
@@ -155,7 +155,7 @@ async fn a_dependency_that_fails_later_stops_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_can_be_stopped_while_it_waits() {
+async fn a_service_can_be_stopped_while_it_waits_for_a_dependency() {
     let log = Log::default();
     let bed = with(TestBed::new().set("store.enabled", false), &log, "store", &[], Step::Succeed);
     let bed = with(bed, &log, "api", &["store"], Step::Succeed);
@@ -171,7 +171,7 @@ async fn it_can_be_stopped_while_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn paused_while_it_waits_it_holds_once_it_is_up() {
+async fn a_service_that_is_paused_while_it_waits_is_paused_when_it_is_ready() {
     let log = Log::default();
     let bed = with(TestBed::new().set("store.enabled", false), &log, "store", &[], Step::Succeed);
     let bed = with(bed, &log, "api", &["store"], Step::Succeed);
@@ -186,7 +186,7 @@ async fn paused_while_it_waits_it_holds_once_it_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_ids_and_cycles_keep_everything_from_starting() {
+async fn unknown_ids_and_cycles_are_errors_and_nothing_starts() {
     let log = Log::default();
     let build = |graph: &[(&'static str, &'static [&'static str])]| {
         let mut builder = ServiceRegistry::builder().without_discovered();
@@ -202,13 +202,13 @@ async fn unknown_ids_and_cycles_keep_everything_from_starting() {
     let cycle = build(&[("a", &["b"]), ("b", &["c"]), ("c", &["a"])]).await;
     assert_says(cycle, &["in a cycle: a -> b -> c -> a"]);
     assert_says(build(&[("me", &["me"])]).await, &["in a cycle: me -> me"]);
-    let both = build(&[("a", &["b"]), ("b", &["a"]), ("c", &["nobody"]), ("d", &["nothing"])]).await;
-    assert_says(both, &["cycle", "`c`", "`nobody`", "`d`", "`nothing`"]);
+    let both = build(&[("a", &["b"]), ("b", &["a"]), ("c", &["missing"]), ("d", &["nothing"])]).await;
+    assert_says(both, &["cycle", "`c`", "`missing`", "`d`", "`nothing`"]);
     assert!(log.lines().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn registered_by_hand_the_same_is_checked() {
+async fn dependencies_are_checked_when_a_service_is_registered_by_hand() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
     let options = || ServiceOptions::new().depends_on(["store"]);
@@ -216,7 +216,7 @@ async fn registered_by_hand_the_same_is_checked() {
     assert_says(services.register("api", named()).options(options()).await, &["`api`", "depends on `store`"]);
     services.register("store", named()).await.unwrap();
     services.register("api", named()).options(options()).await.unwrap();
-    // The new one is not to blame for what an older one misses since.
+    // An older service misses a dependency, which is not an error of the new one.
     services.unregister("store").await.unwrap();
     services.register("other", named()).await.unwrap();
     let back = ServiceOptions::new().depends_on(["api"]);
@@ -225,7 +225,7 @@ async fn registered_by_hand_the_same_is_checked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_in_time_cleans_up_along_a_chain_that_hangs() {
+async fn a_shutdown_cleans_up_a_chain_of_hanging_runs_in_time() {
     let log = Log::default();
     let mut bed = TestBed::new().set("drain_timeout", 1000).with(|builder| builder.shutdown_timeout(secs(25)));
     for (name, on) in [("a", &[][..]), ("b", &["a"]), ("c", &["b"]), ("d", &["c"])] {
@@ -244,7 +244,7 @@ async fn a_shutdown_in_time_cleans_up_along_a_chain_that_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_in_time_aborts_cleanups_that_hang_along_a_chain() {
+async fn a_shutdown_aborts_a_chain_of_hanging_cleanups_in_time() {
     let log = Log::default();
     let mut bed = TestBed::new().with(|builder| builder.shutdown_timeout(secs(20)));
     for (name, on) in [("a", &[][..]), ("b", &["a"]), ("c", &["b"])] {

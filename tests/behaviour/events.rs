@@ -1,4 +1,4 @@
-//! `subscribe`: everything that happens, in order, to whoever listens.
+//! `subscribe`: a stream of all events, in order.
 
 use std::pin::{Pin, pin};
 use std::task::Poll;
@@ -10,7 +10,7 @@ use service_core::{ServiceEvent, ServiceEventKind};
 use crate::acting::{Acting, soon};
 use crate::support::{Log, Scripted, Step, secs};
 
-/// What has come so far.
+/// The events so far.
 pub(crate) async fn drain(events: &mut (impl Stream<Item = ServiceEvent> + Unpin)) -> Vec<ServiceEvent> {
     let mut all = Vec::new();
     let ready = std::future::poll_fn(|task| {
@@ -34,7 +34,7 @@ fn names(events: &[ServiceEvent]) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_is_told_in_order() {
+async fn the_events_of_a_service_come_in_order() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
     let services = bed.services().await;
     let mut events = services.subscribe();
@@ -92,7 +92,7 @@ async fn a_life_is_told_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_reads_as_flat_json() {
+async fn an_event_is_flat_json() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
     let mut events = services.subscribe();
@@ -110,7 +110,7 @@ async fn an_event_reads_as_flat_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn aborted_runs_and_changed_options_are_told() {
+async fn aborted_runs_and_changed_options_are_events() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
     let mut events = services.subscribe();
@@ -131,7 +131,7 @@ async fn aborted_runs_and_changed_options_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_too_slow_is_told_how_much_it_missed() {
+async fn a_slow_subscriber_gets_the_number_of_lost_events() {
     let (bed, log) = (TestBed::new().set("interval", "10ms"), Log::default());
     let services = bed.services().await;
     let mut slow = services.subscribe();

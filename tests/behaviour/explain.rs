@@ -1,4 +1,5 @@
-//! `explain`: what a service is set to, by whom, when it runs, and why not now. Whole texts, on the paused clock.
+//! `explain`: the options of a service and their layers, its next runs, and why it does not run now. Compares whole texts,
+//! on the paused clock.
 
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
@@ -51,7 +52,7 @@ fn bed(text: &str) -> (TestBed, tempfile::TempDir) {
     (TestBed::new().with(|builder| builder.config_file(file)), folder)
 }
 
-/// The text, without what differs from one place to the next.
+/// The text, with the paths of this machine replaced.
 fn text(explanation: &Explanation, folder: &tempfile::TempDir) -> String {
     let attribute =
         |descriptor: &service_core::ServiceDescriptor| format!("{}:{}", descriptor.file(), descriptor.line());
@@ -62,7 +63,7 @@ fn text(explanation: &Explanation, folder: &tempfile::TempDir) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_about_a_service_that_backs_off() {
+async fn explain_shows_everything_about_a_service_that_backs_off() {
     let (bed, folder) = bed(FILE);
     let service = bed.start_of::<Mailer>().await;
     bed.run_for(secs(32)).await;
@@ -126,7 +127,7 @@ impl Sweeper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_schedule_hides_the_one_below_and_its_own_word_is_told_beside_what_it_does() {
+async fn explain_shows_the_overridden_schedule_and_what_the_service_reported() {
     let (bed, folder) = bed("[sweeper]\ndelay = \"10m\"");
     let bed = bed.requester_id("night-shift");
     let service = bed.start_of::<Sweeper>().await;
@@ -179,14 +180,14 @@ async fn as_json_every_option_has_its_layer() {
     assert_eq!(json["settings"][2]["key"], "smtp.password");
 }
 
-/// When it runs next, in seconds from the start of the bed.
+/// The next runs, in seconds from the start of the bed.
 fn next_runs(service: &ServiceHandle) -> Vec<f64> {
     let start = std::time::SystemTime::UNIX_EPOCH + secs(1_767_225_600);
     service.explain().next_runs.iter().map(|at| at.duration_since(start).unwrap().as_secs_f64()).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_runs_stand_on_the_grid_whatever_ran_in_between() {
+async fn the_next_runs_are_on_the_grid_after_retries_and_run_now() {
     let bed = TestBed::new().set("jitter", 20).set("initial_delay", 5).seed(3);
     let script = [Step::Succeed, Step::Take(1.0), Step::Succeed, Step::Fail, Step::Take(130.0)];
     let service = bed.start(Scripted::new(&Log::default(), &script)).await;
@@ -194,7 +195,7 @@ async fn the_next_runs_stand_on_the_grid_whatever_ran_in_between() {
     assert_eq!(next_runs(&service), [5.0, 65.0, 125.0, 185.0, 245.0]);
     bed.run_for(secs(29)).await;
     service.run_now().await.unwrap();
-    assert_eq!(next_runs(&service), [65.0, 125.0, 185.0, 245.0, 305.0], "no jitter, and no run by hand");
+    assert_eq!(next_runs(&service), [65.0, 125.0, 185.0, 245.0, 305.0], "no jitter, and no requested run");
     bed.run_for(secs(60)).await;
     assert_eq!(next_runs(&service), [125.0, 185.0, 245.0, 305.0, 365.0]);
     while service.state() != ServiceState::BackingOff {
@@ -202,7 +203,7 @@ async fn the_next_runs_stand_on_the_grid_whatever_ran_in_between() {
     }
     let runs = next_runs(&service);
     assert_eq!(runs[1..], [185.0, 245.0, 305.0, 365.0], "{runs:?}");
-    assert!(runs[0] > 125.0 && runs[0] < 150.5, "first the retry, by its own time: {runs:?}");
+    assert!(runs[0] > 125.0 && runs[0] < 150.5, "first the retry: {runs:?}");
     while service.health().runs < 5 {
         bed.run_for(secs(1)).await;
     }
@@ -210,18 +211,18 @@ async fn the_next_runs_stand_on_the_grid_whatever_ran_in_between() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_run_that_outlasts_the_interval_the_grid_begins_at_its_end() {
+async fn after_a_run_longer_than_the_interval_the_grid_restarts_at_its_end() {
     let bed = TestBed::new();
     let service = bed.start(Scripted::new(&Log::default(), &[Step::Take(100.0)])).await;
     bed.run_for(secs(90)).await;
-    assert_eq!(next_runs(&service), [90.0, 150.0, 210.0, 270.0, 330.0], "at once, were it to end now");
+    assert_eq!(next_runs(&service), [90.0, 150.0, 210.0, 270.0, 330.0], "at once, if the run ended now");
     assert_eq!(service.explain().now, "run 1 has been running for 90 s");
     bed.run_for(secs(20)).await;
     assert_eq!(next_runs(&service), [160.0, 220.0, 280.0, 340.0, 400.0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_delay_the_next_runs_are_guessed_by_how_long_they_take() {
+async fn with_a_delay_the_next_runs_are_estimated_from_the_mean_duration() {
     let bed = TestBed::new().set("delay", 60);
     let service = bed.start(Scripted::new(&Log::default(), &[Step::Take(4.0), Step::Take(4.0)])).await;
     bed.run_for(secs(10)).await;
@@ -231,7 +232,7 @@ async fn with_a_delay_the_next_runs_are_guessed_by_how_long_they_take() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn why_it_does_not_run() {
+async fn explain_says_why_a_service_does_not_run() {
     let never = || Scripted::new(&Log::default(), &[]);
     let bed = TestBed::new().with(|builder| {
         let builder = builder.set("off.enabled", false).set("waiting.depends_on", vec!["backing_off", "off"]);
@@ -250,11 +251,11 @@ async fn why_it_does_not_run() {
     tokio::time::sleep(secs(1)).await;
     get("paused").pause().await.unwrap();
     get("stopped").stop().await.unwrap();
-    let told = |id: &str| {
+    let explained = |id: &str| {
         let explanation = get(id).explain();
         (explanation.now, explanation.next_runs.len())
     };
-    let expect = |id: &str, now: &str, runs: usize| assert_eq!(told(id), (now.to_owned(), runs));
+    let expect = |id: &str, now: &str, runs: usize| assert_eq!(explained(id), (now.to_owned(), runs));
     expect("backing_off", "backing off after failure 1 of 3, retrying in 4 s: it failed", 5);
     expect("off", "disabled: `enabled = false` (.set(\"off.enabled\", …))", 0);
     expect("waiting", "waiting for backing_off (backing_off), off (created)", 0);

@@ -1,11 +1,11 @@
-//! Failures: counted, retried, limited; and what follows a panic.
+//! Failures are counted and retried up to a limit; and what follows a panic.
 
 use service_core::prelude::*;
 
 use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
-async fn fourth_failure_in_a_row_fails_it() {
+async fn the_fourth_failure_in_a_row_makes_the_service_failed() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fail; 9])).await;
     service.wait_for(ServiceState::Failed).await.unwrap();
@@ -18,7 +18,7 @@ async fn fourth_failure_in_a_row_fails_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_forgets_earlier_failures() {
+async fn a_success_sets_the_count_of_failures_to_0() {
     let (bed, log) = (TestBed::new(), Log::default());
     let script = [Step::Fail, Step::Fail, Step::Fail, Step::Succeed, Step::Fail, Step::Fail, Step::Fail, Step::Succeed];
     let service = bed.start(Scripted::new(&log, &script)).await;
@@ -28,7 +28,7 @@ async fn a_success_forgets_earlier_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_costs_the_instance_and_no_more() {
+async fn after_a_panic_the_instance_is_cleaned_up_and_a_fresh_one_is_built() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start_fn(built(&log, |log, nth| {
@@ -65,7 +65,7 @@ async fn a_timeout_cancels_the_run_and_keeps_the_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_advise_and_on_failure_decides() {
+async fn an_error_sets_the_default_and_on_failure_decides() {
     let (bed, log) = (TestBed::new(), Log::default());
     let advised = bed.start(Scripted::new(&log, &[Step::RetryAfter(700.0)])).await;
     bed.run_for(secs(701)).await;

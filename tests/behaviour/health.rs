@@ -1,4 +1,4 @@
-//! Health: judged while it happens, against each service's own schedule, with reasons in plain words.
+//! Health: assessed at any moment, against each service's own schedule, with a reason.
 
 #![allow(clippy::unwrap_used, reason = "it is a test")]
 
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::support::{Log, Scripted, Step, secs};
 
 /// Status and reason, as an operator reads them.
-fn told(service: &ServiceHandle) -> String {
+fn assessed(service: &ServiceHandle) -> String {
     let health = service.health();
     match health.reason {
         Some(reason) => format!("{}: {reason}", health.status),
@@ -24,85 +24,85 @@ async fn start(bed: &TestBed, script: &[Step]) -> ServiceHandle {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_outlasts_its_interval_is_overdue_and_far_longer_than_usual_is_stuck() {
+async fn a_run_longer_than_its_interval_is_overdue_and_unhealthy_when_it_is_stuck() {
     let bed = TestBed::new().set("interval", 30);
     let mut script = vec![Step::Take(3.0); 117];
     script.push(Step::Take(1000.0));
     let service = start(&bed, &script).await;
     bed.run_for(secs(117 * 30 + 20)).await;
-    assert_eq!(told(&service), "healthy", "20 s are much, and within the schedule");
+    assert_eq!(assessed(&service), "healthy", "20 s are long, but within the schedule");
     bed.run_for(secs(15)).await;
-    assert_eq!(told(&service), "degraded: overdue by 5 s: run 118 has been running for 35 s, usually 3 s");
+    assert_eq!(assessed(&service), "degraded: overdue by 5 s: run 118 has been running for 35 s, usually 3 s");
     bed.run_for(secs(37)).await;
     let health = service.health();
     assert_eq!(health.reason.unwrap(), "overdue by 42 s: run 118 has been running for 72 s, usually 3 s");
     assert_eq!(health.status, HealthStatus::Unhealthy);
     assert_eq!((health.next_run, health.last_run_duration_ms), (None, Some(3000)));
     bed.run_for(secs(930)).await;
-    assert_eq!(told(&service), "healthy", "it came back, and the next run is due");
+    assert_eq!(assessed(&service), "healthy", "the run has ended, and the next one is due");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_between_delays_is_stuck_by_what_is_usual() {
+async fn with_a_delay_a_run_is_stuck_when_it_takes_much_longer_than_usual() {
     let bed = TestBed::new().set("delay", 30);
     let service = start(&bed, &[Step::Take(3.0), Step::Take(3.0), Step::Hang]).await;
     bed.run_for(secs(66 + 60)).await;
-    assert_eq!(told(&service), "healthy");
+    assert_eq!(assessed(&service), "healthy");
     bed.run_for(secs(12)).await;
-    assert_eq!(told(&service), "degraded: stuck: run 3 has been running for 72 s, usually 3 s");
+    assert_eq!(assessed(&service), "degraded: stuck: run 3 has been running for 72 s, usually 3 s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_run_has_ten_minutes_where_the_schedule_says_nothing() {
+async fn a_first_run_is_stuck_after_ten_minutes() {
     let bed = TestBed::new().set("delay", 30);
     let service = start(&bed, &[Step::Hang]).await;
     bed.run_for(secs(600)).await;
-    assert_eq!(told(&service), "healthy");
+    assert_eq!(assessed(&service), "healthy");
     bed.run_for(secs(60)).await;
-    assert_eq!(told(&service), "degraded: stuck: run 1 has been running for 11 min");
+    assert_eq!(assessed(&service), "degraded: stuck: run 1 has been running for 11 min");
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_are_told_with_the_next_try() {
+async fn the_reason_has_the_failure_and_the_next_retry() {
     let bed = TestBed::new();
     let service = start(&bed, &[Step::Succeed, Step::Fail, Step::Fail, Step::Take(9.0)]).await;
     bed.run_for(secs(62)).await;
-    assert_eq!(told(&service), "degraded: backing off after failure 1 of 3, retrying in 3 s: it failed");
+    assert_eq!(assessed(&service), "degraded: backing off after failure 1 of 3, retrying in 3 s: it failed");
     let health = service.health();
     let began = SystemTime::UNIX_EPOCH + secs(1_767_225_600);
     assert_eq!((health.last_run, health.next_run), (Some(began + secs(60)), Some(began + secs(65))));
     bed.run_for(secs(11)).await;
-    assert_eq!(told(&service), "degraded: retrying after failure 2 of 3: it failed");
+    assert_eq!(assessed(&service), "degraded: retrying after failure 2 of 3: it failed");
     bed.run_for(secs(9)).await;
-    assert_eq!(told(&service), "healthy");
-    assert_eq!(service.health().last_error.as_deref(), Some("it failed"), "it stays to be looked at");
+    assert_eq!(assessed(&service), "healthy");
+    assert_eq!(service.health().last_error.as_deref(), Some("it failed"), "it is kept");
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_says_after_how_much_and_whether_it_is_critical() {
+async fn the_reason_of_a_failed_service_has_the_count_and_whether_it_is_critical() {
     let bed = TestBed::new();
     let tired = start(&bed, &[Step::Fail; 9]).await;
     let hopeless = start(&bed, &[Step::Fatal]).await;
     bed.run_for(secs(60)).await;
-    assert_eq!(told(&tired), "unhealthy: failed after 4 failures in a row: it failed");
-    assert_eq!(told(&hopeless), "unhealthy: failed: it is hopeless");
+    assert_eq!(assessed(&tired), "unhealthy: failed after 4 failures in a row: it failed");
+    assert_eq!(assessed(&hopeless), "unhealthy: failed: it is hopeless");
     let bed = TestBed::new().set("critical", true);
     let critical = start(&bed, &[Step::Fatal]).await;
     bed.run_for(secs(1)).await;
     let expected = "unhealthy: failed (critical: the registry shuts down): it is hopeless";
-    assert_eq!(told(&critical), expected);
+    assert_eq!(assessed(&critical), expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_instance_to_come_is_told() {
+async fn the_reason_announces_a_restart() {
     let bed = TestBed::new().set("restart", "on_failure");
     let service = bed.start_fn(|| Scripted::new(&Log::default(), &[Step::Fatal])).await;
     bed.run_for(secs(15)).await;
-    assert_eq!(told(&service), "unhealthy: failed, restarting with a fresh instance in 45 s: it is hopeless");
+    assert_eq!(assessed(&service), "unhealthy: failed, restarting with a fresh instance in 45 s: it is hopeless");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_paused_it_is_told() {
+async fn the_reason_says_who_paused_the_service() {
     struct Pausing;
 
     #[service(interval = 5, discover = false)]
@@ -119,18 +119,18 @@ async fn who_paused_it_is_told() {
     let service = start(&bed, &[Step::Take(9.0)]).await;
     bed.run_for(secs(5)).await;
     service.pause().await.unwrap();
-    assert_eq!(told(&service), "degraded: paused by an operator, and run 1 has been running for 5 s");
-    assert_eq!(told(&by_itself), "degraded: paused by itself");
+    assert_eq!(assessed(&service), "degraded: paused by an operator, and run 1 has been running for 5 s");
+    assert_eq!(assessed(&by_itself), "degraded: paused by itself");
     bed.run_for(secs(5)).await;
-    assert_eq!(told(&service), "degraded: paused by an operator");
+    assert_eq!(assessed(&service), "degraded: paused by an operator");
     let health = service.health();
     assert!(health.paused && health.running && health.next_run.is_none());
     service.resume().await.unwrap();
-    assert_eq!(told(&service), "healthy");
+    assert_eq!(assessed(&service), "healthy");
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_own_word_holds_until_the_next_run() {
+async fn a_degradation_that_the_service_reports_lasts_until_the_next_run() {
     struct Behind;
 
     #[service(interval = 30, discover = false)]
@@ -146,14 +146,14 @@ async fn its_own_word_holds_until_the_next_run() {
     let bed = TestBed::new();
     let service = bed.start(Behind).await;
     bed.run_for(secs(29)).await;
-    assert_eq!(told(&service), "degraded: 2,000 mails wait");
+    assert_eq!(assessed(&service), "degraded: 2,000 mails wait");
     assert_eq!(service.health().metrics["queue_depth"], 2000.0);
     bed.run_for(secs(1)).await;
-    assert_eq!(told(&service), "healthy");
+    assert_eq!(assessed(&service), "healthy");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_is_waited_for_and_a_slow_start_is_told() {
+async fn the_reason_names_a_dependency_and_a_slow_start() {
     struct Slow;
 
     #[service(interval = 30, discover = false)]
@@ -174,14 +174,14 @@ async fn a_dependency_is_waited_for_and_a_slow_start_is_told() {
     });
     tokio::time::sleep(secs(1)).await;
     let (slow, waiting) = (services.get("slow").unwrap(), services.get("scripted").unwrap());
-    assert_eq!(told(&slow), "healthy: starting");
-    assert_eq!(told(&waiting), "degraded: waiting for slow");
+    assert_eq!(assessed(&slow), "healthy: starting");
+    assert_eq!(assessed(&waiting), "degraded: waiting for slow");
     tokio::time::sleep(secs(44)).await;
-    assert_eq!(told(&slow), "degraded: still starting: `configure` has been running for 45 s");
+    assert_eq!(assessed(&slow), "degraded: still starting: `configure` has been running for 45 s");
     tokio::time::sleep(secs(600)).await;
-    assert_eq!(told(&slow), "unhealthy: still starting: `configure` has been running for 10 min 45 s");
+    assert_eq!(assessed(&slow), "unhealthy: still starting: `configure` has been running for 10 min 45 s");
     tokio::time::sleep(secs(3600)).await;
-    assert_eq!((told(&slow), told(&waiting)), ("healthy".to_owned(), "healthy".to_owned()));
+    assert_eq!((assessed(&slow), assessed(&waiting)), ("healthy".to_owned(), "healthy".to_owned()));
     starting.await.unwrap().unwrap();
 }
 
@@ -204,23 +204,23 @@ async fn a_stopped_service_that_should_run_is_not_healthy() {
     let services = bed.services().await;
     let off = services.get("off").unwrap();
     services.start().await.unwrap();
-    assert_eq!(told(&off), "healthy: disabled");
+    assert_eq!(assessed(&off), "healthy: disabled");
     let new = services.register("new", never()).await.unwrap();
-    assert_eq!(told(&new), "degraded: not started");
+    assert_eq!(assessed(&new), "degraded: not started");
     let stopped = start(&bed, &[]).await;
     stopped.stop().await.unwrap();
-    assert_eq!(told(&stopped), "degraded: stopped");
+    assert_eq!(assessed(&stopped), "degraded: stopped");
     let mut giving_up = Scripted::new(&Log::default(), &[Step::Fail]);
     giving_up.recovery = Some(|_| Recovery::Stop);
     let giving_up = bed.start(giving_up).await;
     let done = bed.start(Once).await;
     bed.run_for(secs(1)).await;
-    assert_eq!(told(&giving_up), "unhealthy: stopped itself after a failure: it failed");
-    assert_eq!(told(&done), "healthy: stopped itself");
+    assert_eq!(assessed(&giving_up), "unhealthy: stopped itself after a failure: it failed");
+    assert_eq!(assessed(&done), "healthy: stopped itself");
 }
 
 #[tokio::test]
-async fn a_blocking_run_that_does_not_return_is_told() {
+async fn a_blocking_run_that_does_not_return_is_unhealthy() {
     struct Blocking(Option<oneshot::Receiver<()>>);
 
     #[service(interval = 60, timeout = 0.05, retry_delay = 0.01, discover = false)]
@@ -236,14 +236,14 @@ async fn a_blocking_run_that_does_not_return_is_told() {
     let bed = TestBed::new();
     let service = bed.start(Blocking(Some(gate))).await;
     service.wait_for(ServiceState::BackingOff).await.unwrap();
-    let told = told(&service);
-    assert!(told.starts_with("unhealthy: blocking run 1 timed out and has not returned after"), "{told}");
+    let assessed = assessed(&service);
+    assert!(assessed.starts_with("unhealthy: blocking run 1 timed out and has not returned after"), "{assessed}");
     open.send(()).unwrap();
     service.wait_for(ServiceState::Running).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_registry_is_as_well_as_its_worst_service() {
+async fn the_status_of_the_registry_is_that_of_its_worst_service() {
     let bed = TestBed::new();
     let services = bed.services().await;
     assert_eq!(services.health().status, HealthStatus::Healthy);
@@ -260,7 +260,7 @@ async fn the_registry_is_as_well_as_its_worst_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_is_the_same_after_a_trip_through_json() {
+async fn health_survives_json() {
     let bed = TestBed::new();
     let service = start(&bed, &[Step::Take(1.5), Step::Fail]).await;
     bed.run_for(Duration::from_millis(61_250)).await;

@@ -5,17 +5,17 @@ use service_core::prelude::*;
 use crate::support::{Log, Scripted, Step, secs};
 
 #[tokio::test(start_paused = true)]
-async fn runs_stand_on_a_fixed_grid() {
+async fn runs_begin_on_a_fixed_grid() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(7.0), Step::Succeed, Step::Take(75.0)])).await;
     bed.run_for(secs(320)).await;
-    assert_eq!(log.times("run"), [0.0, 60.0, 120.0, 195.0, 255.0, 315.0], "the third outlasts the interval");
+    assert_eq!(log.times("run"), [0.0, 60.0, 120.0, 195.0, 255.0, 315.0], "the third run is longer than the interval");
     assert_eq!(service.health().runs, 6);
     assert_eq!(service.health().total_processed, 6);
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_to_do_is_done_at_once() {
+async fn after_again_the_next_run_follows_at_once() {
     let (bed, log) = (TestBed::new(), Log::default());
     bed.start(Scripted::new(&log, &[Step::Again, Step::Again, Step::Succeed])).await;
     bed.run_for(secs(60)).await;
@@ -46,7 +46,7 @@ async fn a_hanging_run_is_aborted_after_drain_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hanging_cleanup_is_aborted_too() {
+async fn a_hanging_cleanup_is_aborted_after_drain_timeout() {
     let (bed, log) = (TestBed::new(), Log::default());
     let mut service = Scripted::new(&log, &[Step::Hang]);
     service.cleanup = Step::Hang;

@@ -1,4 +1,4 @@
-//! What the runtime promises, one file a behaviour.
+//! Tests of the runtime's behaviour, one file for each subject.
 
 #![allow(clippy::unwrap_used, reason = "what helpers of tests unwrap is as good as in the tests")]
 
@@ -11,7 +11,6 @@ mod configuration;
 mod critical;
 mod cron;
 mod dependencies;
-mod drivers;
 mod events;
 mod explain;
 mod failures;
@@ -27,9 +26,11 @@ mod registry;
 mod reset;
 mod restart;
 mod run_now;
+mod runtimes;
 mod sessions;
 mod single;
 mod stopping;
 mod support;
 #[cfg(feature = "database")]
 mod tables;
+mod virtual_time;

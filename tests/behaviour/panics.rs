@@ -1,4 +1,4 @@
-//! A panic, wherever it happens, ends an instance and nothing else.
+//! A panic, wherever it happens, ends only the instance.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::acting::{Acting, Configured, Plan, has_line, logged, soon};
 use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
-async fn in_configure_it_is_retried_like_an_error() {
+async fn a_panic_in_configure_is_retried_like_an_error() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Panic, Step::Panic]));
     let service = bed.start_of::<Configured>().await;
@@ -22,7 +22,7 @@ async fn in_configure_it_is_retried_like_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_configure_too_often_it_is_failed() {
+async fn too_many_panics_in_configure_make_the_service_failed() {
     let log = Log::default();
     let bed = TestBed::new().set("max_failures", 1).state(Plan::new(&log, &[Step::Panic, Step::Panic]));
     let service = bed.start_of::<Configured>().await;
@@ -31,7 +31,7 @@ async fn in_configure_too_often_it_is_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_closure_that_builds_it_is_a_panic_too() {
+async fn a_panic_in_the_building_closure_is_a_failure() {
     let bed = TestBed::new();
     let service = bed.start_fn(|| -> Scripted { panic!("no luck") }).await;
     let error = service.health().last_error.unwrap();
@@ -40,7 +40,7 @@ async fn in_the_closure_that_builds_it_is_a_panic_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_on_failure_the_default_holds_and_the_instance_is_replaced() {
+async fn after_a_panic_in_on_failure_the_default_applies_and_the_instance_is_replaced() {
     let (bed, log) = (TestBed::new(), Log::default());
     let (lines, _logging) = logged();
     let service = bed
@@ -58,7 +58,7 @@ async fn in_on_failure_the_default_holds_and_the_instance_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_on_failure_of_a_ready_made_instance_it_is_failed() {
+async fn a_panic_in_on_failure_of_a_ready_made_instance_makes_the_service_failed() {
     let (bed, log) = (TestBed::new(), Log::default());
     let mut scripted = Scripted::new(&log, &[Step::Fail]);
     scripted.recovery = Some(|_| panic!("no idea"));
@@ -68,7 +68,7 @@ async fn in_on_failure_of_a_ready_made_instance_it_is_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_cleanup_it_is_caught_and_the_service_stops() {
+async fn a_panic_in_cleanup_is_caught_and_the_service_stops() {
     let (bed, log) = (TestBed::new(), Log::default());
     let (lines, _logging) = logged();
     let mut scripted = Scripted::new(&log, &[]);
@@ -80,7 +80,7 @@ async fn in_cleanup_it_is_caught_and_the_service_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_cleanup_after_a_panic_a_fresh_instance_still_follows() {
+async fn a_panic_in_the_cleanup_after_a_panic_does_not_prevent_a_fresh_instance() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start_fn(built(&log, |log, nth| {
@@ -104,7 +104,7 @@ impl Drop for Bomb {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_drop_of_the_instance_it_is_caught_and_told() {
+async fn a_panic_in_the_drop_of_the_instance_is_caught_and_logged() {
     struct Explosive(Bomb);
 
     #[service(interval = 60, discover = false)]
@@ -123,7 +123,7 @@ async fn in_the_drop_of_the_instance_it_is_caught_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_drop_of_a_run_that_timed_out_it_costs_the_instance() {
+async fn a_panic_in_the_drop_of_a_timed_out_run_replaces_the_instance() {
     let (bed, log) = (TestBed::new().set("timeout", 3), Log::default());
     let service = bed
         .start_fn(built(&log, |log, _| {
@@ -143,7 +143,7 @@ async fn in_the_drop_of_a_run_that_timed_out_it_costs_the_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_drop_of_an_aborted_run_the_stop_goes_on() {
+async fn a_panic_in_the_drop_of_an_aborted_run_does_not_prevent_the_stop() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start(Acting::new(&log, |_| async {
@@ -157,7 +157,7 @@ async fn in_the_drop_of_an_aborted_run_the_stop_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_blocking_run_it_costs_the_instance() {
+async fn a_panic_in_a_blocking_run_replaces_the_instance() {
     static BUILT: AtomicU32 = AtomicU32::new(0);
 
     struct Blocking(u32);
@@ -181,7 +181,7 @@ async fn in_a_blocking_run_it_costs_the_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_panic_carries_may_be_anything() {
+async fn a_panic_may_have_any_payload() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start(Acting::new(&log, |_| async {
@@ -195,7 +195,7 @@ async fn what_a_panic_carries_may_be_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_other_service_notices() {
+async fn a_panic_does_not_affect_other_services() {
     let (bed, log) = (TestBed::new(), Log::default());
     let healthy = Log::default();
     let steady = bed.start(Scripted::new(&healthy, &[])).await;

@@ -1,4 +1,4 @@
-//! Pause keeps the instance, takes effect at once, and lets the run in flight finish.
+//! Pause keeps the instance, takes effect at once, and lets the current run finish.
 
 use service_core::HealthStatus;
 use service_core::prelude::*;
@@ -7,7 +7,7 @@ use crate::acting::{Acting, Configured, Plan, assert_says, soon};
 use crate::support::{Log, Scripted, Step, secs};
 
 #[tokio::test(start_paused = true)]
-async fn pause_lets_the_run_in_flight_finish() {
+async fn pause_lets_the_current_run_finish() {
     let (bed, log) = (TestBed::new(), Log::default());
     let inner = log.clone();
     let service = bed
@@ -45,7 +45,7 @@ async fn pause_during_backoff_keeps_the_rest_of_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_came_due_while_paused_follows_the_resume_at_once() {
+async fn a_retry_that_became_due_during_a_pause_follows_the_resume_at_once() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fail])).await;
     bed.run_for(secs(1)).await;
@@ -75,7 +75,7 @@ async fn a_run_that_fails_while_paused_is_retried_after_the_resume() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pause_while_starting_holds_it_once_it_is_up() {
+async fn pause_during_the_start_takes_effect_when_the_service_is_ready() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));
     let service = bed.services().await.register_of::<Configured>("slow").await.unwrap();
@@ -95,7 +95,7 @@ async fn pause_while_starting_holds_it_once_it_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pause_while_a_first_configure_is_retried_holds_the_retry() {
+async fn pause_between_attempts_of_the_first_configure_delays_the_next_attempt() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Fail, Step::Fail]));
     let service = bed.start_of::<Configured>().await;
@@ -158,7 +158,7 @@ async fn a_pause_takes_effect_between_runs_that_follow_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_pause_and_resume_refuse() {
+async fn pause_and_resume_are_refused_in_the_wrong_state() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.services().await.register("one", Scripted::new(&log, &[])).await.unwrap();
     assert_says(service.pause().await, &["cannot pause service `one`", "not been started", "`start` it first"]);
@@ -177,7 +177,7 @@ async fn what_pause_and_resume_refuse() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pause_all_and_resume_all_leave_the_others_alone() {
+async fn pause_all_and_resume_all_skip_services_in_the_wrong_state() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
     for id in ["a", "b", "never_started"] {

@@ -1,4 +1,4 @@
-//! Real processes, real signals: what they say, in which order, and how they exit.
+//! Real processes and real signals: what the processes print, in which order, and how they exit.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,7 +14,7 @@ struct Child {
     said: Vec<String>,
 }
 
-/// How it went.
+/// The exit status and the output of a process.
 struct Ended {
     status: ExitStatus,
     said: Vec<String>,
@@ -37,13 +37,13 @@ impl Child {
         Self { process, output, said: Vec::new() }
     }
 
-    /// Waits until it says this.
+    /// Waits until the process prints this line.
     fn says(&mut self, line: &str) {
         let start = Instant::now();
         while !self.said.iter().any(|said| said == line) {
             match self.output.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
                 Ok(said) => self.said.push(said),
-                Err(error) => panic!("it does not say `{line}` ({error}): {:?}", self.said),
+                Err(error) => panic!("it does not print `{line}` ({error}): {:?}", self.said),
             }
         }
     }
@@ -53,7 +53,7 @@ impl Child {
         assert!(sent.success());
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     fn ends(mut self) -> Ended {
         let start = Instant::now();
         let status = loop {
@@ -78,7 +78,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It has ended, or shall now.
+        // Kills it if it still runs.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -108,8 +108,8 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
 }
 
 #[test]
-fn a_signal_on_the_heels_of_the_first_run_drains() {
-    // Before `start_all` has given the registry back, as often as not.
+fn a_signal_right_after_the_first_run_drains() {
+    // Often before `start_all` has returned.
     for _ in 0..20 {
         let mut child = Child::start("drain", &[]);
         child.says("store: run 1");
@@ -128,12 +128,12 @@ fn a_signal_during_a_slow_start_drains() {
     child.signal("TERM");
     let ended = child.ends();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
-    assert!(start.elapsed() < Duration::from_secs(20), "the start was waited for: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "the shutdown waited for the start: {:?}", start.elapsed());
     assert_eq!(ended.said, ["steady: run 1", "steady: end", "steady: cleanup", "main: ended"]);
 }
 
 #[test]
-fn a_signal_that_nobody_waits_for_still_ends_the_process() {
+fn without_a_wait_for_the_shutdown_a_signal_still_ends_the_process() {
     let mut child = Child::start("forgetful", &[]);
     child.says("steady: end");
     child.signal("TERM");
@@ -144,7 +144,7 @@ fn a_signal_that_nobody_waits_for_still_ends_the_process() {
 }
 
 #[test]
-fn a_program_that_hears_signals_by_itself_is_left_alone() {
+fn a_program_that_handles_signals_itself_is_not_ended() {
     let mut child = Child::start("by_itself", &[]);
     child.says("steady: end");
     child.says("main: listens");
@@ -156,7 +156,7 @@ fn a_program_that_hears_signals_by_itself_is_left_alone() {
 }
 
 #[test]
-fn a_program_that_has_more_to_do_after_its_services_is_left_alone() {
+fn a_program_that_continues_after_its_services_is_not_ended() {
     let mut child = Child::start("lingers", &[]);
     child.says("steady: end");
     child.signal("TERM");
@@ -166,7 +166,7 @@ fn a_program_that_has_more_to_do_after_its_services_is_left_alone() {
 }
 
 #[test]
-fn a_wait_for_the_shutdown_that_is_dropped_leaves_the_signals_to_the_next() {
+fn after_a_dropped_wait_a_signal_reaches_the_next_one() {
     let mut child = Child::start("waits_twice", &[]);
     child.says("main: waits again");
     child.signal("TERM");
@@ -185,12 +185,12 @@ fn a_critical_failure_exits_with_1_and_names_the_service() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_process_at_once() {
     for (first, second, code) in [("TERM", "INT", 130), ("INT", "TERM", 143), ("TERM", "TERM", 143)] {
         let mut child = Child::start("hang", &[]);
         child.says("hanging: run 1");
         child.signal(first);
-        // Two at once may be merged into one, so the first one must have been heard.
+        // Two signals at once may be merged into one, so the first one must have been handled.
         std::thread::sleep(Duration::from_millis(300));
         child.signal(second);
         let ended = child.ends();
@@ -213,7 +213,7 @@ fn a_service_that_failed_earlier_makes_the_exit_1() {
 }
 
 #[test]
-fn a_thread_that_never_comes_back_does_not_keep_the_process() {
+fn a_blocking_run_that_never_returns_does_not_keep_the_process() {
     let mut child = Child::start("stuck", &[]);
     child.says("stuck: run");
     let start = Instant::now();
@@ -225,7 +225,7 @@ fn a_thread_that_never_comes_back_does_not_keep_the_process() {
 }
 
 #[test]
-fn run_is_one_service_until_the_signal() {
+fn run_runs_one_service_until_a_signal() {
     let mut child = Child::start("run", &[]);
     child.says("single: run 1");
     child.signal("TERM");
@@ -256,13 +256,13 @@ fn run_reads_the_configuration_of_the_process() {
 }
 
 #[test]
-fn who_it_acts_as_may_come_from_the_environment() {
+fn the_requester_id_may_come_from_the_environment() {
     let mut child = Child::start("requester", &[("SYSTEM_ID", "station 7")]);
     child.says("loud: acts as station 7");
 }
 
 #[test]
-fn what_the_linker_dropped_is_named_with_the_remedy() {
+fn services_that_the_linker_dropped_are_named_with_the_fix() {
     let ended = Child::of(&mut Command::new(env!("CARGO_BIN_EXE_broken"))).ends();
     assert_eq!((ended.status.code(), ended.said.len()), (Some(1), 0));
     ended.logs(&["broken.rs:5 expects", "not linked", ": dropped_by_the_linker;", "`use that_crate as _;`"]);
@@ -272,11 +272,11 @@ fn what_the_linker_dropped_is_named_with_the_remedy() {
 }
 
 #[test]
-fn a_program_whose_panics_abort_is_warned() {
+fn panic_abort_is_a_warning_at_the_start() {
     let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = std::path::Path::new(env!("CARGO_BIN_EXE_aborting")).ancestors().nth(2).unwrap();
     let build = Command::new(env!("CARGO"))
-        // Few dependencies, so that little is built where nothing is built already.
+        // Few dependencies, so that a first build is short.
         .args(["build", "--offline", "--package", "service-tests", "--no-default-features", "--bin", "aborting"])
         .arg("--target-dir")
         .arg(target)
@@ -292,14 +292,14 @@ fn a_program_whose_panics_abort_is_warned() {
 
 /// Every worker of the runtime is blocked by async code; the signals have a thread of their own.
 #[test]
-fn a_second_signal_ends_it_though_every_thread_of_its_runtime_is_blocked() {
+fn a_second_signal_ends_the_process_even_if_every_thread_of_its_runtime_is_blocked() {
     for (what, runs) in [("blocks_the_only_thread", 1), ("blocks_all_threads", 2)] {
         let mut child = Child::start(what, &[]);
         while child.said.iter().filter(|line| *line == "blocks: run").count() < runs {
             child.said.push(child.output.recv_timeout(PATIENCE).unwrap());
         }
         child.signal("INT");
-        // Closer together they are one.
+        // Signals closer together count as one.
         std::thread::sleep(Duration::from_millis(400));
         child.signal("INT");
         assert_eq!(child.ends().status.code(), Some(130), "{what}");

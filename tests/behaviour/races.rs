@@ -1,5 +1,5 @@
-//! A hundred tasks on one handle: no deadlock, no lost wake-up, every step legal, never two runs at once, and every
-//! instance cleaned up.
+//! A hundred tasks on one handle: no deadlock, no lost wake-up, only legal state changes, never two runs at once, and every
+//! instance is cleaned up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ struct Seen {
     runs: AtomicUsize,
 }
 
-/// Fails now and then, in every way but one: a panic would print its words a thousand times.
+/// Fails at random in every way except by a panic, which would print its message a thousand times.
 struct Racer {
     seen: Arc<Seen>,
     random: fastrand::Rng,
@@ -50,8 +50,8 @@ impl Racer {
         }
         self.seen.running.store(false, Ordering::SeqCst);
         match self.random.u32(0..12) {
-            0 => Err(Error::msg("now and then")),
-            1 => Err(Error::fatal("for good")),
+            0 => Err(Error::msg("a random error")),
+            1 => Err(Error::fatal("a permanent error")),
             2 => Ok(Outcome::processed(1).again()),
             3 => {
                 cx.pause();
@@ -77,7 +77,7 @@ async fn racer(bed: &TestBed, seen: &Arc<Seen>) -> ServiceHandle {
     .await
 }
 
-/// One task's requests, each of which must be answered in time.
+/// The requests of one task. Each must be answered in time.
 async fn ask(service: ServiceHandle, seed: u64, requests: u32, pause: bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..requests {
@@ -100,7 +100,7 @@ async fn ask(service: ServiceHandle, seed: u64, requests: u32, pause: bool) {
     }
 }
 
-/// Every step legal, and each from where the last one led.
+/// Every state change is legal, and begins in the state where the last one ended.
 fn check_steps(events: &[ServiceEvent]) {
     let mut state = ServiceState::Created;
     for event in events {
@@ -116,7 +116,7 @@ fn check_steps(events: &[ServiceEvent]) {
     }
 }
 
-/// Whatever it has been through, it can be brought back, and runs when it is asked.
+/// Whatever happened before, the service can be started again and runs on request.
 async fn still_works(service: &ServiceHandle) {
     match service.state() {
         ServiceState::Failed => service.reset().await.unwrap(),
@@ -124,7 +124,7 @@ async fn still_works(service: &ServiceHandle) {
         _ => {}
     }
     for _ in 0..100 {
-        // Its random failures may end it meanwhile; then it is brought back once more.
+        // Its random failures may end it in the meantime; then it is started again.
         match tokio::time::timeout(secs(20), service.run_now()).await.expect("a lost wake-up") {
             Ok(_) => return,
             Err(_) => drop(if service.state() == ServiceState::Failed {
@@ -139,7 +139,7 @@ async fn still_works(service: &ServiceHandle) {
 
 fn check_end(service: &ServiceHandle, seen: &Seen) {
     assert!(!seen.overlapped.load(Ordering::SeqCst), "two runs at once");
-    assert_eq!(seen.built.load(Ordering::SeqCst), seen.cleaned.load(Ordering::SeqCst), "cleanup once an instance");
+    assert_eq!(seen.built.load(Ordering::SeqCst), seen.cleaned.load(Ordering::SeqCst), "one cleanup for each instance");
     assert_eq!(service.health().runs, seen.runs.load(Ordering::SeqCst) as u64);
     assert!(!service.state().is_running());
 }
@@ -190,7 +190,7 @@ async fn a_hundred_tasks_on_one_handle_at_random_moments() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn registering_and_forgetting_side_by_side() {
+async fn services_are_registered_and_unregistered_concurrently() {
     let bed = TestBed::new();
     let services = bed.services().await;
     let tasks: Vec<_> = (0..50_u64)

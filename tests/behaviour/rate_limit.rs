@@ -1,4 +1,4 @@
-//! `rate_limit`: permits are given in turn, never more than the limit in any stretch of its time.
+//! `rate_limit`: permits are granted in order, and never more than the limit in any period.
 
 use service_core::prelude::*;
 
@@ -6,7 +6,7 @@ use crate::acting::{Acting, soon};
 use crate::support::{Log, secs};
 
 #[tokio::test(start_paused = true)]
-async fn permits_are_spread_over_runs() {
+async fn the_limit_counts_across_runs() {
     let (bed, log) = (TestBed::new().set("rate_limit", "3/s"), Log::default());
     let inner = log.clone();
     bed.start(Acting::new(&log, move |cx| {
@@ -26,7 +26,7 @@ async fn permits_are_spread_over_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_service_has_its_own() {
+async fn each_service_has_its_own_limit() {
     let (bed, log) = (TestBed::new().set("rate_limit", "1/m"), Log::default());
     for _ in 0..2 {
         let inner = log.clone();
@@ -44,7 +44,7 @@ async fn each_service_has_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_limit_it_is_always_its_turn_until_the_stop() {
+async fn without_a_limit_permits_are_granted_at_once_until_the_stop() {
     let (bed, log) = (TestBed::new(), Log::default());
     let inner = log.clone();
     let service = bed
@@ -64,7 +64,7 @@ async fn without_a_limit_it_is_always_its_turn_until_the_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_that_a_timeout_cut_is_not_taken() {
+async fn a_permit_whose_wait_a_timeout_cancels_is_not_taken() {
     let (bed, log) =
         (TestBed::new().set("rate_limit", "1/m").set("timeout", 10).set("max_failures", 9), Log::default());
     let inner = log.clone();

@@ -1,4 +1,4 @@
-//! The registry: ids, discovery, starting and forgetting; and what it says when something is wrong.
+//! The registry: ids, discovery, starting, unregistering, and its errors.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Annotated {
     async fn update(&mut self) {}
 }
 
-/// Can only be handed over.
+/// Has neither `configure` nor `Default`, so only ready-made instances can be registered.
 struct HandedOver;
 
 #[service(interval = 60, discover = false)]
@@ -26,7 +26,7 @@ impl HandedOver {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_annotated_is_known_and_started() {
+async fn annotated_services_are_discovered_and_started() {
     let found = ServiceRegistry::discovered();
     assert_eq!(found.iter().map(|descriptor| descriptor.id()).collect::<Vec<_>>(), ["annotated"]);
     assert!(found[0].file().ends_with("registry.rs"));
@@ -39,13 +39,13 @@ async fn what_is_annotated_is_known_and_started() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_and_except_know_what_there_is() {
+async fn only_and_except_reject_unknown_ids() {
     let built = ServiceRegistry::builder().only(["annotatd"]).except(["nothing_like_it"]).build().await;
     assert_says(built, &["`annotatd`", "did you mean `annotated`?", "`nothing_like_it`", "no annotated service"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_is_given_once_and_both_places_are_named() {
+async fn the_error_for_a_duplicate_id_names_both_places() {
     let log = Log::default();
     let by_hand = ServiceRegistry::builder()
         .without_discovered()
@@ -68,7 +68,7 @@ async fn an_id_is_given_once_and_both_places_are_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_may_be_made_while_running() {
+async fn an_id_may_be_a_string_that_is_made_at_run_time() {
     const WANTED: &[&str] = &["worker_0", "worker_1"];
     let mut builder = ServiceRegistry::builder().only(WANTED.iter().take(0)).except(Vec::<String>::new());
     for n in 0..2 {
@@ -86,7 +86,7 @@ async fn an_id_may_be_made_while_running() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_has_a_form() {
+async fn a_malformed_id_is_an_error() {
     let services = TestBed::new().services().await;
     for id in ["", "Upper", "with-dash", "two__two", "defaults", "1st", "ümlaut", "_x"] {
         assert_says(services.register(id, HandedOver).await, &[&format!("`{id}`"), "is not a service id", "a-z"]);
@@ -97,14 +97,14 @@ async fn an_id_has_a_form() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_type_that_cannot_be_built_says_what_to_add() {
+async fn the_error_for_a_type_that_cannot_be_built_says_what_to_add() {
     let parts = &["service `one`", "HandedOver", "`configure`", "`Default`", "`service_fn`"];
     assert_says(ServiceRegistry::builder().without_discovered().service_of::<HandedOver>("one").build().await, parts);
     assert_says(TestBed::new().services().await.register_of::<HandedOver>("one").await, parts);
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_mistakes_are_named_at_once() {
+async fn all_mistakes_are_reported_at_once() {
     let built = ServiceRegistry::builder()
         .without_discovered()
         .service("Bad", HandedOver)
@@ -114,14 +114,14 @@ async fn all_mistakes_are_named_at_once() {
         .service("typed", HandedOver)
         .options_of("typed", ServiceOptions::new().interval(Duration::ZERO))
         .set("twice.max_failures", "many")
-        .only(["nobody"])
+        .only(["unknown"])
         .build()
         .await;
     assert_says(built, &["`Bad`", "id `twice`", "`unbuilt`", "interval", "max_failures"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_cannot_start_keeps_no_other_from_starting() {
+async fn a_service_that_cannot_start_does_not_keep_others_from_starting() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Fatal]));
     let bed = bed.with(|builder| {
@@ -136,7 +136,7 @@ async fn one_that_cannot_start_keeps_no_other_from_starting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn start_waits_half_a_minute_for_all_together() {
+async fn start_waits_at_most_30_seconds_in_all() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(29.0), Step::Hang, Step::Hang]));
     let bed = bed
@@ -169,7 +169,11 @@ async fn a_shutdown_while_starting_ends_in_time() {
     assert!(start.elapsed() <= secs(11), "{:?}", start.elapsed());
     starting.await.unwrap().unwrap();
     assert!(services.health().services.iter().all(|service| service.state == ServiceState::Stopped));
-    assert_eq!((log.count("run"), log.times("cleanup")), (0, vec![2.0, 2.0]), "what was built is cleaned up");
+    assert_eq!(
+        (log.count("run"), log.times("cleanup")),
+        (0, vec![2.0, 2.0]),
+        "instances that were built are cleaned up"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,11 +190,11 @@ async fn after_stop_all_everything_starts_again() {
     assert_eq!((log.count("configure"), log.count("run"), log.count("cleanup")), (4, 4, 4));
     soon(services.start()).await.unwrap();
     soon(services.start()).await.unwrap();
-    assert_eq!(log.count("configure"), 6, "what runs already is left alone");
+    assert_eq!(log.count("configure"), 6, "services that run already are not started again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn unregister_stops_cleans_up_and_forgets() {
+async fn unregister_stops_cleans_up_and_removes_the_service() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(5.0)])).await;
     let services = bed.services().await;
@@ -245,7 +249,7 @@ async fn a_service_may_end_everything_from_its_run() {
                     }
                     log.push("returned");
                     cx.sleep(secs(100)).await;
-                    log.push("told");
+                    log.push("requested");
                     Ok::<_, Error>(())
                 }
             }))
@@ -253,7 +257,7 @@ async fn a_service_may_end_everything_from_its_run() {
         soon(service.wait_for(ServiceState::Stopped)).await.unwrap();
         soon(other.wait_for(ServiceState::Stopped)).await.unwrap();
         bed.run_for(secs(1)).await;
-        assert_eq!((log.times("returned"), log.times("told")), (vec![0.0], vec![0.0]), "{what}");
+        assert_eq!((log.times("returned"), log.times("requested")), (vec![0.0], vec![0.0]), "{what}");
         assert_eq!((log.count("cleanup"), steady.count("cleanup")), (1, 1), "{what}");
         let left = bed.services().await.list().len();
         assert_eq!(left, if what == "cleanup_all" { 0 } else { 2 }, "{what}");
@@ -261,7 +265,7 @@ async fn a_service_may_end_everything_from_its_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_it_stops_nothing() {
+async fn dropping_the_registry_stops_nothing() {
     let log = Log::default();
     {
         let bed = TestBed::new();
@@ -273,7 +277,7 @@ async fn dropping_it_stops_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cleanup_all_forgets_all() {
+async fn cleanup_all_removes_every_service() {
     let log = Log::default();
     let bed = TestBed::new()
         .with(|builder| builder.service("a", Scripted::new(&log, &[])).service("b", Scripted::new(&log, &[])));
@@ -284,7 +288,7 @@ async fn cleanup_all_forgets_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_for_sees_states_that_come_and_go() {
+async fn wait_for_does_not_miss_a_short_state() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(1.0), Step::Fail])).await;
     soon(service.wait_for(ServiceState::Running)).await.unwrap();
@@ -296,7 +300,7 @@ async fn wait_for_sees_states_that_come_and_go() {
     });
     bed.run_for(secs(1)).await;
     soon(service.stop()).await.unwrap();
-    assert!(waits.await.unwrap().is_ok(), "it was draining, for a moment");
+    assert!(waits.await.unwrap().is_ok(), "it was draining for a moment");
     let failed = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     assert_says(
         soon(failed.wait_for(ServiceState::BackingOff)).await,
@@ -305,7 +309,7 @@ async fn wait_for_sees_states_that_come_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn start_on_what_runs_is_refused() {
+async fn start_of_a_running_service_is_refused() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[])).await;
     assert_says(service.start().await, &["cannot start service `scripted`", "running already"]);
@@ -314,7 +318,7 @@ async fn start_on_what_runs_is_refused() {
 }
 
 #[test]
-fn a_runtime_without_io_has_no_signals_but_services() {
+fn services_run_on_a_runtime_without_io() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let builder = ServiceRegistry::builder().without_discovered().service_fn("alone", || HandedOver);

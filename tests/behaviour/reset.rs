@@ -1,4 +1,4 @@
-//! `reset`: the only way out of `failed`, with a fresh instance and nothing counted.
+//! `reset`: the only way out of `Failed`, with a fresh instance and a count of 0.
 
 use service_core::prelude::*;
 
@@ -6,7 +6,7 @@ use crate::acting::{Acting, Configured, Plan, assert_says, soon};
 use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_service_begins_anew() {
+async fn reset_starts_a_failed_service_with_a_fresh_instance() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start_fn(built(&log, |log, nth| Scripted::new(log, if nth == 1 { &[Step::Fail; 4] } else { &[Step::Fail] })))
@@ -23,7 +23,7 @@ async fn a_failed_service_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reset_that_fails_at_once_says_so() {
+async fn a_reset_that_fails_at_once_returns_the_error() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Fatal, Step::Fatal]));
     let service = bed.services().await.register_of::<Configured>("one").await.unwrap();
@@ -35,7 +35,7 @@ async fn a_reset_that_fails_at_once_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_not_failed_refuses() {
+async fn reset_is_refused_if_the_service_has_not_failed() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0), Step::Fail]));
     let services = bed.services().await;
@@ -60,7 +60,7 @@ async fn what_has_not_failed_refuses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn from_within_its_own_run_a_fresh_instance_follows() {
+async fn reset_from_within_the_run_builds_a_fresh_instance() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start_fn(built(&log, |log, _| {
@@ -80,7 +80,7 @@ async fn from_within_its_own_run_a_fresh_instance_follows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn from_within_a_run_that_fails_for_good_it_holds_too() {
+async fn reset_from_within_a_run_that_fails_permanently_builds_a_fresh_instance() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed
         .start_fn(built(&log, |log, _| {
@@ -112,7 +112,7 @@ async fn a_service_resets_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ready_made_instance_has_no_second_one() {
+async fn reset_of_a_ready_made_instance_is_refused() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     service.wait_for(ServiceState::Failed).await.unwrap();
@@ -135,7 +135,7 @@ async fn a_ready_made_instance_has_no_second_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn from_a_cleanup_it_is_refused() {
+async fn reset_from_cleanup_is_refused() {
     struct Last(Log);
 
     #[service(interval = 60, discover = false)]

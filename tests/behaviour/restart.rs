@@ -1,4 +1,4 @@
-//! `restart = "on_failure"`: a fresh instance after a failure for good, while the budget lasts.
+//! `restart = "on_failure"`: a fresh instance after a permanent failure, at most `max_restarts` times.
 
 use service_core::HealthStatus;
 use service_core::prelude::*;
@@ -30,7 +30,7 @@ async fn a_fresh_instance_follows_after_restart_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_ends_it() {
+async fn after_max_restarts_the_service_stays_failed() {
     let bed = TestBed::new().set("restart", "on_failure").set("restart_delay", 10).set("max_restarts", 2);
     let log = Log::default();
     let service = bed.start_fn(failing(&log, 99)).await;
@@ -40,7 +40,7 @@ async fn the_budget_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_comes_back_as_its_window_slides() {
+async fn a_restart_is_possible_again_when_an_old_one_leaves_the_window() {
     let bed = TestBed::new().set("restart", "on_failure").set("restart_delay", 10).set("max_restarts", 1);
     let bed = bed.set("restart_window", 15);
     let log = Log::default();
@@ -94,9 +94,9 @@ async fn restart_of_a_ready_made_instance_is_an_error_at_registration() {
     registered(ServiceOptions::new().never_restart()).await.unwrap();
 }
 
-/// `[defaults]` is meant for the services it fits.
+/// A value for all services applies only to the services for which it makes sense.
 #[tokio::test(start_paused = true)]
-async fn restart_for_all_services_leaves_out_a_ready_made_instance() {
+async fn restart_for_all_services_does_not_apply_to_a_ready_made_instance() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     soon(service.wait_for(ServiceState::Failed)).await.unwrap();
@@ -108,7 +108,7 @@ async fn restart_for_all_services_leaves_out_a_ready_made_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_configure_that_fails_for_good_is_restarted_too() {
+async fn a_configure_that_fails_permanently_is_restarted() {
     let log = Log::default();
     let bed = TestBed::new().set("restart", "on_failure").state(Plan::new(&log, &[Step::Fatal]));
     let service = bed.start_of::<Configured>().await;
@@ -118,7 +118,7 @@ async fn a_configure_that_fails_for_good_is_restarted_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_the_wait_for_it() {
+async fn a_stop_ends_the_wait_for_a_restart() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
     let service = bed.start_fn(failing(&log, 1)).await;
     bed.run_for(secs(1)).await;
@@ -128,7 +128,7 @@ async fn a_stop_ends_the_wait_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_is_no_failure() {
+async fn a_stop_is_not_followed_by_a_restart() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
     let builder_log = log.clone();
     let service = bed

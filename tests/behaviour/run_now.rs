@@ -1,4 +1,4 @@
-//! `run_now` in every state: a run as soon as none is in flight, or an error that says why not.
+//! `run_now` in every state: a run as soon as the current one has ended, or an error with the reason.
 
 use service_core::prelude::*;
 
@@ -6,7 +6,7 @@ use crate::acting::{Acting, Configured, Plan, assert_says, soon};
 use crate::support::{Log, Scripted, Step, built, secs};
 
 #[tokio::test(start_paused = true)]
-async fn between_runs_it_runs_at_once_and_the_grid_stays() {
+async fn between_runs_run_now_runs_at_once_and_does_not_move_the_grid() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[])).await;
     bed.run_for(secs(20)).await;
@@ -18,18 +18,22 @@ async fn between_runs_it_runs_at_once_and_the_grid_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn during_a_run_the_next_one_follows_it_at_once() {
+async fn during_a_run_run_now_makes_the_next_one_follow_at_once() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0), Step::Take(2.0)])).await;
     bed.run_for(secs(1)).await;
     let (first, second) = soon(async { tokio::join!(service.run_now(), service.run_now()) }).await;
-    assert_eq!((first.unwrap().duration(), second.unwrap().duration()), (secs(2), secs(2)), "one run answers both");
+    assert_eq!(
+        (first.unwrap().duration(), second.unwrap().duration()),
+        (secs(2), secs(2)),
+        "both callers get the report of one run"
+    );
     bed.run_for(secs(30)).await;
     assert_eq!(log.times("run"), [0.0, 10.0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn during_the_initial_delay_it_runs_and_the_delay_stays() {
+async fn during_the_initial_delay_run_now_runs_and_the_delay_continues() {
     let (bed, log) = (TestBed::new().set("initial_delay", 30), Log::default());
     let service = bed.start(Scripted::new(&log, &[])).await;
     bed.run_for(secs(10)).await;
@@ -39,7 +43,7 @@ async fn during_the_initial_delay_it_runs_and_the_delay_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn during_backoff_it_is_the_retry() {
+async fn during_backoff_run_now_is_the_retry() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fail, Step::Succeed])).await;
     bed.run_for(secs(1)).await;
@@ -50,7 +54,7 @@ async fn during_backoff_it_is_the_retry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_paused_it_is_one_run_and_it_stays_paused() {
+async fn a_paused_service_runs_once_and_stays_paused() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[])).await;
     bed.run_for(secs(1)).await;
@@ -63,7 +67,7 @@ async fn while_paused_it_is_one_run_and_it_stays_paused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_by_hand_that_fails_counts_and_backs_off_again() {
+async fn a_run_now_that_fails_during_backoff_counts_and_backs_off_again() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fail, Step::Fail])).await;
     bed.run_for(secs(1)).await;
@@ -75,7 +79,7 @@ async fn a_retry_by_hand_that_fails_counts_and_backs_off_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_waits_to_be_restarted_a_fresh_instance_runs() {
+async fn during_the_wait_for_a_restart_run_now_runs_a_fresh_instance() {
     let (bed, log) = (TestBed::new().set("restart", "on_failure"), Log::default());
     let service =
         bed.start_fn(built(&log, |log, nth| Scripted::new(log, if nth == 1 { &[Step::Fatal] } else { &[] }))).await;
@@ -86,7 +90,7 @@ async fn while_it_waits_to_be_restarted_a_fresh_instance_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_run_refuses_and_says_why() {
+async fn run_now_of_a_service_that_does_not_run_is_refused_with_the_reason() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));
     let services = bed.services().await;
@@ -108,7 +112,7 @@ async fn what_does_not_run_refuses_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_run_that_never_comes_is_told() {
+async fn run_now_is_an_error_if_the_service_ends_before_the_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
@@ -119,7 +123,7 @@ async fn whoever_waits_for_a_run_that_never_comes_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_asked_for_is_not_taken_back() {
+async fn dropping_the_future_of_run_now_does_not_cancel_the_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
@@ -129,7 +133,7 @@ async fn a_run_asked_for_is_not_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn asked_from_within_the_run_it_returns_at_once_and_the_next_follows() {
+async fn from_within_the_run_run_now_returns_at_once_and_the_next_run_follows() {
     let (bed, log) = (TestBed::new(), Log::default());
     let inner = log.clone();
     bed.start(Acting::new(&log, move |cx| {
@@ -150,7 +154,7 @@ async fn asked_from_within_the_run_it_returns_at_once_and_the_next_follows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn paused_before_an_asked_run_begins_it_still_runs_once() {
+async fn a_pause_after_run_now_does_not_cancel_that_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;

@@ -1,4 +1,4 @@
-//! From a start to the end of a shutdown, and what waits for it.
+//! Sessions: from a start of the registry to the end of its shutdown, and the callers that wait for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -17,7 +17,7 @@ async fn a_start_after_a_shutdown_reopens_the_registry() {
     let writer = log.clone();
     let service = services.register_fn("one", move || Scripted::new(&writer, &[])).start().await.unwrap();
     soon(services.shutdown()).await.unwrap();
-    // By the handle as well as by the registry.
+    // Both the handle and the registry reopen it.
     for start_all in [false, true] {
         if start_all {
             services.start().await.unwrap()
@@ -34,7 +34,7 @@ async fn a_start_after_a_shutdown_reopens_the_registry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everyone_who_waits_for_the_shutdown_has_its_result() {
+async fn every_caller_of_closed_gets_the_result_of_the_shutdown() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;
     let services = bed.services().await;
@@ -61,7 +61,7 @@ async fn everyone_who_waits_for_the_shutdown_has_its_result() {
     soon(services.closed()).await.unwrap_err();
 }
 
-/// Notes on how many different runtimes its code runs.
+/// Records the runtimes on which its code runs.
 struct AtHome {
     home: tokio::runtime::Id,
     away: Arc<AtomicUsize>,
@@ -101,7 +101,7 @@ fn all_code_of_a_service_runs_on_the_runtime_that_the_registry_was_first_started
         (services, service)
     });
     for action in ["start", "run", "stop", "start", "shutdown"] {
-        // A runtime that lives no longer than the call.
+        // A runtime that only exists during the call.
         let guest = Builder::new_current_thread().enable_all().build().unwrap();
         guest.block_on(async {
             match action {

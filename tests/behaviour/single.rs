@@ -1,4 +1,4 @@
-//! `run_until`: one service without a registry, as a task of the user's own. (`run` needs signals: see `processes`.)
+//! `run_until`: one service without a registry, as a task of the user's own. (`run` needs signals; `processes` tests it.)
 
 use service_core::prelude::*;
 use service_core::run_until;
@@ -8,7 +8,7 @@ use crate::acting::{Acting, assert_says, soon};
 use crate::support::{Log, Scripted, Step, secs};
 
 #[tokio::test(start_paused = true)]
-async fn it_runs_until_the_token_is_cancelled_and_drains() {
+async fn run_until_drains_when_the_token_is_cancelled() {
     let (log, token) = (Log::default(), CancellationToken::new());
     let task = tokio::spawn(run_until(Scripted::new(&log, &[Step::Succeed, Step::Take(10.0)]), token.clone()));
     tokio::time::sleep(secs(65)).await;
@@ -18,7 +18,7 @@ async fn it_runs_until_the_token_is_cancelled_and_drains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_cancelled_before_starts_nothing() {
+async fn a_token_that_is_cancelled_before_the_start_starts_nothing() {
     let (log, token) = (Log::default(), CancellationToken::new());
     token.cancel();
     soon(run_until(Scripted::new(&log, &[]), token)).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_token_cancelled_before_starts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_ends_when_the_service_stops_by_itself() {
+async fn run_until_ends_when_the_service_stops_itself() {
     let log = Log::default();
     let stops = Acting::new(&log, |cx| async move { cx.stop() });
     soon(run_until(stops, CancellationToken::new())).await.unwrap();
@@ -34,7 +34,7 @@ async fn it_ends_when_the_service_stops_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_an_error_when_the_service_has_failed() {
+async fn run_until_is_an_error_when_the_service_fails() {
     let log = Log::default();
     let ended = soon(run_until(Scripted::new(&log, &[Step::Fail; 9]), CancellationToken::new())).await;
     assert_says(ended, &["service `scripted` failed: it failed"]);
@@ -54,7 +54,7 @@ async fn a_run_that_hangs_is_aborted_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_it_tells_the_service_to_stop() {
+async fn dropping_run_until_stops_the_service() {
     let (log, token) = (Log::default(), CancellationToken::new());
     let task = tokio::spawn(run_until(Scripted::new(&log, &[Step::Take(5.0)]), token));
     tokio::time::sleep(secs(1)).await;
@@ -65,7 +65,7 @@ async fn dropped_it_tells_the_service_to_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_keeps_it_from_starting_is_named() {
+async fn run_until_returns_what_keeps_the_service_from_starting() {
     struct Dependent;
 
     #[service(interval = 60, depends_on = ["store"], discover = false)]

@@ -1,4 +1,4 @@
-//! Stop, whatever the moment: it waits for the end, cleans up once, and starts nothing any more.
+//! Stop, at any moment: it waits for the end, cleans up once, and nothing starts after it.
 
 use service_core::prelude::*;
 
@@ -40,7 +40,7 @@ async fn stop_while_paused_cleans_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_during_configure_lets_it_finish_and_cleans_up_what_it_built() {
+async fn stop_during_configure_waits_for_it_and_cleans_up_the_instance() {
     let log = Log::default();
     let bed = TestBed::new().state(Plan::new(&log, &[Step::Take(10.0)]));
     let services = bed.services().await;
@@ -52,7 +52,7 @@ async fn stop_during_configure_lets_it_finish_and_cleans_up_what_it_built() {
     bed.run_for(secs(1)).await;
     assert_eq!(service.state(), ServiceState::Starting);
     soon(service.stop()).await.unwrap();
-    assert!(starting.await.unwrap().is_ok(), "whoever waits for the start is let go");
+    assert!(starting.await.unwrap().is_ok(), "the caller of `start` is released");
     bed.run_for(secs(100)).await;
     assert_eq!((log.count("run"), log.times("cleanup")), (0, vec![10.0]));
     assert_eq!(service.state(), ServiceState::Stopped);
@@ -106,7 +106,7 @@ async fn stop_during_the_cleanup_after_a_failure_leaves_it_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_of_what_does_not_run_succeeds_and_changes_nothing() {
+async fn stop_of_a_service_that_does_not_run_succeeds_and_changes_nothing() {
     let (bed, log) = (TestBed::new(), Log::default());
     let services = bed.services().await;
     let service = services.register("one", Scripted::new(&log, &[Step::Fatal])).await.unwrap();
@@ -120,7 +120,7 @@ async fn stop_of_what_does_not_run_succeeds_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_once_asked_for_is_not_taken_back() {
+async fn dropping_the_future_of_stop_does_not_cancel_the_stop() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
@@ -131,7 +131,7 @@ async fn a_stop_once_asked_for_is_not_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_drains_all_but_stop_is_refused() {
+async fn while_a_service_drains_every_command_but_stop_is_refused() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Take(10.0)])).await;
     bed.run_for(secs(1)).await;
@@ -151,7 +151,7 @@ async fn while_it_drains_all_but_stop_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_stops_itself_and_its_run_goes_on_to_the_end() {
+async fn a_service_that_stops_itself_finishes_its_run() {
     let (bed, log) = (TestBed::new(), Log::default());
     let inner = log.clone();
     let service = bed
@@ -161,14 +161,14 @@ async fn a_service_stops_itself_and_its_run_goes_on_to_the_end() {
                 let me = cx.services().get(cx.service_id()).unwrap();
                 me.stop().await.unwrap();
                 cx.stop();
-                log.push(format!("told {}", cx.is_stopping()));
+                log.push(format!("stopping {}", cx.is_stopping()));
                 tokio::time::sleep(secs(5)).await;
                 log.push("end");
             }
         }))
         .await;
     soon(service.wait_for(ServiceState::Stopped)).await.unwrap();
-    assert_eq!(log.times("told true"), [0.0]);
+    assert_eq!(log.times("stopping true"), [0.0]);
     assert_eq!((log.times("end"), log.times("cleanup"), log.count("run")), (vec![5.0], vec![5.0], 1));
 }
 
@@ -187,7 +187,7 @@ async fn a_service_stops_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_what_waits_for_it_in_the_run() {
+async fn a_stop_wakes_a_run_that_waits_for_it() {
     let (bed, log) = (TestBed::new().set("rate_limit", "1/m"), Log::default());
     let inner = log.clone();
     let service = bed
@@ -221,7 +221,7 @@ async fn a_stop_takes_effect_between_runs_that_follow_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_hurries_a_stop_that_drains_already() {
+async fn a_shutdown_shortens_the_time_of_a_stop_in_progress() {
     let log = Log::default();
     let bed = TestBed::new().set("drain_timeout", 1000).with(|builder| builder.shutdown_timeout(secs(10)));
     let service = bed.start(Scripted::new(&log, &[Step::Hang])).await;
@@ -268,7 +268,8 @@ async fn two_services_that_wait_for_each_others_stop_both_end() {
     assert_eq!(log.times("cleanup"), [6.0, 6.0]);
 }
 
-/// A stop that has been asked for is the end, whatever the last run says: it is not logged as failed, and `shutdown` is no error.
+/// After a stop was requested, a failing run does not make the service `Failed`: it is logged as stopped, and `shutdown`
+/// succeeds.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_fails_while_it_drains_is_logged_as_stopped() {
     for step in [Step::Fail, Step::Fatal, Step::Panic] {

@@ -1,4 +1,4 @@
-//! A service whose every step is written by the test, and a log of what it did.
+//! A service that follows a script of the test, and a log of what it did.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use service_core::prelude::*;
 use tokio::time::Instant;
 
-/// What happened, with the second at which it did.
+/// A log of events, each with the second at which it happened.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     start: Instant,
@@ -52,7 +52,7 @@ pub(crate) enum Step {
     Again,
 }
 
-/// Does what its script says, and succeeds once that is at its end.
+/// Follows its script. After the end of the script its runs succeed.
 pub(crate) struct Scripted {
     pub(crate) log: Log,
     pub(crate) script: std::vec::IntoIter<Step>,
@@ -67,7 +67,7 @@ impl Scripted {
     }
 }
 
-/// Has every instance that is built written down as `built`, and tells which it is, from 1.
+/// Logs every instance that is built as `built`, and returns its number, from 1.
 pub(crate) fn built<S, F: Fn(&Log, usize) -> S>(log: &Log, build: F) -> impl Fn() -> S + use<S, F> {
     let log = log.clone();
     move || {

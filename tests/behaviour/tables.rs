@@ -1,4 +1,4 @@
-//! The layers that stand in tables: changes are noticed while the service runs.
+//! The layers in tables of the database: changes take effect while the service runs.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde::Deserialize;
@@ -24,7 +24,7 @@ async fn an_interval_in_service_config_takes_effect_in_the_current_wait() {
     bed.run_for(secs(60)).await;
     configure(&db, "interval", "\"no time\"").await;
     bed.run_for(secs(40)).await;
-    assert_eq!(log.times("run"), [0.0, 40.0, 80.0, 120.0], "a wrong value is ignored, and the last good one holds");
+    assert_eq!(log.times("run"), [0.0, 40.0, 80.0, 120.0], "a wrong value is rejected, and the last good one stays");
     assert_eq!(service.state(), ServiceState::Running);
 }
 
@@ -72,7 +72,7 @@ impl Batcher {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_setting_of_its_own_is_configured_between_runs() {
+async fn a_changed_own_setting_builds_a_fresh_instance_between_runs() {
     let bed = TestBed::new().with(|builder| builder);
     let db = bed.sqlite().await;
     bed.services().await.start().await.unwrap();
@@ -86,6 +86,6 @@ async fn a_changed_setting_of_its_own_is_configured_between_runs() {
     assert_eq!(service.health().total_processed, 13);
     configure(&db, "batch_size", "\"many\"").await;
     bed.run_for(secs(60)).await;
-    assert_eq!(service.health().total_processed, 23, "the last good value holds");
+    assert_eq!(service.health().total_processed, 23, "the last good value stays");
     assert_eq!(service.health().error_count, 0);
 }

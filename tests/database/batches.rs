@@ -475,14 +475,20 @@ pub(crate) async fn a_refused_commit_finds_the_row_it_was_about(bench: Bench) {
             batch.commit().await
         };
         match run.await {
-            Ok(outcome) if outcome == Outcome::idle() => break,
+            // The rows of a batch that was dropped are free again once its connection has rolled back.
+            Ok(outcome) if outcome == Outcome::idle() => {
+                if !statuses(&bench.db).await.iter().any(|status| status == "pending") {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             Ok(_) => {}
             Err(error) => {
                 failures += 1;
                 settled(&service_db, &format!("{error:#}")).await;
             }
         }
-        assert!(runs < 20);
+        assert!(runs < 200);
     }
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
     assert_eq!(failures, 1, "the whole batch; the row alone is a failed item, not a failed run");

@@ -1,4 +1,4 @@
-//! The scripted service: it does what its random numbers say, and says what it does.
+//! The simulated service: it acts by its random numbers, and reports what it does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::operator::{disturb, perform};
 use crate::trace::{Advice, Ask, Decision, How, Ms, What, millis};
 use crate::world::World;
 
-/// What every scripted panic says, so that the panic hook knows it.
+/// The message of every simulated panic, by which the panic hook recognises it.
 pub(crate) const PANIC: &str = "scripted panic";
 
 /// One instance.
@@ -21,10 +21,10 @@ pub(crate) struct Actor {
     pub(crate) serial: u32,
 }
 
-/// What one run does, drawn at its start.
+/// What one run does, chosen at its start.
 struct Act {
     pace: Pace,
-    /// Of another service, or of its own.
+    /// A request to another service, or to its own.
     asks: Option<(Option<usize>, Ask)>,
     permits: usize,
     degraded: bool,
@@ -34,7 +34,7 @@ struct Act {
 enum Pace {
     Straight,
     Sleep(Ms),
-    /// Ends early when told to stop.
+    /// Ends early when a stop is requested.
     Polite(Ms),
     Hang,
 }
@@ -53,7 +53,7 @@ impl Actor {
         Self { world: world.clone(), me, serial }
     }
 
-    /// For `service_fn`: some closures panic.
+    /// Builds an instance for `service_fn`; some closures panic.
     pub(crate) fn by_closure(world: &Arc<World>, me: usize) -> Self {
         world.say(me, What::ConfigureBegan);
         let chore = world.draw(me, |part, _, rng| if part.hard_to_build { chore(rng) } else { Chore::Quick(well()) });
@@ -154,7 +154,7 @@ impl Drop for Actor {
     }
 }
 
-/// Says when a run's code is gone, however it went.
+/// Reports that the code of a run has been left, in whatever way.
 pub(crate) struct Left<'a> {
     pub(crate) world: &'a World,
     pub(crate) me: usize,
@@ -216,7 +216,7 @@ fn chore(rng: &mut Rng) -> Chore {
     }
 }
 
-/// How a run ends, if it does.
+/// How a run ends, if it ends.
 pub(crate) fn how(part: &Part, bad_day: bool, rng: &mut Rng) -> How {
     let percent = |rng: &mut Rng| rng.u32(0..100);
     let trouble = if bad_day { part.trouble } else { 2 };
@@ -242,7 +242,7 @@ fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
         n if n < 40 => Pace::Straight,
         n if n < 120 => Pace::Sleep(rng.u64(0..=part.takes)),
         n if n < 180 => Pace::Polite(rng.u64(0..=part.takes)),
-        // In whole seconds things meet at the same moment.
+        // Whole seconds make several events fall on the same moment.
         _ => Pace::Sleep(part.takes / SECOND * SECOND),
     };
     let asks = (percent(rng) < 3).then(|| ask(rng));
@@ -250,7 +250,7 @@ fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
     Act { pace, asks, permits, degraded: percent(rng) < 3, how }
 }
 
-/// What a service asks of itself, or now and then of another.
+/// A request of a service to itself, or sometimes to another.
 fn ask(rng: &mut Rng) -> (Option<usize>, Ask) {
     let ask = match rng.u32(0..16) {
         0 => Ask::Stop,

@@ -1,4 +1,4 @@
-//! The scripted service whose `update` is blocking code. Everything else it has from the other one.
+//! The simulated service whose `update` is blocking code. It shares everything else with `Actor`.
 
 use std::sync::Arc;
 use std::task::{Context as Task, Poll, Waker};
@@ -15,7 +15,7 @@ use crate::world::World;
 pub(crate) struct Blocker(pub(crate) Actor);
 
 struct Act {
-    /// Of its own service. Others could not answer while it stands in their way.
+    /// A request to its own service. Other services could not answer while this run blocks the simulation.
     asks: Option<Ask>,
     holds: Ms,
     degraded: bool,
@@ -60,7 +60,7 @@ impl Blocker {
     }
 }
 
-/// What is asked from within is answered without waiting.
+/// Makes a request from within the run, which must be answered without waiting.
 fn at_once(world: &Arc<World>, me: usize, ask: Ask) {
     let mut asked = std::pin::pin!(perform(world, me, ask, true));
     let answered = asked.as_mut().poll(&mut Task::from_waker(Waker::noop()));
@@ -69,7 +69,7 @@ fn at_once(world: &Arc<World>, me: usize, ask: Ask) {
 
 fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
     let how = how(part, bad_day, rng);
-    // The clock is moved by milliseconds meanwhile: they are short, and so are the limits of these services.
+    // The clock advances by milliseconds during these runs, so the runs and the limits of these services are short.
     let holds = match rng.u32(0..100) {
         0..70 => 0,
         70..97 => rng.u64(1..40),

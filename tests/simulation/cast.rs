@@ -1,4 +1,4 @@
-//! The cast of one simulation: fifty services with options and tempers, all drawn from the seed.
+//! The services of one simulation: fifty, with options and behaviour chosen by random numbers from the seed.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) const SECOND: Ms = 1000;
 pub(crate) const MINUTE: Ms = 60 * SECOND;
 pub(crate) const HOUR: Ms = 60 * MINUTE;
 
-/// Where instances come from.
+/// The source of instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Configure,
@@ -21,12 +21,12 @@ pub(crate) enum Origin {
     ReadyMade,
 }
 
-/// When it runs.
+/// The schedule of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Schedule {
     Interval(Ms),
     Delay(Ms),
-    /// One of `CRONS`, in one of `ZONES`. When it fires stands in the service's `fires`.
+    /// One of `CRONS`, in one of `ZONES`. The service's `fires` has the times.
     Cron(usize, usize),
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Part {
     pub(crate) id: String,
     pub(crate) origin: Origin,
     pub(crate) schedule: Schedule,
-    /// All the moments at which its cron schedule fires.
+    /// All times at which its cron schedule fires.
     pub(crate) fires: Fires,
     /// Its `update` is blocking code.
     pub(crate) blocking: bool,
@@ -58,22 +58,22 @@ pub(crate) struct Part {
     pub(crate) restart: Option<Restart>,
     pub(crate) critical: bool,
     pub(crate) depends_on: Vec<usize>,
-    /// Permits, and the time they are for.
+    /// The number of permits and the length of the period.
     pub(crate) rate: Option<(usize, Ms)>,
     pub(crate) enabled: bool,
-    /// A run's usual length at most.
+    /// The longest usual duration of a run.
     pub(crate) takes: Ms,
-    /// Out of a hundred runs on a bad day, so many fail.
+    /// The percentage of runs that fail on a bad day.
     pub(crate) trouble: u32,
-    /// It answers `on_failure` by itself.
+    /// Its `on_failure` may differ from the default.
     pub(crate) decides: bool,
-    /// Its `configure` is slow, fails or hangs at times.
+    /// Its `configure` is sometimes slow, fails or hangs.
     pub(crate) hard_to_build: bool,
-    /// Its `cleanup` is slow, fails or hangs at times.
+    /// Its `cleanup` is sometimes slow, fails or hangs.
     pub(crate) untidy: bool,
 }
 
-/// `start`: seconds since 1970 at which the month begins.
+/// `start` is the begin of the month, in seconds since 1970.
 pub(crate) fn cast(rng: &mut Rng, start: i64, days: u64) -> Vec<Part> {
     (0..SERVICES).map(|index| part(index, rng, start, days)).collect()
 }
@@ -104,7 +104,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
         0..25 => (Schedule::Delay(period), Fires::default()),
         25..33 => {
             let (cron, zone) = (rng.usize(0..CRONS.len()), rng.usize(0..ZONES.len()));
-            // The end takes its time, and there is always a next one.
+            // Ten days more, so that there is a next fire until the end of the last shutdown.
             (Schedule::Cron(cron, zone), fires::all(cron, ZONES[zone], start, days + 10))
         }
         _ => (Schedule::Interval(period), Fires::default()),
@@ -116,7 +116,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
         id: format!("s{index:02}"),
         origin,
         schedule,
-        // Fires are farther apart than that.
+        // Less than the time between two fires.
         jitter: if matches!(schedule, Schedule::Cron(..)) { jitter.min(5 * MINUTE) } else { jitter },
         fires,
         blocking,
@@ -141,7 +141,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
     }
 }
 
-/// One minute to six hours, most of them long: a month is to be cheap.
+/// One minute to six hours. Most periods are long, so that a month is simulated quickly.
 fn period(index: usize, rng: &mut Rng) -> Ms {
     if index == 0 {
         return *pick(rng, &[MINUTE, 5 * MINUTE, 5 * MINUTE, 5 * MINUTE]);
@@ -158,7 +158,7 @@ pub(crate) fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
 }
 
 impl Part {
-    /// Its options, as keys and values of the builder's `set`.
+    /// The options of the service, as keys and values for the builder's `set`.
     pub(crate) fn settings(&self, cast: &[Part]) -> Vec<(String, SettingValue)> {
         let mut settings: Vec<(&str, SettingValue)> = vec![
             ("initial_delay", ms(self.initial_delay)),

@@ -1,7 +1,7 @@
-//! When cron schedules fire, by a model of their own: every minute of the month is looked at.
+//! When cron schedules fire, by an independent model that checks every minute of the month.
 //!
-//! What the contract says of DST is all there is: a fixed time that is jumped over fires once, at the jump's end, and one
-//! that comes twice fires the first time; everything else goes by the clock on the wall as it is.
+//! It follows what the contract says about DST: a fixed time that is skipped fires once, at the end of the skipped hour; a
+//! fixed time that is repeated fires the first time; everything else follows the wall clock.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,24 +12,24 @@ use chrono_tz::Tz;
 
 use crate::trace::Ms;
 
-/// A cron expression, and the same once more as a rule.
+/// A cron expression, and the same as a rule in code.
 pub(crate) struct Cron {
     pub(crate) expression: &'static str,
-    /// Its hours, minutes and seconds are numbers; nothing in them means "every".
+    /// Its hours, minutes and seconds are numbers, without "every".
     fixed: bool,
     second: u64,
-    /// Whether it fires in a minute that the clock on the wall shows.
+    /// Whether it fires in this minute of the wall clock.
     fires: fn(&Shown) -> bool,
 }
 
-/// What the clock on the wall shows, as if it were UTC.
+/// The wall-clock time, as if it were UTC.
 type Shown = DateTime<Utc>;
 
 const fn cron(expression: &'static str, fixed: bool, second: u64, fires: fn(&Shown) -> bool) -> Cron {
     Cron { expression, fixed, second, fires }
 }
 
-/// Among them times that DST jumps over or repeats, in each of the zones.
+/// The expressions of the simulation, with times that DST skips or repeats in each of the zones.
 pub(crate) const CRONS: [Cron; 15] = [
     cron("0 * * * *", false, 0, |at| at.minute() == 0),
     cron("*/30 * * * *", false, 0, |at| at.minute() % 30 == 0),
@@ -55,16 +55,16 @@ pub(crate) const ZONES: [Tz; 4] = [
     chrono_tz::UTC,
     chrono_tz::Europe::Berlin,
     chrono_tz::America::New_York,
-    // By half an hour only.
+    // DST of half an hour.
     chrono_tz::Australia::Lord_Howe,
 ];
 
-/// Moments of one simulation, in their order.
+/// Times in one simulation, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Fires(Arc<[Ms]>);
 
 impl Fires {
-    /// The first one after this moment.
+    /// Returns the first fire after this moment.
     pub(crate) fn after(&self, moment: Ms) -> Ms {
         self.0[self.0.partition_point(|fire| *fire <= moment)]
     }
@@ -76,7 +76,8 @@ impl fmt::Debug for Fires {
     }
 }
 
-/// All fires from `start` (seconds since 1970) on, in milliseconds after it. Kept, as many months begin at one time.
+/// Returns all fires from `start` (seconds since 1970) on, in milliseconds after it. The result is cached, because many
+/// months have the same start.
 pub(crate) fn all(cron: usize, zone: Tz, start: i64, days: u64) -> Fires {
     type Known = BTreeMap<(usize, &'static str, i64, u64), Fires>;
     static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
@@ -97,7 +98,7 @@ fn find(cron: &Cron, zone: Tz, start: i64, days: u64) -> Vec<Ms> {
     for minute in 0..days * 24 * 60 {
         let at = start + TimeDelta::minutes(i64::try_from(minute).expect("a few days"));
         if minute == 0 || at.minute().is_multiple_of(15) {
-            // Clocks are changed on quarters of an hour.
+            // DST changes at quarters of an hour.
             offset = TimeDelta::seconds(zone.offset_from_utc_datetime(&at.naive_utc()).fix().local_minus_utc().into());
         }
         let shown = at + offset;
@@ -108,7 +109,7 @@ fn find(cron: &Cron, zone: Tz, start: i64, days: u64) -> Vec<Ms> {
                 fires.push(begins + cron.second * 1000);
             }
         } else if shown > before {
-            // What was jumped over first.
+            // First the times that were skipped.
             let mut missed = std::iter::successors(Some(before + MINUTE), |at| Some(*at + MINUTE));
             if missed.by_ref().take_while(|at| *at < shown).any(|at| (cron.fires)(&at)) {
                 fires.push(begins);
@@ -122,7 +123,7 @@ fn find(cron: &Cron, zone: Tz, start: i64, days: u64) -> Vec<Ms> {
 }
 
 #[test]
-fn the_model_of_cron_knows_both_changes_of_the_clock() {
+fn the_model_of_cron_follows_both_changes_of_dst() {
     let fires = |cron: &str, zone, from: &str| -> Vec<String> {
         let start = humantime::parse_rfc3339(from).expect("a time").duration_since(std::time::UNIX_EPOCH);
         let start = i64::try_from(start.expect("after 1970").as_secs()).expect("near");
@@ -136,5 +137,9 @@ fn the_model_of_cron_knows_both_changes_of_the_clock() {
     assert_eq!(fires("7 45 1 * * *", New_York, "2026-10-31T12:00:00Z"), ["01 05:45:07", "02 06:45:07"]);
     assert_eq!(fires("15 2 * * *", Lord_Howe, "2026-10-03T00:00:00Z"), ["03 15:30:00", "04 15:15:00"]);
     assert_eq!(fires("7 45 1 * * *", Lord_Howe, "2026-04-04T00:00:00Z"), ["04 14:45:07", "05 15:15:07"]);
-    assert_eq!(fires("*/30 * * * *", Berlin, "2026-10-25T00:00:00Z").len(), 96, "every half hour is every half hour");
+    assert_eq!(
+        fires("*/30 * * * *", Berlin, "2026-10-25T00:00:00Z").len(),
+        96,
+        "every half hour stays every half hour"
+    );
 }

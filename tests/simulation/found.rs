@@ -1,4 +1,4 @@
-//! What the simulation found in the core, each as the shortest case of it.
+//! Errors that the simulation found, each reduced to the shortest case.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Runs of these numbers panic; a cleanup takes a while.
+/// The runs with these numbers panic. `cleanup` takes a while.
 struct Fragile {
     panics: &'static [u64],
     cleanup: Duration,
@@ -36,7 +36,7 @@ impl Fragile {
     }
 }
 
-/// A bed whose one service is built by this closure, with what `set` says.
+/// A bed with one service, which is built by this closure and configured by `set`.
 async fn registry(
     set: &[(&str, i64)],
     build: impl Fn() -> Fragile + Send + Sync + 'static,
@@ -51,26 +51,26 @@ async fn registry(
     (bed, handle)
 }
 
-/// What has happened so far.
-async fn told(events: &mut (impl Stream<Item = ServiceEvent> + Unpin)) -> Vec<ServiceEventKind> {
-    let mut told = Vec::new();
+/// The events so far.
+async fn received(events: &mut (impl Stream<Item = ServiceEvent> + Unpin)) -> Vec<ServiceEventKind> {
+    let mut received = Vec::new();
     std::future::poll_fn(|task| {
         while let Poll::Ready(Some(event)) = Pin::new(&mut *events).poll_next(task) {
-            told.push(event.kind);
+            received.push(event.kind);
         }
         Poll::Ready(())
     })
     .await;
-    told
+    received
 }
 
-/// Kinds of failures, and what was decided.
-fn failures(told: &[ServiceEventKind]) -> Vec<(FailureKind, Recovery)> {
+/// The kinds of the failures, and what was decided.
+fn failures(received: &[ServiceEventKind]) -> Vec<(FailureKind, Recovery)> {
     let failure = |kind: &ServiceEventKind| match kind {
         ServiceEventKind::RunFailed { failure, recovery, .. } => Some((*failure, *recovery)),
         _ => None,
     };
-    told.iter().filter_map(failure).collect()
+    received.iter().filter_map(failure).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,25 +94,25 @@ async fn an_instance_that_could_not_be_rebuilt_is_built_again_after_a_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_is_told_as_a_panic() {
+async fn a_closure_that_panics_is_reported_as_a_panic() {
     let (bed, service) = registry(&[("max_failures", 0)], || panic!("{PANIC}")).await;
     let mut events = bed.services().await.subscribe();
     assert!(service.start().await.is_err());
-    assert_eq!(failures(&told(&mut events).await), [(FailureKind::Panic, Recovery::Fail)]);
+    assert_eq!(failures(&received(&mut events).await), [(FailureKind::Panic, Recovery::Fail)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_tells_what_was_decided_and_not_what_was_answered() {
+async fn an_event_has_the_decision_and_not_the_answer_of_on_failure() {
     hush();
     let bed = TestBed::new();
     let mut events = bed.services().await.subscribe();
     let service = bed.start(Fragile { panics: &[1], cleanup: Duration::ZERO }).await;
     service.wait_for(ServiceState::Failed).await.unwrap();
-    assert_eq!(failures(&told(&mut events).await), [(FailureKind::Panic, Recovery::Fail)]);
+    assert_eq!(failures(&received(&mut events).await), [(FailureKind::Panic, Recovery::Fail)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_has_failed_stays_failed_though_it_still_cleans_up() {
+async fn a_service_that_has_failed_stays_failed_while_it_still_cleans_up() {
     let set = [("max_failures", 0)];
     let (bed, service) = registry(&set, || Fragile { panics: &[1], cleanup: secs(10) }).await;
     service.start().await.unwrap();
@@ -124,7 +124,7 @@ async fn a_service_that_has_failed_stays_failed_though_it_still_cleans_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_failure_is_no_reason_to_back_off_during_a_cleanup() {
+async fn a_service_does_not_back_off_during_a_cleanup_because_of_an_earlier_failure() {
     let (bed, service) = registry(&[], || Fragile { panics: &[2, 3], cleanup: secs(10) }).await;
     service.start().await.unwrap();
     bed.run_for(secs(1)).await;
@@ -133,13 +133,13 @@ async fn an_earlier_failure_is_no_reason_to_back_off_during_a_cleanup() {
         assert!(service.run_now().await.unwrap().error().is_some());
     }
     service.resume().await.unwrap();
-    assert_eq!(service.state(), ServiceState::Running, "nothing is decided before the cleanup has ended");
+    assert_eq!(service.state(), ServiceState::Running, "the decision takes effect after the cleanup");
     bed.run_for(secs(10)).await;
     assert_eq!(service.state(), ServiceState::BackingOff);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_started_while_it_is_unregistered_is_stopped_again() {
+async fn a_service_that_is_started_while_it_is_unregistered_is_stopped_again() {
     let (bed, service) = registry(&[], || Fragile { panics: &[], cleanup: secs(1) }).await;
     let services = bed.services().await;
     service.start().await.unwrap();
@@ -172,7 +172,7 @@ impl Fickle {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_delay_counts_from_a_run_by_hand_during_the_initial_delay_too() {
+async fn a_new_delay_also_counts_from_a_requested_run_during_the_initial_delay() {
     let bed = TestBed::new();
     let service = bed.start_of::<Fickle>().await;
     bed.run_for(secs(100)).await;
@@ -183,7 +183,7 @@ async fn a_new_delay_counts_from_a_run_by_hand_during_the_initial_delay_too() {
     assert_eq!(service.health().runs, 2);
 }
 
-/// Keeps its context, by which its options can be changed from outside.
+/// Keeps its context, so that its options can be changed from outside.
 struct Hourly(Arc<OnceLock<Context>>);
 
 #[service(cron = "0 * * * *", discover = false)]
@@ -194,7 +194,7 @@ impl Hourly {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fire_that_came_due_during_a_pause_stays_due_though_an_option_changes() {
+async fn a_fire_that_became_due_during_a_pause_stays_due_when_an_option_changes() {
     let (bed, cx) = (TestBed::new(), Arc::new(OnceLock::new()));
     let service = bed.start(Hourly(cx.clone())).await;
     bed.run_for(secs(3600)).await;
@@ -207,7 +207,7 @@ async fn a_fire_that_came_due_during_a_pause_stays_due_though_an_option_changes(
     assert_eq!(service.health().runs, 2);
 }
 
-/// Slow to be built, and then changed meanwhile.
+/// Its `configure` is slow, and changes its schedule.
 struct Changed;
 
 #[service(cron = "0 0 1 1 *", discover = false)]
@@ -222,7 +222,7 @@ impl Changed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_that_takes_the_place_of_a_cron_schedule_before_the_start_runs_at_once_too() {
+async fn an_interval_that_replaces_a_cron_schedule_before_the_start_also_runs_at_once() {
     let bed = TestBed::new().set("jitter", 300);
     let service = bed.start_of::<Changed>().await;
     bed.run_for(Duration::from_millis(1)).await;

@@ -1,17 +1,16 @@
-//! A month in the life of fifty services, simulated from a seed, and checked line by line.
+//! Simulates a month of fifty services from a seed, and checks every event against a model of the contract.
 //!
-//! `cargo test -p service-tests --test simulation` lives through fifty months. `SIM_SEEDS=1000` makes it a thousand,
-//! `SIM_SEED=123` lives through month 123 only (with `SIM_SEEDS=10`, and the nine after it), `SIM_DAYS=3` makes months
-//! shorter. What goes wrong is printed with its seed and the end of its trace; the same seed goes wrong in the same way
-//! every time.
+//! `cargo test -p service-tests --test simulation` simulates fifty months. `SIM_SEEDS=1000` simulates a thousand,
+//! `SIM_SEED=123` only month 123 (with `SIM_SEEDS=10`, ten months from 123 on), and `SIM_DAYS=3` makes months shorter. An
+//! error is printed with its seed and the end of the trace. The same seed gives the same error every time.
 //!
-//! The services (`actor`, `blocker`) and the operator (`operator`) draw what they do from the seed. What they say and what
-//! the registry tells stands in one trace (`trace`, `world`), and `model` knows from the contract alone what may stand
-//! there. Blocking runs, which are on threads, have their turns one at a time (`stage`); cron schedules, in months in
-//! which clocks are changed, fire by a calendar of the model's own (`fires`).
+//! The services (`actor`, `blocker`) and the operator (`operator`) choose their actions by random numbers from the seed.
+//! Their reports and the registry's events form one trace (`trace`, `world`). `model` knows from the contract alone what the
+//! trace may contain. Blocking runs, which are on threads, take turns (`stage`). Cron schedules fire by a calendar of the
+//! model's own (`fires`), in months in which DST begins or ends.
 //!
-//! Not drawn, because they are no part of a month that replays: tables of overrides, which need a database's own time, a
-//! clock on the wall that is set, and blocking `cleanup`s, whose beginning no event announces.
+//! Not simulated, because a month with them would not replay exactly: overrides in tables, which need the time of a
+//! database; a wall clock that is set; and blocking `cleanup`s, whose beginning is not an event.
 
 mod actor;
 mod blocker;
@@ -41,8 +40,8 @@ use crate::quiet::hush;
 use crate::stage::Hooks;
 use crate::world::{Verdict, World};
 
-/// When months begin, in seconds since 1970. In the first nobody changes the clock; in the others they do in New York,
-/// Berlin or Lord Howe, or in two of them, forward or back.
+/// When months begin, in seconds since 1970. In the first month DST does not change; in the others it begins or ends in New
+/// York, Berlin or Lord Howe, or in two of them.
 const MONTHS: [i64; 5] = [
     1_767_225_600, // 2026-01-01 00:00 UTC
     1_771_545_600, // 2026-02-20 00:00 UTC
@@ -51,7 +50,7 @@ const MONTHS: [i64; 5] = [
     1_791_590_400, // 2026-10-10 00:00 UTC
 ];
 
-/// One month, or as long as it is said.
+/// Simulates one month, or this many days.
 fn simulate(seed: u64, days: u64) -> Verdict {
     let hooks = Hooks::default();
     hooks.runtime().block_on(live(seed, days, &hooks))
@@ -90,11 +89,11 @@ async fn live(seed: u64, days: u64, hooks: &Hooks) -> Verdict {
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
 #[test]
-fn every_month_goes_by_the_contract() {
+fn every_month_follows_the_contract() {
     hush();
     let days = number("SIM_DAYS").unwrap_or(30);
     let first = number("SIM_SEED");
@@ -119,7 +118,7 @@ fn every_month_goes_by_the_contract() {
                         lines.fetch_add(verdict.lines, Ordering::Relaxed);
                         hash.fetch_xor(verdict.hash, Ordering::Relaxed);
                         if let Some(why) = verdict.broken {
-                            // Later seeds are not begun any more.
+                            // No further seed is begun.
                             next.store(first + count, Ordering::Relaxed);
                             failed.push((seed, why));
                         }
@@ -127,16 +126,19 @@ fn every_month_goes_by_the_contract() {
                 })
             })
             .collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("a worker goes on")).min_by_key(|(seed, _)| *seed)
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a worker does not panic"))
+            .min_by_key(|(seed, _)| *seed)
     });
     let (lines, hash, seconds) = (lines.into_inner(), hash.into_inner(), start.elapsed().as_secs_f64());
     let Tally { runs, by_cron, blocking, given_up } = tally.into_inner().expect("adding does not panic");
     println!("{count} seed(s) of {days} days: {runs} runs, {lines} lines in {seconds:.1} s");
     println!(
-        "{by_cron} runs for fires of cron schedules, {blocking} on threads, {given_up} of those given up; hash {hash:016x}"
+        "{by_cron} runs by cron schedules, {blocking} blocking runs, of which {given_up} timed out or were aborted; hash {hash:016x}"
     );
     if let Some((seed, why)) = failed {
-        panic!("seed {seed} goes wrong; `SIM_SEED={seed}` replays it\n\n{why}");
+        panic!("seed {seed} violates the contract; `SIM_SEED={seed}` replays it\n\n{why}");
     }
 }
 
@@ -149,7 +151,11 @@ fn a_seed_replays_exactly() {
             println!("trace of seed {seed}: {:016x}, {} lines, {:?}", once.hash, once.lines, once.tally);
             assert_eq!((once.hash, once.lines), (twice.hash, twice.lines), "seed {seed}");
             let Tally { by_cron, given_up, .. } = once.tally;
-            assert!(by_cron > 0 && given_up > 0, "what is hardest to replay is among it: {:?}", once.tally);
+            assert!(
+                by_cron > 0 && given_up > 0,
+                "cron and blocking runs, which are hardest to replay, occur: {:?}",
+                once.tally
+            );
             once.hash
         })
         .collect();

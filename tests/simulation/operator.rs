@@ -1,4 +1,4 @@
-//! The operator: asks anything of anyone, at any moment, sense or nonsense.
+//! The operator: makes requests to any service at any moment, useful or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, pick};
 use crate::trace::{Answer, Ask, Ms, What, millis};
 use crate::world::World;
 
-/// Asks, and says what came of it.
+/// Makes a request, and reports its answer.
 pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within: bool) {
     if ask.starts() && world.is_quiet() {
         return;
@@ -65,7 +65,7 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
             },
             Err(error) => Answer::Refused(error.to_string()),
         },
-        other => unreachable!("{other:?} is not asked of one service"),
+        other => unreachable!("{other:?} is not a request to one service"),
     };
     given_up.not();
     world.answers(service, n, answer);
@@ -92,7 +92,7 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
             Ok(())
         }
         Ask::Shutdown => registry.shutdown().await,
-        other => unreachable!("{other:?} is not asked of all"),
+        other => unreachable!("{other:?} is not a request to all services"),
     };
     world.answers(service, n, answer.into());
 }
@@ -122,7 +122,7 @@ impl From<Result<()>> for Answer {
     }
 }
 
-/// Says when nobody waits for an answer any more.
+/// Reports when the future that waits for an answer is dropped.
 struct GaveUp<'a> {
     world: &'a Arc<World>,
     service: usize,
@@ -143,18 +143,18 @@ impl Drop for GaveUp<'_> {
     }
 }
 
-/// Starts everything, asks this and that for as long as the simulation goes, and shuts down at last.
+/// Starts all services, makes random requests until the end of the simulation, and shuts down.
 pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
     perform(world, 0, Ask::StartAll, false).await;
     while world.now() < end && !world.is_broken() {
         let gap = if rng.bool() { rng.u64(0..50 * MINUTE) } else { rng.u64(0..50) * MINUTE };
-        // Some moments are those at which much is due.
+        // Some requests come at full minutes, at which many runs are due.
         let until = if rng.u32(0..3) == 0 { (world.now() + gap) / MINUTE * MINUTE } else { world.now() + gap };
         world.sleep_until(until.min(end)).await;
         world.look_round();
         if rng.u32(0..60) == 0 {
             let ask = *pick(rng, &[Ask::StopAll, Ask::Shutdown, Ask::PauseAll, Ask::ResumeAll, Ask::StartAll]);
-            // Nothing is started while all are being stopped; everything else goes on.
+            // Nothing is started while all services are being stopped; other requests continue.
             tokio::spawn({
                 let world = world.clone();
                 async move { perform_for_all(&world, 0, ask).await }
@@ -174,13 +174,13 @@ pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
     }
     world.wind_up();
     perform_for_all(world, 0, Ask::Shutdown).await;
-    // Whoever still waits for an answer gets it without any help.
+    // Requests that are still open must be answered without further requests.
     world.sleep_until(world.now() + 2 * HOUR).await;
     world.look_round();
     world.close();
 }
 
-/// Now and then a request just when something goes on that will take this long.
+/// Sometimes makes a request during work that takes this long.
 pub(crate) fn disturb(world: &Arc<World>, service: usize, while_it_takes: Ms) {
     let Some(mut rng) = world.draw(service, |_, _, rng| (rng.u32(0..8) == 0).then(|| rng.fork())) else { return };
     let at = world.now() + rng.u64(0..=while_it_takes);
@@ -219,11 +219,11 @@ fn burst(world: &Arc<World>, rng: &mut Rng) {
 fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
     let interval = *pick(rng, &[5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR]);
     if rng.u32(0..5) < 3 {
-        // What helps.
+        // A useful request.
         match world.state(service) {
             None => return Ask::Register,
             Some(ServiceState::Created | ServiceState::Stopped) => {
-                // A ready-made one that has ended can only be registered anew.
+                // A ready-made instance that has ended can only be registered again.
                 return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Start };
             }
             Some(ServiceState::Failed) => return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Reset },
@@ -252,7 +252,7 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
         ],
     );
     match (ask, world.cast[service].schedule) {
-        // An interval takes the place of a cron schedule for as long as it is registered.
+        // An interval replaces a cron schedule for as long as the service is registered.
         (Ask::SetInterval(_), Schedule::Cron(..)) if rng.u32(0..6) > 0 => Ask::SetRetryDelay(interval / 60),
         _ => ask,
     }

@@ -1,19 +1,19 @@
-//! When a run is to begin, reckoned anew from the contract: grid, delay, jitter, waits after failures, restarts.
+//! When a run must begin, computed independently from the contract: grid, delay, jitter, waits after failures, restarts.
 
 use crate::cast::{Part, Restart, Schedule};
 use crate::fires::Fires;
 use crate::trace::Ms;
 
-/// Why a run is to begin.
+/// Why a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It is due already; a changed option does not change that.
+    /// It is due already; changed options do not change that.
     AtOnce,
     Regular,
     Retry,
 }
 
-/// A run is to begin in this stretch of time, or as soon after it as nothing stands in the way.
+/// The period in which a run must begin; if something prevents it, the run begins as soon after it as possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) from: Ms,
@@ -31,25 +31,25 @@ impl Window {
     }
 }
 
-/// The schedule of one life.
+/// The schedule of one incarnation.
 #[derive(Clone, Debug)]
 pub(crate) struct Timetable {
     pub(crate) schedule: Schedule,
     jitter: Ms,
-    /// A point of the grid: the first one, or the last one at or before the last regular run's start.
+    /// A point of the grid: the first one, or the last one at or before the start of the last regular run.
     point: Ms,
     last: Option<(Ms, Ms)>,
-    /// The schedule that the grid stands on; another one takes over when no run is in flight.
+    /// The schedule of the grid; a changed one applies when no run is in progress.
     stands_on: Schedule,
     fires: Fires,
-    /// Fires that the next run may be for: two, where jitter hides whether the first of them has been let go.
+    /// Fires that the next run may be for. There are two if jitter hides whether the first one was skipped.
     waited: Vec<Ms>,
-    /// The run that is or was last in flight was for one of them.
+    /// The current or last run was for one of them.
     served: bool,
 }
 
 impl Timetable {
-    /// Of a service that came up at this moment.
+    /// The schedule of a service that became ready at this moment.
     pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Window) {
         let first = up + part.initial_delay;
         let mut table = Self {
@@ -70,12 +70,12 @@ impl Timetable {
         (table, window)
     }
 
-    /// A run begins, because it was due or by hand.
+    /// A run begins, because it was due or requested.
     pub(crate) fn begins(&mut self, due: Option<Kind>) {
         self.served |= due == Some(Kind::Regular);
     }
 
-    /// The first fire after this moment. One whose jitter is running is still waited for, unless it was run.
+    /// Returns the first fire after this moment. An earlier one whose jitter is not over stays possible, unless it was run.
     fn next_fire(&mut self, after: Ms) -> Window {
         let (served, jitter) = (std::mem::take(&mut self.served), self.jitter);
         self.waited.retain(|fire| !served && *fire <= after && after < fire + jitter);
@@ -89,8 +89,8 @@ impl Timetable {
         self.settle();
     }
 
-    /// Another schedule: the grid comes up to the last run's start first, and goes on from there. While something goes on,
-    /// be it a run or a `cleanup`, that has time.
+    /// Changes the schedule: the grid first advances to the start of the last run. During a run or a `cleanup` the change
+    /// applies later.
     pub(crate) fn change(&mut self, schedule: Schedule, busy: bool) {
         self.schedule = schedule;
         if !busy {
@@ -98,7 +98,7 @@ impl Timetable {
         }
     }
 
-    /// Whether another schedule waits to take over.
+    /// Whether a changed schedule is not applied yet.
     pub(crate) fn is_changed(&self) -> bool {
         self.stands_on != self.schedule
     }
@@ -119,12 +119,12 @@ impl Timetable {
         self.stands_on = self.schedule;
     }
 
-    /// The next regular run after the last one, as it is seen now.
+    /// Returns the next regular run after the last one, computed now.
     pub(crate) fn next(&mut self, now: Ms) -> Window {
         let (started, ended) = self.last.expect("something ran");
         let window = match self.stands_on {
             Schedule::Delay(wait) => Window::regular(ended + wait, self.jitter),
-            // In the initial delay it does not fire.
+            // It does not fire during the initial delay.
             Schedule::Cron(..) => self.next_fire(now.max(self.point)),
             Schedule::Interval(_) if started < self.point => Window::regular(self.point, self.jitter),
             Schedule::Interval(every) if ended - started >= every => {
@@ -139,7 +139,7 @@ impl Timetable {
         if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window }
     }
 
-    /// The wait in hand, after the schedule has changed at this moment.
+    /// Returns the current wait, after the schedule has changed at this moment.
     pub(crate) fn changed(&self, waiting: Window, now: Ms) -> Window {
         if waiting.kind != Kind::Regular {
             return waiting;
@@ -155,14 +155,14 @@ impl Timetable {
         let mut new = Window::regular(due, self.jitter);
         new.to = new.to.max(now);
         if waiting.from <= now {
-            // What was due, or may have been, may stay due.
+            // A run that was due, or may have been, may stay due.
             return Window { from: waiting.from.min(new.from), to: waiting.to.max(new.to), kind: Kind::Regular };
         }
         new
     }
 }
 
-/// The wait after so many consecutive failures.
+/// Returns the wait after this many consecutive failures.
 pub(crate) fn retry_wait(part: &Part, retry_delay: Ms, count: u32) -> Ms {
     let mut wait = retry_delay as f64;
     for _ in 1..count.min(64) {
@@ -171,7 +171,7 @@ pub(crate) fn retry_wait(part: &Part, retry_delay: Ms, count: u32) -> Ms {
     (wait.min(part.max_retry_delay as f64)).ceil() as Ms
 }
 
-/// Whether one more restart is within the budget; counts it if it is.
+/// Returns whether one more restart is within `max_restarts`; if so, counts it.
 pub(crate) fn grant(granted: &mut Vec<Ms>, restart: Restart, now: Ms) -> bool {
     let lately = granted.iter().filter(|at| now - **at < restart.window).count();
     if lately < restart.max {

@@ -1,4 +1,4 @@
-//! Scripted panics and warnings, of which a month has thousands, are not printed.
+//! Suppresses the output of simulated panics and warnings, of which a month has thousands.
 
 use std::sync::Once;
 
@@ -22,7 +22,7 @@ pub(crate) fn hush() {
     });
 }
 
-/// A subscriber that is interested in nothing. Without any, the crate prints warnings to standard error.
+/// A subscriber that ignores every event. Without a subscriber, the crate prints warnings to standard error.
 struct Silence;
 
 impl Subscriber for Silence {

@@ -1,11 +1,11 @@
-//! The stage: where blocking runs have their turns, one at a time, so that a month with threads replays exactly.
+//! The stage: blocking runs take turns here, one at a time, so that a month with threads replays exactly.
 //!
-//! A blocking run is on a thread of its own, and says and asks nothing before it is its turn. Turns are given by the
-//! simulation's own thread at its most quiet moment: just before it would park, when no task is left to be polled. It
-//! stands still until the run has let go: by holding on until a moment of virtual time, or when its thread is done with it
-//! (threads are kept for no time at all), which is after the runtime has been told of the run's end.
+//! A blocking run is on a thread of its own, and reports and requests nothing before its turn. The simulation's own thread
+//! grants the turns just before it would park, when no task is left to be polled. It waits until the run has ended its turn:
+//! either the run holds until a moment of virtual time, or its thread has ended (idle threads are not kept), which is after
+//! the runtime has received the result of the run.
 //!
-//! While blocking runs go on, tokio's paused clock does not leap. A task moves it then, a millisecond at a time.
+//! During blocking runs, tokio's paused clock does not advance by itself. A task advances it, a millisecond at a time.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
@@ -26,17 +26,17 @@ pub(crate) struct Stage {
 
 #[derive(Default)]
 struct Inner {
-    /// Services whose blocking runs have begun, in that order, and are not on the stage yet.
+    /// Services whose blocking runs have begun, in order, and have had no turn yet.
     expected: VecDeque<usize>,
-    /// Those of them whose threads are there.
+    /// Those of them whose threads wait for a turn.
     arrived: BTreeSet<usize>,
-    /// Runs that hold on, and until when.
+    /// Runs that hold, and until when.
     held: Vec<(Ms, u32)>,
     holds: u32,
     turn: Option<Turn>,
-    /// A thread is gone whose turn it was.
+    /// The thread that had the turn has ended.
     gone: bool,
-    /// Nobody waits for a turn any more.
+    /// The simulation is over: threads do not wait for turns any more.
     over: bool,
 }
 
@@ -44,7 +44,7 @@ struct Inner {
 enum Turn {
     First(usize),
     Again(u32),
-    /// Whoever has it has taken it.
+    /// A thread has the turn.
     Taken,
 }
 
@@ -59,9 +59,9 @@ impl Stage {
 
     // ── on the threads of blocking runs ──────────────────────────────────────────────────────────────────────────
 
-    /// Waits for this service's turn.
+    /// Waits for the turn of this service.
     pub(crate) fn enter(&self, service: usize) {
-        // A thread may take over the next run before a thread of its own does.
+        // A thread may take the next run before it ends.
         self.leave();
         let mut inner = self.lock();
         inner.arrived.insert(service);
@@ -69,7 +69,7 @@ impl Stage {
         self.take(inner, Turn::First(service));
     }
 
-    /// Lets the others go on, until this moment of virtual time.
+    /// Ends the turn until this moment of virtual time.
     pub(crate) fn hold(&self, until: Ms) {
         let mut inner = self.lock();
         inner.holds += 1;
@@ -88,7 +88,7 @@ impl Stage {
         HAS_TURN.set(true);
     }
 
-    /// This thread has done with its run: it is about to end, or to begin another.
+    /// This thread has finished its run: it is about to end, or to begin another run.
     pub(crate) fn leave(&self) {
         if HAS_TURN.replace(false) {
             let mut inner = self.lock();
@@ -104,7 +104,7 @@ impl Stage {
         self.lock().expected.push_back(service);
     }
 
-    /// Gives turns until something comes of one. Nothing else is left to be done at this moment.
+    /// Grants turns until one has an effect on the runtime. Called when nothing else is left to do at this moment.
     pub(crate) fn conduct(&self, now: Ms) {
         let mut inner = self.lock();
         while !inner.over {
@@ -130,15 +130,15 @@ impl Stage {
     }
 
     fn wait<'a>(&self, inner: MutexGuard<'a, Inner>, waits: impl Fn(&Inner) -> bool) -> MutexGuard<'a, Inner> {
-        // Of real time; as nothing but threads of the simulation's own are waited for, it is never used up.
+        // Real time. Only threads of the simulation itself are waited for, so this is never reached.
         const PATIENCE: Duration = Duration::from_secs(120);
         let waited = self.changed.wait_timeout_while(inner, PATIENCE, |inner| waits(inner) && !inner.over);
         let (inner, timeout) = waited.expect("nothing panics on the stage");
-        assert!(!timeout.timed_out(), "a blocking run was begun, and its thread does not come");
+        assert!(!timeout.timed_out(), "a blocking run has begun, but its thread does not arrive");
         inner
     }
 
-    /// Moves the clock while runs hold on.
+    /// Advances the clock while runs hold.
     pub(crate) async fn move_clock(self: Arc<Self>) {
         loop {
             self.step.notified().await;
@@ -146,14 +146,14 @@ impl Stage {
         }
     }
 
-    /// Sends everyone away.
+    /// Releases all threads.
     fn dismiss(&self) {
         self.lock().over = true;
         self.changed.notify_all();
     }
 }
 
-/// Where the runtime's hooks find the world, for as long as there is one.
+/// The access of the runtime's hooks to the world, while there is one.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     stage: Arc<Stage>,
@@ -161,13 +161,13 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// A runtime on which blocking runs go by turns.
+    /// Builds a runtime on which blocking runs take turns.
     pub(crate) fn runtime(&self) -> tokio::runtime::Runtime {
         let (park, stop) = (self.clone(), self.stage.clone());
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
-            // The order of tasks depends on nothing but what woke them.
+            // The order of tasks depends only on the order in which they were woken.
             .global_queue_interval(1)
             .event_interval(u32::MAX)
             .thread_keep_alive(Duration::ZERO)
@@ -199,7 +199,7 @@ impl Hooks {
     }
 }
 
-/// Closes the stage when it is dropped, so that no thread waits for a turn that never comes.
+/// Closes the stage when it is dropped, so that no thread waits without end.
 pub(crate) struct Opened(Hooks);
 
 impl Drop for Opened {

@@ -1,7 +1,7 @@
-//! The trace: everything that happened in one simulated registry, line by line, and how it is read off.
+//! The trace: everything that happened in one simulated registry, line by line.
 //!
-//! The tricky part is order. Events wait in a channel while the services' own words are written at once; so every word
-//! first fetches the events that wait, and each line stands where it belongs.
+//! The tricky part is order. The registry's events wait in a channel, while the services' own reports are written at once.
+//! So every report first fetches the waiting events, and each line is in its right place.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -41,7 +41,7 @@ impl From<Recovery> for Decision {
     }
 }
 
-/// What an error says about being retried.
+/// What an error says about retrying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Advice {
     None,
@@ -49,7 +49,7 @@ pub(crate) enum Advice {
     RetryAfter(Ms),
 }
 
-/// How scripted code ends by itself.
+/// How simulated code ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum How {
     Well { processed: u64, failed: u64, again: bool },
@@ -57,7 +57,7 @@ pub(crate) enum How {
     Panics,
 }
 
-/// What is asked of a service, or of the registry.
+/// A request to a service or to the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Ask {
     Start,
@@ -78,23 +78,23 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
-    /// Whether it may begin a life.
+    /// Whether it may start a service.
     pub(crate) fn starts(self) -> bool {
         matches!(self, Self::Start | Self::Reset | Self::StartAll)
     }
 
-    /// Whether it is about the whole registry.
+    /// Whether it concerns the whole registry.
     pub(crate) fn is_for_all(self) -> bool {
         matches!(self, Self::StartAll | Self::StopAll | Self::PauseAll | Self::ResumeAll | Self::Shutdown)
     }
 }
 
-/// What came of it.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
     Done,
     Refused(String),
-    /// A `run_now`'s report.
+    /// The report of `run_now`.
     Ran {
         error: Option<String>,
         processed: u64,
@@ -104,7 +104,7 @@ pub(crate) enum Answer {
     },
 }
 
-/// What a line says.
+/// The content of a line.
 #[derive(Clone, Debug, Hash)]
 pub(crate) enum What {
     // The registry's events.
@@ -119,7 +119,7 @@ pub(crate) enum What {
     Aborted,
     Restart { after: Ms },
     OptionChanged { key: &'static str },
-    // The services' own words.
+    // The services' own reports.
     ConfigureBegan,
     ConfigureEnds(How),
     Made { instance: u32 },
@@ -131,7 +131,7 @@ pub(crate) enum What {
     Dropped { instance: u32 },
     Permit,
     Degraded,
-    // What is asked of them.
+    // Requests and their answers.
     Ask { n: u32, ask: Ask, within: bool },
     Answer { n: u32, answer: Answer },
     GaveUp { n: u32 },
@@ -161,8 +161,8 @@ impl What {
 }
 
 impl What {
-    /// Whether a service's health may be another one after this line. What is asked is done only after it, and of what the
-    /// services say the registry learns only later.
+    /// Whether a service's health may change with this line. A request takes effect only after its line, and the registry
+    /// learns of the services' own reports only later.
     pub(crate) fn shows_in_health(&self) -> bool {
         matches!(
             self,
@@ -222,7 +222,7 @@ impl Trace {
         self.hasher.finish()
     }
 
-    /// The last lines, as many as asked for, of these services.
+    /// Returns the last `count` lines of these services.
     pub(crate) fn tail(&self, count: usize, of: impl Fn(&Line) -> bool) -> Vec<String> {
         let mut lines: Vec<_> =
             self.last.iter().rev().filter(|line| of(line)).take(count).map(Line::to_string).collect();

@@ -1,4 +1,4 @@
-//! What all parts of one simulation share: the registry, the trace, the model that checks it, and random numbers.
+//! The data that all parts of one simulation share: the registry, the trace, the model that checks it, and random numbers.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -31,26 +31,26 @@ struct Inner {
     events: Option<Events>,
     trace: Trace,
     model: Model,
-    /// Of each service: its random numbers, and until when its day is good or bad.
+    /// For each service: its random numbers, and until when its day is good or bad.
     tempers: Vec<(Rng, Ms, bool)>,
     contexts: Vec<Option<Context>>,
-    /// When their schedules were changed last.
+    /// When the schedule of each service was last changed.
     changed: Vec<Option<Ms>>,
     serial: u32,
     asks: u32,
-    /// What was found wrong, and with whom.
+    /// The first error, and its service.
     broken: Option<(usize, String)>,
-    /// Nothing is started any more.
+    /// No service is started any more.
     over: bool,
     closed: bool,
 }
 
-/// How a simulation went.
+/// The result of a simulation.
 pub(crate) struct Verdict {
     pub(crate) hash: u64,
     pub(crate) lines: u64,
     pub(crate) tally: Tally,
-    /// What was found wrong, with the end of the trace.
+    /// The first error, with the end of the trace.
     pub(crate) broken: Option<String>,
 }
 
@@ -105,7 +105,7 @@ impl World {
         inner.serial
     }
 
-    /// Draws from a service's own random numbers. Days are good or bad, by the service.
+    /// Chooses by a service's own random numbers. A service has good and bad days.
     pub(crate) fn draw<T>(&self, service: usize, draw: impl FnOnce(&Part, bool, &mut Rng) -> T) -> T {
         let now = self.now();
         let mut inner = self.lock();
@@ -117,7 +117,7 @@ impl World {
         draw(&self.cast[service], *bad, rng)
     }
 
-    /// Keeps a service's context, by which its options can be changed at any moment.
+    /// Keeps a service's context, so that its options can be changed at any moment.
     pub(crate) fn remember(&self, service: usize, cx: &Context) {
         let earlier = self.lock().contexts[service].replace(cx.clone());
         drop(earlier);
@@ -127,8 +127,8 @@ impl World {
         self.lock().contexts[service].clone()
     }
 
-    /// Whether a service's schedule is left alone otherwise at this moment: of two changes at once nobody promises which
-    /// one is seen, and whether both are.
+    /// Returns whether a service's schedule was not changed yet at this moment: for two changes at once, the contract does
+    /// not say which one has an effect.
     pub(crate) fn may_change_schedule(&self, service: usize) -> bool {
         let now = self.now();
         self.lock().changed[service].replace(now) != Some(now)
@@ -136,7 +136,7 @@ impl World {
 
     // ── the trace ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A line in the trace, after all events that came before it.
+    /// Adds a line to the trace, after all events that came before it.
     pub(crate) fn say(&self, service: usize, what: What) {
         let mut inner = self.look();
         let mut touched = Touched::default();
@@ -144,7 +144,7 @@ impl World {
         self.compare(inner, touched, false);
     }
 
-    /// Fetches what has happened.
+    /// Fetches the waiting events.
     fn look(&self) -> MutexGuard<'_, Inner> {
         let mut inner = self.lock();
         let touched = self.fetch(&mut inner);
@@ -156,14 +156,14 @@ impl World {
         let mut touched = Touched::default();
         let Some(mut events) = inner.events.take() else { return touched };
         let mut task = Task::from_waker(Waker::noop());
-        // Not held back by tokio's budget: an event that is there is read.
+        // Outside tokio's budget, so that every waiting event is read.
         let mut next = tokio::task::unconstrained(std::future::poll_fn(|task| match events.as_mut().poll_next(task) {
             Poll::Ready(Some(event)) => Poll::Ready(event),
             _ => Poll::Pending,
         }));
         while let Poll::Ready(event) = Pin::new(&mut next).poll(&mut task) {
             if let ServiceEventKind::Lagged { missed } = event.kind {
-                inner.broken.get_or_insert((0, format!("{missed} events were missed")));
+                inner.broken.get_or_insert((0, format!("{missed} events were lost")));
                 continue;
             }
             let at = millis(event.at.duration_since(self.wall).expect("the clock begins with the simulation"));
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// Compares what the registry says of itself with what has happened.
+    /// Compares the registry's health with the model.
     fn compare(&self, mut inner: MutexGuard<'_, Inner>, touched: Touched, settled: bool) {
         let now = self.now();
         if let (Some(registry), None, false) = (self.registry.get(), &inner.broken, inner.closed) {
@@ -213,13 +213,13 @@ impl World {
         drop(touched.dropped);
     }
 
-    /// Nothing is left to be done at this moment but by blocking runs.
+    /// Lets blocking runs continue: nothing else is left to do at this moment.
     pub(crate) fn conduct(&self) {
         drop(self.look());
         self.stage.conduct(self.now());
     }
 
-    // ── what the operator needs ──────────────────────────────────────────────────────────────────────────────────
+    // ── for the operator ─────────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn asks(&self, service: usize, ask: Ask, within: bool) -> u32 {
         let n = {
@@ -235,7 +235,7 @@ impl World {
         self.say(service, What::Answer { n, answer });
     }
 
-    /// Whether nothing may be started, because everything is being stopped.
+    /// Whether nothing may be started, because all services are being stopped.
     pub(crate) fn is_quiet(&self) -> bool {
         let now = self.now();
         let inner = self.look();
@@ -251,7 +251,7 @@ impl World {
         self.look().model.state(service)
     }
 
-    /// How many of a hundred services do not run.
+    /// Returns the percentage of services that do not run.
     pub(crate) fn share_down(&self) -> usize {
         let inner = self.look();
         let down = |service| !inner.model.state(service).is_some_and(ServiceState::is_running);
@@ -262,7 +262,7 @@ impl World {
         self.look().broken.is_some()
     }
 
-    /// Looks at every service: whether it does what it should by now.
+    /// Checks that every service has done what it must have done by now.
     pub(crate) fn look_round(&self) {
         let now = self.now();
         let mut inner = self.look();
@@ -275,7 +275,7 @@ impl World {
         self.compare(inner, Touched { services, dropped: Vec::new() }, true);
     }
 
-    /// The simulation is over: what is said from here on is not part of it.
+    /// Ends the simulation: later lines are not part of the trace.
     pub(crate) fn close(&self) {
         let mut inner = self.look();
         if inner.broken.is_none()
@@ -298,9 +298,9 @@ impl World {
             let mut section = |title: &str, lines: Vec<String>| {
                 text += &format!("\n{title}\n  {}\n", lines.join("\n  "));
             };
-            section("the last lines of all:", inner.trace.tail(12, |_| true));
+            section("the last lines of all services:", inner.trace.tail(12, |_| true));
             if !deps.is_empty() {
-                section("of what it depends on:", inner.trace.tail(12, |line| deps.contains(&line.service)));
+                section("of its dependencies:", inner.trace.tail(12, |line| deps.contains(&line.service)));
             }
             section("of this service:", inner.trace.tail(40, |line| line.service == *service));
             text
@@ -309,7 +309,7 @@ impl World {
     }
 }
 
-/// Services about which something was said, and contexts to be dropped outside the lock.
+/// The services of the new lines, and contexts to be dropped outside the lock.
 #[derive(Default)]
 struct Touched {
     services: Vec<usize>,

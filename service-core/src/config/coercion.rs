@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::toml;
 use super::units::{self, LONGEST};
-use super::values::Value;
+use super::values::{Table, Value};
 
 /// A time: a number is seconds, a string has units.
 pub(crate) fn duration(value: &Value) -> Option<Duration> {
@@ -67,22 +67,40 @@ pub(crate) fn word(value: &Value) -> Option<&str> {
 pub(crate) fn words(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::List(items) => items.iter().map(|item| word(&item.value).map(str::to_owned)).collect(),
-        Value::Text { text, .. } => list(text)?.iter().map(|item| word(item).map(str::to_owned)).collect(),
+        Value::Text { text, .. } => items(text).iter().map(|item| word(item).map(str::to_owned)).collect(),
         _ => None,
     }
 }
 
-/// The list in a text without a type: a TOML array, or items with commas between them.
-pub(crate) fn list(text: &str) -> Option<Vec<Value>> {
-    let text = text.trim();
-    if text.starts_with('[') {
-        return match toml::parse_value(text)? {
-            Value::List(items) => Some(items.into_iter().map(|item| item.value).collect()),
-            _ => None,
-        };
+/// The items of a list in a text without a type: those of a TOML array, else what stands between commas.
+pub(crate) fn items(text: &str) -> Vec<Value> {
+    if let Some(Value::List(items)) = toml::parse_value(text) {
+        return items.into_iter().map(|item| item.value).collect();
     }
-    if text.is_empty() {
-        return Some(Vec::new());
+    if text.trim().is_empty() {
+        return Vec::new();
     }
-    Some(text.split(',').map(|item| Value::Text { text: item.trim().to_owned(), secret: false }).collect())
+    text.split(',').map(|item| Value::Text { text: item.trim().to_owned(), secret: false }).collect()
+}
+
+/// The table in a text without a type: an inline table of TOML.
+pub(crate) fn table(text: &str) -> Option<Table> {
+    match toml::parse_value(text)? {
+        Value::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+/// What a text without a type would be in the file: a number, a truth value, a list or a table where it looks exactly so,
+/// else a string.
+pub(crate) fn natural(text: &str) -> Value {
+    match (text.parse::<bool>(), text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(flag), ..) => Value::Bool(flag),
+        (_, Ok(number), _) if number.to_string() == text => Value::Int(number.into()),
+        (.., Ok(number)) if format!("{number:?}") == text && number.is_finite() => Value::Float(number),
+        _ => match toml::parse_value(text) {
+            Some(value @ (Value::List(_) | Value::Table(_))) => value,
+            _ => Value::Str(text.to_owned()),
+        },
+    }
 }

@@ -82,11 +82,15 @@ pub struct SettingsType {
     /// The names of its fields: `None` where they are not known.
     pub(crate) fields: fn() -> Option<&'static [&'static str]>,
     /// Whether these settings of this service can be read as the type.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only rows of tables are checked ahead"))]
+    #[allow(dead_code, reason = "only rows of tables are checked ahead")]
     pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
 }
 
+/// The settings of a service whose `configure` does not take them, while its code reads some by `cx.config`: their keys are
+/// not known.
+pub(crate) const UNDECLARED: SettingsType = SettingsType { fields: || None, check: |_, _| Ok(()) };
+
 /// What is known of `T` as the type of a service's own settings.
 pub(crate) const fn settings<T: DeserializeOwned>() -> SettingsType {
-    SettingsType { fields: fields::<T>, check: |settings, service| settings.get::<T>(service).map(drop) }
+    SettingsType { fields: fields::<T>, check: |settings, service| settings.get_all::<T>(service).map(drop) }
 }

@@ -7,7 +7,8 @@ use std::ffi::OsString;
 
 use super::errors::ConfigError;
 use super::layers::{Layer, Origin};
-use super::values::{self, Node, Table, Value, is_secret};
+use super::secrets::is_secret;
+use super::values::{self, Node, Table, Value};
 
 /// What all of this crate's variables for settings begin with.
 const PREFIX: &str = "SERVICES__";
@@ -70,6 +71,7 @@ impl Env {
 
     /// A string of the file or of a table, with every `${VARIABLE}` replaced. `$${` stands for `${` itself.
     pub(crate) fn expand(&self, text: &str) -> Value {
+        let broken = |why| Value::Broken { variable: "…".to_owned(), why };
         let (mut out, mut rest, mut replaced, mut secret) = (String::new(), text, false, false);
         while let Some(at) = rest.find("${") {
             if let Some(before) = rest[..at].strip_suffix('$') {
@@ -80,8 +82,11 @@ impl Env {
             }
             out.push_str(&rest[..at]);
             let Some((variable, after)) = rest[at + 2..].split_once('}') else {
-                return Value::Broken { variable: rest[at + 2..].to_owned(), why: "its `}` is missing" };
+                return broken("its `}` is missing (`$${` stands for `${` itself)");
             };
+            if !is_name(variable) {
+                return broken("what stands in it is not the name of a variable (`$${` stands for `${` itself)");
+            }
             match self.read(variable) {
                 Ok(value) => out.push_str(value),
                 Err(why) => return Value::Broken { variable: variable.to_owned(), why },
@@ -93,16 +98,17 @@ impl Env {
     }
 
     fn read(&self, variable: &str) -> Result<&str, &'static str> {
-        let starts_well = variable.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-        if !starts_well || !variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            return Err("that is not a variable's name (`$${` stands for `${` itself)");
-        }
         match self.variables.get(variable) {
             Some(value) => Ok(value),
             None if self.not_text.contains(variable) => Err("its value is not valid UTF-8"),
             None => Err("the environment variable is not set"),
         }
     }
+}
+
+fn is_name(variable: &str) -> bool {
+    variable.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && variable.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// The variable that sets a key of a service.

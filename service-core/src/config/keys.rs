@@ -6,7 +6,7 @@
 
 use super::kinds::{Kind, Least, NONE, part};
 use super::options::{Options, Restart};
-use crate::schedule::{CatchUp, CronSchedule, Schedule};
+use crate::schedule::{CatchUp, CronSchedule, Schedule, cron};
 use crate::suggest;
 
 /// One key.
@@ -56,7 +56,7 @@ impl Key {
     }
 }
 
-const CRON: Rule = Rule::Feature { name: "cron", enabled: cfg!(feature = "cron") };
+const CRON: Rule = Rule::Feature { name: "cron", enabled: cron::IS_ENABLED };
 const WITH_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
 const WITH_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
 
@@ -295,7 +295,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// Whether it is a key of the attribute, those included that only the attribute can have.
-#[cfg(feature = "database")]
+#[allow(dead_code, reason = "only rows of tables are sorted by it")]
 pub(crate) fn is_attribute(name: &str) -> bool {
     find(name).is_some()
 }

@@ -95,7 +95,7 @@ impl Precedence {
 
 /// Whom a row of a table is for, by its `service_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+#[allow(dead_code, reason = "only a database has rows")]
 pub(crate) enum Scope {
     /// `defaults`: all services.
     Defaults,
@@ -117,3 +117,6 @@ impl Origin {
         Arc::new(Self { layer, place: place.into() })
     }
 }
+
+/// How the place of a value ends that is set for every service at once.
+pub(super) const FOR_ALL: &str = "for every service";

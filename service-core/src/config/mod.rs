@@ -18,6 +18,7 @@ mod kinds;
 mod layers;
 pub(crate) mod options;
 mod resolver;
+mod secrets;
 mod settings;
 mod sources;
 mod toml;
@@ -31,14 +32,14 @@ pub use layers::Layer;
 pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
-pub(crate) use descriptor::{SettingsType, settings};
+pub(crate) use descriptor::{SettingsType, UNDECLARED, settings};
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
-pub(crate) use resolver::{Provenance, Resolved, Row};
-pub(crate) use sources::{Inputs, Sources};
+pub(crate) use resolver::{Provenance, Resolved, Row, Target};
 #[cfg(feature = "database")]
-pub(crate) use values::{REDACTED, is_secret};
+pub(crate) use secrets::{REDACTED, is_secret};
+pub(crate) use sources::{Inputs, Sources};
 
 /// The page's code is compiled with the doc tests.
 #[cfg(doctest)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layer, Origin};
+use super::secrets::is_secret;
 use super::values::{SettingValue, Value, list};
 use crate::schedule::{CatchUp, RateLimit, Schedule};
 
@@ -256,9 +257,9 @@ impl ServiceOptions {
 
 impl fmt::Debug for ServiceOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No option is a secret.
+        // Own settings may be secrets.
         f.debug_map()
-            .entries(self.entries.iter().map(|(key, value)| (key, value.show(false))))
+            .entries(self.entries.iter().map(|(key, value)| (key, value.show(is_secret(key)))))
             .entries(self.requester_id.iter().map(|id| ("requester_id", id)))
             .finish()
     }

@@ -9,19 +9,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::descriptor::ServiceDescriptor;
+use super::deserialize;
 use super::errors::{ConfigError, Setting};
 use super::keys::{self, Key, Rule};
 use super::kinds::{Accepted, Kind};
-use super::layers::{Layer, Origin, Precedence};
+use super::layers::{FOR_ALL, Layer, Origin, Precedence};
+use super::secrets::{REDACTED, is_secret};
 use super::settings::Settings;
-use super::values::{self, Node, Table, Value, is_secret};
+use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
 use crate::schedule::Schedule;
 use crate::suggest::{distance, nearest};
-
-/// How the place of a value ends that is set for every service at once.
-pub(super) const FOR_ALL: &str = "for every service";
 
 /// One row of a layer that is not known at start. The key may have dots.
 pub(crate) struct Row {
@@ -36,6 +35,24 @@ impl Row {
     pub(super) fn is_meant_by(&self, error: &ConfigError) -> bool {
         let below = |key: &str| self.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         error.setting().is_some_and(|setting| setting.place == self.origin.place && below(&setting.key))
+    }
+}
+
+/// A service whose configuration is resolved.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) descriptor: &'static ServiceDescriptor,
+    /// What code set.
+    pub(crate) code: Option<&'a ServiceOptions>,
+    /// Code outside of its type may read its settings, so that their keys are not known.
+    pub(crate) undeclared: bool,
+}
+
+#[cfg(test)]
+impl<'a> Target<'a> {
+    pub(crate) fn new(id: &'a str, descriptor: &'static ServiceDescriptor, code: Option<&'a ServiceOptions>) -> Self {
+        Self { id, descriptor, code, undeclared: false }
     }
 }
 
@@ -196,15 +213,9 @@ impl<'a> Resolver<'a> {
         self.errors
     }
 
-    pub(super) fn finish(
-        mut self,
-        descriptor: Option<&ServiceDescriptor>,
-        code: Option<&ServiceOptions>,
-        file: &str,
-    ) -> Result<Resolved, Vec<ConfigError>> {
-        self.check_own(
-            descriptor.and_then(|descriptor| descriptor.settings.as_ref()).and_then(|settings| (settings.fields)()),
-        );
+    pub(super) fn finish(mut self, target: Target<'_>, file: &str) -> Result<Resolved, Vec<ConfigError>> {
+        let code = target.code;
+        self.check_own(target);
         let mut options =
             Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
         let unused = self.unused();
@@ -317,7 +328,7 @@ impl<'a> Resolver<'a> {
         let setting = Setting::new(self.id, mistake.key(), &entry.origin);
         self.errors.push(match mistake {
             // What is said of a secret may hold it.
-            _ if entry.shown == values::REDACTED => {
+            _ if entry.shown == REDACTED => {
                 ConfigError::Value { setting, found: entry.shown.clone(), expected: mistake.expected().to_owned() }
             }
             _ => ConfigError::Value { setting, found: format!("{:?}", entry.shown), expected: mistake.to_string() },
@@ -348,31 +359,44 @@ impl<'a> Resolver<'a> {
             .collect()
     }
 
-    /// Keys that are nobody's. Where the settings' fields are not known, only what looks like a misspelt option is one.
-    fn check_own(&mut self, fields: Option<&'static [&'static str]>) {
+    /// Keys that neither the attribute nor the settings have.
+    fn check_own(&mut self, target: Target<'_>) {
+        let declared = target.descriptor.settings.as_ref();
+        let fields = match declared {
+            Some(settings) => (settings.fields)(),
+            None if target.undeclared => None,
+            None => Some(&[][..]),
+        };
         for field in fields.into_iter().flatten().filter(|field| keys::find(field).is_some()) {
             self.errors.push(ConfigError::Reserved { service: self.id.to_owned(), key: (*field).to_owned() });
         }
-        for (key, node) in &self.own {
+        let own = std::mem::take(&mut self.own);
+        for (key, node) in &own {
             let setting = Setting::new(self.id, key, &node.origin);
             match fields {
                 Some(fields) if is_field(key, node, fields) => {}
-                // The test bed's `.set("batch_size", …)` is for whoever has it.
+                // The test bed's `.set("batch_size", …)` is for the services that have it.
                 Some(_) if node.origin.place.ends_with(FOR_ALL) => {}
-                Some(fields) => self.errors.push(ConfigError::UnknownKey { setting, hint: hint(key, fields) }),
-                None => {
-                    let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { continue };
-                    // Short names are near to many: `relay` is not meant as `delay`.
-                    match distance(key, near) {
-                        far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
-                            let hint = format!("did you mean `{near}`?");
-                            self.errors.push(ConfigError::UnknownKey { setting, hint });
-                        }
-                        1 => self.warnings.push(format!("{setting} is taken as the service's own, not as `{near}`")),
-                        _ => {}
-                    }
+                Some(fields) => {
+                    self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
                 }
+                None => self.check_undeclared(key, setting),
             }
+        }
+        self.own = own;
+    }
+
+    /// Where the keys of the settings are not known, only what looks like a misspelt option is a mistake.
+    fn check_undeclared(&mut self, key: &str, setting: Box<Setting>) {
+        let Some(near) = nearest(key, keys::options().map(|key| key.name)) else { return };
+        // Short names are near to many: `relay` is not meant as `delay`.
+        match distance(key, near) {
+            far if far == 1 && near.len() >= 6 || far == 2 && near.len() >= 7 => {
+                let hint = format!("did you mean `{near}`?");
+                self.errors.push(ConfigError::UnknownKey { setting, hint });
+            }
+            1 => self.warnings.push(format!("{setting} is taken as the service's own, not as `{near}`")),
+            _ => {}
         }
     }
 }
@@ -390,18 +414,6 @@ fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
     let from_environment = node.origin.layer == Layer::Environment;
     fields.iter().any(|field| *field == key || (from_environment && field.eq_ignore_ascii_case(key)))
-}
-
-/// What to write instead of a key that nothing reads.
-pub(super) fn hint(key: &str, fields: &[&'static str]) -> String {
-    match nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name))) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if fields.is_empty() => "the service has no settings of its own".to_owned(),
-        None => {
-            let names: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
-            format!("the service's own settings are {}", names.join(", "))
-        }
-    }
 }
 
 /// The first `${…}` in a value that could not be read.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use super::deserialize::{Reader, Shared};
+use super::deserialize::{self, Subject};
 use super::errors::ConfigError;
 use super::fields::fields;
 use super::keys;
@@ -24,18 +24,28 @@ impl Settings {
         Self { root: Value::Table(table), file: file.to_owned() }
     }
 
-    /// The settings as `T`.
+    /// The settings that `T` has fields for.
     ///
     /// # Errors
-    /// A setting is missing or does not fit, or a field of `T` bears the name of one of the attribute's keys.
+    /// A setting is missing or does not fit, or a field of `T` has the name of one of the attribute's keys.
     pub(crate) fn get<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
+        self.read(service, false)
+    }
+
+    /// All settings, as the type that `configure` takes.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get); and a nested key is unknown.
+    pub(crate) fn get_all<T: DeserializeOwned>(&self, service: &str) -> Result<T, ConfigError> {
+        self.read(service, true)
+    }
+
+    fn read<T: DeserializeOwned>(&self, service: &str, complete: bool) -> Result<T, ConfigError> {
         let known = fields::<T>().unwrap_or_default();
         if let Some(key) = known.iter().find(|field| keys::find(field).is_some()) {
             return Err(ConfigError::Reserved { service: service.to_owned(), key: (*key).to_owned() });
         }
-        let shared = Shared::new(service, &self.file);
-        let reader = Reader::root(&self.root, &shared);
-        T::deserialize(&reader).map_err(|error| reader.locate(error).into_config())
+        deserialize::read(&self.root, Subject { service, file: &self.file, complete })
     }
 
     /// Keys that are set, the dotted path of each with its place, for `explain`. Values are not shown: whether one is a

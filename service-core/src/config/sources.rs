@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::descriptor::ServiceDescriptor;
 use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
-use super::layers::{Layer, Origin, Precedence, Scope};
-use super::resolver::{FOR_ALL, Resolved, Resolver, Row};
+use super::layers::{FOR_ALL, Layer, Origin, Precedence, Scope};
+use super::resolver::{Resolved, Resolver, Row, Target};
 use super::values::{self, Node, SettingValue, Table, Value};
 use super::{keys, toml};
 use crate::config::options::ServiceOptions;
@@ -54,7 +54,7 @@ pub(crate) struct Sources {
     for_all: Table,
     errors: Vec<ConfigError>,
     /// What services without a word of their own share, by descriptor.
-    shared: Mutex<HashMap<usize, Arc<Resolved>>>,
+    shared: Mutex<HashMap<(usize, bool), Arc<Resolved>>>,
 }
 
 impl Sources {
@@ -161,7 +161,7 @@ impl Sources {
 
     /// A row of a layer that is not known at start. Strings of `service_config` may hold `${VARIABLE}`; those of an operator
     /// may not, or the admin port would give access to the environment.
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+    #[allow(dead_code, reason = "only a database has rows")]
     pub(crate) fn row(&self, layer: Layer, scope: Scope, key: &str, json: serde_json::Value, place: &str) -> Row {
         let mut value = Value::from(json);
         if layer == Layer::Table {
@@ -180,7 +180,7 @@ impl Sources {
         Row { precedence, key: key.to_owned(), value, origin: Origin::new(layer, place) }
     }
 
-    #[cfg_attr(not(feature = "database"), allow(dead_code, reason = "only a database has rows"))]
+    #[allow(dead_code, reason = "only a database has rows")]
     fn expand(&self, value: &mut Value) {
         match value {
             Value::Str(text) => *value = self.env.expand(text),
@@ -196,22 +196,16 @@ impl Sources {
     ///
     /// # Errors
     /// All that is wrong with the options, and unknown keys. Own settings are checked when they are read.
-    pub(crate) fn resolve(
-        &self,
-        id: &str,
-        descriptor: Option<&'static ServiceDescriptor>,
-        code: Option<&ServiceOptions>,
-        rows: &[Row],
-    ) -> Result<Arc<Resolved>, ConfigErrors> {
-        if code.is_some() || !rows.is_empty() || self.sections.contains_key(id) {
-            return self.resolve_own(id, descriptor, code, rows).map(Arc::new);
+    pub(crate) fn resolve(&self, target: Target<'_>, rows: &[Row]) -> Result<Arc<Resolved>, ConfigErrors> {
+        if target.code.is_some() || !rows.is_empty() || self.sections.contains_key(target.id) {
+            return self.resolve_own(target, rows).map(Arc::new);
         }
-        let key = descriptor.map_or(0, |descriptor| std::ptr::from_ref(descriptor).addr());
+        let key = (std::ptr::from_ref(target.descriptor).addr(), target.undeclared);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(resolved) = shared.get(&key) {
             return Ok(Arc::clone(resolved));
         }
-        let resolved = Arc::new(self.resolve_own(id, descriptor, None, &[])?);
+        let resolved = Arc::new(self.resolve_own(target, &[])?);
         // A warning names its service.
         if resolved.warnings.is_empty() {
             shared.insert(key, Arc::clone(&resolved));
@@ -219,20 +213,14 @@ impl Sources {
         Ok(resolved)
     }
 
-    fn resolve_own(
-        &self,
-        id: &str,
-        descriptor: Option<&'static ServiceDescriptor>,
-        code: Option<&ServiceOptions>,
-        rows: &[Row],
-    ) -> Result<Resolved, ConfigErrors> {
+    fn resolve_own(&self, target: Target<'_>, rows: &[Row]) -> Result<Resolved, ConfigErrors> {
         let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
         loop {
-            let mut resolver = Resolver::new(id);
-            for (precedence, table) in self.layers(id, descriptor, code, &rows) {
+            let mut resolver = Resolver::new(target.id);
+            for (precedence, table) in self.layers(target, &rows) {
                 resolver.layer(precedence, &table);
             }
-            let errors = match resolver.finish(descriptor, code, &self.file_name) {
+            let errors = match resolver.finish(target, &self.file_name) {
                 Ok(resolved) => return Ok(Resolved { rejected, ..resolved }),
                 Err(errors) => errors,
             };
@@ -248,21 +236,18 @@ impl Sources {
     }
 
     /// Every table that says something of a service, in the order of their precedence.
-    fn layers<'a>(
-        &'a self,
-        id: &str,
-        descriptor: Option<&ServiceDescriptor>,
-        code: Option<&ServiceOptions>,
-        rows: &[&Row],
-    ) -> Vec<(Precedence, Cow<'a, Table>)> {
+    fn layers<'a>(&'a self, target: Target<'_>, rows: &[&Row]) -> Vec<(Precedence, Cow<'a, Table>)> {
+        let Target { id, descriptor, code, .. } = target;
         let borrowed = |(precedence, table): &'a (Precedence, Table)| (*precedence, Cow::Borrowed(table));
         let mut layers: Vec<_> = self.defaults.iter().map(borrowed).collect();
-        layers.extend(descriptor.map(|descriptor| (Precedence::Attribute, Cow::Owned(attribute(descriptor)))));
+        layers.push((Precedence::Attribute, Cow::Owned(attribute(descriptor))));
         layers.extend(code.map(|code| (Precedence::Code, Cow::Owned(code_table(code)))));
-        if let Some(name) = descriptor.map(|descriptor| descriptor.id).filter(|name| *name != id) {
-            layers.extend(self.sections.get(name).into_iter().flatten().map(|(precedence, table)| match precedence {
-                Precedence::File => (Precedence::TypeFile, Cow::Owned(in_layer(table, Layer::Type))),
-                other => (other.of_type(), Cow::Borrowed(table)),
+        if descriptor.id != id {
+            layers.extend(self.sections.get(descriptor.id).into_iter().flatten().map(|(precedence, table)| {
+                match precedence {
+                    Precedence::File => (Precedence::TypeFile, Cow::Owned(in_layer(table, Layer::Type))),
+                    other => (other.of_type(), Cow::Borrowed(table)),
+                }
             }));
         }
         layers.extend(self.sections.get(id).into_iter().flatten().map(borrowed));

@@ -21,7 +21,7 @@ pub(crate) struct File {
 
 /// Reads a file's text. `${…}` is replaced by what `env` has.
 pub(crate) fn parse(path: &Path, text: &str, env: &Env) -> Result<File, Vec<ConfigError>> {
-    let reader = Reader { name: path.display().to_string(), starts: line_starts(text), env };
+    let reader = Reader { name: path.display().to_string(), starts: line_starts(text), env: Some(env) };
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut problems: Vec<_> = errors
         .into_iter()
@@ -50,10 +50,10 @@ fn section_layer(section: &str) -> Layer {
     if section == "defaults" { Layer::Defaults } else { Layer::File }
 }
 
-/// One TOML value from a text, for lists in environment variables.
+/// The TOML value in a text of the environment, where it is one. It has no `${…}`.
 pub(crate) fn parse_value(text: &str) -> Option<Value> {
-    let value = DeValue::parse(text).ok()?.into_inner();
-    let reader = Reader { name: String::new(), starts: vec![0], env: &Env::default() };
+    let value = DeValue::parse(text.trim()).ok()?.into_inner();
+    let reader = Reader { name: String::new(), starts: vec![0], env: None };
     Some(reader.node(value, 0, Layer::Environment).value)
 }
 
@@ -64,7 +64,8 @@ fn line_starts(text: &str) -> Vec<usize> {
 struct Reader<'a> {
     name: String,
     starts: Vec<usize>,
-    env: &'a Env,
+    /// `None`: a `${…}` stays as it is.
+    env: Option<&'a Env>,
 }
 
 impl Reader<'_> {
@@ -92,7 +93,10 @@ impl Reader<'_> {
 
     fn node(&self, value: DeValue<'_>, start: usize, layer: Layer) -> Node {
         let value = match value {
-            DeValue::String(text) => self.env.expand(&text),
+            DeValue::String(text) => match self.env {
+                Some(env) => env.expand(&text),
+                None => Value::Str(text.into_owned()),
+            },
             DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Value::Int(number),
                 Err(_) => Value::Str(number.to_string()),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layer, Origin};
+use super::secrets::{REDACTED, in_text, is_secret, redact};
 use crate::humanize;
 
 /// A value, its type as its layer wrote it.
@@ -27,13 +28,18 @@ pub(crate) enum Value {
         text: String,
         secret: bool,
     },
-    /// A `${…}` that could not be read.
+    /// A `${…}` that could not be read. What is not the name of a variable may be a secret; then `variable` is `…`.
     Broken {
         variable: String,
         why: &'static str,
     },
     List(Vec<Node>),
     Table(Table),
+    /// A value whose type is being found out, by its number. Only the reading of settings makes one, for itself.
+    Probe {
+        number: usize,
+        value: Box<Value>,
+    },
 }
 
 /// Keys and values.
@@ -44,15 +50,6 @@ pub(crate) type Table = BTreeMap<String, Node>;
 pub(crate) struct Node {
     pub(crate) value: Value,
     pub(crate) origin: Arc<Origin>,
-}
-
-/// What stands for a secret wherever it would be shown.
-pub(crate) const REDACTED: &str = "•••";
-
-/// Whether a key's value must not be shown: it ends in `token`, `password`, `secret` or `key`.
-pub(crate) fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    ["token", "password", "secret", "key"].iter().any(|end| key.ends_with(end))
 }
 
 impl Value {
@@ -79,7 +76,7 @@ impl Value {
             Self::Float(value) => write!(out, "{value:?}"),
             Self::Time(value) => write!(out, "{}", humanize::exact(*value)),
             Self::Text { secret: true, .. } => write!(out, "{REDACTED}"),
-            Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", without_password(text)),
+            Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", redact(text)),
             Self::Broken { variable, .. } => write!(out, "\"${{{variable}}}\""),
             Self::List(items) => {
                 out.push('[');
@@ -97,6 +94,10 @@ impl Value {
                 }
                 write!(out, " }}")
             }
+            Self::Probe { value, .. } => {
+                value.write(out, secret);
+                Ok(())
+            }
         };
     }
 
@@ -109,6 +110,7 @@ impl Value {
             }
             Self::Text { text, secret: true } => found.push(text.clone()),
             Self::Str(text) | Self::Text { text, .. } if secret => found.push(text.clone()),
+            Self::Str(text) | Self::Text { text, .. } => found.extend(in_text(text).map(str::to_owned)),
             Self::Int(_) | Self::Float(_) if secret => found.push(self.show(false)),
             _ => {}
         }
@@ -125,19 +127,8 @@ impl Value {
             Self::Str(_) | Self::Text { .. } | Self::Broken { .. } => "a string",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
+            Self::Probe { value, .. } => value.kind(),
         }
-    }
-}
-
-/// The text, with the password of a URL in it (`postgres://user:password@host`) left out.
-fn without_password(text: &str) -> String {
-    let Some(start) = text.find("://").map(|at| at + 3) else { return text.to_owned() };
-    let authority = &text[start..text[start..].find(['/', '?', '#']).map_or(text.len(), |end| start + end)];
-    match (authority.rfind('@'), authority.find(':')) {
-        (Some(at), Some(colon)) if colon < at => {
-            format!("{}{REDACTED}{}", &text[..=start + colon], &text[start + at..])
-        }
-        _ => text.to_owned(),
     }
 }
 

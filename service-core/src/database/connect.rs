@@ -130,11 +130,12 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
         options.connect_lazy(true);
     }
     let db = Database::connect(options).await.map_err(|error| explain(&target, error))?;
-    if target.engine == Engine::Postgres && !lazily {
-        if let Err(error) = db.ping().await {
-            let error = explained(&db, error).await;
-            return Err(explain(&target, error));
-        }
+    if target.engine == Engine::Postgres
+        && !lazily
+        && let Err(error) = db.ping().await
+    {
+        let error = explained(&db, error).await;
+        return Err(explain(&target, error));
     }
     if target.engine == Engine::SqliteFile && !target.read_only {
         // Kept in the file, so once is enough for every connection and every later process.

@@ -173,7 +173,7 @@ impl Store {
 /// Writes a value as large as a small batch, and removes it. With the commit that follows this shows whether the database accepts
 /// writes.
 pub(crate) async fn write_and_remove(db: &impl ConnectionTrait) -> Result<()> {
-    let value: String = std::iter::repeat_with(|| fastrand::alphanumeric()).take(PROBE_BYTES).collect();
+    let value: String = std::iter::repeat_with(fastrand::alphanumeric).take(PROBE_BYTES).collect();
     let (service_id, key) = ("", "write probe");
     let insert = Query::insert()
         .into_table(column("service_store"))

@@ -129,3 +129,77 @@ impl Drop for WaitGuard<'_> {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::service::error::Error;
+
+    fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn only_the_first_of_several_calls_begins_the_shutdown() {
+        let session = Session::default();
+        assert!(session.is_open());
+        assert!(session.close());
+        assert!(!session.close());
+        assert!(!session.is_open() && !session.is_closed());
+        session.finish(Ok(()));
+        assert!(session.is_closed());
+        assert!(!session.close());
+    }
+
+    #[test]
+    fn every_waiter_gets_the_result_whether_it_waits_before_or_after() {
+        let session = Session::default();
+        let (mut closing, mut before) = (pin!(session.closing()), pin!(session.closed()));
+        assert!(poll(closing.as_mut()).is_pending());
+        assert!(poll(before.as_mut()).is_pending());
+        session.close();
+        assert!(poll(closing).is_ready());
+        assert!(poll(before.as_mut()).is_pending());
+        session.finish(Err(Error::msg("one has failed")));
+        let after = pin!(session.closed());
+        for result in [poll(before), poll(after)] {
+            let Poll::Ready(Err(error)) = result else { panic!("the shutdown has finished") };
+            assert_eq!(error.to_string(), "one has failed");
+        }
+    }
+
+    #[test]
+    fn a_change_between_two_polls_is_not_lost() {
+        let session = Session::default();
+        let mut signalled = pin!(session.signalled());
+        assert!(poll(signalled.as_mut()).is_pending());
+        // Notifies of a change that does not concern this waiter.
+        session.close();
+        assert!(poll(signalled.as_mut()).is_pending());
+        assert_eq!(session.signal("SIGTERM"), None);
+        assert!(poll(signalled).is_ready());
+    }
+
+    #[test]
+    fn the_first_signal_stays_and_later_ones_get_its_time() {
+        let session = Session::default();
+        let before = Instant::now();
+        assert_eq!(session.signal("SIGTERM"), None);
+        assert!(session.signal("SIGINT").is_some_and(|first| first >= before));
+        assert_eq!(session.first_signal(), Some("SIGTERM"));
+    }
+
+    #[test]
+    fn a_session_is_awaited_until_the_last_guard_is_dropped() {
+        let session = Session::default();
+        let first = session.wait_guard();
+        let second = session.wait_guard();
+        drop(first);
+        assert!(session.is_awaited());
+        drop(second);
+        assert!(!session.is_awaited());
+    }
+}

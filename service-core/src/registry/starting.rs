@@ -87,8 +87,8 @@ impl ServiceRegistry {
     async fn check_strictly(&self, started: impl Iterator<Item = &Arc<RegisteredService>>) -> Result<()> {
         let mut failed = Vec::new();
         for service in started {
-            let state = service.inner.lock();
-            let status = &state.status;
+            // A copy: the text of an error is user code, which may lock the state.
+            let status = service.inner.lock().status.clone();
             let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage))
                 && self.inner.extension.outage(&service.inner).is_some();
             if !status.ready && status.start_resolved && status.stats.errors > 0 && !in_outage {

@@ -10,9 +10,13 @@ use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{Session, WaitGuard};
 use crate::registry::{dependencies, signals};
 use crate::runtime::requests::StopRequest;
+use crate::runtime::status::Status;
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
 use crate::service::state::ServiceState;
+
+/// How long the shutdown after a critical failure waits for services that are being started.
+const START_GRACE: Duration = Duration::from_millis(100);
 
 impl ServiceRegistry {
     /// Stops every service, dependencies last, and waits until all are drained and cleaned up. They stay registered.
@@ -106,8 +110,6 @@ impl ServiceRegistry {
         }
         let registry = self.clone();
         let work = async move {
-            // Services that have just been started have their first turn: they are built, and so cleaned up.
-            tokio::task::yield_now().await;
             registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
             session.finish(registry.shutdown_result());
         };
@@ -121,7 +123,20 @@ impl ServiceRegistry {
     /// A critical service is `Failed` permanently: begins a shutdown.
     pub(super) fn critical_failure(&self, id: &str) {
         error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
-        self.begin_shutdown();
+        let registry = self.clone();
+        tokio::spawn(async move {
+            // Services that were started with this one are built first, and so cleaned up.
+            let _ = tokio::time::timeout(START_GRACE, registry.starts_resolved()).await;
+            registry.begin_shutdown();
+        });
+    }
+
+    /// Waits until no service is in the middle of its start.
+    async fn starts_resolved(&self) {
+        for service in self.inner.services.all() {
+            let resolved = |status: &Status| status.start_resolved || !status.is_running();
+            service.inner.until(|state| resolved(&state.status).then_some(())).await;
+        }
     }
 
     async fn stop_tiers(&self, within: Option<Duration>) {

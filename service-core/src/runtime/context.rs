@@ -67,6 +67,12 @@ impl Context {
         resolved.settings.get::<T>(&self.service.id).map_err(Error::fatal)
     }
 
+    /// All settings, as the type that `configure` takes.
+    pub(crate) fn settings<T: DeserializeOwned>(&self) -> Result<T> {
+        let resolved = self.service.lock().requests.resolved.clone();
+        resolved.settings.get_all::<T>(&self.service.id).map_err(Error::fatal)
+    }
+
     /// Returns the shared value of type `T` that was passed to the builder's `state`.
     ///
     /// # Errors
@@ -114,17 +120,26 @@ impl Context {
         }
     }
 
-    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`.
+    /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Does nothing if
+    /// the service is stopping, or has been started again since this context was made.
     pub fn stop(&self) {
-        self.service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+        self.service.update(|state| {
+            if !self.is_over(state) {
+                state.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                state.notify_waiters();
+            }
+        });
     }
 
     /// Pauses this service: the current run continues to its end, and no scheduled run follows until `resume`. Does nothing
-    /// if the service is paused already or is stopping.
+    /// if the service is paused already, is stopping, or has been started again since this context was made.
     pub fn pause(&self) {
-        if !self.is_stopping() {
-            let _ = self.service.request_pause(PausedBy::Itself);
-        }
+        self.service.update(|state| {
+            if !self.is_over(state) {
+                // Refused if it is paused already.
+                let _ = state.request_pause(&self.service.id, PausedBy::Itself);
+            }
+        });
     }
 
     /// Changes the interval (or delay) at once, including the current wait. The change lasts until the service is

@@ -12,6 +12,10 @@ pub trait InstanceFn<Form>: Send + Sync + 'static {
     /// The return type of the closure.
     type Out: 'static;
 
+    /// Whether the closure is given the context, by which it may read settings.
+    #[doc(hidden)]
+    const HAS_CONTEXT: bool;
+
     /// Calls the closure.
     #[doc(hidden)]
     fn call(self: &Arc<Self>, cx: Context) -> BoxFuture<'static, Self::Out>;
@@ -35,6 +39,8 @@ where
 {
     type Out = T;
 
+    const HAS_CONTEXT: bool = false;
+
     fn call(self: &Arc<Self>, _cx: Context) -> BoxFuture<'static, T> {
         let build = self.clone();
         // Called inside the future, where a panic is caught.
@@ -49,6 +55,8 @@ where
     T: 'static,
 {
     type Out = T;
+
+    const HAS_CONTEXT: bool = true;
 
     fn call(self: &Arc<Self>, cx: Context) -> BoxFuture<'static, T> {
         let build = self.clone();

@@ -14,10 +14,12 @@ use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
+use crate::log::warn;
 use crate::panic::{self, Caught};
 use crate::runtime::extension::Extension;
 use crate::runtime::service_inner::ServiceInner;
 use crate::schedule::later;
+use crate::service::error::Error;
 
 /// How often a commit in flight is checked.
 const COMMIT_CHECK: Duration = Duration::from_millis(5);
@@ -91,6 +93,24 @@ impl Invoker {
         panic::catch(|| self.service.as_current(|| span.in_scope(work)))
     }
 
+    /// Drops what user code made. A panic of its `Drop` is caught and logged.
+    pub(crate) fn discard<T>(&self, what: &str, value: T) {
+        if let Caught::Panicked(message) = self.call(&Span::none(), || drop(value)) {
+            warn!(service.id = %self.service.id, "dropping {what} panicked: {message}");
+        }
+    }
+
+    /// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
+    pub(crate) fn printable(&self, error: Error) -> Error {
+        match self.call(&Span::none(), || format!("{error:#}")) {
+            Caught::Returned(_) => error,
+            Caught::Panicked(message) => {
+                self.discard("an error", error);
+                Error::msg(format!("the error cannot be printed, its `Display` panicked: {message}"))
+            }
+        }
+    }
+
     /// Returns `Ready` when pending user code has to be cancelled.
     fn poll_limit(&self, task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, limit: Limit) -> Poll<Cancelled> {
         let Some((deadline, cancelled)) = self.deadline(task, limit) else { return Poll::Pending };
@@ -142,4 +162,70 @@ pub(crate) fn poll_at(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Insta
 /// The same outside tokio's cooperative budget, which busy work may have exhausted.
 fn poll_unconstrained(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Instant) -> Poll<()> {
     Pin::new(&mut unconstrained(std::future::poll_fn(|task| poll_at(task, timer.as_mut(), at)))).poll(task)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::extension::NoExtension;
+    use crate::runtime::fixtures::defaults;
+    use crate::runtime::requests::StopRequest;
+    use crate::runtime::shared::Shared;
+
+    fn invoker() -> Invoker {
+        let service = ServiceInner::new("job".into(), Arc::new(Shared::default()), None, defaults());
+        service.update(|state| state.status.begin());
+        Invoker { service: Arc::new(service), extension: Arc::new(NoExtension) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_the_stop_and_the_own_limit_counts() {
+        use Cancelled::{Aborted, TimedOut};
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let timeout = |seconds| Limit::Run(Some(Duration::from_secs(seconds)));
+        // (limit, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached, by what)
+        let table = [
+            (Limit::Stop, None, None),
+            (Limit::Stop, Some((5, 9)), Some((5, Aborted))),
+            (Limit::Run(None), None, None),
+            (Limit::Run(None), Some((5, 9)), Some((5, Aborted))),
+            (timeout(7), None, Some((7, TimedOut))),
+            (timeout(7), Some((8, 9)), Some((7, TimedOut))),
+            (timeout(7), Some((7, 9)), Some((7, Aborted))),
+            (timeout(7), Some((5, 9)), Some((5, Aborted))),
+            (Limit::Cleanup(after(7)), Some((5, 9)), Some((7, TimedOut))),
+            (Limit::Cleanup(after(7)), Some((5, 6)), Some((6, Aborted))),
+            (Limit::Late(after(7)), Some((5, 6)), Some((7, TimedOut))),
+        ];
+        for (limit, stop, expected) in table {
+            let invoker = invoker();
+            invoker.service.update(|state| _ = state.status.begin_run(now));
+            if let Some((run, cleanup)) = stop {
+                let stop = StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), by_itself: false };
+                invoker.service.request_stop(stop);
+            }
+            let deadline = invoker.deadline(&mut Task::from_waker(std::task::Waker::noop()), limit);
+            let expected = expected.map(|(seconds, cancelled)| (after(seconds), cancelled));
+            assert_eq!(deadline, expected, "{limit:?}, {stop:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn user_code_that_ends_is_not_cancelled_even_if_its_limit_is_over() {
+        let invoker = invoker();
+        let over = Limit::Cleanup(Instant::now());
+        let result = invoker.invoke(pin!(std::future::ready("done")), over).await;
+        assert!(matches!(result, InvokeResult::Done("done")));
+        let result = invoker.invoke(pin!(std::future::pending::<()>()), over).await;
+        assert!(matches!(result, InvokeResult::Cancelled(Cancelled::TimedOut)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_of_user_code_is_a_result() {
+        let invoker = invoker();
+        let result = invoker.invoke(pin!(async { panic!("scripted") }), Limit::Stop).await;
+        let InvokeResult::<()>::Panicked(message) = result else { panic!("it panicked") };
+        assert!(message.starts_with("scripted"), "{message}");
+    }
 }

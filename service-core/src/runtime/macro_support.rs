@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{ServiceDescriptor, SettingsType, settings};
+use crate::config::{ServiceDescriptor, SettingsType, UNDECLARED, settings};
 use crate::runtime::context::Context;
 use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service};
 use crate::service::error::{Error, Result};
@@ -26,6 +26,9 @@ macro_rules! __place {
         (::core::module_path!(), ::core::file!(), ::core::line!())
     };
 }
+
+/// The settings of a service whose code reads some by `cx.config`, while its `configure` takes none.
+pub const UNDECLARED_SETTINGS: SettingsType = UNDECLARED;
 
 /// Builds the descriptor of `S`.
 pub const fn descriptor<S: Service>(
@@ -163,6 +166,6 @@ pub trait Config: Sized {
 impl<T: DeserializeOwned> Config for T {
     const SETTINGS: SettingsType = settings::<T>();
     fn of(cx: &Context) -> Result<Self> {
-        cx.config()
+        cx.settings()
     }
 }

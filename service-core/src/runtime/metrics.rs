@@ -21,12 +21,15 @@ pub struct Metrics {
 impl Metrics {
     /// Adds to a counter. It starts at 0.
     pub fn add(&self, name: &str, amount: impl MetricValue) {
-        self.update(name, |value| *value += amount.into_f64());
+        // User code, which runs outside of the lock.
+        let amount = amount.into_f64();
+        self.update(name, |value| *value += amount);
     }
 
     /// Sets a gauge.
     pub fn set(&self, name: &str, value: impl MetricValue) {
-        self.update(name, |slot| *slot = value.into_f64());
+        let new = value.into_f64();
+        self.update(name, |value| *value = new);
     }
 
     /// Returns the value of a counter or gauge.

@@ -24,3 +24,26 @@ pub(crate) mod services;
 pub(crate) mod shared;
 pub(crate) mod status;
 pub(crate) mod supervisor;
+
+#[cfg(test)]
+mod fixtures {
+    use std::sync::Arc;
+
+    use crate::config::{Inputs, Resolved, ServiceDescriptor, Sources, Target};
+
+    pub(super) static DESCRIPTOR: ServiceDescriptor = ServiceDescriptor {
+        id: "job",
+        type_name: || "Job",
+        module_path: module_path!(),
+        file: file!(),
+        line: line!(),
+        attributes: &[],
+        settings: None,
+    };
+
+    /// The configuration of a service for which nothing is set.
+    pub(super) fn defaults() -> Arc<Resolved> {
+        let sources = Sources::load(Inputs::default());
+        sources.resolve(Target::new("job", &DESCRIPTOR, None), &[]).expect("nothing is configured")
+    }
+}

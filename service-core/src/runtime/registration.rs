@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::log::warn;
 
 use crate::config::options::{Options, ServiceOptions};
-use crate::config::{Resolved, ServiceDescriptor, Sources};
+use crate::config::{Resolved, ServiceDescriptor, Sources, Target};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
@@ -23,6 +23,8 @@ pub(crate) struct Registration {
     pub(crate) factory: Factory,
     /// What code set: `options_of` and `Register`.
     pub(crate) options: Option<ServiceOptions>,
+    /// A closure of its own may read its settings, so that their keys are not known.
+    pub(crate) undeclared_settings: bool,
     pub(crate) place: Place,
 }
 
@@ -107,7 +109,8 @@ impl Registration {
                 Ok(Box::new(service) as Box<dyn Lifecycle>)
             })
         };
-        Self::by_hand::<<F::Out as IntoService>::Service>(id, Factory::Closure(Box::new(build)))
+        let registration = Self::by_hand::<<F::Out as IntoService>::Service>(id, Factory::Closure(Box::new(build)));
+        Self { undeclared_settings: F::HAS_CONTEXT, ..registration }
     }
 
     #[track_caller]
@@ -129,6 +132,7 @@ impl Registration {
             descriptor,
             factory: Factory::Build(build?),
             options: None,
+            undeclared_settings: false,
             place: Place::Attribute(descriptor),
         })
     }
@@ -143,7 +147,7 @@ impl Registration {
     #[track_caller]
     fn by_hand<S: Service>(id: &str, factory: Factory) -> Self {
         let place = Place::Call(Location::caller());
-        Self { id: id.to_owned(), descriptor: S::DESCRIPTOR, factory, options: None, place }
+        Self { id: id.to_owned(), descriptor: S::DESCRIPTOR, factory, options: None, undeclared_settings: false, place }
     }
 
     /// # Errors
@@ -170,6 +174,8 @@ pub(crate) struct RegisteredService {
     pub(crate) factory: Factory,
     #[allow(dead_code, reason = "for extensions that resolve the options anew")]
     pub(crate) options: Option<ServiceOptions>,
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    undeclared_settings: bool,
     pub(crate) place: Place,
 }
 
@@ -177,8 +183,9 @@ impl RegisteredService {
     /// # Errors
     /// The options are wrong; the error has all mistakes.
     pub(crate) fn new(registration: Registration, shared: &Arc<Shared>, sources: &Sources) -> Result<Self> {
-        let Registration { id, descriptor, factory, options, place } = registration;
-        let resolved = sources.resolve(&id, Some(descriptor), options.as_ref(), &[])?;
+        let Registration { id, descriptor, factory, options, undeclared_settings, place } = registration;
+        let target = Target { id: &id, descriptor, code: options.as_ref(), undeclared: undeclared_settings };
+        let resolved = sources.resolve(target, &[])?;
         for warning in &resolved.warnings {
             warn!(service.id = %id, "{warning}");
         }
@@ -186,11 +193,18 @@ impl RegisteredService {
             fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
         let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
         let inner = Arc::new(ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved));
-        Ok(Self { inner, descriptor, factory, options, place })
+        Ok(Self { inner, descriptor, factory, options, undeclared_settings, place })
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
         &self.inner.id
+    }
+
+    /// What its configuration is resolved for.
+    #[allow(dead_code, reason = "for extensions that resolve the options anew")]
+    pub(crate) fn target(&self) -> Target<'_> {
+        let (id, code) = (&*self.inner.id, self.options.as_ref());
+        Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
     }
 
     /// Returns the configuration without the values of `[defaults]` that do not apply to this service.

@@ -235,3 +235,119 @@ impl RuntimeState {
         self.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::fixtures::defaults;
+
+    fn state(activity: Activity, ready: bool) -> RuntimeState {
+        let mut state = RuntimeState::new(defaults());
+        state.status.begin();
+        state.take_steps().for_each(drop);
+        (state.status.activity, state.status.ready) = (activity, ready);
+        state.take_steps().for_each(drop);
+        state
+    }
+
+    fn stop_at(run: Option<Instant>) -> StopRequest {
+        StopRequest { run, ..StopRequest::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_state_follows_from_the_activity_and_the_requests() {
+        use ServiceState::{BackingOff, Draining, Paused, Running, Starting};
+        // (activity, ready, state, state if paused)
+        let table = [
+            (Activity::Waiting, false, Starting, Starting),
+            (Activity::Waiting, true, Running, Paused),
+            (Activity::InRun, true, Running, Paused),
+            (Activity::BackingOff, false, BackingOff, Paused),
+            (Activity::BackingOff, true, BackingOff, Paused),
+        ];
+        for (activity, ready, expected, paused) in table {
+            let mut state = state(activity, ready);
+            assert_eq!(state.state(), expected, "{activity:?}");
+            state.request_pause("job", PausedBy::Handle).expect("it runs");
+            assert_eq!(state.state(), paused, "{activity:?}, paused");
+            state.request_stop(StopRequest::default());
+            assert_eq!(state.state(), Draining, "{activity:?}, stopped");
+            state.status.activity = Activity::Ended(Exit::Stopped);
+            assert_eq!(state.state(), ServiceState::Stopped);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_service_keeps_its_state_until_its_instance_is_cleaned_up() {
+        let mut state = state(Activity::BackingOff, true);
+        state.status.activity = Activity::Ending(Exit::Failed);
+        assert_eq!(state.take_steps().next(), None);
+        state.status.activity = Activity::Ended(Exit::Failed);
+        assert_eq!(state.take_steps().collect::<Vec<_>>(), [(ServiceState::BackingOff, ServiceState::Failed)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_was_paused_while_it_started_first_enters_the_state_without_the_pause() {
+        use ServiceState::{Paused, Running, Starting};
+        let mut state = state(Activity::Waiting, false);
+        state.request_pause("job", PausedBy::Handle).expect("it runs");
+        assert_eq!(state.take_steps().next(), None);
+        state.status.ready = true;
+        assert_eq!(state.take_steps().collect::<Vec<_>>(), [(Starting, Running), (Running, Paused)]);
+        assert_eq!((state.times_entered(Running), state.times_entered(Paused)), (1, 1));
+        assert_eq!(state.take_steps().next(), None, "each step is reported once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_deadline_of_all_stops_counts() {
+        let now = Instant::now();
+        let after = |seconds| Some(now + Duration::from_secs(seconds));
+        let mut state = state(Activity::InRun, true);
+        let deadline = |state: &RuntimeState| state.requests.stop.as_ref().and_then(|stop| stop.run);
+        // `drain_timeout` is 30 s.
+        state.request_stop(stop_at(after(40)));
+        assert_eq!(deadline(&state), after(30));
+        state.request_stop(stop_at(after(10)));
+        assert_eq!(deadline(&state), after(10));
+        state.request_stop(stop_at(None));
+        assert_eq!(deadline(&state), after(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_no_loop_serves_requests_they_are_refused_and_change_nothing() {
+        let mut stopping = state(Activity::InRun, true);
+        stopping.request_stop(StopRequest::default());
+        let ended =
+            [Activity::Ending(Exit::Failed), Activity::Ended(Exit::Failed)].map(|activity| state(activity, true));
+        for mut state in ended.into_iter().chain([stopping]) {
+            let activity = state.status.activity;
+            assert!(state.request_run("job").is_err(), "{activity:?}");
+            assert!(state.request_pause("job", PausedBy::Handle).is_err(), "{activity:?}");
+            assert!(state.request_resume("job").is_err(), "{activity:?}");
+            assert!(!state.requests.run && !state.requests.is_paused(), "{activity:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_requested_of_an_earlier_start_is_forgotten_except_an_override() {
+        let mut state = state(Activity::InRun, true);
+        state.requests.paused_by_override = Some("a table".into());
+        state.request_rebuild(Rebuild::Reset);
+        state.request_run("job").expect("it runs");
+        state.request_stop(StopRequest::default());
+        state.requests.begin();
+        state.status.begin();
+        assert!(state.requests.stop.is_none() && state.requests.rebuild.is_none() && !state.requests.run);
+        assert!(state.is_paused());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_outweighs_changed_settings() {
+        let mut state = state(Activity::InRun, true);
+        state.request_rebuild(Rebuild::Reset);
+        state.request_rebuild(Rebuild::Settings);
+        assert_eq!(state.requests.rebuild, Some(Rebuild::Reset));
+    }
+}

@@ -42,6 +42,9 @@ mod failing;
 mod planning;
 mod running;
 
+#[cfg(test)]
+mod tests;
+
 /// Runs a service from `Starting` until it has stopped or failed.
 pub(crate) async fn supervise(mut supervisor: Supervisor) -> Exit {
     let exit = match panic::catch_future(supervisor.run_loop()).await {
@@ -303,8 +306,8 @@ impl Supervisor {
         None
     }
 
-    /// After every run that does not end the service: settles the rows that the run left open, and builds a fresh instance
-    /// if the run requested one.
+    /// After every run and every failure that does not end the service: settles the rows that the run left open, and ends
+    /// the instance if the run requested a fresh one.
     async fn after_run(&mut self) {
         if self.invoker.extension.has_unsettled(&self.cx.service) {
             Box::pin(self.settle(None)).await;
@@ -316,8 +319,8 @@ impl Supervisor {
         if rebuild == Some(Rebuild::Reset) {
             Box::pin(self.rebuild()).await;
         }
-        if run || self.due == Due::AtOnce {
-            // Back-to-back runs leave room for other tasks.
+        if run || matches!(self.due, Due::AtOnce | Due::Retry) {
+            // Back-to-back runs leave room for other tasks. A retry may have no delay.
             tokio::task::yield_now().await;
         }
     }

@@ -63,6 +63,9 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// Whether cron schedules work in this program.
+pub(crate) const IS_ENABLED: bool = cfg!(feature = "cron");
+
 #[cfg(not(feature = "cron"))]
 mod fires {
     use super::{CronSchedule, Mistake, SystemTime};

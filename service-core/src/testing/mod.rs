@@ -6,9 +6,10 @@
 //!
 //! A real database does not work with a paused clock by itself; a bed with a database holds the clock (`virtual_clock`).
 
+mod stall;
 mod virtual_clock;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use crate::runtime::lifecycle::{IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
+use crate::testing::stall::Alarm;
 use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
 
 /// A registry for tests: without discovered services, environment and configuration file, and with jitter from a fixed
@@ -56,6 +58,7 @@ use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
 pub struct TestBed {
     stage: Mutex<Stage>,
     clock: TestClock,
+    alarm: OnceLock<Alarm>,
     /// Held if there is a database and the clock is paused.
     held: Mutex<Option<HeldClock>>,
 }
@@ -83,7 +86,12 @@ impl TestBed {
         let clock = TestClock::at(wall.into());
         builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
-        Self { stage: Mutex::new(Stage::Making(Box::new(builder))), clock, held: Mutex::default() }
+        Self {
+            stage: Mutex::new(Stage::Making(Box::new(builder))),
+            clock,
+            alarm: OnceLock::new(),
+            held: Mutex::default(),
+        }
     }
 
     /// Sets the wall clock of the bed, as a time server or an operator does. Only cron schedules use the wall clock; tokio's
@@ -207,13 +215,17 @@ impl TestBed {
     }
 
     /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
+    ///
+    /// # Panics
+    /// A service keeps virtual time from moving: it returns `again()` without an end, or retries without a delay.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
         if inner.virtual_time.is_some() {
             return virtual_clock::run_for(&inner.services, &*inner.extension, duration).await;
         }
-        tokio::time::sleep(duration).await;
+        let alarm = self.alarm.get_or_init(Alarm::start);
+        alarm.watch(&inner.services, tokio::time::sleep(duration)).await;
         // Tasks that are due at this very moment may be behind this one in the queue.
         virtual_clock::settle(&inner.services).await;
     }

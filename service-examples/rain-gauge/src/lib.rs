@@ -1,4 +1,4 @@
-//! A service in a crate of its own.
+//! A service in its own crate.
 
 use service_core::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Sorting lines needs no database; importing is tried on one in memory.
+//! Sorting lines needs no database. Importing is tested with a database in memory.
 
 use sea_orm::{Database, PaginatorTrait};
 
@@ -19,14 +19,14 @@ fn every_bad_line_of_the_handmade_file_has_its_reason() {
             (4, format!("5 columns, {columns}").as_str()),
             (5, "temp_min `warm`, expected a number"),
             (6, "date `2016/02/30`: there is no such day"),
-            (7, "2016-01-02 is there already with other values, from handmade-2016.csv, line 3"),
+            (7, "2016-01-02 already has other values, from handmade-2016.csv, line 3"),
             (10, "the line is empty"),
             (11, "not UTF-8 at byte 30"),
             (12, format!("7 columns, {columns}").as_str()),
             (13, "temp_max `NaN`, expected a number"),
             (14, "date `08.01.2016`, expected the form 2012/01/31"),
             (16, "weather `hail`, expected one of drizzle, fog, rain, snow, sun"),
-            (17, "2012-01-01 is there already with other values, from seattle-weather.csv, line 2"),
+            (17, "2012-01-01 already has other values, from seattle-weather.csv, line 2"),
             (22, format!("3 columns, {columns}").as_str()),
         ]
     );
@@ -35,7 +35,7 @@ fn every_bad_line_of_the_handmade_file_has_its_reason() {
 }
 
 #[test]
-fn without_a_header_every_line_is_kept_aside() {
+fn without_a_header_every_line_is_rejected() {
     let sorted = sort("x.csv", b"2012/01/01,0.0,12.8,5.0,4.7,drizzle\nmore\n", &mut HashMap::new());
     assert_eq!(sorted.rejected.len(), 2);
     assert!(sorted.rejected[0].reason.contains("expected `date,precipitation"));
@@ -55,7 +55,7 @@ async fn the_same_content_is_imported_once_whatever_its_name() {
 }
 
 #[tokio::test]
-async fn of_overlapping_files_only_the_new_days_count() {
+async fn of_overlapping_files_only_the_new_days_are_imported() {
     let db = Database::connect("sqlite::memory:").await.unwrap();
     tables::create(&db).await.unwrap();
     let text = std::str::from_utf8(bundled::OBSERVATIONS).unwrap();
@@ -70,7 +70,7 @@ async fn of_overlapping_files_only_the_new_days_count() {
 }
 
 #[tokio::test]
-async fn rejected_lines_can_be_put_right_and_put_back() {
+async fn rejected_lines_can_be_corrected_and_imported() {
     let db = Database::connect("sqlite::memory:").await.unwrap();
     tables::create(&db).await.unwrap();
     let Imported::Now { file, .. } = import(&db, "bad.csv", bundled::HANDMADE).await.unwrap() else { panic!() };

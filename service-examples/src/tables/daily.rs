@@ -1,4 +1,4 @@
-//! What is known of a day: the observation itself, and what follows from it.
+//! The figures of a day: the observation, and the values computed from it.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! A record that was broken. It waits here until a digest tells of it.
+//! A record that was broken. `digest_id` is NULL until a digest contains it.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Every file that was ever imported, known by its content: what makes importing it twice impossible.
+//! Every file that was ever imported, identified by its content, so that no file is imported twice.
 
 use sea_orm::entity::prelude::*;
 
@@ -13,7 +13,7 @@ pub struct Model {
     pub hash: String,
     pub name: String,
     pub readings: i32,
-    /// Lines whose reading was there already.
+    /// Lines whose reading already existed.
     pub known: i32,
     pub rejected: i32,
     pub imported_at: DateTimeUtc,

@@ -1,7 +1,7 @@
-//! The station's tables, and how they come to be.
+//! The station's tables, and their creation.
 //!
-//! `reading` and `delivery` hold work: their rows wait as `pending` and end `completed` or `failed`. Creating is
-//! idempotent, so that every start does it.
+//! `reading` and `delivery` hold work: their rows wait as `pending` and end as `completed` or `failed`. Every start creates
+//! the tables that are missing.
 
 pub mod daily;
 pub mod delivery;
@@ -20,16 +20,17 @@ use sea_orm::{
 };
 use service_core::prelude::*;
 
-/// The states of a row that is work.
+/// The status of a row that waits to be processed.
 pub const PENDING: &str = "pending";
-/// Worked off.
+/// The status of a row that was processed.
 pub const COMPLETED: &str = "completed";
-/// Not to be worked off; the row says why.
+/// The status of a row that cannot be processed; the row has the reason.
 pub const FAILED: &str = "failed";
 
-/// Creates what is missing. Many processes may start at once.
+/// Creates the tables and indexes that are missing. Many processes may do so at once.
 pub async fn create(db: &DatabaseConnection) -> Result<()> {
-    // Two at once would both find a table missing. On SQLite an immediate transaction prevents that, on PostgreSQL a lock.
+    // Two processes at once would both find a table missing. An immediate transaction (SQLite) or a lock (PostgreSQL)
+    // prevents that.
     let mode = Some(SqliteTransactionMode::Immediate);
     let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
     let tx = db.begin_with_options(options).await?;
@@ -45,10 +46,10 @@ pub async fn create(db: &DatabaseConnection) -> Result<()> {
     table(&tx, extreme::Entity).await?;
     table(&tx, digest::Entity).await?;
     table(&tx, delivery::Entity).await?;
-    // One reading a line of a file, whatever happens between two starts.
+    // At most one reading for each line of a file.
     let unique = index("reading_file_line").table(reading::Entity).unique().to_owned();
     add(&tx, unique.to_owned().col(reading::Column::FileId).col(reading::Column::Line).to_owned()).await?;
-    // What `claim` looks for: pending rows, oldest first.
+    // For `claim`: pending rows, oldest first.
     let claim = index("reading_status").table(reading::Entity).to_owned();
     add(&tx, claim.to_owned().col(reading::Column::Status).col(reading::Column::Id).to_owned()).await?;
     let claim = index("delivery_status").table(delivery::Entity).to_owned();

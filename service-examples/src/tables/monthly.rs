@@ -1,4 +1,4 @@
-//! What is known of a month, kept up with every day that comes in.
+//! The figures of a month, updated with every day.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! One day's observation as it came in a file: work for `data_processor`.
+//! The observation of one day, as it was imported: work for `data_processor`.
 
 use sea_orm::entity::prelude::*;
 use service_core::database::WorkItem;
@@ -44,7 +44,7 @@ pub enum Relation {}
 impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
-    /// What was observed, without where it came from and what became of it.
+    /// Returns the observation, without its source and its status.
     pub fn observation(&self) -> Observation {
         Observation {
             date: self.date,

@@ -1,4 +1,4 @@
-//! Lines that are no readings, byte for byte, with the reason.
+//! Lines that are not readings, byte for byte, with the reason.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! A station in a folder of its own, run as a user runs it.
+//! A station in its own folder, started as a user starts it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement, TryGetable};
 
-/// The folder, gone when the test ends well.
+/// The folder. It is deleted when the test succeeds.
 pub struct Station {
     pub folder: PathBuf,
     env: Vec<(String, String)>,
@@ -53,7 +53,7 @@ impl Station {
         self.command(args).output().unwrap()
     }
 
-    /// Runs `once`, which has to go well. Gives what it printed.
+    /// Runs `once`, which must succeed. Returns its output.
     pub fn once(&self) -> String {
         let output = self.run(&["once"]);
         let text = text(&output);
@@ -61,7 +61,7 @@ impl Station {
         text
     }
 
-    /// Starts and goes on; the output goes to `log` in the folder.
+    /// Starts the station without waiting for its end; the output goes to `log` in the folder.
     pub fn spawn(&self) -> Running {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
         let child = self.command(&[]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -93,7 +93,7 @@ impl Station {
         names
     }
 
-    /// Drops a file into the inbox as its writer should: whole, by a rename, and a while ago.
+    /// Puts a file into the inbox as its writer should: complete, by a rename, and with an older time of change.
     pub fn put(&self, name: &str, content: &[u8]) {
         std::fs::create_dir_all(self.path("inbox")).unwrap();
         let part = self.path("inbox").join(format!("{name}.part"));
@@ -103,7 +103,7 @@ impl Station {
         std::fs::rename(part, self.path("inbox").join(name)).unwrap();
     }
 
-    /// Asks the station's database.
+    /// Queries the station's database.
     pub fn query<T>(&self, sql: &str, read: impl Fn(&QueryResult) -> T) -> Vec<T> {
         block_on(async {
             let db = self.connect().await;
@@ -114,7 +114,7 @@ impl Station {
         })
     }
 
-    /// Asks for one value.
+    /// Queries one value.
     pub fn value<T: TryGetable>(&self, sql: &str) -> T {
         self.query(sql, |row| row.try_get_by_index(0).unwrap()).pop().unwrap()
     }
@@ -146,7 +146,7 @@ impl Station {
         rows
     }
 
-    /// Every figure beside those that were computed by other means.
+    /// Compares every figure with those of an independent program.
     pub fn compare_figures(&self) {
         self.compare(
             "expected_monthly.csv",
@@ -161,7 +161,7 @@ impl Station {
         );
     }
 
-    /// Every row of a file of expected figures beside every row of a query, number by number.
+    /// Compares every row of a file of expected figures with the rows of a query, number by number.
     fn compare(&self, file: &str, sql: &str, columns: usize) {
         let expected = data(file);
         let expected: Vec<_> = expected.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>()).collect();
@@ -189,14 +189,14 @@ impl Station {
 impl Drop for Station {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("left for you to look at: {}", self.folder.display());
+            eprintln!("the folder of the failed test is kept: {}", self.folder.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
 }
 
-/// A station at work. Killed when it is dropped.
+/// A running station. Killed when it is dropped.
 pub struct Running {
     child: Child,
 }
@@ -238,7 +238,7 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Another process cannot be waited for on a paused clock: this asks again and again, for a minute at most.
+/// Checks a condition of another process again and again, for a minute at most.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {

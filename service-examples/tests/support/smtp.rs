@@ -1,20 +1,20 @@
-//! A small SMTP server: it speaks the protocol over a real socket, remembers what it took, and can be told to refuse.
+//! A small SMTP server on a real socket. It records the mails, and can refuse them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What it does with what it gets.
+/// How the server answers.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Manner {
     Friendly,
-    /// Takes the mail, and hangs up before it says so.
+    /// Accepts the mail, and closes the connection before the answer.
     HangsUpAfterData,
-    /// Likes no password.
+    /// Refuses every password.
     RefusesPasswords,
 }
 
-/// A mail as it was taken.
+/// A mail that the server accepted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Taken {
     pub recipient: String,
@@ -22,7 +22,7 @@ pub struct Taken {
     pub content: String,
 }
 
-/// The server, on a port of its own. Its thread ends with the test's process.
+/// The server, on its own port. Its thread ends with the process of the test.
 pub struct SmtpServer {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -44,7 +44,7 @@ impl SmtpServer {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = shared.clone();
-                // A client that goes away in the middle is none of the test's business.
+                // A client may close the connection early; the test ignores that.
                 std::thread::spawn(move || drop(shared.talk(stream)));
             }
         });
@@ -74,7 +74,7 @@ impl Shared {
                 "AUTH" => "535 5.7.8 the password is wrong",
                 "RCPT" => {
                     recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
-                    if recipient.starts_with("nobody") {
+                    if recipient.starts_with("refused") {
                         "550 5.1.1 no such user here"
                     } else if recipient.starts_with("later") {
                         "450 4.2.1 the mailbox is busy"

@@ -92,10 +92,14 @@ pub(crate) fn build(model: &Model) -> TokenStream {
     choose(&model.configures, |method| lifecycle_impl::configure(model, method), by_default)
 }
 
-/// The type of the settings that `configure` reads.
+/// The type of the settings that `configure` reads. Where it reads none, but other code of the service reads some, the
+/// runtime cannot know their keys.
 pub(crate) fn settings(model: &Model) -> TokenStream {
     let private = private(model, Span::call_site());
-    let none = quote!(#private::None);
+    let none = match model.reads_settings {
+        true => quote!(#private::Some(#private::UNDECLARED_SETTINGS)),
+        false => quote!(#private::None),
+    };
     let of = |method: &Lifecycle| match method.arguments().get(1) {
         Some(config) => {
             let ty = &config.ty;

@@ -36,7 +36,7 @@ const CRATES: [Layers; 2] = [
             &["database", "cluster", "admin", "cli", "testing"],
         ],
         // Other features have a folder of their own name.
-        features: &[("cron", "schedule"), ("postgres", "database"), ("sqlite", "database")],
+        features: &[("cron", "schedule"), ("postgres", "database"), ("sqlite", "database"), ("tls", "database")],
         root_only_reexports: true,
     },
     Layers {

@@ -1,4 +1,4 @@
-//! What a service's health ought to say, from what has happened.
+//! The health that a service must have, computed from the trace.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,8 @@ use super::{Checked, Model, must};
 use crate::trace::Ms;
 
 impl Model {
-    /// Compares a service's health with what has happened. `settled`: it also says how well the service is, where
-    /// nothing but waiting has gone on for a while.
+    /// Compares a service's health with the trace. With `settled`, it also compares the status, of services that have only
+    /// waited for a while.
     pub(crate) fn compare(
         &self,
         service: usize,
@@ -21,7 +21,7 @@ impl Model {
     ) -> Checked {
         let one = &self.services[service];
         let (true, Some(health)) = (one.registered, health) else {
-            must!(one.registered == health.is_some(), "the registry knows it: {}", health.is_some());
+            must!(one.registered == health.is_some(), "the registry has it: {}", health.is_some());
             return Ok(());
         };
         macro_rules! same {
@@ -29,7 +29,7 @@ impl Model {
                 let expected = $expected;
                 must!(
                     health.$field == expected,
-                    concat!("health's ", stringify!($field), " is {:?}, and ought to be {:?}"),
+                    concat!("`", stringify!($field), "` of the health is {:?}, and must be {:?}"),
                     health.$field,
                     expected
                 );
@@ -52,26 +52,32 @@ impl Model {
         }
         let well = health.status == HealthStatus::Healthy;
         let unwell = match one.state {
-            // It depends on who wanted it so, which `behaviour/health.rs` looks at.
+            // The status depends on the reason, which `behaviour/health.rs` tests.
             ServiceState::Created | ServiceState::Stopped | ServiceState::Starting => return Ok(()),
             ServiceState::Draining => false,
             ServiceState::Running => one.failures > 0 || one.degraded,
             _ => true,
         };
-        must!(well != unwell, "its status is {:?} ({:?}), and it is {}", health.status, health.reason, one.state);
+        must!(
+            well != unwell,
+            "its status is {:?} ({:?}), but its state is {}",
+            health.status,
+            health.reason,
+            one.state
+        );
         must!(
             (health.status == HealthStatus::Unhealthy)
                 <= matches!(one.state, ServiceState::Failed | ServiceState::BackingOff),
-            "it is called unhealthy: {:?}",
+            "its status must not be unhealthy: {:?}",
             health.reason
         );
         if matches!(one.state, ServiceState::Running | ServiceState::BackingOff)
             && let (Some(due), Some(next)) = (one.due(), health.next_run)
-            // Of a cron schedule it tells the next fire, also where the last one's run is only about to begin.
+            // With a cron schedule it is the next fire, even if the run of the last fire is only about to begin.
             && !(one.is_by_cron() && due.from <= now)
         {
             let next = next.duration_since(wall).unwrap_or_default().as_nanos().div_ceil(1_000_000) as Ms;
-            must!((due.from..=due.to).contains(&next), "its next run is said to be due at {next}, and is: {due:?}");
+            must!((due.from..=due.to).contains(&next), "`next_run` is {next}, and must be in {due:?}");
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! The model: what may stand in the trace, known from the contract alone.
+//! The model: what the trace may contain, derived from the contract alone (`docs/guarantees.md`).
 //!
-//! `one` knows a single service; here stands what takes more than one of them: dependencies, requests and their answers,
-//! and the stopping of everything. The tricky part is that requests take effect when they are made, so that the model
-//! foretells each answer, and lives with what it foretold.
+//! `one` models a single service. This file models what concerns several: dependencies, requests and their answers, and the
+//! stop of all services. The tricky part is that a request takes effect when it is made, so the model predicts each answer,
+//! and continues from its prediction.
 
 mod health;
 mod one;
@@ -27,16 +27,16 @@ macro_rules! must {
 }
 use must;
 
-/// How long the shutdown of everything may take: the registry's default.
+/// How long a shutdown may take: the registry's default.
 const SHUTDOWN: Ms = 25 * SECOND;
 
-/// How much of what there was.
+/// How often what was simulated.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) runs: u64,
-    /// For the fire of a cron schedule.
+    /// Runs by a cron schedule.
     pub(crate) by_cron: u64,
-    /// On threads of their own, and how many of them were given up and went on.
+    /// Blocking runs, and how many of them timed out or were aborted and continued.
     pub(crate) blocking: u64,
     pub(crate) given_up: u64,
 }
@@ -55,9 +55,9 @@ pub(crate) struct Model {
     services: Vec<One>,
     /// Requests without an answer so far.
     asked: BTreeMap<u32, Asked>,
-    /// Stops of everything that go on, and until when they may.
+    /// Stops of all services that are in progress, and their deadlines.
     stopping: BTreeMap<u32, Option<Ms>>,
-    /// A critical service has failed: everything is down by then.
+    /// A critical service has failed: until then all services must have stopped.
     closing: Option<Ms>,
 }
 
@@ -67,9 +67,9 @@ struct Asked {
     at: Ms,
     ask: Ask,
     within: bool,
-    /// Whether it will be done, or refused.
+    /// Whether it will be accepted.
     done: bool,
-    /// The life that it is about.
+    /// The incarnation that it concerns.
     life: u32,
 }
 
@@ -97,7 +97,7 @@ impl Model {
         one.registered.then_some(one.state)
     }
 
-    /// Whether everything is being stopped.
+    /// Whether all services are being stopped.
     pub(crate) fn is_quiet(&self, now: Ms) -> bool {
         !self.stopping.is_empty() || self.closing.is_some_and(|until| now <= until)
     }
@@ -129,7 +129,7 @@ impl Model {
             }
             What::ConfigureBegan | What::Built => {
                 if self.services[service].begins_its_first_try() {
-                    must!(self.dependencies_are_up(service), "is built before what it depends on is up");
+                    must!(self.dependencies_are_up(service), "is built before its dependencies are ready");
                 }
                 self.services[service].take(line)?;
                 self.see_dependencies(at);
@@ -152,7 +152,7 @@ impl Model {
         self.cast[service].depends_on.iter().all(up)
     }
 
-    /// Tells those who wait for others whether they still have to.
+    /// Updates which services wait for their dependencies.
     fn see_dependencies(&mut self, at: Ms) {
         for service in 0..self.services.len() {
             if !self.cast[service].depends_on.is_empty() {
@@ -162,12 +162,13 @@ impl Model {
         }
     }
 
-    /// A service that nobody told to stop is stopped because all are, and then after those that depend on it.
+    /// A service without a stop request of its own is stopped because all are: then it stops after the services that depend
+    /// on it.
     fn may_drain(&self, service: usize) -> Checked {
         if self.services[service].knows_why_it_stops() {
             return Ok(());
         }
-        must!(!self.stopping.is_empty() || self.closing.is_some(), "stops, and nobody asked for it");
+        must!(!self.stopping.is_empty() || self.closing.is_some(), "stops without a request");
         for (other, part) in self.cast.iter().enumerate() {
             let running = self.state(other).is_some_and(ServiceState::is_running);
             must!(
@@ -220,11 +221,11 @@ impl Model {
     }
 
     fn answer(&mut self, at: Ms, service: usize, n: u32, answer: &Answer) -> Checked {
-        let asked = self.asked.remove(&n).ok_or("an answer to nothing")?;
+        let asked = self.asked.remove(&n).ok_or("an answer without a request")?;
         let one = &mut self.services[service];
         let (ask, took) = (asked.ask, at - asked.at);
         if !asked.done {
-            must!(matches!(answer, Answer::Refused(_)), "{ask:?} ought to be refused, and is not");
+            must!(matches!(answer, Answer::Refused(_)), "{ask:?} must be refused, and is not");
             must!(took == 0, "{ask:?} is refused only after {took} ms");
             return Ok(());
         }
@@ -234,7 +235,7 @@ impl Model {
                 must!(took <= SHUTDOWN, "the shutdown took {took} ms");
                 self.all_are_down()?;
                 let failed = self.services.iter().any(|one| one.registered && one.state == ServiceState::Failed);
-                must!(failed == (*answer != Answer::Done), "the shutdown's answer is wrong: {answer:?}");
+                must!(failed == (*answer != Answer::Done), "the result of the shutdown is wrong: {answer:?}");
             }
             Ask::StopAll => {
                 self.stopping.remove(&n);
@@ -249,25 +250,28 @@ impl Model {
             Ask::Start | Ask::Reset if asked.within => must!(*answer == Answer::Done, "{answer:?}"),
             Ask::Start | Ask::Reset => {
                 must!(took <= MINUTE / 2, "{ask:?} took {took} ms");
-                // The life that was asked for is the next one.
+                // The request concerns the next incarnation.
                 if *answer != Answer::Done {
-                    must!(one.failed_life == Some(asked.life + 1), "{ask:?} went wrong: {answer:?}");
+                    must!(one.failed_life == Some(asked.life + 1), "{ask:?} must not fail: {answer:?}");
                 }
             }
             Ask::Stop if !asked.within => {
                 must!(*answer == Answer::Done, "{answer:?}");
-                must!(one.lives != asked.life || !one.state.is_running(), "`stop` has returned, and it still runs");
+                must!(
+                    one.lives != asked.life || !one.state.is_running(),
+                    "`stop` has returned, but the service still runs"
+                );
             }
             Ask::Unregister if !asked.within => {
                 must!(*answer == Answer::Done, "{answer:?}");
-                must!(one.registrations != 0, "unregistered, and never registered");
+                must!(one.registrations != 0, "unregistered, but never registered");
             }
             _ => must!(*answer == Answer::Done, "{ask:?} was refused: {answer:?}"),
         }
         Ok(())
     }
 
-    /// After a critical failure everything is down in time.
+    /// After the failure of a critical service, all services stop in time.
     fn close(&mut self, now: Ms) -> Checked {
         if self.closing.is_none_or(|until| now <= until) {
             return Ok(());
@@ -278,14 +282,17 @@ impl Model {
 
     fn all_are_down(&self) -> Checked {
         for (service, one) in self.services.iter().enumerate() {
-            must!(!one.registered || !one.state.is_running(), "everything was stopped, but `s{service:02}` still runs");
+            must!(
+                !one.registered || !one.state.is_running(),
+                "all services were stopped, but `s{service:02}` still runs"
+            );
         }
         Ok(())
     }
 
-    // ── now and then ─────────────────────────────────────────────────────────────────────────────────────────────
+    // ── checks between events ────────────────────────────────────────────────────────────────────────────────────
 
-    /// Whether everyone does what it should by now.
+    /// Checks that every service has done what it must have done by now.
     pub(crate) fn look_round(&mut self, now: Ms) -> std::result::Result<(), (usize, String)> {
         self.close(now).map_err(|why| (0, why))?;
         for (service, one) in self.services.iter_mut().enumerate() {
@@ -294,7 +301,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether nothing is left over.
+    /// Checks that nothing is left at the end.
     pub(crate) fn end(&self) -> std::result::Result<(), (usize, String)> {
         for (service, one) in self.services.iter().enumerate() {
             one.end().map_err(|why| (service, why))?;

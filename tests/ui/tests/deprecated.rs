@@ -163,7 +163,7 @@ pub struct Variants;
 
 #[service]
 impl Variants {
-    #[cfg(all())]
+    #[cfg(not(any()))]
     #[allow(deprecated)]
     fn configure(_: &Context, _: OldSettings) -> Self {
         Self

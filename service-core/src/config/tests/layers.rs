@@ -96,7 +96,7 @@ fn each_layer_beats_those_below() {
         }
         given.toml = text.leak();
         let mail = descriptor(attributes.leak(), None);
-        let resolved = given.load().resolve("mail_2", Some(mail), code.as_ref(), &rows).unwrap();
+        let resolved = given.load().resolve(Target::new("mail_2", mail, code.as_ref()), &rows).unwrap();
         assert_eq!(resolved.options.max_failures, upto as u32, "{what}");
         let found = &resolved.provenance[0];
         assert_eq!((found.key, found.layer, found.value.clone()), ("max_failures", layer, upto.to_string()), "{what}");
@@ -114,7 +114,7 @@ fn scoped_row(layer: Layer, scope: Scope, place: &str, value: i64) -> Row {
 fn what_a_service_changes_while_it_runs_beats_all() {
     let rows = [row(Layer::Running, "max_failures", 8.into())];
     let given = toml("").set("mail.max_failures", 7);
-    let resolved = given.load().resolve("mail", None, None, &rows).unwrap();
+    let resolved = given.load().resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
     assert_eq!((resolved.options.max_failures, resolved.provenance[0].layer), (8, Layer::Running));
 }
 
@@ -149,7 +149,7 @@ fn the_section_of_a_type_holds_for_its_services_of_other_ids() {
     let text = "[mail]\ninterval = 10\nbatch_size = 5\nsmtp = { port = 25, limit = 1 }\n\
                 [mail_2]\nbatch_size = 6\nsmtp.port = 26\n[other]\ninterval = 3";
     let sources = toml(text).env([("SERVICES__MAIL__SMTP__LIMIT", "2")]).load();
-    let resolve = |id: &str| sources.resolve(id, Some(descriptor(&[], None)), None, &[]).unwrap();
+    let resolve = |id: &str| sources.resolve(Target::new(id, undeclared(), None), &[]).unwrap();
     let schedules = ["mail", "mail_2", "mail_3", "other"].map(|id| resolve(id).options.schedule.clone());
     assert_eq!(schedules, [10, 10, 10, 3].map(|seconds| Schedule::Interval(s(seconds))));
     let settings = |id: &str| {
@@ -239,7 +239,7 @@ fn code_sets_options_of_any_kind() {
         .depends_on(["a"])
         .rate_limit("10/s")
         .requester_id("robot");
-    let resolved = toml("").load().resolve("mail", None, Some(&code), &[]).unwrap();
+    let resolved = toml("").load().resolve(Target::new("mail", undeclared(), Some(&code)), &[]).unwrap();
     let expected = Options {
         schedule: Schedule::Interval(Duration::from_millis(1500)),
         restart: Some(Restart { delay: s(1), ..Restart::default() }),
@@ -261,7 +261,8 @@ fn a_wrong_row_is_left_out_and_reported() {
         row(Layer::Override, "max_failures", 7.into()),
         row(Layer::Override, "max_falures", 7.into()),
     ];
-    let resolved = toml("[mail]\ninterval = 10").load().resolve("mail", None, None, &rows).unwrap();
+    let resolved =
+        toml("[mail]\ninterval = 10").load().resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
     assert_eq!((&resolved.options.schedule, resolved.options.max_failures), (&Schedule::Interval(s(10)), 7));
     let rejected: Vec<String> = resolved.rejected.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -278,20 +279,20 @@ fn a_wrong_row_is_left_out_and_reported() {
 fn rows_of_the_table_may_read_variables_and_an_operators_may_not() {
     let sources = env([("EVERY", "5m")]).load();
     let rows = [sources.row(Layer::Table, Scope::Service, "interval", "${EVERY}".into(), "service_config row")];
-    let resolved = sources.resolve("mail", None, None, &rows).unwrap();
+    let resolved = sources.resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
     assert_eq!(resolved.options.schedule, Schedule::Interval(s(300)));
     let rows = [sources.row(Layer::Override, Scope::Service, "interval", "${EVERY}".into(), "operator override")];
-    assert_eq!(sources.resolve("mail", None, None, &rows).unwrap().rejected.len(), 1);
+    assert_eq!(sources.resolve(Target::new("mail", undeclared(), None), &rows).unwrap().rejected.len(), 1);
 }
 
 #[test]
 fn services_of_one_type_without_a_word_of_their_own_share_one_resolution() {
     let sources = toml("[other]\ninterval = 1").load();
     let mail = descriptor(&[("interval", Literal::Int(5))], None);
-    let first = sources.resolve("a", Some(mail), None, &[]).unwrap();
-    assert!(Arc::ptr_eq(&first, &sources.resolve("b", Some(mail), None, &[]).unwrap()));
-    assert!(!Arc::ptr_eq(&first, &sources.resolve("other", Some(mail), None, &[]).unwrap()));
-    assert!(!Arc::ptr_eq(&first, &sources.resolve("c", None, None, &[]).unwrap()));
+    let first = sources.resolve(Target::new("a", mail, None), &[]).unwrap();
+    assert!(Arc::ptr_eq(&first, &sources.resolve(Target::new("b", mail, None), &[]).unwrap()));
+    assert!(!Arc::ptr_eq(&first, &sources.resolve(Target::new("other", mail, None), &[]).unwrap()));
+    assert!(!Arc::ptr_eq(&first, &sources.resolve(Target::new("c", undeclared(), None), &[]).unwrap()));
 }
 
 #[test]

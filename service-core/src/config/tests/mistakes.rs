@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::config::layers::Scope;
 use crate::config::options::ServiceOptions;
 
 const TIME: &str =
@@ -117,7 +118,7 @@ fn keys_that_do_not_go_together_are_named_together() {
     }
     let code = ServiceOptions::new().interval(std::time::Duration::ZERO).rate_limit("often");
     let line = line!() - 1;
-    let errors = toml("").load().resolve("mail", None, Some(&code), &[]).unwrap_err();
+    let errors = toml("").load().resolve(Target::new("mail", undeclared(), Some(&code)), &[]).unwrap_err();
     let place = format!("ServiceOptions at {}:{line}", file!());
     assert_eq!(
         errors.to_string(),
@@ -152,15 +153,18 @@ fn defaults_hold_keys_that_fit_every_service_only() {
         ]
     );
     // They are told once, not by each service again.
-    assert!(sources.resolve("mail", None, None, &[]).is_ok());
+    assert!(sources.resolve(Target::new("mail", undeclared(), None), &[]).is_ok());
 }
 
 #[test]
 fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
     let cases = [
         ("${NOT_SET}", "`${NOT_SET}` cannot be read: the environment variable is not set"),
-        ("${A B}", "`${A B}` cannot be read: that is not a variable's name (`$${` stands for `${` itself)"),
-        ("5${X", "`${X}` cannot be read: its `}` is missing"),
+        (
+            "${A B}",
+            "`${…}` cannot be read: what stands in it is not the name of a variable (`$${` stands for `${` itself)",
+        ),
+        ("5${X", "`${…}` cannot be read: its `}` is missing (`$${` stands for `${` itself)"),
     ];
     for (text, message) in cases {
         let text: &'static str = Box::leak(format!("[mail]\ninterval = \"{text}\"").into_boxed_str());
@@ -177,7 +181,7 @@ fn unknown_keys_are_found_by_the_fields_of_the_settings() {
     let resolve = |given: Given| {
         given
             .load()
-            .resolve("mail", Some(descriptor(&[], Some(fields))), None, &[])
+            .resolve(Target::new("mail", descriptor(&[], Some(fields)), None), &[])
             .map(|_| ())
             .map_err(|e| e.to_string())
     };
@@ -196,6 +200,133 @@ fn unknown_keys_are_found_by_the_fields_of_the_settings() {
     assert_eq!(resolve(toml("[mail]\nbatch_size = 5\ninterval = 5")), Ok(()));
     assert_eq!(resolve(env([("SERVICES__MAIL__BATCHSIZE", "5")])), Ok(()));
     assert_eq!(resolve(toml("").set_for_all("of_another", 5)), Ok(()));
+}
+
+#[test]
+fn unknown_keys_of_a_service_without_settings_are_mistakes() {
+    let resolve = |given: &Given, rows: &[Row]| {
+        given.load().resolve(Target::new("mail_2", descriptor(&[], None), None), rows).map_err(|e| e.to_string())
+    };
+    let near = |key: &str, place: &str, near: &str| {
+        format!("`{key}` of service `mail_2` ({place}): unknown key, did you mean `{near}`?")
+    };
+    for (line, key, meant) in [
+        ("retries = 5", "retries", "max_failures"),
+        ("max_fails = 3", "max_fails", "max_failures"),
+        ("schedule = \"x\"", "schedule", "cron"),
+        ("every = 5", "every", "interval"),
+        ("timout = 5", "timout", "timeout"),
+    ] {
+        for section in ["mail", "mail_2"] {
+            let text: &'static str = Box::leak(format!("[{section}]\n{line}").into_boxed_str());
+            assert_eq!(resolve(&toml(text), &[]).unwrap_err(), near(key, "services.toml:2", meant));
+        }
+        let variable: &'static str = Box::leak(format!("SERVICES__MAIL_2__{}", key.to_uppercase()).into_boxed_str());
+        let place = format!("environment variable {variable}");
+        assert_eq!(resolve(&env([(variable, "5")]), &[]).unwrap_err(), near(key, &place, meant));
+        let set: &'static str = Box::leak(format!("mail_2.{key}").into_boxed_str());
+        let place = format!(".set(\"{set}\", …)");
+        assert_eq!(resolve(&toml("").set(set, 5), &[]).unwrap_err(), near(key, &place, meant));
+        let row = toml("").load().row(Layer::Table, Scope::Service, key, 5.into(), "row");
+        let rejected = &resolve(&toml(""), &[row]).unwrap().rejected;
+        assert_eq!(rejected.iter().map(ToString::to_string).collect::<Vec<_>>(), [near(key, "row", meant)]);
+    }
+    assert_eq!(
+        resolve(&toml("[mail_2]\nverbose.level = 1"), &[]).unwrap_err(),
+        "`verbose` of service `mail_2` (services.toml:2): unknown key, the service has no settings of its own; it declares \
+         them by its `configure`: `fn configure(cx: &Context, settings: Settings)`"
+    );
+    let code = ServiceOptions::new().setting("colour", 5);
+    let target = Target::new("mail_2", descriptor(&[], None), Some(&code));
+    let error = toml("").load().resolve(target, &[]).unwrap_err().to_string();
+    assert!(error.contains("`colour`") && error.contains("unknown key"), "{error}");
+    assert!(resolve(&toml("").set_for_all("of_another", 5), &[]).is_ok());
+    // Where code outside of the type reads settings, their keys are not known.
+    let target = Target { undeclared: true, ..Target::new("mail_2", descriptor(&[], None), None) };
+    assert!(toml("[mail_2]\nverbose = 1").load().resolve(target, &[]).is_ok());
+}
+
+#[test]
+fn nested_keys_that_no_field_reads_are_mistakes() {
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Settings {
+        smtp: Smtp,
+        #[serde(default)]
+        limits: Vec<Smtp>,
+        level: Option<Level>,
+    }
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Smtp {
+        host: String,
+        #[serde(default, alias = "tcp_port")]
+        port: u16,
+    }
+    #[derive(serde::Deserialize, Debug)]
+    #[serde(rename_all = "lowercase")]
+    #[allow(dead_code, reason = "only read")]
+    enum Level {
+        Between { from: u8 },
+    }
+    let all = |text: &'static str| {
+        let resolved = toml(text).resolve(&[]).unwrap();
+        resolved.settings.get_all::<Settings>("mail").map(|_| ()).map_err(|error| error.to_string())
+    };
+    let cases = [
+        (
+            "[mail.smtp]\nhost = \"h\"\nprot = 5",
+            "`smtp.prot` of service `mail` (services.toml:3): unknown key, did you mean `port`?",
+        ),
+        (
+            "[mail]\nsmtp.host = \"h\"\n[[mail.limits]]\nhost = \"h\"\ncolour = 5",
+            "`limits[0].colour` of service `mail` (services.toml:5): unknown key, expected \"host\", \"port\" or \"tcp_port\"",
+        ),
+        (
+            "[mail]\nsmtp.host = \"h\"\nlevel.between = { from = 1, form = 2 }",
+            "`level.between.form` of service `mail` (services.toml:3): unknown key, did you mean `from`?",
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(all(text).unwrap_err(), message);
+        // A part of the settings may be read on its own.
+        assert!(toml(text).settings::<Settings>().is_ok(), "{text}");
+    }
+    assert_eq!(all("[mail.smtp]\nhost = \"h\"\ntcp_port = 5"), Ok(()));
+}
+
+#[test]
+fn keys_behind_flatten_that_nothing_reads_are_mistakes() {
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Settings {
+        #[serde(flatten)]
+        common: Common,
+        #[serde(default)]
+        word: String,
+    }
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Common {
+        #[serde(default)]
+        account: String,
+    }
+    let all = |given: Given| {
+        let resolved = given.resolve(&[]).unwrap();
+        resolved.settings.get_all::<Settings>("mail").map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(all(toml("[mail]\naccount = \"a\"\nword = \"b\"")), Ok(()));
+    assert_eq!(
+        all(toml("[mail]\nacount = \"a\"\nword = \"b\"")).unwrap_err(),
+        "`acount` of service `mail` (services.toml:2): unknown key, no field of the service's settings has this name"
+    );
+    assert_eq!(
+        all(toml("[mail]\nhosts = [1, 2]")).unwrap_err(),
+        "`hosts` of service `mail` (services.toml:2): unknown key, no field of the service's settings has this name"
+    );
+    assert!(all(env([("SERVICES__MAIL__ACOUNT", "5")])).unwrap_err().contains("SERVICES__MAIL__ACOUNT"));
+    assert_eq!(all(toml("").set_for_all("of_another", 5)), Ok(()));
+    assert!(toml("[mail]\nacount = 5").settings::<Settings>().is_ok(), "a part of the settings");
 }
 
 #[test]
@@ -223,7 +354,7 @@ fn a_field_with_an_options_name_is_refused() {
         "setting `timeout` of service `mail`: `timeout` is a key of `#[service]`, give the field another name";
     assert_eq!(toml("").settings::<Settings>().unwrap_err(), message);
     let fields: fn() -> Option<&'static [&'static str]> = || crate::config::fields::fields::<Settings>();
-    let error = toml("").load().resolve("mail", Some(descriptor(&[], Some(fields))), None, &[]).unwrap_err();
+    let error = toml("").load().resolve(Target::new("mail", descriptor(&[], Some(fields)), None), &[]).unwrap_err();
     assert_eq!(error.to_string(), message);
 }
 

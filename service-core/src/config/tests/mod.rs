@@ -1,5 +1,6 @@
 //! Configuration, tested through [`Sources`] with an environment and a directory of the test's own.
 
+mod buffered;
 mod keys;
 mod layers;
 mod mistakes;
@@ -85,7 +86,9 @@ impl Given {
 
     /// Service `mail`, with these attributes.
     fn resolve(&self, attributes: &'static [(&'static str, Literal)]) -> Result<Arc<Resolved>, String> {
-        self.load().resolve("mail", Some(descriptor(attributes, None)), None, &[]).map_err(|errors| errors.to_string())
+        self.load()
+            .resolve(Target::new("mail", descriptor(attributes, Some(|| None)), None), &[])
+            .map_err(|errors| errors.to_string())
     }
 
     fn options(&self, attributes: &'static [(&'static str, Literal)]) -> Options {
@@ -102,6 +105,11 @@ impl Given {
         let resolved = self.resolve(&[])?;
         resolved.settings.get("mail").map_err(|error| error.to_string())
     }
+}
+
+/// A service whose settings have keys that are not known.
+fn undeclared() -> &'static ServiceDescriptor {
+    descriptor(&[], Some(|| None))
 }
 
 fn descriptor(

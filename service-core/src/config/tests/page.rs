@@ -45,7 +45,7 @@ fn the_pages_examples_say_what_the_page_says() {
         assert!(sources.unknown_sections(["email_sender", "cleanup"]).is_empty());
         let resolve = |id| {
             let fields: fn() -> Option<&'static [&'static str]> = crate::config::fields::fields::<Settings>;
-            sources.resolve(id, Some(descriptor(&[], Some(fields))), None, &[]).unwrap()
+            sources.resolve(Target::new(id, descriptor(&[], Some(fields)), None), &[]).unwrap()
         };
         (resolve("email_sender"), resolve("cleanup"))
     };

@@ -173,7 +173,7 @@ fn json_of_a_table_and_values_of_code_are_read_too() {
         ),
         sources.row(Layer::Override, Scope::Service, "value.port", 26.into(), "operator override"),
     ];
-    let resolved = sources.resolve("mail", None, None, &rows).unwrap();
+    let resolved = sources.resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
     let read = resolved.settings.get::<One<Smtp>>("mail").unwrap().value;
     assert_eq!(read, Smtp { host_name: "h".to_owned(), port: 26 });
     assert_eq!(one(toml("").set("mail.value", Duration::from_secs(90))), Ok(Duration::from_secs(90)));

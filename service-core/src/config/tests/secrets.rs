@@ -52,9 +52,9 @@ fn keys_that_end_like_secrets_are_shown_as_dots() {
     let nested = toml("[mail.api_key]\nuser = \"hunter2\"");
     assert!(fails::<Keyed<std::collections::HashMap<String, u32>>>(nested).contains("found •••"));
     for key in ["token", "API_TOKEN", "smtpPassword", "secret", "key", "client_secret"] {
-        assert!(values::is_secret(key), "{key}");
+        assert!(secrets::is_secret(key), "{key}");
     }
-    assert!(!values::is_secret("keyboard"));
+    assert!(!secrets::is_secret("keyboard"));
 }
 
 #[test]
@@ -115,12 +115,12 @@ fn errors_of_whoever_buffers_values_are_cleaned() {
     let text = || toml("[mail]\napi_key = \"hunter2\"");
     assert_eq!(
         fails::<Flat<Keyed<u32>>>(text()),
-        "settings of service `mail`: found string \"•••\", expected a whole number from 0 to 4294967295"
+        "`api_key` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
     );
     let typed = toml("[mail]\nvalue = \"hunter2\"");
     assert_eq!(
         fails::<Flat<One<Secret<u32>>>>(typed),
-        "settings of service `mail`: a secret does not have the form that its type expects"
+        "`value` of service `mail` (services.toml:2): found •••, expected a whole number from 0 to 4294967295"
     );
     #[derive(Deserialize, Debug)]
     #[serde(try_from = "Keyed<String>")]
@@ -155,12 +155,81 @@ fn a_secret_is_cut_out_as_it_stands_and_as_it_is_quoted() {
 }
 
 #[test]
-fn passwords_in_urls_are_left_out() {
-    let given = toml("[mail]\nvalue = \"postgres://app:hunter2@db/x\"");
+fn passwords_and_secret_parameters_of_urls_are_left_out() {
+    for (text, shown) in [
+        ("postgres://app:hunter2@db/x", "postgres://app:•••@db/x"),
+        ("postgres://app@db:5432/x", "postgres://app@db:5432/x"),
+        ("postgres://app:hun@ter2:/hunter2@db:5432/x", "postgres://app:•••@db:5432/x"),
+        ("jdbc:postgresql://db/x?user=app&password=hunter2", "jdbc:postgresql://db/x?user=app&password=•••"),
+        ("https://h/p?token=hunter2&page=2", "https://h/p?token=•••&page=2"),
+        ("https://h/p?page=2&API_KEY=hunter2#top", "https://h/p?page=2&API_KEY=•••#top"),
+        ("https://h/#access_token=hunter2", "https://h/#access_token=•••"),
+        ("https://h/p?pass%77ord=hunter2", "https://h/p?pass%77ord=•••"),
+        ("https://h/p?client-secret=hunter2;x=1", "https://h/p?client-secret=•••;x=1"),
+        ("https://u:hunter2@a/ https://v:hunter2@b/?key=hunter2", "https://u:•••@a/ https://v:•••@b/?key=•••"),
+        ("host=db user=app password=hunter2", "host=db user=app password=•••"),
+        ("host=db password='hunter2 hunter2' x=1", "host=db password='•••' x=1"),
+        ("https://h/p?keyboard=us&x=a:b@c", "https://h/p?keyboard=us&x=a:•••@c"),
+        ("https://h/p?q=1&token=", "https://h/p?q=1&token="),
+        ("no url: a=b", "no url: a=b"),
+    ] {
+        let given =
+            Given { toml: Box::leak(format!("[mail]\nvalue = \"{text}\"").into_boxed_str()), ..Given::default() };
+        assert_eq!(
+            fails::<One<u32>>(given),
+            format!(
+                "`value` of service `mail` (services.toml:2): found \"{shown}\", expected a whole number from 0 to 4294967295"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_url_in_somebody_elses_message_is_left_out_too() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "String")]
+    struct Refused;
+    impl TryFrom<String> for Refused {
+        type Error = String;
+        fn try_from(url: String) -> Result<Self, String> {
+            Err(format!("{url} has the password {} and no path", url.split([':', '@']).nth(2).unwrap()))
+        }
+    }
+    let given = || toml("[mail]\nvalue = \"postgres://app:hunter2@db?token=hunter2b\"");
+    let message = "`value` of service `mail` (services.toml:2): found \"postgres://app:•••@db?token=•••\": \
+                   postgres://app:•••@db?token=••• has the password ••• and no path";
+    assert_eq!(fails::<One<Refused>>(given()), message);
+    #[derive(Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Flat<T> {
+        #[serde(flatten)]
+        inner: T,
+    }
+    assert_eq!(fails::<Flat<One<Refused>>>(given()), message);
+}
+
+#[test]
+fn what_is_no_name_of_a_variable_is_not_shown() {
+    let unnamed = "cannot be read: what stands in it is not the name of a variable (`$${` stands for `${` itself)";
+    let given = toml("[mail]\napi_key = \"${hunter2 !}\"");
     assert_eq!(
-        fails::<One<u32>>(given),
-        "`value` of service `mail` (services.toml:2): found \"postgres://app:•••@db/x\", expected a whole number from 0 to 4294967295"
+        fails::<Keyed<String>>(given),
+        format!("`api_key` of service `mail` (services.toml:2): `${{…}}` {unnamed}")
     );
+    let given = toml("[mail]\napi_key = \"5${hunter2\"");
+    assert_eq!(
+        fails::<Keyed<String>>(given),
+        "`api_key` of service `mail` (services.toml:2): `${…}` cannot be read: its `}` is missing (`$${` stands for `${` itself)"
+    );
+    let given = toml("[mail]\ninterval = \"${hunter2 !}\"");
+    assert!(!given.errors().contains("hunter2"));
+}
+
+#[test]
+fn options_in_code_do_not_show_secrets() {
+    let options = crate::ServiceOptions::new().setting("smtp.password", "hunter2").setting("url", "http://u:hunter2@h");
+    let shown = format!("{options:?}");
+    assert!(shown.contains("smtp.password") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

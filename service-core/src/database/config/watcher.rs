@@ -417,7 +417,7 @@ impl TableWatcher {
         let resolved = loop {
             let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
             let layer_rows: Vec<Row> = rows.iter().map(layer_row).collect();
-            let resolved = match sources.resolve(id, Some(descriptor), service.options.as_ref(), &layer_rows) {
+            let resolved = match sources.resolve(service.target(), &layer_rows) {
                 Ok(resolved) => resolved,
                 Err(errors) => {
                     warn!(service.id = %id, "the tables' rows cannot be used, what held before still does: {errors}");

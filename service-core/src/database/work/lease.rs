@@ -183,7 +183,7 @@ pub(crate) async fn record_crashes(
     db: &impl ConnectionTrait,
     time: &DbTime,
     work_table: &str,
-    claims: &mut Vec<ClaimRow>,
+    claims: &mut [ClaimRow],
 ) -> Result<(), DbErr> {
     let mut suspects: BTreeMap<String, usize> = BTreeMap::new();
     for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held && claim.owner != NO_OWNER) {

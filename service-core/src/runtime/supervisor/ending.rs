@@ -7,9 +7,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Span, info};
 
-use super::running::drop_instance;
 use super::{Exit, Returned, Supervisor};
-use crate::panic::{self, Caught};
+use crate::panic::Caught;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{InvokeResult, Invoker, Limit};
@@ -74,7 +73,8 @@ impl Supervisor {
         }
         let Some(mut away) = self.away.take() else { return };
         match self.invoker.invoke(pin!(&mut away.run), Limit::Cleanup(self.cleanup_deadline())).await {
-            InvokeResult::Done(Ok((instance, _))) => {
+            InvokeResult::Done(Ok((instance, result))) => {
+                self.invoker.discard("the result of a run that had timed out", result);
                 clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
             }
             InvokeResult::Done(Err(_)) | InvokeResult::Panicked(_) => {}
@@ -96,26 +96,30 @@ async fn clean_up(invoker: &Invoker, cx: &Context, mut instance: Box<dyn Lifecyc
     let service = &cx.service;
     let result = match instance.__shape().cleanup {
         Cleanup::None => {
-            drop_instance(cx, instance);
+            invoker.discard("the instance", instance);
             InvokeResult::Done(Ok(()))
         }
         Cleanup::Async => {
             let result = match invoker.call(&Span::none(), || instance.__cleanup(cx)) {
                 Caught::Returned(mut cleanup) => {
                     let result = invoker.invoke(cleanup.as_mut(), limit).await;
-                    let _ = panic::catch(|| service.as_current(|| drop(cleanup)));
+                    invoker.discard("the future of `cleanup`", cleanup);
                     result
                 }
                 Caught::Panicked(message) => InvokeResult::Panicked(message),
             };
-            drop_instance(cx, instance);
+            invoker.discard("the instance", instance);
             result
         }
         Cleanup::Blocking => clean_up_blocking(invoker, cx, instance, limit).await,
     };
     match result {
         InvokeResult::Done(Ok(())) => {}
-        InvokeResult::Done(Err(error)) => warn!(service.id = %service.id, "`cleanup` failed: {error:#}"),
+        InvokeResult::Done(Err(error)) => {
+            let error = invoker.printable(error);
+            warn!(service.id = %service.id, "`cleanup` failed: {error:#}");
+            invoker.discard("an error", error);
+        }
         InvokeResult::Panicked(message) => warn!(service.id = %service.id, "`cleanup` panicked: {message}"),
         InvokeResult::Cancelled(_) => {
             service.emit(|| ServiceEventKind::Aborted);
@@ -135,7 +139,7 @@ async fn clean_up_blocking(
     let mut cleanup = tokio::task::spawn_blocking(move || {
         let _blocking = cx.service.shared.enter_blocking();
         let caught = on_pool.call(&Span::none(), || instance.__cleanup_blocking(&cx));
-        drop_instance(&cx, instance);
+        on_pool.discard("the instance", instance);
         caught
     });
     match invoker.invoke(pin!(&mut cleanup), limit).await {
@@ -150,7 +154,8 @@ async fn clean_up_blocking(
 
 /// Cleans up an instance whose blocking run returns after the service has ended.
 async fn clean_up_late(run: JoinHandle<Returned>, invoker: Invoker, cx: Context) {
-    if let Ok((instance, _)) = run.await {
+    if let Ok((instance, result)) = run.await {
+        invoker.discard("the result of a run that had timed out", result);
         let limit = cx.service.lock().requests.options.drain_timeout;
         clean_up(&invoker, &cx, instance, Limit::Late(later(Instant::now(), limit))).await;
     }

@@ -10,13 +10,12 @@ use tracing::Span;
 use super::running::cancelled_error;
 use super::{Due, Exit, Supervisor, Times, adopt_options};
 use crate::humanize;
-use crate::panic::{self, Caught};
+use crate::panic::Caught;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::policy::{self, Decision};
 use crate::runtime::registration::used_up;
 use crate::runtime::requests::Rebuild;
-use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
@@ -44,11 +43,7 @@ impl Supervisor {
                 (FailureKind::Timeout, error)
             }
         };
-        let exit = self.fail(kind, error, started, Some((started, ended))).await;
-        if exit.is_none() {
-            self.after_run().await;
-        }
-        exit
+        self.fail(kind, error, started, Some((started, ended))).await
     }
 
     /// Handles a run that was aborted because `drain_timeout` was over. The service ends; there is nothing to decide.
@@ -108,7 +103,7 @@ impl Supervisor {
         times: Option<Times>,
     ) -> Option<Exit> {
         let service = self.cx.service.clone();
-        let error = printable(&service, error);
+        let error = self.invoker.printable(error);
         let counted = {
             let mut state = service.lock();
             adopt_options(&mut self.options, &mut state);
@@ -133,7 +128,7 @@ impl Supervisor {
         if broken && matches!(decision, Decision::Regular | Decision::Retry(_)) {
             self.end_instance().await;
         }
-        match decision {
+        let exit = match decision {
             Decision::Regular => {
                 service.update(|state| {
                     state.status.start_resolved = true;
@@ -161,7 +156,11 @@ impl Supervisor {
             // A `reset` from within the run: a fresh instance follows, and the service does not end.
             Decision::Fail if !stopping && service.lock().requests.rebuild == Some(Rebuild::Reset) => None,
             Decision::Fail => self.restart().await,
+        };
+        if exit.is_none() {
+            self.after_run().await;
         }
+        exit
     }
 
     /// Records a failure. `Ignore` leaves the count as it was.
@@ -180,7 +179,7 @@ impl Supervisor {
             });
             (replaced, unserved)
         });
-        let _ = panic::catch(|| service.as_current(|| drop(replaced)));
+        self.invoker.discard("an error", replaced);
         self.current_waiters.extend(waiters.into_iter().flatten());
         service.emit(|| ServiceEventKind::RunFailed {
             run: self.cx.run,
@@ -253,16 +252,5 @@ impl Supervisor {
             state.status.failures = 0;
             state.status.activity = Activity::Waiting;
         });
-    }
-}
-
-/// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
-fn printable(service: &ServiceInner, error: Error) -> Error {
-    match panic::catch(|| service.as_current(|| format!("{error:#}"))) {
-        Caught::Returned(_) => error,
-        Caught::Panicked(message) => {
-            let _ = panic::catch(|| service.as_current(|| drop(error)));
-            Error::msg(format!("the error cannot be printed, its `Display` panicked: {message}"))
-        }
     }
 }

@@ -11,11 +11,10 @@ use tracing::Span;
 
 use super::{Away, Exit, Returned, Supervisor};
 use crate::humanize;
-use crate::panic::{self, Caught};
+use crate::panic::Caught;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
-use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::status::WaitReason;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
@@ -37,7 +36,7 @@ impl Supervisor {
             }
         };
         let result = self.invoker.invoke(building.as_mut(), Limit::Stop).await;
-        let _ = panic::catch(|| service.as_current(|| drop(building)));
+        self.invoker.discard("the future of `configure`", building);
         match result {
             InvokeResult::Done(Ok(instance)) => {
                 self.instance = Some(instance);
@@ -128,7 +127,10 @@ impl Supervisor {
         let Ok((instance, caught)) = returned else { return };
         self.instance = Some(instance);
         let panicked = match caught {
-            Caught::Returned(_) => false,
+            Caught::Returned(result) => {
+                self.invoker.discard("the result of a run that had timed out", result);
+                false
+            }
             Caught::Panicked(message) => {
                 let id = &self.cx.service.id;
                 warn!(service.id = %id, "a blocking run panicked after it had timed out: {message}");
@@ -161,11 +163,4 @@ fn panicked(message: &str) -> Error {
 
 fn run_span(cx: &Context) -> Span {
     tracing::info_span!("service_run", service.id = %cx.service.id, service.run = cx.run)
-}
-
-/// Drops an instance, which is user code.
-pub(super) fn drop_instance(cx: &Context, instance: Box<dyn Lifecycle>) {
-    if let Caught::Panicked(message) = panic::catch(|| cx.service.as_current(|| drop(instance))) {
-        warn!(service.id = %cx.service.id, "dropping the instance panicked: {message}");
-    }
 }

@@ -1,9 +1,9 @@
-//! Blocking runs that were given up: nobody can cut them, so their instances are out of reach until they return, and
-//! where that takes too long, the life ends without them.
+//! Blocking runs that timed out or were aborted: they cannot be cancelled, so they hold their instances until they return.
+//! If that takes too long, the incarnation ends without them.
 
 use super::*;
 
-/// An instance whose life has ended without it.
+/// An instance that a blocking run still holds after the end of its incarnation.
 #[derive(Default)]
 pub(super) struct Stray {
     returned: Option<Ms>,
@@ -14,7 +14,7 @@ pub(super) struct Stray {
 impl Stray {
     pub(super) fn cleanup_began(&mut self, at: Ms) -> Checked {
         must!(self.cleaning.is_none(), "`cleanup` is called twice");
-        must!(self.returned == Some(at), "`cleanup` begins at {at}, and the run returned at {:?}", self.returned);
+        must!(self.returned == Some(at), "`cleanup` begins at {at}, but the run returned at {:?}", self.returned);
         self.cleaning = Some(at);
         Ok(())
     }
@@ -27,13 +27,13 @@ impl Stray {
 }
 
 impl One {
-    /// Whether this instance's run was given up and goes on.
+    /// Whether the blocking run of this instance timed out or was aborted, and still runs.
     pub(super) fn is_given_up(&self, serial: u32) -> bool {
         let current = self.life.as_ref().and_then(|life| life.instance.as_ref());
         self.strays.contains_key(&serial) || current.is_some_and(|instance| instance.away && instance.serial == serial)
     }
 
-    /// The run will be left in this way; of a late panic, the instance is not used again.
+    /// The run will end like this. After a late panic, the instance is not used again.
     pub(super) fn ends_late(&mut self, serial: u32, how: How) -> Checked {
         if !self.strays.contains_key(&serial)
             && let Some(instance) = &mut self.life()?.instance
@@ -57,7 +57,7 @@ impl One {
         Ok(())
     }
 
-    /// A fresh instance was asked for in a run that was then given up: nothing is waited for but its turn.
+    /// `reset` was called in a blocking run that then timed out: a fresh instance follows when that run has returned.
     pub(super) fn renew_without(&mut self, at: Ms) -> Checked {
         let unseen = self.paused;
         let life = self.life()?;
@@ -66,7 +66,7 @@ impl One {
         }
         match life.verdict {
             Some(Verdict::Renew) => {}
-            // Where it is told to back off first, it is told to go on in the same moment.
+            // If it backs off first, it continues at the same moment.
             None if unseen || life.stop.is_some() => {}
             _ => return Ok(()),
         }
@@ -76,19 +76,19 @@ impl One {
         Ok(())
     }
 
-    /// Whether it is a stray's `cleanup` that has just been aborted.
+    /// Whether the `cleanup` that was just aborted is of a stray.
     pub(super) fn stray_is_aborted(&self, at: Ms) -> bool {
         let drain = self.part.drain;
         self.strays.values().any(|stray| stray.dropped && stray.cleaning.is_some_and(|since| since + drain == at))
     }
 
-    /// Whether it is a stray that has just ended.
+    /// Whether the instance that has just ended is a stray.
     pub(super) fn stray_ended(&mut self, at: Ms) -> Result<bool, String> {
         let Some((serial, _)) = self.strays.iter().find(|(_, stray)| stray.dropped) else { return Ok(false) };
         let serial = *serial;
         let since = self.strays.remove(&serial).and_then(|stray| stray.cleaning).unwrap_or_default();
         let drain = self.part.drain;
-        must!(at - since <= drain, "`cleanup` took {} ms, and {drain} ms it may take", at - since);
+        must!(at - since <= drain, "`cleanup` took {} ms, but it may take {drain} ms", at - since);
         Ok(true)
     }
 }
@@ -98,14 +98,14 @@ impl Life {
         self.instance.as_ref().is_some_and(|instance| instance.away)
     }
 
-    /// Another instance is wanted in the place of the one that is out of reach.
+    /// Another instance must replace the one that a blocking run still holds.
     pub(super) fn discard(&mut self) {
         if let Some(instance) = &mut self.instance {
             instance.discard |= instance.away;
         }
     }
 
-    /// Since when the end of the life has waited for nothing but the blocking run.
+    /// Returns since when the end of the incarnation has waited only for the blocking run.
     pub(super) fn ends_since(&self) -> Option<Ms> {
         match self.verdict {
             Some(Verdict::Fail) => Some(self.free),
@@ -113,20 +113,20 @@ impl Life {
         }
     }
 
-    /// The life ends, as soon as it may.
+    /// Checks that the incarnation ends as soon as it may.
     pub(super) fn ends(&self, at: Ms, ends: Ms, drain: Ms) -> Checked {
-        must!(self.is_over(), "ended, and something still goes on");
+        must!(self.is_over(), "ended, but something is still in progress");
         if self.is_away() {
             let since = self.ends_since().unwrap_or(ends);
             let waited = at == since + drain || (self.hurried && (since..since + drain).contains(&at));
             must!(
                 waited,
-                "ended at {at} without its blocking run, and ought to wait for it from {since} on for {drain} ms"
+                "ended at {at} without its blocking run, and must wait for it from {since} on for {drain} ms"
             );
             return Ok(());
         }
-        must!(self.instance.is_none(), "ended, and its instance did not");
-        must!(at == ends, "ended at {at}, and ought to have at {ends}");
+        must!(self.instance.is_none(), "ended, but its instance did not");
+        must!(at == ends, "ended at {at}, and must end at {ends}");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Lines of one service: its states and lives, and how its instances are built.
+//! The lines of one service: its states and incarnations, and how its instances are built.
 
 use service_core::prelude::*;
 
@@ -13,8 +13,8 @@ impl One {
         self.last_line = at;
         match &line.what {
             What::State { from, to } => {
-                must!(*from == self.state, "a step from {from}, but it is {}", self.state);
-                must!(is_legal(*from, *to), "a step from {from} to {to}");
+                must!(*from == self.state, "a step from {from}, but the state is {}", self.state);
+                must!(is_legal(*from, *to), "an illegal step from {from} to {to}");
                 self.step(at, *to)?;
                 self.state = *to;
             }
@@ -41,14 +41,14 @@ impl One {
                 };
             }
             What::Unregistered => {
-                must!(self.life.is_none() && !self.state.is_running(), "unregistered, and it still runs");
+                must!(self.life.is_none() && !self.state.is_running(), "unregistered, but it still runs");
                 self.registered = false;
                 self.forgotten.append(&mut self.made);
             }
             What::ConfigureBegan => self.begin_building(at)?,
             What::ConfigureEnds(how) => {
                 let life = self.life()?;
-                must!(life.building.is_some(), "`configure` ends, but it had not begun");
+                must!(life.building.is_some(), "`configure` ends, but had not begun");
                 life.configured = Some(*how);
             }
             What::Made { instance } => {
@@ -58,8 +58,13 @@ impl One {
             What::RunStarted { run } => self.run_started(at, *run)?,
             What::Began { instance, run } => {
                 let known = self.life()?.instance.as_ref().map(|instance| (instance.serial, instance.broken));
-                must!(known == Some((*instance, false)), "the run is not the whole instance's: {known:?}");
-                let Some(current) = &mut self.life()?.run else { return Err("a run began unheard".to_owned()) };
+                must!(
+                    known == Some((*instance, false)),
+                    "the run is of another instance, or of a broken one: {known:?}"
+                );
+                let Some(current) = &mut self.life()?.run else {
+                    return Err("a run began without an event".to_owned());
+                };
                 must!(current.number == *run && current.started == at, "another run began");
                 must!(!current.inside, "two runs at once");
                 current.inside = true;
@@ -68,7 +73,7 @@ impl One {
                 if self.is_given_up(*instance) {
                     return self.ends_late(*instance, *how);
                 }
-                let Some(run) = &mut self.life()?.run else { return Err("a run goes on after its end".to_owned()) };
+                let Some(run) = &mut self.life()?.run else { return Err("a run continues after its end".to_owned()) };
                 run.how = Some(*how);
             }
             What::Left { instance } => {
@@ -76,7 +81,7 @@ impl One {
                     return self.returns_late(at, *instance);
                 }
                 let Some(run) = &mut self.life()?.run else { return Err("a run is left after its end".to_owned()) };
-                must!(run.inside, "a run is left that nobody was in");
+                must!(run.inside, "a run is left that had not begun");
                 run.inside = false;
             }
             What::RunFinished { run, took, processed, failed, again } => {
@@ -105,7 +110,7 @@ impl One {
     pub(super) fn step(&mut self, at: Ms, to: ServiceState) -> Checked {
         let paused = self.paused;
         if to == ServiceState::Starting {
-            must!(self.start_wanted == Some(at), "starts, and nobody asked for it");
+            must!(self.start_wanted == Some(at), "starts without a request");
             self.begin_life(at);
             return Ok(());
         }
@@ -113,8 +118,8 @@ impl One {
         let life = self.life()?;
         match to {
             ServiceState::Running => {
-                must!(!paused || state == ServiceState::Starting, "goes on, but it is paused");
-                must!(life.up, "is running, and nothing was built");
+                must!(!paused || state == ServiceState::Starting, "is running, but it is paused");
+                must!(life.up, "is running without an instance");
                 if life.retrying && life.renew {
                     life.discard();
                     life.renew_at(at);
@@ -123,14 +128,14 @@ impl One {
                     life.may_begin(at, false)?;
                 }
             }
-            ServiceState::Paused => must!(paused, "is paused, and nobody asked for it"),
+            ServiceState::Paused => must!(paused, "is paused without a request"),
             ServiceState::BackingOff => {
-                must!(life.retrying && (!paused || state == ServiceState::Starting), "backs off for no reason");
+                must!(life.retrying && (!paused || state == ServiceState::Starting), "backs off without a failure");
             }
             ServiceState::Draining => {
                 let by_itself = life.verdict == Some(Verdict::Stop);
                 life.stop.get_or_insert(at);
-                must!(by_itself || life.stop == Some(at), "was told to stop at {:?}", life.stop);
+                must!(by_itself || life.stop == Some(at), "drains, but the stop was requested at {:?}", life.stop);
             }
             ServiceState::Stopped => {
                 let ends = life.stop.unwrap_or_default().max(life.free);
@@ -138,7 +143,7 @@ impl One {
                 self.end_life();
             }
             ServiceState::Failed => {
-                must!(life.verdict == Some(Verdict::Fail), "failed, after {:?} was decided", life.verdict);
+                must!(life.verdict == Some(Verdict::Fail), "failed, but {:?} was decided", life.verdict);
                 let ends = life.free;
                 life.ends(at, ends, drain)?;
                 self.failed_life = Some(self.lives);
@@ -192,7 +197,7 @@ impl One {
     pub(super) fn begin_building(&mut self, at: Ms) -> Checked {
         let paused = self.paused && self.state == ServiceState::Paused;
         let life = self.life()?;
-        must!(life.instance.is_none() && life.building.is_none(), "builds an instance beside another");
+        must!(life.instance.is_none() && life.building.is_none(), "builds an instance while there is another");
         life.may_begin(at, paused)?;
         (life.tried, life.building, life.configured) = (true, Some(at), None);
         Ok(())
@@ -200,14 +205,14 @@ impl One {
 
     pub(super) fn built(&mut self, at: Ms) -> Checked {
         if self.part.origin == Origin::ReadyMade {
-            must!(!self.used_up, "a ready-made instance was handed out twice");
+            must!(!self.used_up, "a ready-made instance was taken twice");
             self.used_up = true;
             self.begin_building(at)?;
         } else {
             let configured = self.life()?.configured;
-            must!(matches!(configured, Some(How::Well { .. })), "built, though `configure` ended as {configured:?}");
+            must!(matches!(configured, Some(How::Well { .. })), "built, but `configure` ended as {configured:?}");
         }
-        must!(self.made.len() == 1, "built out of {:?}", self.made);
+        must!(self.made.len() == 1, "built from {:?}", self.made);
         let serial = self.made.pop_first().unwrap_or_default();
         let (schedule, part) = (self.schedule, self.part.clone());
         let life = self.life()?;

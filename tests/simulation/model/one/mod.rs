@@ -1,5 +1,5 @@
-//! One service as it ought to be: what is asked of it, and what it should have done by now. What it may do stands in
-//! `lines` and `runs`; what a blocking run does that was given up stands in `away`.
+//! The model of one service: its requests, and what it must have done by now. `lines` and `runs` check what it may do; `away`
+//! models a blocking run that timed out or was aborted and still runs.
 
 mod away;
 mod lines;
@@ -15,18 +15,18 @@ use crate::plan::{Kind, Timetable, Window, grant, retry_wait};
 use crate::trace::{Advice, Answer, Ask, Decision, How, Line, Ms, What};
 use away::Stray;
 
-/// One service as it ought to be.
+/// The model of one service.
 pub(crate) struct One {
     pub(super) part: Part,
     pub(super) registered: bool,
     pub(super) registrations: u32,
-    /// It is being unregistered: what is started meanwhile is stopped again.
+    /// It is being unregistered: if it is started in the meantime, it is stopped again.
     leaving: bool,
     pub(super) state: ServiceState,
     pub(super) paused: bool,
     schedule: Schedule,
     retry_delay: Ms,
-    /// A ready-made instance has been handed out.
+    /// Its ready-made instance has been taken.
     used_up: bool,
     /// Since it was registered.
     pub(super) runs: u64,
@@ -36,7 +36,7 @@ pub(crate) struct One {
     pub(super) last_run: Option<Ms>,
     pub(super) last_duration: Option<Ms>,
     pub(super) last_error: Option<String>,
-    /// In the life that it is in, or was last.
+    /// In the current or last incarnation.
     pub(super) failures: u32,
     pub(super) degraded: bool,
     pub(super) all_runs: u64,
@@ -47,22 +47,22 @@ pub(crate) struct One {
     start_wanted: Option<Ms>,
     pub(super) life: Option<Life>,
     pub(super) last_line: Ms,
-    /// Instances that were made and not built in yet; and those of them that were registered and forgotten.
+    /// Instances that were made but have not become the service's instance; and those of them that were unregistered.
     made: BTreeSet<u32>,
     forgotten: BTreeSet<u32>,
-    /// Instances whose blocking runs outlasted even their lives.
+    /// Instances whose blocking runs still run after the end of their incarnation.
     strays: BTreeMap<u32, Stray>,
     permits: VecDeque<Ms>,
     reports: BTreeMap<u32, Option<Answer>>,
 }
 
-/// From `Starting` to `Stopped` or `Failed`.
+/// An incarnation: from `Starting` to `Stopped` or `Failed`.
 pub(crate) struct Life {
-    /// It was told to stop, and whether it is known by whom.
+    /// When a stop was requested, and whether the request is in the trace.
     pub(super) stop: Option<Ms>,
     known: bool,
     hurried: bool,
-    /// It waits for those that it depends on.
+    /// It waits for its dependencies.
     waits: bool,
     tried: bool,
     pub(super) up: bool,
@@ -74,9 +74,9 @@ pub(crate) struct Life {
     plan: Option<Window>,
     asked: Option<Ms>,
     waiting: Vec<u32>,
-    /// Since when nothing has stood in the way of what is to be done.
+    /// Since when nothing prevents what is due.
     free: Ms,
-    /// What was decided and is not done yet.
+    /// The decision that is not carried out yet.
     verdict: Option<Verdict>,
     pub(super) retrying: bool,
     renew: bool,
@@ -89,9 +89,9 @@ pub(crate) struct Instance {
     broken: bool,
     pub(super) cleaning: Option<Ms>,
     dropped: bool,
-    /// It is with a blocking run that was given up: nothing can be done with it before that returns.
+    /// A blocking run that timed out still holds it.
     pub(super) away: bool,
-    /// Another is wanted in its place.
+    /// Another instance must replace it.
     discard: bool,
 }
 
@@ -116,7 +116,7 @@ enum Verdict {
     Regular,
     Stop,
     Restart,
-    /// Failed, and was told in time to go on with a fresh instance.
+    /// Failed, but `reset` was called from within the run.
     Renew,
     Fail,
 }
@@ -176,7 +176,7 @@ impl One {
         self.life.as_ref().is_some_and(|life| life.verdict == Some(Verdict::Fail))
     }
 
-    /// Takes what is asked as done where it is allowed, and says whether it is.
+    /// Carries out a request if it is allowed. Returns whether it is.
     pub(super) fn ask(&mut self, at: Ms, n: u32, ask: Ask, within: bool) -> bool {
         use ServiceState::{BackingOff, Draining, Failed, Paused, Running, Starting};
         let (state, failing) = (self.state, self.is_failing());
@@ -189,7 +189,7 @@ impl One {
             Ask::Reset if within => !self.used_up && state != Draining && !failing,
             Ask::Reset => state == Failed && !self.used_up,
             Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) => self.registered,
-            other => unreachable!("{other:?} is not asked of one service"),
+            other => unreachable!("{other:?} is not a request to one service"),
         };
         if !allowed {
             return false;
@@ -244,7 +244,7 @@ impl One {
         true
     }
 
-    /// Its first instance of this life has been built.
+    /// The first instance of this incarnation has been built.
     pub(super) fn came_up(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.up)
     }
@@ -253,7 +253,7 @@ impl One {
         self.reports.remove(&n);
     }
 
-    /// The answer to a `run_now`: the run's own.
+    /// Checks the answer to a `run_now`: it must be the report of that run.
     pub(super) fn reports(&mut self, n: u32, answer: &Answer) -> Checked {
         let expected = self.reports.remove(&n).flatten();
         match (&expected, answer) {
@@ -267,7 +267,9 @@ impl One {
                 );
             }
             (Some(Answer::Refused(_)), Answer::Refused(_)) => {}
-            _ => must!(expected.as_ref() == Some(answer), "`run_now` answers {answer:?}, and not {expected:?}"),
+            _ => {
+                must!(expected.as_ref() == Some(answer), "`run_now` returned {answer:?}, and must return {expected:?}")
+            }
         }
         Ok(())
     }
@@ -280,7 +282,7 @@ impl One {
         }
     }
 
-    // ── what the others do ───────────────────────────────────────────────────────────────────────────────────────
+    // ── effects of other services ────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn knows_why_it_stops(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.known)
@@ -305,12 +307,12 @@ impl One {
         }
     }
 
-    // ── now and then ─────────────────────────────────────────────────────────────────────────────────────────────
+    // ── checks between events ────────────────────────────────────────────────────────────────────────────────────
 
-    /// Whether it does what it should by now.
+    /// Checks that it has done what it must have done by now.
     pub(super) fn look(&self, now: Ms) -> Checked {
         if let Some(wanted) = self.start_wanted {
-            must!(now == wanted, "ought to have started at {wanted}");
+            must!(now == wanted, "must have started at {wanted}");
         }
         let Some(life) = self.life.as_ref().filter(|_| now > self.last_line) else { return Ok(()) };
         let drain = self.part.drain;
@@ -323,9 +325,9 @@ impl One {
             return Ok(());
         }
         if life.is_away() {
-            // How long the end of a life waits for it is told by its end.
+            // The check at the end of the incarnation covers how long it waits.
             let since = life.ends_since();
-            must!(since.is_none_or(|since| now <= since + drain), "it does not end without its blocking run");
+            must!(since.is_none_or(|since| now <= since + drain), "it waits too long for its blocking run");
             return Ok(());
         }
         if let Some(stop) = life.stop {
@@ -337,10 +339,10 @@ impl One {
             return Ok(());
         }
         let asked = life.asked.map(|asked| asked.max(life.free));
-        must!(asked.is_none_or(|asked| now <= asked), "a run was asked for, and none begins");
+        must!(asked.is_none_or(|asked| now <= asked), "a run was requested, but none begins");
         if self.state != ServiceState::Paused {
-            let due = life.plan.map(|plan| plan.to.max(life.free)).ok_or("it plans nothing")?;
-            must!(now <= due, "a run was due at {due}, and none begins");
+            let due = life.plan.map(|plan| plan.to.max(life.free)).ok_or("no run is planned")?;
+            must!(now <= due, "a run was due at {due}, but none begins");
         }
         let expected = match (self.paused, life.up) {
             (true, true) => ServiceState::Paused,
@@ -349,19 +351,19 @@ impl One {
             (false, true) => ServiceState::Running,
             (false, false) => ServiceState::Starting,
         };
-        must!(self.state == expected, "it is {}, and ought to be {expected}", self.state);
+        must!(self.state == expected, "its state is {}, and must be {expected}", self.state);
         Ok(())
     }
 
-    /// Whether nothing is left over.
+    /// Checks that nothing is left at the end.
     pub(super) fn end(&self) -> Checked {
         must!(self.life.is_none(), "it still runs after the shutdown");
         must!(self.strays.is_empty(), "instances were never cleaned up: {:?}", self.strays.keys());
-        must!(self.reports.is_empty(), "reports were never given: {:?}", self.reports.keys());
+        must!(self.reports.is_empty(), "reports were never returned: {:?}", self.reports.keys());
         Ok(())
     }
 
-    /// Whether nothing goes on but waiting, and has not for a while.
+    /// Whether it only waits, and has done so for a while.
     pub(super) fn is_settled(&self, now: Ms) -> bool {
         let busy = |life: &Life| {
             let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
@@ -374,7 +376,7 @@ impl One {
         matches!(self.schedule, Schedule::Cron(..))
     }
 
-    /// When its next run may begin, while it waits for it.
+    /// Returns when its next run may begin, while it waits.
     pub(super) fn due(&self) -> Option<Window> {
         self.life.as_ref()?.plan
     }

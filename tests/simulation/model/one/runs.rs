@@ -1,4 +1,4 @@
-//! Runs and failures of one service, and the ends of its instances.
+//! The runs and failures of one service, and the end of its instances.
 
 use service_core::FailureKind;
 
@@ -10,12 +10,12 @@ impl One {
     pub(super) fn run_started(&mut self, at: Ms, number: u64) -> Checked {
         must!(
             matches!(self.state, ServiceState::Running | ServiceState::Paused),
-            "a run begins, but it is {}",
+            "a run begins, but the state is {}",
             self.state
         );
         self.runs += 1;
         self.all_runs += 1;
-        must!(number == self.runs, "run {number} begins, and ought to be {}", self.runs);
+        must!(number == self.runs, "run {number} begins, and its number must be {}", self.runs);
         (self.last_run, self.degraded) = (Some(at), false);
         let paused = self.paused;
         let life = self.life()?;
@@ -34,19 +34,19 @@ impl One {
         Ok(())
     }
 
-    /// The run in flight is over.
+    /// The current run is over.
     pub(super) fn end_run(&mut self, at: Ms, number: u64) -> Result<Run, String> {
         let blocking = self.part.blocking;
         let life = self.life()?;
         let run = life.run.take().ok_or("a run ends that had not begun")?;
-        must!(run.number == number, "run {number} ends, but {} was in flight", run.number);
+        must!(run.number == number, "run {number} ends, but the current run is {}", run.number);
         let given_up = blocking && run.how.is_none();
         if given_up {
-            // Nobody can cut it: it goes on, and what is to follow waits.
-            must!(run.inside, "run {number} is given up, and was never begun");
+            // Blocking code cannot be cancelled: it continues, and the next run waits.
+            must!(run.inside, "run {number} timed out, but had not begun");
             life.instance.as_mut().ok_or("a run without an instance")?.away = true;
         } else {
-            must!(!run.inside, "run {number} has ended, and its code still goes on");
+            must!(!run.inside, "run {number} has ended, but its code still runs");
         }
         life.free = at;
         if let Some(timetable) = &mut life.timetable {
@@ -60,10 +60,10 @@ impl One {
     pub(super) fn run_finished(&mut self, at: Ms, number: u64, took: Ms, how: How) -> Checked {
         let timeout = self.part.timeout;
         let run = self.end_run(at, number)?;
-        must!(run.how == Some(how), "reported as {how:?}, and it was {:?}", run.how);
-        must!(took == at - run.started, "took {took} ms, and ran for {} ms", at - run.started);
-        must!(timeout.is_none_or(|timeout| took <= timeout), "ran for {took} ms, longer than its timeout");
-        let How::Well { processed, failed, again } = how else { unreachable!("a finished run went well") };
+        must!(run.how == Some(how), "reported as {how:?}, but it ended as {:?}", run.how);
+        must!(took == at - run.started, "reported as {took} ms, but it took {} ms", at - run.started);
+        must!(timeout.is_none_or(|timeout| took <= timeout), "took {took} ms, longer than its timeout");
+        let How::Well { processed, failed, again } = how else { unreachable!("a finished run has succeeded") };
         self.failures = 0;
         self.processed += processed;
         self.resolve(run.waiting, &Answer::Ran { error: None, processed, failed, again, took });
@@ -87,14 +87,14 @@ impl One {
         let past = failures > self.part.max_failures;
         let life = self.life()?;
         let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
-        must!(!cleaning, "`on_failure` is asked after `cleanup`");
-        let Some(run) = &mut life.run else { return Err("`on_failure` is asked without a run".to_owned()) };
-        must!(run.on_failure.is_none(), "`on_failure` is asked twice");
+        must!(!cleaning, "`on_failure` is called after `cleanup`");
+        let Some(run) = &mut life.run else { return Err("`on_failure` is called without a run".to_owned()) };
+        must!(run.on_failure.is_none(), "`on_failure` is called twice");
         let right = advised(advice(run.how), past);
-        must!(count == failures, "`on_failure` is told of failure {count}, and it is number {failures}");
-        must!(wait == expected, "`on_failure` is told of a wait of {wait} ms, and it is {expected} ms");
-        must!(default == right, "`on_failure` is told {default:?}, and by default it is {right:?}");
-        must!(kind == kind_of(run.how), "`on_failure` is told of {kind:?} at {at}, after {:?}", run.how);
+        must!(count == failures, "`on_failure` gets failure {count}, but it is number {failures}");
+        must!(wait == expected, "`on_failure` gets a wait of {wait} ms, but it is {expected} ms");
+        must!(default == right, "`on_failure` gets the default {default:?}, but it is {right:?}");
+        must!(kind == kind_of(run.how), "`on_failure` gets {kind:?} at {at}, after {:?}", run.how);
         run.on_failure = Some((default, answer));
         Ok(())
     }
@@ -111,7 +111,7 @@ impl One {
         let (timeout, ready_made) = (self.part.timeout, self.part.origin == Origin::ReadyMade);
         let failures = self.failures + 1;
         let past = failures > self.part.max_failures;
-        must!(count == failures, "failure {count}, and it is number {failures} in a row");
+        must!(count == failures, "failure {count}, but it is number {failures} in a row");
         let stop = self.life()?.stop;
         let (decision, waiting, took);
         if self.life()?.run.is_some() {
@@ -125,12 +125,15 @@ impl One {
                 decision = Decision::Stop;
             } else {
                 if run.how.is_none() {
-                    must!(timeout == Some(ran), "cut after {ran} ms, and its timeout is {timeout:?}");
+                    must!(timeout == Some(ran), "cancelled after {ran} ms, but its timeout is {timeout:?}");
                 }
                 let out_of_reach = life.is_away().then(|| (advised(Advice::None, past), None));
-                must!(out_of_reach.is_none() || run.on_failure.is_none(), "`on_failure` of an instance out of reach");
+                must!(
+                    out_of_reach.is_none() || run.on_failure.is_none(),
+                    "`on_failure` of an instance that a blocking run still holds"
+                );
                 let away = out_of_reach.is_some();
-                let (default, answer) = run.on_failure.or(out_of_reach).ok_or("`on_failure` was not asked")?;
+                let (default, answer) = run.on_failure.or(out_of_reach).ok_or("`on_failure` was not called")?;
                 decision = answer.unwrap_or(default);
                 if let Some(instance) = &mut life.instance {
                     instance.broken = panicked || (answer.is_none() && !away);
@@ -141,11 +144,11 @@ impl One {
             let (runs, paused) = (self.runs, self.paused);
             let life = self.life()?;
             if life.up && ready_made && life.building.is_none() && life.instance.is_none() {
-                // Its blocking run panicked after it was given up. There is no other instance, which is found out late.
+                // Its blocking run panicked after it had timed out. That there is no other instance is detected late.
                 life.may_begin(at, paused)?;
                 (life.building, life.configured) = (Some(at), Some(How::Badly(Advice::Fatal)));
             }
-            must!(life.building.take().is_some(), "a failure, and nothing went on");
+            must!(life.building.take().is_some(), "a failure, but nothing was in progress");
             must!(number == runs, "`configure` failed for run {number}, after run {runs}");
             let how = life.configured.take();
             must!(kind == kind_of(how) && how.is_some(), "{kind:?}, but `configure` ended as {how:?}");
@@ -160,7 +163,7 @@ impl One {
         self.decide(at, stop.is_some(), decision, decided, failures)
     }
 
-    /// What is to follow this failure.
+    /// Decides what follows this failure.
     pub(super) fn decide(
         &mut self,
         at: Ms,
@@ -186,7 +189,7 @@ impl One {
             verdict = Verdict::Fail;
         }
         let right = if verdict == Verdict::Fail { Decision::Fail } else { decision };
-        must!(decided == right, "told as {decided:?}, and it is {right:?}");
+        must!(decided == right, "reported as {decided:?}, but it is {right:?}");
         if verdict == Verdict::Fail && !stopping && life.renew {
             verdict = Verdict::Renew;
         } else if verdict == Verdict::Fail && !stopping {
@@ -203,7 +206,7 @@ impl One {
         if !broken {
             life.carry_out(at)?;
         } else if verdict == Verdict::Regular && !life.goes_by_cron() {
-            // Options that change during the `cleanup` count after it.
+            // Options that change during the `cleanup` apply after it.
             life.plan_regular(at)?;
         }
         if decided != Decision::Ignore {
@@ -220,10 +223,10 @@ impl One {
         let life = self.life()?;
         let since = match &life.instance {
             Some(Instance { cleaning: Some(since), .. }) => *since,
-            _ => life.stop.ok_or("something was aborted, and nobody said stop")?.max(life.building.unwrap_or_default()),
+            _ => life.stop.ok_or("an abort without a stop")?.max(life.building.unwrap_or_default()),
         };
         let took = at - since;
-        must!(took == drain || (life.hurried && took <= drain), "aborted after {took} ms, and {drain} ms it may take");
+        must!(took == drain || (life.hurried && took <= drain), "aborted after {took} ms, but it may take {drain} ms");
         if life.building.take().is_some() {
             life.free = at;
         } else if life.run.is_some() {
@@ -246,8 +249,8 @@ impl One {
         must!(instance.serial == serial, "`cleanup` of another instance");
         must!(instance.cleaning.is_none(), "`cleanup` is called twice");
         must!(!instance.away, "`cleanup` begins during a blocking run");
-        must!(ends || instance.broken || instance.discard, "`cleanup` of an instance that is still wanted");
-        must!(at == since, "`cleanup` begins at {at}, and ought to at {since}");
+        must!(ends || instance.broken || instance.discard, "`cleanup` of an instance that is still needed");
+        must!(at == since, "`cleanup` begins at {at}, and must begin at {since}");
         instance.cleaning = Some(at);
         Ok(())
     }
@@ -260,7 +263,7 @@ impl One {
             return stray.dropped();
         }
         let instance = self.life()?.instance.as_mut().filter(|instance| instance.serial == serial);
-        let Some(instance) = instance else { return Err(format!("instance {serial} lived on after its end")) };
+        let Some(instance) = instance else { return Err(format!("instance {serial} still existed after its end")) };
         must!(instance.cleaning.is_some(), "dropped without `cleanup`");
         instance.dropped = true;
         Ok(())
@@ -272,10 +275,10 @@ impl One {
             return Ok(());
         }
         let life = self.life()?;
-        let Some(instance) = life.instance.take() else { return Err("an instance ends that was not there".to_owned()) };
+        let Some(instance) = life.instance.take() else { return Err("an unknown instance ends".to_owned()) };
         let since = instance.cleaning.ok_or("an instance ended without `cleanup`")?;
-        must!(instance.dropped, "an instance has ended and was not dropped");
-        must!(at - since <= drain, "`cleanup` took {} ms, and {drain} ms it may take", at - since);
+        must!(instance.dropped, "an instance has ended, but was not dropped");
+        must!(at - since <= drain, "`cleanup` took {} ms, but it may take {drain} ms", at - since);
         life.free = at;
         if instance.broken {
             life.carry_out(at)?;
@@ -285,7 +288,7 @@ impl One {
             life.plan = life.plan.map(|plan| timetable.changed(plan, at));
         }
         if life.renew && !matches!(life.verdict, Some(Verdict::Fail | Verdict::Restart | Verdict::Stop)) {
-            // Where it is told to back off first, it is told to go on in the same moment.
+            // If it backs off first, it continues at the same moment.
             let retrying = life.retrying;
             if !(retrying && instance.broken) || life.stop.is_some() || self.paused {
                 self.life()?.renew_at(at);
@@ -297,11 +300,11 @@ impl One {
 
     pub(super) fn restarts(&mut self, at: Ms, after: Ms) -> Checked {
         let delay = self.part.restart.map(|restart| restart.delay);
-        must!(delay == Some(after), "a restart after {after} ms, and it is {delay:?}");
+        must!(delay == Some(after), "a restart after {after} ms, but `restart_delay` is {delay:?}");
         let life = self.life()?;
-        must!(life.verdict == Some(Verdict::Restart), "a restart, after {:?} was decided", life.verdict);
+        must!(life.verdict == Some(Verdict::Restart), "a restart, but {:?} was decided", life.verdict);
         let out_of_the_way = life.instance.is_none() || life.is_away();
-        must!(out_of_the_way && life.free == at, "a restart beside the old instance");
+        must!(out_of_the_way && life.free == at, "a restart while the old instance exists");
         life.discard();
         (life.verdict, life.retrying) = (None, true);
         life.plan = Some(Window::at(at + after, Kind::Retry));
@@ -322,23 +325,23 @@ impl One {
 }
 
 impl Life {
-    /// Whether a run, or the building of an instance for it, may begin at this moment.
+    /// Checks that a run, or the building of an instance for it, may begin at this moment.
     pub(super) fn may_begin(&self, at: Ms, paused: bool) -> Checked {
-        must!(self.stop.is_none(), "something begins after a stop");
+        must!(self.stop.is_none(), "a run or a build begins after a stop");
         let broken = self
             .instance
             .as_ref()
             .is_some_and(|instance| instance.broken || instance.discard || instance.cleaning.is_some());
-        must!(!broken, "something begins with an instance that has ended");
-        must!(!self.is_away(), "something begins while a blocking run that was given up goes on");
+        must!(!broken, "a run begins with an instance that has ended");
+        must!(!self.is_away(), "a run begins while a blocking run that timed out still runs");
         if let Some(asked) = self.asked {
             let due = asked.max(self.free);
-            // A run that was due anyway in the same moment answers the request as well.
-            must!(at == due, "a run that was asked for at {asked} begins at {at}, and ought to at {due}");
+            // A run that is due anyway at the same moment also answers the request.
+            must!(at == due, "a run that was requested at {asked} begins at {at}, and must begin at {due}");
             return Ok(());
         }
         must!(!paused, "a scheduled run while paused");
-        let plan = self.plan.ok_or("something begins that nobody planned")?;
+        let plan = self.plan.ok_or("a run begins that was not planned")?;
         let latest = plan.to.max(self.free);
         must!(plan.from <= at, "begins at {at}, before it is due: {plan:?}");
         must!(at <= latest, "begins at {at}, late: {plan:?}, free since {}", self.free);
@@ -346,7 +349,7 @@ impl Life {
     }
 
     pub(super) fn plan_regular(&mut self, at: Ms) -> Checked {
-        let timetable = self.timetable.as_mut().ok_or("a regular run before it was up")?;
+        let timetable = self.timetable.as_mut().ok_or("a regular run before the service was ready")?;
         self.plan = Some(timetable.next(at));
         Ok(())
     }
@@ -355,7 +358,7 @@ impl Life {
         self.timetable.as_ref().is_some_and(Timetable::is_by_cron)
     }
 
-    /// What was decided after a failure is done now that nothing stands in its way.
+    /// Carries out the decision after a failure, now that nothing prevents it.
     pub(super) fn carry_out(&mut self, at: Ms) -> Checked {
         match self.verdict {
             Some(Verdict::Retry(wait)) => {
@@ -373,7 +376,7 @@ impl Life {
         Ok(())
     }
 
-    /// A fresh instance follows at once.
+    /// Plans a fresh instance at once.
     pub(super) fn renew_at(&mut self, at: Ms) {
         (self.renew, self.retrying, self.verdict) = (false, false, None);
         self.plan = Some(Window::at(at, Kind::AtOnce));
@@ -391,7 +394,7 @@ fn advice(how: Option<How>) -> Advice {
     }
 }
 
-/// What follows by default.
+/// Returns the default decision.
 fn advised(advice: Advice, past: bool) -> Decision {
     match advice {
         Advice::Fatal => Decision::Fail,
@@ -401,7 +404,7 @@ fn advised(advice: Advice, past: bool) -> Decision {
     }
 }
 
-/// Code that did not end by itself was cut.
+/// Returns the kind of a failure. Code that did not end by itself was cancelled.
 fn kind_of(how: Option<How>) -> FailureKind {
     match how {
         Some(How::Panics) => FailureKind::Panic,

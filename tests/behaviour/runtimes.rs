@@ -1,4 +1,4 @@
-//! Waiting services have no task of their own: who carries them on, whatever user code and runtimes do.
+//! Services and the threads and runtimes that they run on: user code that blocks, and runtimes that shut down.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -12,23 +12,23 @@ fn threads(count: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(count).enable_all().build().unwrap()
 }
 
-/// Does it on a thread of its own, so that a deadlock fails the test and does not hang it.
+/// Runs `work` on a thread of its own, so that a deadlock fails the test instead of hanging it.
 fn within_a_minute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();
     std::thread::spawn(move || done.send(work()));
     result.recv_timeout(Duration::from_secs(60)).expect("it hangs, or panicked")
 }
 
-/// A runtime that goes down lets go of what is its own in threads of its own.
+/// Waits until the condition is true: a runtime that shuts down drops its tasks on threads of its own.
 fn until(reached: impl Fn() -> bool) {
     let begun = Instant::now();
     while !reached() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "it never comes to that");
+        assert!(begun.elapsed() < Duration::from_secs(30), "not true within 30 s");
         std::thread::yield_now();
     }
 }
 
-/// Keeps its thread until it is let go.
+/// Blocks its thread until the test opens its gate.
 struct Blocks {
     begun: mpsc::Sender<()>,
     go: Arc<Mutex<mpsc::Receiver<()>>>,
@@ -54,16 +54,16 @@ impl Beats {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn services_that_block_their_threads_hold_up_no_other() {
+async fn services_that_block_their_threads_do_not_block_others() {
     let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
     let (begun, all_begun) = mpsc::channel();
     let mut gates = Vec::new();
-    // More than the runtime has threads.
+    // More services than the runtime has threads.
     for n in 0..4 {
         let (gate, go) = mpsc::channel();
         gates.push(gate);
         let blocks = Blocks { begun: begun.clone(), go: Arc::new(Mutex::new(go)) };
-        registry.register(&format!("blocks_{n}"), blocks).await.unwrap();
+        registry.register(format!("blocks_{n}"), blocks).await.unwrap();
     }
     let (beats, mut beat) = watch::channel(0);
     let beating = registry.register("beats", Beats(beats)).await.unwrap();
@@ -91,7 +91,7 @@ impl Ends {
 }
 
 #[test]
-fn a_service_whose_runtime_is_gone_says_so_and_can_begin_anew_on_another() {
+fn a_service_whose_runtime_has_shut_down_can_be_started_on_another() {
     let dropped = Arc::new(AtomicBool::new(false));
     let first = threads(1);
     let seen = dropped.clone();
@@ -104,8 +104,8 @@ fn a_service_whose_runtime_is_gone_says_so_and_can_begin_anew_on_another() {
     });
     assert_eq!(service.state(), ServiceState::Running);
     drop(first);
-    assert!(dropped.load(SeqCst), "the instance is let go");
-    assert_eq!(service.state(), ServiceState::Failed, "nobody takes it for running");
+    assert!(dropped.load(SeqCst), "the instance is dropped");
+    assert_eq!(service.state(), ServiceState::Failed, "it is not shown as running");
     threads(1).block_on(async {
         service.reset().await.unwrap();
         service.run_now().await.unwrap();
@@ -130,7 +130,7 @@ impl Gated {
 }
 
 #[test]
-fn a_run_during_which_the_runtime_goes_down_leaves_nothing_running() {
+fn no_service_runs_after_its_runtime_shut_down_during_a_run() {
     for _ in 0..10 {
         let (begun, has_begun) = mpsc::channel();
         let (gate, go) = mpsc::channel();
@@ -172,7 +172,7 @@ impl BadEnd {
 }
 
 #[test]
-fn an_instance_whose_drop_panics_keeps_no_other_from_its_end() {
+fn an_instance_whose_drop_panics_does_not_keep_others_from_ending() {
     let runtime = threads(1);
     let good = Ends::default();
     let dropped = good.0.clone();
@@ -194,7 +194,7 @@ fn an_instance_whose_drop_panics_keeps_no_other_from_its_end() {
 }
 
 #[test]
-fn a_start_on_a_runtime_that_goes_down_does_not_hang() {
+fn a_start_on_a_runtime_that_shuts_down_does_not_hang() {
     let state = within_a_minute(|| {
         let runtime = threads(2);
         let (begun, has_begun) = mpsc::channel();
@@ -231,7 +231,7 @@ impl Restless {
 }
 
 #[test]
-fn a_service_that_asks_for_run_after_run_leaves_room_for_others() {
+fn a_service_that_runs_again_and_again_leaves_time_for_others() {
     within_a_minute(|| {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
@@ -244,20 +244,20 @@ fn a_service_that_asks_for_run_after_run_leaves_room_for_others() {
     });
 }
 
-/// Has the other one run.
+/// Runs the other service.
 struct Ping(&'static str);
 
 #[service(interval = 3600, discover = false)]
 impl Ping {
     async fn update(&mut self, cx: &Context) {
         let other = cx.services().get(self.0).unwrap();
-        // Asked for, not waited for.
+        // The request is made; its end is not awaited.
         let _ = tokio::time::timeout(Duration::ZERO, other.run_now()).await;
     }
 }
 
 #[tokio::test]
-async fn services_that_call_each_other_for_ever_do_not_hold_up_what_is_due() {
+async fn services_that_run_each_other_without_end_do_not_delay_others() {
     let registry = ServiceRegistry::builder().without_discovered().build().await.unwrap();
     let (beats, mut beat) = watch::channel(0);
     registry.register("beats", Beats(beats)).await.unwrap();
@@ -268,7 +268,7 @@ async fn services_that_call_each_other_for_ever_do_not_hold_up_what_is_due() {
     let now = *beat.borrow();
     let beaten = beat.wait_for(|beats| *beats > now + 5);
     tokio::time::timeout(Duration::from_secs(30), beaten).await.expect("it beats").unwrap();
-    assert!(registry.get("ping").unwrap().health().runs > pings, "they do call each other");
+    assert!(registry.get("ping").unwrap().health().runs > pings, "they do run each other");
     registry.shutdown().await.unwrap();
 }
 
@@ -285,9 +285,9 @@ impl Answered {
     }
 }
 
-/// The answer comes while the run's first await is on its way to a task of its own.
+/// The run ends while its caller is about to wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_at_once_is_not_lost() {
+async fn a_run_that_ends_at_once_is_reported_to_its_waiter() {
     let (asks, asked) = mpsc::channel::<oneshot::Sender<()>>();
     let answering = std::thread::spawn(move || {
         for answer in asked {
@@ -299,9 +299,44 @@ async fn an_answer_that_comes_at_once_is_not_lost() {
     service.start().await.unwrap();
     for _ in 0..2_000 {
         let run = tokio::time::timeout(Duration::from_secs(30), service.run_now()).await;
-        run.expect("the answer was not heard").unwrap();
+        run.expect("the report was lost").unwrap();
     }
     registry.cleanup_all().await;
     drop((service, registry));
     answering.join().unwrap();
+}
+
+/// An error that calls its context when it is printed.
+#[derive(Debug)]
+struct Calls(Context);
+
+impl std::fmt::Display for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stopping: {}", self.0.is_stopping())
+    }
+}
+
+impl std::error::Error for Calls {}
+
+#[derive(Default)]
+struct CannotStart;
+
+#[service(interval = 3600, discover = false)]
+impl CannotStart {
+    async fn configure(cx: &Context) -> Result<Self, Calls> {
+        Err(Calls(cx.clone()))
+    }
+
+    async fn update(&mut self) {}
+}
+
+#[test]
+fn a_strict_start_prints_an_error_that_calls_its_context() {
+    let error = within_a_minute(|| {
+        threads(1).block_on(async {
+            let builder = ServiceRegistry::builder().without_discovered().strict().service_of::<CannotStart>("one");
+            builder.build().await.unwrap().start().await.unwrap_err().to_string()
+        })
+    });
+    assert_eq!(error, "service `one` did not start: stopping: false");
 }

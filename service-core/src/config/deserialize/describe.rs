@@ -1,0 +1,168 @@
+//! From an [`Error`] to a [`ConfigError`]: which key, where it stands, and nothing of a secret.
+
+use super::errors::{Error, Kind, in_words};
+use super::path::{self, Found, Step};
+use super::subject::Subject;
+use crate::config::environment::variable_name;
+use crate::config::errors::{ConfigError, Setting};
+use crate::config::keys;
+use crate::config::layers::{Layer, Origin};
+use crate::config::secrets::REDACTED;
+use crate::config::values::Value;
+use crate::humanize::one_of;
+use crate::suggest::nearest;
+
+pub(super) struct Describer<'a> {
+    settings: &'a Value,
+    subject: Subject<'a>,
+    /// Texts that must not be shown.
+    secrets: Vec<String>,
+}
+
+impl<'a> Describer<'a> {
+    pub(super) fn new(settings: &'a Value, subject: Subject<'a>) -> Self {
+        let mut secrets = Vec::new();
+        settings.secrets(false, &mut secrets);
+        Self { settings, subject, secrets }
+    }
+
+    /// Further texts that must not be shown.
+    pub(super) fn hide(&mut self, secrets: Vec<String>) {
+        self.secrets.extend(secrets);
+    }
+
+    /// The error as one of the value at this path.
+    pub(super) fn describe(&self, error: &Error, at: &[Step]) -> ConfigError {
+        let found = path::find(self.settings, at);
+        match (&error.kind, &found.origin) {
+            (Kind::Missing(field), _) => self.missing(field, at, &found),
+            (Kind::UnknownField { field, known }, _) => self.unknown(field, known, at, &found),
+            (_, Some(origin)) => self.wrong(error, Setting::new(self.subject.service, path::show(at), origin), &found),
+            (kind, None) => ConfigError::Settings {
+                service: self.subject.service.to_owned(),
+                problem: match kind {
+                    Kind::InvalidType { unexpected, expected } => {
+                        format!("found {}, expected {}", self.unexpected(unexpected, &found), in_words(expected))
+                    }
+                    Kind::UnknownVariant { variant, known } => {
+                        let known = one_of(known.iter().copied());
+                        format!("found {}, expected {known}", self.clean(&format!("{variant:?}")))
+                    }
+                    _ => self.clean(&error.to_string()),
+                },
+            },
+        }
+    }
+
+    fn wrong(&self, error: &Error, setting: Box<Setting>, found: &Found<'_>) -> ConfigError {
+        let secret = found.secret || error.secret;
+        let leaf = !matches!(*found.value, Value::List(_) | Value::Table(_));
+        let shown = || if leaf || secret { Some(found.value.show(secret)) } else { None };
+        match &error.kind {
+            Kind::InvalidType { unexpected, expected } => {
+                let found = shown().unwrap_or_else(|| self.unexpected(unexpected, found));
+                ConfigError::Value { setting, found, expected: in_words(expected) }
+            }
+            Kind::UnknownVariant { variant, known } => {
+                let found = shown().unwrap_or_else(|| self.clean(&format!("{variant:?}")));
+                ConfigError::Value { setting, found, expected: one_of(known.iter().copied()) }
+            }
+            Kind::Unreadable { variable, why } => {
+                ConfigError::Variable { setting, variable: variable.clone(), problem: (*why).to_owned() }
+            }
+            _ if secret => {
+                let expected = "a value that its type takes".to_owned();
+                ConfigError::Value { setting, found: REDACTED.to_owned(), expected }
+            }
+            _ => {
+                let problem = self.clean(&error.to_string());
+                let found = shown().map(|found| format!("found {found}: ")).unwrap_or_default();
+                ConfigError::Conflict { setting, problem: found + &problem }
+            }
+        }
+    }
+
+    fn missing(&self, field: &str, at: &[Step], found: &Found<'_>) -> ConfigError {
+        let service = self.subject.service.to_owned();
+        if let (Some(origin), true) = (&found.origin, at.iter().any(|step| matches!(step, Step::Item(_)))) {
+            let setting = Setting::new(&service, path::show(at), origin);
+            return ConfigError::Conflict { setting, problem: format!("`{field}` is missing") };
+        }
+        let key = key_in(at, field);
+        let variable = variable_name(&service, &key);
+        ConfigError::Missing { service, key, file: self.subject.file.to_owned(), variable }
+    }
+
+    fn unknown(&self, field: &str, known: &[&'static str], at: &[Step], found: &Found<'_>) -> ConfigError {
+        let origin = match &*found.value {
+            Value::Table(table) => table.get(field).map(|node| node.origin.clone()),
+            _ => None,
+        };
+        let origin = origin.or_else(|| found.origin.cloned());
+        let origin = origin.unwrap_or_else(|| Origin::new(Layer::Default, self.subject.file));
+        let hint = if at.is_empty() { hint(field, known) } else { nested_hint(field, known) };
+        ConfigError::UnknownKey { setting: Setting::new(self.subject.service, key_in(at, field), &origin), hint }
+    }
+
+    /// A key that no field reads, where the fields are not known.
+    pub(super) fn unread(&self, at: &[Step]) -> ConfigError {
+        let found = path::find(self.settings, at);
+        let origin = found.origin.cloned().unwrap_or_else(|| Origin::new(Layer::Default, self.subject.file));
+        // All items of a list are unread with the first.
+        let at = at.split(|step| matches!(step, Step::Item(_))).next().unwrap_or_default();
+        let key = path::show(at);
+        let hint = match keys::suggest(&key) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "no field of the service's settings has this name".to_owned(),
+        };
+        ConfigError::UnknownKey { setting: Setting::new(self.subject.service, key, &origin), hint }
+    }
+
+    /// serde's word for what it met.
+    fn unexpected(&self, unexpected: &str, found: &Found<'_>) -> String {
+        match unexpected {
+            "map" | "sequence" => found.value.kind().to_owned(),
+            other => self.clean(other),
+        }
+    }
+
+    /// Somebody else's text, without secrets.
+    fn clean(&self, text: &str) -> String {
+        // The longest first, so that none is left half cut.
+        let mut secrets: Vec<&String> = self.secrets.iter().filter(|secret| !secret.is_empty()).collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        let mut text = text.to_owned();
+        for secret in secrets {
+            text = text.replace(secret.as_str(), REDACTED);
+            // As it stands in a quoted string.
+            text = text.replace(secret.escape_debug().to_string().as_str(), REDACTED);
+        }
+        text
+    }
+}
+
+fn key_in(table: &[Step], field: &str) -> String {
+    if table.is_empty() { field.to_owned() } else { format!("{}.{field}", path::show(table)) }
+}
+
+/// What to write instead of a key that nothing reads.
+pub(in crate::config) fn hint(key: &str, fields: &[&'static str]) -> String {
+    let near = nearest(key, fields.iter().copied().chain(keys::options().map(|key| key.name)));
+    match near.or_else(|| keys::suggest(key)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if fields.is_empty() => "the service has no settings of its own; it declares them by its `configure`: \
+                                    `fn configure(cx: &Context, settings: Settings)`"
+            .to_owned(),
+        None => {
+            let names: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
+            format!("the service's own settings are {}", names.join(", "))
+        }
+    }
+}
+
+fn nested_hint(key: &str, known: &[&str]) -> String {
+    match nearest(key, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("expected {}", one_of(known.iter().copied())),
+    }
+}

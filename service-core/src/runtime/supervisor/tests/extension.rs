@@ -1,0 +1,370 @@
+//! What an extension is asked, and when: a commit in flight, what a run left open, outages, and fires that are remembered.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::service::failure::FailureKind;
+
+/// An extension that does what the test says.
+#[derive(Debug, Default)]
+struct Scripted {
+    log: Log,
+    committing: AtomicBool,
+    unsettled: AtomicBool,
+    /// There is an outage, and it is known.
+    down: AtomicBool,
+    /// There is an outage that only a look finds.
+    down_if_looked_at: AtomicBool,
+    /// Answers of `settle` and `record_fire`; once they are used up, both succeed.
+    answers: Mutex<VecDeque<Answer>>,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Error,
+    Hangs,
+}
+
+impl Scripted {
+    fn will(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.answers.lock().expect("nothing panics while it is locked").extend(answers);
+    }
+
+    async fn answer(&self) -> Result<()> {
+        let answer = self.answers.lock().expect("nothing panics while it is locked").pop_front();
+        match answer {
+            None => Ok(()),
+            Some(Answer::Error) => Err(Error::msg("not now")),
+            Some(Answer::Hangs) => std::future::pending().await,
+        }
+    }
+}
+
+impl Extension for Scripted {
+    fn commit_in_progress(&self, _service: &ServiceInner) -> bool {
+        self.committing.load(SeqCst)
+    }
+
+    fn has_unsettled(&self, _service: &ServiceInner) -> bool {
+        self.unsettled.load(SeqCst)
+    }
+
+    fn settle<'a>(&'a self, _service: &'a ServiceInner, error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+        self.log.push(format!("settle {}", error.unwrap_or("after a success")));
+        Box::pin(async {
+            self.answer().await?;
+            self.unsettled.store(false, SeqCst);
+            Ok(())
+        })
+    }
+
+    fn last_fire<'a>(&'a self, _service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+        self.log.push("last fire");
+        Box::pin(async move {
+            self.answer().await?;
+            Ok(now)
+        })
+    }
+
+    fn record_fire<'a>(
+        &'a self,
+        _service: &'a ServiceInner,
+        fire: SystemTime,
+        started: Option<SystemTime>,
+    ) -> BoxFuture<'a, Result<()>> {
+        let after = started.and_then(|started| started.duration_since(fire).ok());
+        self.log.push(format!("record a fire whose run began {} s after it", after.unwrap_or_default().as_secs()));
+        Box::pin(self.answer())
+    }
+
+    fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, error: &Error) -> bool {
+        error.to_string().contains("away")
+    }
+
+    fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
+        self.log.push("look for an outage");
+        Box::pin(std::future::ready(self.down_if_looked_at.load(SeqCst)))
+    }
+
+    fn was_down_since(&self, _at: Instant) -> bool {
+        self.down.load(SeqCst)
+    }
+
+    fn is_down(&self) -> bool {
+        self.down.load(SeqCst)
+    }
+}
+
+fn options() -> Options {
+    Options { max_failures: 2, retry_delay: secs(1), drain_timeout: secs(5), ..Options::default() }
+}
+
+// ── a commit in flight ───────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_in_flight_delays_the_end_of_a_run() {
+    for by_stop in [false, true] {
+        let extension = Arc::new(Scripted::default());
+        let committing = extension.clone();
+        let script = Script::new().update(move |_| {
+            committing.committing.store(true, SeqCst);
+            let committing = committing.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(secs(8)).await;
+                committing.committing.store(false, SeqCst);
+            });
+            std::future::pending()
+        });
+        let timeout = (!by_stop).then(|| secs(5));
+        let mut service = script.start_with(Options { timeout, max_failures: 0, ..options() }, extension.clone());
+        service.until(|state| state.status.in_run()).await;
+        let begun = Instant::now();
+        if by_stop {
+            service.stop();
+        }
+        assert_eq!(service.ended().await, if by_stop { Exit::Stopped } else { Exit::Failed });
+        let elapsed = begun.elapsed();
+        assert!(elapsed >= secs(8) && elapsed < secs(8) + ms(20), "cancelled after {elapsed:?}");
+        service.log.assert_one_cleanup_each();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_while_its_commit_delays_the_cancel_has_not_been_cancelled() {
+    let extension = Arc::new(Scripted::default());
+    extension.committing.store(true, SeqCst);
+    let script = Script::new().update(async |_| {
+        tokio::time::sleep(secs(7)).await;
+        Ok(Outcome::processed(1))
+    });
+    let mut service = script.start_with(Options { timeout: Some(secs(5)), ..options() }, extension);
+    service.until(|state| state.status.stats.processed == 1).await;
+    assert_eq!(service.inner.lock().status.stats.errors, 0);
+    service.stop();
+    service.ended().await;
+}
+
+// ── what a run left open ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A service whose runs leave something open, with the lines of both in one log.
+fn leaves_open(update: impl Fn(u64) -> Result<Outcome> + Send + Sync + 'static) -> (Script, Arc<Scripted>) {
+    let script = Script::new();
+    let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
+    let open = extension.clone();
+    let script = script.update(move |cx| {
+        open.unsettled.store(true, SeqCst);
+        let result = update(cx.run);
+        async { result }
+    });
+    (script, extension)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_run_left_open_is_settled_before_the_next_run_begins() {
+    let (script, extension) = leaves_open(|run| if run == 2 { fails() } else { Ok(Outcome::idle()) });
+    let mut service = script.start_with(options(), extension);
+    service.until(|state| state.status.stats.runs == 3).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    let expected = ["built 1", "run 1", "settle after a success", "run 2", "settle it failed", "failure 1", "run 3"];
+    assert_eq!(service.log.lines()[..expected.len()], expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_a_stop_aborts_is_settled_before_the_cleanup() {
+    let (script, extension) = leaves_open(|_| Ok(Outcome::idle()));
+    let open = extension.clone();
+    let script = script.update(move |_| {
+        open.unsettled.store(true, SeqCst);
+        std::future::pending()
+    });
+    let mut service = script.start_with(options(), extension);
+    service.until(|state| state.status.in_run()).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    let settled = "settle the run did not end in time for the stop and was aborted after 5s";
+    assert_eq!(service.log.lines(), ["built 1", "run 1", settled, "cleanup 1", "dropped 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_settled_does_not_keep_the_service() {
+    for answer in [Answer::Error, Answer::Hangs] {
+        let (script, extension) = leaves_open(|_| Ok(Outcome::idle()));
+        extension.will([answer]);
+        let mut service = script.start_with(options(), extension);
+        service.until(|state| state.status.stats.runs == 2).await;
+        assert_eq!(service.inner.lock().status.stats.errors, 0);
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        service.log.assert_one_cleanup_each();
+    }
+}
+
+// ── outages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_an_outage_do_not_exhaust_the_service() {
+    let extension = Arc::new(Scripted::default());
+    extension.down.store(true, SeqCst);
+    let back = extension.clone();
+    let script = Script::new().update(move |_| {
+        let down = back.down.load(SeqCst);
+        async move { if down { Err(Error::msg("it is away")) } else { Ok(Outcome::idle()) } }
+    });
+    let service = script.start_with(Options { retry_delay: secs(10), ..options() }, extension.clone());
+    service.until(|state| state.status.stats.errors == 6).await;
+    assert_eq!(service.state(), ServiceState::BackingOff);
+    assert_eq!(service.inner.lock().status.failures, 2, "the count stays at `max_failures`");
+    // The end of the outage ends the wait, and what was counted.
+    extension.down.store(false, SeqCst);
+    let now = Instant::now();
+    service.inner.end_outage();
+    service.until(|state| state.status.stats.last_success.is_some()).await;
+    assert_eq!(now.elapsed(), Duration::ZERO);
+    assert_eq!(service.inner.lock().status.failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_looked_for_only_where_the_failure_would_end_the_service() {
+    let script = Script::new().update(async |_| Err(Error::msg("it is away")));
+    let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
+    let mut service = script.start_with(options(), extension.clone());
+    service.until(|state| state.status.failures == 2).await;
+    extension.down_if_looked_at.store(true, SeqCst);
+    service.until(|state| state.status.stats.errors == 4).await;
+    extension.down_if_looked_at.store(false, SeqCst);
+    assert_eq!(service.ended().await, Exit::Failed, "without an outage the failures count");
+    let lines: Vec<String> = service
+        .log
+        .lines()
+        .into_iter()
+        .filter(|line| line.starts_with("failure") || line.starts_with("look"))
+        .collect();
+    let look = "look for an outage";
+    assert_eq!(lines, ["failure 1", "failure 2", look, "failure 2", look, "failure 2", look, "failure 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_failures_count_during_an_outage() {
+    let extension = Arc::new(Scripted::default());
+    extension.down.store(true, SeqCst);
+    let mut service = Script::new().update(async |_| fails()).start_with(options(), extension);
+    assert_eq!(service.ended().await, Exit::Failed);
+    assert_eq!(service.inner.lock().status.stats.errors, 3);
+}
+
+// ── fires that are remembered ────────────────────────────────────────────────────────────────────────────────────────
+
+#[cfg(feature = "cron")]
+mod fires {
+    use super::*;
+    use crate::runtime::clock::{Clock, WallClock};
+    use crate::schedule::{CatchUp, CronSchedule};
+
+    /// A wall clock that goes with tokio's.
+    #[derive(Debug)]
+    struct TestClock(Instant);
+
+    impl WallClock for TestClock {
+        fn now(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH + secs(1_767_225_600) + self.0.elapsed()
+        }
+    }
+
+    /// Every minute, and what is missed is made up.
+    fn every_minute(script: Script, extension: Arc<Scripted>) -> Service {
+        let schedule = Schedule::Cron(CronSchedule {
+            expression: "* * * * *".to_owned(),
+            timezone: "UTC".to_owned(),
+            catch_up: CatchUp::Latest,
+        });
+        let shared = Shared { clock: Clock::new(TestClock(Instant::now())), ..Shared::default() };
+        let (service, supervisor) = script.begin(Options { schedule, ..options() }, shared, extension);
+        service.spawn(supervisor)
+    }
+
+    fn in_one_log(script: &Script) -> Arc<Scripted> {
+        Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() })
+    }
+
+    const RECORDED: &str = "record a fire whose run began 0 s after it";
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_fire_is_read_before_the_first_instance_is_built_and_fires_are_recorded_after_their_runs() {
+        let script = Script::new();
+        let extension = in_one_log(&script);
+        let mut service = every_minute(script, extension);
+        tokio::time::sleep(secs(130)).await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        let expected = ["last fire", "built 1", "run 1", RECORDED, "run 2", RECORDED, "cleanup 1", "dropped 1"];
+        assert_eq!(service.log.lines(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_is_not_ready_before_its_last_fire_has_been_read() {
+        let script = Script::new();
+        let extension = in_one_log(&script);
+        extension.will([Answer::Error]);
+        let mut service = every_minute(script, extension);
+        service.started().await;
+        assert!(!service.inner.lock().status.ready);
+        assert_eq!(service.state(), ServiceState::BackingOff);
+        service.until(|state| state.status.ready).await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        assert_eq!(service.log.lines(), ["last fire", "last fire", "built 1", "cleanup 1", "dropped 1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_the_wait_for_the_last_fire() {
+        let script = Script::new();
+        let extension = in_one_log(&script);
+        extension.will([Answer::Hangs]);
+        let mut service = every_minute(script, extension);
+        tokio::time::sleep(secs(1)).await;
+        let now = Instant::now();
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        assert_eq!(now.elapsed(), Duration::ZERO);
+        assert_eq!(service.log.lines(), ["last fire"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fire_whose_run_failed_is_recorded_after_the_retry_that_succeeds() {
+        let script = Script::new().update(async |cx| if cx.run == 1 { fails() } else { Ok(Outcome::idle()) });
+        let extension = in_one_log(&script);
+        let mut service = every_minute(script, extension);
+        tokio::time::sleep(secs(70)).await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        let recorded = "record a fire whose run began 1 s after it";
+        let expected = ["last fire", "built 1", "run 1", "failure 1", "run 2", recorded, "cleanup 1", "dropped 1"];
+        assert_eq!(service.log.lines(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fire_that_cannot_be_recorded_during_an_outage_is_recorded_later_and_tried_at_the_end() {
+        let script = Script::new();
+        let extension = in_one_log(&script);
+        let mut service = every_minute(script, extension.clone());
+        service.until(|state| state.status.ready).await;
+        extension.down.store(true, SeqCst);
+        tokio::time::sleep(secs(70)).await;
+        assert_eq!(service.log.count("run 1"), 1);
+        assert_eq!(service.log.count(RECORDED), 0, "there is an outage");
+        extension.down.store(false, SeqCst);
+        tokio::time::sleep(secs(60)).await;
+        assert!(service.log.lines().iter().any(|line| line.starts_with("record")));
+        extension.down.store(true, SeqCst);
+        tokio::time::sleep(secs(60)).await;
+        let before = service.log.count(RECORDED);
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        assert_eq!(service.log.count(RECORDED), before + 1, "at the end it is tried all the same");
+    }
+}

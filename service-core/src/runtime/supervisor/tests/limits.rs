@@ -1,0 +1,230 @@
+//! Every limit is met, also by futures that never wait; and what ends in time is not cancelled.
+
+use std::sync::mpsc;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::schedule::later;
+
+fn options() -> Options {
+    Options { drain_timeout: ms(20), max_failures: 0, ..Options::default() }
+}
+
+#[test]
+fn a_busy_run_meets_its_timeout() {
+    on_each_runtime(|| async {
+        let script = Script::new().update(async |_| {
+            busy().await;
+            Ok(Outcome::idle())
+        });
+        let mut service = script.start(Options { timeout: Some(ms(20)), ..options() });
+        assert_eq!(service.ended().await, Exit::Failed);
+        assert_eq!(service.log.lines(), ["built 1", "run 1", "failure 1", "cleanup 1", "dropped 1"]);
+    });
+}
+
+#[test]
+fn a_busy_run_meets_the_drain_timeout() {
+    on_each_runtime(|| async {
+        let script = Script::new().update(async |_| {
+            busy().await;
+            Ok(Outcome::idle())
+        });
+        let mut service = script.start(options());
+        service.until(|state| state.status.in_run()).await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        assert_eq!(service.log.lines(), ["built 1", "run 1", "cleanup 1", "dropped 1"]);
+    });
+}
+
+#[test]
+fn a_busy_configure_meets_the_drain_timeout() {
+    on_each_runtime(|| async {
+        let script = Script::new().configure(async |_| {
+            busy().await;
+            Ok(())
+        });
+        let mut service = script.start(options());
+        tokio::task::yield_now().await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        assert!(service.log.lines().is_empty());
+    });
+}
+
+#[test]
+fn a_busy_cleanup_meets_the_drain_timeout() {
+    on_each_runtime(|| async {
+        let script = Script::new().cleanup(async |_| {
+            busy().await;
+            Ok(())
+        });
+        let mut service = script.start(options());
+        service.started().await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        service.log.assert_one_cleanup_each();
+    });
+}
+
+#[test]
+fn a_busy_cleanup_between_two_instances_meets_the_drain_timeout() {
+    on_each_runtime(|| async {
+        let script =
+            Script::new().update(async |cx| if cx.run == 1 { panic!("scripted") } else { Ok(Outcome::idle()) });
+        let script = script.cleanup(async |cx| {
+            if cx.run == 1 {
+                busy().await;
+            }
+            Ok(())
+        });
+        let mut service = script.start(Options { max_failures: 1, retry_delay: Duration::ZERO, ..options() });
+        service.until(|state| state.status.stats.runs == 2).await;
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        service.log.assert_one_cleanup_each();
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_exactly_at_its_timeout_is_not_cancelled() {
+    let script = Script::new().update(async |_| {
+        tokio::time::sleep(secs(10)).await;
+        Ok(Outcome::processed(1))
+    });
+    let mut service = script.start(Options { timeout: Some(secs(10)), ..options() });
+    service.until(|state| state.status.stats.processed == 1).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_a_millisecond_longer_than_its_timeout_is_cancelled_at_the_timeout() {
+    let script = Script::new().update(async |_| {
+        tokio::time::sleep(ms(10_001)).await;
+        Ok(Outcome::idle())
+    });
+    let begun = Instant::now();
+    let mut service = script.start(Options { timeout: Some(secs(10)), ..options() });
+    assert_eq!(service.ended().await, Exit::Failed);
+    assert_eq!(begun.elapsed(), secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ends_exactly_at_the_drain_timeout_is_not_aborted() {
+    let script = Script::new().update(async |_| {
+        tokio::time::sleep(secs(10)).await;
+        Ok(Outcome::processed(1))
+    });
+    let mut service = script.start(Options { drain_timeout: secs(6), ..options() });
+    service.until(|state| state.status.in_run()).await;
+    tokio::time::sleep(secs(4)).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    assert_eq!(service.inner.lock().status.stats.processed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cleanup_that_ends_exactly_at_the_drain_timeout_is_not_aborted() {
+    let log = Log::default();
+    let ended = log.clone();
+    let script = Script::new().cleanup(move |_| {
+        let ended = ended.clone();
+        async move {
+            tokio::time::sleep(secs(6)).await;
+            ended.push("ended");
+            Ok(())
+        }
+    });
+    let mut service = script.start(Options { drain_timeout: secs(6), ..options() });
+    service.started().await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    assert_eq!(log.lines(), ["ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_at_the_moment_of_the_timeout_counts_as_one() {
+    let mut service = Script::new().update(async |_| std::future::pending().await).start(Options {
+        timeout: Some(secs(10)),
+        drain_timeout: secs(4),
+        ..options()
+    });
+    service.until(|state| state.status.in_run()).await;
+    tokio::time::sleep(secs(6)).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    assert_eq!(service.log.count("failure 1"), 0, "an aborted run is not put to `on_failure`");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_before_the_end_of_the_drain_is_a_failure_and_the_service_stops() {
+    let mut service = Script::new().update(async |_| std::future::pending().await).start(Options {
+        timeout: Some(secs(10)),
+        drain_timeout: secs(60),
+        ..options()
+    });
+    let begun = Instant::now();
+    service.until(|state| state.status.in_run()).await;
+    service.stop();
+    assert_eq!(service.ended().await, Exit::Stopped);
+    assert_eq!(begun.elapsed(), secs(10));
+    assert_eq!(service.log.lines(), ["built 1", "run 1", "failure 1", "cleanup 1", "dropped 1"]);
+}
+
+/// A blocking run that outlasts its service. The next incarnation has begun when its instance is cleaned up at last.
+#[tokio::test(start_paused = true)]
+async fn the_late_cleanup_of_an_earlier_incarnation_is_not_cut_short_by_the_next_ones_stop() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let log = Log::default();
+    let ended = log.clone();
+    let script = Script::new().update_blocking(move |cx| {
+        if cx.run == 1 {
+            let _ = released.lock().expect("nothing panics while it is locked").recv();
+        }
+        Ok(Outcome::idle())
+    });
+    let script = script.cleanup(move |cx| {
+        let ended = ended.clone();
+        async move {
+            if cx.incarnation == 1 {
+                tokio::time::sleep(secs(3)).await;
+                ended.push("cleaned up");
+            }
+            Ok(())
+        }
+    });
+    let mut service = script.start(Options { drain_timeout: secs(4), ..options() });
+    service.until(|state| state.status.in_run()).await;
+    service.stop();
+    // A blocking run is under way, so the clock goes on by hand: one limit for the run, another for the instance.
+    advance_until(secs(9), || service.state() == ServiceState::Stopped).await;
+    service = service.start_again();
+    service.until(|state| state.status.stats.runs == 2).await;
+    drop(release);
+    while service.log.count("cleanup 1") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let now = Some(Instant::now());
+    service.inner.request_stop(StopRequest { run: now, cleanup: now, by_itself: false });
+    assert_eq!(service.ended().await, Exit::Stopped);
+    assert!(log.lines().is_empty());
+    tokio::time::sleep(secs(4)).await;
+    assert_eq!(log.lines(), ["cleaned up"]);
+    service.log.assert_one_cleanup_each();
+}
+
+/// Moves a clock that does not move by itself.
+async fn advance_until(within: Duration, reached: impl Fn() -> bool) {
+    let end = later(Instant::now(), within);
+    while !reached() {
+        assert!(Instant::now() <= end, "it does not come to that");
+        tokio::time::advance(ms(100)).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

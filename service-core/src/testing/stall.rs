@@ -1,0 +1,101 @@
+//! Virtual time that does not move: a service that runs again and again at one moment keeps every other task from waiting,
+//! and so the clock from moving.
+//!
+//! The tricky part is that only the real world can notice. A thread wakes the caller from time to time; the verdict itself
+//! counts runs at one moment of virtual time, so it does not depend on the machine.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::services::Services;
+
+/// More runs than this at one moment are endless.
+const MOST_RUNS: u64 = 100_000;
+/// Real time between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Wakes whoever waits for virtual time.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    waker: Arc<Mutex<Option<Waker>>>,
+    /// Ends the thread when it is dropped.
+    _stop: Sender<()>,
+}
+
+impl Alarm {
+    pub(super) fn start() -> Self {
+        let (stop, stopped) = channel::<()>();
+        let waker = Arc::new(Mutex::new(None::<Waker>));
+        let wakes = waker.clone();
+        std::thread::spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK) {
+                if let Some(waker) = wakes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    waker.wake();
+                }
+            }
+        });
+        Self { waker, _stop: stop }
+    }
+
+    /// `work`, which waits for virtual time.
+    ///
+    /// # Panics
+    /// A service keeps time from moving.
+    pub(super) async fn watch<T>(&self, services: &Services, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut moment = Moment::new(services);
+        std::future::poll_fn(|task| {
+            if let Poll::Ready(done) = work.as_mut().poll(task) {
+                return Poll::Ready(done);
+            }
+            moment.check(services);
+            *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// How often each service had run when this moment of virtual time was first seen.
+struct Moment {
+    at: Instant,
+    runs: BTreeMap<Arc<str>, u64>,
+}
+
+impl Moment {
+    fn new(services: &Services) -> Self {
+        let runs = services.all().iter().map(|service| (service.id().clone(), runs_of(service))).collect();
+        Self { at: Instant::now(), runs }
+    }
+
+    fn check(&mut self, services: &Services) {
+        if self.at != Instant::now() {
+            *self = Self::new(services);
+            return;
+        }
+        for service in services.all() {
+            let before = *self.runs.entry(service.id().clone()).or_insert_with(|| runs_of(&service));
+            let runs = runs_of(&service) - before;
+            assert!(
+                runs <= MOST_RUNS,
+                "service `{}` keeps virtual time from moving: it has run {runs} times at one moment; it returns `again()` \
+                 without an end, or retries without a delay",
+                service.id()
+            );
+        }
+    }
+}
+
+/// Runs, and failures to build an instance.
+fn runs_of(service: &RegisteredService) -> u64 {
+    let stats = &service.inner.lock().status.stats;
+    stats.runs + stats.errors
+}
