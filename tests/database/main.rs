@@ -108,6 +108,7 @@ exercise! {
         a_row_that_does_not_fit_is_failed_alone,
         a_row_that_stays_pending_has_no_effect_and_keeps_no_other,
         a_row_that_cannot_be_marked_blocks_no_other,
+        a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
     used_up:
         a_pool_that_one_service_uses_up_leaves_health_and_shutdown_alone,
@@ -172,6 +173,7 @@ exercise! {
         the_store_keeps_typed_values,
         a_value_set_in_a_transaction_shares_its_fate,
         settings_that_are_no_json_are_told_with_their_key,
+        a_value_that_is_too_long_is_told_with_its_key,
         overrides_are_recorded_and_end_by_themselves,
         overrides_written_by_hand_count_and_end,
         the_last_run_is_remembered,

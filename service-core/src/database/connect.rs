@@ -8,7 +8,8 @@ use std::time::Duration;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{Engine, Target};
-use crate::database::direct::{DirectConnection, explained};
+use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
+use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
 /// How long SQLite itself waits for a lock before it reports "busy".
@@ -202,6 +203,8 @@ fn explain(target: &Target<'_>, error: DbErr) -> Error {
     let advice = match target.engine {
         Engine::SqliteFile => "does its directory exist, and may this process write there?",
         Engine::SqliteMemory => "is there memory left?",
+        // A pooler refuses a parameter that the driver sends.
+        Engine::Postgres if ErrorKind::has_code(&error, "08P01") => POOLER_ADVICE,
         Engine::Postgres => "does the server run there, and are user, password and database right?",
     };
     Error::new(OpenError { shown, advice, source: error })
