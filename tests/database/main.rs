@@ -119,6 +119,7 @@ exercise! {
         a_commit_after_an_ignored_error_does_not_lie,
         writers_wait_for_each_other,
         a_dropped_commit_still_commits,
+        a_begin_that_is_cancelled_leaves_nothing_open,
         many_replicas_make_the_tables_at_once,
         a_table_made_earlier_is_given_the_columns_it_lacks;
     batches:

@@ -108,7 +108,7 @@ impl Store {
         let upsert = self.upsert(key, value)?;
         let service_db = self.service_db()?;
         service_db.ensure_tables().await?;
-        let tx = Transaction::begin_internal(&service_db.tx).await?;
+        let tx = Transaction::begin(&service_db.tx).await?;
         tx.execute(&upsert).await?;
         tx.commit().await
     }
@@ -129,7 +129,7 @@ impl Store {
     pub async fn remove(&self, key: &str) -> Result<bool> {
         let service_db = self.service_db()?;
         service_db.ensure_tables().await?;
-        let tx = Transaction::begin_internal(&service_db.tx).await?;
+        let tx = Transaction::begin(&service_db.tx).await?;
         let removed = self.delete(&tx, key).await?;
         tx.commit().await?;
         Ok(removed)

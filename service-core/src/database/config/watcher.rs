@@ -314,7 +314,7 @@ impl TableWatcher {
     /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
     async fn write_probe(&self, limit: Duration) -> Option<Error> {
         let probe = self.with_db(|db| async move {
-            let tx = Transaction::begin_internal(&TxContext::new(db)).await?;
+            let tx = Transaction::begin(&TxContext::new(db)).await?;
             write_and_remove(tx.connection().await?).await?;
             tx.commit().await
         });

@@ -187,7 +187,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         self.service_db.ensure_tables().await?;
         let mut query = self.prepare(&table).await?;
         if self.service_db.work.is_first_report(format!("swept {}", table.name)) {
-            let tx = Transaction::begin_internal(&self.service_db.tx).await?;
+            let tx = Transaction::begin(&self.service_db.tx).await?;
             let sweep = lease::sweep(&table.name, &self.service_db.time, table.backend);
             tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
             tx.commit().await?;
