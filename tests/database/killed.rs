@@ -16,6 +16,11 @@ impl Worker {
         Self(worker)
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Whether it has ended by itself.
     pub(crate) fn is_dead(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()

@@ -264,3 +264,77 @@ pub(crate) async fn pools_suit_background_work(bench: Bench) {
         assert_eq!((mode.as_str(), timeout), ("wal", 5_000));
     }
 }
+
+/// PostgreSQL: a replica whose clock is ahead of the database's. Until the end by the database's clock, the override holds and is
+/// deleted by nobody.
+#[tokio::test]
+async fn on_postgres_an_override_ends_by_the_databases_clock() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let name = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT current_database() AS name");
+    let name: String = bench.db.query_one_raw(name).await.unwrap().unwrap().try_get("", "name").unwrap();
+    for sql in [
+        "CREATE SCHEMA fake",
+        "CREATE FUNCTION fake.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+         $$ SELECT pg_catalog.clock_timestamp() - interval '5 minutes' $$",
+        &format!("ALTER DATABASE {name} SET search_path = fake, pg_catalog, public"),
+    ] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    let ends = |minutes: i64| (Utc::now() + chrono::Duration::minutes(minutes)).to_rfc3339();
+    let set = async |key: &str, value: &str, until: &str| {
+        let insert = format!(
+            "INSERT INTO service_override VALUES ('batcher', '{key}', '{value}', 'ann', 'by hand', CURRENT_TIMESTAMP, '{until}')"
+        );
+        bench.db.execute_unprepared(&insert).await.unwrap();
+    };
+    // Three minutes are left, and one has passed since the end.
+    set("paused", "true", &ends(-2)).await;
+    set("interval", "\"7m\"", &ends(-6)).await;
+    let services = start(&bench).await;
+    until("it is paused", || batcher(&services).health().paused).await;
+    let keys = async || {
+        let select = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT key FROM service_override");
+        let rows = bench.db.query_all_raw(select).await.unwrap();
+        rows.iter().map(|row| row.try_get::<String>("", "key").unwrap()).collect::<Vec<_>>()
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(7) {
+        assert!(keys().await.contains(&"paused".to_owned()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(keys().await, ["paused"], "the other has ended");
+    assert!(batcher(&services).health().paused);
+    services.shutdown().await.unwrap();
+}
+
+/// SQLite: the file is removed and made anew, or replaced, while the program runs.
+#[tokio::test]
+async fn on_sqlite_a_file_that_is_replaced_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("app.db");
+    let url = format!("sqlite:{}", file.display());
+    let builder = ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher");
+    let services = builder.database_url(&url).start_all().await.unwrap();
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    // What another program writes into the new file is seen.
+    until("the file is there again", || file.exists()).await;
+    let begun = Instant::now();
+    let db = loop {
+        let db = database::connect(&url).await.unwrap();
+        database::migrate(&db).await.unwrap();
+        if configure_if_there(&db).await {
+            break db;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    until("its rows are read", || batcher(&services).explain().to_string().contains("service_config")).await;
+    db.close().await.unwrap();
+    services.shutdown().await.unwrap();
+}
+
+async fn configure_if_there(db: &DatabaseConnection) -> bool {
+    db.execute_unprepared("INSERT INTO service_config VALUES ('batcher', 'interval', '\"41m\"')").await.is_ok()
+}

@@ -10,12 +10,16 @@ mod postgres;
 mod away;
 mod batches;
 mod catch_up;
+mod conflicts;
 mod each;
 mod faults;
 mod fires;
 mod full_disk;
 mod killed;
 mod layers;
+mod leases;
+mod order;
+mod outages;
 mod promises;
 mod settings;
 mod statements;
@@ -83,6 +87,20 @@ macro_rules! exercise {
 }
 
 exercise! {
+    outages:
+        a_pool_with_options_of_its_own_serves_and_is_watched;
+    leases:
+        workers_whose_clocks_differ_respect_each_others_claims,
+        a_dropped_claim_releases_everything,
+        stale_claims_slow_nobody_down,
+        a_batch_whose_lease_has_expired_lends_no_more,
+        a_suspended_process_repeats_one_item_at_most;
+    order:
+        new_rows_do_not_starve_a_row_that_is_tried_again,
+        rows_with_a_time_do_not_starve_rows_without,
+        claims_of_one_row_alternate,
+        times_are_compared_as_instants,
+        an_index_that_is_dropped_stops_no_claims;
     promises:
         an_item_that_ends_its_transaction_is_not_reported_as_completed,
         a_commit_of_a_transaction_that_has_ended_is_an_error,
@@ -90,6 +108,7 @@ exercise! {
         only_the_row_that_does_not_fit_fails,
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_row_that_cannot_be_marked_blocks_no_other,
+        a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
     used_up:
         a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
@@ -100,6 +119,7 @@ exercise! {
         a_commit_after_an_ignored_error_is_an_error,
         writers_wait_for_each_other,
         a_dropped_commit_still_commits,
+        a_begin_that_is_cancelled_leaves_nothing_open,
         many_replicas_create_the_tables_at_once,
         missing_columns_are_added_to_an_older_table;
     batches:
@@ -154,6 +174,7 @@ exercise! {
         the_store_keeps_typed_values,
         a_value_set_in_a_transaction_is_committed_or_rolled_back_with_it,
         settings_that_are_not_json_are_reported_with_their_key,
+        a_value_that_is_too_long_is_reported_with_its_key,
         overrides_are_recorded_and_end_by_themselves,
         overrides_that_are_written_by_hand_apply_and_end,
         the_last_run_is_stored,

@@ -532,3 +532,41 @@ pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_ot
     crate::tables::more_jobs(&bench.db, 11..=12).await;
     assert_eq!(run(&service_db, true, work_well).await.unwrap(), Outcome::processed(2));
 }
+
+/// The error's text is too long for its column, though the entity does not say so: what fits is kept.
+pub(crate) async fn a_message_that_does_not_fit_is_shortened(bench: Bench) {
+    for each in [false, true] {
+        execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+            .await;
+        jobs(&bench.db, 2).await;
+        if bench.is_postgres() {
+            execute(&bench, &["ALTER TABLE job ALTER COLUMN error_message TYPE varchar(50)"]).await;
+        } else {
+            execute(&bench, &["CREATE TRIGGER strict BEFORE UPDATE ON job WHEN length(NEW.error_message) > 50 BEGIN SELECT RAISE(FAIL, 'too long'); END"]).await;
+        }
+        let service_db = service_db(&bench);
+        let process = async |job: &job::Model, _: &Transaction| -> Result<()> {
+            if job.id == 1 { Err(Error::fatal(format!("größer → {}", "x".repeat(300)))) } else { Ok(()) }
+        };
+        assert_eq!(run(&service_db, each, process).await.unwrap(), Outcome::processed(1).failed(1));
+        let row = crate::tables::job(&bench.db, 1).await;
+        assert_eq!((row.status.as_str(), row.attempts), ("failed", 1));
+        assert!(row.error_message.as_ref().is_some_and(|message| message.starts_with("gr??er")), "{row:?}");
+    }
+}
+
+/// PostgreSQL: a database that cannot keep every character.
+#[tokio::test]
+async fn on_postgres_a_message_that_cannot_be_encoded_is_kept_in_ascii() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let latin = "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    bench.db.execute_unprepared(latin).await.unwrap();
+    let (start, end) = bench.url.split_once("?host=").unwrap();
+    let url = format!("{}/latin?host={end}", start.rsplit_once('/').unwrap().0);
+    let bench = Bench::open(url, None).await;
+    jobs(&bench.db, 1).await;
+    let process = async |_: &job::Model, _: &Transaction| -> Result<()> { Err(Error::fatal("größer → als 5")) };
+    assert_eq!(run(&service_db(&bench), false, process).await.unwrap(), Outcome::processed(0).failed(1));
+    let row = crate::tables::job(&bench.db, 1).await;
+    assert_eq!(row.error_message.as_deref(), Some("gr??er ? als 5"));
+}

@@ -61,6 +61,26 @@ pub(crate) async fn settings_that_are_not_json_are_reported_with_their_key(bench
     assert!(!bad.to_string().contains("me@example.org") && bad.to_string().contains("quotes"), "{bad}");
 }
 
+/// Resolving a configuration copies its values many times, so one of megabytes is not even read.
+pub(crate) async fn a_value_that_is_too_long_is_reported_with_its_key(bench: Bench) {
+    let long = format!("\"{}\"", "x".repeat(3_000_000));
+    for sql in [
+        format!("INSERT INTO service_config VALUES ('mailer', 'sender', '{long}'), ('mailer', 'size', '1')"),
+        format!(
+            "INSERT INTO service_override VALUES ('mailer', 'sender', '{long}', 'ann', 'by hand', CURRENT_TIMESTAMP, NULL)"
+        ),
+    ] {
+        bench.db.execute_unprepared(&sql).await.unwrap();
+    }
+    let rows = internal::read_config(&bench.db).await.unwrap();
+    let bad = rows[0].value.clone().unwrap_err();
+    assert!(bad.to_string().contains("longer than 65536") && bad.text.is_empty(), "{bad}");
+    assert_eq!(rows[1].value, Ok(json!(1)));
+    let overrides = internal::read_overrides(&bench.db, Utc::now()).await.unwrap();
+    let bad = overrides[0].clone().unwrap_err().to_string();
+    assert!(bad.contains("`sender`") && bad.contains("longer than"), "{bad}");
+}
+
 pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
     let now = WallClock::new(Utc::now).now();
     let new = |key: &str, until| {
@@ -80,14 +100,24 @@ pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {
         .await
         .unwrap();
     let found = internal::read_overrides(&bench.db, now).await.unwrap();
-    assert_eq!(found[0], Ok(lasting.clone()));
-    assert_eq!(found[1], Ok(short.clone()));
+    // When they were set, the database says.
+    let as_set = |found: &Override, given: &Override| {
+        let differ = (found.at - given.at).num_seconds().abs();
+        assert!(differ < 60, "{found:?}");
+        let mut given = given.clone();
+        given.at = found.at;
+        assert_eq!(*found, given);
+    };
+    as_set(found[0].as_ref().unwrap(), &lasting);
+    as_set(found[1].as_ref().unwrap(), &short);
     let bad = found[2].clone().unwrap_err().to_string();
     assert!(bad.contains("`timeout`") && bad.contains("`mailer`") && bad.contains("`yesterday`"), "{bad}");
 
     let later = now + Duration::hours(2);
     assert_eq!(internal::read_overrides(&bench.db, later).await.unwrap().len(), 2);
-    assert_eq!(internal::expire_overrides(&bench.db, later).await.unwrap(), [short]);
+    let expired = internal::expire_overrides(&bench.db, later).await.unwrap();
+    assert_eq!(expired.len(), 1);
+    as_set(&expired[0], &short);
     assert_eq!(internal::expire_overrides(&bench.db, later).await.unwrap(), []);
     assert!(database::remove_override(&bench.db, "mailer", "interval").await.unwrap());
     assert!(!database::remove_override(&bench.db, "mailer", "interval").await.unwrap());

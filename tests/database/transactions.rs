@@ -138,3 +138,30 @@ pub(crate) async fn missing_columns_are_added_to_an_older_table(bench: Bench) {
     let kept: (i64, i64) = (row.try_get("", "seq").unwrap(), row.try_get("", "crashes").unwrap());
     assert_eq!(kept, (0, 0));
 }
+
+/// A transaction that is cancelled while it begins, by a timeout for example, leaves its connection outside of one: what others
+/// write through that connection is kept.
+pub(crate) async fn a_begin_that_is_cancelled_leaves_nothing_open(bench: Bench) {
+    table(&bench.db).await;
+    let mut options = sea_orm::ConnectOptions::new(bench.url.clone());
+    options.max_connections(2);
+    let pool = sea_orm::Database::connect(options).await.unwrap();
+    let service_db = ServiceDb::new(pool.clone(), "test");
+    for id in 0..60 {
+        {
+            let begin = service_db.begin();
+            tokio::pin!(begin);
+            for _ in 0..id % 4 + 1 {
+                let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(begin.as_mut().poll(cx))).await;
+                if polled.is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(fastrand::u64(0..300))).await;
+            }
+        }
+        put(&pool, id).await.unwrap();
+        // As another connection sees it.
+        let found = ids(&bench.db).await.len();
+        assert_eq!(i64::try_from(found).unwrap(), id + 1, "what was written is not committed");
+    }
+}

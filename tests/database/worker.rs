@@ -1,7 +1,7 @@
 //! A worker process that the suite kills: it processes jobs until then.
 //!
-//! Arguments: the URL of the database, and `claim`, `claim_each` or `poisoned`; or `all` or `latest` for a cron service with that
-//! `catch_up`.
+//! Arguments: the URL of the database, and `claim`, `claim_each`, `poisoned` or `mailer`; or `all` or `latest` for a cron service
+//! with that `catch_up`.
 
 #[path = "fires.rs"]
 mod fires;
@@ -47,6 +47,7 @@ async fn main() -> Result<()> {
         let outcome = match mode.as_str() {
             "claim" => together(&service_db).await,
             "poisoned" => poisoned(&service_db).await,
+            "mailer" => mailer(&service_db).await,
             _ => each(&service_db).await,
         };
         match outcome {
@@ -89,6 +90,18 @@ async fn poisoned(service_db: &ServiceDb) -> Result<Outcome> {
             std::process::abort();
         }
         item.settle(done).await?;
+    }
+    batch.commit().await
+}
+
+/// Sends a mail for each row, which takes its time and is no part of the item's transaction.
+async fn mailer(service_db: &ServiceDb) -> Result<Outcome> {
+    let mut batch = service_db.claim_each::<job::Entity>(10).lease(Duration::from_secs(1)).await?;
+    while let Some(item) = batch.next().await? {
+        let mail = format!("INSERT INTO mail VALUES ({})", item.model().id);
+        sea_orm::ConnectionTrait::execute_unprepared(service_db.db(), &mail).await?;
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        item.settle(Ok::<_, Error>(())).await?;
     }
     batch.commit().await
 }

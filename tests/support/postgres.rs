@@ -15,6 +15,7 @@ pub(crate) struct Postgres {
     bin: PathBuf,
     dir: PathBuf,
     user: Option<&'static str>,
+    options: &'static str,
     databases: AtomicU32,
     _watch: Child,
 }
@@ -28,6 +29,11 @@ impl Postgres {
 
     /// Starts a separate server, which a test may stop and start. `None` if `SKIP_POSTGRES=1` is set.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// The same with options of the server's, `-c name=value`. Those in `POSTGRES_OPTIONS` hold for every server.
+    pub(crate) fn start_with(options: &'static str) -> Option<Self> {
         if skipped() {
             return None;
         }
@@ -55,7 +61,7 @@ impl Postgres {
             .current_dir("/")
             .spawn()
             .expect("a shell");
-        let server = Self { bin, dir, user, databases: AtomicU32::new(0), _watch: watch };
+        let server = Self { bin, dir, user, options, databases: AtomicU32::new(0), _watch: watch };
         server.up();
         Some(server)
     }
@@ -63,8 +69,10 @@ impl Postgres {
     /// Starts the stopped server.
     pub(crate) fn up(&self) {
         let options = format!(
-            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=200",
-            self.dir.display()
+            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=200 {} {}",
+            self.dir.display(),
+            std::env::var("POSTGRES_OPTIONS").unwrap_or_default(),
+            self.options
         );
         run(as_unprivileged(self.user, &self.bin.join("pg_ctl"))
             .args(["start", "-w", "-s", "-D"])

@@ -8,7 +8,8 @@ use std::time::Duration;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{Engine, Target};
-use crate::database::direct::{DirectConnection, explained};
+use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
+use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
 /// How long SQLite itself waits for a lock before it reports "busy".
@@ -202,6 +203,8 @@ fn explain(target: &Target<'_>, error: DbErr) -> Error {
     let advice = match target.engine {
         Engine::SqliteFile => "does its directory exist, and may this process write there?",
         Engine::SqliteMemory => "is there memory left?",
+        // A pooler refuses a parameter that the driver sends.
+        Engine::Postgres if ErrorKind::has_code(&error, "08P01") => POOLER_ADVICE,
         Engine::Postgres => "does the server run there, and are user, password and database right?",
     };
     Error::new(OpenError { shown, advice, source: error })
@@ -213,4 +216,20 @@ struct OpenError {
     shown: String,
     advice: &'static str,
     source: DbErr,
+}
+
+#[cfg(all(test, feature = "postgres", not(feature = "tls")))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_needs_tls_names_the_feature() {
+        for mode in ["require", "verify-full"] {
+            let url = format!("postgres://ann:secret@127.0.0.1:1/app?sslmode={mode}");
+            let error = connect_for_registry(default_options(&url).unwrap()).await.unwrap_err().to_string();
+            assert!(error.contains("the feature `tls`") && !error.contains("secret"), "{error}");
+        }
+        let url = "postgres://ann@127.0.0.1:1/app?sslmode=prefer";
+        connect_for_registry(default_options(url).unwrap()).await.unwrap();
+    }
 }

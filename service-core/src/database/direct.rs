@@ -8,6 +8,9 @@ use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbEr
 
 use crate::service::error::{Error, Result};
 
+/// What to do about a pooler that refuses a parameter of the driver's.
+pub(crate) const POOLER_ADVICE: &str =
+    "if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`";
 /// The limit of a direct connection.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,19 @@ impl DirectConnection {
     }
 }
 
+/// Waits until the pool has a connection to spare, so that the registry's queries open no further one: many processes may share
+/// few connections. A pool without any connection opens its first.
+pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        let pool = pool.get_postgres_connection_pool();
+        while pool.size() > 0 && pool.num_idle() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let _ = pool;
+}
+
 /// The cause of a pool's timeout, if a direct connection finds one. Other errors are returned as they are.
 pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
     if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
@@ -63,7 +79,7 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
 
         let options = pool.get_postgres_connection_pool().connect_options();
         let connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options)).await;
-        let connection = connection.map_err(|_| no_answer())?.map_err(failed)?;
+        let connection = connection.map_err(|_| no_answer())?.map_err(refused)?;
         let _ = tokio::time::timeout(LIMIT, connection.close()).await;
     }
     #[cfg(feature = "sqlite")]
@@ -76,6 +92,23 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
     }
     let _ = pool;
     Ok(())
+}
+
+/// A connection that a pooler refused.
+#[cfg(feature = "postgres")]
+#[derive(Debug, thiserror::Error)]
+#[error("{POOLER_ADVICE}")]
+struct RefusedParameter(#[source] DbErr);
+
+#[cfg(feature = "postgres")]
+fn refused(error: sea_orm::sqlx::Error) -> Error {
+    let error = failed(error);
+    match error.find::<DbErr>() {
+        Some(source) if crate::database::error_kind::ErrorKind::has_code(source, "08P01") => {
+            Error::new(RefusedParameter(source.clone()))
+        }
+        _ => error,
+    }
 }
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

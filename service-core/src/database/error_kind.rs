@@ -49,7 +49,10 @@ impl ErrorKind {
 
     /// Whether the database gave this code.
     pub(crate) fn has_code(error: &DbErr, code: &str) -> bool {
-        let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        let (DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+        else {
             return false;
         };
         error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)

@@ -18,6 +18,7 @@ mod extension;
 mod schema;
 mod service_db;
 mod sqlite_connection;
+mod sqlite_file;
 mod store;
 #[cfg(feature = "testing")]
 mod test_bed;

@@ -267,6 +267,11 @@ impl FrameworkTables {
         Self { skip_migration: true, ready: AtomicBool::new(true) }
     }
 
+    /// They may be missing again.
+    pub(crate) fn forget(&self) {
+        self.ready.store(false, Ordering::SeqCst);
+    }
+
     pub(crate) fn are_ready(&self) -> bool {
         self.ready.load(Ordering::SeqCst)
     }

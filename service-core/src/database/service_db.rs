@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::db_time::DbTime;
+use crate::database::direct::explained;
+use crate::database::error_kind::ErrorKind;
 use crate::database::schema::FrameworkTables;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::database::wall_clock::WallClock;
@@ -74,7 +76,7 @@ impl ServiceDb {
     }
 
     /// With another clock for the times of rows.
-    pub(crate) fn with_row_clock(mut self, clock: WallClock) -> Self {
+    pub fn with_row_clock(mut self, clock: WallClock) -> Self {
         self.clock = clock;
         self
     }
@@ -102,6 +104,25 @@ impl ServiceDb {
     /// The database is down, or SQLite's write lock was not free within a minute (5 s if a batch of this service holds it).
     pub async fn begin(&self) -> Result<Transaction> {
         Transaction::begin(&self.tx).await
+    }
+
+    /// The framework's tables exist afterwards.
+    pub(crate) async fn ensure_tables(&self) -> Result<()> {
+        let ensured = self.tables.ensure(self.db()).await;
+        self.explained(ensured).await
+    }
+
+    /// With the cause of a timeout of the pool, if a direct connection finds one.
+    pub(crate) async fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(error) => match error.find::<DbErr>().cloned() {
+                Some(source) if ErrorKind::of(&source) == ErrorKind::PoolTimeout => {
+                    Err(explained(self.db(), source).await.into())
+                }
+                _ => Err(error),
+            },
+            Ok(value) => Ok(value),
+        }
     }
 
     /// Whether an ended run left rows to settle.

@@ -48,6 +48,22 @@ pub(crate) async fn restore(tx: DatabaseTransaction) {
     }
 }
 
+/// Closes the pool's connections that no one uses now.
+#[cfg(feature = "sqlite")]
+pub(crate) async fn close_idle(db: &DatabaseConnection) {
+    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
+        use sea_orm::sqlx::Connection;
+
+        while let Some(connection) = db.get_sqlite_connection_pool().try_acquire() {
+            let _ = connection.detach().close_hard().await;
+        }
+    }
+}
+
+/// The application's driver cannot be named here to close connections.
+#[cfg(not(feature = "sqlite"))]
+pub(crate) async fn close_idle(_db: &DatabaseConnection) {}
+
 /// The number of transactions that the driver believed to be open when this one began, if there were any: then it is a
 /// savepoint, named by that number.
 async fn savepoint(tx: &DatabaseTransaction) -> Option<u32> {

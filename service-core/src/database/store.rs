@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::database::service_db::ServiceDb;
+use crate::database::transaction::Transaction;
 use crate::service::error::{Error, Result};
 
 /// How much a write probe writes.
@@ -70,8 +71,9 @@ impl Store {
     /// The database's, or the value is not a `T`: then the message names both.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let service_db = self.service_db()?;
-        service_db.tables.ensure(&service_db.tx.db).await?;
-        self.get_in(&service_db.tx.db, key).await
+        service_db.ensure_tables().await?;
+        let found = self.get_in(service_db.db(), key).await;
+        service_db.explained(found).await
     }
 
     /// As [`get`](Self::get), within a transaction.
@@ -105,8 +107,8 @@ impl Store {
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
         let service_db = self.service_db()?;
-        service_db.tables.ensure(&service_db.tx.db).await?;
-        let tx = service_db.begin().await?;
+        service_db.ensure_tables().await?;
+        let tx = Transaction::begin(&service_db.tx).await?;
         tx.execute(&upsert).await?;
         tx.commit().await
     }
@@ -126,8 +128,8 @@ impl Store {
     /// The database's.
     pub async fn remove(&self, key: &str) -> Result<bool> {
         let service_db = self.service_db()?;
-        service_db.tables.ensure(&service_db.tx.db).await?;
-        let tx = service_db.begin().await?;
+        service_db.ensure_tables().await?;
+        let tx = Transaction::begin(&service_db.tx).await?;
         let removed = self.delete(&tx, key).await?;
         tx.commit().await?;
         Ok(removed)

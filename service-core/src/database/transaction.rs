@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
+use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::sqlite_connection;
 use crate::database::write_lock::{WriteLock, WritePermit};
@@ -66,7 +67,8 @@ impl TxContext {
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
 /// [`commit`](Transaction::commit) makes its writes permanent. Dropping it rolls back, and so does a run that ends by `?`, a
-/// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start.
+/// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start. On PostgreSQL it runs at READ
+/// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as its first statement changes that.
 ///
 /// `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint, and sea-orm's own `DatabaseTransaction`, for code that asks
 /// for one or for a `StreamTrait`.
@@ -74,7 +76,6 @@ impl TxContext {
 pub struct Transaction {
     cx: TxContext,
     backend: DbBackend,
-    isolation: Isolation,
     tx: OnceCell<OpenTransaction>,
     /// A row that must be found when it begins: the row of a leased item, still pending.
     condition: Option<Box<SelectStatement>>,
@@ -83,15 +84,6 @@ pub struct Transaction {
     /// An earlier item's savepoint still stands, and is released with the next one: one round trip instead of two.
     stale_savepoint: bool,
     health: TxHealth,
-}
-
-/// The isolation level of a transaction on PostgreSQL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Isolation {
-    /// READ COMMITTED, whatever the server's default is: claims lock their rows.
-    Framework,
-    /// The server's default.
-    Default,
 }
 
 /// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
@@ -119,27 +111,18 @@ struct TxHealth {
 }
 
 impl Transaction {
-    /// Begins a transaction of the user's.
+    /// Begins at once.
     pub(crate) async fn begin(cx: &TxContext) -> Result<Self> {
-        let mut transaction = Self::lazy(cx);
-        transaction.isolation = Isolation::Default;
-        transaction.connection().await?;
-        Ok(transaction)
-    }
-
-    /// Begins a transaction of the framework's.
-    pub(crate) async fn begin_internal(cx: &TxContext) -> Result<Self> {
         let transaction = Self::lazy(cx);
         transaction.connection().await?;
         Ok(transaction)
     }
 
-    /// A transaction of the framework's that begins with its first statement.
+    /// Begins with its first statement.
     pub(crate) fn lazy(cx: &TxContext) -> Self {
         Self {
             cx: cx.clone(),
             backend: cx.db.get_database_backend(),
-            isolation: Isolation::Framework,
             tx: OnceCell::new(),
             condition: None,
             savepoint: None,
@@ -248,7 +231,7 @@ impl Transaction {
     }
 
     async fn begin_checked(&self) -> DbResult<OpenTransaction> {
-        let open = self.track_begin(begin_with_retry(&self.cx, self.backend, self.isolation)).await?;
+        let open = self.track_begin(begin_with_retry(&self.cx, self.backend)).await?;
         if let Some(condition) = &self.condition
             && open.tx.query_one(&**condition).await?.is_none()
         {
@@ -497,11 +480,15 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
 }
 
 /// Begins a transaction. A busy SQLite database is tried again: the other writer needs a moment.
-async fn begin_with_retry(cx: &TxContext, backend: DbBackend, isolation: Isolation) -> DbResult<OpenTransaction> {
+async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
     if backend != DbBackend::Sqlite {
-        let isolation_level = (isolation == Isolation::Framework).then_some(IsolationLevel::ReadCommitted);
+        // Whatever the server's default is: a claim locks its rows, and skips those that others have locked.
+        let isolation_level = Some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        return Ok(OpenTransaction { tx: cx.db.begin_with_options(options).await?, permit: None });
+        return match cx.db.begin_with_options(options).await {
+            Ok(tx) => Ok(OpenTransaction { tx, permit: None }),
+            Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
+        };
     }
     // Real time: SQLite waits in real time too.
     let begun = Instant::now();

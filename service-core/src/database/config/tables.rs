@@ -5,16 +5,20 @@
 //! it can be reported and the service goes on with the last good value.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
 use serde_json::Value;
 
+use crate::database::db_time::DbTime;
 use crate::database::wall_clock::{WallClock, format_time, parse_time};
 use crate::service::error::Result;
 
-/// A value that is not JSON.
+/// The longest value that is read. Resolving a configuration copies it many times.
+const LONGEST_VALUE: i32 = 65_536;
+
+/// A value that is not JSON, or too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not JSON ({reason}): a text needs quotes, as in '\"text\"'")]
+#[error("{reason}")]
 pub struct BadValue {
     /// What stood there. It may be a secret: show it only where the key's value may be shown.
     pub text: String,
@@ -114,15 +118,14 @@ pub struct BadOverride {
 pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     let select = Query::select()
         .columns(["service_id", "key"].map(column))
-        // A migration of somebody else's may have made it a JSON column.
-        .expr_as(Expr::col(column("value")).cast_as(Alias::new("text")), column("value"))
+        .expr_as(value(), column("value"))
         .from(column("service_config"))
         .order_by(column("service_id"), sea_orm::Order::Asc)
         .order_by(column("key"), sea_orm::Order::Asc)
         .to_owned();
     let rows = db.query_all(&select).await?;
     let read = |row: &QueryResult| {
-        let text: String = row.try_get("", "value")?;
+        let text: Option<String> = row.try_get("", "value")?;
         Ok(ConfigRow { service_id: row.try_get("", "service_id")?, key: row.try_get("", "key")?, value: parse(text) })
     };
     Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
@@ -140,11 +143,12 @@ pub async fn read_overrides(
     Ok(overrides.filter(|found| !is_expired(found, now)).collect())
 }
 
-/// Sets an override, in place of the one there was.
+/// Sets an override, in place of the one there was. It is recorded as set now, by the database's clock.
 ///
 /// # Errors
 /// The database's.
 pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<()> {
+    let set_at = DbTime::Database.now(db).await?;
     let columns = ["service_id", "key", "value", "set_by", "why", "set_at", "until"];
     let insert = Query::insert()
         .into_table(column("service_override"))
@@ -155,7 +159,7 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
             new.value.to_string().into(),
             new.by.as_str().into(),
             new.why.as_str().into(),
-            format_time(new.at).into(),
+            format_time(set_at).into(),
             new.until.map(format_time).into(),
         ])
         .on_conflict(
@@ -208,7 +212,8 @@ type ReadOverride = std::result::Result<Override, BadOverride>;
 /// Each with the text of its `set_at`.
 async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverride)>> {
     let select = Query::select()
-        .columns(["service_id", "key", "value", "set_by", "why", "set_at", "until"].map(column))
+        .columns(["service_id", "key", "set_by", "why", "set_at", "until"].map(column))
+        .expr_as(value(), column("value"))
         .from(column("service_override"))
         .order_by(column("service_id"), sea_orm::Order::Asc)
         .order_by(column("key"), sea_orm::Order::Asc)
@@ -220,7 +225,8 @@ async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverr
 fn read_override(row: &QueryResult) -> std::result::Result<(String, ReadOverride), DbErr> {
     let text = |name: &'static str| row.try_get::<String>("", name);
     let (service_id, key) = (text("service_id")?, text("key")?);
-    let (value, set_at, until) = (text("value")?, text("set_at")?, row.try_get::<Option<String>>("", "until")?);
+    let optional = |name: &'static str| row.try_get::<Option<String>>("", name);
+    let (value, set_at, until) = (optional("value")?, text("set_at")?, optional("until")?);
     let understood = parse(value)
         .map_err(|bad| bad.to_string())
         .and_then(|value| Ok((value, parse_time(&set_at)?, until.as_deref().map(parse_time).transpose()?)));
@@ -236,8 +242,24 @@ fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
     found.as_ref().is_ok_and(|found| found.until.is_some_and(|until| until <= now))
 }
 
-fn parse(text: String) -> std::result::Result<Value, BadValue> {
-    serde_json::from_str(&text).map_err(|error| BadValue { text, reason: error.to_string() })
+/// A value as JSON. `None` is one that was too long to be read.
+fn parse(text: Option<String>) -> std::result::Result<Value, BadValue> {
+    let Some(text) = text else {
+        let reason = format!("longer than {LONGEST_VALUE} characters");
+        return Err(BadValue { text: String::new(), reason });
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        let reason = format!("not JSON ({error}): a text needs quotes, as in '\"text\"'");
+        BadValue { text, reason }
+    })
+}
+
+/// The value, unless it is too long.
+fn value() -> Expr {
+    // Another program's migration may have made it a JSON column.
+    let text = || Expr::col(column("value")).cast_as(Alias::new("text"));
+    let length = Func::cust("length").arg(text());
+    Expr::case(Expr::expr(length).lte(LONGEST_VALUE), text()).into()
 }
 
 fn column(name: &'static str) -> Alias {

@@ -5,7 +5,7 @@
 //! these tables can fail a service.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,10 @@ use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::db_time::DbTime;
-use crate::database::direct::DirectConnection;
+use crate::database::direct::{DirectConnection, idle_connection};
 use crate::database::error_kind::ErrorKind;
+use crate::database::sqlite_connection;
+use crate::database::sqlite_file::SqliteFile;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
@@ -36,6 +38,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 const POLL_TIMEOUT: Duration = Duration::from_secs(6);
 /// Limit of one poll if the registry has nothing but the services' pool.
 const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many polls close idle connections after the database's file was replaced.
+const CLOSING_POLLS: u32 = 5;
 /// How long a poll waits for the services' pool before it opens a connection of its own.
 const POOL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,9 @@ pub(crate) struct TableWatcher {
     pub(crate) availability: Availability,
     /// A connection beside the pool, opened when the pool does not serve and closed again.
     direct: Option<DirectConnection>,
+    file: SqliteFile,
+    /// How many polls still close idle connections, as the database's file was replaced.
+    closing: AtomicU32,
     /// Overrides expire by the registry's clock, not by the database's.
     is_virtual: bool,
     watching: AtomicBool,
@@ -144,6 +151,8 @@ impl TableWatcher {
             availability,
             direct,
             is_virtual,
+            file: SqliteFile::default(),
+            closing: AtomicU32::new(0),
             watching: AtomicBool::new(false),
             polling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
@@ -169,7 +178,11 @@ impl TableWatcher {
         F: Future<Output = Result<T>>,
     {
         let Some(direct) = &self.direct else { return work(self.db.clone()).await };
-        match tokio::time::timeout(POOL_LIMIT, work(self.db.clone())).await {
+        let on_pool = async {
+            idle_connection(&self.db).await;
+            work(self.db.clone()).await
+        };
+        match tokio::time::timeout(POOL_LIMIT, on_pool).await {
             Ok(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
             Ok(result) => return result,
             Err(_) => {}
@@ -301,7 +314,7 @@ impl TableWatcher {
     /// Writes and commits, as a service does. Returns the error if the database accepts no writes.
     async fn write_probe(&self, limit: Duration) -> Option<Error> {
         let probe = self.with_db(|db| async move {
-            let tx = Transaction::begin_internal(&TxContext::new(db)).await?;
+            let tx = Transaction::begin(&TxContext::new(db)).await?;
             write_and_remove(tx.connection().await?).await?;
             tx.commit().await
         });
@@ -331,8 +344,28 @@ impl TableWatcher {
         }
     }
 
+    /// If SQLite's file was removed or replaced, connections are opened anew: those to the old file lose what is written.
+    async fn follow_file(&self, db: &DatabaseConnection) -> Result<()> {
+        if self.file.was_replaced(db).await? {
+            warn!(
+                "the file of the {} was removed or replaced; its connections are opened anew",
+                self.availability.name()
+            );
+            self.availability.tables().forget();
+            self.closing.store(CLOSING_POLLS, Ordering::Relaxed);
+        }
+        // Connections that are in use now are idle at one of the next polls.
+        let left = self.closing.load(Ordering::Relaxed);
+        if left > 0 {
+            self.closing.store(left - 1, Ordering::Relaxed);
+            sqlite_connection::close_idle(&self.db).await;
+        }
+        Ok(())
+    }
+
     async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<BTreeMap<String, Vec<TableRow>>> {
         let db = &db;
+        self.follow_file(db).await?;
         self.availability.tables().ensure(db).await?;
         let now = match self.is_virtual {
             true => services.shared.clock.wall_now().into(),

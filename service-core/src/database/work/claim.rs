@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Condition;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult};
 
+use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
@@ -102,21 +103,21 @@ impl<E: WorkItem> ClaimRequest<E> {
         let table = self.table();
         let mut query = self.prepare(&table).await?;
         for _ in 1..TRIES {
-            match self.claim_batch(&table, &query).await {
+            match self.claim_batch(&table, &mut query).await {
                 Err(error) if self.is_worth_a_retry(&table, &mut query, &error) => {}
                 claimed => return claimed,
             }
         }
-        self.claim_batch(&table, &query).await
+        self.claim_batch(&table, &mut query).await
     }
 
-    async fn claim_batch(&self, table: &Arc<TableSql>, query: &Query<E>) -> Result<Batch<E>> {
+    async fn claim_batch(&self, table: &Arc<TableSql>, query: &mut Query<E>) -> Result<Batch<E>> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let tx = Transaction::lazy(&self.service_db.tx);
         let mut batch = Batch::new(self.service_db.clone(), Arc::clone(table), tx);
         // An idle poll shall not ask for SQLite's write lock.
         let looks_first = table.backend == DbBackend::Sqlite && !self.service_db.work.take_more(table);
-        if query.wanted == 0 || looks_first && !self.has_work(query).await.map_err(failed)? {
+        if query.wanted == 0 || looks_first && !self.has_work(table, query).await? {
             return self.empty(table, batch);
         }
         batch.tx().connection().await.map_err(failed)?;
@@ -159,7 +160,18 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(further)
     }
 
-    async fn has_work(&self, query: &Query<E>) -> std::result::Result<bool, DbErr> {
+    async fn has_work(&self, table: &TableSql, query: &mut Query<E>) -> Result<bool> {
+        match self.finds_keys(query).await {
+            Err(source) => {
+                let source = explained(self.service_db.db(), source).await;
+                let error = Error::new(ClaimError { table: table.name.clone(), source });
+                if self.is_worth_a_retry(table, query, &error) { Ok(self.finds_keys(query).await?) } else { Err(error) }
+            }
+            Ok(found) => Ok(found),
+        }
+    }
+
+    async fn finds_keys(&self, query: &Query<E>) -> std::result::Result<bool, DbErr> {
         let now = self.service_db.clock.now();
         for kind in query.due.kinds() {
             if self.service_db.db().query_one_raw(query.due.keys(*kind, now, 1)).await?.is_some() {
@@ -172,17 +184,17 @@ impl<E: WorkItem> ClaimRequest<E> {
     pub(crate) async fn leased(self) -> Result<Batch<E>> {
         let table = self.table();
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
-        self.service_db.tables.ensure(self.service_db.db()).await?;
+        self.service_db.ensure_tables().await?;
         let mut query = self.prepare(&table).await?;
         if self.service_db.work.is_first_report(format!("swept {}", table.name)) {
-            let tx = Transaction::begin_internal(&self.service_db.tx).await?;
+            let tx = Transaction::begin(&self.service_db.tx).await?;
             let sweep = lease::sweep(&table.name, &self.service_db.time, table.backend);
             tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
             tx.commit().await?;
         }
         let tx = Transaction::lazy(&self.service_db.tx);
         let mut batch = Batch::new(self.service_db.clone(), Arc::clone(&table), tx);
-        if query.wanted == 0 || !self.has_work(&query).await.map_err(failed)? {
+        if query.wanted == 0 || !self.has_work(&table, &mut query).await? {
             return self.empty(&table, batch);
         }
         let guard = ClaimGuard::new(&self.service_db, &table);

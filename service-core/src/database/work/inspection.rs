@@ -6,6 +6,7 @@ use std::fmt::Write;
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryResult, Statement, TransactionTrait};
 
+use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::due::is_text_time;
@@ -37,6 +38,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
         Ok(None) => return Ok(()),
         // The claim would wait as long, and end the same way.
         Err(source) if ErrorKind::of(&source).is_outage() => {
+            let source = explained(service_db.db(), source).await;
             return Err(Error::new(ClaimError { table: table.name.clone(), source }));
         }
         Err(_) => return Ok(()),

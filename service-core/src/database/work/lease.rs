@@ -308,24 +308,29 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .to_owned()
 }
 
-/// Releases every claim of an owner. Claims with crashes are kept without an owner: such rows are last in their batches, so a
-/// batch that ends early has mostly not come to them.
+/// Releases every claim of an owner, but for the one of the row `kept`. Claims with crashes are kept without an owner: such rows
+/// are last in their batches, so a batch that ends early has mostly not come to them.
 pub(crate) async fn release_all(
     db: &impl ConnectionTrait,
     time: &DbTime,
     work_table: &str,
     owner: &str,
+    kept: Option<&str>,
 ) -> Result<(), DbErr> {
+    let mut claims = is_of(work_table, owner);
+    if let Some(kept) = kept {
+        claims = claims.add(Expr::col(column("row_key")).ne(kept));
+    }
     let innocent = Query::delete()
         .from_table(column("service_claim"))
-        .cond_where(is_of(work_table, owner))
+        .cond_where(claims.clone())
         .and_where(Expr::col(column("crashes")).eq(0))
         .to_owned();
     let suspect = Query::update()
         .table(column("service_claim"))
         .value(column("owner"), NO_OWNER)
         .value(column("expires_at"), time.millis(db.get_database_backend()))
-        .cond_where(is_of(work_table, owner))
+        .cond_where(claims)
         .to_owned();
     db.execute(&innocent).await?;
     db.execute(&suspect).await?;

@@ -118,7 +118,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             return Ok(());
         };
         // Until they are released the lease is the batch's, so that a drop records what could not be released.
-        Ok(lease::release_all(self.service_db.db(), &self.service_db.time, &self.table.name, &lease.owner).await?)
+        Ok(lease::release_all(self.service_db.db(), &self.service_db.time, &self.table.name, &lease.owner, None)
+            .await?)
     }
 
     /// Releases the claim of a row, and says whether it was still held. Always after the row itself was written: claiming locks

@@ -1,0 +1,51 @@
+//! [`SqliteFile`]: notices that the file of an SQLite database was removed or replaced.
+//!
+//! Connections that are open go on with the file that they have opened, also when it has no name any more: what they write is lost.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+
+/// The file of one database, as it was when it was first seen.
+#[derive(Debug, Default)]
+pub(crate) struct SqliteFile {
+    identity: Mutex<Option<Identity>>,
+}
+
+/// What tells a file from another one of its name. A file that is missing has none.
+type Identity = Option<(u64, u64, Option<SystemTime>)>;
+
+impl SqliteFile {
+    /// Whether the file is not the one that was seen before. From then on the new one is known.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn was_replaced(&self, db: &DatabaseConnection) -> Result<bool, DbErr> {
+        if db.get_database_backend() != DbBackend::Sqlite {
+            return Ok(false);
+        }
+        let name = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+        let row = db.query_one_raw(Statement::from_string(DbBackend::Sqlite, name)).await?;
+        let name: Option<String> = row.map(|row| row.try_get("", "file")).transpose()?.flatten();
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(false) };
+        let found = identity(Path::new(&name));
+        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner).replace(found);
+        Ok(known.is_some_and(|known| known != found))
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> Identity {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((0, 0, metadata.created().ok()))
+}

@@ -1,0 +1,213 @@
+//! PostgreSQL in motion: a table that is changed beside a worker, connections that the server ends, raised isolation levels.
+
+use std::time::{Duration, Instant};
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait, Statement};
+use service_core::__private::database::ServiceDb;
+use service_core::database::Transaction;
+use service_core::prelude::*;
+
+use crate::Bench;
+use crate::tables::{effect, effects, job, jobs, statuses};
+
+async fn work(
+    service_db: &ServiceDb,
+    each: bool,
+    process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>,
+) -> Result<Outcome> {
+    let run = async {
+        let mut batch = match each {
+            true => service_db.claim_each::<job::Entity>(10).await?,
+            false => service_db.claim::<job::Entity>(10).await?,
+        };
+        while let Some(item) = batch.next().await? {
+            let done = process(item.model(), item.tx()).await;
+            item.settle(done).await?;
+        }
+        batch.commit().await
+    };
+    let run = run.await;
+    service_db.settle(run.as_ref().err().map(|error| format!("{error:#}")).as_deref()).await?;
+    run
+}
+
+async fn well(job: &job::Model, tx: &Transaction) -> Result<()> {
+    Ok(effect(tx, job.id).await?)
+}
+
+/// A migration beside a worker: the prepared statements of its connections no longer fit.
+#[tokio::test]
+async fn a_table_that_is_changed_beside_a_worker_fails_no_run() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 60).await;
+        let mut options = ConnectOptions::new(bench.url.clone());
+        options.max_connections(3);
+        let service_db = ServiceDb::new(Database::connect(options).await.unwrap(), "worker");
+        for sql in
+            ["ALTER TABLE job ALTER COLUMN payload TYPE text", "ALTER TABLE job ALTER COLUMN payload TYPE varchar(99)"]
+        {
+            for _ in 0..2 {
+                assert_eq!(work(&service_db, each, well).await.unwrap(), Outcome::processed(10).again(), "{each}");
+            }
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        assert_eq!(work(&service_db, each, well).await.unwrap(), Outcome::processed(10).again(), "{each}");
+    }
+}
+
+/// The same for a statement of the item's own, which the framework cannot prepare anew: no row is charged, and the connection is
+/// not used again.
+#[tokio::test]
+async fn a_stale_statement_of_an_item_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS plan"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 30).await;
+        for sql in ["CREATE TABLE plan (name varchar(10))", "INSERT INTO plan VALUES ('a')"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        let mut options = ConnectOptions::new(bench.url.clone());
+        options.max_connections(2);
+        let service_db = ServiceDb::new(Database::connect(options).await.unwrap(), "worker");
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            // Prepared, as it has a parameter.
+            let select = Statement::from_sql_and_values(
+                tx.get_database_backend(),
+                "SELECT * FROM plan WHERE name = $1",
+                ["a".into()],
+            );
+            tx.query_one_raw(select).await?;
+            Ok(effect(tx, job.id).await?)
+        };
+        assert_eq!(work(&service_db, each, process).await.unwrap(), Outcome::processed(10).again());
+        bench.db.execute_unprepared("ALTER TABLE plan ALTER COLUMN name TYPE text").await.unwrap();
+        let begun = Instant::now();
+        while statuses(&bench.db).await.iter().any(|status| status != "completed") {
+            let _ = work(&service_db, each, process).await;
+            assert!(begun.elapsed() < Duration::from_secs(20), "{each}: {:?}", statuses(&bench.db).await);
+        }
+        assert_eq!(effects(&bench.db).await, (1..=30).collect::<Vec<_>>());
+        for row in job::Entity::find().all(&bench.db).await.unwrap() {
+            assert_eq!(row.attempts, 1, "{each} {row:?}");
+        }
+    }
+}
+
+/// A row that takes longer than the server allows a transaction to be idle: its batch cannot commit. It is found and charged, and
+/// keeps no other back.
+#[tokio::test]
+async fn a_row_whose_connection_ends_at_the_commit_is_found_and_charged() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 5).await;
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(3);
+    let pool = Database::connect(options).await.unwrap();
+    let database = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT current_database() AS name");
+    let name: String = pool.query_one_raw(database).await.unwrap().unwrap().try_get("", "name").unwrap();
+    let limit = format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '300ms'");
+    bench.db.execute_unprepared(&limit).await.unwrap();
+    // New connections have the limit.
+    let service_db = ServiceDb::new(service_core::database::connect(&bench.url).await.unwrap(), "worker");
+    let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+        effect(tx, job.id).await?;
+        if job.id == 2 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        Ok(())
+    };
+    let mut failures_in_a_row = 0;
+    let begun = Instant::now();
+    loop {
+        match work(&service_db, false, process).await {
+            Ok(_) => failures_in_a_row = 0,
+            Err(_) => failures_in_a_row += 1,
+        }
+        assert!(failures_in_a_row <= 3, "a service would be failed");
+        if crate::tables::job(&bench.db, 2).await.attempts > 0 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+    for _ in 0..6 {
+        let _ = work(&service_db, false, process).await.unwrap();
+    }
+    let row = crate::tables::job(&bench.db, 2).await;
+    assert_eq!((row.status.as_str(), row.attempts), ("pending", 1), "{row:?}");
+    assert_eq!(effects(&bench.db).await, [1, 3, 4, 5]);
+    for id in [1, 3, 4, 5] {
+        assert_eq!(crate::tables::job(&bench.db, id).await.attempts, 1);
+    }
+}
+
+#[derive(Default)]
+struct Together;
+
+#[service(interval = "50ms", retry_delay = "100ms", discover = false)]
+impl Together {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let mut batch = cx.claim::<job::Entity>(7).await?;
+        while let Some(item) = batch.next().await? {
+            let done = effect(item.tx(), item.model().id).await;
+            item.settle(done).await?;
+        }
+        cx.store().set("last", &1).await?;
+        batch.commit().await
+    }
+}
+
+#[derive(Default)]
+struct Each;
+
+#[service(interval = "50ms", retry_delay = "100ms", discover = false)]
+impl Each {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let mut batch = cx.claim_each::<job::Entity>(7).await?;
+        while let Some(item) = batch.next().await? {
+            let done = effect(item.tx(), item.model().id).await;
+            item.settle(done).await?;
+        }
+        cx.store().set("last", &1).await?;
+        batch.commit().await
+    }
+}
+
+/// A server that raises the default isolation level: the framework's transactions run at READ COMMITTED all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raised_isolation_level_fails_no_service() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for level in ["serializable", "repeatable read"] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 400).await;
+        let name = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT current_database() AS name");
+        let name: String = bench.db.query_one_raw(name).await.unwrap().unwrap().try_get("", "name").unwrap();
+        let raise = format!("ALTER DATABASE {name} SET default_transaction_isolation = '{level}'");
+        bench.db.execute_unprepared(&raise).await.unwrap();
+        let mut builder = ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+        for n in 0..3 {
+            builder = builder.service_of::<Together>(format!("together_{n}")).service_of::<Each>(format!("each_{n}"));
+        }
+        let services = builder.start_all().await.unwrap();
+        let begun = Instant::now();
+        while statuses(&bench.db).await.iter().any(|status| status != "completed") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(begun.elapsed() < Duration::from_secs(60), "{level}");
+        }
+        for id in services.list() {
+            let health = services.get(&id).unwrap().health();
+            assert_eq!((health.error_count, health.running), (0, true), "{level}: {health:?}");
+        }
+        services.shutdown().await.unwrap();
+        assert_eq!(effects(&bench.db).await, (1..=400).collect::<Vec<_>>());
+        for row in job::Entity::find().all(&bench.db).await.unwrap() {
+            assert_eq!(row.attempts, 1);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Claims of `claim_each` and their leases: by the database's clock, released when a claim is dropped, and given up when they
+//! have expired.
+
+use std::future::Future;
+use std::process::Command;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use sea_orm::{ConnectionTrait, Statement};
+use service_core::__private::database::{ServiceDb, WallClock};
+use service_core::{Error, Outcome, Result};
+
+use crate::Bench;
+use crate::killed::Worker;
+use crate::tables::{effects, job, jobs, more_jobs, statuses};
+
+/// Owner and crashes of each claim.
+async fn claims(bench: &Bench) -> Vec<(String, i64)> {
+    let select = "SELECT owner, crashes FROM service_claim ORDER BY row_key";
+    let select = Statement::from_string(bench.db.get_database_backend(), select);
+    let rows = bench.db.query_all_raw(select).await.unwrap();
+    rows.iter().map(|row| (row.try_get("", "owner").unwrap(), row.try_get("", "crashes").unwrap())).collect()
+}
+
+async fn work(service_db: &ServiceDb) -> Result<Outcome> {
+    let mut batch = service_db.claim_each::<job::Entity>(10).await?;
+    while let Some(item) = batch.next().await? {
+        item.settle(Ok::<_, Error>(())).await?;
+    }
+    batch.commit().await
+}
+
+/// A worker whose clock is ahead of another's takes no row from it, and notes no crash.
+pub(crate) async fn workers_whose_clocks_differ_respect_each_others_claims(bench: Bench) {
+    jobs(&bench.db, 2).await;
+    let first = ServiceDb::new(bench.db.clone(), "first");
+    let ahead = WallClock::new(|| Utc::now() + chrono::Duration::seconds(3_600));
+    let second = ServiceDb::new(bench.db.clone(), "second").with_row_clock(ahead);
+    let behind = WallClock::new(|| Utc::now() - chrono::Duration::seconds(3_600));
+    let third = ServiceDb::new(bench.db.clone(), "third").with_row_clock(behind);
+    let mut batch = first.claim_each::<job::Entity>(1).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+    let other = second.claim_each::<job::Entity>(10).await.unwrap();
+    assert_eq!(other.remaining(), 1, "the row that is free");
+    assert_eq!(third.claim_each::<job::Entity>(10).await.unwrap().remaining(), 0);
+    assert!(claims(&bench).await.iter().all(|(owner, crashes)| !owner.is_empty() && *crashes == 0));
+    item.settle(Ok::<_, Error>(())).await.unwrap();
+    assert_eq!(batch.commit().await.unwrap(), Outcome::processed(1).again());
+    drop(other);
+    second.settle(None).await.unwrap();
+    // Claims that were made with a clock that is behind stand as long as others.
+    let batch = third.claim_each::<job::Entity>(10).await.unwrap();
+    assert_eq!(batch.remaining(), 1);
+    assert_eq!(first.claim_each::<job::Entity>(10).await.unwrap().remaining(), 0);
+}
+
+/// A claim that is dropped at any moment leaves no claims behind, and no crash.
+pub(crate) async fn a_dropped_claim_releases_everything(bench: Bench) {
+    jobs(&bench.db, 20).await;
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    for polls in 1..60 {
+        {
+            let claim = service_db.claim_each::<job::Entity>(5).into_future();
+            tokio::pin!(claim);
+            for _ in 0..polls {
+                let polled = std::future::poll_fn(|cx| Poll::Ready(claim.as_mut().poll(cx))).await;
+                if polled.is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(fastrand::u64(50..400))).await;
+            }
+        }
+        // As the end of a run does.
+        service_db.settle(None).await.unwrap();
+        assert_eq!(claims(&bench).await, [], "after {polls} polls");
+    }
+    // And so do the other futures of a batch.
+    for polls in 1..40 {
+        more_jobs(&bench.db, polls * 100..=polls * 100 + 3).await;
+        {
+            let batch = async {
+                let mut batch = service_db.claim_each::<job::Entity>(4).await?;
+                let item = batch.next().await?;
+                if let Some(item) = item {
+                    item.settle(Ok::<_, Error>(())).await?;
+                }
+                batch.commit().await
+            };
+            tokio::pin!(batch);
+            for _ in 0..polls {
+                let polled = std::future::poll_fn(|cx| Poll::Ready(batch.as_mut().poll(cx))).await;
+                if polled.is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(fastrand::u64(50..400))).await;
+            }
+        }
+        service_db.settle(Some("dropped")).await.unwrap();
+        assert_eq!(claims(&bench).await, [], "after {polls} polls");
+    }
+    let other = ServiceDb::new(bench.db.clone(), "other");
+    while work(&other).await.unwrap() != Outcome::idle() {}
+    let pending = statuses(&bench.db).await.iter().filter(|status| *status == "pending").count();
+    // Only what was in flight was charged, and waits for its next attempt.
+    assert!(pending < 40, "{pending}");
+}
+
+/// Claims of workers that died long ago, of rows that somebody else has completed.
+pub(crate) async fn stale_claims_slow_nobody_down(bench: Bench) {
+    jobs(&bench.db, 0).await;
+    more_jobs(&bench.db, 100_001..=100_040).await;
+    let expired = Utc::now().timestamp_millis() - 3_600_000;
+    let numbers = if bench.is_postgres() {
+        "SELECT generate_series(1, 50000)"
+    } else {
+        "SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000"
+    };
+    let insert = format!(
+        "WITH RECURSIVE n (i) AS ({numbers}) \
+         INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
+         SELECT 'job', CAST(i AS TEXT), 'worker', 'worker/' || (i % 50), {expired}, i, 0 FROM n"
+    );
+    bench.db.execute_unprepared(&insert).await.unwrap();
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    assert_eq!(work(&service_db).await.unwrap(), Outcome::processed(10).again());
+    // One for each worker that died.
+    assert_eq!(claims(&bench).await.len(), 50);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(work(&service_db).await.unwrap().again(), Outcome::processed(10).again());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// A batch whose lease has expired, as nothing renewed it, lends no more rows.
+pub(crate) async fn a_batch_whose_lease_has_expired_lends_no_more(bench: Bench) {
+    jobs(&bench.db, 5).await;
+    let service_db = ServiceDb::new(bench.db.clone(), "first");
+    let lease = Duration::from_millis(500);
+    let mut batch = service_db.claim_each::<job::Entity>(5).lease(lease).await.unwrap();
+    let item = batch.next().await.unwrap().unwrap();
+    // The renewals find no table.
+    bench.db.execute_unprepared("ALTER TABLE service_claim RENAME TO away").await.unwrap();
+    tokio::time::sleep(lease * 2).await;
+    bench.db.execute_unprepared("ALTER TABLE away RENAME TO service_claim").await.unwrap();
+    // A renewal that comes too late brings nothing back.
+    tokio::time::sleep(lease).await;
+    let other = ServiceDb::new(bench.db.clone(), "second");
+    let mut theirs = other.claim_each::<job::Entity>(5).await.unwrap();
+    assert_eq!(theirs.remaining(), 5);
+    let _ = item.settle(Ok::<_, Error>(())).await;
+    assert!(batch.next().await.unwrap().is_none(), "its rows are another worker's");
+    assert_eq!(batch.commit().await.unwrap(), Outcome::idle().again());
+    while let Some(item) = theirs.next().await.unwrap() {
+        item.settle(Ok::<_, Error>(())).await.unwrap();
+    }
+    assert_eq!(theirs.commit().await.unwrap(), Outcome::processed(5));
+    assert_eq!(claims(&bench).await, []);
+}
+
+/// A process that is suspended for longer than its lease: at most the item that it was at is done twice.
+pub(crate) async fn a_suspended_process_repeats_one_item_at_most(bench: Bench) {
+    jobs(&bench.db, 30).await;
+    bench.db.execute_unprepared("CREATE TABLE mail (job BIGINT NOT NULL)").await.unwrap();
+    let signal = |name: &str, worker: &Worker| {
+        assert!(Command::new("kill").args([name, &worker.id().to_string()]).status().unwrap().success());
+    };
+    let first = Worker::start(&bench.url, "mailer");
+    // Its lease is one second; each mail takes 40 ms.
+    let begun = Instant::now();
+    while sent(&bench).await < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+    signal("-STOP", &first);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let second = Worker::start(&bench.url, "mailer");
+    let begun = Instant::now();
+    while sent(&bench).await < 15 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+    signal("-CONT", &first);
+    let begun = Instant::now();
+    while statuses(&bench.db).await.iter().any(|status| status != "completed") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", statuses(&bench.db).await);
+    }
+    drop((first, second));
+    let mails = sent(&bench).await;
+    assert!((30..=31).contains(&mails), "{mails} mails for 30 rows");
+    assert_eq!(effects(&bench.db).await, Vec::<i64>::new());
+}
+
+/// Mails that were sent: the mailer notes each outside of the item's transaction.
+async fn sent(bench: &Bench) -> i64 {
+    let select = Statement::from_string(bench.db.get_database_backend(), "SELECT count(*) AS n FROM mail");
+    match bench.db.query_one_raw(select).await {
+        Ok(Some(row)) => row.try_get("", "n").unwrap(),
+        _ => 0,
+    }
+}
