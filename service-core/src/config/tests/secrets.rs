@@ -52,9 +52,9 @@ fn keys_that_end_like_secrets_are_shown_as_dots() {
     let nested = toml("[mail.api_key]\nuser = \"hunter2\"");
     assert!(fails::<Keyed<std::collections::HashMap<String, u32>>>(nested).contains("found •••"));
     for key in ["token", "API_TOKEN", "smtpPassword", "secret", "key", "client_secret"] {
-        assert!(secrets::is_secret(key), "{key}");
+        assert!(crate::config::secrets::is_secret(key), "{key}");
     }
-    assert!(!secrets::is_secret("keyboard"));
+    assert!(!crate::config::secrets::is_secret("keyboard"));
 }
 
 #[test]
