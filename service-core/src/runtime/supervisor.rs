@@ -46,8 +46,9 @@ mod running;
 mod tests;
 
 /// Runs a service from `Starting` until it has stopped or failed.
-pub(crate) async fn supervise(mut supervisor: Supervisor) -> Exit {
-    let exit = match panic::catch_future(supervisor.run_loop()).await {
+pub(crate) async fn supervise(supervisor: &mut Supervisor) -> Exit {
+    let ended = panic::catch_future(pin!(supervisor.run_loop())).await;
+    let exit = match ended {
         Caught::Returned(exit) => exit,
         Caught::Panicked(message) => {
             let id = supervisor.registered.id();

@@ -302,8 +302,8 @@ impl Service {
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 
-    fn spawn(self, supervisor: Supervisor) -> Self {
-        Self { run: Some(tokio::spawn(supervise(supervisor))), ..self }
+    fn spawn(self, mut supervisor: Supervisor) -> Self {
+        Self { run: Some(tokio::spawn(async move { supervise(&mut supervisor).await })), ..self }
     }
 
     fn start_again(self) -> Self {
