@@ -80,6 +80,7 @@ impl ServiceInner {
         self.shared.changed.notify_waiters();
     }
 
+    #[inline]
     pub(crate) fn emit(&self, kind: impl FnOnce() -> ServiceEventKind) {
         if self.shared.events.wanted() {
             let event = ServiceEvent { service_id: self.id.clone(), at: self.shared.clock.wall_now(), kind: kind() };
