@@ -2,8 +2,11 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Once;
+use std::task::Poll;
 
 /// The result of a call to user code.
 #[derive(Debug)]
@@ -30,14 +33,12 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Caught<T> {
     }
 }
 
-/// Polls a future and catches its panic.
-pub(crate) async fn catch_future<F: Future>(future: F) -> Caught<F::Output> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|task| match catch(|| future.as_mut().poll(task)) {
+/// Polls a future and catches its panic. The caller pins it: a future that is moved into another one takes its space twice.
+pub(crate) fn catch_future<F: Future + ?Sized>(mut future: Pin<&mut F>) -> impl Future<Output = Caught<F::Output>> {
+    poll_fn(move |task| match catch(|| future.as_mut().poll(task)) {
         Caught::Returned(polled) => polled.map(Caught::Returned),
-        Caught::Panicked(message) => std::task::Poll::Ready(Caught::Panicked(message)),
+        Caught::Panicked(message) => Poll::Ready(Caught::Panicked(message)),
     })
-    .await
 }
 
 /// Returns the message of a panic.

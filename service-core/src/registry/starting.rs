@@ -165,10 +165,10 @@ impl ServiceRegistry {
     }
 
     /// Spawns the loop of a service that has begun.
-    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, supervisor: Supervisor) {
+    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Supervisor) {
         let registry = self.clone();
         runtime.spawn(async move {
-            if supervise(supervisor).await == Exit::Failed {
+            if supervise(&mut supervisor).await == Exit::Failed {
                 registry.after_failure(&service);
             }
         });

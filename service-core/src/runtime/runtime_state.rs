@@ -83,6 +83,11 @@ impl RuntimeState {
         self.entered[state as usize]
     }
 
+    /// Whether the state is another one than was last reported.
+    pub(super) fn has_step(&self) -> bool {
+        self.state() != self.shown
+    }
+
     /// Returns the steps from the last reported state to the present one, which counts as reported from now on. A service
     /// that was paused while it started first enters the state that it would have without the pause.
     pub(super) fn take_steps(&mut self) -> impl Iterator<Item = (ServiceState, ServiceState)> + use<> {

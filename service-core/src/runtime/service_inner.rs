@@ -64,13 +64,11 @@ impl ServiceInner {
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut RuntimeState) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
-        let mut stepped = false;
-        // Under the lock, so that the events have the order of the steps.
-        for (from, to) in state.take_steps() {
-            self.emit(|| ServiceEventKind::StateChanged { from, to });
-            stepped = true;
-        }
-        if stepped {
+        if state.has_step() {
+            // Under the lock, so that the events have the order of the steps.
+            for (from, to) in state.take_steps() {
+                self.emit(|| ServiceEventKind::StateChanged { from, to });
+            }
             self.notify_waiters(&mut state);
         }
         changed
@@ -82,6 +80,7 @@ impl ServiceInner {
         self.shared.changed.notify_waiters();
     }
 
+    #[inline]
     pub(crate) fn emit(&self, kind: impl FnOnce() -> ServiceEventKind) {
         if self.shared.events.wanted() {
             let event = ServiceEvent { service_id: self.id.clone(), at: self.shared.clock.wall_now(), kind: kind() };

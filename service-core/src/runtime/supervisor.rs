@@ -46,8 +46,9 @@ mod running;
 mod tests;
 
 /// Runs a service from `Starting` until it has stopped or failed.
-pub(crate) async fn supervise(mut supervisor: Supervisor) -> Exit {
-    let exit = match panic::catch_future(supervisor.run_loop()).await {
+pub(crate) async fn supervise(supervisor: &mut Supervisor) -> Exit {
+    let ended = panic::catch_future(pin!(supervisor.run_loop())).await;
+    let exit = match ended {
         Caught::Returned(exit) => exit,
         Caught::Panicked(message) => {
             let id = supervisor.registered.id();
@@ -104,7 +105,7 @@ enum WaitEvent {
     /// The wall clock was due to be checked, and the fire has not come yet.
     ClockCheck,
     /// A blocking run that timed out has returned.
-    Returned(Result<Returned, JoinError>),
+    Returned(Box<Result<Returned, JoinError>>),
     /// A run is due, and there is no instance.
     Build,
     /// A run has begun.
@@ -169,7 +170,11 @@ impl Supervisor {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
                 WaitEvent::Run => match self.run(timer.as_mut()).await {
-                    InvokeResult::Done(Ok(outcome)) => self.succeed(outcome).await,
+                    InvokeResult::Done(Ok(outcome)) => {
+                        self.succeed(outcome);
+                        self.after_run().await;
+                        None
+                    }
                     failed => Box::pin(self.follow_failure(failed)).await,
                 },
                 other => Box::pin(self.follow_up(other)).await,
@@ -232,14 +237,17 @@ impl Supervisor {
                 }
             }
             state.requests.degraded = None;
-            *current_waiters = std::mem::take(&mut state.requests.waiters);
+            // Those of the run before have their report.
+            std::mem::swap(current_waiters, &mut state.requests.waiters);
             cx.run = state.status.begin_run(Instant::now());
             Some(WaitEvent::Run)
         });
         match (event, away) {
             (Some(event), _) => Poll::Ready(event),
             // Runs never overlap: the next one waits until the one that timed out has returned.
-            (None, Some(away)) => Pin::new(&mut away.run).poll(task).map(WaitEvent::Returned),
+            (None, Some(away)) => {
+                Pin::new(&mut away.run).poll(task).map(|returned| WaitEvent::Returned(Box::new(returned)))
+            }
             (None, None) => Poll::Pending,
         }
     }
@@ -252,7 +260,7 @@ impl Supervisor {
                 self.recheck_clock();
                 self.record_pending_fire(false).await;
             }
-            WaitEvent::Returned(returned) => self.take_back(returned).await,
+            WaitEvent::Returned(returned) => self.take_back(*returned).await,
             WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
         }
         None
@@ -272,7 +280,7 @@ impl Supervisor {
     }
 
     /// Handles a run that succeeded.
-    async fn succeed(&mut self, outcome: Outcome) -> Option<Exit> {
+    fn succeed(&mut self, outcome: Outcome) {
         let ended = Instant::now();
         let service = &self.cx.service;
         let timeout = self.options.timeout;
@@ -300,15 +308,15 @@ impl Supervisor {
         }
         if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
             cron.done();
-            Box::pin(self.record_pending_fire(false)).await;
         }
-        self.after_run().await;
-        None
     }
 
-    /// After every run and every failure that does not end the service: settles the rows that the run left open, and ends
-    /// the instance if the run requested a fresh one.
+    /// After every run and every failure that does not end the service: records the fire, settles the rows that the run left
+    /// open, and ends the instance if the run requested a fresh one.
     async fn after_run(&mut self) {
+        if self.cron.is_some() {
+            Box::pin(self.record_pending_fire(false)).await;
+        }
         if self.invoker.extension.has_unsettled(&self.cx.service) {
             Box::pin(self.settle(None)).await;
         }

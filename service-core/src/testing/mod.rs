@@ -248,8 +248,8 @@ impl TestBed {
             let result = if service.__shape().blocking_update {
                 update_blocking(service, &cx)
             } else {
-                let update = service.__update(&cx);
-                flatten(panic::catch_future(update).await)
+                let mut update = service.__update(&cx);
+                flatten(panic::catch_future(update.as_mut()).await)
             };
             // Rows that the run left open are settled, as after any run.
             let why = result.as_ref().err().map(|error| format!("{error:#}"));

@@ -40,18 +40,24 @@ impl ServiceDb {
 
     /// False if it has to wait, because the row is still locked.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
-        if let Some(row) = &settlement.row
-            && !self.charge(settlement, row).await?
-        {
-            return Ok(false);
-        }
-        // In a transaction of its own: a row that cannot be written keeps no claims.
-        if let Some(owner) = &settlement.owner {
-            let tx = Transaction::lazy(&self.tx);
-            lease::release_all(tx.connection().await?, &self.time, &settlement.table.name, owner).await?;
-            commit(tx).await?;
+        // Each in a transaction of its own: a row that is locked or cannot be written keeps no claims of others.
+        self.release(settlement, settlement.row.as_ref()).await?;
+        if let Some(row) = &settlement.row {
+            if !self.charge(settlement, row).await? {
+                return Ok(false);
+            }
+            self.release(settlement, None).await?;
         }
         Ok(true)
+    }
+
+    /// Releases the claims of a leased batch, but for the one of the row `kept`.
+    async fn release(&self, settlement: &Settlement, kept: Option<&RowRef>) -> std::result::Result<(), DbErr> {
+        let Some(owner) = &settlement.owner else { return Ok(()) };
+        let kept = kept.map(|row| key_text(&row.key));
+        let tx = Transaction::lazy(&self.tx);
+        lease::release_all(tx.connection().await?, &self.time, &settlement.table.name, owner, kept.as_deref()).await?;
+        commit(tx).await
     }
 
     async fn charge(&self, settlement: &Settlement, row: &RowRef) -> std::result::Result<bool, DbErr> {

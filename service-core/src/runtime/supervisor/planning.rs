@@ -36,9 +36,10 @@ impl Supervisor {
 
     /// Plans the next regular run after one from `started` to `ended`.
     pub(super) fn plan_regular(&mut self, started: Instant, ended: Instant) {
+        let jitter = self.jitter();
         let due = {
             let status = &mut self.cx.service.lock().status;
-            match &self.options.schedule {
+            let due = match &self.options.schedule {
                 Schedule::Interval(every) => Some(status.grid.after_run(*every, started, ended)),
                 Schedule::Delay(wait) => {
                     // From now on a run of this incarnation has ended; it may have been one during the initial delay.
@@ -46,11 +47,13 @@ impl Supervisor {
                     Some(later(ended, *wait))
                 }
                 Schedule::Cron(_) => None,
-            }
+            };
+            status.next_due = due.map(|due| later(due, jitter));
+            status.next_due
         };
-        let Some(due) = due else { return self.plan_cron() };
-        if self.plan_at(due) <= ended {
-            self.due = Due::AtOnce;
+        match due {
+            Some(due) => self.due = if due <= ended { Due::AtOnce } else { Due::Regular },
+            None => self.plan_cron(),
         }
     }
 
@@ -133,9 +136,10 @@ impl Supervisor {
     }
 
     fn jitter(&mut self) -> Duration {
-        match u64::try_from(self.options.jitter.as_nanos()).unwrap_or(u64::MAX) {
-            0 => Duration::ZERO,
-            most => Duration::from_nanos(self.rng.u64(0..=most)),
+        if self.options.jitter.is_zero() {
+            return Duration::ZERO;
         }
+        let most = u64::try_from(self.options.jitter.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.rng.u64(0..=most))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use crate::log::warn;
@@ -70,12 +71,15 @@ impl Supervisor {
         if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await }
     }
 
-    async fn run_async(&mut self, mut timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
+    fn run_async<'a>(
+        &'a mut self,
+        mut timer: Pin<&'a mut Sleep>,
+    ) -> impl Future<Output = InvokeResult<Result<Outcome>>> + 'a {
         let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
         let (invoker, span, limit) = (&self.invoker, run_span(&self.cx), Limit::Run(self.options.timeout));
         let mut update = Some(instance.__update(&self.cx));
-        let result = poll_fn(|task| {
-            invoker.poll(task, timer.as_mut(), &span, limit, |task| {
+        poll_fn(move |task| {
+            let result = ready!(invoker.poll(task, timer.as_mut(), &span, limit, |task| {
                 let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
                 let polled = running.as_mut().poll(task);
                 if polled.is_ready() {
@@ -83,13 +87,12 @@ impl Supervisor {
                     update = None;
                 }
                 polled
+            }));
+            Poll::Ready(match update.take().map(|cancelled| invoker.call(&span, || drop(cancelled))) {
+                Some(Caught::Panicked(message)) => InvokeResult::Panicked(message),
+                _ => result,
             })
         })
-        .await;
-        match update.take().map(|cancelled| invoker.call(&span, || drop(cancelled))) {
-            Some(Caught::Panicked(message)) => InvokeResult::Panicked(message),
-            _ => result,
-        }
     }
 
     async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {

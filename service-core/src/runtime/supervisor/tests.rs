@@ -68,10 +68,15 @@ fn on_each_runtime<F: Future<Output = ()> + 'static>(test: fn() -> F) {
             runtime.block_on(test());
             runtime.shutdown_background();
         });
-        let hangs = has_ended.recv_timeout(secs(60)) == Err(mpsc::RecvTimeoutError::Timeout);
+        let hangs = has_ended.recv_timeout(secs(30)) == Err(mpsc::RecvTimeoutError::Timeout);
         assert!(!hangs, "the test hangs");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
+}
+
+/// Fails instead of waiting for ever: virtual time passes if nothing else happens.
+async fn within_a_day<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(secs(86_400), work).await.expect("it does not end")
 }
 
 // ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,8 +302,8 @@ impl Service {
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 
-    fn spawn(self, supervisor: Supervisor) -> Self {
-        Self { run: Some(tokio::spawn(supervise(supervisor))), ..self }
+    fn spawn(self, mut supervisor: Supervisor) -> Self {
+        Self { run: Some(tokio::spawn(async move { supervise(&mut supervisor).await })), ..self }
     }
 
     fn start_again(self) -> Self {
@@ -311,14 +316,19 @@ impl Service {
     }
 
     /// Waits until its state fulfils the condition. Not every change notifies waiters, so this checks again and again: first
-    /// without any time passing, then every millisecond.
+    /// without any time passing, then at growing intervals.
     async fn until(&self, reached: impl Fn(&RuntimeState) -> bool) {
-        for looks in 0.. {
+        for looks in 0..10_000 {
             if reached(&self.inner.lock()) {
                 return;
             }
-            if looks < 100 { tokio::task::yield_now().await } else { tokio::time::sleep(ms(1)).await }
+            match looks {
+                0..100 => tokio::task::yield_now().await,
+                100..1_000 => tokio::time::sleep(ms(1)).await,
+                _ => tokio::time::sleep(secs(1)).await,
+            }
         }
+        panic!("it does not come to that: {:?}, {:?}", self.state(), self.log.lines());
     }
 
     /// Waits until the first instance is built, or could not be built.
@@ -333,7 +343,7 @@ impl Service {
     /// Waits for the end of its loop.
     async fn ended(&mut self) -> Exit {
         let run = self.run.take().expect("it runs");
-        let exit = run.await.expect("the loop does not panic");
+        let exit = within_a_day(run).await.expect("the loop does not panic");
         assert_eq!(self.state(), if exit == Exit::Stopped { ServiceState::Stopped } else { ServiceState::Failed });
         exit
     }
@@ -341,6 +351,6 @@ impl Service {
     async fn run_now(&self) -> Option<RunReport> {
         let (waiter, report) = oneshot::channel();
         self.inner.request_run(Some(waiter)).ok()?;
-        report.await.ok()
+        within_a_day(report).await.ok()
     }
 }

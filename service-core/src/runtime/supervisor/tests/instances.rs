@@ -211,7 +211,7 @@ async fn a_loop_that_is_dropped_reports_its_end() {
 async fn a_loop_that_is_dropped_before_its_first_poll_reports_its_end() {
     let (service, supervisor) = Script::new().begin(options(), Shared::default(), Arc::new(NoExtension));
     assert_eq!(service.state(), ServiceState::Starting);
-    drop(supervise(supervisor));
+    drop(supervisor);
     assert_eq!(service.state(), ServiceState::Failed);
     service.started().await;
 }
