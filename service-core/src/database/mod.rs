@@ -23,6 +23,7 @@ mod store;
 #[cfg(feature = "testing")]
 mod test_bed;
 mod transaction;
+mod uncancelled;
 mod wall_clock;
 mod work;
 mod write_lock;

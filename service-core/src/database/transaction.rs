@@ -30,6 +30,7 @@ use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::sqlite_connection;
+use crate::database::uncancelled::Uncancelled;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
@@ -485,7 +486,9 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
         // Whatever the server's default is: a claim locks its rows, and skips those that others have locked.
         let isolation_level = Some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        return match cx.db.begin_with_options(options).await {
+        // Cancelled after it was sent, a `BEGIN` would leave a connection of the pool inside a transaction, unknown to the driver.
+        let db = cx.db.clone();
+        return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
             Ok(tx) => Ok(OpenTransaction { tx, permit: None }),
             Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
         };
