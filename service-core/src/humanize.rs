@@ -31,6 +31,11 @@ pub(crate) fn short(duration: Duration) -> String {
     })
 }
 
+/// A number of consecutive failures, with the most that are retried (`u32::MAX`: any number): `failure 2 of 3`.
+pub(crate) fn failures(count: u32, max: u32) -> String {
+    if max == u32::MAX { format!("failure {count}") } else { format!("failure {count} of {max}") }
+}
+
 /// A duration for a sentence, rounded to two units: `42 s`, `250 ms`, `3.5 s`, `5 min 20 s`, `1 h 30 min`.
 pub(crate) fn long(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();

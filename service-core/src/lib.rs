@@ -20,7 +20,7 @@ mod suggest;
 pub mod testing;
 
 pub use config::ServiceDescriptor;
-pub use config::options::ServiceOptions;
+pub use config::options::{Exhausted, ServiceOptions};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use service_core::ServiceOptions;
 use service_core::prelude::*;
 
-use crate::support::secs;
+use crate::support::{Log, Scripted, Step, secs};
 
 /// The wall-clock times of its runs, to the second.
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -243,4 +243,28 @@ async fn a_wrong_schedule_is_an_error_in_every_layer() {
     assert!(error.contains("`timezone` of service `nightly`") && error.contains("services.toml:4"), "{error}");
     let error = builder().set("nightly.cron", "0 0 31 2 *").build().await.unwrap_err().to_string();
     assert!(error.contains(".set(\"nightly.cron\", …)): found \"0 0 31 2 *\""), "{error}");
+}
+
+/// A pool that is away for some seconds must not end every nightly job.
+#[tokio::test(start_paused = true)]
+async fn a_night_that_fails_is_given_up_and_the_next_night_is_run() {
+    let log = Log::default();
+    let bed = TestBed::at(at("2026-01-10T12:00:00Z"));
+    let nightly = Scripted::new(&log, &[Step::Fail; 6]);
+    let service = bed
+        .services()
+        .await
+        .register("nightly", nightly)
+        .options(ServiceOptions::new().cron("0 3 * * *").max_failures(1))
+        .start()
+        .await
+        .unwrap();
+    bed.run_for(hours(24)).await;
+    assert_eq!(log.count("run"), 2);
+    assert_eq!((service.state(), service.health().status), (ServiceState::Running, HealthStatus::Unhealthy));
+    bed.run_for(hours(48)).await;
+    assert_eq!(log.count("run"), 6);
+    bed.run_for(hours(24)).await;
+    assert_eq!(log.count("run"), 7);
+    assert_eq!(service.health().status, HealthStatus::Healthy);
 }

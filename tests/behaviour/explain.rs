@@ -93,6 +93,7 @@ options
 options by default
   initial_delay    0s
   jitter           0s
+  exhausted        fail
   retry_backoff    1
   max_retry_delay  5m
   drain_timeout    30s

@@ -164,6 +164,7 @@ impl Part {
             ("initial_delay", ms(self.initial_delay)),
             ("jitter", ms(self.jitter)),
             ("max_failures", self.max_failures.into()),
+            ("exhausted", "fail".into()),
             ("retry_delay", ms(self.retry_delay)),
             ("retry_backoff", self.backoff.into()),
             ("max_retry_delay", ms(self.max_retry_delay)),

@@ -5,7 +5,7 @@
 //! [`ServiceOptions`](crate::ServiceOptions) have it, too.
 
 use super::kinds::{Kind, Least, NONE, part};
-use super::options::{Options, Restart};
+use super::options::{Exhausted, Options, Restart};
 use crate::schedule::{CatchUp, CronSchedule, Schedule, cron};
 use crate::suggest;
 
@@ -163,10 +163,23 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "max_failures",
         "3",
-        Kind::Count(part(|o| Some(o.max_failures), |o, v| o.max_failures = v)),
-        "consecutive failures that are retried; after one more the service is `Failed`",
+        Kind::CountOrUnlimited(part(|o| Some(o.max_failures), |o, v| o.max_failures = v)),
+        "consecutive failures that are retried, or `\"unlimited\"`; after one more, `exhausted` applies",
     )
     .synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
+    key(
+        "exhausted",
+        "\"fail\"",
+        Kind::Choice(
+            &[
+                ("fail", |o| o.exhausted = Some(Exhausted::Fail)),
+                ("next_run", |o| o.exhausted = Some(Exhausted::NextRun)),
+            ],
+            |o| Some(o.exhausted().word()),
+        ),
+        "`fail`: the service is `Failed`; `next_run` (the default with `cron`): the run is given up, and the next regular run \
+         starts with a count of 0",
+    ),
     key(
         "retry_delay",
         "5",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::coercion;
-use super::options::Options;
+use super::options::{Options, UNLIMITED};
 use super::units::{self, TIME_FORMS};
 use super::values::Value;
 use crate::humanize;
@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     /// A time above zero, or `"none"`.
     Limit(Part<Option<Duration>>),
     Count(Part<u32>),
+    /// A whole number, or `"unlimited"`.
+    CountOrUnlimited(Part<u32>),
     /// A number from 1.
     Factor(Part<f64>),
     Switch(Part<bool>),
@@ -31,6 +33,9 @@ pub(crate) enum Kind {
 
 /// The value that removes a limit.
 pub(crate) const NONE: &str = "none";
+
+/// The value that sets no limit to a count.
+const UNLIMITED_WORD: &str = "unlimited";
 
 /// The minimum of a time.
 #[derive(Clone, Copy)]
@@ -96,6 +101,12 @@ impl Kind {
                 time.map(|time| Accepted::new(humanize::exact(time), Some(time), part))
             }
             Kind::Count(part) => coercion::count(value).map(|count| Accepted::new(count.to_string(), count, part)),
+            Kind::CountOrUnlimited(part) if coercion::word(value) == Some(UNLIMITED_WORD) => {
+                Some(Accepted::new(UNLIMITED_WORD.to_owned(), UNLIMITED, part))
+            }
+            Kind::CountOrUnlimited(part) => {
+                coercion::count(value).map(|count| Accepted::new(show_limit(count), count, part))
+            }
             Kind::Factor(part) => {
                 let factor = coercion::number(value).filter(|factor| *factor >= 1.0 && factor.is_finite());
                 factor.map(|factor| Accepted::new(factor.to_string(), factor, part))
@@ -125,6 +136,7 @@ impl Kind {
             Kind::Time(_, part) => (part.get)(options).map(humanize::exact),
             Kind::Limit(part) => (part.get)(options).map(|time| time.map_or(NONE.to_owned(), humanize::exact)),
             Kind::Count(part) => (part.get)(options).map(|count| count.to_string()),
+            Kind::CountOrUnlimited(part) => (part.get)(options).map(show_limit),
             Kind::Factor(part) => (part.get)(options).map(|factor| factor.to_string()),
             Kind::Switch(part) => (part.get)(options).map(|flag| flag.to_string()),
             Kind::Choice(_, get) => get(options).map(str::to_owned),
@@ -143,6 +155,7 @@ impl Kind {
             Self::Time(Least::AboveZero, _) => above_zero,
             Self::Limit(_) => format!("{above_zero}, or \"none\""),
             Self::Count(_) => format!("a whole number from 0 to {}", u32::MAX),
+            Self::CountOrUnlimited(_) => format!("a whole number from 0 to {}, or \"{UNLIMITED_WORD}\"", u32::MAX),
             Self::Factor(_) => "a number of at least 1, such as 2 or 1.5".to_owned(),
             Self::Switch(_) => "true or false".to_owned(),
             Self::Choice(words, _) => humanize::one_of(words.iter().map(|(word, _)| *word)),
@@ -158,6 +171,10 @@ impl Kind {
 /// Whether the value removes the limit of a lower layer.
 fn is_none(value: &Value) -> bool {
     matches!(value, Value::Null) || coercion::word(value) == Some(NONE)
+}
+
+fn show_limit(count: u32) -> String {
+    if count == UNLIMITED { UNLIMITED_WORD.to_owned() } else { count.to_string() }
 }
 
 fn show_ids(ids: &[String]) -> String {

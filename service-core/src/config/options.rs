@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) jitter: Duration,
     /// Consecutive failures that are retried. Default: 3.
     pub(crate) max_failures: u32,
+    /// What follows when more runs fail. Default: it depends on the schedule, see [`Options::exhausted`].
+    pub(crate) exhausted: Option<Exhausted>,
     /// Wait after a failure. Default: 5 s.
     pub(crate) retry_delay: Duration,
     /// Factor on the wait for each further consecutive failure. Default: 1.
@@ -54,6 +56,7 @@ impl Default for Options {
             initial_delay: Duration::ZERO,
             jitter: Duration::ZERO,
             max_failures: 3,
+            exhausted: None,
             retry_delay: Duration::from_secs(5),
             retry_backoff: 1.0,
             max_retry_delay: Duration::from_secs(300),
@@ -65,6 +68,45 @@ impl Default for Options {
             rate_limit: None,
             enabled: true,
             requester_id: None,
+        }
+    }
+}
+
+/// As `max_failures`: any number of failures is retried.
+pub(crate) const UNLIMITED: u32 = u32::MAX;
+
+impl Options {
+    /// What follows a failure after `max_failures`. By default, a service that waits for its next cron fire or wake-up does not
+    /// fail.
+    pub(crate) fn exhausted(&self) -> Exhausted {
+        self.exhausted.unwrap_or(match self.schedule {
+            Schedule::Cron(_) => Exhausted::NextRun,
+            Schedule::Interval(_) | Schedule::Delay(_) => Exhausted::Fail,
+        })
+    }
+
+    /// Returns `max_failures`, or `None` if any number is retried.
+    pub(crate) fn failure_limit(&self) -> Option<u32> {
+        Some(self.max_failures).filter(|max| *max != UNLIMITED)
+    }
+}
+
+/// What follows a failure after `max_failures`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exhausted {
+    /// The service is `Failed`.
+    Fail,
+    /// The run is given up: no more retries. The service waits for its next regular run, which starts with a count of 0.
+    NextRun,
+}
+
+impl Exhausted {
+    /// The word for it in the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::NextRun => "next_run",
         }
     }
 }
@@ -171,9 +213,20 @@ impl ServiceOptions {
         self.with("jitter", time)
     }
 
-    /// Sets how many consecutive failures are retried; after one more the service is `Failed`. Default: 3.
+    /// Sets how many consecutive failures are retried; after one more, [`exhausted`](Self::exhausted) applies. Default: 3.
     pub fn max_failures(self, failures: u32) -> Self {
         self.with("max_failures", failures)
+    }
+
+    /// Retries any number of consecutive failures.
+    pub fn unlimited_failures(self) -> Self {
+        self.with("max_failures", "unlimited")
+    }
+
+    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule
+    /// [`Exhausted::NextRun`].
+    pub fn exhausted(self, exhausted: Exhausted) -> Self {
+        self.with("exhausted", exhausted.word())
     }
 
     /// Sets the wait after a failure, before the retry. Default: 5 s.

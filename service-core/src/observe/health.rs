@@ -127,7 +127,7 @@ pub(crate) fn of(service: &ServiceInner, extension: &dyn Extension) -> ServiceHe
         running: state.is_running(),
         paused: *is_paused,
         failures: status.failures,
-        max_failures: Some(options.max_failures),
+        max_failures: options.failure_limit(),
         last_run: stats.last_started.map(|at| clock.wall(at)),
         last_success: stats.last_success.map(|at| clock.wall(at)),
         next_run: next_run(&snapshot, clock),
@@ -259,7 +259,10 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     if let Some((status, late)) = lateness(snapshot, clock, now) {
         return (status, Some(late));
     }
-    let (count, max, error) = (snapshot.status.failures, snapshot.options.max_failures, last_error(snapshot));
+    let (count, error) = (snapshot.status.failures, last_error(snapshot));
+    let failures = humanize::failures(count, snapshot.options.max_failures);
+    // After a run that was given up, the service is unhealthy until a run succeeds.
+    let failing = if snapshot.status.given_up { Unhealthy } else { Degraded };
     if snapshot.state == ServiceState::BackingOff {
         let wait = snapshot.status.next_due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
         let wait = humanize::long(wait);
@@ -267,14 +270,24 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
             Some(WaitReason::Restart) => {
                 (Unhealthy, Some(format!("failed, restarting with a fresh instance in {wait}{error}")))
             }
-            _ => {
-                let reason = format!("backing off after failure {count} of {max}, retrying in {wait}{error}");
-                (Degraded, Some(reason))
-            }
+            _ => (failing, Some(format!("backing off after {failures}, retrying in {wait}{error}"))),
         };
     }
+    let success = || match snapshot.status.stats.last_success {
+        Some(at) => format!("last success {} ago", humanize::long(now.saturating_duration_since(at))),
+        None => "no success yet".to_owned(),
+    };
+    let failed = snapshot.status.since_success;
+    if snapshot.status.given_up && !snapshot.status.in_run() {
+        let reason =
+            format!("gave up after {failed} failures in a row, waiting for the next run; {}{error}", success());
+        return (Unhealthy, Some(reason));
+    }
     if count > 0 {
-        return (Degraded, Some(format!("retrying after failure {count} of {max}{error}")));
+        return (failing, Some(format!("retrying after {failures}{error}")));
+    }
+    if failed > 1 || snapshot.status.given_up {
+        return (failing, Some(format!("{failed} failures in a row; {}{error}", success())));
     }
     match &snapshot.degraded {
         Some(reason) => (Degraded, Some(reason.to_string())),

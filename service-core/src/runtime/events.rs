@@ -84,6 +84,13 @@ pub enum ServiceEventKind {
         /// What follows the failure.
         recovery: Recovery,
     },
+    /// A run was given up after `max_failures`: the service waits for its next regular run (`exhausted = "next_run"`).
+    RunGivenUp {
+        /// The number of the last run.
+        run: u64,
+        /// Consecutive failures.
+        failures: u32,
+    },
     /// A run, a `configure` or a `cleanup` did not end in time for a stop, and was aborted.
     Aborted,
     /// The service failed, and `restart = "on_failure"` starts a fresh instance.

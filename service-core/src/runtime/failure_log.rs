@@ -27,7 +27,8 @@ struct Row {
 }
 
 impl FailureLog {
-    /// Logs a failure and its consequence. A failure that ends the service is always logged.
+    /// Logs a failure and its consequence. A failure that ends the service is always logged, and so is the first of a run that is
+    /// given up; `given_up`: an earlier run was, and no success followed.
     pub(crate) fn log(
         &mut self,
         service: &ServiceInner,
@@ -35,9 +36,10 @@ impl FailureLog {
         failure: &Failure,
         decision: Decision,
         in_outage: bool,
+        given_up: bool,
     ) {
-        let (id, error) = (&service.id, &failure.error);
-        let (count, max) = (failure.count, failure.max_failures);
+        let (id, error, count) = (&service.id, &failure.error, failure.count);
+        let counted = humanize::failures(count, failure.max_failures);
         let (wait, consequence) = match decision {
             Decision::Fail => {
                 error!(service.id = %id, service.run = run, failures = count, "failed permanently (failure {count}): {error:#}");
@@ -48,8 +50,10 @@ impl FailureLog {
                 return;
             }
             Decision::Regular => (None, "ignored by `on_failure`".to_owned()),
-            Decision::Retry(wait) => {
-                (Some(wait), format!("failure {count} of {max}, retrying in {}", humanize::long(wait)))
+            Decision::GiveUp => (None, format!("failure {count}, given up until the next run")),
+            Decision::Retry(wait) => (Some(wait), format!("{counted}, retrying in {}", humanize::long(wait))),
+            Decision::Rebuild(wait) => {
+                (Some(wait), format!("{counted}, retrying with a fresh instance in {}", humanize::long(wait)))
             }
         };
         let text = format!("{error:#}");
@@ -60,6 +64,9 @@ impl FailureLog {
             Some(wait) if in_outage => {
                 let wait = humanize::long(wait);
                 debug!(service.id = %id, service.run = run, "run failed during an outage, retrying in {wait}: {text}");
+            }
+            None if decision == Decision::GiveUp && (is_logged || !given_up) => {
+                error!(service.id = %id, service.run = run, failures = count, "run failed ({consequence}): {text}{repeated}");
             }
             _ if is_logged => {
                 warn!(service.id = %id, service.run = run, failures = count, "run failed ({consequence}): {text}{repeated}");

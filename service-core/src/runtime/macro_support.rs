@@ -73,7 +73,7 @@ pub fn instance<S: Lifecycle>(configured: Result<S>) -> Result<Box<dyn Lifecycle
 #[diagnostic::on_unimplemented(
     message = "`on_failure` cannot return `{Self}`",
     label = "not a `Recovery`",
-    note = "return `Recovery`: `Retry`, `RetryAfter(duration)`, `Ignore`, `Stop` or `Fail`; `failure.recovery()` is the default decision"
+    note = "return `Recovery`: `Retry`, `RetryAfter(duration)`, `Rebuild`, `Ignore`, `Stop` or `Fail`; `failure.recovery()` is the default decision"
 )]
 pub trait IntoRecovery {
     /// Converts into the decision.

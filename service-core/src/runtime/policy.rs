@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::options::{Options, Restart};
+use crate::config::options::{Exhausted, Options, Restart};
 use crate::service::error::{Advice, Error};
 use crate::service::failure::{Failure, FailureKind, Recovery};
 
@@ -15,6 +15,10 @@ pub(crate) enum Decision {
     Regular,
     /// Run again after this time.
     Retry(Duration),
+    /// Run again after this time, with a fresh instance.
+    Rebuild(Duration),
+    /// Give the run up: no more retries. Continue with the next regular run.
+    GiveUp,
     /// Stop the service.
     Stop,
     /// The service has failed.
@@ -37,19 +41,23 @@ pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: 
         retry_delay: retry_delay(options, count),
         recovery,
     };
-    if decide(&failure, recovery) == Decision::Fail {
+    if decide(options, &failure, recovery) == Decision::Fail {
         failure.recovery = Recovery::Fail;
     }
     failure
 }
 
-/// Applies the limit to the answer of `on_failure`: past `max_failures`, a retry means `Failed`.
-pub(crate) fn decide(failure: &Failure, recovery: Recovery) -> Decision {
+/// Applies the limit to the answer of `on_failure`: past `max_failures`, a retry means what `exhausted` says.
+pub(crate) fn decide(options: &Options, failure: &Failure, recovery: Recovery) -> Decision {
     let past_limit = failure.count > failure.max_failures;
     match recovery {
-        Recovery::Retry | Recovery::RetryAfter(_) if past_limit => Decision::Fail,
+        Recovery::Retry | Recovery::RetryAfter(_) | Recovery::Rebuild if past_limit => match options.exhausted() {
+            Exhausted::Fail => Decision::Fail,
+            Exhausted::NextRun => Decision::GiveUp,
+        },
         Recovery::Retry => Decision::Retry(failure.retry_delay),
         Recovery::RetryAfter(delay) => Decision::Retry(delay),
+        Recovery::Rebuild => Decision::Rebuild(failure.retry_delay),
         Recovery::Ignore => Decision::Regular,
         Recovery::Stop => Decision::Stop,
         Recovery::Fail => Decision::Fail,
@@ -88,6 +96,7 @@ impl RestartBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::UNLIMITED;
 
     const MAX: u32 = 3;
 
@@ -107,6 +116,8 @@ mod tests {
             (MAX - 1, Recovery::Retry, Decision::Retry(wait)),
             (MAX, Recovery::Retry, Decision::Fail),
             (MAX, Recovery::RetryAfter(secs(1)), Decision::Fail),
+            (0, Recovery::Rebuild, Decision::Rebuild(wait)),
+            (MAX, Recovery::Rebuild, Decision::Fail),
             (0, Recovery::RetryAfter(secs(9_999)), Decision::Retry(secs(9_999))),
             (MAX, Recovery::Ignore, Decision::Regular),
             (MAX, Recovery::Stop, Decision::Stop),
@@ -115,7 +126,11 @@ mod tests {
         ];
         for (before, recovery, decision) in table {
             let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"));
-            assert_eq!(decide(&failure, recovery), decision, "{before} before, {recovery:?}");
+            assert_eq!(decide(&options(), &failure, recovery), decision, "{before} before, {recovery:?}");
+            let next_run = Options { exhausted: Some(Exhausted::NextRun), ..options() };
+            let is_retry = !matches!(recovery, Recovery::Fail);
+            let decision = if decision == Decision::Fail && is_retry { Decision::GiveUp } else { decision };
+            assert_eq!(decide(&next_run, &failure, recovery), decision, "{before} before, {recovery:?}");
         }
     }
 
@@ -135,7 +150,7 @@ mod tests {
             retry_delay: secs(5),
             retry_backoff: 2.0,
             max_retry_delay: secs(30),
-            max_failures: u32::MAX,
+            max_failures: UNLIMITED,
             ..Options::default()
         };
         let waits: Vec<u64> = (1..=5).map(|n| retry_delay(&options, n).as_secs()).collect();

@@ -67,7 +67,7 @@ impl RuntimeState {
             // A failing service keeps its state until its instance is cleaned up.
             Activity::Ending(Exit::Failed) => self.shown,
             _ if requests.stop.is_some() => ServiceState::Draining,
-            Activity::Waiting if !status.ready => ServiceState::Starting,
+            Activity::Waiting if !status.is_up() => ServiceState::Starting,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
             Activity::Waiting | Activity::InRun => ServiceState::Running,

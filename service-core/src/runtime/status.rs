@@ -57,8 +57,12 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     /// The start has a result: the service is ready, or its first attempt has failed.
     pub(crate) start_resolved: bool,
-    /// Consecutive failures.
+    /// Consecutive failures that count towards `max_failures`.
     pub(crate) failures: u32,
+    /// Consecutive failures, also those that `on_failure` ignored, since the last success.
+    pub(crate) since_success: u32,
+    /// A run was given up since the last success.
+    pub(crate) given_up: bool,
     pub(crate) next_due: Option<Instant>,
     /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
@@ -96,6 +100,8 @@ impl Status {
             ready: false,
             start_resolved: false,
             failures: 0,
+            since_success: 0,
+            given_up: false,
             next_due: None,
             at_rest: false,
             grid: Grid::new(Instant::now()),
@@ -119,6 +125,11 @@ impl Status {
     /// Whether a loop runs the service.
     pub(crate) fn is_running(&self) -> bool {
         !matches!(self.activity, Activity::Created | Activity::Ended(_))
+    }
+
+    /// Whether the service has left `Starting`: it is ready, or its first run was given up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.ready || self.given_up
     }
 
     /// Whether the loop has decided to end.
@@ -150,6 +161,8 @@ impl Status {
         let duration = ended.duration_since(started);
         self.activity = Activity::Waiting;
         self.failures = 0;
+        self.since_success = 0;
+        self.given_up = false;
         self.stats.last_duration = duration;
         self.stats.last_success = Some(ended);
         self.stats.processed = self.stats.processed.saturating_add(outcome.processed);
@@ -165,7 +178,8 @@ impl Status {
         if self.in_run() {
             self.activity = Activity::Waiting;
         }
-        self.stats.errors += 1;
+        self.since_success = self.since_success.saturating_add(1);
+        self.stats.errors = self.stats.errors.saturating_add(1);
         if let Some(duration) = duration {
             self.stats.last_duration = duration;
         }

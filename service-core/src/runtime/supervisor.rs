@@ -29,7 +29,7 @@ use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::{Rebuild, Waiters};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
-use crate::runtime::status::{Exit, WaitReason};
+use crate::runtime::status::{Activity, Exit, WaitReason};
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::Result;
@@ -224,18 +224,22 @@ impl Supervisor {
                     return Some(WaitEvent::ClockCheck);
                 }
             }
+            if state.status.given_up && state.status.activity == Activity::Waiting {
+                state.status.failures = 0;
+            }
+            if !state.requests.run
+                && let Some(cron) = cron
+            {
+                match std::mem::replace(due, Due::AtOnce) {
+                    Due::Cron => cron.serve(),
+                    Due::Missed => cron.serve_missed(),
+                    other => *due = other,
+                }
+            }
             if instance.is_none() {
                 return Some(WaitEvent::Build);
             }
-            if !std::mem::take(&mut state.requests.run)
-                && let Some(cron) = cron
-            {
-                match due {
-                    Due::Cron => cron.serve(),
-                    Due::Missed => cron.serve_missed(),
-                    _ => {}
-                }
-            }
+            state.requests.run = false;
             state.requests.degraded = None;
             // Those of the run before have their report.
             std::mem::swap(current_waiters, &mut state.requests.waiters);

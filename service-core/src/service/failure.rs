@@ -27,6 +27,8 @@ pub enum Recovery {
     Retry,
     /// Retry after this time. `max_retry_delay` does not cap it.
     RetryAfter(Duration),
+    /// Retry after [`Failure::retry_delay`] with a fresh instance, where the present one cannot be repaired: a broken connection.
+    Rebuild,
     /// Do not count the failure. The next run is the next regular one.
     Ignore,
     /// Stop the service, for manual intervention.
@@ -62,7 +64,7 @@ impl Failure {
         self.count
     }
 
-    /// Returns how many consecutive failures are retried.
+    /// Returns how many consecutive failures are retried; `u32::MAX` if any number is.
     pub fn max_failures(&self) -> u32 {
         self.max_failures
     }

@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Count {
         min: u32,
     },
+    /// A whole number, or `"unlimited"`.
+    CountOrUnlimited,
     /// A number, 1.0 or more.
     Factor,
     /// `true` or `false`.
@@ -101,7 +103,8 @@ pub(crate) static SERVICE: Table = Table {
         key("catch_up", Kind::Choice(&["none", "latest", "all"]), "\"latest\"").synonyms(&["misfire"]).rules(FOR_CRON),
         key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]),
         key("jitter", Kind::Time(Zero::Allowed), "5"),
-        key("max_failures", Kind::Count { min: 0 }, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
+        key("max_failures", Kind::CountOrUnlimited, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
+        key("exhausted", Kind::Choice(&["fail", "next_run"]), "\"next_run\""),
         key("retry_delay", Kind::Time(Zero::Allowed), "5"),
         key("retry_backoff", Kind::Factor, "2.0").synonyms(&["backoff"]),
         key("max_retry_delay", Kind::Time(Zero::Allowed), "300")
@@ -202,6 +205,7 @@ impl Kind {
             Kind::Id => "a service id in quotes".to_owned(),
             Kind::Time(_) => "a time in seconds (`30`, `0.5`) or with a unit (`\"500ms\"`, `\"1h 30m\"`)".to_owned(),
             Kind::Count { .. } => "a whole number".to_owned(),
+            Kind::CountOrUnlimited => "a whole number or `\"unlimited\"`".to_owned(),
             Kind::Factor => "a number, 1.0 or more".to_owned(),
             Kind::Switch => "`true` or `false`".to_owned(),
             Kind::Choice(words) => alternatives(words),

@@ -84,6 +84,10 @@ impl ValueParser<'_> {
             Kind::Id => self.id(&raw),
             Kind::Time(zero) => self.time(&raw, zero),
             Kind::Count { min } => self.count(&raw, min),
+            Kind::CountOrUnlimited => match &raw {
+                RawValue::Str(text) if text.value() == "unlimited" => Ok(Literal::Str(text.value())),
+                _ => self.count(&raw, 0),
+            },
             Kind::Factor => self.factor(&raw),
             Kind::Switch => self.switch(&raw),
             Kind::Choice(words) => self.choice(&raw, words),
@@ -140,7 +144,9 @@ impl ValueParser<'_> {
         let (takes, assignment) = (self.key.kind.takes(), self.key.assignment());
         let calculated = matches!(self.tokens, [TokenTree::Ident(word), ..] if word != "true" && word != "false")
             || (self.tokens.len() > 1 && matches!(self.tokens, [TokenTree::Literal(_), ..]));
-        if calculated && matches!(self.key.kind, Kind::Time(_) | Kind::Count { .. } | Kind::Factor) {
+        if calculated
+            && matches!(self.key.kind, Kind::Time(_) | Kind::Count { .. } | Kind::CountOrUnlimited | Kind::Factor)
+        {
             return self.error(format!(
                 "cannot be an expression or a constant, which the attribute does not evaluate: write {takes}, for example `{assignment}`"
             ));
@@ -150,7 +156,7 @@ impl ValueParser<'_> {
 
     fn negative(&self, number: &TokenTree) -> Error {
         match self.key.kind {
-            Kind::Time(_) | Kind::Count { .. } => {
+            Kind::Time(_) | Kind::Count { .. } | Kind::CountOrUnlimited => {
                 self.error(format!("cannot be negative: write `{} = {number}`", self.key.name))
             }
             Kind::Factor => self.error(BELOW_ONE),

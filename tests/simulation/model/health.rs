@@ -55,7 +55,7 @@ impl Model {
             // The status depends on the reason, which `behaviour/health.rs` tests.
             ServiceState::Created | ServiceState::Stopped | ServiceState::Starting => return Ok(()),
             ServiceState::Draining => false,
-            ServiceState::Running => one.failures > 0 || one.degraded,
+            ServiceState::Running => one.failures > 0 || one.since_success > 1 || one.degraded,
             _ => true,
         };
         must!(

@@ -320,6 +320,7 @@ fn every_option_in_effect_is_explained() {
         "initial_delay = 0s (default)",
         "jitter = 0s (default)",
         "max_failures = 3 (services.toml:3)",
+        "exhausted = fail (default)",
         "retry_delay = 5s (default)",
         "retry_backoff = 1 (default)",
         "max_retry_delay = 5m (default)",
@@ -340,6 +341,6 @@ fn every_option_in_effect_is_explained() {
         "interval = 1s (set by the service itself while running) over delay = 5s (services.toml:2) over \
          interval = 9s (attribute at src/mail.rs:7)"
     );
-    assert_eq!(changed[4], "retry_delay = 7s (set by the service itself while running)");
-    assert_eq!(changed[5..], at_start[5..]);
+    assert_eq!(changed[5], "retry_delay = 7s (set by the service itself while running)");
+    assert_eq!(changed[6..], at_start[6..]);
 }

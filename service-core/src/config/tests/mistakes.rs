@@ -17,7 +17,7 @@ fn errors(sources: &Sources) -> String {
 
 #[test]
 fn a_value_that_does_not_fit_names_place_found_and_expected() {
-    let count = "a whole number from 0 to 4294967295";
+    let count = "a whole number from 0 to 4294967295, or \"unlimited\"";
     let cases: &[(&str, &str, &str, &str)] = &[
         ("interval = 0", "interval", "0", SOME_TIME),
         ("interval = -5", "interval", "-5", SOME_TIME),
@@ -147,7 +147,7 @@ fn defaults_accept_only_keys_that_apply_to_every_service() {
             format!("`interval` of `[defaults]` (services.toml:6): found 0, expected {SOME_TIME}"),
             "`intervall` of `[defaults]` (services.toml:5): unknown key, did you mean `interval`?".to_owned(),
             "`name` of `[defaults]` (services.toml:2): can only be set in `#[service(…)]`".to_owned(),
-            "`max_failures` of `[defaults]` (environment variable SERVICES__DEFAULTS__MAX_FAILURES): found \"many\", expected a whole number from 0 to 4294967295".to_owned(),
+            "`max_failures` of `[defaults]` (environment variable SERVICES__DEFAULTS__MAX_FAILURES): found \"many\", expected a whole number from 0 to 4294967295, or \"unlimited\"".to_owned(),
             "`delay` of `[defaults]` (services.toml:7): `interval` is set in the same layer: a service has one schedule, so keep one of the two".to_owned(),
             "`jitter` of `[defaults]` (services.toml:8): `${NO}` cannot be read: the environment variable is not set".to_owned(),
         ]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::running::cancelled_error;
-use super::{Due, Exit, Supervisor, Times, adopt_options};
+use super::{Due, Exit, Supervisor, Times, adopt_options, catches_up};
 use crate::humanize;
 use crate::panic::Caught;
 use crate::runtime::events::ServiceEventKind;
@@ -114,19 +114,21 @@ impl Supervisor {
         let before = self.without_outage(suspected, began, counted).await;
         let failure = policy::failure(&self.options, before, kind, error);
         let (recovery, broken) = self.ask(&failure);
-        let mut decision = policy::decide(&failure, recovery);
-        let irreplaceable = broken && !self.registered.factory.has_next();
-        if irreplaceable && matches!(decision, Decision::Retry(_) | Decision::Regular) {
+        let mut decision = policy::decide(&self.options, &failure, recovery);
+        let ends_instance = broken || matches!(decision, Decision::Rebuild(_));
+        let irreplaceable = ends_instance && !self.registered.factory.has_next();
+        if irreplaceable && decision != Decision::Stop {
             decision = Decision::Fail;
         }
         // If a stop was requested, the service stops: no retry follows, and the service does not become `Failed`.
         let stopping = service.lock().requests.stop.is_some();
         let logged = if stopping { Decision::Stop } else { decision };
-        self.failure_log.log(&service, self.cx.run, &failure, logged, before < counted);
+        let given_up = service.lock().status.given_up;
+        self.failure_log.log(&service, self.cx.run, &failure, logged, before < counted, given_up);
         self.count(&failure, if decision == Decision::Fail { Recovery::Fail } else { recovery }, times);
         // A service that ends cleans up its instance anyway.
-        if broken && matches!(decision, Decision::Regular | Decision::Retry(_)) {
-            self.end_instance().await;
+        if ends_instance && !matches!(decision, Decision::Stop | Decision::Fail) {
+            self.replace_instance().await;
         }
         let exit = match decision {
             Decision::Regular => {
@@ -139,7 +141,11 @@ impl Supervisor {
                 self.plan_regular(started, ended);
                 None
             }
-            Decision::Retry(wait) => {
+            Decision::GiveUp => {
+                self.give_up(&failure, times);
+                None
+            }
+            Decision::Retry(wait) | Decision::Rebuild(wait) => {
                 self.back_off(wait, (suspected && recovery == Recovery::Retry).then_some(WaitReason::Outage));
                 if self.invoker.extension.recovered_since(began) {
                     service.end_outage();
@@ -228,6 +234,24 @@ impl Supervisor {
         None
     }
 
+    /// Gives the run up: the service waits for the next regular one. A cron fire counts as served.
+    fn give_up(&mut self, failure: &Failure, times: Option<Times>) {
+        let (service, run, failures) = (self.cx.service.clone(), self.cx.run, failure.count);
+        if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
+            cron.done();
+        }
+        let now = Instant::now();
+        let (started, ended) = times.unwrap_or((now, now));
+        self.plan_regular(started, ended);
+        service.update(|state| {
+            state.status.given_up = true;
+            state.status.start_resolved = true;
+            state.status.activity = Activity::Waiting;
+            state.notify_waiters();
+        });
+        service.emit(|| ServiceEventKind::RunGivenUp { run, failures });
+    }
+
     /// Begins the wait for a retry.
     fn back_off(&mut self, wait: Duration, reason: Option<WaitReason>) {
         self.plan(Due::Retry, later(Instant::now(), wait));
@@ -250,6 +274,8 @@ impl Supervisor {
         self.due = Due::AtOnce;
         service.update(|state| {
             state.status.failures = 0;
+            state.status.since_success = 0;
+            state.status.given_up = false;
             state.status.activity = Activity::Waiting;
         });
     }

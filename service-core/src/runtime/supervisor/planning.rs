@@ -16,12 +16,15 @@ impl Supervisor {
         // Options that were changed while the instance was being built count from the start.
         self.options.clone_from(&service.lock().requests.options);
         let options = self.options.clone();
-        let first = later(now, options.initial_delay);
-        service.lock().status.grid = Grid::new(first);
-        match &options.schedule {
-            Schedule::Cron(_) => self.plan_cron(),
-            _ if options.initial_delay.is_zero() => self.due = Due::AtOnce,
-            _ => _ = self.plan_at(first),
+        // A run that was given up before has planned the next one.
+        if !service.lock().status.given_up {
+            let first = later(now, options.initial_delay);
+            service.lock().status.grid = Grid::new(first);
+            match &options.schedule {
+                Schedule::Cron(_) => self.plan_cron(),
+                _ if options.initial_delay.is_zero() => self.due = Due::AtOnce,
+                _ => _ = self.plan_at(first),
+            }
         }
         service.update(|state| {
             state.status.activity = Activity::Waiting;

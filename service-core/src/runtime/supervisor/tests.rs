@@ -33,6 +33,7 @@ use crate::service::state::ServiceState;
 mod extension;
 mod instances;
 mod limits;
+mod patience;
 mod requests;
 mod user_code;
 

@@ -72,7 +72,7 @@ impl One {
         }
         life.discard();
         life.renew_at(at);
-        self.failures = 0;
+        (self.failures, self.since_success) = (0, 0);
         Ok(())
     }
 

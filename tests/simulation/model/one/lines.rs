@@ -123,7 +123,7 @@ impl One {
                 if life.retrying && life.renew {
                     life.discard();
                     life.renew_at(at);
-                    self.failures = 0;
+                    (self.failures, self.since_success) = (0, 0);
                 } else if life.retrying {
                     life.may_begin(at, false)?;
                 }
@@ -157,7 +157,7 @@ impl One {
     pub(super) fn begin_life(&mut self, at: Ms) {
         self.start_wanted = None;
         self.lives += 1;
-        (self.paused, self.failures, self.degraded) = (false, 0, false);
+        (self.paused, self.failures, self.since_success, self.degraded) = (false, 0, 0, false);
         self.life = Some(Life {
             stop: None,
             known: self.leaving,

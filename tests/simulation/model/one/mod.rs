@@ -38,6 +38,8 @@ pub(crate) struct One {
     pub(super) last_error: Option<String>,
     /// In the current or last incarnation.
     pub(super) failures: u32,
+    /// Failures in a row, also those that were ignored.
+    pub(super) since_success: u32,
     pub(super) degraded: bool,
     pub(super) all_runs: u64,
     pub(super) by_cron: u64,
@@ -141,6 +143,7 @@ impl One {
             last_duration: None,
             last_error: None,
             failures: 0,
+            since_success: 0,
             degraded: false,
             all_runs: 0,
             by_cron: 0,

@@ -64,7 +64,7 @@ impl One {
         must!(took == at - run.started, "reported as {took} ms, but it took {} ms", at - run.started);
         must!(timeout.is_none_or(|timeout| took <= timeout), "took {took} ms, longer than its timeout");
         let How::Well { processed, failed, again } = how else { unreachable!("a finished run has succeeded") };
-        self.failures = 0;
+        (self.failures, self.since_success) = (0, 0);
         self.processed += processed;
         self.resolve(run.waiting, &Answer::Ran { error: None, processed, failed, again, took });
         self.life()?.plan_regular(at)?;
@@ -157,6 +157,7 @@ impl One {
             (waiting, took) = (std::mem::take(&mut life.waiting), 0);
         }
         self.errors += 1;
+        self.since_success += 1;
         self.last_error = Some(error.to_owned());
         let report = Answer::Ran { error: Some(error.to_owned()), processed: 0, failed: 0, again: false, took };
         self.resolve(waiting, &report);
@@ -292,7 +293,7 @@ impl One {
             let retrying = life.retrying;
             if !(retrying && instance.broken) || life.stop.is_some() || self.paused {
                 self.life()?.renew_at(at);
-                self.failures = 0;
+                (self.failures, self.since_success) = (0, 0);
             }
         }
         Ok(())
