@@ -38,7 +38,7 @@ pub use runtime::lifecycle::IntoService;
 pub use runtime::lifecycle::Service;
 pub use runtime::metrics::{MetricValue, Metrics};
 pub use runtime::requests::StateError;
-pub use schedule::CatchUp;
+pub use schedule::{CatchUp, OnEnd, Readiness};
 #[cfg(feature = "database")]
 pub use sea_orm;
 pub use service::error::{Error, Result};
@@ -68,8 +68,8 @@ pub mod __private {
     pub use crate::runtime::context::Context;
     pub use crate::runtime::lifecycle::{BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, Shape};
     pub use crate::runtime::macro_support::{
-        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, PerhapsDefault, Probe, UNDECLARED_SETTINGS,
-        descriptor, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, IntoRunEnd, PerhapsDefault, Probe,
+        UNDECLARED_SETTINGS, descriptor, instance,
     };
     pub use crate::service::error::Result;
     pub use crate::service::failure::{Failure, Recovery};

@@ -28,6 +28,7 @@ use model::Model;
 use parse::args::Args;
 use parse::item::Item;
 use parse::keys;
+use validate::keys::Form;
 
 #[allow(missing_docs, reason = "documented where service-core re-exports it")]
 #[proc_macro_attribute]
@@ -49,11 +50,15 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
 
     let (mut model, expandable) = match Item::parse(item.clone()) {
         Item::Impl(block) => {
+            if let Some(form) = Form::of_impl(&block) {
+                validate::keys::check_form(&args, form, &mut diagnostics);
+            }
             let mut model = Model::of_impl(&block, args);
             let expandable = validate::implementation(&block, &mut model, &mut diagnostics);
             (Some(model), expandable)
         }
         Item::Function(function) => {
+            validate::keys::check_form(&args, Form::Function, &mut diagnostics);
             let expandable = validate::function(&function, &mut diagnostics);
             (Some(Model::of_function(&function, args)), expandable)
         }

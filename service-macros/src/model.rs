@@ -9,7 +9,7 @@ use syn::{Attribute, FnArg, Generics, PatType, Path, ReturnType, Signature, Type
 
 use crate::parse::args::{Arg, Args};
 use crate::parse::attributes::Inherited;
-use crate::parse::item::{Function, Impl};
+use crate::parse::item::{Function, Impl, Method};
 use crate::parse::names;
 use crate::parse::value::{Literal, Value};
 
@@ -25,6 +25,7 @@ pub(crate) struct Model {
     pub(crate) inherited: Inherited,
     /// The keys and values for the descriptor, in the order written.
     pub(crate) attributes: Vec<(&'static str, Literal)>,
+    /// The variants of `update` or `run`.
     pub(crate) updates: Vec<Lifecycle>,
     pub(crate) configures: Vec<Lifecycle>,
     pub(crate) on_failures: Vec<Lifecycle>,
@@ -55,6 +56,8 @@ pub(crate) enum Subject {
 /// A lifecycle method.
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
+    /// It is a `run`, which continues until it is told to stop.
+    pub(crate) long: bool,
     /// From the attributes of the method; empty for a function, whose attributes are those of the item.
     pub(crate) inherited: Inherited,
 }
@@ -71,17 +74,20 @@ impl Model {
     pub(crate) fn of_impl(item: &Impl, args: Args) -> Self {
         let subject =
             Subject::Impl { at: item.impl_token.span, generics: Box::new(item.generics.clone()), ty: item.ty.clone() };
-        let named = |name: &str| {
-            let methods = item.methods.iter().filter(|method| method.sig.ident.unraw() == name);
-            methods
-                .map(|method| Lifecycle { sig: method.sig.clone(), inherited: Inherited::of(&method.attrs) })
-                .collect()
+        let named = |names: &[&str]| {
+            let is_named = |method: &&Method| names.iter().any(|name| method.sig.ident.unraw() == *name);
+            let lifecycle = |method: &Method| Lifecycle {
+                sig: method.sig.clone(),
+                long: method.sig.ident.unraw() == "run",
+                inherited: Inherited::of(&method.attrs),
+            };
+            item.methods.iter().filter(is_named).map(lifecycle).collect()
         };
         Self {
-            updates: named("update"),
-            configures: named("configure"),
-            on_failures: named("on_failure"),
-            cleanups: named("cleanup"),
+            updates: named(&["update", "run"]),
+            configures: named(&["configure"]),
+            on_failures: named(&["on_failure"]),
+            cleanups: named(&["cleanup"]),
             ..Self::new(subject, &item.attrs, args)
         }
     }
@@ -95,7 +101,8 @@ impl Model {
         let span = Span::call_site().located_at(ident.span());
         let service = Ident::new(&names::function_type(&ident.to_string()), span);
         let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
-        let update = Lifecycle { sig: item.sig.clone(), inherited: Inherited::default() };
+        let long = args.is_on("long_running");
+        let update = Lifecycle { sig: item.sig.clone(), long, inherited: Inherited::default() };
         Self { updates: vec![update], ..Self::new(subject, &item.attrs, args) }
     }
 

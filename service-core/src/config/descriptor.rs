@@ -27,6 +27,9 @@ pub struct ServiceDescriptor {
     /// The type of the settings, if the service has one.
     #[doc(hidden)]
     pub settings: Option<SettingsType>,
+    /// The service has `run`, not `update`.
+    #[doc(hidden)]
+    pub long_running: bool,
 }
 
 impl ServiceDescriptor {
@@ -53,6 +56,11 @@ impl ServiceDescriptor {
     /// Returns the line of the attribute.
     pub const fn line(&self) -> u32 {
         self.line
+    }
+
+    /// Returns whether the service has `run`, work that continues until it is told to stop, and not `update`.
+    pub const fn long_running(&self) -> bool {
+        self.long_running
     }
 
     /// Returns the names of the service's own settings, if `configure` takes a struct of settings.

@@ -6,7 +6,7 @@
 
 use super::kinds::{Kind, Least, NONE, part};
 use super::options::{Exhausted, Options, Restart};
-use crate::schedule::{CatchUp, CronSchedule, Schedule, cron};
+use crate::schedule::{CatchUp, CronSchedule, LongRun, OnEnd, Readiness, Schedule, cron};
 use crate::suggest;
 
 /// One key.
@@ -36,6 +36,10 @@ pub(crate) enum Rule {
     Schedule,
     /// The key has an effect only together with another key, or with one value of it.
     Needs { key: &'static str, value: Option<&'static str> },
+    /// The key applies to services with `update`. For one with `run`, a value in `[defaults]` has no effect.
+    Update,
+    /// The key applies to services with `run`. For one with `update`, a value in `[defaults]` has no effect.
+    Run,
     /// `[defaults]` cannot have the key.
     OneService,
     /// The key needs a feature of this crate.
@@ -150,16 +154,18 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "initial_delay",
         "0",
-        Kind::Time(Least::Zero, part(|o| Some(o.initial_delay), |o, v| o.initial_delay = v)),
+        Kind::Time(Least::Zero, part(|o| update(o).map(|o| o.initial_delay), |o, v| o.initial_delay = v)),
         "wait before the first run",
     )
+    .rules(&[Rule::Update])
     .synonyms(&["start_delay"]),
     key(
         "jitter",
         "0",
-        Kind::Time(Least::Zero, part(|o| Some(o.jitter), |o, v| o.jitter = v)),
+        Kind::Time(Least::Zero, part(|o| update(o).map(|o| o.jitter), |o, v| o.jitter = v)),
         "up to this much is added at random to each scheduled wait",
-    ),
+    )
+    .rules(&[Rule::Update]),
     key(
         "max_failures",
         "3",
@@ -175,11 +181,12 @@ pub(crate) static KEYS: &[Key] = &[
                 ("fail", |o| o.exhausted = Some(Exhausted::Fail)),
                 ("next_run", |o| o.exhausted = Some(Exhausted::NextRun)),
             ],
-            |o| Some(o.exhausted().word()),
+            |o| update(o).map(|o| o.exhausted().word()),
         ),
         "`fail`: the service is `Failed`; `next_run` (the default with `cron`): the run is given up, and the next regular run \
          starts with a count of 0",
-    ),
+    )
+    .rules(&[Rule::Update]),
     key(
         "retry_delay",
         "5",
@@ -203,9 +210,10 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "timeout",
         NONE,
-        Kind::Limit(part(|o| Some(o.timeout), |o, v| o.timeout = v)),
+        Kind::Limit(part(|o| update(o).map(|o| o.timeout), |o, v| o.timeout = v)),
         "a longer run is cancelled and counts as a failure",
-    ),
+    )
+    .rules(&[Rule::Update]),
     key(
         "drain_timeout",
         "30",
@@ -258,6 +266,53 @@ pub(crate) static KEYS: &[Key] = &[
     .rules(&[Rule::OneService])
     .synonyms(&["depends", "requires", "after", "dependencies"]),
     key(
+        "idle_timeout",
+        NONE,
+        Kind::Limit(part(|o| o.long_run().map(|long| long.idle_timeout), |o, v| long_run(o, |long| long.idle_timeout = v))),
+        "a `run` that reports no progress for this long is cancelled and counts as a failure",
+    )
+    .rules(&[Rule::Run]),
+    key(
+        "on_end",
+        "\"stop\"",
+        Kind::Choice(
+            &[
+                ("stop", |o| long_run(o, |long| long.on_end = OnEnd::Stop)),
+                ("again", |o| long_run(o, |long| long.on_end = OnEnd::Again)),
+                ("shutdown", |o| long_run(o, |long| long.on_end = OnEnd::Shutdown)),
+            ],
+            |o| o.long_run().map(|long| long.on_end.word()),
+        ),
+        "after a `run` that returned without an error and without a stop: `stop`, run `again` after `retry_delay`, or \
+         `shutdown` of the registry",
+    )
+    .rules(&[Rule::Run]),
+    key(
+        "stable_after",
+        "60",
+        Kind::Time(
+            Least::Zero,
+            part(|o| o.long_run().map(|long| long.stable_after), |o, v| long_run(o, |long| long.stable_after = v)),
+        ),
+        "after this long in one `run`, earlier failures no longer count",
+    )
+    .rules(&[Rule::Run]),
+    key(
+        "readiness",
+        "\"built\"",
+        Kind::Choice(
+            &[
+                ("built", |o| long_run(o, |long| long.readiness = Readiness::Built)),
+                ("explicit", |o| long_run(o, |long| long.readiness = Readiness::Explicit)),
+            ],
+            |o| o.long_run().map(|long| long.readiness.word()),
+        ),
+        "when a service with `run` is ready: when its instance is `built`, or `explicit` at its first `cx.ready()`",
+    )
+    .rules(&[Rule::Run]),
+    key("long_running", "false", Kind::Attribute, "`true`: the function is a `run`, which continues until it is told to stop")
+        .synonyms(&["forever", "endless"]),
+    key(
         "rate_limit",
         NONE,
         Kind::Rate(part(|o| Some(o.rate_limit), |o, v| o.rate_limit = v)),
@@ -287,6 +342,17 @@ fn cron(options: &Options) -> Option<&CronSchedule> {
     match &options.schedule {
         Schedule::Cron(cron) => Some(cron),
         _ => None,
+    }
+}
+
+/// The options, if they are those of a service with `update`.
+fn update(options: &Options) -> Option<&Options> {
+    Some(options).filter(|options| options.long_run().is_none())
+}
+
+fn long_run(options: &mut Options, change: impl FnOnce(&mut LongRun)) {
+    if let Schedule::LongRun(long) = &mut options.schedule {
+        change(long);
     }
 }
 
@@ -336,6 +402,16 @@ impl Key {
         self.rules.iter().find_map(|rule| match rule {
             Rule::Feature { name, enabled: false } => Some(*name),
             _ => None,
+        })
+    }
+
+    /// Whether the key applies to a service with `run` (`is_long`) or to one with `update`.
+    pub(crate) fn fits(&self, is_long: bool) -> bool {
+        !self.rules.iter().any(|rule| match rule {
+            Rule::Schedule | Rule::Update => is_long,
+            Rule::Needs { key, .. } => !find(key).is_none_or(|key| key.fits(is_long)),
+            Rule::Run => !is_long,
+            Rule::OneService | Rule::Feature { .. } => false,
         })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::layers::{Layer, Origin};
 use super::secrets::is_secret;
 use super::values::{SettingValue, Value, list};
-use crate::schedule::{CatchUp, RateLimit, Schedule};
+use crate::schedule::{CatchUp, LongRun, OnEnd, RateLimit, Readiness, Schedule};
 
 /// The options of one service that are in effect. The defaults are those of the attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,8 +81,16 @@ impl Options {
     pub(crate) fn exhausted(&self) -> Exhausted {
         self.exhausted.unwrap_or(match self.schedule {
             Schedule::Cron(_) => Exhausted::NextRun,
-            Schedule::Interval(_) | Schedule::Delay(_) => Exhausted::Fail,
+            Schedule::Interval(_) | Schedule::Delay(_) | Schedule::LongRun(_) => Exhausted::Fail,
         })
+    }
+
+    /// The options of a service with `run`.
+    pub(crate) fn long_run(&self) -> Option<&LongRun> {
+        match &self.schedule {
+            Schedule::LongRun(long) => Some(long),
+            _ => None,
+        }
     }
 
     /// Returns `max_failures`, or `None` if any number is retried.
@@ -289,6 +297,27 @@ impl ServiceOptions {
     /// attribute. Default: none.
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
+    }
+
+    /// Sets how long a `run` may report no progress ([`Context::heartbeat`](crate::Context::heartbeat) and similar calls), above
+    /// zero, before it is cancelled as a failure. Default: no limit.
+    pub fn idle_timeout(self, time: Duration) -> Self {
+        self.with("idle_timeout", time)
+    }
+
+    /// Sets what follows a `run` that returns without an error although no stop was requested. Default: [`OnEnd::Stop`].
+    pub fn on_end(self, on_end: OnEnd) -> Self {
+        self.with("on_end", on_end.word())
+    }
+
+    /// Sets after how long in one `run` earlier failures no longer count. Default: 60 s.
+    pub fn stable_after(self, time: Duration) -> Self {
+        self.with("stable_after", time)
+    }
+
+    /// Sets when a service with `run` is ready. Default: [`Readiness::Built`].
+    pub fn readiness(self, readiness: Readiness) -> Self {
+        self.with("readiness", readiness.word())
     }
 
     /// Sets the rate of [`Context::permit`](crate::Context::permit): `"10/s"`, `"600/m"`. Default: no limit.

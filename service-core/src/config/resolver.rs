@@ -19,7 +19,7 @@ use super::settings::Settings;
 use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
-use crate::schedule::Schedule;
+use crate::schedule::{LongRun, Schedule};
 use crate::suggest::{distance, nearest};
 
 /// One row of a layer that can change while the program runs. The key may have dots.
@@ -201,7 +201,7 @@ impl<'a> Resolver<'a> {
 
     /// Returns the errors of `[defaults]`, which is checked once for all services.
     pub(super) fn finish_defaults(mut self) -> Vec<ConfigError> {
-        let unused = self.unused();
+        let unused = self.unused(None);
         let mut options = Options::default();
         self.apply(&unused, &mut options);
         let broken = self.options.values().flatten().filter_map(|entry| match &entry.read {
@@ -216,9 +216,13 @@ impl<'a> Resolver<'a> {
     pub(super) fn finish(mut self, target: Target<'_>, file: &str) -> Result<Resolved, Vec<ConfigError>> {
         let code = target.code;
         self.check_own(target);
-        let mut options =
-            Options { requester_id: code.and_then(|code| code.requester_id.clone()), ..Options::default() };
-        let unused = self.unused();
+        let requester_id = code.and_then(|code| code.requester_id.clone());
+        let mut options = Options { requester_id, ..Options::default() };
+        let is_long = target.descriptor.long_running;
+        if is_long {
+            options.schedule = Schedule::LongRun(LongRun::default());
+        }
+        let unused = self.unused(Some(is_long));
         self.apply(&unused, &mut options);
         if options.retry_delay > options.max_retry_delay {
             self.warnings.push(format!(
@@ -270,10 +274,12 @@ impl<'a> Resolver<'a> {
     }
 
     /// Finds the keys that have no effect. Adds the errors: two schedules in one layer, and a key without the one that
-    /// it needs, if the layer that decided about the other key or a later one sets it.
-    fn unused(&mut self) -> Vec<&'static str> {
+    /// it needs, if the layer that decided about the other key or a later one sets it. `is_long`: whether the service has
+    /// `run`; `None` for `[defaults]`.
+    fn unused(&mut self, is_long: Option<bool>) -> Vec<&'static str> {
+        let misfits = is_long.map_or_else(Vec::new, |is_long| self.misfits(is_long));
         let mut schedules: Vec<(Precedence, &'static str, Arc<Origin>)> = keys::options()
-            .filter(|key| key.is_schedule())
+            .filter(|key| key.is_schedule() && !misfits.contains(&key.name))
             .filter_map(|key| self.top(key.name).map(|entry| (entry.precedence, key.name, Arc::clone(&entry.origin))))
             .collect();
         schedules.sort_by_key(|(precedence, ..)| std::cmp::Reverse(*precedence));
@@ -286,8 +292,9 @@ impl<'a> Resolver<'a> {
             }
         }
         let mut unused: Vec<&'static str> = schedules.iter().skip(1).map(|(_, key, _)| *key).collect();
+        unused.extend(misfits);
         let schedule = schedules.first().map(|(precedence, key, _)| (*precedence, *key));
-        for key in keys::options() {
+        for key in keys::options().filter(|key| is_long.is_none_or(|is_long| key.fits(is_long))) {
             for rule in key.rules {
                 let Rule::Needs { key: other, value } = *rule else { continue };
                 let (decided, problem) = match (value, self.top(other).filter(|_| !unused.contains(&other))) {
@@ -307,6 +314,16 @@ impl<'a> Resolver<'a> {
             }
         }
         unused
+    }
+
+    /// Finds the keys that do not apply to this kind of service. In every layer but `[defaults]` they are errors.
+    fn misfits(&mut self, is_long: bool) -> Vec<&'static str> {
+        let problem = match is_long {
+            true => "does not apply to a service with `run`, which has no schedule: remove it",
+            false => "applies only to a service with `run`; this one has `update`: remove it",
+        };
+        let misfits = keys::options().filter(|key| !key.fits(is_long));
+        misfits.filter_map(|key| self.leave_out(key.name, None, problem.to_owned())).collect()
     }
 
     /// Returns the key as one without effect. It is an error in the layer that decided so, and in later ones.

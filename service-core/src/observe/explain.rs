@@ -210,6 +210,8 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
             };
             (first.max(now), wait.saturating_add(mean))
         }
+        // Its run continues; no other one is planned.
+        Schedule::LongRun(_) => return runs,
         Schedule::Cron(cron) => {
             let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));

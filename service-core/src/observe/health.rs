@@ -133,8 +133,9 @@ pub(crate) fn of(service: &ServiceInner, extension: &dyn Extension) -> ServiceHe
         next_run: next_run(&snapshot, clock),
         last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
         last_error: status.last_error.as_ref().map(|error| format!("{error:#}")),
-        total_processed: stats.processed,
-        total_failed: stats.failed,
+        // Those of the current run are added when it ends.
+        total_processed: stats.processed.saturating_add(snapshot.progress.processed),
+        total_failed: stats.failed.saturating_add(snapshot.progress.failed),
         error_count: stats.errors,
         runs: stats.runs,
         restarts: stats.restarts,
@@ -235,7 +236,8 @@ fn assess_start(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
         return (HealthStatus::Healthy, "starting".to_owned());
     }
     let status = if going < PATIENCE { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
-    (status, format!("still starting: `configure` has been running for {}", humanize::long(going)))
+    let what = if snapshot.status.in_run() { "its run has not called `ready`" } else { "`configure` has been running" };
+    (status, format!("still starting: {what} for {}", humanize::long(going)))
 }
 
 fn assess_paused(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
@@ -312,12 +314,15 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
         let late = now.saturating_duration_since(snapshot.status.next_due?);
         return (late > GRACE).then(|| (Unhealthy, format!("overdue by {}, and no run begins", humanize::long(late))));
     }
+    if snapshot.options.long_run().is_some() {
+        return None;
+    }
     let started = snapshot.status.stats.last_started?;
     let going = now.saturating_duration_since(started);
     // When the run after this one was due.
     let overdue = match &snapshot.options.schedule {
         Schedule::Interval(every) => going.saturating_sub(*every),
-        Schedule::Delay(_) => Duration::ZERO,
+        Schedule::Delay(_) | Schedule::LongRun(_) => Duration::ZERO,
         Schedule::Cron(cron) => crate::schedule::cron::next(cron, clock.wall(started))
             .and_then(|due| clock.wall(now).duration_since(due).ok())
             .unwrap_or_default(),
@@ -325,7 +330,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     let limit = match (mean_duration(snapshot), &snapshot.options.schedule) {
         (Some(mean), _) => mean * 10 + Duration::from_secs(30),
         (None, Schedule::Interval(time) | Schedule::Delay(time)) => PATIENCE.max(*time),
-        (None, Schedule::Cron(_)) => PATIENCE,
+        (None, Schedule::Cron(_) | Schedule::LongRun(_)) => PATIENCE,
     };
     let stuck = going > limit;
     if overdue > GRACE {
@@ -338,7 +343,9 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
 /// Describes the current run: `run 118 has been running for 72 s, usually 3 s`.
 pub(crate) fn current_run(snapshot: &Snapshot, now: Instant) -> String {
     let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-    let known = mean_duration(snapshot).map_or_else(String::new, |mean| format!(", usually {}", humanize::long(mean)));
+    let known = mean_duration(snapshot)
+        .filter(|_| snapshot.options.long_run().is_none())
+        .map_or_else(String::new, |mean| format!(", usually {}", humanize::long(mean)));
     format!("run {} has been running for {}{known}", snapshot.status.stats.runs, humanize::long(going))
 }
 

@@ -160,7 +160,7 @@ impl ServiceRegistry {
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
-        let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run };
+        let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run, in_run: false };
         Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
     }
 
@@ -168,8 +168,10 @@ impl ServiceRegistry {
     pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Supervisor) {
         let registry = self.clone();
         runtime.spawn(async move {
-            if supervise(&mut supervisor).await == Exit::Failed {
-                registry.after_failure(&service);
+            match supervise(&mut supervisor).await {
+                Exit::Stopped => {}
+                Exit::Failed => registry.after_failure(&service),
+                Exit::Shutdown => registry.shut_down_after_start(),
             }
         });
     }

@@ -123,6 +123,11 @@ impl ServiceRegistry {
     /// A critical service is `Failed` permanently: begins a shutdown.
     pub(super) fn critical_failure(&self, id: &str) {
         error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
+        self.shut_down_after_start();
+    }
+
+    /// Begins a shutdown as soon as no service is starting.
+    pub(super) fn shut_down_after_start(&self) {
         let registry = self.clone();
         tokio::spawn(async move {
             // Services that were started together with this one are built first, so that they are cleaned up.

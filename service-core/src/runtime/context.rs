@@ -9,9 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::runtime::metrics::Metrics;
-use crate::runtime::requests::{PausedBy, StopRequest};
+use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::{Error, Result};
@@ -38,6 +39,8 @@ pub struct Context {
     /// The incarnation that the context belongs to. Requests to a later one do not concern it.
     pub(crate) incarnation: u32,
     pub(crate) run: u64,
+    /// It belongs to that run, and not to the instance.
+    pub(crate) in_run: bool,
 }
 
 impl Context {
@@ -87,17 +90,71 @@ impl Context {
     }
 
     /// Reports that the service works with restrictions: its health is `degraded`, with this reason, until the next run
-    /// begins.
+    /// begins. For a service with `run` it ends with [`ready`](Self::ready), too.
     pub fn degraded(&self, reason: impl Into<String>) {
         self.service.lock().requests.degraded = Some(reason.into().into_boxed_str());
     }
 
-    /// Returns whether a stop of this service was requested.
+    /// Reports that a `run` does its work: it is connected, or accepts connections. With `readiness = "explicit"` the service
+    /// is running from the first call on, and services that depend on it start. Ends what [`degraded`](Self::degraded)
+    /// reported. Counts as progress for `idle_timeout`.
+    pub fn ready(&self) {
+        let mut state = self.service.lock();
+        state.requests.degraded = None;
+        state.requests.progress.last = Some(Instant::now());
+        if !std::mem::replace(&mut state.requests.progress.ready, true) {
+            state.wake();
+        }
+    }
+
+    /// Reports progress: without it for `idle_timeout`, a `run` is cancelled.
+    pub fn heartbeat(&self) {
+        self.service.lock().requests.progress.last = Some(Instant::now());
+    }
+
+    /// Adds to the items processed, at once. In `update`, they are added to the outcome of the run. Counts as progress for
+    /// `idle_timeout`.
+    pub fn processed(&self, items: u64) {
+        self.report(items, 0);
+    }
+
+    /// Adds to the items that failed individually, at once. In `update`, they are added to the outcome of the run. Counts as
+    /// progress for `idle_timeout`.
+    pub fn failed(&self, items: u64) {
+        self.report(0, items);
+    }
+
+    fn report(&self, processed: u64, failed: u64) {
+        let progress = &mut self.service.lock().requests.progress;
+        progress.processed = progress.processed.saturating_add(processed);
+        progress.failed = progress.failed.saturating_add(failed);
+        progress.last = Some(Instant::now());
+    }
+
+    /// Returns whether this run has to end: a stop of the service was requested, or the run was cancelled. For a `run` also:
+    /// the service was paused, or gets a fresh instance, or the run is over.
     pub fn is_stopping(&self) -> bool {
         self.is_over(&self.service.lock())
     }
 
-    /// Waits until a stop of this service is requested.
+    /// Calls a closure once when [`is_stopping`](Self::is_stopping) becomes `true`, for example to close a socket that
+    /// blocking code reads. If that is the case already, it is called at once.
+    ///
+    /// A closure that is registered in a run is dropped when the run ends; one that is registered in `configure` is called at
+    /// the latest before `cleanup`. Closures are called one after the other, and must not block. A panic is caught and logged.
+    pub fn on_stop(&self, call: impl FnOnce() + Send + 'static) {
+        {
+            let mut state = self.service.lock();
+            if !self.is_over(&state) {
+                let run = self.in_run.then_some(self.run);
+                state.requests.on_stop.push(StopHook { run, call: Box::new(call) });
+                return;
+            }
+        }
+        call();
+    }
+
+    /// Waits until [`is_stopping`](Self::is_stopping) is `true`.
     pub async fn stopping(&self) {
         self.service.until(|state| self.is_over(state).then_some(())).await;
     }
@@ -154,11 +211,18 @@ impl Context {
     }
 
     fn is_over(&self, state: &RuntimeState) -> bool {
-        let status = &state.status;
-        state.requests.stop.is_some()
+        let (status, requests) = (&state.status, &state.requests);
+        requests.stop.is_some()
             || !status.is_running()
             || status.is_ending()
             || status.incarnation != self.incarnation
+            || (self.in_run && self.is_run_over(state))
+    }
+
+    fn is_run_over(&self, RuntimeState { status, requests, .. }: &RuntimeState) -> bool {
+        let is_current = status.stats.runs == self.run && status.in_run();
+        status.cancelled_run == self.run
+            || (requests.options.long_run().is_some() && (requests.interrupt.is_some() || !is_current))
     }
 
     /// Returns the future's output, or `None` if a stop of the service is requested first; then the future is dropped.

@@ -17,8 +17,10 @@ use tracing::Span;
 use crate::log::warn;
 use crate::panic::{self, Caught};
 use crate::runtime::extension::Extension;
+use crate::runtime::requests::StopHook;
+use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
-use crate::schedule::later;
+use crate::schedule::{LongRun, later};
 use crate::service::error::Error;
 
 /// How often a commit in flight is checked.
@@ -37,8 +39,12 @@ pub(crate) enum InvokeResult<T> {
 pub(crate) enum Cancelled {
     /// Its own limit was reached.
     TimedOut,
+    /// It reported no progress for `idle_timeout`.
+    Idle,
     /// The time of a stop was over.
     Aborted,
+    /// The time was over in which a long run has to end for a pause or a fresh instance.
+    Interrupted,
 }
 
 /// When user code is cancelled.
@@ -48,6 +54,8 @@ pub(crate) enum Limit {
     Stop,
     /// By the `timeout` of the service, counted from the start of the run, or by a stop.
     Run(Option<Duration>),
+    /// As a run that continues until it is told to stop.
+    LongRun(LongRun),
     /// At this moment, or at the end of the time that a stop has for `cleanup`.
     Cleanup(Instant),
     /// At this moment only: the loop has ended, and a stop may belong to the next one.
@@ -113,10 +121,17 @@ impl Invoker {
 
     /// Returns `Ready` when pending user code has to be cancelled.
     fn poll_limit(&self, task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, limit: Limit) -> Poll<Cancelled> {
-        let Some((deadline, cancelled)) = self.deadline(task, limit) else { return Poll::Pending };
-        if poll_unconstrained(task, timer.as_mut(), deadline).is_pending() {
-            return Poll::Pending;
-        }
+        let cancelled = loop {
+            let (deadline, hooks) = self.deadline(task, limit);
+            self.call_stop_hooks(hooks);
+            let Some((at, cancelled)) = deadline else { return Poll::Pending };
+            if poll_unconstrained(task, timer.as_mut(), at).is_pending() {
+                return Poll::Pending;
+            }
+            if let Some(cancelled) = cancelled {
+                break cancelled;
+            }
+        };
         if !self.extension.commit_in_progress(&self.service) {
             return Poll::Ready(cancelled);
         }
@@ -125,30 +140,72 @@ impl Invoker {
         Poll::Pending
     }
 
-    /// Returns when the limit is reached, and by what. A stop that is requested later wakes this task.
-    fn deadline(&self, task: &mut Task<'_>, limit: Limit) -> Option<(Instant, Cancelled)> {
-        if let Limit::Late(at) = limit {
-            return Some((at, Cancelled::TimedOut));
+    /// Calls closures that were registered by `cx.on_stop`.
+    pub(crate) fn call_stop_hooks(&self, hooks: Vec<StopHook>) {
+        for hook in hooks {
+            if let Caught::Panicked(message) = self.call(&Span::none(), hook.call) {
+                warn!(service.id = %self.service.id, "a closure of `on_stop` panicked: {message}");
+            }
         }
-        let mut state = self.service.lock();
-        state.set_waker(task.waker());
+    }
+
+    /// Returns when the limit is reached, and by what, and the closures to call now because a stop was requested. At a
+    /// moment without a `Cancelled`, this has to be called again. A stop that is requested later wakes this task.
+    fn deadline(&self, task: &mut Task<'_>, limit: Limit) -> (Option<Deadline>, Vec<StopHook>) {
+        match limit {
+            Limit::Late(at) => (Some((at, Some(Cancelled::TimedOut))), Vec::new()),
+            Limit::LongRun(long) => self.service.update(|state| {
+                state.set_waker(task.waker());
+                state.follow_long_run(&long);
+                let requests = &state.requests;
+                let (idle, stable) = state.long_run_deadlines(&long);
+                let deadlines = [
+                    requests.stop.as_deref().and_then(|stop| stop.run).map(|at| (at, Some(Cancelled::Aborted))),
+                    requests.interrupt.map(|at| (at, Some(Cancelled::Interrupted))),
+                    idle.map(|at| (at, Some(Cancelled::Idle))),
+                    stable.map(|at| (at, None)),
+                ];
+                let deadline = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at);
+                (deadline, stop_hooks(state))
+            }),
+            _ => {
+                let mut state = self.service.lock();
+                state.set_waker(task.waker());
+                (Self::own_deadline(&state, limit), stop_hooks(&mut state))
+            }
+        }
+    }
+
+    fn own_deadline(state: &RuntimeState, limit: Limit) -> Option<Deadline> {
         let stop = state.requests.stop.as_deref();
         let by_stop = match limit {
             Limit::Cleanup(_) => stop.and_then(|stop| stop.cleanup),
             _ => stop.and_then(|stop| stop.run),
         };
         let by_limit = match limit {
-            Limit::Stop => None,
+            Limit::Stop | Limit::LongRun(_) => None,
             Limit::Run(timeout) => {
                 timeout.zip(state.status.stats.last_started).map(|(timeout, started)| later(started, timeout))
             }
             Limit::Cleanup(at) | Limit::Late(at) => Some(at),
         };
         match (by_stop, by_limit) {
-            (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => Some((stop, Cancelled::Aborted)),
-            (_, limit) => limit.map(|limit| (limit, Cancelled::TimedOut)),
+            (Some(stop), limit) if limit.is_none_or(|limit| stop <= limit) => Some((stop, Some(Cancelled::Aborted))),
+            (_, limit) => limit.map(|limit| (limit, Some(Cancelled::TimedOut))),
         }
     }
+}
+
+/// When user code is cancelled, and why. Without a reason: when its limits have to be looked at again.
+type Deadline = (Instant, Option<Cancelled>);
+
+/// Takes the closures to call now, as a stop, a pause or a fresh instance was requested.
+fn stop_hooks(state: &mut RuntimeState) -> Vec<StopHook> {
+    let requests = &mut state.requests;
+    if requests.on_stop.is_empty() || (requests.stop.is_none() && requests.interrupt.is_none()) {
+        return Vec::new();
+    }
+    requests.take_stop_hooks(requests.stop.is_some() || requests.rebuild.is_some())
 }
 
 /// Polls the timer for this moment.
@@ -205,8 +262,8 @@ mod tests {
                 let stop = StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), by_itself: false };
                 invoker.service.request_stop(stop);
             }
-            let deadline = invoker.deadline(&mut Task::from_waker(std::task::Waker::noop()), limit);
-            let expected = expected.map(|(seconds, cancelled)| (after(seconds), cancelled));
+            let (deadline, _) = invoker.deadline(&mut Task::from_waker(std::task::Waker::noop()), limit);
+            let expected = expected.map(|(seconds, cancelled)| (after(seconds), Some(cancelled)));
             assert_eq!(deadline, expected, "{limit:?}, {stop:?}");
         }
     }

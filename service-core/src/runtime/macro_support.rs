@@ -14,6 +14,7 @@ use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service};
 use crate::service::error::{Error, Result};
 use crate::service::failure::Recovery;
 use crate::service::literal::Literal;
+use crate::service::outcome::Outcome;
 
 /// The place of an attribute: module, file and line.
 pub(crate) type Place = (&'static str, &'static str, u32);
@@ -35,8 +36,10 @@ pub const fn descriptor<S: Service>(
     (module_path, file, line): Place,
     attributes: &'static [(&'static str, Literal)],
     settings: Option<SettingsType>,
+    long_running: bool,
 ) -> ServiceDescriptor {
-    ServiceDescriptor { id: S::ID, type_name: std::any::type_name::<S>, module_path, file, line, attributes, settings }
+    let type_name = std::any::type_name::<S>;
+    ServiceDescriptor { id: S::ID, type_name, module_path, file, line, attributes, settings, long_running }
 }
 
 /// The types that `configure` may return.
@@ -67,6 +70,31 @@ impl<S: Lifecycle, E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoInsta
 /// Boxes the instance that `configure` returned.
 pub fn instance<S: Lifecycle>(configured: Result<S>) -> Result<Box<dyn Lifecycle>> {
     Ok(Box::new(configured?))
+}
+
+/// The types that `run` may return.
+#[diagnostic::on_unimplemented(
+    message = "`run` cannot return `{Self}`",
+    label = "not a result of a run that continues until it is told to stop",
+    note = "return nothing, or `Result<(), E>`, where `E` converts into a boxed error; report items by `cx.processed(n)`"
+)]
+pub trait IntoRunEnd {
+    /// Converts into the result of the run.
+    fn into_run_end(self) -> Result<Outcome>;
+}
+
+#[diagnostic::do_not_recommend]
+impl IntoRunEnd for () {
+    fn into_run_end(self) -> Result<Outcome> {
+        Ok(Outcome::idle())
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Into<Box<dyn StdError + Send + Sync>> + 'static> IntoRunEnd for std::result::Result<(), E> {
+    fn into_run_end(self) -> Result<Outcome> {
+        self.map(|()| Outcome::idle()).map_err(Error::new)
+    }
 }
 
 /// The type that `on_failure` may return.

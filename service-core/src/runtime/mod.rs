@@ -39,6 +39,7 @@ mod fixtures {
         line: line!(),
         attributes: &[],
         settings: None,
+        long_running: false,
     };
 
     /// The configuration of a service for which nothing is set.

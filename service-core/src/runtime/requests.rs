@@ -1,6 +1,7 @@
 //! [`Requests`]: what handles, operators and the service's own code request from its loop. Only they set these fields; the
 //! loop clears the requests that are served once.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -70,6 +71,31 @@ pub(crate) enum Rebuild {
 /// Callers that wait for the report of a run.
 pub(crate) type Waiters = Vec<oneshot::Sender<RunReport>>;
 
+/// What the service's code has reported by `cx.ready`, `cx.heartbeat`, `cx.processed` and `cx.failed`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) processed: u64,
+    /// Items that failed individually.
+    pub(crate) failed: u64,
+    /// When the code last reported something.
+    pub(crate) last: Option<Instant>,
+    /// `cx.ready` was called in this incarnation.
+    pub(crate) ready: bool,
+}
+
+/// A closure of the service's code, to be called once when a stop is requested.
+pub(crate) struct StopHook {
+    /// The run that registered it; `None`: the instance.
+    pub(crate) run: Option<u64>,
+    pub(crate) call: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for StopHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StopHook").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Requests {
     pub(crate) stop: Option<Box<StopRequest>>,
@@ -89,8 +115,14 @@ pub(crate) struct Requests {
     /// The options in effect: those of the configuration, with the changes of the service itself. The loop detects a change
     /// by the pointer.
     pub(crate) options: Arc<Options>,
-    /// What `cx.degraded` reported. The loop clears it when the next run begins.
+    /// What `cx.degraded` reported. `cx.ready` and the next run clear it.
     pub(crate) degraded: Option<Box<str>>,
+    /// What the service's code has reported since the last run ended. The loop takes it.
+    pub(crate) progress: Progress,
+    /// A long run has to end by then, because the service was paused or gets a fresh instance. The loop clears it.
+    pub(crate) interrupt: Option<Instant>,
+    /// What the service's code registered by `cx.on_stop`. The loop takes it.
+    pub(crate) on_stop: Vec<StopHook>,
     pub(crate) unregistered: bool,
 }
 
@@ -107,6 +139,9 @@ impl Requests {
             options: resolved.options.clone(),
             resolved,
             degraded: None,
+            progress: Progress::default(),
+            interrupt: None,
+            on_stop: Vec::new(),
             unregistered: false,
         }
     }
@@ -118,7 +153,17 @@ impl Requests {
         self.run = false;
         self.rebuild = None;
         self.degraded = None;
+        self.progress = Progress::default();
+        self.interrupt = None;
         self.outage_over = false;
+    }
+
+    /// Takes the closures that are to be called now: all of them when the instance ends, else those of the run.
+    pub(crate) fn take_stop_hooks(&mut self, instance_ends: bool) -> Vec<StopHook> {
+        if instance_ends {
+            return std::mem::take(&mut self.on_stop);
+        }
+        self.on_stop.extract_if(.., |hook| hook.run.is_some()).collect()
     }
 
     pub(crate) fn is_paused(&self) -> bool {

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 
 use crate::config::Resolved;
 use crate::config::options::Options;
-use crate::runtime::requests::{PausedBy, Rebuild, Requests, StateError, StopRequest};
+use crate::runtime::requests::{PausedBy, Progress, Rebuild, Requests, StateError, StopRequest};
 use crate::runtime::status::{Activity, Exit, Status};
-use crate::schedule::later;
+use crate::schedule::{LongRun, later};
 use crate::service::error::Result;
+use crate::service::outcome::Outcome;
 use crate::service::state::ServiceState;
 
 pub(crate) struct RuntimeState {
@@ -40,6 +41,7 @@ pub(crate) struct Snapshot {
     pub(crate) paused: Option<PausedBy>,
     pub(crate) paused_by_override: Option<Box<str>>,
     pub(crate) degraded: Option<Box<str>>,
+    pub(crate) progress: Progress,
     pub(crate) options: Arc<Options>,
     pub(crate) resolved: Arc<Resolved>,
 }
@@ -61,13 +63,13 @@ impl RuntimeState {
         let (status, requests) = (&self.status, &self.requests);
         match status.activity {
             Activity::Created => ServiceState::Created,
-            Activity::Ended(Exit::Stopped) => ServiceState::Stopped,
+            Activity::Ended(Exit::Stopped | Exit::Shutdown) => ServiceState::Stopped,
             Activity::Ended(Exit::Failed) => ServiceState::Failed,
-            Activity::Ending(Exit::Stopped) => ServiceState::Draining,
+            Activity::Ending(Exit::Stopped | Exit::Shutdown) => ServiceState::Draining,
             // A failing service keeps its state until its instance is cleaned up.
             Activity::Ending(Exit::Failed) => self.shown,
             _ if requests.stop.is_some() => ServiceState::Draining,
-            Activity::Waiting if !status.is_up() => ServiceState::Starting,
+            Activity::Waiting | Activity::InRun if !status.is_up() => ServiceState::Starting,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
             Activity::Waiting | Activity::InRun => ServiceState::Running,
@@ -116,6 +118,7 @@ impl RuntimeState {
             paused: requests.paused,
             paused_by_override: requests.paused_by_override.clone(),
             degraded: requests.degraded.clone(),
+            progress: requests.progress,
             options: requests.options.clone(),
             resolved: requests.resolved.clone(),
         }
@@ -198,6 +201,9 @@ impl RuntimeState {
 
     pub(super) fn request_run(&mut self, service: &str) -> Result<()> {
         match self.state() {
+            _ if self.serves_requests() && self.requests.options.long_run().is_some() => {
+                self.refuse(service, "run", "its `run` continues until it is told to stop; `stop` and `start`, or `pause` and `resume`, run it again")
+            }
             ServiceState::Starting if self.serves_requests() => self.refuse(service, "run", "it is still starting"),
             _ if !self.serves_requests() => self.refuse(service, "run", self.why_down()),
             _ => {
@@ -216,8 +222,54 @@ impl RuntimeState {
             return self.refuse(service, "pause", "it is paused already");
         }
         self.requests.paused = Some(by);
+        self.interrupt_long_run();
         self.wake();
         Ok(())
+    }
+
+    /// Adds to the outcome of a run what its code has reported by `cx.processed` and `cx.failed`.
+    pub(crate) fn take_progress(&mut self, mut outcome: Outcome) -> Outcome {
+        let progress = &mut self.requests.progress;
+        outcome.processed = outcome.processed.saturating_add(std::mem::take(&mut progress.processed));
+        outcome.failed = outcome.failed.saturating_add(std::mem::take(&mut progress.failed));
+        outcome
+    }
+
+    /// Tells a long run to end within `drain_timeout`. An `update` is left to its end.
+    pub(crate) fn interrupt_long_run(&mut self) {
+        let options = &self.requests.options;
+        if options.long_run().is_some() && self.status.in_run() && self.status.is_up() {
+            let drained = later(Instant::now(), options.drain_timeout);
+            self.requests.interrupt.get_or_insert(drained);
+            self.notify_waiters();
+        }
+    }
+
+    /// Takes over what the current long run has reported: that it is ready, and that it is stable.
+    pub(crate) fn follow_long_run(&mut self, long: &LongRun) {
+        if self.requests.progress.ready && !self.status.ready {
+            self.status.ready = true;
+            self.status.start_resolved = true;
+            if self.requests.is_paused() {
+                self.interrupt_long_run();
+            }
+            self.notify_waiters();
+        }
+        let now = Instant::now();
+        let started = self.status.stats.last_started.filter(|_| !self.status.stable);
+        if started.is_some_and(|started| now.duration_since(started) >= long.stable_after) {
+            self.status.stable = true;
+            self.status.succeeded(now);
+        }
+    }
+
+    /// When the current long run has to be looked after next, if nothing else happens: when it is idle for too long, or stable.
+    pub(crate) fn long_run_deadlines(&self, long: &LongRun) -> (Option<Instant>, Option<Instant>) {
+        let started = self.status.stats.last_started;
+        let last = self.requests.progress.last.max(started);
+        let idle = long.idle_timeout.zip(last).map(|(limit, last)| later(last, limit));
+        let stable = started.filter(|_| !self.status.stable).map(|started| later(started, long.stable_after));
+        (idle, stable)
     }
 
     pub(super) fn request_resume(&mut self, service: &str) -> Result<()> {
@@ -234,9 +286,10 @@ impl RuntimeState {
         Ok(())
     }
 
-    /// Requests a fresh instance in place of the current one, between two runs.
+    /// Requests a fresh instance in place of the current one, between two runs. A long run is told to end.
     pub(crate) fn request_rebuild(&mut self, rebuild: Rebuild) {
         self.requests.rebuild = self.requests.rebuild.max(Some(rebuild));
+        self.interrupt_long_run();
         self.wake();
     }
 }

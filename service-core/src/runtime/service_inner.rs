@@ -138,11 +138,17 @@ impl ServiceInner {
     pub(crate) fn set_override_pause(&self, place: Option<String>) {
         self.update(|state| {
             state.requests.paused_by_override = place.map(String::into_boxed_str);
+            if state.requests.paused_by_override.is_some() {
+                state.interrupt_long_run();
+            }
             state.wake();
         });
     }
 
     pub(crate) fn set_interval(&self, interval: Duration) {
+        if self.lock().requests.options.long_run().is_some() {
+            return;
+        }
         let interval = interval.max(Duration::from_millis(1));
         self.change_option("interval", interval, |options| {
             options.schedule = match options.schedule {

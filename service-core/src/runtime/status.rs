@@ -15,6 +15,8 @@ use crate::service::outcome::Outcome;
 pub(crate) enum Exit {
     Stopped,
     Failed,
+    /// The work is done, and the registry shuts down (`on_end = "shutdown"`).
+    Shutdown,
 }
 
 /// What the service does now.
@@ -55,6 +57,8 @@ pub(crate) struct Status {
     pub(crate) activity: Activity,
     /// The first instance of this incarnation has been built.
     pub(crate) ready: bool,
+    /// The service has left `Starting`, although it may not be ready: its first attempt has failed.
+    pub(crate) left_starting: bool,
     /// The start has a result: the service is ready, or its first attempt has failed.
     pub(crate) start_resolved: bool,
     /// Consecutive failures that count towards `max_failures`.
@@ -63,6 +67,10 @@ pub(crate) struct Status {
     pub(crate) since_success: u32,
     /// A run was given up since the last success.
     pub(crate) given_up: bool,
+    /// The current or last run has continued for `stable_after`.
+    pub(crate) stable: bool,
+    /// The number of the last run that was cancelled: its code may still run.
+    pub(crate) cancelled_run: u64,
     pub(crate) next_due: Option<Instant>,
     /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
@@ -98,10 +106,13 @@ impl Status {
             incarnation: 0,
             activity: Activity::Created,
             ready: false,
+            left_starting: false,
             start_resolved: false,
             failures: 0,
             since_success: 0,
             given_up: false,
+            stable: false,
+            cancelled_run: 0,
             next_due: None,
             at_rest: false,
             grid: Grid::new(Instant::now()),
@@ -127,9 +138,9 @@ impl Status {
         !matches!(self.activity, Activity::Created | Activity::Ended(_))
     }
 
-    /// Whether the service has left `Starting`: it is ready, or its first run was given up.
+    /// Whether the service has left `Starting`.
     pub(crate) fn is_up(&self) -> bool {
-        self.ready || self.given_up
+        self.ready || self.left_starting
     }
 
     /// Whether the loop has decided to end.
@@ -150,6 +161,7 @@ impl Status {
         self.activity = Activity::InRun;
         self.next_due = None;
         self.wait_reason = None;
+        self.stable = false;
         self.stats.runs += 1;
         self.stats.last_started = Some(now);
         self.stats.runs
@@ -160,15 +172,25 @@ impl Status {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.activity = Activity::Waiting;
+        self.stats.last_duration = duration;
+        self.stats.add(outcome.processed, outcome.failed);
+        self.stats.learn(duration);
+        self.succeeded(ended);
+        (started, duration)
+    }
+
+    /// A run has succeeded, or a long one is stable: earlier failures no longer count.
+    pub(crate) fn succeeded(&mut self, at: Instant) {
         self.failures = 0;
         self.since_success = 0;
         self.given_up = false;
-        self.stats.last_duration = duration;
-        self.stats.last_success = Some(ended);
-        self.stats.processed = self.stats.processed.saturating_add(outcome.processed);
-        self.stats.failed = self.stats.failed.saturating_add(outcome.failed);
-        self.stats.learn(duration);
-        (started, duration)
+        self.stats.last_success = Some(at);
+    }
+
+    /// The current run was told to end, and has ended: neither a success nor a failure.
+    pub(crate) fn end_told(&mut self, ended: Instant) {
+        self.activity = Activity::Waiting;
+        self.stats.last_duration = self.stats.last_started.map_or(Duration::ZERO, |started| ended - started);
     }
 
     /// The current run failed, or (without a duration) an instance could not be built. Returns the previous error, which
@@ -188,6 +210,11 @@ impl Status {
 }
 
 impl Stats {
+    pub(crate) fn add(&mut self, processed: u64, failed: u64) {
+        self.processed = self.processed.saturating_add(processed);
+        self.failed = self.failed.saturating_add(failed);
+    }
+
     fn learn(&mut self, duration: Duration) {
         let mean = self.mean_duration;
         self.mean_duration = if mean.is_zero() { duration } else { (mean * 4 + duration) / 5 };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::humanize;
 use crate::log::{error, warn};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
@@ -39,6 +39,7 @@ use crate::service::state::ServiceState;
 mod catch_up;
 mod ending;
 mod failing;
+mod long_run;
 mod planning;
 mod running;
 
@@ -104,8 +105,8 @@ enum WaitEvent {
     Changed,
     /// The wall clock was due to be checked, and the fire has not come yet.
     ClockCheck,
-    /// A blocking run that timed out has returned.
-    Returned(Box<Result<Returned, JoinError>>),
+    /// A blocking run that timed out has returned; `None`: the runtime shuts down.
+    Returned(Option<Box<Returned>>),
     /// A run is due, and there is no instance.
     Build,
     /// A run has begun.
@@ -114,13 +115,16 @@ enum WaitEvent {
 
 /// A blocking run that timed out or was aborted, and still occupies a thread of the blocking pool.
 struct Away {
-    run: JoinHandle<Returned>,
+    run: Returning,
     /// The instance must not be used again.
     discard: bool,
 }
 
 /// What a blocking run returns: the instance and the result of the run.
 type Returned = (Box<dyn Lifecycle>, Caught<Result<Outcome>>);
+
+/// Receives what a blocking run returns.
+type Returning = oneshot::Receiver<Returned>;
 
 /// Start and end of a run.
 type Times = (Instant, Instant);
@@ -169,6 +173,7 @@ impl Supervisor {
             let exit = match poll_fn(|task| self.poll_wait(task, timer.as_mut())).await {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
+                WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
                 WaitEvent::Run => match self.run(timer.as_mut()).await {
                     InvokeResult::Done(Ok(outcome)) => {
                         self.succeed(outcome);
@@ -241,16 +246,19 @@ impl Supervisor {
             }
             state.requests.run = false;
             state.requests.degraded = None;
+            state.requests.interrupt = None;
+            state.requests.progress.last = None;
             // Those of the run before have their report.
             std::mem::swap(current_waiters, &mut state.requests.waiters);
             cx.run = state.status.begin_run(Instant::now());
+            cx.in_run = true;
             Some(WaitEvent::Run)
         });
         match (event, away) {
             (Some(event), _) => Poll::Ready(event),
             // Runs never overlap: the next one waits until the one that timed out has returned.
             (None, Some(away)) => {
-                Pin::new(&mut away.run).poll(task).map(|returned| WaitEvent::Returned(Box::new(returned)))
+                Pin::new(&mut away.run).poll(task).map(|returned| WaitEvent::Returned(returned.ok().map(Box::new)))
             }
             (None, None) => Poll::Pending,
         }
@@ -264,7 +272,7 @@ impl Supervisor {
                 self.recheck_clock();
                 self.record_pending_fire(false).await;
             }
-            WaitEvent::Returned(returned) => self.take_back(*returned).await,
+            WaitEvent::Returned(returned) => self.take_back(returned.map(|returned| *returned)).await,
             WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
         }
         None
@@ -288,10 +296,12 @@ impl Supervisor {
         let ended = Instant::now();
         let service = &self.cx.service;
         let timeout = self.options.timeout;
-        let (started, duration) = service.update(|state| {
+        let (started, duration, outcome) = service.update(|state| {
             // Options that the run itself has set count from here on.
             adopt_options(&mut self.options, state);
-            state.status.end_run(outcome, ended)
+            let outcome = state.take_progress(outcome);
+            let (started, duration) = state.status.end_run(outcome, ended);
+            (started, duration, outcome)
         });
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
             warn!(
@@ -307,7 +317,7 @@ impl Supervisor {
         debug!(service.id = %service.id, service.run = run, processed, failed, ?duration, "run finished");
         self.report(RunReport { outcome, error: None, duration });
         self.plan_regular(started, ended);
-        if again {
+        if outcome.again {
             self.due = Due::AtOnce;
         }
         if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {

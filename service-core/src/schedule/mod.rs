@@ -16,6 +16,76 @@ pub(crate) enum Schedule {
     Delay(Duration),
     /// By wall-clock time.
     Cron(CronSchedule),
+    /// One run that continues until it is told to stop (`run`).
+    LongRun(LongRun),
+}
+
+/// The options of a service with `run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LongRun {
+    /// A run that reports no progress for this long is cancelled. Default: no limit.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// What follows a run that ends without an error and without a stop.
+    pub(crate) on_end: OnEnd,
+    /// After this long in one run, earlier failures no longer count. Default: 60 s.
+    pub(crate) stable_after: Duration,
+    pub(crate) readiness: Readiness,
+}
+
+impl Default for LongRun {
+    fn default() -> Self {
+        Self {
+            idle_timeout: None,
+            on_end: OnEnd::default(),
+            stable_after: Duration::from_secs(60),
+            readiness: Readiness::default(),
+        }
+    }
+}
+
+/// What follows a `run` that returns without an error although no stop was requested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnEnd {
+    /// The work is done: the service stops.
+    #[default]
+    Stop,
+    /// It runs again after `retry_delay`.
+    Again,
+    /// The whole registry shuts down.
+    Shutdown,
+}
+
+impl OnEnd {
+    /// The word for it in the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Again => "again",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// When a service with `run` is ready, so that services which depend on it start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// When its instance has been built.
+    #[default]
+    Built,
+    /// At its first call of `cx.ready()`.
+    Explicit,
+}
+
+impl Readiness {
+    /// The word for it in the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Built => "built",
+            Self::Explicit => "explicit",
+        }
+    }
 }
 
 /// A cron schedule, as it was configured.

@@ -242,7 +242,7 @@ impl TestBed {
             state.status.begin();
             state.status.incarnation
         });
-        let cx = Context { service: registered.inner, registry: inner.clone(), incarnation, run: 1 };
+        let cx = Context { service: registered.inner, registry: inner.clone(), incarnation, run: 1, in_run: true };
         let started = Instant::now();
         let run = async {
             let result = if service.__shape().blocking_update {

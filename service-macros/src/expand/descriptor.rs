@@ -16,6 +16,7 @@ pub(crate) fn descriptor(
     attributes: &TokenStream,
     build: &TokenStream,
     settings: &TokenStream,
+    long_running: &TokenStream,
 ) -> TokenStream {
     let private = private(model, Span::call_site());
     let id = &model.id;
@@ -25,6 +26,7 @@ pub(crate) fn descriptor(
             #private::place!(),
             #attributes,
             #settings,
+            #long_running,
         );
         const BUILD: #private::Option<#private::Build> = #build;
     };
@@ -90,6 +92,15 @@ pub(crate) fn build(model: &Model) -> TokenStream {
         }),
     };
     choose(&model.configures, |method| lifecycle_impl::configure(model, method), by_default)
+}
+
+/// Whether the service has `run`.
+pub(crate) fn long_running(model: &Model) -> TokenStream {
+    let of = |method: &Lifecycle| {
+        let long = method.long;
+        quote!(#long)
+    };
+    choose(&model.updates, of, quote!(false))
 }
 
 /// The type of the settings that `configure` reads. Where it reads none, but other code of the service reads some, the

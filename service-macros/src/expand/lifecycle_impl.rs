@@ -103,7 +103,11 @@ pub(crate) fn update(model: &Model, method: &Lifecycle) -> TokenStream {
     let at = method.sig.ident.span();
     let private = private(model, Span::call_site());
     let (cx, respan, arguments) = context(model, method);
-    let body = call(model, method, &arguments, &quote_spanned!(at=> IntoOutcome::into_outcome));
+    let conversion = match method.long {
+        true => quote_spanned!(at=> IntoRunEnd::into_run_end),
+        false => quote_spanned!(at=> IntoOutcome::into_outcome),
+    };
+    let body = call(model, method, &arguments, &conversion);
     if method.is_async() {
         let body = boxed(model, method, &body);
         quote! {

@@ -13,7 +13,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 
-use crate::expand::descriptor::{build, descriptor, discovered, literal, settings};
+use crate::expand::descriptor::{build, descriptor, discovered, literal, long_running, settings};
 use crate::expand::items::{attributes, cfg, implementation, private};
 use crate::expand::lifecycle_impl::lifecycle;
 use crate::expand::variants::conditions;
@@ -29,7 +29,8 @@ pub(crate) fn service(model: &Model) -> TokenStream {
         let value = literal(model, value);
         quote!((#key, #value))
     });
-    let service = descriptor(model, &quote!(&[#(#attributes),*]), &build(model), &settings(model));
+    let service =
+        descriptor(model, &quote!(&[#(#attributes),*]), &build(model), &settings(model), &long_running(model));
     let discovered = discovered(model);
     let hints = hints(model);
     quote! {
@@ -52,7 +53,7 @@ pub(crate) fn fallback(model: &Model) -> TokenStream {
         }
     };
     let lifecycle = implementation(model, "Lifecycle", &shape);
-    let service = descriptor(model, &quote!(&[]), &quote!(#private::None), &quote!(#private::None));
+    let service = descriptor(model, &quote!(&[]), &quote!(#private::None), &quote!(#private::None), &quote!(false));
     quote! {
         #type_
         #lifecycle
@@ -87,7 +88,7 @@ fn function_type(model: &Model) -> Option<TokenStream> {
     })
 }
 
-/// Where every `update` has a `#[cfg]`: an error for the case that all of them are false.
+/// Where every `update` and `run` has a `#[cfg]`: an error for the case that all of them are false.
 fn no_update_left(model: &Model) -> Option<TokenStream> {
     let none = conditions(&model.updates).1.filter(|_| !model.updates.is_empty())?;
     let none = match &model.inherited.cfg {
@@ -95,8 +96,7 @@ fn no_update_left(model: &Model) -> Option<TokenStream> {
         None => none,
     };
     let ident = &model.updates.first()?.sig.ident;
-    let message =
-        "no `update` is left where these `#[cfg]`s are false: add one for that case, or put the `#[cfg]` on the impl";
+    let message = "neither `update` nor `run` is left where these `#[cfg]`s are false: add one for that case, or put the `#[cfg]` on the impl";
     Some(quote_spanned!(ident.span()=> #[cfg(#none)] ::core::compile_error! { #message }))
 }
 

@@ -69,6 +69,11 @@ impl Args {
         self.args.iter().find(|arg| arg.key.name == key)
     }
 
+    /// Whether this switch is `true`.
+    pub(crate) fn is_on(&self, key: &str) -> bool {
+        matches!(self.get(key).and_then(Arg::literal), Some(Literal::Bool(true)))
+    }
+
     /// The declaration of a key, written or not.
     pub(crate) fn declared(&self, key: &str) -> Option<&'static Key> {
         self.table.find(key)

@@ -73,6 +73,12 @@ pub(crate) enum Rule {
     Schedule,
     /// The key has an effect only together with another key, or with one value of it.
     Needs { key: &'static str, value: Option<&'static str> },
+    /// The key is for services with `update`.
+    Update,
+    /// The key is for services with `run`.
+    Run,
+    /// The key is for functions.
+    Function,
     /// The time is at least that of another key.
     AtLeast(&'static str),
     /// The key needs a feature of service-core.
@@ -81,6 +87,7 @@ pub(crate) enum Rule {
     Unavailable { value: &'static str, instead: &'static str },
 }
 
+const NO_LIMIT: Zero = Zero::Refused("remove the key for no timeout");
 const NOT_ZERO: Zero = Zero::Refused("use a longer time");
 const NO_BUSY_LOOP: Zero =
     Zero::Refused("to run again at once while there is work, return `Outcome::processed(n).again()`");
@@ -101,16 +108,16 @@ pub(crate) static SERVICE: Table = Table {
         ]),
         key("timezone", Kind::TimeZone, "\"Europe/Vienna\"").synonyms(&["tz", "zone"]).rules(FOR_CRON),
         key("catch_up", Kind::Choice(&["none", "latest", "all"]), "\"latest\"").synonyms(&["misfire"]).rules(FOR_CRON),
-        key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]),
-        key("jitter", Kind::Time(Zero::Allowed), "5"),
+        key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]).rules(&[Rule::Update]),
+        key("jitter", Kind::Time(Zero::Allowed), "5").rules(&[Rule::Update]),
         key("max_failures", Kind::CountOrUnlimited, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
-        key("exhausted", Kind::Choice(&["fail", "next_run"]), "\"next_run\""),
+        key("exhausted", Kind::Choice(&["fail", "next_run"]), "\"next_run\"").rules(&[Rule::Update]),
         key("retry_delay", Kind::Time(Zero::Allowed), "5"),
         key("retry_backoff", Kind::Factor, "2.0").synonyms(&["backoff"]),
         key("max_retry_delay", Kind::Time(Zero::Allowed), "300")
             .synonyms(&["max_delay", "max_backoff"])
             .rules(&[Rule::AtLeast("retry_delay")]),
-        key("timeout", Kind::Time(Zero::Refused("remove the key for no timeout")), "60"),
+        key("timeout", Kind::Time(NO_LIMIT), "60").rules(&[Rule::Update]),
         key("drain_timeout", Kind::Time(Zero::Allowed), "30").synonyms(&["shutdown_timeout", "grace_period"]),
         key("restart", Kind::Choice(&["never", "on_failure"]), "\"on_failure\""),
         key("restart_delay", Kind::Time(Zero::Allowed), "60").rules(FOR_RESTART),
@@ -118,6 +125,14 @@ pub(crate) static SERVICE: Table = Table {
         key("restart_window", Kind::Time(NOT_ZERO), "600").rules(FOR_RESTART),
         key("critical", Kind::Switch, "true"),
         key("depends_on", Kind::Services, "[OtherService]").synonyms(&["depends", "requires", "after", "dependencies"]),
+        key("idle_timeout", Kind::Time(NO_LIMIT), "\"2m\"").rules(&[Rule::Run]),
+        key("on_end", Kind::Choice(&["stop", "again", "shutdown"]), "\"again\"").rules(&[Rule::Run]),
+        key("stable_after", Kind::Time(Zero::Allowed), "60").rules(&[Rule::Run]),
+        key("readiness", Kind::Choice(&["built", "explicit"]), "\"explicit\"").rules(&[Rule::Run]),
+        key("long_running", Kind::Switch, "true")
+            .synonyms(&["forever", "endless"])
+            .rules(&[Rule::Function])
+            .macro_only(),
         key("rate_limit", Kind::Rate, "\"10/s\"").synonyms(&["limit", "rate"]),
         key("enabled", Kind::Switch, "false").synonyms(&["disabled"]),
         key("discover", Kind::Switch, "false").synonyms(&["register"]).macro_only(),

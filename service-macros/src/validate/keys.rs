@@ -1,10 +1,13 @@
 //! The rules about keys that depend on each other, as the table of keys declares them.
 
 use syn::Error;
+use syn::ext::IdentExt;
 
 use crate::diagnostics::Diagnostics;
 use crate::parse::args::{Arg, Args};
+use crate::parse::item::Impl;
 use crate::parse::keys::Rule;
+use crate::validate::signatures::RUN;
 
 /// Checks every rule of every argument.
 pub(crate) fn check(args: &Args, diagnostics: &mut Diagnostics) {
@@ -13,6 +16,57 @@ pub(crate) fn check(args: &Args, diagnostics: &mut Diagnostics) {
             if let Some(error) = broken(rule, arg, args) {
                 diagnostics.push(error);
             }
+        }
+    }
+}
+
+/// Whether the service has `run` or `update`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Update,
+    Run,
+    /// An `async fn`: `long_running` decides.
+    Function,
+}
+
+impl Form {
+    /// The form of an impl with these lifecycle methods. `None`: none of them, or both under `#[cfg]`.
+    pub(crate) fn of_impl(item: &Impl) -> Option<Self> {
+        let has = |name: &str| item.methods.iter().any(|method| method.sig.ident.unraw() == name);
+        match (has("update"), has("run")) {
+            (true, false) => Some(Self::Update),
+            (false, true) => Some(Self::Run),
+            _ => None,
+        }
+    }
+}
+
+/// Checks that every key is for this form of service.
+pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics) {
+    let is_long = form == Form::Run || (form == Form::Function && args.is_on("long_running"));
+    for arg in args.iter() {
+        let name = arg.key.name;
+        for rule in arg.key.rules {
+            let message = match rule {
+                Rule::Schedule | Rule::Update if is_long => {
+                    format!("`{name}` does not apply to work that continues until it is told to stop: remove it")
+                }
+                Rule::Run if !is_long && form == Form::Function => {
+                    format!(
+                        "`{name}` is for work that continues until it is told to stop: add `long_running = true` or remove `{name}`"
+                    )
+                }
+                Rule::Run if !is_long => {
+                    format!(
+                        "`{name}` is for a service with `run`: write `{RUN}` in place of `update`, or remove `{name}`"
+                    )
+                }
+                Rule::Function if form != Form::Function => {
+                    format!("`{name}` is for functions: in an impl, write `{RUN}`, and remove `{name}`")
+                }
+                _ => continue,
+            };
+            diagnostics.push(Error::new(arg.span, message));
         }
     }
 }
@@ -45,6 +99,8 @@ fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
                 }
             }
         }
+        // `check_form` checks these.
+        Rule::Update | Rule::Run | Rule::Function => return None,
         Rule::AtLeast(key) => {
             let time = |arg: &Arg| arg.literal()?.duration();
             if time(arg)? >= time(args.get(key)?)? {

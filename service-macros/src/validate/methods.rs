@@ -7,8 +7,8 @@ use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
 use crate::parse::item::Impl;
 use crate::validate::signatures::{
-    CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_context, is_future, is_named_context, is_reference, is_shared_reference,
-    text,
+    CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_context, is_future, is_named_context, is_reference,
+    is_shared_reference, text,
 };
 use crate::validate::suggestions;
 
@@ -23,9 +23,16 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
         (&model.on_failures, "on_failure"),
         (&model.cleanups, "cleanup"),
     ] {
-        for second in methods.iter().filter(|method| method.inherited.cfg.is_none()).skip(1) {
-            let message =
-                format!("a service has only one `{name}`: rename this method, or put a `#[cfg(…)]` on each of them");
+        let mut always = methods.iter().filter(|method| method.inherited.cfg.is_none());
+        let Some(first) = always.next() else { continue };
+        for second in always {
+            let message = if first.long == second.long {
+                let name = if first.long { "run" } else { name };
+                format!("a service has only one `{name}`: rename this method, or put a `#[cfg(…)]` on each of them")
+            } else {
+                "a service has either `update` or `run`: rename this method, or move it to another impl block"
+                    .to_owned()
+            };
             diagnostics.push(Error::new(second.sig.ident.span(), message));
         }
     }
@@ -48,14 +55,15 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
 
 fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {
     let sig = &method.sig;
-    plain(sig, UPDATE, diagnostics);
-    receiver(sig, UPDATE, diagnostics);
-    only_context(sig, &with_context(UPDATE), diagnostics);
+    let (name, write) = if method.long { ("run", RUN) } else { ("update", UPDATE) };
+    plain(sig, write, diagnostics);
+    receiver(sig, write, diagnostics);
+    only_context(sig, &with_context(write), diagnostics);
     if !method.is_async()
         && let ReturnType::Type(_, ty) = &sig.output
         && is_future(ty)
     {
-        let message = format!("a plain `fn update` is blocking code and cannot return a future: write `{UPDATE}`");
+        let message = format!("a plain `fn {name}` is blocking code and cannot return a future: write `{write}`");
         diagnostics.push(Error::new_spanned(ty, message));
     }
 }

@@ -4,6 +4,7 @@ use quote::ToTokens;
 use syn::{GenericArgument, Path, PathArguments, Receiver, ReceiverKind, Type};
 
 pub(crate) const UPDATE: &str = "async fn update(&mut self, cx: &Context) -> Result<Outcome>";
+pub(crate) const RUN: &str = "async fn run(&mut self, cx: &Context) -> Result<()>";
 pub(crate) const CONFIGURE: &str = "async fn configure(cx: &Context, config: MyConfig) -> Result<Self>";
 pub(crate) const ON_FAILURE: &str = "fn on_failure(&mut self, failure: &Failure) -> Recovery";
 pub(crate) const CLEANUP: &str = "async fn cleanup(&mut self, cx: &Context)";

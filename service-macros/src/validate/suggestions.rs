@@ -11,7 +11,7 @@ use crate::model::{Hint, Model};
 use crate::parse::attributes::Inherited;
 use crate::parse::item::{Impl, Method};
 use crate::spelling::{self, distance};
-use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, UPDATE, is_named_context, is_reference, text};
+use crate::validate::signatures::{CLEANUP, CONFIGURE, ON_FAILURE, RUN, UPDATE, is_named_context, is_reference, text};
 
 /// The error for an impl without `update`, with a method that was probably meant.
 pub(crate) fn no_update(item: &Impl) -> Error {
@@ -24,7 +24,7 @@ pub(crate) fn no_update(item: &Impl) -> Error {
     let other = methods().find(|name| {
         matches!(
             &*name.to_string(),
-            "run" | "run_once" | "tick" | "execute" | "exec" | "poll" | "process" | "work" | "handle" | "call" | "step"
+            "run_once" | "tick" | "execute" | "exec" | "poll" | "process" | "work" | "handle" | "call" | "step"
         )
     });
     let message = match other {
@@ -32,7 +32,10 @@ pub(crate) fn no_update(item: &Impl) -> Error {
             "a service needs a method `update`, which the runtime calls for every run: rename `{other}`, or add `{UPDATE}`"
         ),
         None => {
-            format!("a service needs a method `update`, which the runtime calls for every run: add `{UPDATE} {{ … }}`")
+            format!(
+                "a service needs a method `update`, which the runtime calls for every run: add `{UPDATE} {{ … }}`; or, for work \
+                 that continues until it is told to stop, `{RUN} {{ … }}`"
+            )
         }
     };
     Error::new_spanned(&item.ty, message)

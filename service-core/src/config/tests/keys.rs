@@ -7,14 +7,15 @@ use crate::config::keys::{self, KEYS, Key};
 use crate::config::kinds::Kind;
 use crate::config::options::Options;
 use crate::config::values::Value;
-use crate::schedule::{CatchUp, CronSchedule, Schedule};
+use crate::schedule::{CatchUp, CronSchedule, LongRun, Schedule};
 
 /// Everything is on that a key may need, and has its default.
-fn with_all() -> [Options; 2] {
+fn with_all() -> [Options; 3] {
     let (timezone, catch_up) = ("UTC".to_owned(), CatchUp::None);
     let cron = CronSchedule { expression: "0 3 * * *".to_owned(), timezone, catch_up };
     let on = Options { restart: Some(Default::default()), schedule: Schedule::Cron(cron), ..Options::default() };
-    [Options::default(), on]
+    let long = Options { schedule: Schedule::LongRun(LongRun::default()), ..Options::default() };
+    [Options::default(), on, long]
 }
 
 #[test]
@@ -128,5 +129,5 @@ fn code_can_set_every_option() {
 #[test]
 fn only_the_attribute_has_the_keys_of_the_macro() {
     let only: Vec<&str> = KEYS.iter().filter(|key| matches!(key.kind, Kind::Attribute)).map(|key| key.name).collect();
-    assert_eq!(only, ["name", "discover", "scope", "crate"]);
+    assert_eq!(only, ["name", "long_running", "discover", "scope", "crate"]);
 }

@@ -124,5 +124,6 @@ fn descriptor(
         line: 7,
         attributes,
         settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()) }),
+        long_running: false,
     }))
 }

@@ -3,11 +3,10 @@
 use std::pin::pin;
 
 use crate::log::warn;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Span, info};
 
-use super::{Exit, Returned, Supervisor};
+use super::{Exit, Returning, Supervisor};
 use crate::panic::Caught;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
@@ -23,7 +22,7 @@ impl Supervisor {
     pub(super) async fn end(&mut self, exit: Exit) -> Exit {
         let service = self.cx.service.clone();
         let exit = service.update(|state| {
-            let exit = if state.requests.stop.is_some() { Exit::Stopped } else { exit };
+            let exit = if state.requests.stop.is_some() && exit == Exit::Failed { Exit::Stopped } else { exit };
             state.status.activity = Activity::Ending(exit);
             state.status.next_due = None;
             // Wakes tasks of the instance that wait in `cx.stopping`.
@@ -32,7 +31,7 @@ impl Supervisor {
         });
         self.end_instance().await;
         self.record_pending_fire(true).await;
-        if exit == Exit::Stopped {
+        if exit != Exit::Failed {
             info!(service.id = %service.id, "stopped");
         }
         self.finish(exit);
@@ -68,6 +67,8 @@ impl Supervisor {
 
     /// Cleans up the instance, exactly once, and drops it. If a blocking run holds the instance, waits for that run.
     pub(super) async fn end_instance(&mut self) {
+        let hooks = self.cx.service.lock().requests.take_stop_hooks(true);
+        self.invoker.call_stop_hooks(hooks);
         if let Some(instance) = self.instance.take() {
             return clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
         }
@@ -153,7 +154,7 @@ async fn clean_up_blocking(
 }
 
 /// Cleans up an instance whose blocking run returns after the service has ended.
-async fn clean_up_late(run: JoinHandle<Returned>, invoker: Invoker, cx: Context) {
+async fn clean_up_late(run: Returning, invoker: Invoker, cx: Context) {
     if let Ok((instance, result)) = run.await {
         invoker.discard("the result of a run that had timed out", result);
         let limit = cx.service.lock().requests.options.drain_timeout;

@@ -35,7 +35,7 @@ impl Supervisor {
             InvokeResult::Done(Err(error)) => (FailureKind::Error, error),
             InvokeResult::Panicked(message) => (FailureKind::Panic, Error::msg(format!("panicked: {message}"))),
             InvokeResult::Cancelled(cancelled) => {
-                let error = cancelled_error(cancelled, self.options.timeout, ended - started);
+                let error = cancelled_error(cancelled, &self.options, ended - started);
                 if cancelled == Cancelled::Aborted {
                     self.follow_abort(error, (started, ended)).await;
                     return Some(Exit::Stopped);
@@ -174,6 +174,8 @@ impl Supervisor {
         let duration = times.map(|(started, ended)| ended - started);
         let service = &self.cx.service;
         let (replaced, waiters) = service.update(|state| {
+            let reported = state.take_progress(Outcome::idle());
+            state.status.stats.add(reported.processed, reported.failed);
             if recovery != Recovery::Ignore {
                 state.status.failures = failure.count;
             }
@@ -245,6 +247,7 @@ impl Supervisor {
         self.plan_regular(started, ended);
         service.update(|state| {
             state.status.given_up = true;
+            state.status.left_starting = true;
             state.status.start_resolved = true;
             state.status.activity = Activity::Waiting;
             state.notify_waiters();
@@ -258,6 +261,7 @@ impl Supervisor {
         let (service, blocked) = (&self.cx.service, self.away.is_some());
         service.update(|state| {
             state.status.activity = Activity::BackingOff;
+            state.status.left_starting = true;
             state.status.start_resolved = true;
             if !blocked || matches!(reason, Some(WaitReason::Restart)) {
                 state.status.wait_reason = reason.map(Box::new);

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Due, Supervisor, catches_up};
 use crate::runtime::status::Activity;
-use crate::schedule::{Grid, Schedule, later};
+use crate::schedule::{Grid, Readiness, Schedule, later};
 
 impl Supervisor {
     /// The first instance has been built: the service is ready, and its schedule begins.
@@ -28,8 +28,10 @@ impl Supervisor {
         }
         service.update(|state| {
             state.status.activity = Activity::Waiting;
-            state.status.start_resolved = true;
-            state.status.ready = true;
+            if options.long_run().is_none_or(|long| long.readiness == Readiness::Built) {
+                state.status.start_resolved = true;
+                state.status.ready = true;
+            }
             state.status.failures = 0;
             state.status.wait_reason = None;
             // If the service was paused while it started, its state does not change here.
@@ -49,6 +51,8 @@ impl Supervisor {
                     status.grid = Grid::new(ended);
                     Some(later(ended, *wait))
                 }
+                // After a failure that was ignored.
+                Schedule::LongRun(_) => Some(later(ended, self.options.retry_delay)),
                 Schedule::Cron(_) => None,
             };
             status.next_due = due.map(|due| later(due, jitter));
@@ -77,6 +81,7 @@ impl Supervisor {
                     self.plan_at(later(ended, *wait));
                 }
             }
+            Schedule::LongRun(_) => {}
             // A fire whose time has come stays due, as a point of the grid does.
             Schedule::Cron(_) if self.due == Due::Cron && self.fire_has_come() => self.recheck_clock(),
             Schedule::Cron(_) => self.plan_cron(),

@@ -6,11 +6,12 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use crate::log::warn;
-use tokio::task::JoinError;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
 use super::{Away, Exit, Returned, Supervisor};
+use crate::config::options::Options;
 use crate::humanize;
 use crate::panic::Caught;
 use crate::runtime::context::Context;
@@ -68,15 +69,45 @@ impl Supervisor {
         let run = self.cx.run;
         self.cx.service.emit(|| ServiceEventKind::RunStarted { run });
         let is_blocking = self.instance.as_ref().is_some_and(|instance| instance.__shape().blocking_update);
-        if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await }
+        let result = if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await };
+        self.cx.in_run = false;
+        self.end_stop_hooks(&result);
+        result
+    }
+
+    /// The closures that the run registered by `cx.on_stop`: called if the run was told to end or was cancelled, else dropped.
+    fn end_stop_hooks<T>(&self, result: &InvokeResult<T>) {
+        let (hooks, told) = {
+            let mut state = self.cx.service.lock();
+            let cancelled = matches!(result, InvokeResult::Cancelled(_));
+            if cancelled {
+                state.status.cancelled_run = self.cx.run;
+                state.notify_waiters();
+            }
+            if state.requests.on_stop.is_empty() {
+                return;
+            }
+            let told = cancelled || state.requests.stop.is_some() || state.requests.interrupt.is_some();
+            (state.requests.take_stop_hooks(false), told)
+        };
+        match told {
+            true => self.invoker.call_stop_hooks(hooks),
+            false => self.invoker.discard("a closure of `on_stop`", hooks),
+        }
+    }
+
+    /// What cancels the current run.
+    fn run_limit(&self) -> Limit {
+        self.options.long_run().map_or(Limit::Run(self.options.timeout), |long| Limit::LongRun(*long))
     }
 
     fn run_async<'a>(
         &'a mut self,
         mut timer: Pin<&'a mut Sleep>,
     ) -> impl Future<Output = InvokeResult<Result<Outcome>>> + 'a {
+        let limit = self.run_limit();
         let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-        let (invoker, span, limit) = (&self.invoker, run_span(&self.cx), Limit::Run(self.options.timeout));
+        let (invoker, span) = (&self.invoker, run_span(&self.cx));
         let mut update = Some(instance.__update(&self.cx));
         poll_fn(move |task| {
             let result = ready!(invoker.poll(task, timer.as_mut(), &span, limit, |task| {
@@ -98,12 +129,23 @@ impl Supervisor {
     async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {
         let Some(mut instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
         let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
-        let mut run = tokio::task::spawn_blocking(move || {
+        let (sender, mut run) = oneshot::channel();
+        let work = move || {
             let _blocking = cx.service.shared.enter_blocking();
             let caught = invoker.call(&span, || instance.__update_blocking(&cx));
-            (instance, caught)
-        });
-        match self.invoker.invoke(pin!(&mut run), Limit::Run(self.options.timeout)).await {
+            if let Err((instance, result)) = sender.send((instance, caught)) {
+                invoker.discard("the result of a blocking run", result);
+                invoker.discard("the instance", instance);
+            }
+        };
+        if self.options.long_run().is_some() {
+            if let Err(error) = spawn_thread(&self.cx.service.id, work) {
+                return InvokeResult::Done(Err(Error::new(error)));
+            }
+        } else {
+            tokio::task::spawn_blocking(work);
+        }
+        match self.invoker.invoke(pin!(&mut run), self.run_limit()).await {
             InvokeResult::Done(Ok((instance, caught))) => {
                 self.instance = Some(instance);
                 match caught {
@@ -111,7 +153,7 @@ impl Supervisor {
                     Caught::Panicked(message) => InvokeResult::Panicked(message),
                 }
             }
-            InvokeResult::Done(Err(join)) => InvokeResult::Panicked(join.to_string()),
+            InvokeResult::Done(Err(_)) => InvokeResult::Panicked("the runtime shuts down".to_owned()),
             InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
             InvokeResult::Cancelled(cancelled) => {
                 self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun));
@@ -122,12 +164,12 @@ impl Supervisor {
     }
 
     /// Takes the instance back from a blocking run that had timed out and has returned now.
-    pub(super) async fn take_back(&mut self, returned: Result<Returned, JoinError>) {
+    pub(super) async fn take_back(&mut self, returned: Option<Returned>) {
         let discard = self.away.take().is_some_and(|away| away.discard);
         let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
         self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
-        // An error means that the runtime shuts down.
-        let Ok((instance, caught)) = returned else { return };
+        // Without it, the runtime shuts down.
+        let Some((instance, caught)) = returned else { return };
         self.instance = Some(instance);
         let panicked = match caught {
             Caught::Returned(result) => {
@@ -146,14 +188,28 @@ impl Supervisor {
     }
 }
 
+/// Runs blocking code on a thread of its own, which has the name of the service and the context of the runtime.
+fn spawn_thread(id: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    let work = move || {
+        let _entered = runtime.enter();
+        work();
+    };
+    std::thread::Builder::new().name(id.to_owned()).spawn(work).map(drop)
+}
+
 /// The error of a run that was cancelled: why, and how long it took.
-pub(super) fn cancelled_error(cancelled: Cancelled, timeout: Option<Duration>, ran: Duration) -> Error {
+pub(super) fn cancelled_error(cancelled: Cancelled, options: &Options, ran: Duration) -> Error {
     match cancelled {
+        Cancelled::Idle => {
+            let limit = options.long_run().and_then(|long| long.idle_timeout).unwrap_or_default();
+            Error::msg(format!("the run reported no progress for its `idle_timeout` of {}", humanize::short(limit)))
+        }
         Cancelled::TimedOut => {
-            let timeout = humanize::short(timeout.unwrap_or_default());
+            let timeout = humanize::short(options.timeout.unwrap_or_default());
             Error::msg(format!("the run took longer than its `timeout` of {timeout}"))
         }
-        Cancelled::Aborted => {
+        Cancelled::Aborted | Cancelled::Interrupted => {
             let ran = humanize::short(ran);
             Error::msg(format!("the run did not end in time for the stop and was aborted after {ran}"))
         }

@@ -33,6 +33,7 @@ use crate::service::state::ServiceState;
 mod extension;
 mod instances;
 mod limits;
+mod long_runs;
 mod patience;
 mod requests;
 mod user_code;
@@ -299,7 +300,7 @@ impl Service {
             state.status.begin();
             (state.status.incarnation, state.status.stats.runs)
         });
-        let cx = Context { service: self.inner.clone(), registry: Arc::new(()), incarnation, run };
+        let cx = Context { service: self.inner.clone(), registry: Arc::new(()), incarnation, run, in_run: false };
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 

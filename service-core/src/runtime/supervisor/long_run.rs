@@ -1,0 +1,96 @@
+//! Runs that continue until they are told to stop: what ends them, and what follows.
+//!
+//! A long run is told to end by a stop, a pause or a fresh instance. When it then returns, that is neither an end nor a
+//! failure. An end that it was not told to is followed by what `on_end` says.
+
+use std::pin::Pin;
+
+use tokio::time::{Instant, Sleep};
+use tracing::info;
+
+use super::{Due, Exit, Supervisor};
+use crate::log::warn;
+use crate::runtime::events::ServiceEventKind;
+use crate::runtime::invoker::{Cancelled, InvokeResult};
+use crate::runtime::requests::StopRequest;
+use crate::schedule::{OnEnd, later};
+use crate::service::outcome::Outcome;
+
+impl Supervisor {
+    /// Runs `run` until it ends, and decides what follows.
+    pub(super) async fn long_run(&mut self, timer: Pin<&mut Sleep>) -> Option<Exit> {
+        let result = self.run(timer).await;
+        let (told, stable) = {
+            let mut state = self.cx.service.lock();
+            let told = state.requests.interrupt.take().is_some() || state.requests.stop.is_some();
+            (told, state.status.stable)
+        };
+        if stable {
+            // Failures from now on are not in a row with earlier ones.
+            self.failure_log.recovered(&self.cx.service);
+        }
+        match result {
+            InvokeResult::Cancelled(Cancelled::Interrupted) => {
+                warn!(service.id = %self.cx.service.id, "the run did not end within `drain_timeout` and was cancelled");
+                self.cx.service.emit(|| ServiceEventKind::Aborted);
+                self.end_told().await
+            }
+            InvokeResult::Done(result) if told => {
+                if let Err(error) = result {
+                    let error = self.invoker.printable(error);
+                    info!(service.id = %self.cx.service.id, "the run was told to stop and ended with an error: {error:#}");
+                    self.invoker.discard("an error", error);
+                }
+                self.end_told().await
+            }
+            InvokeResult::Done(Ok(outcome)) => self.end_of_work(outcome).await,
+            failed => self.follow_failure(failed).await,
+        }
+    }
+
+    /// The run was told to end, and has ended. The next one follows as soon as nothing prevents it.
+    async fn end_told(&mut self) -> Option<Exit> {
+        let ended = Instant::now();
+        let outcome = self.cx.service.update(|state| {
+            let outcome = state.take_progress(Outcome::idle());
+            state.status.end_told(ended);
+            state.status.stats.add(outcome.processed, outcome.failed);
+            outcome
+        });
+        self.emit_run_finished(outcome);
+        self.due = Due::AtOnce;
+        self.after_run().await;
+        None
+    }
+
+    /// The run has ended by itself, without an error.
+    async fn end_of_work(&mut self, outcome: Outcome) -> Option<Exit> {
+        let on_end = self.options.long_run().map(|long| long.on_end).unwrap_or_default();
+        self.succeed(outcome);
+        self.after_run().await;
+        let service = &self.cx.service;
+        match on_end {
+            OnEnd::Again => {
+                self.plan(Due::Regular, later(Instant::now(), self.options.retry_delay));
+                None
+            }
+            OnEnd::Stop => {
+                info!(service.id = %service.id, "the work is done, the service stops");
+                service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                None
+            }
+            OnEnd::Shutdown => {
+                info!(service.id = %service.id, "the work is done, the registry shuts down (`on_end`)");
+                service.request_stop(StopRequest { by_itself: true, ..StopRequest::default() });
+                Some(Exit::Shutdown)
+            }
+        }
+    }
+
+    fn emit_run_finished(&self, outcome: Outcome) {
+        let (run, service) = (self.cx.run, &self.cx.service);
+        let duration = service.lock().status.stats.last_duration;
+        let Outcome { processed, failed, again } = outcome;
+        service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
+    }
+}
