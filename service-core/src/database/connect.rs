@@ -121,7 +121,7 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
     #[cfg(feature = "postgres")]
     if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
         return Err(Error::fatal(format!(
-            "`{}` asks for TLS, which this program is built without: enable the feature `tls` of service-core",
+            "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()
         )));
     }

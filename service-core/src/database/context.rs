@@ -59,7 +59,7 @@ impl Context {
     fn service_db(&self) -> Result<&ServiceDb> {
         let db = ServiceDb::of(&self.service).ok_or_else(|| {
             Error::fatal(format!(
-                "service `{}` asks for a database, which the registry does not have; \
+                "service `{}` needs a database, but the registry has none; \
                  add `.database(db)` or `.database_url(\"…\")` to the builder",
                 self.service_id()
             ))

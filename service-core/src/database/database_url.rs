@@ -35,7 +35,7 @@ impl<'a> Target<'a> {
         // Of what is no URL, not everything can be shown: `host=db password=…` is a way to write it elsewhere.
         if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._/\\".contains(c)) {
             return Err(Error::fatal(
-                "what was given is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
+                "this is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
             ));
         }
         if !given.contains(':') {
@@ -55,9 +55,7 @@ impl<'a> Target<'a> {
             "sqlite" => Engine::SqliteFile,
             "postgres" | "postgresql" => Engine::Postgres,
             other => {
-                return Err(Error::fatal(format!(
-                    "`{other}:` is not a database this crate works with: use `sqlite:…` or `postgres://…`"
-                )));
+                return Err(Error::fatal(format!("`{other}:` is not supported: use `sqlite:…` or `postgres://…`")));
             }
         };
         let read_only = engine == Engine::SqliteFile && parameters(rest).any(|p| p == "mode=ro" || p == "immutable=1");

@@ -198,7 +198,7 @@ pub async fn check_schema(db: &DatabaseConnection) -> Result<()> {
     let missing = missing_columns(db).await?;
     if !missing.is_empty() {
         return Err(Error::fatal(format!(
-            "`service_claim` was made by an earlier version: run `{}`, or leave out `.migrate(false)`",
+            "`service_claim` was created by an earlier version: run `{}`, or leave out `.migrate(false)`",
             missing.join("; ")
         )));
     }
@@ -223,9 +223,7 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
 async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
     let backend = db.get_database_backend();
     if !matches!(backend, DbBackend::Sqlite | DbBackend::Postgres) {
-        return Err(Error::fatal(format!(
-            "{backend:?} is not a database this crate works with: use SQLite or PostgreSQL"
-        )));
+        return Err(Error::fatal(format!("{backend:?} is not supported: use SQLite or PostgreSQL")));
     }
     let mut missing = Vec::new();
     for (name, _) in TABLES {
@@ -295,7 +293,7 @@ impl FrameworkTables {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot look for the framework's table `{name}` in the registry's database")]
+#[error("cannot check whether the framework's table `{name}` exists")]
 struct CannotLook {
     name: &'static str,
     source: DbErr,
@@ -303,12 +301,12 @@ struct CannotLook {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot make the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
+    "cannot create the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
 )]
 struct Refused(#[source] DbErr);
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot add a column to a table of the framework's: run `{sql}` as the table's owner")]
+#[error("cannot add a column to a table of the framework: run `{sql}` as the table's owner")]
 struct ColumnRefused {
     sql: &'static str,
     source: DbErr,

@@ -21,8 +21,8 @@ pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Res
         }
         let Some(depth) = savepoint(&tx).await else { return Ok(tx) };
         crate::log::warn!(
-            "a connection of the registry's pool was left inside a transaction, after an error that SQLite ended the transaction \
-             for; the connection is discarded"
+            "a connection of the registry's pool was left inside a transaction by an error for which SQLite rolled back; the \
+             connection is not used again"
         );
         // The driver counts as it did before, and nothing stays open.
         let _ = tx.execute_unprepared(&format!("ROLLBACK; SAVEPOINT {}", savepoint_name(depth))).await;

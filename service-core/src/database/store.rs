@@ -23,7 +23,7 @@ pub struct Store {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the value under `{key}` in the store of `{service_id}` is no `{wanted}`: change the type back, read it as `serde_json::Value`, or `remove` it"
+    "the value under `{key}` in the store of `{service_id}` is not a `{wanted}`: change the type back, read it as `serde_json::Value`, or `remove` it"
 )]
 struct Unreadable {
     service_id: String,

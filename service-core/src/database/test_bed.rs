@@ -22,7 +22,7 @@ impl TestBed {
     /// As for `sqlite`.
     pub async fn database_url(&self, url: impl AsRef<str>) -> DatabaseConnection {
         self.hold_clock().await;
-        let db = connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
+        let db = connect(url.as_ref()).await.unwrap_or_else(|error| panic!("the database cannot be opened: {error:?}"));
         self.change(|builder| builder.with_database(|database| database.is_virtual = true).database(db.clone()));
         db
     }

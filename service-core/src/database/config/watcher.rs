@@ -133,9 +133,9 @@ const PAUSED: &str = "paused";
 enum NoAnswer {
     #[error("no answer within {} s", .0.as_secs())]
     Down(Duration),
-    #[error("no answer within {} s: it is away, or all connections of its pool are in use", .0.as_secs())]
+    #[error("no answer within {} s: the database is down, or all connections of the pool are in use", .0.as_secs())]
     DownOrPoolExhausted(Duration),
-    #[error("no answer within {} s: all connections of its pool are in use", .0.as_secs())]
+    #[error("no answer within {} s: all connections of the pool are in use", .0.as_secs())]
     PoolExhausted(Duration),
 }
 
@@ -304,7 +304,7 @@ impl TableWatcher {
             }
             if !std::mem::replace(&mut self.state().unreadable, true) {
                 warn!(
-                    "service_config and service_override cannot be read, what they said before still holds: {error:#}"
+                    "service_config and service_override cannot be read, the values read last stay in effect: {error:#}"
                 );
             }
         }
@@ -329,8 +329,8 @@ impl TableWatcher {
         if self.availability.mark_down(format!("{error:#}"), refuses_writes) {
             let how = if refuses_writes { "accepts no writes" } else { "does not answer" };
             warn!(
-                "the {name} {how}, services that need it wait; what service_config and service_override said before \
-                 still holds: {error:#}"
+                "the {name} {how}, services that need it wait; the values last read from service_config and \
+                 service_override stay in effect: {error:#}"
             );
         }
     }
@@ -374,7 +374,7 @@ impl TableWatcher {
         match expire_overrides(db, now).await {
             Ok(expired) => {
                 for ended in expired {
-                    info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);
+                    info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
                 }
             }
             // They are not read either. A server that accepts no writes keeps them a little longer.
@@ -406,7 +406,7 @@ impl TableWatcher {
     fn report(&self, service: &str, place: &str, problem: &str) {
         let line = format!("{place}: {problem}");
         if self.state().reported.insert(format!("{service} {line}")) {
-            warn!(service.id = %service, "ignored, what held before still does: {line}");
+            warn!(service.id = %service, "row ignored, the previous value stays in effect: {line}");
         }
     }
 
@@ -449,7 +449,7 @@ impl TableWatcher {
             let resolved = match sources.resolve(service.target(), &layer_rows) {
                 Ok(resolved) => resolved,
                 Err(errors) => {
-                    warn!(service.id = %id, "the tables' rows cannot be used, what held before still does: {errors}");
+                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {errors}");
                     return;
                 }
             };
@@ -462,7 +462,7 @@ impl TableWatcher {
                 Caught::Panicked(message) => {
                     warn!(
                         service.id = %id,
-                        "the tables' rows cannot be used, what held before still does: reading them as its settings panicked: {message}"
+                        "the rows of the tables cannot be used, the previous configuration stays in effect: reading the settings panicked: {message}"
                     );
                     return;
                 }
@@ -505,7 +505,7 @@ impl TableWatcher {
         match service.fit(resolved) {
             Ok(resolved) => service.inner.reconfigure(resolved, own_changed),
             Err(wrong) => {
-                warn!(service.id = %id, "the tables' rows cannot be used, what held before still does: {wrong}")
+                warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
             }
         }
         // The later layer wins; where one says it twice, in both spellings, the pause does.

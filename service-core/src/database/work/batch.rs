@@ -71,7 +71,7 @@ pub struct Item<'a, E: EntityTrait> {
 /// The item was settled with `Ok`, although its writes cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "settled as done, although a statement had failed, so nothing of the item can be kept; return the statement's error, or wrap what may fail in `tx.begin()`"
+    "settled with `Ok` although a statement had failed, so the item's writes are undone; return the error of the statement, or execute a statement that may fail inside `tx.begin()`"
 )]
 pub(super) struct IgnoredError(#[source] pub(super) DbErr);
 
@@ -237,7 +237,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             service.id = service_id,
             table,
             rows,
-            "the claims expired before their rows were lent (the process was suspended, or the database away); the rows are left to other workers"
+            "the claims expired before their rows were lent (the process was suspended, or the database was down); other workers can claim the rows"
         );
         self.rows.clear();
         (self.has_unlent, self.more) = (true, true);
@@ -302,7 +302,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             }
             Written::Changed => self.skip_lost(&row).await,
             Written::Refused(why) => {
-                self.leave_out(&row.key, &format!("it failed ({message}), which cannot be written: {why}"));
+                self.leave_out(&row.key, &format!("it failed ({message}), but its status cannot be written: {why}"));
                 self.release_claim_alone(&row).await;
                 self.current = None;
                 self.failed += 1;
@@ -340,7 +340,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             service.id = service_id,
             table,
             key,
-            "an item could not be processed now, it keeps its attempts: {error:#}"
+            "an item failed for a cause that is not its own, and loses no attempt: {error:#}"
         );
         self.current = None;
         self.failed += 1;
@@ -431,7 +431,7 @@ impl<E: WorkItem> Batch<E> {
         };
         let shown = key_text(&key);
         if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
-            crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
+            crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read and becomes `failed`");
         }
         let message = format!("cannot be read: {error}");
         let written = write_unreadable(&self.tx, &self.table, &key, &message, self.service_db.clock.now()).await?;

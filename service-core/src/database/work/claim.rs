@@ -301,7 +301,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
         let written = write_failure(tx, table, row, decision, &message, now).await?;
         if let Written::Refused(why) = &written {
-            service_db.work.set_aside(table, &row.key, format!("{message}, which cannot be written: {why}"), false);
+            service_db.work.set_aside(
+                table,
+                &row.key,
+                format!("{message}, but its status cannot be written: {why}"),
+                false,
+            );
         }
         let connection = tx.connection().await?;
         if decision == RetryDecision::Failed && matches!(written, Written::Done) {

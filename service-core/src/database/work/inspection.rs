@@ -44,7 +44,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
         Err(_) => return Ok(()),
     };
     if let Some(problem) = found.problem {
-        return Err(Error::msg(format!("the rows of `{}` cannot be work: {problem}", table.name)));
+        return Err(Error::msg(format!("`{}` cannot be a table of work: {problem}", table.name)));
     }
     let index = found.has_claim_index.then(claim_index_name::<E>);
     service_db.work.inspected(table, found.has_triggers, index);
@@ -60,7 +60,7 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
         crate::log::warn!(
             service.id = service_id,
             table,
-            "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
+            "no index serves the claims from this table, so each claim reads the whole table: call `service_core::database::create_claim_index` \
              for its entity once, or run: {}",
             claim_index::<E>(service_db.db().get_database_backend())
         );
@@ -70,8 +70,7 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
             service.id = service_id,
             table,
             status,
-            "a row has a status that no work item has, and is not claimed: `{PENDING}` rows are claimed, and end as `{COMPLETED}` \
-             or `{FAILED}`"
+            "a row has an unknown status and is not claimed: `{PENDING}` rows are claimed, and end as `{COMPLETED}` or `{FAILED}`"
         );
     }
 }

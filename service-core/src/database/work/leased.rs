@@ -152,7 +152,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             service.id = service_id,
             table,
             key,
-            "the claim expired before the item was settled (a longer `.lease(…)` helps), or its row was changed; its writes are undone"
+            "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
         if let Some(lease) = &self.lease {
             let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);

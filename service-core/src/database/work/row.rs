@@ -33,7 +33,7 @@ pub(crate) struct ClaimError {
 /// The entity does not fit its table, so no row is touched.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no claimed row of `{table}` can be read, so the rows are left as they are: do the types of the entity fit the table's columns?"
+    "no claimed row of `{table}` can be read, so the rows are left as they are: do the types of the entity fit the columns of the table?"
 )]
 pub(crate) struct Unreadable {
     pub(crate) table: String,
@@ -43,7 +43,7 @@ pub(crate) struct Unreadable {
 /// The table accepts the status `completed` of no row.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{table}` refuses to complete rows, so they stay pending: does its status column take `completed`, and its error column an empty value? {reason}"
+    "`{table}` refuses to complete rows, so they stay pending: does its status column accept `completed`, and its error column an empty value? {reason}"
 )]
 pub(crate) struct CompletionRefused {
     pub(crate) table: String,

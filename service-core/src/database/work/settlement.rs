@@ -30,7 +30,7 @@ impl ServiceDb {
                 Err(error) if ErrorKind::of(&error).is_passing() => return Err(error.into()),
                 Err(error) => {
                     // Kept, it would fail again before every claim and block the table.
-                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "what an ended run left could not be written");
+                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the row in flight or the claims of an ended run");
                     self.work.remove(&settlement);
                 }
             }
@@ -85,7 +85,7 @@ impl ServiceDb {
             }
             (Written::Changed, _) => {}
             (Written::Refused(why), _) => {
-                let reason = format!("it failed ({message}), which cannot be written: {why}");
+                let reason = format!("it failed ({message}), but its status cannot be written: {why}");
                 if self.work.set_aside(table, &row.key, reason.clone(), false) {
                     let (service_id, table, key) = (&*self.service_id, &table.name, key_text(&row.key));
                     crate::log::warn!(
