@@ -1,4 +1,4 @@
-//! Opening pools: what a URL needs so that background services run well on it.
+//! Opens pools with the settings that background services need.
 //!
 //! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its last
 //! connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
@@ -12,7 +12,7 @@ use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
 use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
-/// How long SQLite itself waits for a lock before it reports "busy".
+/// How long SQLite waits for a lock before it reports "busy".
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,17 +53,17 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
     open(default_options(url)?, true).await
 }
 
-/// The services' pool of a registry, and a way around it.
+/// The services' pool of a registry, and connections beside it.
 #[derive(Debug)]
 pub(crate) struct RegistryPool {
     pub(crate) db: DatabaseConnection,
-    /// `None` for a database in memory: another connection would open another one.
+    /// `None` for a database in memory: another connection would open another database.
     pub(crate) direct: Option<DirectConnection>,
 }
 
 /// The options of a pool by its URL alone.
 pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
-    // A wrong URL is reported here, as the driver would show its password.
+    // A wrong URL is reported here, because the driver's message would show its password.
     let mut options = ConnectOptions::new(Target::parse(url)?.url());
     options.acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT);
     if let Ok(level) = "debug".parse() {
@@ -72,7 +72,8 @@ pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     Ok(options)
 }
 
-/// A registry's pool. A database that is down is no error: it may come up later. What can never work is.
+/// Opens a registry's pool. A database that is down is not an error, because it may come up later. A URL that can never work
+/// is.
 pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
     let url = options.get_url().to_owned();
     let target = Target::parse(&url)?;
@@ -92,7 +93,8 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
     }
 }
 
-/// A pool of an SQLite file that cannot be opened yet: each connection tries anew. sea-orm itself opens a file at once.
+/// Returns a pool for an SQLite file that cannot be opened yet: each new connection tries to open it. sea-orm's own function
+/// fails at once.
 #[cfg(feature = "sqlite")]
 fn unopened_sqlite(options: &ConnectOptions, target: &Target<'_>) -> Option<DatabaseConnection> {
     use sea_orm::SqlxSqliteConnector;
@@ -127,7 +129,7 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
     }
     let mut options = tuned(options, &target);
     if target.engine == Engine::Postgres {
-        // Always lazily, so that the cause of a failure can be asked for.
+        // Always lazily, so that a failure to connect comes later, when its cause can be found.
         options.connect_lazy(true);
     }
     let db = Database::connect(options).await.map_err(|error| explain(&target, error))?;
@@ -139,16 +141,16 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
         return Err(explain(&target, error));
     }
     if target.engine == Engine::SqliteFile && !target.read_only {
-        // Kept in the file, so once is enough for every connection and every later process.
+        // The mode is stored in the file, so it applies to every connection and every later process.
         db.execute_unprepared("PRAGMA journal_mode = WAL").await.map_err(|error| explain(&target, error))?;
     }
     Ok(db)
 }
 
-/// The options with what background services need.
+/// Adds the options that background services need.
 fn tuned(mut options: ConnectOptions, target: &Target<'_>) -> ConnectOptions {
     let usual = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
-    // A pool of one hangs as soon as a transaction is open.
+    // With one connection, statements beside an open transaction would wait for it.
     let connections = options.get_max_connections().unwrap_or(usual).max(2);
     options.max_connections(connections);
     if target.engine == Engine::SqliteMemory {
@@ -158,7 +160,7 @@ fn tuned(mut options: ConnectOptions, target: &Target<'_>) -> ConnectOptions {
     options
 }
 
-/// Whether a connection was not left inside a transaction. The pool closes those that were.
+/// Whether a connection is outside of any transaction. The pool closes a connection that was left inside one.
 #[cfg(feature = "sqlite")]
 async fn is_usable(
     connection: &mut sea_orm::sqlx::SqliteConnection,
@@ -173,7 +175,7 @@ fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
     }
     options.map_sqlx_sqlite_before_acquire(|connection, _| Box::pin(is_usable(connection)));
     if engine == Engine::SqliteMemory {
-        // Connections to one in-memory database share their cache, where a reader waits for a writer without an end.
+        // Connections to one in-memory database share a cache, in which a reader would wait for a writer without a limit.
         options.map_sqlx_sqlite_opts(|options| options.pragma("read_uncommitted", "1"));
     }
 }

@@ -6,8 +6,8 @@ use crate::database::connect::connect;
 use crate::testing::TestBed;
 
 impl TestBed {
-    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed holds
-    /// a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere else.
+    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From now on the bed holds a paused
+    /// clock: time only moves in [`run_for`](Self::run_for) and while calls on handles are awaited.
     ///
     /// # Panics
     /// A service of the bed has been started, or the database cannot be opened.
@@ -16,7 +16,7 @@ impl TestBed {
         self.database_url("sqlite::memory:").await
     }
 
-    /// The same with the database at this URL.
+    /// Gives the bed the database at this URL, as `sqlite` does.
     ///
     /// # Panics
     /// As for `sqlite`.
