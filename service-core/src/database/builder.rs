@@ -66,8 +66,8 @@ impl RegistryBuilder {
         self.with_database(|database| database.url = Some(url.into()))
     }
 
-    /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts, certificates. A pool
-    /// has at least two connections. On SQLite, the framework sets `map_sqlx_sqlite_before_acquire`.
+    /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts, certificates. A
+    /// pool has at least two connections. On SQLite, the framework sets `map_sqlx_sqlite_before_acquire`.
     ///
     /// ```
     /// use service_core::ServiceRegistry;

@@ -40,9 +40,9 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
     Ok(LastRun { run: run?, fire: fire? })
 }
 
-/// Stores when a service last ran. `None` keeps the stored time. An earlier time does not replace a later one: of
-/// two processes, the one that was delayed may write last. But a stored time that is ahead of this machine's clock by more than a minute is
-/// always replaced: otherwise a clock that was wrong would hide fires until that time.
+/// Stores when a service last ran. `None` keeps the stored time. An earlier time does not replace a later one: of two
+/// processes, the one that was delayed may write last. But a stored time that is ahead of this machine's clock by more than
+/// a minute is always replaced: otherwise a clock that was wrong would hide fires until that time.
 ///
 /// # Errors
 /// The database's.

@@ -1,7 +1,7 @@
 //! Opens pools with the settings that background services need.
 //!
-//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its last
-//! connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
+//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its
+//! last connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
 
 use std::time::Duration;
 

@@ -19,8 +19,9 @@ impl Context {
         Ok(self.service_db()?.db())
     }
 
-    /// Begins a transaction. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()` makes its
-    /// writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to 5 s.
+    /// Begins a transaction. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()`
+    /// makes its writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to
+    /// 5 s.
     ///
     /// # Errors
     /// The registry has no database, or the database is down.
@@ -28,9 +29,9 @@ impl Context {
         self.service_db()?.begin().await
     }
 
-    /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a time, half are
-    /// rows whose time has come. [`Batch::commit`](crate::database::Batch::commit) commits all of them together. If the run ends
-    /// without it, the rows stay as they were, except that the row in flight loses an attempt.
+    /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a time,
+    /// half are rows whose time has come. [`Batch::commit`](crate::database::Batch::commit) commits all of them together. If
+    /// the run ends without it, the rows stay as they were, except that the row in flight loses an attempt.
     ///
     /// # Errors
     /// When awaited: the registry has no database, or the database is down.
@@ -38,8 +39,8 @@ impl Context {
         Claim::new(self.service_db(), n)
     }
 
-    /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row commits by
-    /// itself, and no transaction is open while your code runs.
+    /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row
+    /// commits by itself, and no transaction is open while your code runs.
     ///
     /// # Errors
     /// As for [`claim`](Self::claim).

@@ -122,8 +122,8 @@ fn no_answer() -> Error {
     Error::new(DbErr::Conn(sea_orm::RuntimeErr::Internal(why)))
 }
 
-/// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS the driver
-/// refuses to connect before it sends anything.
+/// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS the
+/// driver refuses to connect before it sends anything.
 #[cfg(feature = "postgres")]
 pub(crate) async fn tls_is_compiled() -> bool {
     use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};

@@ -1,7 +1,7 @@
 //! The framework's own tables: their SQL, and their creation at the start.
 //!
-//! The tricky part is that many replicas start at once. PostgreSQL may answer two concurrent `CREATE TABLE IF NOT EXISTS` with a
-//! unique violation in its catalogue, so the tables are created under an advisory lock there.
+//! The tricky part is that many replicas start at once. PostgreSQL may answer two concurrent `CREATE TABLE IF NOT EXISTS`
+//! with a unique violation in its catalogue, so the tables are created under an advisory lock there.
 
 use std::fmt;
 use std::ops::Deref;
@@ -158,8 +158,8 @@ impl<'a> IntoIterator for &'a SchemaSql {
     }
 }
 
-/// Creates the framework's tables that are missing, and adds missing columns to tables of an earlier version. Many processes may
-/// do so at once.
+/// Creates the framework's tables that are missing, and adds missing columns to tables of an earlier version. Many processes
+/// may do so at once.
 ///
 /// # Errors
 /// The database is down; or it refuses, then the message names `schema_sql`, or the statement that adds the column.

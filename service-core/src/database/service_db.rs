@@ -68,8 +68,8 @@ impl ServiceDb {
         self
     }
 
-    /// Sets the write lock that the registry's services share, and whether their pool closes connections that were left inside a
-    /// transaction.
+    /// Sets the write lock that the registry's services share, and whether their pool closes connections that were left
+    /// inside a transaction.
     pub(crate) fn with_write_lock(mut self, write_lock: WriteLock, pool_is_checked: bool) -> Self {
         (self.tx.write_lock, self.tx.pool_is_checked) = (write_lock, pool_is_checked);
         self

@@ -31,8 +31,8 @@ pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Res
     Err(DbErr::Custom("the pool's connections were left inside transactions: open the pool again".to_owned()))
 }
 
-/// Ends a transaction that may have ended already. Afterwards, its connection is inside a transaction neither for SQLite nor for
-/// the driver.
+/// Ends a transaction that may have ended already. Afterwards, its connection is inside a transaction neither for SQLite nor
+/// for the driver.
 pub(crate) async fn restore(tx: DatabaseTransaction) {
     let _ = tx.execute_unprepared("ROLLBACK").await;
     // The kind of the transaction that the driver begins now shows how many transactions it counts.
@@ -64,8 +64,8 @@ pub(crate) async fn close_idle(db: &DatabaseConnection) {
 #[cfg(not(feature = "sqlite"))]
 pub(crate) async fn close_idle(_db: &DatabaseConnection) {}
 
-/// The number of transactions that the driver counted when this one began, if it counted any: then this one is a savepoint, named
-/// by that number.
+/// The number of transactions that the driver counted when this one began, if it counted any: then this one is a savepoint,
+/// named by that number.
 async fn savepoint(tx: &DatabaseTransaction) -> Option<u32> {
     for depth in 1..=3 {
         let rollback = format!("ROLLBACK TO SAVEPOINT {}", savepoint_name(depth));

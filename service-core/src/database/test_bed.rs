@@ -6,8 +6,8 @@ use crate::database::connect::connect;
 use crate::testing::TestBed;
 
 impl TestBed {
-    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From now on the bed holds a paused
-    /// clock: time only moves in [`run_for`](Self::run_for) and while calls on handles are awaited.
+    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From now on the bed holds a
+    /// paused clock: time only moves in [`run_for`](Self::run_for) and while calls on handles are awaited.
     ///
     /// # Panics
     /// A service of the bed has been started, or the database cannot be opened.

@@ -4,10 +4,10 @@
 //! item of a batch uses the transaction of the batch, and its first statement sets a savepoint. A leased item has a transaction
 //! that begins with its first statement.
 //!
-//! The tricky part is a transaction that ends unexpectedly: SQLite rolls back by itself if the disk is full or a trigger requests
-//! it, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Each following statement would
-//! commit by itself. So if a transaction is in doubt, it is checked before its next statement. Every transaction of the framework
-//! is checked before anything is reported as done.
+//! The tricky part is a transaction that ends unexpectedly: SQLite rolls back by itself if the disk is full or a trigger
+//! requests it, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Each following
+//! statement would commit by itself. So if a transaction is in doubt, it is checked before its next statement. Every
+//! transaction of the framework is checked before anything is reported as done.
 
 use std::fmt;
 use std::future::Future;
@@ -71,8 +71,8 @@ impl TxContext {
 /// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start. On PostgreSQL it runs at READ
 /// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as its first statement changes that.
 ///
-/// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own `DatabaseTransaction`, for code
-/// that requires this type or a `StreamTrait`.
+/// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own `DatabaseTransaction`, for
+/// code that requires this type or a `StreamTrait`.
 #[derive(Debug)]
 pub struct Transaction {
     cx: TxContext,
@@ -150,11 +150,12 @@ impl Transaction {
 
     /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
     ///
-    /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up to 5 s.
+    /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up
+    /// to 5 s.
     ///
     /// # Errors
-    /// The database refused the commit; then nothing was written. If the connection broke during the commit, or the server did not
-    /// answer within 60 s, it is unknown whether the commit took effect.
+    /// The database refused the commit; then nothing was written. If the connection broke during the commit, or the server
+    /// did not answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
         if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
             self.prove().await?;
@@ -248,8 +249,8 @@ impl Transaction {
         self.health.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Checks that the transaction is still open. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and outside a
-    /// transaction each statement commits by itself on both engines.
+    /// Checks that the transaction is still open. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and
+    /// outside a transaction each statement commits by itself on both engines.
     ///
     /// # Errors
     /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint.
@@ -276,7 +277,8 @@ impl Transaction {
         Err(ended())
     }
 
-    /// Returns the connection for a nested transaction. Its statements are not tracked, so the transaction is in doubt afterwards.
+    /// Returns the connection for a nested transaction. Its statements are not tracked, so the transaction is in doubt
+    /// afterwards.
     async fn nest(&self) -> DbResult<&DatabaseTransaction> {
         if self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed) {
             // If a savepoint cannot be set, sea-orm rolls back the outer transaction.
@@ -347,8 +349,8 @@ impl Transaction {
         }
     }
 
-    /// Ends the connection of a transaction whose prepared statements no longer fit their tables. Otherwise the driver would use these
-    /// statements again.
+    /// Ends the connection of a transaction whose prepared statements no longer fit their tables. Otherwise the driver would
+    /// use these statements again.
     pub(crate) async fn discard(&self) {
         if self.backend == DbBackend::Postgres
             && let Some(open) = self.tx.get()
@@ -487,7 +489,8 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
         // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
         let isolation_level = Some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's knowledge.
+        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
+        // knowledge.
         let db = cx.db.clone();
         return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
             Ok(tx) => Ok(OpenTransaction { tx, permit: None }),

@@ -39,8 +39,8 @@ pub(crate) fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Parses RFC 3339, or the text of `CURRENT_TIMESTAMP` and `now()`: with a blank in place of the `T`, and on SQLite without a zone,
-/// because it is in UTC.
+/// Parses RFC 3339, or the text of `CURRENT_TIMESTAMP` and `now()`: with a blank in place of the `T`, and on SQLite without
+/// a zone, because it is in UTC.
 pub(crate) fn parse_time(text: &str) -> std::result::Result<DateTime<Utc>, String> {
     if let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
         return Ok(at.and_utc());

@@ -1,8 +1,8 @@
 //! The tables that configure services from outside: `service_config`, which other programs write, and `service_override`, which
 //! operators write.
 //!
-//! The tricky part is that rows may be written by hand. A row that cannot be parsed is returned as an error with its key, so that
-//! it can be reported while the service continues with the last good value.
+//! The tricky part is that rows may be written by hand. A row that cannot be parsed is returned as an error with its key, so
+//! that it can be reported while the service continues with the last good value.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, OnConflict, Query};
@@ -131,8 +131,8 @@ pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
 }
 
-/// Reads the overrides that have not expired at `now`, in the order of the primary key: each as an override, or as the error of its
-/// row.
+/// Reads the overrides that have not expired at `now`, in the order of the primary key: each as an override, or as the error
+/// of its row.
 ///
 /// # Errors
 /// Those of the database.
@@ -144,7 +144,8 @@ pub async fn read_overrides(
     Ok(overrides.filter(|found| !is_expired(found, now)).collect())
 }
 
-/// Sets an override. It replaces an earlier one of the same service and key, and is recorded as set now, by the database's clock.
+/// Sets an override. It replaces an earlier one of the same service and key, and is recorded as set now, by the database's
+/// clock.
 ///
 /// # Errors
 /// Those of the database.
@@ -194,8 +195,8 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
     let mut expired = Vec::new();
     for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now)) {
         let Ok(found) = found else { continue };
-        // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people write have
-        // times in other formats.
+        // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people write
+        // have times in other formats.
         let delete = Query::delete()
             .from_table(column("service_override"))
             .and_where(Expr::col(column("service_id")).eq(found.service_id.as_str()))

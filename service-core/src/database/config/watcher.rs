@@ -1,7 +1,8 @@
 //! The table layers while the program runs: applies changes of `service_config` and `service_override` within seconds.
 //!
-//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in effect while
-//! this process runs; if there is none, the value of the layer below applies. No row of these tables can fail a service.
+//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in effect
+//! while this process runs; if there is none, the value of the layer below applies. No row of these tables can fail a
+//! service.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -167,9 +168,9 @@ impl TableWatcher {
         cfg!(feature = "sqlite") && (self.direct.is_some())
     }
 
-    /// Runs the registry's own queries on the services' pool. If the pool has no connection in time, runs them on a connection of
-    /// its own, which is closed afterwards. So a service that uses all connections does not block the registry, and the registry
-    /// keeps no connection.
+    /// Runs the registry's own queries on the services' pool. If the pool has no connection in time, runs them on a
+    /// connection of its own, which is closed afterwards. So a service that uses all connections does not block the
+    /// registry, and the registry keeps no connection.
     ///
     /// # Errors
     /// Those of `work`, which may be called twice; or the database cannot be reached, with the cause.
@@ -235,8 +236,8 @@ impl TableWatcher {
         });
     }
 
-    /// Polls before one service starts, so that the tables apply from its first instance on. Does nothing if the database is known to
-    /// be down. Concurrent callers share one poll.
+    /// Polls before one service starts, so that the tables apply from its first instance on. Does nothing if the database is
+    /// known to be down. Concurrent callers share one poll.
     pub(crate) async fn poll_if_up(&self, services: &Services) {
         if self.availability.is_down() {
             return;

@@ -1,5 +1,5 @@
-//! Inspects a table before a claim: whether the entity fits it, whether an index serves the claims, whether triggers may change
-//! what is written, and whether there are rows that no claim will ever get.
+//! Inspects a table before a claim: whether the entity fits the table, whether an index serves the claims, whether triggers may
+//! change the framework's writes, and whether rows have a status that is never claimed.
 
 use std::fmt::Write;
 
@@ -22,8 +22,8 @@ const SQLITE_ROWS: u64 = 100_000;
 /// Inspects a table at its first claim, and again every minute.
 ///
 /// # Errors
-/// The status enum lacks a value that a work item needs, or a column cannot take what the framework writes. The database's errors
-/// are left to the claim itself, unless the database is down.
+/// The status enum lacks a value that a work item needs, or a column cannot store a value that the framework writes. Errors
+/// of the database are left to the claim itself, unless the database is down.
 pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSql) -> Result<()> {
     let known = (E::__work().known_statuses)();
     if !known.is_empty() {
@@ -34,9 +34,9 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
     }
     let found = match look::<E>(service_db).await {
         Ok(Some(found)) => found,
-        // The claim fails, and says so.
+        // There is no such table. The claim fails with that error.
         Ok(None) => return Ok(()),
-        // The claim would wait as long, and end the same way.
+        // The claim would wait as long, and fail in the same way.
         Err(source) if ErrorKind::of(&source).is_outage() => {
             let source = explained(service_db.db(), source).await;
             return Err(Error::new(ClaimError { table: table.name.clone(), source }));
@@ -75,11 +75,11 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
     }
 }
 
-/// What an inspection finds.
+/// The result of an inspection.
 #[derive(Debug, Default)]
 struct Found {
     has_index: bool,
-    /// It is the index of `create_claim_index`.
+    /// The index is that of `create_claim_index`.
     has_claim_index: bool,
     has_triggers: bool,
     /// Why the framework cannot write into the table.
@@ -156,7 +156,7 @@ fn serves<E: WorkItem>(definition: &str, backend: DbBackend) -> bool {
     names(work.status.as_str()) && (!by_instant || names("julianday"))
 }
 
-/// Why a column cannot take what the framework writes.
+/// Why a column cannot store the values that the framework writes.
 fn problem_with<E: WorkItem>(column: &QueryResult) -> std::result::Result<Option<String>, DbErr> {
     let work = E::__work();
     let (name, is_required): (String, bool) = (column.try_get("", "name")?, column.try_get("", "is_required")?);
@@ -189,7 +189,7 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
     )))
 }
 
-/// A status that no work item has, if there is one. The search may read the whole table, so it is limited.
+/// Finds a status that is never claimed, if there is one. The search may read the whole table, so it is limited.
 async fn strange_status<E: WorkItem>(
     service_db: &ServiceDb,
     known: &[String],

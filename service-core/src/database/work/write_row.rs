@@ -1,4 +1,4 @@
-//! Writes what became of one row that did not complete, whatever its table allows.
+//! Writes the status of one row that did not complete, also if its table refuses some of the values.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::ValueTuple;
@@ -11,17 +11,17 @@ use crate::database::work::sql::{RetryDecision, RowRef, TableSql};
 /// The lengths of the shorter messages, in characters.
 const SHORT: [usize; 2] = [200, 40];
 
-/// What became of a write.
+/// The result of writing the status of a row.
 #[derive(Debug)]
 pub(crate) enum Written {
     Done,
     /// The row is no longer as it was claimed.
     Changed,
-    /// The database keeps the row as it is, and why.
+    /// The database keeps the row as it is, for this reason.
     Refused(String),
 }
 
-/// Writes that a row failed. If the database refuses the message, a shorter one, and none, are tried.
+/// Writes that a row failed. If the database refuses the message, tries shorter ones, and then none.
 pub(crate) async fn write_failure(
     tx: &Transaction,
     table: &TableSql,
@@ -82,7 +82,7 @@ async fn try_messages<S: StatementBuilder>(
     Ok(Attempt::Refused(refused))
 }
 
-/// A trigger or rule can keep a row pending without an error.
+/// Checks whether a trigger or a rule has kept the row pending, which causes no error.
 async fn remains_pending(tx: &Transaction, table: &TableSql, row: &RowRef) -> Result<Written, DbErr> {
     let found = tx.connection().await?.query_one(&table.as_claimed(row)).await?;
     Ok(match found {
