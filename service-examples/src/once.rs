@@ -31,6 +31,9 @@ pub async fn process_all(services: &ServiceRegistry, db: &DatabaseConnection) ->
                 let run = service.run_now().await?;
                 if let Some(why) = run.error() {
                     error!("{}: {why:#}", service.id());
+                }
+                // Also a run of its own schedule, in between, may have failed.
+                if service.health().error_count > 0 {
                     return Err(Error::msg(format!("{} failed, so some work may be left", service.id())));
                 }
                 found_work |= run.processed() > 0;
