@@ -32,13 +32,13 @@ pub(crate) async fn write_failure(
 ) -> Result<Written, DbErr> {
     let update = |message: Option<&str>| table.fail(&row.key, row.attempts, decision, message, now);
     match try_messages(tx, message, update).await? {
-        Attempt::Changed if decision == RetryDecision::Failed => remains_pending(tx, table, row).await,
-        Attempt::Changed => Ok(Written::Done),
-        Attempt::Unchanged => match remains_pending(tx, table, row).await? {
+        UpdateResult::Changed if decision == RetryDecision::Failed => remains_pending(tx, table, row).await,
+        UpdateResult::Changed => Ok(Written::Done),
+        UpdateResult::Unchanged => match remains_pending(tx, table, row).await? {
             Written::Done => Ok(Written::Changed),
             refused => Ok(refused),
         },
-        Attempt::Refused(why) => Ok(Written::Refused(why)),
+        UpdateResult::Refused(why) => Ok(Written::Refused(why)),
     }
 }
 
@@ -51,13 +51,14 @@ pub(crate) async fn write_unreadable(
     now: DateTime<Utc>,
 ) -> Result<Written, DbErr> {
     match try_messages(tx, message, |message| table.set_aside(key, message, now)).await? {
-        Attempt::Changed => Ok(Written::Done),
-        Attempt::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
-        Attempt::Refused(why) => Ok(Written::Refused(why)),
+        UpdateResult::Changed => Ok(Written::Done),
+        UpdateResult::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
+        UpdateResult::Refused(why) => Ok(Written::Refused(why)),
     }
 }
 
-enum Attempt {
+/// The result of an update of one row.
+enum UpdateResult {
     Changed,
     Unchanged,
     Refused(String),
@@ -67,19 +68,19 @@ async fn try_messages<S: StatementBuilder>(
     tx: &Transaction,
     message: &str,
     update: impl Fn(Option<&str>) -> S,
-) -> Result<Attempt, DbErr> {
+) -> Result<UpdateResult, DbErr> {
     let ascii: String = message.chars().map(|c| if c.is_ascii() && c != '\0' { c } else { '?' }).collect();
     let short = SHORT.map(|length| Some(&ascii[..ascii.len().min(length)]));
     let mut refused = String::new();
     for message in [Some(message), short[0], short[1], None] {
         match tx.execute_in_savepoint(&update(message)).await {
-            Ok(done) if done.rows_affected() > 0 => return Ok(Attempt::Changed),
-            Ok(_) => return Ok(Attempt::Unchanged),
+            Ok(done) if done.rows_affected() > 0 => return Ok(UpdateResult::Changed),
+            Ok(_) => return Ok(UpdateResult::Unchanged),
             Err(error) if ErrorKind::of(&error) != ErrorKind::Statement => return Err(error),
             Err(error) => refused = error.to_string(),
         }
     }
-    Ok(Attempt::Refused(refused))
+    Ok(UpdateResult::Refused(refused))
 }
 
 /// Checks whether a trigger or a rule has kept the row pending, which causes no error.
