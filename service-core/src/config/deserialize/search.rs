@@ -14,7 +14,7 @@ use super::describe::Describer;
 use super::errors::{self, Error, Kind, Record, Request};
 use super::forms::{Form, forms};
 use super::path::{self, Path, Step};
-use super::reader::{Nth, Read, Reader, Shared};
+use super::reader::{Nth, Read, Reader, ReaderState};
 use crate::config::errors::ConfigError;
 use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
@@ -224,7 +224,7 @@ impl<'a> Search<'a> {
 
     pub(super) fn attempt(&mut self) -> Attempt {
         self.attempts += 1;
-        let shared = Shared::new(self.complete);
+        let shared = ReaderState::new(self.complete);
         let (result, record) = errors::recorded(|| (self.read)(&Reader::root(&self.settings, &shared)));
         for Request { probe, secret, .. } in &record.requests {
             self.requested.insert(*probe);
