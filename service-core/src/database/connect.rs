@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
-use crate::database::database_url::{Engine, Target};
+use crate::database::database_url::{DatabaseUrl, Engine};
 use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
 use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
@@ -64,7 +64,7 @@ pub(crate) struct RegistryPool {
 /// The options of a pool by its URL alone.
 pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     // A wrong URL is reported here, because the driver's message would show its password.
-    let mut options = ConnectOptions::new(Target::parse(url)?.url());
+    let mut options = ConnectOptions::new(DatabaseUrl::parse(url)?.url());
     options.acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT);
     if let Ok(level) = "debug".parse() {
         options.sqlx_logging_level(level);
@@ -76,7 +76,7 @@ pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
 /// is.
 pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
     let url = options.get_url().to_owned();
-    let target = Target::parse(&url)?;
+    let target = DatabaseUrl::parse(&url)?;
     let direct = match target.engine {
         Engine::SqliteMemory => None,
         _ => Some(DirectConnection::new(tuned(options.clone(), &target))),
@@ -96,7 +96,7 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
 /// Returns a pool for an SQLite file that cannot be opened yet: each new connection tries to open it. sea-orm's own function
 /// fails at once.
 #[cfg(feature = "sqlite")]
-fn unopened_sqlite(options: &ConnectOptions, target: &Target<'_>) -> Option<DatabaseConnection> {
+fn unopened_sqlite(options: &ConnectOptions, target: &DatabaseUrl<'_>) -> Option<DatabaseConnection> {
     use sea_orm::SqlxSqliteConnector;
     use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -113,13 +113,13 @@ fn unopened_sqlite(options: &ConnectOptions, target: &Target<'_>) -> Option<Data
 }
 
 #[cfg(not(feature = "sqlite"))]
-fn unopened_sqlite(_options: &ConnectOptions, _target: &Target<'_>) -> Option<DatabaseConnection> {
+fn unopened_sqlite(_options: &ConnectOptions, _target: &DatabaseUrl<'_>) -> Option<DatabaseConnection> {
     None
 }
 
 async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnection> {
     let url = options.get_url().to_owned();
-    let target = Target::parse(&url)?;
+    let target = DatabaseUrl::parse(&url)?;
     #[cfg(feature = "postgres")]
     if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
         return Err(Error::fatal(format!(
@@ -148,7 +148,7 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
 }
 
 /// Adds the options that background services need.
-fn tuned(mut options: ConnectOptions, target: &Target<'_>) -> ConnectOptions {
+fn tuned(mut options: ConnectOptions, target: &DatabaseUrl<'_>) -> ConnectOptions {
     let usual = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
     // With one connection, statements beside an open transaction would wait for it.
     let connections = options.get_max_connections().unwrap_or(usual).max(2);
@@ -183,7 +183,7 @@ fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
 #[cfg(not(feature = "sqlite"))]
 fn tune_sqlite(_options: &mut ConnectOptions, _engine: Engine) {}
 
-fn explain(target: &Target<'_>, error: DbErr) -> Error {
+fn explain(target: &DatabaseUrl<'_>, error: DbErr) -> Error {
     let shown = target.shown();
     let text = error.to_string();
     if text.contains("has no supporting driver") {

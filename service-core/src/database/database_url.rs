@@ -23,13 +23,13 @@ impl Engine {
 
 /// A parsed database URL.
 #[derive(Debug)]
-pub(crate) struct Target<'a> {
+pub(crate) struct DatabaseUrl<'a> {
     given: &'a str,
     pub(crate) engine: Engine,
     pub(crate) read_only: bool,
 }
 
-impl<'a> Target<'a> {
+impl<'a> DatabaseUrl<'a> {
     pub(crate) fn parse(given: &'a str) -> Result<Self> {
         let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
         // Other libraries accept `host=db password=…`, so text that is not a URL can contain a password and is not shown.
@@ -140,7 +140,7 @@ mod tests {
             ("sqlite::memory:", "sqlite::memory:"),
             ("postgres://a@b/c", "postgres://a@b/c"),
         ] {
-            assert_eq!(Target::parse(given).unwrap().url(), opened);
+            assert_eq!(DatabaseUrl::parse(given).unwrap().url(), opened);
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
             ("sqlite:", "lacks the file's name"),
             ("mysql://localhost/x", "use `sqlite:…` or `postgres://…`"),
         ] {
-            let message = Target::parse(given).unwrap_err().to_string();
+            let message = DatabaseUrl::parse(given).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
     }
@@ -167,7 +167,7 @@ mod tests {
             ("postgres://db/app", false),
             ("sqlite:app.db?sslmode=require", false),
         ] {
-            assert_eq!(Target::parse(url).unwrap().requires_tls(), required, "{url}");
+            assert_eq!(DatabaseUrl::parse(url).unwrap().requires_tls(), required, "{url}");
         }
     }
 
@@ -188,7 +188,7 @@ mod tests {
             assert_eq!(redacted(given), "postgres://•••");
         }
         for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
-            let message = Target::parse(given).unwrap_err().to_string();
+            let message = DatabaseUrl::parse(given).unwrap_err().to_string();
             assert!(!message.contains("secret"), "{message}");
         }
     }
