@@ -1,7 +1,7 @@
 //! From an [`Error`] to a [`ConfigError`], with the key and its place, and without secrets.
 
 use super::errors::{Error, Kind, in_words};
-use super::path::{self, Found, Step};
+use super::path::{self, Located, Step};
 use super::subject::Subject;
 use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
@@ -54,7 +54,7 @@ impl<'a> Describer<'a> {
         }
     }
 
-    fn wrong(&self, error: &Error, setting: Box<Setting>, found: &Found<'_>) -> ConfigError {
+    fn wrong(&self, error: &Error, setting: Box<Setting>, found: &Located<'_>) -> ConfigError {
         let secret = found.secret || error.secret;
         let leaf = !matches!(*found.value, Value::List(_) | Value::Table(_));
         let shown = || if leaf || secret { Some(found.value.show(secret)) } else { None };
@@ -82,7 +82,7 @@ impl<'a> Describer<'a> {
         }
     }
 
-    fn missing(&self, field: &str, at: &[Step], found: &Found<'_>) -> ConfigError {
+    fn missing(&self, field: &str, at: &[Step], found: &Located<'_>) -> ConfigError {
         let service = self.subject.service.to_owned();
         if let (Some(origin), true) = (&found.origin, at.iter().any(|step| matches!(step, Step::Item(_)))) {
             let setting = Setting::new(&service, path::show(at), origin);
@@ -93,7 +93,7 @@ impl<'a> Describer<'a> {
         ConfigError::Missing { service, key, file: self.subject.file.to_owned(), variable }
     }
 
-    fn unknown(&self, field: &str, known: &[&'static str], at: &[Step], found: &Found<'_>) -> ConfigError {
+    fn unknown(&self, field: &str, known: &[&'static str], at: &[Step], found: &Located<'_>) -> ConfigError {
         let origin = match &*found.value {
             Value::Table(table) => table.get(field).map(|node| node.origin.clone()),
             _ => None,
@@ -119,7 +119,7 @@ impl<'a> Describer<'a> {
     }
 
     /// The value that serde found.
-    fn unexpected(&self, unexpected: &str, found: &Found<'_>) -> String {
+    fn unexpected(&self, unexpected: &str, found: &Located<'_>) -> String {
         match unexpected {
             "map" | "sequence" => found.value.kind().to_owned(),
             other => self.clean(other),

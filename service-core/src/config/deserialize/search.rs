@@ -89,7 +89,8 @@ impl Progress {
     }
 }
 
-struct Found {
+/// What the search has found so far.
+struct SearchResult {
     best: Option<Reading>,
     failure: Option<Failure>,
 }
@@ -123,7 +124,7 @@ impl<'a> Search<'a> {
     /// The error of the attempt that got furthest.
     pub(super) fn run(&mut self, describer: &mut Describer<'_>) -> Result<Nth, ConfigError> {
         let of_settings = self.probes.len();
-        let mut found = Found { best: None, failure: None };
+        let mut found = SearchResult { best: None, failure: None };
         self.explore(Progress::default(), &mut found);
         let secrets = self.probes.iter().filter(|probe| probe.secret);
         let mut texts = Vec::new();
@@ -150,7 +151,7 @@ impl<'a> Search<'a> {
 
     /// Reads the settings as they are now, and answers every request that comes up. Returns whether no better reading
     /// can exist.
-    fn explore(&mut self, mut progress: Progress, found: &mut Found) -> bool {
+    fn explore(&mut self, mut progress: Progress, found: &mut SearchResult) -> bool {
         loop {
             if self.attempts == MOST_ATTEMPTS {
                 return true;
@@ -187,7 +188,7 @@ impl<'a> Search<'a> {
     }
 
     /// Tries each form as the answer to one request. Returns whether no better reading can exist.
-    fn choose(&mut self, request: &Request, forms: &[Form], progress: &Progress, found: &mut Found) -> bool {
+    fn choose(&mut self, request: &Request, forms: &[Form], progress: &Progress, found: &mut SearchResult) -> bool {
         if forms.is_empty() {
             self.note(request.refuse(&self.probes[request.probe].value), 1, &progress.stopped_at(request), found);
         }
@@ -210,7 +211,7 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the error if no earlier attempt got as far.
-    fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut Found) {
+    fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut SearchResult) {
         if found.failure.as_ref().is_some_and(|known| known.answers >= progress.answers) {
             return;
         }

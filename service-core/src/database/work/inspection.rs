@@ -77,7 +77,7 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
 
 /// The result of an inspection.
 #[derive(Debug, Default)]
-struct Found {
+struct Inspection {
     has_index: bool,
     /// The index is that of `create_claim_index`.
     has_claim_index: bool,
@@ -87,7 +87,7 @@ struct Found {
 }
 
 /// `None` if there is no such table.
-async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Found>, DbErr> {
+async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Inspection>, DbErr> {
     let (db, entity) = (service_db.db(), E::default());
     let backend = db.get_database_backend();
     let query = async |sql: &str, value: &str| {
@@ -121,7 +121,7 @@ async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option
             )
         }
     };
-    let mut found = Found::default();
+    let mut found = Inspection::default();
     let mut exists = false;
     for row in query(&objects, &name).await? {
         let (kind, definition): (String, String) = (row.try_get("", "kind")?, row.try_get("", "definition")?);
