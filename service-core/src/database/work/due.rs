@@ -42,7 +42,7 @@ pub(crate) struct DueRows<E: EntityTrait> {
 
 /// The rows that one query asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RowKind {
     All,
     Undated,
     Dated,
@@ -50,13 +50,13 @@ pub(crate) enum Kind {
 
 impl<E: WorkItem> DueRows<E> {
     /// The kinds of rows, in the order in which they take turns.
-    pub(crate) fn kinds(&self) -> &'static [Kind] {
+    pub(crate) fn kinds(&self) -> &'static [RowKind] {
         match E::__work().available_at {
             // For SQLite, a text that is not a time is undated, even in a column that is not nullable.
             Some((column, value)) if self.order.is_empty() && (column.def().is_null() || self.is_text(value)) => {
-                if self.dated_first { &[Kind::Dated, Kind::Undated] } else { &[Kind::Undated, Kind::Dated] }
+                if self.dated_first { &[RowKind::Dated, RowKind::Undated] } else { &[RowKind::Undated, RowKind::Dated] }
             }
-            _ => &[Kind::All],
+            _ => &[RowKind::All],
         }
     }
 
@@ -73,7 +73,7 @@ impl<E: WorkItem> DueRows<E> {
     }
 
     /// The query for the keys of one kind of rows. It reads only the claim index, which contains the keys.
-    pub(crate) fn keys(&self, kind: Kind, now: DateTime<Utc>, limit: u64) -> Statement {
+    pub(crate) fn keys(&self, kind: RowKind, now: DateTime<Utc>, limit: u64) -> Statement {
         let select = self.select(kind, now).limit(limit).select_only();
         let select = select.columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query();
         let mut statement = StatementBuilder::build(&select, &self.backend);
@@ -88,7 +88,7 @@ impl<E: WorkItem> DueRows<E> {
         self.backend == DbBackend::Sqlite && is_text_time(value)
     }
 
-    fn select(&self, kind: Kind, now: DateTime<Utc>) -> Select<E> {
+    fn select(&self, kind: RowKind, now: DateTime<Utc>) -> Select<E> {
         let work = E::__work();
         let mut select =
             E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
@@ -103,16 +103,18 @@ impl<E: WorkItem> DueRows<E> {
             let due = time.clone().lte(now);
             select = select.filter(match kind {
                 // Some builds of SQLite estimate that many rows lack a time, and would read the table.
-                Kind::Undated if self.backend == DbBackend::Sqlite => Func::cust("unlikely").arg(time.is_null()).into(),
-                Kind::Undated => time.is_null(),
-                Kind::All if is_text || column.def().is_null() => due.or(time.is_null()),
-                Kind::All | Kind::Dated => due,
+                RowKind::Undated if self.backend == DbBackend::Sqlite => {
+                    Func::cust("unlikely").arg(time.is_null()).into()
+                }
+                RowKind::Undated => time.is_null(),
+                RowKind::All if is_text || column.def().is_null() => due.or(time.is_null()),
+                RowKind::All | RowKind::Dated => due,
             });
         }
         self.in_order(select.filter(self.filter.clone()), kind)
     }
 
-    fn in_order(&self, mut select: Select<E>, kind: Kind) -> Select<E> {
+    fn in_order(&self, mut select: Select<E>, kind: RowKind) -> Select<E> {
         if let Some((column, value)) = E::__work().available_at
             && self.order.is_empty()
         {
@@ -123,7 +125,7 @@ impl<E: WorkItem> DueRows<E> {
                 }
                 DbBackend::Postgres => select.order_by(column, Order::Asc),
                 // All times are NULL. If the column were named, SQLite would sort.
-                _ if kind == Kind::Undated => select,
+                _ if kind == RowKind::Undated => select,
                 _ if self.is_text(value) => {
                     select.order_by(Func::cust("julianday").arg(Expr::col(column.as_column_ref())), Order::Asc)
                 }
@@ -174,7 +176,7 @@ impl<E: WorkItem> DueRows<E> {
             select.build_collect_any_into(&PostgresQueryBuilder, &mut sql);
         };
         let [first, second] = self.kinds() else {
-            write("", locked(self.select(Kind::All, now), limit));
+            write("", locked(self.select(RowKind::All, now), limit));
             return statement(sql);
         };
         // Only rows of the result are locked: the outer limits stop the inner queries.

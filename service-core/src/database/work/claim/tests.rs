@@ -1,7 +1,7 @@
 use sea_orm::DatabaseConnection;
 
 use super::*;
-use crate::database::work::due::Kind;
+use crate::database::work::due::RowKind;
 use crate::database::work::work_item::{Work, any_status, time_value};
 use crate::database::{connect, create_claim_index};
 
@@ -80,7 +80,7 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
             };
             assert_eq!(rows.kinds().len(), 2);
             for limit in [1, 2, 101] {
-                let keys = [Kind::Undated, Kind::Dated].map(|kind| rows.keys(kind, Utc::now(), limit));
+                let keys = [RowKind::Undated, RowKind::Dated].map(|kind| rows.keys(kind, Utc::now(), limit));
                 for query in keys.into_iter().chain([rows.statement(Utc::now(), limit)]) {
                     let steps = steps(&db, &query).await;
                     // Not through all that is pending: only through what is asked for.
