@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::de::{self, DeserializeSeed, Unexpected, Visitor};
 
-use super::errors::{Error, Kind, probe_bytes};
+use super::errors::{Error, Problem, probe_bytes};
 use super::path::{Path, Step};
 use crate::config::coercion;
 use crate::config::layers::{Layer, Origin};
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
     /// Reads, and adds the path to an error that has none.
     fn read<R>(&self, read: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
         let result = match self.value {
-            Value::Broken { variable, why } => Err(Kind::Unreadable { variable: variable.clone(), why }.into()),
+            Value::Broken { variable, why } => Err(Problem::Unreadable { variable: variable.clone(), why }.into()),
             _ => read(),
         };
         result.map_err(|error| self.locate(error))
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
                 Value::Table(table) => self.table(table, &[], visitor),
                 other => {
                     let (unexpected, expected) = (other.kind().to_owned(), "struct Duration".to_owned());
-                    Err(Kind::InvalidType { unexpected, expected }.into())
+                    Err(Problem::InvalidType { unexpected, expected }.into())
                 }
             },
         }
@@ -225,7 +225,7 @@ impl<'a> Reader<'a> {
             }
             other => {
                 let expected = "a string, or a table with one key".to_owned();
-                Err(Kind::InvalidType { unexpected: other.kind().to_owned(), expected }.into())
+                Err(Problem::InvalidType { unexpected: other.kind().to_owned(), expected }.into())
             }
         }
     }
@@ -240,7 +240,7 @@ fn visit<'de, V: Visitor<'de>>(value: &Value, place: &Reader<'_>, visitor: V) ->
         Value::Float(number) => visitor.visit_f64(*number),
         Value::Time(time) => visitor.visit_string(humanize::exact(*time)),
         Value::Str(text) | Value::Text { text, .. } => visitor.visit_str(text),
-        Value::Broken { variable, why } => Err(Kind::Unreadable { variable: variable.clone(), why }.into()),
+        Value::Broken { variable, why } => Err(Problem::Unreadable { variable: variable.clone(), why }.into()),
         Value::List(items) => place.list(items, visitor),
         Value::Table(table) => place.table(table, &[], visitor),
         Value::Probe { value, .. } => visit(value, place, visitor),

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::describe::Describer;
-use super::errors::{self, Error, Kind, Record, Request};
+use super::errors::{self, Error, Problem, Record, Request};
 use super::forms::{Form, forms};
 use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, ReaderState};
@@ -63,7 +63,7 @@ struct Reading {
 }
 
 /// The error of the attempt that got furthest: with the most answers.
-struct Failure {
+struct FurthestError {
     answers: usize,
     error: Error,
     path: Path,
@@ -92,7 +92,7 @@ impl Progress {
 /// What the search has found so far.
 struct SearchResult {
     best: Option<Reading>,
-    failure: Option<Failure>,
+    failure: Option<FurthestError>,
 }
 
 impl<'a> Search<'a> {
@@ -143,7 +143,7 @@ impl<'a> Search<'a> {
             }
             (None, Some(failure)) => Err(describer.describe(&failure.error, &failure.path)),
             (None, None) => {
-                let error = Kind::Message("they fit too many variants of enums to be tried".to_owned()).into();
+                let error = Problem::Message("they fit too many variants of enums to be tried".to_owned()).into();
                 Err(describer.describe(&error, &[]))
             }
         }
@@ -220,7 +220,7 @@ impl<'a> Search<'a> {
             None => error,
         };
         let path = self.blame(&error, progress.last.as_ref(), errors);
-        found.failure = Some(Failure { answers: progress.answers, error, path });
+        found.failure = Some(FurthestError { answers: progress.answers, error, path });
     }
 
     pub(super) fn attempt(&mut self) -> Attempt {
@@ -264,9 +264,9 @@ impl<'a> Search<'a> {
     /// Names of environment variables have no case. If an error requests a name, one that differs only in case is
     /// renamed.
     fn rename_key(&mut self, error: &Error) -> bool {
-        let name = match &error.kind {
-            Kind::Missing(field) => Some(*field),
-            Kind::UnknownField { field: name, known } | Kind::UnknownVariant { variant: name, known } => {
+        let name = match &error.problem {
+            Problem::Missing(field) => Some(*field),
+            Problem::UnknownField { field: name, known } | Problem::UnknownVariant { variant: name, known } => {
                 known.iter().copied().find(|known| known.eq_ignore_ascii_case(name))
             }
             _ => None,
@@ -354,7 +354,7 @@ impl Request {
     /// The error that a value does not have the expected type.
     fn refuse(&self, value: &Value) -> Error {
         let (unexpected, expected) = (value.kind().to_owned(), self.expected.clone());
-        Error { secret: self.secret, ..Error::from(Kind::InvalidType { unexpected, expected }) }
+        Error { secret: self.secret, ..Error::from(Problem::InvalidType { unexpected, expected }) }
     }
 }
 
