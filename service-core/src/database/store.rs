@@ -25,7 +25,7 @@ pub struct Store {
 #[error(
     "the value under `{key}` in the store of `{service_id}` is not a `{wanted}`: change the type back, read it as `serde_json::Value`, or `remove` it"
 )]
-struct Unreadable {
+struct UnreadableValue {
     service_id: String,
     key: String,
     wanted: &'static str,
@@ -34,7 +34,7 @@ struct Unreadable {
 
 #[derive(Debug, thiserror::Error)]
 #[error("`{wanted}` cannot be kept as JSON in the store of `{service_id}` under `{key}`")]
-struct Unwritable {
+struct UnwritableValue {
     service_id: String,
     key: String,
     wanted: &'static str,
@@ -90,7 +90,7 @@ impl Store {
             .to_owned();
         let Some(row) = tx.query_one(&select).await? else { return Ok(None) };
         let text: String = row.try_get("", "value")?;
-        let value = serde_json::from_str(&text).map_err(|source| Unreadable {
+        let value = serde_json::from_str(&text).map_err(|source| UnreadableValue {
             service_id: service_db.service_id.to_string(),
             key: key.to_owned(),
             wanted: std::any::type_name::<T>(),
@@ -149,7 +149,7 @@ impl Store {
         let service_db = self.service_db()?;
         let service_id = &*service_db.service_id;
         let text = serde_json::to_string(value).map_err(|source| {
-            Error::fatal(Unwritable {
+            Error::fatal(UnwritableValue {
                 service_id: service_id.to_owned(),
                 key: key.to_owned(),
                 wanted: std::any::type_name::<T>(),

@@ -17,7 +17,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease::{self, Lease};
-use crate::database::work::row::{self, CompletionRefused, Rows, Unreadable};
+use crate::database::work::row::{self, CompletionRefused, Rows, UnreadableRows};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::work_state::EndedBatch;
@@ -414,7 +414,7 @@ impl<E: WorkItem> Batch<E> {
             && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
         if is_column || self.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
             self.rows.clear();
-            return Err(Error::new(Unreadable { table: self.table.name.clone(), source: first.clone() }));
+            return Err(Error::new(UnreadableRows { table: self.table.name.clone(), source: first.clone() }));
         }
         for (row, error) in unreadable {
             self.set_unreadable(row, &error).await?;

@@ -35,7 +35,7 @@ pub(crate) struct ClaimError {
 #[error(
     "no claimed row of `{table}` can be read, so the rows are left as they are: do the types of the entity fit the columns of the table?"
 )]
-pub(crate) struct Unreadable {
+pub(crate) struct UnreadableRows {
     pub(crate) table: String,
     pub(crate) source: DbErr,
 }
