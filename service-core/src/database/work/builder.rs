@@ -3,8 +3,7 @@
 //! The tricky part is the compiler's error messages: only the functions that create a claim require a [`WorkItem`]. If the
 //! types required it as well, an entity without it would cause three errors.
 
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Condition, IntoCondition};
@@ -16,12 +15,11 @@ use crate::database::work::claim::ClaimRequest;
 use crate::database::work::lease::DEFAULT_LEASE;
 use crate::database::work::sql::Backoff;
 use crate::database::work::work_item::WorkItem;
+use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::Result;
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 /// Executes a request. Chosen where the entity is known to be a work item.
-type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<Result<Batch<E>>>;
+type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<'static, Result<Batch<E>>>;
 
 impl ServiceDb {
     /// Claims up to `n` pending rows; they commit together.
@@ -78,7 +76,7 @@ impl<E: EntityTrait> Builder<E> {
         self
     }
 
-    fn send(self) -> BoxFuture<Result<Batch<E>>> {
+    fn send(self) -> BoxFuture<'static, Result<Batch<E>>> {
         match self.request {
             Ok(request) => (self.run)(request),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -153,7 +151,7 @@ impl<E: EntityTrait> ClaimEach<E> {
 
 impl<E: EntityTrait> IntoFuture for Claim<E> {
     type Output = Result<Batch<E>>;
-    type IntoFuture = BoxFuture<Self::Output>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         self.0.send()
@@ -162,7 +160,7 @@ impl<E: EntityTrait> IntoFuture for Claim<E> {
 
 impl<E: EntityTrait> IntoFuture for ClaimEach<E> {
     type Output = Result<Batch<E>>;
-    type IntoFuture = BoxFuture<Self::Output>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         self.0.send()
