@@ -12,7 +12,7 @@ use crate::registry::handle::START_TIMEOUT;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::Session;
 use crate::runtime::context::Context;
-use crate::runtime::registration::{RegisteredService, used_up};
+use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::supervisor::{Supervisor, supervise};
@@ -48,7 +48,7 @@ impl ServiceRegistry {
                 continue;
             }
             if !service.factory.has_next() {
-                warn!(service.id = %service.id(), "not started: {}", used_up(service.id()));
+                warn!(service.id = %service.id(), "not started: {}", ready_made_has_ended(service.id()));
                 continue;
             }
             let mut skipped = false;

@@ -76,14 +76,14 @@ impl Factory {
             Self::Closure(build) => build(cx),
             Self::ReadyMade(slot) => {
                 let instance = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Box::pin(std::future::ready(instance.ok_or_else(|| used_up(cx.service_id()))))
+                Box::pin(std::future::ready(instance.ok_or_else(|| ready_made_has_ended(cx.service_id()))))
             }
         }
     }
 }
 
-/// A ready-made instance has ended, and there is no other.
-pub(crate) fn used_up(service: &str) -> Error {
+/// The error that a ready-made instance has ended, and no other can be built.
+pub(crate) fn ready_made_has_ended(service: &str) -> Error {
     Error::fatal(format!(
         "service `{service}` was registered as a ready-made instance, which has ended; \
          register it with `service_fn` (or `register_fn`) so that a fresh one can be built"

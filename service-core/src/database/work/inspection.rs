@@ -32,7 +32,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
     if !service_db.work.inspection_is_due(table) {
         return Ok(());
     }
-    let found = match look::<E>(service_db).await {
+    let found = match read_schema::<E>(service_db).await {
         Ok(Some(found)) => found,
         // There is no such table. The claim fails with that error.
         Ok(None) => return Ok(()),
@@ -65,7 +65,7 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
             claim_index::<E>(service_db.db().get_database_backend())
         );
     }
-    if let Ok(Some(status)) = strange_status::<E>(service_db, known).await {
+    if let Ok(Some(status)) = unknown_status::<E>(service_db, known).await {
         crate::log::warn!(
             service.id = service_id,
             table,
@@ -87,7 +87,7 @@ struct Inspection {
 }
 
 /// `None` if there is no such table.
-async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Inspection>, DbErr> {
+async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Inspection>, DbErr> {
     let (db, entity) = (service_db.db(), E::default());
     let backend = db.get_database_backend();
     let query = async |sql: &str, value: &str| {
@@ -190,7 +190,7 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
 }
 
 /// Finds a status that is never claimed, if there is one. The search may read the whole table, so it is limited.
-async fn strange_status<E: WorkItem>(
+async fn unknown_status<E: WorkItem>(
     service_db: &ServiceDb,
     known: &[String],
 ) -> std::result::Result<Option<String>, DbErr> {
