@@ -107,7 +107,7 @@ pub(crate) async fn a_dropped_claim_releases_everything(bench: Bench) {
 }
 
 /// Claims of workers that died long ago, of rows that somebody else has completed.
-pub(crate) async fn stale_claims_slow_nobody_down(bench: Bench) {
+pub(crate) async fn stale_claims_do_not_slow_other_claims(bench: Bench) {
     jobs(&bench.db, 0).await;
     more_jobs(&bench.db, 100_001..=100_040).await;
     let expired = Utc::now().timestamp_millis() - 3_600_000;
