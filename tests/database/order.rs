@@ -284,7 +284,7 @@ async fn on_postgres_an_index_in_another_schema_does_not_count() {
     assert!(warnings.iter().any(|line| line.contains("no index serves")), "{warnings:?}");
 }
 
-/// A poll that finds nothing reads nothing, however many rows wait or are done.
+/// A poll that finds nothing reads nothing, whatever the number of pending and completed rows is.
 #[tokio::test]
 async fn on_sqlite_an_idle_poll_reads_nothing() {
     let bench = Bench::sqlite().await;
