@@ -162,7 +162,7 @@ fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
         ("${NOT_SET}", "`${NOT_SET}` cannot be read: the environment variable is not set"),
         (
             "${A B}",
-            "`${…}` cannot be read: what stands in it is not the name of a variable (`$${` stands for `${` itself)",
+            "`${…}` cannot be read: its content is not the name of a variable (`$${` stands for `${` itself)",
         ),
         ("5${X", "`${…}` cannot be read: its `}` is missing (`$${` stands for `${` itself)"),
     ];

@@ -348,10 +348,7 @@ impl TableWatcher {
     /// If SQLite's file was removed or replaced, closes the connections to the old file, whose writes would be lost.
     async fn follow_file(&self, db: &DatabaseConnection) -> Result<()> {
         if self.file.was_replaced(db).await? {
-            warn!(
-                "the file of the {} was removed or replaced; its connections are opened anew",
-                self.availability.name()
-            );
+            warn!("the file of the {} was removed or replaced; its connections are reopened", self.availability.name());
             self.availability.tables().forget();
             self.closing.store(CLOSING_POLLS, Ordering::Relaxed);
         }

@@ -89,7 +89,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         match ErrorKind::in_chain(error) {
             Some(ErrorKind::Contention) => true,
             Some(ErrorKind::StaleStatement) => {
-                work.prepare_anew(table);
+                work.prepare_again(table);
                 query.due.generation = work.generation(table);
                 true
             }

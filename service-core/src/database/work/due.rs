@@ -2,7 +2,7 @@
 //!
 //! Half of a batch are rows without a time, by key, and half are rows whose time has come, by time; unused places go to the
 //! other half. So neither kind can starve the other: new rows cannot keep back a row that waits for its second attempt. Each
-//! kind is a query of its own, because a database that is asked for both at once reads every row that is not due yet.
+//! kind is a query of its own, because a single query for both would read every row that is not due yet.
 //!
 //! The tricky part is SQLite, which keeps times as text. They are compared as instants, by `julianday`, which reads every
 //! offset and format that drivers write; the claim index has the same expression.
@@ -36,11 +36,11 @@ pub(crate) struct DueRows<E: EntityTrait> {
     pub(crate) dated_first: bool,
     /// The claim index, if SQLite has it.
     pub(crate) index: Option<String>,
-    /// Appended to the statement's text, so that the driver prepares it anew.
+    /// Appended to the statement's text, so that the driver prepares the statement again.
     pub(crate) generation: u32,
 }
 
-/// The rows that one query asks for.
+/// The kind of rows that one query selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowKind {
     All,

@@ -96,7 +96,7 @@ pub(crate) struct EndedBatch<'a> {
     pub(crate) has_ended: bool,
 }
 
-/// How many rows a claim asks for.
+/// How many rows a claim takes.
 #[derive(Debug)]
 pub(crate) struct ClaimSize {
     pub(crate) rows: u64,
@@ -186,7 +186,7 @@ impl WorkState {
         self.with_table(table, |state| state.one_by_one = rows.max(1));
     }
 
-    /// How many rows to claim if `wanted` were asked for.
+    /// How many rows to claim if `wanted` rows were requested.
     pub(crate) fn claim_size(&self, table: &TableSql, wanted: u64) -> ClaimSize {
         self.with_table(table, |state| {
             if state.one_by_one == 0 {
@@ -217,7 +217,7 @@ impl WorkState {
     }
 
     /// Records that prepared statements no longer fit the table.
-    pub(crate) fn prepare_anew(&self, table: &TableSql) {
+    pub(crate) fn prepare_again(&self, table: &TableSql) {
         self.with_table(table, |state| state.generation = state.generation.wrapping_add(1));
     }
 
