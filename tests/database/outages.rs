@@ -196,7 +196,7 @@ async fn the_cause_of_a_refused_connection_is_named() {
     .await;
     until("the outage is named", || {
         let found = services.get("together").unwrap().health();
-        found.reason.is_some_and(|why| why.contains("refused") && why.contains("away for"))
+        found.reason.is_some_and(|why| why.contains("refused") && why.contains("down for"))
     })
     .await;
     services.shutdown().await.unwrap();

@@ -112,7 +112,7 @@ impl Availability {
         let down = state.down.as_ref()?;
         let how = match down {
             Down { refuses_writes: true, .. } => "has accepted no writes",
-            _ if self.is_certain => "has been away",
+            _ if self.is_certain => "has been down",
             // A pool of the application may be exhausted instead.
             _ => "has not answered",
         };
