@@ -378,7 +378,8 @@ async fn a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown()
     all_recover(&services).await;
     until("it has used the database", || health(&services, "impatient").total_processed > 0).await;
     stall.send(true).unwrap();
-    let waits = |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("down for"));
+    let waits =
+        |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("down for"));
     until("the outage is reported", || waits("counter") && waits("reader")).await;
     let judged = health(&services, "impatient").error_count;
     until("timeouts beyond the limit", || health(&services, "impatient").error_count > judged.max(4)).await;

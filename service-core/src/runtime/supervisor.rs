@@ -71,7 +71,7 @@ pub(crate) struct Supervisor {
     /// What is due at `next_due` of the status.
     due: Due,
     /// A blocking run that timed out or was aborted has not returned; it holds the instance.
-    away: Option<Away>,
+    unreturned: Option<UnreturnedRun>,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
     /// For a cron schedule.
@@ -113,7 +113,7 @@ enum WaitEvent {
 }
 
 /// A blocking run that timed out or was aborted, and still occupies a thread of the blocking pool.
-struct Away {
+struct UnreturnedRun {
     run: JoinHandle<Returned>,
     /// The instance must not be used again.
     discard: bool,
@@ -145,7 +145,7 @@ impl Supervisor {
             options,
             instance: None,
             due: Due::AtOnce,
-            away: None,
+            unreturned: None,
             current_waiters: Waiters::new(),
             cron: None,
             restarts: RestartBudget::default(),
@@ -187,7 +187,7 @@ impl Supervisor {
 
     /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, away, cron, current_waiters, .. } = self;
+        let Self { cx, options, due, instance, unreturned, cron, current_waiters, .. } = self;
         let service = &cx.service;
         let event = service.update(|state| {
             state.status.at_rest = false;
@@ -198,7 +198,7 @@ impl Supervisor {
                 return Some(WaitEvent::Changed);
             }
             state.set_waker(task.waker());
-            if away.is_some() {
+            if unreturned.is_some() {
                 return None;
             }
             if *due == Due::AtOnce {
@@ -242,11 +242,11 @@ impl Supervisor {
             cx.run = state.status.begin_run(Instant::now());
             Some(WaitEvent::Run)
         });
-        match (event, away) {
+        match (event, unreturned) {
             (Some(event), _) => Poll::Ready(event),
             // Runs never overlap: the next one waits until the one that timed out has returned.
-            (None, Some(away)) => {
-                Pin::new(&mut away.run).poll(task).map(|returned| WaitEvent::Returned(Box::new(returned)))
+            (None, Some(unreturned)) => {
+                Pin::new(&mut unreturned.run).poll(task).map(|returned| WaitEvent::Returned(Box::new(returned)))
             }
             (None, None) => Poll::Pending,
         }

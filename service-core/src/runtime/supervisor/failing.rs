@@ -231,7 +231,7 @@ impl Supervisor {
     /// Begins the wait for a retry.
     fn back_off(&mut self, wait: Duration, reason: Option<WaitReason>) {
         self.plan(Due::Retry, later(Instant::now(), wait));
-        let (service, blocked) = (&self.cx.service, self.away.is_some());
+        let (service, blocked) = (&self.cx.service, self.unreturned.is_some());
         service.update(|state| {
             state.status.activity = Activity::BackingOff;
             state.status.start_resolved = true;
