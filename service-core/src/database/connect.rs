@@ -3,7 +3,7 @@
 //! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its
 //! last connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
@@ -141,10 +141,24 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
         return Err(explain(&target, error));
     }
     if target.engine == Engine::SqliteFile && !target.read_only {
-        // The mode is stored in the file, so it applies to every connection and every later process.
-        db.execute_unprepared("PRAGMA journal_mode = WAL").await.map_err(|error| explain(&target, error))?;
+        set_wal(&db).await.map_err(|error| explain(&target, error))?;
     }
     Ok(db)
+}
+
+/// Sets WAL mode. The mode is stored in the file, so it applies to every connection and every later process.
+///
+/// SQLite does not wait for its busy timeout here: while another process opens the same new file, the mode cannot be set.
+async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
+    let begun = Instant::now();
+    loop {
+        match db.execute_unprepared("PRAGMA journal_mode = WAL").await {
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention && begun.elapsed() < BUSY_TIMEOUT => {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(1..50))).await;
+            }
+            set => return set.map(drop),
+        }
+    }
 }
 
 /// Adds the options that background services need.
