@@ -173,7 +173,7 @@ pub(crate) struct RegisteredService {
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
-    pub(crate) options: Option<ServiceOptions>,
+    pub(crate) options: Option<Box<ServiceOptions>>,
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
     undeclared_settings: bool,
     pub(crate) place: Place,
@@ -193,7 +193,7 @@ impl RegisteredService {
             fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
         let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
         let inner = Arc::new(ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved));
-        Ok(Self { inner, descriptor, factory, options, undeclared_settings, place })
+        Ok(Self { inner, descriptor, factory, options: options.map(Box::new), undeclared_settings, place })
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
@@ -203,7 +203,7 @@ impl RegisteredService {
     /// Returns the target for which its configuration is resolved.
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn target(&self) -> Target<'_> {
-        let (id, code) = (&*self.inner.id, self.options.as_ref());
+        let (id, code) = (&*self.inner.id, self.options.as_deref());
         Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
     }
 
