@@ -149,7 +149,7 @@ impl ServiceRegistry {
         service: &Arc<RegisteredService>,
         action: &'static str,
         may_begin: impl FnOnce(&RuntimeState) -> Result<()>,
-    ) -> Result<Supervisor> {
+    ) -> Result<Box<Supervisor>> {
         let (inner, extension) = (&service.inner, &self.inner.extension);
         let (incarnation, run) = inner.update(|state| {
             may_begin(state)?;
@@ -161,11 +161,11 @@ impl ServiceRegistry {
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
         let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run };
-        Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
+        Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
 
     /// Spawns the loop of a service that has begun.
-    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Supervisor) {
+    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Box<Supervisor>) {
         let registry = self.clone();
         runtime.spawn(async move {
             if supervise(&mut supervisor).await == Exit::Failed {
