@@ -161,7 +161,7 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
-        if !Box::pin(self.wait_for_dependencies()).await {
+        if !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
         }
         let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
@@ -347,9 +347,6 @@ impl Supervisor {
 
     /// Waits until every service that this one depends on is ready. Returns `false` if a stop came first.
     async fn wait_for_dependencies(&mut self) -> bool {
-        if self.options.depends_on.is_empty() {
-            return true;
-        }
         let service = self.cx.service.clone();
         loop {
             let mut changed = pin!(service.shared.changed.notified());
