@@ -1,5 +1,5 @@
 //! Processor time of runs on a runtime of two threads and the real clock: `processor_time (service|loop) (ends|awaits)
-//! COUNT` has so many of them run ten times a second for ten seconds. With `awaits`, each run gives way once.
+//! COUNT` has so many of them run ten times a second for ten seconds. With `awaits`, each run yields once.
 
 use std::time::Duration;
 
