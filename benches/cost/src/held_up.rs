@@ -71,7 +71,7 @@ async fn main() {
         tokio::time::sleep(Duration::from_micros(700)).await;
         begun.push(Instant::now());
         if what == "service" {
-            let quick = registry.register(&format!("quick{id}"), Quick { id }).await.expect("registers");
+            let quick = registry.register(format!("quick{id}"), Quick { id }).await.expect("registers");
             quick.start().await.expect("starts");
         } else {
             tokio::spawn(quick(id));
