@@ -22,7 +22,7 @@ struct PriceFetcher {
 #[service(interval = "50ms")]
 impl PriceFetcher {
     async fn update(&mut self) -> Result<Outcome> {
-        let price = self.ask()?;
+        let price = self.request_price()?;
         println!("the price is {price}");
         Ok(Outcome::processed(1))
     }
@@ -40,7 +40,7 @@ impl PriceFetcher {
 
 impl PriceFetcher {
     /// Simulates an API: the second request is rate limited, and from the fourth on the token is rejected.
-    fn ask(&mut self) -> Result<u32, ApiError> {
+    fn request_price(&mut self) -> Result<u32, ApiError> {
         self.asked += 1;
         match self.asked {
             1 | 3 => Ok(42),

@@ -55,7 +55,7 @@ impl Importer {
     }
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-        let arrived = self.inbox.look().await?;
+        let arrived = self.inbox.list().await?;
         for path in arrived.unknown {
             if self.mentioned.insert(path.clone()) {
                 warn!("{} stays where it is: only files ending in .csv are imported", path.display());

@@ -41,7 +41,7 @@ impl Inbox {
     }
 
     /// Lists the files in the inbox.
-    pub async fn look(&self) -> io::Result<Arrived> {
+    pub async fn list(&self) -> io::Result<Arrived> {
         let mut arrived = Arrived::default();
         let mut files = Vec::new();
         let mut entries = fs::read_dir(&self.folder).await.map_err(|error| at(&self.folder, error))?;
@@ -170,7 +170,7 @@ mod tests {
         std::fs::write(folder.0.join("whole.csv.part"), "date").unwrap();
         std::fs::write(folder.0.join("notes.txt"), "?").unwrap();
         inbox.put("whole.csv", b"date").await.unwrap();
-        let arrived = inbox.look().await.unwrap();
+        let arrived = inbox.list().await.unwrap();
         assert_eq!(arrived.files, [folder.0.join("whole.csv")]);
         assert_eq!((arrived.growing, arrived.unknown), (1, vec![folder.0.join("notes.txt")]));
     }

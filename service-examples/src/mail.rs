@@ -18,8 +18,8 @@ use crate::import;
 use crate::inbox;
 use crate::tables::{digest, extreme};
 
-/// How long the server may take for one step.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The limit of one step of the conversation with the server.
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a mail was not delivered. The errors of `lettre` print their own causes.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,8 @@ impl Transport {
             Some((host, port)) => (host, port.parse().map_err(|_| format!("`{port}` is not a port"))?),
             None => (server, security.usual_port()),
         };
-        let client = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(port).timeout(Some(PATIENCE));
+        let client =
+            AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(port).timeout(Some(STEP_TIMEOUT));
         let mut client = security.apply(client, host)?;
         if let Some(credentials) = credentials {
             client = client.credentials(credentials);

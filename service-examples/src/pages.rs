@@ -11,6 +11,7 @@ macro_rules! pages {
 
 pages! {
     database: "../../docs/database.md"
+    database_operations: "../../docs/database-operations.md"
     deployment: "../../docs/deployment.md"
     failures: "../../docs/failures.md"
     from_a_loop: "../../docs/from-a-loop.md"

@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const CHILD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A child process that is killed with its test.
 struct Child {
@@ -41,7 +41,7 @@ impl Child {
     fn says(&mut self, line: &str) {
         let start = Instant::now();
         while !self.said.iter().any(|said| said == line) {
-            match self.output.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+            match self.output.recv_timeout(CHILD_TIMEOUT.saturating_sub(start.elapsed())) {
                 Ok(said) => self.said.push(said),
                 Err(error) => panic!("it does not print `{line}` ({error}): {:?}", self.said),
             }
@@ -60,11 +60,11 @@ impl Child {
             if let Some(status) = self.process.try_wait().unwrap() {
                 break status;
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end: {:?}", self.said);
+            assert!(start.elapsed() < CHILD_TIMEOUT, "it does not end: {:?}", self.said);
             std::thread::sleep(Duration::from_millis(5));
         };
         loop {
-            match self.output.recv_timeout(PATIENCE) {
+            match self.output.recv_timeout(CHILD_TIMEOUT) {
                 Ok(line) => self.said.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("its output does not end"),
@@ -296,7 +296,7 @@ fn a_second_signal_ends_the_process_even_if_every_thread_of_its_runtime_is_block
     for (what, runs) in [("blocks_the_only_thread", 1), ("blocks_all_threads", 2)] {
         let mut child = Child::start(what, &[]);
         while child.said.iter().filter(|line| *line == "blocks: run").count() < runs {
-            child.said.push(child.output.recv_timeout(PATIENCE).unwrap());
+            child.said.push(child.output.recv_timeout(CHILD_TIMEOUT).unwrap());
         }
         child.signal("INT");
         // Signals closer together count as one.

@@ -83,7 +83,7 @@ async fn wait_for(services: &ServiceRegistry, name: &str, ids: &[&str]) {
         assert_eq!(found.status, HealthStatus::Degraded);
         assert_eq!((found.failures, found.max_failures), (3, Some(3)), "{found:?}");
         let reason = found.reason.unwrap();
-        assert!(reason.contains("backing off") && reason.contains(name) && reason.contains("away for"), "{reason}");
+        assert!(reason.contains("backing off") && reason.contains(name) && reason.contains("down for"), "{reason}");
         let explained = services.get(id).unwrap().explain();
         assert!(explained.reason.as_ref().unwrap().contains(name), "{explained}");
         assert!(explained.to_string().contains(name), "{explained}");
@@ -221,7 +221,7 @@ async fn an_outage_is_detected_when_services_are_started_one_by_one() {
     for id in ["counter", "reader", "ticker"] {
         services.get(id).unwrap().start().await.unwrap();
     }
-    until("it is known to be away", || health(&services, "counter").reason.is_some_and(|why| why.contains("away for")))
+    until("it is known to be down", || health(&services, "counter").reason.is_some_and(|why| why.contains("down for")))
         .await;
     std::fs::create_dir(dir.path().join("mounted")).unwrap();
     all_recover(&services).await;
@@ -378,7 +378,8 @@ async fn a_server_that_hangs_later_is_detected_and_does_not_block_the_shutdown()
     all_recover(&services).await;
     until("it has used the database", || health(&services, "impatient").total_processed > 0).await;
     stall.send(true).unwrap();
-    let waits = |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("away"));
+    let waits =
+        |id: &str| health(&services, id).reason.is_some_and(|why| why.contains(&url) && why.contains("down for"));
     until("the outage is reported", || waits("counter") && waits("reader")).await;
     let judged = health(&services, "impatient").error_count;
     until("timeouts beyond the limit", || health(&services, "impatient").error_count > judged.max(4)).await;

@@ -1,4 +1,4 @@
-//! PostgreSQL in motion: a table that is changed beside a worker, connections that the server ends, raised isolation levels.
+//! Changes on a PostgreSQL server while workers run: changed tables, connections that the server ends, raised isolation levels.
 
 use std::time::{Duration, Instant};
 
@@ -99,8 +99,8 @@ async fn a_stale_statement_of_an_item_costs_no_attempt() {
     }
 }
 
-/// A row that takes longer than the server allows a transaction to be idle: its batch cannot commit. It is found and charged, and
-/// keeps no other back.
+/// A row that takes longer than the server allows a transaction to be idle: its batch cannot commit. It is found and
+/// loses an attempt, and the others complete.
 #[tokio::test]
 async fn a_row_whose_connection_ends_at_the_commit_is_found_and_charged() {
     let Some(bench) = Bench::postgres().await else { return };
@@ -177,7 +177,7 @@ impl Each {
     }
 }
 
-/// A server that raises the default isolation level: the framework's transactions run at READ COMMITTED all the same.
+/// A server that raises the default isolation level: the framework's transactions still run at READ COMMITTED.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_raised_isolation_level_fails_no_service() {
     let Some(bench) = Bench::postgres().await else { return };

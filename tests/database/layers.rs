@@ -265,8 +265,8 @@ pub(crate) async fn pools_suit_background_work(bench: Bench) {
     }
 }
 
-/// PostgreSQL: a replica whose clock is ahead of the database's. Until the end by the database's clock, the override holds and is
-/// deleted by nobody.
+/// PostgreSQL: a replica whose clock is ahead of the database's. Until the end by the database's clock, the override stays in
+/// effect and is not deleted.
 #[tokio::test]
 async fn on_postgres_an_override_ends_by_the_databases_clock() {
     let Some(bench) = Bench::postgres().await else { return };

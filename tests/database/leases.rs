@@ -1,4 +1,4 @@
-//! Claims of `claim_each` and their leases: by the database's clock, released when a claim is dropped, and given up when they
+//! Claims of `claim_each` and their leases: by the database's clock, released when a claim is dropped, and not used after they
 //! have expired.
 
 use std::future::Future;
@@ -31,7 +31,7 @@ async fn work(service_db: &ServiceDb) -> Result<Outcome> {
     batch.commit().await
 }
 
-/// A worker whose clock is ahead of another's takes no row from it, and notes no crash.
+/// A worker whose clock is ahead of another's takes no row from it, and records no crash.
 pub(crate) async fn workers_whose_clocks_differ_respect_each_others_claims(bench: Bench) {
     jobs(&bench.db, 2).await;
     let first = ServiceDb::new(bench.db.clone(), "first");
@@ -55,7 +55,7 @@ pub(crate) async fn workers_whose_clocks_differ_respect_each_others_claims(bench
     assert_eq!(first.claim_each::<job::Entity>(10).await.unwrap().remaining(), 0);
 }
 
-/// A claim that is dropped at any moment leaves no claims behind, and no crash.
+/// A claim that is dropped at any moment leaves no claims and no crash.
 pub(crate) async fn a_dropped_claim_releases_everything(bench: Bench) {
     jobs(&bench.db, 20).await;
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
@@ -106,8 +106,8 @@ pub(crate) async fn a_dropped_claim_releases_everything(bench: Bench) {
     assert!(pending < 40, "{pending}");
 }
 
-/// Claims of workers that died long ago, of rows that somebody else has completed.
-pub(crate) async fn stale_claims_slow_nobody_down(bench: Bench) {
+/// Claims of workers that died long ago, of rows that another program has completed.
+pub(crate) async fn stale_claims_do_not_slow_other_claims(bench: Bench) {
     jobs(&bench.db, 0).await;
     more_jobs(&bench.db, 100_001..=100_040).await;
     let expired = Utc::now().timestamp_millis() - 3_600_000;
@@ -159,7 +159,7 @@ pub(crate) async fn a_batch_whose_lease_has_expired_lends_no_more(bench: Bench) 
     assert_eq!(claims(&bench).await, []);
 }
 
-/// A process that is suspended for longer than its lease: at most the item that it was at is done twice.
+/// A process that is suspended for longer than its lease: at most the item in progress is done twice.
 pub(crate) async fn a_suspended_process_repeats_one_item_at_most(bench: Bench) {
     jobs(&bench.db, 30).await;
     bench.db.execute_unprepared("CREATE TABLE mail (job BIGINT NOT NULL)").await.unwrap();
@@ -193,7 +193,7 @@ pub(crate) async fn a_suspended_process_repeats_one_item_at_most(bench: Bench) {
     assert_eq!(effects(&bench.db).await, Vec::<i64>::new());
 }
 
-/// Mails that were sent: the mailer notes each outside of the item's transaction.
+/// The number of mails that were sent: the mailer records each outside of the item's transaction.
 async fn sent(bench: &Bench) -> i64 {
     let select = Statement::from_string(bench.db.get_database_backend(), "SELECT count(*) AS n FROM mail");
     match bench.db.query_one_raw(select).await {

@@ -92,7 +92,7 @@ exercise! {
     leases:
         workers_whose_clocks_differ_respect_each_others_claims,
         a_dropped_claim_releases_everything,
-        stale_claims_slow_nobody_down,
+        stale_claims_do_not_slow_other_claims,
         a_batch_whose_lease_has_expired_lends_no_more,
         a_suspended_process_repeats_one_item_at_most;
     order:

@@ -267,7 +267,7 @@ pub(crate) async fn an_index_that_is_dropped_stops_no_claims(bench: Bench) {
 
 /// An index of another schema does not count.
 #[tokio::test]
-async fn on_postgres_an_index_in_another_schema_serves_nobody() {
+async fn on_postgres_an_index_in_another_schema_does_not_count() {
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 1).await;
     for sql in [
@@ -284,7 +284,7 @@ async fn on_postgres_an_index_in_another_schema_serves_nobody() {
     assert!(warnings.iter().any(|line| line.contains("no index serves")), "{warnings:?}");
 }
 
-/// A poll that finds nothing reads nothing, however many rows wait or are done.
+/// A poll that finds nothing reads nothing, whatever the number of pending and completed rows is.
 #[tokio::test]
 async fn on_sqlite_an_idle_poll_reads_nothing() {
     let bench = Bench::sqlite().await;

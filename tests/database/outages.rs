@@ -1,5 +1,5 @@
-//! A server that answers, but cannot do its work: read-only, or with no connection to spare. That is an outage, which fails no row and
-//! no service.
+//! A server that answers, but cannot do its work: read-only, or without a free connection. That is an outage, which fails no row
+//! and no service.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,7 +92,7 @@ async fn a_server_that_is_read_only_for_some_seconds_is_waited_for() {
     until("the first rows are done", || health(&services, "together").total_processed > 0).await;
     read_only("on").await;
     for id in ["together", "each", "keeper"] {
-        until("it is said", || {
+        until("health reports it", || {
             let found = health(&services, id);
             found.state == ServiceState::BackingOff
                 && found.reason.is_some_and(|why| why.contains("has accepted no writes for"))
@@ -194,9 +194,9 @@ async fn the_cause_of_a_refused_connection_is_named() {
         health(&services, "together").last_error.is_some_and(|error| error.contains("refused"))
     })
     .await;
-    until("so does the outage", || {
+    until("the outage is named", || {
         let found = services.get("together").unwrap().health();
-        found.reason.is_some_and(|why| why.contains("refused") && why.contains("away for"))
+        found.reason.is_some_and(|why| why.contains("refused") && why.contains("down for"))
     })
     .await;
     services.shutdown().await.unwrap();

@@ -165,3 +165,25 @@ pub(crate) async fn a_begin_that_is_cancelled_leaves_nothing_open(bench: Bench) 
         assert_eq!(i64::try_from(found).unwrap(), id + 1, "what was written is not committed");
     }
 }
+
+/// SQLite: many programs open the same new file at the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_sqlite_a_new_file_can_be_opened_many_times_at_once() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("app.db").display());
+        let opening: Vec<_> = (0..8)
+            .map(|_| {
+                let url = url.clone();
+                tokio::spawn(async move {
+                    let db = database::connect(&url).await.unwrap();
+                    database::migrate(&db).await.unwrap();
+                    db.close().await.unwrap();
+                })
+            })
+            .collect();
+        for opened in opening {
+            opened.await.unwrap();
+        }
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) async fn a_pool_that_one_service_exhausts_does_not_affect_health_and_
         assert_eq!(health(&services, "counter").failures, 4);
     }
     let reason = health(&services, "counter").reason.unwrap();
-    assert!(!reason.contains("away for"), "{reason}");
+    assert!(!reason.contains("down for"), "{reason}");
     assert!(bench.is_postgres() || reason.contains("timed out"), "{reason}");
     ticker_is_well(&services).await;
     shuts_down_in_time(&services).await;
@@ -67,6 +67,6 @@ pub(crate) async fn overrides_apply_while_the_pool_is_exhausted(bench: crate::Be
     database::set_override(&bench.db, &pause).await.unwrap();
     until("it is paused", || health(&services, "counter").paused).await;
     let reason = health(&services, "counter").reason.unwrap();
-    assert!(reason.contains("ann") && !reason.contains("away"), "{reason}");
+    assert!(reason.contains("ann") && !reason.contains("down for"), "{reason}");
     shuts_down_in_time(&services).await;
 }

@@ -131,8 +131,8 @@ impl Stage {
 
     fn wait<'a>(&self, inner: MutexGuard<'a, Inner>, waits: impl Fn(&Inner) -> bool) -> MutexGuard<'a, Inner> {
         // Real time. Only threads of the simulation itself are waited for, so this is never reached.
-        const PATIENCE: Duration = Duration::from_secs(120);
-        let waited = self.changed.wait_timeout_while(inner, PATIENCE, |inner| waits(inner) && !inner.over);
+        const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+        let waited = self.changed.wait_timeout_while(inner, STEP_TIMEOUT, |inner| waits(inner) && !inner.over);
         let (inner, timeout) = waited.expect("nothing panics on the stage");
         assert!(!timeout.timed_out(), "a blocking run has begun, but its thread does not arrive");
         inner

@@ -1,4 +1,4 @@
-//! How much one that computes for 50 ms before its first await holds up the others, on a runtime of two threads:
+//! How much a run that computes for 50 ms before its first await delays the others, on a runtime of two threads:
 //! `held_up (service|loop)` prints how late runs begin, in milliseconds.
 
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ const EVERY: Duration = Duration::from_millis(10);
 static STARTS: Mutex<Vec<(usize, Instant)>> = Mutex::new(Vec::new());
 
 fn note(id: usize) {
-    STARTS.lock().expect("nobody panics").push((id, Instant::now()));
+    STARTS.lock().expect("a lock that is not poisoned").push((id, Instant::now()));
 }
 
 fn compute() {
@@ -71,7 +71,7 @@ async fn main() {
         tokio::time::sleep(Duration::from_micros(700)).await;
         begun.push(Instant::now());
         if what == "service" {
-            let quick = registry.register(&format!("quick{id}"), Quick { id }).await.expect("registers");
+            let quick = registry.register(format!("quick{id}"), Quick { id }).await.expect("registers");
             quick.start().await.expect("starts");
         } else {
             tokio::spawn(quick(id));
@@ -84,7 +84,7 @@ async fn main() {
         tokio::spawn(slow());
     }
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let starts = std::mem::take(&mut *STARTS.lock().expect("nobody panics"));
+    let starts = std::mem::take(&mut *STARTS.lock().expect("a lock that is not poisoned"));
     let mut last = vec![None; 20];
     let mut gaps: Vec<f64> = Vec::new();
     for (id, at) in &starts {

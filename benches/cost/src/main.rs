@@ -1,10 +1,18 @@
-//! `cost memory (service|loop) COUNT` prints live heap bytes for each waiting service;
-//! `cost run (service|loop) COUNT RUNS` makes runs on a paused clock, to be counted by callgrind.
+//! What services cost beside loops that are written by hand, on a paused clock.
+//!
+//! `cost table [BUILD…]` prints all figures; each further build of this program gets a column. It calls the others:
+//! `cost memory (service|keeping|loop|loop-keeping) COUNT` prints the live heap of each one that waits, in bytes.
+//! `cost run (service|loop) COUNT RUNS` lets each of them run so many times, for callgrind to count instructions.
+//! `cost start (service|loop) COUNT` starts and stops them, and prints how long both took, in milliseconds.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use service_core::prelude::*;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+mod table;
 
 /// Keeps 256 bytes across an await, as real updates do.
 #[derive(Default)]
@@ -59,6 +67,24 @@ async fn hand_written(every: Duration, token: CancellationToken) {
     }
 }
 
+/// Reports its first run, because the start of the loops waits for it.
+async fn hand_written_started(token: CancellationToken, started: Arc<Semaphore>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(3600));
+    let mut runs = 0_u64;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => break,
+            _ = interval.tick() => {
+                runs += 1;
+                std::hint::black_box(runs);
+                if runs == 1 {
+                    started.add_permits(1);
+                }
+            }
+        }
+    }
+}
+
 async fn hand_written_keeping(every: Duration, token: CancellationToken) {
     let mut interval = tokio::time::interval(every);
     loop {
@@ -76,30 +102,66 @@ async fn hand_written_keeping(every: Duration, token: CancellationToken) {
 /// Live heap, as mallinfo2's `uordblks` and `hblkhd` together: what was taken from the system, less what lies free.
 fn live_bytes() -> usize {
     use malloc_info::info::{SystemType, TotalType};
-    let info = malloc_info::malloc_info().expect("glibc tells");
+    let info = malloc_info::malloc_info().expect("the statistics of glibc");
     let taken: usize = info.system.iter().filter(|s| s.r#type == SystemType::Current).map(|s| s.size).sum();
     let of = |kind| info.total.iter().filter(|t| t.r#type == kind).map(|t| t.size).sum::<usize>();
     taken - of(TotalType::Fast) - of(TotalType::Rest) + of(TotalType::Mmap)
 }
 
-async fn start<S: Service + Default>(count: usize) -> ServiceRegistry {
+async fn register<S: Service + Default>(count: usize) -> ServiceRegistry {
     let registry = ServiceRegistry::builder().without_discovered().build().await.expect("builds");
     for n in 0..count {
         registry.register_of::<S>(&format!("s{n}")).await.expect("registers");
     }
+    registry
+}
+
+async fn start<S: Service + Default>(count: usize) -> ServiceRegistry {
+    let registry = register::<S>(count).await;
     registry.start().await.expect("starts");
     registry
+}
+
+/// Returns how long the start and the stop of services take.
+async fn start_and_stop_services(count: usize) -> (Duration, Duration) {
+    let registry = register::<Waiting>(count).await;
+    let begun = Instant::now();
+    registry.start().await.expect("starts");
+    let started = begun.elapsed();
+    let begun = Instant::now();
+    registry.stop_all().await;
+    (started, begun.elapsed())
+}
+
+/// Returns the same for loops that are written by hand.
+async fn start_and_stop_loops(count: usize) -> (Duration, Duration) {
+    let (token, started) = (CancellationToken::new(), Arc::new(Semaphore::new(0)));
+    let begun = Instant::now();
+    let loops: Vec<_> =
+        (0..count).map(|_| tokio::spawn(hand_written_started(token.clone(), started.clone()))).collect();
+    let all = u32::try_from(count).expect("a number of tasks");
+    let _all = started.acquire_many(all).await.expect("it is not closed");
+    let started = begun.elapsed();
+    let begun = Instant::now();
+    token.cancel();
+    for one in loops {
+        one.await.expect("it does not panic");
+    }
+    (started, begun.elapsed())
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["table", builds @ ..] = &arguments[..] {
+        return table::print(builds);
+    }
     let number = |n: usize| arguments[n].parse::<usize>().expect("a number");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("runtime");
     runtime.block_on(async {
-        match arguments[..2] {
-            ["memory", what] => {
+        match arguments[..] {
+            ["memory", what, _] => {
                 let count = number(2);
                 // Everything that is made once is made before.
                 let warm = start::<Waiting>(1).await;
@@ -124,10 +186,10 @@ fn main() {
                 };
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 let bytes = live_bytes() - before;
-                println!("{what} {count}: {} bytes each", bytes / count);
+                println!("{}", bytes / count);
                 drop((registry, warm));
             }
-            ["run", what] => {
+            ["run", what, _, _] => {
                 let (count, runs) = (number(2), number(3));
                 let token = CancellationToken::new();
                 let registry = if what == "service" {
@@ -141,7 +203,15 @@ fn main() {
                 tokio::time::sleep(Duration::from_secs(runs as u64) + Duration::from_millis(500)).await;
                 drop(registry);
             }
-            _ => panic!("memory or run"),
+            ["start", what, _] => {
+                let (started, stopped) = match what {
+                    "service" => start_and_stop_services(number(2)).await,
+                    "loop" => start_and_stop_loops(number(2)).await,
+                    _ => panic!("service or loop"),
+                };
+                println!("{:.1} {:.1}", started.as_secs_f64() * 1000.0, stopped.as_secs_f64() * 1000.0);
+            }
+            _ => panic!("table, memory, run or start, and their arguments"),
         }
     });
 }

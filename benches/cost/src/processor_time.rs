@@ -1,5 +1,5 @@
 //! Processor time of runs on a runtime of two threads and the real clock: `processor_time (service|loop) (ends|awaits)
-//! COUNT` has so many of them run ten times a second for ten seconds. With `awaits`, each run gives way once.
+//! COUNT` has so many of them run ten times a second for ten seconds. With `awaits`, each run yields once.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn main() {
         // Spread over the interval, as services of a program are.
         tokio::time::sleep(Duration::from_millis(100) / u32::try_from(count).expect("few")).await;
         if what == "service" {
-            let handle = registry.register(&format!("s{n}"), Plain { runs: 0, awaits }).await.expect("registers");
+            let handle = registry.register(format!("s{n}"), Plain { runs: 0, awaits }).await.expect("registers");
             handle.start().await.expect("starts");
         } else {
             tokio::spawn(hand_written(awaits));

@@ -85,7 +85,7 @@ impl Env {
                 return broken("its `}` is missing (`$${` stands for `${` itself)");
             };
             if !is_name(variable) {
-                return broken("what stands in it is not the name of a variable (`$${` stands for `${` itself)");
+                return broken("its content is not the name of a variable (`$${` stands for `${` itself)");
             }
             match self.read(variable) {
                 Ok(value) => out.push_str(value),

@@ -12,7 +12,7 @@ use serde::forward_to_deserialize_any;
 /// The names of the fields, if the type has some.
 pub(crate) fn fields<T: DeserializeOwned>() -> Option<&'static [&'static str]> {
     match T::deserialize(Fields) {
-        Err(Found(fields)) => fields,
+        Err(FieldNames(fields)) => fields,
         Ok(_) => None,
     }
 }
@@ -21,30 +21,30 @@ struct Fields;
 
 /// The "error" that contains the names.
 #[derive(Debug)]
-struct Found(Option<&'static [&'static str]>);
+struct FieldNames(Option<&'static [&'static str]>);
 
-impl fmt::Display for Found {
+impl fmt::Display for FieldNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("only the fields were asked for")
+        f.write_str("only the names of the fields were requested")
     }
 }
 
-impl std::error::Error for Found {}
+impl std::error::Error for FieldNames {}
 
-impl serde::de::Error for Found {
+impl serde::de::Error for FieldNames {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self(None)
     }
 }
 
 impl<'de> Deserializer<'de> for Fields {
-    type Error = Found;
+    type Error = FieldNames;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Found> {
-        Err(Found(None))
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, FieldNames> {
+        Err(FieldNames(None))
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Found> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, FieldNames> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -53,11 +53,11 @@ impl<'de> Deserializer<'de> for Fields {
         _: &'static str,
         fields: &'static [&'static str],
         _: V,
-    ) -> Result<V::Value, Found> {
-        Err(Found(Some(fields)))
+    ) -> Result<V::Value, FieldNames> {
+        Err(FieldNames(Some(fields)))
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldNames> {
         visitor.visit_some(self)
     }
 

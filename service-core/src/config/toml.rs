@@ -22,7 +22,7 @@ pub(crate) struct File {
 
 /// Reads the text of a file, and replaces each `${…}` from `env`.
 pub(crate) fn parse(path: &Path, text: &str, env: &Env) -> Result<File, Vec<ConfigError>> {
-    let reader = Reader { name: path.display().to_string(), starts: line_starts(text), env: Some(env) };
+    let reader = TomlReader { name: path.display().to_string(), starts: line_starts(text), env: Some(env) };
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut problems: Vec<_> = errors
         .into_iter()
@@ -56,7 +56,7 @@ fn section_layer(section: &str) -> Layer {
 /// Parses text from the environment as a TOML value. `${…}` is not replaced there.
 pub(crate) fn parse_value(text: &str) -> Option<Value> {
     let value = DeValue::parse(text.trim()).ok()?.into_inner();
-    let reader = Reader { name: String::new(), starts: vec![0], env: None };
+    let reader = TomlReader { name: String::new(), starts: vec![0], env: None };
     Some(reader.node(value, 0, Layer::Environment).value)
 }
 
@@ -64,14 +64,14 @@ fn line_starts(text: &str) -> Vec<usize> {
     std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
 }
 
-struct Reader<'a> {
+struct TomlReader<'a> {
     name: String,
     starts: Vec<usize>,
     /// `None`: no `${…}` is replaced.
     env: Option<&'a Env>,
 }
 
-impl Reader<'_> {
+impl TomlReader<'_> {
     fn line(&self, offset: usize) -> usize {
         self.starts.partition_point(|start| *start <= offset)
     }

@@ -28,9 +28,9 @@ struct State {
     down: Option<Down>,
     /// The end of the last outage.
     returned: Option<Instant>,
-    /// When an error was last seen that the services are not the cause of, although the database is up.
+    /// When the last error was seen that the services did not cause, although the database was up.
     disturbed: Option<Instant>,
-    /// A write has failed as if nothing could be written: read-only, or full.
+    /// A write failed with an error of a database that is read-only or full.
     writes_are_suspect: bool,
 }
 
@@ -77,18 +77,18 @@ impl Availability {
         Some(down.since.elapsed())
     }
 
-    /// A write has failed as if nothing could be written.
+    /// Records that a write failed with an error of a database that is read-only or full.
     pub(crate) fn suspect_writes(&self) {
         self.lock().writes_are_suspect = true;
     }
 
-    /// Whether only a write tells if the database is up.
+    /// Whether only a successful write shows that the database is up.
     pub(crate) fn needs_a_write(&self) -> bool {
         let state = self.lock();
         state.writes_are_suspect || state.down.as_ref().is_some_and(|down| down.refuses_writes)
     }
 
-    /// An error was seen that the services are not the cause of, although the database is up.
+    /// Records an error that the services did not cause, although the database is up.
     pub(crate) fn disturbed(&self) {
         self.lock().disturbed = Some(Instant::now());
     }
@@ -112,7 +112,7 @@ impl Availability {
         let down = state.down.as_ref()?;
         let how = match down {
             Down { refuses_writes: true, .. } => "has accepted no writes",
-            _ if self.is_certain => "has been away",
+            _ if self.is_certain => "has been down",
             // A pool of the application may be exhausted instead.
             _ => "has not answered",
         };

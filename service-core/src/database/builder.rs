@@ -1,4 +1,4 @@
-//! What the builder's methods say about the database, and the extension that comes of it.
+//! The builder's methods for the database, and the extension that they build.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::runtime::extension::{Extension, NoExtension};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::Result;
 
-/// What the builder was told about the database. The last of the three ways holds.
+/// The database that the builder's methods name. If several name one, the connection is used, else the URL.
 #[derive(Debug, Default)]
 pub(crate) struct DatabaseBuilder {
     connection: Option<DatabaseConnection>,
@@ -52,21 +52,22 @@ impl ExtensionBuilder for DatabaseBuilder {
 }
 
 impl RegistryBuilder {
-    /// A database connection of the application. A pool that its services exhaust cannot be told from a database that is
-    /// down; with [`database_url`](Self::database_url) and [`database_with`](Self::database_with) it can.
+    /// Uses a database connection of the application. On PostgreSQL the registry cannot distinguish a pool that services
+    /// exhaust from a database that is down; with [`database_url`](Self::database_url) and
+    /// [`database_with`](Self::database_with) it can.
     pub fn database(self, db: DatabaseConnection) -> Self {
         self.with_database(|database| database.connection = Some(db))
     }
 
-    /// A database that the registry connects to, such as `sqlite://app.db` or `postgres://…`. It may be down: services that need
-    /// it wait for it, and health says so. The registry reads its tables through the services' pool; if services use every
-    /// connection of it, the registry opens one of its own for a moment.
+    /// Connects to the database at this URL, such as `sqlite:app.db` or `postgres://…`. The database may be down: services that
+    /// need it wait for it, and health shows that. The registry reads its tables through the services' pool; if services use
+    /// all connections, it opens a connection of its own and closes it afterwards.
     pub fn database_url(self, url: impl Into<String>) -> Self {
         self.with_database(|database| database.url = Some(url.into()))
     }
 
-    /// As [`database_url`](Self::database_url), with the options of the pool: its size, timeouts, certificates. Less than two
-    /// connections are raised to two. On SQLite, `map_sqlx_sqlite_before_acquire` is the framework's.
+    /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts, certificates. A
+    /// pool has at least two connections. On SQLite, the framework sets `map_sqlx_sqlite_before_acquire`.
     ///
     /// ```
     /// use service_core::ServiceRegistry;
@@ -81,7 +82,7 @@ impl RegistryBuilder {
         self.with_database(|database| database.options = Some(options))
     }
 
-    /// Whether the framework's tables are created at start. Default: `true`.
+    /// Sets whether the framework's tables are created at the start. Default: `true`.
     pub fn migrate(self, migrate: bool) -> Self {
         self.with_database(|database| database.skip_migration = !migrate)
     }

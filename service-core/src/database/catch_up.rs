@@ -1,4 +1,4 @@
-//! When a service last ran, in `service_state`: what the runtime reads to catch up on missed fires.
+//! The last run and the last served fire of a service, in `service_state`. The runtime reads them to catch up on missed fires.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
@@ -7,16 +7,16 @@ use sea_orm::{ConnectionTrait, DbErr};
 use crate::database::wall_clock::{format_time, parse_time};
 use crate::service::error::Result;
 
-/// How far the clocks of two machines may lie apart without one of them being held for wrong.
+/// A stored time that is ahead of this machine's clock by more than this comes from a clock that was wrong.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
-/// When a service last ran, as far as it is known.
+/// When a service last ran, if that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastRun {
     /// When its last run began.
     pub run: Option<DateTime<Utc>>,
-    /// The time of the schedule that was served last.
+    /// The last fire that was served.
     pub fire: Option<DateTime<Utc>>,
 }
 
@@ -40,9 +40,9 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
     Ok(LastRun { run: run?, fire: fire? })
 }
 
-/// Keeps when a service last ran. `None` leaves what is known, and so does a time before the one that is known: of two
-/// processes the one that was held up may write last. A known time that lies ahead of this machine's clock by more than a
-/// minute is replaced all the same: a clock that was wrong must not hide fires until its time has come.
+/// Stores when a service last ran. `None` keeps the stored time. An earlier time does not replace a later one: of two
+/// processes, the one that was delayed may write last. But a stored time that is ahead of this machine's clock by more than
+/// a minute is always replaced: otherwise a clock that was wrong would hide fires until that time.
 ///
 /// # Errors
 /// The database's.
@@ -67,11 +67,11 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: Las
     Ok(())
 }
 
-/// Of a column's new time and the one that stands there, what is kept. As these tables write them, times sort as texts do.
+/// The later one of a column's stored time and its new time. In the format of these tables, times sort as texts do.
 fn later_of(name: &'static str, believable: &str) -> Expr {
     let stands = || Expr::col((column("service_state"), column(name)));
     let new = || Expr::col((column("excluded"), column(name)));
-    // The comparison with a null is neither true nor false: then there is only the new one.
+    // A comparison with NULL is not true, so the new time is used.
     let stays = stands().gte(new()).and(stands().lte(believable));
     Expr::case(stays, stands()).finally(new()).into()
 }

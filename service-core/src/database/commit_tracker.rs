@@ -1,7 +1,7 @@
 //! [`CommitTracker`]: the commits in flight of one service.
 //!
 //! If a run is cancelled while it commits, it is unknown whether the commit took effect. So a timeout or a stop first waits
-//! for the commit, but not for one that the server does not answer.
+//! for the commit, for a limited time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long a commit keeps its run from being cancelled.
+/// For how long a commit in flight delays the cancellation of its run.
 const PROTECTED: Duration = Duration::from_secs(5);
 
 /// The commits in flight of one service.
@@ -35,7 +35,7 @@ impl CommitTracker {
         CommitGuard { tracker: Arc::clone(self), id }
     }
 
-    /// Whether a commit is in flight that a run must not be cancelled for.
+    /// Whether a commit is in flight because of which a run must not be cancelled.
     pub fn in_progress(&self) -> bool {
         self.lock().begun.values().any(|begun| begun.elapsed() < PROTECTED)
     }

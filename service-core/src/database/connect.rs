@@ -1,18 +1,18 @@
-//! Opening pools: what a URL needs so that background services run well on it.
+//! Opens pools with the settings that background services need.
 //!
-//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its last
-//! connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
+//! The tricky part is SQLite. A pool of one hangs as soon as a transaction is open, an in-memory database vanishes with its
+//! last connection, and without WAL every reader blocks a writer; sea-orm's defaults have all three.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
-use crate::database::database_url::{Engine, Target};
+use crate::database::database_url::{DatabaseUrl, Engine};
 use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
 use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
-/// How long SQLite itself waits for a lock before it reports "busy".
+/// How long SQLite waits for a lock before it reports "busy".
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,18 +53,18 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
     open(default_options(url)?, true).await
 }
 
-/// The services' pool of a registry, and a way around it.
+/// The services' pool of a registry, and connections beside it.
 #[derive(Debug)]
 pub(crate) struct RegistryPool {
     pub(crate) db: DatabaseConnection,
-    /// `None` for a database in memory: another connection would open another one.
+    /// `None` for a database in memory: another connection would open another database.
     pub(crate) direct: Option<DirectConnection>,
 }
 
 /// The options of a pool by its URL alone.
 pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
-    // A wrong URL is reported here, as the driver would show its password.
-    let mut options = ConnectOptions::new(Target::parse(url)?.url());
+    // A wrong URL is reported here, because the driver's message would show its password.
+    let mut options = ConnectOptions::new(DatabaseUrl::parse(url)?.url());
     options.acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT);
     if let Ok(level) = "debug".parse() {
         options.sqlx_logging_level(level);
@@ -72,10 +72,11 @@ pub(crate) fn default_options(url: &str) -> Result<ConnectOptions> {
     Ok(options)
 }
 
-/// A registry's pool. A database that is down is no error: it may come up later. What can never work is.
+/// Opens a registry's pool. A database that is down is not an error, because it may come up later. A URL that can never work
+/// is.
 pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<RegistryPool> {
     let url = options.get_url().to_owned();
-    let target = Target::parse(&url)?;
+    let target = DatabaseUrl::parse(&url)?;
     let direct = match target.engine {
         Engine::SqliteMemory => None,
         _ => Some(DirectConnection::new(tuned(options.clone(), &target))),
@@ -92,9 +93,10 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
     }
 }
 
-/// A pool of an SQLite file that cannot be opened yet: each connection tries anew. sea-orm itself opens a file at once.
+/// Returns a pool for an SQLite file that cannot be opened yet: each new connection tries to open it. sea-orm's own function
+/// fails at once.
 #[cfg(feature = "sqlite")]
-fn unopened_sqlite(options: &ConnectOptions, target: &Target<'_>) -> Option<DatabaseConnection> {
+fn unopened_sqlite(options: &ConnectOptions, target: &DatabaseUrl<'_>) -> Option<DatabaseConnection> {
     use sea_orm::SqlxSqliteConnector;
     use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -111,23 +113,23 @@ fn unopened_sqlite(options: &ConnectOptions, target: &Target<'_>) -> Option<Data
 }
 
 #[cfg(not(feature = "sqlite"))]
-fn unopened_sqlite(_options: &ConnectOptions, _target: &Target<'_>) -> Option<DatabaseConnection> {
+fn unopened_sqlite(_options: &ConnectOptions, _target: &DatabaseUrl<'_>) -> Option<DatabaseConnection> {
     None
 }
 
 async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnection> {
     let url = options.get_url().to_owned();
-    let target = Target::parse(&url)?;
+    let target = DatabaseUrl::parse(&url)?;
     #[cfg(feature = "postgres")]
     if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
         return Err(Error::fatal(format!(
-            "`{}` asks for TLS, which this program is built without: enable the feature `tls` of service-core",
+            "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()
         )));
     }
     let mut options = tuned(options, &target);
     if target.engine == Engine::Postgres {
-        // Always lazily, so that the cause of a failure can be asked for.
+        // Always lazily, so that a failure to connect comes later, when its cause can be found.
         options.connect_lazy(true);
     }
     let db = Database::connect(options).await.map_err(|error| explain(&target, error))?;
@@ -139,16 +141,30 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
         return Err(explain(&target, error));
     }
     if target.engine == Engine::SqliteFile && !target.read_only {
-        // Kept in the file, so once is enough for every connection and every later process.
-        db.execute_unprepared("PRAGMA journal_mode = WAL").await.map_err(|error| explain(&target, error))?;
+        set_wal(&db).await.map_err(|error| explain(&target, error))?;
     }
     Ok(db)
 }
 
-/// The options with what background services need.
-fn tuned(mut options: ConnectOptions, target: &Target<'_>) -> ConnectOptions {
+/// Sets WAL mode. The mode is stored in the file, so it applies to every connection and every later process.
+///
+/// SQLite does not wait for its busy timeout here: while another process opens the same new file, the mode cannot be set.
+async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
+    let begun = Instant::now();
+    loop {
+        match db.execute_unprepared("PRAGMA journal_mode = WAL").await {
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention && begun.elapsed() < BUSY_TIMEOUT => {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(1..50))).await;
+            }
+            set => return set.map(drop),
+        }
+    }
+}
+
+/// Adds the options that background services need.
+fn tuned(mut options: ConnectOptions, target: &DatabaseUrl<'_>) -> ConnectOptions {
     let usual = if target.engine == Engine::Postgres { POSTGRES_CONNECTIONS } else { SQLITE_CONNECTIONS };
-    // A pool of one hangs as soon as a transaction is open.
+    // With one connection, statements beside an open transaction would wait for it.
     let connections = options.get_max_connections().unwrap_or(usual).max(2);
     options.max_connections(connections);
     if target.engine == Engine::SqliteMemory {
@@ -158,7 +174,7 @@ fn tuned(mut options: ConnectOptions, target: &Target<'_>) -> ConnectOptions {
     options
 }
 
-/// Whether a connection was not left inside a transaction. The pool closes those that were.
+/// Whether a connection is outside of any transaction. The pool closes a connection that was left inside one.
 #[cfg(feature = "sqlite")]
 async fn is_usable(
     connection: &mut sea_orm::sqlx::SqliteConnection,
@@ -173,7 +189,7 @@ fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
     }
     options.map_sqlx_sqlite_before_acquire(|connection, _| Box::pin(is_usable(connection)));
     if engine == Engine::SqliteMemory {
-        // Connections to one in-memory database share their cache, where a reader waits for a writer without an end.
+        // Connections to one in-memory database share a cache, in which a reader would wait for a writer without a limit.
         options.map_sqlx_sqlite_opts(|options| options.pragma("read_uncommitted", "1"));
     }
 }
@@ -181,7 +197,7 @@ fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
 #[cfg(not(feature = "sqlite"))]
 fn tune_sqlite(_options: &mut ConnectOptions, _engine: Engine) {}
 
-fn explain(target: &Target<'_>, error: DbErr) -> Error {
+fn explain(target: &DatabaseUrl<'_>, error: DbErr) -> Error {
     let shown = target.shown();
     let text = error.to_string();
     if text.contains("has no supporting driver") {

@@ -1,4 +1,4 @@
-//! What a service's [`Context`] has of the database.
+//! The methods of [`Context`] for the database.
 
 use sea_orm::DatabaseConnection;
 
@@ -11,35 +11,36 @@ use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
 
 impl Context {
-    /// The registry's database.
+    /// Returns the registry's database.
     ///
     /// # Errors
-    /// The registry has none; the error is fatal and says what to write.
+    /// The registry has none; the error is fatal and says what to add.
     pub fn db(&self) -> Result<&DatabaseConnection> {
         Ok(self.service_db()?.db())
     }
 
-    /// Begins a transaction: `IMMEDIATE` on SQLite, where another writer is waited for. `commit()` makes it last,
-    /// dropping it rolls it back. A timeout or stop that falls into the commit waits for its end.
+    /// Begins a transaction. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()`
+    /// makes its writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to
+    /// 5 s.
     ///
     /// # Errors
-    /// The registry has no database, or it is away.
+    /// The registry has no database, or the database is down.
     pub async fn begin(&self) -> Result<Transaction> {
         self.service_db()?.begin().await
     }
 
-    /// Claims up to `n` pending rows of `E`, the oldest first; nobody else gets them. They end with
-    /// [`Batch::commit`](crate::database::Batch::commit): a run that ends without it leaves them as they were, but charges the one
-    /// in flight.
+    /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a time,
+    /// half are rows whose time has come. [`Batch::commit`](crate::database::Batch::commit) commits all of them together. If
+    /// the run ends without it, the rows stay as they were, except that the row in flight loses an attempt.
     ///
     /// # Errors
-    /// When awaited: the registry has no database, or it is away.
+    /// When awaited: the registry has no database, or the database is down.
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
         Claim::new(self.service_db(), n)
     }
 
-    /// As [`claim`](Self::claim), for work that is slow or has effects outside the database: no transaction is open while
-    /// it goes on, and each row is settled by itself.
+    /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row
+    /// commits by itself, and no transaction is open while your code runs.
     ///
     /// # Errors
     /// As for [`claim`](Self::claim).
@@ -47,10 +48,10 @@ impl Context {
         ClaimEach::new(self.service_db(), n)
     }
 
-    /// Small typed values of this service that outlive the process.
+    /// Returns the store of this service: small typed values that are kept across restarts.
     ///
     /// # Errors
-    /// When used: the registry has no database, or it is away.
+    /// When used: the registry has no database, or the database is down.
     pub fn store(&self) -> Store {
         Store::new(self.service_db())
     }
@@ -59,7 +60,7 @@ impl Context {
     fn service_db(&self) -> Result<&ServiceDb> {
         let db = ServiceDb::of(&self.service).ok_or_else(|| {
             Error::fatal(format!(
-                "service `{}` asks for a database, which the registry does not have; \
+                "service `{}` needs a database, but the registry has none; \
                  add `.database(db)` or `.database_url(\"…\")` to the builder",
                 self.service_id()
             ))

@@ -21,21 +21,21 @@ impl Engine {
     }
 }
 
-/// A database URL that was understood.
+/// A parsed database URL.
 #[derive(Debug)]
-pub(crate) struct Target<'a> {
+pub(crate) struct DatabaseUrl<'a> {
     given: &'a str,
     pub(crate) engine: Engine,
     pub(crate) read_only: bool,
 }
 
-impl<'a> Target<'a> {
+impl<'a> DatabaseUrl<'a> {
     pub(crate) fn parse(given: &'a str) -> Result<Self> {
         let (scheme, rest) = given.split_once(':').unwrap_or((given, ""));
-        // Of what is no URL, not everything can be shown: `host=db password=…` is a way to write it elsewhere.
+        // Other libraries accept `host=db password=…`, so text that is not a URL can contain a password and is not shown.
         if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._/\\".contains(c)) {
             return Err(Error::fatal(
-                "what was given is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
+                "this is not a database URL: write `sqlite:app.db`, or `postgres://user:password@host/database`",
             ));
         }
         if !given.contains(':') {
@@ -55,16 +55,14 @@ impl<'a> Target<'a> {
             "sqlite" => Engine::SqliteFile,
             "postgres" | "postgresql" => Engine::Postgres,
             other => {
-                return Err(Error::fatal(format!(
-                    "`{other}:` is not a database this crate works with: use `sqlite:…` or `postgres://…`"
-                )));
+                return Err(Error::fatal(format!("`{other}:` is not supported: use `sqlite:…` or `postgres://…`")));
             }
         };
         let read_only = engine == Engine::SqliteFile && parameters(rest).any(|p| p == "mode=ro" || p == "immutable=1");
         Ok(Self { given, engine, read_only })
     }
 
-    /// Whether the URL asks for TLS, with no way around it.
+    /// Whether the URL requires TLS.
     pub(crate) fn requires_tls(&self) -> bool {
         self.engine == Engine::Postgres
             && parameters(self.given).filter_map(|parameter| parameter.split_once('=')).any(|(name, mode)| {
@@ -78,7 +76,7 @@ impl<'a> Target<'a> {
         redacted(self.given)
     }
 
-    /// The URL as the driver wants it: a file that is missing is created, unless the URL has a mode of its own.
+    /// The URL for the driver: a missing file is created, unless the URL sets a mode.
     pub(crate) fn url(&self) -> String {
         if self.engine != Engine::SqliteFile || parameters(self.given).any(|p| p.starts_with("mode=")) {
             return self.given.to_owned();
@@ -108,7 +106,7 @@ pub(crate) fn redacted(url: &str) -> String {
     let mut shown = address.to_owned();
     if let Some((scheme, rest)) = address.split_once("://") {
         if rest.contains(':') && parameters.is_some_and(|parameters| parameters.contains('@')) {
-            // A `?` within the password, or an `@` within a parameter: nobody can tell, so neither is shown.
+            // Either the password contains `?`, or a parameter contains `@`. Which one is unknown, so neither is shown.
             return format!("{scheme}://{REDACTED}");
         }
         if let Some((login, host)) = rest.rsplit_once('@')
@@ -121,7 +119,7 @@ pub(crate) fn redacted(url: &str) -> String {
     let parameters: Vec<String> = parameters
         .split('&')
         .map(|parameter| match parameter.split_once('=') {
-            // A name may be encoded, too.
+            // The name of a parameter can be encoded, too.
             Some((name, _)) if is_secret(name) || name.contains('%') => format!("{name}={REDACTED}"),
             _ => parameter.to_owned(),
         })
@@ -142,12 +140,12 @@ mod tests {
             ("sqlite::memory:", "sqlite::memory:"),
             ("postgres://a@b/c", "postgres://a@b/c"),
         ] {
-            assert_eq!(Target::parse(given).unwrap().url(), opened);
+            assert_eq!(DatabaseUrl::parse(given).unwrap().url(), opened);
         }
     }
 
     #[test]
-    fn a_wrong_url_is_told_what_to_write() {
+    fn the_error_about_a_wrong_url_shows_the_right_form() {
         for (given, part) in [
             ("app.db", "write `sqlite:app.db`"),
             ("", "write `sqlite:app.db`"),
@@ -155,7 +153,7 @@ mod tests {
             ("sqlite:", "lacks the file's name"),
             ("mysql://localhost/x", "use `sqlite:…` or `postgres://…`"),
         ] {
-            let message = Target::parse(given).unwrap_err().to_string();
+            let message = DatabaseUrl::parse(given).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
     }
@@ -169,7 +167,7 @@ mod tests {
             ("postgres://db/app", false),
             ("sqlite:app.db?sslmode=require", false),
         ] {
-            assert_eq!(Target::parse(url).unwrap().requires_tls(), required, "{url}");
+            assert_eq!(DatabaseUrl::parse(url).unwrap().requires_tls(), required, "{url}");
         }
     }
 
@@ -190,7 +188,7 @@ mod tests {
             assert_eq!(redacted(given), "postgres://•••");
         }
         for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
-            let message = Target::parse(given).unwrap_err().to_string();
+            let message = DatabaseUrl::parse(given).unwrap_err().to_string();
             assert!(!message.contains("secret"), "{message}");
         }
     }

@@ -1,4 +1,5 @@
-//! [`DbTime`]: the time that leases and overrides are compared with: the database's, as the clocks of the machines that share it differ.
+//! [`DbTime`]: the time that leases and overrides are compared with. It is the database's, because the clocks of the machines
+//! that share the database differ.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Expr, Query};
@@ -6,7 +7,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
 use crate::database::wall_clock::WallClock;
 
-/// The clock of the database, or a test's in its place.
+/// The clock of the database, or that of a test.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum DbTime {
     #[default]
@@ -19,7 +20,7 @@ impl DbTime {
     pub(crate) fn millis(&self, backend: DbBackend) -> Expr {
         match self {
             Self::Virtual(clock) => Expr::Constant(clock.now().timestamp_millis().into()),
-            // Not the time of the transaction's start, which may be long ago.
+            // `now()` would be the start of the transaction, which may be long ago.
             Self::Database if backend == DbBackend::Postgres => {
                 Expr::cust("CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
             }

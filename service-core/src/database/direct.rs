@@ -1,5 +1,5 @@
-//! Connections beside a pool. They find the cause of what a pool reports as a timeout, and read the framework's tables when services
-//! use every connection of theirs.
+//! Connections beside a pool. They find the cause of an error that the pool reports as a timeout, and they read the framework's
+//! tables while services use all connections of the pool.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbEr
 
 use crate::service::error::{Error, Result};
 
-/// What to do about a pooler that refuses a parameter of the driver's.
+/// The advice if a pooler refuses a parameter of the driver.
 pub(crate) const POOLER_ADVICE: &str =
     "if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`";
 /// The limit of a direct connection.
@@ -21,7 +21,7 @@ pub(crate) struct DirectConnection {
 }
 
 impl DirectConnection {
-    /// With the options of the services' pool.
+    /// Uses the options of the services' pool.
     pub(crate) fn new(mut options: ConnectOptions) -> Self {
         options.max_connections(1).min_connections(0).acquire_timeout(LIMIT).connect_timeout(LIMIT).connect_lazy(false);
         Self { options }
@@ -47,7 +47,7 @@ impl DirectConnection {
     }
 }
 
-/// Waits until the pool has a connection to spare, so that the registry's queries open no further one: many processes may share
+/// Waits until the pool has an idle connection, so that the registry's queries open no further one: many processes may share
 /// few connections. A pool without any connection opens its first.
 pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
     #[cfg(feature = "postgres")]
@@ -60,7 +60,7 @@ pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
     let _ = pool;
 }
 
-/// The cause of a pool's timeout, if a direct connection finds one. Other errors are returned as they are.
+/// Returns the cause of a pool's timeout, if a direct connection finds one. Returns other errors unchanged.
 pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
     if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
         return error;
@@ -71,7 +71,7 @@ pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr 
     }
 }
 
-/// Connects once, to see what the server or the system says. Without the feature of the pool's driver this finds nothing.
+/// Connects once, to get the error of the server or the system. Without the feature of the pool's driver this finds none.
 async fn cause(pool: &DatabaseConnection) -> Result<()> {
     #[cfg(feature = "postgres")]
     if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
@@ -122,8 +122,8 @@ fn no_answer() -> Error {
     Error::new(DbErr::Conn(sea_orm::RuntimeErr::Internal(why)))
 }
 
-/// Whether PostgreSQL's driver was compiled with TLS, by this crate's feature or by the application's: without it, it refuses before
-/// it sends anything.
+/// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS the
+/// driver refuses to connect before it sends anything.
 #[cfg(feature = "postgres")]
 pub(crate) async fn tls_is_compiled() -> bool {
     use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};

@@ -1,7 +1,7 @@
-//! [`ErrorKind`]: what a database error says about its cause.
+//! [`ErrorKind`]: the cause of a database error.
 //!
-//! Only codes are read, never the text: SQLSTATE on PostgreSQL, result codes on SQLite. Users' own text can contain any word, and
-//! servers answer in many languages.
+//! It is derived from codes, never from the text: SQLSTATE on PostgreSQL, result codes on SQLite. The text can contain words of
+//! the user's data, and servers answer in many languages.
 
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::sqlx::error::DatabaseError;
@@ -9,18 +9,18 @@ use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 
 use crate::service::error::Error;
 
-/// What a database error says about its cause.
+/// The cause of a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
     /// The connection broke, or none could be opened.
     ConnectionLost,
     /// No connection of the pool became free in time. The database may be down, or the pool may be exhausted.
     PoolTimeout,
-    /// The database answers, but cannot do the work of anyone now: read-only, disk full, I/O error, no memory, too many clients.
+    /// The database answers, but cannot do any work now: read-only, disk full, I/O error, no memory, too many clients.
     Unavailable,
-    /// Another transaction is in the way: a deadlock, a lock timeout, a serialization failure. A retry can succeed.
+    /// A conflict with another transaction: a deadlock, a lock timeout, a serialization failure. A retry can succeed.
     Contention,
-    /// A prepared statement of this connection does not fit the table any more, as the table was changed.
+    /// A prepared statement of this connection no longer fits the table, because the table was changed.
     StaleStatement,
     /// The statement or its data.
     Statement,
@@ -58,12 +58,12 @@ impl ErrorKind {
         error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)
     }
 
-    /// Whether the cause is the database or its surroundings, so that the same statement may succeed later.
+    /// Whether the cause is not the statement, so that the same statement may succeed later.
     pub(crate) fn is_passing(self) -> bool {
         self != Self::Statement
     }
 
-    /// Whether no connection could be had.
+    /// Whether there was no connection.
     pub(crate) fn is_unreachable(self) -> bool {
         matches!(self, Self::ConnectionLost | Self::PoolTimeout)
     }

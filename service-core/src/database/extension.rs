@@ -1,4 +1,4 @@
-//! [`DatabaseExtension`]: what the database adds to the loop of every service.
+//! [`DatabaseExtension`]: the part of the database in the loop of every service.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,7 +23,7 @@ use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 
-/// Limit of reading the last fire.
+/// The time limit for reading the last fire.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The database of one registry.
@@ -31,7 +31,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct DatabaseExtension {
     watcher: Arc<TableWatcher>,
     write_lock: WriteLock,
-    /// Leases follow the registry's clock, not the database's.
+    /// Leases use the registry's clock, not the database's.
     is_virtual: bool,
 }
 
@@ -60,7 +60,7 @@ impl DatabaseExtension {
             if let Some(last) = last_run(&db, id).await?.fire {
                 return Ok(last.into());
             }
-            // From the first start on fires can be missed.
+            // From the first start on, fires can be missed.
             set_last_run(&db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
             Ok(now)
         });
@@ -80,7 +80,7 @@ impl Extension for DatabaseExtension {
             .with_tables(self.availability().tables().clone())
             .with_write_lock(self.write_lock.clone(), self.watcher.pool_is_checked());
         let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
-        // A service is registered once.
+        // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
 
@@ -125,7 +125,7 @@ impl Extension for DatabaseExtension {
         Box::pin(async move {
             match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, now)).await {
                 Ok(read) => read,
-                // An outage, and known as one.
+                // An error of the kind `ConnectionLost`, so that it counts as an outage.
                 Err(_) => {
                     let why = format!("no answer within {} s", READ_TIMEOUT.as_secs());
                     Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
@@ -155,7 +155,7 @@ impl Extension for DatabaseExtension {
         let hangs = kind == FailureKind::Timeout && ServiceDb::of(service).is_some_and(ServiceDb::is_used);
         let kind = ErrorKind::in_chain(error);
         match kind {
-            // Neither the service nor the database is the cause.
+            // A conflict or a changed table: neither the service nor the database is at fault.
             Some(ErrorKind::Contention | ErrorKind::StaleStatement) => self.availability().disturbed(),
             Some(ErrorKind::Unavailable) => self.availability().suspect_writes(),
             _ => {}

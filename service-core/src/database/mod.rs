@@ -1,7 +1,8 @@
-//! Work that lives in a database: pools, transactions, and the framework's own tables.
+//! Work in a database: pools, transactions, claims on rows, and the framework's own tables.
 //!
 //! No driver's type is in the public API. With the feature `database` alone, the application brings sea-orm with a driver;
-//! the features `sqlite` and `postgres` bring one. [`service_core::sea_orm`](crate::sea_orm) is the sea-orm that this crate uses.
+//! the features `sqlite` and `postgres` bring one. [`service_core::sea_orm`](crate::sea_orm) is the sea-orm that this crate
+//! uses.
 
 mod availability;
 mod builder;
@@ -40,7 +41,7 @@ pub use work::builder::{Claim, ClaimEach};
 pub use work::index::{claim_index, create_claim_index};
 pub use work::work_item::WorkItem;
 
-/// What the derive names, and what this repository's tests use without a registry.
+/// The items that the derive names, and those that this repository's tests use without a registry.
 #[doc(hidden)]
 pub mod __private {
     pub use super::catch_up::{LastRun, last_run, set_last_run};

@@ -1,7 +1,7 @@
-//! The framework's own tables: their SQL, and making them at start.
+//! The framework's own tables: their SQL, and their creation at the start.
 //!
-//! The tricky part is that many replicas start at once: PostgreSQL may answer two simultaneous `CREATE TABLE IF NOT
-//! EXISTS` with a unique violation in its catalogue, so there the tables are made under an advisory lock.
+//! The tricky part is that many replicas start at once. PostgreSQL may answer two concurrent `CREATE TABLE IF NOT EXISTS`
+//! with a unique violation in its catalogue, so the tables are created under an advisory lock there.
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,7 +14,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::service::error::{Error, Result};
 
-/// Times are in milliseconds since 1970 where SQL compares them, else RFC 3339 in UTC, which people can read.
+/// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
 const TABLES: [(&str, &str); 5] = [
     (
         "service_claim",
@@ -47,19 +47,19 @@ const TABLES: [(&str, &str); 5] = [
     ),
 ];
 
-/// What `service_claim` did not have from the beginning, each with the statement that adds it to a table made earlier.
+/// The columns that early versions of `service_claim` lack, each with the statement that adds it.
 const LATER_COLUMNS: [(&str, &str); 2] = [
     ("seq", "ALTER TABLE service_claim ADD COLUMN seq BIGINT NOT NULL DEFAULT 0"),
     ("crashes", "ALTER TABLE service_claim ADD COLUMN crashes BIGINT NOT NULL DEFAULT 0"),
 ];
 
-/// "service\0\0" read as a number: one lock for all who make these tables.
+/// The key of the advisory lock: "service\0\0" as a number.
 const ADVISORY_LOCK: i64 = 0x0073_6572_7669_6365;
 
-/// The SQL that makes the framework's tables: what the registry runs at start, and what a migration of your own runs where the
-/// registry is built with `.migrate(false)`. Running it again changes nothing.
+/// Returns the SQL that creates the framework's tables. The registry runs it at the start; with `.migrate(false)`, run it in a
+/// migration of your own. Running it again changes nothing.
 ///
-/// It is one text, and can be gone through statement by statement.
+/// The result is one text, and also a list of statements.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -84,12 +84,12 @@ pub fn schema_sql(backend: DbBackend) -> &'static SchemaSql {
         let statements = TABLES.map(|(_, sql)| sql);
         SchemaSql { script: format!("{};\n", statements.join(";\n")), statements }
     });
-    // The same for every engine: only types and clauses that all of them have.
+    // The same SQL for every engine: it uses only types and clauses that all of them have.
     let _ = backend;
     &SCHEMA
 }
 
-/// What [`schema_sql`] gives: a text, or statements.
+/// The SQL of [`schema_sql`], as one text or statement by statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaSql {
     script: String,
@@ -97,17 +97,17 @@ pub struct SchemaSql {
 }
 
 impl SchemaSql {
-    /// All of it as one text, each statement ended by `;` and a new line.
+    /// Returns one text, in which each statement ends with `;` and a new line.
     pub fn as_str(&self) -> &str {
         &self.script
     }
 
-    /// The statements, without `;`.
+    /// Iterates over the statements, without `;`.
     pub fn iter(&self) -> std::iter::Copied<std::slice::Iter<'_, &'static str>> {
         self.statements.iter().copied()
     }
 
-    /// The statements in one text, with this between them.
+    /// Joins the statements with a separator.
     pub fn join(&self, separator: &str) -> String {
         self.statements.join(separator)
     }
@@ -139,7 +139,7 @@ impl From<&SchemaSql> for String {
     }
 }
 
-/// For `for sql in &schema_sql(…)`.
+/// For `for statement in &schema_sql(…)`.
 impl<'a> IntoIterator for &&'a SchemaSql {
     type Item = &'static str;
     type IntoIter = std::iter::Copied<std::slice::Iter<'a, &'static str>>;
@@ -158,14 +158,14 @@ impl<'a> IntoIterator for &'a SchemaSql {
     }
 }
 
-/// Makes the framework's tables where they are missing, and adds the columns that a table made earlier lacks. Many processes may do
-/// so at once.
+/// Creates the framework's tables that are missing, and adds missing columns to tables of an earlier version. Many processes
+/// may do so at once.
 ///
 /// # Errors
-/// The database is away, or refuses: then the message names `schema_sql`, or the statement that adds the column.
+/// The database is down; or it refuses, then the message names `schema_sql`, or the statement that adds the column.
 pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     if missing_tables(db).await?.is_empty() && missing_columns(db).await?.is_empty() {
-        // Nothing to make: neither the right to make tables is needed, nor SQLite's write lock.
+        // Then neither the right to create tables nor SQLite's write lock is needed.
         return Ok(());
     }
     let backend = db.get_database_backend();
@@ -176,17 +176,17 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     for sql in schema_sql(backend) {
         tx.execute_unprepared(sql).await.map_err(Refused)?;
     }
-    // Asked again, now that nobody else can be at it.
+    // Checked again under the lock.
     for sql in missing_columns(&tx).await? {
         tx.execute_unprepared(sql).await.map_err(|source| ColumnRefused { sql, source })?;
     }
     tx.commit().await
 }
 
-/// With `.migrate(false)`: whether somebody else made the tables.
+/// Checks that the framework's tables exist, for `.migrate(false)`.
 ///
 /// # Errors
-/// The database is away, or tables or columns are missing, which the message names.
+/// The database is down; or tables or columns are missing, then the message names them.
 pub async fn check_schema(db: &DatabaseConnection) -> Result<()> {
     let missing = missing_tables(db).await?;
     if !missing.is_empty() {
@@ -198,14 +198,14 @@ pub async fn check_schema(db: &DatabaseConnection) -> Result<()> {
     let missing = missing_columns(db).await?;
     if !missing.is_empty() {
         return Err(Error::fatal(format!(
-            "`service_claim` was made by an earlier version: run `{}`, or leave out `.migrate(false)`",
+            "`service_claim` was created by an earlier version: run `{}`, or leave out `.migrate(false)`",
             missing.join("; ")
         )));
     }
     Ok(())
 }
 
-/// The statements that add what `service_claim` lacks; none where there is no such table.
+/// The statements that add the columns that `service_claim` lacks; none if there is no such table.
 async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> {
     let backend = db.get_database_backend();
     let sql = match backend {
@@ -223,9 +223,7 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
 async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
     let backend = db.get_database_backend();
     if !matches!(backend, DbBackend::Sqlite | DbBackend::Postgres) {
-        return Err(Error::fatal(format!(
-            "{backend:?} is not a database this crate works with: use SQLite or PostgreSQL"
-        )));
+        return Err(Error::fatal(format!("{backend:?} is not supported: use SQLite or PostgreSQL")));
     }
     let mut missing = Vec::new();
     for (name, _) in TABLES {
@@ -239,7 +237,7 @@ async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
     Ok(missing)
 }
 
-/// On PostgreSQL `name` is an identifier as in SQL: with quotes, and a schema, where it needs them.
+/// Whether a table or view exists. On PostgreSQL `name` is an identifier as in SQL: with quotes and a schema, if it needs them.
 pub(crate) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
@@ -257,7 +255,7 @@ pub(crate) struct FrameworkTables {
 }
 
 impl FrameworkTables {
-    /// Tables that are created before their first use, or with `skip_migration` only checked.
+    /// Tables that are created before their first use; with `skip_migration` they are only checked.
     pub(crate) fn of_registry(skip_migration: bool) -> Self {
         Self { skip_migration, ready: AtomicBool::new(false) }
     }
@@ -267,7 +265,7 @@ impl FrameworkTables {
         Self { skip_migration: true, ready: AtomicBool::new(true) }
     }
 
-    /// They may be missing again.
+    /// The tables may be missing again.
     pub(crate) fn forget(&self) {
         self.ready.store(false, Ordering::SeqCst);
     }
@@ -279,7 +277,7 @@ impl FrameworkTables {
     /// Creates the tables that are missing. Once they are known to exist, no query is made.
     ///
     /// # Errors
-    /// The database is down, or the tables cannot be created, or must not be.
+    /// The database is down; or the tables cannot be created, or `skip_migration` forbids it.
     pub(crate) async fn ensure(&self, db: &DatabaseConnection) -> Result<()> {
         if self.are_ready() {
             return Ok(());
@@ -295,7 +293,7 @@ impl FrameworkTables {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot look for the framework's table `{name}` in the registry's database")]
+#[error("cannot check whether the framework's table `{name}` exists")]
 struct CannotLook {
     name: &'static str,
     source: DbErr,
@@ -303,12 +301,12 @@ struct CannotLook {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot make the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
+    "cannot create the framework's tables: grant the right to create tables, or run the statements of `service_core::database::schema_sql` yourself and build with `.migrate(false)`"
 )]
 struct Refused(#[source] DbErr);
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot add a column to a table of the framework's: run `{sql}` as the table's owner")]
+#[error("cannot add a column to a table of the framework: run `{sql}` as the table's owner")]
 struct ColumnRefused {
     sql: &'static str,
     source: DbErr,

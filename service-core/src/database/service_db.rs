@@ -1,4 +1,4 @@
-//! [`ServiceDb`]: the database as one service uses it.
+//! [`ServiceDb`]: one service's access to the registry's database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::database::write_lock::WriteLock;
 use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::Result;
 
-/// What one service needs to work with the registry's database. Cheap to clone.
+/// One service's access to the registry's database. Cheap to clone.
 ///
 /// [`Context`](crate::Context) has the same methods. Claims are in `work/builder.rs`, settlements in `work/settlement.rs`, the
 /// store in `store.rs`.
@@ -35,7 +35,7 @@ pub struct ServiceDb {
 }
 
 impl ServiceDb {
-    /// The database of this service, where its registry has one.
+    /// The access of this service, if its registry has a database.
     pub(crate) fn of(service: &ServiceInner) -> Option<&Self> {
         service.extension_data.get()?.downcast_ref()
     }
@@ -49,7 +49,7 @@ impl ServiceDb {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The database for the service `service_id`, on the system's clock. The framework's tables must exist.
+    /// Access for the service `service_id`, on the system's clock. The framework's tables must exist.
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
         Self {
             service_id: service_id.into(),
@@ -62,26 +62,26 @@ impl ServiceDb {
         }
     }
 
-    /// With the tables that the registry creates.
+    /// Sets the tables that the registry creates.
     pub(crate) fn with_tables(mut self, tables: Arc<FrameworkTables>) -> Self {
         self.tables = tables;
         self
     }
 
-    /// With the write lock of the registry's other services, and whether their pool closes connections that were left inside a
-    /// transaction.
+    /// Sets the write lock that the registry's services share, and whether their pool closes connections that were left
+    /// inside a transaction.
     pub(crate) fn with_write_lock(mut self, write_lock: WriteLock, pool_is_checked: bool) -> Self {
         (self.tx.write_lock, self.tx.pool_is_checked) = (write_lock, pool_is_checked);
         self
     }
 
-    /// With another clock for the times of rows.
+    /// Sets the clock for the times of rows.
     pub fn with_row_clock(mut self, clock: WallClock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// With another clock, in place of the database's too.
+    /// Sets the clock for the times of rows and for leases.
     pub fn with_clock(mut self, clock: WallClock) -> Self {
         self.time = DbTime::Virtual(clock.clone());
         self.clock = clock;
@@ -106,13 +106,13 @@ impl ServiceDb {
         Transaction::begin(&self.tx).await
     }
 
-    /// The framework's tables exist afterwards.
+    /// Creates the framework's tables if they are missing.
     pub(crate) async fn ensure_tables(&self) -> Result<()> {
         let ensured = self.tables.ensure(self.db()).await;
         self.explained(ensured).await
     }
 
-    /// With the cause of a timeout of the pool, if a direct connection finds one.
+    /// Replaces a timeout of the pool by its cause, if a direct connection finds one.
     pub(crate) async fn explained<T>(&self, result: Result<T>) -> Result<T> {
         match result {
             Err(error) => match error.find::<DbErr>().cloned() {
@@ -125,7 +125,7 @@ impl ServiceDb {
         }
     }
 
-    /// Whether an ended run left rows to settle.
+    /// Whether an ended run left rows or claims to settle.
     pub(crate) fn has_unsettled(&self) -> bool {
         self.work.has_unsettled()
     }

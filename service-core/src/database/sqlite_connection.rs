@@ -9,7 +9,7 @@ use sea_orm::{
     TransactionTrait,
 };
 
-/// How many connections in a row may be found unusable.
+/// How many connections of a pool are tried.
 const TRIES: usize = 20;
 
 /// Begins an immediate transaction, on a connection that was not left inside another one.
@@ -21,21 +21,21 @@ pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Res
         }
         let Some(depth) = savepoint(&tx).await else { return Ok(tx) };
         crate::log::warn!(
-            "a connection of the registry's pool was left inside a transaction, after an error that SQLite ended the transaction \
-             for; the connection is discarded"
+            "a connection of the registry's pool was left inside a transaction by an error for which SQLite rolled back; the \
+             connection is not used again"
         );
-        // The driver counts as it did before, and nothing stays open.
+        // Restores the driver's count, and leaves no transaction open.
         let _ = tx.execute_unprepared(&format!("ROLLBACK; SAVEPOINT {}", savepoint_name(depth))).await;
         discard(db, tx).await;
     }
     Err(DbErr::Custom("the pool's connections were left inside transactions: open the pool again".to_owned()))
 }
 
-/// Ends a transaction that may have ended already, and leaves its connection in order: neither SQLite nor the driver is inside a
-/// transaction afterwards.
+/// Ends a transaction that may have ended already. Afterwards, its connection is inside a transaction neither for SQLite nor
+/// for the driver.
 pub(crate) async fn restore(tx: DatabaseTransaction) {
     let _ = tx.execute_unprepared("ROLLBACK").await;
-    // What the driver begins now tells how many transactions it believes to be open.
+    // The kind of the transaction that the driver begins now shows how many transactions it counts.
     let Ok(next) = tx.begin().await else { return };
     match savepoint(&next).await {
         None => drop(next.rollback().await),
@@ -43,12 +43,12 @@ pub(crate) async fn restore(tx: DatabaseTransaction) {
             let _ = next.rollback().await;
             let _ = tx.rollback().await;
         }
-        // A savepoint was lost. The connection cannot be used again, but nothing stays open.
+        // A savepoint was lost. The connection cannot be used again, but no transaction stays open.
         Some(_) => drop(next.commit().await),
     }
 }
 
-/// Closes the pool's connections that no one uses now.
+/// Closes the pool's idle connections.
 #[cfg(feature = "sqlite")]
 pub(crate) async fn close_idle(db: &DatabaseConnection) {
     if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
@@ -60,12 +60,12 @@ pub(crate) async fn close_idle(db: &DatabaseConnection) {
     }
 }
 
-/// The application's driver cannot be named here to close connections.
+/// Does nothing: closing a connection needs the type of the driver, which the application brings.
 #[cfg(not(feature = "sqlite"))]
 pub(crate) async fn close_idle(_db: &DatabaseConnection) {}
 
-/// The number of transactions that the driver believed to be open when this one began, if there were any: then it is a
-/// savepoint, named by that number.
+/// The number of transactions that the driver counted when this one began, if it counted any: then this one is a savepoint,
+/// named by that number.
 async fn savepoint(tx: &DatabaseTransaction) -> Option<u32> {
     for depth in 1..=3 {
         let rollback = format!("ROLLBACK TO SAVEPOINT {}", savepoint_name(depth));
@@ -87,7 +87,7 @@ fn immediate() -> TransactionOptions {
     }
 }
 
-/// Closes the pool's connections that the driver believes to be inside a transaction.
+/// Closes the pool's connections that are inside a transaction for the driver.
 #[cfg(feature = "sqlite")]
 async fn discard(db: &DatabaseConnection, tx: DatabaseTransaction) {
     use sea_orm::sqlx::Connection;
@@ -112,7 +112,7 @@ async fn discard(db: &DatabaseConnection, tx: DatabaseTransaction) {
     }
 }
 
-/// Keeps the connection out of the pool, as the application's driver cannot be named here to close it.
+/// Keeps the connection out of the pool without closing it: that needs the type of the driver, which the application brings.
 #[cfg(not(feature = "sqlite"))]
 async fn discard(_db: &DatabaseConnection, tx: DatabaseTransaction) {
     use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,6 @@
-//! [`SqliteFile`]: notices that the file of an SQLite database was removed or replaced.
+//! [`SqliteFile`]: detects that the file of an SQLite database was removed or replaced.
 //!
-//! Connections that are open go on with the file that they have opened, also when it has no name any more: what they write is lost.
+//! Open connections continue to use the file that they have opened, even if it was deleted: their writes are lost.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -8,20 +8,20 @@ use std::time::SystemTime;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
-/// The file of one database, as it was when it was first seen.
+/// The file of one database, as it was at the last check.
 #[derive(Debug, Default)]
 pub(crate) struct SqliteFile {
     identity: Mutex<Option<Identity>>,
 }
 
-/// What tells a file from another one of its name. A file that is missing has none.
+/// Device, inode and creation time, which distinguish a file from another one of the same name. `None`: the file is missing.
 type Identity = Option<(u64, u64, Option<SystemTime>)>;
 
 impl SqliteFile {
-    /// Whether the file is not the one that was seen before. From then on the new one is known.
+    /// Whether the file is another one than at the last check.
     ///
     /// # Errors
-    /// The database's.
+    /// Those of the database.
     pub(crate) async fn was_replaced(&self, db: &DatabaseConnection) -> Result<bool, DbErr> {
         if db.get_database_backend() != DbBackend::Sqlite {
             return Ok(false);

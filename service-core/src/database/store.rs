@@ -1,4 +1,4 @@
-//! [`Store`]: small typed values of a service that outlive it.
+//! [`Store`]: small typed values of a service that are kept across restarts.
 
 use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Query};
@@ -9,23 +9,23 @@ use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::service::error::{Error, Result};
 
-/// How much a write probe writes.
+/// The number of bytes that a write probe writes.
 const PROBE_BYTES: usize = 64 * 1024;
 
-/// Small values of one service, kept as JSON under a key in `service_store`: a cursor, a date, a token to go on with.
+/// Small values of one service, stored as JSON under a key in `service_store`: a cursor, a date, a token.
 ///
-/// Services do not see each other's. A value may grow to what the database takes, but is read and written whole.
+/// Each service has its own values. A value is read and written as a whole.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// Or that there is no database, which is told when the store is used.
+    /// The error that there is no database, which is returned when the store is used.
     service_db: Result<ServiceDb>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the value under `{key}` in the store of `{service_id}` is no `{wanted}`: change the type back, read it as `serde_json::Value`, or `remove` it"
+    "the value under `{key}` in the store of `{service_id}` is not a `{wanted}`: change the type back, read it as `serde_json::Value`, or `remove` it"
 )]
-struct Unreadable {
+struct UnreadableValue {
     service_id: String,
     key: String,
     wanted: &'static str,
@@ -34,7 +34,7 @@ struct Unreadable {
 
 #[derive(Debug, thiserror::Error)]
 #[error("`{wanted}` cannot be kept as JSON in the store of `{service_id}` under `{key}`")]
-struct Unwritable {
+struct UnwritableValue {
     service_id: String,
     key: String,
     wanted: &'static str,
@@ -42,7 +42,7 @@ struct Unwritable {
 }
 
 impl ServiceDb {
-    /// Small values of this service that are kept across restarts.
+    /// The store of this service.
     pub fn store(&self) -> Store {
         Store::new(Ok(self))
     }
@@ -57,7 +57,7 @@ impl Store {
         self.service_db.as_ref().map_err(Clone::clone)
     }
 
-    /// The value under `key`, or `None` where there is none.
+    /// Returns the value under `key`, or `None` if there is none.
     ///
     /// ```
     /// # async fn run(cx: &service_core::Context) -> service_core::Result<()> {
@@ -68,7 +68,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// The database's, or the value is not a `T`: then the message names both.
+    /// Those of the database; or the value is not a `T`, then the message names both.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let service_db = self.service_db()?;
         service_db.ensure_tables().await?;
@@ -76,7 +76,7 @@ impl Store {
         service_db.explained(found).await
     }
 
-    /// As [`get`](Self::get), within a transaction.
+    /// Returns the value as [`get`](Self::get) does, within a transaction.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -90,7 +90,7 @@ impl Store {
             .to_owned();
         let Some(row) = tx.query_one(&select).await? else { return Ok(None) };
         let text: String = row.try_get("", "value")?;
-        let value = serde_json::from_str(&text).map_err(|source| Unreadable {
+        let value = serde_json::from_str(&text).map_err(|source| UnreadableValue {
             service_id: service_db.service_id.to_string(),
             key: key.to_owned(),
             wanted: std::any::type_name::<T>(),
@@ -99,11 +99,11 @@ impl Store {
         Ok(Some(value))
     }
 
-    /// Keeps `value` under `key`, in a transaction of its own.
+    /// Stores `value` under `key`, in a transaction of its own. While a batch of this service is open on SQLite, use
+    /// [`set_in`](Self::set_in) with `item.tx()` instead.
     ///
     /// # Errors
-    /// The database's, or `value` has no JSON form. While a batch of this service is open on SQLite, write with
-    /// [`set_in`](Self::set_in) and `item.tx()`.
+    /// Those of the database; or `value` has no JSON form.
     pub async fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<()> {
         let upsert = self.upsert(key, value)?;
         let service_db = self.service_db()?;
@@ -113,7 +113,7 @@ impl Store {
         tx.commit().await
     }
 
-    /// Keeps `value` under `key` if `tx` commits: a cursor that moves together with the work it stands for.
+    /// Stores `value` under `key` in the transaction `tx`: a cursor commits together with the work that it counts.
     ///
     /// # Errors
     /// As [`set`](Self::set).
@@ -122,10 +122,10 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets the value under `key`, and says whether there was one.
+    /// Removes the value under `key`. Returns whether there was one.
     ///
     /// # Errors
-    /// The database's.
+    /// Those of the database.
     pub async fn remove(&self, key: &str) -> Result<bool> {
         let service_db = self.service_db()?;
         service_db.ensure_tables().await?;
@@ -149,7 +149,7 @@ impl Store {
         let service_db = self.service_db()?;
         let service_id = &*service_db.service_id;
         let text = serde_json::to_string(value).map_err(|source| {
-            Error::fatal(Unwritable {
+            Error::fatal(UnwritableValue {
                 service_id: service_id.to_owned(),
                 key: key.to_owned(),
                 wanted: std::any::type_name::<T>(),
@@ -170,8 +170,7 @@ impl Store {
     }
 }
 
-/// Writes a value as large as a small batch, and removes it. With the commit that follows this shows whether the database accepts
-/// writes.
+/// Writes a value as large as a small batch, and removes it. The commit that follows shows whether the database accepts writes.
 pub(crate) async fn write_and_remove(db: &impl ConnectionTrait) -> Result<()> {
     let value: String = std::iter::repeat_with(fastrand::alphanumeric).take(PROBE_BYTES).collect();
     let (service_id, key) = ("", "write probe");

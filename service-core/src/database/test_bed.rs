@@ -6,8 +6,8 @@ use crate::database::connect::connect;
 use crate::testing::TestBed;
 
 impl TestBed {
-    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From here on the bed holds
-    /// a paused clock: it moves in [`run_for`](Self::run_for) and while calls on handles are awaited, and nowhere else.
+    /// Gives the bed an SQLite database in memory, with the framework's tables, and returns it. From now on the bed holds a
+    /// paused clock: time only moves in [`run_for`](Self::run_for) and while calls on handles are awaited.
     ///
     /// # Panics
     /// A service of the bed has been started, or the database cannot be opened.
@@ -16,13 +16,13 @@ impl TestBed {
         self.database_url("sqlite::memory:").await
     }
 
-    /// The same with the database at this URL.
+    /// Gives the bed the database at this URL, as `sqlite` does.
     ///
     /// # Panics
     /// As for `sqlite`.
     pub async fn database_url(&self, url: impl AsRef<str>) -> DatabaseConnection {
         self.hold_clock().await;
-        let db = connect(url.as_ref()).await.unwrap_or_else(|error| panic!("no database: {error:?}"));
+        let db = connect(url.as_ref()).await.unwrap_or_else(|error| panic!("the database cannot be opened: {error:?}"));
         self.change(|builder| builder.with_database(|database| database.is_virtual = true).database(db.clone()));
         db
     }

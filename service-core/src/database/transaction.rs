@@ -1,13 +1,13 @@
-//! [`Transaction`]: what the user's writes go through.
+//! [`Transaction`]: the transaction for the user's writes.
 //!
-//! One type has three uses, so that one `&Transaction` in a signature fits all of them. `begin` returns one that is open; an
-//! item of a batch lends the batch's, and its first statement sets a savepoint; a leased item lends one that begins with its
-//! first statement.
+//! One type has three uses, so that one `&Transaction` in a signature fits all of them. `begin` returns an open transaction. An
+//! item of a batch uses the transaction of the batch, and its first statement sets a savepoint. A leased item has a transaction
+//! that begins with its first statement.
 //!
-//! The tricky part is a transaction that has ended without our doing: SQLite rolls back by itself when the disk is full or a
-//! trigger says so, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Statements that follow
-//! would each commit by themselves. So a transaction that is in doubt is proven before its next statement, and every
-//! transaction of the framework before it reports anything as done.
+//! The tricky part is a transaction that ends unexpectedly: SQLite rolls back by itself if the disk is full or a trigger
+//! requests it, and a failed or cancelled `begin()` on a sea-orm transaction rolls back the outer one. Each following
+//! statement would commit by itself. So if a transaction is in doubt, it is checked before its next statement. Every
+//! transaction of the framework is checked before anything is reported as done.
 
 use std::fmt;
 use std::future::Future;
@@ -34,14 +34,14 @@ use crate::database::uncancelled::Uncancelled;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
-/// How long a busy SQLite database is tried in all. Each try waits for SQLite's own busy timeout.
+/// How long `begin` on a busy SQLite database is repeated in all. Each attempt waits for SQLite's own busy timeout.
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
-/// How long a commit may go unanswered.
+/// How long a commit may take.
 const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 
 type DbResult<T> = std::result::Result<T, DbErr>;
 
-/// What the transactions of one service share.
+/// The data that the transactions of one service share.
 #[derive(Clone, Debug)]
 pub(crate) struct TxContext {
     pub(crate) db: DatabaseConnection,
@@ -71,18 +71,18 @@ impl TxContext {
 /// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start. On PostgreSQL it runs at READ
 /// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as its first statement changes that.
 ///
-/// `begin()` on it (from sea-orm's `TransactionTrait`) is a savepoint, and sea-orm's own `DatabaseTransaction`, for code that asks
-/// for one or for a `StreamTrait`.
+/// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own `DatabaseTransaction`, for
+/// code that requires this type or a `StreamTrait`.
 #[derive(Debug)]
 pub struct Transaction {
     cx: TxContext,
     backend: DbBackend,
     tx: OnceCell<OpenTransaction>,
-    /// A row that must be found when it begins: the row of a leased item, still pending.
+    /// A query that must find a row when the transaction begins: the row of a leased item, if it is still pending.
     condition: Option<Box<SelectStatement>>,
     /// Set while statements belong to an item: the item's savepoint, initialized by its first statement.
     savepoint: Option<OnceCell<()>>,
-    /// An earlier item's savepoint still stands, and is released with the next one: one round trip instead of two.
+    /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip.
     stale_savepoint: bool,
     health: TxHealth,
 }
@@ -94,20 +94,20 @@ struct OpenTransaction {
     permit: WritePermit,
 }
 
-/// What the statements so far have shown.
+/// What is known about a transaction from its statements so far.
 #[derive(Debug, Default)]
 struct TxHealth {
     /// A statement failed. PostgreSQL refuses all that follow until the savepoint is rolled back.
     failed: AtomicBool,
-    /// The transaction may have ended unseen: it is proven before the next statement.
+    /// The transaction may have ended unnoticed: it is checked before the next statement.
     in_doubt: AtomicBool,
-    /// The transaction has ended. What followed would be outside any transaction.
+    /// The transaction has ended. Further statements would be outside any transaction.
     ended: AtomicBool,
-    /// Its condition did not hold: it has not begun.
+    /// The condition was not met, so the transaction has not begun.
     condition_failed: AtomicBool,
-    /// A cause that the transaction cannot recover from.
+    /// The error from which the transaction cannot recover.
     interruption: Mutex<Option<ErrorKind>>,
-    /// The kind of the last statement's error, if it failed.
+    /// The kind of the last statement's error, if the last statement failed.
     last_error: Mutex<Option<ErrorKind>>,
 }
 
@@ -132,13 +132,13 @@ impl Transaction {
         }
     }
 
-    /// Begins only if this finds a row, which is locked then.
+    /// Begins only if this query finds a row, and locks that row.
     pub(crate) fn with_condition(mut self, condition: SelectStatement) -> Self {
         self.condition = Some(Box::new(condition));
         self
     }
 
-    /// Whether it could not begin, as its condition did not hold.
+    /// Whether it could not begin because its condition was not met.
     pub(crate) fn condition_failed(&self) -> bool {
         self.health.condition_failed.load(Ordering::Relaxed)
     }
@@ -148,13 +148,14 @@ impl Transaction {
         self.tx.initialized()
     }
 
-    /// Makes everything written through it permanent. Does nothing if nothing was written.
+    /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
     ///
-    /// Once polled, the commit goes on even if this future is dropped, and a timeout of the run waits for it.
+    /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up
+    /// to 5 s.
     ///
     /// # Errors
-    /// The database refused the commit: then nothing was written. If the connection broke in the middle, or the server did not
-    /// answer within 60 s, it is unknown whether the commit took effect.
+    /// The database refused the commit; then nothing was written. If the connection broke during the commit, or the server
+    /// did not answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
         if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
             self.prove().await?;
@@ -174,10 +175,10 @@ impl Transaction {
         }
     }
 
-    /// Undoes everything written through it, now rather than when the connection returns to the pool.
+    /// Undoes all writes through this transaction now. Dropping it does so when the connection returns to the pool.
     ///
     /// # Errors
-    /// The connection broke. The database undoes the writes by itself then.
+    /// The connection broke; then the database itself undoes the writes.
     pub async fn rollback(mut self) -> Result<()> {
         let is_in_doubt = self.is_in_doubt();
         match self.tx.take() {
@@ -195,7 +196,7 @@ impl Transaction {
         }
     }
 
-    /// The open transaction, with the item's savepoint set where one is due.
+    /// Returns the open transaction, and sets the item's savepoint before the item's first statement.
     async fn item_connection(&self) -> DbResult<&DatabaseTransaction> {
         let tx = self.connection().await?;
         if let Some(savepoint) = &self.savepoint
@@ -215,14 +216,14 @@ impl Transaction {
         Ok(tx)
     }
 
-    /// The open transaction without the item's savepoint, for the framework's own statements.
+    /// Returns the open transaction without the item's savepoint, for the framework's own statements.
     pub(crate) async fn connection(&self) -> DbResult<&DatabaseTransaction> {
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
         }
         let open = match self.tx.get() {
             Some(open) => open,
-            // Boxed, as it happens once: every statement's future would have room for it.
+            // Boxed because it happens once: otherwise every statement's future would have space for it.
             None => Box::pin(self.tx.get_or_try_init(|| self.begin_checked())).await?,
         };
         if self.is_in_doubt() {
@@ -248,22 +249,22 @@ impl Transaction {
         self.health.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Proves that the transaction still stands: PostgreSQL answers `COMMIT` with a silent rollback after an error, and outside a
-    /// transaction both engines let each statement commit by itself.
+    /// Checks that the transaction is still open. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and
+    /// outside a transaction each statement commits by itself on both engines.
     ///
     /// # Errors
-    /// It has ended, or on PostgreSQL a statement has failed since the last savepoint.
+    /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint.
     pub(crate) async fn prove(&self) -> DbResult<()> {
         let Some(open) = self.tx.get() else { return Ok(()) };
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
         }
         let stands = match self.backend {
-            // A second BEGIN fails inside a transaction. Outside it succeeds, and what follows cannot be written by mistake.
+            // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by itself.
             DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
             _ => match open.tx.execute_unprepared("SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof").await {
                 Ok(_) => true,
-                // 25P01, no active transaction. After 25P02, a failed statement, the savepoint can be rolled back.
+                // 25P01: no active transaction. After 25P02, a failed statement, the savepoint can still be rolled back.
                 Err(error) if ErrorKind::has_code(&error, "25P01") => false,
                 Err(error) => return Err(error),
             },
@@ -276,10 +277,11 @@ impl Transaction {
         Err(ended())
     }
 
-    /// The connection for a nested transaction. Its statements are not seen here, so the transaction is in doubt afterwards.
+    /// Returns the connection for a nested transaction. Its statements are not tracked, so the transaction is in doubt
+    /// afterwards.
     async fn nest(&self) -> DbResult<&DatabaseTransaction> {
         if self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed) {
-            // sea-orm answers a savepoint that cannot be set by rolling back the outer transaction.
+            // If a savepoint cannot be set, sea-orm rolls back the outer transaction.
             return Err(DbErr::Custom(
                 "an earlier statement of this transaction failed, so PostgreSQL accepts no savepoint; return its error, or begin \
                  the savepoint before the statement that may fail"
@@ -291,7 +293,7 @@ impl Transaction {
         Ok(tx)
     }
 
-    /// From here on, statements belong to one item.
+    /// From now on, statements belong to one item.
     pub(crate) fn begin_item(&mut self) {
         self.end_item();
         self.savepoint = Some(OnceCell::new());
@@ -316,7 +318,7 @@ impl Transaction {
                 return Err(ended());
             };
             self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
-            // The savepoint was there, so the transaction stands.
+            // The savepoint existed, so the transaction is still open.
             self.health.in_doubt.store(false, Ordering::Relaxed);
         }
         self.end_item();
@@ -330,7 +332,7 @@ impl Transaction {
         *lock(&self.health.last_error) = None;
     }
 
-    /// Executes a statement of the framework's that may fail without harm to the rest.
+    /// Executes a statement of the framework in a savepoint, so that its failure does not affect the rest.
     pub(crate) async fn execute_in_savepoint(&self, statement: &impl StatementBuilder) -> DbResult<ExecResult> {
         let tx = self.connection().await?;
         self.track(tx.execute_unprepared("SAVEPOINT service_note")).await?;
@@ -347,7 +349,8 @@ impl Transaction {
         }
     }
 
-    /// Ends the connection of a transaction whose prepared statements no longer fit their tables: the driver would use them again.
+    /// Ends the connection of a transaction whose prepared statements no longer fit their tables. Otherwise the driver would
+    /// use these statements again.
     pub(crate) async fn discard(&self) {
         if self.backend == DbBackend::Postgres
             && let Some(open) = self.tx.get()
@@ -357,12 +360,12 @@ impl Transaction {
         }
     }
 
-    /// The cause that this transaction cannot recover from, if its statements have met one.
+    /// Returns the error from which this transaction cannot recover, if there was one.
     pub(crate) fn interruption(&self) -> Option<ErrorKind> {
         *lock(&self.health.interruption)
     }
 
-    /// The kind of the last statement's error, if the last statement failed.
+    /// Returns the kind of the last statement's error, if the last statement failed.
     pub(crate) fn last_error(&self) -> Option<ErrorKind> {
         *lock(&self.health.last_error)
     }
@@ -372,18 +375,18 @@ impl Transaction {
         self.health.ended.load(Ordering::Relaxed)
     }
 
-    /// Before a statement of the user's: text that may end the transaction leaves it in doubt.
+    /// Called before each statement of the user: one that may end the transaction sets it in doubt.
     fn doubt(&self, sql: &str) {
         if may_end_transaction(sql) {
             self.health.in_doubt.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Remembers the result of a statement.
+    /// Records the result of a statement.
     async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         match statement.await {
             Ok(done) => {
-                // Without a lock on the usual path.
+                // The usual path takes no lock.
                 if self.health.failed.load(Ordering::Relaxed) {
                     *lock(&self.health.last_error) = None;
                 }
@@ -396,7 +399,7 @@ impl Transaction {
         }
     }
 
-    /// As [`track`](Self::track), for the beginning: nothing can be in doubt yet.
+    /// Records the result of `begin`, as [`track`](Self::track) does. The transaction cannot be in doubt yet.
     async fn track_begin<T>(&self, begin: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         let result = begin.await;
         if let Err(error) = &result {
@@ -416,7 +419,7 @@ impl Transaction {
     async fn note_error(&self, error: &DbErr) {
         let kind = ErrorKind::of(error);
         self.note_kind(kind);
-        // At once, so that the connection is in order however this transaction ends.
+        // Checked at once, so that the connection is usable however this transaction ends.
         if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.prove().await.is_err() {
             lock(&self.health.interruption).get_or_insert(kind);
         }
@@ -425,7 +428,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // The rollback by the driver could fail, and leave the connection inside a transaction.
+        // The driver's own rollback could fail and leave the connection inside a transaction.
         if self.backend == DbBackend::Sqlite
             && self.is_in_doubt()
             && let Some(OpenTransaction { tx, permit }) = self.tx.take()
@@ -466,13 +469,13 @@ fn ended() -> DbErr {
     )
 }
 
-/// Commits, and leaves the connection in order if that fails.
+/// Commits. If that fails, restores the connection.
 async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
     if backend != DbBackend::Sqlite {
         return tx.commit().await;
     }
-    // If SQLite rolls back by itself, the driver does not notice: it would take the next BEGIN for a savepoint. So an empty
-    // transaction stands when this one has ended, and the driver's rollback ends that.
+    // The driver does not notice that SQLite rolls back by itself: its next BEGIN would be a savepoint. So an empty transaction
+    // follows this one, and the driver's rollback ends it.
     let committed = tx.execute_unprepared("COMMIT; BEGIN").await;
     if committed.is_err() {
         sqlite_connection::restore(tx).await;
@@ -480,22 +483,23 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
     committed.map(drop)
 }
 
-/// Begins a transaction. A busy SQLite database is tried again: the other writer needs a moment.
+/// Begins a transaction. On a busy SQLite database it tries again, because the other writer will commit.
 async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
     if backend != DbBackend::Sqlite {
-        // Whatever the server's default is: a claim locks its rows, and skips those that others have locked.
+        // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
         let isolation_level = Some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        // Cancelled after it was sent, a `BEGIN` would leave a connection of the pool inside a transaction, unknown to the driver.
+        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
+        // knowledge.
         let db = cx.db.clone();
         return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
             Ok(tx) => Ok(OpenTransaction { tx, permit: None }),
             Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
         };
     }
-    // Real time: SQLite waits in real time too.
+    // In real time, because SQLite waits in real time, too.
     let begun = Instant::now();
-    // A service whose own batch holds the lock would wait for itself.
+    // If a batch of this service holds the lock, the service would wait for itself.
     let permit = if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire().await };
     loop {
         match sqlite_connection::begin(&cx.db, cx.pool_is_checked).await {
@@ -555,7 +559,7 @@ impl ConnectionTrait for Transaction {
 
 type Callback<'c, T, E> = Pin<Box<dyn Future<Output = std::result::Result<T, E>> + Send + 'c>>;
 
-/// Savepoints: what is begun on a transaction.
+/// A transaction that is begun on a transaction is a savepoint.
 #[async_trait]
 impl TransactionTrait for Transaction {
     type Transaction = DatabaseTransaction;

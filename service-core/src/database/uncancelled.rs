@@ -1,4 +1,4 @@
-//! A future that runs to its end, whoever drops it.
+//! A future that runs to its end even if it is dropped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 
-/// A future that is not cancelled when it is dropped: it goes on in a task of its own.
+/// A future that is not cancelled when it is dropped: it continues as a task of its own.
 pub(super) struct Uncancelled<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
 
 impl<T: Send + 'static> Uncancelled<T> {

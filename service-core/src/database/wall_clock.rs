@@ -1,21 +1,21 @@
-//! The wall clock as the database code reads it, so that a test can move it, and times as the framework's tables keep them.
+//! The wall clock of the database code, which tests can replace, and the format of times in the framework's tables.
 
 use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, SubsecRound, Utc};
 
-/// Tells what time it is. Cheap to clone.
+/// A source of the current time. Cheap to clone.
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
 impl WallClock {
-    /// A clock that asks `now`.
+    /// A clock that calls `now`.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// The time, in whole microseconds: PostgreSQL keeps no finer ones, and a value read back shall equal the one written.
+    /// The current time in whole microseconds, as PostgreSQL stores it: a value that is read equals the one that was written.
     pub fn now(&self) -> DateTime<Utc> {
         (self.0)().trunc_subsecs(6)
     }
@@ -34,13 +34,13 @@ impl fmt::Debug for WallClock {
     }
 }
 
-/// A time as these tables keep it.
+/// Formats a time for these tables.
 pub(crate) fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// RFC 3339, or what `CURRENT_TIMESTAMP` and `now()` leave in a text column: a blank for the `T`, and on SQLite no zone, as
-/// it is UTC.
+/// Parses RFC 3339, or the text of `CURRENT_TIMESTAMP` and `now()`: with a blank in place of the `T`, and on SQLite without
+/// a zone, because it is in UTC.
 pub(crate) fn parse_time(text: &str) -> std::result::Result<DateTime<Utc>, String> {
     if let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
         return Ok(at.and_utc());

@@ -1,10 +1,10 @@
-//! [`WriteLock`]: the order of the writers to SQLite.
+//! [`WriteLock`]: the queue of the writers to SQLite.
 //!
-//! SQLite has one writer at a time. Whoever finds it busy sleeps and asks again, so that the luckiest is next and the lock
-//! lies idle between. The services of one process stand in line here instead; between processes SQLite's own way holds.
+//! SQLite has one writer at a time. A writer that finds it busy sleeps and tries again, so the order is random, and the lock is
+//! idle in between. Therefore the services of one process queue here; other processes use SQLite's own way.
 //!
-//! The tricky part: who holds the turn may be the one who waits, with two transactions at once. So nobody waits here for
-//! ever, and the turn is only an order: the lock itself stays SQLite's.
+//! The tricky part: a service with two transactions at once could wait for itself. So the wait is limited. The queue only
+//! gives an order; SQLite's own lock still protects the data.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::database::connect::BUSY_TIMEOUT;
 
-/// The line of one database's writers.
+/// The queue of one database's writers.
 #[derive(Clone, Debug)]
 pub(crate) struct WriteLock(Arc<Semaphore>);
 
-/// A place at its head, until it is dropped. Nothing where it was not to be had in time.
+/// The turn of one writer, until it is dropped. `None`: it did not come in time.
 pub(crate) type WritePermit = Option<OwnedSemaphorePermit>;
 
 impl WriteLock {
-    /// Waits for its turn, for as long as SQLite would.
+    /// Waits for the turn, at most as long as SQLite would wait for its lock.
     pub(crate) async fn acquire(&self) -> WritePermit {
         let write_lock = Arc::clone(&self.0);
         if let Ok(turn) = write_lock.clone().try_acquire_owned() {

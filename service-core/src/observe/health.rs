@@ -162,8 +162,8 @@ pub(crate) fn not_before(snapshot: &Snapshot, clock: &Clock) -> SystemTime {
 
 /// A run that is late by less than this is not reported.
 const GRACE: Duration = Duration::from_secs(1);
-/// A start, or a first run, whose usual duration is unknown, is not reported as stuck before this.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// A start, or a first run, whose usual duration is unknown, counts as stuck after this.
+const STUCK_AFTER: Duration = Duration::from_secs(600);
 /// How long `configure` may take before health reports it.
 const SLOW_START: Duration = Duration::from_secs(30);
 
@@ -235,7 +235,7 @@ fn assess_start(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
     if going < SLOW_START {
         return (HealthStatus::Healthy, "starting".to_owned());
     }
-    let status = if going < PATIENCE { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
+    let status = if going < STUCK_AFTER { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
     let what = if snapshot.status.in_run() { "its run has not called `ready`" } else { "`configure` has been running" };
     (status, format!("still starting: {what} for {}", humanize::long(going)))
 }
@@ -329,8 +329,8 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     };
     let limit = match (mean_duration(snapshot), &snapshot.options.schedule) {
         (Some(mean), _) => mean * 10 + Duration::from_secs(30),
-        (None, Schedule::Interval(time) | Schedule::Delay(time)) => PATIENCE.max(*time),
-        (None, Schedule::Cron(_) | Schedule::LongRun(_)) => PATIENCE,
+        (None, Schedule::Interval(time) | Schedule::Delay(time)) => STUCK_AFTER.max(*time),
+        (None, Schedule::Cron(_) | Schedule::LongRun(_)) => STUCK_AFTER,
     };
     let stuck = going > limit;
     if overdue > GRACE {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::observe::explain::{self, Explanation};
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::registration::{RegisteredService, used_up};
+use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
@@ -83,7 +83,7 @@ impl ServiceHandle {
             match why_not(state).or(state.requests.unregistered.then_some("it has been unregistered")) {
                 Some(why) => state.refuse(self.id(), action, why),
                 None if self.service.factory.has_next() => Ok(()),
-                None => Err(used_up(self.id())),
+                None => Err(ready_made_has_ended(self.id())),
             }
         })?;
         self.registry.keep_watching(&runtime);
@@ -173,7 +173,7 @@ impl ServiceHandle {
         if self.inner().is_current() {
             let mut state = self.inner().lock();
             if !self.service.factory.has_next() {
-                return Err(used_up(self.id()));
+                return Err(ready_made_has_ended(self.id()));
             }
             if state.requests.stop.is_some() || state.status.is_ending() {
                 return state.refuse(self.id(), "reset", state.why_down());

@@ -123,9 +123,9 @@ async fn handle_signals(mut signals: Signals) {
         }
         // No shutdown has begun yet.
         let sessions = registries.iter().map(ServiceRegistry::session).collect();
-        let patience = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
+        let grace = registries.iter().map(|registry| registry.inner.shutdown_timeout).max();
         drop(registries);
-        let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, patience.unwrap_or(SHUTDOWN_TIMEOUT)));
+        let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, grace.unwrap_or(SHUTDOWN_TIMEOUT)));
         while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {
             if arrived.elapsed() >= SAME_SIGNAL {
                 exit_at_once(&again);
@@ -162,12 +162,12 @@ fn exit_at_once(signal: &Signal) -> ! {
     std::process::exit(128 + signal.number);
 }
 
-/// Ends the process after a signal if the program neither waits for a shutdown nor begins one: after `patience`, because
+/// Ends the process after a signal if the program neither waits for a shutdown nor begins one: after `grace`, because
 /// the program may handle the signal itself.
-async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, patience: Duration) {
+async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, grace: Duration) {
     let is_claimed = || sessions.iter().any(|session| !session.is_open());
     // The program may be about to do either.
-    tokio::time::sleep(CLAIM_GRACE.min(patience)).await;
+    tokio::time::sleep(CLAIM_GRACE.min(grace)).await;
     if is_claimed() {
         return;
     }
@@ -175,9 +175,9 @@ async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, patienc
         "{}: no code waits for a shutdown (`until_shutdown`, `stopping`, `closed`); the process ends in {}, or at once at a \
          second signal",
         signal.name,
-        humanize::long(patience)
+        humanize::long(grace)
     );
-    tokio::time::sleep(patience).await;
+    tokio::time::sleep(grace).await;
     if !is_claimed() {
         error!("{}: ending the process without a shutdown of its services", signal.name);
         std::process::exit(128 + signal.number);

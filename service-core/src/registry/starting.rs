@@ -12,7 +12,7 @@ use crate::registry::handle::START_TIMEOUT;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::Session;
 use crate::runtime::context::Context;
-use crate::runtime::registration::{RegisteredService, used_up};
+use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::supervisor::{Supervisor, supervise};
@@ -48,7 +48,7 @@ impl ServiceRegistry {
                 continue;
             }
             if !service.factory.has_next() {
-                warn!(service.id = %service.id(), "not started: {}", used_up(service.id()));
+                warn!(service.id = %service.id(), "not started: {}", ready_made_has_ended(service.id()));
                 continue;
             }
             let mut skipped = false;
@@ -149,7 +149,7 @@ impl ServiceRegistry {
         service: &Arc<RegisteredService>,
         action: &'static str,
         may_begin: impl FnOnce(&RuntimeState) -> Result<()>,
-    ) -> Result<Supervisor> {
+    ) -> Result<Box<Supervisor>> {
         let (inner, extension) = (&service.inner, &self.inner.extension);
         let (incarnation, run) = inner.update(|state| {
             may_begin(state)?;
@@ -161,11 +161,11 @@ impl ServiceRegistry {
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
         let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run, in_run: false };
-        Ok(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone()))
+        Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
 
     /// Spawns the loop of a service that has begun.
-    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Supervisor) {
+    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Box<Supervisor>) {
         let registry = self.clone();
         runtime.spawn(async move {
             match supervise(&mut supervisor).await {

@@ -6,24 +6,24 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 /// A source of wall-clock time: by default the system's clock, in tests the one of the test bed.
-pub(crate) trait WallClock: fmt::Debug + Send + Sync {
+pub(crate) trait TimeSource: fmt::Debug + Send + Sync {
     fn now(&self) -> SystemTime;
 }
 
 #[derive(Debug)]
 struct SystemClock;
 
-impl WallClock for SystemClock {
+impl TimeSource for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Clock(Box<dyn WallClock>);
+pub(crate) struct Clock(Box<dyn TimeSource>);
 
 impl Clock {
-    pub(crate) fn new(wall: impl WallClock + 'static) -> Self {
+    pub(crate) fn new(wall: impl TimeSource + 'static) -> Self {
         Self(Box::new(wall))
     }
 

@@ -17,7 +17,7 @@ use crate::service::failure::FailureKind;
 /// An outage of an extension's resource, as text.
 #[derive(Clone, Debug)]
 pub(crate) struct Outage {
-    /// What does not answer and since when: "the database `…` has been away for 5 s".
+    /// What does not answer and since when: "the database `…` has been down for 5 s".
     pub(crate) what: String,
     /// The cause.
     pub(crate) why: String,

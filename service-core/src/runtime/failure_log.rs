@@ -16,11 +16,11 @@ const AT_LEAST: Duration = Duration::from_secs(3600);
 
 /// Equal failures in a row are logged at 1, 2, 4, 8, …, then hourly.
 #[derive(Debug, Default)]
-pub(crate) struct FailureLog(Option<Box<Row>>);
+pub(crate) struct FailureLog(Option<Box<EqualFailures>>);
 
 /// Equal failures in a row.
 #[derive(Debug)]
-struct Row {
+struct EqualFailures {
     text: String,
     count: u64,
     logged: Instant,
@@ -97,7 +97,7 @@ impl FailureLog {
                 (row.count, is_logged)
             }
             _ => {
-                self.0 = Some(Box::new(Row { text: text.to_owned(), count: 1, logged: now }));
+                self.0 = Some(Box::new(EqualFailures { text: text.to_owned(), count: 1, logged: now }));
                 (1, true)
             }
         }

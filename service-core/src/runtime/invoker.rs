@@ -212,6 +212,9 @@ fn stop_hooks(state: &mut RuntimeState) -> Vec<StopHook> {
 pub(crate) fn poll_at(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Instant) -> Poll<()> {
     if timer.deadline() != at {
         timer.as_mut().reset(at);
+    } else if timer.is_elapsed() {
+        // The usual case when the timer has woken the task.
+        return Poll::Ready(());
     }
     timer.poll(task)
 }

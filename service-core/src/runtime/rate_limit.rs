@@ -1,6 +1,7 @@
 //! The rate limit of one service: at most `permits` permits in any period of length `per`.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -8,17 +9,17 @@ use tokio::time::Instant;
 use crate::schedule::RateLimit;
 use crate::schedule::later;
 
-/// The times of the latest permits. Allocates nothing before the first permit.
+/// The times of the latest permits, created with the first one.
 #[derive(Debug, Default)]
 pub(crate) struct Rate {
     /// Locked while a caller waits, so that permits are granted in the order of the calls.
-    given: Mutex<VecDeque<Instant>>,
+    given: OnceLock<Box<Mutex<VecDeque<Instant>>>>,
 }
 
 impl Rate {
     /// Waits until another permit may be granted.
     pub(crate) async fn permit(&self, limit: RateLimit) {
-        let mut given = self.given.lock().await;
+        let mut given = self.given.get_or_init(Box::default).lock().await;
         while given.len() >= limit.permits.max(1) as usize {
             if let Some(oldest) = given.front() {
                 tokio::time::sleep_until(later(*oldest, limit.per)).await;

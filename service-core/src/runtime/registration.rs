@@ -76,14 +76,14 @@ impl Factory {
             Self::Closure(build) => build(cx),
             Self::ReadyMade(slot) => {
                 let instance = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Box::pin(std::future::ready(instance.ok_or_else(|| used_up(cx.service_id()))))
+                Box::pin(std::future::ready(instance.ok_or_else(|| ready_made_has_ended(cx.service_id()))))
             }
         }
     }
 }
 
-/// A ready-made instance has ended, and there is no other.
-pub(crate) fn used_up(service: &str) -> Error {
+/// The error that a ready-made instance has ended, and no other can be built.
+pub(crate) fn ready_made_has_ended(service: &str) -> Error {
     Error::fatal(format!(
         "service `{service}` was registered as a ready-made instance, which has ended; \
          register it with `service_fn` (or `register_fn`) so that a fresh one can be built"
@@ -173,7 +173,7 @@ pub(crate) struct RegisteredService {
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
-    pub(crate) options: Option<ServiceOptions>,
+    pub(crate) options: Option<Box<ServiceOptions>>,
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
     undeclared_settings: bool,
     pub(crate) place: Place,
@@ -193,7 +193,7 @@ impl RegisteredService {
             fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
         let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
         let inner = Arc::new(ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved));
-        Ok(Self { inner, descriptor, factory, options, undeclared_settings, place })
+        Ok(Self { inner, descriptor, factory, options: options.map(Box::new), undeclared_settings, place })
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
@@ -203,7 +203,7 @@ impl RegisteredService {
     /// Returns the target for which its configuration is resolved.
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn target(&self) -> Target<'_> {
-        let (id, code) = (&*self.inner.id, self.options.as_ref());
+        let (id, code) = (&*self.inner.id, self.options.as_deref());
         Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
     }
 

@@ -72,7 +72,7 @@ pub(crate) struct Supervisor {
     /// What is due at `next_due` of the status.
     due: Due,
     /// A blocking run that timed out or was aborted has not returned; it holds the instance.
-    away: Option<Away>,
+    unreturned: Option<UnreturnedRun>,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
     /// For a cron schedule.
@@ -114,7 +114,7 @@ enum WaitEvent {
 }
 
 /// A blocking run that timed out or was aborted, and still occupies a thread of the blocking pool.
-struct Away {
+struct UnreturnedRun {
     run: Returning,
     /// The instance must not be used again.
     discard: bool,
@@ -149,7 +149,7 @@ impl Supervisor {
             options,
             instance: None,
             due: Due::AtOnce,
-            away: None,
+            unreturned: None,
             current_waiters: Waiters::new(),
             cron: None,
             restarts: RestartBudget::default(),
@@ -165,7 +165,7 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
-        if !Box::pin(self.wait_for_dependencies()).await {
+        if !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
         }
         let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
@@ -192,7 +192,7 @@ impl Supervisor {
 
     /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, away, cron, current_waiters, .. } = self;
+        let Self { cx, options, due, instance, unreturned, cron, current_waiters, .. } = self;
         let service = &cx.service;
         let event = service.update(|state| {
             state.status.at_rest = false;
@@ -203,7 +203,7 @@ impl Supervisor {
                 return Some(WaitEvent::Changed);
             }
             state.set_waker(task.waker());
-            if away.is_some() {
+            if unreturned.is_some() {
                 return None;
             }
             if *due == Due::AtOnce {
@@ -254,12 +254,12 @@ impl Supervisor {
             cx.in_run = true;
             Some(WaitEvent::Run)
         });
-        match (event, away) {
+        match (event, unreturned) {
             (Some(event), _) => Poll::Ready(event),
             // Runs never overlap: the next one waits until the one that timed out has returned.
-            (None, Some(away)) => {
-                Pin::new(&mut away.run).poll(task).map(|returned| WaitEvent::Returned(returned.ok().map(Box::new)))
-            }
+            (None, Some(unreturned)) => Pin::new(&mut unreturned.run)
+                .poll(task)
+                .map(|returned| WaitEvent::Returned(returned.ok().map(Box::new))),
             (None, None) => Poll::Pending,
         }
     }
@@ -361,9 +361,6 @@ impl Supervisor {
 
     /// Waits until every service that this one depends on is ready. Returns `false` if a stop came first.
     async fn wait_for_dependencies(&mut self) -> bool {
-        if self.options.depends_on.is_empty() {
-            return true;
-        }
         let service = self.cx.service.clone();
         loop {
             let mut changed = pin!(service.shared.changed.notified());

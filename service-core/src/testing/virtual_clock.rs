@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::runtime::clock::WallClock;
+use crate::runtime::clock::TimeSource;
 use crate::runtime::extension::{Extension, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::services::Services;
@@ -39,7 +39,7 @@ impl TestClock {
     }
 }
 
-impl WallClock for TestClock {
+impl TimeSource for TestClock {
     fn now(&self) -> SystemTime {
         let (wall, at) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         wall + Instant::now().saturating_duration_since(at)

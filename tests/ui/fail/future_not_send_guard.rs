@@ -6,7 +6,7 @@ use service_core::prelude::*;
 
 #[derive(Default)]
 struct Sender {
-    queue: Mutex<Vec<String>>,
+    queue: Mutex<Vec<u8>>,
 }
 
 #[service]
@@ -17,6 +17,6 @@ impl Sender {
     }
 }
 
-async fn send(_: &[String]) {}
+async fn send(_: &[u8]) {}
 
 fn main() {}

@@ -1,6 +1,6 @@
 //! The path of an error about a buffered value: serde does not know it, so it is found by further attempts.
 
-use super::errors::{Error, Kind, Request};
+use super::errors::{Error, Problem, Request};
 use super::path::{self, Path, Step};
 use super::search::{Probe, Search};
 use crate::config::layers::{Layer, Origin};
@@ -14,9 +14,9 @@ impl Search<'_> {
         if !is_table {
             return at;
         }
-        let blamed = match &error.kind {
+        let blamed = match &error.problem {
             // The table is the right one if a probe at the missing key is requested.
-            Kind::Missing(field) => self.find_table(&at, |search, table| {
+            Problem::Missing(field) => self.find_table(&at, |search, table| {
                 let insert = |table: &mut Value, probe: Node| {
                     if let Value::Table(table) = table {
                         table.insert((*field).to_owned(), probe);
@@ -24,13 +24,14 @@ impl Search<'_> {
                 };
                 search.expected_of_probe(table, insert).is_some()
             }),
-            Kind::UnknownField { field, .. } => self.find_table(&at, |search, table| {
+            Problem::UnknownField { field, .. } => self.find_table(&at, |search, table| {
                 let Some(Value::Table(table)) = path::find_mut(&mut search.settings, table) else { return false };
-                let stays = |kind: &Kind| matches!(kind, Kind::UnknownField { field: other, .. } if other == field);
-                table.remove(field).is_some() && !search.attempt().result.is_err_and(|error| stays(&error.kind))
+                let stays =
+                    |problem: &Problem| matches!(problem, Problem::UnknownField { field: other, .. } if other == field);
+                table.remove(field).is_some() && !search.attempt().result.is_err_and(|error| stays(&error.problem))
             }),
             // A table or list in the place of another type: a probe there is requested as that type.
-            Kind::InvalidType { unexpected, expected } if unexpected == "map" || unexpected == "sequence" => self
+            Problem::InvalidType { unexpected, expected } if unexpected == "map" || unexpected == "sequence" => self
                 .find_table(&at, |search, table| {
                     let replace = |table: &mut Value, probe: Node| *table = probe.value;
                     search.expected_of_probe(table, replace).as_ref() == Some(expected)

@@ -1,7 +1,7 @@
 //! From an [`Error`] to a [`ConfigError`], with the key and its place, and without secrets.
 
-use super::errors::{Error, Kind, in_words};
-use super::path::{self, Found, Step};
+use super::errors::{Error, Problem, in_words};
+use super::path::{self, Located, Step};
 use super::subject::Subject;
 use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
@@ -34,17 +34,17 @@ impl<'a> Describer<'a> {
     /// Describes the error as one about the value at this path.
     pub(super) fn describe(&self, error: &Error, at: &[Step]) -> ConfigError {
         let found = path::find(self.settings, at);
-        match (&error.kind, &found.origin) {
-            (Kind::Missing(field), _) => self.missing(field, at, &found),
-            (Kind::UnknownField { field, known }, _) => self.unknown(field, known, at, &found),
+        match (&error.problem, &found.origin) {
+            (Problem::Missing(field), _) => self.missing(field, at, &found),
+            (Problem::UnknownField { field, known }, _) => self.unknown(field, known, at, &found),
             (_, Some(origin)) => self.wrong(error, Setting::new(self.subject.service, path::show(at), origin), &found),
-            (kind, None) => ConfigError::Settings {
+            (problem, None) => ConfigError::Settings {
                 service: self.subject.service.to_owned(),
-                problem: match kind {
-                    Kind::InvalidType { unexpected, expected } => {
+                problem: match problem {
+                    Problem::InvalidType { unexpected, expected } => {
                         format!("found {}, expected {}", self.unexpected(unexpected, &found), in_words(expected))
                     }
-                    Kind::UnknownVariant { variant, known } => {
+                    Problem::UnknownVariant { variant, known } => {
                         let known = one_of(known.iter().copied());
                         format!("found {}, expected {known}", self.clean(&format!("{variant:?}")))
                     }
@@ -54,20 +54,20 @@ impl<'a> Describer<'a> {
         }
     }
 
-    fn wrong(&self, error: &Error, setting: Box<Setting>, found: &Found<'_>) -> ConfigError {
+    fn wrong(&self, error: &Error, setting: Box<Setting>, found: &Located<'_>) -> ConfigError {
         let secret = found.secret || error.secret;
         let leaf = !matches!(*found.value, Value::List(_) | Value::Table(_));
         let shown = || if leaf || secret { Some(found.value.show(secret)) } else { None };
-        match &error.kind {
-            Kind::InvalidType { unexpected, expected } => {
+        match &error.problem {
+            Problem::InvalidType { unexpected, expected } => {
                 let found = shown().unwrap_or_else(|| self.unexpected(unexpected, found));
                 ConfigError::Value { setting, found, expected: in_words(expected) }
             }
-            Kind::UnknownVariant { variant, known } => {
+            Problem::UnknownVariant { variant, known } => {
                 let found = shown().unwrap_or_else(|| self.clean(&format!("{variant:?}")));
                 ConfigError::Value { setting, found, expected: one_of(known.iter().copied()) }
             }
-            Kind::Unreadable { variable, why } => {
+            Problem::Unreadable { variable, why } => {
                 ConfigError::Variable { setting, variable: variable.clone(), problem: (*why).to_owned() }
             }
             _ if secret => {
@@ -82,7 +82,7 @@ impl<'a> Describer<'a> {
         }
     }
 
-    fn missing(&self, field: &str, at: &[Step], found: &Found<'_>) -> ConfigError {
+    fn missing(&self, field: &str, at: &[Step], found: &Located<'_>) -> ConfigError {
         let service = self.subject.service.to_owned();
         if let (Some(origin), true) = (&found.origin, at.iter().any(|step| matches!(step, Step::Item(_)))) {
             let setting = Setting::new(&service, path::show(at), origin);
@@ -93,7 +93,7 @@ impl<'a> Describer<'a> {
         ConfigError::Missing { service, key, file: self.subject.file.to_owned(), variable }
     }
 
-    fn unknown(&self, field: &str, known: &[&'static str], at: &[Step], found: &Found<'_>) -> ConfigError {
+    fn unknown(&self, field: &str, known: &[&'static str], at: &[Step], found: &Located<'_>) -> ConfigError {
         let origin = match &*found.value {
             Value::Table(table) => table.get(field).map(|node| node.origin.clone()),
             _ => None,
@@ -119,7 +119,7 @@ impl<'a> Describer<'a> {
     }
 
     /// The value that serde found.
-    fn unexpected(&self, unexpected: &str, found: &Found<'_>) -> String {
+    fn unexpected(&self, unexpected: &str, found: &Located<'_>) -> String {
         match unexpected {
             "map" | "sequence" => found.value.kind().to_owned(),
             other => self.clean(other),

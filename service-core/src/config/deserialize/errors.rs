@@ -17,7 +17,7 @@ use crate::service::secret::INVALID;
 /// An error while settings are read.
 #[derive(Clone, Debug)]
 pub(super) struct Error {
-    pub(super) kind: Kind,
+    pub(super) problem: Problem,
     /// The path of the innermost reader that the error passed.
     pub(super) path: Option<Path>,
     /// The error is about a value inside a `Secret`.
@@ -25,7 +25,7 @@ pub(super) struct Error {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(super) enum Problem {
     Message(String),
     InvalidType {
         unexpected: String,
@@ -47,28 +47,28 @@ pub(super) enum Kind {
     },
 }
 
-impl From<Kind> for Error {
-    fn from(kind: Kind) -> Self {
-        Self { kind, path: None, secret: false }
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self { problem, path: None, secret: false }
     }
 }
 
 impl Error {
     /// Whether it is the constant error of a `Secret`, which replaces every error from inside.
     pub(super) fn is_of_secret(&self) -> bool {
-        matches!(&self.kind, Kind::Message(text) if text == INVALID)
+        matches!(&self.problem, Problem::Message(text) if text == INVALID)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Message(text) => f.write_str(text),
-            Kind::InvalidType { expected, .. } => write!(f, "expected {expected}"),
-            Kind::Missing(field) => write!(f, "`{field}` is missing"),
-            Kind::UnknownField { field, .. } => write!(f, "unknown key `{field}`"),
-            Kind::UnknownVariant { known, .. } => f.write_str(&one_of(known.iter().copied())),
-            Kind::Unreadable { why, .. } => f.write_str(why),
+        match &self.problem {
+            Problem::Message(text) => f.write_str(text),
+            Problem::InvalidType { expected, .. } => write!(f, "expected {expected}"),
+            Problem::Missing(field) => write!(f, "`{field}` is missing"),
+            Problem::UnknownField { field, .. } => write!(f, "unknown key `{field}`"),
+            Problem::UnknownVariant { known, .. } => f.write_str(&one_of(known.iter().copied())),
+            Problem::Unreadable { why, .. } => f.write_str(why),
         }
     }
 }
@@ -77,7 +77,7 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        let error = Self::from(Kind::Message(message.to_string()));
+        let error = Self::from(Problem::Message(message.to_string()));
         RECORD.with_borrow_mut(|record| {
             if error.is_of_secret() {
                 // It replaces the previous error.
@@ -95,7 +95,7 @@ impl de::Error for Error {
         let probe =
             if let Unexpected::Bytes(bytes) = unexpected { probe_of(&String::from_utf8_lossy(bytes)) } else { None };
         record(probe, &expected);
-        Kind::InvalidType { unexpected: unexpected.to_string(), expected }.into()
+        Problem::InvalidType { unexpected: unexpected.to_string(), expected }.into()
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -104,22 +104,22 @@ impl de::Error for Error {
 
     fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
         record(None, "");
-        Kind::InvalidType { unexpected: format!("{length} items"), expected: expected.to_string() }.into()
+        Problem::InvalidType { unexpected: format!("{length} items"), expected: expected.to_string() }.into()
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
         record(probe_of(variant), "variant identifier");
-        Kind::UnknownVariant { variant: variant.to_owned(), known }.into()
+        Problem::UnknownVariant { variant: variant.to_owned(), known }.into()
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
         record(None, "");
-        Kind::UnknownField { field: field.to_owned(), known }.into()
+        Problem::UnknownField { field: field.to_owned(), known }.into()
     }
 
     fn missing_field(field: &'static str) -> Self {
         record(None, "");
-        Kind::Missing(field).into()
+        Problem::Missing(field).into()
     }
 }
 

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use self::describe::Describer;
 pub(super) use self::describe::hint;
-use self::reader::{Nth, Read, Reader, Shared};
+use self::reader::{Nth, Read, Reader, ReaderState};
 use self::search::Search;
 pub(super) use self::subject::Subject;
 use super::errors::ConfigError;
@@ -42,7 +42,7 @@ pub(super) fn read<T: DeserializeOwned>(settings: &Value, subject: Subject<'_>) 
 }
 
 fn read_nth(read: &Read<'_>, settings: &Value, subject: Subject<'_>) -> Result<Nth, ConfigError> {
-    let shared = Shared::new(subject.complete);
+    let shared = ReaderState::new(subject.complete);
     let (result, _) = errors::recorded(|| read(&Reader::root(settings, &shared)));
     let mut describer = Describer::new(settings, subject);
     if shared.has_buffered()

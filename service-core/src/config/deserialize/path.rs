@@ -33,7 +33,7 @@ pub(super) fn show(path: &[Step]) -> String {
 }
 
 /// The value at a path, or the last one on the way to it.
-pub(super) struct Found<'a> {
+pub(super) struct Located<'a> {
     pub(super) value: Cow<'a, Value>,
     /// `None` at the root, which is merged from several layers.
     pub(super) origin: Option<&'a Arc<Origin>>,
@@ -41,7 +41,7 @@ pub(super) struct Found<'a> {
     pub(super) secret: bool,
 }
 
-pub(super) fn find<'a>(root: &'a Value, path: &[Step]) -> Found<'a> {
+pub(super) fn find<'a>(root: &'a Value, path: &[Step]) -> Located<'a> {
     let (mut value, mut origin, mut secret) = (root, None, false);
     let mut rest = path;
     while let Some((step, after)) = rest.split_first() {
@@ -57,7 +57,7 @@ pub(super) fn find<'a>(root: &'a Value, path: &[Step]) -> Found<'a> {
     }
     // The rest of the path is inside of a text.
     let value = rest.iter().fold(Cow::Borrowed(value), |value, step| within(&value, step).map_or(value, Cow::Owned));
-    Found { value, origin, secret }
+    Located { value, origin, secret }
 }
 
 /// A part of a value. Text counts as the list or table that it contains.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::de::{self, DeserializeSeed, Unexpected, Visitor};
 
-use super::errors::{Error, Kind, probe_bytes};
+use super::errors::{Error, Problem, probe_bytes};
 use super::path::{Path, Step};
 use crate::config::coercion;
 use crate::config::layers::{Layer, Origin};
@@ -23,7 +23,7 @@ pub(super) type Nth = usize;
 
 /// The state that all readers of one attempt share.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct ReaderState {
     complete: bool,
     /// The last error from inside a `Secret`, which replaces it by a constant one.
     of_secret: RefCell<Option<Error>>,
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     probes: RefCell<BTreeSet<usize>>,
 }
 
-impl Shared {
+impl ReaderState {
     pub(super) fn new(complete: bool) -> Self {
         Self { complete, ..Self::default() }
     }
@@ -59,15 +59,15 @@ pub(super) struct Reader<'a> {
     probe: Option<usize>,
     /// `None` at the root.
     origin: Option<&'a Arc<Origin>>,
-    place: Place<'a>,
+    position: Position<'a>,
     /// Inside a `Secret`.
     secret: bool,
-    shared: &'a Shared,
+    shared: &'a ReaderState,
 }
 
-/// The place of a value.
+/// The position of a value in the settings.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Position<'a> {
     Root,
     Value(&'a Reader<'a>, &'a str),
     Item(&'a Reader<'a>, usize),
@@ -76,24 +76,24 @@ enum Place<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn root(value: &'a Value, shared: &'a Shared) -> Self {
-        Self { value, probe: None, origin: None, place: Place::Root, secret: false, shared }
+    pub(super) fn root(value: &'a Value, shared: &'a ReaderState) -> Self {
+        Self { value, probe: None, origin: None, position: Position::Root, secret: false, shared }
     }
 
-    fn child<'b>(&'b self, node: &'b Node, place: Place<'b>) -> Reader<'b> {
+    fn child<'b>(&'b self, node: &'b Node, position: Position<'b>) -> Reader<'b> {
         let (value, probe) = match &node.value {
             Value::Probe { number, value } => (&**value, Some(*number)),
             value => (value, None),
         };
-        Reader { value, probe, origin: Some(&node.origin), place, secret: self.secret, shared: self.shared }
+        Reader { value, probe, origin: Some(&node.origin), position, secret: self.secret, shared: self.shared }
     }
 
     fn path(&self) -> Path {
-        let (mut path, last) = match self.place {
-            Place::Root => return Path::new(),
-            Place::Key(table) => return table.path(),
-            Place::Value(table, key) => (table.path(), Step::Key(key.to_owned())),
-            Place::Item(list, n) => (list.path(), Step::Item(n)),
+        let (mut path, last) = match self.position {
+            Position::Root => return Path::new(),
+            Position::Key(table) => return table.path(),
+            Position::Value(table, key) => (table.path(), Step::Key(key.to_owned())),
+            Position::Item(list, n) => (list.path(), Step::Item(n)),
         };
         path.push(last);
         path
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
     /// Reads, and adds the path to an error that has none.
     fn read<R>(&self, read: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
         let result = match self.value {
-            Value::Broken { variable, why } => Err(Kind::Unreadable { variable: variable.clone(), why }.into()),
+            Value::Broken { variable, why } => Err(Problem::Unreadable { variable: variable.clone(), why }.into()),
             _ => read(),
         };
         result.map_err(|error| self.locate(error))
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
 
     /// Visits the value for something that requests no type: a buffer, or a type that accepts any value.
     fn untyped<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
-        if let Place::Key(_) = self.place {
+        if let Position::Key(_) = self.position {
             return self.any(visitor);
         }
         if !matches!(self.value, Value::List(_) | Value::Table(_)) {
@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
     }
 
     fn table<'de, V: Visitor<'de>>(&self, table: &Table, names: Names, visitor: V) -> Result<V::Value, Error> {
-        let complete = self.shared.complete && !names.is_empty() && !matches!(self.place, Place::Root);
+        let complete = self.shared.complete && !names.is_empty() && !matches!(self.position, Position::Root);
         visitor.visit_map(Entries { reader: self, entries: table.iter(), value: None, names, complete })
     }
 
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
                 Value::Table(table) => self.table(table, &[], visitor),
                 other => {
                     let (unexpected, expected) = (other.kind().to_owned(), "struct Duration".to_owned());
-                    Err(Kind::InvalidType { unexpected, expected }.into())
+                    Err(Problem::InvalidType { unexpected, expected }.into())
                 }
             },
         }
@@ -225,7 +225,7 @@ impl<'a> Reader<'a> {
             }
             other => {
                 let expected = "a string, or a table with one key".to_owned();
-                Err(Kind::InvalidType { unexpected: other.kind().to_owned(), expected }.into())
+                Err(Problem::InvalidType { unexpected: other.kind().to_owned(), expected }.into())
             }
         }
     }
@@ -240,7 +240,7 @@ fn visit<'de, V: Visitor<'de>>(value: &Value, place: &Reader<'_>, visitor: V) ->
         Value::Float(number) => visitor.visit_f64(*number),
         Value::Time(time) => visitor.visit_string(humanize::exact(*time)),
         Value::Str(text) | Value::Text { text, .. } => visitor.visit_str(text),
-        Value::Broken { variable, why } => Err(Kind::Unreadable { variable: variable.clone(), why }.into()),
+        Value::Broken { variable, why } => Err(Problem::Unreadable { variable: variable.clone(), why }.into()),
         Value::List(items) => place.list(items, visitor),
         Value::Table(table) => place.table(table, &[], visitor),
         Value::Probe { value, .. } => visit(value, place, visitor),
@@ -270,7 +270,7 @@ impl<'de, 'a, I: Iterator<Item = (usize, &'a Node)>> de::SeqAccess<'de> for Item
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
         let Some((n, node)) = self.items.next() else { return Ok(None) };
-        let item = self.reader.child(node, Place::Item(self.reader, n));
+        let item = self.reader.child(node, Position::Item(self.reader, n));
         seed.deserialize(&item).map(Some).map_err(|error| item.locate(error))
     }
 
@@ -304,13 +304,14 @@ impl<'de, 'a, I: Iterator<Item = (&'a String, &'a Node)>> de::MapAccess<'de> for
             return Err(de::Error::unknown_field(name, self.names));
         }
         let name = Value::Text { text: name.to_owned(), secret: false };
-        let key = Reader { place: Place::Key(self.reader), probe: None, origin: None, value: &name, ..*self.reader };
+        let key =
+            Reader { position: Position::Key(self.reader), probe: None, origin: None, value: &name, ..*self.reader };
         seed.deserialize(&key).map(Some)
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
         let Some((key, node)) = self.value.take() else { return Err(de::Error::custom("a value without a key")) };
-        let child = self.reader.child(node, Place::Value(self.reader, key));
+        let child = self.reader.child(node, Position::Value(self.reader, key));
         seed.deserialize(&child).map_err(|error| child.locate(error))
     }
 }
@@ -352,7 +353,7 @@ impl<'a, I> Entries<'a, I> {
     /// Reads the value of the current key.
     fn content<R>(self, read: impl FnOnce(&Reader<'_>) -> Result<R, Error>) -> Result<R, Error> {
         let Some((key, node)) = self.value else { return Err(de::Error::custom("a value without a key")) };
-        let child = self.reader.child(node, Place::Value(self.reader, key));
+        let child = self.reader.child(node, Position::Value(self.reader, key));
         child.read(|| read(&child))
     }
 }

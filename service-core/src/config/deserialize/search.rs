@@ -11,10 +11,10 @@
 use std::collections::BTreeSet;
 
 use super::describe::Describer;
-use super::errors::{self, Error, Kind, Record, Request};
+use super::errors::{self, Error, Problem, Record, Request};
 use super::forms::{Form, forms};
 use super::path::{self, Path, Step};
-use super::reader::{Nth, Read, Reader, Shared};
+use super::reader::{Nth, Read, Reader, ReaderState};
 use crate::config::errors::ConfigError;
 use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
@@ -63,7 +63,7 @@ struct Reading {
 }
 
 /// The error of the attempt that got furthest: with the most answers.
-struct Failure {
+struct FurthestError {
     answers: usize,
     error: Error,
     path: Path,
@@ -89,9 +89,10 @@ impl Progress {
     }
 }
 
-struct Found {
+/// What the search has found so far.
+struct SearchResult {
     best: Option<Reading>,
-    failure: Option<Failure>,
+    failure: Option<FurthestError>,
 }
 
 impl<'a> Search<'a> {
@@ -123,7 +124,7 @@ impl<'a> Search<'a> {
     /// The error of the attempt that got furthest.
     pub(super) fn run(&mut self, describer: &mut Describer<'_>) -> Result<Nth, ConfigError> {
         let of_settings = self.probes.len();
-        let mut found = Found { best: None, failure: None };
+        let mut found = SearchResult { best: None, failure: None };
         self.explore(Progress::default(), &mut found);
         let secrets = self.probes.iter().filter(|probe| probe.secret);
         let mut texts = Vec::new();
@@ -142,7 +143,7 @@ impl<'a> Search<'a> {
             }
             (None, Some(failure)) => Err(describer.describe(&failure.error, &failure.path)),
             (None, None) => {
-                let error = Kind::Message("they fit too many variants of enums to be tried".to_owned()).into();
+                let error = Problem::Message("they fit too many variants of enums to be tried".to_owned()).into();
                 Err(describer.describe(&error, &[]))
             }
         }
@@ -150,7 +151,7 @@ impl<'a> Search<'a> {
 
     /// Reads the settings as they are now, and answers every request that comes up. Returns whether no better reading
     /// can exist.
-    fn explore(&mut self, mut progress: Progress, found: &mut Found) -> bool {
+    fn explore(&mut self, mut progress: Progress, found: &mut SearchResult) -> bool {
         loop {
             if self.attempts == MOST_ATTEMPTS {
                 return true;
@@ -187,7 +188,7 @@ impl<'a> Search<'a> {
     }
 
     /// Tries each form as the answer to one request. Returns whether no better reading can exist.
-    fn choose(&mut self, request: &Request, forms: &[Form], progress: &Progress, found: &mut Found) -> bool {
+    fn choose(&mut self, request: &Request, forms: &[Form], progress: &Progress, found: &mut SearchResult) -> bool {
         if forms.is_empty() {
             self.note(request.refuse(&self.probes[request.probe].value), 1, &progress.stopped_at(request), found);
         }
@@ -210,7 +211,7 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the error if no earlier attempt got as far.
-    fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut Found) {
+    fn note(&mut self, error: Error, errors: usize, progress: &Progress, found: &mut SearchResult) {
         if found.failure.as_ref().is_some_and(|known| known.answers >= progress.answers) {
             return;
         }
@@ -219,12 +220,12 @@ impl<'a> Search<'a> {
             None => error,
         };
         let path = self.blame(&error, progress.last.as_ref(), errors);
-        found.failure = Some(Failure { answers: progress.answers, error, path });
+        found.failure = Some(FurthestError { answers: progress.answers, error, path });
     }
 
     pub(super) fn attempt(&mut self) -> Attempt {
         self.attempts += 1;
-        let shared = Shared::new(self.complete);
+        let shared = ReaderState::new(self.complete);
         let (result, record) = errors::recorded(|| (self.read)(&Reader::root(&self.settings, &shared)));
         for Request { probe, secret, .. } in &record.requests {
             self.requested.insert(*probe);
@@ -263,9 +264,9 @@ impl<'a> Search<'a> {
     /// Names of environment variables have no case. If an error requests a name, one that differs only in case is
     /// renamed.
     fn rename_key(&mut self, error: &Error) -> bool {
-        let name = match &error.kind {
-            Kind::Missing(field) => Some(*field),
-            Kind::UnknownField { field: name, known } | Kind::UnknownVariant { variant: name, known } => {
+        let name = match &error.problem {
+            Problem::Missing(field) => Some(*field),
+            Problem::UnknownField { field: name, known } | Problem::UnknownVariant { variant: name, known } => {
                 known.iter().copied().find(|known| known.eq_ignore_ascii_case(name))
             }
             _ => None,
@@ -353,7 +354,7 @@ impl Request {
     /// The error that a value does not have the expected type.
     fn refuse(&self, value: &Value) -> Error {
         let (unexpected, expected) = (value.kind().to_owned(), self.expected.clone());
-        Error { secret: self.secret, ..Error::from(Kind::InvalidType { unexpected, expected }) }
+        Error { secret: self.secret, ..Error::from(Problem::InvalidType { unexpected, expected }) }
     }
 }
 

@@ -160,10 +160,7 @@ fn defaults_accept_only_keys_that_apply_to_every_service() {
 fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
     let cases = [
         ("${NOT_SET}", "`${NOT_SET}` cannot be read: the environment variable is not set"),
-        (
-            "${A B}",
-            "`${…}` cannot be read: what stands in it is not the name of a variable (`$${` stands for `${` itself)",
-        ),
+        ("${A B}", "`${…}` cannot be read: its content is not the name of a variable (`$${` stands for `${` itself)"),
         ("5${X", "`${…}` cannot be read: its `}` is missing (`$${` stands for `${` itself)"),
     ];
     for (text, message) in cases {

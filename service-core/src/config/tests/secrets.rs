@@ -210,7 +210,7 @@ fn secrets_of_urls_are_left_out_of_messages_of_other_code() {
 
 #[test]
 fn what_is_no_name_of_a_variable_is_not_shown() {
-    let unnamed = "cannot be read: what stands in it is not the name of a variable (`$${` stands for `${` itself)";
+    let unnamed = "cannot be read: its content is not the name of a variable (`$${` stands for `${` itself)";
     let given = toml("[mail]\napi_key = \"${hunter2 !}\"");
     assert_eq!(
         fails::<Keyed<String>>(given),

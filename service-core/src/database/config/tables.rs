@@ -1,8 +1,8 @@
-//! The tables that change a service from outside: `service_config`, which other programs write, and `service_override`, what an
-//! operator sets.
+//! The tables that configure services from outside: `service_config`, which other programs write, and `service_override`, which
+//! operators write.
 //!
-//! The tricky part: these rows may be written by hand. One that cannot be understood is given back as such, with its key, so that
-//! it can be reported and the service goes on with the last good value.
+//! The tricky part is that rows may be written by hand. A row that cannot be parsed is returned as an error with its key, so
+//! that it can be reported while the service continues with the last good value.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, OnConflict, Query};
@@ -13,14 +13,14 @@ use crate::database::db_time::DbTime;
 use crate::database::wall_clock::{WallClock, format_time, parse_time};
 use crate::service::error::Result;
 
-/// The longest value that is read. Resolving a configuration copies it many times.
+/// The longest value that is read, in characters. Resolving a configuration copies each value many times.
 const LONGEST_VALUE: i32 = 65_536;
 
 /// A value that is not JSON, or too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct BadValue {
-    /// What stood there. It may be a secret: show it only where the key's value may be shown.
+    /// The text of the value. It may be a secret: show it only if the value of the key may be shown.
     pub text: String,
     reason: String,
 }
@@ -33,11 +33,11 @@ pub struct ConfigRow {
     pub service_id: String,
     /// The option or setting.
     pub key: String,
-    /// Its value, as far as it is one.
+    /// Its value, or why it has none.
     pub value: std::result::Result<Value, BadValue>,
 }
 
-/// What an operator set: one row of `service_override`.
+/// An override by an operator: one row of `service_override`.
 ///
 /// ```
 /// use chrono::{TimeDelta, Utc};
@@ -69,7 +69,7 @@ pub struct Override {
 }
 
 impl Override {
-    /// An override that was set now and stays until it is removed, without author and reason.
+    /// Returns an override without author, reason and expiry, set now by the clock of this machine.
     pub fn new(service_id: impl Into<String>, key: impl Into<String>, value: impl Into<Value>) -> Self {
         Self {
             service_id: service_id.into(),
@@ -82,23 +82,23 @@ impl Override {
         }
     }
 
-    /// With the operator's name.
+    /// Sets the operator's name.
     pub fn by(self, name: impl Into<String>) -> Self {
         Self { by: name.into(), ..self }
     }
 
-    /// With a reason.
+    /// Sets the reason.
     pub fn why(self, reason: impl Into<String>) -> Self {
         Self { why: reason.into(), ..self }
     }
 
-    /// With an expiry.
+    /// Sets the expiry.
     pub fn until(self, time: DateTime<Utc>) -> Self {
         Self { until: Some(time), ..self }
     }
 }
 
-/// A row of `service_override` that cannot be understood.
+/// A row of `service_override` that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the override of `{key}` of `{service_id}` is ignored: {reason}")]
 #[non_exhaustive]
@@ -111,10 +111,10 @@ pub struct BadOverride {
     pub reason: String,
 }
 
-/// Reads `service_config` whole, in the order of its key.
+/// Reads all rows of `service_config`, in the order of the primary key.
 ///
 /// # Errors
-/// The database's. A value that is not JSON is no error: it is in its row.
+/// Those of the database. A value that is not JSON is an error of its row only.
 pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     let select = Query::select()
         .columns(["service_id", "key"].map(column))
@@ -131,10 +131,11 @@ pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
 }
 
-/// Reads the overrides that have not expired at `now`, in the order of their key, each as it is or as what is wrong with it.
+/// Reads the overrides that have not expired at `now`, in the order of the primary key: each as an override, or as the error
+/// of its row.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn read_overrides(
     db: &DatabaseConnection,
     now: DateTime<Utc>,
@@ -143,10 +144,11 @@ pub async fn read_overrides(
     Ok(overrides.filter(|found| !is_expired(found, now)).collect())
 }
 
-/// Sets an override, in place of the one there was. It is recorded as set now, by the database's clock.
+/// Sets an override. It replaces an earlier one of the same service and key, and is recorded as set now, by the database's
+/// clock.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<()> {
     let set_at = DbTime::Database.now(db).await?;
     let columns = ["service_id", "key", "value", "set_by", "why", "set_at", "until"];
@@ -172,10 +174,10 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
     Ok(())
 }
 
-/// Takes an override back, and says whether there was one. `paused` may stand there as `pause`, too.
+/// Removes an override. Returns whether there was one. The key `paused` also removes a row with the key `pause`.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &str) -> Result<bool> {
     let delete = Query::delete()
         .from_table(column("service_override"))
@@ -188,12 +190,13 @@ pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &
 /// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Result<Vec<Override>> {
     let mut expired = Vec::new();
     for (set_at, found) in all_overrides(db).await?.into_iter().filter(|(_, found)| is_expired(found, now)) {
         let Ok(found) = found else { continue };
-        // Only this very one: it may have been set anew meanwhile. By the text that stands there, as people write times otherwise.
+        // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people write
+        // have times in other formats.
         let delete = Query::delete()
             .from_table(column("service_override"))
             .and_where(Expr::col(column("service_id")).eq(found.service_id.as_str()))
@@ -209,7 +212,7 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
 
 type ReadOverride = std::result::Result<Override, BadOverride>;
 
-/// Each with the text of its `set_at`.
+/// All overrides, each with the text of its `set_at`.
 async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverride)>> {
     let select = Query::select()
         .columns(["service_id", "key", "set_by", "why", "set_at", "until"].map(column))
@@ -242,7 +245,7 @@ fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
     found.as_ref().is_ok_and(|found| found.until.is_some_and(|until| until <= now))
 }
 
-/// A value as JSON. `None` is one that was too long to be read.
+/// Parses a value as JSON. `None` is a value that was too long to be read.
 fn parse(text: Option<String>) -> std::result::Result<Value, BadValue> {
     let Some(text) = text else {
         let reason = format!("longer than {LONGEST_VALUE} characters");
@@ -256,7 +259,7 @@ fn parse(text: Option<String>) -> std::result::Result<Value, BadValue> {
 
 /// The value, unless it is too long.
 fn value() -> Expr {
-    // Another program's migration may have made it a JSON column.
+    // The migration of another program may have made it a JSON column.
     let text = || Expr::col(column("value")).cast_as(Alias::new("text"));
     let length = Func::cust("length").arg(text());
     Expr::case(Expr::expr(length).lte(LONGEST_VALUE), text()).into()

@@ -1,8 +1,8 @@
-//! The table layers while the program runs: what `service_config` and `service_override` say is noticed within seconds.
+//! The table layers while the program runs: applies changes of `service_config` and `service_override` within seconds.
 //!
-//! The tricky part is a row that is wrong. It is reported once, with its key, and the value that stood there before goes
-//! on to hold, for as long as this process lives; without one, the layer below does. Nothing that is written into
-//! these tables can fail a service.
+//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in effect
+//! while this process runs; if there is none, the value of the layer below applies. No row of these tables can fail a
+//! service.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -34,30 +34,30 @@ use crate::service::error::{Error, Result};
 
 /// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// Limit of one poll, with a direct connection and at start.
+/// The time limit of one poll, if the registry has a direct connection; and of the poll at the start.
 const POLL_TIMEOUT: Duration = Duration::from_secs(6);
-/// Limit of one poll if the registry has nothing but the services' pool.
+/// The time limit of one poll, if the registry only has the services' pool.
 const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many polls close idle connections after the database's file was replaced.
 const CLOSING_POLLS: u32 = 5;
 /// How long a poll waits for the services' pool before it opens a connection of its own.
 const POOL_LIMIT: Duration = Duration::from_secs(1);
 
-/// Polls the registry's database: whether it answers, and what its tables say of the services.
+/// Polls the registry's database: checks whether it answers, and reads the tables of the configuration.
 #[derive(Debug)]
 pub(crate) struct TableWatcher {
     /// The services' pool.
     pub(crate) db: DatabaseConnection,
     pub(crate) availability: Availability,
-    /// A connection beside the pool, opened when the pool does not serve and closed again.
+    /// Opens a connection beside the pool, if the pool has no connection in time.
     direct: Option<DirectConnection>,
     file: SqliteFile,
-    /// How many polls still close idle connections, as the database's file was replaced.
+    /// How many polls still close idle connections, because the database's file was replaced.
     closing: AtomicU32,
     /// Overrides expire by the registry's clock, not by the database's.
     is_virtual: bool,
     watching: AtomicBool,
-    /// One poll at a time, so that no older one is applied last; and when the last one began.
+    /// When the last poll began. Locked during a poll, so that results are applied in their order.
     polling: tokio::sync::Mutex<LastPoll>,
     state: Mutex<State>,
 }
@@ -73,14 +73,14 @@ struct State {
     /// The last valid value of each row.
     last_valid: BTreeMap<(Arc<str>, Slot), Value>,
     reported: HashSet<String>,
-    /// The database answers, but not with the tables' rows.
+    /// The database answers, but the tables cannot be read.
     unreadable: bool,
 }
 
-/// A row of a table: its layer, its key, and whom it is for.
+/// The identity of a row: its layer, its key, and the services that it is for.
 type Slot = (Layer, String, Scope);
 
-/// One row as it stands in its table.
+/// One row of a table.
 #[derive(Clone, Debug, PartialEq)]
 struct TableRow {
     layer: Layer,
@@ -88,7 +88,7 @@ struct TableRow {
     scope: Scope,
     value: Value,
     place: String,
-    /// Why it says nothing at all; then the value is none.
+    /// Why it has no valid value.
     problem: Option<String>,
 }
 
@@ -102,7 +102,7 @@ impl TableRow {
         (self.layer, self.key.clone(), self.scope)
     }
 
-    /// "pause" is what an operator does, `paused` what the service is then; but it may have a setting of that name.
+    /// An override of `pause` counts as one of `paused`, unless the service has a setting of the name `pause`.
     fn normalized(mut self, own: Option<&[&str]>) -> Self {
         if self.layer == Layer::Override && self.key == "pause" && !own.is_some_and(|own| own.contains(&"pause")) {
             self.key = PAUSED.to_owned();
@@ -110,7 +110,7 @@ impl TableRow {
         self
     }
 
-    /// What is wrong with it whoever it is for.
+    /// What is wrong with the row for any service.
     fn problem(&self, service: &str) -> Option<ConfigError> {
         let setting = || Setting::new(service, self.key.as_str(), &Origin::new(self.layer, self.place.as_str()));
         if let Some(problem) = &self.problem {
@@ -126,16 +126,16 @@ impl TableRow {
     }
 }
 
-/// The one key that is no option and no setting.
+/// The key that is neither an option nor a setting.
 const PAUSED: &str = "paused";
 
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
     #[error("no answer within {} s", .0.as_secs())]
     Down(Duration),
-    #[error("no answer within {} s: it is away, or all connections of its pool are in use", .0.as_secs())]
+    #[error("no answer within {} s: the database is down, or all connections of the pool are in use", .0.as_secs())]
     DownOrPoolExhausted(Duration),
-    #[error("no answer within {} s: all connections of its pool are in use", .0.as_secs())]
+    #[error("no answer within {} s: all connections of the pool are in use", .0.as_secs())]
     PoolExhausted(Duration),
 }
 
@@ -163,13 +163,14 @@ impl TableWatcher {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the pool closes SQLite connections that were left inside a transaction: pools that this crate opened do.
+    /// Whether the pool closes SQLite connections that were left inside a transaction. Pools that this crate opened do.
     pub(crate) fn pool_is_checked(&self) -> bool {
         cfg!(feature = "sqlite") && (self.direct.is_some())
     }
 
-    /// Runs the registry's own queries: on the services' pool, or if that does not serve on a connection of its own, which is
-    /// closed afterwards. So no service can keep the registry from the database, and the registry keeps no connection.
+    /// Runs the registry's own queries on the services' pool. If the pool has no connection in time, runs them on a
+    /// connection of its own, which is closed afterwards. So a service that uses all connections does not block the
+    /// registry, and the registry keeps no connection.
     ///
     /// # Errors
     /// Those of `work`, which may be called twice; or the database cannot be reached, with the cause.
@@ -190,8 +191,8 @@ impl TableWatcher {
         direct.with(&self.db, work).await
     }
 
-    /// Whether the error says no more than that a pool has no connection to spare. A file answers at once, if only that it
-    /// cannot be opened, so on SQLite this is no outage if the registry has nothing but the services' pool.
+    /// Whether the error only shows that the pool has no idle connection. An SQLite file answers at once, even if it cannot be
+    /// opened, so there this is not an outage if the registry only has the services' pool.
     fn is_pool_exhausted(&self, error: &Error) -> bool {
         let no_connection = ErrorKind::in_chain(error) == Some(ErrorKind::PoolTimeout);
         self.shares_sqlite() && (no_connection || error.find::<NoAnswer>().is_some())
@@ -201,10 +202,10 @@ impl TableWatcher {
         self.direct.is_none() && self.db.get_database_backend() == DbBackend::Sqlite
     }
 
-    /// Reads the tables once, before everything starts. A database that is down delays that by a few seconds at most.
+    /// Reads the tables once, before all services start. A database that is down delays the start by 6 s at most.
     ///
     /// # Errors
-    /// The framework's tables are missing and cannot, or must not, be created.
+    /// The framework's tables are missing, and cannot or must not be created.
     pub(crate) async fn poll_before_start(&self, services: &Services) -> Result<()> {
         if let Some(error) = self.poll_within(services, POLL_TIMEOUT).await
             && !self.availability.is_down()
@@ -216,7 +217,7 @@ impl TableWatcher {
         Ok(())
     }
 
-    /// Polls again and again for as long as the registry and the runtime live. Does nothing if that is done already.
+    /// Polls periodically until the registry is dropped or the runtime shuts down. Does nothing if a task polls already.
     pub(crate) fn keep_watching(self: &Arc<Self>, services: &Arc<Services>, runtime: &Handle) {
         if self.watching.swap(true, Ordering::SeqCst) {
             return;
@@ -225,7 +226,7 @@ impl TableWatcher {
         runtime.spawn(async move {
             let watcher = &watching.0;
             loop {
-                // Sooner if a service could not use the database, but not as often as that may be.
+                // Sooner if a service could not use the database, but with a minimum wait.
                 tokio::time::sleep(POLL_INTERVAL / 6).await;
                 let probe = watcher.availability.probe_requested();
                 let _ = tokio::time::timeout(POLL_INTERVAL - POLL_INTERVAL / 6, probe).await;
@@ -235,7 +236,7 @@ impl TableWatcher {
         });
     }
 
-    /// Before one service starts: what the tables say about it holds from its first instance on. Does nothing if the database is
+    /// Polls before one service starts, so that the tables apply from its first instance on. Does nothing if the database is
     /// known to be down. Concurrent callers share one poll.
     pub(crate) async fn poll_if_up(&self, services: &Services) {
         if self.availability.is_down() {
@@ -304,7 +305,7 @@ impl TableWatcher {
             }
             if !std::mem::replace(&mut self.state().unreadable, true) {
                 warn!(
-                    "service_config and service_override cannot be read, what they said before still holds: {error:#}"
+                    "service_config and service_override cannot be read, the values read last stay in effect: {error:#}"
                 );
             }
         }
@@ -329,8 +330,8 @@ impl TableWatcher {
         if self.availability.mark_down(format!("{error:#}"), refuses_writes) {
             let how = if refuses_writes { "accepts no writes" } else { "does not answer" };
             warn!(
-                "the {name} {how}, services that need it wait; what service_config and service_override said before \
-                 still holds: {error:#}"
+                "the {name} {how}, services that need it wait; the values last read from service_config and \
+                 service_override stay in effect: {error:#}"
             );
         }
     }
@@ -344,13 +345,10 @@ impl TableWatcher {
         }
     }
 
-    /// If SQLite's file was removed or replaced, connections are opened anew: those to the old file lose what is written.
+    /// If SQLite's file was removed or replaced, closes the connections to the old file, whose writes would be lost.
     async fn follow_file(&self, db: &DatabaseConnection) -> Result<()> {
         if self.file.was_replaced(db).await? {
-            warn!(
-                "the file of the {} was removed or replaced; its connections are opened anew",
-                self.availability.name()
-            );
+            warn!("the file of the {} was removed or replaced; its connections are reopened", self.availability.name());
             self.availability.tables().forget();
             self.closing.store(CLOSING_POLLS, Ordering::Relaxed);
         }
@@ -374,10 +372,10 @@ impl TableWatcher {
         match expire_overrides(db, now).await {
             Ok(expired) => {
                 for ended in expired {
-                    info!(service.id = %ended.service_id, "the override of `{}` by {} has ended", ended.key, ended.by);
+                    info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
                 }
             }
-            // They are not read either. A server that accepts no writes keeps them a little longer.
+            // Expired overrides are not applied anyway. A server that accepts no writes keeps the rows for a while.
             Err(error) if ErrorKind::in_chain(&error) == Some(ErrorKind::Unavailable) => {}
             Err(error) => return Err(error),
         }
@@ -406,7 +404,7 @@ impl TableWatcher {
     fn report(&self, service: &str, place: &str, problem: &str) {
         let line = format!("{place}: {problem}");
         if self.state().reported.insert(format!("{service} {line}")) {
-            warn!(service.id = %service, "ignored, what held before still does: {line}");
+            warn!(service.id = %service, "row ignored, the previous value stays in effect: {line}");
         }
     }
 
@@ -433,7 +431,7 @@ impl TableWatcher {
         let mut rejected = Vec::new();
         let own_names = descriptor.setting_names();
         let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
-        // What a row that is gone said is forgotten with it.
+        // Removes the values of rows that were deleted.
         self.state().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
         let rows = rows.into_iter().filter_map(|row| {
             let Some(problem) = row.problem(id) else { return Some(row) };
@@ -449,12 +447,12 @@ impl TableWatcher {
             let resolved = match sources.resolve(service.target(), &layer_rows) {
                 Ok(resolved) => resolved,
                 Err(errors) => {
-                    warn!(service.id = %id, "the tables' rows cannot be used, what held before still does: {errors}");
+                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {errors}");
                     return;
                 }
             };
             let mut wrong = resolved.rejected.clone();
-            // The settings' type is the user's, and so is the code that reads it.
+            // Reading the settings runs the user's code.
             match panic::catch(|| {
                 descriptor.settings.as_ref().map_or(Ok(()), |own| (own.check)(&resolved.settings, id))
             }) {
@@ -462,12 +460,12 @@ impl TableWatcher {
                 Caught::Panicked(message) => {
                     warn!(
                         service.id = %id,
-                        "the tables' rows cannot be used, what held before still does: reading them as its settings panicked: {message}"
+                        "the rows of the tables cannot be used, the previous configuration stays in effect: reading the settings panicked: {message}"
                     );
                     return;
                 }
             }
-            // Each turn removes a row or restores its last valid value, so this ends.
+            // Each pass removes a row or restores its last valid value, so the loop ends.
             let before = rows.len();
             let mut replaced = false;
             for error in wrong {
@@ -505,10 +503,10 @@ impl TableWatcher {
         match service.fit(resolved) {
             Ok(resolved) => service.inner.reconfigure(resolved, own_changed),
             Err(wrong) => {
-                warn!(service.id = %id, "the tables' rows cannot be used, what held before still does: {wrong}")
+                warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
             }
         }
-        // The later layer wins; where one says it twice, in both spellings, the pause does.
+        // The later layer wins. If one layer has both spellings, `true` wins.
         let last = pauses.last().map(|row| (row.scope, row.layer));
         let pause =
             pauses.into_iter().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true));
@@ -517,7 +515,7 @@ impl TableWatcher {
     }
 }
 
-/// Held by the task that polls: where its runtime shuts down, the next start begins another one.
+/// Held by the task that polls. If its runtime shuts down, the next start spawns another task.
 struct Watching(Arc<TableWatcher>);
 
 impl Drop for Watching {
@@ -532,13 +530,13 @@ fn place(row: &Override) -> String {
     format!("override by {} at {}{until}{why}", row.by, row.at.format("%Y-%m-%d %H:%M UTC"))
 }
 
-/// The rows that are settings of the service's own.
+/// The rows that are the service's own settings.
 fn own(rows: &[TableRow]) -> Vec<(String, Value)> {
     let own = rows.iter().filter(|row| !crate::config::is_attribute(&row.key));
     own.map(|row| (row.key.clone(), row.value.clone())).collect()
 }
 
-/// Whether an error about `setting` is about this row: the same key, or one of them within the other.
+/// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.
 fn concerns(row: &str, setting: &str) -> bool {
     let within = |inner: &str, outer: &str| {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))

@@ -1,8 +1,8 @@
-//! [`Batch`] and [`Item`]: working on claimed rows.
+//! [`Batch`] and [`Item`]: processing claimed rows.
 //!
-//! A batch of `claim` is one transaction: an item's writes stand behind a savepoint, failures are written as they happen, and all
-//! that succeeded become `completed` in one statement at the end (`together.rs`). A batch of `claim_each` holds a lease instead, and
-//! every item has a transaction of its own (`leased.rs`).
+//! A batch of `claim` is one transaction: an item's writes have a savepoint, failures are written at once, and all rows that
+//! succeeded become `completed` in one statement at the end (`together.rs`). A batch of `claim_each` holds a lease instead,
+//! and each item has a transaction of its own (`leased.rs`).
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -17,7 +17,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease::{self, Lease};
-use crate::database::work::row::{self, CompletionRefused, Rows, Unreadable};
+use crate::database::work::row::{self, CompletionRefused, Rows, UnreadableRows};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
 use crate::database::work::work_state::EndedBatch;
@@ -27,13 +27,13 @@ use crate::service::outcome::Outcome;
 
 /// Rows claimed by one run. Lend its items with [`next`](Batch::next), settle each, and [`commit`](Batch::commit).
 ///
-/// If it is dropped instead, by `?`, a panic or a timeout, what did not commit is undone, the row in flight loses an attempt (or is
-/// `failed`), and the next run claims the others again.
+/// If it is dropped instead, by `?`, a panic or a timeout, uncommitted writes are undone, the row in flight loses an attempt
+/// (or becomes `failed`), and the next run claims the others again.
 #[derive(Debug)]
 pub struct Batch<E: EntityTrait> {
     pub(super) service_db: ServiceDb,
     pub(super) table: Arc<TableSql>,
-    /// The batch's transaction, or if it is leased the lent item's own.
+    /// The transaction of the batch; in a leased batch, of the lent item.
     pub(super) tx: Transaction,
     pub(super) lease: Option<Lease>,
     pub(super) rows: Rows<E>,
@@ -44,9 +44,9 @@ pub struct Batch<E: EntityTrait> {
     pub(super) processed: u64,
     pub(super) failed: u64,
     pub(super) more: bool,
-    /// Why the table refused to complete rows, if it has completed none.
+    /// Why the table refused `completed`, if it has completed no row.
     pub(super) refused: Option<Error>,
-    /// Claims of rows that were not lent are to be released.
+    /// There are claims to release of rows that were not lent.
     pub(super) has_unlent: bool,
     open: Option<OpenBatch>,
 }
@@ -61,59 +61,61 @@ impl Drop for OpenBatch {
     }
 }
 
-/// One claimed row, lent by [`Batch::next`]. Dropped without being settled, it has failed (`not settled`).
+/// One claimed row, lent by [`Batch::next`]. If it is dropped without being settled, it has failed (`not settled`).
 #[derive(Debug)]
 pub struct Item<'a, E: EntityTrait> {
     batch: &'a mut Batch<E>,
     model: E::Model,
 }
 
-/// The item was settled with `Ok`, although its writes cannot be kept.
+/// The error of an item that was settled with `Ok` although its writes cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "settled as done, although a statement had failed, so nothing of the item can be kept; return the statement's error, or wrap what may fail in `tx.begin()`"
+    "settled with `Ok` although a statement had failed, so the item's writes are undone; return the error of the statement, or execute a statement that may fail inside `tx.begin()`"
 )]
 pub(super) struct IgnoredError(#[source] pub(super) DbErr);
 
 impl<E: EntityTrait<Model: Sync>> Item<'_, E> {
-    /// The row as it was when it was claimed.
+    /// Returns the row as it was when it was claimed.
     pub fn model(&self) -> &E::Model {
         &self.model
     }
 
-    /// The transaction for this item's writes: they are kept if it is settled with `Ok`, and undone with `Err`.
+    /// Returns the transaction for this item's writes. They are kept if the item is settled with `Ok`, and undone with `Err`.
     ///
     /// With `claim_each` it begins with its first statement. On SQLite it holds the write lock from then on.
     pub fn tx(&self) -> &Transaction {
         &self.batch.tx
     }
 
-    /// The number of this attempt, from 1. Always 1 if the table does not count attempts.
+    /// Returns the number of this attempt, from 1. It is always 1 if the table does not count attempts.
     pub fn attempt(&self) -> u64 {
         let before = self.batch.current.as_ref().map_or(0, |row| row.attempts);
         u64::try_from(before).unwrap_or(0) + 1
     }
 
-    /// Reports the item's result. `Ok`: the row becomes `completed`, together with the item's writes. `Err`: the writes are undone,
-    /// and the row becomes `failed`, with the error's whole chain as its message, or `pending` again, later, while attempts are
-    /// left.
+    /// Reports the item's result.
     ///
-    /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait. An error that is not the row's own, such as a
-    /// deadlock or a read-only server, costs no attempt.
+    /// `Ok`: the row becomes `completed`, in one commit with the item's writes. `Err`: the writes are undone; while attempts
+    /// are left, the row is `pending` again, after a wait, else it becomes `failed`. The message is the error with all its
+    /// causes.
+    ///
+    /// `Error::fatal` means no further attempt; `Error::retry_after` sets the wait. An error that is not the row's own, such
+    /// as a deadlock or a read-only server, costs no attempt.
     ///
     /// # Errors
-    /// Only the database's: return it, with `?`. A failed item is no error of the batch.
+    /// Only errors of the database: return them with `?`. A failed item is not an error of the batch.
     pub fn settle<T, X>(self, result: std::result::Result<T, X>) -> impl Future<Output = Result<()>> + Send
     where
         X: Into<Box<dyn StdError + Send + Sync>> + 'static,
     {
-        // Not held across an await, as they need not be `Send`.
+        // Converted before the first await, because the result need not be `Send`.
         let failure = result.err().map(Error::new);
         let batch = self.batch;
         async move {
             match failure {
                 None => batch.complete().await,
-                // Boxed, as it is rare and large.
+                // Boxed because it is rare and large.
                 Some(error) => Box::pin(batch.fail(&error)).await,
             }
         }
@@ -156,13 +158,13 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         &self.tx
     }
 
-    /// Rows were charged before they could be lent, and whether more rows wait.
+    /// Adds rows that lost an attempt before they were lent, and whether there are more rows.
     pub(crate) fn add_charged(&mut self, charged: u64, more: bool) {
         self.failed += charged;
         self.more |= more;
     }
 
-    /// Commits what taking over the rows of a leased batch has written.
+    /// Commits the writes of [`take`](Self::take) for a leased batch.
     pub(crate) async fn commit_taken(&mut self) -> Result<()> {
         self.take_tx().commit().await
     }
@@ -173,10 +175,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         self.take_tx().rollback().await
     }
 
-    /// Lends the next item, or `None` if all have been lent. An item that was lent before and not settled has failed.
+    /// Lends the next item; `None` if all have been lent. An earlier item that was not settled has failed.
     ///
     /// # Errors
-    /// The database's: return it, with `?`.
+    /// Those of the database: return them with `?`.
     pub async fn next(&mut self) -> Result<Option<Item<'_, E>>> {
         self.fail_unsettled().await?;
         if self.lease.as_ref().is_some_and(Lease::is_lost) {
@@ -197,19 +199,19 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(Some(Item { batch: self, model: claimed.model }))
     }
 
-    /// The number of rows that have not been lent.
+    /// Returns the number of rows that have not been lent.
     pub fn remaining(&self) -> usize {
         self.rows.len()
     }
 
-    /// Makes the batch permanent. The outcome counts the items that completed and failed (those that will be tried again, too),
-    /// and is [`again`](Outcome::again) if more rows wait, or this batch has items that were not lent.
+    /// Commits the batch. The outcome counts the items that completed and those that failed, also if these will be retried.
+    /// It is [`again`](Outcome::again) if more rows are due, or if items were not lent.
     ///
-    /// Once it commits it goes on even if this future is dropped.
+    /// Once the commit has begun, it continues even if this future is dropped.
     ///
     /// # Errors
-    /// The database refused: nothing of a `claim` was written. The same rows are claimed one by one next, so that the row that is
-    /// the cause is found and charged.
+    /// The database refused the commit. Then nothing of a `claim` was written; the next runs claim the same rows one by one,
+    /// so that only the row that is the cause loses an attempt.
     pub async fn commit(mut self) -> Result<Outcome> {
         self.fail_unsettled().await?;
         let again = self.more || !self.rows.is_empty();
@@ -227,7 +229,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(if again { outcome.again() } else { outcome })
     }
 
-    /// The claims have expired: other workers may have the rows by now.
+    /// Drops the rows that were not lent, because their claims have expired and other workers may have claimed them.
     fn drop_lost_rows(&mut self) {
         if self.rows.is_empty() {
             return;
@@ -237,7 +239,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             service.id = service_id,
             table,
             rows,
-            "the claims expired before their rows were lent (the process was suspended, or the database away); the rows are left to other workers"
+            "the claims expired before their rows were lent (the process was suspended, or the database was down); other workers can claim the rows"
         );
         self.rows.clear();
         (self.has_unlent, self.more) = (true, true);
@@ -272,7 +274,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
         let has_ended = self.tx.has_ended() && self.lease.is_none();
         if self.tx.interruption().is_some_and(ErrorKind::is_outage) || has_ended && self.claimed > 1 {
-            // Nothing more can be written now. The drop of the batch records what is known of the cause.
+            // Nothing can be written now. The drop of the batch records the row and the cause.
             return Err(error.clone());
         }
         if has_ended {
@@ -302,7 +304,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             }
             Written::Changed => self.skip_lost(&row).await,
             Written::Refused(why) => {
-                self.leave_out(&row.key, &format!("it failed ({message}), which cannot be written: {why}"));
+                self.leave_out(&row.key, &format!("it failed ({message}), but its status cannot be written: {why}"));
                 self.release_claim_alone(&row).await;
                 self.current = None;
                 self.failed += 1;
@@ -311,17 +313,17 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(())
     }
 
-    /// The item's error that is not the row's own: a deadlock, a read-only server, a changed table.
+    /// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed table.
     fn cause_of(&self, error: &Error) -> Option<ErrorKind> {
         let kind = match ErrorKind::in_chain(error) {
             Some(kind) => Some(kind),
-            // The user's code may have turned the error into text.
+            // The user's code may have converted the error to text.
             None => self.tx.last_error(),
         };
         kind.filter(|kind| kind.is_passing())
     }
 
-    /// The item failed for a cause that is not the row's own: its writes are undone, and the row stays as it was.
+    /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it was.
     pub(super) async fn keep_attempts(&mut self, row: &RowRef, error: &Error, cause: Option<ErrorKind>) -> Result<()> {
         if cause == Some(ErrorKind::StaleStatement) {
             self.tx.discard().await;
@@ -340,7 +342,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             service.id = service_id,
             table,
             key,
-            "an item could not be processed now, it keeps its attempts: {error:#}"
+            "an item failed for a cause that is not its own, and loses no attempt: {error:#}"
         );
         self.current = None;
         self.failed += 1;
@@ -368,8 +370,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
     }
 
-    /// The framework's own update to `completed` was refused for this row, alone. True if the row is the cause: the table has
-    /// other completed rows. Otherwise the table is, and the row is left out until a row completes.
+    /// Called if the framework's own update to `completed` was refused for this row alone. True if the row is the cause,
+    /// because the table has completed rows. Otherwise the table is the cause, and the row is left out of claims until
+    /// another row completes.
     pub(super) async fn is_cause_of_refusal(&mut self, row: &RowRef, error: &DbErr) -> Result<bool> {
         if self.service_db.db().query_one(&self.table.one_completed()).await?.is_some() {
             return Ok(true);
@@ -391,10 +394,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 }
 
 impl<E: WorkItem> Batch<E> {
-    /// Takes over the claimed rows.
+    /// Takes the claimed rows.
     ///
     /// # Errors
-    /// No row can be read, or a column's type is not the entity's. The rows are left as they are.
+    /// No row can be read, or a column has another type than in the entity. The rows stay as they are.
     pub(crate) async fn take(&mut self, rows: Vec<QueryResult>, wanted: u64, evidence: &[QueryResult]) -> Result<()> {
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         self.more |= rows.len() > wanted;
@@ -411,7 +414,7 @@ impl<E: WorkItem> Batch<E> {
             && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
         if is_column || self.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
             self.rows.clear();
-            return Err(Error::new(Unreadable { table: self.table.name.clone(), source: first.clone() }));
+            return Err(Error::new(UnreadableRows { table: self.table.name.clone(), source: first.clone() }));
         }
         for (row, error) in unreadable {
             self.set_unreadable(row, &error).await?;
@@ -419,7 +422,7 @@ impl<E: WorkItem> Batch<E> {
         Ok(())
     }
 
-    /// A row that cannot be read although others can: `failed`.
+    /// Writes `failed` for a row that cannot be read although others can.
     async fn set_unreadable(&mut self, row: &QueryResult, error: &DbErr) -> Result<()> {
         let (table, service_id) = (&self.table.name, &*self.service_db.service_id);
         let key = match row::key_of::<E>(row) {
@@ -431,7 +434,7 @@ impl<E: WorkItem> Batch<E> {
         };
         let shown = key_text(&key);
         if self.service_db.work.is_first_report(format!("unreadable {table} {shown}")) {
-            crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read; it is set aside as failed");
+            crate::log::warn!(service.id = service_id, table, key = shown, %error, "a row cannot be read and becomes `failed`");
         }
         let message = format!("cannot be read: {error}");
         let written = write_unreadable(&self.tx, &self.table, &key, &message, self.service_db.clock.now()).await?;

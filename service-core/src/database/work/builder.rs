@@ -1,10 +1,9 @@
-//! [`Claim`] and [`ClaimEach`]: asking for pending rows.
+//! [`Claim`] and [`ClaimEach`]: builders of a claim.
 //!
-//! The tricky part is one for messages: only the making of a claim asks for a [`WorkItem`]. If the types required it as well, an
-//! entity that is none would be told three times.
+//! The tricky part is the compiler's error messages: only the functions that create a claim require a [`WorkItem`]. If the
+//! types required it as well, an entity without it would cause three errors.
 
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Condition, IntoCondition};
@@ -16,44 +15,43 @@ use crate::database::work::claim::ClaimRequest;
 use crate::database::work::lease::DEFAULT_LEASE;
 use crate::database::work::sql::Backoff;
 use crate::database::work::work_item::WorkItem;
+use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::Result;
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// How a request is carried out, from where the entity was still known for a work item.
-type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<Result<Batch<E>>>;
+/// Executes a request. Chosen where the entity is known to be a work item.
+type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<'static, Result<Batch<E>>>;
 
 impl ServiceDb {
-    /// Claims up to `n` pending rows that commit together.
+    /// Claims up to `n` pending rows; they commit together.
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
         Claim::new(Ok(self), n)
     }
 
-    /// Claims up to `n` pending rows that commit one by one.
+    /// Claims up to `n` pending rows; they commit one by one.
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
         ClaimEach::new(Ok(self), n)
     }
 }
 
-/// Asks for pending rows that commit together; `.await` it for the [`Batch`].
+/// A claim of pending rows that commit together; `.await` it for the [`Batch`].
 ///
-/// On PostgreSQL they are locked with `FOR UPDATE SKIP LOCKED`; on SQLite the batch holds the write lock until it is committed or
-/// dropped, so write through `item.tx()` only.
+/// On PostgreSQL the rows are locked with `FOR UPDATE SKIP LOCKED`. On SQLite the batch holds the write lock until it is
+/// committed or dropped, so write through `item.tx()` only.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
 pub struct Claim<E: EntityTrait>(Builder<E>);
 
-/// Asks for pending rows that commit one by one; `.await` it for the [`Batch`].
+/// A claim of pending rows that commit one by one; `.await` it for the [`Batch`].
 ///
-/// The claims stand in `service_claim` with an owner and an expiry, and are renewed while the batch lives. Those of a
-/// process that was killed run out after the [`lease`](Self::lease), and at most its item in flight is repeated.
+/// The claims are rows of `service_claim` with an owner and an expiry, and are renewed while the batch exists. The claims of a
+/// process that was killed expire after the [`lease`](Self::lease), and at most its item in flight is repeated.
 #[derive(Debug)]
 #[must_use = "a claim does nothing until it is awaited"]
 pub struct ClaimEach<E: EntityTrait>(Builder<E>);
 
 #[derive(Debug)]
 struct Builder<E: EntityTrait> {
-    /// Where there is no database, awaiting says so.
+    /// The error is that there is no database; awaiting returns it.
     request: Result<ClaimRequest<E>>,
     run: Run<E>,
 }
@@ -78,7 +76,7 @@ impl<E: EntityTrait> Builder<E> {
         self
     }
 
-    fn send(self) -> BoxFuture<Result<Batch<E>>> {
+    fn send(self) -> BoxFuture<'static, Result<Batch<E>>> {
         match self.request {
             Ok(request) => (self.run)(request),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -88,34 +86,35 @@ impl<E: EntityTrait> Builder<E> {
 
 macro_rules! builder {
     () => {
-        /// Only rows that meet this condition too. Called again, both must be met.
+        /// Claims only rows that meet this condition. Called again, both conditions must be met.
         pub fn filter(self, condition: impl IntoCondition) -> Self {
             let condition = condition.into_condition();
             Self(self.0.with(|request| request.filter = request.filter.clone().add(condition)))
         }
 
-        /// In this order instead of the oldest first; called again, among equals. The key decides last.
+        /// Claims rows in this order, instead of half new and half retried rows. Called again, this orders equal rows; the key
+        /// decides last. Rows that are last in this order can starve.
         pub fn order_by(self, column: E::Column, order: Order) -> Self {
             Self(self.0.with(|request| request.order.push((column, order))))
         }
 
-        /// As `order_by`, the smallest first.
+        /// Claims rows in the order of this column, the smallest first.
         pub fn order_by_asc(self, column: E::Column) -> Self {
             self.order_by(column, Order::Asc)
         }
 
-        /// As `order_by`, the largest first.
+        /// Claims rows in the order of this column, the largest first.
         pub fn order_by_desc(self, column: E::Column) -> Self {
             self.order_by(column, Order::Desc)
         }
 
-        /// How long a failed row waits for its next attempt: this long after the first, doubled each time. Default 10 s. Needs
+        /// Sets the wait after a row's first failed attempt. It doubles with each further attempt. Default: 10 s. Needs
         /// `available_at`; without it the row is pending again at once.
         pub fn retry_delay(self, first: Duration) -> Self {
             Self(self.0.with(|request| request.backoff.first = first))
         }
 
-        /// The longest such wait. Default 1 h.
+        /// Sets the maximum of that wait. Default: 1 h.
         pub fn max_retry_delay(self, longest: Duration) -> Self {
             Self(self.0.with(|request| request.backoff.longest = longest))
         }
@@ -143,7 +142,8 @@ impl<E: EntityTrait> ClaimEach<E> {
 
     builder!();
 
-    /// How long claims outlive a process that was killed. Default 60 s. A batch that lives renews them at a third of it.
+    /// Sets how long claims stay valid without being renewed, such as those of a process that was killed. Default: 60 s, at
+    /// least 100 ms. A batch renews its claims at a third of this time.
     pub fn lease(self, length: Duration) -> Self {
         Self(self.0.with(|request| request.lease = length.max(Duration::from_millis(100))))
     }
@@ -151,7 +151,7 @@ impl<E: EntityTrait> ClaimEach<E> {
 
 impl<E: EntityTrait> IntoFuture for Claim<E> {
     type Output = Result<Batch<E>>;
-    type IntoFuture = BoxFuture<Self::Output>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         self.0.send()
@@ -160,7 +160,7 @@ impl<E: EntityTrait> IntoFuture for Claim<E> {
 
 impl<E: EntityTrait> IntoFuture for ClaimEach<E> {
     type Output = Result<Batch<E>>;
-    type IntoFuture = BoxFuture<Self::Output>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         self.0.send()

@@ -1,6 +1,6 @@
-//! [`ClaimRequest`]: how a claim is made, for rows that commit together (`batch`) and for rows that commit one by one (`leased`).
+//! [`ClaimRequest`]: executes a claim, for rows that commit together (`batch`) and for rows that commit one by one (`leased`).
 //!
-//! One row more than asked for is read, to know without another query whether there are more.
+//! It reads one row more than requested, to know without another query whether there are more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
-/// How often a claim is tried that another transaction, or a changed table, was in the way of.
+/// How often a claim is tried in all, if another transaction or a changed table makes it fail.
 const TRIES: u32 = 6;
-/// How many further rows are read to tell rows that cannot be read from a table that cannot.
+/// How many further rows are read to find out whether the rows or the table cannot be read.
 const EVIDENCE: u64 = 50;
 
-/// A claim as the user asked for it.
+/// A claim as the user requested it.
 #[derive(Debug)]
 pub(crate) struct ClaimRequest<E: EntityTrait> {
     pub(crate) service_db: ServiceDb,
@@ -42,7 +42,7 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
     pub(crate) lease: Duration,
 }
 
-/// What is claimed: how many rows, and which.
+/// How many rows are claimed, and which.
 struct Query<E: EntityTrait> {
     wanted: u64,
     due: DueRows<E>,
@@ -53,7 +53,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         TableSql::of::<E>(self.service_db.db().get_database_backend(), self.backoff)
     }
 
-    /// Before each claim: the table is inspected, and what ended runs left is written.
+    /// Prepares a claim: inspects the table, and settles the rows of ended runs.
     async fn prepare(&self, table: &TableSql) -> Result<Query<E>> {
         let work = &self.service_db.work;
         inspect::<E>(&self.service_db, table).await?;
@@ -89,7 +89,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         match ErrorKind::in_chain(error) {
             Some(ErrorKind::Contention) => true,
             Some(ErrorKind::StaleStatement) => {
-                work.prepare_anew(table);
+                work.prepare_again(table);
                 query.due.generation = work.generation(table);
                 true
             }
@@ -115,7 +115,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let tx = Transaction::lazy(&self.service_db.tx);
         let mut batch = Batch::new(self.service_db.clone(), Arc::clone(table), tx);
-        // An idle poll shall not ask for SQLite's write lock.
+        // An idle poll must not take SQLite's write lock.
         let looks_first = table.backend == DbBackend::Sqlite && !self.service_db.work.take_more(table);
         if query.wanted == 0 || looks_first && !self.has_work(table, query).await? {
             return self.empty(table, batch);
@@ -134,7 +134,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(batch)
     }
 
-    /// A batch without rows, unless there are none only because the table has refused to complete them.
+    /// Returns a batch without rows; or an error, if there are none because the table has refused to complete them.
     fn empty(&self, table: &TableSql, batch: Batch<E>) -> Result<Batch<E>> {
         match self.service_db.work.refusal(table) {
             Some(reason) => Err(Error::new(CompletionRefused { table: table.name.clone(), reason })),
@@ -142,8 +142,8 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
     }
 
-    /// Further rows of the table, if no claimed row can be read: whether those can be read tells whether the rows or the entity
-    /// are wrong.
+    /// Returns further rows of the table if no claimed row can be read. If these can be read, the claimed rows are wrong;
+    /// otherwise the entity is.
     async fn evidence(
         &self,
         tx: &impl ConnectionTrait,
@@ -259,7 +259,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             transaction.commit().await?;
             return Ok(claimed);
         }
-        // Last, so that a row that kills the process again does not take the others along.
+        // Last, so that the other rows are done if such a row kills the process again.
         free.sort_by_key(|(key, _)| suspects.contains_key(&**key));
         let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
         let mut ours: HashSet<String> = HashSet::new();
@@ -282,7 +282,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         Ok(claimed)
     }
 
-    /// Processes died over this row, again and again: that costs it an attempt.
+    /// Charges an attempt to a row over which several processes have died.
     async fn charge_crash(
         &self,
         table: &TableSql,
@@ -301,7 +301,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
         let written = write_failure(tx, table, row, decision, &message, now).await?;
         if let Written::Refused(why) = &written {
-            service_db.work.set_aside(table, &row.key, format!("{message}, which cannot be written: {why}"), false);
+            service_db.work.set_aside(
+                table,
+                &row.key,
+                format!("{message}, but its status cannot be written: {why}"),
+                false,
+            );
         }
         let connection = tx.connection().await?;
         if decision == RetryDecision::Failed && matches!(written, Written::Done) {
@@ -314,15 +319,15 @@ impl<E: WorkItem> ClaimRequest<E> {
     }
 }
 
-/// What was claimed to commit one by one.
+/// Claimed rows that commit one by one.
 struct LeasedRows {
     rows: Vec<QueryResult>,
-    /// Rows that are not lent this time: they were charged for crashes.
+    /// The number of rows that lost an attempt for crashes; they are not lent this time.
     charged: u64,
     more: bool,
 }
 
-/// Releases the claims of a claim that is dropped before its batch has them.
+/// Releases the claims if the future is dropped before its batch owns them.
 struct ClaimGuard<'a> {
     service_db: &'a ServiceDb,
     table: &'a Arc<TableSql>,

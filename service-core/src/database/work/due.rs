@@ -2,10 +2,10 @@
 //!
 //! Half of a batch are rows without a time, by key, and half are rows whose time has come, by time; unused places go to the
 //! other half. So neither kind can starve the other: new rows cannot keep back a row that waits for its second attempt. Each
-//! kind is a query of its own, because a database that is asked for both at once reads every row that is not due yet.
+//! kind is a query of its own, because a single query for both would read every row that is not due yet.
 //!
-//! The tricky part is SQLite, which keeps times as text. They are compared as instants, by `julianday`, which reads every offset
-//! and format that drivers write; the claim index has the same expression.
+//! The tricky part is SQLite, which keeps times as text. They are compared as instants, by `julianday`, which reads every
+//! offset and format that drivers write; the claim index has the same expression.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
@@ -30,19 +30,19 @@ pub(crate) struct DueRows<E: EntityTrait> {
     pub(crate) backend: DbBackend,
     /// The user's conditions.
     pub(crate) filter: Condition,
-    /// The user's order, in place of the usual one.
+    /// The user's order, which replaces the usual one.
     pub(crate) order: Vec<(E::Column, Order)>,
-    /// Rows that are dealt with first.
+    /// Rows with a time take the first turn.
     pub(crate) dated_first: bool,
     /// The claim index, if SQLite has it.
     pub(crate) index: Option<String>,
-    /// Part of the statement's text, so that a driver prepares it anew.
+    /// Appended to the statement's text, so that the driver prepares the statement again.
     pub(crate) generation: u32,
 }
 
-/// The rows that one query asks for.
+/// The kind of rows that one query selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RowKind {
     All,
     Undated,
     Dated,
@@ -50,17 +50,17 @@ pub(crate) enum Kind {
 
 impl<E: WorkItem> DueRows<E> {
     /// The kinds of rows, in the order in which they take turns.
-    pub(crate) fn kinds(&self) -> &'static [Kind] {
+    pub(crate) fn kinds(&self) -> &'static [RowKind] {
         match E::__work().available_at {
-            // A text that is no time is undated for SQLite, in a column that is not nullable too.
+            // For SQLite, a text that is not a time is undated, even in a column that is not nullable.
             Some((column, value)) if self.order.is_empty() && (column.def().is_null() || self.is_text(value)) => {
-                if self.dated_first { &[Kind::Dated, Kind::Undated] } else { &[Kind::Undated, Kind::Dated] }
+                if self.dated_first { &[RowKind::Dated, RowKind::Undated] } else { &[RowKind::Undated, RowKind::Dated] }
             }
-            _ => &[Kind::All],
+            _ => &[RowKind::All],
         }
     }
 
-    /// The rows that are due at `now`, at most so many; on PostgreSQL they are locked.
+    /// The query for at most `limit` rows that are due at `now`. On PostgreSQL it locks them.
     pub(crate) fn statement(&self, now: DateTime<Utc>, limit: u64) -> Statement {
         let mut statement = match self.backend {
             DbBackend::Postgres => self.postgres(now, limit),
@@ -72,13 +72,13 @@ impl<E: WorkItem> DueRows<E> {
         statement
     }
 
-    /// The keys of one kind of rows. The claim index has them, so it is all that is read.
-    pub(crate) fn keys(&self, kind: Kind, now: DateTime<Utc>, limit: u64) -> Statement {
+    /// The query for the keys of one kind of rows. It reads only the claim index, which contains the keys.
+    pub(crate) fn keys(&self, kind: RowKind, now: DateTime<Utc>, limit: u64) -> Statement {
         let select = self.select(kind, now).limit(limit).select_only();
         let select = select.columns(E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column)).into_query();
         let mut statement = StatementBuilder::build(&select, &self.backend);
         if let Some(index) = self.index.as_ref().filter(|_| self.order.is_empty()) {
-            // By its own estimates SQLite would sometimes read the table.
+            // SQLite's own estimates would sometimes choose to read the table.
             statement.sql = statement.sql.replacen(" WHERE ", &format!(" INDEXED BY {} WHERE ", quoted(index)), 1);
         }
         statement
@@ -88,7 +88,7 @@ impl<E: WorkItem> DueRows<E> {
         self.backend == DbBackend::Sqlite && is_text_time(value)
     }
 
-    fn select(&self, kind: Kind, now: DateTime<Utc>) -> Select<E> {
+    fn select(&self, kind: RowKind, now: DateTime<Utc>) -> Select<E> {
         let work = E::__work();
         let mut select =
             E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
@@ -102,28 +102,30 @@ impl<E: WorkItem> DueRows<E> {
             };
             let due = time.clone().lte(now);
             select = select.filter(match kind {
-                // Some builds of SQLite estimate that as many rows lack a time as share one, and would read the table.
-                Kind::Undated if self.backend == DbBackend::Sqlite => Func::cust("unlikely").arg(time.is_null()).into(),
-                Kind::Undated => time.is_null(),
-                Kind::All if is_text || column.def().is_null() => due.or(time.is_null()),
-                Kind::All | Kind::Dated => due,
+                // Some builds of SQLite estimate that many rows lack a time, and would read the table.
+                RowKind::Undated if self.backend == DbBackend::Sqlite => {
+                    Func::cust("unlikely").arg(time.is_null()).into()
+                }
+                RowKind::Undated => time.is_null(),
+                RowKind::All if is_text || column.def().is_null() => due.or(time.is_null()),
+                RowKind::All | RowKind::Dated => due,
             });
         }
         self.in_order(select.filter(self.filter.clone()), kind)
     }
 
-    fn in_order(&self, mut select: Select<E>, kind: Kind) -> Select<E> {
+    fn in_order(&self, mut select: Select<E>, kind: RowKind) -> Select<E> {
         if let Some((column, value)) = E::__work().available_at
             && self.order.is_empty()
         {
             select = match self.backend {
-                // Named, so that the order is the index's.
+                // Explicit NULLS FIRST, so that the order is that of the index.
                 DbBackend::Postgres if column.def().is_null() => {
                     select.order_by_with_nulls(column, Order::Asc, NullOrdering::First)
                 }
                 DbBackend::Postgres => select.order_by(column, Order::Asc),
-                // One and the same value: named, it would be sorted by.
-                _ if kind == Kind::Undated => select,
+                // All times are NULL. If the column were named, SQLite would sort.
+                _ if kind == RowKind::Undated => select,
                 _ if self.is_text(value) => {
                     select.order_by(Func::cust("julianday").arg(Expr::col(column.as_column_ref())), Order::Asc)
                 }
@@ -136,8 +138,8 @@ impl<E: WorkItem> DueRows<E> {
         E::PrimaryKey::iter().fold(select, |select, key| select.order_by(key.into_column(), Order::Asc))
     }
 
-    /// The keys of both kinds, taking turns, and then the rows. Asked for whole rows and few of them, SQLite would rather read and
-    /// sort the table than follow the index.
+    /// The query for the keys of both kinds, in turns, joined with their rows. A direct query for a few whole rows would
+    /// make SQLite read and sort the table instead of using the index.
     fn sqlite(&self, now: DateTime<Utc>, limit: u64) -> Statement {
         let names = || E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str()));
         let key = names().collect::<Vec<_>>().join(", ");
@@ -154,7 +156,7 @@ impl<E: WorkItem> DueRows<E> {
         let (columns, table) = rows.split_once(" FROM ").unwrap_or((&rows, ""));
         let same_key =
             names().map(|name| format!("{table}.{name} = service_due.{name}")).collect::<Vec<_>>().join(" AND ");
-        // A cross join is not turned round: the keys come first.
+        // SQLite does not reorder a CROSS JOIN: the keys come first.
         let sql = format!(
             "{columns} FROM (SELECT * FROM ({}) ORDER BY service_turn, service_kind LIMIT {limit}) AS service_due \
              CROSS JOIN {table} ON {same_key} ORDER BY service_turn, service_kind",
@@ -174,10 +176,10 @@ impl<E: WorkItem> DueRows<E> {
             select.build_collect_any_into(&PostgresQueryBuilder, &mut sql);
         };
         let [first, second] = self.kinds() else {
-            write("", locked(self.select(Kind::All, now), limit));
+            write("", locked(self.select(RowKind::All, now), limit));
             return statement(sql);
         };
-        // A row is locked only if it is given out: the outer limits stop the inner queries.
+        // Only rows of the result are locked: the outer limits stop the inner queries.
         let taken = E::PrimaryKey::iter().map(|key| Alias::new(key.into_column().as_str()).into_iden());
         let taken = Query::select().columns(taken).from(Alias::new("service_first")).to_owned();
         let columns = E::PrimaryKey::iter().map(|key| Expr::col(key.into_column().as_column_ref()));

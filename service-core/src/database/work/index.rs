@@ -9,11 +9,11 @@ use crate::database::work::sql::{PENDING, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::Result;
 
-/// The SQL of the index that claims of `E` need, for your migration: over the pending rows alone, in the order in which they are
-/// claimed. It stays small however many rows are completed. [`create_claim_index`] runs it.
+/// Returns the SQL of the index that claims of `E` need, for a migration. The index contains the pending rows only, in the
+/// order in which they are claimed, so completed rows do not make it larger. [`create_claim_index`] runs the SQL.
 ///
-/// On SQLite, times that are stored as text are indexed as instants. A claim with an order or a filter of its own may need
-/// another index.
+/// On SQLite, times that are stored as text are indexed as instants. A claim with `order_by` or `filter` may need another
+/// index.
 pub fn claim_index<E: WorkItem>(backend: DbBackend) -> String {
     let (work, entity) = (E::__work(), E::default());
     let mut columns = Vec::new();
@@ -43,7 +43,7 @@ pub(crate) fn claim_index_name<E: WorkItem>() -> String {
 /// Creates the index of [`claim_index`] if it is missing.
 ///
 /// # Errors
-/// The database's: the table or the right to create an index is missing.
+/// Those of the database: the table, or the right to create an index, is missing.
 pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<()> {
     db.execute_unprepared(&claim_index::<E>(db.get_database_backend())).await?;
     Ok(())

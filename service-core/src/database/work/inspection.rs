@@ -1,5 +1,5 @@
-//! Inspects a table before a claim: whether the entity fits it, whether an index serves the claims, whether triggers may change
-//! what is written, and whether there are rows that no claim will ever get.
+//! Inspects a table before a claim: whether the entity fits the table, whether an index serves the claims, whether triggers may
+//! change the framework's writes, and whether rows have a status that is never claimed.
 
 use std::fmt::Write;
 
@@ -22,8 +22,8 @@ const SQLITE_ROWS: u64 = 100_000;
 /// Inspects a table at its first claim, and again every minute.
 ///
 /// # Errors
-/// The status enum lacks a value that a work item needs, or a column cannot take what the framework writes. The database's errors
-/// are left to the claim itself, unless the database is down.
+/// The status enum lacks a value that a work item needs, or a column cannot store a value that the framework writes. Errors
+/// of the database are left to the claim itself, unless the database is down.
 pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSql) -> Result<()> {
     let known = (E::__work().known_statuses)();
     if !known.is_empty() {
@@ -32,11 +32,11 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
     if !service_db.work.inspection_is_due(table) {
         return Ok(());
     }
-    let found = match look::<E>(service_db).await {
+    let found = match read_schema::<E>(service_db).await {
         Ok(Some(found)) => found,
-        // The claim fails, and says so.
+        // There is no such table. The claim fails with that error.
         Ok(None) => return Ok(()),
-        // The claim would wait as long, and end the same way.
+        // The claim would wait as long, and fail in the same way.
         Err(source) if ErrorKind::of(&source).is_outage() => {
             let source = explained(service_db.db(), source).await;
             return Err(Error::new(ClaimError { table: table.name.clone(), source }));
@@ -44,7 +44,7 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
         Err(_) => return Ok(()),
     };
     if let Some(problem) = found.problem {
-        return Err(Error::msg(format!("the rows of `{}` cannot be work: {problem}", table.name)));
+        return Err(Error::msg(format!("`{}` cannot be a table of work: {problem}", table.name)));
     }
     let index = found.has_claim_index.then(claim_index_name::<E>);
     service_db.work.inspected(table, found.has_triggers, index);
@@ -60,27 +60,26 @@ async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str
         crate::log::warn!(
             service.id = service_id,
             table,
-            "no index serves the claims from this table, so each reads it whole: call `service_core::database::create_claim_index` \
+            "no index serves the claims from this table, so each claim reads the whole table: call `service_core::database::create_claim_index` \
              for its entity once, or run: {}",
             claim_index::<E>(service_db.db().get_database_backend())
         );
     }
-    if let Ok(Some(status)) = strange_status::<E>(service_db, known).await {
+    if let Ok(Some(status)) = unknown_status::<E>(service_db, known).await {
         crate::log::warn!(
             service.id = service_id,
             table,
             status,
-            "a row has a status that no work item has, and is not claimed: `{PENDING}` rows are claimed, and end as `{COMPLETED}` \
-             or `{FAILED}`"
+            "a row has an unknown status and is not claimed: `{PENDING}` rows are claimed, and end as `{COMPLETED}` or `{FAILED}`"
         );
     }
 }
 
-/// What an inspection finds.
+/// The result of an inspection.
 #[derive(Debug, Default)]
-struct Found {
+struct Inspection {
     has_index: bool,
-    /// It is the index of `create_claim_index`.
+    /// The index is that of `create_claim_index`.
     has_claim_index: bool,
     has_triggers: bool,
     /// Why the framework cannot write into the table.
@@ -88,7 +87,7 @@ struct Found {
 }
 
 /// `None` if there is no such table.
-async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Found>, DbErr> {
+async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option<Inspection>, DbErr> {
     let (db, entity) = (service_db.db(), E::default());
     let backend = db.get_database_backend();
     let query = async |sql: &str, value: &str| {
@@ -122,7 +121,7 @@ async fn look<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result<Option
             )
         }
     };
-    let mut found = Found::default();
+    let mut found = Inspection::default();
     let mut exists = false;
     for row in query(&objects, &name).await? {
         let (kind, definition): (String, String) = (row.try_get("", "kind")?, row.try_get("", "definition")?);
@@ -157,7 +156,7 @@ fn serves<E: WorkItem>(definition: &str, backend: DbBackend) -> bool {
     names(work.status.as_str()) && (!by_instant || names("julianday"))
 }
 
-/// Why a column cannot take what the framework writes.
+/// Why a column cannot store the values that the framework writes.
 fn problem_with<E: WorkItem>(column: &QueryResult) -> std::result::Result<Option<String>, DbErr> {
     let work = E::__work();
     let (name, is_required): (String, bool) = (column.try_get("", "name")?, column.try_get("", "is_required")?);
@@ -190,8 +189,8 @@ fn check_statuses(table: &str, known: &[String]) -> Result<()> {
     )))
 }
 
-/// A status that no work item has, if there is one. The search may read the whole table, so it is limited.
-async fn strange_status<E: WorkItem>(
+/// Finds a status that is never claimed, if there is one. The search may read the whole table, so it is limited.
+async fn unknown_status<E: WorkItem>(
     service_db: &ServiceDb,
     known: &[String],
 ) -> std::result::Result<Option<String>, DbErr> {

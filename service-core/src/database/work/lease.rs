@@ -1,12 +1,12 @@
-//! Claims that outlive a statement: the rows of `service_claim`, with owner and expiry. Times are the database's.
+//! The claims of leased batches: rows of `service_claim` with an owner and an expiry, by the database's clock.
 //!
-//! A lease is renewed by a task of its own while its batch lives, so the claims of a dead worker expire and those of a slow one
-//! do not. A worker that was suspended, or could not reach the database for longer than its lease, finds that by its own
-//! clocks and lends no more of its rows.
+//! A task renews the claims while their batch exists, so the claims of a dead worker expire and those of a slow one do not.
+//! A worker that was suspended, or could not reach the database for longer than its lease, detects that by its own clocks
+//! and lends no more of its rows.
 //!
-//! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and each is
-//! released in its row's own commit. So the first claim that is left of a dead owner is that of the row in work, or about to
-//! begin; it costs no statement to know.
+//! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and each
+//! is released in its row's own commit. So the first claim that a dead owner left is that of the row in progress, or of the
+//! next one. Finding it needs no extra statement.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,18 +23,18 @@ use tokio::task::JoinHandle;
 use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
 
-/// How long a claim stands without being renewed, by default.
+/// How long a claim is valid without being renewed, by default.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
-/// Crash counts of rows that no longer exist are removed this long after their claims expired.
+/// Claims are removed this long after they expired: their rows no longer exist.
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
-/// How many processes may die over a row before the row is charged: a process can be killed from outside.
+/// How many crashes cost a row no attempt, because a process can also be killed from outside.
 pub(crate) const TOLERATED_CRASHES: i64 = 2;
-/// Six values each: SQLite takes 32,766 in one statement.
+/// A claim has six values, and SQLite accepts 32,766 in one statement.
 const CLAIMS_A_STATEMENT: usize = 1_000;
-/// The owner of claims whose worker has died, once the crash is recorded.
+/// The owner of a claim whose worker has died, after the crash was recorded.
 const NO_OWNER: &str = "";
 
-/// A batch's hold on its claims.
+/// The claims of a batch, renewed until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) owner: String,
@@ -45,7 +45,8 @@ pub(crate) struct Lease {
 
 #[derive(Debug)]
 struct LeaseState {
-    /// When the last renewal that succeeded was sent, by two clocks: one stops while the machine sleeps, one can be set.
+    /// When the last successful renewal was sent, by two clocks: one stops while the machine is suspended, the other can be
+    /// set.
     renewed: Mutex<(Instant, SystemTime)>,
     lost: AtomicBool,
 }
@@ -56,7 +57,7 @@ impl LeaseState {
         let (instant, time) = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         let expired = instant.elapsed() >= length || time.elapsed().is_ok_and(|elapsed| elapsed >= length);
         if expired {
-            // A late renewal does not bring back what another worker may have claimed meanwhile.
+            // A later renewal does not undo this: another worker may have claimed the rows in the meantime.
             self.lost.store(true, Ordering::Relaxed);
         }
         self.lost.load(Ordering::Relaxed)
@@ -64,7 +65,7 @@ impl LeaseState {
 }
 
 impl Lease {
-    /// Keeps the claims of `owner`, which were made at `claimed`, until the lease is dropped.
+    /// Renews the claims of `owner`, which were made at `claimed`, until the lease is dropped.
     pub(crate) fn start(
         service_db: &ServiceDb,
         work_table: &str,
@@ -83,12 +84,12 @@ impl Lease {
         Self { owner, length, state, renewing }
     }
 
-    /// Whether the claims have expired, so that other workers may have the rows.
+    /// Whether the claims have expired, so that other workers may have claimed the rows.
     pub(crate) fn is_lost(&self) -> bool {
         self.state.is_lost(self.length)
     }
 
-    /// A claim was found to be another worker's.
+    /// Records that a claim belongs to another worker.
     pub(crate) fn mark_lost(&self) {
         self.state.lost.store(true, Ordering::Relaxed);
     }
@@ -118,13 +119,13 @@ async fn renew_always(
             Ok(_) if state.is_lost(length) => return,
             Ok(_) => *state.renewed.lock().unwrap_or_else(PoisonError::into_inner) = sent,
             Err(error) => {
-                crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed; trying again");
+                crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed, retrying");
             }
         }
     }
 }
 
-/// A name that no other batch has.
+/// Returns a unique name for the owner of a batch's claims.
 pub(crate) fn new_owner(service_id: &str) -> String {
     format!("{service_id}/{}/{:016x}", std::process::id(), fastrand::u64(..))
 }
@@ -137,7 +138,7 @@ fn column(name: &'static str) -> Alias {
     Alias::new(name)
 }
 
-/// An owner's claims of rows of a table.
+/// The condition for an owner's claims of rows of a table.
 fn is_of(work_table: &str, owner: &str) -> Condition {
     let is = |name, value: &str| Expr::col(column(name)).eq(value);
     Condition::all().add(is("work_table", work_table)).add(is("owner", owner))
@@ -149,9 +150,9 @@ pub(crate) struct ClaimRow {
     pub(crate) key: String,
     owner: String,
     seq: i64,
-    /// It has not expired.
+    /// The claim has not expired.
     pub(crate) is_held: bool,
-    /// How many processes died over its row.
+    /// How many processes have died over its row.
     pub(crate) crashes: i64,
 }
 
@@ -167,7 +168,7 @@ impl ClaimRow {
     }
 }
 
-/// Every claim of a table.
+/// The query for all claims of a table.
 pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend) -> SelectStatement {
     Query::select()
         .columns(["row_key", "owner", "seq", "crashes"].map(column))
@@ -177,8 +178,8 @@ pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend)
         .to_owned()
 }
 
-/// Records the crashes that are not recorded yet: for each owner whose claims have expired, the row over which it died. The
-/// owner's other claims are removed.
+/// Records new crashes: for each owner whose claims have expired, one crash of the row over which it died. The owner's other
+/// claims are removed.
 pub(crate) async fn record_crashes(
     db: &impl ConnectionTrait,
     time: &DbTime,
@@ -195,7 +196,7 @@ pub(crate) async fn record_crashes(
     let backend = db.get_database_backend();
     for (owner, at) in &suspects {
         let suspect = &mut claims[*at];
-        // Only what has expired still: its owner may have renewed it since it was read.
+        // Checked again: the owner may have renewed the claim since it was read.
         let has_expired = || Expr::col(column("expires_at")).lte(time.millis(backend));
         let record = Query::update()
             .table(column("service_claim"))
@@ -227,7 +228,7 @@ pub(crate) async fn record_crashes(
     Ok(())
 }
 
-/// The row was charged for a crash and has attempts left: one more crash, and it is charged again.
+/// Marks the claim of a row that lost an attempt for a crash: the next crash costs another attempt.
 pub(crate) fn mark_charged(
     work_table: &str,
     key: &str,
@@ -245,7 +246,8 @@ pub(crate) fn mark_charged(
         .to_owned()
 }
 
-/// Claims rows, in the order in which they will be lent. The answers name those that were free.
+/// The statements that claim rows, in the order in which they will be lent. Their results are the keys of the rows that were
+/// free.
 pub(crate) fn claim(
     service_db: &ServiceDb,
     work_table: &str,
@@ -288,7 +290,7 @@ fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration)
         .to_owned()
 }
 
-/// Whether an owner holds the claim of a row.
+/// The condition that an owner holds the claim of a row.
 pub(crate) fn is_held(work_table: &str, key: &str, owner: &str) -> Expr {
     let claim = Query::select()
         .expr(Expr::Constant(1.into()))
@@ -299,7 +301,7 @@ pub(crate) fn is_held(work_table: &str, key: &str, owner: &str) -> Expr {
     Expr::exists(claim)
 }
 
-/// Releases one claim. No row is affected if it is no longer held.
+/// The statement that releases one claim. It affects no row if the claim is no longer held.
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
@@ -308,8 +310,8 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .to_owned()
 }
 
-/// Releases every claim of an owner, but for the one of the row `kept`. Claims with crashes are kept without an owner: such rows
-/// are last in their batches, so a batch that ends early has mostly not come to them.
+/// Releases all claims of an owner, except that of the row `kept`. Claims with crashes stay, without an owner, so that their
+/// count is kept: such rows are last in their batches, so a batch that ends early has usually not reached them.
 pub(crate) async fn release_all(
     db: &impl ConnectionTrait,
     time: &DbTime,
@@ -337,7 +339,7 @@ pub(crate) async fn release_all(
     Ok(())
 }
 
-/// Removes claims that expired long ago: their rows no longer exist.
+/// The statement that removes claims that expired long ago.
 pub(crate) fn sweep(work_table: &str, time: &DbTime, backend: DbBackend) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))

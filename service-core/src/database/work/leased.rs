@@ -13,7 +13,7 @@ use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
 impl<E: EntityTrait<Model: Sync>> Batch<E> {
-    /// Its writes, its status and the end of its claim commit together.
+    /// Completes an item: its writes, its status and the release of its claim commit together.
     pub(crate) async fn complete_leased(&mut self, row: &RowRef) -> Result<()> {
         let tx = self.take_tx();
         if tx.has_begun()
@@ -69,7 +69,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
     }
 
-    /// A leased item's transaction failed after the user's code had succeeded.
+    /// Handles a leased item whose transaction failed after the user's code had succeeded.
     async fn leased_failed(&mut self, row: &RowRef, error: &Error, cause: Option<ErrorKind>) -> Result<()> {
         let kind = cause.or_else(|| match error.find::<DbErr>() {
             Some(error) => Some(ErrorKind::of(error)),
@@ -88,14 +88,14 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
     }
 
-    /// Writes that the item failed, in a new transaction: its own writes are undone.
+    /// Undoes the item's writes, and writes in a new transaction that it failed.
     pub(crate) async fn fail_leased(
         &mut self,
         row: &RowRef,
         decision: RetryDecision,
         message: &str,
     ) -> Result<Written> {
-        // A connection that does not even roll back is no reason not to write the failure on another.
+        // If the rollback fails, the failure is written on another connection anyway.
         let _ = self.take_tx().rollback().await;
         let tx = self.lazy_tx();
         let now = self.service_db.clock.now();
@@ -117,13 +117,13 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let Some(lease) = self.lease.as_ref().filter(|_| self.has_unlent || !self.rows.is_empty()) else {
             return Ok(());
         };
-        // Until they are released the lease is the batch's, so that a drop records what could not be released.
+        // The batch keeps the lease until the claims are released: if this fails, the drop of the batch records them.
         Ok(lease::release_all(self.service_db.db(), &self.service_db.time, &self.table.name, &lease.owner, None)
             .await?)
     }
 
-    /// Releases the claim of a row, and says whether it was still held. Always after the row itself was written: claiming locks
-    /// row and claim in this order.
+    /// Releases the claim of a row. Returns whether it was still held. Called after the row itself was written, because a
+    /// claim locks row and claim in this order.
     async fn release_in(&self, tx: &Transaction, row: &RowRef) -> Result<bool> {
         let Some(lease) = &self.lease else { return Ok(true) };
         let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
@@ -137,7 +137,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let _ = self.service_db.db().execute(&release).await;
     }
 
-    /// The row is left as it was.
+    /// Ends an item whose row stays as it was.
     async fn end_uncharged(&mut self, row: &RowRef) -> Result<()> {
         self.release_claim_alone(row).await;
         self.current = None;
@@ -145,19 +145,19 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(())
     }
 
-    /// Another worker has the row: its claim has expired, or somebody changed the row without one.
+    /// Ends an item whose claim has expired, or whose row another program has changed.
     pub(crate) async fn skip_lost(&mut self, row: &RowRef) {
         let (table, key, service_id) = (&self.table.name, key_text(&row.key), &*self.service_db.service_id);
         crate::log::warn!(
             service.id = service_id,
             table,
             key,
-            "the claim expired before the item was settled (a longer `.lease(…)` helps), or its row was changed; its writes are undone"
+            "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
         if let Some(lease) = &self.lease {
             let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
             if matches!(self.service_db.db().execute(&release).await, Ok(done) if done.rows_affected() == 0) {
-                // If this claim has expired, the others have too.
+                // If this claim has expired, the others have expired, too.
                 lease.mark_lost();
             }
         }

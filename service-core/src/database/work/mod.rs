@@ -1,4 +1,4 @@
-//! Work in the user's own tables: claims, batches, and what is written about a row.
+//! Work in the user's own tables: claims, batches, and the status of rows.
 
 pub(crate) mod batch;
 pub(crate) mod builder;

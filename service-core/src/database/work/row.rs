@@ -1,4 +1,4 @@
-//! Claimed rows as they are read: the key first, as a row whose other columns cannot be read still has one.
+//! Reads claimed rows: the key by itself, because a row whose other columns cannot be read has a key, too.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,7 @@ pub(crate) struct ClaimedRow<E: EntityTrait> {
 
 pub(crate) type Rows<E> = VecDeque<ClaimedRow<E>>;
 
-/// A claim failed.
+/// The error of a claim.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot claim rows of `{table}`")]
 pub(crate) struct ClaimError {
@@ -30,12 +30,12 @@ pub(crate) struct ClaimError {
     pub(crate) source: DbErr,
 }
 
-/// The entity does not fit its table, so no row is touched.
+/// The entity does not fit its table, so no row is changed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no claimed row of `{table}` can be read, so the rows are left as they are: do the types of the entity fit the table's columns?"
+    "no claimed row of `{table}` can be read, so the rows are left as they are: do the types of the entity fit the columns of the table?"
 )]
-pub(crate) struct Unreadable {
+pub(crate) struct UnreadableRows {
     pub(crate) table: String,
     pub(crate) source: DbErr,
 }
@@ -43,28 +43,29 @@ pub(crate) struct Unreadable {
 /// The table accepts the status `completed` of no row.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{table}` refuses to complete rows, so they stay pending: does its status column take `completed`, and its error column an empty value? {reason}"
+    "`{table}` refuses to complete rows, so they stay pending: does its status column accept `completed`, and its error column an empty value? {reason}"
 )]
 pub(crate) struct CompletionRefused {
     pub(crate) table: String,
     pub(crate) reason: String,
 }
 
-/// The key of a row, even if the other columns cannot be read.
+/// Reads the key of a row, even if the other columns cannot be read.
 pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<ValueTuple, DbErr> {
     let columns: Vec<String> = E::PrimaryKey::iter().map(|key| key.into_column().as_str().to_owned()).collect();
     let key = <E::PrimaryKey as PrimaryKeyTrait>::ValueType::try_get_many(row, "", &columns).map_err(DbErr::from)?;
     Ok(key.into_value_tuple())
 }
 
-/// The row as its model.
+/// Reads the row as its model.
 pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<ClaimedRow<E>, DbErr> {
     let model = E::Model::from_query_result(row, "")?;
     let attempts = E::__work().attempts.and_then(|column| sql::as_integer(&model.get(column))).unwrap_or(0);
     Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model })
 }
 
-/// Whether the column's type is not the entity's, whatever the value: so PostgreSQL's driver says, in the driver's own words.
+/// Whether the column has another type than in the entity, whatever the value. The PostgreSQL driver reports this in a text
+/// of its own, which does not depend on the server's language.
 pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
     let DbErr::Query(RuntimeErr::SqlxError(error)) = error else { return false };
     match &**error {
@@ -74,7 +75,7 @@ pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
     }
 }
 
-/// Warns once a table.
+/// Logs one warning for each table.
 pub(crate) fn report_unreadable_key(service_db: &ServiceDb, table: &TableSql, error: &DbErr) {
     if service_db.work.is_first_report(format!("unreadable key in {}", table.name)) {
         let (service_id, table) = (&*service_db.service_id, &table.name);

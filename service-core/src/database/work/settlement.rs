@@ -1,4 +1,4 @@
-//! Writes what is still to be written about ended runs: charges the row in flight, and releases claims.
+//! Settles ended runs: charges an attempt to the row in flight, and releases claims.
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 
@@ -12,8 +12,8 @@ use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::Result;
 
 impl ServiceDb {
-    /// Writes what the ended run left to be written: the row in flight is charged with `error`, and claims are released. Makes
-    /// no query if there is nothing to write. A row that is still locked by its ended run is left for later.
+    /// Settles the ended run: charges an attempt to the row in flight, with `error` as the message, and releases claims.
+    /// Makes no query if there is nothing to settle. A row that its ended run still locks is settled later.
     ///
     /// # Errors
     /// The database is down. The settlements are kept for the next call.
@@ -21,7 +21,7 @@ impl ServiceDb {
         if !self.work.has_unsettled() {
             return Ok(());
         }
-        // A commit that outlived its run decides what is left.
+        // A commit in flight may still complete rows, so it ends first.
         self.tx.commits.finished().await;
         for settlement in self.work.pending(error) {
             match self.write(&settlement).await {
@@ -29,8 +29,8 @@ impl ServiceDb {
                 Ok(false) => {}
                 Err(error) if ErrorKind::of(&error).is_passing() => return Err(error.into()),
                 Err(error) => {
-                    // Kept, it would fail again before every claim and block the table.
-                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "what an ended run left could not be written");
+                    // Otherwise it would fail again before every claim, and block the table.
+                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the row in flight or the claims of an ended run");
                     self.work.remove(&settlement);
                 }
             }
@@ -38,9 +38,9 @@ impl ServiceDb {
         Ok(())
     }
 
-    /// False if it has to wait, because the row is still locked.
+    /// Writes one settlement. False if the row is still locked.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
-        // Each in a transaction of its own: a row that is locked or cannot be written keeps no claims of others.
+        // In separate transactions: a row that is locked or cannot be written must not delay the release of other claims.
         self.release(settlement, settlement.row.as_ref()).await?;
         if let Some(row) = &settlement.row {
             if !self.charge(settlement, row).await? {
@@ -51,7 +51,7 @@ impl ServiceDb {
         Ok(true)
     }
 
-    /// Releases the claims of a leased batch, but for the one of the row `kept`.
+    /// Releases the claims of a leased batch, except that of the row `kept`.
     async fn release(&self, settlement: &Settlement, kept: Option<&RowRef>) -> std::result::Result<(), DbErr> {
         let Some(owner) = &settlement.owner else { return Ok(()) };
         let kept = kept.map(|row| key_text(&row.key));
@@ -77,7 +77,7 @@ impl ServiceDb {
         match (&written, &settlement.owner) {
             (Written::Done, None) => commit(tx).await?,
             (Written::Done, Some(owner)) => {
-                // If the claim has expired, another worker may have the row.
+                // If the claim has expired, another worker may have claimed the row.
                 let release = lease::release(&table.name, &key_text(&row.key), owner);
                 if tx.connection().await?.execute(&release).await?.rows_affected() == 1 {
                     commit(tx).await?;
@@ -85,7 +85,7 @@ impl ServiceDb {
             }
             (Written::Changed, _) => {}
             (Written::Refused(why), _) => {
-                let reason = format!("it failed ({message}), which cannot be written: {why}");
+                let reason = format!("it failed ({message}), but its status cannot be written: {why}");
                 if self.work.set_aside(table, &row.key, reason.clone(), false) {
                     let (service_id, table, key) = (&*self.service_id, &table.name, key_text(&row.key));
                     crate::log::warn!(

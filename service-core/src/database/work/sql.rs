@@ -1,8 +1,8 @@
 //! [`TableSql`]: the SQL for one table of work, on one engine.
 //!
-//! The entity's types end here: a `TableSql` is made from them once and is plain data, so that what is owed for a row can be kept
-//! and written after the batch is gone. The statuses stand in the SQL as constants, not as parameters: only so do both
-//! engines use an index over the pending rows alone.
+//! A `TableSql` is built from the types of the entity and is plain data, so that a settlement can be written after the batch
+//! was dropped. The SQL has the statuses as constants and not as parameters: otherwise neither engine would use an index of
+//! the pending rows only.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";
 pub(crate) const FAILED: &str = "failed";
 
-/// The longest message kept where the column itself sets no limit, in characters.
+/// The maximum length of a message in characters, if the column has no limit.
 const MESSAGE_LIMIT: usize = 8_000;
-/// How many keys one statement names at most.
+/// The maximum number of keys in one statement.
 const KEYS_A_STATEMENT: usize = 5_000;
 const COMPOSITE_KEYS_A_STATEMENT: usize = 200;
 
@@ -45,18 +45,18 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after the attempt with this number, from 1: doubled each time.
+    /// Returns the wait after the attempt with this number, from 1. It doubles each time.
     pub(crate) fn after(self, attempt: i64) -> Duration {
         let doublings = u32::try_from(attempt.clamp(1, 32) - 1).unwrap_or(0);
         self.first.saturating_mul(2u32.saturating_pow(doublings)).min(self.longest)
     }
 }
 
-/// What becomes of a row that failed.
+/// What follows a failed attempt at a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
     Failed,
-    /// Pending again, not before this time where the table can say so.
+    /// Pending again, from this time on if the table has `available_at`.
     Again(DateTime<Utc>),
 }
 
@@ -82,7 +82,7 @@ struct ErrorColumn {
 
 pub(crate) struct TableSql {
     pub(crate) backend: DbBackend,
-    /// As a message shows it, and as `service_claim` names it.
+    /// The name in messages and in `service_claim`.
     pub(crate) name: String,
     table: TableRef,
     keys: Vec<(DynIden, SaveAs)>,
@@ -141,7 +141,7 @@ impl TableSql {
         })
     }
 
-    /// What follows a failed attempt, the `attempts` before it not counting it. `wait` overrides the backoff.
+    /// Decides what follows a failed attempt. `attempts` is the number of attempts before it; `wait` overrides the backoff.
     pub(crate) fn retry_decision(&self, attempts: i64, wait: Option<Duration>, now: DateTime<Utc>) -> RetryDecision {
         let attempt = attempts.saturating_add(1);
         if attempt >= self.max_attempts {
@@ -152,7 +152,7 @@ impl TableSql {
         RetryDecision::Again(now.checked_add_signed(wait).unwrap_or(now))
     }
 
-    /// The rows are `completed`.
+    /// The statements that complete rows.
     pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> Vec<UpdateStatement> {
         let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
         keys.chunks(chunk)
@@ -167,8 +167,9 @@ impl TableSql {
             .collect()
     }
 
-    /// The row failed. Only where it is still pending, and was tried as often as is believed. Without a message it is the last resort
-    /// for a row that the database would not write: one that ends with it is not counted up either, as a full column would refuse.
+    /// The statement for a row that failed. It changes the row only if it is still pending and its attempts are unchanged.
+    /// `message` is `None` if the database has refused every message; then a row that becomes `failed` keeps its count of
+    /// attempts, because that column may be at its maximum.
     pub(crate) fn fail(
         &self,
         key: &ValueTuple,
@@ -195,7 +196,7 @@ impl TableSql {
         update.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
-    /// The row cannot be read: `failed`, whatever its attempts.
+    /// The statement for a row that cannot be read: `failed`, whatever its attempts are.
     pub(crate) fn set_aside(&self, key: &ValueTuple, message: Option<&str>, now: DateTime<Utc>) -> UpdateStatement {
         let mut update = Query::update().table(self.table.clone()).to_owned();
         update.value(self.status.clone(), self.failed.clone());
@@ -222,14 +223,14 @@ impl TableSql {
         }
     }
 
-    /// Finds a row as long as it is pending, and locks it where the engine can.
+    /// The query that finds a row if it is still pending, and locks it if the engine can.
     pub(crate) fn still_pending(&self, key: &ValueTuple) -> SelectStatement {
         let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
         select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).lock(LockType::Update);
         select
     }
 
-    /// Finds a row as long as it is as it was claimed.
+    /// The query that finds a row if it is still as it was claimed.
     pub(crate) fn as_claimed(&self, row: &RowRef) -> SelectStatement {
         let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
         select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(&row.key)));
@@ -239,7 +240,7 @@ impl TableSql {
         select
     }
 
-    /// Finds the keys that are still pending, each as one row.
+    /// The queries for those of the keys whose rows are still pending.
     pub(crate) fn pending_among(&self, keys: &[ValueTuple]) -> Vec<SelectStatement> {
         let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
         keys.chunks(chunk)
@@ -254,7 +255,7 @@ impl TableSql {
             .collect()
     }
 
-    /// Finds one row that has been completed.
+    /// The query that finds one completed row.
     pub(crate) fn one_completed(&self) -> SelectStatement {
         Query::select()
             .expr(Expr::Constant(1.into()))
@@ -264,17 +265,17 @@ impl TableSql {
             .to_owned()
     }
 
-    /// Some rows of the table, whatever their status.
+    /// The query for some rows of the table, whatever their status is.
     pub(crate) fn any_rows<E: WorkItem>(&self, limit: u64) -> Statement {
         StatementBuilder::build(&E::find().limit(limit).into_query(), &self.backend)
     }
 
-    /// Not any of these rows.
+    /// The condition that a row is none of these.
     pub(crate) fn none_of(&self, keys: &[ValueTuple]) -> Condition {
         self.any_of(keys).not()
     }
 
-    /// One row.
+    /// The condition for one row.
     pub(crate) fn is_key(&self, key: &ValueTuple) -> Condition {
         self.any_of(std::slice::from_ref(key))
     }
@@ -283,7 +284,7 @@ impl TableSql {
         Expr::col(self.status.clone()).eq(self.pending.clone())
     }
 
-    /// Integers as one value for PostgreSQL: the statement is the same for any number of them, and is prepared once.
+    /// Integer keys as one array for PostgreSQL, so that the statement is the same for any number of keys and is prepared once.
     fn as_array(&self, keys: &[ValueTuple], save_as: &SaveAs) -> Option<Expr> {
         if self.backend != DbBackend::Postgres || keys.len() < 2 {
             return None;
@@ -307,7 +308,7 @@ impl TableSql {
             let values = keys.iter().flat_map(|key| key.clone()).map(save_as);
             return Condition::all().add(Expr::col(column.clone()).is_in(values));
         }
-        // Spelt out: SQLite has no `(a, b) IN ((1, 2), …)`.
+        // SQLite has no `(a, b) IN ((1, 2), …)`.
         keys.iter().fold(Condition::any(), |any, key| {
             any.add(self.keys.iter().zip(key.clone()).fold(Condition::all(), |all, ((column, save_as), value)| {
                 all.add(Expr::col(column.clone()).eq(save_as(value)))
@@ -316,7 +317,7 @@ impl TableSql {
     }
 }
 
-/// A key as text: the same for the same row on every machine.
+/// Formats a key as text, which is the same for the same row on every machine.
 pub(crate) fn key_text(key: &ValueTuple) -> String {
     let mut text = String::new();
     for value in key.clone() {
@@ -329,7 +330,7 @@ pub(crate) fn key_text(key: &ValueTuple) -> String {
     text
 }
 
-/// What an integer column holds.
+/// The value of an integer column.
 pub(crate) fn as_integer(value: &Value) -> Option<i64> {
     match *value {
         Value::TinyInt(n) => n.map(i64::from),
@@ -349,7 +350,7 @@ pub(crate) fn status_value(column: impl ColumnTrait, status: &'static str) -> Ex
     column.save_as(Expr::Constant(status.into()))
 }
 
-/// An identifier as SQL writes it.
+/// Quotes an identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -368,7 +369,7 @@ fn text_limit(column: impl ColumnTrait) -> usize {
     }
 }
 
-/// The message as a column takes it: cut to its length, and without the zero character that PostgreSQL refuses.
+/// Shortens a message to the column's length, and replaces the zero character, which PostgreSQL refuses.
 fn clipped(message: &str, limit: usize) -> String {
     let mut characters = message.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c });
     let mut text: String = characters.by_ref().take(limit).collect();
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_written_unmistakably() {
+    fn different_keys_have_different_texts() {
         let text = |values: Vec<Value>| key_text(&ValueTuple::Many(values));
         assert_eq!(text(vec![5i64.into()]), text(vec![5i32.into()]));
         assert_eq!(text(vec!["a','b".into()]), "'a'',''b'");

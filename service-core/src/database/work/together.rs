@@ -22,7 +22,7 @@ pub(crate) enum NotCompleted {
     Pending(Vec<ValueTuple>),
 }
 
-/// Writes that rows are completed, and makes sure that they are.
+/// Completes rows, and checks that they are completed.
 pub(crate) async fn complete_rows<E: EntityTrait>(
     tx: &Transaction,
     table: &TableSql,
@@ -30,7 +30,7 @@ pub(crate) async fn complete_rows<E: EntityTrait>(
     now: chrono::DateTime<chrono::Utc>,
     has_triggers: bool,
 ) -> std::result::Result<(), NotCompleted> {
-    // Outside a transaction the update would stand although the items' writes are gone.
+    // Outside a transaction the update would commit, although the items' writes were rolled back.
     tx.prove().await.map_err(NotCompleted::Database)?;
     let keys: Vec<ValueTuple> = rows.iter().map(|row| row.key.clone()).collect();
     let connection = tx.connection().await.map_err(NotCompleted::Database)?;
@@ -42,12 +42,12 @@ pub(crate) async fn complete_rows<E: EntityTrait>(
             Err(error) => return Err(NotCompleted::Database(error)),
         }
     }
-    // An item may have deleted its own row. A trigger or a rule may keep a row as it was.
+    // Fewer rows change if an item has deleted its own row, or if a trigger or a rule keeps a row as it was.
     if changed == keys.len() as u64 && !has_triggers {
         return Ok(());
     }
     if has_triggers && table.backend == DbBackend::Postgres {
-        // Deferred triggers run now, so that what they do is seen.
+        // Runs deferred triggers now, so that their effects are seen.
         connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::Refused)?;
     }
     let mut pending = Vec::new();
@@ -113,7 +113,8 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
     }
 
-    /// Rows stayed pending although they were completed. Nothing of the batch is kept, or their effects would be repeated.
+    /// Handles rows that stayed pending although they were completed. No write of the batch is kept, because their effects
+    /// would be repeated.
     fn undo_all(&mut self, pending: &[ValueTuple]) -> Result<()> {
         for key in pending {
             self.leave_out(
@@ -128,7 +129,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(())
     }
 
-    /// The commit was refused. A row that was alone is the cause; otherwise the rows are claimed one by one.
+    /// Handles a refused commit. If the batch had one row, that row is the cause; otherwise the rows are claimed one by one.
     async fn find_refused(&mut self, refused: DbErr, by_update: bool) -> Result<()> {
         let error = Error::from(refused.clone());
         let row = match self.done.pop() {
@@ -145,7 +146,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         self.charge_alone(&row, &error).await
     }
 
-    /// The only row of a batch is the cause of its end. It is charged in a transaction of its own.
+    /// Charges an attempt to the only row of a batch, which is the cause of its end, in a transaction of its own.
     pub(crate) async fn charge_alone(&mut self, row: &RowRef, error: &Error) -> Result<()> {
         drop(self.take_tx());
         self.current = None;
@@ -156,11 +157,11 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(())
     }
 
-    /// The batch could not commit, for a cause that is no row's own.
+    /// Handles a batch that could not commit for a cause that is not a row's own.
     fn commit_failed(&mut self, error: &Error) {
         let cause = match error.find::<DbErr>() {
             Some(error) => ErrorKind::of(error),
-            // It was not answered.
+            // The server did not answer.
             None => ErrorKind::ConnectionLost,
         };
         if cause == ErrorKind::Statement {

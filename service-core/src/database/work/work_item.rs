@@ -1,25 +1,26 @@
-//! [`WorkItem`]: which columns of an entity make its rows work.
+//! [`WorkItem`]: the columns by which rows of an entity are work.
 //!
-//! `#[derive(WorkItem)]` on a sea-orm model implements it for the module's `Entity`. What the trait has is hidden: it is for
-//! the derive and for `claim`, and must not stand in the way of the user's own methods.
+//! `#[derive(WorkItem)]` on a sea-orm model implements it for the module's `Entity`. The trait's items are hidden: only the
+//! derive and `claim` use them, and they must not clash with the user's own methods.
 
 use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, Utc};
 use sea_orm::prelude::{ChronoUnixTimestamp, ChronoUnixTimestampMillis};
 use sea_orm::{ActiveEnum, EntityTrait, Value};
 
-/// An entity whose rows are work: they wait as `pending` and end `completed` or `failed`.
+/// An entity whose rows are work: they wait as `pending` and end as `completed` or `failed`.
 ///
 /// Derive it on the model: `#[derive(WorkItem)]` with `#[work_item(status = "…")]`. Keys, each naming a column:
 ///
 /// | key | type of the column | what it is for |
 /// |---|---|---|
-/// | `status` (required) | `String`, or an enum stored as text with `pending`, `completed` and `failed` | where a row stands |
-/// | `error` | `String`, `Option<String>` | why it failed the last time; emptied when it completes |
-/// | `attempts` | an integer | how often it was tried, the time it succeeded included |
-/// | `available_at` | `DateTimeUtc`, `DateTimeWithTimeZone`, `DateTime` (in UTC), `ChronoUnixTimestamp(Millis)`, or an `Option` of these | not before this time; the oldest is claimed first, and of rows without a time the smallest key |
-/// | `updated_at` | the same | when its status changed |
+/// | `status` (required) | `String`, or an enum stored as text with `pending`, `completed` and `failed` | the status of the row |
+/// | `error` | `String`, `Option<String>` | the message of the last failure; emptied when the row completes |
+/// | `attempts` | an integer | the number of attempts, including the one that succeeded |
+/// | `available_at` | `DateTimeUtc`, `DateTimeWithTimeZone`, `DateTime` (in UTC), `ChronoUnixTimestamp(Millis)`, or an `Option` of these | the row is not claimed before this time; a batch is half rows without a time, by key, and half rows whose time has come, the earliest first |
+/// | `updated_at` | the same | when the status changed |
 ///
-/// `max_attempts = 5` (a number; needs `attempts`; 3 without it) is how often a row is tried. Without `attempts`, once.
+/// `max_attempts = 5` sets how many attempts a row has (a number; needs `attempts`; default 3). Without `attempts` a row has
+/// one.
 #[diagnostic::on_unimplemented(
     message = "the rows of `{Self}` are not work items",
     label = "no `#[derive(WorkItem)]` on this entity's model",
@@ -43,11 +44,11 @@ pub struct Work<C> {
     pub updated_at: Option<(C, TimeValue)>,
 }
 
-/// Writes a time as the column's type wants it.
+/// Converts a time into a value of the column's type.
 #[doc(hidden)]
 pub type TimeValue = fn(DateTime<Utc>) -> Value;
 
-/// A type in which a column may keep a time.
+/// A type of a column that stores a time.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a time that a work item's column can have",
@@ -103,7 +104,7 @@ where
     }
 }
 
-/// A time column's writer, for the derive.
+/// Converts a time into a value of the column's type, for the derive.
 #[doc(hidden)]
 pub fn time_value<T: WorkTime>(time: DateTime<Utc>) -> Value {
     T::at(time).into()
@@ -126,7 +127,7 @@ impl<T: ActiveEnum<Value: StatusText>> StatusEnum for T {
     }
 }
 
-/// What such an enum is stored as.
+/// The type as which such an enum is stored.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a work item's status is stored as text, this one as `{Self}`",
@@ -149,7 +150,7 @@ pub fn known_statuses<T: StatusEnum>() -> Vec<String> {
     T::statuses()
 }
 
-/// A `String` column knows none in particular.
+/// The same for a `String` column, which can have any status.
 #[doc(hidden)]
 pub fn any_status() -> Vec<String> {
     Vec::new()

@@ -1,12 +1,12 @@
-//! [`WorkState`]: what one service remembers about its work tables between its runs.
+//! [`WorkState`]: the state of one service's work tables between its runs.
 //!
 //! A run that ends by `?`, a panic or its timeout drops its batch, and a drop cannot wait for the database. The batch therefore
 //! records a [`Settlement`] here: the row in flight and the claims that were held. It is written when the run has ended, and
 //! otherwise before the next claim.
 //!
-//! The tricky part is whether to charge a row an attempt. A row in flight when a connection broke is probably not the cause, but
-//! a row that breaks every connection must not block its table. So after two batches in a row that lost their connection, rows
-//! are claimed one by one, and the row that is alone when a third connection breaks is charged.
+//! The tricky part is whether to charge a row an attempt. A row in flight when a connection broke is probably not the cause,
+//! but a row that breaks every connection must not block its table. So after two batches in a row that lost their
+//! connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,24 +18,24 @@ use sea_orm::sea_query::ValueTuple;
 use crate::database::error_kind::ErrorKind;
 use crate::database::work::sql::{RowRef, TableSql, key_text};
 
-/// How many times in a row a connection may break before a row is charged for it.
+/// How many times in a row a connection may break before this costs a row an attempt.
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
-/// How long a row that cannot be written is left out of claims.
+/// How long a row whose status cannot be written is left out of claims.
 const SET_ASIDE: Duration = Duration::from_secs(3600);
 /// The same if the table may be the cause.
 const SET_ASIDE_TENTATIVELY: Duration = Duration::from_secs(60);
-/// The most rows of a table that are left out. With more of them, the table is the problem.
+/// The maximum number of rows of a table that are left out. With more of them, the table is the problem.
 const MOST_SET_ASIDE: usize = 200;
 /// How often a table is inspected.
 const INSPECT_EVERY: Duration = Duration::from_secs(60);
 
-/// What one service remembers about its work tables between its runs.
+/// The state of one service's work tables between its runs.
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
     settlements: Mutex<Vec<Settlement>>,
     next_id: AtomicU64,
     tables: Mutex<HashMap<String, TableState>>,
-    /// Connections that broke over a leased row.
+    /// How many connections broke while a leased row was in progress, by table and key.
     row_losses: Mutex<HashMap<(String, String), u32>>,
     reported: Mutex<HashSet<String>>,
 }
@@ -44,11 +44,11 @@ pub(crate) struct WorkState {
 struct TableState {
     /// Batches in a row that lost their connection.
     losses: u32,
-    /// How many further claims are of one row.
+    /// How many of the next claims take a single row.
     one_by_one: u64,
     /// The row in flight when the connection broke: it is claimed first, alone.
     suspect: Option<ValueTuple>,
-    /// The last batch left rows.
+    /// The last batch left rows that are due.
     more: bool,
     dated_first: bool,
     generation: u32,
@@ -67,12 +67,12 @@ struct SetAside {
     is_tentative: bool,
 }
 
-/// What is still to be written about an ended batch.
+/// Writes that are due for an ended batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
     id: u64,
     pub(crate) table: Arc<TableSql>,
-    /// The row that was in flight, if it is charged.
+    /// The row in flight, if it loses an attempt.
     pub(crate) row: Option<RowRef>,
     /// The owner of the claims to release.
     pub(crate) owner: Option<String>,
@@ -90,17 +90,17 @@ pub(crate) struct EndedBatch<'a> {
     pub(crate) owner: Option<String>,
     /// The number of rows that were claimed together.
     pub(crate) claimed: u64,
-    /// What its transaction could not recover from.
+    /// The error from which its transaction could not recover.
     pub(crate) cause: Option<ErrorKind>,
-    /// Its transaction ended before the commit, for a cause that may be any of its rows.
+    /// Its transaction ended before the commit, and any of its rows may be the cause.
     pub(crate) has_ended: bool,
 }
 
-/// How many rows a claim asks for.
+/// How many rows a claim takes.
 #[derive(Debug)]
 pub(crate) struct ClaimSize {
     pub(crate) rows: u64,
-    /// The only row that is wanted.
+    /// The only row that is claimed.
     pub(crate) only: Option<ValueTuple>,
 }
 
@@ -155,7 +155,7 @@ impl WorkState {
         }
     }
 
-    /// A batch lost its connection. True if its only row is charged.
+    /// Records a batch that lost its connection. True if its only row loses an attempt.
     fn lost_batch(&self, ended: &EndedBatch<'_>) -> bool {
         let mut tables = lock(&self.tables);
         let state = tables.entry(ended.table.name.clone()).or_default();
@@ -171,7 +171,7 @@ impl WorkState {
         is_cause
     }
 
-    /// A batch has committed.
+    /// Records a batch that has committed.
     pub(crate) fn committed(&self, table: &TableSql, completed: bool, more: bool) {
         self.with_table(table, |state| {
             (state.losses, state.more) = (0, more);
@@ -181,12 +181,12 @@ impl WorkState {
         });
     }
 
-    /// A batch could not commit, and the cause may be any of its rows: they are claimed one by one.
+    /// Makes the next claims take single rows, because a batch could not commit and any of its rows may be the cause.
     pub(crate) fn claim_one_by_one(&self, table: &TableSql, rows: u64) {
         self.with_table(table, |state| state.one_by_one = rows.max(1));
     }
 
-    /// How many rows to claim if `wanted` were asked for.
+    /// How many rows to claim if `wanted` rows were requested.
     pub(crate) fn claim_size(&self, table: &TableSql, wanted: u64) -> ClaimSize {
         self.with_table(table, |state| {
             if state.one_by_one == 0 {
@@ -202,7 +202,7 @@ impl WorkState {
         self.with_table(table, |state| std::mem::take(&mut state.more))
     }
 
-    /// Which kind of rows comes first in this claim: they take turns.
+    /// Whether rows with a time come first in this claim. The two kinds alternate.
     pub(crate) fn is_dated_first(&self, table: &TableSql) -> bool {
         self.with_table(table, |state| {
             let dated_first = state.dated_first;
@@ -211,22 +211,22 @@ impl WorkState {
         })
     }
 
-    /// Grows when prepared statements no longer fit the table.
+    /// A number that changes when prepared statements no longer fit the table.
     pub(crate) fn generation(&self, table: &TableSql) -> u32 {
         self.with_table(table, |state| state.generation)
     }
 
-    /// Prepared statements no longer fit the table.
-    pub(crate) fn prepare_anew(&self, table: &TableSql) {
+    /// Records that prepared statements no longer fit the table.
+    pub(crate) fn prepare_again(&self, table: &TableSql) {
         self.with_table(table, |state| state.generation = state.generation.wrapping_add(1));
     }
 
-    /// Whether the table is to be inspected.
+    /// Whether the next inspection of the table is due.
     pub(crate) fn inspection_is_due(&self, table: &TableSql) -> bool {
         self.with_table(table, |state| state.inspected.is_none_or(|at| at.elapsed() >= INSPECT_EVERY))
     }
 
-    /// The result of an inspection.
+    /// Records the result of an inspection.
     pub(crate) fn inspected(&self, table: &TableSql, has_triggers: bool, claim_index: Option<String>) {
         self.with_table(table, |state| {
             (state.inspected, state.has_triggers) = (Some(Instant::now()), has_triggers);
@@ -239,7 +239,7 @@ impl WorkState {
         self.with_table(table, |state| state.claim_index.clone())
     }
 
-    /// The claim index may be gone. True if there was one.
+    /// Records that the claim index may have been dropped. True if there was one.
     pub(crate) fn forget_claim_index(&self, table: &TableSql) -> bool {
         self.with_table(table, |state| {
             state.inspected = None;
@@ -252,8 +252,8 @@ impl WorkState {
         self.with_table(table, |state| state.has_triggers)
     }
 
-    /// Leaves a row out of claims for an hour, or tentatively for a minute or until another row of the table completes. True if
-    /// that is news.
+    /// Leaves a row out of claims for an hour; tentatively, for a minute or until another row of the table completes. True
+    /// if the row was not left out before.
     pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, is_tentative: bool) -> bool {
         let until = Instant::now() + if is_tentative { SET_ASIDE_TENTATIVELY } else { SET_ASIDE };
         self.with_table(table, |state| {
@@ -262,7 +262,7 @@ impl WorkState {
         })
     }
 
-    /// Why the table completes no rows, if it has refused some and completed none since.
+    /// Why the table refused to complete rows, if no row has completed since.
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| {
             state.set_aside.values().find(|row| row.is_tentative).map(|row| row.reason.clone())
@@ -296,12 +296,12 @@ impl WorkState {
         found
     }
 
-    /// True for the first call with this text.
+    /// Returns true for the first call with this text.
     pub(crate) fn is_first_report(&self, what: String) -> bool {
         lock(&self.reported).insert(what)
     }
 
-    /// The settlements that wait. `error` is kept as the message of those that have none yet.
+    /// The settlements that are not written yet. `error` becomes the message of those that have none.
     pub(crate) fn pending(&self, error: Option<&str>) -> Vec<Settlement> {
         let mut pending = lock(&self.settlements);
         for settlement in pending.iter_mut() {

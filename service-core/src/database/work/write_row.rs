@@ -1,4 +1,4 @@
-//! Writes what became of one row that did not complete, whatever its table allows.
+//! Writes the status of one row that did not complete, also if its table refuses some of the values.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::ValueTuple;
@@ -11,17 +11,17 @@ use crate::database::work::sql::{RetryDecision, RowRef, TableSql};
 /// The lengths of the shorter messages, in characters.
 const SHORT: [usize; 2] = [200, 40];
 
-/// What became of a write.
+/// The result of writing the status of a row.
 #[derive(Debug)]
 pub(crate) enum Written {
     Done,
     /// The row is no longer as it was claimed.
     Changed,
-    /// The database keeps the row as it is, and why.
+    /// The database keeps the row as it is, for this reason.
     Refused(String),
 }
 
-/// Writes that a row failed. If the database refuses the message, a shorter one, and none, are tried.
+/// Writes that a row failed. If the database refuses the message, tries shorter ones, and then none.
 pub(crate) async fn write_failure(
     tx: &Transaction,
     table: &TableSql,
@@ -32,13 +32,13 @@ pub(crate) async fn write_failure(
 ) -> Result<Written, DbErr> {
     let update = |message: Option<&str>| table.fail(&row.key, row.attempts, decision, message, now);
     match try_messages(tx, message, update).await? {
-        Attempt::Changed if decision == RetryDecision::Failed => remains_pending(tx, table, row).await,
-        Attempt::Changed => Ok(Written::Done),
-        Attempt::Unchanged => match remains_pending(tx, table, row).await? {
+        UpdateResult::Changed if decision == RetryDecision::Failed => remains_pending(tx, table, row).await,
+        UpdateResult::Changed => Ok(Written::Done),
+        UpdateResult::Unchanged => match remains_pending(tx, table, row).await? {
             Written::Done => Ok(Written::Changed),
             refused => Ok(refused),
         },
-        Attempt::Refused(why) => Ok(Written::Refused(why)),
+        UpdateResult::Refused(why) => Ok(Written::Refused(why)),
     }
 }
 
@@ -51,13 +51,14 @@ pub(crate) async fn write_unreadable(
     now: DateTime<Utc>,
 ) -> Result<Written, DbErr> {
     match try_messages(tx, message, |message| table.set_aside(key, message, now)).await? {
-        Attempt::Changed => Ok(Written::Done),
-        Attempt::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
-        Attempt::Refused(why) => Ok(Written::Refused(why)),
+        UpdateResult::Changed => Ok(Written::Done),
+        UpdateResult::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
+        UpdateResult::Refused(why) => Ok(Written::Refused(why)),
     }
 }
 
-enum Attempt {
+/// The result of an update of one row.
+enum UpdateResult {
     Changed,
     Unchanged,
     Refused(String),
@@ -67,22 +68,22 @@ async fn try_messages<S: StatementBuilder>(
     tx: &Transaction,
     message: &str,
     update: impl Fn(Option<&str>) -> S,
-) -> Result<Attempt, DbErr> {
+) -> Result<UpdateResult, DbErr> {
     let ascii: String = message.chars().map(|c| if c.is_ascii() && c != '\0' { c } else { '?' }).collect();
     let short = SHORT.map(|length| Some(&ascii[..ascii.len().min(length)]));
     let mut refused = String::new();
     for message in [Some(message), short[0], short[1], None] {
         match tx.execute_in_savepoint(&update(message)).await {
-            Ok(done) if done.rows_affected() > 0 => return Ok(Attempt::Changed),
-            Ok(_) => return Ok(Attempt::Unchanged),
+            Ok(done) if done.rows_affected() > 0 => return Ok(UpdateResult::Changed),
+            Ok(_) => return Ok(UpdateResult::Unchanged),
             Err(error) if ErrorKind::of(&error) != ErrorKind::Statement => return Err(error),
             Err(error) => refused = error.to_string(),
         }
     }
-    Ok(Attempt::Refused(refused))
+    Ok(UpdateResult::Refused(refused))
 }
 
-/// A trigger or rule can keep a row pending without an error.
+/// Checks whether a trigger or a rule has kept the row pending, which causes no error.
 async fn remains_pending(tx: &Transaction, table: &TableSql, row: &RowRef) -> Result<Written, DbErr> {
     let found = tx.connection().await?.query_one(&table.as_claimed(row)).await?;
     Ok(match found {

@@ -59,8 +59,8 @@ impl Supervisor {
 
     /// Ends the instance because another one follows. If a blocking run holds it, it ends when that run has returned.
     pub(super) async fn replace_instance(&mut self) {
-        match &mut self.away {
-            Some(away) => away.discard = true,
+        match &mut self.unreturned {
+            Some(unreturned) => unreturned.discard = true,
             None => self.end_instance().await,
         }
     }
@@ -72,8 +72,8 @@ impl Supervisor {
         if let Some(instance) = self.instance.take() {
             return clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
         }
-        let Some(mut away) = self.away.take() else { return };
-        match self.invoker.invoke(pin!(&mut away.run), Limit::Cleanup(self.cleanup_deadline())).await {
+        let Some(mut unreturned) = self.unreturned.take() else { return };
+        match self.invoker.invoke(pin!(&mut unreturned.run), Limit::Cleanup(self.cleanup_deadline())).await {
             InvokeResult::Done(Ok((instance, result))) => {
                 self.invoker.discard("the result of a run that had timed out", result);
                 clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
@@ -82,7 +82,7 @@ impl Supervisor {
             InvokeResult::Cancelled(_) => {
                 let id = &self.cx.service.id;
                 warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
-                tokio::spawn(clean_up_late(away.run, self.invoker.clone(), self.cx.clone()));
+                tokio::spawn(clean_up_late(unreturned.run, self.invoker.clone(), self.cx.clone()));
             }
         }
     }

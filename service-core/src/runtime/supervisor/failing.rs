@@ -14,7 +14,7 @@ use crate::panic::Caught;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::policy::{self, Decision};
-use crate::runtime::registration::used_up;
+use crate::runtime::registration::ready_made_has_ended;
 use crate::runtime::requests::Rebuild;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::later;
@@ -113,7 +113,7 @@ impl Supervisor {
         let suspected = self.invoker.extension.suspects_outage(&service, kind, &error);
         let before = self.without_outage(suspected, began, counted).await;
         let failure = policy::failure(&self.options, before, kind, error);
-        let (recovery, broken) = self.ask(&failure);
+        let (recovery, broken) = self.call_on_failure(&failure);
         let mut decision = policy::decide(&self.options, &failure, recovery);
         let ends_instance = broken || matches!(decision, Decision::Rebuild(_));
         let irreplaceable = ends_instance && !self.registered.factory.has_next();
@@ -155,7 +155,7 @@ impl Supervisor {
             Decision::Stop => Some(Exit::Stopped),
             Decision::Fail if irreplaceable => {
                 if !stopping {
-                    error!(service.id = %service.id, "{}", used_up(&service.id));
+                    error!(service.id = %service.id, "{}", ready_made_has_ended(&service.id));
                 }
                 Some(Exit::Failed)
             }
@@ -201,7 +201,7 @@ impl Supervisor {
     }
 
     /// Calls the instance's `on_failure`. Returns its answer, and whether the instance is broken by a panic.
-    fn ask(&mut self, failure: &Failure) -> (Recovery, bool) {
+    fn call_on_failure(&mut self, failure: &Failure) -> (Recovery, bool) {
         let Some(instance) = &mut self.instance else {
             return (failure.recovery(), false);
         };
@@ -258,7 +258,7 @@ impl Supervisor {
     /// Begins the wait for a retry.
     fn back_off(&mut self, wait: Duration, reason: Option<WaitReason>) {
         self.plan(Due::Retry, later(Instant::now(), wait));
-        let (service, blocked) = (&self.cx.service, self.away.is_some());
+        let (service, blocked) = (&self.cx.service, self.unreturned.is_some());
         service.update(|state| {
             state.status.activity = Activity::BackingOff;
             state.status.left_starting = true;

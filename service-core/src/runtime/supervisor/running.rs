@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
-use super::{Away, Exit, Returned, Supervisor};
+use super::{Exit, Returned, Supervisor, UnreturnedRun};
 use crate::config::options::Options;
 use crate::humanize;
 use crate::panic::Caught;
@@ -157,7 +157,7 @@ impl Supervisor {
             InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
             InvokeResult::Cancelled(cancelled) => {
                 self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun));
-                self.away = Some(Away { run, discard: false });
+                self.unreturned = Some(UnreturnedRun { run, discard: false });
                 InvokeResult::Cancelled(cancelled)
             }
         }
@@ -165,7 +165,7 @@ impl Supervisor {
 
     /// Takes the instance back from a blocking run that had timed out and has returned now.
     pub(super) async fn take_back(&mut self, returned: Option<Returned>) {
-        let discard = self.away.take().is_some_and(|away| away.discard);
+        let discard = self.unreturned.take().is_some_and(|unreturned| unreturned.discard);
         let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
         self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
         // Without it, the runtime shuts down.

@@ -1,7 +1,7 @@
 use sea_orm::DatabaseConnection;
 
 use super::*;
-use crate::database::work::due::Kind;
+use crate::database::work::due::RowKind;
 use crate::database::work::work_item::{Work, any_status, time_value};
 use crate::database::{connect, create_claim_index};
 
@@ -38,7 +38,7 @@ impl WorkItem for job::Entity {
     }
 }
 
-/// SQLite's plan for a query, a line a step.
+/// SQLite's plan for a query, one line for each step.
 async fn steps(db: &DatabaseConnection, query: &sea_orm::Statement) -> String {
     let sql = format!("EXPLAIN QUERY PLAN {}", query.sql);
     let values = query.values.clone().unwrap_or(sea_orm::Values(Vec::new()));
@@ -60,7 +60,7 @@ async fn table(due: &str) -> DatabaseConnection {
         db.execute_unprepared(sql).await.expect("a table");
     }
     create_claim_index::<job::Entity>(&db).await.expect("an index");
-    // With statistics about the table, SQLite is bolder.
+    // With statistics about the table, SQLite chooses other plans.
     db.execute_unprepared("ANALYZE").await.expect("statistics");
     db
 }
@@ -80,10 +80,10 @@ async fn on_sqlite_a_claim_of_any_size_finds_its_rows_by_the_index() {
             };
             assert_eq!(rows.kinds().len(), 2);
             for limit in [1, 2, 101] {
-                let keys = [Kind::Undated, Kind::Dated].map(|kind| rows.keys(kind, Utc::now(), limit));
+                let keys = [RowKind::Undated, RowKind::Dated].map(|kind| rows.keys(kind, Utc::now(), limit));
                 for query in keys.into_iter().chain([rows.statement(Utc::now(), limit)]) {
                     let steps = steps(&db, &query).await;
-                    // Not through all that is pending: only through what is asked for.
+                    // Through the index, and not through all pending rows.
                     assert!(
                         steps.contains("SEARCH job USING INDEX job_claim_idx (<expr>"),
                         "{due} {limit}:\n{}\n{steps}",

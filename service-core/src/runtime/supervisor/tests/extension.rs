@@ -262,14 +262,14 @@ async fn other_failures_count_during_an_outage() {
 #[cfg(feature = "cron")]
 mod fires {
     use super::*;
-    use crate::runtime::clock::{Clock, WallClock};
+    use crate::runtime::clock::{Clock, TimeSource};
     use crate::schedule::{CatchUp, CronSchedule};
 
     /// A wall clock that moves with tokio's clock.
     #[derive(Debug)]
     struct TestClock(Instant);
 
-    impl WallClock for TestClock {
+    impl TimeSource for TestClock {
         fn now(&self) -> SystemTime {
             SystemTime::UNIX_EPOCH + secs(1_767_225_600) + self.0.elapsed()
         }
