@@ -69,6 +69,7 @@ fn the_example_of_the_readme() {
                         ("max_failures", ::service_core::__private::Literal::Int(5i64)),
                     ],
                     ::service_core::__private::None,
+                    false,
                 );
                 const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(
                     <EmailSender as ::service_core::__private::ByDefault>::build,
@@ -170,6 +171,7 @@ fn every_method_and_a_renamed_crate() {
                         ),
                     ],
                     svc::__private::Some(<Settings as svc::__private::Config>::SETTINGS),
+                    false,
                 );
                 const BUILD: svc::__private::Option<svc::__private::Build> = svc::__private::Some(|
                     cx|
@@ -240,7 +242,7 @@ fn a_function() {
                 const ID: &'static str = "tick";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
-                >(::service_core::__private::place!(), &[], ::service_core::__private::None);
+                >(::service_core::__private::place!(), &[], ::service_core::__private::None, false);
                 const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(
                     <Self as ::service_core::__private::ByDefault>::build,
                 );
@@ -286,7 +288,7 @@ fn after_an_error_the_type_still_counts_as_a_service() {
                 const ID: &'static str = "sender";
                 const DESCRIPTOR: &'static ::service_core::__private::ServiceDescriptor = &::service_core::__private::descriptor::<
                     Self,
-                >(::service_core::__private::place!(), &[], ::service_core::__private::None);
+                >(::service_core::__private::place!(), &[], ::service_core::__private::None, false);
                 const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::None;
             }
         "#]],

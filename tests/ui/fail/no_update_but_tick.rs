@@ -7,7 +7,7 @@ struct Sender;
 
 #[service]
 impl Sender {
-    async fn run(&mut self) {}
+    async fn tick(&mut self) {}
 }
 
 fn main() {}
