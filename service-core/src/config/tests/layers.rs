@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::layers::Scope;
 use crate::config::options::{Options, Restart, ServiceOptions};
-use crate::schedule::{CatchUp, CronSchedule, RateLimit, Schedule};
+use crate::schedule::{CatchUp, CronSchedule, LongRun, OnEnd, RateLimit, Schedule};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -343,4 +343,27 @@ fn every_option_in_effect_is_explained() {
     );
     assert_eq!(changed[5], "retry_delay = 7s (set by the service itself while running)");
     assert_eq!(changed[6..], at_start[6..]);
+}
+
+#[test]
+fn keys_of_a_schedule_have_no_effect_on_a_service_with_run_and_the_other_way_round() {
+    let (update, run) = (undeclared(), long_running());
+    let defaults =
+        "[defaults]\ninterval = 10\ntimeout = 5\njitter = 1\nidle_timeout = 7\non_end = \"again\"\nretry_delay = 3";
+    let resolve = |text: &'static str, of| toml(text).load().resolve(Target::new("mail", of, None), &[]);
+    let options = resolve(defaults, run).unwrap().options.clone();
+    let long = LongRun { idle_timeout: Some(s(7)), on_end: OnEnd::Again, ..LongRun::default() };
+    assert_eq!(options.schedule, Schedule::LongRun(long));
+    assert_eq!((options.timeout, options.jitter, options.retry_delay), (None, Duration::ZERO, s(3)));
+    let options = resolve(defaults, update).unwrap().options.clone();
+    assert_eq!((&options.schedule, options.timeout), (&Schedule::Interval(s(10)), Some(s(5))));
+
+    let error = |text, of| resolve(text, of).unwrap_err().to_string();
+    let wrong = error("[mail]\ninterval = 10\ncatch_up = \"all\"\ntimeout = 5", run);
+    for key in ["interval", "catch_up", "timeout"] {
+        let expected = format!("`{key}` of service `mail` (services.toml");
+        assert!(wrong.contains(&expected) && wrong.contains("does not apply to a service with `run`"), "{wrong}");
+    }
+    let wrong = error("[mail]\nidle_timeout = 10\nreadiness = \"explicit\"", update);
+    assert!(wrong.contains("`readiness`") && wrong.contains("applies only to a service with `run`"), "{wrong}");
 }

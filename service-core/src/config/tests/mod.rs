@@ -112,11 +112,23 @@ fn undeclared() -> &'static ServiceDescriptor {
     descriptor(&[], Some(|| None))
 }
 
+/// A service with `run`.
+fn long_running() -> &'static ServiceDescriptor {
+    Box::leak(Box::new(ServiceDescriptor { long_running: true, ..new_descriptor(&[], Some(|| None)) }))
+}
+
 fn descriptor(
     attributes: &'static [(&'static str, Literal)],
     settings: Option<fn() -> Option<&'static [&'static str]>>,
 ) -> &'static ServiceDescriptor {
-    Box::leak(Box::new(ServiceDescriptor {
+    Box::leak(Box::new(new_descriptor(attributes, settings)))
+}
+
+fn new_descriptor(
+    attributes: &'static [(&'static str, Literal)],
+    settings: Option<fn() -> Option<&'static [&'static str]>>,
+) -> ServiceDescriptor {
+    ServiceDescriptor {
         id: "mail",
         type_name: || "app::Mail",
         module_path: "app",
@@ -125,5 +137,5 @@ fn descriptor(
         attributes,
         settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()) }),
         long_running: false,
-    }))
+    }
 }
