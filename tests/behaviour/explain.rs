@@ -91,6 +91,7 @@ options
   timeout       2m   attribute at mailer.rs:20
 
 options by default
+  wake_on          none
   initial_delay    0s
   jitter           0s
   exhausted        fail

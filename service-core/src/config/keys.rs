@@ -152,6 +152,29 @@ pub(crate) static KEYS: &[Key] = &[
     .rules(WITH_CRON)
     .synonyms(&["misfire"]),
     key(
+        "on_demand",
+        "false",
+        Kind::Switch(part(
+            |o| (o.schedule == Schedule::OnDemand).then_some(true),
+            |o, v| {
+                if v {
+                    o.schedule = Schedule::OnDemand;
+                }
+            },
+        )),
+        "`true`: no schedule; the service runs only when it is woken or requested",
+    )
+    .rules(&[Rule::Schedule])
+    .synonyms(&["manual", "trigger"]),
+    key(
+        "wake_on",
+        "[]",
+        Kind::Topics(part(|o| update(o).map(|o| o.wake_on.clone()), |o, v| o.wake_on = v)),
+        "topics whose notifications make the next run due at once, in addition to the schedule",
+    )
+    .rules(&[Rule::Update, Rule::OneService])
+    .synonyms(&["topics", "listen"]),
+    key(
         "initial_delay",
         "0",
         Kind::Time(Least::Zero, part(|o| update(o).map(|o| o.initial_delay), |o, v| o.initial_delay = v)),
@@ -183,7 +206,7 @@ pub(crate) static KEYS: &[Key] = &[
             ],
             |o| update(o).map(|o| o.exhausted().word()),
         ),
-        "`fail`: the service is `Failed`; `next_run` (the default with `cron`): the run is given up, and the next regular run \
+        "`fail`: the service is `Failed`; `next_run` (the default with `cron` and `on_demand`): the run is given up, and the next regular run \
          starts with a count of 0",
     )
     .rules(&[Rule::Update]),

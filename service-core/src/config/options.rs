@@ -17,6 +17,8 @@ use crate::schedule::{CatchUp, LongRun, OnEnd, RateLimit, Readiness, Schedule};
 pub(crate) struct Options {
     /// When it runs. Default: every 60 s.
     pub(crate) schedule: Schedule,
+    /// Topics whose notifications make the next run due at once. Default: none.
+    pub(crate) wake_on: Vec<String>,
     /// Wait before the first run. Default: none.
     pub(crate) initial_delay: Duration,
     /// Up to this much is added at random to each scheduled wait. Default: none.
@@ -53,6 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             schedule: Schedule::Interval(Duration::from_secs(60)),
+            wake_on: Vec::new(),
             initial_delay: Duration::ZERO,
             jitter: Duration::ZERO,
             max_failures: 3,
@@ -80,7 +83,7 @@ impl Options {
     /// fail.
     pub(crate) fn exhausted(&self) -> Exhausted {
         self.exhausted.unwrap_or(match self.schedule {
-            Schedule::Cron(_) => Exhausted::NextRun,
+            Schedule::Cron(_) | Schedule::OnDemand => Exhausted::NextRun,
             Schedule::Interval(_) | Schedule::Delay(_) | Schedule::LongRun(_) => Exhausted::Fail,
         })
     }
@@ -211,6 +214,17 @@ impl ServiceOptions {
         self.with("catch_up", catch_up.word())
     }
 
+    /// Sets no schedule: the service runs only when it is woken ([`wake_on`](Self::wake_on),
+    /// [`ServiceHandle::wake`](crate::ServiceHandle::wake)) or requested. `false`: an interval, unless another schedule is set.
+    pub fn on_demand(self, on_demand: bool) -> Self {
+        self.with("on_demand", on_demand)
+    }
+
+    /// Sets the topics whose notifications make the next run due at once, in addition to the schedule. Default: none.
+    pub fn wake_on<T: AsRef<str>>(self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.with("wake_on", list(topics.into_iter().map(|topic| Value::Str(topic.as_ref().to_owned()))))
+    }
+
     /// Sets the wait before the first run. Default: none.
     pub fn initial_delay(self, time: Duration) -> Self {
         self.with("initial_delay", time)
@@ -231,7 +245,7 @@ impl ServiceOptions {
         self.with("max_failures", "unlimited")
     }
 
-    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule
+    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule and on demand
     /// [`Exhausted::NextRun`].
     pub fn exhausted(self, exhausted: Exhausted) -> Self {
         self.with("exhausted", exhausted.word())

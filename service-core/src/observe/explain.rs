@@ -181,6 +181,7 @@ fn doing(
             // What is due next is a check of the clock, not the run.
             Some(_) if matches!(snapshot.options.schedule, Schedule::Cron(_)) => "waiting for the next run".to_owned(),
             Some((_, wait)) => format!("waiting for the next run, due in {}", humanize::long(wait)),
+            None if snapshot.options.schedule == Schedule::OnDemand => "waiting to be woken".to_owned(),
             None => "about to run".to_owned(),
         },
         _ => reason.to_owned(),
@@ -210,8 +211,8 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
             };
             (first.max(now), wait.saturating_add(mean))
         }
-        // Its run continues; no other one is planned.
-        Schedule::LongRun(_) => return runs,
+        // None is planned.
+        Schedule::OnDemand | Schedule::LongRun(_) => return runs,
         Schedule::Cron(cron) => {
             let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));

@@ -322,7 +322,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     // When the run after this one was due.
     let overdue = match &snapshot.options.schedule {
         Schedule::Interval(every) => going.saturating_sub(*every),
-        Schedule::Delay(_) | Schedule::LongRun(_) => Duration::ZERO,
+        Schedule::Delay(_) | Schedule::OnDemand | Schedule::LongRun(_) => Duration::ZERO,
         Schedule::Cron(cron) => crate::schedule::cron::next(cron, clock.wall(started))
             .and_then(|due| clock.wall(now).duration_since(due).ok())
             .unwrap_or_default(),
@@ -330,7 +330,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     let limit = match (mean_duration(snapshot), &snapshot.options.schedule) {
         (Some(mean), _) => mean * 10 + Duration::from_secs(30),
         (None, Schedule::Interval(time) | Schedule::Delay(time)) => STUCK_AFTER.max(*time),
-        (None, Schedule::Cron(_) | Schedule::LongRun(_)) => STUCK_AFTER,
+        (None, Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_)) => STUCK_AFTER,
     };
     let stuck = going > limit;
     if overdue > GRACE {

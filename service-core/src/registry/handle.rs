@@ -190,6 +190,13 @@ impl ServiceHandle {
         self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
     }
 
+    /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls before
+    /// that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A service that does
+    /// not run, and one with `run`, ignore it.
+    pub fn wake(&self) {
+        self.inner().request_wake();
+    }
+
     /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
     /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///

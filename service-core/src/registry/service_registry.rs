@@ -60,6 +60,11 @@ impl ServiceRegistry {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
 
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`] does.
+    pub fn notify(&self, topic: &str) {
+        self.inner.services.wake(topic);
+    }
+
     /// Returns a health snapshot of all services.
     pub fn health(&self) -> RegistryHealth {
         let services = self.inner.services.all();

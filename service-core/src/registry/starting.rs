@@ -11,7 +11,7 @@ use crate::registry::dependencies;
 use crate::registry::handle::START_TIMEOUT;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::Session;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
@@ -160,7 +160,14 @@ impl ServiceRegistry {
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
-        let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run, in_run: false };
+        let cx = Context {
+            service: inner.clone(),
+            registry: self.inner.clone(),
+            incarnation,
+            run,
+            in_run: false,
+            nominal: Nominal::None,
+        };
         Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
 

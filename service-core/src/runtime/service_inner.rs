@@ -133,6 +133,16 @@ impl ServiceInner {
         Ok(())
     }
 
+    /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls before that
+    /// run are one run. Does nothing if the service does not run.
+    pub(crate) fn request_wake(&self) {
+        let mut state = self.lock();
+        let is_long = state.requests.options.long_run().is_some();
+        if state.serves_requests() && !is_long && !std::mem::replace(&mut state.requests.woken, true) {
+            state.wake();
+        }
+    }
+
     /// Sets or ends the pause by an operator override.
     #[allow(dead_code, reason = "for extensions")]
     pub(crate) fn set_override_pause(&self, place: Option<String>) {

@@ -106,6 +106,16 @@ impl Services {
         Some(removed)
     }
 
+    /// Wakes every service that has this topic in `wake_on`.
+    pub(crate) fn wake(&self, topic: &str) {
+        for ById(service) in self.read().iter() {
+            let listens = service.inner.lock().requests.options.wake_on.iter().any(|known| known == topic);
+            if listens {
+                service.inner.request_wake();
+            }
+        }
+    }
+
     /// Returns those of these services that are not ready.
     pub(crate) fn not_ready(&self, ids: &[String]) -> NotReady {
         let mut not_ready = NotReady { ids: Vec::new(), none_starting: true };

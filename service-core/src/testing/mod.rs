@@ -20,7 +20,7 @@ use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::clock::Clock;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
@@ -242,7 +242,14 @@ impl TestBed {
             state.status.begin();
             state.status.incarnation
         });
-        let cx = Context { service: registered.inner, registry: inner.clone(), incarnation, run: 1, in_run: true };
+        let cx = Context {
+            service: registered.inner,
+            registry: inner.clone(),
+            incarnation,
+            run: 1,
+            in_run: true,
+            nominal: Nominal::None,
+        };
         let started = Instant::now();
         let run = async {
             let result = if service.__shape().blocking_update {

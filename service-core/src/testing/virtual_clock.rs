@@ -194,7 +194,7 @@ fn is_quiet(services: &Services) -> bool {
             ServiceState::Starting | ServiceState::Draining => false,
             _ if state.requests.run || !state.is_at_rest() => false,
             ServiceState::Paused => true,
-            ServiceState::Running | ServiceState::BackingOff => state.status.next_due.is_some_and(|due| due > now),
+            ServiceState::Running | ServiceState::BackingOff => state.status.next_due.is_none_or(|due| due > now),
         }
     })
 }

@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Rate,
     /// A list of service types, functions and ids.
     Services,
+    /// A list of topics.
+    Topics,
     /// The name of a column.
     Column,
     /// The path of the runtime crate.
@@ -108,6 +110,8 @@ pub(crate) static SERVICE: Table = Table {
         ]),
         key("timezone", Kind::TimeZone, "\"Europe/Vienna\"").synonyms(&["tz", "zone"]).rules(FOR_CRON),
         key("catch_up", Kind::Choice(&["none", "latest", "all"]), "\"latest\"").synonyms(&["misfire"]).rules(FOR_CRON),
+        key("on_demand", Kind::Switch, "true").synonyms(&["manual", "trigger"]).rules(&[Rule::Schedule]),
+        key("wake_on", Kind::Topics, "[\"orders\"]").synonyms(&["topics", "listen"]).rules(&[Rule::Update]),
         key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]).rules(&[Rule::Update]),
         key("jitter", Kind::Time(Zero::Allowed), "5").rules(&[Rule::Update]),
         key("max_failures", Kind::CountOrUnlimited, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
@@ -228,6 +232,7 @@ impl Kind {
             Kind::TimeZone => "the name of a time zone in quotes".to_owned(),
             Kind::Rate => "a rate in quotes".to_owned(),
             Kind::Services => "a list of service types, functions and ids".to_owned(),
+            Kind::Topics => "a list of topics in quotes".to_owned(),
             Kind::Column => "the name of a column in quotes".to_owned(),
             Kind::CratePath => "a path without quotes".to_owned(),
         }

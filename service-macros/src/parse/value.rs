@@ -28,6 +28,7 @@ pub(crate) enum Literal {
     Str(String),
     Bool(bool),
     Services(Vec<Dependency>),
+    Topics(Vec<String>),
 }
 
 /// A service that another one depends on.
@@ -95,6 +96,7 @@ impl ValueParser<'_> {
             Kind::TimeZone => self.checked(&raw, cron::check_zone),
             Kind::Rate => self.checked(&raw, units::rate),
             Kind::Services => self.services(&raw),
+            Kind::Topics => self.topics(&raw),
             Kind::Column => self.string(&raw).map(|text| Literal::Str(text.value())),
             Kind::CratePath => Err(self.wrong()),
         }
@@ -324,6 +326,28 @@ impl ValueParser<'_> {
         Ok(Literal::Services(services.parse2(list)?.into_iter().collect()))
     }
 
+    fn topics(&self, raw: &RawValue) -> Result<Literal, Error> {
+        let list = match raw {
+            RawValue::List(list) => list.clone(),
+            RawValue::Str(_) => {
+                return Err(self.error(format!("takes a list: write `{} = [{}]`", self.key.name, self.text())));
+            }
+            _ => return Err(self.wrong()),
+        };
+        let topics = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, topic);
+        let topics = topics.parse2(list)?;
+        let wrong = topics.iter().filter(|topic| !names::is_topic(&topic.value()));
+        let message = "a topic has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`";
+        let errors = wrong.map(|topic| Error::new(topic.span(), message));
+        match errors.reduce(|mut all, next| {
+            all.combine(next);
+            all
+        }) {
+            Some(error) => Err(error),
+            None => Ok(Literal::Topics(topics.iter().map(LitStr::value).collect())),
+        }
+    }
+
     fn crate_path(&self) -> Result<Path, Error> {
         let tokens: TokenStream = self.tokens.iter().cloned().collect();
         if let RawValue::Str(text) = self.raw()
@@ -347,7 +371,7 @@ impl Literal {
             Literal::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
             Literal::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
             Literal::Str(text) => units::duration(text).ok(),
-            Literal::Bool(_) | Literal::Services(_) => None,
+            Literal::Bool(_) | Literal::Services(_) | Literal::Topics(_) => None,
         }
     }
 }
@@ -368,6 +392,14 @@ fn check_id(text: &LitStr) -> Result<(), Error> {
         None => String::new(),
     };
     Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
+}
+
+fn topic(input: ParseStream<'_>) -> Result<LitStr, Error> {
+    if input.peek(syn::Ident) {
+        let word: Ident = input.parse()?;
+        return Err(Error::new(word.span(), format!("a topic is written in quotes: `\"{word}\"`")));
+    }
+    input.parse()
 }
 
 const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{Exit, Supervisor, supervise};
 use crate::config::options::Options;
 use crate::config::{Inputs, Sources};
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::{Extension, NoExtension};
 use crate::runtime::fixtures::DESCRIPTOR;
 use crate::runtime::lifecycle::{BoxFuture, Cleanup, Lifecycle, Shape};
@@ -37,6 +37,7 @@ mod long_runs;
 mod patience;
 mod requests;
 mod user_code;
+mod wake_ups;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -300,7 +301,14 @@ impl Service {
             state.status.begin();
             (state.status.incarnation, state.status.stats.runs)
         });
-        let cx = Context { service: self.inner.clone(), registry: Arc::new(()), incarnation, run, in_run: false };
+        let cx = Context {
+            service: self.inner.clone(),
+            registry: Arc::new(()),
+            incarnation,
+            run,
+            in_run: false,
+            nominal: Nominal::None,
+        };
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 
