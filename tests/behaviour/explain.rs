@@ -101,6 +101,7 @@ options by default
   restart          never
   critical         false
   depends_on       none
+  needs            none
   rate_limit       none
   enabled          true
 

@@ -19,6 +19,7 @@ mod health;
 mod lifecycle;
 mod panics;
 mod pausing;
+mod probes;
 mod processes;
 mod races;
 mod rate_limit;

@@ -169,7 +169,7 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "wake_on",
         "[]",
-        Kind::Topics(part(|o| update(o).map(|o| o.wake_on.clone()), |o, v| o.wake_on = v)),
+        Kind::Names(part(|o| update(o).map(|o| o.wake_on.clone()), |o, v| o.wake_on = v)),
         "topics whose notifications make the next run due at once, in addition to the schedule",
     )
     .rules(&[Rule::Update, Rule::OneService])
@@ -288,6 +288,13 @@ pub(crate) static KEYS: &[Key] = &[
     )
     .rules(&[Rule::OneService])
     .synonyms(&["depends", "requires", "after", "dependencies"]),
+    key(
+        "needs",
+        "[]",
+        Kind::Names(part(|o| Some(o.needs.clone()), |o, v| o.needs = v)),
+        "names of probes: while one fails, failures do not exhaust the service, and its success ends the wait for a retry",
+    )
+    .synonyms(&["probes", "resources"]),
     key(
         "idle_timeout",
         NONE,

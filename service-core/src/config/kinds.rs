@@ -25,7 +25,8 @@ pub(crate) enum Kind {
     Cron(Part<String>),
     TimeZone(Part<String>),
     Services(Part<Vec<String>>),
-    Topics(Part<Vec<String>>),
+    /// Topics or probes.
+    Names(Part<Vec<String>>),
     /// A rate, or `"none"`.
     Rate(Part<Option<RateLimit>>),
     /// Only the attribute can have it.
@@ -121,9 +122,9 @@ impl Kind {
                 coercion::word(value).map(|word| Accepted::new(word.to_owned(), word.to_owned(), part))
             }
             Kind::Services(part) => coercion::words(value).map(|ids| Accepted::new(show_ids(&ids), ids, part)),
-            Kind::Topics(part) => {
-                let topics = coercion::words(value).filter(|topics| topics.iter().all(|topic| is_topic(topic)));
-                topics.map(|topics| Accepted::new(show_ids(&topics), topics, part))
+            Kind::Names(part) => {
+                let names = coercion::words(value).filter(|names| names.iter().all(|name| is_name(name)));
+                names.map(|names| Accepted::new(show_ids(&names), names, part))
             }
             Kind::Rate(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
             Kind::Rate(part) => {
@@ -146,7 +147,7 @@ impl Kind {
             Kind::Switch(part) => (part.get)(options).map(|flag| flag.to_string()),
             Kind::Choice(_, get) => get(options).map(str::to_owned),
             Kind::Cron(part) | Kind::TimeZone(part) => (part.get)(options),
-            Kind::Services(part) | Kind::Topics(part) => (part.get)(options).map(|ids| show_ids(&ids)),
+            Kind::Services(part) | Kind::Names(part) => (part.get)(options).map(|ids| show_ids(&ids)),
             Kind::Rate(part) => (part.get)(options).map(|rate| rate.map_or(NONE.to_owned(), units::show_rate)),
             Kind::Attribute => None,
         }
@@ -167,8 +168,8 @@ impl Kind {
             Self::Cron(_) => "a cron expression such as \"0 3 * * *\"".to_owned(),
             Self::TimeZone(_) => "a time zone such as \"Europe/Berlin\"".to_owned(),
             Self::Services(_) => "a list of service ids such as [\"importer\", \"cleanup\"]".to_owned(),
-            Self::Topics(_) => {
-                "a list of topics such as [\"orders\"]: 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`".to_owned()
+            Self::Names(_) => {
+                "a list of names such as [\"orders\"]: 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`".to_owned()
             }
             Self::Rate(_) => "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\"".to_owned(),
             Self::Attribute => "no value".to_owned(),
@@ -176,8 +177,8 @@ impl Kind {
     }
 }
 
-/// Whether a notification may have this topic.
-pub(crate) fn is_topic(topic: &str) -> bool {
+/// Whether a topic or a probe may have this name.
+pub(crate) fn is_name(topic: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
     (1..=100).contains(&topic.len()) && topic.chars().all(allowed)
 }

@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) critical: bool,
     /// Ids of the services that are started before and stopped after this one. Default: none.
     pub(crate) depends_on: Vec<String>,
+    /// Names of the probes that the service needs. Default: none.
+    pub(crate) needs: Vec<String>,
     /// The rate of `cx.permit()`. Default: no limit.
     pub(crate) rate_limit: Option<RateLimit>,
     /// `false`: registered, not started. Default: `true`.
@@ -68,6 +70,7 @@ impl Default for Options {
             restart: None,
             critical: false,
             depends_on: Vec::new(),
+            needs: Vec::new(),
             rate_limit: None,
             enabled: true,
             requester_id: None,
@@ -311,6 +314,12 @@ impl ServiceOptions {
     /// attribute. Default: none.
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
+    }
+
+    /// Sets the names of the probes that the service needs ([`RegistryBuilder::probe`](crate::RegistryBuilder::probe)): while
+    /// one of them fails, failures of the service do not exhaust it. Default: none.
+    pub fn needs<N: AsRef<str>>(self, probes: impl IntoIterator<Item = N>) -> Self {
+        self.with("needs", list(probes.into_iter().map(|name| Value::Str(name.as_ref().to_owned()))))
     }
 
     /// Sets how long a `run` may report no progress ([`Context::heartbeat`](crate::Context::heartbeat) and similar calls), above

@@ -112,7 +112,7 @@ pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &d
         Some(WaitReason::Dependencies(ids)) => ids.iter().map(|id| dependency(id, services)).collect(),
         _ => Vec::new(),
     };
-    let (status, reason) = health::assess(inner, &snapshot, extension, now);
+    let (status, reason) = health::assess(inner, &snapshot, services, extension, now);
     let resolved = &snapshot.resolved;
     let options: Vec<ExplainedOption> =
         resolved.explain(&snapshot.options).into_iter().map(ExplainedOption::from).collect();

@@ -13,6 +13,7 @@ use crate::runtime::extension::Extension;
 use crate::runtime::requests::PausedBy;
 use crate::runtime::runtime_state::Snapshot;
 use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
 use crate::runtime::status::WaitReason;
 use crate::schedule::Schedule;
 use crate::service::state::ServiceState;
@@ -110,12 +111,12 @@ impl RegistryHealth {
 }
 
 /// Returns the health of a service.
-pub(crate) fn of(service: &ServiceInner, extension: &dyn Extension) -> ServiceHealth {
+pub(crate) fn of(service: &ServiceInner, services: &Services, extension: &dyn Extension) -> ServiceHealth {
     let now = Instant::now();
     let clock = &service.shared.clock;
     let metrics = service.metrics.snapshot();
     let snapshot = service.lock().snapshot();
-    let (health, reason) = assess(service, &snapshot, extension, now);
+    let (health, reason) = assess(service, &snapshot, services, extension, now);
     let Snapshot { state, is_paused, status, options, .. } = &snapshot;
     let stats = &status.stats;
     let ended = stats.runs > u64::from(status.in_run());
@@ -171,12 +172,13 @@ const SLOW_START: Duration = Duration::from_secs(30);
 pub(crate) fn assess(
     service: &ServiceInner,
     snapshot: &Snapshot,
+    services: &Services,
     extension: &dyn Extension,
     now: Instant,
 ) -> (HealthStatus, Option<String>) {
     let (status, reason) = assess_by_schedule(snapshot, &service.shared.clock, now);
     if matches!(snapshot.state, ServiceState::Starting | ServiceState::BackingOff | ServiceState::Running)
-        && let Some(outage) = extension.outage(service)
+        && let Some(outage) = services.outage(service)
     {
         let reason = match reason {
             Some(reason) => format!("{reason}; {}", outage.what),

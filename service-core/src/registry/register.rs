@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::{check_catch_up, name_clash};
+use crate::registry::builder::{check_catch_up, check_needs, name_clash};
 use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -152,6 +152,7 @@ impl ServiceRegistry {
         let services = &self.inner.services;
         let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
         check_catch_up(&service, &*self.inner.extension)?;
+        check_needs(&service, &self.inner.services.resources)?;
         // No other service depends on a new one, so the only possible cycle is a service that depends on itself.
         let check = |others: &[Arc<RegisteredService>]| {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);

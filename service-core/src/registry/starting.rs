@@ -89,8 +89,8 @@ impl ServiceRegistry {
         for service in started {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
-            let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage))
-                && self.inner.extension.outage(&service.inner).is_some();
+            let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_)))
+                && self.inner.services.outage(&service.inner).is_some();
             if !status.ready && status.start_resolved && status.stats.errors > 0 && !in_outage {
                 let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                 failed.push(format!("service `{}` did not start{why}", service.id()));
@@ -139,6 +139,7 @@ impl ServiceRegistry {
     pub(super) fn keep_watching(&self, runtime: &Handle) {
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
+            self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
         }
     }
 

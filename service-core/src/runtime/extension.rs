@@ -6,22 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::resource::Resource;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
-use crate::service::error::{Error, Result};
-use crate::service::failure::FailureKind;
-
-/// An outage of an extension's resource, as text.
-#[derive(Clone, Debug)]
-pub(crate) struct Outage {
-    /// What does not answer and since when: "the database `…` has been down for 5 s".
-    pub(crate) what: String,
-    /// The cause.
-    pub(crate) why: String,
-}
+use crate::service::error::Result;
 
 /// The hooks of a feature in the loop of every service. Each hook does nothing by default.
 ///
@@ -30,6 +20,11 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     /// Whether served cron fires are stored, so that `catch_up` is possible.
     fn remembers_fires(&self) -> bool {
         false
+    }
+
+    /// Returns what services use of the feature, and may be down.
+    fn resource(&self) -> Option<Arc<dyn Resource>> {
+        None
     }
 
     /// A service has been registered.
@@ -87,35 +82,9 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Whether a failure may come from an outage. Called for every failure; if so, the extension checks for an outage at
-    /// once.
-    fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, _error: &Error) -> bool {
-        false
-    }
-
-    /// Whether there is an outage, or was one at `began` or later. Checks it if that is not known.
-    fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
-        Box::pin(std::future::ready(false))
-    }
-
-    /// Whether an outage is known that exists now or existed at `at` or later.
-    fn was_down_since(&self, _at: Instant) -> bool {
-        false
-    }
-
-    /// Whether an outage ended at `at` or later, and no outage is known now.
-    fn recovered_since(&self, _at: Instant) -> bool {
-        false
-    }
-
     /// Whether an outage is known now.
     fn is_down(&self) -> bool {
         false
-    }
-
-    /// Returns the outage, if it concerns this service.
-    fn outage(&self, _service: &ServiceInner) -> Option<Outage> {
-        None
     }
 
     /// Returns why the service is degraded although its runs succeed.

@@ -88,6 +88,11 @@ impl ServiceInner {
         }
     }
 
+    /// Whether the service has this resource in `needs`.
+    pub(crate) fn needs(&self, resource: &str) -> bool {
+        self.lock().requests.options.needs.iter().any(|needed| needed == resource)
+    }
+
     pub(crate) fn requester_id(&self) -> &str {
         self.requester_id.as_deref().unwrap_or(&self.shared.requester_id)
     }
@@ -205,9 +210,12 @@ impl ServiceInner {
 
     /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A wait
     /// that the service itself chose (`RetryAfter`) is not shortened.
-    pub(crate) fn end_outage(&self) {
+    pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
-        let waits = matches!(state.status.wait_reason.as_deref(), Some(WaitReason::Outage));
+        let waits = match state.status.wait_reason.as_deref() {
+            Some(WaitReason::Outage(resources)) => resources.iter().any(|waited| **waited == *resource),
+            _ => false,
+        };
         if waits && state.status.is_backing_off() {
             state.requests.outage_over = true;
             state.wake();

@@ -8,12 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use crate::config::ServiceDescriptor;
 use crate::config::Sources;
 use crate::runtime::registration::RegisteredService;
+use crate::runtime::resource::{Outage, Resource};
+use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
+use crate::service::error::Error;
+use crate::service::failure::FailureKind;
 use crate::service::state::ServiceState;
 
 pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sources: Sources,
+    /// What services use and may be down.
+    pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
     /// The types of the services, by name, with the number of services of each.
     types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
@@ -26,9 +32,37 @@ pub(crate) struct NotReady {
     pub(crate) none_starting: bool,
 }
 
+/// Resources, and the services that wait for them.
 impl Services {
-    pub(crate) fn new(shared: Arc<Shared>, sources: Sources) -> Self {
-        Self { shared, sources, list: RwLock::default(), types: Mutex::default() }
+    /// Returns the resources from whose outage this failure may come.
+    pub(crate) fn suspects(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> Vec<Arc<dyn Resource>> {
+        let suspected = |resource: &&Arc<dyn Resource>| {
+            let needs = service.needs(resource.name());
+            if needs {
+                resource.is_suspected();
+            }
+            resource.suspects(service, kind, error) || needs
+        };
+        self.resources.iter().filter(suspected).cloned().collect()
+    }
+
+    /// Returns the outage that concerns this service.
+    pub(crate) fn outage(&self, service: &ServiceInner) -> Option<Outage> {
+        let concerns = |resource: &&Arc<dyn Resource>| resource.is_used_by(service) || service.needs(resource.name());
+        self.resources.iter().filter(concerns).find_map(|resource| resource.outage())
+    }
+
+    /// A resource is available again: services that wait for it retry now.
+    pub(crate) fn end_outage(&self, resource: &str) {
+        for service in self.all() {
+            service.inner.end_outage(resource);
+        }
+    }
+}
+
+impl Services {
+    pub(crate) fn new(shared: Arc<Shared>, sources: Sources, resources: Vec<Arc<dyn Resource>>) -> Self {
+        Self { shared, sources, resources, list: RwLock::default(), types: Mutex::default() }
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {

@@ -45,8 +45,8 @@ pub(crate) enum WaitReason {
     BlockingRun,
     /// For the restart after a permanent failure.
     Restart,
-    /// For a retry of a failure that may come from an outage; the end of the outage ends the wait.
-    Outage,
+    /// For a retry of a failure that may come from an outage of these resources; the end of the outage ends the wait.
+    Outage(Box<[Arc<str>]>),
 }
 
 /// The status that a service's loop writes and all others read.

@@ -38,10 +38,10 @@ pub(crate) fn function_type(function: &str) -> String {
     format!("{}Service", camel_case(function))
 }
 
-/// Whether a notification may have this topic.
-pub(crate) fn is_topic(topic: &str) -> bool {
+/// Whether a topic or a probe may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
-    (1..=100).contains(&topic.len()) && topic.chars().all(allowed)
+    (1..=100).contains(&name.len()) && name.chars().all(allowed)
 }
 
 /// What is wrong with a service id.

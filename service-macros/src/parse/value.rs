@@ -28,7 +28,8 @@ pub(crate) enum Literal {
     Str(String),
     Bool(bool),
     Services(Vec<Dependency>),
-    Topics(Vec<String>),
+    /// Topics or probes.
+    Names(Vec<String>),
 }
 
 /// A service that another one depends on.
@@ -96,7 +97,7 @@ impl ValueParser<'_> {
             Kind::TimeZone => self.checked(&raw, cron::check_zone),
             Kind::Rate => self.checked(&raw, units::rate),
             Kind::Services => self.services(&raw),
-            Kind::Topics => self.topics(&raw),
+            Kind::Names(kind) => self.names(&raw, kind),
             Kind::Column => self.string(&raw).map(|text| Literal::Str(text.value())),
             Kind::CratePath => Err(self.wrong()),
         }
@@ -326,7 +327,7 @@ impl ValueParser<'_> {
         Ok(Literal::Services(services.parse2(list)?.into_iter().collect()))
     }
 
-    fn topics(&self, raw: &RawValue) -> Result<Literal, Error> {
+    fn names(&self, raw: &RawValue, kind: &str) -> Result<Literal, Error> {
         let list = match raw {
             RawValue::List(list) => list.clone(),
             RawValue::Str(_) => {
@@ -334,17 +335,17 @@ impl ValueParser<'_> {
             }
             _ => return Err(self.wrong()),
         };
-        let topics = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, topic);
-        let topics = topics.parse2(list)?;
-        let wrong = topics.iter().filter(|topic| !names::is_topic(&topic.value()));
-        let message = "a topic has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`";
-        let errors = wrong.map(|topic| Error::new(topic.span(), message));
+        let all = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, quoted);
+        let all = all.parse2(list)?;
+        let wrong = all.iter().filter(|name| !names::is_name(&name.value()));
+        let message = format!("a {kind} has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`");
+        let errors = wrong.map(|name| Error::new(name.span(), &message));
         match errors.reduce(|mut all, next| {
             all.combine(next);
             all
         }) {
             Some(error) => Err(error),
-            None => Ok(Literal::Topics(topics.iter().map(LitStr::value).collect())),
+            None => Ok(Literal::Names(all.iter().map(LitStr::value).collect())),
         }
     }
 
@@ -371,7 +372,7 @@ impl Literal {
             Literal::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
             Literal::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
             Literal::Str(text) => units::duration(text).ok(),
-            Literal::Bool(_) | Literal::Services(_) | Literal::Topics(_) => None,
+            Literal::Bool(_) | Literal::Services(_) | Literal::Names(_) => None,
         }
     }
 }
@@ -394,10 +395,10 @@ fn check_id(text: &LitStr) -> Result<(), Error> {
     Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
 }
 
-fn topic(input: ParseStream<'_>) -> Result<LitStr, Error> {
+fn quoted(input: ParseStream<'_>) -> Result<LitStr, Error> {
     if input.peek(syn::Ident) {
         let word: Ident = input.parse()?;
-        return Err(Error::new(word.span(), format!("a topic is written in quotes: `\"{word}\"`")));
+        return Err(Error::new(word.span(), format!("this is written in quotes: `\"{word}\"`")));
     }
     input.parse()
 }

@@ -29,6 +29,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::runtime::registration::RegisteredService;
+use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
 
@@ -340,9 +341,7 @@ impl TableWatcher {
     fn mark_up(&self, services: &Services) {
         let Some(after) = self.availability.mark_up() else { return };
         info!("the {} answers again, after {}", self.availability.name(), humanize::long(after));
-        for service in services.all() {
-            service.inner.end_outage();
-        }
+        services.end_outage(DATABASE);
     }
 
     /// If SQLite's file was removed or replaced, closes the connections to the old file, whose writes would be lost.

@@ -217,7 +217,7 @@ impl Script {
         let shared = Arc::new(shared);
         let registered = RegisteredService::new(registration, &shared, &sources).expect("its options are right");
         registered.inner.lock().requests.options = Arc::new(options);
-        let services = Arc::new(Services::new(shared, sources));
+        let services = Arc::new(Services::new(shared, sources, extension.resource().into_iter().collect()));
         let service = Service {
             inner: registered.inner.clone(),
             log,

@@ -35,7 +35,7 @@ async fn on_demand_a_service_runs_only_when_it_is_woken_or_requested() {
     let service = logging(Duration::ZERO).start(on_demand());
     tokio::time::sleep(secs(86_400)).await;
     assert_eq!(runs(&service), [""; 0]);
-    let found = health::of(&service.inner, &NoExtension);
+    let found = health::of(&service.inner, &service.services, &NoExtension);
     assert_eq!((found.state, found.status, found.next_run), (ServiceState::Running, HealthStatus::Healthy, None));
     service.inner.request_wake();
     tokio::time::sleep(secs(10)).await;
