@@ -260,6 +260,10 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     if let Some(blocked) = blocked(snapshot, now) {
         return (Unhealthy, Some(blocked));
     }
+    if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Turn)) {
+        let reason = "waiting for its turn: as many services as `max_concurrent_runs` allows are running";
+        return (Degraded, Some(reason.to_owned()));
+    }
     if let Some((status, late)) = lateness(snapshot, clock, now) {
         return (status, Some(late));
     }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::log::warn;
 
 use crate::config::is_name;
@@ -64,6 +66,7 @@ pub struct RegistryBuilder {
     without_discovered: bool,
     strict: bool,
     probes: Vec<Arc<Probe>>,
+    max_concurrent_runs: Option<usize>,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
     pub(crate) extension: Option<Box<dyn ExtensionBuilder>>,
@@ -236,6 +239,16 @@ impl RegistryBuilder {
         self
     }
 
+    /// Limits how many services run at the same time. A run that waits for its turn is late, not failed: its `timeout` counts
+    /// from its start, and turns are taken in the order in which the runs were due. A `run` does not count, as it would keep
+    /// its turn. Default: no limit. Zero counts as one.
+    ///
+    /// With a database, a limit somewhat below the size of the connection pool lets a thousand services share ten connections.
+    pub fn max_concurrent_runs(mut self, runs: usize) -> Self {
+        self.max_concurrent_runs = Some(runs.max(1));
+        self
+    }
+
     /// Registers everything and starts nothing.
     ///
     /// # Errors
@@ -272,6 +285,7 @@ impl RegistryBuilder {
             requester_id,
             seed: self.seed,
             states: self.states,
+            turns: self.max_concurrent_runs.map(|runs| Arc::new(Semaphore::new(runs.min(Semaphore::MAX_PERMITS)))),
             ..Shared::default()
         });
         let probes = self.probes.iter().map(|probe| probe.clone() as Arc<dyn Resource>);

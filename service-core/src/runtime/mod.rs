@@ -1,6 +1,6 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only the files before it in this list: clock, events, metrics, rate_limit; shared; status, requests,
+//! Each file uses only the files before it in this list: clock, events, metrics, rate_limit, turn; shared; status, requests,
 //! runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; resource; services; probe; extension;
 //! invoker, policy, failure_log; supervisor.
 
@@ -26,6 +26,7 @@ pub(crate) mod services;
 pub(crate) mod shared;
 pub(crate) mod status;
 pub(crate) mod supervisor;
+pub(crate) mod turn;
 
 #[cfg(test)]
 mod fixtures {

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::runtime::clock::Clock;
 use crate::runtime::events::Events;
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
     pub(crate) states: SharedStates,
+    /// The most runs at the same time, if they are limited.
+    pub(crate) turns: Option<Arc<Semaphore>>,
 }
 
 impl Shared {

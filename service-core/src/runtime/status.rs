@@ -45,6 +45,8 @@ pub(crate) enum WaitReason {
     BlockingRun,
     /// For the restart after a permanent failure.
     Restart,
+    /// For its turn: as many services as may run at the same time do.
+    Turn,
     /// For a retry of a failure that may come from an outage of these resources; the end of the outage ends the wait.
     Outage(Box<[Arc<str>]>),
 }

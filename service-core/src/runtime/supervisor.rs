@@ -30,6 +30,7 @@ use crate::runtime::requests::{Rebuild, Waiters};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 use crate::runtime::status::{Activity, Exit, WaitReason};
+use crate::runtime::turn::Turn;
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::Result;
@@ -73,6 +74,7 @@ pub(crate) struct Supervisor {
     due: Due,
     /// A blocking run that timed out or was aborted has not returned; it holds the instance.
     unreturned: Option<UnreturnedRun>,
+    turn: Turn,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
     /// For a cron schedule.
@@ -154,6 +156,7 @@ impl Supervisor {
             instance: None,
             due: Due::AtOnce,
             unreturned: None,
+            turn: Turn::None,
             current_waiters: Waiters::new(),
             cron: None,
             nominal: Nominal::None,
@@ -197,7 +200,7 @@ impl Supervisor {
 
     /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, unreturned, cron, nominal, current_waiters, .. } = self;
+        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, .. } = self;
         let service = &cx.service;
         let mut is_wake_up = false;
         let event = service.update(|state| {
@@ -232,6 +235,8 @@ impl Supervisor {
                     }
                 };
                 if !is_due {
+                    // A pause gives its turn to others.
+                    *turn = Turn::None;
                     state.status.at_rest = true;
                     return None;
                 }
@@ -260,6 +265,12 @@ impl Supervisor {
             state.requests.woken = false;
             if *due != Due::Retry {
                 cx.nominal = if is_regular && options.long_run().is_none() { *nominal } else { Nominal::None };
+            }
+            if let Some(turns) = service.shared.turns.as_ref().filter(|_| options.long_run().is_none())
+                && turn.poll(turns, task).is_pending()
+            {
+                state.status.wait_reason = Some(Box::new(WaitReason::Turn));
+                return None;
             }
             state.requests.degraded = None;
             state.requests.interrupt = None;

@@ -18,6 +18,7 @@ use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::status::WaitReason;
+use crate::runtime::turn::Turn;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
@@ -71,6 +72,7 @@ impl Supervisor {
         let is_blocking = self.instance.as_ref().is_some_and(|instance| instance.__shape().blocking_update);
         let result = if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await };
         self.cx.in_run = false;
+        self.turn = Turn::None;
         self.end_stop_hooks(&result);
         result
     }

@@ -36,6 +36,7 @@ mod limits;
 mod long_runs;
 mod patience;
 mod requests;
+mod turns;
 mod user_code;
 mod wake_ups;
 
