@@ -70,7 +70,7 @@ impl RuntimeState {
             Activity::Waiting if !status.ready => ServiceState::Starting,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
-            Activity::Waiting | Activity::InRun => ServiceState::Running,
+            Activity::Waiting | Activity::InRun | Activity::InBlockingRun => ServiceState::Running,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::panic::Caught;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
-use crate::runtime::status::WaitReason;
+use crate::runtime::status::{Activity, WaitReason};
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
@@ -98,6 +98,7 @@ impl Supervisor {
     async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {
         let Some(mut instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
         let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
+        cx.service.lock().status.activity = Activity::InBlockingRun;
         let mut run = tokio::task::spawn_blocking(move || {
             let _blocking = cx.service.shared.enter_blocking();
             let caught = invoker.call(&span, || instance.__update_blocking(&cx));
