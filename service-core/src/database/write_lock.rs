@@ -1,16 +1,15 @@
 //! [`WriteLock`]: the order of the writers to SQLite.
 //!
-//! SQLite has one writer at a time. Whoever finds it busy sleeps and asks again, so that the luckiest is next and the lock
-//! lies idle between. The services of one process stand in line here instead; between processes SQLite's own way holds.
+//! SQLite has one writer at a time. A writer that finds it busy sleeps and tries again, so the lock is unused in between. The
+//! services of one process wait in a queue here instead; between processes SQLite's own way applies.
 //!
-//! The tricky part: who holds the turn may be the one who waits, with two transactions at once. So nobody waits here for
-//! ever, and the turn is only an order: the lock itself stays SQLite's.
+//! The tricky part is a task with two transactions at once, which waits for itself. So the wait has a limit, and the permit only
+//! decides the order: the lock itself is SQLite's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::database::connect::BUSY_TIMEOUT;
 
 /// The line of one database's writers.
 #[derive(Clone, Debug)]
@@ -20,13 +19,13 @@ pub(crate) struct WriteLock(Arc<Semaphore>);
 pub(crate) type WritePermit = Option<OwnedSemaphorePermit>;
 
 impl WriteLock {
-    /// Waits for its turn, for as long as SQLite would.
-    pub(crate) async fn acquire(&self) -> WritePermit {
+    /// Waits for its turn, up to `limit`.
+    pub(crate) async fn acquire(&self, limit: Duration) -> WritePermit {
         let write_lock = Arc::clone(&self.0);
         if let Ok(turn) = write_lock.clone().try_acquire_owned() {
             return Some(turn);
         }
-        tokio::time::timeout(BUSY_TIMEOUT, write_lock.acquire_owned()).await.ok()?.ok()
+        tokio::time::timeout(limit, write_lock.acquire_owned()).await.ok()?.ok()
     }
 }
 
