@@ -9,6 +9,7 @@ mod postgres;
 
 mod away;
 mod batches;
+mod bed;
 mod catch_up;
 mod conflicts;
 mod each;

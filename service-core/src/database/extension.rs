@@ -13,6 +13,7 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
+use crate::database::statement_monitor::StatementMonitor;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
@@ -34,6 +35,7 @@ pub(crate) struct DatabaseExtension {
     write_lock: WriteLock,
     /// Leases use the registry's clock, not the database's.
     is_virtual: bool,
+    monitor: Option<Arc<StatementMonitor>>,
 }
 
 impl DatabaseExtension {
@@ -45,7 +47,11 @@ impl DatabaseExtension {
     ) -> Self {
         let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
         let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
-        Self { resource: Arc::new(resource), write_lock: WriteLock::default(), is_virtual }
+        Self { resource: Arc::new(resource), write_lock: WriteLock::default(), is_virtual, monitor: None }
+    }
+
+    pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
+        Self { monitor, ..self }
     }
 
     pub(crate) fn installed(self) -> Arc<dyn Extension> {
@@ -90,7 +96,8 @@ impl Extension for DatabaseExtension {
         let clock = WallClock::new(move || shared.clock.wall_now().into());
         let db = ServiceDb::new(self.watcher().db.clone(), service.id.clone())
             .with_tables(self.availability().tables().clone())
-            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked());
+            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
+            .with_monitor(self.monitor.clone());
         let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
@@ -110,6 +117,10 @@ impl Extension for DatabaseExtension {
 
     fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         Box::pin(async { _ = self.watcher().poll(services).await })
+    }
+
+    fn refresh_due(&self) -> Option<SystemTime> {
+        self.watcher().next_expiry()
     }
 
     fn commit_in_progress(&self, service: &ServiceInner) -> bool {

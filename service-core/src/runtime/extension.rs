@@ -52,6 +52,12 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(()))
     }
 
+    /// When the next [`refresh`](Self::refresh) is due at the latest, because something known expires.
+    #[allow(dead_code, reason = "for virtual time")]
+    fn refresh_due(&self) -> Option<SystemTime> {
+        None
+    }
+
     /// Whether a commit of the service is in flight. Until it ends, user code is not cancelled.
     fn commit_in_progress(&self, _service: &ServiceInner) -> bool {
         false
@@ -99,8 +105,29 @@ pub(crate) struct NoExtension;
 
 impl Extension for NoExtension {}
 
-/// Virtual time: it only moves when it is advanced.
+/// Virtual time: it only moves when it is moved.
 pub(crate) trait VirtualTime: fmt::Debug + Send + Sync {
-    /// Returns a future that advances time, step by step, while it is polled. It never ends.
+    /// Returns a future that lets time move while it is polled. It never ends.
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()>;
+}
+
+/// Work that takes real time, which virtual time waits for: the statements of a database.
+#[allow(dead_code, reason = "for virtual time")]
+pub(crate) trait RealWork: fmt::Debug + Send + Sync {
+    fn state(&self) -> RealWorkState;
+
+    /// Opens connections that are closed, as far as they can be opened.
+    fn reopen(&self) -> BoxFuture<'static, ()>;
+}
+
+/// How much such work there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(dead_code, reason = "for virtual time")]
+pub(crate) struct RealWorkState {
+    /// The connections that do something, or may. `None`: that is not known.
+    pub(crate) active: Option<u32>,
+    /// The connections that are not open. Work on them begins unseen.
+    pub(crate) closed: u32,
+    /// The open transactions in which no statement is in flight. They may hold locks.
+    pub(crate) waiting: u32,
 }

@@ -72,7 +72,7 @@ impl RuntimeState {
             Activity::Waiting | Activity::InRun if !status.is_up() => ServiceState::Starting,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
-            Activity::Waiting | Activity::InRun => ServiceState::Running,
+            Activity::Waiting | Activity::InRun | Activity::InBlockingRun => ServiceState::Running,
         }
     }
 

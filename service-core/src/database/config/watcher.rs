@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::log::warn;
+use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -76,6 +77,8 @@ struct State {
     reported: HashSet<String>,
     /// The database answers, but the tables cannot be read.
     unreadable: bool,
+    /// When the next override expires.
+    next_expiry: Option<DateTime<Utc>>,
 }
 
 /// The identity of a row: its layer, its key, and the services that it is for.
@@ -384,7 +387,9 @@ impl TableWatcher {
             let table_row = TableRow::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
             rows.entry(row.service_id).or_default().push(table_row);
         }
-        for row in read_overrides(db, now).await? {
+        let overrides = read_overrides(db, now).await?;
+        self.state().next_expiry = overrides.iter().filter_map(|row| row.as_ref().ok()?.until).min();
+        for row in overrides {
             let (service, table_row) = match row {
                 Ok(row) => {
                     let place = place(&row);
@@ -398,6 +403,11 @@ impl TableWatcher {
             rows.entry(service).or_default().push(table_row);
         }
         Ok(rows)
+    }
+
+    /// When the next override expires that is known.
+    pub(crate) fn next_expiry(&self) -> Option<SystemTime> {
+        self.state().next_expiry.map(SystemTime::from)
     }
 
     fn report(&self, service: &str, place: &str, problem: &str) {

@@ -17,7 +17,7 @@ use crate::panic::Caught;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
-use crate::runtime::status::WaitReason;
+use crate::runtime::status::{Activity, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
@@ -131,6 +131,7 @@ impl Supervisor {
     async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {
         let Some(mut instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
         let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
+        cx.service.lock().status.activity = Activity::InBlockingRun;
         let (sender, mut run) = oneshot::channel();
         let work = move || {
             let _blocking = cx.service.shared.enter_blocking();
