@@ -40,6 +40,8 @@ pub use work::batch::{Batch, BatchItem};
 pub use work::builder::{Claim, ClaimEach};
 pub use work::index::{claim_index, create_claim_index};
 pub use work::item::{IntoSettled, Item};
+#[doc(hidden)]
+pub use work::item_fn::{ItemFn, ItemFnWith};
 pub use work::work_item::WorkItem;
 
 /// The items that the derive names, and those that this repository's tests use without a registry.

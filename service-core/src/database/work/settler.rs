@@ -12,6 +12,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::item::Item;
+use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
 use crate::database::work::row::CompletionRefused;
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
@@ -107,7 +108,7 @@ impl Settler {
             self.fail_together(item, decision, &message).await?
         };
         match written {
-            Written::Done => self.report(&item.row, decision, &message),
+            Written::Done => self.report(&item.row, decision, error, &message),
             Written::Changed => return Ok(self.skip_lost(item).await),
             Written::Refused(why) => {
                 self.leave_out(
@@ -151,12 +152,16 @@ impl Settler {
         Ok(Settled::Failed)
     }
 
-    fn report(&self, row: &RowRef, decision: RetryDecision, error: &str) {
+    fn report(&self, row: &RowRef, decision: RetryDecision, cause: &Error, error: &str) {
         let (table, key, attempt) = (&self.table.name, key_text(&row.key), row.attempts + 1);
         let service_id = &*self.service_db.service_id;
         match decision {
             RetryDecision::Failed => {
                 crate::log::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
+            }
+            // A mistake of the program, also if a later attempt succeeds.
+            RetryDecision::Again(at) if cause.find::<ItemPanicked>().is_some() => {
+                crate::log::warn!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item panicked and will be tried again");
             }
             RetryDecision::Again(at) => {
                 tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
