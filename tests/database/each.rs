@@ -53,7 +53,7 @@ pub(crate) async fn each_item_commits_by_itself(bench: Bench) {
 
 /// As with `claim`, an item may change its own row: it may delete it, or move it to an archive.
 pub(crate) async fn an_item_may_change_and_delete_its_own_row(bench: Bench) {
-    async fn change(item: &Item<'_, job::Entity>) {
+    async fn change(item: &Item<job::Entity>) {
         let sql = match item.model().id {
             1 => "DELETE FROM job WHERE id = 1",
             2 => "UPDATE job SET status = 'parked', payload = 'mine' WHERE id = 2",

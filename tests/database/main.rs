@@ -15,6 +15,7 @@ mod conflicts;
 mod each;
 mod faults;
 mod fires;
+mod for_each;
 mod full_disk;
 mod killed;
 mod layers;
@@ -157,6 +158,14 @@ exercise! {
         a_batch_may_be_of_any_size,
         keys_of_two_columns_and_uuids_are_claimed_too,
         many_workers_repeat_nothing;
+    for_each:
+        every_item_ends_by_what_its_closure_returns,
+        with_claim_each_a_panic_undoes_only_its_own_item,
+        a_closure_returns_what_settle_takes,
+        a_lent_value_is_changed_by_each_item,
+        a_dropped_for_each_charges_only_the_item_in_flight,
+        forty_rows_that_panic_do_not_end_a_worker,
+        the_panic_of_an_item_is_a_warning_with_its_place;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
         killed_workers_with_claim_each_lose_nothing_and_repeat_nothing,

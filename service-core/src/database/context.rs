@@ -36,7 +36,7 @@ impl Context {
     /// # Errors
     /// When awaited: the registry has no database, or the database is down.
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
-        Claim::new(self.service_db(), n)
+        Claim::new(self.service_db(), n).in_run(self)
     }
 
     /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row
@@ -45,7 +45,7 @@ impl Context {
     /// # Errors
     /// As for [`claim`](Self::claim).
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
-        ClaimEach::new(self.service_db(), n)
+        ClaimEach::new(self.service_db(), n).in_run(self)
     }
 
     /// Returns the store of this service: small typed values that are kept across restarts.

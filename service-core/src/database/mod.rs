@@ -37,9 +37,12 @@ pub use schema::{SchemaSql, check_schema, migrate, schema_sql};
 pub use service_macros::WorkItem;
 pub use store::Store;
 pub use transaction::Transaction;
-pub use work::batch::{Batch, Item};
+pub use work::batch::{Batch, BatchItem};
 pub use work::builder::{Claim, ClaimEach};
 pub use work::index::{claim_index, create_claim_index};
+pub use work::item::{IntoSettled, Item};
+#[doc(hidden)]
+pub use work::item_fn::{ItemFn, ItemFnWith};
 pub use work::work_item::WorkItem;
 
 /// The items that the derive names, and those that this repository's tests use without a registry.

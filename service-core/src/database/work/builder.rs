@@ -15,11 +15,12 @@ use crate::database::work::claim::ClaimRequest;
 use crate::database::work::lease::DEFAULT_LEASE;
 use crate::database::work::sql::Backoff;
 use crate::database::work::work_item::WorkItem;
+use crate::runtime::context::Context;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::Result;
 
 /// Executes a request. Chosen where the entity is known to be a work item.
-type Run<E> = fn(ClaimRequest<E>) -> BoxFuture<'static, Result<Batch<E>>>;
+type Run<E> = fn(ClaimRequest<E>) -> Claiming<E>;
 
 impl ServiceDb {
     /// Claims up to `n` pending rows; they commit together.
@@ -33,7 +34,7 @@ impl ServiceDb {
     }
 }
 
-/// A claim of pending rows that commit together; `.await` it for the [`Batch`].
+/// A claim of pending rows that commit together. Call [`for_each`](Self::for_each), or `.await` it for the [`Batch`].
 ///
 /// On PostgreSQL the rows are locked with `FOR UPDATE SKIP LOCKED`. On SQLite the batch holds the write lock until it is
 /// committed or dropped, so write through `item.tx()` only.
@@ -41,7 +42,7 @@ impl ServiceDb {
 #[must_use = "a claim does nothing until it is awaited"]
 pub struct Claim<E: EntityTrait>(Builder<E>);
 
-/// A claim of pending rows that commit one by one; `.await` it for the [`Batch`].
+/// A claim of pending rows that commit one by one. Call [`for_each`](Self::for_each), or `.await` it for the [`Batch`].
 ///
 /// The claims are rows of `service_claim` with an owner and an expiry, and are renewed while the batch exists. The claims of a
 /// process that was killed expire after the [`lease`](Self::lease), and at most its item in flight is repeated.
@@ -49,11 +50,16 @@ pub struct Claim<E: EntityTrait>(Builder<E>);
 #[must_use = "a claim does nothing until it is awaited"]
 pub struct ClaimEach<E: EntityTrait>(Builder<E>);
 
+/// A claim that is being executed.
+pub(super) type Claiming<E> = BoxFuture<'static, Result<Batch<E>>>;
+
 #[derive(Debug)]
 struct Builder<E: EntityTrait> {
     /// The error is that there is no database; awaiting returns it.
     request: Result<ClaimRequest<E>>,
     run: Run<E>,
+    /// Shows when the run has to end.
+    context: Option<Context>,
 }
 
 impl<E: EntityTrait> Builder<E> {
@@ -66,7 +72,7 @@ impl<E: EntityTrait> Builder<E> {
             backoff: Backoff::default(),
             lease: DEFAULT_LEASE,
         });
-        Self { request, run }
+        Self { request, run, context: None }
     }
 
     fn with(mut self, change: impl FnOnce(&mut ClaimRequest<E>)) -> Self {
@@ -76,7 +82,7 @@ impl<E: EntityTrait> Builder<E> {
         self
     }
 
-    fn send(self) -> BoxFuture<'static, Result<Batch<E>>> {
+    fn send(self) -> Claiming<E> {
         match self.request {
             Ok(request) => (self.run)(request),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -106,6 +112,18 @@ macro_rules! builder {
         /// Claims rows in the order of this column, the largest first.
         pub fn order_by_desc(self, column: E::Column) -> Self {
             self.order_by(column, Order::Desc)
+        }
+
+        /// The run that the claim belongs to.
+        pub(crate) fn in_run(mut self, context: &Context) -> Self {
+            self.0.context = Some(context.clone());
+            self
+        }
+
+        /// Begins the claim for `for_each`.
+        pub(super) fn into_parts(mut self) -> (Claiming<E>, Option<Context>) {
+            let context = self.0.context.take();
+            (self.0.send(), context)
         }
 
         /// Sets the wait after a row's first failed attempt. It doubles with each further attempt. Default: 10 s. Needs

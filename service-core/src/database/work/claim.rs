@@ -14,14 +14,14 @@ use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
-use crate::database::work::batch::Batch;
+use crate::database::work::batch::{Batch, OpenBatch};
 use crate::database::work::due::DueRows;
 use crate::database::work::inspection::inspect;
 use crate::database::work::lease::{self, ClaimRow, Lease};
 use crate::database::work::row::{ClaimError, ClaimedRow, CompletionRefused, key_of, read, report_unreadable_key};
+use crate::database::work::settler::Settler;
 use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
-use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -113,32 +113,33 @@ impl<E: WorkItem> ClaimRequest<E> {
 
     async fn claim_batch(&self, table: &Arc<TableSql>, query: &mut Query<E>) -> Result<Batch<E>> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
-        let tx = Transaction::lazy(&self.service_db.tx);
-        let mut batch = Batch::new(self.service_db.clone(), Arc::clone(table), tx);
         // An idle poll must not take SQLite's write lock.
         let looks_first = table.backend == DbBackend::Sqlite && !self.service_db.work.take_more(table);
         if query.wanted == 0 || looks_first && !self.has_work(table, query).await? {
-            return self.empty(table, batch);
+            return self.empty(table);
         }
-        batch.tx().connection().await.map_err(failed)?;
-        batch.mark_open();
-        let tx = batch.tx().connection().await.map_err(failed)?;
+        let transaction = Transaction::lazy(&self.service_db.tx);
+        let tx = transaction.connection().await.map_err(failed)?;
+        let open = OpenBatch::count(&self.service_db);
         let now = self.service_db.clock.now();
         let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await.map_err(failed)?;
         if rows.is_empty() {
-            batch.close_empty().await?;
-            return self.empty(table, batch);
+            drop(open);
+            transaction.rollback().await?;
+            return self.empty(table);
         }
         let evidence = self.evidence(tx, table, query, &rows, now).await.map_err(failed)?;
+        let settler = Settler::new(&self.service_db, table, None, query.wanted.min(rows.len() as u64));
+        let mut batch = Batch::in_transaction(settler, transaction, open);
         batch.take(rows, query.wanted, &evidence).await?;
         Ok(batch)
     }
 
     /// Returns a batch without rows; or an error, if there are none because the table has refused to complete them.
-    fn empty(&self, table: &TableSql, batch: Batch<E>) -> Result<Batch<E>> {
+    fn empty(&self, table: &Arc<TableSql>) -> Result<Batch<E>> {
         match self.service_db.work.refusal(table) {
             Some(reason) => Err(Error::new(CompletionRefused { table: table.name.clone(), reason })),
-            None => Ok(batch),
+            None => Ok(Batch::new(Settler::new(&self.service_db, table, None, 0))),
         }
     }
 
@@ -192,10 +193,8 @@ impl<E: WorkItem> ClaimRequest<E> {
             tx.connection().await.map_err(failed)?.execute(&sweep).await.map_err(failed)?;
             tx.commit().await?;
         }
-        let tx = Transaction::lazy(&self.service_db.tx);
-        let mut batch = Batch::new(self.service_db.clone(), Arc::clone(&table), tx);
         if query.wanted == 0 || !self.has_work(&table, &mut query).await? {
-            return self.empty(&table, batch);
+            return self.empty(&table);
         }
         let guard = ClaimGuard::new(&self.service_db, &table);
         let mut claimed_at = (Instant::now(), SystemTime::now());
@@ -210,8 +209,11 @@ impl<E: WorkItem> ClaimRequest<E> {
             }
         };
         let owner = guard.disarm();
+        let lease = (!claimed.rows.is_empty())
+            .then(|| Lease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
+        let count = claimed.rows.len() as u64;
+        let mut batch = Batch::new(Settler::new(&self.service_db, &table, lease, count));
         if !claimed.rows.is_empty() {
-            batch.set_lease(Lease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
             let now = self.service_db.clock.now();
             let db = self.service_db.db();
             let evidence = self.evidence(db, &table, &query, &claimed.rows, now).await.map_err(failed)?;
@@ -349,9 +351,7 @@ impl<'a> ClaimGuard<'a> {
 impl Drop for ClaimGuard<'_> {
     fn drop(&mut self) {
         if self.is_armed {
-            let (table, owner) = (self.table, Some(std::mem::take(&mut self.owner)));
-            let ended = EndedBatch { table, row: None, owner, claimed: 0, cause: None, has_ended: false };
-            self.service_db.work.defer(ended);
+            self.service_db.work.defer_claims(self.table, std::mem::take(&mut self.owner), Vec::new());
         }
     }
 }

@@ -310,18 +310,18 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .to_owned()
 }
 
-/// Releases all claims of an owner, except that of the row `kept`. Claims with crashes stay, without an owner, so that their
+/// Releases all claims of an owner, except those of the rows `kept`. Claims with crashes stay, without an owner, so that their
 /// count is kept: such rows are last in their batches, so a batch that ends early has usually not reached them.
 pub(crate) async fn release_all(
     db: &impl ConnectionTrait,
     time: &DbTime,
     work_table: &str,
     owner: &str,
-    kept: Option<&str>,
+    kept: &[String],
 ) -> Result<(), DbErr> {
     let mut claims = is_of(work_table, owner);
-    if let Some(kept) = kept {
-        claims = claims.add(Expr::col(column("row_key")).ne(kept));
+    if !kept.is_empty() {
+        claims = claims.add(Expr::col(column("row_key")).is_not_in(kept));
     }
     let innocent = Query::delete()
         .from_table(column("service_claim"))

@@ -1,76 +1,85 @@
-//! Batches of `claim_each`: every row commits by itself, and its claim ends with that commit.
+//! Items of `claim_each`: every row commits by itself, and its claim ends with that commit.
 
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
-use crate::database::work::batch::{Batch, IgnoredError};
-use crate::database::work::lease;
+use crate::database::work::item::Item;
+use crate::database::work::lease::{self, Lease};
+use crate::database::work::row::ClaimedRow;
+use crate::database::work::settler::{IgnoredError, Settled, Settler};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
 use crate::database::work::together::{NotCompleted, complete_rows};
-use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
-impl<E: EntityTrait<Model: Sync>> Batch<E> {
+impl Settler {
+    /// The item of a leased row. Its transaction begins only if the row is still pending and claimed.
+    pub(super) fn leased_item<E: EntityTrait>(&self, lease: &Lease, claimed: ClaimedRow<E>) -> Item<E> {
+        let ClaimedRow { row, model } = claimed;
+        let mut condition = self.table.still_pending(&row.key);
+        condition.and_where(lease::is_held(&self.table.name, &key_text(&row.key), &lease.owner));
+        Item::new(model, row, self.lazy_tx().with_condition(condition))
+    }
+
     /// Completes an item: its writes, its status and the release of its claim commit together.
-    pub(crate) async fn complete_leased(&mut self, row: &RowRef) -> Result<()> {
-        let tx = self.take_tx();
+    pub(super) async fn complete_leased<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>) -> Result<Settled> {
+        let tx = self.take_tx(item);
         if tx.has_begun()
             && let Err(error) = tx.prove().await
         {
             let cause = tx.interruption();
             drop(tx);
-            return self.leased_failed(row, &Error::new(IgnoredError(error)), cause).await;
+            return self.leased_failed(item, &Error::new(IgnoredError(error)), cause).await;
         }
         let has_triggers = self.service_db.work.has_triggers(&self.table);
         let now = self.service_db.clock.now();
-        let rows = std::slice::from_ref(row);
+        let rows = std::slice::from_ref(&item.row);
         match complete_rows::<E>(&tx, &self.table, rows, now, has_triggers).await {
             Ok(()) => {}
             Err(NotCompleted::Pending(_)) => {
                 let _ = tx.rollback().await;
                 self.leave_out(
-                    &row.key,
+                    &item.row.key,
                     "it was completed, but stays pending: a trigger or a rule keeps it; its writes are undone",
                 );
-                return self.end_uncharged(row).await;
+                return Ok(self.end_uncharged(item, Settled::Failed).await);
             }
             Err(NotCompleted::Refused(error)) => {
                 let _ = tx.rollback().await;
-                if self.is_cause_of_refusal(row, &error).await? {
-                    return Box::pin(self.fail(&Error::from(error))).await;
-                }
-                return self.end_uncharged(row).await;
+                return match self.table_refusal(&item.row, &error).await? {
+                    None => Box::pin(self.fail(item, &Error::from(error))).await,
+                    Some(refusal) => Ok(self.end_uncharged(item, Settled::Refused(refusal)).await),
+                };
             }
-            Err(NotCompleted::Database(_)) if tx.condition_failed() => {
-                self.skip_lost(row).await;
-                return Ok(());
-            }
+            Err(NotCompleted::Database(_)) if tx.condition_failed() => return Ok(self.skip_lost(item).await),
             Err(NotCompleted::Database(error)) => {
                 let cause = tx.interruption();
                 drop(tx);
-                return self.leased_failed(row, &Error::from(error), cause).await;
+                return self.leased_failed(item, &Error::from(error), cause).await;
             }
         }
-        if !self.release_in(&tx, row).await? {
+        if !self.release_in(&tx, &item.row).await? {
             tx.rollback().await?;
-            self.skip_lost(row).await;
-            return Ok(());
+            return Ok(self.skip_lost(item).await);
         }
         match tx.commit().await {
             Ok(()) => {
                 self.service_db.work.committed(&self.table, true, false);
-                self.current = None;
-                self.processed += 1;
-                Ok(())
+                item.in_flight = false;
+                Ok(Settled::Completed)
             }
-            Err(error) => self.leased_failed(row, &error, None).await,
+            Err(error) => self.leased_failed(item, &error, None).await,
         }
     }
 
     /// Handles a leased item whose transaction failed after the user's code had succeeded.
-    async fn leased_failed(&mut self, row: &RowRef, error: &Error, cause: Option<ErrorKind>) -> Result<()> {
+    async fn leased_failed<E: EntityTrait<Model: Sync>>(
+        &self,
+        item: &mut Item<E>,
+        error: &Error,
+        cause: Option<ErrorKind>,
+    ) -> Result<Settled> {
         let kind = cause.or_else(|| match error.find::<DbErr>() {
             Some(error) => Some(ErrorKind::of(error)),
             None => Some(ErrorKind::ConnectionLost),
@@ -78,33 +87,32 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         match kind {
             Some(kind) if kind.is_outage() => {
                 // Whether the row is charged depends on how often this happens.
-                let (table, row, claimed, cause) = (&self.table, self.current.take(), self.claimed, Some(kind));
-                let owner = self.lease.as_ref().map(|lease| lease.owner.clone());
-                self.service_db.work.defer(EndedBatch { table, row, owner, claimed, cause, has_ended: false });
+                item.in_flight = false;
+                self.charge_later(&item.row, Some(kind));
                 Err(error.clone())
             }
-            Some(kind) if kind.is_passing() => self.keep_attempts(row, error, Some(kind)).await,
-            _ => Box::pin(self.fail(error)).await,
+            Some(kind) if kind.is_passing() => self.keep_attempts(item, error, Some(kind)).await,
+            _ => Box::pin(self.fail(item, error)).await,
         }
     }
 
     /// Undoes the item's writes, and writes in a new transaction that it failed.
-    pub(crate) async fn fail_leased(
-        &mut self,
-        row: &RowRef,
+    pub(super) async fn fail_leased<E: EntityTrait>(
+        &self,
+        item: &mut Item<E>,
         decision: RetryDecision,
         message: &str,
     ) -> Result<Written> {
         // If the rollback fails, the failure is written on another connection anyway.
-        let _ = self.take_tx().rollback().await;
+        let _ = self.take_tx(item).rollback().await;
         let tx = self.lazy_tx();
         let now = self.service_db.clock.now();
-        let written = write_failure(&tx, &self.table, row, decision, message, now).await?;
+        let written = write_failure(&tx, &self.table, &item.row, decision, message, now).await?;
         if !matches!(written, Written::Done) {
             tx.rollback().await?;
             return Ok(written);
         }
-        if self.release_in(&tx, row).await? {
+        if self.release_in(&tx, &item.row).await? {
             tx.commit().await?;
             return Ok(Written::Done);
         }
@@ -113,13 +121,18 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     }
 
     /// Releases the claims of the items that were not lent.
-    pub(crate) async fn commit_leased(&mut self) -> Result<()> {
-        let Some(lease) = self.lease.as_ref().filter(|_| self.has_unlent || !self.rows.is_empty()) else {
-            return Ok(());
-        };
-        // The batch keeps the lease until the claims are released: if this fails, the drop of the batch records them.
-        Ok(lease::release_all(self.service_db.db(), &self.service_db.time, &self.table.name, &lease.owner, None)
-            .await?)
+    pub(super) async fn release_unlent(&self) -> Result<()> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let (service_db, kept) = (&self.service_db, self.dropped_keys());
+        lease::release_all(service_db.db(), &service_db.time, &self.table.name, &lease.owner, &kept).await?;
+        Ok(())
+    }
+
+    /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged.
+    pub(super) fn end_lease(&mut self) {
+        if self.dropped_keys().is_empty() {
+            self.lease = None;
+        }
     }
 
     /// Releases the claim of a row. Returns whether it was still held. Called after the row itself was written, because a
@@ -131,23 +144,22 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     }
 
     /// Releases the claim of a row in a transaction of its own. If that fails, the claim expires.
-    pub(crate) async fn release_claim_alone(&self, row: &RowRef) {
+    pub(super) async fn release_claim_alone(&self, row: &RowRef) {
         let Some(lease) = &self.lease else { return };
         let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
         let _ = self.service_db.db().execute(&release).await;
     }
 
     /// Ends an item whose row stays as it was.
-    async fn end_uncharged(&mut self, row: &RowRef) -> Result<()> {
-        self.release_claim_alone(row).await;
-        self.current = None;
-        self.failed += 1;
-        Ok(())
+    async fn end_uncharged<E: EntityTrait>(&self, item: &mut Item<E>, settled: Settled) -> Settled {
+        self.release_claim_alone(&item.row).await;
+        item.in_flight = false;
+        settled
     }
 
     /// Ends an item whose claim has expired, or whose row another program has changed.
-    pub(crate) async fn skip_lost(&mut self, row: &RowRef) {
-        let (table, key, service_id) = (&self.table.name, key_text(&row.key), &*self.service_db.service_id);
+    pub(super) async fn skip_lost<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
+        let (table, key, service_id) = (&self.table.name, key_text(&item.row.key), &*self.service_db.service_id);
         crate::log::warn!(
             service.id = service_id,
             table,
@@ -155,12 +167,13 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
         if let Some(lease) = &self.lease {
-            let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
+            let release = lease::release(&self.table.name, &key, &lease.owner);
             if matches!(self.service_db.db().execute(&release).await, Ok(done) if done.rows_affected() == 0) {
                 // If this claim has expired, the others have expired, too.
                 lease.mark_lost();
             }
         }
-        self.current = None;
+        item.in_flight = false;
+        Settled::Skipped
     }
 }

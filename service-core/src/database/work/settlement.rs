@@ -12,7 +12,7 @@ use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::Result;
 
 impl ServiceDb {
-    /// Settles the ended run: charges an attempt to the row in flight, with `error` as the message, and releases claims.
+    /// Settles the ended run: charges an attempt to the rows in flight, with `error` as the message, and releases claims.
     /// Makes no query if there is nothing to settle. A row that its ended run still locks is settled later.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl ServiceDb {
                 Err(error) if ErrorKind::of(&error).is_passing() => return Err(error.into()),
                 Err(error) => {
                     // Otherwise it would fail again before every claim, and block the table.
-                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the row in flight or the claims of an ended run");
+                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the rows in flight or the claims of an ended run");
                     self.work.remove(&settlement);
                 }
             }
@@ -38,25 +38,27 @@ impl ServiceDb {
         Ok(())
     }
 
-    /// Writes one settlement. False if the row is still locked.
+    /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged again,
+    /// because it is no longer as it was claimed.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
         // In separate transactions: a row that is locked or cannot be written must not delay the release of other claims.
-        self.release(settlement, settlement.row.as_ref()).await?;
-        if let Some(row) = &settlement.row {
-            if !self.charge(settlement, row).await? {
-                return Ok(false);
-            }
-            self.release(settlement, None).await?;
+        self.release(settlement, &settlement.rows).await?;
+        let mut is_settled = true;
+        for row in &settlement.rows {
+            is_settled &= self.charge(settlement, row).await?;
         }
-        Ok(true)
+        if is_settled && !settlement.rows.is_empty() {
+            self.release(settlement, &[]).await?;
+        }
+        Ok(is_settled)
     }
 
-    /// Releases the claims of a leased batch, except that of the row `kept`.
-    async fn release(&self, settlement: &Settlement, kept: Option<&RowRef>) -> std::result::Result<(), DbErr> {
+    /// Releases the claims of a leased batch, except those of the rows `kept`.
+    async fn release(&self, settlement: &Settlement, kept: &[RowRef]) -> std::result::Result<(), DbErr> {
         let Some(owner) = &settlement.owner else { return Ok(()) };
-        let kept = kept.map(|row| key_text(&row.key));
+        let kept: Vec<String> = kept.iter().map(|row| key_text(&row.key)).collect();
         let tx = Transaction::lazy(&self.tx);
-        lease::release_all(tx.connection().await?, &self.time, &settlement.table.name, owner, kept.as_deref()).await?;
+        lease::release_all(tx.connection().await?, &self.time, &settlement.table.name, owner, &kept).await?;
         commit(tx).await
     }
 

@@ -6,7 +6,9 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait};
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
+use crate::database::work::item::Item;
 use crate::database::work::row::key_of;
+use crate::database::work::settler::{IgnoredError, Settled, Settler};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
@@ -59,27 +61,47 @@ pub(crate) async fn complete_rows<E: EntityTrait>(
     if pending.is_empty() { Ok(()) } else { Err(NotCompleted::Pending(pending)) }
 }
 
-impl<E: EntityTrait<Model: Sync>> Batch<E> {
-    pub(crate) async fn fail_together(
-        &mut self,
-        row: &RowRef,
+impl Settler {
+    /// Keeps the writes of an item until the batch is committed.
+    pub(super) async fn complete_together<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>) -> Result<Settled> {
+        if let Err(error) = item.tx.keep_item().await {
+            return Box::pin(self.fail(item, &Error::new(IgnoredError(error)))).await;
+        }
+        item.in_flight = false;
+        Ok(Settled::Completed)
+    }
+
+    pub(super) async fn fail_together<E: EntityTrait>(
+        &self,
+        item: &mut Item<E>,
         decision: RetryDecision,
         message: &str,
     ) -> Result<Written> {
-        self.tx.undo_item().await?;
-        Ok(write_failure(&self.tx, &self.table, row, decision, message, self.service_db.clock.now()).await?)
+        item.tx.undo_item().await?;
+        Ok(write_failure(&item.tx, &self.table, &item.row, decision, message, self.service_db.clock.now()).await?)
     }
 
-    pub(crate) async fn commit_together(&mut self, again: bool) -> Result<()> {
+    /// Charges an attempt to the only row of a batch, which is the cause of its end, in a transaction of its own.
+    pub(super) async fn charge_alone(&self, row: &RowRef, error: &Error) -> Result<()> {
+        let (table, row) = (&self.table, Some(row.clone()));
+        self.service_db.work.defer(EndedBatch { table, row, claimed: 1, cause: None, has_ended: true });
+        self.service_db.settle(Some(&format!("{error:#}"))).await
+    }
+}
+
+impl<E: EntityTrait<Model: Sync>> Batch<E> {
+    pub(super) async fn commit_together(&mut self, again: bool) -> Result<()> {
         let tx = self.take_tx();
-        if !self.done.is_empty() {
-            let has_triggers = self.service_db.work.has_triggers(&self.table);
-            let now = self.service_db.clock.now();
-            match complete_rows::<E>(&tx, &self.table, &self.done, now, has_triggers).await {
+        let (service_db, table) = (&self.settler.service_db, &self.settler.table);
+        if !self.tally.done.is_empty() {
+            let has_triggers = service_db.work.has_triggers(table);
+            let now = service_db.clock.now();
+            match complete_rows::<E>(&tx, table, &self.tally.done, now, has_triggers).await {
                 Ok(()) => {}
                 Err(NotCompleted::Pending(keys)) => {
                     tx.rollback().await?;
-                    return self.undo_all(&keys);
+                    self.undo_all(&keys);
+                    return Ok(());
                 }
                 Err(NotCompleted::Refused(error)) => {
                     let _ = tx.rollback().await;
@@ -98,7 +120,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
         match tx.commit().await {
             Ok(()) => {
-                self.service_db.work.committed(&self.table, self.processed > 0, again);
+                service_db.work.committed(table, self.tally.processed > 0, again);
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>().cloned() {
@@ -115,45 +137,37 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     /// Handles rows that stayed pending although they were completed. No write of the batch is kept, because their effects
     /// would be repeated.
-    fn undo_all(&mut self, pending: &[ValueTuple]) -> Result<()> {
+    fn undo_all(&mut self, pending: &[ValueTuple]) {
         for key in pending {
-            self.leave_out(
+            self.settler.leave_out(
                 key,
                 "it was completed, but stays pending: a trigger or a rule keeps it; the writes of its batch are undone",
             );
         }
-        self.processed = 0;
-        self.failed = pending.len() as u64;
-        self.done.clear();
-        self.more = true;
-        Ok(())
+        self.tally.processed = 0;
+        self.tally.failed = pending.len() as u64;
+        self.tally.done.clear();
+        self.tally.more = true;
     }
 
     /// Handles a refused commit. If the batch had one row, that row is the cause; otherwise the rows are claimed one by one.
     async fn find_refused(&mut self, refused: DbErr, by_update: bool) -> Result<()> {
+        let (settler, tally) = (&self.settler, &mut self.tally);
         let error = Error::from(refused.clone());
-        let row = match self.done.pop() {
-            Some(row) if self.claimed == 1 => row,
+        let row = match tally.done.pop() {
+            Some(row) if settler.claimed == 1 => row,
             _ => {
-                self.service_db.work.claim_one_by_one(&self.table, self.claimed);
+                settler.service_db.work.claim_one_by_one(&settler.table, settler.claimed);
                 return Err(error);
             }
         };
-        self.processed = 0;
-        if by_update && !self.is_cause_of_refusal(&row, &refused).await? {
+        tally.processed = 0;
+        if by_update && let Some(refusal) = settler.table_refusal(&row, &refused).await? {
+            tally.refused = Some(refusal);
             return Ok(());
         }
-        self.charge_alone(&row, &error).await
-    }
-
-    /// Charges an attempt to the only row of a batch, which is the cause of its end, in a transaction of its own.
-    pub(crate) async fn charge_alone(&mut self, row: &RowRef, error: &Error) -> Result<()> {
-        drop(self.take_tx());
-        self.current = None;
-        let (table, row) = (&self.table, Some(row.clone()));
-        self.service_db.work.defer(EndedBatch { table, row, owner: None, claimed: 1, cause: None, has_ended: true });
-        self.service_db.settle(Some(&format!("{error:#}"))).await?;
-        self.failed += 1;
+        settler.charge_alone(&row, &error).await?;
+        tally.failed += 1;
         Ok(())
     }
 
@@ -164,16 +178,15 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             // The server did not answer.
             None => ErrorKind::ConnectionLost,
         };
+        let (work, table, claimed) = (&self.settler.service_db.work, &self.settler.table, self.settler.claimed);
         if cause == ErrorKind::Statement {
-            self.service_db.work.claim_one_by_one(&self.table, self.claimed);
+            work.claim_one_by_one(table, claimed);
             return;
         }
-        let (table, row, claimed, cause) = (&self.table, self.done.pop(), self.claimed, Some(cause));
-        let alone = row.filter(|_| claimed == 1);
+        let alone = self.tally.done.pop().filter(|_| claimed == 1);
         if let Some(row) = &alone {
             tracing::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
         }
-        let has_ended = false;
-        self.service_db.work.defer(EndedBatch { table, row: alone, owner: None, claimed, cause, has_ended });
+        work.defer(EndedBatch { table, row: alone, claimed, cause: Some(cause), has_ended: false });
     }
 }

@@ -72,22 +72,20 @@ struct SetAside {
 pub(crate) struct Settlement {
     id: u64,
     pub(crate) table: Arc<TableSql>,
-    /// The row in flight, if it loses an attempt.
-    pub(crate) row: Option<RowRef>,
+    /// The rows in flight that lose an attempt.
+    pub(crate) rows: Vec<RowRef>,
     /// The owner of the claims to release.
     pub(crate) owner: Option<String>,
     /// The error that ended the run.
     pub(crate) error: Option<String>,
 }
 
-/// A batch that ended without a commit.
+/// A batch of rows that commit together, which ended without a commit.
 #[derive(Debug)]
 pub(crate) struct EndedBatch<'a> {
     pub(crate) table: &'a Arc<TableSql>,
     /// The row in flight.
     pub(crate) row: Option<RowRef>,
-    /// The owner of its claims, if it was leased.
-    pub(crate) owner: Option<String>,
     /// The number of rows that were claimed together.
     pub(crate) claimed: u64,
     /// The error from which its transaction could not recover.
@@ -119,26 +117,30 @@ impl WorkState {
         !lock(&self.settlements).is_empty()
     }
 
-    /// Records a batch that ended without a commit.
+    /// Records a batch of rows that commit together, which ended without a commit.
     pub(crate) fn defer(&self, ended: EndedBatch<'_>) {
         let charges = match (&ended.row, ended.cause) {
-            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) if ended.owner.is_none() => {
-                self.lost_batch(&ended)
-            }
-            (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.owner.is_none() && ended.claimed > 1 => {
+            (_, Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout)) => self.lost_batch(&ended),
+            (_, None | Some(ErrorKind::Statement)) if ended.has_ended && ended.claimed > 1 => {
                 self.claim_one_by_one(ended.table, ended.claimed);
                 false
             }
             (Some(row), cause) => self.is_charged(ended.table, row, cause),
             (None, _) => false,
         };
-        let row = ended.row.filter(|_| charges);
-        if row.is_none() && ended.owner.is_none() {
-            return;
+        if let Some(row) = ended.row.filter(|_| charges) {
+            self.push(ended.table, vec![row], None);
         }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let table = Arc::clone(ended.table);
-        lock(&self.settlements).push(Settlement { id, table, row, owner: ended.owner, error: None });
+    }
+
+    /// Records a leased batch that ended: these rows lose an attempt, and then the claims are released.
+    pub(crate) fn defer_claims(&self, table: &Arc<TableSql>, owner: String, rows: Vec<RowRef>) {
+        self.push(table, rows, Some(owner));
+    }
+
+    fn push(&self, table: &Arc<TableSql>, rows: Vec<RowRef>, owner: Option<String>) {
+        let (id, table) = (self.next_id.fetch_add(1, Ordering::Relaxed), Arc::clone(table));
+        lock(&self.settlements).push(Settlement { id, table, rows, owner, error: None });
     }
 
     /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own.

@@ -92,7 +92,64 @@ async fn process(
     Ok(())
 }
 
+/// The form without the loop, in services whose futures have to be `Send`.
+pub mod without_a_loop {
+    use service_core::database::Item;
+    use service_core::prelude::*;
+
+    use super::{preludes, process};
+
+    /// What a generic service is generic over.
+    pub trait Mailer: Send + Sync + 'static {
+        /// Sends one mail.
+        fn send(&self, id: i64) -> impl Future<Output = std::io::Result<()>> + Send;
+    }
+
+    /// A service.
+    #[derive(Default)]
+    pub struct Sender<M> {
+        mailer: M,
+        attempts: u64,
+    }
+
+    #[service(interval = 5, discover = false)]
+    impl<M: Mailer> Sender<M> {
+        async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+            let claim = cx.claim::<preludes::Entity>(100);
+            let first = claim.for_each(async |item| process(item.model(), item.tx()).await).await?;
+            let claim = cx.claim_each::<preludes::Entity>(100);
+            let second = claim.for_each(async |item| self.mailer.send(item.model().id).await).await?;
+            let claim = cx.claim::<preludes::Entity>(100);
+            let third = claim.for_each_with(&mut *self, async |this, item| this.send(item).await).await?;
+            let fourth = cx.claim_each::<preludes::Entity>(100).for_each_with(self, Self::send).await?;
+            let all = [first, second, third, fourth];
+            Ok(Outcome::processed(all.iter().map(Outcome::items_processed).sum()))
+        }
+    }
+
+    impl<M: Mailer> Sender<M> {
+        async fn send(&mut self, item: &Item<preludes::Entity>) -> Result<()> {
+            self.attempts += item.attempt();
+            self.mailer.send(item.model().id).await?;
+            Ok(())
+        }
+    }
+
+    /// The future may be spawned.
+    pub fn spawned(cx: Context) {
+        tokio::spawn(async move {
+            let mut count = 0;
+            let claim = cx.claim::<preludes::Entity>(100);
+            let counted = claim.for_each_with(&mut count, async |count, item| {
+                *count += 1;
+                process(item.model(), item.tx()).await
+            });
+            counted.await
+        });
+    }
+}
+
 #[test]
 fn it_compiles() {
-    let _ = run;
+    let _ = (run, without_a_loop::spawned);
 }

@@ -1,0 +1,245 @@
+//! [`Settler`]: writes the results of a batch's items, and records the items that were dropped.
+//!
+//! It is shared by the items that are in flight at the same time. What differs between rows that commit together and rows that
+//! commit one by one is in `together.rs` and `leased.rs`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sea_orm::sea_query::ValueTuple;
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
+
+use crate::database::error_kind::ErrorKind;
+use crate::database::service_db::ServiceDb;
+use crate::database::transaction::Transaction;
+use crate::database::work::item::Item;
+use crate::database::work::item_fn::ItemPanicked;
+use crate::database::work::lease::Lease;
+use crate::database::work::row::CompletionRefused;
+use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::work_state::EndedBatch;
+use crate::database::work::write_row::Written;
+use crate::service::error::{Advice, Error, Result};
+
+/// Writes the results of the items of one batch.
+#[derive(Debug)]
+pub(crate) struct Settler {
+    pub(super) service_db: ServiceDb,
+    pub(super) table: Arc<TableSql>,
+    /// The claims of the rows, if they commit one by one.
+    pub(super) lease: Option<Lease>,
+    /// The number of rows that were claimed together.
+    pub(super) claimed: u64,
+    /// The leased rows that lose an attempt when the batch has ended.
+    dropped: Mutex<Vec<RowRef>>,
+}
+
+/// The result of an item, as it was written.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    Completed,
+    Failed,
+    /// The row belongs to another worker or program.
+    Skipped,
+    /// The table refuses to complete rows.
+    Refused(Error),
+}
+
+/// The error of an item that succeeded although its writes cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "settled with `Ok` although a statement had failed, so the item's writes are undone; return the error of the statement, or execute a statement that may fail inside `tx.begin()`"
+)]
+pub(super) struct IgnoredError(#[source] pub(super) DbErr);
+
+impl Settler {
+    pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<Lease>, claimed: u64) -> Self {
+        let (service_db, table) = (service_db.clone(), Arc::clone(table));
+        Self { service_db, table, lease, claimed, dropped: Mutex::default() }
+    }
+
+    /// Writes the result of an item.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(super) async fn settle<E: EntityTrait<Model: Sync>>(
+        &self,
+        item: &mut Item<E>,
+        result: Result<()>,
+    ) -> Result<Settled> {
+        match result {
+            Ok(()) if self.lease.is_some() => Box::pin(self.complete_leased(item)).await,
+            Ok(()) => self.complete_together(item).await,
+            // Boxed because it is rare and large.
+            Err(error) => Box::pin(self.fail(item, &error)).await,
+        }
+    }
+
+    /// Writes that an item failed.
+    pub(super) async fn fail<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>, error: &Error) -> Result<Settled> {
+        if item.tx.condition_failed() {
+            return Ok(self.skip_lost(item).await);
+        }
+        let has_ended = item.tx.has_ended() && self.lease.is_none();
+        if item.tx.interruption().is_some_and(ErrorKind::is_outage) || has_ended && self.claimed > 1 {
+            // Nothing can be written now. The drop of the item records the row and the cause.
+            return Err(error.clone());
+        }
+        if has_ended {
+            drop(self.take_tx(item));
+            item.in_flight = false;
+            self.charge_alone(&item.row, error).await?;
+            return Ok(Settled::Failed);
+        }
+        let cause = cause_of(item, error);
+        if !self.service_db.work.is_charged(&self.table, &item.row, cause) {
+            return self.keep_attempts(item, error, cause).await;
+        }
+        let now = self.service_db.clock.now();
+        let attempts = item.row.attempts;
+        let decision = match error.advice() {
+            Advice::Fatal => RetryDecision::Failed,
+            Advice::RetryAfter(wait) => self.table.retry_decision(attempts, Some(wait), now),
+            Advice::None => self.table.retry_decision(attempts, None, now),
+        };
+        let message = format!("{error:#}");
+        let written = if self.lease.is_some() {
+            self.fail_leased(item, decision, &message).await?
+        } else {
+            self.fail_together(item, decision, &message).await?
+        };
+        match written {
+            Written::Done => self.report(&item.row, decision, error, &message),
+            Written::Changed => return Ok(self.skip_lost(item).await),
+            Written::Refused(why) => {
+                self.leave_out(
+                    &item.row.key,
+                    &format!("it failed ({message}), but its status cannot be written: {why}"),
+                );
+                self.release_claim_alone(&item.row).await;
+            }
+        }
+        item.in_flight = false;
+        Ok(Settled::Failed)
+    }
+
+    /// Handles an item that failed for a cause that is not the row's own: undoes its writes, and leaves the row as it was.
+    pub(super) async fn keep_attempts<E: EntityTrait>(
+        &self,
+        item: &mut Item<E>,
+        error: &Error,
+        cause: Option<ErrorKind>,
+    ) -> Result<Settled> {
+        if cause == Some(ErrorKind::StaleStatement) {
+            item.tx.discard().await;
+        }
+        if self.lease.is_none() {
+            if cause == Some(ErrorKind::StaleStatement) {
+                return Err(error.clone());
+            }
+            item.tx.undo_item().await?;
+        } else {
+            let _ = self.take_tx(item).rollback().await;
+            self.release_claim_alone(&item.row).await;
+        }
+        let (table, key, service_id) = (&self.table.name, key_text(&item.row.key), &*self.service_db.service_id);
+        tracing::info!(
+            service.id = service_id,
+            table,
+            key,
+            "an item failed for a cause that is not its own, and loses no attempt: {error:#}"
+        );
+        item.in_flight = false;
+        Ok(Settled::Failed)
+    }
+
+    fn report(&self, row: &RowRef, decision: RetryDecision, cause: &Error, error: &str) {
+        let (table, key, attempt) = (&self.table.name, key_text(&row.key), row.attempts + 1);
+        let service_id = &*self.service_db.service_id;
+        match decision {
+            RetryDecision::Failed => {
+                crate::log::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
+            }
+            // A mistake of the program, also if a later attempt succeeds.
+            RetryDecision::Again(at) if cause.find::<ItemPanicked>().is_some() => {
+                crate::log::warn!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item panicked and will be tried again");
+            }
+            RetryDecision::Again(at) => {
+                tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
+            }
+        }
+    }
+
+    /// Leaves a row that cannot be written out of claims for an hour.
+    pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
+        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), false) {
+            let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
+            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
+        }
+    }
+
+    /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause,
+    /// because the table has completed rows. Otherwise the table is the cause, and the row is left out of claims until
+    /// another row completes.
+    pub(super) async fn table_refusal(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
+        if self.service_db.db().query_one(&self.table.one_completed()).await?.is_some() {
+            return Ok(None);
+        }
+        self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), true);
+        let (table, reason) = (self.table.name.clone(), error.to_string());
+        Ok(Some(Error::new(CompletionRefused { table, reason })))
+    }
+
+    pub(super) fn lazy_tx(&self) -> Transaction {
+        Transaction::lazy(&self.service_db.tx)
+    }
+
+    /// Takes the item's transaction. A new one begins with the next statement.
+    pub(super) fn take_tx<E: EntityTrait>(&self, item: &mut Item<E>) -> Transaction {
+        std::mem::replace(&mut item.tx, self.lazy_tx())
+    }
+
+    /// Records an item that is dropped, if its result is not written.
+    pub(super) fn record_dropped<E: EntityTrait>(&self, item: &Item<E>) {
+        if !item.in_flight {
+            return;
+        }
+        let cause = item.tx.interruption();
+        if self.lease.is_some() {
+            self.charge_later(&item.row, cause);
+            return;
+        }
+        let (table, row, claimed, has_ended) = (&self.table, Some(item.row.clone()), self.claimed, item.tx.has_ended());
+        self.service_db.work.defer(EndedBatch { table, row, claimed, cause, has_ended });
+    }
+
+    /// Records a leased row that could not be settled. It keeps its claim until its attempt is charged.
+    pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>) {
+        if self.service_db.work.is_charged(&self.table, row, cause) {
+            self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(row.clone());
+        }
+    }
+
+    /// The keys of the rows whose attempt is still to be charged.
+    pub(super) fn dropped_keys(&self) -> Vec<String> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|row| key_text(&row.key)).collect()
+    }
+}
+
+/// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed table.
+fn cause_of<E: EntityTrait>(item: &Item<E>, error: &Error) -> Option<ErrorKind> {
+    let kind = match ErrorKind::in_chain(error) {
+        Some(kind) => Some(kind),
+        // The user's code may have converted the error to text.
+        None => item.tx.last_error(),
+    };
+    kind.filter(|kind| kind.is_passing())
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            let rows = std::mem::take(self.dropped.get_mut().unwrap_or_else(PoisonError::into_inner));
+            self.service_db.work.defer_claims(&self.table, lease.owner.clone(), rows);
+        }
+    }
+}
