@@ -100,6 +100,7 @@ options by default
   restart          never
   critical         false
   depends_on       none
+  stop_last        false
   rate_limit       none
   enabled          true
 

@@ -266,6 +266,12 @@ pub(crate) static KEYS: &[Key] = &[
     .rules(&[Rule::OneService])
     .synonyms(&["depends", "requires", "after", "dependencies"]),
     key(
+        "stop_last",
+        "false",
+        Kind::Switch(part(|o| Some(o.stop_last), |o, v| o.stop_last = v)),
+        "`true`: stopped after every service that is not `stop_last`, with the services that it depends on",
+    ),
+    key(
         "idle_timeout",
         NONE,
         Kind::Limit(part(|o| o.long_run().map(|long| long.idle_timeout), |o, v| long_run(o, |long| long.idle_timeout = v))),

@@ -41,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) critical: bool,
     /// Ids of the services that are started before and stopped after this one. Default: none.
     pub(crate) depends_on: Vec<String>,
+    /// Whether the service is stopped after those that are not `stop_last`. Default: no.
+    pub(crate) stop_last: bool,
     /// The rate of `cx.permit()`. Default: no limit.
     pub(crate) rate_limit: Option<RateLimit>,
     /// `false`: registered, not started. Default: `true`.
@@ -65,6 +67,7 @@ impl Default for Options {
             restart: None,
             critical: false,
             depends_on: Vec::new(),
+            stop_last: false,
             rate_limit: None,
             enabled: true,
             requester_id: None,
@@ -297,6 +300,12 @@ impl ServiceOptions {
     /// attribute. Default: none.
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
+    }
+
+    /// Sets whether the service is stopped after every service that is not `stop_last`, with the services that it depends on.
+    /// Default: `false`.
+    pub fn stop_last(self, last: bool) -> Self {
+        self.with("stop_last", last)
     }
 
     /// Sets how long a `run` may report no progress ([`Context::heartbeat`](crate::Context::heartbeat) and similar calls), above

@@ -1,4 +1,5 @@
-//! Stopping: dependencies last. A shutdown has a time limit, which the tiers share.
+//! Stopping: dependencies last, and after all others the services that are `stop_last`. A shutdown has a time limit, which the
+//! tiers share.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use crate::service::state::ServiceState;
 const START_GRACE: Duration = Duration::from_millis(100);
 
 impl ServiceRegistry {
-    /// Stops every service, dependencies last, and waits until all are drained and cleaned up. They stay registered.
+    /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained and cleaned
+    /// up. They stay registered.
     ///
     /// Called from within a service's run, it returns at once. If the future is dropped, the tiers of dependencies that have
     /// not been stopped yet keep running.
@@ -40,8 +42,8 @@ impl ServiceRegistry {
         self.run_outside(self.is_inside(), work).await;
     }
 
-    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last. The tiers of dependencies share that
-    /// time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
+    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last, and after all others those with
+    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
     /// a shutdown is in progress, waits for its end.
     ///
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
@@ -146,9 +148,9 @@ impl ServiceRegistry {
 
     async fn stop_tiers(&self, within: Option<Duration>) {
         let deadline = within.map(|within| later(Instant::now(), within));
-        let tiers = dependencies::start_tiers(self.inner.services.all());
+        let tiers = dependencies::stop_tiers(self.inner.services.all());
         let count = tiers.len();
-        for (n, tier) in tiers.into_iter().rev().enumerate() {
+        for (n, tier) in tiers.into_iter().enumerate() {
             let now = Instant::now();
             // The remaining tiers share the remaining time.
             let left = u32::try_from(count - n).unwrap_or(u32::MAX);
