@@ -90,24 +90,46 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
 }
 
 /// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
-/// services they depend on; both in the reverse order of the start. The services of one tier stop concurrently.
+/// services they depend on; both in the reverse order of the start. The services of one tier stop concurrently. A service that
+/// belongs to the instance of another one is in the tier of that one.
 pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
     let options = options(&services);
-    let stop_last: Vec<&str> = services
-        .iter()
-        .zip(&options)
-        .filter(|(_, options)| options.stop_last)
-        .map(|(service, _)| &**service.id())
-        .collect();
-    let (last, first): (Vec<_>, Vec<_>) = if stop_last.is_empty() {
-        (Vec::new(), services)
-    } else {
-        let last = with_dependencies(stop_last, &graph(&services, &options));
-        services.iter().cloned().partition(|service| last.contains(&**service.id()))
-    };
-    // A service in `last` depends on no service in `first`.
-    let tiers = [first, last].map(|group| start_tiers(group).into_iter().rev());
-    tiers.into_iter().flatten().filter(|tier| !tier.is_empty()).collect()
+    if options.iter().all(|options| options.depends_on.is_empty() && !options.stop_last) {
+        return vec![services];
+    }
+    let roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
+    let mut groups: BTreeMap<&str, Vec<Arc<RegisteredService>>> = BTreeMap::new();
+    let (mut graph, mut stop_last) = (Graph::new(), Vec::new());
+    for (service, options) in services.iter().zip(&options) {
+        let root: &str = &roots[&**service.id()];
+        groups.entry(root).or_default().push(service.clone());
+        let depends_on = options.depends_on.iter().map(|id| roots.get(id.as_str()).map_or(id.as_str(), |root| root));
+        graph.entry(root).or_default().extend(depends_on.filter(|id| *id != root));
+        if options.stop_last {
+            stop_last.push(root);
+        }
+    }
+    let last = with_dependencies(stop_last, &graph);
+    let mut all = Vec::new();
+    // A service in `last` depends only on others in `last`.
+    for is_last in [false, true] {
+        let part: Graph<'_> =
+            graph.iter().filter(|(id, _)| last.contains(*id) == is_last).map(|(id, on)| (*id, on.clone())).collect();
+        let tiers = tiers(&part).unwrap_or_else(|_cycle| vec![part.keys().copied().collect()]);
+        all.extend(tiers.into_iter().rev());
+    }
+    let members =
+        |tier: Vec<&str>| tier.into_iter().filter_map(|root| groups.remove(root)).flatten().collect::<Vec<_>>();
+    all.into_iter().map(members).filter(|tier| !tier.is_empty()).collect()
+}
+
+/// Returns the id of the service that has no parent, up the line of parents.
+fn root(service: &Arc<RegisteredService>) -> Arc<str> {
+    let mut root = service.clone();
+    while let Some(parent) = root.parent() {
+        root = parent;
+    }
+    root.id().clone()
 }
 
 fn options(services: &[Arc<RegisteredService>]) -> Vec<Arc<Options>> {

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use crate::log::error;
+use crate::log::{error, info};
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{Session, WaitGuard};
@@ -36,7 +35,7 @@ impl ServiceRegistry {
         let work = async move {
             registry.stop_tiers(None).await;
             for service in registry.inner.services.all() {
-                registry.clone().remove(registry.handle(service)).await;
+                registry.inner.services.unregister(&service).await;
             }
         };
         self.run_outside(self.is_inside(), work).await;
@@ -166,10 +165,12 @@ impl ServiceRegistry {
             for service in tier {
                 let handle = self.handle(service);
                 match share {
-                    None => handle.stop_by(stop).await,
+                    None => handle.service.inner.stop(stop).await,
                     Some(share) => {
-                        if tokio::time::timeout_at(later(now, share), handle.stop_by(stop)).await.is_err() {
-                            error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it");
+                        if tokio::time::timeout_at(later(now, share), handle.service.inner.stop(stop)).await.is_err() {
+                            handle.service.inner.log(
+                                || error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it"),
+                            );
                         }
                     }
                 }

@@ -183,7 +183,7 @@ impl RuntimeState {
     }
 
     /// Whether the loop still serves requests.
-    fn serves_requests(&self) -> bool {
+    pub(super) fn serves_requests(&self) -> bool {
         self.status.is_running() && !self.status.is_ending() && self.requests.stop.is_none()
     }
 

@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::log::warn;
+use crate::log::{info, warn};
 use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;

@@ -338,7 +338,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             self.release_claim_alone(row).await;
         }
         let (table, key, service_id) = (&self.table.name, key_text(&row.key), &*self.service_db.service_id);
-        tracing::info!(
+        crate::log::info!(
             service.id = service_id,
             table,
             key,
@@ -357,7 +357,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 crate::log::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
             }
             RetryDecision::Again(at) => {
-                tracing::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
+                crate::log::info!(service.id = service_id, table, key, attempt, error, again_at = %at, "an item failed and will be tried again");
             }
         }
     }

@@ -171,7 +171,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let (table, row, claimed, cause) = (&self.table, self.done.pop(), self.claimed, Some(cause));
         let alone = row.filter(|_| claimed == 1);
         if let Some(row) = &alone {
-            tracing::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
+            crate::log::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
         }
         let has_ended = false;
         self.service_db.work.defer(EndedBatch { table, row: alone, owner: None, claimed, cause, has_ended });
