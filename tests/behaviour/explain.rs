@@ -101,6 +101,7 @@ options by default
   restart          never
   critical         false
   depends_on       none
+  stop_last        false
   needs            none
   rate_limit       none
   enabled          true

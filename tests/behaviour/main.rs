@@ -6,6 +6,7 @@ mod acting;
 #[cfg(feature = "database")]
 mod bed_with_database;
 mod blocking;
+mod children;
 mod config_in_services;
 mod configuration;
 mod critical;
@@ -16,6 +17,7 @@ mod explain;
 mod failures;
 mod generics;
 mod health;
+mod labels;
 mod lifecycle;
 mod panics;
 mod pausing;

@@ -289,6 +289,12 @@ pub(crate) static KEYS: &[Key] = &[
     .rules(&[Rule::OneService])
     .synonyms(&["depends", "requires", "after", "dependencies"]),
     key(
+        "stop_last",
+        "false",
+        Kind::Switch(part(|o| Some(o.stop_last), |o, v| o.stop_last = v)),
+        "`true`: stopped after every service that is not `stop_last`, with the services that it depends on",
+    ),
+    key(
         "needs",
         "[]",
         Kind::Names(part(|o| Some(o.needs.clone()), |o, v| o.needs = v)),

@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) critical: bool,
     /// Ids of the services that are started before and stopped after this one. Default: none.
     pub(crate) depends_on: Vec<String>,
+    /// Whether the service is stopped after those that are not `stop_last`. Default: no.
+    pub(crate) stop_last: bool,
     /// Names of the probes that the service needs. Default: none.
     pub(crate) needs: Vec<String>,
     /// The rate of `cx.permit()`. Default: no limit.
@@ -70,6 +72,7 @@ impl Default for Options {
             restart: None,
             critical: false,
             depends_on: Vec::new(),
+            stop_last: false,
             needs: Vec::new(),
             rate_limit: None,
             enabled: true,
@@ -314,6 +317,12 @@ impl ServiceOptions {
     /// attribute. Default: none.
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
+    }
+
+    /// Sets whether the service is stopped after every service that is not `stop_last`, with the services that it depends on.
+    /// Default: `false`.
+    pub fn stop_last(self, last: bool) -> Self {
+        self.with("stop_last", last)
     }
 
     /// Sets the names of the probes that the service needs ([`RegistryBuilder::probe`](crate::RegistryBuilder::probe)): while

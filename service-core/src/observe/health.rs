@@ -47,6 +47,12 @@ impl fmt::Display for HealthStatus {
 pub struct ServiceHealth {
     /// The id of the service.
     pub service_id: String,
+    /// The labels that the service was registered with.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether the service was registered as optional: its failures do not lower the status of the registry.
+    #[serde(default)]
+    pub optional: bool,
     /// The state of the service.
     pub state: ServiceState,
     /// The health status.
@@ -92,7 +98,7 @@ pub struct ServiceHealth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RegistryHealth {
-    /// The worst status of all services.
+    /// The worst status of all services that are not optional.
     pub status: HealthStatus,
     /// All services, sorted by id.
     pub services: Vec<ServiceHealth>,
@@ -100,7 +106,8 @@ pub struct RegistryHealth {
 
 impl RegistryHealth {
     pub(crate) fn new(services: Vec<ServiceHealth>) -> Self {
-        let status = services.iter().map(|service| service.status).max().unwrap_or(HealthStatus::Healthy);
+        let required = services.iter().filter(|service| !service.optional);
+        let status = required.map(|service| service.status).max().unwrap_or(HealthStatus::Healthy);
         Self { status, services }
     }
 
@@ -122,6 +129,8 @@ pub(crate) fn of(service: &ServiceInner, services: &Services, extension: &dyn Ex
     let ended = stats.runs > u64::from(status.in_run());
     ServiceHealth {
         service_id: service.id.to_string(),
+        labels: service.labels.by_key(),
+        optional: service.optional,
         state: *state,
         status: health,
         reason,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use tracing::info;
+use crate::log::info;
 
 use crate::config::Provenance;
 use crate::humanize;

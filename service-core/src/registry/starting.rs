@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::log::{error, warn};
+use crate::log::{self, error, warn};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -48,7 +48,8 @@ impl ServiceRegistry {
                 continue;
             }
             if !service.factory.has_next() {
-                warn!(service.id = %service.id(), "not started: {}", ready_made_has_ended(service.id()));
+                let why = ready_made_has_ended(service.id());
+                service.inner.log(|| warn!(service.id = %service.id(), "not started: {why}"));
                 continue;
             }
             let mut skipped = false;
@@ -74,7 +75,7 @@ impl ServiceRegistry {
         let deadline = Instant::now() + START_TIMEOUT;
         for (handle, incarnation) in &started {
             if let Err(error) = self.waiting(handle.started(*incarnation, deadline)).await {
-                error!(service.id = %handle.id(), "did not start: {error:#}");
+                handle.service.inner.log(|| error!(service.id = %handle.id(), "did not start: {error:#}"));
             }
         }
         if inner.strict {
@@ -175,12 +176,17 @@ impl ServiceRegistry {
     /// Spawns the loop of a service that has begun.
     pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Box<Supervisor>) {
         let registry = self.clone();
-        runtime.spawn(async move {
+        let labels = service.inner.labels.text().cloned();
+        let work = async move {
             match supervise(&mut supervisor).await {
                 Exit::Stopped => {}
                 Exit::Failed => registry.after_failure(&service),
                 Exit::Shutdown => registry.shut_down_after_start(),
             }
-        });
+        };
+        match labels {
+            Some(labels) => runtime.spawn(log::labelled(labels, work)),
+            None => runtime.spawn(work),
+        };
     }
 }

@@ -1,6 +1,6 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only the files before it in this list: clock, events, metrics, rate_limit, turn; shared; status, requests,
+//! Each file uses only the files before it in this list: clock, events, labels, metrics, rate_limit, turn; shared; status, requests,
 //! runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; resource; services; probe; extension;
 //! invoker, policy, failure_log; supervisor.
 
@@ -11,6 +11,7 @@ pub(crate) mod extension;
 pub(crate) mod failure_log;
 pub(crate) mod instance_fn;
 pub(crate) mod invoker;
+pub(crate) mod labels;
 pub(crate) mod lifecycle;
 pub(crate) mod macro_support;
 pub(crate) mod metrics;

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::config::Resolved;
 use crate::config::options::Options;
-use crate::humanize;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
+use crate::runtime::labels::Labels;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::rate_limit::Rate;
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
@@ -21,6 +21,7 @@ use crate::runtime::status::WaitReason;
 use crate::schedule::Schedule;
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
+use crate::{humanize, log};
 
 /// One registered service.
 pub(crate) struct ServiceInner {
@@ -28,6 +29,9 @@ pub(crate) struct ServiceInner {
     pub(crate) shared: Arc<Shared>,
     /// The requester id of this service, where it differs from the registry's.
     pub(crate) requester_id: Option<Box<str>>,
+    pub(crate) labels: Labels,
+    /// Its failures do not lower the status of the registry.
+    pub(crate) optional: bool,
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
     /// Data that an extension keeps for this service.
@@ -47,6 +51,8 @@ impl ServiceInner {
             id,
             shared,
             requester_id,
+            labels: Labels::default(),
+            optional: false,
             metrics: Metrics::default(),
             rate: Rate::default(),
             extension_data: OnceLock::new(),
@@ -121,6 +127,18 @@ impl ServiceInner {
             state.notify_waiters();
             state.status.incarnation
         })
+    }
+
+    /// Requests a stop and waits until the service has ended. Called from the service's own code, it does not wait.
+    pub(crate) async fn stop(&self, stop: StopRequest) {
+        let incarnation = self.request_stop(stop);
+        if !self.is_current() {
+            self.until(|state| {
+                let status = &state.status;
+                (status.incarnation != incarnation || !status.is_running()).then_some(())
+            })
+            .await;
+        }
     }
 
     pub(crate) fn request_pause(&self, by: PausedBy) -> Result<()> {
@@ -238,7 +256,16 @@ impl ServiceInner {
             }
         }
         let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
-        work()
+        match self.labels.text() {
+            // The loop has set them, but not on the threads of blocking code.
+            Some(labels) => log::with_labels(Some(labels), work),
+            None => work(),
+        }
+    }
+
+    /// Runs `work`, which logs lines about this service outside its loop: the lines have the labels of this service.
+    pub(crate) fn log(&self, work: impl FnOnce()) {
+        log::with_labels(self.labels.text(), work);
     }
 }
 

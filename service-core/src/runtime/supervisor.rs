@@ -11,10 +11,9 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use crate::humanize;
-use crate::log::{error, warn};
+use crate::log::{debug, error, warn};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
-use tracing::debug;
 
 use crate::config::options::Options;
 use crate::panic::{self, Caught};

@@ -129,6 +129,7 @@ pub(crate) static SERVICE: Table = Table {
         key("restart_window", Kind::Time(NOT_ZERO), "600").rules(FOR_RESTART),
         key("critical", Kind::Switch, "true"),
         key("depends_on", Kind::Services, "[OtherService]").synonyms(&["depends", "requires", "after", "dependencies"]),
+        key("stop_last", Kind::Switch, "true"),
         key("needs", Kind::Names("probe"), "[\"api\"]").synonyms(&["probes", "resources"]),
         key("idle_timeout", Kind::Time(NO_LIMIT), "\"2m\"").rules(&[Rule::Run]),
         key("on_end", Kind::Choice(&["stop", "again", "shutdown"]), "\"again\"").rules(&[Rule::Run]),

@@ -330,6 +330,7 @@ fn every_option_in_effect_is_explained() {
         "restart = never (default)",
         "critical = false (default)",
         "depends_on = none (default)",
+        "stop_last = false (default)",
         "needs = none (default)",
         "rate_limit = none (default)",
         "enabled = true (default)",

@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::log::warn;
+use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;

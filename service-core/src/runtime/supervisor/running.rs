@@ -62,6 +62,8 @@ impl Supervisor {
     }
 
     pub(super) async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Option<Exit> {
+        // `configure` may have registered some before it failed.
+        self.end_children().await;
         self.fail(kind, error, began, None).await
     }
 
@@ -224,5 +226,6 @@ fn panicked(message: &str) -> Error {
 }
 
 fn run_span(cx: &Context) -> Span {
-    tracing::info_span!("service_run", service.id = %cx.service.id, service.run = cx.run)
+    let labels = cx.service.labels.text().map(tracing::field::display);
+    tracing::info_span!("service_run", service.id = %cx.service.id, service.labels = labels, service.run = cx.run)
 }

@@ -206,14 +206,8 @@ impl Script {
     fn begin(self, options: Options, shared: Shared, extension: Arc<dyn Extension>) -> (Service, Supervisor) {
         let log = self.log.clone();
         let build = move |cx: Context| -> BoxFuture<'static, _> { Box::pin(self.clone().build(cx)) };
-        let registration = Registration {
-            id: "job".to_owned(),
-            descriptor: &DESCRIPTOR,
-            factory: Factory::Closure(Box::new(build)),
-            options: None,
-            undeclared_settings: false,
-            place: Place::Attribute(&DESCRIPTOR),
-        };
+        let factory = Factory::Closure(Box::new(build));
+        let registration = Registration::new("job", &DESCRIPTOR, factory, Place::Attribute(&DESCRIPTOR));
         let sources = Sources::load(Inputs::default());
         let shared = Arc::new(shared);
         let registered = RegisteredService::new(registration, &shared, &sources).expect("its options are right");
