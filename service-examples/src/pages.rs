@@ -19,7 +19,9 @@ pages! {
     from_tokio_cron_scheduler: "../../docs/from-tokio-cron-scheduler.md"
     guarantees: "../../docs/guarantees.md"
     lifecycle: "../../docs/lifecycle.md"
+    long_runs: "../../docs/long-runs.md"
     readme: "../../README.md"
     testing: "../../docs/testing.md"
     tutorial: "../../docs/tutorial.md"
+    wake_ups: "../../docs/wake-ups.md"
 }
