@@ -2,26 +2,75 @@
 //!
 //! The macros [`error!`](error) and [`warn!`](warn) call those of tracing. If no subscriber is set, a temporary one receives
 //! the event and prints it. No subscriber is ever installed.
+//!
+//! All macros add the labels of the service whose loop logs the line. The tricky part is that a line does not know its
+//! service: the loop sets the labels of its thread while it is polled ([`labelled`]).
 
+use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::future::{Future, poll_fn};
 use std::io::Write as _;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::field::{Field, Visit};
+use tracing::field::{DisplayValue, Field, Visit};
 use tracing::subscriber::{Interest, NoSubscriber};
 use tracing::{Event, Level, Metadata, Subscriber, dispatcher, span};
 
 /// As `tracing::error!`; without a subscriber it prints a line to standard error.
 macro_rules! error {
-    ($($event:tt)+) => { $crate::log::emit(|| ::tracing::error!($($event)+)) };
+    ($($event:tt)+) => {
+        $crate::log::emit(|| ::tracing::error!(service.labels = $crate::log::labels(), $($event)+))
+    };
 }
 
 /// As `tracing::warn!`; without a subscriber it prints a line to standard error.
 macro_rules! warn_ {
-    ($($event:tt)+) => { $crate::log::emit(|| ::tracing::warn!($($event)+)) };
+    ($($event:tt)+) => {
+        $crate::log::emit(|| ::tracing::warn!(service.labels = $crate::log::labels(), $($event)+))
+    };
 }
 
-pub(crate) use {error, warn_ as warn};
+/// As `tracing::info!`.
+macro_rules! info {
+    ($($event:tt)+) => { ::tracing::info!(service.labels = $crate::log::labels(), $($event)+) };
+}
+
+/// As `tracing::debug!`.
+macro_rules! debug {
+    ($($event:tt)+) => { ::tracing::debug!(service.labels = $crate::log::labels(), $($event)+) };
+}
+
+pub(crate) use {debug, error, info, warn_ as warn};
+
+thread_local! {
+    /// The labels of the service that this thread works for.
+    static LABELS: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+}
+
+/// Returns the labels for the field of a log line. `None` is not recorded.
+pub(crate) fn labels() -> Option<DisplayValue<Arc<str>>> {
+    LABELS.with_borrow(|labels| labels.clone().map(tracing::field::display))
+}
+
+/// Runs `work`: the lines that it logs have these labels, and no others.
+pub(crate) fn with_labels<T>(labels: Option<&Arc<str>>, work: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Arc<str>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LABELS.set(self.0.take());
+        }
+    }
+    let _restore = Restore(LABELS.replace(labels.cloned()));
+    work()
+}
+
+/// Awaits `work`: the lines that it logs have these labels.
+pub(crate) async fn labelled<T>(labels: Arc<str>, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|task| with_labels(Some(&labels), || work.as_mut().poll(task))).await
+}
 
 /// Sends the event to the subscriber that is set, or prints it.
 pub(crate) fn emit(event: impl FnOnce()) {

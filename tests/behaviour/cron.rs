@@ -268,3 +268,28 @@ async fn a_night_that_fails_is_given_up_and_the_next_night_is_run() {
     assert_eq!(log.count("run"), 7);
     assert_eq!(service.health().status, HealthStatus::Healthy);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_knows_the_fire_that_it_serves_and_a_woken_run_serves_none() {
+    struct Asking(Seen);
+
+    #[service(cron = "0 3 * * *", jitter = "10m", wake_on = ["now"], discover = false)]
+    impl Asking {
+        async fn update(&mut self, cx: &Context) {
+            let scheduled = cx.scheduled_for().map_or_else(|| format!("woken at {}", wall(cx.now())), wall);
+            self.0.lock().unwrap().push(scheduled);
+        }
+    }
+
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-01-10T12:00:00Z"));
+    let service = bed.start(Asking(seen.clone())).await;
+    bed.run_for(hours(24)).await;
+    bed.services().await.notify("now");
+    bed.services().await.notify("another topic");
+    bed.run_for(hours(1)).await;
+    service.wake();
+    bed.run_for(hours(24)).await;
+    let expected = ["2026-01-11 03:00", "woken at 2026-01-11 12:00", "woken at 2026-01-11 13:00", "2026-01-12 03:00"];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}

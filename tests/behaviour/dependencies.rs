@@ -36,6 +36,16 @@ fn with(bed: TestBed, log: &Log, name: &'static str, depends_on: &'static [&'sta
     bed.with(|builder| builder.service(name, named).options_of(name, options))
 }
 
+/// `web` is `stop_last` and depends on `store`, on which `api` depends, too. `worker` depends on `web`.
+fn with_stop_last(mut bed: TestBed, log: &Log, cleanup: Step) -> TestBed {
+    let graph: [(&'static str, &'static [&'static str]); 5] =
+        [("api", &["store"]), ("alone", &[]), ("store", &[]), ("web", &["store"]), ("worker", &["web"])];
+    for (name, on) in graph {
+        bed = with(bed, log, name, on, cleanup);
+    }
+    bed.set("web.stop_last", true)
+}
+
 fn position(log: &Log, what: &str) -> usize {
     log.lines().iter().position(|(_, line)| line == what).unwrap_or_else(|| panic!("no `{what}` in {:?}", log.lines()))
 }
@@ -257,5 +267,32 @@ async fn a_shutdown_aborts_a_chain_of_hanging_cleanups_in_time() {
     assert!(start.elapsed() <= secs(20), "{:?}", start.elapsed());
     for name in ["a", "b", "c"] {
         assert_eq!(log.count(&format!("cleanup {name}")), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_last_services_and_their_dependencies_stop_after_all_others() {
+    let log = Log::default();
+    let services = with_stop_last(TestBed::new(), &log, Step::Take(1.0)).services().await;
+    soon(services.start()).await.unwrap();
+    soon(services.stop_all()).await;
+    for (first, then) in [("worker", "web"), ("api", "web"), ("alone", "web"), ("web", "store")] {
+        let (end, begin) = (position(&log, &format!("cleaned {first}")), position(&log, &format!("cleanup {then}")));
+        assert!(end < begin, "{first} stops before {then}: {:?}", log.lines());
+    }
+    assert_eq!(log.times("cleanup worker"), log.times("cleanup api"), "concurrently");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_last_services_get_their_share_of_the_shutdown_timeout() {
+    let log = Log::default();
+    let bed = TestBed::new().with(|builder| builder.shutdown_timeout(secs(20)));
+    let services = with_stop_last(bed, &log, Step::Hang).services().await;
+    soon(services.start()).await.unwrap();
+    let start = tokio::time::Instant::now();
+    soon(services.shutdown()).await.unwrap();
+    assert!(start.elapsed() <= secs(20), "{:?}", start.elapsed());
+    for name in ["worker", "api", "alone", "web", "store"] {
+        assert_eq!(log.count(&format!("cleanup {name}")), 1, "{name}");
     }
 }

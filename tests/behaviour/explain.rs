@@ -91,6 +91,7 @@ options
   timeout       2m   attribute at mailer.rs:20
 
 options by default
+  wake_on          none
   initial_delay    0s
   jitter           0s
   exhausted        fail
@@ -100,6 +101,8 @@ options by default
   restart          never
   critical         false
   depends_on       none
+  stop_last        false
+  needs            none
   rate_limit       none
   enabled          true
 

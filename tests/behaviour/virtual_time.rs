@@ -58,3 +58,25 @@ async fn many_batches_at_one_moment_are_no_endless_run() {
     bed.run_for(secs(61)).await;
     assert_eq!((service.health().runs, service.health().total_processed), (40_000, 3_999_800));
 }
+
+/// Takes real time on a thread of its own.
+#[derive(Default)]
+struct Blocking;
+
+#[service(interval = 1, discover = false)]
+impl Blocking {
+    fn update(&mut self) -> Outcome {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        Outcome::processed(1)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocking_run_that_is_due_at_the_end_ends_before_run_for_returns() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Blocking>().await;
+    for second in 1..=20 {
+        bed.run_for(secs(1)).await;
+        assert_eq!(service.health().total_processed, second + 1);
+    }
+}

@@ -9,6 +9,7 @@ mod postgres;
 
 mod away;
 mod batches;
+mod bed;
 mod catch_up;
 mod concurrent;
 mod conflicts;
@@ -114,7 +115,8 @@ exercise! {
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
     used_up:
         a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
-        overrides_apply_while_the_pool_is_exhausted;
+        overrides_apply_while_the_pool_is_exhausted,
+        many_services_share_a_small_pool;
     transactions:
         writes_without_a_commit_are_rolled_back,
         a_rolled_back_savepoint_undoes_only_its_own_writes,

@@ -70,3 +70,35 @@ pub(crate) async fn overrides_apply_while_the_pool_is_exhausted(bench: crate::Be
     assert!(reason.contains("ann") && !reason.contains("down for"), "{reason}");
     shuts_down_in_time(&services).await;
 }
+
+/// Holds a connection for a while in each run.
+#[derive(Default)]
+struct Holder;
+
+#[service(interval = "1h", max_failures = 0, discover = false)]
+impl Holder {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("SELECT 1").await?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        tx.commit().await
+    }
+}
+
+/// A thousand services are due at once on a pool of ten connections: they finish late, and none fails.
+pub(crate) async fn many_services_share_a_small_pool(bench: crate::Bench) {
+    let services = if bench.is_postgres() { 1_000 } else { 200 };
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(10).acquire_timeout(Duration::from_secs(2));
+    let pool = Database::connect(options).await.unwrap();
+    let builder = ServiceRegistry::builder().without_discovered().database(pool).max_concurrent_runs(8);
+    let builder = (0..services).fold(builder, |builder, n| builder.service_of::<Holder>(format!("holder_{n}")));
+    let registry = builder.start_all().await.unwrap();
+    let ended = || registry.health().services.iter().all(|service| service.last_success.is_some());
+    until("all have run", || {
+        assert!(registry.health().services.iter().all(|service| service.error_count == 0));
+        ended()
+    })
+    .await;
+    shuts_down_in_time(&registry).await;
+}

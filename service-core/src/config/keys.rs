@@ -152,6 +152,29 @@ pub(crate) static KEYS: &[Key] = &[
     .rules(WITH_CRON)
     .synonyms(&["misfire"]),
     key(
+        "on_demand",
+        "false",
+        Kind::Switch(part(
+            |o| (o.schedule == Schedule::OnDemand).then_some(true),
+            |o, v| {
+                if v {
+                    o.schedule = Schedule::OnDemand;
+                }
+            },
+        )),
+        "`true`: no schedule; the service runs only when it is woken or requested",
+    )
+    .rules(&[Rule::Schedule])
+    .synonyms(&["manual", "trigger"]),
+    key(
+        "wake_on",
+        "[]",
+        Kind::Names(part(|o| update(o).map(|o| o.wake_on.clone()), |o, v| o.wake_on = v)),
+        "topics whose notifications make the next run due at once, in addition to the schedule",
+    )
+    .rules(&[Rule::Update, Rule::OneService])
+    .synonyms(&["topics", "listen"]),
+    key(
         "initial_delay",
         "0",
         Kind::Time(Least::Zero, part(|o| update(o).map(|o| o.initial_delay), |o, v| o.initial_delay = v)),
@@ -183,7 +206,7 @@ pub(crate) static KEYS: &[Key] = &[
             ],
             |o| update(o).map(|o| o.exhausted().word()),
         ),
-        "`fail`: the service is `Failed`; `next_run` (the default with `cron`): the run is given up, and the next regular run \
+        "`fail`: the service is `Failed`; `next_run` (the default with `cron` and `on_demand`): the run is given up, and the next regular run \
          starts with a count of 0",
     )
     .rules(&[Rule::Update]),
@@ -265,6 +288,19 @@ pub(crate) static KEYS: &[Key] = &[
     )
     .rules(&[Rule::OneService])
     .synonyms(&["depends", "requires", "after", "dependencies"]),
+    key(
+        "stop_last",
+        "false",
+        Kind::Switch(part(|o| Some(o.stop_last), |o, v| o.stop_last = v)),
+        "`true`: stopped after every service that is not `stop_last`, with the services that it depends on",
+    ),
+    key(
+        "needs",
+        "[]",
+        Kind::Names(part(|o| Some(o.needs.clone()), |o, v| o.needs = v)),
+        "names of probes: while one fails, failures do not exhaust the service, and its success ends the wait for a retry",
+    )
+    .synonyms(&["probes", "resources"]),
     key(
         "idle_timeout",
         NONE,

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Cron(Part<String>),
     TimeZone(Part<String>),
     Services(Part<Vec<String>>),
+    /// Topics or probes.
+    Names(Part<Vec<String>>),
     /// A rate, or `"none"`.
     Rate(Part<Option<RateLimit>>),
     /// Only the attribute can have it.
@@ -120,6 +122,10 @@ impl Kind {
                 coercion::word(value).map(|word| Accepted::new(word.to_owned(), word.to_owned(), part))
             }
             Kind::Services(part) => coercion::words(value).map(|ids| Accepted::new(show_ids(&ids), ids, part)),
+            Kind::Names(part) => {
+                let names = coercion::words(value).filter(|names| names.iter().all(|name| is_name(name)));
+                names.map(|names| Accepted::new(show_ids(&names), names, part))
+            }
             Kind::Rate(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
             Kind::Rate(part) => {
                 let rate = coercion::word(value).and_then(units::rate);
@@ -141,7 +147,7 @@ impl Kind {
             Kind::Switch(part) => (part.get)(options).map(|flag| flag.to_string()),
             Kind::Choice(_, get) => get(options).map(str::to_owned),
             Kind::Cron(part) | Kind::TimeZone(part) => (part.get)(options),
-            Kind::Services(part) => (part.get)(options).map(|ids| show_ids(&ids)),
+            Kind::Services(part) | Kind::Names(part) => (part.get)(options).map(|ids| show_ids(&ids)),
             Kind::Rate(part) => (part.get)(options).map(|rate| rate.map_or(NONE.to_owned(), units::show_rate)),
             Kind::Attribute => None,
         }
@@ -162,10 +168,19 @@ impl Kind {
             Self::Cron(_) => "a cron expression such as \"0 3 * * *\"".to_owned(),
             Self::TimeZone(_) => "a time zone such as \"Europe/Berlin\"".to_owned(),
             Self::Services(_) => "a list of service ids such as [\"importer\", \"cleanup\"]".to_owned(),
+            Self::Names(_) => {
+                "a list of names such as [\"orders\"]: 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`".to_owned()
+            }
             Self::Rate(_) => "a rate per s, m or h (\"10/s\", \"600/m\"), or \"none\"".to_owned(),
             Self::Attribute => "no value".to_owned(),
         }
     }
+}
+
+/// Whether a topic or a probe may have this name.
+pub(crate) fn is_name(topic: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+    (1..=100).contains(&topic.len()) && topic.chars().all(allowed)
 }
 
 /// Whether the value removes the limit of a lower layer.

@@ -35,6 +35,7 @@ pub use values::SettingValue;
 pub(crate) use descriptor::{SettingsType, UNDECLARED, settings};
 #[cfg(feature = "database")]
 pub(crate) use keys::is_attribute;
+pub(crate) use kinds::is_name;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolver::{Provenance, Resolved, Row, Target};
 #[cfg(feature = "database")]

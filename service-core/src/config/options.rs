@@ -17,6 +17,8 @@ use crate::schedule::{CatchUp, LongRun, OnEnd, RateLimit, Readiness, Schedule};
 pub(crate) struct Options {
     /// When it runs. Default: every 60 s.
     pub(crate) schedule: Schedule,
+    /// Topics whose notifications make the next run due at once. Default: none.
+    pub(crate) wake_on: Vec<String>,
     /// Wait before the first run. Default: none.
     pub(crate) initial_delay: Duration,
     /// Up to this much is added at random to each scheduled wait. Default: none.
@@ -41,6 +43,10 @@ pub(crate) struct Options {
     pub(crate) critical: bool,
     /// Ids of the services that are started before and stopped after this one. Default: none.
     pub(crate) depends_on: Vec<String>,
+    /// Whether the service is stopped after those that are not `stop_last`. Default: no.
+    pub(crate) stop_last: bool,
+    /// Names of the probes that the service needs. Default: none.
+    pub(crate) needs: Vec<String>,
     /// The rate of `cx.permit()`. Default: no limit.
     pub(crate) rate_limit: Option<RateLimit>,
     /// `false`: registered, not started. Default: `true`.
@@ -53,6 +59,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             schedule: Schedule::Interval(Duration::from_secs(60)),
+            wake_on: Vec::new(),
             initial_delay: Duration::ZERO,
             jitter: Duration::ZERO,
             max_failures: 3,
@@ -65,6 +72,8 @@ impl Default for Options {
             restart: None,
             critical: false,
             depends_on: Vec::new(),
+            stop_last: false,
+            needs: Vec::new(),
             rate_limit: None,
             enabled: true,
             requester_id: None,
@@ -80,7 +89,7 @@ impl Options {
     /// fail.
     pub(crate) fn exhausted(&self) -> Exhausted {
         self.exhausted.unwrap_or(match self.schedule {
-            Schedule::Cron(_) => Exhausted::NextRun,
+            Schedule::Cron(_) | Schedule::OnDemand => Exhausted::NextRun,
             Schedule::Interval(_) | Schedule::Delay(_) | Schedule::LongRun(_) => Exhausted::Fail,
         })
     }
@@ -211,6 +220,17 @@ impl ServiceOptions {
         self.with("catch_up", catch_up.word())
     }
 
+    /// Sets no schedule: the service runs only when it is woken ([`wake_on`](Self::wake_on),
+    /// [`ServiceHandle::wake`](crate::ServiceHandle::wake)) or requested. `false`: an interval, unless another schedule is set.
+    pub fn on_demand(self, on_demand: bool) -> Self {
+        self.with("on_demand", on_demand)
+    }
+
+    /// Sets the topics whose notifications make the next run due at once, in addition to the schedule. Default: none.
+    pub fn wake_on<T: AsRef<str>>(self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.with("wake_on", list(topics.into_iter().map(|topic| Value::Str(topic.as_ref().to_owned()))))
+    }
+
     /// Sets the wait before the first run. Default: none.
     pub fn initial_delay(self, time: Duration) -> Self {
         self.with("initial_delay", time)
@@ -231,7 +251,7 @@ impl ServiceOptions {
         self.with("max_failures", "unlimited")
     }
 
-    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule
+    /// Sets what follows a failure after `max_failures`. Default: [`Exhausted::Fail`]; with a cron schedule and on demand
     /// [`Exhausted::NextRun`].
     pub fn exhausted(self, exhausted: Exhausted) -> Self {
         self.with("exhausted", exhausted.word())
@@ -297,6 +317,18 @@ impl ServiceOptions {
     /// attribute. Default: none.
     pub fn depends_on<I: AsRef<str>>(self, ids: impl IntoIterator<Item = I>) -> Self {
         self.with("depends_on", list(ids.into_iter().map(|id| Value::Str(id.as_ref().to_owned()))))
+    }
+
+    /// Sets whether the service is stopped after every service that is not `stop_last`, with the services that it depends on.
+    /// Default: `false`.
+    pub fn stop_last(self, last: bool) -> Self {
+        self.with("stop_last", last)
+    }
+
+    /// Sets the names of the probes that the service needs ([`RegistryBuilder::probe`](crate::RegistryBuilder::probe)): while
+    /// one of them fails, failures of the service do not exhaust it. Default: none.
+    pub fn needs<N: AsRef<str>>(self, probes: impl IntoIterator<Item = N>) -> Self {
+        self.with("needs", list(probes.into_iter().map(|name| Value::Str(name.as_ref().to_owned()))))
     }
 
     /// Sets how long a `run` may report no progress ([`Context::heartbeat`](crate::Context::heartbeat) and similar calls), above

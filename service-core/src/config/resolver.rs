@@ -280,6 +280,8 @@ impl<'a> Resolver<'a> {
         let misfits = is_long.map_or_else(Vec::new, |is_long| self.misfits(is_long));
         let mut schedules: Vec<(Precedence, &'static str, Arc<Origin>)> = keys::options()
             .filter(|key| key.is_schedule() && !misfits.contains(&key.name))
+            // `on_demand = false` is no schedule.
+            .filter(|key| self.top(key.name).is_some_and(|entry| entry.shown != "false"))
             .filter_map(|key| self.top(key.name).map(|entry| (entry.precedence, key.name, Arc::clone(&entry.origin))))
             .collect();
         schedules.sort_by_key(|(precedence, ..)| std::cmp::Reverse(*precedence));

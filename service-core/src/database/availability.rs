@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::database::schema::FrameworkTables;
 use crate::humanize;
-use crate::runtime::extension::Outage;
+use crate::runtime::resource::{Down, Outage, Outages};
 
 /// The state of the registry's database.
 #[derive(Default)]
@@ -19,26 +19,18 @@ pub(crate) struct Availability {
     /// The registry can tell an exhausted pool from a database that is down.
     is_certain: bool,
     tables: Arc<FrameworkTables>,
+    outages: Outages,
     state: Mutex<State>,
     probe_requests: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    down: Option<Down>,
-    /// The end of the last outage.
-    returned: Option<Instant>,
     /// When the last error was seen that the services did not cause, although the database was up.
     disturbed: Option<Instant>,
     /// A write failed with an error of a database that is read-only or full.
     writes_are_suspect: bool,
-}
-
-#[derive(Debug)]
-struct Down {
-    since: Instant,
-    why: String,
-    /// It answers, but accepts no writes.
+    /// In the present outage it answers, but accepts no writes.
     refuses_writes: bool,
 }
 
@@ -56,25 +48,20 @@ impl Availability {
     }
 
     pub(crate) fn is_down(&self) -> bool {
-        self.lock().down.is_some()
+        self.outages.down().is_some()
     }
 
     /// Records that the database does not answer, or accepts no writes. True if it was up before.
     pub(crate) fn mark_down(&self, why: String, refuses_writes: bool) -> bool {
-        let down = &mut self.lock().down;
-        let is_news = down.is_none();
-        let since = down.as_ref().map_or_else(Instant::now, |down| down.since);
-        *down = Some(Down { since, why, refuses_writes });
-        is_news
+        self.lock().refuses_writes = refuses_writes;
+        self.outages.mark_down(why)
     }
 
     /// Records that the database answers and accepts writes. Returns the length of the outage that ends with it.
     pub(crate) fn mark_up(&self) -> Option<Duration> {
         let mut state = self.lock();
-        state.writes_are_suspect = false;
-        let down = state.down.take()?;
-        state.returned = Some(Instant::now());
-        Some(down.since.elapsed())
+        (state.writes_are_suspect, state.refuses_writes) = (false, false);
+        self.outages.mark_up()
     }
 
     /// Records that a write failed with an error of a database that is read-only or full.
@@ -85,7 +72,7 @@ impl Availability {
     /// Whether only a successful write shows that the database is up.
     pub(crate) fn needs_a_write(&self) -> bool {
         let state = self.lock();
-        state.writes_are_suspect || state.down.as_ref().is_some_and(|down| down.refuses_writes)
+        state.writes_are_suspect || state.refuses_writes
     }
 
     /// Records an error that the services did not cause, although the database is up.
@@ -95,29 +82,26 @@ impl Availability {
 
     /// Whether an outage has ended since `at`, and the database is up.
     pub(crate) fn recovered_since(&self, at: Instant) -> bool {
-        let state = self.lock();
-        state.down.is_none() && state.returned.is_some_and(|returned| returned >= at)
+        self.outages.recovered_since(at)
     }
 
     /// Whether the database is down, or was down or disturbed at `at` or later.
     pub(crate) fn was_down_since(&self, at: Instant) -> bool {
-        let state = self.lock();
-        let later = |time: Option<Instant>| time.is_some_and(|time| time >= at);
-        state.down.is_some() || later(state.returned) || later(state.disturbed)
+        let is_disturbed = self.lock().disturbed.is_some_and(|disturbed| disturbed >= at);
+        is_disturbed || self.outages.was_down_since(at)
     }
 
     /// The current outage as text.
     pub(crate) fn outage(&self) -> Option<Outage> {
-        let state = self.lock();
-        let down = state.down.as_ref()?;
-        let how = match down {
-            Down { refuses_writes: true, .. } => "has accepted no writes",
-            _ if self.is_certain => "has been down",
+        let Down { since, why } = self.outages.down()?;
+        let how = match self.lock().refuses_writes {
+            true => "has accepted no writes",
+            false if self.is_certain => "has been down",
             // A pool of the application may be exhausted instead.
-            _ => "has not answered",
+            false => "has not answered",
         };
-        let what = format!("the {} {how} for {}", self.name, humanize::long(down.since.elapsed()));
-        Some(Outage { what, why: down.why.clone() })
+        let what = format!("the {} {how} for {}", self.name, humanize::long(since.elapsed()));
+        Some(Outage { what, why })
     }
 
     /// Requests a poll at once, because a service could not use the database.

@@ -10,6 +10,7 @@ use crate::database::connect::{connect_for_registry, default_options};
 use crate::database::database_url::display_name;
 use crate::database::extension::DatabaseExtension;
 use crate::database::schema::FrameworkTables;
+use crate::database::statement_monitor::StatementMonitor;
 use crate::registry::builder::{ExtensionBuilder, RegistryBuilder};
 use crate::runtime::extension::{Extension, NoExtension};
 use crate::runtime::lifecycle::BoxFuture;
@@ -24,6 +25,7 @@ pub(crate) struct DatabaseBuilder {
     skip_migration: bool,
     /// Leases and overrides follow the registry's clock, not the database's.
     pub(crate) is_virtual: bool,
+    pub(crate) monitor: Option<Arc<StatementMonitor>>,
 }
 
 impl ExtensionBuilder for DatabaseBuilder {
@@ -35,7 +37,8 @@ impl ExtensionBuilder for DatabaseBuilder {
                 (Some(db), _, _) => {
                     let name = format!("registry's {:?} database", db.get_database_backend());
                     let availability = Availability::new(name, false, tables);
-                    return Ok(DatabaseExtension::new(db, None, availability, self.is_virtual).installed());
+                    let extension = DatabaseExtension::new(db, None, availability, self.is_virtual);
+                    return Ok(extension.with_monitor(self.monitor).installed());
                 }
                 (None, Some(url), _) => (default_options(&url)?, display_name(&url)),
                 (None, None, Some(options)) => {

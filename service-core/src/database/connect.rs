@@ -53,6 +53,50 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
     open(default_options(url)?, true).await
 }
 
+/// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that one is being
+/// opened. `begin` is called before each use of a connection.
+#[allow(dead_code, reason = "for virtual time")]
+pub(crate) async fn connect_for_bed(
+    url: &str,
+    begin: impl Fn() + Clone + Send + Sync + 'static,
+) -> Result<DatabaseConnection> {
+    let mut options = tuned(default_options(url)?, &DatabaseUrl::parse(url)?);
+    // Without the ping of the driver, which would come before `begin`.
+    options.test_before_acquire(false);
+    #[cfg(feature = "sqlite")]
+    {
+        let begin = begin.clone();
+        options.map_sqlx_sqlite_pool_opts(move |pool| {
+            let begin = begin.clone();
+            stays_open(pool).before_acquire(move |connection, _| {
+                begin();
+                Box::pin(is_usable(connection))
+            })
+        });
+    }
+    #[cfg(feature = "postgres")]
+    {
+        let begin = begin.clone();
+        options.map_sqlx_postgres_pool_opts(move |pool| {
+            let begin = begin.clone();
+            stays_open(pool).before_acquire(move |connection, _| {
+                begin();
+                Box::pin(async { Ok(sea_orm::sqlx::Connection::ping(connection).await.is_ok()) })
+            })
+        });
+    }
+    let _ = begin;
+    open(options, false).await
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn stays_open<DB: sea_orm::sqlx::Database>(
+    pool: sea_orm::sqlx::pool::PoolOptions<DB>,
+) -> sea_orm::sqlx::pool::PoolOptions<DB> {
+    let connections = pool.get_max_connections();
+    pool.min_connections(connections).idle_timeout(None).max_lifetime(None)
+}
+
 /// The services' pool of a registry, and connections beside it.
 #[derive(Debug)]
 pub(crate) struct RegistryPool {

@@ -1,6 +1,6 @@
 //! [`DatabaseExtension`]: the part of the database in the loop of every service.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
@@ -13,11 +13,13 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
+use crate::database::statement_monitor::StatementMonitor;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
-use crate::runtime::extension::{Extension, Outage};
+use crate::runtime::extension::Extension;
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::resource::{DATABASE, Outage, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
@@ -29,10 +31,11 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// The database of one registry.
 #[derive(Debug)]
 pub(crate) struct DatabaseExtension {
-    watcher: Arc<TableWatcher>,
+    resource: Arc<DatabaseResource>,
     write_lock: WriteLock,
     /// Leases use the registry's clock, not the database's.
     is_virtual: bool,
+    monitor: Option<Arc<StatementMonitor>>,
 }
 
 impl DatabaseExtension {
@@ -43,19 +46,28 @@ impl DatabaseExtension {
         is_virtual: bool,
     ) -> Self {
         let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
-        Self { watcher, write_lock: WriteLock::default(), is_virtual }
+        let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
+        Self { resource: Arc::new(resource), write_lock: WriteLock::default(), is_virtual, monitor: None }
+    }
+
+    pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
+        Self { monitor, ..self }
     }
 
     pub(crate) fn installed(self) -> Arc<dyn Extension> {
         Arc::new(self)
     }
 
+    fn watcher(&self) -> &Arc<TableWatcher> {
+        &self.resource.watcher
+    }
+
     fn availability(&self) -> &Availability {
-        &self.watcher.availability
+        &self.watcher().availability
     }
 
     async fn read_last_fire(&self, id: &str, now: SystemTime) -> Result<SystemTime> {
-        let read = self.watcher.with_db(|db| async move {
+        let read = self.watcher().with_db(|db| async move {
             self.availability().tables().ensure(&db).await?;
             if let Some(last) = last_run(&db, id).await?.fire {
                 return Ok(last.into());
@@ -73,31 +85,42 @@ impl Extension for DatabaseExtension {
         true
     }
 
+    fn resource(&self) -> Option<Arc<dyn Resource>> {
+        Some(self.resource.clone())
+    }
+
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
+        // The same registry each time.
+        let _ = self.resource.services.set(Arc::downgrade(services));
         let shared = services.shared.clone();
         let clock = WallClock::new(move || shared.clock.wall_now().into());
-        let db = ServiceDb::new(self.watcher.db.clone(), service.id.clone())
+        let db = ServiceDb::new(self.watcher().db.clone(), service.id.clone())
             .with_tables(self.availability().tables().clone())
-            .with_write_lock(self.write_lock.clone(), self.watcher.pool_is_checked());
+            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
+            .with_monitor(self.monitor.clone());
         let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
 
     fn before_all<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.watcher.poll_before_start(services))
+        Box::pin(self.watcher().poll_before_start(services))
     }
 
     fn before_one<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
-        Box::pin(self.watcher.poll_if_up(services))
+        Box::pin(self.watcher().poll_if_up(services))
     }
 
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
-        self.watcher.keep_watching(services, runtime);
+        self.watcher().keep_watching(services, runtime);
     }
 
     fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
-        Box::pin(async { _ = self.watcher.poll(services).await })
+        Box::pin(async { _ = self.watcher().poll(services).await })
+    }
+
+    fn refresh_due(&self) -> Option<SystemTime> {
+        self.watcher().next_expiry()
     }
 
     fn commit_in_progress(&self, service: &ServiceInner) -> bool {
@@ -142,7 +165,7 @@ impl Extension for DatabaseExtension {
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let last = LastRun { run: started.map(Into::into), fire: Some(fire.into()) };
-            let recorded = self.watcher.with_db(|db| async move { set_last_run(&db, &service.id, last).await }).await;
+            let recorded = self.watcher().with_db(|db| async move { set_last_run(&db, &service.id, last).await }).await;
             if recorded.is_err() {
                 self.availability().probe_soon();
             }
@@ -150,44 +173,8 @@ impl Extension for DatabaseExtension {
         })
     }
 
-    fn suspects_outage(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
-        // A run that hangs may be waiting for the database, if the service has used it.
-        let hangs = kind == FailureKind::Timeout && ServiceDb::of(service).is_some_and(ServiceDb::is_used);
-        let kind = ErrorKind::in_chain(error);
-        match kind {
-            // A conflict or a changed table: neither the service nor the database is at fault.
-            Some(ErrorKind::Contention | ErrorKind::StaleStatement) => self.availability().disturbed(),
-            Some(ErrorKind::Unavailable) => self.availability().suspect_writes(),
-            _ => {}
-        }
-        if hangs || kind.is_some_and(ErrorKind::is_outage) {
-            self.availability().probe_soon();
-        }
-        hangs || kind.is_some_and(ErrorKind::is_passing)
-    }
-
-    fn confirm_outage<'a>(&'a self, services: &'a Arc<Services>, began: Instant) -> BoxFuture<'a, bool> {
-        Box::pin(async move {
-            self.watcher.poll_if_up(services).await;
-            self.was_down_since(began)
-        })
-    }
-
-    fn was_down_since(&self, at: Instant) -> bool {
-        self.availability().was_down_since(at)
-    }
-
-    fn recovered_since(&self, at: Instant) -> bool {
-        self.availability().recovered_since(at)
-    }
-
     fn is_down(&self) -> bool {
         self.availability().is_down()
-    }
-
-    fn outage(&self, service: &ServiceInner) -> Option<Outage> {
-        let uses = ServiceDb::of(service).is_some_and(ServiceDb::is_used);
-        if uses { self.availability().outage() } else { None }
     }
 
     fn degradation(&self, service: &ServiceInner) -> Option<String> {
@@ -198,5 +185,65 @@ impl Extension for DatabaseExtension {
         });
         let text = texts.collect::<Vec<_>>().join("; ");
         (!text.is_empty()).then_some(text)
+    }
+}
+
+/// The database as a resource of the services.
+#[derive(Debug)]
+struct DatabaseResource {
+    name: Arc<str>,
+    watcher: Arc<TableWatcher>,
+    services: OnceLock<Weak<Services>>,
+}
+
+impl Resource for DatabaseResource {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn is_used_by(&self, service: &ServiceInner) -> bool {
+        ServiceDb::of(service).is_some_and(ServiceDb::is_used)
+    }
+
+    fn suspects(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> bool {
+        let availability = &self.watcher.availability;
+        // A run that hangs may be waiting for the database, if the service has used it.
+        let hangs = kind == FailureKind::Timeout && self.is_used_by(service);
+        let kind = ErrorKind::in_chain(error);
+        match kind {
+            // A conflict or a changed table: neither the service nor the database is at fault.
+            Some(ErrorKind::Contention | ErrorKind::StaleStatement) => availability.disturbed(),
+            Some(ErrorKind::Unavailable) => availability.suspect_writes(),
+            _ => {}
+        }
+        if hangs || kind.is_some_and(ErrorKind::is_outage) {
+            availability.probe_soon();
+        }
+        hangs || kind.is_some_and(ErrorKind::is_passing)
+    }
+
+    fn is_suspected(&self) {
+        self.watcher.availability.probe_soon();
+    }
+
+    fn confirm(&self, began: Instant) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            if let Some(services) = self.services.get().and_then(Weak::upgrade) {
+                self.watcher.poll_if_up(&services).await;
+            }
+            self.was_down_since(began)
+        })
+    }
+
+    fn was_down_since(&self, at: Instant) -> bool {
+        self.watcher.availability.was_down_since(at)
+    }
+
+    fn recovered_since(&self, at: Instant) -> bool {
+        self.watcher.availability.recovered_since(at)
+    }
+
+    fn outage(&self) -> Option<Outage> {
+        self.watcher.availability.outage()
     }
 }

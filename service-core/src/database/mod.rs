@@ -20,6 +20,7 @@ mod schema;
 mod service_db;
 mod sqlite_connection;
 mod sqlite_file;
+mod statement_monitor;
 mod store;
 #[cfg(feature = "testing")]
 mod test_bed;

@@ -10,6 +10,7 @@ use crate::database::db_time::DbTime;
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::schema::FrameworkTables;
+use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::database::wall_clock::WallClock;
 use crate::database::work::work_state::WorkState;
@@ -72,6 +73,12 @@ impl ServiceDb {
     /// inside a transaction.
     pub(crate) fn with_write_lock(mut self, write_lock: WriteLock, pool_is_checked: bool) -> Self {
         (self.tx.write_lock, self.tx.pool_is_checked) = (write_lock, pool_is_checked);
+        self
+    }
+
+    /// With the monitor of virtual time, if time is virtual.
+    pub(crate) fn with_monitor(mut self, monitor: Option<Arc<StatementMonitor>>) -> Self {
+        self.tx.monitor = monitor;
         self
     }
 

@@ -30,6 +30,7 @@ use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::sqlite_connection;
+use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
 use crate::database::uncancelled::Uncancelled;
 use crate::database::write_lock::{WriteLock, WritePermit};
@@ -55,6 +56,8 @@ pub(crate) struct TxContext {
     /// The number of batches of this service that hold SQLite's write lock.
     pub(crate) open_batches: Arc<AtomicUsize>,
     pub(crate) write_lock: WriteLock,
+    /// Only on virtual time.
+    pub(crate) monitor: Option<Arc<StatementMonitor>>,
 }
 
 impl TxContext {
@@ -65,6 +68,7 @@ impl TxContext {
             commits: Arc::default(),
             open_batches: Arc::default(),
             write_lock: WriteLock::default(),
+            monitor: None,
         }
     }
 }
@@ -98,7 +102,7 @@ pub struct Transaction {
 /// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
 #[derive(Debug)]
 struct OpenTransaction {
-    tx: DatabaseTransaction,
+    tx: MonitoredTx,
     permits: Permits,
 }
 
@@ -194,7 +198,7 @@ impl Transaction {
         let Some(open) = self.tx.take() else { return Ok(()) };
         let guard = self.cx.commits.enter();
         let committing = tokio::spawn(async move {
-            let result = tokio::time::timeout(COMMIT_LIMIT, commit(open.tx, backend)).await;
+            let result = tokio::time::timeout(COMMIT_LIMIT, commit(open.tx.into_inner(), backend)).await;
             drop((guard, open.permits));
             result
         });
@@ -213,12 +217,12 @@ impl Transaction {
         let is_in_doubt = self.is_in_doubt();
         match self.tx.take() {
             Some(OpenTransaction { tx, permits }) if is_in_doubt && self.backend == DbBackend::Sqlite => {
-                sqlite_connection::restore(tx).await;
+                sqlite_connection::restore(tx.into_inner()).await;
                 drop(permits);
                 Ok(())
             }
             Some(OpenTransaction { tx, permits }) => {
-                let result = tx.rollback().await;
+                let result = tx.into_inner().rollback().await;
                 drop(permits);
                 Ok(result?)
             }
@@ -227,7 +231,7 @@ impl Transaction {
     }
 
     /// Returns the open transaction, and sets the item's savepoint before the item's first statement.
-    async fn item_connection(&self) -> DbResult<&DatabaseTransaction> {
+    async fn item_connection(&self) -> DbResult<&MonitoredTx> {
         let tx = self.connection().await?;
         if let Some(savepoint) = &self.savepoint
             && !savepoint.initialized()
@@ -247,7 +251,7 @@ impl Transaction {
     }
 
     /// Returns the open transaction without the item's savepoint, for the framework's own statements.
-    pub(crate) async fn connection(&self) -> DbResult<&DatabaseTransaction> {
+    pub(crate) async fn connection(&self) -> DbResult<&MonitoredTx> {
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
         }
@@ -324,6 +328,7 @@ impl Transaction {
             },
         };
         if stands {
+            open.tx.savepoint_ended();
             self.health.in_doubt.store(false, Ordering::Relaxed);
             return Ok(());
         }
@@ -344,7 +349,7 @@ impl Transaction {
         }
         let tx = self.item_connection().await?;
         self.health.in_doubt.store(true, Ordering::Relaxed);
-        Ok(tx)
+        Ok(tx.for_savepoint())
     }
 
     /// From now on, statements belong to one item.
@@ -373,6 +378,7 @@ impl Transaction {
             };
             self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
             // The savepoint existed, so the transaction is still open.
+            open.tx.savepoint_ended();
             self.health.in_doubt.store(false, Ordering::Relaxed);
         }
         self.end_item();
@@ -489,7 +495,7 @@ impl Drop for Transaction {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move {
-                sqlite_connection::restore(tx).await;
+                sqlite_connection::restore(tx.into_inner()).await;
                 drop(permits);
             });
         }
@@ -547,20 +553,22 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
         // knowledge.
         let db = cx.db.clone();
         return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
-            Ok(tx) => Ok(OpenTransaction { tx, permits: (None, None) }),
+            Ok(tx) => Ok(OpenTransaction { tx: MonitoredTx::new(tx, cx.monitor.clone()), permits: (None, None) }),
             Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
         };
     }
-    // In real time, because SQLite waits in real time, too.
-    let begun = Instant::now();
-    // If a batch of this service holds the lock, the service would wait for itself.
-    let permit = if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire().await };
+    // Real time: SQLite waits in real time too. On virtual time, only the write lock is waited for that long.
+    let (begun, virtual_begun) = (Instant::now(), tokio::time::Instant::now());
+    let permit_limit = if cx.monitor.is_some() { BUSY_LIMIT } else { BUSY_TIMEOUT };
+    // A service whose own batch holds the lock would wait for itself.
+    let permit =
+        if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire(permit_limit).await };
     loop {
         match sqlite_connection::begin(&cx.db, cx.pool_is_checked).await {
             Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
                 let own_batch = cx.open_batches.load(Ordering::Relaxed) > 0;
                 let limit = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
-                if begun.elapsed() >= limit {
+                if begun.elapsed().max(virtual_begun.elapsed()) >= limit {
                     let advice = if own_batch {
                         "a batch of this service holds it: until it commits, write through `item.tx()` only"
                     } else {
@@ -573,7 +581,10 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
                 }
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
             }
-            begun => return begun.map(|tx| OpenTransaction { tx, permits: (permit, None) }),
+            begun => {
+                let tx = MonitoredTx::new(begun?, cx.monitor.clone());
+                return Ok(OpenTransaction { tx, permits: (permit, None) });
+            }
         }
     }
 }

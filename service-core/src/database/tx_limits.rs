@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -75,7 +75,7 @@ impl TimeLimit {
     }
 
     /// Limits each statement of a transaction on PostgreSQL to the time that is left, unless a shorter limit applies already.
-    pub(crate) async fn apply(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+    pub(crate) async fn apply(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
         let now = "current_setting('statement_timeout')";

@@ -7,10 +7,9 @@
 //! gives an order; SQLite's own lock still protects the data.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::database::connect::BUSY_TIMEOUT;
 
 /// The queue of one database's writers.
 #[derive(Clone, Debug)]
@@ -20,13 +19,13 @@ pub(crate) struct WriteLock(Arc<Semaphore>);
 pub(crate) type WritePermit = Option<OwnedSemaphorePermit>;
 
 impl WriteLock {
-    /// Waits for the turn, at most as long as SQLite would wait for its lock.
-    pub(crate) async fn acquire(&self) -> WritePermit {
+    /// Waits for its turn, up to `limit`.
+    pub(crate) async fn acquire(&self, limit: Duration) -> WritePermit {
         let write_lock = Arc::clone(&self.0);
         if let Ok(turn) = write_lock.clone().try_acquire_owned() {
             return Some(turn);
         }
-        tokio::time::timeout(BUSY_TIMEOUT, write_lock.acquire_owned()).await.ok()?.ok()
+        tokio::time::timeout(limit, write_lock.acquire_owned()).await.ok()?.ok()
     }
 }
 

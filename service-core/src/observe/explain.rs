@@ -3,6 +3,7 @@
 //! The tricky part is that the supervisor cannot be asked, because it may be the part that hangs. Everything is read from
 //! one copy of the state that handles and supervisor share; the next runs are computed from the schedule.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use crate::observe::health::{self, HealthStatus};
 use crate::observe::startup_table;
 use crate::runtime::clock::Clock;
 use crate::runtime::extension::Extension;
+use crate::runtime::labels;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::runtime_state::Snapshot;
 use crate::runtime::services::Services;
@@ -44,6 +46,15 @@ const RUNS: usize = 5;
 pub struct Explanation {
     /// The id of the service.
     pub service_id: String,
+    /// The labels that the service was registered with.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether the service was registered as optional: its failures do not lower the status of the registry.
+    #[serde(default)]
+    pub optional: bool,
+    /// The id of the service whose instance this one belongs to.
+    #[serde(default)]
+    pub parent: Option<String>,
     /// The full name of its type.
     pub type_name: String,
     /// Where it was registered: file and line of the attribute, or of the call.
@@ -112,13 +123,16 @@ pub(crate) fn of(service: &RegisteredService, services: &Services, extension: &d
         Some(WaitReason::Dependencies(ids)) => ids.iter().map(|id| dependency(id, services)).collect(),
         _ => Vec::new(),
     };
-    let (status, reason) = health::assess(inner, &snapshot, extension, now);
+    let (status, reason) = health::assess(inner, &snapshot, services, extension, now);
     let resolved = &snapshot.resolved;
     let options: Vec<ExplainedOption> =
         resolved.explain(&snapshot.options).into_iter().map(ExplainedOption::from).collect();
     let setting = |(key, place)| ExplainedSetting { key, place };
     Explanation {
         service_id: inner.id.to_string(),
+        labels: inner.labels.by_key(),
+        optional: inner.optional,
+        parent: service.parent().map(|parent| parent.id().to_string()),
         type_name: service.descriptor.type_name().to_owned(),
         place: service.place.to_string(),
         requester_id: inner.requester_id().to_owned(),
@@ -181,6 +195,7 @@ fn doing(
             // What is due next is a check of the clock, not the run.
             Some(_) if matches!(snapshot.options.schedule, Schedule::Cron(_)) => "waiting for the next run".to_owned(),
             Some((_, wait)) => format!("waiting for the next run, due in {}", humanize::long(wait)),
+            None if snapshot.options.schedule == Schedule::OnDemand => "waiting to be woken".to_owned(),
             None => "about to run".to_owned(),
         },
         _ => reason.to_owned(),
@@ -210,8 +225,8 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
             };
             (first.max(now), wait.saturating_add(mean))
         }
-        // Its run continues; no other one is planned.
-        Schedule::LongRun(_) => return runs,
+        // None is planned.
+        Schedule::OnDemand | Schedule::LongRun(_) => return runs,
         Schedule::Cron(cron) => {
             let after = retry.map_or_else(|| health::not_before(snapshot, clock), |at| clock.wall(at));
             let fires = std::iter::successors(cron::next(cron, after), |fire| cron::next(cron, *fire));
@@ -246,6 +261,10 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}, {}", self.service_id, self.state, self.status)?;
         let reason = self.reason.iter().filter(|reason| !self.now.starts_with(reason.as_str()));
+        let labels = labels::text(&self.labels);
+        let parent = self.parent.iter().map(|parent| ("parent", parent.as_str()));
+        let labels = Some(("labels", labels.as_str())).filter(|(_, labels)| !labels.is_empty());
+        let optional = self.optional.then_some(("optional", "its failures do not lower the status of the registry"));
         let lines = reason.map(|reason| ("why", reason.as_str())).chain([
             ("now", self.now.as_str()),
             ("schedule", &self.schedule),
@@ -253,6 +272,7 @@ impl fmt::Display for Explanation {
             ("type", &self.type_name),
             ("from", &self.place),
         ]);
+        let lines = lines.chain(parent).chain(labels).chain(optional);
         for (label, text) in lines {
             // An error may have several lines.
             writeln!(f, "  {label:8}  {}", text.replace('\n', "\n            "))?;

@@ -13,6 +13,7 @@ use crate::runtime::extension::Extension;
 use crate::runtime::requests::PausedBy;
 use crate::runtime::runtime_state::Snapshot;
 use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
 use crate::runtime::status::WaitReason;
 use crate::schedule::Schedule;
 use crate::service::state::ServiceState;
@@ -46,6 +47,12 @@ impl fmt::Display for HealthStatus {
 pub struct ServiceHealth {
     /// The id of the service.
     pub service_id: String,
+    /// The labels that the service was registered with.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether the service was registered as optional: its failures do not lower the status of the registry.
+    #[serde(default)]
+    pub optional: bool,
     /// The state of the service.
     pub state: ServiceState,
     /// The health status.
@@ -91,7 +98,7 @@ pub struct ServiceHealth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RegistryHealth {
-    /// The worst status of all services.
+    /// The worst status of all services that are not optional.
     pub status: HealthStatus,
     /// All services, sorted by id.
     pub services: Vec<ServiceHealth>,
@@ -99,7 +106,8 @@ pub struct RegistryHealth {
 
 impl RegistryHealth {
     pub(crate) fn new(services: Vec<ServiceHealth>) -> Self {
-        let status = services.iter().map(|service| service.status).max().unwrap_or(HealthStatus::Healthy);
+        let required = services.iter().filter(|service| !service.optional);
+        let status = required.map(|service| service.status).max().unwrap_or(HealthStatus::Healthy);
         Self { status, services }
     }
 
@@ -110,17 +118,19 @@ impl RegistryHealth {
 }
 
 /// Returns the health of a service.
-pub(crate) fn of(service: &ServiceInner, extension: &dyn Extension) -> ServiceHealth {
+pub(crate) fn of(service: &ServiceInner, services: &Services, extension: &dyn Extension) -> ServiceHealth {
     let now = Instant::now();
     let clock = &service.shared.clock;
     let metrics = service.metrics.snapshot();
     let snapshot = service.lock().snapshot();
-    let (health, reason) = assess(service, &snapshot, extension, now);
+    let (health, reason) = assess(service, &snapshot, services, extension, now);
     let Snapshot { state, is_paused, status, options, .. } = &snapshot;
     let stats = &status.stats;
     let ended = stats.runs > u64::from(status.in_run());
     ServiceHealth {
         service_id: service.id.to_string(),
+        labels: service.labels.by_key(),
+        optional: service.optional,
         state: *state,
         status: health,
         reason,
@@ -171,12 +181,13 @@ const SLOW_START: Duration = Duration::from_secs(30);
 pub(crate) fn assess(
     service: &ServiceInner,
     snapshot: &Snapshot,
+    services: &Services,
     extension: &dyn Extension,
     now: Instant,
 ) -> (HealthStatus, Option<String>) {
     let (status, reason) = assess_by_schedule(snapshot, &service.shared.clock, now);
     if matches!(snapshot.state, ServiceState::Starting | ServiceState::BackingOff | ServiceState::Running)
-        && let Some(outage) = extension.outage(service)
+        && let Some(outage) = services.outage(service)
     {
         let reason = match reason {
             Some(reason) => format!("{reason}; {}", outage.what),
@@ -258,6 +269,10 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
     if let Some(blocked) = blocked(snapshot, now) {
         return (Unhealthy, Some(blocked));
     }
+    if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::Turn)) {
+        let reason = "waiting for its turn: as many services as `max_concurrent_runs` allows are running";
+        return (Degraded, Some(reason.to_owned()));
+    }
     if let Some((status, late)) = lateness(snapshot, clock, now) {
         return (status, Some(late));
     }
@@ -322,7 +337,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     // When the run after this one was due.
     let overdue = match &snapshot.options.schedule {
         Schedule::Interval(every) => going.saturating_sub(*every),
-        Schedule::Delay(_) | Schedule::LongRun(_) => Duration::ZERO,
+        Schedule::Delay(_) | Schedule::OnDemand | Schedule::LongRun(_) => Duration::ZERO,
         Schedule::Cron(cron) => crate::schedule::cron::next(cron, clock.wall(started))
             .and_then(|due| clock.wall(now).duration_since(due).ok())
             .unwrap_or_default(),
@@ -330,7 +345,7 @@ fn lateness(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Option<(HealthS
     let limit = match (mean_duration(snapshot), &snapshot.options.schedule) {
         (Some(mean), _) => mean * 10 + Duration::from_secs(30),
         (None, Schedule::Interval(time) | Schedule::Delay(time)) => STUCK_AFTER.max(*time),
-        (None, Schedule::Cron(_) | Schedule::LongRun(_)) => STUCK_AFTER,
+        (None, Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_)) => STUCK_AFTER,
     };
     let stuck = going > limit;
     if overdue > GRACE {

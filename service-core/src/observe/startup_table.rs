@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use tracing::info;
+use crate::log::info;
 
 use crate::config::Provenance;
 use crate::humanize;
@@ -61,6 +61,7 @@ pub(crate) fn schedule(schedule: &Schedule) -> String {
     match schedule {
         Schedule::Interval(every) => format!("every {}", humanize::exact(*every)),
         Schedule::Delay(wait) => format!("{} after each run", humanize::exact(*wait)),
+        Schedule::OnDemand => "on demand".to_owned(),
         Schedule::LongRun(_) => "runs until it is stopped".to_owned(),
         Schedule::Cron(cron) => format!("cron {} ({})", cron.expression, cron.timezone),
     }

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::log::warn;
 
+use crate::config::is_name;
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
@@ -22,7 +25,9 @@ use crate::runtime::clock::Clock;
 use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
+use crate::runtime::probe::Probe;
 use crate::runtime::registration::{Place, RegisteredService, Registration};
+use crate::runtime::resource::{DATABASE, Resource};
 use crate::runtime::services::Services;
 use crate::runtime::shared::{Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
@@ -60,6 +65,8 @@ pub struct RegistryBuilder {
     except: Vec<String>,
     without_discovered: bool,
     strict: bool,
+    probes: Vec<Arc<Probe>>,
+    max_concurrent_runs: Option<usize>,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
     pub(crate) extension: Option<Box<dyn ExtensionBuilder>>,
@@ -200,6 +207,48 @@ impl RegistryBuilder {
         self
     }
 
+    /// Adds a probe: a check of a resource that services use, such as an API or a broker. Services name it in `needs`; while
+    /// it fails, their failures do not exhaust `max_failures`, their health names the probe, and its next success ends their
+    /// wait for a retry. The registry's database is a probe of its own, named `database`.
+    ///
+    /// `check` is called at the start, then every `every` (at least 0.5 s), and when a service that needs it fails. A check has
+    /// 10 s. The captures of the closure are cloned for each check. An error and a panic mean that the resource is down.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use service_core::prelude::*;
+    /// # use tokio::net::TcpStream;
+    /// let builder = ServiceRegistry::builder()
+    ///     .probe("broker", Duration::from_secs(10), async || TcpStream::connect("broker:1883").await.map(drop));
+    /// ```
+    pub fn probe<C, F, E>(mut self, name: impl AsRef<str>, every: Duration, check: C) -> Self
+    where
+        C: FnOnce() -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = std::result::Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let name = name.as_ref();
+        if !is_name(name) {
+            self.problems.push(format!(
+                "`{name}` is not the name of a probe: it has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`"
+            ));
+        } else if name == DATABASE || self.probes.iter().any(|probe| **probe.name() == *name) {
+            self.problems.push(format!("there are two probes with the name `{name}`: give one of them another name"));
+        }
+        self.probes.push(Arc::new(Probe::new(name, every, check)));
+        self
+    }
+
+    /// Limits how many services run at the same time. A run that waits for its turn is late, not failed: its `timeout` counts
+    /// from its start, and turns are taken in the order in which the runs were due. A `run` does not count, as it would keep
+    /// its turn. Default: no limit. Zero counts as one.
+    ///
+    /// With a database, a limit somewhat below the size of the connection pool lets a thousand services share ten connections.
+    pub fn max_concurrent_runs(mut self, runs: usize) -> Self {
+        self.max_concurrent_runs = Some(runs.max(1));
+        self
+    }
+
     /// Registers everything and starts nothing.
     ///
     /// # Errors
@@ -236,13 +285,20 @@ impl RegistryBuilder {
             requester_id,
             seed: self.seed,
             states: self.states,
+            turns: self.max_concurrent_runs.map(|runs| Arc::new(Semaphore::new(runs.min(Semaphore::MAX_PERMITS)))),
             ..Shared::default()
         });
+        let probes = self.probes.iter().map(|probe| probe.clone() as Arc<dyn Resource>);
+        let resources: Vec<Arc<dyn Resource>> = extension.resource().into_iter().chain(probes).collect();
         let ids: Vec<String> = registrations.iter().map(|registration| registration.id.clone()).collect();
         let type_names: Vec<&str> = registrations.iter().map(|registration| registration.descriptor.id).collect();
         let (mut services, mut wrong) = (Vec::new(), Vec::new());
         for (registration, id) in registrations.into_iter().zip(&ids) {
-            let checked = |service: RegisteredService| check_catch_up(&service, &*extension).map(|()| service);
+            let checked = |service: RegisteredService| {
+                check_catch_up(&service, &*extension)?;
+                check_needs(&service, &resources)?;
+                Ok(service)
+            };
             match RegisteredService::new(registration, &shared, &sources).and_then(checked) {
                 Ok(service) => services.push(Arc::new(service)),
                 Err(error) => {
@@ -262,7 +318,8 @@ impl RegistryBuilder {
         if !problems.is_empty() {
             return Err(Error::new(BuildError { problems }));
         }
-        let all = Arc::new(Services::new(shared, sources));
+        let all = Arc::new(Services::new(shared, sources, resources));
+        self.probes.iter().for_each(|probe| probe.attach(&all));
         for service in &services {
             extension.registered(&all, &service.inner);
         }
@@ -273,6 +330,7 @@ impl RegistryBuilder {
             virtual_time: self.virtual_time,
             shutdown_timeout: self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
             strict: self.strict,
+            probes: self.probes,
             home: Home::default(),
             session: Mutex::default(),
         };
@@ -347,6 +405,23 @@ pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extens
     Err(Error::msg(format!(
         "service `{}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
          `.database_url(…)` to the builder, or leave `catch_up` out",
+        service.id()
+    )))
+}
+
+/// `needs` names probes of the registry.
+pub(super) fn check_needs(service: &RegisteredService, resources: &[Arc<dyn Resource>]) -> Result<()> {
+    let resolved = service.inner.lock().requests.resolved.clone();
+    let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
+    let Some(unknown) = resolved.options.needs.iter().find(|name| !is_known(name)) else { return Ok(()) };
+    let place = resolved.provenance.iter().find(|set| set.key == "needs").map_or("", |set| &set.place);
+    let hint = match nearest(unknown, resources.iter().map(|resource| &**resource.name())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if unknown == DATABASE => "add a database to the builder".to_owned(),
+        None => format!("add `.probe(\"{unknown}\", …)` to the builder"),
+    };
+    Err(Error::msg(format!(
+        "service `{}`: `needs` ({place}) names the probe `{unknown}`, which the registry does not have; {hint}",
         service.id()
     )))
 }

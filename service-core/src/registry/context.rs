@@ -11,4 +11,9 @@ impl Context {
             Err(_) => unreachable!("a registry makes every context"),
         }
     }
+
+    /// Wakes every service that has this topic in `wake_on`: [`ServiceRegistry::notify`].
+    pub fn notify(&self, topic: &str) {
+        self.services().notify(topic);
+    }
 }

@@ -1,15 +1,20 @@
-//! The order in which services start, by `depends_on`, and the errors in it. They stop in the reverse order.
+//! The order in which services start, by `depends_on`, and the errors in it. They stop in the reverse order, those that are
+//! `stop_last` after all others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::config::options::Options;
 use crate::runtime::registration::RegisteredService;
+
+/// The services, by id, and the ids that each depends on.
+type Graph<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
 /// Sorts services into tiers: each tier depends only on earlier ones. Unknown ids are left out.
 ///
 /// # Errors
 /// There is a cycle: the ids along it; the first id is repeated at the end.
-pub(crate) fn tiers<'a>(depends_on: &BTreeMap<&'a str, Vec<&'a str>>) -> Result<Vec<Vec<&'a str>>, Vec<&'a str>> {
+pub(crate) fn tiers<'a>(depends_on: &Graph<'a>) -> Result<Vec<Vec<&'a str>>, Vec<&'a str>> {
     let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
     let mut path = Vec::new();
     for id in depends_on.keys() {
@@ -28,7 +33,7 @@ pub(crate) fn tiers<'a>(depends_on: &BTreeMap<&'a str, Vec<&'a str>>) -> Result<
 
 fn visit<'a>(
     id: &'a str,
-    depends_on: &BTreeMap<&'a str, Vec<&'a str>>,
+    depends_on: &Graph<'a>,
     depth: &mut BTreeMap<&'a str, usize>,
     path: &mut Vec<&'a str>,
 ) -> Result<usize, Vec<&'a str>> {
@@ -52,19 +57,27 @@ fn visit<'a>(
     Ok(deepest)
 }
 
+/// Returns these services and all that they depend on. Unknown ids are left out.
+fn with_dependencies<'a>(services: Vec<&'a str>, graph: &Graph<'a>) -> BTreeSet<&'a str> {
+    let (mut found, mut next) = (BTreeSet::new(), services);
+    while let Some(id) = next.pop() {
+        if let Some((id, depends_on)) = graph.get_key_value(id)
+            && found.insert(*id)
+        {
+            next.extend(depends_on);
+        }
+    }
+    found
+}
+
 /// Sorts services into tiers, in the order of the start. The services of one tier start concurrently.
 pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
-    let options: Vec<_> = services.iter().map(|service| service.inner.lock().requests.options.clone()).collect();
+    let options = options(&services);
     if options.iter().all(|options| options.depends_on.is_empty()) {
         // With many services, the graph takes as long as the start itself.
         return vec![services];
     }
-    let graph = services
-        .iter()
-        .zip(&options)
-        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
-        .collect();
-    let Ok(tiers) = tiers(&graph) else {
+    let Ok(tiers) = tiers(&graph(&services, &options)) else {
         // Registering rejects cycles. If there is one anyway, all services are in one tier.
         return vec![services];
     };
@@ -76,15 +89,67 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
         .collect()
 }
 
+/// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
+/// services they depend on; both in the reverse order of the start. The services of one tier stop concurrently. A service that
+/// belongs to the instance of another one is in the tier of that one.
+pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
+    let options = options(&services);
+    if options.iter().all(|options| options.depends_on.is_empty() && !options.stop_last) {
+        return vec![services];
+    }
+    let roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
+    let mut groups: BTreeMap<&str, Vec<Arc<RegisteredService>>> = BTreeMap::new();
+    let (mut graph, mut stop_last) = (Graph::new(), Vec::new());
+    for (service, options) in services.iter().zip(&options) {
+        let root: &str = &roots[&**service.id()];
+        groups.entry(root).or_default().push(service.clone());
+        let depends_on = options.depends_on.iter().map(|id| roots.get(id.as_str()).map_or(id.as_str(), |root| root));
+        graph.entry(root).or_default().extend(depends_on.filter(|id| *id != root));
+        if options.stop_last {
+            stop_last.push(root);
+        }
+    }
+    let last = with_dependencies(stop_last, &graph);
+    let mut all = Vec::new();
+    // A service in `last` depends only on others in `last`.
+    for is_last in [false, true] {
+        let part: Graph<'_> =
+            graph.iter().filter(|(id, _)| last.contains(*id) == is_last).map(|(id, on)| (*id, on.clone())).collect();
+        let tiers = tiers(&part).unwrap_or_else(|_cycle| vec![part.keys().copied().collect()]);
+        all.extend(tiers.into_iter().rev());
+    }
+    let members =
+        |tier: Vec<&str>| tier.into_iter().filter_map(|root| groups.remove(root)).flatten().collect::<Vec<_>>();
+    all.into_iter().map(members).filter(|tier| !tier.is_empty()).collect()
+}
+
+/// Returns the id of the service that has no parent, up the line of parents.
+fn root(service: &Arc<RegisteredService>) -> Arc<str> {
+    let mut root = service.clone();
+    while let Some(parent) = root.parent() {
+        root = parent;
+    }
+    root.id().clone()
+}
+
+fn options(services: &[Arc<RegisteredService>]) -> Vec<Arc<Options>> {
+    services.iter().map(|service| service.inner.lock().requests.options.clone()).collect()
+}
+
+fn graph<'a>(services: &'a [Arc<RegisteredService>], options: &'a [Arc<Options>]) -> Graph<'a> {
+    services
+        .iter()
+        .zip(options)
+        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
+        .collect()
+}
+
 /// Returns messages about unknown ids and cycles in the dependencies of new services. Unknown ids in the dependencies of
 /// old services are not reported: these may have been unregistered. `wrong` are ids of services with other mistakes.
 pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[&str]) -> Vec<String> {
-    let all = || new.iter().chain(old);
-    let options: Vec<_> = all().map(|service| service.inner.lock().requests.options.clone()).collect();
-    let graph: BTreeMap<&str, Vec<&str>> = all()
-        .zip(&options)
-        .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
-        .collect();
+    let all: Vec<Arc<RegisteredService>> = new.iter().chain(old).cloned().collect();
+    let options = options(&all);
+    let graph = graph(&all, &options);
     let mut problems = Vec::new();
     for (service, options) in new.iter().zip(&options) {
         for dependency in options.depends_on.iter().map(String::as_str) {
@@ -117,6 +182,20 @@ mod tests {
             ("alone", vec![]),
         ]);
         assert_eq!(tiers(&graph), Ok(vec![vec!["alone", "db"], vec!["cache", "queue"], vec!["api"]]));
+    }
+
+    #[test]
+    fn the_dependencies_of_services_include_those_of_their_dependencies() {
+        let graph = BTreeMap::from([
+            ("web", vec!["cache", "gone"]),
+            ("cache", vec!["db"]),
+            ("db", vec![]),
+            ("worker", vec!["db"]),
+        ]);
+        assert_eq!(with_dependencies(vec!["web"], &graph), BTreeSet::from(["web", "cache", "db"]));
+        assert_eq!(with_dependencies(vec![], &graph), BTreeSet::new());
+        let cycle = BTreeMap::from([("a", vec!["b"]), ("b", vec!["a"])]);
+        assert_eq!(with_dependencies(vec!["a"], &cycle), BTreeSet::from(["a", "b"]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::log::warn;
 use crate::observe::explain::{self, Explanation};
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::ServiceRegistry;
@@ -109,11 +110,10 @@ impl ServiceHandle {
             Ok(Some(error)) => Err(error),
             Ok(None) => Ok(()),
             Err(_) => {
-                crate::log::warn!(
-                    service.id = %self.id(),
-                    "still starting after {} s; the start continues in the background",
-                    START_TIMEOUT.as_secs()
-                );
+                let limit = START_TIMEOUT.as_secs();
+                self.inner().log(|| {
+                    warn!(service.id = %self.id(), "still starting after {limit} s; the start continues in the background");
+                });
                 Ok(())
             }
         }
@@ -128,20 +128,8 @@ impl ServiceHandle {
     /// None at present.
     pub async fn stop(&self) -> Result<()> {
         let by_itself = self.inner().is_current();
-        self.registry.waiting(self.stop_by(StopRequest { by_itself, ..StopRequest::default() })).await;
+        self.registry.waiting(self.inner().stop(StopRequest { by_itself, ..StopRequest::default() })).await;
         Ok(())
-    }
-
-    pub(crate) async fn stop_by(&self, stop: StopRequest) {
-        let incarnation = self.inner().request_stop(stop);
-        if !self.inner().is_current() {
-            self.inner()
-                .until(|state| {
-                    let status = &state.status;
-                    (status.incarnation != incarnation || !status.is_running()).then_some(())
-                })
-                .await;
-        }
     }
 
     /// Pauses the service: the current run continues to its end, and no scheduled run follows. The instance is kept.
@@ -188,6 +176,13 @@ impl ServiceHandle {
             }
         }
         self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
+    }
+
+    /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls before
+    /// that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A service that does
+    /// not run, and one with `run`, ignore it.
+    pub fn wake(&self) {
+        self.inner().request_wake();
     }
 
     /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and

@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::{check_catch_up, name_clash};
+use crate::registry::builder::{check_catch_up, check_needs, name_clash};
 use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -67,6 +67,51 @@ impl Register {
     /// `"smtp.host"`.
     pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.options(ServiceOptions::new().setting(key, value))
+    }
+
+    /// Adds a label, which every span and log line of the service has, and its health. A key has only a-z and `_`; a service has
+    /// at most 8 labels. A later label of the same key replaces the earlier one.
+    ///
+    /// # Errors
+    /// When awaited: the key is malformed, or there are too many labels.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.registration = self.registration.and_then(|mut registration| {
+            let added = registration.labels.set(key.into(), value.into());
+            let (id, place) = (&registration.id, registration.place);
+            added.map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
+            Ok(registration)
+        });
+        self
+    }
+
+    /// Makes the service belong to the current instance of another one: when that instance ends, for whatever reason, this
+    /// service is stopped and unregistered before the instance's `cleanup`. So a service that manages others leaves none behind.
+    ///
+    /// A stop of the parent first waits for its current run, then stops its children (each within its `drain_timeout`). A
+    /// shutdown requests both stops at the same time.
+    ///
+    /// # Errors
+    /// When awaited: the parent belongs to another registry, or it has no instance that continues: it was never started, is
+    /// stopping, or has ended.
+    pub fn parent(mut self, parent: &ServiceHandle) -> Self {
+        let same = Arc::ptr_eq(&parent.registry.inner, &self.registry.inner);
+        self.registration = self.registration.and_then(|registration| {
+            if same {
+                return Ok(Registration { parent: Some(parent.service.clone()), ..registration });
+            }
+            let Registration { id, place, .. } = registration;
+            Err(Error::msg(format!(
+                "service `{id}` ({place}): its parent `{}` is a service of another registry",
+                parent.id()
+            )))
+        });
+        self
+    }
+
+    /// Makes the failures of this service leave the status of the registry as it is. Its own status shows them.
+    pub fn optional(mut self) -> Self {
+        self.registration = self.registration.map(|registration| Registration { optional: true, ..registration });
+        self
     }
 
     /// Registers the service and starts it. Waits as [`ServiceHandle::start`] does.
@@ -152,6 +197,7 @@ impl ServiceRegistry {
         let services = &self.inner.services;
         let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
         check_catch_up(&service, &*self.inner.extension)?;
+        check_needs(&service, &self.inner.services.resources)?;
         // No other service depends on a new one, so the only possible cycle is a service that depends on itself.
         let check = |others: &[Arc<RegisteredService>]| {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
@@ -181,29 +227,10 @@ impl ServiceRegistry {
     pub async fn unregister(&self, id: &str) -> Result<()> {
         let handle = self.get(id).ok_or_else(|| unknown(id, &self.list()))?;
         handle.service.inner.request_stop(StopRequest::default());
-        self.run_outside(handle.service.inner.is_current(), self.clone().remove(handle)).await;
+        let registry = self.clone();
+        let (inside, service) = (handle.service.inner.is_current(), handle.service);
+        self.run_outside(inside, async move { registry.inner.services.unregister(&service).await }).await;
         Ok(())
-    }
-
-    pub(super) async fn remove(self, handle: ServiceHandle) {
-        let inner = handle.service.inner.clone();
-        loop {
-            handle.stop_by(StopRequest::default()).await;
-            let may_remove = || {
-                let mut state = inner.lock();
-                // It may have been started again in the meantime.
-                let removable = !state.status.is_running();
-                state.requests.unregistered |= removable;
-                removable
-            };
-            match self.inner.services.remove(&handle.service, may_remove) {
-                Some(true) => break,
-                Some(false) => {}
-                None => return,
-            }
-        }
-        inner.emit(|| ServiceEventKind::Unregistered);
-        inner.notify_waiters(&mut inner.lock());
     }
 }
 

@@ -15,6 +15,7 @@ use crate::registry::session::Session;
 use crate::runtime::events::ServiceEvent;
 use crate::runtime::extension::{Extension, VirtualTime};
 use crate::runtime::lifecycle::Discovered;
+use crate::runtime::probe::Probe;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::PausedBy;
 use crate::runtime::services::Services;
@@ -41,6 +42,7 @@ pub(crate) struct RegistryInner {
     pub(crate) shutdown_timeout: Duration,
     /// A first `configure` that fails makes the start fail.
     pub(super) strict: bool,
+    pub(super) probes: Vec<Arc<Probe>>,
     pub(super) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
 }
@@ -60,6 +62,11 @@ impl ServiceRegistry {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
 
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`] does.
+    pub fn notify(&self, topic: &str) {
+        self.inner.services.wake(topic);
+    }
+
     /// Returns a health snapshot of all services.
     pub fn health(&self) -> RegistryHealth {
         let services = self.inner.services.all();
@@ -67,7 +74,7 @@ impl ServiceRegistry {
     }
 
     pub(crate) fn health_of(&self, service: &RegisteredService) -> health::ServiceHealth {
-        health::of(&service.inner, &*self.inner.extension)
+        health::of(&service.inner, &self.inner.services, &*self.inner.extension)
     }
 
     /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses the

@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
-use crate::log::{error, warn};
-use tracing::info;
+use crate::log::{error, info, warn};
 
 use crate::humanize;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use crate::log::{error, warn};
+use crate::log::{self, error, warn};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::registry::dependencies;
 use crate::registry::handle::START_TIMEOUT;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::Session;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
@@ -48,7 +48,8 @@ impl ServiceRegistry {
                 continue;
             }
             if !service.factory.has_next() {
-                warn!(service.id = %service.id(), "not started: {}", ready_made_has_ended(service.id()));
+                let why = ready_made_has_ended(service.id());
+                service.inner.log(|| warn!(service.id = %service.id(), "not started: {why}"));
                 continue;
             }
             let mut skipped = false;
@@ -74,7 +75,7 @@ impl ServiceRegistry {
         let deadline = Instant::now() + START_TIMEOUT;
         for (handle, incarnation) in &started {
             if let Err(error) = self.waiting(handle.started(*incarnation, deadline)).await {
-                error!(service.id = %handle.id(), "did not start: {error:#}");
+                handle.service.inner.log(|| error!(service.id = %handle.id(), "did not start: {error:#}"));
             }
         }
         if inner.strict {
@@ -89,8 +90,8 @@ impl ServiceRegistry {
         for service in started {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
-            let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage))
-                && self.inner.extension.outage(&service.inner).is_some();
+            let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_)))
+                && self.inner.services.outage(&service.inner).is_some();
             if !status.ready && status.start_resolved && status.stats.errors > 0 && !in_outage {
                 let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                 failed.push(format!("service `{}` did not start{why}", service.id()));
@@ -139,6 +140,7 @@ impl ServiceRegistry {
     pub(super) fn keep_watching(&self, runtime: &Handle) {
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
+            self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
         }
     }
 
@@ -160,19 +162,31 @@ impl ServiceRegistry {
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;
-        let cx = Context { service: inner.clone(), registry: self.inner.clone(), incarnation, run, in_run: false };
+        let cx = Context {
+            service: inner.clone(),
+            registry: self.inner.clone(),
+            incarnation,
+            run,
+            in_run: false,
+            nominal: Nominal::None,
+        };
         Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
 
     /// Spawns the loop of a service that has begun.
     pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Box<Supervisor>) {
         let registry = self.clone();
-        runtime.spawn(async move {
+        let labels = service.inner.labels.text().cloned();
+        let work = async move {
             match supervise(&mut supervisor).await {
                 Exit::Stopped => {}
                 Exit::Failed => registry.after_failure(&service),
                 Exit::Shutdown => registry.shut_down_after_start(),
             }
-        });
+        };
+        match labels {
+            Some(labels) => runtime.spawn(log::labelled(labels, work)),
+            None => runtime.spawn(work),
+        };
     }
 }

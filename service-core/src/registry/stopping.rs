@@ -1,10 +1,10 @@
-//! Stopping: dependencies last. A shutdown has a time limit, which the tiers share.
+//! Stopping: dependencies last, and after all others the services that are `stop_last`. A shutdown has a time limit, which the
+//! tiers share.
 
 use std::time::Duration;
 
-use crate::log::error;
+use crate::log::{error, info};
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::session::{Session, WaitGuard};
@@ -19,7 +19,8 @@ use crate::service::state::ServiceState;
 const START_GRACE: Duration = Duration::from_millis(100);
 
 impl ServiceRegistry {
-    /// Stops every service, dependencies last, and waits until all are drained and cleaned up. They stay registered.
+    /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained and cleaned
+    /// up. They stay registered.
     ///
     /// Called from within a service's run, it returns at once. If the future is dropped, the tiers of dependencies that have
     /// not been stopped yet keep running.
@@ -34,14 +35,14 @@ impl ServiceRegistry {
         let work = async move {
             registry.stop_tiers(None).await;
             for service in registry.inner.services.all() {
-                registry.clone().remove(registry.handle(service)).await;
+                registry.inner.services.unregister(&service).await;
             }
         };
         self.run_outside(self.is_inside(), work).await;
     }
 
-    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last. The tiers of dependencies share that
-    /// time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
+    /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last, and after all others those with
+    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
     /// a shutdown is in progress, waits for its end.
     ///
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
@@ -146,9 +147,9 @@ impl ServiceRegistry {
 
     async fn stop_tiers(&self, within: Option<Duration>) {
         let deadline = within.map(|within| later(Instant::now(), within));
-        let tiers = dependencies::start_tiers(self.inner.services.all());
+        let tiers = dependencies::stop_tiers(self.inner.services.all());
         let count = tiers.len();
-        for (n, tier) in tiers.into_iter().rev().enumerate() {
+        for (n, tier) in tiers.into_iter().enumerate() {
             let now = Instant::now();
             // The remaining tiers share the remaining time.
             let left = u32::try_from(count - n).unwrap_or(u32::MAX);
@@ -164,10 +165,12 @@ impl ServiceRegistry {
             for service in tier {
                 let handle = self.handle(service);
                 match share {
-                    None => handle.stop_by(stop).await,
+                    None => handle.service.inner.stop(stop).await,
                     Some(share) => {
-                        if tokio::time::timeout_at(later(now, share), handle.stop_by(stop)).await.is_err() {
-                            error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it");
+                        if tokio::time::timeout_at(later(now, share), handle.service.inner.stop(stop)).await.is_err() {
+                            handle.service.inner.log(
+                                || error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it"),
+                            );
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -41,6 +41,23 @@ pub struct Context {
     pub(crate) run: u64,
     /// It belongs to that run, and not to the instance.
     pub(crate) in_run: bool,
+    pub(crate) nominal: Nominal,
+}
+
+/// The moment of the schedule that a run serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nominal {
+    None,
+    /// A point of the interval, or the end of the delay.
+    At(Instant),
+    /// A fire of the cron schedule.
+    Fire(SystemTime),
+}
+
+impl Nominal {
+    pub(crate) fn fire(fire: Option<SystemTime>) -> Self {
+        fire.map_or(Self::None, Self::Fire)
+    }
 }
 
 impl Context {
@@ -175,6 +192,32 @@ impl Context {
             None => !self.is_stopping(),
             Some(limit) => self.unless_stopping(self.service.rate.permit(limit)).await.is_some(),
         }
+    }
+
+    /// Returns the present time: of the system's clock, in tests of the test bed's.
+    pub fn now(&self) -> SystemTime {
+        self.service.shared.clock.wall_now()
+    }
+
+    /// Returns the moment of the schedule that this run serves, without jitter: the fire of a cron schedule (also one that is
+    /// made up), the point of the interval, or the end of the delay. A retry has that of the run that failed. `None` for a run
+    /// that was woken or requested, and for a `run`.
+    pub fn scheduled_for(&self) -> Option<SystemTime> {
+        match self.nominal {
+            Nominal::None => None,
+            Nominal::At(at) => Some(self.service.shared.clock.wall(at)),
+            Nominal::Fire(fire) => Some(fire),
+        }
+    }
+
+    /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes
+    /// `true`.
+    ///
+    /// # Panics
+    /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there.
+    pub fn blocking_sleep(&self, duration: Duration) {
+        let _sleeps = self.service.shared.sleep_in_blocking();
+        tokio::runtime::Handle::current().block_on(self.sleep(duration));
     }
 
     /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Does nothing if

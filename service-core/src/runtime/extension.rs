@@ -6,22 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::resource::Resource;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
-use crate::service::error::{Error, Result};
-use crate::service::failure::FailureKind;
-
-/// An outage of an extension's resource, as text.
-#[derive(Clone, Debug)]
-pub(crate) struct Outage {
-    /// What does not answer and since when: "the database `…` has been down for 5 s".
-    pub(crate) what: String,
-    /// The cause.
-    pub(crate) why: String,
-}
+use crate::service::error::Result;
 
 /// The hooks of a feature in the loop of every service. Each hook does nothing by default.
 ///
@@ -30,6 +20,11 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     /// Whether served cron fires are stored, so that `catch_up` is possible.
     fn remembers_fires(&self) -> bool {
         false
+    }
+
+    /// Returns what services use of the feature, and may be down.
+    fn resource(&self) -> Option<Arc<dyn Resource>> {
+        None
     }
 
     /// A service has been registered.
@@ -55,6 +50,12 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     #[allow(dead_code, reason = "for virtual time")]
     fn refresh<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    /// When the next [`refresh`](Self::refresh) is due at the latest, because something known expires.
+    #[allow(dead_code, reason = "for virtual time")]
+    fn refresh_due(&self) -> Option<SystemTime> {
+        None
     }
 
     /// Whether a commit of the service is in flight. Until it ends, user code is not cancelled.
@@ -87,35 +88,9 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Whether a failure may come from an outage. Called for every failure; if so, the extension checks for an outage at
-    /// once.
-    fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, _error: &Error) -> bool {
-        false
-    }
-
-    /// Whether there is an outage, or was one at `began` or later. Checks it if that is not known.
-    fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
-        Box::pin(std::future::ready(false))
-    }
-
-    /// Whether an outage is known that exists now or existed at `at` or later.
-    fn was_down_since(&self, _at: Instant) -> bool {
-        false
-    }
-
-    /// Whether an outage ended at `at` or later, and no outage is known now.
-    fn recovered_since(&self, _at: Instant) -> bool {
-        false
-    }
-
     /// Whether an outage is known now.
     fn is_down(&self) -> bool {
         false
-    }
-
-    /// Returns the outage, if it concerns this service.
-    fn outage(&self, _service: &ServiceInner) -> Option<Outage> {
-        None
     }
 
     /// Returns why the service is degraded although its runs succeed.
@@ -130,8 +105,29 @@ pub(crate) struct NoExtension;
 
 impl Extension for NoExtension {}
 
-/// Virtual time: it only moves when it is advanced.
+/// Virtual time: it only moves when it is moved.
 pub(crate) trait VirtualTime: fmt::Debug + Send + Sync {
-    /// Returns a future that advances time, step by step, while it is polled. It never ends.
+    /// Returns a future that lets time move while it is polled. It never ends.
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()>;
+}
+
+/// Work that takes real time, which virtual time waits for: the statements of a database.
+#[allow(dead_code, reason = "for virtual time")]
+pub(crate) trait RealWork: fmt::Debug + Send + Sync {
+    fn state(&self) -> RealWorkState;
+
+    /// Opens connections that are closed, as far as they can be opened.
+    fn reopen(&self) -> BoxFuture<'static, ()>;
+}
+
+/// How much such work there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(dead_code, reason = "for virtual time")]
+pub(crate) struct RealWorkState {
+    /// The connections that do something, or may. `None`: that is not known.
+    pub(crate) active: Option<u32>,
+    /// The connections that are not open. Work on them begins unseen.
+    pub(crate) closed: u32,
+    /// The open transactions in which no statement is in flight. They may hold locks.
+    pub(crate) waiting: u32,
 }

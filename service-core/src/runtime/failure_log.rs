@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info};
 
 use crate::humanize;
-use crate::log::{error, warn};
+use crate::log::{debug, error, info, warn};
 use crate::runtime::policy::Decision;
 use crate::runtime::service_inner::ServiceInner;
 use crate::service::failure::Failure;

@@ -1,8 +1,8 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only the files before it in this list: clock, events, metrics, rate_limit; shared; status, requests,
-//! runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; services; extension; invoker,
-//! policy, failure_log; supervisor.
+//! Each file uses only the files before it in this list: clock, events, labels, metrics, rate_limit, turn; shared; status, requests,
+//! runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; resource; services; probe; extension;
+//! invoker, policy, failure_log; supervisor.
 
 pub(crate) mod clock;
 pub(crate) mod context;
@@ -11,19 +11,23 @@ pub(crate) mod extension;
 pub(crate) mod failure_log;
 pub(crate) mod instance_fn;
 pub(crate) mod invoker;
+pub(crate) mod labels;
 pub(crate) mod lifecycle;
 pub(crate) mod macro_support;
 pub(crate) mod metrics;
 pub(crate) mod policy;
+pub(crate) mod probe;
 pub(crate) mod rate_limit;
 pub(crate) mod registration;
 pub(crate) mod requests;
+pub(crate) mod resource;
 pub(crate) mod runtime_state;
 pub(crate) mod service_inner;
 pub(crate) mod services;
 pub(crate) mod shared;
 pub(crate) mod status;
 pub(crate) mod supervisor;
+pub(crate) mod turn;
 
 #[cfg(test)]
 mod fixtures {

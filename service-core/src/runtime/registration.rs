@@ -3,14 +3,15 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::log::warn;
+use crate::log::{self, warn};
 
 use crate::config::options::{Options, ServiceOptions};
 use crate::config::{Resolved, ServiceDescriptor, Sources, Target};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
+use crate::runtime::labels::Labels;
 use crate::runtime::lifecycle::{BoxFuture, Build, Discovered, IntoService, Lifecycle, Service};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
@@ -23,6 +24,11 @@ pub(crate) struct Registration {
     pub(crate) factory: Factory,
     /// What code set: `options_of` and `Register`.
     pub(crate) options: Option<ServiceOptions>,
+    pub(crate) labels: Labels,
+    /// The service whose instance this one belongs to.
+    pub(crate) parent: Option<Arc<RegisteredService>>,
+    /// Its failures do not lower the status of the registry.
+    pub(crate) optional: bool,
     /// The closure that builds it may read settings, so their keys are not known.
     pub(crate) undeclared_settings: bool,
     pub(crate) place: Place,
@@ -125,16 +131,23 @@ impl Registration {
         Ok(Self::by_hand::<S>(id, Factory::Build(build)))
     }
 
+    pub(crate) fn new(id: &str, descriptor: &'static ServiceDescriptor, factory: Factory, place: Place) -> Self {
+        Self {
+            id: id.to_owned(),
+            descriptor,
+            factory,
+            options: None,
+            labels: Labels::default(),
+            parent: None,
+            optional: false,
+            undeclared_settings: false,
+            place,
+        }
+    }
+
     /// Creates the registration of an annotated service that is linked into the program. `None`: it cannot be built.
     pub(crate) fn discovered(&Discovered(descriptor, build): &Discovered) -> Option<Self> {
-        Some(Self {
-            id: descriptor.id.to_owned(),
-            descriptor,
-            factory: Factory::Build(build?),
-            options: None,
-            undeclared_settings: false,
-            place: Place::Attribute(descriptor),
-        })
+        Some(Self::new(descriptor.id, descriptor, Factory::Build(build?), Place::Attribute(descriptor)))
     }
 
     /// For runs of an instance that a test holds.
@@ -146,8 +159,7 @@ impl Registration {
 
     #[track_caller]
     fn by_hand<S: Service>(id: &str, factory: Factory) -> Self {
-        let place = Place::Call(Location::caller());
-        Self { id: id.to_owned(), descriptor: S::DESCRIPTOR, factory, options: None, undeclared_settings: false, place }
+        Self::new(id, S::DESCRIPTOR, factory, Place::Call(Location::caller()))
     }
 
     /// # Errors
@@ -176,6 +188,8 @@ pub(crate) struct RegisteredService {
     pub(crate) options: Option<Box<ServiceOptions>>,
     #[allow(dead_code, reason = "for extensions that resolve the options again")]
     undeclared_settings: bool,
+    /// The service whose instance this one belongs to.
+    parent: Option<Weak<RegisteredService>>,
     pub(crate) place: Place,
 }
 
@@ -183,21 +197,38 @@ impl RegisteredService {
     /// # Errors
     /// The options are wrong; the error has all mistakes.
     pub(crate) fn new(registration: Registration, shared: &Arc<Shared>, sources: &Sources) -> Result<Self> {
-        let Registration { id, descriptor, factory, options, undeclared_settings, place } = registration;
+        let Registration { id, descriptor, factory, options, labels, parent, optional, undeclared_settings, place } =
+            registration;
         let target = Target { id: &id, descriptor, code: options.as_ref(), undeclared: undeclared_settings };
         let resolved = sources.resolve(target, &[])?;
-        for warning in &resolved.warnings {
-            warn!(service.id = %id, "{warning}");
-        }
+        log::with_labels(labels.text(), || {
+            resolved.warnings.iter().for_each(|warning| warn!(service.id = %id, "{warning}"));
+        });
         let resolved =
             fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
         let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
-        let inner = Arc::new(ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved));
-        Ok(Self { inner, descriptor, factory, options: options.map(Box::new), undeclared_settings, place })
+        let mut inner = ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved);
+        inner.labels = labels;
+        inner.optional = optional;
+        let parent = parent.as_ref().map(Arc::downgrade);
+        Ok(Self {
+            inner: Arc::new(inner),
+            descriptor,
+            factory,
+            options: options.map(Box::new),
+            undeclared_settings,
+            parent,
+            place,
+        })
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
         &self.inner.id
+    }
+
+    /// Returns the service whose instance this one belongs to.
+    pub(crate) fn parent(&self) -> Option<Arc<Self>> {
+        self.parent.as_ref().and_then(Weak::upgrade)
     }
 
     /// Returns the target for which its configuration is resolved.

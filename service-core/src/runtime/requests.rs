@@ -104,6 +104,8 @@ pub(crate) struct Requests {
     pub(crate) paused_by_override: Option<Box<str>>,
     /// `run_now` was called. The loop clears it.
     pub(crate) run: bool,
+    /// The service was woken: the next run is due now. The loop clears it.
+    pub(crate) woken: bool,
     /// Callers that wait for that run. The loop clears it.
     pub(crate) waiters: Waiters,
     /// A fresh instance was requested. The loop clears it.
@@ -133,6 +135,7 @@ impl Requests {
             paused: None,
             paused_by_override: None,
             run: false,
+            woken: false,
             waiters: Waiters::new(),
             rebuild: None,
             outage_over: false,
@@ -151,6 +154,7 @@ impl Requests {
         self.stop = None;
         self.paused = None;
         self.run = false;
+        self.woken = false;
         self.rebuild = None;
         self.degraded = None;
         self.progress = Progress::default();

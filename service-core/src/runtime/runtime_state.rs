@@ -72,7 +72,7 @@ impl RuntimeState {
             Activity::Waiting | Activity::InRun if !status.is_up() => ServiceState::Starting,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
-            Activity::Waiting | Activity::InRun => ServiceState::Running,
+            Activity::Waiting | Activity::InRun | Activity::InBlockingRun => ServiceState::Running,
         }
     }
 
@@ -183,7 +183,7 @@ impl RuntimeState {
     }
 
     /// Whether the loop still serves requests.
-    fn serves_requests(&self) -> bool {
+    pub(super) fn serves_requests(&self) -> bool {
         self.status.is_running() && !self.status.is_ending() && self.requests.stop.is_none()
     }
 

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::config::Resolved;
 use crate::config::options::Options;
-use crate::humanize;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
+use crate::runtime::labels::Labels;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::rate_limit::Rate;
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
@@ -21,6 +21,7 @@ use crate::runtime::status::WaitReason;
 use crate::schedule::Schedule;
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
+use crate::{humanize, log};
 
 /// One registered service.
 pub(crate) struct ServiceInner {
@@ -28,6 +29,9 @@ pub(crate) struct ServiceInner {
     pub(crate) shared: Arc<Shared>,
     /// The requester id of this service, where it differs from the registry's.
     pub(crate) requester_id: Option<Box<str>>,
+    pub(crate) labels: Labels,
+    /// Its failures do not lower the status of the registry.
+    pub(crate) optional: bool,
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
     /// Data that an extension keeps for this service.
@@ -47,6 +51,8 @@ impl ServiceInner {
             id,
             shared,
             requester_id,
+            labels: Labels::default(),
+            optional: false,
             metrics: Metrics::default(),
             rate: Rate::default(),
             extension_data: OnceLock::new(),
@@ -88,6 +94,11 @@ impl ServiceInner {
         }
     }
 
+    /// Whether the service has this resource in `needs`.
+    pub(crate) fn needs(&self, resource: &str) -> bool {
+        self.lock().requests.options.needs.iter().any(|needed| needed == resource)
+    }
+
     pub(crate) fn requester_id(&self) -> &str {
         self.requester_id.as_deref().unwrap_or(&self.shared.requester_id)
     }
@@ -118,6 +129,18 @@ impl ServiceInner {
         })
     }
 
+    /// Requests a stop and waits until the service has ended. Called from the service's own code, it does not wait.
+    pub(crate) async fn stop(&self, stop: StopRequest) {
+        let incarnation = self.request_stop(stop);
+        if !self.is_current() {
+            self.until(|state| {
+                let status = &state.status;
+                (status.incarnation != incarnation || !status.is_running()).then_some(())
+            })
+            .await;
+        }
+    }
+
     pub(crate) fn request_pause(&self, by: PausedBy) -> Result<()> {
         self.update(|state| state.request_pause(&self.id, by))
     }
@@ -131,6 +154,16 @@ impl ServiceInner {
         state.request_run(&self.id)?;
         state.requests.waiters.extend(waiter);
         Ok(())
+    }
+
+    /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls before that
+    /// run are one run. Does nothing if the service does not run.
+    pub(crate) fn request_wake(&self) {
+        let mut state = self.lock();
+        let is_long = state.requests.options.long_run().is_some();
+        if state.serves_requests() && !is_long && !std::mem::replace(&mut state.requests.woken, true) {
+            state.wake();
+        }
     }
 
     /// Sets or ends the pause by an operator override.
@@ -195,9 +228,12 @@ impl ServiceInner {
 
     /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A wait
     /// that the service itself chose (`RetryAfter`) is not shortened.
-    pub(crate) fn end_outage(&self) {
+    pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
-        let waits = matches!(state.status.wait_reason.as_deref(), Some(WaitReason::Outage));
+        let waits = match state.status.wait_reason.as_deref() {
+            Some(WaitReason::Outage(resources)) => resources.iter().any(|waited| **waited == *resource),
+            _ => false,
+        };
         if waits && state.status.is_backing_off() {
             state.requests.outage_over = true;
             state.wake();
@@ -220,7 +256,16 @@ impl ServiceInner {
             }
         }
         let _restore = Restore(CURRENT.replace(std::ptr::from_ref(self) as usize));
-        work()
+        match self.labels.text() {
+            // The loop has set them, but not on the threads of blocking code.
+            Some(labels) => log::with_labels(Some(labels), work),
+            None => work(),
+        }
+    }
+
+    /// Runs `work`, which logs lines about this service outside its loop: the lines have the labels of this service.
+    pub(crate) fn log(&self, work: impl FnOnce()) {
+        log::with_labels(self.labels.text(), work);
     }
 }
 

@@ -7,16 +7,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use crate::config::ServiceDescriptor;
 use crate::config::Sources;
+use crate::runtime::events::ServiceEventKind;
 use crate::runtime::registration::RegisteredService;
+use crate::runtime::requests::StopRequest;
+use crate::runtime::resource::{Outage, Resource};
+use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::shared::Shared;
+use crate::service::error::{Error, Result};
+use crate::service::failure::FailureKind;
 use crate::service::state::ServiceState;
 
 pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sources: Sources,
+    /// What services use and may be down.
+    pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
     /// The types of the services, by name, with the number of services of each.
     types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
+    /// The services that belong to the instance of another one, by the id of that one.
+    children: Mutex<BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>>,
 }
 
 /// The dependencies that are not ready.
@@ -26,9 +36,44 @@ pub(crate) struct NotReady {
     pub(crate) none_starting: bool,
 }
 
+/// Resources, and the services that wait for them.
 impl Services {
-    pub(crate) fn new(shared: Arc<Shared>, sources: Sources) -> Self {
-        Self { shared, sources, list: RwLock::default(), types: Mutex::default() }
+    /// Returns the resources from whose outage this failure may come.
+    pub(crate) fn suspects(&self, service: &ServiceInner, kind: FailureKind, error: &Error) -> Vec<Arc<dyn Resource>> {
+        let suspected = |resource: &&Arc<dyn Resource>| {
+            let needs = service.needs(resource.name());
+            if needs {
+                resource.is_suspected();
+            }
+            resource.suspects(service, kind, error) || needs
+        };
+        self.resources.iter().filter(suspected).cloned().collect()
+    }
+
+    /// Returns the outage that concerns this service.
+    pub(crate) fn outage(&self, service: &ServiceInner) -> Option<Outage> {
+        let concerns = |resource: &&Arc<dyn Resource>| resource.is_used_by(service) || service.needs(resource.name());
+        self.resources.iter().filter(concerns).find_map(|resource| resource.outage())
+    }
+
+    /// A resource is available again: services that wait for it retry now.
+    pub(crate) fn end_outage(&self, resource: &str) {
+        for service in self.all() {
+            service.inner.end_outage(resource);
+        }
+    }
+}
+
+impl Services {
+    pub(crate) fn new(shared: Arc<Shared>, sources: Sources, resources: Vec<Arc<dyn Resource>>) -> Self {
+        Self {
+            shared,
+            sources,
+            resources,
+            list: RwLock::default(),
+            types: Mutex::default(),
+            children: Mutex::default(),
+        }
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
@@ -40,16 +85,17 @@ impl Services {
         self.read().iter().map(|known| known.0.clone()).collect()
     }
 
-    /// Adds a service, unless its id is taken or `check`, which receives all others, returns an error.
+    /// Adds a service.
     ///
     /// # Errors
-    /// Those of `check`; and `taken`, called with the service that has the id.
-    pub(crate) fn insert<E>(
+    /// Its id is taken: `taken`, called with the service that has it. The error of `check`, called with all others if the
+    /// service has dependencies. Its parent has no instance that it could belong to.
+    pub(crate) fn insert(
         &self,
         service: Arc<RegisteredService>,
-        check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<(), E>,
-        taken: impl FnOnce(&RegisteredService) -> E,
-    ) -> Result<(), E> {
+        check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<()>,
+        taken: impl FnOnce(&RegisteredService) -> Error,
+    ) -> Result<()> {
         let mut list = self.write();
         if let Some(ById(other)) = list.get(&**service.id()) {
             return Err(taken(other));
@@ -57,6 +103,9 @@ impl Services {
         // The list of all services is only needed for a service that has dependencies.
         if !service.inner.lock().requests.options.depends_on.is_empty() {
             check(&list.iter().map(|known| known.0.clone()).collect::<Vec<_>>())?;
+        }
+        if let Some(parent) = service.parent() {
+            self.add_child(&parent, &service)?;
         }
         self.count_type(service.descriptor);
         list.insert(ById(service));
@@ -94,6 +143,9 @@ impl Services {
         let removed = may_remove();
         if removed {
             list.remove(&**service.id());
+            if let Some(parent) = service.parent() {
+                self.remove_child(&parent, service);
+            }
             let mut types = self.types();
             let left = types.get_mut(service.descriptor.id).map(|(_, services)| {
                 *services -= 1;
@@ -104,6 +156,88 @@ impl Services {
             }
         }
         Some(removed)
+    }
+
+    /// Wakes every service that has this topic in `wake_on`.
+    pub(crate) fn wake(&self, topic: &str) {
+        for ById(service) in self.read().iter() {
+            let listens = service.inner.lock().requests.options.wake_on.iter().any(|known| known == topic);
+            if listens {
+                service.inner.request_wake();
+            }
+        }
+    }
+
+    /// Stops a service, waits for its end and removes it.
+    pub(crate) async fn unregister(&self, service: &Arc<RegisteredService>) {
+        let inner = &service.inner;
+        loop {
+            inner.stop(StopRequest::default()).await;
+            let may_remove = || {
+                let mut state = inner.lock();
+                // It may have been started again in the meantime.
+                let removable = !state.status.is_running();
+                state.requests.unregistered |= removable;
+                removable
+            };
+            match self.remove(service, may_remove) {
+                Some(true) => break,
+                Some(false) => {}
+                None => return,
+            }
+        }
+        inner.emit(|| ServiceEventKind::Unregistered);
+        inner.notify_waiters(&mut inner.lock());
+    }
+
+    // ── parents and children ─────────────────────────────────────────────────────────────────────────────────────────
+
+    fn add_child(&self, parent: &RegisteredService, child: &Arc<RegisteredService>) -> Result<()> {
+        // The loop of the parent takes the same lock before it ends the children of its instance.
+        let state = parent.inner.lock();
+        if !state.serves_requests() {
+            return Err(Error::msg(format!(
+                "service `{}` ({}) cannot belong to an instance of its parent `{}`: {}",
+                child.id(),
+                child.place,
+                parent.id(),
+                state.why_down()
+            )));
+        }
+        self.children().entry(parent.id().clone()).or_default().push(child.clone());
+        Ok(())
+    }
+
+    fn remove_child(&self, parent: &RegisteredService, child: &Arc<RegisteredService>) {
+        let mut all = self.children();
+        if let Some(children) = all.get_mut(parent.id()) {
+            children.retain(|known| !Arc::ptr_eq(known, child));
+            if children.is_empty() {
+                all.remove(parent.id());
+            }
+        }
+    }
+
+    /// Stops and unregisters all services that belong to the instance of this one, which ends.
+    pub(crate) async fn end_children(&self, parent: &RegisteredService) {
+        // Others may be registered in the meantime.
+        while let Some(children) = self.children_of(parent.id()) {
+            for child in &children {
+                child.inner.request_stop(StopRequest::default());
+            }
+            for child in &children {
+                self.unregister(child).await;
+            }
+        }
+    }
+
+    /// Returns the services that belong to the instance of this one; `None` if there are none.
+    pub(crate) fn children_of(&self, id: &str) -> Option<Vec<Arc<RegisteredService>>> {
+        self.children().get(id).cloned()
+    }
+
+    fn children(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns those of these services that are not ready.

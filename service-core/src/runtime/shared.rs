@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::runtime::clock::Clock;
 use crate::runtime::events::Events;
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
     pub(crate) states: SharedStates,
+    /// The most runs at the same time, if they are limited.
+    pub(crate) turns: Option<Arc<Semaphore>>,
 }
 
 impl Shared {
@@ -40,10 +42,25 @@ impl Shared {
         }
     }
 
+    /// A thread in blocking code sleeps: for virtual time, it does nothing until the guard is dropped.
+    pub(crate) fn sleep_in_blocking(&self) -> Sleeping<'_> {
+        self.blocking.fetch_sub(1, Ordering::SeqCst);
+        Sleeping(self)
+    }
+
     /// Counts this thread among those in blocking code, until the guard is dropped.
     pub(crate) fn enter_blocking(self: &Arc<Self>) -> InBlocking {
         self.blocking.fetch_add(1, Ordering::SeqCst);
         InBlocking(self.clone())
+    }
+}
+
+/// Does not count a thread in blocking code while it sleeps, until this is dropped.
+pub(crate) struct Sleeping<'a>(&'a Shared);
+
+impl Drop for Sleeping<'_> {
+    fn drop(&mut self) {
+        self.0.blocking.fetch_add(1, Ordering::SeqCst);
     }
 }
 

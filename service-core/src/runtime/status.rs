@@ -30,6 +30,8 @@ pub(crate) enum Activity {
     BackingOff,
     /// Is in a run.
     InRun,
+    /// Is in a run that blocks a thread.
+    InBlockingRun,
     /// The loop has decided to end; the instance is being cleaned up.
     Ending(Exit),
     /// The loop has ended.
@@ -45,8 +47,10 @@ pub(crate) enum WaitReason {
     BlockingRun,
     /// For the restart after a permanent failure.
     Restart,
-    /// For a retry of a failure that may come from an outage; the end of the outage ends the wait.
-    Outage,
+    /// For its turn: as many services as may run at the same time do.
+    Turn,
+    /// For a retry of a failure that may come from an outage of these resources; the end of the outage ends the wait.
+    Outage(Box<[Arc<str>]>),
 }
 
 /// The status that a service's loop writes and all others read.
@@ -149,7 +153,13 @@ impl Status {
     }
 
     pub(crate) fn in_run(&self) -> bool {
-        self.activity == Activity::InRun
+        matches!(self.activity, Activity::InRun | Activity::InBlockingRun)
+    }
+
+    /// Whether the current run takes real time, also in tests.
+    #[allow(dead_code, reason = "for virtual time")]
+    pub(crate) fn in_blocking_run(&self) -> bool {
+        self.activity == Activity::InBlockingRun
     }
 
     pub(crate) fn is_backing_off(&self) -> bool {

@@ -11,14 +11,13 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use crate::humanize;
-use crate::log::{error, warn};
+use crate::log::{debug, error, warn};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
-use tracing::debug;
 
 use crate::config::options::Options;
 use crate::panic::{self, Caught};
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::extension::Extension;
 use crate::runtime::failure_log::FailureLog;
@@ -30,6 +29,7 @@ use crate::runtime::requests::{Rebuild, Waiters};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 use crate::runtime::status::{Activity, Exit, WaitReason};
+use crate::runtime::turn::Turn;
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::Result;
@@ -73,10 +73,13 @@ pub(crate) struct Supervisor {
     due: Due,
     /// A blocking run that timed out or was aborted has not returned; it holds the instance.
     unreturned: Option<UnreturnedRun>,
+    turn: Turn,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
     /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
+    /// The moment of the schedule for which the next regular run is planned, without jitter.
+    nominal: Nominal,
     restarts: RestartBudget,
     failure_log: FailureLog,
     /// For jitter.
@@ -96,6 +99,8 @@ enum Due {
     /// A fire that was missed while the process was down.
     Missed,
     Retry,
+    /// Only a wake-up or a requested run.
+    Wake,
 }
 
 /// What ended a wait.
@@ -150,8 +155,10 @@ impl Supervisor {
             instance: None,
             due: Due::AtOnce,
             unreturned: None,
+            turn: Turn::None,
             current_waiters: Waiters::new(),
             cron: None,
+            nominal: Nominal::None,
             restarts: RestartBudget::default(),
             failure_log: FailureLog::default(),
             rng,
@@ -192,8 +199,9 @@ impl Supervisor {
 
     /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, unreturned, cron, current_waiters, .. } = self;
+        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, .. } = self;
         let service = &cx.service;
+        let mut is_wake_up = false;
         let event = service.update(|state| {
             state.status.at_rest = false;
             if state.requests.stop.is_some() {
@@ -217,14 +225,23 @@ impl Supervisor {
             if !state.requests.run {
                 let is_due = match state.status.next_due {
                     _ if state.state() == ServiceState::Paused => false,
-                    Some(at) => poll_at(task, timer, at).is_ready(),
-                    None => true,
+                    Some(at) if poll_at(task, timer, at).is_ready() => true,
+                    None if *due != Due::Wake => true,
+                    // A retry is not made earlier.
+                    _ => {
+                        is_wake_up = state.requests.woken && !state.status.is_backing_off();
+                        is_wake_up
+                    }
                 };
                 if !is_due {
+                    // A pause gives its turn to others.
+                    *turn = Turn::None;
                     state.status.at_rest = true;
                     return None;
                 }
-                if *due == Due::Cron && !cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now()))
+                if *due == Due::Cron
+                    && !is_wake_up
+                    && !cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now()))
                 {
                     return Some(WaitEvent::ClockCheck);
                 }
@@ -232,12 +249,11 @@ impl Supervisor {
             if state.status.given_up && state.status.activity == Activity::Waiting {
                 state.status.failures = 0;
             }
-            if !state.requests.run
-                && let Some(cron) = cron
-            {
+            let is_regular = !state.requests.run && !is_wake_up;
+            if let Some(cron) = cron.as_mut().filter(|_| is_regular) {
                 match std::mem::replace(due, Due::AtOnce) {
-                    Due::Cron => cron.serve(),
-                    Due::Missed => cron.serve_missed(),
+                    Due::Cron => *nominal = Nominal::fire(cron.serve()),
+                    Due::Missed => *nominal = Nominal::fire(cron.serve_missed()),
                     other => *due = other,
                 }
             }
@@ -245,6 +261,16 @@ impl Supervisor {
                 return Some(WaitEvent::Build);
             }
             state.requests.run = false;
+            state.requests.woken = false;
+            if *due != Due::Retry {
+                cx.nominal = if is_regular && options.long_run().is_none() { *nominal } else { Nominal::None };
+            }
+            if let Some(turns) = service.shared.turns.as_ref().filter(|_| options.long_run().is_none())
+                && turn.poll(turns, task).is_pending()
+            {
+                state.status.wait_reason = Some(Box::new(WaitReason::Turn));
+                return None;
+            }
             state.requests.degraded = None;
             state.requests.interrupt = None;
             state.requests.progress.last = None;
@@ -319,6 +345,7 @@ impl Supervisor {
         self.plan_regular(started, ended);
         if outcome.again {
             self.due = Due::AtOnce;
+            self.nominal = self.cx.nominal;
         }
         if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
             cron.done();

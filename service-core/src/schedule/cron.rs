@@ -274,10 +274,11 @@ impl CronTimer {
         self.fire.is_some_and(|fire| fire + self.jitter <= now)
     }
 
-    /// The run of the planned fire begins.
-    pub(crate) fn serve(&mut self) {
+    /// The run of the planned fire begins. Returns the fire.
+    pub(crate) fn serve(&mut self) -> Option<SystemTime> {
         self.served = self.fire;
         self.in_run = self.fire;
+        self.in_run
     }
 
     /// An earlier process, or an earlier incarnation of the service, has served every fire up to this one.
@@ -306,9 +307,10 @@ impl CronTimer {
         !self.missed.is_empty()
     }
 
-    /// The run of the oldest missed fire begins.
-    pub(crate) fn serve_missed(&mut self) {
+    /// The run of the oldest missed fire begins. Returns the fire.
+    pub(crate) fn serve_missed(&mut self) -> Option<SystemTime> {
         self.in_run = self.missed.pop_front();
+        self.in_run
     }
 
     /// The run of the current fire has succeeded.

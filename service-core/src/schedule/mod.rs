@@ -16,6 +16,8 @@ pub(crate) enum Schedule {
     Delay(Duration),
     /// By wall-clock time.
     Cron(CronSchedule),
+    /// Only when woken or requested.
+    OnDemand,
     /// One run that continues until it is told to stop (`run`).
     LongRun(LongRun),
 }

@@ -20,7 +20,8 @@ use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::clock::Clock;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
+use crate::runtime::extension::RealWork;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
@@ -60,7 +61,7 @@ pub struct TestBed {
     clock: TestClock,
     alarm: OnceLock<Alarm>,
     /// Held if there is a database and the clock is paused.
-    held: Mutex<Option<HeldClock>>,
+    held: Mutex<Option<Arc<HeldClock>>>,
 }
 
 /// A bed is configured before its first service starts, and fixed from then on.
@@ -141,18 +142,34 @@ impl TestBed {
         self
     }
 
-    /// From now on only the bed advances time: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
-    /// nothing if tokio's clock is not paused.
+    /// From now on only the bed lets time move: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
+    /// nothing if tokio's clock is not paused. The closure that it returns is to be called whenever work in real time begins, by
+    /// the task that begins it.
     #[allow(dead_code, reason = "for databases")]
-    pub(crate) async fn hold_clock(&self) {
-        let held = HeldClock::hold().await;
-        if held.is_some() {
+    pub(crate) async fn hold_clock(&self) -> Option<impl Fn() + Send + Sync + 'static> {
+        let clock = HeldClock::hold_paused();
+        if let Some(clock) = &clock {
+            let time = Arc::new(HeldTime(Arc::downgrade(clock)));
             self.change(|mut builder| {
-                builder.virtual_time = Some(Arc::new(HeldTime));
+                builder.virtual_time = Some(time);
                 builder
             });
         }
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        let held = clock.as_ref().map(Arc::downgrade);
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+        held.map(|held| move || _ = held.upgrade().map(|clock| clock.work_begins()))
+    }
+
+    /// The clock stands still while this work goes on.
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) fn wait_for_work(&self, work: Arc<dyn RealWork>) {
+        if let Some(clock) = self.held_clock() {
+            clock.wait_for(work);
+        }
+    }
+
+    fn held_clock(&self) -> Option<Arc<HeldClock>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the builder of a bed whose first service has not started.
@@ -221,13 +238,20 @@ impl TestBed {
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
-        if inner.virtual_time.is_some() {
-            return virtual_clock::run_for(&inner.services, &*inner.extension, duration).await;
-        }
         let alarm = self.alarm.get_or_init(Alarm::start);
-        alarm.watch(&inner.services, tokio::time::sleep(duration)).await;
-        // Tasks that are due at this very moment may be behind this one in the queue.
-        virtual_clock::settle(&inner.services).await;
+        let end = tokio::time::sleep(duration);
+        // In the end, tasks that are due at this very moment may be behind this one in the queue.
+        match self.held_clock() {
+            Some(clock) => {
+                clock.expect_changes();
+                alarm.watch(&inner.services, clock.moving(&inner.services, &*inner.extension, end)).await;
+                clock.settle(&inner.services, &*inner.extension).await;
+            }
+            None => {
+                alarm.watch(&inner.services, end).await;
+                virtual_clock::settle(&inner.services).await;
+            }
+        }
     }
 
     /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout.
@@ -242,7 +266,14 @@ impl TestBed {
             state.status.begin();
             state.status.incarnation
         });
-        let cx = Context { service: registered.inner, registry: inner.clone(), incarnation, run: 1, in_run: true };
+        let cx = Context {
+            service: registered.inner,
+            registry: inner.clone(),
+            incarnation,
+            run: 1,
+            in_run: true,
+            nominal: Nominal::None,
+        };
         let started = Instant::now();
         let run = async {
             let result = if service.__shape().blocking_update {
@@ -260,7 +291,10 @@ impl TestBed {
                 .unwrap_or_else(|error| panic!("the run cannot be settled: {error:?}"));
             result
         };
-        let result = if inner.virtual_time.is_some() { virtual_clock::stepping(run).await } else { run.await };
+        let result = match self.held_clock() {
+            Some(clock) => clock.moving(&inner.services, &*inner.extension, run).await,
+            None => run.await,
+        };
         let duration = started.elapsed();
         match result {
             Ok(outcome) => RunReport { outcome, error: None, duration },

@@ -1,29 +1,41 @@
 //! Virtual time: the wall clock of the test bed, and virtual time with a real database.
 //!
 //! A paused clock advances to its next timer whenever every task waits. A task that waits for a database waits for real
-//! time, so the clock would advance past the timeouts of the pool. While a bed holds the clock, only this file advances it:
-//! to the next moment at which a service is due, once all services are quiet; or by small steps, while a run waits and no
-//! real event arrives.
+//! time, so the clock would advance past the timeouts of the pool. So a bed with a database holds the clock: it is let go only
+//! while a caller waits for services and no statement is in flight.
+//!
+//! The tricky part is that tokio advances the clock as soon as all tasks wait, and asks no one. So the clock must be held before
+//! the task that begins a statement returns: [`HeldClock::hold`] is called synchronously from the pool. Where the pool is not
+//! known, or a connection stays in use without an end, silence has to do: then the clock moves by small steps.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::runtime::clock::TimeSource;
-use crate::runtime::extension::{Extension, VirtualTime};
+use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::services::Services;
 use crate::service::state::ServiceState;
 
-/// If no real event arrives for this long, a current run is assumed to wait for virtual time.
-const SILENCE: Duration = Duration::from_millis(20);
-
-/// How far the clock advances then.
+/// How far the clock moves at most if it is not known whether a statement is in flight.
 const STEP: Duration = Duration::from_millis(250);
+/// The silence before a step if nothing is known about the pool, or after a step that changed nothing.
+const SHORT_SILENCE: u32 = 20;
+/// The silence before the first step while several connections are in use: one may wait for a lock of another.
+const LOCK_SILENCE: u32 = 2_000;
+/// The same for one connection: a slow statement, or a transaction on the pool itself whose user sleeps.
+const LONG_SILENCE: u32 = 5_000;
+/// While a run uses the database, changes in the framework's tables are read this often.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A wall clock that can be set, and moves with tokio's clock.
 #[derive(Clone, Debug)]
@@ -46,75 +58,284 @@ impl TimeSource for TestClock {
     }
 }
 
-/// Holds a paused clock until it is dropped: the clock does not advance while a blocking task runs.
+/// Holds a paused clock, until it is dropped, except while a caller waits for services and no work in real time goes on.
 #[derive(Debug)]
-pub(super) struct HeldClock {
-    _release: mpsc::Sender<()>,
+pub(crate) struct HeldClock {
+    runtime: Handle,
+    hold: Mutex<Hold>,
+    work: OnceLock<Arc<dyn RealWork>>,
+    /// Work in real time begins.
+    begins: Notify,
+    /// How often it began, except for that of `refresh`.
+    begun: AtomicU64,
+    refreshing: AtomicBool,
+    refreshed: Mutex<Refreshed>,
+}
+
+#[derive(Debug, Default)]
+struct Hold {
+    /// Keeps a blocking task waiting, and tokio's clock does not advance while there is one.
+    blocking: Option<mpsc::Sender<()>>,
+    /// The callers that let time move.
+    movers: usize,
+}
+
+/// The last time when the framework's tables were read.
+#[derive(Debug, Default)]
+struct Refreshed {
+    at: Option<Instant>,
+    begun: u64,
 }
 
 impl HeldClock {
-    /// Holds the clock. Does nothing if it is not paused.
-    pub(super) async fn hold() -> Option<Self> {
-        if !is_paused() {
-            return None;
+    /// Holds the clock. Returns `None` if it is not paused.
+    pub(super) fn hold_paused() -> Option<Arc<Self>> {
+        let clock = is_paused().then(|| {
+            Arc::new(Self {
+                runtime: Handle::current(),
+                hold: Mutex::default(),
+                work: OnceLock::new(),
+                begins: Notify::new(),
+                begun: AtomicU64::new(0),
+                refreshing: AtomicBool::new(false),
+                refreshed: Mutex::default(),
+            })
+        });
+        clock.inspect(|clock| clock.hold())
+    }
+
+    /// Sets the work that the clock stands still for, once.
+    #[allow(dead_code, reason = "for databases")]
+    pub(super) fn wait_for(&self, work: Arc<dyn RealWork>) {
+        let _ = self.work.set(work);
+    }
+
+    /// Work in real time begins. Called by the task that begins it.
+    #[allow(dead_code, reason = "for databases")]
+    pub(super) fn work_begins(&self) {
+        if !self.refreshing.load(Ordering::SeqCst) {
+            self.begun.fetch_add(1, Ordering::SeqCst);
         }
-        let (release, released) = mpsc::channel::<()>();
-        tokio::task::spawn_blocking(move || released.recv());
-        tokio::task::yield_now().await;
-        Some(Self { _release: release })
+        self.hold();
+        self.begins.notify_waiters();
+    }
+
+    /// Awaits `work`, which waits for services, and lets time move.
+    pub(super) async fn moving<T>(
+        &self,
+        services: &Arc<Services>,
+        extension: &dyn Extension,
+        work: impl Future<Output = T>,
+    ) -> T {
+        first_of(work, self.drive(services, extension)).await
+    }
+
+    /// The next caller reads the framework's tables first: they may have been changed in any way.
+    pub(super) fn expect_changes(&self) {
+        lock(&self.refreshed).at = None;
+    }
+
+    /// Waits until everything that is due at this very moment has happened, also what takes real time.
+    pub(super) async fn settle(&self, services: &Arc<Services>, extension: &dyn Extension) {
+        let mut patience = Patience::default();
+        loop {
+            if !self.is_done(&mut patience).await {
+                return;
+            }
+            if self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
+                continue;
+            }
+            let begun = self.begun.load(Ordering::SeqCst);
+            settle(services).await;
+            if begun == self.begun.load(Ordering::SeqCst) && self.state().active == Some(0) {
+                return;
+            }
+        }
+    }
+
+    /// Lets time move while it is polled. It never ends.
+    async fn drive<T>(&self, services: &Arc<Services>, extension: &dyn Extension) -> T {
+        let _moving = Moving::new(self);
+        let mut patience = Patience::default();
+        loop {
+            let begins = self.begins.notified();
+            let known = self.is_done(&mut patience).await;
+            let may_refresh = known || self.state().active.is_none();
+            if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
+                continue;
+            }
+            let expiry = extension.refresh_due().map(|due| instant_of(services, due));
+            let until = if known { expiry } else { Some(Instant::now() + STEP) };
+            self.release();
+            match until {
+                Some(until) => first_of(begins, tokio::time::sleep_until(until)).await,
+                None => begins.await,
+            }
+            if !known {
+                self.hold();
+            }
+        }
+    }
+
+    /// Waits until no work in real time goes on. Returns `false` if that is not known, but nothing has happened for a while.
+    async fn is_done(&self, patience: &mut Patience) -> bool {
+        let mut reopening = None;
+        loop {
+            let state = self.state();
+            match (state.active, &reopening) {
+                (Some(0), _) if state.closed == 0 => return true,
+                // They cannot be opened: an outage.
+                (Some(0), Some(ended)) if JoinHandle::is_finished(ended) => return false,
+                (Some(0), None) => {
+                    reopening = self.work.get().map(|work| self.runtime.spawn(work.reopen()));
+                }
+                _ if patience.is_over(state, self.begun.load(Ordering::SeqCst)) => return false,
+                _ => {}
+            }
+            real_time_passes(patience.silence).await;
+        }
+    }
+
+    fn state(&self) -> RealWorkState {
+        self.work.get().map(|work| work.state()).unwrap_or_default()
+    }
+
+    fn is_refresh_due(&self, services: &Services, extension: &dyn Extension) -> bool {
+        // A transaction that is open could hold a lock.
+        if self.state().waiting > 0 {
+            return false;
+        }
+        let refreshed = lock(&self.refreshed);
+        let Some(at) = refreshed.at else { return true };
+        let has_expired = extension.refresh_due().is_some_and(|due| due <= services.shared.clock.wall_now());
+        let in_run = || services.all().iter().any(|service| service.inner.lock().status.in_run());
+        let was_used = refreshed.begun != self.begun.load(Ordering::SeqCst);
+        let may_be_old = at.elapsed() >= REFRESH_INTERVAL && (was_used || self.state().active.is_none());
+        has_expired || may_be_old || was_used && !in_run()
+    }
+
+    /// Reads the framework's tables. Returns `false` if that has to wait for virtual time: transactions that sleep may have taken
+    /// all connections in the meantime.
+    async fn refresh(&self, services: &Arc<Services>, extension: &dyn Extension) -> bool {
+        let begun = self.begun.load(Ordering::SeqCst);
+        let mut refresh = extension.refresh(services);
+        let refreshed = poll_fn(|task| {
+            self.refreshing.store(true, Ordering::SeqCst);
+            let polled = refresh.as_mut().poll(task);
+            self.refreshing.store(false, Ordering::SeqCst);
+            polled.map(|()| true)
+        });
+        let stuck = async {
+            let (mut patience, mut idle) = (Patience::default(), 0);
+            while idle < SHORT_SILENCE && !patience.is_over(self.state(), self.begun.load(Ordering::SeqCst)) {
+                idle = if self.state().active == Some(0) { idle + 1 } else { 0 };
+                real_time_passes(QUICK).await;
+            }
+            false
+        };
+        let done = first_of(refreshed, stuck).await;
+        if done {
+            *lock(&self.refreshed) = Refreshed { at: Some(Instant::now()), begun };
+        }
+        done
+    }
+
+    fn hold(&self) {
+        let mut hold = lock(&self.hold);
+        if hold.blocking.is_none() {
+            let (release, released) = mpsc::channel::<()>();
+            self.runtime.spawn_blocking(move || released.recv());
+            hold.blocking = Some(release);
+        }
+    }
+
+    fn release(&self) {
+        lock(&self.hold).blocking = None;
     }
 }
 
-fn is_paused() -> bool {
-    let before = Instant::now();
-    std::thread::sleep(Duration::from_millis(2));
-    Instant::now() == before
+/// A caller that lets time move.
+struct Moving<'a>(&'a HeldClock);
+
+impl<'a> Moving<'a> {
+    fn new(clock: &'a HeldClock) -> Self {
+        lock(&clock.hold).movers += 1;
+        Self(clock)
+    }
 }
 
-/// Advances a held clock for callers that wait for services.
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        let movers = {
+            let mut hold = lock(&self.0.hold);
+            hold.movers -= 1;
+            hold.movers
+        };
+        if movers == 0 {
+            self.0.hold();
+        }
+    }
+}
+
+/// How long nothing has happened, in real time. A busy machine lengthens it.
+#[derive(Debug, Default)]
+struct Patience {
+    seen: Option<(RealWorkState, u64)>,
+    /// How many moments of real time have passed.
+    silence: u32,
+    /// The clock has moved since, and nothing happened.
+    has_moved: bool,
+}
+
+impl Patience {
+    fn is_over(&mut self, state: RealWorkState, begun: u64) -> bool {
+        if self.seen != Some((state, begun)) {
+            *self = Self { seen: Some((state, begun)), ..Self::default() };
+        }
+        self.silence += 1;
+        let most = match state {
+            RealWorkState { active: None, .. } => SHORT_SILENCE,
+            _ if self.has_moved => SHORT_SILENCE,
+            RealWorkState { active: Some(1), waiting: 0, .. } => LONG_SILENCE,
+            _ => LOCK_SILENCE,
+        };
+        let is_over = self.silence > most + QUICK;
+        if is_over {
+            (self.silence, self.has_moved) = (QUICK, true);
+        }
+        is_over
+    }
+}
+
+/// So many moments are short, since most statements are.
+const QUICK: u32 = 20;
+
+/// Waits a moment in real time: a millisecond, or less at first.
+async fn real_time_passes(silence: u32) {
+    let moment = if silence < QUICK { Duration::from_micros(50) } else { Duration::from_millis(1) };
+    // Not in place, so that the runtime notices what happens in the meantime. If the blocking pool has shut down, the test is
+    // ending.
+    let _ = tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await;
+}
+
+/// Lets a held clock move for callers that wait for services.
 #[derive(Debug)]
-pub(super) struct HeldTime;
+pub(super) struct HeldTime(pub(super) Weak<HeldClock>);
 
 impl VirtualTime for HeldTime {
-    fn mover(&self, services: Arc<Services>, _extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
+    fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
+        // Without its bed, the clock is not held.
+        let clock = self.0.upgrade();
         Box::pin(async move {
-            loop {
-                real_time_passes().await;
-                tokio::time::advance(step(&services, is_quiet(&services))).await;
+            match clock {
+                Some(clock) => clock.drive(&services, &*extension).await,
+                None => std::future::pending().await,
             }
         })
     }
 }
 
-/// Advances a held clock by `duration`, from one due moment to the next.
-pub(super) async fn run_for(services: &Arc<Services>, extension: &dyn Extension, duration: Duration) {
-    let end = Instant::now() + duration;
-    if is_quiet(services) {
-        extension.refresh(services).await;
-    }
-    loop {
-        let quiet = wait_for_quiet(services, SILENCE.as_millis()).await;
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            if quiet {
-                return;
-            }
-            // A run that is due at the very end may still need real time.
-            if !wait_for_quiet(services, 50).await {
-                return;
-            }
-            continue;
-        }
-        tokio::time::advance(step(services, quiet).min(left)).await;
-        // Changes in the tables are read before the next service is due. Not during a run: it may hold a lock that the
-        // refresh would wait for, while nothing advances the clock.
-        if is_quiet(services) {
-            extension.refresh(services).await;
-        }
-    }
-}
-
-/// Waits until everything that is due at this very moment has happened, on a clock that is not held.
+/// Waits until everything that is due at this very moment has begun, and has ended if it blocks a thread.
 pub(super) async fn settle(services: &Services) {
     for _ in 0..10_000 {
         if !is_behind(services) {
@@ -122,56 +343,16 @@ pub(super) async fn settle(services: &Services) {
         }
         tokio::task::yield_now().await;
     }
+    // It does not end if it waits for virtual time.
+    for silence in 0..LONG_SILENCE {
+        if !services.all().iter().any(|service| service.inner.lock().status.in_blocking_run()) {
+            break;
+        }
+        real_time_passes(silence).await;
+    }
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
-}
-
-/// Runs `work` outside any loop. Advances the clock by small steps while no real event arrives.
-pub(super) async fn stepping<T>(work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    let mut mover = pin!(async {
-        loop {
-            real_time_passes().await;
-            tokio::time::advance(STEP).await;
-        }
-    });
-    std::future::poll_fn(|task| {
-        if let Poll::Ready(done) = work.as_mut().poll(task) {
-            return Poll::Ready(done);
-        }
-        let _: Poll<()> = mover.as_mut().poll(task);
-        Poll::Pending
-    })
-    .await
-}
-
-/// Waits so long in real time that work which only waits for real events has probably ended.
-async fn real_time_passes() {
-    for _ in 0..SILENCE.as_millis() {
-        tokio::task::yield_now().await;
-        let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
-    }
-}
-
-fn step(services: &Services, quiet: bool) -> Duration {
-    let now = Instant::now();
-    let due = next_due(services).map_or(STEP, |due| due.saturating_duration_since(now));
-    if quiet { due } else { due.min(STEP) }.max(Duration::from_millis(1))
-}
-
-async fn wait_for_quiet(services: &Services, milliseconds: u128) -> bool {
-    for _ in 0..milliseconds {
-        for _ in 0..32 {
-            tokio::task::yield_now().await;
-        }
-        if is_quiet(services) {
-            return true;
-        }
-        // A millisecond of real time. If the blocking pool has shut down, the test is ending.
-        let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await;
-    }
-    false
 }
 
 /// Whether a waiting loop has something to do at this very moment.
@@ -184,27 +365,97 @@ fn is_behind(services: &Services) -> bool {
     })
 }
 
-/// Whether no service does anything or is about to.
-fn is_quiet(services: &Services) -> bool {
-    let now = Instant::now();
-    services.all().iter().all(|service| {
-        let state = service.inner.lock();
-        match state.state() {
-            ServiceState::Created | ServiceState::Stopped | ServiceState::Failed => true,
-            ServiceState::Starting | ServiceState::Draining => false,
-            _ if state.requests.run || !state.is_at_rest() => false,
-            ServiceState::Paused => true,
-            ServiceState::Running | ServiceState::BackingOff => state.status.next_due.is_some_and(|due| due > now),
-        }
-    })
+fn is_paused() -> bool {
+    let before = Instant::now();
+    std::thread::sleep(Duration::from_millis(2));
+    Instant::now() == before
 }
 
-fn next_due(services: &Services) -> Option<Instant> {
-    let now = Instant::now();
-    let due = services.all().into_iter().filter_map(|service| {
-        let state = service.inner.lock();
-        let waits = matches!(state.state(), ServiceState::Running | ServiceState::BackingOff);
-        state.status.next_due.filter(|due| waits && !state.status.in_run() && *due > now)
-    });
-    due.min()
+fn instant_of(services: &Services, wall: SystemTime) -> Instant {
+    let ahead = wall.duration_since(services.shared.clock.wall_now()).unwrap_or_default();
+    Instant::now() + ahead
+}
+
+/// Awaits both, the first one first, until one of them ends.
+async fn first_of<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    poll_fn(|task| {
+        if let Poll::Ready(done) = first.as_mut().poll(task) {
+            return Poll::Ready(done);
+        }
+        second.as_mut().poll(task)
+    })
+    .await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestBed;
+
+    /// With a driver of the application's, it cannot be seen whether a statement is in flight.
+    #[tokio::test(start_paused = true)]
+    async fn without_knowledge_of_the_pool_time_moves_by_steps() {
+        let bed = TestBed::new();
+        let work_begins = bed.hold_clock().await.expect("the clock is paused");
+        let began = Instant::now();
+        let sleeping = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            began.elapsed()
+        });
+        bed.run_for(Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert_eq!(sleeping.await.expect("it has ended"), Duration::from_millis(700));
+        work_begins();
+        bed.run_for(Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_stands_still_while_work_goes_on() {
+        #[derive(Debug, Default)]
+        struct Work(Mutex<RealWorkState>);
+
+        impl RealWork for Work {
+            fn state(&self) -> RealWorkState {
+                *lock(&self.0)
+            }
+
+            fn reopen(&self) -> BoxFuture<'static, ()> {
+                Box::pin(std::future::ready(()))
+            }
+        }
+
+        let bed = TestBed::new();
+        let work_begins = bed.hold_clock().await.expect("the clock is paused");
+        let idle = RealWorkState { active: Some(0), closed: 0, waiting: 0 };
+        let work = Arc::new(Work(Mutex::new(idle)));
+        bed.wait_for_work(work.clone());
+        let began = Instant::now();
+        let working = tokio::spawn(async move {
+            let mut took = Vec::new();
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                *lock(&work.0) = RealWorkState { active: Some(1), ..idle };
+                work_begins();
+                let now = Instant::now();
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    sender.send(())
+                });
+                receiver.await.expect("it is sent");
+                took.push(now.elapsed());
+                *lock(&work.0) = idle;
+            }
+            took
+        });
+        bed.run_for(Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert_eq!(working.await.expect("it has ended"), [Duration::ZERO; 10]);
+    }
 }

@@ -62,6 +62,7 @@ pub(crate) fn literal(model: &Model, value: &Literal) -> TokenStream {
         Literal::Float(float) => quote!(#literal::Float(#float)),
         Literal::Str(text) => quote!(#literal::Str(#text)),
         Literal::Bool(bool) => quote!(#literal::Bool(#bool)),
+        Literal::Names(names) => quote!(#literal::List(&[#(#names),*])),
         Literal::Services(services) => {
             let ids = services.iter().map(|service| match service {
                 Dependency::Id(id, _) => id.to_token_stream(),

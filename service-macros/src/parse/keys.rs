@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Rate,
     /// A list of service types, functions and ids.
     Services,
+    /// A list of names of this kind.
+    Names(&'static str),
     /// The name of a column.
     Column,
     /// The path of the runtime crate.
@@ -108,6 +110,8 @@ pub(crate) static SERVICE: Table = Table {
         ]),
         key("timezone", Kind::TimeZone, "\"Europe/Vienna\"").synonyms(&["tz", "zone"]).rules(FOR_CRON),
         key("catch_up", Kind::Choice(&["none", "latest", "all"]), "\"latest\"").synonyms(&["misfire"]).rules(FOR_CRON),
+        key("on_demand", Kind::Switch, "true").synonyms(&["manual", "trigger"]).rules(&[Rule::Schedule]),
+        key("wake_on", Kind::Names("topic"), "[\"orders\"]").synonyms(&["topics", "listen"]).rules(&[Rule::Update]),
         key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]).rules(&[Rule::Update]),
         key("jitter", Kind::Time(Zero::Allowed), "5").rules(&[Rule::Update]),
         key("max_failures", Kind::CountOrUnlimited, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
@@ -125,6 +129,8 @@ pub(crate) static SERVICE: Table = Table {
         key("restart_window", Kind::Time(NOT_ZERO), "600").rules(FOR_RESTART),
         key("critical", Kind::Switch, "true"),
         key("depends_on", Kind::Services, "[OtherService]").synonyms(&["depends", "requires", "after", "dependencies"]),
+        key("stop_last", Kind::Switch, "true"),
+        key("needs", Kind::Names("probe"), "[\"api\"]").synonyms(&["probes", "resources"]),
         key("idle_timeout", Kind::Time(NO_LIMIT), "\"2m\"").rules(&[Rule::Run]),
         key("on_end", Kind::Choice(&["stop", "again", "shutdown"]), "\"again\"").rules(&[Rule::Run]),
         key("stable_after", Kind::Time(Zero::Allowed), "60").rules(&[Rule::Run]),
@@ -228,6 +234,7 @@ impl Kind {
             Kind::TimeZone => "the name of a time zone in quotes".to_owned(),
             Kind::Rate => "a rate in quotes".to_owned(),
             Kind::Services => "a list of service types, functions and ids".to_owned(),
+            Kind::Names(kind) => format!("a list of {kind}s in quotes"),
             Kind::Column => "the name of a column in quotes".to_owned(),
             Kind::CratePath => "a path without quotes".to_owned(),
         }

@@ -38,6 +38,12 @@ pub(crate) fn function_type(function: &str) -> String {
     format!("{}Service", camel_case(function))
 }
 
+/// Whether a topic or a probe may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+    (1..=100).contains(&name.len()) && name.chars().all(allowed)
+}
+
 /// What is wrong with a service id.
 pub(crate) fn id_problem(id: &str) -> Option<&'static str> {
     let mut letters = id.chars();

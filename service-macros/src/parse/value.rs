@@ -28,6 +28,8 @@ pub(crate) enum Literal {
     Str(String),
     Bool(bool),
     Services(Vec<Dependency>),
+    /// Topics or probes.
+    Names(Vec<String>),
 }
 
 /// A service that another one depends on.
@@ -95,6 +97,7 @@ impl ValueParser<'_> {
             Kind::TimeZone => self.checked(&raw, cron::check_zone),
             Kind::Rate => self.checked(&raw, units::rate),
             Kind::Services => self.services(&raw),
+            Kind::Names(kind) => self.names(&raw, kind),
             Kind::Column => self.string(&raw).map(|text| Literal::Str(text.value())),
             Kind::CratePath => Err(self.wrong()),
         }
@@ -324,6 +327,28 @@ impl ValueParser<'_> {
         Ok(Literal::Services(services.parse2(list)?.into_iter().collect()))
     }
 
+    fn names(&self, raw: &RawValue, kind: &str) -> Result<Literal, Error> {
+        let list = match raw {
+            RawValue::List(list) => list.clone(),
+            RawValue::Str(_) => {
+                return Err(self.error(format!("takes a list: write `{} = [{}]`", self.key.name, self.text())));
+            }
+            _ => return Err(self.wrong()),
+        };
+        let all = |input: ParseStream<'_>| Punctuated::<_, Token![,]>::parse_terminated_with(input, quoted);
+        let all = all.parse2(list)?;
+        let wrong = all.iter().filter(|name| !names::is_name(&name.value()));
+        let message = format!("a {kind} has 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`");
+        let errors = wrong.map(|name| Error::new(name.span(), &message));
+        match errors.reduce(|mut all, next| {
+            all.combine(next);
+            all
+        }) {
+            Some(error) => Err(error),
+            None => Ok(Literal::Names(all.iter().map(LitStr::value).collect())),
+        }
+    }
+
     fn crate_path(&self) -> Result<Path, Error> {
         let tokens: TokenStream = self.tokens.iter().cloned().collect();
         if let RawValue::Str(text) = self.raw()
@@ -347,7 +372,7 @@ impl Literal {
             Literal::Int(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
             Literal::Float(seconds) => Duration::try_from_secs_f64(*seconds).ok(),
             Literal::Str(text) => units::duration(text).ok(),
-            Literal::Bool(_) | Literal::Services(_) => None,
+            Literal::Bool(_) | Literal::Services(_) | Literal::Names(_) => None,
         }
     }
 }
@@ -368,6 +393,14 @@ fn check_id(text: &LitStr) -> Result<(), Error> {
         None => String::new(),
     };
     Err(Error::new(text.span(), format!("this service id is not valid: {problem}{proposal}")))
+}
+
+fn quoted(input: ParseStream<'_>) -> Result<LitStr, Error> {
+    if input.peek(syn::Ident) {
+        let word: Ident = input.parse()?;
+        return Err(Error::new(word.span(), format!("this is written in quotes: `\"{word}\"`")));
+    }
+    input.parse()
 }
 
 const NOT_A_SERVICE: &str = "expected a service: write its type, its function or its id, as in `[OtherService, clean_outbox, \"other_service\"]`";

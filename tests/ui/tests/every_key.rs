@@ -10,7 +10,9 @@ struct Other;
     delay = 0.5,
     initial_delay = 0,
     jitter = "500ms",
+    wake_on = ["orders", "mail:urgent"],
     max_failures = 0,
+    exhausted = "next_run",
     retry_delay = "1h 30m",
     retry_backoff = 1,
     max_retry_delay = "2h",
@@ -22,6 +24,7 @@ struct Other;
     restart_window = "1d",
     critical = true,
     depends_on = [],
+    stop_last = true,
     rate_limit = "600/m",
     enabled = false,
     scope = "process",
@@ -34,6 +37,9 @@ impl Other {
 
 #[service(cron = "*/15 9-17 * * MON-FRI", timezone = "Europe/Vienna", catch_up = "latest")]
 async fn office_hours() {}
+
+#[service(on_demand = true, max_failures = "unlimited")]
+async fn on_request() {}
 
 #[service(interval = 30, depends_on = [Other, "office_hours", self::nested::Deep, office_hours])]
 async fn last() {}
@@ -61,7 +67,9 @@ fn the_descriptor_holds_what_was_written() {
             ("delay", Float(0.5)),
             ("initial_delay", Int(0)),
             ("jitter", Str("500ms")),
+            ("wake_on", List(&["orders", "mail:urgent"])),
             ("max_failures", Int(0)),
+            ("exhausted", Str("next_run")),
             ("retry_delay", Str("1h 30m")),
             ("retry_backoff", Int(1)),
             ("max_retry_delay", Str("2h")),
@@ -73,6 +81,7 @@ fn the_descriptor_holds_what_was_written() {
             ("restart_window", Str("1d")),
             ("critical", Bool(true)),
             ("depends_on", List(&[])),
+            ("stop_last", Bool(true)),
             ("rate_limit", Str("600/m")),
             ("enabled", Bool(false)),
             ("scope", Str("process")),

@@ -26,7 +26,8 @@ fn the_default_of_each_key_is_that_of_the_options() {
             .iter()
             .filter(|options| !matches!(key.name, "restart" | "exhausted") || options.restart.is_none())
         {
-            if key.default == keys::NOT_SET {
+            // `on_demand = false` is no schedule.
+            if key.default == keys::NOT_SET || key.name == "on_demand" {
                 assert_eq!(key.kind.show(&Options::default()), None, "{}", key.name);
                 seen = true;
                 continue;

@@ -317,6 +317,7 @@ fn every_option_in_effect_is_explained() {
     };
     let at_start = [
         "delay = 5s (services.toml:2) over interval = 9s (attribute at src/mail.rs:7)",
+        "wake_on = none (default)",
         "initial_delay = 0s (default)",
         "jitter = 0s (default)",
         "max_failures = 3 (services.toml:3)",
@@ -329,6 +330,8 @@ fn every_option_in_effect_is_explained() {
         "restart = never (default)",
         "critical = false (default)",
         "depends_on = none (default)",
+        "stop_last = false (default)",
+        "needs = none (default)",
         "rate_limit = none (default)",
         "enabled = true (default)",
     ];
@@ -341,8 +344,8 @@ fn every_option_in_effect_is_explained() {
         "interval = 1s (set by the service itself while running) over delay = 5s (services.toml:2) over \
          interval = 9s (attribute at src/mail.rs:7)"
     );
-    assert_eq!(changed[5], "retry_delay = 7s (set by the service itself while running)");
-    assert_eq!(changed[6..], at_start[6..]);
+    assert_eq!(changed[6], "retry_delay = 7s (set by the service itself while running)");
+    assert_eq!(changed[7..], at_start[7..]);
 }
 
 #[test]

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::log::warn;
+use crate::log::{info, warn};
+use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
@@ -29,6 +29,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::runtime::registration::RegisteredService;
+use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
 
@@ -75,6 +76,8 @@ struct State {
     reported: HashSet<String>,
     /// The database answers, but the tables cannot be read.
     unreadable: bool,
+    /// When the next override expires.
+    next_expiry: Option<DateTime<Utc>>,
 }
 
 /// The identity of a row: its layer, its key, and the services that it is for.
@@ -340,9 +343,7 @@ impl TableWatcher {
     fn mark_up(&self, services: &Services) {
         let Some(after) = self.availability.mark_up() else { return };
         info!("the {} answers again, after {}", self.availability.name(), humanize::long(after));
-        for service in services.all() {
-            service.inner.end_outage();
-        }
+        services.end_outage(DATABASE);
     }
 
     /// If SQLite's file was removed or replaced, closes the connections to the old file, whose writes would be lost.
@@ -385,7 +386,9 @@ impl TableWatcher {
             let table_row = TableRow::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
             rows.entry(row.service_id).or_default().push(table_row);
         }
-        for row in read_overrides(db, now).await? {
+        let overrides = read_overrides(db, now).await?;
+        self.state().next_expiry = overrides.iter().filter_map(|row| row.as_ref().ok()?.until).min();
+        for row in overrides {
             let (service, table_row) = match row {
                 Ok(row) => {
                     let place = place(&row);
@@ -399,6 +402,11 @@ impl TableWatcher {
             rows.entry(service).or_default().push(table_row);
         }
         Ok(rows)
+    }
+
+    /// When the next override expires that is known.
+    pub(crate) fn next_expiry(&self) -> Option<SystemTime> {
+        self.state().next_expiry.map(SystemTime::from)
     }
 
     fn report(&self, service: &str, place: &str, problem: &str) {

@@ -185,7 +185,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
         let alone = self.tally.done.pop().filter(|_| claimed == 1);
         if let Some(row) = &alone {
-            tracing::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
+            crate::log::debug!(table = table.name, key = key_text(&row.key), "the commit of one row failed");
         }
         work.defer(EndedBatch { table, row: alone, claimed, cause: Some(cause), has_ended: false });
     }

@@ -7,9 +7,8 @@
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use crate::log::warn;
+use crate::log::{info, warn};
 use tokio::time::Instant;
-use tracing::info;
 
 use super::{Exit, Supervisor, catches_up};
 use crate::runtime::invoker::{InvokeResult, Limit};

@@ -2,9 +2,9 @@
 
 use std::pin::pin;
 
-use crate::log::warn;
+use crate::log::{self, info, warn};
 use tokio::time::Instant;
-use tracing::{Span, info};
+use tracing::Span;
 
 use super::{Exit, Returning, Supervisor};
 use crate::panic::Caught;
@@ -69,6 +69,7 @@ impl Supervisor {
     pub(super) async fn end_instance(&mut self) {
         let hooks = self.cx.service.lock().requests.take_stop_hooks(true);
         self.invoker.call_stop_hooks(hooks);
+        self.end_children().await;
         if let Some(instance) = self.instance.take() {
             return clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
         }
@@ -82,8 +83,19 @@ impl Supervisor {
             InvokeResult::Cancelled(_) => {
                 let id = &self.cx.service.id;
                 warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
-                tokio::spawn(clean_up_late(unreturned.run, self.invoker.clone(), self.cx.clone()));
+                let late = clean_up_late(unreturned.run, self.invoker.clone(), self.cx.clone());
+                match self.cx.service.labels.text() {
+                    Some(labels) => tokio::spawn(log::labelled(labels.clone(), late)),
+                    None => tokio::spawn(late),
+                };
             }
+        }
+    }
+
+    /// Stops and unregisters the services that belong to the instance.
+    pub(super) async fn end_children(&mut self) {
+        if self.services.children_of(self.registered.id()).is_some() {
+            Box::pin(self.services.end_children(&self.registered)).await;
         }
     }
 

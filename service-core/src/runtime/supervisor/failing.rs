@@ -1,6 +1,7 @@
 //! Handles a failure: settles open rows, calls `on_failure`, logs and counts the failure, and does what `policy` decides.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::log::{error, warn};
@@ -16,6 +17,7 @@ use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::policy::{self, Decision};
 use crate::runtime::registration::ready_made_has_ended;
 use crate::runtime::requests::Rebuild;
+use crate::runtime::resource::Resource;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
@@ -73,24 +75,28 @@ impl Supervisor {
 
     /// Returns how many failures before this one count. An outage does not exhaust `max_failures`: a failure during an
     /// outage, or one that began during an outage, leaves the count at `max_failures`.
-    async fn without_outage(&mut self, suspected: bool, began: Instant, before: u32) -> u32 {
+    async fn without_outage(&mut self, suspected: &[Arc<dyn Resource>], began: Instant, before: u32) -> u32 {
         let max = self.options.max_failures;
-        if !suspected || before < max || max == 0 {
+        if before < max || max == 0 {
             return before;
         }
-        let extension = self.invoker.extension.clone();
-        if extension.was_down_since(began) {
+        if suspected.iter().any(|resource| resource.was_down_since(began)) {
             return max - 1;
         }
         let cx = self.cx.clone();
-        let check = cx.unless_stopping(extension.confirm_outage(&self.services, began));
-        let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout.max(OUTAGE_CHECK)));
-        let down = match self.invoker.invoke(pin!(check), limit).await {
-            InvokeResult::Done(Some(down)) => down,
-            // The check timed out; another one may have found the outage in the meantime.
-            _ => extension.was_down_since(began),
-        };
-        if down { max - 1 } else { before }
+        for resource in suspected {
+            let check = cx.unless_stopping(resource.confirm(began));
+            let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout.max(OUTAGE_CHECK)));
+            let down = match self.invoker.invoke(pin!(check), limit).await {
+                InvokeResult::Done(Some(down)) => down,
+                // The check timed out; another one may have found the outage in the meantime.
+                _ => resource.was_down_since(began),
+            };
+            if down {
+                return max - 1;
+            }
+        }
+        before
     }
 
     /// Handles a failure: counts it, decides what follows, and does it. `began` is when the failed work began. Without
@@ -110,8 +116,8 @@ impl Supervisor {
             state.status.failures
         };
         self.settle(Some(&error)).await;
-        let suspected = self.invoker.extension.suspects_outage(&service, kind, &error);
-        let before = self.without_outage(suspected, began, counted).await;
+        let suspected = self.services.suspects(&service, kind, &error);
+        let before = self.without_outage(&suspected, began, counted).await;
         let failure = policy::failure(&self.options, before, kind, error);
         let (recovery, broken) = self.call_on_failure(&failure);
         let mut decision = policy::decide(&self.options, &failure, recovery);
@@ -146,9 +152,11 @@ impl Supervisor {
                 None
             }
             Decision::Retry(wait) | Decision::Rebuild(wait) => {
-                self.back_off(wait, (suspected && recovery == Recovery::Retry).then_some(WaitReason::Outage));
-                if self.invoker.extension.recovered_since(began) {
-                    service.end_outage();
+                let waits = !suspected.is_empty() && matches!(recovery, Recovery::Retry | Recovery::Rebuild);
+                let names = || suspected.iter().map(|resource| resource.name().clone()).collect();
+                self.back_off(wait, waits.then(|| WaitReason::Outage(names())));
+                for resource in suspected.iter().filter(|resource| resource.recovered_since(began)) {
+                    service.end_outage(resource.name());
                 }
                 None
             }

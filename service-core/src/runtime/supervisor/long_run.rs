@@ -6,10 +6,9 @@
 use std::pin::Pin;
 
 use tokio::time::{Instant, Sleep};
-use tracing::info;
 
 use super::{Due, Exit, Supervisor};
-use crate::log::warn;
+use crate::log::{info, warn};
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult};
 use crate::runtime::requests::StopRequest;

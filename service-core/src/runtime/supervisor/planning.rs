@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::{Due, Supervisor, catches_up};
+use crate::runtime::context::Nominal;
 use crate::runtime::status::Activity;
 use crate::schedule::{Grid, Readiness, Schedule, later};
 
@@ -20,8 +21,10 @@ impl Supervisor {
         if !service.lock().status.given_up {
             let first = later(now, options.initial_delay);
             service.lock().status.grid = Grid::new(first);
+            self.nominal = Nominal::At(first);
             match &options.schedule {
                 Schedule::Cron(_) => self.plan_cron(),
+                Schedule::OnDemand => self.due = Due::Wake,
                 _ if options.initial_delay.is_zero() => self.due = Due::AtOnce,
                 _ => _ = self.plan_at(first),
             }
@@ -53,13 +56,15 @@ impl Supervisor {
                 }
                 // After a failure that was ignored.
                 Schedule::LongRun(_) => Some(later(ended, self.options.retry_delay)),
-                Schedule::Cron(_) => None,
+                Schedule::Cron(_) | Schedule::OnDemand => None,
             };
+            self.nominal = due.map_or(Nominal::None, Nominal::At);
             status.next_due = due.map(|due| later(due, jitter));
             status.next_due
         };
         match due {
             Some(due) => self.due = if due <= ended { Due::AtOnce } else { Due::Regular },
+            None if self.options.schedule == Schedule::OnDemand => self.due = Due::Wake,
             None => self.plan_cron(),
         }
     }
@@ -82,6 +87,10 @@ impl Supervisor {
                 }
             }
             Schedule::LongRun(_) => {}
+            Schedule::OnDemand => {
+                self.due = Due::Wake;
+                self.cx.service.lock().status.next_due = None;
+            }
             // A fire whose time has come stays due, as a point of the grid does.
             Schedule::Cron(_) if self.due == Due::Cron && self.fire_has_come() => self.recheck_clock(),
             Schedule::Cron(_) => self.plan_cron(),
@@ -90,6 +99,7 @@ impl Supervisor {
 
     /// Plans the next regular run at `due` plus up to `jitter`. Returns that moment.
     fn plan_at(&mut self, due: Instant) -> Instant {
+        self.nominal = Nominal::At(due);
         let due = later(due, self.jitter());
         self.plan(Due::Regular, due);
         due

@@ -17,7 +17,8 @@ use crate::panic::Caught;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
-use crate::runtime::status::WaitReason;
+use crate::runtime::status::{Activity, WaitReason};
+use crate::runtime::turn::Turn;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
@@ -61,6 +62,8 @@ impl Supervisor {
     }
 
     pub(super) async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Option<Exit> {
+        // `configure` may have registered some before it failed.
+        self.end_children().await;
         self.fail(kind, error, began, None).await
     }
 
@@ -71,6 +74,7 @@ impl Supervisor {
         let is_blocking = self.instance.as_ref().is_some_and(|instance| instance.__shape().blocking_update);
         let result = if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await };
         self.cx.in_run = false;
+        self.turn = Turn::None;
         self.end_stop_hooks(&result);
         result
     }
@@ -129,6 +133,7 @@ impl Supervisor {
     async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {
         let Some(mut instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
         let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
+        cx.service.lock().status.activity = Activity::InBlockingRun;
         let (sender, mut run) = oneshot::channel();
         let work = move || {
             let _blocking = cx.service.shared.enter_blocking();
@@ -221,5 +226,6 @@ fn panicked(message: &str) -> Error {
 }
 
 fn run_span(cx: &Context) -> Span {
-    tracing::info_span!("service_run", service.id = %cx.service.id, service.run = cx.run)
+    let labels = cx.service.labels.text().map(tracing::field::display);
+    tracing::info_span!("service_run", service.id = %cx.service.id, service.labels = labels, service.run = cx.run)
 }

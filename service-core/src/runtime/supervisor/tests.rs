@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{Exit, Supervisor, supervise};
 use crate::config::options::Options;
 use crate::config::{Inputs, Sources};
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::{Extension, NoExtension};
 use crate::runtime::fixtures::DESCRIPTOR;
 use crate::runtime::lifecycle::{BoxFuture, Cleanup, Lifecycle, Shape};
@@ -36,7 +36,9 @@ mod limits;
 mod long_runs;
 mod patience;
 mod requests;
+mod turns;
 mod user_code;
+mod wake_ups;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -204,19 +206,13 @@ impl Script {
     fn begin(self, options: Options, shared: Shared, extension: Arc<dyn Extension>) -> (Service, Supervisor) {
         let log = self.log.clone();
         let build = move |cx: Context| -> BoxFuture<'static, _> { Box::pin(self.clone().build(cx)) };
-        let registration = Registration {
-            id: "job".to_owned(),
-            descriptor: &DESCRIPTOR,
-            factory: Factory::Closure(Box::new(build)),
-            options: None,
-            undeclared_settings: false,
-            place: Place::Attribute(&DESCRIPTOR),
-        };
+        let factory = Factory::Closure(Box::new(build));
+        let registration = Registration::new("job", &DESCRIPTOR, factory, Place::Attribute(&DESCRIPTOR));
         let sources = Sources::load(Inputs::default());
         let shared = Arc::new(shared);
         let registered = RegisteredService::new(registration, &shared, &sources).expect("its options are right");
         registered.inner.lock().requests.options = Arc::new(options);
-        let services = Arc::new(Services::new(shared, sources));
+        let services = Arc::new(Services::new(shared, sources, extension.resource().into_iter().collect()));
         let service = Service {
             inner: registered.inner.clone(),
             log,
@@ -300,7 +296,14 @@ impl Service {
             state.status.begin();
             (state.status.incarnation, state.status.stats.runs)
         });
-        let cx = Context { service: self.inner.clone(), registry: Arc::new(()), incarnation, run, in_run: false };
+        let cx = Context {
+            service: self.inner.clone(),
+            registry: Arc::new(()),
+            incarnation,
+            run,
+            in_run: false,
+            nominal: Nominal::None,
+        };
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }
 

@@ -7,18 +7,18 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::*;
+use crate::runtime::resource::{Outage, Resource};
 use crate::service::failure::FailureKind;
 
 /// An extension that follows the test's script.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Scripted {
     log: Log,
     committing: AtomicBool,
     unsettled: AtomicBool,
-    /// There is an outage, and it is known.
-    down: AtomicBool,
-    /// There is an outage that only a check detects.
-    down_if_looked_at: AtomicBool,
+    down: Arc<AtomicBool>,
+    down_if_looked_at: Arc<AtomicBool>,
+    resource: Arc<ScriptedResource>,
     /// Answers of `settle` and `record_fire`. After the last answer both succeed.
     answers: Mutex<VecDeque<Answer>>,
 }
@@ -29,7 +29,32 @@ enum Answer {
     Hangs,
 }
 
+impl Default for Scripted {
+    fn default() -> Self {
+        Self::new(Log::default())
+    }
+}
+
 impl Scripted {
+    fn new(log: Log) -> Self {
+        let (down, down_if_looked_at) = (Arc::default(), Arc::default());
+        let resource = ScriptedResource {
+            name: Arc::from("scripted"),
+            log: log.clone(),
+            down: Arc::clone(&down),
+            down_if_looked_at: Arc::clone(&down_if_looked_at),
+        };
+        Self {
+            log,
+            committing: AtomicBool::default(),
+            unsettled: AtomicBool::default(),
+            down,
+            down_if_looked_at,
+            resource: Arc::new(resource),
+            answers: Mutex::default(),
+        }
+    }
+
     fn will(&self, answers: impl IntoIterator<Item = Answer>) {
         self.answers.lock().expect("nothing panics while it is locked").extend(answers);
     }
@@ -81,11 +106,36 @@ impl Extension for Scripted {
         Box::pin(self.answer())
     }
 
-    fn suspects_outage(&self, _service: &ServiceInner, _kind: FailureKind, error: &Error) -> bool {
+    fn is_down(&self) -> bool {
+        self.down.load(SeqCst)
+    }
+
+    fn resource(&self) -> Option<Arc<dyn Resource>> {
+        Some(self.resource.clone())
+    }
+}
+
+/// What the scripted extension's services use.
+#[derive(Debug)]
+struct ScriptedResource {
+    name: Arc<str>,
+    log: Log,
+    /// There is an outage, and it is known.
+    down: Arc<AtomicBool>,
+    /// There is an outage that only a check detects.
+    down_if_looked_at: Arc<AtomicBool>,
+}
+
+impl Resource for ScriptedResource {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn suspects(&self, _service: &ServiceInner, _kind: FailureKind, error: &Error) -> bool {
         error.to_string().contains("does not answer")
     }
 
-    fn confirm_outage<'a>(&'a self, _services: &'a Arc<Services>, _began: Instant) -> BoxFuture<'a, bool> {
+    fn confirm(&self, _began: Instant) -> BoxFuture<'_, bool> {
         self.log.push("check for an outage");
         Box::pin(std::future::ready(self.down_if_looked_at.load(SeqCst)))
     }
@@ -94,8 +144,12 @@ impl Extension for Scripted {
         self.down.load(SeqCst)
     }
 
-    fn is_down(&self) -> bool {
-        self.down.load(SeqCst)
+    fn recovered_since(&self, _at: Instant) -> bool {
+        false
+    }
+
+    fn outage(&self) -> Option<Outage> {
+        None
     }
 }
 
@@ -153,7 +207,7 @@ async fn a_run_that_ends_while_its_commit_delays_the_cancel_has_not_been_cancell
 /// A service whose runs leave rows open. The service and the extension use one log.
 fn leaves_open(update: impl Fn(u64) -> Result<Outcome> + Send + Sync + 'static) -> (Script, Arc<Scripted>) {
     let script = Script::new();
-    let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
+    let extension = Arc::new(Scripted::new(script.log.clone()));
     let open = extension.clone();
     let script = script.update(move |cx| {
         open.unsettled.store(true, SeqCst);
@@ -222,7 +276,7 @@ async fn failures_during_an_outage_do_not_exhaust_max_failures() {
     // The end of the outage ends the wait, and sets the count to 0.
     extension.down.store(false, SeqCst);
     let now = Instant::now();
-    service.inner.end_outage();
+    service.inner.end_outage("scripted");
     service.until(|state| state.status.stats.last_success.is_some()).await;
     assert_eq!(now.elapsed(), Duration::ZERO);
     assert_eq!(service.inner.lock().status.failures, 0);
@@ -231,7 +285,7 @@ async fn failures_during_an_outage_do_not_exhaust_max_failures() {
 #[tokio::test(start_paused = true)]
 async fn the_check_for_an_outage_happens_only_if_the_failure_would_end_the_service() {
     let script = Script::new().update(async |_| Err(Error::msg("it does not answer")));
-    let extension = Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() });
+    let extension = Arc::new(Scripted::new(script.log.clone()));
     let mut service = script.start_with(options(), extension.clone());
     service.until(|state| state.status.failures == 2).await;
     extension.down_if_looked_at.store(true, SeqCst);
@@ -288,7 +342,7 @@ mod fires {
     }
 
     fn in_one_log(script: &Script) -> Arc<Scripted> {
-        Arc::new(Scripted { log: script.log.clone(), ..Scripted::default() })
+        Arc::new(Scripted::new(script.log.clone()))
     }
 
     const RECORDED: &str = "record a fire whose run began 0 s after it";

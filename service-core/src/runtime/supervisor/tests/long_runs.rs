@@ -8,7 +8,7 @@ use crate::runtime::requests::{PausedBy, Rebuild};
 use crate::schedule::{LongRun, OnEnd, Readiness};
 
 fn health(service: &Service) -> ServiceHealth {
-    health::of(&service.inner, &NoExtension)
+    health::of(&service.inner, &service.services, &NoExtension)
 }
 
 fn options(long: LongRun) -> Options {

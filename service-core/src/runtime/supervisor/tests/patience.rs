@@ -22,7 +22,7 @@ fn times(service: &Service) -> Vec<u64> {
 }
 
 fn health(service: &Service) -> ServiceHealth {
-    health::of(&service.inner, &NoExtension)
+    health::of(&service.inner, &service.services, &NoExtension)
 }
 
 fn next_run() -> Options {

@@ -1,0 +1,233 @@
+//! [`StatementMonitor`]: whether a statement is in flight, for virtual time.
+//!
+//! Virtual time stands still while the database works. The tricky part is an open transaction: its connection is in use, although
+//! the user's code may do something else for hours of virtual time. So the framework's transactions report their statements.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use sea_orm::prelude::async_trait::async_trait;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement,
+};
+
+use crate::runtime::extension::{RealWork, RealWorkState};
+use crate::runtime::lifecycle::BoxFuture;
+
+/// Watches the pool of a test bed and the transactions on it.
+pub(crate) struct StatementMonitor {
+    pool: OnceLock<DatabaseConnection>,
+    /// Open transactions in which no statement is in flight.
+    waiting: AtomicU32,
+    /// Called synchronously when a statement may begin.
+    on_begin: Box<dyn Fn() + Send + Sync>,
+}
+
+#[allow(dead_code, reason = "for virtual time")]
+impl StatementMonitor {
+    pub(crate) fn new(on_begin: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { pool: OnceLock::new(), waiting: AtomicU32::new(0), on_begin: Box::new(on_begin) }
+    }
+
+    /// Sets the pool, once.
+    pub(crate) fn set_pool(&self, db: DatabaseConnection) {
+        let _ = self.pool.set(db);
+    }
+
+    /// A connection of the pool is about to be used.
+    pub(crate) fn begin(&self) {
+        (self.on_begin)();
+    }
+}
+
+impl RealWork for StatementMonitor {
+    fn state(&self) -> RealWorkState {
+        let waiting = self.waiting.load(Ordering::SeqCst);
+        let unknown = RealWorkState { active: None, closed: 0, waiting };
+        let Some(db) = self.pool.get() else { return unknown };
+        #[cfg(feature = "sqlite")]
+        if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
+            return state_of(db.get_sqlite_connection_pool(), waiting);
+        }
+        #[cfg(feature = "postgres")]
+        if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner {
+            return state_of(db.get_postgres_connection_pool(), waiting);
+        }
+        // The application's driver, which cannot be named here.
+        let _ = db;
+        unknown
+    }
+
+    fn reopen(&self) -> BoxFuture<'static, ()> {
+        let Some(db) = self.pool.get() else { return Box::pin(std::future::ready(())) };
+        #[cfg(feature = "sqlite")]
+        if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
+            return Box::pin(reopen(db.get_sqlite_connection_pool().clone()));
+        }
+        #[cfg(feature = "postgres")]
+        if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner {
+            return Box::pin(reopen(db.get_postgres_connection_pool().clone()));
+        }
+        let _ = db;
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn state_of<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>, waiting: u32) -> RealWorkState {
+    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    // One that is being opened counts as open.
+    let open = pool.size();
+    RealWorkState {
+        active: Some(open.saturating_sub(idle).saturating_sub(waiting)),
+        closed: pool.options().get_max_connections().saturating_sub(open),
+        waiting,
+    }
+}
+
+/// Takes all connections of the pool until one must be opened, as often as necessary.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+async fn reopen<DB: sea_orm::sqlx::Database>(pool: sea_orm::sqlx::Pool<DB>) {
+    let mut taken = Vec::new();
+    while pool.size() < pool.options().get_max_connections() {
+        match pool.acquire().await {
+            Ok(connection) => taken.push(connection),
+            Err(_) => return,
+        }
+    }
+}
+
+impl fmt::Debug for StatementMonitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatementMonitor").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
+}
+
+/// The connection of an open transaction, which reports each statement to the monitor, if there is one.
+#[derive(Debug)]
+pub(crate) struct MonitoredTx {
+    presence: Option<Presence>,
+    tx: DatabaseTransaction,
+}
+
+impl MonitoredTx {
+    pub(crate) fn new(tx: DatabaseTransaction, monitor: Option<Arc<StatementMonitor>>) -> Self {
+        Self { presence: monitor.map(Presence::new), tx }
+    }
+
+    /// The transaction itself, for its end.
+    pub(crate) fn into_inner(self) -> DatabaseTransaction {
+        self.tx
+    }
+
+    /// The transaction itself, for a savepoint. Its statements are not reported, so from now on the connection counts as in use,
+    /// until [`savepoint_ended`](Self::savepoint_ended).
+    pub(crate) fn for_savepoint(&self) -> &DatabaseTransaction {
+        if let Some(presence) = &self.presence {
+            presence.begin_savepoint();
+        }
+        &self.tx
+    }
+
+    /// No savepoint of the user's is open.
+    pub(crate) fn savepoint_ended(&self) {
+        if let Some(presence) = &self.presence {
+            presence.end_savepoint();
+        }
+    }
+
+    fn statement(&self) -> Option<InFlight<'_>> {
+        self.presence.as_ref().map(Presence::statement)
+    }
+}
+
+#[async_trait]
+impl ConnectionTrait for MonitoredTx {
+    fn get_database_backend(&self) -> DbBackend {
+        self.tx.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let _in_flight = self.statement();
+        self.tx.execute_raw(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        let _in_flight = self.statement();
+        self.tx.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        let _in_flight = self.statement();
+        self.tx.query_one_raw(statement).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let _in_flight = self.statement();
+        self.tx.query_all_raw(statement).await
+    }
+}
+
+/// Counts an open transaction as waiting, except while a statement is in flight.
+#[derive(Debug)]
+struct Presence {
+    monitor: Arc<StatementMonitor>,
+    in_flight: AtomicU32,
+    in_savepoint: AtomicBool,
+}
+
+impl Presence {
+    fn new(monitor: Arc<StatementMonitor>) -> Self {
+        monitor.waiting.fetch_add(1, Ordering::SeqCst);
+        Self { monitor, in_flight: AtomicU32::new(0), in_savepoint: AtomicBool::new(false) }
+    }
+
+    fn statement(&self) -> InFlight<'_> {
+        self.begin();
+        InFlight(self)
+    }
+
+    fn begin(&self) {
+        if self.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.monitor.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.monitor.begin();
+    }
+
+    fn end(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.monitor.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn begin_savepoint(&self) {
+        if !self.in_savepoint.swap(true, Ordering::SeqCst) {
+            self.begin();
+        }
+    }
+
+    fn end_savepoint(&self) {
+        if self.in_savepoint.swap(false, Ordering::SeqCst) {
+            self.end();
+        }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if self.in_flight.load(Ordering::SeqCst) == 0 {
+            self.monitor.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        // A rollback or commit follows.
+        self.monitor.begin();
+    }
+}
+
+struct InFlight<'a>(&'a Presence);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

@@ -1,0 +1,59 @@
+//! `max_concurrent_runs`: runs that wait for their turn.
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::observe::health::{self, HealthStatus};
+use crate::runtime::requests::PausedBy;
+
+/// Two services that may run one at a time; each run takes 10 s. The first one begins.
+async fn two(options: &Options) -> [Service; 2] {
+    let turns = Arc::new(Semaphore::new(1));
+    let start = || {
+        let script = Script::new().update(async |_| {
+            tokio::time::sleep(secs(10)).await;
+            Ok(Outcome::idle())
+        });
+        let shared = Shared { turns: Some(turns.clone()), ..Shared::default() };
+        let (service, supervisor) = script.begin(options.clone(), shared, Arc::new(NoExtension));
+        service.spawn(supervisor)
+    };
+    let first = start();
+    first.until(|state| state.status.in_run()).await;
+    [first, start()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_its_turn_is_late_and_does_not_fail() {
+    // The timeout is shorter than the wait and the run together.
+    let [first, second] = two(&Options { timeout: Some(secs(15)), max_failures: 0, ..Options::default() }).await;
+    tokio::time::sleep(secs(9)).await;
+    assert!(first.inner.lock().status.in_run() && !second.inner.lock().status.in_run());
+    let health = health::of(&second.inner, &second.services, &NoExtension);
+    assert_eq!((health.status, health.state), (HealthStatus::Degraded, ServiceState::Running));
+    assert!(health.reason.unwrap().starts_with("waiting for its turn"));
+    tokio::time::sleep(secs(2)).await;
+    assert!(!first.inner.lock().status.in_run() && second.inner.lock().status.in_run());
+    tokio::time::sleep(secs(589)).await;
+    for service in [&first, &second] {
+        let health = health::of(&service.inner, &service.services, &NoExtension);
+        assert_eq!((health.error_count, health.failures), (0, 0));
+        assert!((9..=11).contains(&health.runs), "{} runs in ten minutes", health.runs);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_paused_or_stopped_while_it_waits_takes_no_turn() {
+    let [first, mut second] = two(&Options::default()).await;
+    tokio::time::sleep(secs(5)).await;
+    second.inner.request_pause(PausedBy::Handle).unwrap();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(second.inner.lock().status.stats.runs, 0);
+    assert_eq!(first.inner.lock().status.stats.runs, 2, "the turn is free for the other one");
+    second.inner.request_resume().unwrap();
+    tokio::time::sleep(secs(1)).await;
+    second.stop();
+    assert_eq!(second.ended().await, Exit::Stopped);
+    tokio::time::sleep(secs(120)).await;
+    assert_eq!(first.inner.lock().status.stats.runs, 4);
+}

@@ -1,0 +1,651 @@
+//! The test bed with a database: virtual time is exact, fast, and independent of the machine.
+//!
+//! Some cases measure real time, since they are about the real time that a test takes. Their limits are many times what a busy
+//! machine needs, and a fraction of the virtual time.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use sea_orm::entity::prelude::*;
+use sea_orm::{DatabaseConnection, Set, Statement, TransactionTrait};
+use service_core::database::{Override, WorkItem, remove_override, set_override};
+use service_core::prelude::*;
+use service_core::testing::TestBed;
+use tokio::time::Instant;
+
+use crate::postgres::Postgres;
+
+/// A bed with a database of one kind. The directory lives as long as the file.
+struct Bed {
+    bed: TestBed,
+    db: DatabaseConnection,
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl Bed {
+    async fn memory() -> Option<Self> {
+        let bed = TestBed::new();
+        let db = bed.sqlite().await;
+        Some(Self { bed, db, _dir: None })
+    }
+
+    async fn file() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let bed = TestBed::new();
+        let db = bed.database_url(format!("sqlite:{}", dir.path().join("test.db").display())).await;
+        Some(Self { bed, db, _dir: Some(dir) })
+    }
+
+    async fn postgres() -> Option<Self> {
+        let server = tokio::task::spawn_blocking(Postgres::shared).await.unwrap()?;
+        let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+        let bed = TestBed::new();
+        let db = bed.database_url(url).await;
+        Some(Self { bed, db, _dir: None })
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.db.execute_unprepared(sql).await.unwrap();
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let select = Statement::from_string(self.db.get_database_backend(), sql);
+        self.db.query_one_raw(select).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    }
+}
+
+/// Each case is an `async fn(Bed)`. It becomes a test on each kind of database.
+macro_rules! on_each {
+    ($($case:ident),+ $(,)?) => {
+        on_each!(memory: $($case),+);
+        on_each!(file: $($case),+);
+        on_each!(postgres: $($case),+);
+    };
+    ($kind:ident: $($case:ident),+) => {
+        mod $kind { $(
+            #[tokio::test(start_paused = true)]
+            async fn $case() {
+                if let Some(bed) = super::Bed::$kind().await {
+                    super::$case(bed).await;
+                }
+            }
+        )+ }
+    };
+}
+
+on_each! {
+    an_hour_of_sleeps_in_a_run_takes_moments,
+    one_long_sleep_takes_moments,
+    short_sleeps_take_exactly_their_time,
+    an_hour_of_sleeps_in_a_transaction_takes_moments,
+    an_hour_of_sleeps_in_claimed_items_takes_moments,
+    a_value_stored_each_second_makes_exactly_one_run_a_second,
+    statements_take_no_virtual_time,
+    a_run_that_spawns_its_statements_takes_no_virtual_time,
+    a_long_statement_moves_no_time,
+    an_override_ends_at_its_moment,
+    a_run_changes_the_configuration_of_the_next,
+    a_run_outside_a_loop_takes_exactly_its_time,
+    two_calls_at_once_move_one_time,
+    time_stands_still_between_the_calls,
+    a_writer_waits_for_a_transaction_that_sleeps,
+    a_timeout_ends_a_run_that_sleeps_in_a_transaction_at_its_moment,
+    a_stop_waits_for_a_run_that_sleeps_in_a_transaction,
+    a_pool_of_sleeping_transactions_is_waited_for,
+    a_blocking_run_uses_the_database,
+    a_hundred_services_store_at_once,
+    a_service_that_never_ends_is_named,
+}
+
+/// The bed cannot tell a transaction of the pool's own from a slow statement, so it waits for seconds of real time first.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_of_the_pool_itself_may_sleep() {
+    let bed = Bed::memory().await.unwrap();
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = bed.bed.start_of::<OnThePool>().await;
+    bed.bed.run_for(Duration::from_secs(5)).await;
+    assert_eq!((service.health().runs, service.health().error_count), (1, 0));
+    assert!((3_000..=3_250).contains(&service.health().total_processed), "{:?}", service.health());
+}
+
+#[derive(Default)]
+struct OnThePool;
+
+#[service(delay = 60, discover = false)]
+impl OnThePool {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        let tx = cx.db()?.begin().await?;
+        tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+        cx.sleep(Duration::from_secs(3)).await;
+        tx.execute_unprepared("INSERT INTO note VALUES (2)").await?;
+        tx.commit().await?;
+        Ok(Outcome::processed(began.elapsed().as_millis().try_into().unwrap()))
+    }
+}
+
+/// After an outage the pool's connections are opened again, and virtual time is as exact as before.
+#[tokio::test(start_paused = true)]
+async fn an_outage_on_virtual_time() {
+    let Some(server) = tokio::task::spawn_blocking(Postgres::start).await.unwrap() else { return };
+    let url = server.database();
+    let bed = TestBed::new();
+    bed.database_url(url).await;
+    let service = bed.start_of::<Storing>().await;
+    bed.run_for(Duration::from_secs(10)).await;
+    assert_eq!(service.health().runs, 11);
+    server.down();
+    bed.run_for(Duration::from_secs(60)).await;
+    assert_eq!(service.state(), ServiceState::BackingOff);
+    server.up();
+    bed.run_for(Duration::from_secs(60)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    let runs = service.health().runs;
+    bed.run_for(Duration::from_secs(100)).await;
+    assert_eq!(service.health().runs, runs + 100);
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Real time that no hour of virtual time takes, even on a busy machine.
+const MOMENTS: Duration = Duration::from_secs(20);
+
+/// Asserts that the real time is a fraction of the virtual time.
+async fn in_moments<T>(work: impl Future<Output = T>) -> T {
+    let began = std::time::Instant::now();
+    let done = work.await;
+    assert!(began.elapsed() < MOMENTS, "it took {:?} of real time", began.elapsed());
+    done
+}
+
+/// Sleeps in one run, in one of two ways, and says how long that took.
+struct Sleeper {
+    times: u32,
+    each: Duration,
+    by_tokio: bool,
+}
+
+impl Sleeper {
+    async fn sleep(&self, cx: &Context) {
+        for _ in 0..self.times {
+            if self.by_tokio {
+                tokio::time::sleep(self.each).await;
+            } else {
+                cx.sleep(self.each).await;
+            }
+        }
+    }
+}
+
+#[service(delay = 1, discover = false)]
+impl Sleeper {
+    async fn update(&mut self, cx: &Context) -> Outcome {
+        let began = Instant::now();
+        self.sleep(cx).await;
+        Outcome::processed(began.elapsed().as_millis().try_into().unwrap())
+    }
+}
+
+async fn sleeps_for_exactly(bed: Bed, sleeper: Sleeper) {
+    let expected = sleeper.each * sleeper.times;
+    let service = bed.bed.start(sleeper).await;
+    in_moments(bed.bed.run_for(expected)).await;
+    assert_eq!(u128::from(service.health().total_processed), expected.as_millis());
+    assert_eq!(service.health().runs, 1);
+}
+
+async fn an_hour_of_sleeps_in_a_run_takes_moments(bed: Bed) {
+    sleeps_for_exactly(bed, Sleeper { times: 3600, each: Duration::from_secs(1), by_tokio: false }).await;
+}
+
+async fn one_long_sleep_takes_moments(bed: Bed) {
+    sleeps_for_exactly(bed, Sleeper { times: 1, each: HOUR, by_tokio: true }).await;
+}
+
+async fn short_sleeps_take_exactly_their_time(bed: Bed) {
+    sleeps_for_exactly(bed, Sleeper { times: 3000, each: Duration::from_millis(7), by_tokio: true }).await;
+}
+
+/// Sleeps while its transaction is open.
+#[derive(Default)]
+struct InTransaction;
+
+#[service(delay = 1, discover = false)]
+impl InTransaction {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        let tx = cx.begin().await?;
+        for n in 0..60 {
+            tx.execute_unprepared(&format!("INSERT INTO note VALUES ({n})")).await?;
+            for _ in 0..60 {
+                cx.sleep(Duration::from_secs(1)).await;
+            }
+        }
+        tx.commit().await?;
+        Ok(Outcome::processed(began.elapsed().as_secs()))
+    }
+}
+
+async fn an_hour_of_sleeps_in_a_transaction_takes_moments(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = bed.bed.start_of::<InTransaction>().await;
+    in_moments(bed.bed.run_for(HOUR)).await;
+    assert_eq!((service.health().total_processed, service.health().error_count), (3600, 0));
+    assert_eq!(bed.number("SELECT count(*) FROM note").await, 60);
+}
+
+mod job {
+    use super::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "job")]
+    #[work_item(status = "status", attempts = "attempts", max_attempts = 2)]
+    pub(super) struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub status: String,
+        pub attempts: i32,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Works on rows for a minute each: half of them in one transaction, the others one by one.
+#[derive(Default)]
+struct Worker;
+
+#[service(delay = 1, discover = false)]
+impl Worker {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let mut batch = cx.claim::<job::Entity>(30).await?;
+        while let Some(item) = batch.next().await? {
+            let slept = cx.sleep(Duration::from_secs(60)).await;
+            item.settle(Ok::<_, Error>(slept)).await?;
+        }
+        let _ = batch.commit().await?;
+        let mut batch = cx.claim_each::<job::Entity>(30).await?;
+        while let Some(item) = batch.next().await? {
+            cx.sleep(Duration::from_secs(60)).await;
+            item.settle(Ok::<_, Error>(())).await?;
+        }
+        batch.commit().await
+    }
+}
+
+async fn an_hour_of_sleeps_in_claimed_items_takes_moments(bed: Bed) {
+    bed.execute(
+        "CREATE TABLE job (id BIGINT PRIMARY KEY, status VARCHAR(20) NOT NULL, attempts INTEGER NOT NULL DEFAULT 0)",
+    )
+    .await;
+    for id in 0..60 {
+        let job = job::ActiveModel { id: Set(id), status: Set("pending".to_owned()), attempts: Set(0) };
+        job.insert(&bed.db).await.unwrap();
+    }
+    let service = bed.bed.start_of::<Worker>().await;
+    in_moments(bed.bed.run_for(HOUR)).await;
+    assert_eq!(service.health().error_count, 0, "{:?}", service.health().last_error);
+    assert_eq!(bed.number("SELECT count(*) FROM job WHERE status = 'completed' AND attempts = 1").await, 60);
+    assert_eq!(service.health().last_run_duration_ms, Some(3_600_000));
+}
+
+/// Stores a value each second.
+#[derive(Default)]
+struct Storing;
+
+#[service(interval = 1, discover = false)]
+impl Storing {
+    async fn update(&mut self, cx: &Context) -> Result {
+        let n: u64 = cx.store().get("n").await?.unwrap_or_default();
+        cx.store().set("n", &(n + 1)).await
+    }
+}
+
+async fn a_value_stored_each_second_makes_exactly_one_run_a_second(bed: Bed) {
+    let service = bed.bed.start_of::<Storing>().await;
+    bed.bed.run_for(Duration::from_secs(100)).await;
+    assert_eq!((service.health().runs, service.health().error_count), (101, 0));
+    assert_eq!(bed.number("SELECT CAST(value AS BIGINT) FROM service_store").await, 101);
+    // Time stands still: nothing is due before the next call.
+    assert_eq!(bed.number("SELECT CAST(value AS BIGINT) FROM service_store").await, 101);
+}
+
+/// Many statements in one run, of all kinds.
+#[derive(Default)]
+struct Busy;
+
+#[service(interval = 1, discover = false)]
+impl Busy {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        for n in 0..10 {
+            cx.db()?.execute_unprepared(&format!("INSERT INTO note VALUES ({n})")).await?;
+            let tx = cx.begin().await?;
+            tx.execute_unprepared("UPDATE note SET n = n + 1").await?;
+            let savepoint = tx.begin().await?;
+            savepoint.execute_unprepared("DELETE FROM note WHERE n > 100").await?;
+            savepoint.commit().await?;
+            tx.commit().await?;
+            let raw = cx.db()?.begin().await?;
+            raw.execute_unprepared("UPDATE note SET n = n - 1").await?;
+            drop(raw);
+            drop(cx.begin().await?);
+        }
+        Ok(Outcome::processed(began.elapsed().as_nanos().try_into().unwrap()))
+    }
+}
+
+async fn statements_take_no_virtual_time(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = bed.bed.start_of::<Busy>().await;
+    bed.bed.run_for(Duration::from_secs(10)).await;
+    let health = service.health();
+    assert_eq!((health.runs, health.error_count, health.total_processed), (11, 0, 0), "{:?}", health.last_error);
+}
+
+/// Uses the pool in a task of its own.
+#[derive(Default)]
+struct Spawning;
+
+#[service(interval = 1, discover = false)]
+impl Spawning {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..20)
+            .map(|n| {
+                let db = cx.db().unwrap().clone();
+                tokio::spawn(async move { db.execute_unprepared(&format!("INSERT INTO note VALUES ({n})")).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap()?;
+        }
+        Ok(Outcome::processed(began.elapsed().as_nanos().try_into().unwrap()))
+    }
+}
+
+async fn a_run_that_spawns_its_statements_takes_no_virtual_time(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = bed.bed.start_of::<Spawning>().await;
+    bed.bed.run_for(Duration::from_secs(10)).await;
+    let health = service.health();
+    assert_eq!((health.runs, health.error_count, health.total_processed), (11, 0, 0), "{:?}", health.last_error);
+}
+
+/// One statement that takes real time.
+#[derive(Default)]
+struct Slow;
+
+#[service(delay = 1, discover = false)]
+impl Slow {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        let counting =
+            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 700000) SELECT count(*) FROM c";
+        cx.db()?.execute_unprepared(counting).await?;
+        Ok(Outcome::processed(began.elapsed().as_nanos().try_into().unwrap()))
+    }
+}
+
+async fn a_long_statement_moves_no_time(bed: Bed) {
+    let service = bed.bed.start_of::<Slow>().await;
+    bed.bed.run_for(Duration::from_secs(2)).await;
+    assert_eq!((service.health().runs, service.health().total_processed), (3, 0));
+}
+
+#[derive(Default)]
+struct Ticking;
+
+#[service(interval = 10, discover = false)]
+impl Ticking {
+    async fn update(&mut self) {}
+}
+
+async fn an_override_ends_at_its_moment(bed: Bed) {
+    let service = bed.bed.start_of::<Ticking>().await;
+    bed.bed.run_for(Duration::from_secs(20)).await;
+    assert_eq!(service.health().runs, 3);
+    // The bed's wall clock begins with 2026, and 20 s have passed.
+    let until = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:20Z").unwrap().to_utc() + TimeDelta::seconds(55);
+    set_override(&bed.db, &Override::new("ticking", "paused", true).until(until)).await.unwrap();
+    bed.bed.run_for(Duration::from_secs(54)).await;
+    assert_eq!(service.state(), ServiceState::Paused);
+    assert_eq!(service.health().runs, 3);
+    bed.bed.run_for(Duration::from_secs(1)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    bed.bed.run_for(Duration::from_secs(20)).await;
+    assert_eq!(service.health().runs, 6, "one that is overdue, and at 80 s and 90 s");
+}
+
+/// Makes another service faster, and slower again.
+#[derive(Default)]
+struct Operator {
+    is_fast: bool,
+}
+
+#[service(interval = 60, initial_delay = 30, discover = false)]
+impl Operator {
+    async fn update(&mut self, cx: &Context) -> Result {
+        self.is_fast = !self.is_fast;
+        match self.is_fast {
+            true => set_override(cx.db()?, &Override::new("ticking", "interval", 1)).await,
+            false => remove_override(cx.db()?, "ticking", "interval").await.map(drop),
+        }
+    }
+}
+
+async fn a_run_changes_the_configuration_of_the_next(bed: Bed) {
+    let ticking = bed.bed.start_of::<Ticking>().await;
+    let operator = bed.bed.start_of::<Operator>().await;
+    // From second 30 to 90 it runs each second.
+    bed.bed.run_for(Duration::from_secs(100)).await;
+    assert_eq!((operator.health().runs, operator.health().error_count), (2, 0));
+    assert_eq!(ticking.health().runs, 4 + 60 + 1);
+}
+
+async fn a_run_outside_a_loop_takes_exactly_its_time(bed: Bed) {
+    let mut sleeper = Sleeper { times: 3000, each: Duration::from_millis(7), by_tokio: true };
+    let report = in_moments(bed.bed.update(&mut sleeper)).await;
+    assert_eq!(report.duration(), Duration::from_millis(21_000));
+    let report = in_moments(bed.bed.update(&mut Storing)).await;
+    assert!(report.error().is_none());
+    assert_eq!(report.duration(), Duration::ZERO);
+}
+
+async fn two_calls_at_once_move_one_time(bed: Bed) {
+    let sleeper = bed.bed.start(Sleeper { times: 10, each: Duration::from_secs(1), by_tokio: false }).await;
+    let storing = bed.bed.start_of::<Storing>().await;
+    let began = Instant::now();
+    // Both wait for the end of a run.
+    let (slept, stored) = tokio::join!(sleeper.run_now(), storing.run_now());
+    assert_eq!((slept.unwrap().processed(), stored.is_ok()), (10_000, true));
+    assert!(began.elapsed() <= Duration::from_secs(20), "{:?}", began.elapsed());
+    let (stopped, ()) = tokio::join!(sleeper.stop(), bed.bed.run_for(Duration::from_secs(10)));
+    stopped.unwrap();
+    assert_eq!(sleeper.state(), ServiceState::Stopped);
+}
+
+async fn time_stands_still_between_the_calls(bed: Bed) {
+    let storing = bed.bed.start_of::<Storing>().await;
+    bed.bed.run_for(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    for _ in 0..100 {
+        bed.number("SELECT count(*) FROM service_store").await;
+    }
+    assert_eq!((began.elapsed(), storing.health().runs), (Duration::ZERO, 2));
+}
+
+/// Holds a lock for three seconds of virtual time, in two runs.
+#[derive(Default)]
+struct Holder;
+
+#[service(delay = 60, discover = false)]
+impl Holder {
+    async fn update(&mut self, cx: &Context) -> Result {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("UPDATE note SET n = n + 1").await?;
+        cx.sleep(Duration::from_secs(3)).await;
+        tx.commit().await
+    }
+}
+
+/// Needs the same lock a second later.
+#[derive(Default)]
+struct Waiter;
+
+#[service(delay = 60, initial_delay = 1, discover = false)]
+impl Waiter {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        cx.db()?.execute_unprepared("UPDATE note SET n = n + 1").await?;
+        Ok(Outcome::processed(began.elapsed().as_millis().try_into().unwrap()))
+    }
+}
+
+async fn a_writer_waits_for_a_transaction_that_sleeps(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    bed.execute("INSERT INTO note VALUES (0)").await;
+    let holder = bed.bed.start_of::<Holder>().await;
+    let waiter = bed.bed.start_of::<Waiter>().await;
+    bed.bed.run_for(Duration::from_secs(5)).await;
+    assert_eq!((holder.health().error_count, waiter.health().error_count), (0, 0), "{:?}", waiter.health().last_error);
+    assert_eq!(bed.number("SELECT CAST(n AS BIGINT) FROM note").await, 2);
+    assert!((2_000..=2_500).contains(&waiter.health().total_processed), "{:?}", waiter.health());
+}
+
+/// Sleeps in a transaction for longer than it may.
+#[derive(Default)]
+struct Late;
+
+#[service(interval = 100, timeout = "7s", max_failures = 5, discover = false)]
+impl Late {
+    async fn update(&mut self, cx: &Context) -> Result {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        tx.commit().await
+    }
+}
+
+async fn a_timeout_ends_a_run_that_sleeps_in_a_transaction_at_its_moment(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = bed.bed.start_of::<Late>().await;
+    bed.bed.run_for(Duration::from_millis(6_990)).await;
+    assert_eq!(service.health().error_count, 0);
+    bed.bed.run_for(Duration::from_millis(10)).await;
+    assert_eq!((service.health().error_count, service.health().last_run_duration_ms), (1, Some(7_000)));
+    assert_eq!(bed.number("SELECT count(*) FROM note").await, 0);
+}
+
+async fn a_stop_waits_for_a_run_that_sleeps_in_a_transaction(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let began = Instant::now();
+    let service = bed.bed.start_of::<Deaf>().await;
+    bed.bed.run_for(Duration::from_secs(1)).await;
+    service.stop().await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 20);
+    assert_eq!(bed.number("SELECT count(*) FROM note").await, 1);
+}
+
+/// Does not notice a stop while it sleeps.
+#[derive(Default)]
+struct Deaf;
+
+#[service(delay = 60, drain_timeout = "1m", discover = false)]
+impl Deaf {
+    async fn update(&mut self, cx: &Context) -> Result {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        tx.commit().await
+    }
+}
+
+/// Reads in more transactions at once than the pool has connections.
+#[derive(Default)]
+struct Many;
+
+#[service(delay = 60, discover = false)]
+impl Many {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..15)
+            .map(|_| {
+                let db = cx.clone();
+                tokio::spawn(async move {
+                    let tx = db.begin().await?;
+                    db.sleep(Duration::from_secs(1)).await;
+                    tx.commit().await
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap()?;
+        }
+        Ok(Outcome::processed(began.elapsed().as_millis().try_into().unwrap()))
+    }
+}
+
+async fn a_pool_of_sleeping_transactions_is_waited_for(bed: Bed) {
+    let is_postgres = bed.db.get_database_backend() == sea_orm::DbBackend::Postgres;
+    let service = bed.bed.start_of::<Many>().await;
+    in_moments(bed.bed.run_for(Duration::from_secs(40))).await;
+    let health = service.health();
+    assert_eq!((health.runs, health.error_count), (1, 0), "{:?}", health.last_error);
+    // Ten connections on PostgreSQL; SQLite has one writer at a time.
+    let expected = if is_postgres { 2_000 } else { 15_000 };
+    assert_eq!(health.total_processed, expected);
+}
+
+/// Blocks a thread on the database.
+#[derive(Default)]
+struct Blocking;
+
+#[service(interval = 1, discover = false)]
+impl Blocking {
+    fn update(&mut self, cx: &Context) -> Result {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.block_on(async {
+            let tx = cx.begin().await?;
+            tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+            tx.commit().await
+        })
+    }
+}
+
+async fn a_blocking_run_uses_the_database(bed: Bed) {
+    bed.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = bed.bed.start_of::<Blocking>().await;
+    bed.bed.run_for(Duration::from_secs(100)).await;
+    assert_eq!((service.health().runs, service.health().error_count), (101, 0));
+    assert_eq!(bed.number("SELECT count(*) FROM note").await, 101);
+}
+
+async fn a_hundred_services_store_at_once(bed: Bed) {
+    let mut services = Vec::new();
+    for _ in 0..100 {
+        services.push(bed.bed.start_of::<Storing>().await);
+    }
+    bed.bed.run_for(Duration::from_secs(5)).await;
+    let runs: Vec<_> = services.iter().map(|service| (service.health().runs, service.health().error_count)).collect();
+    assert_eq!(runs, [(6, 0); 100]);
+}
+
+/// Asks for another run, always.
+#[derive(Default)]
+struct Endless;
+
+#[service(interval = 1, discover = false)]
+impl Endless {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.db()?;
+        Ok(Outcome::idle().again())
+    }
+}
+
+async fn a_service_that_never_ends_is_named(bed: Bed) {
+    let service = bed.bed.start_of::<Endless>().await;
+    let running = tokio::spawn(async move { bed.bed.run_for(Duration::from_secs(3)).await });
+    let message = running.await.unwrap_err().into_panic().downcast::<String>().unwrap();
+    assert!(message.contains("`endless` keeps virtual time from moving"), "{message}");
+    drop(service);
+}
