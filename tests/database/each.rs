@@ -13,7 +13,8 @@ use service_core::{Error, Outcome, Result};
 use crate::Bench;
 use crate::tables::{create, effect, effects, job, jobs, plain, statuses, ticket};
 
-async fn claims(bench: &Bench) -> i64 {
+/// The number of claims.
+pub(crate) async fn claims(bench: &Bench) -> i64 {
     let count = Statement::from_string(bench.db.get_database_backend(), "SELECT count(*) AS n FROM service_claim");
     bench.db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap()
 }

@@ -100,18 +100,34 @@ pub(crate) async fn killed_workers_with_claim_each_lose_nothing_and_repeat_nothi
     kill_over(&bench, rows, kills, workers, "claim_each").await;
 }
 
+pub(crate) async fn killed_workers_with_several_rows_at_a_time_lose_nothing_and_repeat_nothing(bench: Bench) {
+    let kills = setting("SERVICE_TEST_KILLS", 50) / 5;
+    let rows = (kills * 10).max(1_000);
+    let workers = if bench.is_postgres() { 3 } else { 2 };
+    kill_over(&bench, rows, kills, workers, "concurrent").await;
+}
+
 /// A row that kills its process is repeated twice, because the process may have been killed from outside. After that it loses
 /// its own attempts, and never those of another row.
 pub(crate) async fn a_row_that_kills_its_process_costs_its_own_attempts(bench: Bench) {
+    some_rows_kill_their_process(&bench, "poisoned").await;
+}
+
+/// The same if other rows are in flight when the process dies.
+pub(crate) async fn a_row_that_kills_its_process_costs_the_rows_beside_it_nothing(bench: Bench) {
+    some_rows_kill_their_process(&bench, "poisoned_concurrent").await;
+}
+
+async fn some_rows_kill_their_process(bench: &Bench, mode: &str) {
     jobs(&bench.db, 30).await;
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
     let (mut deaths, begun) = (0, Instant::now());
-    let mut worker = Worker::start(&bench.url, "poisoned");
+    let mut worker = Worker::start(&bench.url, mode);
     while statuses(&bench.db).await.iter().any(|status| status == "pending") {
         if worker.is_dead() {
             deaths += 1;
             // The rest of a batch waits only for its lease, not for the row that kills.
-            worker = Worker::start(&bench.url, "poisoned");
+            worker = Worker::start(&bench.url, mode);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(begun.elapsed() < Duration::from_secs(120), "{deaths} deaths, {:?}", statuses(&bench.db).await);

@@ -9,6 +9,7 @@ use service_core::database::{Item, Transaction};
 use service_core::prelude::*;
 
 use crate::Bench;
+use crate::each::claims;
 use crate::tables::{create, effect, effects, job, jobs, statuses, ticket};
 
 fn service_db(bench: &Bench) -> ServiceDb {
@@ -18,12 +19,6 @@ fn service_db(bench: &Bench) -> ServiceDb {
 pub(crate) async fn set_payload(bench: &Bench, id: i64, payload: &str) {
     let row = job::ActiveModel { id: Set(id), payload: Set(payload.into()), ..Default::default() };
     job::Entity::update(row).exec(&bench.db).await.unwrap();
-}
-
-async fn claims(bench: &Bench) -> i64 {
-    let count = "SELECT count(*) AS n FROM service_claim";
-    let count = sea_orm::Statement::from_string(bench.db.get_database_backend(), count);
-    bench.db.query_one_raw(count).await.unwrap().unwrap().try_get("", "n").unwrap()
 }
 
 /// Fails as the payload says, after its effect was written.

@@ -11,6 +11,7 @@ mod away;
 mod batches;
 mod bed;
 mod catch_up;
+mod concurrent;
 mod conflicts;
 mod each;
 mod faults;
@@ -166,10 +167,25 @@ exercise! {
         a_dropped_for_each_charges_only_the_item_in_flight,
         forty_rows_that_panic_do_not_end_a_worker,
         the_panic_of_an_item_is_a_warning_with_its_place;
+    concurrent:
+        as_many_items_as_allowed_are_in_flight,
+        a_panic_an_error_and_a_timeout_fail_only_their_items,
+        busy_items_starve_no_other,
+        a_concurrency_that_the_pool_cannot_serve_is_reduced_with_one_warning,
+        options_without_an_effect_are_refused,
+        an_item_that_changes_a_value_times_out,
+        transactions_queue_on_sqlite_only,
+        statements_end_with_the_time_of_their_item,
+        a_shorter_limit_of_statements_stays,
+        a_stop_lets_the_items_in_flight_end,
+        a_dropped_future_charges_only_the_items_in_flight,
+        a_connection_that_breaks_under_one_item_costs_no_other_anything;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
         killed_workers_with_claim_each_lose_nothing_and_repeat_nothing,
-        a_row_that_kills_its_process_costs_its_own_attempts;
+        killed_workers_with_several_rows_at_a_time_lose_nothing_and_repeat_nothing,
+        a_row_that_kills_its_process_costs_its_own_attempts,
+        a_row_that_kills_its_process_costs_the_rows_beside_it_nothing;
     catch_up:
         no_fire_is_lost_when_the_process_is_killed,
         with_latest_one_fire_is_made_up_after_each_kill,

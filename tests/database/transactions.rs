@@ -118,7 +118,7 @@ pub(crate) async fn many_replicas_create_the_tables_at_once(bench: Bench) {
 }
 
 pub(crate) async fn missing_columns_are_added_to_an_older_table(bench: Bench) {
-    for column in ["seq", "crashes"] {
+    for column in ["seq", "crashes", "concurrency"] {
         bench.db.execute_unprepared(&format!("ALTER TABLE service_claim DROP COLUMN {column}")).await.unwrap();
     }
     let old = "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at) VALUES ('job', '1', 'mailer', 'me', 1)";
@@ -133,10 +133,11 @@ pub(crate) async fn missing_columns_are_added_to_an_older_table(bench: Bench) {
         replica.await.unwrap();
     }
     database::check_schema(&bench.db).await.unwrap();
-    let select = Statement::from_string(bench.db.get_database_backend(), "SELECT seq, crashes FROM service_claim");
+    let select =
+        Statement::from_string(bench.db.get_database_backend(), "SELECT seq, crashes, concurrency FROM service_claim");
     let row = bench.db.query_one_raw(select).await.unwrap().unwrap();
-    let kept: (i64, i64) = (row.try_get("", "seq").unwrap(), row.try_get("", "crashes").unwrap());
-    assert_eq!(kept, (0, 0));
+    let kept: Vec<i64> = ["seq", "crashes", "concurrency"].map(|column| row.try_get("", column).unwrap()).to_vec();
+    assert_eq!(kept, [0, 0, 1]);
 }
 
 /// A transaction that is cancelled while it begins, by a timeout for example, leaves its connection outside of one: what others

@@ -1,7 +1,7 @@
 //! A worker process that the suite kills: it processes jobs until then.
 //!
-//! Arguments: the URL of the database, and `claim`, `claim_each`, `poisoned` or `mailer`; or `all` or `latest` for a cron service
-//! with that `catch_up`.
+//! Arguments: the URL of the database, and `claim`, `claim_each`, `concurrent`, `poisoned`, `poisoned_concurrent` or `mailer`; or
+//! `all` or `latest` for a cron service with that `catch_up`.
 
 #[path = "fires.rs"]
 mod fires;
@@ -47,6 +47,8 @@ async fn main() -> Result<()> {
         let outcome = match mode.as_str() {
             "claim" => together(&service_db).await,
             "poisoned" => poisoned(&service_db).await,
+            "concurrent" => concurrent(&service_db).await,
+            "poisoned_concurrent" => poisoned_concurrent(&service_db).await,
             "mailer" => mailer(&service_db).await,
             _ => each(&service_db).await,
         };
@@ -92,6 +94,28 @@ async fn poisoned(service_db: &ServiceDb) -> Result<Outcome> {
         item.settle(done).await?;
     }
     batch.commit().await
+}
+
+/// As `each`, with several rows at the same time.
+async fn concurrent(service_db: &ServiceDb) -> Result<Outcome> {
+    let claim = service_db.claim_each::<job::Entity>(40).lease(Duration::from_millis(800)).concurrency(8);
+    claim.for_each(async |item| effect(item.tx(), item.model().id).await).await
+}
+
+/// As `poisoned`, with several rows at the same time: rows without fault are in flight when the process dies.
+async fn poisoned_concurrent(service_db: &ServiceDb) -> Result<Outcome> {
+    let claim = service_db.claim_each::<job::Entity>(20).lease(Duration::from_millis(300)).concurrency(8);
+    let claim = claim.retry_delay(Duration::from_millis(50));
+    let outcome = claim.for_each(async |item| -> Result<()> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if item.model().id % 10 == 0 {
+            std::process::abort();
+        }
+        effect(item.tx(), item.model().id).await?;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(())
+    });
+    outcome.await
 }
 
 /// Sends a mail for each row, which takes its time and is no part of the item's transaction.

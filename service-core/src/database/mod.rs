@@ -25,6 +25,7 @@ mod store;
 #[cfg(feature = "testing")]
 mod test_bed;
 mod transaction;
+mod tx_limits;
 mod uncancelled;
 mod wall_clock;
 mod work;

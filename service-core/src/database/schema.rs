@@ -21,6 +21,7 @@ const TABLES: [(&str, &str); 5] = [
         "CREATE TABLE IF NOT EXISTS service_claim (\
          work_table TEXT NOT NULL, row_key TEXT NOT NULL, service_id TEXT NOT NULL, owner TEXT NOT NULL, \
          expires_at BIGINT NOT NULL, seq BIGINT NOT NULL DEFAULT 0, crashes BIGINT NOT NULL DEFAULT 0, \
+         concurrency BIGINT NOT NULL DEFAULT 1, \
          PRIMARY KEY (work_table, row_key))",
     ),
     (
@@ -48,9 +49,10 @@ const TABLES: [(&str, &str); 5] = [
 ];
 
 /// The columns that early versions of `service_claim` lack, each with the statement that adds it.
-const LATER_COLUMNS: [(&str, &str); 2] = [
+const LATER_COLUMNS: [(&str, &str); 3] = [
     ("seq", "ALTER TABLE service_claim ADD COLUMN seq BIGINT NOT NULL DEFAULT 0"),
     ("crashes", "ALTER TABLE service_claim ADD COLUMN crashes BIGINT NOT NULL DEFAULT 0"),
+    ("concurrency", "ALTER TABLE service_claim ADD COLUMN concurrency BIGINT NOT NULL DEFAULT 1"),
 ];
 
 /// The key of the advisory lock: "service\0\0" as a number.

@@ -31,6 +31,7 @@ use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
+use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
 use crate::database::uncancelled::Uncancelled;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
@@ -39,6 +40,9 @@ use crate::service::error::{Error, Result};
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a commit may take.
 const COMMIT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Two statements that PostgreSQL accepts only inside a transaction without a failed statement.
+const PROOF: &str = "SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof";
 
 type DbResult<T> = std::result::Result<T, DbErr>;
 
@@ -84,6 +88,10 @@ pub struct Transaction {
     tx: OnceCell<OpenTransaction>,
     /// A query that must find a row when the transaction begins: the row of a leased item, if it is still pending.
     condition: Option<Box<SelectStatement>>,
+    /// The time limit of a leased item.
+    time_limit: Option<Box<TimeLimit>>,
+    /// Set if it begins after other transactions of its batch: those of items in flight at the same time on SQLite.
+    queue: Option<Box<QueuePlace>>,
     /// Set while statements belong to an item: the item's savepoint, initialized by its first statement.
     savepoint: Option<OnceCell<()>>,
     /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip.
@@ -95,8 +103,11 @@ pub struct Transaction {
 #[derive(Debug)]
 struct OpenTransaction {
     tx: MonitoredTx,
-    permit: WritePermit,
+    permits: Permits,
 }
+
+/// SQLite's write lock, and the turn in the queue of the batch.
+type Permits = (WritePermit, WritePermit);
 
 /// What is known about a transaction from its statements so far.
 #[derive(Debug, Default)]
@@ -130,6 +141,8 @@ impl Transaction {
             backend: cx.db.get_database_backend(),
             tx: OnceCell::new(),
             condition: None,
+            time_limit: None,
+            queue: None,
             savepoint: None,
             stale_savepoint: false,
             health: TxHealth::default(),
@@ -140,6 +153,23 @@ impl Transaction {
     pub(crate) fn with_condition(mut self, condition: SelectStatement) -> Self {
         self.condition = Some(Box::new(condition));
         self
+    }
+
+    /// Sets when the code that uses the transaction has to be done.
+    pub(crate) fn with_deadline(mut self, deadline: tokio::time::Instant) -> Self {
+        self.time_limit = Some(Box::new(TimeLimit::new(deadline)));
+        self
+    }
+
+    /// Begins after the other transactions of this queue have ended.
+    pub(crate) fn with_queue(mut self, queue: TxQueue) -> Self {
+        self.queue = Some(Box::new(QueuePlace::new(queue)));
+        self
+    }
+
+    /// How long it has waited for its turn in the queue so far.
+    pub(crate) fn time_in_queue(&self) -> Duration {
+        self.queue.as_ref().map_or(Duration::ZERO, |place| place.time())
     }
 
     /// Whether it could not begin because its condition was not met.
@@ -169,7 +199,7 @@ impl Transaction {
         let guard = self.cx.commits.enter();
         let committing = tokio::spawn(async move {
             let result = tokio::time::timeout(COMMIT_LIMIT, commit(open.tx.into_inner(), backend)).await;
-            drop((guard, open.permit));
+            drop((guard, open.permits));
             result
         });
         match committing.await {
@@ -186,14 +216,14 @@ impl Transaction {
     pub async fn rollback(mut self) -> Result<()> {
         let is_in_doubt = self.is_in_doubt();
         match self.tx.take() {
-            Some(OpenTransaction { tx, permit }) if is_in_doubt && self.backend == DbBackend::Sqlite => {
+            Some(OpenTransaction { tx, permits }) if is_in_doubt && self.backend == DbBackend::Sqlite => {
                 sqlite_connection::restore(tx.into_inner()).await;
-                drop(permit);
+                drop(permits);
                 Ok(())
             }
-            Some(OpenTransaction { tx, permit }) => {
+            Some(OpenTransaction { tx, permits }) => {
                 let result = tx.into_inner().rollback().await;
-                drop(permit);
+                drop(permits);
                 Ok(result?)
             }
             None => Ok(()),
@@ -237,7 +267,17 @@ impl Transaction {
     }
 
     async fn begin_checked(&self) -> DbResult<OpenTransaction> {
-        let open = self.track_begin(begin_with_retry(&self.cx, self.backend)).await?;
+        let turn = match &self.queue {
+            Some(place) => place.turn().await,
+            None => None,
+        };
+        let mut open = self.track_begin(begin_with_retry(&self.cx, self.backend)).await?;
+        open.permits.1 = turn;
+        if let Some(limit) = &self.time_limit
+            && self.backend == DbBackend::Postgres
+        {
+            self.track_begin(limit.apply(&open.tx)).await?;
+        }
         if let Some(condition) = &self.condition
             && open.tx.query_one(&**condition).await?.is_none()
         {
@@ -259,6 +299,20 @@ impl Transaction {
     /// # Errors
     /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint.
     pub(crate) async fn prove(&self) -> DbResult<()> {
+        self.prove_after("").await
+    }
+
+    /// Ends the time limit, because the user's code is done, and checks that the transaction is still open.
+    ///
+    /// # Errors
+    /// As [`prove`](Self::prove).
+    pub(crate) async fn end_time_limit(&mut self) -> DbResult<()> {
+        let end = self.time_limit.take().and_then(|limit| limit.end());
+        self.prove_after(end.as_deref().unwrap_or_default()).await
+    }
+
+    /// The check of [`prove`](Self::prove), in one round trip with a statement before it.
+    async fn prove_after(&self, statement: &str) -> DbResult<()> {
         let Some(open) = self.tx.get() else { return Ok(()) };
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
@@ -266,7 +320,7 @@ impl Transaction {
         let stands = match self.backend {
             // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by itself.
             DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
-            _ => match open.tx.execute_unprepared("SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof").await {
+            _ => match open.tx.execute_unprepared(&format!("{statement}{PROOF}")).await {
                 Ok(_) => true,
                 // 25P01: no active transaction. After 25P02, a failed statement, the savepoint can still be rolled back.
                 Err(error) if ErrorKind::has_code(&error, "25P01") => false,
@@ -437,12 +491,12 @@ impl Drop for Transaction {
         // The driver's own rollback could fail and leave the connection inside a transaction.
         if self.backend == DbBackend::Sqlite
             && self.is_in_doubt()
-            && let Some(OpenTransaction { tx, permit }) = self.tx.take()
+            && let Some(OpenTransaction { tx, permits }) = self.tx.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move {
                 sqlite_connection::restore(tx.into_inner()).await;
-                drop(permit);
+                drop(permits);
             });
         }
     }
@@ -499,7 +553,7 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
         // knowledge.
         let db = cx.db.clone();
         return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
-            Ok(tx) => Ok(OpenTransaction { tx: MonitoredTx::new(tx, cx.monitor.clone()), permit: None }),
+            Ok(tx) => Ok(OpenTransaction { tx: MonitoredTx::new(tx, cx.monitor.clone()), permits: (None, None) }),
             Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
         };
     }
@@ -529,7 +583,7 @@ async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTr
             }
             begun => {
                 let tx = MonitoredTx::new(begun?, cx.monitor.clone());
-                return Ok(OpenTransaction { tx, permit });
+                return Ok(OpenTransaction { tx, permits: (permit, None) });
             }
         }
     }

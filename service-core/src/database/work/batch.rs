@@ -8,6 +8,7 @@ use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
 
@@ -15,7 +16,7 @@ use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::item::{IntoSettled, Item};
 use crate::database::work::lease::{self, Lease};
-use crate::database::work::row::{self, Rows, UnreadableRows};
+use crate::database::work::row::{self, ClaimedRow, Rows, UnreadableRows};
 use crate::database::work::settler::{Settled, Settler};
 use crate::database::work::sql::{RowRef, key_text};
 use crate::database::work::work_item::WorkItem;
@@ -34,11 +35,44 @@ pub struct Batch<E: EntityTrait> {
     pub(super) settler: Settler,
     /// The transaction of the batch, while no item has it.
     tx: Option<Transaction>,
-    pub(super) rows: Rows<E>,
+    unlent: Unlent<E>,
     pub(super) tally: Tally,
-    /// There are claims to release of rows that were not lent.
-    has_unlent: bool,
     open: Option<OpenBatch>,
+}
+
+/// The rows that were not lent.
+#[derive(Debug)]
+pub(super) struct Unlent<E: EntityTrait> {
+    rows: Rows<E>,
+    /// There were more, but their claims have expired.
+    have_expired: bool,
+}
+
+impl<E: EntityTrait> Unlent<E> {
+    /// Returns the next row without taking it.
+    pub(super) fn first(&self) -> Option<&ClaimedRow<E>> {
+        self.rows.front()
+    }
+
+    /// Takes the next row. If the claims have expired, drops all rows, because other workers may have claimed them.
+    pub(super) fn take(&mut self, settler: &Settler) -> Option<ClaimedRow<E>> {
+        if !self.rows.is_empty() && settler.lease.as_ref().is_some_and(Lease::is_lost) {
+            let (table, rows, service_id) = (&settler.table.name, self.rows.len(), &*settler.service_db.service_id);
+            crate::log::warn!(
+                service.id = service_id,
+                table,
+                rows,
+                "the claims expired before their rows were lent (the process was suspended, or the database was down); other workers can claim the rows"
+            );
+            self.rows.clear();
+            self.have_expired = true;
+        }
+        self.rows.pop_front()
+    }
+
+    fn are_left(&self) -> bool {
+        self.have_expired || !self.rows.is_empty()
+    }
 }
 
 /// The results of a batch so far.
@@ -103,6 +137,11 @@ impl<E: EntityTrait> Deref for BatchItem<'_, E> {
 }
 
 impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
+    /// How long the code of `for_each_with` may take.
+    pub(super) fn time_limit(&self) -> Option<Duration> {
+        self.settler.item_timeout
+    }
+
     /// Reports the item's result: `()`, or any `Result`.
     ///
     /// `Ok`: the row becomes `completed`, in one commit with the item's writes. `Err`: the writes are undone; while attempts
@@ -131,8 +170,8 @@ impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
 impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// A batch of leased rows, or one without rows.
     pub(crate) fn new(settler: Settler) -> Self {
-        let (rows, tally) = (Rows::new(), Tally::default());
-        Self { current: None, settler, tx: None, rows, tally, has_unlent: false, open: None }
+        let unlent = Unlent { rows: Rows::new(), have_expired: false };
+        Self { current: None, settler, tx: None, unlent, tally: Tally::default(), open: None }
     }
 
     /// A batch that is one transaction, which has begun.
@@ -169,10 +208,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// Those of the database: return them with `?`.
     pub async fn next(&mut self) -> Result<Option<BatchItem<'_, E>>> {
         self.fail_unsettled().await?;
-        self.drop_lost_rows();
-        let Some(claimed) = self.rows.pop_front() else { return Ok(None) };
+        let Some(claimed) = self.unlent.take(&self.settler) else { return Ok(None) };
         let item = match self.lease() {
-            Some(lease) => self.settler.leased_item(lease, claimed),
+            Some(_) => self.settler.leased_item(claimed),
             None => {
                 let mut tx = self.take_tx();
                 tx.begin_item();
@@ -183,9 +221,14 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(Some(BatchItem { item: current.insert(item), settler, tally }))
     }
 
+    /// What several items in flight share.
+    pub(super) fn parts(&mut self) -> (&Settler, &mut Unlent<E>, &mut Tally) {
+        (&self.settler, &mut self.unlent, &mut self.tally)
+    }
+
     /// Returns the number of rows that have not been lent.
     pub fn remaining(&self) -> usize {
-        self.rows.len()
+        self.unlent.rows.len()
     }
 
     /// Commits the batch. The outcome counts the items that completed and those that failed, also if these will be retried.
@@ -198,11 +241,11 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// so that only the row that is the cause loses an attempt.
     pub async fn commit(mut self) -> Result<Outcome> {
         self.fail_unsettled().await?;
-        let again = self.tally.more || !self.rows.is_empty();
+        let again = self.tally.more || self.unlent.are_left();
         if self.lease().is_none() {
             self.commit_together(again).await?;
         } else {
-            if self.has_unlent || !self.rows.is_empty() {
+            if self.unlent.are_left() {
                 // The batch keeps the lease until the claims are released: if this fails, its drop records them.
                 self.settler.release_unlent().await?;
             }
@@ -216,23 +259,6 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         Ok(if again { outcome.again() } else { outcome })
     }
 
-    /// Drops the rows that were not lent if their claims have expired, because other workers may have claimed them.
-    pub(super) fn drop_lost_rows(&mut self) {
-        if self.rows.is_empty() || !self.lease().is_some_and(Lease::is_lost) {
-            return;
-        }
-        let (table, rows) = (&self.settler.table.name, self.rows.len());
-        let service_id = &*self.settler.service_db.service_id;
-        crate::log::warn!(
-            service.id = service_id,
-            table,
-            rows,
-            "the claims expired before their rows were lent (the process was suspended, or the database was down); other workers can claim the rows"
-        );
-        self.rows.clear();
-        (self.has_unlent, self.tally.more) = (true, true);
-    }
-
     async fn fail_unsettled(&mut self) -> Result<()> {
         if let Some(item) = self.current.as_mut().filter(|item| item.in_flight) {
             let settled = Box::pin(self.settler.fail(item, &Error::msg("not settled"))).await?;
@@ -243,25 +269,32 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 }
 
 impl<E: WorkItem> Batch<E> {
-    /// Takes the claimed rows.
+    /// Takes the claimed rows. The last of them, `suspects` in number, are suspect.
     ///
     /// # Errors
     /// No row can be read, or a column has another type than in the entity. The rows stay as they are.
-    pub(crate) async fn take(&mut self, rows: Vec<QueryResult>, wanted: u64, evidence: &[QueryResult]) -> Result<()> {
+    pub(crate) async fn take(
+        &mut self,
+        rows: Vec<QueryResult>,
+        wanted: u64,
+        evidence: &[QueryResult],
+        suspects: usize,
+    ) -> Result<()> {
+        let first_suspect = rows.len().saturating_sub(suspects);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         self.tally.more |= rows.len() > wanted;
         let mut unreadable = Vec::new();
-        for row in rows.iter().take(wanted) {
+        for (at, row) in rows.iter().take(wanted).enumerate() {
             match row::read::<E>(row) {
-                Ok(claimed) => self.rows.push_back(claimed),
+                Ok(claimed) => self.unlent.rows.push_back(ClaimedRow { is_suspect: at >= first_suspect, ..claimed }),
                 Err(error) => unreadable.push((row, error)),
             }
         }
         let Some((_, first)) = unreadable.first() else { return Ok(()) };
         let is_column = self.settler.table.backend == sea_orm::DbBackend::Postgres
             && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
-        if is_column || self.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
-            self.rows.clear();
+        if is_column || self.unlent.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
+            self.unlent.rows.clear();
             return Err(Error::new(UnreadableRows { table: self.settler.table.name.clone(), source: first.clone() }));
         }
         let tx = self.take_tx();

@@ -17,7 +17,7 @@ use crate::database::work::sql::Backoff;
 use crate::database::work::work_item::WorkItem;
 use crate::runtime::context::Context;
 use crate::runtime::lifecycle::BoxFuture;
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 
 /// Executes a request. Chosen where the entity is known to be a work item.
 type Run<E> = fn(ClaimRequest<E>) -> Claiming<E>;
@@ -71,6 +71,8 @@ impl<E: EntityTrait> Builder<E> {
             order: Vec::new(),
             backoff: Backoff::default(),
             lease: DEFAULT_LEASE,
+            concurrency: 1,
+            item_timeout: None,
         });
         Self { request, run, context: None }
     }
@@ -165,6 +167,32 @@ impl<E: EntityTrait> ClaimEach<E> {
     pub fn lease(self, length: Duration) -> Self {
         Self(self.0.with(|request| request.lease = length.max(Duration::from_millis(100))))
     }
+
+    /// Sets how many items [`for_each`](Self::for_each) processes at the same time, on one task. Default: 1.
+    ///
+    /// Each item may hold a connection of the pool. A number above the pool's size less two is reduced, with a warning. On SQLite
+    /// one item at a time can have an open transaction: the others wait at their first statement through `item.tx()` until it
+    /// is settled.
+    pub fn concurrency(self, items: usize) -> Self {
+        Self(self.0.with(|request| request.concurrency = items.max(1)))
+    }
+
+    /// Sets how long the code of [`for_each`](Self::for_each) may take for an item. After that the item has failed, and its
+    /// code is cancelled. Default: no limit.
+    ///
+    /// On PostgreSQL a statement through `item.tx()` is cancelled, too: `statement_timeout` is set to the time that is left
+    /// when the transaction begins, unless a shorter one applies.
+    pub fn item_timeout(self, limit: Duration) -> Self {
+        Self(self.0.with(|request| request.item_timeout = Some(limit)))
+    }
+
+    /// Makes the claim an error if an option was set that has no effect on it.
+    pub(super) fn without(mut self, option: fn(&ClaimRequest<E>) -> bool, why: &'static str) -> Self {
+        if self.0.request.as_ref().is_ok_and(option) {
+            self.0.request = Err(Error::fatal(why));
+        }
+        self
+    }
 }
 
 impl<E: EntityTrait> IntoFuture for Claim<E> {
@@ -181,6 +209,9 @@ impl<E: EntityTrait> IntoFuture for ClaimEach<E> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.0.send()
+        let is_limited = |request: &ClaimRequest<E>| request.concurrency > 1 || request.item_timeout.is_some();
+        self.without(is_limited, "`.concurrency(…)` and `.item_timeout(…)` have no effect on a loop: use `for_each`")
+            .0
+            .send()
     }
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::Condition;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult};
 
+use crate::database::connect::pool_size;
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
@@ -38,8 +39,10 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
     pub(crate) filter: Condition,
     pub(crate) order: Vec<(E::Column, Order)>,
     pub(crate) backoff: Backoff,
-    /// For rows that commit one by one.
+    /// For rows that commit one by one, as the following fields.
     pub(crate) lease: Duration,
+    pub(crate) concurrency: usize,
+    pub(crate) item_timeout: Option<Duration>,
 }
 
 /// How many rows are claimed, and which.
@@ -131,7 +134,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let evidence = self.evidence(tx, table, query, &rows, now).await.map_err(failed)?;
         let settler = Settler::new(&self.service_db, table, None, query.wanted.min(rows.len() as u64));
         let mut batch = Batch::in_transaction(settler, transaction, open);
-        batch.take(rows, query.wanted, &evidence).await?;
+        batch.take(rows, query.wanted, &evidence, 0).await?;
         Ok(batch)
     }
 
@@ -196,11 +199,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         if query.wanted == 0 || !self.has_work(&table, &mut query).await? {
             return self.empty(&table);
         }
+        let concurrency = self.possible_concurrency(&table);
         let guard = ClaimGuard::new(&self.service_db, &table);
         let mut claimed_at = (Instant::now(), SystemTime::now());
         let mut tries = 1;
         let claimed = loop {
-            match self.claim_leases(&table, &query, &guard.owner).await {
+            match self.claim_leases(&table, &query, &guard.owner, concurrency).await {
                 Err(error) if tries < TRIES && self.is_worth_a_retry(&table, &mut query, &error) => {
                     tries += 1;
                     claimed_at = (Instant::now(), SystemTime::now());
@@ -212,20 +216,45 @@ impl<E: WorkItem> ClaimRequest<E> {
         let lease = (!claimed.rows.is_empty())
             .then(|| Lease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
         let count = claimed.rows.len() as u64;
-        let mut batch = Batch::new(Settler::new(&self.service_db, &table, lease, count));
+        let settler = Settler::new(&self.service_db, &table, lease, count);
+        let mut batch = Batch::new(settler.with_limits(concurrency, self.item_timeout));
         if !claimed.rows.is_empty() {
             let now = self.service_db.clock.now();
             let db = self.service_db.db();
             let evidence = self.evidence(db, &table, &query, &claimed.rows, now).await.map_err(failed)?;
-            batch.take(claimed.rows, query.wanted, &evidence).await?;
+            batch.take(claimed.rows, query.wanted, &evidence, claimed.suspects).await?;
             batch.commit_taken().await?;
         }
         batch.add_charged(claimed.charged, claimed.more);
         Ok(batch)
     }
 
+    /// Reduces the requested concurrency to what the pool can serve, because each item may hold a connection. Two connections
+    /// are left for the registry, the renewal of claims and other services.
+    fn possible_concurrency(&self, table: &TableSql) -> usize {
+        let Some(connections) = pool_size(self.service_db.db()) else { return self.concurrency };
+        let possible = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(2).max(1);
+        if self.concurrency > possible && self.service_db.work.is_first_report(format!("concurrency {}", table.name)) {
+            let (service_id, table, wanted) = (&*self.service_db.service_id, &table.name, self.concurrency);
+            crate::log::warn!(
+                service.id = service_id,
+                table,
+                "`.concurrency({wanted})` is reduced to {possible}: each item may hold a connection, and the pool has {connections}; open a \
+                 pool with {} connections or more",
+                wanted.saturating_add(2)
+            );
+        }
+        self.concurrency.min(possible)
+    }
+
     /// Claims rows in `service_claim`, in one short transaction.
-    async fn claim_leases(&self, table: &TableSql, query: &Query<E>, owner: &str) -> Result<LeasedRows> {
+    async fn claim_leases(
+        &self,
+        table: &TableSql,
+        query: &Query<E>,
+        owner: &str,
+        concurrency: usize,
+    ) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let service_db = &self.service_db;
         let transaction = Transaction::lazy(&service_db.tx);
@@ -255,7 +284,8 @@ impl<E: WorkItem> ClaimRequest<E> {
         if let Some(error) = unreadable.filter(|_| free.is_empty()) {
             return Err(failed(error));
         }
-        let mut claimed = LeasedRows { rows: Vec::new(), charged: 0, more: free.len() as u64 > query.wanted };
+        let more = free.len() as u64 > query.wanted;
+        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: 0, more };
         free.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         if free.is_empty() {
             transaction.commit().await?;
@@ -265,7 +295,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         free.sort_by_key(|(key, _)| suspects.contains_key(&**key));
         let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
         let mut ours: HashSet<String> = HashSet::new();
-        for claim in lease::claim(service_db, &table.name, &keys, owner, self.lease) {
+        for claim in lease::claim(service_db, &table.name, &keys, owner, self.lease, concurrency) {
             for row in tx.query_all(&claim).await.map_err(failed)? {
                 ours.insert(row.try_get("", "row_key").map_err(failed)?);
             }
@@ -277,7 +307,10 @@ impl<E: WorkItem> ClaimRequest<E> {
                     self.charge_crash(table, &transaction, &row, owner, now).await.map_err(failed)?;
                     claimed.charged += 1;
                 }
-                _ => claimed.rows.push(row),
+                _ => {
+                    claimed.suspects += usize::from(crashes > 0);
+                    claimed.rows.push(row);
+                }
             }
         }
         transaction.commit().await?;
@@ -324,6 +357,8 @@ impl<E: WorkItem> ClaimRequest<E> {
 /// Claimed rows that commit one by one.
 struct LeasedRows {
     rows: Vec<QueryResult>,
+    /// How many of the rows, the last ones, are suspect.
+    suspects: usize,
     /// The number of rows that lost an attempt for crashes; they are not lent this time.
     charged: u64,
     more: bool,

@@ -6,6 +6,7 @@ use sea_orm::EntityTrait;
 
 use crate::database::work::batch::Batch;
 use crate::database::work::builder::{Claim, ClaimEach};
+use crate::database::work::concurrent::concurrently;
 use crate::database::work::item::{IntoSettled, Item};
 use crate::database::work::item_fn::{ItemFn, ItemFnWith, call};
 use crate::runtime::context::Context;
@@ -115,34 +116,71 @@ impl<E: EntityTrait<Model: Sync>> Claim<E> {
 }
 
 impl<E: EntityTrait<Model: Sync>> ClaimEach<E> {
-    /// Calls a closure for each claimed row, as [`Claim::for_each`] does, but each row commits by itself.
+    /// Calls a closure for each claimed row, as [`Claim::for_each`] does, but each row commits by itself, and
+    /// [`concurrency`](Self::concurrency) sets how many are in flight at the same time. All of them run on one task.
     ///
-    /// When the run has to end, because the service is stopped, no further item is lent, the claims of the other rows are
-    /// released, and the outcome is [`again`](Outcome::again). If the future is dropped, all claims are released when the run
-    /// has ended, and only the item in flight loses an attempt.
+    /// A panic and the end of the [`item_timeout`](Self::item_timeout) are errors of their item; the others continue. After an
+    /// error of the database no further item is lent, and the items in flight end before the error is returned.
+    ///
+    /// When the run has to end, because the service is stopped, no further item is lent. The items in flight may end, within
+    /// `drain_timeout`; the claims of the other rows are released, and the outcome is [`again`](Outcome::again).
+    ///
+    /// If the future is dropped, all claims are released when the run has ended. The items in flight lose an attempt, and no
+    /// others do.
     ///
     /// # Errors
     /// Those of the database, as of [`Batch::next`] and [`Batch::commit`]. A failed item is not an error of the batch.
+    ///
+    /// ```
+    /// # mod order {
+    /// #     use sea_orm::entity::prelude::*;
+    /// #     #[derive(Clone, Debug, PartialEq, DeriveEntityModel, service_core::WorkItem)]
+    /// #     #[sea_orm(table_name = "shop_order")]
+    /// #     #[work_item(status = "status")]
+    /// #     pub struct Model { #[sea_orm(primary_key)] pub id: i64, pub status: String }
+    /// #     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    /// #     pub enum Relation {}
+    /// #     impl ActiveModelBehavior for ActiveModel {}
+    /// # }
+    /// use std::time::Duration;
+    /// use service_core::prelude::*;
+    ///
+    /// async fn send(order: &order::Model) -> std::io::Result<()> {
+    ///     // … a request to another program …
+    /// #   let _ = order;
+    ///     Ok(())
+    /// }
+    ///
+    /// async fn update(cx: &Context) -> Result<Outcome> {
+    ///     let claim = cx.claim_each::<order::Entity>(100).concurrency(8).item_timeout(Duration::from_secs(30));
+    ///     claim.for_each(async |item| send(item.model()).await).await
+    /// }
+    /// ```
     pub fn for_each<F, R>(self, code: F) -> impl Future<Output = Result<Outcome>> + Send
     where
         F: AsyncFnOnce(&Item<E>) -> R + for<'a> ItemFn<'a, E, Out = R> + Clone + Send + Sync,
         R: IntoSettled,
     {
         let (batch, context) = self.into_parts();
-        in_sequence(batch, context, code)
+        concurrently(batch, context, code)
     }
 
-    /// Calls a closure for each claimed row as [`for_each`](Self::for_each) does, with a value that the closure may change.
+    /// Calls a closure for each claimed row as [`for_each`](Self::for_each) does, one at a time, with a value that the closure
+    /// may change.
     ///
     /// # Errors
-    /// As [`for_each`](Self::for_each).
+    /// As [`for_each`](Self::for_each). With a [`concurrency`](Self::concurrency) above 1 the error is fatal.
     pub fn for_each_with<T, F, R>(self, value: &mut T, code: F) -> impl Future<Output = Result<Outcome>> + Send
     where
         T: Send,
         F: AsyncFnOnce(&mut T, &Item<E>) -> R + for<'a> ItemFnWith<'a, T, E, Out = R> + Clone + Send + Sync,
         R: IntoSettled,
     {
-        let (batch, context) = self.into_parts();
+        let claim = self.without(
+            |request| request.concurrency > 1,
+            "`for_each_with` processes one item at a time: use `for_each`, or remove `.concurrency(…)`",
+        );
+        let (batch, context) = claim.into_parts();
         in_sequence_with(batch, context, value, code)
     }
 }
@@ -159,10 +197,10 @@ where
     R: IntoSettled,
 {
     let mut batch = batch.await?;
-    while !is_over(context.as_ref())
+    while !context.as_ref().is_some_and(Context::is_stopping)
         && let Some(item) = batch.next().await?
     {
-        let result = call(|| code.clone().call_with(&item), None).await;
+        let result = call(&item, None, || code.clone().call_with(&item)).await;
         item.settle(result).await?;
     }
     batch.commit().await
@@ -182,16 +220,11 @@ where
     R: IntoSettled,
 {
     let mut batch = batch.await?;
-    while !is_over(context.as_ref())
+    while !context.as_ref().is_some_and(Context::is_stopping)
         && let Some(item) = batch.next().await?
     {
-        let result = call(|| code.clone().call_with(value, &item), None).await;
+        let result = call(&item, item.time_limit(), || code.clone().call_with(value, &item)).await;
         item.settle(result).await?;
     }
     batch.commit().await
-}
-
-/// Whether the run has to end, so that no further item is lent.
-fn is_over(context: Option<&Context>) -> bool {
-    context.is_some_and(Context::is_stopping)
 }

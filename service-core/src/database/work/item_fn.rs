@@ -5,15 +5,17 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use sea_orm::EntityTrait;
 use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
 
 use crate::database::work::item::{IntoSettled, Item};
 use crate::humanize;
 use crate::panic::{self, Caught};
+use crate::schedule::later;
 use crate::service::error::{Error, Result};
 
 /// An `async |item|` closure.
@@ -74,11 +76,13 @@ pub(super) struct ItemPanicked(String);
 struct ItemTimedOut(Duration);
 
 /// Calls user code for one item, and drops its future before the result is written.
-pub(super) async fn call<F>(code: impl FnOnce() -> F, limit: Option<Duration>) -> Result<()>
+pub(super) async fn call<E, F>(item: &Item<E>, limit: Option<Duration>, code: impl FnOnce() -> F) -> Result<()>
 where
+    E: EntityTrait,
     F: Future<Output: IntoSettled>,
 {
-    let mut timer = pin!(limit.map(tokio::time::sleep));
+    let begun = Instant::now();
+    let mut timer = pin!(limit.map(|limit| tokio::time::sleep_until(later(begun, limit))));
     let mut work = match panic::catch(|| Box::pin(code())) {
         Caught::Returned(work) => work,
         Caught::Panicked(message) => return Err(Error::new(ItemPanicked(message))),
@@ -88,12 +92,18 @@ where
         Caught::Returned(Poll::Ready(result)) => Poll::Ready(result),
         // The limit is polled after the work, so an item that ends in time has not timed out; and outside tokio's cooperative
         // budget, which busy work may have exhausted.
-        Caught::Returned(Poll::Pending) => match (timer.as_mut().as_pin_mut(), limit) {
-            (Some(timer), Some(limit)) => {
-                Pin::new(&mut unconstrained(timer)).poll(task).map(|()| Err(Error::new(ItemTimedOut(limit))))
+        Caught::Returned(Poll::Pending) => {
+            let (Some(mut timer), Some(limit)) = (timer.as_mut().as_pin_mut(), limit) else { return Poll::Pending };
+            loop {
+                ready!(Pin::new(&mut unconstrained(timer.as_mut())).poll(task));
+                // The turn of another item's transaction does not count.
+                let end = later(later(begun, limit), item.tx().time_in_queue());
+                if end <= Instant::now() {
+                    return Poll::Ready(Err(Error::new(ItemTimedOut(limit))));
+                }
+                timer.as_mut().reset(end);
             }
-            _ => Poll::Pending,
-        },
+        }
     })
     .await;
     match panic::catch(|| drop(work)) {

@@ -5,8 +5,9 @@
 //! and lends no more of its rows.
 //!
 //! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and each
-//! is released in its row's own commit. So the first claim that a dead owner left is that of the row in progress, or of the
-//! next one. Finding it needs no extra statement.
+//! is released in its row's own commit. So the first claims that a dead owner left are those of the rows in progress, or of
+//! the next ones. Finding them needs no extra statement. All of them are suspect, and a suspect row is lent alone: if it
+//! kills its process again, it is the cause.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 const SWEEP_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 /// How many crashes cost a row no attempt, because a process can also be killed from outside.
 pub(crate) const TOLERATED_CRASHES: i64 = 2;
-/// A claim has six values, and SQLite accepts 32,766 in one statement.
+/// A claim has seven values, and SQLite accepts 32,766 in one statement.
 const CLAIMS_A_STATEMENT: usize = 1_000;
 /// The owner of a claim whose worker has died, after the crash was recorded.
 const NO_OWNER: &str = "";
@@ -150,6 +151,8 @@ pub(crate) struct ClaimRow {
     pub(crate) key: String,
     owner: String,
     seq: i64,
+    /// How many rows its owner processed at the same time.
+    concurrency: i64,
     /// The claim has not expired.
     pub(crate) is_held: bool,
     /// How many processes have died over its row.
@@ -162,6 +165,7 @@ impl ClaimRow {
             key: row.try_get("", "row_key")?,
             owner: row.try_get("", "owner")?,
             seq: row.try_get("", "seq")?,
+            concurrency: row.try_get("", "concurrency")?,
             is_held: row.try_get("", "is_held")?,
             crashes: row.try_get("", "crashes")?,
         })
@@ -171,48 +175,43 @@ impl ClaimRow {
 /// The query for all claims of a table.
 pub(crate) fn select_claims(work_table: &str, time: &DbTime, backend: DbBackend) -> SelectStatement {
     Query::select()
-        .columns(["row_key", "owner", "seq", "crashes"].map(column))
+        .columns(["row_key", "owner", "seq", "concurrency", "crashes"].map(column))
         .expr_as(Expr::col(column("expires_at")).gt(time.millis(backend)), column("is_held"))
         .from(column("service_claim"))
         .and_where(Expr::col(column("work_table")).eq(work_table))
         .to_owned()
 }
 
-/// Records new crashes: for each owner whose claims have expired, one crash of the row over which it died. The owner's other
-/// claims are removed.
+/// Records new crashes: for each owner whose claims have expired, one crash of each row over which it may have died. The
+/// owner's other claims are removed.
 pub(crate) async fn record_crashes(
     db: &impl ConnectionTrait,
     time: &DbTime,
     work_table: &str,
     claims: &mut [ClaimRow],
 ) -> Result<(), DbErr> {
-    let mut suspects: BTreeMap<String, usize> = BTreeMap::new();
-    for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held && claim.owner != NO_OWNER) {
-        let suspect = suspects.entry(claim.owner.clone()).or_insert(at);
-        if claim.seq < claims[*suspect].seq {
-            *suspect = at;
-        }
-    }
     let backend = db.get_database_backend();
-    for (owner, at) in &suspects {
-        let suspect = &mut claims[*at];
-        // Checked again: the owner may have renewed the claim since it was read.
+    for (owner, suspects) in suspects(claims) {
+        let keys: Vec<&str> = suspects.iter().map(|at| &*claims[*at].key).collect();
+        // Checked again: the owner may have renewed its claims since they were read.
         let has_expired = || Expr::col(column("expires_at")).lte(time.millis(backend));
         let record = Query::update()
             .table(column("service_claim"))
             .value(column("crashes"), Expr::col(column("crashes")).add(1))
             .value(column("owner"), NO_OWNER)
-            .cond_where(is_of(work_table, owner))
-            .and_where(Expr::col(column("row_key")).eq(suspect.key.as_str()))
+            .cond_where(is_of(work_table, &owner))
+            .and_where(Expr::col(column("row_key")).is_in(keys))
             .and_where(has_expired())
             .to_owned();
         if db.execute(&record).await?.rows_affected() == 0 {
             continue;
         }
-        suspect.crashes += 1;
+        for at in suspects {
+            claims[at].crashes += 1;
+        }
         let innocent = Query::delete()
             .from_table(column("service_claim"))
-            .cond_where(is_of(work_table, owner))
+            .cond_where(is_of(work_table, &owner))
             .and_where(Expr::col(column("crashes")).eq(0))
             .and_where(has_expired())
             .to_owned();
@@ -220,12 +219,32 @@ pub(crate) async fn record_crashes(
         let counted = Query::update()
             .table(column("service_claim"))
             .value(column("owner"), NO_OWNER)
-            .cond_where(is_of(work_table, owner))
+            .cond_where(is_of(work_table, &owner))
             .and_where(has_expired())
             .to_owned();
         db.execute(&counted).await?;
     }
     Ok(())
+}
+
+/// The positions of the claims of the rows that each dead owner may have been processing: a row that was suspect already was
+/// lent alone, others as many at the same time as the owner's concurrency.
+fn suspects(claims: &[ClaimRow]) -> BTreeMap<String, Vec<usize>> {
+    let mut dead: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, claim) in claims.iter().enumerate().filter(|(_, claim)| !claim.is_held && claim.owner != NO_OWNER) {
+        dead.entry(claim.owner.clone()).or_default().push(at);
+    }
+    for left in dead.values_mut() {
+        left.sort_by_key(|at| claims[*at].seq);
+        let lent = match left.first().map(|at| &claims[*at]) {
+            Some(first) if first.crashes == 0 => usize::try_from(first.concurrency).unwrap_or(1),
+            _ => 1,
+        };
+        let is_new = |at: &usize| claims[*at].crashes == 0;
+        let lent = left.iter().take(lent).enumerate().take_while(|(n, at)| *n == 0 || is_new(at)).count();
+        left.truncate(lent);
+    }
+    dead
 }
 
 /// Marks the claim of a row that lost an attempt for a crash: the next crash costs another attempt.
@@ -254,24 +273,26 @@ pub(crate) fn claim(
     keys: &[&str],
     owner: &str,
     lease: Duration,
+    concurrency: usize,
 ) -> Vec<InsertStatement> {
     let backend = service_db.db().get_database_backend();
     let expires = || service_db.time.millis(backend).add(millis(lease));
+    let concurrency = i64::try_from(concurrency).unwrap_or(i64::MAX);
     let numbered: Vec<(i64, &str)> = (0_i64..).zip(keys.iter().copied()).collect();
     let statement = |rows: &[(i64, &str)]| {
-        let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq"];
+        let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq", "concurrency"];
         let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
         for &(seq, key) in rows {
             let service_id = &*service_db.service_id;
-            let values = [work_table.into(), key.into(), service_id.into(), owner.into(), expires(), seq.into()];
-            insert.values_panic(values);
+            let claim = [work_table.into(), key.into(), service_id.into(), owner.into(), expires(), seq.into()];
+            insert.values_panic(claim.into_iter().chain([concurrency.into()]));
         }
         let has_expired =
             Expr::col((column("service_claim"), column("expires_at"))).lte(service_db.time.millis(backend));
         insert
             .on_conflict(
                 OnConflict::columns(["work_table", "row_key"].map(column))
-                    .update_columns(["service_id", "owner", "expires_at", "seq"].map(column))
+                    .update_columns(["service_id", "owner", "expires_at", "seq", "concurrency"].map(column))
                     .action_and_where(has_expired)
                     .to_owned(),
             )

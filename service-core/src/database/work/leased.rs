@@ -1,11 +1,12 @@
 //! Items of `claim_each`: every row commits by itself, and its claim ends with that commit.
 
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
+use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::work::item::Item;
-use crate::database::work::lease::{self, Lease};
+use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{IgnoredError, Settled, Settler};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
@@ -14,20 +15,25 @@ use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
 impl Settler {
-    /// The item of a leased row. Its transaction begins only if the row is still pending and claimed.
-    pub(super) fn leased_item<E: EntityTrait>(&self, lease: &Lease, claimed: ClaimedRow<E>) -> Item<E> {
-        let ClaimedRow { row, model } = claimed;
-        let mut condition = self.table.still_pending(&row.key);
-        condition.and_where(lease::is_held(&self.table.name, &key_text(&row.key), &lease.owner));
-        Item::new(model, row, self.lazy_tx().with_condition(condition))
+    /// Lends a leased row. The item's transaction begins only if the row is still pending and claimed.
+    pub(super) fn leased_item<E: EntityTrait>(&self, claimed: ClaimedRow<E>) -> Item<E> {
+        let ClaimedRow { row, model, .. } = claimed;
+        let mut tx = self.lazy_tx();
+        if let Some(lease) = &self.lease {
+            let mut condition = self.table.still_pending(&row.key);
+            condition.and_where(lease::is_held(&self.table.name, &key_text(&row.key), &lease.owner));
+            tx = tx.with_condition(condition);
+        }
+        if let Some(deadline) = self.item_timeout.and_then(|limit| Instant::now().checked_add(limit)) {
+            tx = tx.with_deadline(deadline);
+        }
+        Item::new(model, row, tx)
     }
 
     /// Completes an item: its writes, its status and the release of its claim commit together.
     pub(super) async fn complete_leased<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>) -> Result<Settled> {
-        let tx = self.take_tx(item);
-        if tx.has_begun()
-            && let Err(error) = tx.prove().await
-        {
+        let mut tx = self.take_tx(item);
+        if let Err(error) = tx.end_time_limit().await {
             let cause = tx.interruption();
             drop(tx);
             return self.leased_failed(item, &Error::new(IgnoredError(error)), cause).await;

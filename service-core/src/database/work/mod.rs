@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod builder;
 pub(crate) mod claim;
+pub(crate) mod concurrent;
 pub(crate) mod due;
 pub(crate) mod for_each;
 pub(crate) mod index;

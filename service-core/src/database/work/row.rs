@@ -18,6 +18,8 @@ use crate::database::work::work_item::WorkItem;
 pub(crate) struct ClaimedRow<E: EntityTrait> {
     pub(crate) row: RowRef,
     pub(crate) model: E::Model,
+    /// A process died while it worked on the row, or on this row and others.
+    pub(crate) is_suspect: bool,
 }
 
 pub(crate) type Rows<E> = VecDeque<ClaimedRow<E>>;
@@ -61,7 +63,7 @@ pub(crate) fn key_of<E: EntityTrait>(row: &QueryResult) -> std::result::Result<V
 pub(crate) fn read<E: WorkItem>(row: &QueryResult) -> std::result::Result<ClaimedRow<E>, DbErr> {
     let model = E::Model::from_query_result(row, "")?;
     let attempts = E::__work().attempts.and_then(|column| sql::as_integer(&model.get(column))).unwrap_or(0);
-    Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model })
+    Ok(ClaimedRow { row: RowRef { key: model.get_primary_key_value(), attempts }, model, is_suspect: false })
 }
 
 /// Whether the column has another type than in the entity, whatever the value. The PostgreSQL driver reports this in a text

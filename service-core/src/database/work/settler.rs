@@ -4,13 +4,16 @@
 //! commit one by one is in `together.rs` and `leased.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sea_orm::sea_query::ValueTuple;
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait};
+use tokio::sync::Semaphore;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
+use crate::database::tx_limits::TxQueue;
 use crate::database::work::item::Item;
 use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
@@ -29,6 +32,12 @@ pub(crate) struct Settler {
     pub(super) lease: Option<Lease>,
     /// The number of rows that were claimed together.
     pub(super) claimed: u64,
+    /// The most items of a leased batch that are in flight at the same time.
+    pub(super) concurrency: usize,
+    /// How long the code of a leased item may take.
+    pub(super) item_timeout: Option<Duration>,
+    /// The items' transactions, if they begin one after the other.
+    queue: Option<TxQueue>,
     /// The leased rows that lose an attempt when the batch has ended.
     dropped: Mutex<Vec<RowRef>>,
 }
@@ -54,7 +63,17 @@ pub(super) struct IgnoredError(#[source] pub(super) DbErr);
 impl Settler {
     pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<Lease>, claimed: u64) -> Self {
         let (service_db, table) = (service_db.clone(), Arc::clone(table));
-        Self { service_db, table, lease, claimed, dropped: Mutex::default() }
+        let dropped = Mutex::default();
+        Self { service_db, table, lease, claimed, concurrency: 1, item_timeout: None, queue: None, dropped }
+    }
+
+    /// Sets how many items may be in flight at the same time, and how long each may take.
+    pub(crate) fn with_limits(mut self, concurrency: usize, item_timeout: Option<Duration>) -> Self {
+        (self.concurrency, self.item_timeout) = (concurrency, item_timeout);
+        // SQLite has one writer. Without a queue, an item would fail if another one is slow.
+        let queues = concurrency > 1 && self.table.backend == DbBackend::Sqlite;
+        self.queue = queues.then(|| Arc::new(Semaphore::new(1)));
+        self
     }
 
     /// Writes the result of an item.
@@ -190,7 +209,8 @@ impl Settler {
     }
 
     pub(super) fn lazy_tx(&self) -> Transaction {
-        Transaction::lazy(&self.service_db.tx)
+        let tx = Transaction::lazy(&self.service_db.tx);
+        if let Some(queue) = &self.queue { tx.with_queue(Arc::clone(queue)) } else { tx }
     }
 
     /// Takes the item's transaction. A new one begins with the next statement.
