@@ -268,6 +268,7 @@ async fn health_survives_json() {
     let json = serde_json::to_value(&health).unwrap();
     let expected = serde_json::json!({
         "service_id": "scripted",
+        "labels": {},
         "state": "backing_off",
         "status": "degraded",
         "reason": "backing off after failure 1 of 3, retrying in 3.8 s: it failed",

@@ -51,7 +51,7 @@ pub struct ServiceHealth {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Whether the service was registered as optional: its failures do not lower the status of the registry.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
     /// The state of the service.
     pub state: ServiceState,
