@@ -30,8 +30,8 @@ use crate::runtime::requests::{Rebuild, Waiters};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 use crate::runtime::status::{Exit, WaitReason};
+use crate::schedule::Schedule;
 use crate::schedule::cron::CronTimer;
-use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::service::state::ServiceState;
@@ -161,6 +161,7 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
+        self.skip_since_previous_end();
         if !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
         }
@@ -198,6 +199,9 @@ impl Supervisor {
                 return Some(WaitEvent::Changed);
             }
             state.set_waker(task.waker());
+            if let Some(cron) = cron.as_mut().filter(|_| options.schedule.caught_up().is_some()) {
+                state.note_pause(cron, service.shared.clock.wall_now());
+            }
             if away.is_some() {
                 return None;
             }
@@ -276,7 +280,9 @@ impl Supervisor {
         if rebuild && !self.registered.factory.is_ready_made() {
             self.replace_instance().await;
         }
+        self.follow_schedule();
         self.plan_again();
+        self.record_pending_fire(false).await;
     }
 
     /// Handles a run that succeeded.
@@ -306,7 +312,7 @@ impl Supervisor {
         if again {
             self.due = Due::AtOnce;
         }
-        if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
+        if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
         }
     }
@@ -396,9 +402,4 @@ fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
         state.status.grid.advance_to(*every, started);
     }
     options.clone_from(&state.requests.options);
-}
-
-/// Whether fires that were missed while the process was down are made up.
-fn catches_up(options: &Options) -> bool {
-    matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }

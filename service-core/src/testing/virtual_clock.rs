@@ -164,7 +164,7 @@ impl HeldClock {
             if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
                 continue;
             }
-            let expiry = extension.refresh_due().map(|due| instant_of(services, due));
+            let expiry = extension.refresh_due(services).map(|due| instant_of(services, due));
             let until = if known { expiry } else { Some(Instant::now() + STEP) };
             self.release();
             match until {
@@ -207,7 +207,7 @@ impl HeldClock {
         }
         let refreshed = lock(&self.refreshed);
         let Some(at) = refreshed.at else { return true };
-        let has_expired = extension.refresh_due().is_some_and(|due| due <= services.shared.clock.wall_now());
+        let has_expired = extension.refresh_due(services).is_some_and(|due| due <= services.shared.clock.wall_now());
         let in_run = || services.all().iter().any(|service| service.inner.lock().status.in_run());
         let was_used = refreshed.begun != self.begun.load(Ordering::SeqCst);
         let may_be_old = at.elapsed() >= REFRESH_INTERVAL && (was_used || self.state().active.is_none());
