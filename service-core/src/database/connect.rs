@@ -67,9 +67,10 @@ pub(crate) async fn connect_for_bed(
     #[cfg(feature = "sqlite")]
     {
         let engine = target.engine;
-        // Real time: a busy machine needs longer.
+        // Real time: a busy machine needs longer, and a busy disk needs seconds for what no test is about.
         options.map_sqlx_sqlite_opts(move |options| {
-            let options = options.busy_timeout(12 * BUSY_TIMEOUT);
+            let synchronous = sea_orm::sqlx::sqlite::SqliteSynchronous::Off;
+            let options = options.busy_timeout(12 * BUSY_TIMEOUT).synchronous(synchronous);
             if engine == Engine::SqliteMemory { in_shared_cache(options) } else { options }
         });
         let begin = begin.clone();
