@@ -23,7 +23,7 @@ async fn down_for(bench: &Bench, seconds: i64) -> DateTime<Utc> {
     let last = DateTime::from_timestamp(Utc::now().timestamp() - seconds, 0).unwrap();
     let mut served = LastRun::default();
     served.fire = Some(last);
-    internal::set_last_run(&bench.db, FIRES, served).await.unwrap();
+    internal::set_last_run(&bench.db, FIRES, &served).await.unwrap();
     last
 }
 
@@ -113,6 +113,21 @@ pub(crate) async fn a_thousand_missed_fires_are_made_up_and_no_more(bench: Bench
     let since = (last_fire(&bench).await - begun).num_seconds() + 1;
     let runs = runs(&bench).await;
     assert!((1_000..=1_000 + since).contains(&runs), "{runs} runs, {since} s since the start");
+}
+
+/// Real time, since the task that records them runs on real time.
+pub(crate) async fn fires_that_a_pause_or_a_stop_skips_are_recorded(bench: Bench) {
+    down_for(&bench, 1).await;
+    let services = start(&bench, CatchUp::All).await;
+    let service = services.get(FIRES).unwrap();
+    until_served(&bench, Utc::now()).await;
+    service.pause().await.unwrap();
+    let ran = runs(&bench).await;
+    until_served(&bench, Utc::now() + Duration::from_secs(2)).await;
+    service.stop().await.unwrap();
+    until_served(&bench, Utc::now() + Duration::from_secs(2)).await;
+    assert!(runs(&bench).await <= ran + 1, "at most the run that was in progress");
+    services.shutdown().await.unwrap();
 }
 
 /// Before the last fire can be read it is unknown which fires were missed, so nothing runs, and nothing is lost.

@@ -21,6 +21,7 @@ mod full_disk;
 mod killed;
 mod layers;
 mod leases;
+mod missed;
 mod order;
 mod outages;
 mod promises;
@@ -189,7 +190,8 @@ exercise! {
     catch_up:
         no_fire_is_lost_when_the_process_is_killed,
         with_latest_one_fire_is_made_up_after_each_kill,
-        a_thousand_missed_fires_are_made_up_and_no_more;
+        a_thousand_missed_fires_are_made_up_and_no_more,
+        fires_that_a_pause_or_a_stop_skips_are_recorded;
     layers:
         rows_of_service_config_take_effect_and_wrong_ones_are_reported,
         rows_that_cannot_be_parsed_are_reported_and_the_last_good_value_stays,

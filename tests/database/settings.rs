@@ -152,10 +152,10 @@ pub(crate) async fn the_last_run_is_stored(bench: Bench) {
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), LastRun::default());
     let mut last = LastRun::default();
     last.run = Some(now);
-    internal::set_last_run(db, "mailer", last).await.unwrap();
+    internal::set_last_run(db, "mailer", &last).await.unwrap();
     let mut fire = LastRun::default();
     fire.fire = Some(now - Duration::seconds(1));
-    internal::set_last_run(db, "mailer", fire).await.unwrap();
+    internal::set_last_run(db, "mailer", &fire).await.unwrap();
     last.fire = fire.fire;
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), last, "a stored fire does not delete the stored run");
 }
@@ -168,17 +168,17 @@ pub(crate) async fn a_delayed_process_does_not_set_the_last_run_back(bench: Benc
         last
     };
     let [early, late, ahead] = [-60, -1, 86_400].map(|seconds| at(now + Duration::seconds(seconds)));
-    internal::set_last_run(db, "mailer", late).await.unwrap();
-    internal::set_last_run(db, "mailer", early).await.unwrap();
+    internal::set_last_run(db, "mailer", &late).await.unwrap();
+    internal::set_last_run(db, "mailer", &early).await.unwrap();
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
-    internal::set_last_run(db, "mailer", ahead).await.unwrap();
-    internal::set_last_run(db, "mailer", early).await.unwrap();
+    internal::set_last_run(db, "mailer", &ahead).await.unwrap();
+    internal::set_last_run(db, "mailer", &early).await.unwrap();
     assert_eq!(
         internal::last_run(db, "mailer").await.unwrap(),
         early,
         "a time of a clock that was a day ahead is replaced"
     );
-    internal::set_last_run(db, "mailer", late).await.unwrap();
+    internal::set_last_run(db, "mailer", &late).await.unwrap();
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
 }
 

@@ -147,7 +147,7 @@ pub(crate) static KEYS: &[Key] = &[
             ],
             |o| Some(cron(o)?.catch_up.word()),
         ),
-        "which fires missed while the process was down are made up: `none`, `latest` or `all`; needs a database",
+        "which fires missed while no process was up are made up: `none`, `latest` or `all`; needs a database",
     )
     .rules(WITH_CRON)
     .synonyms(&["misfire"]),

@@ -215,7 +215,7 @@ impl ServiceOptions {
         self.with("timezone", name.into())
     }
 
-    /// Sets which cron fires are made up that were missed while the process was down. Default: none.
+    /// Sets which cron fires are made up that were missed while no process was up. Default: none.
     pub fn catch_up(self, catch_up: CatchUp) -> Self {
         self.with("catch_up", catch_up.word())
     }

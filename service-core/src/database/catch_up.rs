@@ -1,23 +1,36 @@
-//! The last run and the last served fire of a service, in `service_state`. The runtime reads them to catch up on missed fires.
+//! When a service last ran, in `service_state`: what the runtime reads to catch up on missed fires.
+//!
+//! The tricky part are fires that nobody misses: those that come due while the process is up, but the service is paused or was
+//! stopped. No loop serves them, so the task that polls the tables records them ([`SkippedFires`]). If the process is killed, the
+//! next one makes up only what came due afterwards.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::database::wall_clock::{format_time, parse_time};
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::services::Services;
+use crate::schedule::{CronSchedule, cron};
 use crate::service::error::Result;
 
 /// A stored time that is ahead of this machine's clock by more than this comes from a clock that was wrong.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
 /// When a service last ran, if that is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastRun {
     /// When its last run began.
     pub run: Option<DateTime<Utc>>,
     /// The last fire that was served.
     pub fire: Option<DateTime<Utc>>,
+    /// The text of that schedule.
+    pub schedule: Option<String>,
 }
 
 /// Reads when a service last ran.
@@ -26,7 +39,7 @@ pub struct LastRun {
 /// The database's.
 pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<LastRun> {
     let select = Query::select()
-        .columns(["last_run", "last_fire"].map(column))
+        .columns(["last_run", "last_fire", "schedule"].map(column))
         .from(column("service_state"))
         .and_where(Expr::col(column("service_id")).eq(service_id))
         .to_owned();
@@ -37,7 +50,7 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
     };
     let (run, fire): (std::result::Result<_, DbErr>, std::result::Result<_, DbErr>) =
         (time("last_run"), time("last_fire"));
-    Ok(LastRun { run: run?, fire: fire? })
+    Ok(LastRun { run: run?, fire: fire?, schedule: row.try_get("", "schedule")? })
 }
 
 /// Stores when a service last ran. `None` keeps the stored time. An earlier time does not replace a later one: of two
@@ -46,17 +59,21 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
 ///
 /// # Errors
 /// The database's.
-pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: LastRun) -> Result<()> {
+pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<()> {
     let known = [("last_run", last.run), ("last_fire", last.fire)];
     let known: Vec<(&'static str, DateTime<Utc>)> =
         known.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
     if known.is_empty() {
         return Ok(());
     }
-    let columns = std::iter::once("service_id").chain(known.iter().map(|(name, _)| *name));
-    let values = std::iter::once(service_id.into()).chain(known.iter().map(|(_, at)| format_time(*at).into()));
+    let columns = ["service_id", "schedule"].into_iter().chain(known.iter().map(|(name, _)| *name));
+    let values = [service_id.into(), last.schedule.as_deref().into()].into_iter();
+    let values = values.chain(known.iter().map(|(_, at)| format_time(*at).into()));
     let believable = format_time(Utc::now() + CLOCK_TOLERANCE);
-    let later = known.iter().map(|(name, _)| (column(name), later_of(name, &believable)));
+    let later = known.iter().map(|(name, _)| (column(name), later_of(name, name, &believable)));
+    // The schedule belongs to the fire.
+    let schedule = last.fire.map(|_| (column("schedule"), later_of("schedule", "last_fire", &believable)));
+    let later = later.chain(schedule);
     let insert = Query::insert()
         .into_table(column("service_state"))
         .columns(columns.map(column))
@@ -67,13 +84,63 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: Las
     Ok(())
 }
 
-/// The later one of a column's stored time and its new time. In the format of these tables, times sort as texts do.
-fn later_of(name: &'static str, believable: &str) -> Expr {
-    let stands = || Expr::col((column("service_state"), column(name)));
-    let new = || Expr::col((column("excluded"), column(name)));
-    // A comparison with NULL is not true, so the new time is used.
-    let stays = stands().gte(new()).and(stands().lte(believable));
-    Expr::case(stays, stands()).finally(new()).into()
+/// Of a column's new value and the old one, the one that belongs to the later time. As these tables write them, times sort as
+/// texts do.
+fn later_of(name: &'static str, time: &'static str, believable: &str) -> Expr {
+    let old = |name| Expr::col((column("service_state"), column(name)));
+    let new = |name| Expr::col((column("excluded"), column(name)));
+    // The comparison with a null is neither true nor false: then there is only the new one.
+    let stays = old(time).gte(new(time)).and(old(time).lte(believable));
+    Expr::case(stays, old(name)).finally(new(name)).into()
+}
+
+/// The fires that services skip, since they are paused or were stopped by hand. See
+/// [`skips_fires_since`](crate::runtime::status::Status::skips_fires_since).
+#[derive(Debug, Default)]
+pub(crate) struct SkippedFires {
+    /// The last fire of each service that was recorded here.
+    recorded: Mutex<BTreeMap<Arc<str>, SystemTime>>,
+}
+
+impl SkippedFires {
+    /// Returns the services that have skipped a fire which is not recorded, each with the latest one.
+    pub(crate) fn unrecorded(&self, services: &Services) -> Vec<(Arc<str>, LastRun)> {
+        let now = services.shared.clock.wall_now();
+        let skipping = services.all().into_iter().filter_map(|service| {
+            let (schedule, since) = self.skipping(services, &service)?;
+            let fire = cron::missed(&schedule, since, now, 1).pop()?;
+            let last = LastRun { run: None, fire: Some(fire.into()), schedule: Some(schedule.text()) };
+            Some((service.id().clone(), last))
+        });
+        skipping.collect()
+    }
+
+    /// The fire of this service has been recorded.
+    pub(crate) fn recorded(&self, service_id: Arc<str>, last: &LastRun) {
+        if let Some(fire) = last.fire {
+            self.recorded.lock().unwrap_or_else(PoisonError::into_inner).insert(service_id, fire.into());
+        }
+    }
+
+    /// When the next fire is skipped.
+    pub(crate) fn next(&self, services: &Services) -> Option<SystemTime> {
+        let next = services.all().into_iter().filter_map(|service| {
+            let (schedule, since) = self.skipping(services, &service)?;
+            cron::next(&schedule, since)
+        });
+        next.min()
+    }
+
+    /// The schedule of a service that skips its fires, and up to when they are recorded.
+    fn skipping(&self, services: &Services, service: &RegisteredService) -> Option<(CronSchedule, SystemTime)> {
+        let (schedule, since) = {
+            let state = service.inner.lock();
+            (state.requests.options.schedule.caught_up()?.clone(), state.status.skips_fires_since?)
+        };
+        let since = services.shared.clock.wall(since);
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner).get(service.id()).copied();
+        Some((schedule, recorded.map_or(since, |recorded| recorded.max(since))))
+    }
 }
 
 fn column(name: &'static str) -> Alias {

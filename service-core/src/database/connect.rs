@@ -60,11 +60,19 @@ pub(crate) async fn connect_for_bed(
     url: &str,
     begin: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Result<DatabaseConnection> {
-    let mut options = tuned(default_options(url)?, &DatabaseUrl::parse(url)?);
+    let target = DatabaseUrl::parse(url)?;
+    let mut options = tuned(default_options(url)?, &target);
     // Without the ping of the driver, which would come before `begin`.
     options.test_before_acquire(false);
     #[cfg(feature = "sqlite")]
     {
+        let engine = target.engine;
+        // Real time: a busy machine needs longer, and a busy disk needs seconds for what no test is about.
+        options.map_sqlx_sqlite_opts(move |options| {
+            let synchronous = sea_orm::sqlx::sqlite::SqliteSynchronous::Off;
+            let options = options.busy_timeout(12 * BUSY_TIMEOUT).synchronous(synchronous);
+            if engine == Engine::SqliteMemory { in_shared_cache(options) } else { options }
+        });
         let begin = begin.clone();
         options.map_sqlx_sqlite_pool_opts(move |pool| {
             let begin = begin.clone();
@@ -248,9 +256,16 @@ fn tune_sqlite(options: &mut ConnectOptions, engine: Engine) {
     }
     options.map_sqlx_sqlite_before_acquire(|connection, _| Box::pin(is_usable(connection)));
     if engine == Engine::SqliteMemory {
-        // Connections to one in-memory database share a cache, in which a reader would wait for a writer without a limit.
-        options.map_sqlx_sqlite_opts(|options| options.pragma("read_uncommitted", "1"));
+        options.map_sqlx_sqlite_opts(in_shared_cache);
     }
+}
+
+/// Connections to one in-memory database share their cache, where a reader waits for a writer without an end.
+#[cfg(feature = "sqlite")]
+fn in_shared_cache(
+    options: sea_orm::sqlx::sqlite::SqliteConnectOptions,
+) -> sea_orm::sqlx::sqlite::SqliteConnectOptions {
+    options.pragma("read_uncommitted", "1")
 }
 
 #[cfg(not(feature = "sqlite"))]

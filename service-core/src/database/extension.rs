@@ -22,6 +22,7 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::resource::{DATABASE, Outage, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
+use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 
@@ -66,14 +67,19 @@ impl DatabaseExtension {
         &self.watcher().availability
     }
 
-    async fn read_last_fire(&self, id: &str, now: SystemTime) -> Result<SystemTime> {
+    async fn read_last_fire(&self, id: &str, schedule: &str, now: SystemTime) -> Result<SystemTime> {
         let read = self.watcher().with_db(|db| async move {
             self.availability().tables().ensure(&db).await?;
-            if let Some(last) = last_run(&db, id).await?.fire {
-                return Ok(last.into());
+            let last = last_run(&db, id).await?;
+            // A row of an earlier version has no schedule.
+            if let Some(fire) = last.fire
+                && last.schedule.is_none_or(|known| known == schedule)
+            {
+                return Ok(fire.into());
             }
-            // From the first start on, fires can be missed.
-            set_last_run(&db, id, LastRun { fire: Some(now.into()), ..LastRun::default() }).await?;
+            // From the first start with this schedule on, fires can be missed.
+            let first = LastRun { run: None, fire: Some(now.into()), schedule: Some(schedule.to_owned()) };
+            set_last_run(&db, id, &first).await?;
             Ok(now)
         });
         read.await
@@ -116,11 +122,11 @@ impl Extension for DatabaseExtension {
     }
 
     fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
-        Box::pin(async { _ = self.watcher().poll(services).await })
+        Box::pin(self.watcher().poll_regularly(services))
     }
 
-    fn refresh_due(&self) -> Option<SystemTime> {
-        self.watcher().next_expiry()
+    fn refresh_due(&self, services: &Services) -> Option<SystemTime> {
+        self.watcher().next_due(services)
     }
 
     fn commit_in_progress(&self, service: &ServiceInner) -> bool {
@@ -140,13 +146,19 @@ impl Extension for DatabaseExtension {
         })
     }
 
-    fn last_fire<'a>(&'a self, service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+    fn last_fire<'a>(
+        &'a self,
+        service: &'a ServiceInner,
+        schedule: &'a CronSchedule,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<SystemTime>> {
         if let Some(db) = ServiceDb::of(service) {
             // Such a service cannot start without the database.
             db.mark_used();
         }
         Box::pin(async move {
-            match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, now)).await {
+            let schedule = schedule.text();
+            match tokio::time::timeout(READ_TIMEOUT, self.read_last_fire(&service.id, &schedule, now)).await {
                 Ok(read) => read,
                 // An error of the kind `ConnectionLost`, so that it counts as an outage.
                 Err(_) => {
@@ -160,11 +172,13 @@ impl Extension for DatabaseExtension {
     fn record_fire<'a>(
         &'a self,
         service: &'a ServiceInner,
+        schedule: &'a CronSchedule,
         fire: SystemTime,
         started: Option<SystemTime>,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let last = LastRun { run: started.map(Into::into), fire: Some(fire.into()) };
+            let (run, fire) = (started.map(Into::into), Some(fire.into()));
+            let last = &LastRun { run, fire, schedule: Some(schedule.text()) };
             let recorded = self.watcher().with_db(|db| async move { set_last_run(&db, &service.id, last).await }).await;
             if recorded.is_err() {
                 self.availability().probe_soon();

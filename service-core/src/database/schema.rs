@@ -44,15 +44,16 @@ const TABLES: [(&str, &str); 5] = [
     (
         "service_state",
         "CREATE TABLE IF NOT EXISTS service_state (\
-         service_id TEXT NOT NULL PRIMARY KEY, last_run TEXT, last_fire TEXT)",
+         service_id TEXT NOT NULL PRIMARY KEY, last_run TEXT, last_fire TEXT, schedule TEXT)",
     ),
 ];
 
-/// The columns that early versions of `service_claim` lack, each with the statement that adds it.
-const LATER_COLUMNS: [(&str, &str); 3] = [
-    ("seq", "ALTER TABLE service_claim ADD COLUMN seq BIGINT NOT NULL DEFAULT 0"),
-    ("crashes", "ALTER TABLE service_claim ADD COLUMN crashes BIGINT NOT NULL DEFAULT 0"),
-    ("concurrency", "ALTER TABLE service_claim ADD COLUMN concurrency BIGINT NOT NULL DEFAULT 1"),
+/// The columns that early versions of a table lack, each with the statement that adds it.
+const LATER_COLUMNS: [(&str, &str, &str); 4] = [
+    ("service_claim", "seq", "ALTER TABLE service_claim ADD COLUMN seq BIGINT NOT NULL DEFAULT 0"),
+    ("service_claim", "crashes", "ALTER TABLE service_claim ADD COLUMN crashes BIGINT NOT NULL DEFAULT 0"),
+    ("service_claim", "concurrency", "ALTER TABLE service_claim ADD COLUMN concurrency BIGINT NOT NULL DEFAULT 1"),
+    ("service_state", "schedule", "ALTER TABLE service_state ADD COLUMN schedule TEXT"),
 ];
 
 /// The key of the advisory lock: "service\0\0" as a number.
@@ -200,26 +201,31 @@ pub async fn check_schema(db: &DatabaseConnection) -> Result<()> {
     let missing = missing_columns(db).await?;
     if !missing.is_empty() {
         return Err(Error::fatal(format!(
-            "`service_claim` was created by an earlier version: run `{}`, or leave out `.migrate(false)`",
+            "tables were created by an earlier version: run `{}`, or leave out `.migrate(false)`",
             missing.join("; ")
         )));
     }
     Ok(())
 }
 
-/// The statements that add the columns that `service_claim` lacks; none if there is no such table.
+/// The statements that add the columns which the tables lack. A table that does not exist lacks none.
 async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> {
     let backend = db.get_database_backend();
     let sql = match backend {
         DbBackend::Postgres => {
-            "SELECT attname::text AS name FROM pg_attribute WHERE attrelid = to_regclass('service_claim') AND NOT attisdropped"
+            "SELECT attname::text AS name FROM pg_attribute WHERE attrelid = to_regclass($1) AND NOT attisdropped"
         }
-        _ => "SELECT name FROM pragma_table_info('service_claim')",
+        _ => "SELECT name FROM pragma_table_info(?)",
     };
-    let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
-    let there = rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, _>>()?;
-    let lacks = |column: &str| !there.is_empty() && there.iter().all(|name| name != column);
-    Ok(LATER_COLUMNS.into_iter().filter(|(column, _)| lacks(column)).map(|(_, sql)| sql).collect())
+    let mut missing = Vec::new();
+    for table in ["service_claim", "service_state"] {
+        let rows = db.query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()])).await?;
+        let there = rows.iter().map(|row| row.try_get("", "name")).collect::<std::result::Result<Vec<String>, _>>()?;
+        let lacks = |column: &str| !there.is_empty() && there.iter().all(|name| name != column);
+        let later = LATER_COLUMNS.into_iter().filter(|(of, column, _)| *of == table && lacks(column));
+        missing.extend(later.map(|(_, _, sql)| sql));
+    }
+    Ok(missing)
 }
 
 async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {

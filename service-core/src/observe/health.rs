@@ -253,7 +253,7 @@ fn assess_start(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
 
 fn assess_paused(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
     let who = match &snapshot.paused_by_override {
-        Some(place) => place.to_string(),
+        Some(pause) => pause.place.to_string(),
         None if snapshot.paused == Some(PausedBy::Itself) => "itself".to_owned(),
         None => "an operator".to_owned(),
     };

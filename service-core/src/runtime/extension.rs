@@ -11,6 +11,7 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::resource::Resource;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
+use crate::schedule::CronSchedule;
 use crate::service::error::Result;
 
 /// The hooks of a feature in the loop of every service. Each hook does nothing by default.
@@ -54,7 +55,7 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
 
     /// When the next [`refresh`](Self::refresh) is due at the latest, because something known expires.
     #[allow(dead_code, reason = "for virtual time")]
-    fn refresh_due(&self) -> Option<SystemTime> {
+    fn refresh_due(&self, _services: &Services) -> Option<SystemTime> {
         None
     }
 
@@ -73,15 +74,21 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service.
-    fn last_fire<'a>(&'a self, _service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+    /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service with this schedule.
+    fn last_fire<'a>(
+        &'a self,
+        _service: &'a ServiceInner,
+        _schedule: &'a CronSchedule,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<SystemTime>> {
         Box::pin(std::future::ready(Ok(now)))
     }
 
-    /// Records a fire whose run, which began at `started`, succeeded.
+    /// Records a fire of this schedule whose run, which began at `started`, succeeded.
     fn record_fire<'a>(
         &'a self,
         _service: &'a ServiceInner,
+        _schedule: &'a CronSchedule,
         _fire: SystemTime,
         _started: Option<SystemTime>,
     ) -> BoxFuture<'a, Result<()>> {

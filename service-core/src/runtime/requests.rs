@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,13 +32,18 @@ pub struct StateError {
 pub(crate) struct StopRequest {
     /// When the current run is aborted at the latest.
     pub(crate) run: Option<Instant>,
-    /// When `cleanup` is aborted at the latest.
+    /// When `cleanup` is aborted at the latest. Only a shutdown sets this.
     pub(crate) cleanup: Option<Instant>,
     /// The service's own code requested the stop first.
     pub(crate) by_itself: bool,
 }
 
 impl StopRequest {
+    /// Whether the registry shuts down: then the process is about to end, too.
+    pub(crate) fn is_shutdown(&self) -> bool {
+        self.cleanup.is_some()
+    }
+
     /// Joins two stops: the earlier deadlines count.
     pub(super) fn or_sooner(self, other: Self) -> Self {
         let sooner = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
@@ -57,6 +63,15 @@ impl StopRequest {
 pub(crate) enum PausedBy {
     Handle,
     Itself,
+}
+
+/// A pause by an operator override, or by a row of the tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OverridePause {
+    /// The row, as text.
+    pub(crate) place: Box<str>,
+    /// When it was set, if that is recorded.
+    pub(crate) since: Option<SystemTime>,
 }
 
 /// Why a fresh instance replaces the current one.
@@ -101,7 +116,7 @@ pub(crate) struct Requests {
     pub(crate) stop: Option<Box<StopRequest>>,
     pub(crate) paused: Option<PausedBy>,
     /// The operator override that pauses the service.
-    pub(crate) paused_by_override: Option<Box<str>>,
+    pub(crate) paused_by_override: Option<Box<OverridePause>>,
     /// `run_now` was called. The loop clears it.
     pub(crate) run: bool,
     /// The service was woken: the next run is due now. The loop clears it.

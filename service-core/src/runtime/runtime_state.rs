@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -12,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::config::Resolved;
 use crate::config::options::Options;
-use crate::runtime::requests::{PausedBy, Progress, Rebuild, Requests, StateError, StopRequest};
+use crate::runtime::requests::{OverridePause, PausedBy, Progress, Rebuild, Requests, StateError, StopRequest};
 use crate::runtime::status::{Activity, Exit, Status};
+use crate::schedule::cron::CronTimer;
 use crate::schedule::{LongRun, later};
 use crate::service::error::Result;
 use crate::service::outcome::Outcome;
@@ -39,7 +41,7 @@ pub(crate) struct Snapshot {
     pub(crate) status: Status,
     pub(crate) stop: Option<StopRequest>,
     pub(crate) paused: Option<PausedBy>,
-    pub(crate) paused_by_override: Option<Box<str>>,
+    pub(crate) paused_by_override: Option<Box<OverridePause>>,
     pub(crate) degraded: Option<Box<str>>,
     pub(crate) progress: Progress,
     pub(crate) options: Arc<Options>,
@@ -74,6 +76,16 @@ impl RuntimeState {
             Activity::BackingOff => ServiceState::BackingOff,
             Activity::Waiting | Activity::InRun | Activity::InBlockingRun => ServiceState::Running,
         }
+    }
+
+    /// For `catch_up`: notes whether the service is paused, since what comes due in a pause is not missed.
+    pub(crate) fn note_pause(&mut self, cron: &mut CronTimer, now: SystemTime) {
+        let is_paused = self.state() == ServiceState::Paused;
+        cron.set_paused(is_paused, now);
+        // A fire that is still to be made up must not count as skipped.
+        let skips = is_paused && !cron.owes();
+        let since = self.status.skips_fires_since;
+        self.status.skips_fires_since = skips.then(|| since.unwrap_or_else(Instant::now));
     }
 
     /// Whether the service is paused, or will be as soon as it has started.
@@ -276,7 +288,8 @@ impl RuntimeState {
         if !self.serves_requests() {
             return self.refuse(service, "resume", self.why_down());
         }
-        if let Some(place) = &self.requests.paused_by_override {
+        if let Some(pause) = &self.requests.paused_by_override {
+            let place = &pause.place;
             return self.refuse(service, "resume", format!("it is paused by {place}; delete that override"));
         }
         if self.requests.paused.take().is_none() {
@@ -391,7 +404,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_requested_of_an_earlier_start_is_forgotten_except_an_override() {
         let mut state = state(Activity::InRun, true);
-        state.requests.paused_by_override = Some("a table".into());
+        state.requests.paused_by_override = Some(OverridePause { place: "a table".into(), since: None }.into());
         state.request_rebuild(Rebuild::Reset);
         state.request_run("job").expect("it runs");
         state.request_stop(StopRequest::default());

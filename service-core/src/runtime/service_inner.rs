@@ -14,7 +14,7 @@ use crate::runtime::events::{ServiceEvent, ServiceEventKind};
 use crate::runtime::labels::Labels;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::rate_limit::Rate;
-use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
+use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
 use crate::runtime::status::WaitReason;
@@ -168,9 +168,9 @@ impl ServiceInner {
 
     /// Sets or ends the pause by an operator override.
     #[allow(dead_code, reason = "for extensions")]
-    pub(crate) fn set_override_pause(&self, place: Option<String>) {
+    pub(crate) fn set_override_pause(&self, pause: Option<OverridePause>) {
         self.update(|state| {
-            state.requests.paused_by_override = place.map(String::into_boxed_str);
+            state.requests.paused_by_override = pause.map(Box::new);
             if state.requests.paused_by_override.is_some() {
                 state.interrupt_long_run();
             }

@@ -81,6 +81,10 @@ pub(crate) struct Status {
     /// The grid of the schedule. Before the service is ready: the moment when its start began.
     pub(crate) grid: Grid,
     pub(crate) wait_reason: Option<Box<WaitReason>>,
+    /// For `catch_up`: since when fires that come due are skipped, and not missed. The service is paused or was stopped by hand.
+    pub(crate) skips_fires_since: Option<Instant>,
+    /// When the loop of the previous incarnation ended, if there was one.
+    pub(crate) previous_end: Option<Instant>,
     /// The latest error; it stays after a success.
     pub(crate) last_error: Option<Error>,
     pub(crate) stats: Stats,
@@ -121,16 +125,19 @@ impl Status {
             at_rest: false,
             grid: Grid::new(Instant::now()),
             wait_reason: None,
+            skips_fires_since: None,
+            previous_end: None,
             last_error: None,
             stats: Stats::default(),
         }
     }
 
-    /// Begins the next incarnation. Totals and the last error are kept.
+    /// Begins the next incarnation. Totals, the last error and the end of the previous incarnation are kept.
     pub(crate) fn begin(&mut self) {
         *self = Self {
             incarnation: self.incarnation.wrapping_add(1),
             activity: Activity::Waiting,
+            previous_end: self.previous_end,
             last_error: self.last_error.take(),
             stats: std::mem::take(&mut self.stats),
             ..Self::created()

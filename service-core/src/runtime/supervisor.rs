@@ -30,8 +30,8 @@ use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 use crate::runtime::status::{Activity, Exit, WaitReason};
 use crate::runtime::turn::Turn;
+use crate::schedule::Schedule;
 use crate::schedule::cron::CronTimer;
-use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::service::state::ServiceState;
@@ -172,6 +172,7 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
+        self.skip_since_previous_end();
         if !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
         }
@@ -211,6 +212,9 @@ impl Supervisor {
                 return Some(WaitEvent::Changed);
             }
             state.set_waker(task.waker());
+            if let Some(cron) = cron.as_mut().filter(|_| options.schedule.caught_up().is_some()) {
+                state.note_pause(cron, service.shared.clock.wall_now());
+            }
             if unreturned.is_some() {
                 return None;
             }
@@ -314,7 +318,9 @@ impl Supervisor {
         if rebuild && !self.registered.factory.is_ready_made() {
             self.replace_instance().await;
         }
+        self.follow_schedule();
         self.plan_again();
+        self.record_pending_fire(false).await;
     }
 
     /// Handles a run that succeeded.
@@ -347,7 +353,7 @@ impl Supervisor {
             self.due = Due::AtOnce;
             self.nominal = self.cx.nominal;
         }
-        if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
+        if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
         }
     }
@@ -434,9 +440,4 @@ fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
         state.status.grid.advance_to(*every, started);
     }
     options.clone_from(&state.requests.options);
-}
-
-/// Whether fires that were missed while the process was down are made up.
-fn catches_up(options: &Options) -> bool {
-    matches!(&options.schedule, Schedule::Cron(cron) if cron.catch_up != CatchUp::None)
 }

@@ -240,6 +240,11 @@ pub(crate) struct CronTimer {
     made_up_to: Option<SystemTime>,
     /// The latest fire whose run succeeded and that is not recorded yet, and whether a warning was logged.
     unrecorded: Option<(SystemTime, bool)>,
+    /// The text of the schedule.
+    schedule: Option<Box<str>>,
+    /// Periods in which nothing was missed, though nothing ran: pauses, and stops. The earliest first.
+    skipped: Vec<(SystemTime, SystemTime)>,
+    paused_since: Option<SystemTime>,
 }
 
 impl CronTimer {
@@ -286,13 +291,59 @@ impl CronTimer {
         self.made_up_to = Some(last);
     }
 
-    /// While missed fires are made up: the moment up to which none is missing.
-    pub(crate) fn made_up_to(&self) -> Option<SystemTime> {
-        self.made_up_to
-    }
-
     pub(crate) fn all_made_up(&mut self) {
         self.made_up_to = None;
+    }
+
+    /// The fires of this schedule count from now on. If there was another one, nothing of it is made up any more, and the
+    /// present time is to be recorded.
+    pub(crate) fn follow(&mut self, schedule: &CronSchedule, now: SystemTime) {
+        let text = schedule.text();
+        let previous = self.schedule.replace(text.as_str().into());
+        if previous.is_some_and(|previous| *previous != *text) {
+            self.missed.clear();
+            self.made_up_to = None;
+            self.unrecorded = Some((now, false));
+        }
+    }
+
+    /// Fires in this period were not missed.
+    pub(crate) fn skip(&mut self, from: SystemTime, to: SystemTime) {
+        self.skipped.push((from, to));
+    }
+
+    /// Whether the service is paused now.
+    pub(crate) fn set_paused(&mut self, paused: bool, now: SystemTime) {
+        if paused {
+            self.paused_since.get_or_insert(now);
+        } else if let Some(since) = self.paused_since.take() {
+            self.skip(since, now);
+        }
+    }
+
+    /// Whether a fire has not been served: it was missed, or its run has not succeeded.
+    pub(crate) fn owes(&self) -> bool {
+        self.made_up_to.is_some() || self.in_run.is_some()
+    }
+
+    /// Returns the missed fires up to now: at most `most`, the latest ones, oldest first.
+    pub(crate) fn find_missed(&self, schedule: &CronSchedule, now: SystemTime, most: usize) -> Vec<SystemTime> {
+        let Some(since) = self.made_up_to else { return Vec::new() };
+        let mut found = VecDeque::new();
+        let mut until = now;
+        let mut search = |from: SystemTime, until: SystemTime| {
+            if from < until {
+                for fire in missed(schedule, from, until, most - found.len()).into_iter().rev() {
+                    found.push_front(fire);
+                }
+            }
+        };
+        for (from, to) in self.skipped.iter().rev() {
+            search(since.max(*to), until);
+            until = until.min(*from);
+        }
+        search(since, until);
+        found.into()
     }
 
     /// Queues fires that were missed.
@@ -316,6 +367,9 @@ impl CronTimer {
     /// The run of the current fire has succeeded.
     pub(crate) fn done(&mut self) {
         if let Some(fire) = self.in_run.take() {
+            // A run that was due before a pause serves what the pause has skipped, unless others are to be made up.
+            let skipped = self.skipped.last().map(|(_, to)| *to).filter(|_| self.made_up_to.is_none());
+            let fire = skipped.map_or(fire, |skipped| skipped.max(fire));
             let warned = self.unrecorded.is_some_and(|(_, warned)| warned);
             self.unrecorded = Some((fire, warned));
         }

@@ -90,6 +90,16 @@ impl Readiness {
     }
 }
 
+impl Schedule {
+    /// Returns the cron schedule, if fires that were missed while the process was down are made up.
+    pub(crate) fn caught_up(&self) -> Option<&CronSchedule> {
+        match self {
+            Self::Cron(cron) if cron.catch_up != CatchUp::None => Some(cron),
+            _ => None,
+        }
+    }
+}
+
 /// A cron schedule, as it was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CronSchedule {
@@ -101,7 +111,17 @@ pub(crate) struct CronSchedule {
     pub(crate) catch_up: CatchUp,
 }
 
-/// What happens to cron fires that were missed while the process was down.
+impl CronSchedule {
+    /// Returns the expression and the time zone. Schedules with different texts have different fires.
+    #[allow(dead_code, reason = "without the feature `cron`, nothing is caught up")]
+    pub(crate) fn text(&self) -> String {
+        let fields: Vec<&str> = self.expression.split_whitespace().chain([&*self.timezone]).collect();
+        fields.join(" ")
+    }
+}
+
+/// What happens to cron fires that were missed while no process was up. Fires that a manual stop, a pause or another schedule
+/// skips are not missed.
 ///
 /// A fire counts as served when its run has succeeded; the database records that. If the process is killed during the
 /// run, the next process repeats the fire. Before the first start of a service nothing counts as missed.

@@ -149,12 +149,13 @@ impl TestBed {
     pub(crate) async fn hold_clock(&self) -> Option<impl Fn() + Send + Sync + 'static> {
         let clock = HeldClock::hold_paused();
         if let Some(clock) = &clock {
-            let time = Arc::new(HeldTime(Arc::downgrade(clock)));
+            let time = Arc::new(HeldTime(clock.clone()));
             self.change(|mut builder| {
                 builder.virtual_time = Some(time);
                 builder
             });
         }
+        // The work belongs to the clock, not the clock to the work.
         let held = clock.as_ref().map(Arc::downgrade);
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = clock;
         held.map(|held| move || _ = held.upgrade().map(|clock| clock.work_begins()))
@@ -304,6 +305,14 @@ impl TestBed {
 
     fn lock(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TestBed {
+    fn drop(&mut self) {
+        if let Some(clock) = self.held_clock() {
+            clock.end();
+        }
     }
 }
 

@@ -1,17 +1,17 @@
 //! Virtual time: the wall clock of the test bed, and virtual time with a real database.
 //!
 //! A paused clock advances to its next timer whenever every task waits. A task that waits for a database waits for real
-//! time, so the clock would advance past the timeouts of the pool. So a bed with a database holds the clock: it is let go only
-//! while a caller waits for services and no statement is in flight.
+//! time, so the clock would advance past the timeouts of the pool. So a bed with a database holds the clock, unless a caller waits
+//! for services and no statement is in flight.
 //!
-//! The tricky part is that tokio advances the clock as soon as all tasks wait, and asks no one. So the clock must be held before
-//! the task that begins a statement returns: [`HeldClock::hold`] is called synchronously from the pool. Where the pool is not
-//! known, or a connection stays in use without an end, silence has to do: then the clock moves by small steps.
+//! The tricky part is that tokio advances the clock as soon as all tasks wait. So a task of the bed, the keeper, is woken by
+//! the task that begins a statement, and does not wait before the statement has ended. Where the pool is not known, or a connection
+//! stays in use without an end, silence has to do: then the clock moves by small steps.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -28,12 +28,12 @@ use crate::service::state::ServiceState;
 
 /// How far the clock moves at most if it is not known whether a statement is in flight.
 const STEP: Duration = Duration::from_millis(250);
-/// The silence before a step if nothing is known about the pool, or after a step that changed nothing.
+/// The silence before a step if nothing is known about the pool, or after a step that changed nothing, in moments of real time.
 const SHORT_SILENCE: u32 = 20;
-/// The silence before the first step while several connections are in use: one may wait for a lock of another.
-const LOCK_SILENCE: u32 = 2_000;
-/// The same for one connection: a slow statement, or a transaction on the pool itself whose user sleeps.
-const LONG_SILENCE: u32 = 5_000;
+/// The silence before the first step while a transaction is open whose user sleeps: a statement may wait for its lock.
+const LOCK_SILENCE: u32 = 5_000;
+/// The same without one. A statement is slow, or it is a transaction of the pool's own whose user sleeps.
+const LONG_SILENCE: u32 = 20_000;
 /// While a run uses the database, changes in the framework's tables are read this often.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -58,7 +58,7 @@ impl TimeSource for TestClock {
     }
 }
 
-/// Holds a paused clock, until it is dropped, except while a caller waits for services and no work in real time goes on.
+/// Holds a paused clock, until it is dropped, unless a caller waits for services and no work in real time goes on.
 #[derive(Debug)]
 pub(crate) struct HeldClock {
     runtime: Handle,
@@ -78,6 +78,8 @@ struct Hold {
     blocking: Option<mpsc::Sender<()>>,
     /// The callers that let time move.
     movers: usize,
+    /// The bed has been dropped.
+    has_ended: bool,
 }
 
 /// The last time when the framework's tables were read.
@@ -90,18 +92,27 @@ struct Refreshed {
 impl HeldClock {
     /// Holds the clock. Returns `None` if it is not paused.
     pub(super) fn hold_paused() -> Option<Arc<Self>> {
-        let clock = is_paused().then(|| {
-            Arc::new(Self {
-                runtime: Handle::current(),
-                hold: Mutex::default(),
-                work: OnceLock::new(),
-                begins: Notify::new(),
-                begun: AtomicU64::new(0),
-                refreshing: AtomicBool::new(false),
-                refreshed: Mutex::default(),
-            })
+        if !is_paused() {
+            return None;
+        }
+        let clock = Arc::new(Self {
+            runtime: Handle::current(),
+            hold: Mutex::default(),
+            work: OnceLock::new(),
+            begins: Notify::new(),
+            begun: AtomicU64::new(0),
+            refreshing: AtomicBool::new(false),
+            refreshed: Mutex::default(),
         });
-        clock.inspect(|clock| clock.hold())
+        clock.hold();
+        tokio::spawn(keep(clock.clone()));
+        Some(clock)
+    }
+
+    /// From now on the clock is not held.
+    pub(super) fn end(&self) {
+        *lock(&self.hold) = Hold { has_ended: true, ..Hold::default() };
+        self.begins.notify_waiters();
     }
 
     /// Sets the work that the clock stands still for, once.
@@ -116,7 +127,6 @@ impl HeldClock {
         if !self.refreshing.load(Ordering::SeqCst) {
             self.begun.fetch_add(1, Ordering::SeqCst);
         }
-        self.hold();
         self.begins.notify_waiters();
     }
 
@@ -153,7 +163,7 @@ impl HeldClock {
         }
     }
 
-    /// Lets time move while it is polled. It never ends.
+    /// Lets time move while it is polled, and reads the framework's tables when that is due. It never ends.
     async fn drive<T>(&self, services: &Arc<Services>, extension: &dyn Extension) -> T {
         let _moving = Moving::new(self);
         let mut patience = Patience::default();
@@ -164,16 +174,8 @@ impl HeldClock {
             if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
                 continue;
             }
-            let expiry = extension.refresh_due().map(|due| instant_of(services, due));
-            let until = if known { expiry } else { Some(Instant::now() + STEP) };
-            self.release();
-            match until {
-                Some(until) => first_of(begins, tokio::time::sleep_until(until)).await,
-                None => begins.await,
-            }
-            if !known {
-                self.hold();
-            }
+            let expiry = extension.refresh_due(services).map(|due| instant_of(services, due));
+            wait(begins, if known { expiry } else { Some(Instant::now() + STEP) }).await;
         }
     }
 
@@ -207,7 +209,7 @@ impl HeldClock {
         }
         let refreshed = lock(&self.refreshed);
         let Some(at) = refreshed.at else { return true };
-        let has_expired = extension.refresh_due().is_some_and(|due| due <= services.shared.clock.wall_now());
+        let has_expired = extension.refresh_due(services).is_some_and(|due| due <= services.shared.clock.wall_now());
         let in_run = || services.all().iter().any(|service| service.inner.lock().status.in_run());
         let was_used = refreshed.begun != self.begun.load(Ordering::SeqCst);
         let may_be_old = at.elapsed() >= REFRESH_INTERVAL && (was_used || self.state().active.is_none());
@@ -227,9 +229,9 @@ impl HeldClock {
         });
         let stuck = async {
             let (mut patience, mut idle) = (Patience::default(), 0);
-            while idle < SHORT_SILENCE && !patience.is_over(self.state(), self.begun.load(Ordering::SeqCst)) {
+            while idle < QUICK + SHORT_SILENCE && !patience.is_over(self.state(), self.begun.load(Ordering::SeqCst)) {
                 idle = if self.state().active == Some(0) { idle + 1 } else { 0 };
-                real_time_passes(QUICK).await;
+                real_time_passes(patience.silence).await;
             }
             false
         };
@@ -242,15 +244,24 @@ impl HeldClock {
 
     fn hold(&self) {
         let mut hold = lock(&self.hold);
-        if hold.blocking.is_none() {
+        if !hold.has_ended {
             let (release, released) = mpsc::channel::<()>();
             self.runtime.spawn_blocking(move || released.recv());
             hold.blocking = Some(release);
         }
     }
+}
 
-    fn release(&self) {
-        lock(&self.hold).blocking = None;
+/// Keeps the clock from advancing while work goes on, until the bed is dropped: it does not wait, or a blocking task sleeps.
+async fn keep(clock: Arc<HeldClock>) {
+    let mut patience = Patience::default();
+    while !lock(&clock.hold).has_ended {
+        let begins = clock.begins.notified();
+        let until = match clock.is_done(&mut patience).await {
+            true => None,
+            false => Some(Instant::now() + STEP),
+        };
+        wait(begins, until).await;
     }
 }
 
@@ -259,7 +270,9 @@ struct Moving<'a>(&'a HeldClock);
 
 impl<'a> Moving<'a> {
     fn new(clock: &'a HeldClock) -> Self {
-        lock(&clock.hold).movers += 1;
+        let mut hold = lock(&clock.hold);
+        hold.movers += 1;
+        hold.blocking = None;
         Self(clock)
     }
 }
@@ -268,7 +281,7 @@ impl Drop for Moving<'_> {
     fn drop(&mut self) {
         let movers = {
             let mut hold = lock(&self.0.hold);
-            hold.movers -= 1;
+            hold.movers = hold.movers.saturating_sub(1);
             hold.movers
         };
         if movers == 0 {
@@ -294,9 +307,9 @@ impl Patience {
         }
         self.silence += 1;
         let most = match state {
-            RealWorkState { active: None, .. } => SHORT_SILENCE,
             _ if self.has_moved => SHORT_SILENCE,
-            RealWorkState { active: Some(1), waiting: 0, .. } => LONG_SILENCE,
+            RealWorkState { active: None, .. } => SHORT_SILENCE,
+            RealWorkState { waiting: 0, .. } => LONG_SILENCE,
             _ => LOCK_SILENCE,
         };
         let is_over = self.silence > most + QUICK;
@@ -307,31 +320,36 @@ impl Patience {
     }
 }
 
-/// So many moments are short, since most statements are.
-const QUICK: u32 = 20;
+/// So many moments take no more than a turn of the runtime, since most statements are short.
+const QUICK: u32 = 200;
 
-/// Waits a moment in real time: a millisecond, or less at first.
+/// Waits a moment in real time: a millisecond, or less at first. The clock does not advance.
 async fn real_time_passes(silence: u32) {
-    let moment = if silence < QUICK { Duration::from_micros(50) } else { Duration::from_millis(1) };
+    if silence < QUICK {
+        return tokio::task::yield_now().await;
+    }
+    let moment = if silence < QUICK + SHORT_SILENCE { Duration::from_micros(50) } else { Duration::from_millis(1) };
     // Not in place, so that the runtime notices what happens in the meantime. If the blocking pool has shut down, the test is
     // ending.
     let _ = tokio::task::spawn_blocking(move || std::thread::sleep(moment)).await;
 }
 
+/// Waits until work begins, or until a moment of virtual time.
+async fn wait(begins: impl Future<Output = ()>, until: Option<Instant>) {
+    match until {
+        Some(until) => first_of(begins, tokio::time::sleep_until(until)).await,
+        None => begins.await,
+    }
+}
+
 /// Lets a held clock move for callers that wait for services.
 #[derive(Debug)]
-pub(super) struct HeldTime(pub(super) Weak<HeldClock>);
+pub(super) struct HeldTime(pub(super) Arc<HeldClock>);
 
 impl VirtualTime for HeldTime {
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
-        // Without its bed, the clock is not held.
-        let clock = self.0.upgrade();
-        Box::pin(async move {
-            match clock {
-                Some(clock) => clock.drive(&services, &*extension).await,
-                None => std::future::pending().await,
-            }
-        })
+        let clock = self.0.clone();
+        Box::pin(async move { clock.drive(&services, &*extension).await })
     }
 }
 
@@ -344,7 +362,7 @@ pub(super) async fn settle(services: &Services) {
         tokio::task::yield_now().await;
     }
     // It does not end if it waits for virtual time.
-    for silence in 0..LONG_SILENCE {
+    for silence in 0..LOCK_SILENCE {
         if !services.all().iter().any(|service| service.inner.lock().status.in_blocking_run()) {
             break;
         }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
 use crate::database::availability::Availability;
+use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, idle_connection};
@@ -29,6 +30,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
 use crate::panic::{self, Caught};
 use crate::runtime::registration::RegisteredService;
+use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
@@ -53,6 +55,7 @@ pub(crate) struct TableWatcher {
     /// Opens a connection beside the pool, if the pool has no connection in time.
     direct: Option<DirectConnection>,
     file: SqliteFile,
+    skipped: SkippedFires,
     /// How many polls still close idle connections, because the database's file was replaced.
     closing: AtomicU32,
     /// Overrides expire by the registry's clock, not by the database's.
@@ -91,6 +94,8 @@ struct TableRow {
     scope: Scope,
     value: Value,
     place: String,
+    /// When it was set, if that is recorded.
+    since: Option<SystemTime>,
     /// Why it has no valid value.
     problem: Option<String>,
 }
@@ -98,7 +103,7 @@ struct TableRow {
 impl TableRow {
     fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
         let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
-        Self { layer, key, scope: Scope::Service, value, place, problem }
+        Self { layer, key, scope: Scope::Service, value, place, since: None, problem }
     }
 
     fn slot(&self) -> Slot {
@@ -155,6 +160,7 @@ impl TableWatcher {
             direct,
             is_virtual,
             file: SqliteFile::default(),
+            skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
             watching: AtomicBool::new(false),
             polling: tokio::sync::Mutex::default(),
@@ -234,7 +240,7 @@ impl TableWatcher {
                 let probe = watcher.availability.probe_requested();
                 let _ = tokio::time::timeout(POLL_INTERVAL - POLL_INTERVAL / 6, probe).await;
                 let Some(services) = services.upgrade() else { return };
-                watcher.poll(&services).await;
+                watcher.poll_regularly(&services).await;
             }
         });
     }
@@ -255,6 +261,22 @@ impl TableWatcher {
     /// Reads the tables and applies what has changed. Reports once that the database is down, and once that it is up again.
     pub(crate) async fn poll(&self, services: &Services) -> Option<Error> {
         self.poll_within(services, self.poll_timeout()).await
+    }
+
+    /// What is done again and again: reads the tables, and records the fires that services skip.
+    pub(crate) async fn poll_regularly(&self, services: &Services) {
+        let failed = self.poll(services).await.is_some();
+        for (service_id, last) in self.skipped.unrecorded(services) {
+            if failed || self.availability.is_down() {
+                // The next poll tries again.
+                return;
+            }
+            let (id, skipped) = (&service_id, &last);
+            let record = self.with_db(|db| async move { set_last_run(&db, id, skipped).await });
+            if let Ok(Ok(())) = tokio::time::timeout(self.poll_timeout(), record).await {
+                self.skipped.recorded(service_id, &last);
+            }
+        }
     }
 
     fn poll_timeout(&self) -> Duration {
@@ -391,8 +413,9 @@ impl TableWatcher {
         for row in overrides {
             let (service, table_row) = match row {
                 Ok(row) => {
-                    let place = place(&row);
-                    (row.service_id, TableRow::new(Layer::Override, row.key, Ok(row.value), place))
+                    let (place, since) = (place(&row), Some(row.at.into()));
+                    let table_row = TableRow::new(Layer::Override, row.key, Ok(row.value), place);
+                    (row.service_id, TableRow { since, ..table_row })
                 }
                 Err(bad) => {
                     let place = format!("service_override, {} of {}", bad.key, bad.service_id);
@@ -404,9 +427,10 @@ impl TableWatcher {
         Ok(rows)
     }
 
-    /// When the next override expires that is known.
-    pub(crate) fn next_expiry(&self) -> Option<SystemTime> {
-        self.state().next_expiry.map(SystemTime::from)
+    /// When the next poll is due at the latest: an override expires, or a fire is skipped.
+    pub(crate) fn next_due(&self, services: &Services) -> Option<SystemTime> {
+        let expiry = self.state().next_expiry.map(SystemTime::from);
+        expiry.into_iter().chain(self.skipped.next(services)).min()
     }
 
     fn report(&self, service: &str, place: &str, problem: &str) {
@@ -518,7 +542,10 @@ impl TableWatcher {
         let last = pauses.last().map(|row| (row.scope, row.layer));
         let pause =
             pauses.into_iter().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true));
-        let pause = pause.map(|row| if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place });
+        let pause = pause.map(|row| {
+            let place = if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place };
+            OverridePause { place: place.into(), since: row.since }
+        });
         service.inner.set_override_pause(pause);
     }
 }

@@ -1,4 +1,6 @@
 //! `catch_up`: finds the cron fires that were missed while the process was down, and records each fire whose run succeeded.
+//! Fires that came due while the process was up, but the service was paused or stopped, are not missed. The extension records
+//! them, since the loop of a stopped service has ended: [`Status::skips_fires_since`](crate::runtime::status::Status).
 //!
 //! The tricky part is that the extension which stores the last fire (the database) may not answer. Without the last fire it
 //! is unknown which fires were missed, and the next successful run would overwrite it. So such a service stays `Starting`
@@ -10,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use crate::log::{info, warn};
 use tokio::time::Instant;
 
-use super::{Exit, Supervisor, catches_up};
+use super::{Due, Exit, Supervisor};
 use crate::runtime::invoker::{InvokeResult, Limit};
-use crate::schedule::cron::{self, MOST_MISSED};
+use crate::schedule::cron::MOST_MISSED;
 use crate::schedule::{CatchUp, Schedule, later};
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
@@ -30,15 +32,19 @@ impl Supervisor {
     /// # Errors
     /// It could not be read. The failure has been handled; the value is the end of the loop, if the loop has to end.
     pub(super) async fn read_last_fire(&mut self) -> Result<(), Option<Exit>> {
-        if !catches_up(&self.options) {
-            return Ok(());
-        }
+        let options = self.options.clone();
+        let Some(schedule) = options.schedule.caught_up() else { return Ok(()) };
         let (began, now) = (Instant::now(), self.services.shared.clock.wall_now());
         let (extension, cx) = (self.invoker.extension.clone(), self.cx.clone());
-        match cx.unless_stopping(extension.last_fire(&cx.service, now)).await {
+        match cx.unless_stopping(extension.last_fire(&cx.service, schedule, now)).await {
             None => Err(Some(Exit::Stopped)),
             Some(Ok(last)) => {
                 self.cron().served_before(last);
+                let pause = cx.service.lock().requests.paused_by_override.clone();
+                if let Some(pause) = pause {
+                    // It skips what came due since it was set, also while no process was up.
+                    self.cron().skip(pause.since.unwrap_or(last), now);
+                }
                 Ok(())
             }
             Some(Err(error)) => {
@@ -47,13 +53,36 @@ impl Supervisor {
         }
     }
 
+    /// Fires that came due since the previous incarnation ended in this process are not missed.
+    pub(super) fn skip_since_previous_end(&mut self) {
+        if self.options.schedule.caught_up().is_none() {
+            return;
+        }
+        let clock = &self.services.shared.clock;
+        let (previous_end, now) = (self.cx.service.lock().status.previous_end, clock.wall_now());
+        if let Some(end) = previous_end.map(|end| clock.wall(end)) {
+            self.cron().skip(end, now);
+        }
+    }
+
+    /// Fires of the schedule that holds now count from now on.
+    pub(super) fn follow_schedule(&mut self) {
+        let options = self.options.clone();
+        let Some(schedule) = options.schedule.caught_up() else { return };
+        let now = self.services.shared.clock.wall_now();
+        self.cron().follow(schedule, now);
+        if self.due == Due::Missed && !self.cron().has_missed() {
+            self.due = Due::Cron;
+        }
+    }
+
     /// Finds the fires that were missed up to now: at the start, and again while they are made up.
     pub(super) fn backfill(&mut self) {
         let options = self.options.clone();
         let Schedule::Cron(schedule) = &options.schedule else { return };
-        let Some(last) = self.cron().made_up_to() else { return };
         let most = if schedule.catch_up == CatchUp::Latest { 1 } else { MOST_MISSED };
-        let missed = cron::missed(schedule, last, self.services.shared.clock.wall_now(), most);
+        let now = self.services.shared.clock.wall_now();
+        let missed = self.cron().find_missed(schedule, now, most);
         if missed.is_empty() {
             return self.cron().all_made_up();
         }
@@ -64,6 +93,8 @@ impl Supervisor {
     /// Records the fire whose run succeeded, so that the next process does not repeat it. During an outage this is left for
     /// the next check of the clock or the next run; `at_end` it is tried once anyway.
     pub(super) async fn record_pending_fire(&mut self, at_end: bool) {
+        let options = self.options.clone();
+        let Some(schedule) = options.schedule.caught_up() else { return };
         let Some(fire) = self.cron.as_ref().and_then(|cron| cron.unrecorded()) else { return };
         let extension = self.invoker.extension.clone();
         if !at_end && extension.is_down() {
@@ -73,7 +104,7 @@ impl Supervisor {
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout.min(RECORD_TIMEOUT)));
         let started: Option<SystemTime> =
             service.lock().status.stats.last_started.map(|started| service.shared.clock.wall(started));
-        let record = extension.record_fire(&service, fire, started);
+        let record = extension.record_fire(&service, schedule, fire, started);
         let why = match self.invoker.invoke(pin!(record), limit).await {
             InvokeResult::Done(Ok(())) => return self.cron().recorded(fire),
             InvokeResult::Done(Err(error)) => format!("{error:#}"),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::running::cancelled_error;
-use super::{Due, Exit, Supervisor, Times, adopt_options, catches_up};
+use super::{Due, Exit, Supervisor, Times, adopt_options};
 use crate::humanize;
 use crate::panic::Caught;
 use crate::runtime::events::ServiceEventKind;
@@ -247,7 +247,7 @@ impl Supervisor {
     /// Gives the run up: the service waits for the next regular one. A cron fire counts as served.
     fn give_up(&mut self, failure: &Failure, times: Option<Times>) {
         let (service, run, failures) = (self.cx.service.clone(), self.cx.run, failure.count);
-        if let Some(cron) = self.cron.as_mut().filter(|_| catches_up(&self.options)) {
+        if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
         }
         let now = Instant::now();

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{Due, Supervisor, catches_up};
+use super::{Due, Supervisor};
 use crate::runtime::context::Nominal;
 use crate::runtime::status::Activity;
-use crate::schedule::{Grid, Readiness, Schedule, later};
+use crate::schedule::{CatchUp, Grid, Readiness, Schedule, later};
 
 impl Supervisor {
     /// The first instance has been built: the service is ready, and its schedule begins.
@@ -116,7 +116,8 @@ impl Supervisor {
         let options = self.options.clone();
         let Schedule::Cron(schedule) = &options.schedule else { return };
         let (from, now) = self.cron_from();
-        if catches_up(&options) && !self.cron().has_missed() {
+        self.follow_schedule();
+        if schedule.catch_up != CatchUp::None && !self.cron().has_missed() {
             self.backfill();
         }
         if self.cron().has_missed() {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::runtime::resource::{Outage, Resource};
+use crate::schedule::CronSchedule;
 use crate::service::failure::FailureKind;
 
 /// An extension that follows the test's script.
@@ -87,7 +88,12 @@ impl Extension for Scripted {
         })
     }
 
-    fn last_fire<'a>(&'a self, _service: &'a ServiceInner, now: SystemTime) -> BoxFuture<'a, Result<SystemTime>> {
+    fn last_fire<'a>(
+        &'a self,
+        _service: &'a ServiceInner,
+        _schedule: &'a CronSchedule,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<SystemTime>> {
         self.log.push("last fire");
         Box::pin(async move {
             self.answer().await?;
@@ -98,6 +104,7 @@ impl Extension for Scripted {
     fn record_fire<'a>(
         &'a self,
         _service: &'a ServiceInner,
+        _schedule: &'a CronSchedule,
         fire: SystemTime,
         started: Option<SystemTime>,
     ) -> BoxFuture<'a, Result<()>> {
@@ -317,7 +324,7 @@ async fn other_failures_count_during_an_outage() {
 mod fires {
     use super::*;
     use crate::runtime::clock::{Clock, TimeSource};
-    use crate::schedule::{CatchUp, CronSchedule};
+    use crate::schedule::CatchUp;
 
     /// A wall clock that moves with tokio's clock.
     #[derive(Debug)]

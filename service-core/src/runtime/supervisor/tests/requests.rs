@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll, Wake, Waker};
 use tokio::time::{Instant, Sleep};
 
 use super::*;
-use crate::runtime::requests::{PausedBy, Rebuild};
+use crate::runtime::requests::{OverridePause, PausedBy, Rebuild};
 use crate::runtime::status::Activity;
 use crate::runtime::supervisor::{Due, WaitEvent};
 use crate::schedule::later;
@@ -115,7 +115,7 @@ async fn a_pause_holds_a_run_that_is_due_and_its_end_wakes_the_loop() {
 async fn a_pause_by_an_override_holds_a_run_that_is_due_and_its_end_wakes_the_loop() {
     let mut waiting = Waiting::new().await;
     waiting.supervisor.plan(Due::Regular, Instant::now());
-    waiting.service.inner.set_override_pause(Some("a table".to_owned()));
+    waiting.service.inner.set_override_pause(Some(OverridePause { place: "a table".into(), since: None }));
     assert!(waiting.poll().is_pending());
     waiting.service.inner.set_override_pause(None);
     assert!(waiting.alarm.has_rung());
