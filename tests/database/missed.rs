@@ -35,7 +35,14 @@ impl Long {
 /// Fails while it is told to.
 struct Failing(bool);
 
-#[service(name = "hourly", cron = "0 * * * *", catch_up = "all", max_failures = 0, discover = false)]
+#[service(
+    name = "hourly",
+    cron = "0 * * * *",
+    catch_up = "all",
+    max_failures = 0,
+    exhausted = "fail",
+    discover = false
+)]
 impl Failing {
     async fn update(&mut self) -> Result {
         if self.0 { Err(Error::msg("refused")) } else { Ok(()) }
