@@ -217,9 +217,10 @@ impl RegistryBuilder {
     /// ```
     /// # use std::time::Duration;
     /// # use service_core::prelude::*;
-    /// # use tokio::net::TcpStream;
+    /// # async fn ping(_broker: &str) -> std::io::Result<()> { Ok(()) }
+    /// let broker = "broker:1883".to_owned();
     /// let builder = ServiceRegistry::builder()
-    ///     .probe("broker", Duration::from_secs(10), async || TcpStream::connect("broker:1883").await.map(drop));
+    ///     .probe("broker", Duration::from_secs(10), async move || ping(&broker).await);
     /// ```
     pub fn probe<C, F, E>(mut self, name: impl AsRef<str>, every: Duration, check: C) -> Self
     where
