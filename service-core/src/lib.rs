@@ -12,6 +12,7 @@ mod log;
 mod observe;
 mod panic;
 mod registry;
+mod rfc3339;
 mod runtime;
 mod schedule;
 mod service;

@@ -14,6 +14,7 @@ use crate::config::{Layer, Provenance};
 use crate::humanize;
 use crate::observe::health::{self, HealthStatus};
 use crate::observe::startup_table;
+use crate::rfc3339;
 use crate::runtime::clock::Clock;
 use crate::runtime::extension::Extension;
 use crate::runtime::labels;
@@ -62,7 +63,7 @@ pub struct Explanation {
     /// The requester id of the service.
     pub requester_id: String,
     /// When this explanation was made.
-    #[serde(with = "health::as_rfc3339")]
+    #[serde(with = "rfc3339")]
     pub at: SystemTime,
     /// The state of the service.
     pub state: ServiceState,
@@ -77,7 +78,7 @@ pub struct Explanation {
     /// The next five runs that are known now: the retry, if the service backs off, and the following runs by the schedule,
     /// without jitter. With `delay` they are estimates, from the mean duration of a run. Empty if no run is scheduled:
     /// paused, stopped, failed, disabled or starting.
-    #[serde(with = "all_rfc3339")]
+    #[serde(with = "rfc3339::list")]
     pub next_runs: Vec<SystemTime>,
     /// Every option in effect, in the order of the table of keys, with the place of its value.
     pub options: Vec<ExplainedOption>,
@@ -237,22 +238,6 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
     let points = std::iter::successors(Some(first), |at| Some(later(*at, step)));
     runs.extend(points.take(RUNS - runs.len()).map(|at| clock.wall(at)));
     runs
-}
-
-mod all_rfc3339 {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::SystemTime;
-    use crate::observe::health::as_rfc3339::Rfc3339;
-
-    pub(super) fn serialize<S: Serializer>(all: &[SystemTime], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(all.iter().map(|at| Rfc3339(*at)))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SystemTime>, D::Error> {
-        let all = Vec::<Rfc3339>::deserialize(deserializer)?;
-        Ok(all.into_iter().map(|Rfc3339(at)| at).collect())
-    }
 }
 
 // ── as text ──────────────────────────────────────────────────────────────────────────────────────────────────────────

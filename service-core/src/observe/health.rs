@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::humanize;
+use crate::rfc3339;
 use crate::runtime::clock::Clock;
 use crate::runtime::extension::Extension;
 use crate::runtime::requests::PausedBy;
@@ -68,13 +69,13 @@ pub struct ServiceHealth {
     /// How many consecutive failures are retried. `None`: any number.
     pub max_failures: Option<u32>,
     /// When the last run began.
-    #[serde(with = "optional_rfc3339")]
+    #[serde(with = "rfc3339::optional")]
     pub last_run: Option<SystemTime>,
     /// When the last successful run ended.
-    #[serde(with = "optional_rfc3339")]
+    #[serde(with = "rfc3339::optional")]
     pub last_success: Option<SystemTime>,
     /// When the next run is due. Absent during a run.
-    #[serde(with = "optional_rfc3339")]
+    #[serde(with = "rfc3339::optional")]
     pub next_run: Option<SystemTime>,
     /// How long the last run that ended took, in milliseconds.
     pub last_run_duration_ms: Option<u64>,
@@ -371,40 +372,4 @@ pub(crate) fn mean_duration(snapshot: &Snapshot) -> Option<Duration> {
 
 fn last_error(snapshot: &Snapshot) -> String {
     snapshot.status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"))
-}
-
-pub(crate) fn rfc3339<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    as_rfc3339::serialize(at, serializer)
-}
-
-/// Times as RFC 3339 in UTC, with milliseconds.
-pub(crate) mod as_rfc3339 {
-    use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime};
-
-    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(*at))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
-    }
-
-    /// An element of an `Option` or a list.
-    #[derive(Serialize, Deserialize)]
-    #[serde(transparent)]
-    pub(crate) struct Rfc3339(#[serde(with = "self")] pub(crate) SystemTime);
-}
-
-mod optional_rfc3339 {
-    use super::as_rfc3339::Rfc3339;
-    use super::{Deserialize, Deserializer, Serialize, Serializer, SystemTime};
-
-    pub(super) fn serialize<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-        at.map(Rfc3339).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
-        Ok(Option::<Rfc3339>::deserialize(deserializer)?.map(|Rfc3339(at)| at))
-    }
 }

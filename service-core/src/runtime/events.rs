@@ -11,6 +11,7 @@ use futures_core::Stream;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use crate::rfc3339;
 use crate::service::failure::{FailureKind, Recovery};
 use crate::service::state::ServiceState;
 
@@ -25,7 +26,7 @@ pub struct ServiceEvent {
     #[serde(serialize_with = "text")]
     pub service_id: Arc<str>,
     /// When it happened.
-    #[serde(serialize_with = "crate::observe::health::rfc3339")]
+    #[serde(serialize_with = "rfc3339::serialize")]
     pub at: SystemTime,
     /// What happened.
     #[serde(flatten)]
