@@ -62,7 +62,7 @@ impl ServiceRegistry {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
 
-    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`] does.
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake) does.
     pub fn notify(&self, topic: &str) {
         self.inner.services.wake(topic);
     }
