@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::db_time::DbTime;
@@ -111,6 +111,18 @@ impl ServiceDb {
     /// The database is down, or SQLite's write lock was not free within a minute (5 s if a batch of this service holds it).
     pub async fn begin(&self) -> Result<Transaction> {
         Transaction::begin(&self.tx).await
+    }
+
+    /// Executes a statement of the framework in a transaction of its own. On PostgreSQL this transaction is at READ COMMITTED: at
+    /// a higher default level, the server refuses a statement if another worker writes the same row.
+    pub(crate) async fn execute_alone(&self, statement: &impl StatementBuilder) -> Result<ExecResult> {
+        if self.db().get_database_backend() != DbBackend::Postgres {
+            return Ok(self.db().execute(statement).await?);
+        }
+        let tx = self.begin().await?;
+        let done = tx.connection().await?.execute(statement).await?;
+        tx.commit().await?;
+        Ok(done)
     }
 
     /// Creates the framework's tables if they are missing.

@@ -116,7 +116,7 @@ async fn renew_always(
         }
         let sent = (Instant::now(), SystemTime::now());
         let renewal = renew(&service_db, &work_table, &owner, length);
-        match service_db.db().execute(&renewal).await {
+        match service_db.execute_alone(&renewal).await {
             Ok(_) if state.is_lost(length) => return,
             Ok(_) => *state.renewed.lock().unwrap_or_else(PoisonError::into_inner) = sent,
             Err(error) => {
