@@ -214,5 +214,6 @@ exercise! {
         a_missing_table_is_not_reported_as_missing_an_index,
         rows_that_are_set_aside_are_reported_with_their_keys,
         a_status_enum_without_the_statuses_is_refused,
-        the_error_names_a_missing_table;
+        the_error_names_a_missing_table,
+        a_start_logs_nothing_of_the_database;
 }
