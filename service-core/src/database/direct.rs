@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr};
 
-use crate::service::error::{Error, Result};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::service::error::Error;
+use crate::service::error::Result;
 
 /// The advice if a pooler refuses a parameter of the driver.
 pub(crate) const POOLER_ADVICE: &str =
