@@ -7,8 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult,
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::db_time::DbTime;
-use crate::database::direct::explained;
-use crate::database::error_kind::ErrorKind;
+use crate::database::direct::{can_be_explained, explained};
 use crate::database::schema::FrameworkTables;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::{Transaction, TxContext};
@@ -131,13 +130,11 @@ impl ServiceDb {
         self.explained(ensured).await
     }
 
-    /// Replaces a timeout of the pool by its cause, if a direct connection finds one.
+    /// Explains an error of the pool, see [`explained`].
     pub(crate) async fn explained<T>(&self, result: Result<T>) -> Result<T> {
         match result {
             Err(error) => match error.find::<DbErr>().cloned() {
-                Some(source) if ErrorKind::of(&source) == ErrorKind::PoolTimeout => {
-                    Err(explained(self.db(), source).await.into())
-                }
+                Some(source) if can_be_explained(&source) => Err(explained(self.db(), source).await.into()),
                 _ => Err(error),
             },
             Ok(value) => Ok(value),
