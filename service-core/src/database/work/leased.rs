@@ -129,11 +129,8 @@ impl Settler {
     /// Releases the claims of the items that were not lent.
     pub(super) async fn release_unlent(&self) -> Result<()> {
         let Some(lease) = &self.lease else { return Ok(()) };
-        let (service_db, kept) = (&self.service_db, self.dropped_keys());
-        let tx = Transaction::lazy(&service_db.tx);
-        let connection = tx.connection().await?;
-        lease::release_all(connection, &service_db.time, &self.table.name, &lease.owner, &kept).await?;
-        tx.commit().await
+        let kept = self.dropped_keys();
+        Ok(self.service_db.release_claims(&self.table.name, &lease.owner, &kept).await?)
     }
 
     /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged.
