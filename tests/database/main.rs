@@ -21,12 +21,15 @@ mod full_disk;
 mod killed;
 mod layers;
 mod leases;
+mod messages;
 mod missed;
 mod order;
 mod outages;
 mod promises;
 mod settings;
+mod startup_errors;
 mod statements;
+mod swallowed;
 mod tables;
 mod transactions;
 mod used_up;
@@ -114,6 +117,9 @@ exercise! {
         a_row_that_cannot_be_marked_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
+    messages:
+        a_row_fails_whatever_the_words_of_its_error,
+        a_service_fails_whatever_the_words_of_its_error;
     used_up:
         a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
         overrides_apply_while_the_pool_is_exhausted,
