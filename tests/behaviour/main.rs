@@ -19,6 +19,7 @@ mod generics;
 mod health;
 mod labels;
 mod lifecycle;
+mod operators;
 mod panics;
 mod pausing;
 mod probes;
