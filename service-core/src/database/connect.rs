@@ -188,7 +188,9 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
     #[cfg(feature = "postgres")]
-    if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
+    if target.requires_tls(std::env::var("PGSSLMODE").ok().as_deref())
+        && !crate::database::direct::tls_is_compiled().await
+    {
         return Err(Error::fatal(format!(
             "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()
