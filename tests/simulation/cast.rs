@@ -12,6 +12,7 @@ pub(crate) const SERVICES: usize = 50;
 pub(crate) const SECOND: Ms = 1000;
 pub(crate) const MINUTE: Ms = 60 * SECOND;
 pub(crate) const HOUR: Ms = 60 * MINUTE;
+pub(crate) const TOPICS: [&str; 4] = ["orders", "mails", "files", "users"];
 
 /// The source of instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Schedule {
     Delay(Ms),
     /// One of `CRONS`, in one of `ZONES`. The service's `fires` has the times.
     Cron(usize, usize),
+    /// Only wake-ups and requests make a run due.
+    OnDemand,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +52,12 @@ pub(crate) struct Part {
     pub(crate) blocking: bool,
     pub(crate) initial_delay: Ms,
     pub(crate) jitter: Ms,
-    pub(crate) max_failures: u32,
+    /// `None`: unlimited.
+    pub(crate) max_failures: Option<u32>,
+    /// Whether the limit gives the run up. `None`: the default of the schedule.
+    pub(crate) gives_up: Option<bool>,
+    /// A notification of one of these topics wakes it.
+    pub(crate) wake_on: Vec<usize>,
     pub(crate) retry_delay: Ms,
     pub(crate) backoff: f64,
     pub(crate) max_retry_delay: Ms,
@@ -107,7 +115,13 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
             // Ten days more, so that there is a next fire until the end of the last shutdown.
             (Schedule::Cron(cron, zone), fires::all(cron, ZONES[zone], start, days + 10))
         }
+        33..41 => (Schedule::OnDemand, Fires::default()),
         _ => (Schedule::Interval(period), Fires::default()),
+    };
+    let wake_on = match schedule {
+        Schedule::OnDemand => vec![rng.usize(0..TOPICS.len())],
+        _ if chance(rng, 15) => vec![0, rng.usize(1..TOPICS.len())],
+        _ => Vec::new(),
     };
     let jitter = if chance(rng, 25) { rng.u64(1..=period / 4) } else { 0 };
     let blocking = chance(rng, 12);
@@ -121,7 +135,9 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
         fires,
         blocking,
         initial_delay: if chance(rng, 25) { rng.u64(0..2 * HOUR) } else { 0 },
-        max_failures: *pick(rng, &[0, 1, 2, 3, 3, 3, 5]),
+        max_failures: *pick(rng, &[Some(0), Some(1), Some(2), Some(3), Some(3), Some(5), None]),
+        gives_up: *pick(rng, &[None, None, Some(true), Some(false)]),
+        wake_on,
         retry_delay,
         backoff: *pick(rng, &[1.0, 1.0, 1.5, 2.0]),
         max_retry_delay: *pick(rng, &[MINUTE, 5 * MINUTE, 5 * MINUTE, HOUR]),
@@ -163,8 +179,7 @@ impl Part {
         let mut settings: Vec<(&str, SettingValue)> = vec![
             ("initial_delay", ms(self.initial_delay)),
             ("jitter", ms(self.jitter)),
-            ("max_failures", self.max_failures.into()),
-            ("exhausted", "fail".into()),
+            ("max_failures", self.max_failures.map_or("unlimited".into(), Into::into)),
             ("retry_delay", ms(self.retry_delay)),
             ("retry_backoff", self.backoff.into()),
             ("max_retry_delay", ms(self.max_retry_delay)),
@@ -179,6 +194,13 @@ impl Part {
                 settings.push(("cron", CRONS[cron].expression.into()));
                 settings.push(("timezone", ZONES[zone].name().into()));
             }
+            Schedule::OnDemand => settings.push(("on_demand", true.into())),
+        }
+        let exhausted = |gives_up| if gives_up { "next_run" } else { "fail" };
+        settings.extend(self.gives_up.map(|gives_up| ("exhausted", exhausted(gives_up).into())));
+        if !self.wake_on.is_empty() {
+            let topics: Vec<String> = self.wake_on.iter().map(|topic| TOPICS[*topic].to_owned()).collect();
+            settings.push(("wake_on", topics.into()));
         }
         settings.extend(self.timeout.map(|timeout| ("timeout", ms(timeout))));
         if let Some(restart) = self.restart {

@@ -8,7 +8,7 @@ use service_core::prelude::*;
 
 use crate::actor::Actor;
 use crate::blocker::Blocker;
-use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, pick};
+use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, TOPICS, pick};
 use crate::trace::{Answer, Ask, Ms, What, millis};
 use crate::world::World;
 
@@ -34,7 +34,8 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
     }
     if let Ask::SetInterval(_) | Ask::SetRetryDelay(_) = ask {
         let Some(cx) = world.remembered(service) else { return };
-        if matches!(ask, Ask::SetInterval(_)) && !world.may_change_schedule(service) {
+        let on_demand = world.cast[service].schedule == Schedule::OnDemand;
+        if matches!(ask, Ask::SetInterval(_)) && (on_demand || !world.may_change_schedule(service)) {
             return;
         }
         let n = world.asks(service, ask, within);
@@ -53,6 +54,10 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
         Ask::Pause => handle.pause().await.into(),
         Ask::Resume => handle.resume().await.into(),
         Ask::Reset => handle.reset().await.into(),
+        Ask::Wake => {
+            handle.wake();
+            Answer::Done
+        }
         Ask::Unregister => registry.unregister(id).await.into(),
         Ask::Register => register(world, service).await.into(),
         Ask::RunNow => match handle.run_now().await {
@@ -92,6 +97,10 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
             Ok(())
         }
         Ask::Shutdown => registry.shutdown().await,
+        Ask::Notify(topic) => {
+            registry.notify(TOPICS[topic]);
+            Ok(())
+        }
         other => unreachable!("{other:?} is not a request to all services"),
     };
     world.answers(service, n, answer.into());
@@ -161,6 +170,10 @@ pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
             });
             continue;
         }
+        if rng.u32(0..6) == 0 {
+            let topic = Ask::Notify(rng.usize(0..TOPICS.len()));
+            perform_for_all(world, 0, topic).await;
+        }
         if rng.u32(0..8) == 0 && world.share_down() > 40 {
             tokio::spawn({
                 let world = world.clone();
@@ -227,7 +240,8 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
                 return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Start };
             }
             Some(ServiceState::Failed) => return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Reset },
-            Some(ServiceState::Paused) => return *pick(rng, &[Ask::Resume, Ask::RunNow]),
+            Some(ServiceState::Paused) => return *pick(rng, &[Ask::Resume, Ask::RunNow, Ask::Wake]),
+            Some(_) if world.cast[service].schedule == Schedule::OnDemand => return *pick(rng, &[Ask::Wake, Ask::RunNow]),
             _ => {}
         }
     }
@@ -249,6 +263,8 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
             Ask::SetInterval(interval),
             Ask::SetInterval(interval),
             Ask::SetRetryDelay(interval / 60),
+            Ask::Wake,
+            Ask::Wake,
         ],
     );
     match (ask, world.cast[service].schedule) {

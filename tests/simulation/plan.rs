@@ -50,7 +50,8 @@ pub(crate) struct Timetable {
 
 impl Timetable {
     /// The schedule of a service that became ready at this moment.
-    pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Window) {
+    /// On demand, nothing is planned.
+    pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Option<Window>) {
         let first = up + part.initial_delay;
         let mut table = Self {
             schedule,
@@ -64,10 +65,11 @@ impl Timetable {
         };
         let window = match schedule {
             Schedule::Cron(..) => table.next_fire(first),
+            Schedule::OnDemand => return (table, None),
             _ if part.initial_delay == 0 => Window::at(first, Kind::AtOnce),
             _ => Window::regular(first, part.jitter),
         };
-        (table, window)
+        (table, Some(window))
     }
 
     /// A run begins, because it was due or requested.
@@ -120,9 +122,10 @@ impl Timetable {
     }
 
     /// Returns the next regular run after the last one, computed now.
-    pub(crate) fn next(&mut self, now: Ms) -> Window {
+    pub(crate) fn next(&mut self, now: Ms) -> Option<Window> {
         let (started, ended) = self.last.expect("something ran");
         let window = match self.stands_on {
+            Schedule::OnDemand => return None,
             Schedule::Delay(wait) => Window::regular(ended + wait, self.jitter),
             // It does not fire during the initial delay.
             Schedule::Cron(..) => self.next_fire(now.max(self.point)),
@@ -136,7 +139,21 @@ impl Timetable {
                 Window::regular(self.point + every, self.jitter)
             }
         };
-        if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window }
+        Some(if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window })
+    }
+
+    /// Returns the next regular run if the one that was due was given up at this moment, before it began: no instance could be
+    /// built. The initial delay continues.
+    pub(crate) fn next_without_run(&mut self, now: Ms) -> Option<Window> {
+        let due = match self.stands_on {
+            Schedule::OnDemand => return None,
+            Schedule::Cron(..) => return Some(self.next_fire(now.max(self.point))),
+            Schedule::Delay(wait) => self.point.max(now + wait),
+            Schedule::Interval(_) if now < self.point => self.point,
+            Schedule::Interval(every) => self.point + ((now - self.point) / every + 1) * every,
+        };
+        (self.point, self.last) = (due, None);
+        Some(Window::regular(due, self.jitter))
     }
 
     /// Returns the current wait, after the schedule has changed at this moment.

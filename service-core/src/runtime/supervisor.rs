@@ -76,6 +76,8 @@ pub(crate) struct Supervisor {
     turn: Turn,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
+    /// The instance is being built for a run that serves a wake-up.
+    woken: bool,
     /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
     /// The moment of the schedule for which the next regular run is planned, without jitter.
@@ -157,6 +159,7 @@ impl Supervisor {
             unreturned: None,
             turn: Turn::None,
             current_waiters: Waiters::new(),
+            woken: false,
             cron: None,
             nominal: Nominal::None,
             restarts: RestartBudget::default(),

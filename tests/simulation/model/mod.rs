@@ -84,7 +84,7 @@ impl Model {
         for one in &self.services {
             tally.runs += one.all_runs;
             tally.by_cron += one.by_cron;
-            tally.given_up += one.given_up;
+            tally.given_up += one.strayed;
             if one.part.blocking {
                 tally.blocking += one.all_runs;
             }
@@ -207,6 +207,11 @@ impl Model {
                 let ask = if ask == Ask::PauseAll { Ask::Pause } else { Ask::Resume };
                 for one in self.services.iter_mut().filter(|one| one.registered) {
                     one.ask(at, n, ask, false);
+                }
+            }
+            Ask::Notify(topic) => {
+                for one in self.services.iter_mut().filter(|one| one.registered && one.part.wake_on.contains(&topic)) {
+                    one.ask(at, n, Ask::Wake, false);
                 }
             }
             Ask::Register => {

@@ -250,9 +250,12 @@ impl Supervisor {
         if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
         }
-        let now = Instant::now();
-        let (started, ended) = times.unwrap_or((now, now));
-        self.plan_regular(started, ended);
+        match times {
+            Some((started, ended)) => self.plan_regular(started, ended),
+            None => self.plan_without_run(),
+        }
+        // The attempt has served the wake-up that it was made for.
+        self.woken = false;
         service.update(|state| {
             state.status.given_up = true;
             state.status.left_starting = true;

@@ -26,6 +26,15 @@ use crate::service::outcome::Outcome;
 impl Supervisor {
     /// Builds an instance, and handles a failure to build it. The first instance makes the service ready.
     pub(super) async fn build(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        self.woken |= std::mem::take(&mut service.lock().requests.woken);
+        let exit = self.build_instance().await;
+        // The run for which the instance was built serves the wake-up, unless it was given up.
+        service.lock().requests.woken |= std::mem::take(&mut self.woken);
+        exit
+    }
+
+    async fn build_instance(&mut self) -> Option<Exit> {
         let first = !self.cx.service.lock().status.ready;
         if first && let Err(exit) = self.read_last_fire().await {
             return exit;

@@ -41,9 +41,14 @@ pub(crate) struct One {
     /// Failures in a row, also those that were ignored.
     pub(super) since_success: u32,
     pub(super) degraded: bool,
+    /// A run was given up since the last success.
+    pub(super) given_up: bool,
+    /// The number of the run that was given up, and its failures, until the event comes.
+    unreported: Option<(u64, u32)>,
     pub(super) all_runs: u64,
     pub(super) by_cron: u64,
-    pub(super) given_up: u64,
+    /// Blocking runs that timed out or were aborted, and continued.
+    pub(super) strayed: u64,
     pub(super) lives: u32,
     pub(super) failed_life: Option<u32>,
     start_wanted: Option<Ms>,
@@ -75,6 +80,12 @@ pub(crate) struct Life {
     pub(super) run: Option<Run>,
     plan: Option<Window>,
     asked: Option<Ms>,
+    /// When it was woken, and not served since.
+    woken: Option<Ms>,
+    /// The wake-up that the instance is built for.
+    builds_for: Option<Ms>,
+    /// When its start began; its dependencies were up.
+    began: Ms,
     waiting: Vec<u32>,
     /// Since when nothing prevents what is due.
     free: Ms,
@@ -116,6 +127,10 @@ pub(crate) struct Run {
 enum Verdict {
     Retry(Ms),
     Regular,
+    /// Whether the run had begun; else no instance could be built for it.
+    GiveUp {
+        ran: bool,
+    },
     Stop,
     Restart,
     /// Failed, but `reset` was called from within the run.
@@ -145,9 +160,11 @@ impl One {
             failures: 0,
             since_success: 0,
             degraded: false,
+            given_up: false,
+            unreported: None,
             all_runs: 0,
             by_cron: 0,
-            given_up: 0,
+            strayed: 0,
             lives: 0,
             failed_life: None,
             start_wanted: None,
@@ -171,6 +188,20 @@ impl One {
         self.registered && matches!(self.state, ServiceState::Created | ServiceState::Stopped) && !self.used_up
     }
 
+    /// Whether a run is given up at the limit, instead of the service.
+    fn gives_up(&self) -> bool {
+        self.part.gives_up.unwrap_or(matches!(self.schedule, Schedule::Cron(..) | Schedule::OnDemand))
+    }
+
+    fn is_past_the_limit(&self, failures: u32) -> bool {
+        self.part.max_failures.is_some_and(|most| failures > most)
+    }
+
+    /// A success, or a fresh instance by `reset`.
+    fn forget_failures(&mut self) {
+        (self.failures, self.since_success, self.given_up) = (0, 0, false);
+    }
+
     pub(super) fn will_start(&mut self, at: Ms) {
         self.start_wanted = Some(at);
     }
@@ -191,7 +222,7 @@ impl One {
             Ask::RunNow => matches!(state, Running | BackingOff | Paused) && !failing,
             Ask::Reset if within => !self.used_up && state != Draining && !failing,
             Ask::Reset => state == Failed && !self.used_up,
-            Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) => self.registered,
+            Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) | Ask::Wake => self.registered,
             other => unreachable!("{other:?} is not a request to one service"),
         };
         if !allowed {
@@ -242,6 +273,11 @@ impl One {
                 }
             }
             Ask::SetRetryDelay(time) => self.retry_delay = time,
+            Ask::Wake => {
+                if let Some(life) = self.life.as_mut().filter(|life| life.stop.is_none() && !failing) {
+                    life.woken.get_or_insert(at);
+                }
+            }
             _ => {}
         }
         true
@@ -304,7 +340,7 @@ impl One {
     pub(super) fn see_dependencies(&mut self, at: Ms, up: bool) {
         if let Some(life) = self.life.as_mut().filter(|life| !life.tried) {
             if up && life.waits {
-                life.free = at;
+                (life.free, life.began) = (at, at);
             }
             life.waits = !up;
         }
@@ -318,6 +354,7 @@ impl One {
             must!(now == wanted, "must have started at {wanted}");
         }
         let Some(life) = self.life.as_ref().filter(|_| now > self.last_line) else { return Ok(()) };
+        must!(self.unreported.is_none(), "a run was given up without an event");
         let drain = self.part.drain;
         if let Some(run) = &life.run {
             let over = self.part.timeout.map(|timeout| run.started + timeout);
@@ -344,14 +381,17 @@ impl One {
         let asked = life.asked.map(|asked| asked.max(life.free));
         must!(asked.is_none_or(|asked| now <= asked), "a run was requested, but none begins");
         if self.state != ServiceState::Paused {
-            let due = life.plan.map(|plan| plan.to.max(life.free)).ok_or("no run is planned")?;
-            must!(now <= due, "a run was due at {due}, but none begins");
+            let planned = life.plan.map(|plan| plan.to.max(life.free));
+            must!(planned.is_some() || self.schedule == Schedule::OnDemand, "no run is planned");
+            let due = planned.into_iter().chain(life.woken_at()).min();
+            must!(due.is_none_or(|due| now <= due), "a run was due at {due:?}, but none begins");
         }
         let expected = match (self.paused, life.up) {
             (true, true) => ServiceState::Paused,
             (true, false) => self.state,
             (false, _) if life.retrying => ServiceState::BackingOff,
             (false, true) => ServiceState::Running,
+            (false, false) if self.given_up => ServiceState::Running,
             (false, false) => ServiceState::Starting,
         };
         must!(self.state == expected, "its state is {}, and must be {expected}", self.state);
@@ -373,6 +413,11 @@ impl One {
             life.run.is_some() || life.building.is_some() || cleaning || life.is_away() || life.stop.is_some()
         };
         now > self.last_line && !self.life.as_ref().is_some_and(busy)
+    }
+
+    /// Whether an instance may be being built for the first run after one that was given up.
+    pub(super) fn may_be_building(&self) -> bool {
+        self.given_up && self.life.as_ref().is_some_and(|life| !life.retrying && life.instance.is_none())
     }
 
     pub(super) fn is_by_cron(&self) -> bool {
