@@ -18,6 +18,7 @@ pages! {
     from_abstract_service: "../../docs/from-abstract-service.md"
     from_tokio_cron_scheduler: "../../docs/from-tokio-cron-scheduler.md"
     guarantees: "../../docs/guarantees.md"
+    in_axum: "../../docs/in-axum.md"
     lifecycle: "../../docs/lifecycle.md"
     long_runs: "../../docs/long-runs.md"
     readme: "../../README.md"

@@ -252,7 +252,7 @@ fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
 }
 
 /// A request of a service to itself, or sometimes to another.
-fn ask(rng: &mut Rng) -> (Option<usize>, Ask) {
+pub(crate) fn ask(rng: &mut Rng) -> (Option<usize>, Ask) {
     let ask = match rng.u32(0..20) {
         0 => Ask::Stop,
         1 | 2 => Ask::Pause,

@@ -9,6 +9,7 @@ use service_core::prelude::*;
 use crate::actor::Actor;
 use crate::blocker::Blocker;
 use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, TOPICS, pick};
+use crate::streamer::Streamer;
 use crate::trace::{Answer, Ask, Ms, What, millis};
 use crate::world::World;
 
@@ -34,8 +35,8 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
     }
     if let Ask::SetInterval(_) | Ask::SetRetryDelay(_) = ask {
         let Some(cx) = world.remembered(service) else { return };
-        let on_demand = world.cast[service].schedule == Schedule::OnDemand;
-        if matches!(ask, Ask::SetInterval(_)) && (on_demand || !world.may_change_schedule(service)) {
+        let fixed = matches!(world.cast[service].schedule, Schedule::OnDemand | Schedule::Long);
+        if matches!(ask, Ask::SetInterval(_)) && (fixed || !world.may_change_schedule(service)) {
             return;
         }
         let n = world.asks(service, ask, within);
@@ -108,18 +109,29 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
 
 async fn register(world: &Arc<World>, service: usize) -> Result<()> {
     let (registry, part) = (world.registry(), &world.cast[service]);
-    let (id, closures) = (&part.id, world.clone());
-    let registered = match (part.origin, part.blocking) {
-        (Origin::Configure, false) => registry.register_of::<Actor>(id).await,
-        (Origin::Configure, true) => registry.register_of::<Blocker>(id).await,
-        (Origin::Closure, false) => registry.register_fn(id, move || Actor::by_closure(&closures, service)).await,
-        (Origin::Closure, true) => {
-            registry.register_fn(id, move || Blocker(Actor::by_closure(&closures, service))).await
+    match (part.blocking, part.long) {
+        (_, Some(_)) => register_as(&registry, world, service, Streamer).await,
+        (true, None) => register_as(&registry, world, service, Blocker).await,
+        (false, None) => register_as(&registry, world, service, |actor| actor).await,
+    }
+}
+
+async fn register_as<S: Service>(
+    registry: &ServiceRegistry,
+    world: &Arc<World>,
+    service: usize,
+    wrap: impl Fn(Actor) -> S + Send + Sync + 'static,
+) -> Result<()> {
+    let part = &world.cast[service];
+    let registered = match part.origin {
+        Origin::Configure => registry.register_of::<S>(&part.id),
+        Origin::ReadyMade => registry.register(&part.id, wrap(Actor::new(world, service))),
+        Origin::Closure => {
+            let world = world.clone();
+            registry.register_fn(&part.id, move || wrap(Actor::by_closure(&world, service)))
         }
-        (Origin::ReadyMade, false) => registry.register(id, Actor::new(world, service)).await,
-        (Origin::ReadyMade, true) => registry.register(id, Blocker(Actor::new(world, service))).await,
     };
-    registered.map(|_| ())
+    registered.await.map(|_| ())
 }
 
 impl From<Result<()>> for Answer {
@@ -241,7 +253,9 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
             }
             Some(ServiceState::Failed) => return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Reset },
             Some(ServiceState::Paused) => return *pick(rng, &[Ask::Resume, Ask::RunNow, Ask::Wake]),
-            Some(_) if world.cast[service].schedule == Schedule::OnDemand => return *pick(rng, &[Ask::Wake, Ask::RunNow]),
+            Some(_) if world.cast[service].schedule == Schedule::OnDemand => {
+                return *pick(rng, &[Ask::Wake, Ask::RunNow]);
+            }
             _ => {}
         }
     }

@@ -35,6 +35,8 @@ impl Window {
 #[derive(Clone, Debug)]
 pub(crate) struct Timetable {
     pub(crate) schedule: Schedule,
+    /// The wait after a long run that has ended by itself.
+    pub(crate) retry_delay: Ms,
     jitter: Ms,
     /// A point of the grid: the first one, or the last one at or before the start of the last regular run.
     point: Ms,
@@ -55,6 +57,7 @@ impl Timetable {
         let first = up + part.initial_delay;
         let mut table = Self {
             schedule,
+            retry_delay: part.retry_delay,
             jitter: part.jitter,
             point: first,
             last: None,
@@ -66,6 +69,7 @@ impl Timetable {
         let window = match schedule {
             Schedule::Cron(..) => table.next_fire(first),
             Schedule::OnDemand => return (table, None),
+            Schedule::Long => Window::at(up, Kind::AtOnce),
             _ if part.initial_delay == 0 => Window::at(first, Kind::AtOnce),
             _ => Window::regular(first, part.jitter),
         };
@@ -126,6 +130,7 @@ impl Timetable {
         let (started, ended) = self.last.expect("something ran");
         let window = match self.stands_on {
             Schedule::OnDemand => return None,
+            Schedule::Long => Window::at(ended + self.retry_delay, Kind::Regular),
             Schedule::Delay(wait) => Window::regular(ended + wait, self.jitter),
             // It does not fire during the initial delay.
             Schedule::Cron(..) => self.next_fire(now.max(self.point)),
@@ -146,7 +151,7 @@ impl Timetable {
     /// built. The initial delay continues.
     pub(crate) fn next_without_run(&mut self, now: Ms) -> Option<Window> {
         let due = match self.stands_on {
-            Schedule::OnDemand => return None,
+            Schedule::OnDemand | Schedule::Long => return None,
             Schedule::Cron(..) => return Some(self.next_fire(now.max(self.point))),
             Schedule::Delay(wait) => self.point.max(now + wait),
             Schedule::Interval(_) if now < self.point => self.point,

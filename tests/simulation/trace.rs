@@ -140,6 +140,8 @@ pub(crate) enum What {
     Dropped { instance: u32 },
     Permit,
     Degraded,
+    Ready,
+    Reports { processed: u64, failed: u64 },
     // Requests and their answers.
     Ask { n: u32, ask: Ask, within: bool },
     Answer { n: u32, answer: Answer },

@@ -18,7 +18,7 @@ use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
 use crate::runtime::status::WaitReason;
-use crate::schedule::Schedule;
+use crate::schedule::{LongRun, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
 use crate::{humanize, log};
@@ -84,6 +84,13 @@ impl ServiceInner {
     pub(crate) fn notify_waiters(&self, state: &mut RuntimeState) {
         state.notify_waiters();
         self.shared.changed.notify_waiters();
+    }
+
+    /// Takes over what the current long run has reported. Services that depend on this one may wait for it to be ready.
+    pub(crate) fn follow_long_run(&self, state: &mut RuntimeState, long: &LongRun) {
+        if state.follow_long_run(long) {
+            self.notify_waiters(state);
+        }
     }
 
     #[inline]
@@ -172,7 +179,7 @@ impl ServiceInner {
         self.update(|state| {
             state.requests.paused_by_override = pause.map(Box::new);
             if state.requests.paused_by_override.is_some() {
-                state.interrupt_long_run();
+                state.pause_long_run();
             }
             state.wake();
         });

@@ -38,15 +38,18 @@ impl Model {
         same!(state, one.state);
         same!(running, one.state.is_running());
         same!(paused, one.paused);
-        // The count begins anew with the attempt to build an instance, which is not an event.
-        if !one.may_be_building() {
+        // The count begins anew with the attempt to build an instance, which is not an event, and at the moment when a long run
+        // is stable.
+        if !one.may_be_building() && one.stable_at() != Some(now) {
             same!(failures, one.failures);
+            same!(last_success, one.last_success.map(|at| wall + Duration::from_millis(at)));
         }
         same!(max_failures, one.part.max_failures);
         same!(last_run, one.last_run.map(|at| wall + Duration::from_millis(at)));
         same!(last_run_duration_ms, one.last_duration);
         same!(last_error, one.last_error.clone());
         same!(total_processed, one.processed);
+        same!(total_failed, one.failed_items);
         same!(error_count, one.errors);
         same!(runs, one.runs);
         same!(restarts, one.restarts);

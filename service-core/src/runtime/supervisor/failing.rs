@@ -141,6 +141,7 @@ impl Supervisor {
                 service.update(|state| {
                     state.status.start_resolved = true;
                     state.status.activity = Activity::Waiting;
+                    service.notify_waiters(state);
                 });
                 let now = Instant::now();
                 let (started, ended) = times.unwrap_or((now, now));

@@ -24,12 +24,13 @@ impl One {
                 let forgotten = std::mem::take(&mut self.forgotten);
                 let strays = std::mem::take(&mut self.strays);
                 let (all_runs, lives, registrations) = (self.all_runs, self.lives, self.registrations + 1);
-                let (by_cron, strayed) = (self.by_cron, self.strayed);
+                let (by_cron, strayed, all_given_up) = (self.by_cron, self.strayed, self.all_given_up);
                 let reports = std::mem::take(&mut self.reports);
                 *self = Self {
                     all_runs,
                     by_cron,
                     strayed,
+                    all_given_up,
                     lives,
                     registrations,
                     made,
@@ -106,6 +107,23 @@ impl One {
             What::OptionChanged { .. } => {}
             What::Permit => self.permit(at)?,
             What::Degraded => self.degraded = true,
+            What::Ready => {
+                self.degraded = false;
+                let paused = self.paused;
+                let life = self.life()?;
+                if !life.ready && paused {
+                    life.told.get_or_insert(at);
+                }
+                life.ready = true;
+                life.run.as_mut().ok_or("it is ready without a run")?.reported = at;
+            }
+            What::Reports { processed, failed } => {
+                self.processed += processed;
+                self.failed_items += failed;
+                let run = self.life()?.run.as_mut().ok_or("it reports items without a run")?;
+                run.reported = at;
+                run.items = (run.items.0 + processed, run.items.1 + failed);
+            }
             What::Ask { .. } | What::Answer { .. } | What::GaveUp { .. } => {}
         }
         Ok(())
@@ -118,12 +136,12 @@ impl One {
             self.begin_life(at);
             return Ok(());
         }
-        let (state, drain, given_up) = (self.state, self.part.drain, self.given_up);
+        let (state, drain) = (self.state, self.part.drain);
         let life = self.life()?;
         match to {
             ServiceState::Running => {
                 must!(!paused || state == ServiceState::Starting, "is running, but it is paused");
-                must!(life.up || given_up, "is running without an instance");
+                must!(life.is_up(), "is running, but it is not ready");
                 if life.retrying && life.renew {
                     life.discard();
                     life.renew_at(at);
@@ -170,6 +188,9 @@ impl One {
             waits: false,
             tried: false,
             up: false,
+            ready: false,
+            left: false,
+            told: None,
             timetable: None,
             building: None,
             configured: None,
@@ -227,7 +248,7 @@ impl One {
         }
         must!(self.made.len() == 1, "built from {:?}", self.made);
         let serial = self.made.pop_first().unwrap_or_default();
-        let (schedule, part) = (self.schedule, self.part.clone());
+        let (schedule, retry_delay, part) = (self.schedule, self.retry_delay, self.part.clone());
         let life = self.life()?;
         (life.building, life.free) = (None, at);
         life.instance = Some(Instance::new(serial));
@@ -235,10 +256,12 @@ impl One {
         if !life.up {
             // A run that was given up before has planned the next one.
             if life.timetable.is_none() {
-                let (timetable, window) = Timetable::new(schedule, &part, at);
+                let (mut timetable, window) = Timetable::new(schedule, &part, at);
+                timetable.retry_delay = retry_delay;
                 (life.timetable, life.plan) = (Some(timetable), window);
             }
             (life.up, life.retrying) = (true, false);
+            life.ready |= part.long.is_none_or(|long| !long.explicit);
             self.failures = 0;
         }
         Ok(())

@@ -2,22 +2,26 @@
 
 use service_core::FailureKind;
 
+use crate::cast::OnEnd;
+
 use super::*;
 
 impl One {
     // ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn run_started(&mut self, at: Ms, number: u64) -> Checked {
-        must!(
-            matches!(self.state, ServiceState::Running | ServiceState::Paused),
-            "a run begins, but the state is {}",
-            self.state
-        );
+        let may_run = match self.life.as_ref().is_some_and(Life::is_up) {
+            true => matches!(self.state, ServiceState::Running | ServiceState::Paused),
+            // It is ready only in its run.
+            false => self.state == ServiceState::Starting && self.part.long.is_some_and(|long| long.explicit),
+        };
+        must!(may_run, "a run begins, but the state is {}", self.state);
         self.runs += 1;
         self.all_runs += 1;
         must!(number == self.runs, "run {number} begins, and its number must be {}", self.runs);
         (self.last_run, self.degraded) = (Some(at), false);
-        let (paused, given_up) = (self.paused, self.given_up);
+        // Until it is ready, a paused service goes on.
+        let (paused, given_up) = (self.paused && self.state == ServiceState::Paused, self.given_up);
         let life = self.life()?;
         must!(life.run.is_none(), "two runs at once");
         must!(life.up && life.instance.is_some(), "a run without an instance");
@@ -31,7 +35,18 @@ impl One {
         }
         (life.asked, life.woken, life.plan, life.retrying) = (None, None, None, false);
         let waiting = std::mem::take(&mut life.waiting);
-        life.run = Some(Run { number, started: at, inside: false, how: None, on_failure: None, waiting });
+        (life.told, life.retrying) = (None, false);
+        life.run = Some(Run {
+            number,
+            started: at,
+            inside: false,
+            how: None,
+            on_failure: None,
+            waiting,
+            reported: at,
+            items: (0, 0),
+            stable: false,
+        });
         self.by_cron += u64::from(by_cron);
         if fresh {
             self.failures = 0;
@@ -64,18 +79,59 @@ impl One {
 
     pub(super) fn run_finished(&mut self, at: Ms, number: u64, took: Ms, how: How) -> Checked {
         let timeout = self.part.timeout;
+        if let Some(long) = self.part.long {
+            return self.long_run_finished(at, number, took, how, long.on_end);
+        }
         let run = self.end_run(at, number)?;
         must!(run.how == Some(how), "reported as {how:?}, but it ended as {:?}", run.how);
         must!(took == at - run.started, "reported as {took} ms, but it took {} ms", at - run.started);
         must!(timeout.is_none_or(|timeout| took <= timeout), "took {took} ms, longer than its timeout");
         let How::Well { processed, failed, again } = how else { unreachable!("a finished run has succeeded") };
         self.forget_failures();
+        self.last_success = Some(at);
         self.processed += processed;
+        self.failed_items += failed;
         self.resolve(run.waiting, &Answer::Ran { error: None, processed, failed, again, took });
         self.life()?.plan_regular(at)?;
         if again {
             self.life()?.plan = Some(Window::at(at, Kind::AtOnce));
         }
+        Ok(())
+    }
+
+    /// A long run has ended without a failure: by itself, or because it was told to.
+    fn long_run_finished(&mut self, at: Ms, number: u64, took: Ms, how: How, on_end: OnEnd) -> Checked {
+        let drain = self.part.drain;
+        let run = self.end_run(at, number)?;
+        must!(took == at - run.started, "reported as {took} ms, but it took {} ms", at - run.started);
+        let (processed, failed) = run.items;
+        must!(
+            how == How::Well { processed, failed, again: false },
+            "reported as {how:?}, but it reported {:?}",
+            run.items
+        );
+        let life = self.life()?;
+        let told = life.told.take();
+        life.plan = Some(Window::at(at, Kind::AtOnce));
+        if std::mem::take(&mut life.aborted) {
+            must!(
+                run.how.is_none() && told.map(|told| told + drain) == Some(at),
+                "cancelled, but it was told at {told:?}"
+            );
+            return Ok(());
+        }
+        if told.is_some() || life.stop.is_some() {
+            must!(matches!(run.how, Some(How::Well { .. } | How::Badly(_))), "it ended as {:?}", run.how);
+            return Ok(());
+        }
+        must!(matches!(run.how, Some(How::Well { .. })), "it ended by itself as {:?}", run.how);
+        match on_end {
+            OnEnd::Again => life.plan_regular(at)?,
+            OnEnd::Stop | OnEnd::Shutdown => (life.known, life.stop) = (true, Some(at)),
+        }
+        self.shuts_down = on_end == OnEnd::Shutdown;
+        self.forget_failures();
+        self.last_success = Some(at);
         Ok(())
     }
 
@@ -114,6 +170,7 @@ impl One {
         error: &str,
     ) -> Checked {
         let (timeout, ready_made) = (self.part.timeout, self.part.origin == Origin::ReadyMade);
+        let idle = self.part.long.map(|long| long.idle);
         let failures = self.failures + 1;
         let past = self.is_past_the_limit(failures) && !self.gives_up();
         must!(count == failures, "failure {count}, but it is number {failures} in a row");
@@ -130,9 +187,18 @@ impl One {
                 must!(run.how.is_none() && run.on_failure.is_none(), "an aborted run ended as {:?}", run.how);
                 decision = Decision::Stop;
             } else {
+                let is_told = life.told.take().is_some() || life.stop.is_some();
                 if run.how.is_none() {
-                    must!(timeout == Some(lasted), "cancelled after {lasted} ms, but its timeout is {timeout:?}");
+                    let limit = match idle {
+                        None => timeout,
+                        Some(idle) => idle.map(|idle| run.reported + idle - run.started).filter(|_| !is_told),
+                    };
+                    must!(limit == Some(lasted), "cancelled after {lasted} ms, but its limit is {limit:?}");
                 }
+                must!(
+                    idle.is_none() || !is_told || kind == FailureKind::Panic,
+                    "a run that was told to end has failed as {kind:?}"
+                );
                 let out_of_reach = life.is_away().then(|| (advised(Advice::None, past), None));
                 must!(
                     out_of_reach.is_none() || run.on_failure.is_none(),
@@ -186,7 +252,11 @@ impl One {
         let life = self.life()?;
         let mut verdict = match decision {
             Decision::Retry | Decision::RetryAfter(_) | Decision::Rebuild if past => {
-                if gives_up { Verdict::GiveUp { ran } } else { Verdict::Fail }
+                if gives_up {
+                    Verdict::GiveUp { ran }
+                } else {
+                    Verdict::Fail
+                }
             }
             Decision::Retry | Decision::Rebuild => Verdict::Retry(retry_wait(&part, retry_delay, failures)),
             Decision::RetryAfter(wait) => Verdict::Retry(wait),
@@ -236,7 +306,7 @@ impl One {
         match life.verdict {
             Some(Verdict::Retry(wait)) => {
                 life.plan = Some(Window::at(at + wait, Kind::Retry));
-                (life.retrying, life.verdict) = (true, None);
+                (life.retrying, life.left, life.verdict) = (true, true, None);
             }
             Some(Verdict::Regular) => {
                 if life.plan.is_none() {
@@ -252,7 +322,8 @@ impl One {
                 } else if life.plan.is_none() {
                     life.plan_regular(at)?;
                 }
-                (life.retrying, life.verdict, life.builds_for) = (false, None, None);
+                (life.retrying, life.left, life.verdict, life.builds_for) = (false, true, None, None);
+                self.all_given_up += 1;
                 (self.given_up, self.unreported) = (true, Some(announced));
             }
             Some(Verdict::Stop | Verdict::Restart | Verdict::Renew | Verdict::Fail) | None => {}
@@ -268,7 +339,10 @@ impl One {
         let life = self.life()?;
         let since = match &life.instance {
             Some(Instance { cleaning: Some(since), .. }) => *since,
-            _ => life.stop.ok_or("an abort without a stop")?.max(life.building.unwrap_or_default()),
+            _ => {
+                let asked = [life.stop, life.told].into_iter().flatten().min();
+                asked.ok_or("an abort without a stop")?.max(life.building.unwrap_or_default())
+            }
         };
         let took = at - since;
         must!(took == drain || (life.hurried && took <= drain), "aborted after {took} ms, but it may take {drain} ms");
@@ -352,7 +426,7 @@ impl One {
         let out_of_the_way = life.instance.is_none() || life.is_away();
         must!(out_of_the_way && life.free == at, "a restart while the old instance exists");
         life.discard();
-        (life.verdict, life.retrying) = (None, true);
+        (life.verdict, life.retrying, life.left) = (None, true, true);
         life.plan = Some(Window::at(at + after, Kind::Retry));
         self.failures = 0;
         self.restarts += 1;
@@ -417,6 +491,18 @@ impl Life {
     pub(super) fn renew_at(&mut self, at: Ms) {
         (self.renew, self.retrying, self.verdict) = (false, false, None);
         self.plan = Some(Window::at(at, Kind::AtOnce));
+    }
+
+    /// Tells a long run to end.
+    pub(super) fn tell(&mut self, at: Ms, is_long: bool) {
+        if is_long && self.run.is_some() {
+            self.told.get_or_insert(at);
+        }
+    }
+
+    /// Whether it has left `Starting`.
+    pub(super) fn is_up(&self) -> bool {
+        self.ready || self.left
     }
 
     pub(super) fn is_over(&self) -> bool {
