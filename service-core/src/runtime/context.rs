@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::runtime::blocking;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
@@ -211,13 +212,13 @@ impl Context {
     }
 
     /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes
-    /// `true`.
+    /// `true`. Under a [`TestBed`](crate::testing::TestBed) with a paused clock, it sleeps in virtual time.
     ///
     /// # Panics
     /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there.
     pub fn blocking_sleep(&self, duration: Duration) {
-        let _sleeps = self.service.shared.sleep_in_blocking();
-        tokio::runtime::Handle::current().block_on(self.sleep(duration));
+        let cx = self.clone();
+        blocking::sleep(&self.service.shared, async move { _ = cx.sleep(duration).await });
     }
 
     /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Does nothing if

@@ -19,6 +19,7 @@ use crate::panic::{self, Caught};
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::blocking;
 use crate::runtime::clock::Clock;
 use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::RealWork;
@@ -255,7 +256,8 @@ impl TestBed {
         }
     }
 
-    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout.
+    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout. In blocking code,
+    /// `cx.blocking_sleep` returns at once.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;
@@ -328,6 +330,7 @@ fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<O
     let ran = std::thread::scope(|scope| {
         let run = || {
             let _inside = runtime.enter();
+            blocking::freeze_time();
             panic::catch(|| service.__update_blocking(cx))
         };
         scope.spawn(run).join()

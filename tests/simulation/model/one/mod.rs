@@ -449,7 +449,9 @@ impl One {
             let in_run = life.run.is_some() && (!is_long || life.told.is_some());
             in_run || life.building.is_some() || cleaning || life.is_away() || life.stop.is_some()
         };
-        now > self.last_line && !self.life.as_ref().is_some_and(busy)
+        // At the moment when a long run becomes stable, the order is not known.
+        let turns_stable = self.stable_at() == Some(now);
+        now > self.last_line && !turns_stable && !self.life.as_ref().is_some_and(busy)
     }
 
     /// Returns when the current long run becomes stable.
