@@ -20,6 +20,7 @@ pages! {
     guarantees: "../../docs/guarantees.md"
     lifecycle: "../../docs/lifecycle.md"
     long_runs: "../../docs/long-runs.md"
+    many_of_a_kind: "../../docs/many-of-a-kind.md"
     readme: "../../README.md"
     testing: "../../docs/testing.md"
     tutorial: "../../docs/tutorial.md"

@@ -17,6 +17,7 @@ mod explain;
 mod failures;
 mod generics;
 mod health;
+mod instances;
 mod labels;
 mod lifecycle;
 mod panics;

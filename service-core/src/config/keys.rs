@@ -42,6 +42,8 @@ pub(crate) enum Rule {
     Run,
     /// `[defaults]` cannot have the key.
     OneService,
+    /// The key is for all services of a type, and read once, at the start of the program.
+    OfType,
     /// The key needs a feature of this crate.
     Feature { name: &'static str, enabled: bool },
 }
@@ -59,6 +61,9 @@ impl Key {
         Self { synonyms, ..self }
     }
 }
+
+/// The most services of one type that `instances` can register.
+const MOST_INSTANCES: u32 = 10_000;
 
 const CRON: Rule = Rule::Feature { name: "cron", enabled: cron::IS_ENABLED };
 const WITH_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
@@ -174,6 +179,15 @@ pub(crate) static KEYS: &[Key] = &[
     )
     .rules(&[Rule::Update, Rule::OneService])
     .synonyms(&["topics", "listen"]),
+    key(
+        "instances",
+        "1",
+        Kind::CountUpTo(MOST_INSTANCES, part(|o| Some(o.instances), |o, v| o.instances = v)),
+        "how many services of the type there are: `packer` for 1, else `packer_1`, `packer_2`, …; read at the start, from the \
+         attribute or the section of the type",
+    )
+    .rules(&[Rule::OneService, Rule::OfType])
+    .synonyms(&["count", "replicas", "workers"]),
     key(
         "initial_delay",
         "0",
@@ -447,7 +461,7 @@ impl Key {
             Rule::Schedule | Rule::Update => is_long,
             Rule::Needs { key, .. } => !find(key).is_none_or(|key| key.fits(is_long)),
             Rule::Run => !is_long,
-            Rule::OneService | Rule::Feature { .. } => false,
+            Rule::OneService | Rule::OfType | Rule::Feature { .. } => false,
         })
     }
 

@@ -135,6 +135,8 @@ enum Read {
 /// Collects the values of one service, and turns them into options.
 pub(super) struct Resolver<'a> {
     id: &'a str,
+    /// The name of the type of the service.
+    type_name: &'a str,
     /// By key, the lowest layer first.
     options: BTreeMap<&'static str, Vec<Entry>>,
     own: Table,
@@ -143,8 +145,8 @@ pub(super) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(id: &'a str) -> Self {
-        Self { id, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
+    pub(super) fn new(id: &'a str, type_name: &'a str) -> Self {
+        Self { id, type_name, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
     }
 
     /// Adds a layer. They are added in the order of their precedence.
@@ -168,7 +170,7 @@ impl<'a> Resolver<'a> {
             }
             return;
         };
-        if let Some(problem) = misplaced(key, precedence) {
+        if let Some(problem) = self.misplaced(key, precedence) {
             self.errors.push(ConfigError::Conflict { setting: setting(), problem });
             return;
         }
@@ -193,6 +195,32 @@ impl<'a> Resolver<'a> {
         // In one layer, a later value replaces an earlier one.
         entries.retain(|entry| entry.precedence != precedence);
         entries.push(Entry { precedence, origin: Arc::clone(&node.origin), shown, read });
+    }
+
+    /// Why a layer cannot have a key.
+    fn misplaced(&self, key: &Key, precedence: Precedence) -> Option<String> {
+        use Precedence::{Environment, File, Override, Set, Table, TypeOverride, TypeTable};
+        if matches!(key.kind, Kind::Attribute) {
+            return Some("can only be set in `#[service(…)]`".to_owned());
+        }
+        let has = |wanted: fn(&Rule) -> bool| key.rules.iter().any(wanted);
+        if has(|rule| matches!(rule, Rule::OneService)) && precedence.is_default() {
+            return Some("cannot apply to all services: set it in the section of one service".to_owned());
+        }
+        if !has(|rule| matches!(rule, Rule::OfType)) {
+            return None;
+        }
+        let name = self.type_name;
+        match precedence {
+            Table | TypeTable | Override | TypeOverride => Some(format!(
+                "needs a restart: it is read only at the start of the program, from the attribute, from `[{name}]` in the file or \
+                 from the environment; set it there"
+            )),
+            File | Environment | Set if self.id != name => {
+                Some(format!("is read from the section of the type: set it for `{name}`"))
+            }
+            _ => None,
+        }
     }
 
     fn top(&self, key: &str) -> Option<&Entry> {
@@ -422,16 +450,6 @@ impl<'a> Resolver<'a> {
             _ => {}
         }
     }
-}
-
-/// Why a layer cannot have a key.
-fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
-    if matches!(key.kind, Kind::Attribute) {
-        return Some("can only be set in `#[service(…)]`".to_owned());
-    }
-    let one_service = key.rules.iter().any(|rule| matches!(rule, Rule::OneService));
-    (one_service && precedence.is_default())
-        .then(|| "cannot apply to all services: set it in the section of one service".to_owned())
 }
 
 /// Whether the settings have this field. Names of environment variables have no case.

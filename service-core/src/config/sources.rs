@@ -125,7 +125,7 @@ impl Sources {
 
     /// Checks `[defaults]` once, so that its errors are not reported for every service.
     fn check_defaults(&mut self) {
-        let mut resolver = Resolver::new("defaults");
+        let mut resolver = Resolver::new("defaults", "defaults");
         for (precedence, table) in &self.defaults {
             resolver.layer(*precedence, table);
         }
@@ -214,10 +214,22 @@ impl Sources {
         Ok(resolved)
     }
 
+    /// Whether a layer sets this key for a service. The tables are not read.
+    pub(crate) fn sets_key(&self, target: Target<'_>, key: &str) -> bool {
+        let Target { id, descriptor, code, .. } = target;
+        let section =
+            |name: &str| self.sections.get(name).into_iter().flatten().any(|(_, table)| table.contains_key(key));
+        descriptor.attributes.iter().any(|(name, _)| *name == key)
+            || code.is_some_and(|code| code.sets(key))
+            || self.for_all.contains_key(key)
+            || section(descriptor.id)
+            || section(id)
+    }
+
     fn resolve_own(&self, target: Target<'_>, rows: &[Row]) -> Result<Resolved, ConfigErrors> {
         let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
         loop {
-            let mut resolver = Resolver::new(target.id);
+            let mut resolver = Resolver::new(target.id, target.descriptor.id);
             for (precedence, table) in self.layers(target, &rows) {
                 resolver.layer(precedence, &table);
             }

@@ -10,6 +10,7 @@ pub(crate) mod dependencies;
 pub(crate) mod expect;
 pub(crate) mod handle;
 mod home;
+pub(crate) mod instances;
 pub(crate) mod register;
 pub(crate) mod run;
 pub(crate) mod service_registry;

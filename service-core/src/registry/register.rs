@@ -10,6 +10,7 @@ use crate::config::options::ServiceOptions;
 use crate::registry::builder::{check_catch_up, check_needs, name_clash};
 use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
+use crate::registry::instances;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::instance_fn::InstanceFn;
@@ -55,10 +56,7 @@ impl Register {
     /// and every layer above that, overrides them.
     pub fn options(mut self, options: ServiceOptions) -> Self {
         if let Ok(registration) = &mut self.registration {
-            registration.options = Some(match registration.options.take() {
-                Some(earlier) => earlier.and(options),
-                None => options,
-            });
+            registration.add_options(options);
         }
         self
     }
@@ -194,6 +192,13 @@ impl ServiceRegistry {
 
     pub(crate) fn add(&self, registration: Registration) -> Result<ServiceHandle> {
         registration.check_id()?;
+        if registration.options.as_ref().is_some_and(|options| options.sets(instances::KEY)) {
+            let Registration { id, place, .. } = &registration;
+            return Err(Error::msg(format!(
+                "service `{id}` ({place}): `instances` has no effect while the registry runs; register each service under an id of \
+                 its own"
+            )));
+        }
         let services = &self.inner.services;
         let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
         check_catch_up(&service, &*self.inner.extension)?;

@@ -32,6 +32,8 @@ pub(crate) struct ServiceInner {
     pub(crate) labels: Labels,
     /// Its failures do not lower the status of the registry.
     pub(crate) optional: bool,
+    /// Its number, from 1, and how many services `instances` has made of one registration.
+    pub(crate) instance: (u32, u32),
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
     /// Data that an extension keeps for this service.
@@ -53,6 +55,7 @@ impl ServiceInner {
             requester_id,
             labels: Labels::default(),
             optional: false,
+            instance: (1, 1),
             metrics: Metrics::default(),
             rate: Rate::default(),
             extension_data: OnceLock::new(),
