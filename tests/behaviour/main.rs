@@ -30,6 +30,7 @@ mod registry;
 mod reset;
 mod restart;
 mod run_now;
+mod run_once;
 mod runtimes;
 mod sessions;
 mod single;

@@ -13,6 +13,7 @@ mod home;
 pub(crate) mod instances;
 pub(crate) mod register;
 pub(crate) mod run;
+mod run_once;
 pub(crate) mod service_registry;
 mod session;
 pub(crate) mod signals;

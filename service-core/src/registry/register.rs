@@ -239,7 +239,7 @@ impl ServiceRegistry {
     }
 }
 
-fn unknown(id: &str, known: &[String]) -> Error {
+pub(super) fn unknown(id: &str, known: &[String]) -> Error {
     let hint = nearest(id, known.iter().map(String::as_str))
         .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
     Error::msg(format!("there is no service `{id}`{hint}"))

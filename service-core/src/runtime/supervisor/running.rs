@@ -27,7 +27,10 @@ impl Supervisor {
     /// Builds an instance, and handles a failure to build it. The first instance makes the service ready.
     pub(super) async fn build(&mut self) -> Option<Exit> {
         let first = !self.cx.service.lock().status.ready;
-        if first && let Err(exit) = self.read_last_fire().await {
+        if first
+            && !self.once
+            && let Err(exit) = self.read_last_fire().await
+        {
             return exit;
         }
         let began = Instant::now();
