@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what helpers of tests unwrap is as good as in the tests")]
 
 mod acting;
+mod bed;
 #[cfg(feature = "database")]
 mod bed_with_database;
 mod blocking;

@@ -64,7 +64,7 @@ pub struct RegistryBuilder {
     shutdown_timeout: Option<Duration>,
     only: Option<Vec<String>>,
     except: Vec<String>,
-    without_discovered: bool,
+    pub(crate) without_discovered: bool,
     strict: bool,
     probes: Vec<Arc<Probe>>,
     max_concurrent_runs: Option<usize>,
