@@ -21,6 +21,7 @@ mod health;
 mod instances;
 mod labels;
 mod lifecycle;
+mod many;
 mod panics;
 mod pausing;
 mod probes;
