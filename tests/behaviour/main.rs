@@ -29,6 +29,7 @@ mod processes;
 mod races;
 mod rate_limit;
 mod registry;
+mod reload;
 mod reset;
 mod restart;
 mod run_now;

@@ -65,7 +65,7 @@ impl Tenant {
     }
 
     async fn update(&mut self, cx: &Context) -> Result<()> {
-        if self.number % 20 == 0 && cx.run_number() > 3 {
+        if self.number.is_multiple_of(20) && cx.run_number() > 3 {
             return Err(Error::msg("the tenant is away"));
         }
         Ok(())

@@ -47,12 +47,27 @@ pub(crate) struct Target<'a> {
     pub(crate) code: Option<&'a ServiceOptions>,
     /// Code outside of its type may read its settings, so their keys are not known.
     pub(crate) undeclared: bool,
+    /// Values that stay as they were at the start, although the file has changed.
+    pub(crate) kept: Option<&'a KeptValues>,
+}
+
+/// The values of the file for the keys that are read only at the start.
+pub(crate) struct KeptValues(pub(super) Vec<(Precedence, Table)>);
+
+impl KeptValues {
+    /// Whether the values are the same, wherever they are set.
+    pub(crate) fn same_values(&self, other: &Self) -> bool {
+        let Self(ours) = self;
+        let Self(theirs) = other;
+        ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(|((a, ours), (b, theirs))| a == b && values::same_values(ours, theirs))
+    }
 }
 
 #[cfg(test)]
 impl<'a> Target<'a> {
     pub(crate) fn new(id: &'a str, descriptor: &'static ServiceDescriptor, code: Option<&'a ServiceOptions>) -> Self {
-        Self { id, descriptor, code, undeclared: false }
+        Self { id, descriptor, code, undeclared: false, kept: None }
     }
 }
 
@@ -98,6 +113,29 @@ impl Resolved {
             Some(Provenance { shadowed, ..Provenance::new(key.name, value, Layer::Running) })
         };
         keys::options().filter_map(explain).collect()
+    }
+}
+
+/// A change of the file that needs a restart of the program.
+pub(crate) struct PendingChange {
+    pub(crate) key: &'static str,
+    /// The value after a restart.
+    pub(crate) value: String,
+    /// Where it is set.
+    pub(crate) place: String,
+}
+
+impl Resolved {
+    /// Returns the options that another value replaces after a restart: `new` is the configuration as it will be then.
+    pub(crate) fn pending_changes(&self, new: &Self) -> Vec<PendingChange> {
+        let changed = |key: &'static Key| {
+            let value =
+                key.kind.show(&new.options).filter(|value| key.kind.show(&self.options).as_ref() != Some(value))?;
+            let set = new.provenance.iter().find(|set| set.key == key.name);
+            let place = set.map_or_else(|| Layer::Default.to_string(), |set| set.place.clone());
+            Some(PendingChange { key: key.name, value, place })
+        };
+        keys::options().filter(|key| key.is_read_at_start()).filter_map(changed).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::log::warn;
 
 use crate::config::is_name;
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigErrors, Inputs, ServiceDescriptor, SettingValue, Sources};
+use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
 use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
@@ -105,7 +105,7 @@ impl RegistryBuilder {
     }
 
     /// Sets the configuration file. Default: the file that the environment variable `SERVICES_CONFIG` names, else
-    /// `services.toml` in the working directory if it exists.
+    /// `services.toml` in the working directory if it exists. [`reload`](ServiceRegistry::reload) reads it again.
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config_file = Some(path.into());
         self
@@ -311,8 +311,8 @@ impl RegistryBuilder {
             names.extend([registration.id.clone(), registration.descriptor.id.to_owned()]);
             let own_names = registration.names();
             let checked = |service: RegisteredService| {
-                check_catch_up(&service, &*extension)?;
-                check_needs(&service, &resources)?;
+                let resolved = service.inner.lock().requests.resolved.clone();
+                check_resolved(service.id(), &resolved, &*extension, &resources)?;
                 Ok(service)
             };
             match RegisteredService::new(registration, &shared, &sources).and_then(checked) {
@@ -349,6 +349,7 @@ impl RegistryBuilder {
             probes: self.probes,
             home: Home::default(),
             session: Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
         };
         Ok(ServiceRegistry { inner: Arc::new(inner) })
     }
@@ -397,6 +398,9 @@ impl ServiceRegistry {
     /// installed for the rest of the process, even after the runtime has ended. A program that handles signals itself calls
     /// [`build`](RegistryBuilder::build) and [`start`](Self::start) instead.
     ///
+    /// SIGHUP reads the configuration file again, as [`reload`](Self::reload) does; if standard input is a terminal at this
+    /// call, SIGHUP begins a shutdown, as SIGTERM does.
+    ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
     /// cannot start is not an error; its health shows why.
@@ -410,24 +414,32 @@ impl ServiceRegistry {
     }
 }
 
+/// Checks that the registry has what the options of a service need.
+pub(super) fn check_resolved(
+    id: &str,
+    resolved: &Resolved,
+    extension: &dyn Extension,
+    resources: &[Arc<dyn Resource>],
+) -> Result<()> {
+    check_catch_up(id, resolved, extension)?;
+    check_needs(id, resolved, resources)
+}
+
 /// `catch_up` needs an extension that stores the last fire.
-pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extension) -> Result<()> {
-    let resolved = service.inner.lock().requests.resolved.clone();
+fn check_catch_up(id: &str, resolved: &Resolved, extension: &dyn Extension) -> Result<()> {
     match &resolved.options.schedule {
         Schedule::Cron(cron) if cron.catch_up != CatchUp::None && !extension.remembers_fires() => {}
         _ => return Ok(()),
     }
     let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
     Err(Error::msg(format!(
-        "service `{}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
-         `.database_url(…)` to the builder, or leave `catch_up` out",
-        service.id()
+        "service `{id}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
+         `.database_url(…)` to the builder, or leave `catch_up` out"
     )))
 }
 
 /// `needs` names probes of the registry.
-pub(super) fn check_needs(service: &RegisteredService, resources: &[Arc<dyn Resource>]) -> Result<()> {
-    let resolved = service.inner.lock().requests.resolved.clone();
+fn check_needs(id: &str, resolved: &Resolved, resources: &[Arc<dyn Resource>]) -> Result<()> {
     let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
     let Some(unknown) = resolved.options.needs.iter().find(|name| !is_known(name)) else { return Ok(()) };
     let place = resolved.provenance.iter().find(|set| set.key == "needs").map_or("", |set| &set.place);
@@ -437,8 +449,7 @@ pub(super) fn check_needs(service: &RegisteredService, resources: &[Arc<dyn Reso
         None => format!("add `.probe(\"{unknown}\", …)` to the builder"),
     };
     Err(Error::msg(format!(
-        "service `{}`: `needs` ({place}) names the probe `{unknown}`, which the registry does not have; {hint}",
-        service.id()
+        "service `{id}`: `needs` ({place}) names the probe `{unknown}`, which the registry does not have; {hint}"
     )))
 }
 
@@ -469,7 +480,7 @@ fn unknown_options(name: &str, registrations: &[Registration]) -> String {
 }
 
 /// Splits an error into the mistakes in one service's options.
-fn each(error: &Error) -> Vec<String> {
+pub(super) fn each(error: &Error) -> Vec<String> {
     match error.find::<ConfigErrors>() {
         Some(errors) => errors.iter().map(ToString::to_string).collect(),
         None => vec![error.to_string()],

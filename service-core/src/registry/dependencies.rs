@@ -168,9 +168,19 @@ fn graph<'a>(services: &'a [Arc<RegisteredService>], options: &'a [Arc<Options>]
 pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[String]) -> Vec<String> {
     let all: Vec<Arc<RegisteredService>> = new.iter().chain(old).cloned().collect();
     let options = options(&all);
-    let graph = graph(&all, &options);
+    check_with(&all, &options, new.len(), wrong)
+}
+
+/// As [`check`], if the services have these options. The first `new` of them are new.
+pub(crate) fn check_with(
+    all: &[Arc<RegisteredService>],
+    options: &[Arc<Options>],
+    new: usize,
+    wrong: &[String],
+) -> Vec<String> {
+    let graph = graph(all, options);
     let mut problems = Vec::new();
-    for (service, options) in new.iter().zip(&options) {
+    for (service, options) in all.iter().zip(options).take(new) {
         for dependency in options.depends_on.iter().map(String::as_str) {
             if graph.contains_key(dependency) || wrong.iter().any(|name| name == dependency) {
                 continue;

@@ -12,6 +12,7 @@ pub(crate) mod handle;
 mod home;
 pub(crate) mod instances;
 pub(crate) mod register;
+pub(crate) mod reload;
 pub(crate) mod run;
 mod run_once;
 pub(crate) mod service_registry;

@@ -7,7 +7,7 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::{check_catch_up, check_needs, name_clash};
+use crate::registry::builder::{check_resolved, name_clash};
 use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::instances;
@@ -200,9 +200,10 @@ impl ServiceRegistry {
             )));
         }
         let services = &self.inner.services;
-        let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
-        check_catch_up(&service, &*self.inner.extension)?;
-        check_needs(&service, &self.inner.services.resources)?;
+        let sources = services.sources();
+        let service = Arc::new(RegisteredService::new(registration, &services.shared, &sources)?);
+        let resolved = service.inner.lock().requests.resolved.clone();
+        check_resolved(service.id(), &resolved, &*self.inner.extension, &services.resources)?;
         // No other service depends on a new one, so the only possible cycle is a service that depends on itself.
         let check = |others: &[Arc<RegisteredService>]| {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
@@ -220,6 +221,9 @@ impl ServiceRegistry {
             return Err(Error::msg(name_clash(named.id(), named.descriptor, named.place, other)));
         }
         services.insert(service.clone(), check, taken)?;
+        if !Arc::ptr_eq(&sources, &services.sources()) {
+            self.resolve_again(&service);
+        }
         self.inner.extension.registered(services, &service.inner);
         service.inner.emit(|| ServiceEventKind::Registered);
         Ok(self.handle(service))

@@ -30,7 +30,7 @@ impl ServiceRegistry {
     /// ended; a shutdown is in progress; a stop came before the run; or the framework's tables cannot be created. If `configure`
     /// or the run itself fails, panics or takes too long, the error is in the report.
     ///
-    /// ```
+    /// ```standalone_crate
     /// use service_core::prelude::*;
     ///
     /// #[derive(Default)]

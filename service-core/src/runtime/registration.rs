@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::log::{self, warn};
 
 use crate::config::options::ServiceOptions;
-use crate::config::{Resolved, ServiceDescriptor, Sources, Target};
+use crate::config::{ConfigError, KeptValues, Resolved, ServiceDescriptor, Settings, Sources, Target};
+use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::labels::Labels;
@@ -165,7 +166,7 @@ impl Registration {
     /// Returns the target for which its configuration is resolved.
     pub(crate) fn target(&self) -> Target<'_> {
         let Self { id, descriptor, options, undeclared_settings, .. } = self;
-        Target { id, descriptor, code: options.as_ref(), undeclared: *undeclared_settings }
+        Target { id, descriptor, code: options.as_ref(), undeclared: *undeclared_settings, kept: None }
     }
 
     /// Adds options, which override those that were added before.
@@ -238,10 +239,10 @@ pub(crate) struct RegisteredService {
     pub(crate) inner: Arc<ServiceInner>,
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) options: Option<Box<ServiceOptions>>,
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     undeclared_settings: bool,
+    /// What the file had at the start for the keys that are read only then, if it has changed since.
+    kept: OnceLock<KeptValues>,
     /// The service whose instance this one belongs to.
     parent: Option<Weak<RegisteredService>>,
     pub(crate) place: Place,
@@ -281,6 +282,7 @@ impl RegisteredService {
             factory,
             options: options.map(Box::new),
             undeclared_settings,
+            kept: OnceLock::new(),
             parent,
             place,
         })
@@ -302,17 +304,36 @@ impl RegisteredService {
     }
 
     /// Returns the target for which its configuration is resolved.
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn target(&self) -> Target<'_> {
         let (id, code) = (&*self.inner.id, self.options.as_deref());
-        Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
+        let kept = self.kept.get();
+        Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings, kept }
+    }
+
+    /// From now on the values of the file for the keys that are read only at the start are these. Only the first call counts.
+    pub(crate) fn keep(&self, values: KeptValues) {
+        let _ = self.kept.set(values);
+    }
+
+    /// Whether these settings can be read as the type of the service's own settings. Runs the user's code.
+    pub(crate) fn check_settings(&self, settings: &Settings) -> Caught<std::result::Result<(), ConfigError>> {
+        let own = self.descriptor.settings.as_ref();
+        panic::catch(|| own.map_or(Ok(()), |own| (own.check)(settings, self.id())))
+    }
+
+    /// Takes over a new configuration. If the service's own settings have changed, a fresh instance is built between two runs.
+    /// Returns whether they have; a ready-made instance stays.
+    pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>) -> bool {
+        let before = self.inner.lock().requests.resolved.clone();
+        let changed = !before.settings.same_values(&resolved.settings);
+        self.inner.reconfigure(resolved, changed && !self.factory.is_ready_made());
+        changed
     }
 
     /// Returns the configuration without the values of `[defaults]` that do not apply to this service.
     ///
     /// # Errors
     /// Another layer has such a value.
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
         fit(resolved, &self.factory, self.inner.instance)
     }

@@ -210,7 +210,6 @@ impl ServiceInner {
     }
 
     /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same key.
-    #[allow(dead_code, reason = "for extensions")]
     pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, settings_changed: bool) {
         let mut state = self.lock();
         let mut options = (*resolved.options).clone();
@@ -221,7 +220,10 @@ impl ServiceInner {
         if before.retry_delay == options.retry_delay {
             options.retry_delay = state.requests.options.retry_delay;
         }
-        state.requests.options = Arc::new(options);
+        // The loop plans again if these are other options.
+        if *state.requests.options != options {
+            state.requests.options = Arc::new(options);
+        }
         state.requests.resolved = resolved;
         if settings_changed && state.status.is_running() {
             state.request_rebuild(Rebuild::Settings);

@@ -20,7 +20,7 @@ use crate::service::state::ServiceState;
 
 pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) sources: Sources,
+    sources: RwLock<Arc<Sources>>,
     /// What services use and may be down.
     pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
@@ -69,12 +69,21 @@ impl Services {
     pub(crate) fn new(shared: Arc<Shared>, sources: Sources, resources: Vec<Arc<dyn Resource>>) -> Self {
         Self {
             shared,
-            sources,
+            sources: RwLock::new(Arc::new(sources)),
             resources,
             list: RwLock::default(),
             types: Mutex::default(),
             children: Mutex::default(),
         }
+    }
+
+    /// Returns the configuration of all services, as it was read last.
+    pub(crate) fn sources(&self) -> Arc<Sources> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_sources(&self, sources: Arc<Sources>) {
+        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {

@@ -209,7 +209,7 @@ impl TestBed {
     /// time; and those that [`with`](Self::with) has registered. With `only` and `except` of the builder, some of them. A service
     /// that cannot start is no error; its health shows why.
     ///
-    /// ```
+    /// ```standalone_crate
     /// use std::time::Duration;
     ///
     /// use service_core::prelude::*;
@@ -296,7 +296,7 @@ impl TestBed {
         let services = self.services().await;
         let inner = &services.inner;
         let registration = Registration::of_instance::<S>(&free_id::<S>(&services));
-        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources)
+        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources())
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
         inner.extension.registered(&inner.services, &registered.inner);
         let incarnation = registered.inner.update(|state| {
@@ -380,7 +380,7 @@ impl TestBed {
         let services = self.services().await;
         let inner = &services.inner.services;
         let registered = Registration::of::<S>(&free_id::<S>(&services)).and_then(|registration| {
-            let service = Arc::new(RegisteredService::new(registration, &inner.shared, &inner.sources)?);
+            let service = Arc::new(RegisteredService::new(registration, &inner.shared, &inner.sources())?);
             // The services that it depends on need not be there.
             inner.insert(
                 service.clone(),
