@@ -7,6 +7,7 @@ use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::config::{Row, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
@@ -93,6 +94,18 @@ impl Extension for DatabaseExtension {
 
     fn resource(&self) -> Option<Arc<dyn Resource>> {
         Some(self.resource.clone())
+    }
+
+    fn hold_configuration(&self) -> BoxFuture<'_, Box<dyn Send + '_>> {
+        Box::pin(async { Box::new(self.watcher().hold().await) as Box<dyn Send> })
+    }
+
+    fn rows(&self, sources: &Sources, service: &str) -> Vec<Row> {
+        self.watcher().rows(sources, service)
+    }
+
+    fn apply_rows_again(&self, services: &Services) {
+        self.watcher().apply_again(services);
     }
 
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {

@@ -1,5 +1,6 @@
 //! [`ServiceRegistry`]: the services of a program.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +46,13 @@ pub(crate) struct RegistryInner {
     pub(super) probes: Vec<Arc<Probe>>,
     pub(super) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
+    /// Locked while the configuration file is read again. The changes that need a restart and are reported already.
+    pub(super) reloading: tokio::sync::Mutex<Reported>,
 }
+
+/// Changes of the configuration file that need a restart: the name of the service or of its type, the key, and the value after
+/// a restart.
+pub(super) type Reported = BTreeSet<(String, &'static str, String)>;
 
 impl ServiceRegistry {
     /// Returns every annotated service that is linked into the program, sorted by id. Starts nothing.

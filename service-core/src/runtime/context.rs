@@ -67,6 +67,12 @@ impl Context {
         &self.service.id
     }
 
+    /// Returns the number of this service, from 1, among those that `instances` has made of one registration, and how many there
+    /// are: `(2, 4)` for `packer_2` of four. `(1, 1)` without `instances`.
+    pub fn instance(&self) -> (u32, u32) {
+        self.service.instance
+    }
+
     /// Returns the requester id, which names on whose behalf the service acts: from its options, else from the builder, else
     /// from the environment variable `SYSTEM_ID`, else `system`.
     pub fn requester_id(&self) -> &str {

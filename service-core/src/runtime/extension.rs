@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use tokio::runtime::Handle;
 
+use crate::config::{Row, Sources};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::resource::Resource;
 use crate::runtime::service_inner::ServiceInner;
@@ -27,6 +28,19 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     fn resource(&self) -> Option<Arc<dyn Resource>> {
         None
     }
+
+    /// Keeps the extension from changing the configuration of services until the guard is dropped.
+    fn hold_configuration(&self) -> BoxFuture<'_, Box<dyn Send + '_>> {
+        Box::pin(std::future::ready(Box::new(()) as Box<dyn Send>))
+    }
+
+    /// Returns the rows of its layers that are in effect for a service.
+    fn rows(&self, _sources: &Sources, _service: &str) -> Vec<Row> {
+        Vec::new()
+    }
+
+    /// Applies its rows again, since the layers below have changed. Called while the configuration is held.
+    fn apply_rows_again(&self, _services: &Services) {}
 
     /// A service has been registered.
     fn registered(&self, _services: &Arc<Services>, _service: &ServiceInner) {}

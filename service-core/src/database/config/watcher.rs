@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
+use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
@@ -28,7 +28,7 @@ use crate::database::sqlite_file::SqliteFile;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
-use crate::panic::{self, Caught};
+use crate::panic::Caught;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::DATABASE;
@@ -170,6 +170,28 @@ impl TableWatcher {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a poll in progress, and keeps the next ones from beginning until the guard is dropped.
+    pub(crate) async fn hold(&self) -> impl Send {
+        self.polling.lock().await
+    }
+
+    /// Returns the rows that are in effect for a service.
+    pub(crate) fn rows(&self, sources: &Sources, service: &str) -> Vec<Row> {
+        let state = self.state();
+        let row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
+        state.applied.get(service).into_iter().flatten().map(row).collect()
+    }
+
+    /// Applies the rows again, because the layers below have changed.
+    pub(crate) fn apply_again(&self, services: &Services) {
+        for service in services.all() {
+            let rows = self.state().rows.get(service.id()).cloned().unwrap_or_default();
+            if !rows.is_empty() {
+                self.apply(services, &service, &rows);
+            }
+        }
     }
 
     /// Whether the pool closes SQLite connections that were left inside a transaction. Pools that this crate opened do.
@@ -459,7 +481,7 @@ impl TableWatcher {
 
     /// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
     fn apply(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
-        let (sources, id, descriptor) = (&services.sources, service.id(), service.descriptor);
+        let (sources, id, descriptor) = (services.sources(), service.id(), service.descriptor);
         let mut rejected = Vec::new();
         let own_names = descriptor.setting_names();
         let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
@@ -484,10 +506,7 @@ impl TableWatcher {
                 }
             };
             let mut wrong = resolved.rejected.clone();
-            // Reading the settings runs the user's code.
-            match panic::catch(|| {
-                descriptor.settings.as_ref().map_or(Ok(()), |own| (own.check)(&resolved.settings, id))
-            }) {
+            match service.check_settings(&resolved.settings) {
                 Caught::Returned(checked) => wrong.extend(checked.err()),
                 Caught::Panicked(message) => {
                     warn!(
@@ -530,10 +549,9 @@ impl TableWatcher {
         }
         let resolved =
             if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-        let own_changed = own(&rows) != own(&self.state().applied.get(id).cloned().unwrap_or_default());
         self.state().applied.insert(id.clone(), rows);
         match service.fit(resolved) {
-            Ok(resolved) => service.inner.reconfigure(resolved, own_changed),
+            Ok(resolved) => _ = service.reconfigure(resolved),
             Err(wrong) => {
                 warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
             }
@@ -563,12 +581,6 @@ fn place(row: &Override) -> String {
     let until = row.until.map_or_else(String::new, |until| format!(", until {}", until.format("%Y-%m-%d %H:%M UTC")));
     let why = if row.why.is_empty() { String::new() } else { format!(": {}", row.why) };
     format!("override by {} at {}{until}{why}", row.by, row.at.format("%Y-%m-%d %H:%M UTC"))
-}
-
-/// The rows that are the service's own settings.
-fn own(rows: &[TableRow]) -> Vec<(String, Value)> {
-    let own = rows.iter().filter(|row| !crate::config::is_attribute(&row.key));
-    own.map(|row| (row.key.clone(), row.value.clone())).collect()
 }
 
 /// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.

@@ -47,12 +47,15 @@ impl Supervisor {
         let service = &self.cx.service;
         let now = Instant::now();
         let owes = self.cron.as_ref().is_none_or(|cron| cron.owes());
+        let once = self.once;
         let left = service.update(|state: &mut RuntimeState| {
             // A shutdown of the process makes fires missed, a stop by hand does not.
             let by_hand = exit == Exit::Stopped && state.requests.stop.as_ref().is_some_and(|stop| !stop.is_shutdown());
-            let since = state.status.skips_fires_since;
-            state.status.skips_fires_since = (by_hand && !owes).then(|| since.unwrap_or(now));
-            state.status.previous_end = Some(now);
+            if !once {
+                let since = state.status.skips_fires_since;
+                state.status.skips_fires_since = (by_hand && !owes).then(|| since.unwrap_or(now));
+                state.status.previous_end = Some(now);
+            }
             state.status.activity = Activity::Ended(exit);
             state.status.wait_reason = None;
             state.status.start_resolved = true;

@@ -120,6 +120,8 @@ impl Supervisor {
         let before = self.without_outage(&suspected, began, counted).await;
         let failure = policy::failure(&self.options, before, kind, error);
         let (recovery, broken) = self.call_on_failure(&failure);
+        // After a single run nothing follows.
+        let recovery = if self.once { Recovery::Stop } else { recovery };
         let mut decision = policy::decide(&self.options, &failure, recovery);
         let ends_instance = broken || matches!(decision, Decision::Rebuild(_));
         let irreplaceable = ends_instance && !self.registered.factory.has_next();

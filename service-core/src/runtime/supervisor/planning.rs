@@ -17,8 +17,8 @@ impl Supervisor {
         // Options that were changed while the instance was being built count from the start.
         self.options.clone_from(&service.lock().requests.options);
         let options = self.options.clone();
-        // A run that was given up before has planned the next one.
-        if !service.lock().status.given_up {
+        // A run that was given up before has planned the next one. A single run has no schedule.
+        if !self.once && !service.lock().status.given_up {
             let first = later(now, options.initial_delay);
             service.lock().status.grid = Grid::new(first);
             self.nominal = Nominal::At(first);

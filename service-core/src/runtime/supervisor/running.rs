@@ -37,7 +37,10 @@ impl Supervisor {
 
     async fn build_instance(&mut self) -> Option<Exit> {
         let first = !self.cx.service.lock().status.ready;
-        if first && let Err(exit) = self.read_last_fire().await {
+        if first
+            && !self.once
+            && let Err(exit) = self.read_last_fire().await
+        {
             return exit;
         }
         let began = Instant::now();
