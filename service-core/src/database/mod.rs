@@ -18,6 +18,7 @@ mod error_kind;
 mod extension;
 mod schema;
 mod service_db;
+mod single_task;
 mod sqlite_connection;
 mod sqlite_file;
 mod statement_monitor;
