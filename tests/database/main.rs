@@ -18,6 +18,7 @@ mod faults;
 mod fires;
 mod for_each;
 mod full_disk;
+mod housekeeping;
 mod killed;
 mod layers;
 mod leases;
@@ -168,6 +169,14 @@ exercise! {
         a_dropped_for_each_charges_only_the_item_in_flight,
         forty_rows_that_panic_do_not_end_a_worker,
         the_panic_of_an_item_is_a_warning_with_its_place;
+    housekeeping:
+        failed_rows_are_tried_again_as_if_they_were_new,
+        many_failed_rows_are_changed_in_portions,
+        rows_that_stay_failed_are_changed_once,
+        keys_of_two_columns_are_tried_again_in_portions,
+        completed_rows_are_deleted_after_their_time,
+        one_replica_deletes_each_hour,
+        rows_are_deleted_in_portions_and_a_refused_one_keeps_no_other;
     concurrent:
         as_many_items_as_allowed_are_in_flight,
         a_panic_an_error_and_a_timeout_fail_only_their_items,

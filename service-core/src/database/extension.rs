@@ -13,8 +13,10 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
+use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::wall_clock::WallClock;
+use crate::database::work::retention::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
@@ -26,6 +28,10 @@ use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 
+/// The name of the registry where a service's id is stored.
+const REGISTRY: &str = "service_core";
+/// How often the registry checks whether completed rows are to be deleted.
+const RETENTION_CHECK: Duration = Duration::from_secs(10);
 /// The time limit for reading the last fire.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -37,6 +43,8 @@ pub(crate) struct DatabaseExtension {
     /// Leases use the registry's clock, not the database's.
     is_virtual: bool,
     monitor: Option<Arc<StatementMonitor>>,
+    retained: Arc<RetainedTables>,
+    deleting: SingleTask,
 }
 
 impl DatabaseExtension {
@@ -48,7 +56,14 @@ impl DatabaseExtension {
     ) -> Self {
         let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
         let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
-        Self { resource: Arc::new(resource), write_lock: WriteLock::default(), is_virtual, monitor: None }
+        Self {
+            resource: Arc::new(resource),
+            write_lock: WriteLock::default(),
+            is_virtual,
+            monitor: None,
+            retained: Arc::default(),
+            deleting: SingleTask::default(),
+        }
     }
 
     pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
@@ -65,6 +80,18 @@ impl DatabaseExtension {
 
     fn availability(&self) -> &Availability {
         &self.watcher().availability
+    }
+
+    /// Access to the database for a service, or for the registry's own work.
+    fn service_db(&self, services: &Services, id: Arc<str>) -> ServiceDb {
+        let shared = services.shared.clone();
+        let clock = WallClock::new(move || shared.clock.wall_now().into());
+        let db = ServiceDb::new(self.watcher().db.clone(), id)
+            .with_tables(self.availability().tables().clone())
+            .with_retained(self.retained.clone())
+            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
+            .with_monitor(self.monitor.clone());
+        if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) }
     }
 
     async fn read_last_fire(&self, id: &str, schedule: &str, now: SystemTime) -> Result<SystemTime> {
@@ -98,13 +125,7 @@ impl Extension for DatabaseExtension {
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
         // The same registry each time.
         let _ = self.resource.services.set(Arc::downgrade(services));
-        let shared = services.shared.clone();
-        let clock = WallClock::new(move || shared.clock.wall_now().into());
-        let db = ServiceDb::new(self.watcher().db.clone(), service.id.clone())
-            .with_tables(self.availability().tables().clone())
-            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
-            .with_monitor(self.monitor.clone());
-        let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
+        let db = self.service_db(services, service.id.clone());
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
@@ -119,14 +140,36 @@ impl Extension for DatabaseExtension {
 
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
         self.watcher().keep_watching(services, runtime);
+        let (db, watcher) = (self.service_db(services, REGISTRY.into()), self.watcher().clone());
+        let services = Arc::downgrade(services);
+        self.deleting.start(runtime, || async move {
+            while services.strong_count() > 0 {
+                tokio::time::sleep(RETENTION_CHECK).await;
+                if watcher.availability.is_down() {
+                    db.retained.postpone_due();
+                } else {
+                    db.delete_retained().await;
+                }
+            }
+        });
     }
 
     fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
-        Box::pin(self.watcher().poll_regularly(services))
+        Box::pin(async move {
+            if self.watcher().poll_regularly(services).await {
+                self.service_db(services, REGISTRY.into()).delete_retained().await;
+            } else {
+                self.retained.postpone_due();
+            }
+        })
     }
 
     fn refresh_due(&self, services: &Services) -> Option<SystemTime> {
-        self.watcher().next_due(services)
+        let deletion = self
+            .retained
+            .next_due()
+            .map(|due| services.shared.clock.wall_now() + due.saturating_duration_since(Instant::now()));
+        self.watcher().next_due(services).into_iter().chain(deletion).min()
     }
 
     fn commit_in_progress(&self, service: &ServiceInner) -> bool {

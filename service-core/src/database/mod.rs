@@ -45,6 +45,7 @@ pub use work::index::{claim_index, create_claim_index};
 pub use work::item::{IntoSettled, Item};
 #[doc(hidden)]
 pub use work::item_fn::{ItemFn, ItemFnWith};
+pub use work::retry::retry_failed;
 pub use work::work_item::WorkItem;
 
 /// The items that the derive names, and those that this repository's tests use without a registry.
