@@ -58,7 +58,7 @@ async fn replica(bench: &Bench, seconds: &Arc<AtomicI64>) -> ServiceDb {
     let seconds = Arc::clone(seconds);
     let clock = WallClock::new(move || DateTime::from_timestamp(seconds.load(Ordering::SeqCst), 0).unwrap());
     let replica = ServiceDb::new(bench.db.clone(), "mailer").with_clock(clock);
-    replica.claim::<parcel::Entity>(1).for_each(async |_| ()).await.unwrap();
+    let _ = replica.claim::<parcel::Entity>(1).for_each(async |_| ()).await.unwrap();
     replica
 }
 

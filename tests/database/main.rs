@@ -31,6 +31,7 @@ mod statements;
 mod tables;
 mod transactions;
 mod used_up;
+mod wake_ups;
 mod warnings;
 
 use sea_orm::DatabaseConnection;
@@ -218,6 +219,8 @@ exercise! {
         the_last_run_is_stored,
         a_delayed_process_does_not_set_the_last_run_back,
         the_claim_index_is_created_once_and_used;
+    wake_ups:
+        wake_triggers_are_created_once_and_their_names_are_quoted;
     warnings:
         a_missing_index_is_reported_once_with_its_sql,
         a_missing_table_is_not_reported_as_missing_an_index,

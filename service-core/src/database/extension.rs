@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -15,6 +15,9 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
+#[cfg(feature = "postgres")]
+use crate::database::wake::listener::Listener;
+use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retention::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
@@ -45,6 +48,10 @@ pub(crate) struct DatabaseExtension {
     monitor: Option<Arc<StatementMonitor>>,
     retained: Arc<RetainedTables>,
     deleting: SingleTask,
+    notifier: Arc<Notifier>,
+    sending: SingleTask,
+    #[cfg(feature = "postgres")]
+    listener: Option<Listener>,
 }
 
 impl DatabaseExtension {
@@ -55,15 +62,36 @@ impl DatabaseExtension {
         is_virtual: bool,
     ) -> Self {
         let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
+        let notifier = Arc::new(Notifier::new());
         let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
         Self {
+            #[cfg(feature = "postgres")]
+            listener: Listener::new(&resource.watcher, &notifier, None),
             resource: Arc::new(resource),
             write_lock: WriteLock::default(),
             is_virtual,
             monitor: None,
             retained: Arc::default(),
             deleting: SingleTask::default(),
+            notifier,
+            sending: SingleTask::default(),
         }
+    }
+
+    /// Sets the way around a pooler, for notifications.
+    ///
+    /// # Errors
+    /// The database is not PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn with_direct(self, direct: Option<sea_orm::sqlx::postgres::PgConnectOptions>) -> Result<Self> {
+        if direct.is_none() {
+            return Ok(self);
+        }
+        let listener = Listener::new(self.watcher(), &self.notifier, direct);
+        if listener.is_none() {
+            return Err(Error::fatal("`database_direct_url` needs a PostgreSQL database: remove it"));
+        }
+        Ok(Self { listener, ..self })
     }
 
     pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
@@ -82,6 +110,11 @@ impl DatabaseExtension {
         &self.watcher().availability
     }
 
+    /// Whether notifications reach other replicas. On virtual time there are none.
+    fn reaches_other_replicas(&self) -> bool {
+        self.watcher().db.get_database_backend() == DbBackend::Postgres && !self.is_virtual
+    }
+
     /// Access to the database for a service, or for the registry's own work.
     fn service_db(&self, services: &Services, id: Arc<str>) -> ServiceDb {
         let shared = services.shared.clone();
@@ -89,6 +122,7 @@ impl DatabaseExtension {
         let db = ServiceDb::new(self.watcher().db.clone(), id)
             .with_tables(self.availability().tables().clone())
             .with_retained(self.retained.clone())
+            .with_notifier(self.notifier.clone())
             .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
             .with_monitor(self.monitor.clone());
         if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) }
@@ -125,6 +159,11 @@ impl Extension for DatabaseExtension {
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
         // The same registry each time.
         let _ = self.resource.services.set(Arc::downgrade(services));
+        self.notifier.attach(services);
+        #[cfg(feature = "postgres")]
+        if let Some(listener) = &self.listener {
+            listener.topics_may_have_changed();
+        }
         let db = self.service_db(services, service.id.clone());
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
@@ -140,8 +179,16 @@ impl Extension for DatabaseExtension {
 
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
         self.watcher().keep_watching(services, runtime);
+        #[cfg(feature = "postgres")]
+        if let Some(listener) = &self.listener {
+            listener.keep_listening(services, runtime);
+        }
         let (db, watcher) = (self.service_db(services, REGISTRY.into()), self.watcher().clone());
         let services = Arc::downgrade(services);
+        if self.reaches_other_replicas() {
+            let (notifier, watcher, services) = (self.notifier.clone(), watcher.clone(), services.clone());
+            self.sending.start(runtime, || async move { notifier.keep_sending(&watcher, &services).await });
+        }
         self.deleting.start(runtime, || async move {
             while services.strong_count() > 0 {
                 tokio::time::sleep(RETENTION_CHECK).await;
@@ -152,6 +199,26 @@ impl Extension for DatabaseExtension {
                 }
             }
         });
+    }
+
+    fn until_listening<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        #[cfg(feature = "postgres")]
+        if let Some(listener) = &self.listener {
+            return Box::pin(listener.until_listening(services));
+        }
+        let _ = services;
+        Box::pin(std::future::ready(()))
+    }
+
+    fn start_notifies(&self) -> bool {
+        true
+    }
+
+    fn notify(&self, services: &Services, topic: &str) {
+        services.wake(topic);
+        if self.reaches_other_replicas() {
+            self.notifier.send_later(topic);
+        }
     }
 
     fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {

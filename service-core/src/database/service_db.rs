@@ -12,6 +12,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::schema::FrameworkTables;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::{Transaction, TxContext};
+use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retention::RetainedTables;
 use crate::database::work::work_state::WorkState;
@@ -75,6 +76,12 @@ impl ServiceDb {
     /// Sets the tables whose completed rows the registry deletes.
     pub(crate) fn with_retained(mut self, retained: Arc<RetainedTables>) -> Self {
         self.retained = retained;
+        self
+    }
+
+    /// Sets where notifications go.
+    pub(crate) fn with_notifier(mut self, notifier: Arc<Notifier>) -> Self {
+        self.tx.notifier = notifier;
         self
     }
 
