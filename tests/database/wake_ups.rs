@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Statement};
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Statement};
 use service_core::database::{self, create_wake_trigger, wake_trigger_sql};
 use service_core::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -125,7 +125,8 @@ macro_rules! on_virtual_time {
 on_virtual_time!(
     a_notification_of_a_transaction_follows_its_commit,
     items_that_fail_drop_their_notifications,
-    a_start_counts_as_a_notification
+    a_start_counts_as_a_notification,
+    rows_that_are_tried_again_wake_the_services_that_claim_them
 );
 
 async fn a_notification_of_a_transaction_follows_its_commit(bed: TestBed, db: DatabaseConnection) {
@@ -188,6 +189,31 @@ async fn a_start_counts_as_a_notification(bed: TestBed, _db: DatabaseConnection)
     yearly.start().await.unwrap();
     bed.run_for(Duration::from_secs(60)).await;
     assert_eq!(yearly.health().runs, 2);
+}
+
+/// Claims jobs when it is woken.
+#[derive(Default)]
+struct Claimer;
+
+#[service(on_demand = true, wake_on = ["jobs", "more/jobs"], discover = false)]
+impl Claimer {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.claim::<job::Entity>(10).for_each(async |_| ()).await
+    }
+}
+
+async fn rows_that_are_tried_again_wake_the_services_that_claim_them(bed: TestBed, db: DatabaseConnection) {
+    create(&db, job::Entity).await;
+    let (claimer, packer) = (bed.start_of::<Claimer>().await, bed.start_of::<Packer>().await);
+    bed.run_for(Duration::from_secs(60)).await;
+    more_jobs(&db, 1..=3).await;
+    db.execute_unprepared("UPDATE job SET status = 'failed' WHERE id < 3").await.unwrap();
+    let first = database::retry_failed::<job::Entity>(&db, job::Column::Id.eq(1)).await.unwrap();
+    bed.run_for(Duration::from_secs(60)).await;
+    assert_eq!((first, claimer.health().total_processed, claimer.health().runs), (1, 2, 2));
+    let none = database::retry_failed::<job::Entity>(&db, job::Column::Id.eq(1)).await.unwrap();
+    bed.run_for(Duration::from_secs(60)).await;
+    assert_eq!((none, claimer.health().runs, packer.health().runs), (0, 2, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,7 +62,7 @@ impl DatabaseExtension {
         is_virtual: bool,
     ) -> Self {
         let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
-        let notifier = Arc::new(Notifier::new());
+        let notifier = Notifier::new(watcher.db.clone());
         let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
         Self {
             #[cfg(feature = "postgres")]
@@ -160,10 +160,6 @@ impl Extension for DatabaseExtension {
         // The same registry each time.
         let _ = self.resource.services.set(Arc::downgrade(services));
         self.notifier.attach(services);
-        #[cfg(feature = "postgres")]
-        if let Some(listener) = &self.listener {
-            listener.topics_may_have_changed();
-        }
         let db = self.service_db(services, service.id.clone());
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
@@ -180,7 +176,7 @@ impl Extension for DatabaseExtension {
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
         self.watcher().keep_watching(services, runtime);
         #[cfg(feature = "postgres")]
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
             listener.keep_listening(services, runtime);
         }
         let (db, watcher) = (self.service_db(services, REGISTRY.into()), self.watcher().clone());
@@ -203,7 +199,7 @@ impl Extension for DatabaseExtension {
 
     fn until_listening<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         #[cfg(feature = "postgres")]
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
             return Box::pin(listener.until_listening(services));
         }
         let _ = services;

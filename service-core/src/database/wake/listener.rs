@@ -1,6 +1,6 @@
 //! [`Listener`]: receives notifications through PostgreSQL, on a connection of its own.
 //!
-//! The connection exists while a service listens to a topic. It is not one of the services' pool, so it is never the one that
+//! The connection exists while a service that runs listens to a topic. It is not one of the services' pool, so it is never the one that
 //! services wait for.
 //!
 //! The tricky part is what gets lost. Notifications that are sent while the connection is down do not arrive later, so after each
@@ -25,6 +25,7 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::single_task::SingleTask;
 use crate::database::wake::notifier::{CHANNEL, Notifier, Received};
 use crate::log::{debug, info, warn};
+use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 
 /// Repeated as a check that the connection works.
@@ -56,8 +57,8 @@ pub(crate) struct Listener {
 struct Shared {
     watcher: Arc<TableWatcher>,
     notifier: Arc<Notifier>,
-    /// A service may have got a topic.
-    topics_changed: Notify,
+    /// A service may have started.
+    started: Notify,
     is_listening: watch::Sender<bool>,
     /// A start waits for the connection: its services run anyway, so the first connection wakes none.
     start_waits: AtomicBool,
@@ -95,7 +96,7 @@ impl Listener {
         let shared = Shared {
             watcher: watcher.clone(),
             notifier: notifier.clone(),
-            topics_changed: Notify::new(),
+            started: Notify::new(),
             is_listening: watch::Sender::new(false),
             start_waits: AtomicBool::new(false),
             reported: AtomicBool::new(false),
@@ -103,20 +104,18 @@ impl Listener {
         Some(Self { direct, task: SingleTask::default(), shared: Arc::new(shared) })
     }
 
-    /// A service was registered.
-    pub(crate) fn topics_may_have_changed(&self) {
-        self.shared.topics_changed.notify_one();
-    }
-
-    /// Listens until the registry is dropped, while a service has topics. Does nothing if a task listens already.
+    /// Listens until the registry is dropped, while a service that runs has topics. Called for each start; one task listens.
     pub(crate) fn keep_listening(&self, services: &Arc<Services>, runtime: &Handle) {
+        self.shared.started.notify_one();
         let (shared, direct, services) = (self.shared.clone(), self.direct.clone(), Arc::downgrade(services));
         self.task.start(runtime, || async move { shared.listen_always(direct, services).await });
     }
 
     /// Waits until the listener is connected, for a limited time, if a service has topics. Called before services start.
     pub(crate) async fn until_listening(&self, services: &Services) {
-        if self.shared.watcher.availability.is_down() || !has_topics(services) {
+        if self.shared.watcher.availability.is_down()
+            || !services.all().iter().any(|service| has_topics(&service.inner.lock()))
+        {
             return;
         }
         let mut is_listening = self.shared.is_listening.subscribe();
@@ -124,7 +123,7 @@ impl Listener {
             return;
         }
         self.shared.start_waits.store(true, Ordering::SeqCst);
-        self.topics_may_have_changed();
+        self.shared.started.notify_one();
         let _ = timeout(START_LIMIT, is_listening.wait_for(|is_listening| *is_listening)).await;
         self.shared.start_waits.store(false, Ordering::SeqCst);
     }
@@ -136,9 +135,9 @@ impl Shared {
         loop {
             match services.upgrade() {
                 None => return,
-                Some(services) if has_topics(&services) => {}
+                Some(services) if self.is_needed(&services) => {}
                 Some(_) => {
-                    let _ = timeout(CHECK_INTERVAL, self.topics_changed.notified()).await;
+                    let _ = timeout(CHECK_INTERVAL, self.started.notified()).await;
                     continue;
                 }
             }
@@ -180,6 +179,14 @@ impl Shared {
         }
     }
 
+    fn is_needed(&self, services: &Services) -> bool {
+        self.start_waits.load(Ordering::SeqCst)
+            || services.all().iter().any(|service| {
+                let state = service.inner.lock();
+                state.status.is_running() && has_topics(&state)
+            })
+    }
+
     /// Reports a problem once, until notifications arrive again.
     fn report(&self, report: impl FnOnce()) {
         if !self.reported.swap(true, Ordering::SeqCst) {
@@ -194,8 +201,10 @@ impl Shared {
     ) -> std::result::Result<Ended, SqlxError> {
         let mut listener = within(LIMIT, self.connect(direct)).await?;
         within(LIMIT, listener.listen(CHANNEL)).await?;
+        // Before the start that waits continues, and takes the request back.
+        let start_waits = self.start_waits.swap(false, Ordering::SeqCst);
         self.is_listening.send_replace(true);
-        if !self.start_waits.swap(false, Ordering::SeqCst) {
+        if !start_waits {
             match services.upgrade() {
                 Some(services) => services.wake_all(),
                 None => return Ok(Ended::Dropped),
@@ -248,7 +257,7 @@ impl Shared {
                 Event::Check => {
                     match services.upgrade() {
                         None => return Ok(Ended::Dropped),
-                        Some(services) if !has_topics(&services) => return Ok(Ended::NoTopics),
+                        Some(services) if !self.is_needed(&services) => return Ok(Ended::NoTopics),
                         Some(_) => {}
                     }
                     within(LIMIT, async { listener.execute(LISTEN).await.map(drop) }).await?;
@@ -289,8 +298,8 @@ fn pool_options(db: &DatabaseConnection) -> Option<PgConnectOptions> {
     }
 }
 
-fn has_topics(services: &Services) -> bool {
-    services.all().iter().any(|service| !service.inner.lock().requests.options.wake_on.is_empty())
+fn has_topics(state: &RuntimeState) -> bool {
+    !state.requests.options.wake_on.is_empty()
 }
 
 async fn within<T>(

@@ -3,7 +3,7 @@
 //! The tricky part is that PostgreSQL also sends a notification back to the replica from which it comes. The services there have been
 //! woken already, and a second time would be a run without work. So the payload names the replica, which ignores its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::config::is_name;
 use crate::database::config::watcher::TableWatcher;
+use crate::database::direct::is_same_pool;
 use crate::runtime::services::Services;
 
 /// The channel of PostgreSQL. The payload is a topic.
@@ -32,11 +33,17 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Notifier {
     /// Identifies this replica in payloads.
     origin: String,
+    db: Option<DatabaseConnection>,
     services: OnceLock<Weak<Services>>,
+    /// The services that have claimed rows, by table.
+    workers: Mutex<BTreeMap<String, BTreeSet<Arc<str>>>>,
     /// Topics that other replicas do not know yet.
     outbox: Mutex<BTreeSet<String>>,
     filled: Notify,
 }
+
+/// The notifiers of this process, for functions that have only a connection.
+static NOTIFIERS: Mutex<Vec<Weak<Notifier>>> = Mutex::new(Vec::new());
 
 /// A notification that PostgreSQL has delivered.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,8 +55,40 @@ pub(crate) enum Received<'a> {
 }
 
 impl Notifier {
-    pub(crate) fn new() -> Self {
-        Self { origin: format!("{:016x}", fastrand::u64(..)), ..Self::default() }
+    /// The notifier of a registry with this database.
+    pub(crate) fn new(db: DatabaseConnection) -> Arc<Self> {
+        let origin = format!("{:016x}", fastrand::u64(..));
+        let notifier = Arc::new(Self { origin, db: Some(db), ..Self::default() });
+        let mut all = lock(&NOTIFIERS);
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&notifier));
+        notifier
+    }
+
+    /// The notifier of a registry in this process that uses the same pool.
+    pub(crate) fn of_pool(db: &DatabaseConnection) -> Option<Arc<Self>> {
+        let all = lock(&NOTIFIERS).clone();
+        all.iter()
+            .filter_map(Weak::upgrade)
+            .find(|notifier| notifier.db.as_ref().is_some_and(|own| is_same_pool(own, db)))
+    }
+
+    /// A service claims rows of this table.
+    pub(crate) fn add_worker(&self, table: &str, service: &Arc<str>) {
+        let mut workers = lock(&self.workers);
+        match workers.get_mut(table) {
+            Some(known) if known.contains(service) => {}
+            Some(known) => _ = known.insert(service.clone()),
+            None => _ = workers.insert(table.to_owned(), BTreeSet::from([service.clone()])),
+        }
+    }
+
+    /// The topics of the services that have claimed rows of this table.
+    pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
+        let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
+        let workers: Vec<_> = lock(&self.workers).get(table).into_iter().flatten().cloned().collect();
+        let services = workers.iter().filter_map(|id| services.get(id));
+        services.flat_map(|service| service.inner.lock().requests.options.wake_on.clone()).collect()
     }
 
     /// Sets the services to wake. Every call passes the same registry.
@@ -141,8 +180,12 @@ impl Notifier {
     }
 
     fn outbox(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.outbox)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Notifier {
@@ -160,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_replica_recognises_its_own_notifications() {
-        let (here, there) = (Notifier::new(), Notifier::new());
+        let [here, there] = ["1", "2"].map(|origin| Notifier { origin: origin.to_owned(), ..Notifier::default() });
         assert_eq!(here.received(&here.payload("orders")), Received::Own);
         assert_eq!(there.received(&here.payload("orders")), Received::Topic("orders"));
         assert_eq!(here.received("orders"), Received::Topic("orders"));
@@ -169,7 +212,7 @@ mod tests {
 
     #[test]
     fn only_names_are_sent() {
-        let notifier = Notifier::new();
+        let notifier = Notifier::default();
         for topic in ["orders", "orders", "", "two words", &"long".repeat(2_000), "it's"] {
             notifier.send_later(topic);
         }

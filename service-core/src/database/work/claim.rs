@@ -61,6 +61,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let work = &self.service_db.work;
         inspect::<E>(&self.service_db, table).await?;
         self.service_db.retained.add::<E>(table);
+        self.service_db.tx.notifier.add_worker(&table.name, &self.service_db.service_id);
         self.service_db.settle(None).await?;
         let size = work.claim_size(table, self.wanted);
         let Some(left_out) = work.left_out(table) else {
