@@ -69,9 +69,11 @@ impl ServiceRegistry {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
 
-    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake) does.
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake) does. With a
+    /// PostgreSQL database also those of other replicas; if the database is down, when it answers again. Never waits, and never
+    /// fails.
     pub fn notify(&self, topic: &str) {
-        self.inner.services.wake(topic);
+        self.inner.extension.notify(&self.inner.services, topic);
     }
 
     /// Returns a health snapshot of all services.

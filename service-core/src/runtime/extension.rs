@@ -61,6 +61,21 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     /// Starts the extension's own tasks on this runtime, unless they run already.
     fn keep_watching(&self, _services: &Arc<Services>, _runtime: &Handle) {}
 
+    /// Waits until the extension's tasks receive notifications, for a limited time. Called before services start.
+    fn until_listening<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Whether the start of a service counts as a notification of each of its topics, because programs may have sent some before.
+    fn start_notifies(&self) -> bool {
+        false
+    }
+
+    /// Wakes every service that has this topic in `wake_on`.
+    fn notify(&self, services: &Services, topic: &str) {
+        services.wake(topic);
+    }
+
     /// Does at once what the extension's tasks do periodically. For virtual time, where these tasks do not run.
     #[allow(dead_code, reason = "for virtual time")]
     fn refresh<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {

@@ -196,6 +196,17 @@ impl Services {
         }
     }
 
+    /// Wakes every service that has topics: any of them may have been notified.
+    #[allow(dead_code, reason = "for extensions")]
+    pub(crate) fn wake_all(&self) {
+        for ById(service) in self.read().iter() {
+            let listens = !service.inner.lock().requests.options.wake_on.is_empty();
+            if listens {
+                service.inner.request_wake();
+            }
+        }
+    }
+
     /// Stops a service, waits for its end and removes it.
     pub(crate) async fn unregister(&self, service: &Arc<RegisteredService>) {
         let inner = &service.inner;

@@ -166,6 +166,9 @@ pub(crate) static WORK_ITEM: Table = Table {
             .rules(&[Rule::Needs { key: "attempts", value: None }]),
         key("available_at", Kind::Column, "\"due\"").synonyms(&["due", "run_at"]),
         key("updated_at", Kind::Column, "\"updated_at\""),
+        key("retain_completed", Kind::Time(NOT_ZERO), "\"30d\"")
+            .synonyms(&["retain", "retention", "keep"])
+            .rules(&[Rule::Needs { key: "updated_at", value: None }]),
         key("crate", Kind::CratePath, "::service_core").synonyms(&["krate"]),
     ],
     example: "status = \"status\"",

@@ -5,7 +5,7 @@
 //! service.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,7 @@ use crate::database::config::tables::{Override, expire_overrides, read_config, r
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, idle_connection};
 use crate::database::error_kind::ErrorKind;
+use crate::database::single_task::SingleTask;
 use crate::database::sqlite_connection;
 use crate::database::sqlite_file::SqliteFile;
 use crate::database::store::write_and_remove;
@@ -60,7 +61,7 @@ pub(crate) struct TableWatcher {
     closing: AtomicU32,
     /// Overrides expire by the registry's clock, not by the database's.
     is_virtual: bool,
-    watching: AtomicBool,
+    watching: SingleTask,
     /// When the last poll began. Locked during a poll, so that results are applied in their order.
     polling: tokio::sync::Mutex<LastPoll>,
     state: Mutex<State>,
@@ -162,7 +163,7 @@ impl TableWatcher {
             file: SqliteFile::default(),
             skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
-            watching: AtomicBool::new(false),
+            watching: SingleTask::default(),
             polling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
@@ -250,12 +251,8 @@ impl TableWatcher {
 
     /// Polls periodically until the registry is dropped or the runtime shuts down. Does nothing if a task polls already.
     pub(crate) fn keep_watching(self: &Arc<Self>, services: &Arc<Services>, runtime: &Handle) {
-        if self.watching.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let (services, watching) = (Arc::downgrade(services), Watching(self.clone()));
-        runtime.spawn(async move {
-            let watcher = &watching.0;
+        let (services, watcher) = (Arc::downgrade(services), self.clone());
+        self.watching.start(runtime, || async move {
             loop {
                 // Sooner if a service could not use the database, but with a minimum wait.
                 tokio::time::sleep(POLL_INTERVAL / 6).await;
@@ -285,13 +282,17 @@ impl TableWatcher {
         self.poll_within(services, self.poll_timeout()).await
     }
 
-    /// What is done again and again: reads the tables, and records the fires that services skip.
-    pub(crate) async fn poll_regularly(&self, services: &Services) {
-        let failed = self.poll(services).await.is_some();
+    /// What is done again and again: reads the tables, and records the fires that services skip. Returns whether the database
+    /// answers.
+    pub(crate) async fn poll_regularly(&self, services: &Services) -> bool {
+        let answers = self.poll(services).await.is_none() && !self.availability.is_down();
+        if !answers {
+            // The next poll tries again.
+            return false;
+        }
         for (service_id, last) in self.skipped.unrecorded(services) {
-            if failed || self.availability.is_down() {
-                // The next poll tries again.
-                return;
+            if self.availability.is_down() {
+                return false;
             }
             let (id, skipped) = (&service_id, &last);
             let record = self.with_db(|db| async move { set_last_run(&db, id, skipped).await });
@@ -299,6 +300,7 @@ impl TableWatcher {
                 self.skipped.recorded(service_id, &last);
             }
         }
+        true
     }
 
     fn poll_timeout(&self) -> Duration {
@@ -565,15 +567,6 @@ impl TableWatcher {
             OverridePause { place: place.into(), since: row.since }
         });
         service.inner.set_override_pause(pause);
-    }
-}
-
-/// Held by the task that polls. If its runtime shuts down, the next start spawns another task.
-struct Watching(Arc<TableWatcher>);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.watching.store(false, Ordering::SeqCst);
     }
 }
 
