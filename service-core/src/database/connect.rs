@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{DatabaseUrl, Engine};
-use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
+use crate::database::direct::{DirectConnection, explained, is_refused_parameter};
 use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
@@ -323,8 +323,7 @@ fn explain(target: &DatabaseUrl<'_>, error: DbErr) -> Error {
     let advice = match target.engine {
         Engine::SqliteFile => "does its directory exist, and may this process write there?",
         Engine::SqliteMemory => "is there memory left?",
-        // A pooler refuses a parameter that the driver sends.
-        Engine::Postgres if ErrorKind::has_code(&error, "08P01") => POOLER_ADVICE,
+        Engine::Postgres if is_refused_parameter(&error) => "the connection is refused",
         Engine::Postgres => "does the server run there, and are user, password and database right?",
     };
     Error::new(OpenError { shown, advice, source: error })
