@@ -62,6 +62,27 @@ pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
     let _ = pool;
 }
 
+/// Whether both are the same pool; `false` if that is not known, because the driver is not one of this crate.
+pub(crate) fn is_same_pool(a: &DatabaseConnection, b: &DatabaseConnection) -> bool {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    use sea_orm::DatabaseConnectionType::*;
+
+    match (&a.inner, &b.inner) {
+        // A pool has its options once.
+        #[cfg(feature = "postgres")]
+        (SqlxPostgresPoolConnection(_), SqlxPostgresPoolConnection(_)) => {
+            let options = [a, b].map(|db| db.get_postgres_connection_pool().connect_options());
+            std::sync::Arc::ptr_eq(&options[0], &options[1])
+        }
+        #[cfg(feature = "sqlite")]
+        (SqlxSqlitePoolConnection(_), SqlxSqlitePoolConnection(_)) => {
+            let options = [a, b].map(|db| db.get_sqlite_connection_pool().connect_options());
+            std::sync::Arc::ptr_eq(&options[0], &options[1])
+        }
+        _ => false,
+    }
+}
+
 /// Whether [`explained`] can say more than the error.
 pub(crate) fn can_be_explained(error: &DbErr) -> bool {
     match error {

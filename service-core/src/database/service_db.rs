@@ -11,7 +11,9 @@ use crate::database::direct::{can_be_explained, explained};
 use crate::database::schema::FrameworkTables;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::{Transaction, TxContext};
+use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
+use crate::database::work::retention::RetainedTables;
 use crate::database::work::work_state::WorkState;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::service_inner::ServiceInner;
@@ -31,6 +33,7 @@ pub struct ServiceDb {
     /// For leases.
     pub(crate) time: DbTime,
     pub(crate) tables: Arc<FrameworkTables>,
+    pub(crate) retained: Arc<RetainedTables>,
     used: Arc<AtomicBool>,
 }
 
@@ -58,6 +61,7 @@ impl ServiceDb {
             clock: WallClock::default(),
             time: DbTime::default(),
             tables: Arc::new(FrameworkTables::ready()),
+            retained: Arc::default(),
             used: Arc::default(),
         }
     }
@@ -65,6 +69,18 @@ impl ServiceDb {
     /// Sets the tables that the registry creates.
     pub(crate) fn with_tables(mut self, tables: Arc<FrameworkTables>) -> Self {
         self.tables = tables;
+        self
+    }
+
+    /// Sets the tables whose completed rows the registry deletes.
+    pub(crate) fn with_retained(mut self, retained: Arc<RetainedTables>) -> Self {
+        self.retained = retained;
+        self
+    }
+
+    /// Sets where notifications go.
+    pub(crate) fn with_notifier(mut self, notifier: Arc<Notifier>) -> Self {
+        self.tx.notifier = notifier;
         self
     }
 
@@ -139,6 +155,12 @@ impl ServiceDb {
             },
             Ok(value) => Ok(value),
         }
+    }
+
+    /// Deletes the completed rows that need not be kept any longer, if that is due, and if it is this replica's turn. Returns how
+    /// many there were.
+    pub async fn delete_retained(&self) -> u64 {
+        self.retained.delete_due(self).await
     }
 
     /// Whether an ended run left rows or claims to settle.

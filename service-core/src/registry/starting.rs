@@ -38,6 +38,9 @@ impl ServiceRegistry {
         inner.extension.before_all(&inner.services).await?;
         let runtime = inner.home.handle()?;
         self.keep_watching(&runtime);
+        if inner.virtual_time.is_none() {
+            inner.extension.until_listening(&inner.services).await;
+        }
         let (mut started, mut loops) = (Vec::new(), Vec::new());
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
@@ -159,6 +162,7 @@ impl ServiceRegistry {
                 return state.refuse(service.id(), action, "a shutdown is in progress");
             }
             state.requests.begin();
+            state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;

@@ -380,3 +380,40 @@ pub(crate) fn sweep(work_table: &str, time: &DbTime, backend: DbBackend) -> Dele
         .and_where(Expr::col(column("expires_at")).lt(time.millis(backend).sub(SWEEP_AFTER_MS)))
         .to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keys of the rows over which `dead` may have died. Claims are `(key, crashes)`, in the order of their numbers.
+    fn found(concurrency: i64, claims: &[(&str, i64)]) -> Vec<String> {
+        let claim = |(seq, (key, crashes)): (usize, &(&str, i64))| ClaimRow {
+            key: (*key).to_owned(),
+            owner: "dead".to_owned(),
+            seq: seq as i64,
+            concurrency,
+            is_held: false,
+            crashes: *crashes,
+        };
+        // Read in another order than that of the numbers, and beside claims that are no evidence.
+        let mut claims: Vec<ClaimRow> = claims.iter().enumerate().map(claim).rev().collect();
+        for (owner, is_held) in [("alive", true), (NO_OWNER, false)] {
+            let key = "other".to_owned();
+            claims.push(ClaimRow { key, owner: owner.to_owned(), seq: 0, concurrency: 1, is_held, crashes: 1 });
+        }
+        let found = suspects(&claims);
+        assert!(found.keys().all(|owner| owner == "dead"), "{found:?}");
+        found.values().flatten().map(|at| claims[*at].key.clone()).collect()
+    }
+
+    #[test]
+    fn the_rows_that_a_dead_owner_may_have_been_processing_are_suspect() {
+        assert_eq!(found(1, &[("a", 0), ("b", 0), ("c", 1)]), ["a"]);
+        assert_eq!(found(2, &[("a", 0), ("b", 0), ("c", 0)]), ["a", "b"]);
+        assert_eq!(found(8, &[("a", 0), ("b", 0)]), ["a", "b"]);
+        // Suspect rows come last and are lent alone.
+        assert_eq!(found(3, &[("a", 0), ("b", 1), ("c", 2)]), ["a"]);
+        assert_eq!(found(3, &[("b", 1), ("c", 2)]), ["b"]);
+        assert_eq!(found(3, &[]), [] as [&str; 0]);
+    }
+}
