@@ -10,6 +10,7 @@ use futures_core::Stream;
 
 use crate::config::ServiceDescriptor;
 use crate::observe::health::{self, RegistryHealth};
+use crate::registry::companion::Companion;
 use crate::registry::home::Home;
 use crate::registry::session::Session;
 use crate::runtime::events::ServiceEvent;
@@ -43,7 +44,8 @@ pub(crate) struct RegistryInner {
     /// A first `configure` that fails makes the start fail.
     pub(super) strict: bool,
     pub(super) probes: Vec<Arc<Probe>>,
-    pub(super) home: Home,
+    pub(super) companions: Vec<Arc<dyn Companion>>,
+    pub(crate) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
 }
 
@@ -100,7 +102,7 @@ impl ServiceRegistry {
         }
     }
 
-    pub(super) fn session(&self) -> Arc<Session> {
+    pub(crate) fn session(&self) -> Arc<Session> {
         self.inner.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering as AtomicOrdering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::config::ServiceDescriptor;
@@ -73,6 +74,16 @@ impl Services {
             list: RwLock::default(),
             types: Mutex::default(),
             children: Mutex::default(),
+        }
+    }
+
+    /// From now on each service keeps its last runs.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn keep_runs(&self) {
+        // A service that begins later reads this.
+        self.shared.keeps_runs.store(true, AtomicOrdering::SeqCst);
+        for service in self.all() {
+            service.inner.lock().history.get_or_insert_default();
         }
     }
 

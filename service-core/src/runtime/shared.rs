@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
     pub(crate) states: SharedStates,
+    /// Each service keeps its last runs.
+    pub(crate) keeps_runs: AtomicBool,
     /// The most runs at the same time, if they are limited.
     pub(crate) turns: Option<Arc<Semaphore>>,
 }
