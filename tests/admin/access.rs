@@ -1,7 +1,6 @@
 //! The token, other sites and other hosts.
 
 use axum::Router;
-use service_core::prelude::*;
 
 use crate::site::{Answer, Site, TOKEN, builder, send};
 

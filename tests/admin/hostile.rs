@@ -69,7 +69,7 @@ async fn hostile_requests_at_every_route_do_no_harm() {
             format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
             format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: -1\r\n\r\n"),
             format!(
-                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nPOST /services/steady/pause HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: null\r\nConnection: close\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nPOST /services/steady/pause HTTP/1.1\r\nHost: evil.example\r\n\r\n"
             ),
             // Headers that are too many, too long, or none.
             format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{}\r\n", "X: y\r\n".repeat(200)),

@@ -14,8 +14,8 @@ use crate::admin::access::{self, Access};
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::events::{self, Events};
 use crate::admin::settings::RenderMetrics;
-//TMPuse crate::admin::work::{self, WorkSamples};
-use crate::admin::{api, commands, health, pages};
+use crate::admin::work::{self, WorkSamples};
+use crate::admin::{api, commands, health, metrics, openapi, pages};
 use crate::log::{info, warn};
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -30,7 +30,7 @@ const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What all servers of one registry share.
 pub(crate) struct Core {
     pub(crate) events: Arc<Events>,
-    //TMPpub(crate) samples: Arc<WorkSamples>,
+    pub(crate) samples: Arc<WorkSamples>,
     pub(crate) metrics: Vec<RenderMetrics>,
     /// The newest entry is the last.
     audit: Mutex<VecDeque<AuditEntry>>,
@@ -38,7 +38,7 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(metrics: Vec<RenderMetrics>) -> Self {
-        Self { events: Arc::default(), metrics, audit: Mutex::default() }
+        Self { events: Arc::default(), samples: Arc::default(), metrics, audit: Mutex::default() }
     }
 
     /// Called when something is served: from now on services keep their last runs.
@@ -67,15 +67,16 @@ impl App {
 
     pub(crate) fn router(self: Arc<Self>) -> Router {
         Router::new()
-            //TMP .route("/", get(pages::services))
+            .route("/", get(pages::services))
+            .route("/ui/services", get(pages::services))
             .route("/login", get(pages::login).post(pages::log_in))
-            //TMP .route("/ui/services/{id}", get(pages::service))
-            //TMP .route("/ui/services/{id}/commands", post(pages::command))
-            //TMP .route("/ui/services/{id}/overrides", post(pages::change_override))
-            //TMP .route("/ui/work", get(pages::work))
-            //TMP .route("/ui/work/{table}", get(pages::failed_rows))
-            //TMP .route("/ui/work/{table}/retry", post(pages::retry))
-            //TMP .route("/ui/audit", get(pages::audit))
+            .route("/ui/services/{id}", get(pages::service))
+            .route("/ui/services/{id}/commands", post(pages::command))
+            .route("/ui/services/{id}/overrides", post(pages::change_override))
+            .route("/ui/work", get(pages::work))
+            .route("/ui/work/{table}", get(pages::failed_rows))
+            .route("/ui/work/{table}/retry", post(pages::retry))
+            .route("/ui/audit", get(pages::audit))
             .route("/assets/{name}", get(pages::asset))
             .route("/health/live", get(health::live))
             .route("/health/ready", get(health::ready))
@@ -86,13 +87,13 @@ impl App {
             .route("/services/{id}/overrides", get(api::overrides))
             .route("/services/{id}/overrides/{key}", put(commands::put_override).delete(commands::delete_override))
             .route("/services/{id}/{action}", post(commands::command))
-            //TMP .route("/work", get(work::tables))
-            //TMP .route("/work/{table}/failed", get(work::failed))
-            //TMP .route("/work/{table}/retry", post(work::retry))
+            .route("/work", get(work::tables))
+            .route("/work/{table}/failed", get(work::failed))
+            .route("/work/{table}/retry", post(work::retry))
             .route("/audit", get(api::audit))
             .route("/events", get(events::events))
-            //TMP .route("/metrics", get(metrics::metrics))
-            //TMP .route("/openapi.json", get(openapi::document))
+            .route("/metrics", get(metrics::metrics))
+            .route("/openapi.json", get(openapi::document))
             .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is no such page"))
             .method_not_allowed_fallback(async || {
                 ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this page has no such method")

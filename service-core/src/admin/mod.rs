@@ -22,7 +22,7 @@
 //!
 //! # Who may do what
 //!
-//! The token is the environment variable `ADMIN_TOKEN`, or [`RegistryBuilder::admin_token`].
+//! The token is the environment variable `ADMIN_TOKEN`, else that of [`RegistryBuilder::admin_token`].
 //!
 //! | served | reading | changing |
 //! |---|---|---|
@@ -43,12 +43,12 @@ mod error;
 mod events;
 mod health;
 mod input;
-//TMP mod metrics;
-//TMP mod openapi;
+mod metrics;
+mod openapi;
 mod pages;
 mod server;
 mod settings;
-//TMP mod work;
+mod work;
 
 use std::net::SocketAddr;
 
@@ -85,8 +85,8 @@ pub fn router(services: &ServiceRegistry) -> Router {
 
 impl RegistryBuilder {
     /// Serves the admin interface on this address, such as `127.0.0.1:9876`; port 0 takes any free port. It answers from the
-    /// start of the services until the end of their shutdown, on a thread of its own. Default: the environment variable
-    /// `ADMIN_ADDR`; without either, nothing is served.
+    /// start of the services until the end of their shutdown, on a thread of its own. The environment variable `ADMIN_ADDR`
+    /// overrides it; without either, nothing is served.
     ///
     /// `build` fails if this is not an IP address (or `localhost`) with a port, or if it is not a loopback address and no
     /// token is set; the start fails if the port is taken.
@@ -104,7 +104,7 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets the token of the admin interface. Default: the environment variable `ADMIN_TOKEN`. An empty token is none.
+    /// Sets the token of the admin interface. The environment variable `ADMIN_TOKEN` overrides it. An empty token is none.
     pub fn admin_token(mut self, token: impl Into<String>) -> Self {
         self.companion_settings.get::<AdminSettings>().token = Some(token.into());
         self

@@ -45,11 +45,11 @@ impl Admin {
             let value = environment.iter().find(|(known, _)| known == name)?.1.to_str()?;
             (!value.trim().is_empty()).then(|| value.trim().to_owned())
         };
-        let token =
-            settings.token.filter(|token| !token.is_empty()).or_else(|| variable("ADMIN_TOKEN")).map(Token::new);
-        let address = match (settings.address, variable("ADMIN_ADDR")) {
-            (Some(address), _) => Some(parse(&address, "the address of `.admin(…)`")?),
-            (None, Some(address)) => Some(parse(&address, "the environment variable ADMIN_ADDR")?),
+        // The environment wins over code, as in the configuration of services.
+        let token = variable("ADMIN_TOKEN").or(settings.token.filter(|token| !token.is_empty())).map(Token::new);
+        let address = match (variable("ADMIN_ADDR"), settings.address) {
+            (Some(address), _) => Some(parse(&address, "the environment variable ADMIN_ADDR")?),
+            (None, Some(address)) => Some(parse(&address, "the address of `.admin(…)`")?),
             (None, None) => None,
         };
         if let Some(address) = address.filter(|address| !address.ip().is_loopback() && token.is_none()) {

@@ -1,7 +1,5 @@
 //! What all pages have in common: the frame, the links, the embedded files.
 
-use std::time::SystemTime;
-
 use axum::extract::{OriginalUri, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -9,7 +7,6 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::admin::error::ApiError;
 use crate::admin::input::Parameters;
-use crate::humanize;
 
 const STYLE: &str = include_str!("../assets/admin.css");
 const SCRIPT: &str = include_str!("../assets/admin.js");
@@ -103,19 +100,6 @@ pub(crate) async fn asset(Parameters(name): Parameters<String>) -> Response {
     };
     let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "private, max-age=300")];
     (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), text).into_response()
-}
-
-/// A time, as its distance from now.
-pub(crate) fn time(at: Option<SystemTime>, now: SystemTime) -> Markup {
-    let Some(at) = at else { return html! { "–" } };
-    let text = match (now.duration_since(at), at.duration_since(now)) {
-        (Ok(ago), _) if ago.as_secs() == 0 => "now".to_owned(),
-        (Ok(ago), _) => format!("{} ago", humanize::long(ago)),
-        (_, Ok(ahead)) => format!("in {}", humanize::long(ahead)),
-        _ => String::new(),
-    };
-    let exact = humantime::format_rfc3339_seconds(at).to_string();
-    html! { time datetime=(exact) title=(exact) { (text) } }
 }
 
 #[cfg(test)]

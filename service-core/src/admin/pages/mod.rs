@@ -4,8 +4,19 @@
 //! The tricky part is that the interface may be mounted anywhere. So links are relative to the page: each has the way to the
 //! root of the interface in front.
 
+mod audit;
+mod forms;
 mod layout;
 mod login;
+mod parts;
+mod service;
+mod services;
+mod work;
 
+pub(crate) use audit::audit;
+pub(crate) use forms::{change_override, command, retry};
 pub(crate) use layout::{asset, is_page};
 pub(crate) use login::{log_in, login, login_page};
+pub(crate) use service::service;
+pub(crate) use services::services;
+pub(crate) use work::{failed_rows, work};
