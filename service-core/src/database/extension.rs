@@ -13,6 +13,7 @@ use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
+use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::service_db::ServiceDb;
 use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
@@ -25,6 +26,7 @@ use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::{DATABASE, Outage, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
@@ -304,6 +306,10 @@ impl Extension for DatabaseExtension {
             }
             recorded
         })
+    }
+
+    fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
+        Some(Arc::new(DatabaseOperatorStore::new(self.watcher().clone())))
     }
 
     fn is_down(&self) -> bool {
