@@ -241,6 +241,19 @@ async fn an_interval_that_the_service_itself_has_set_stays_until_the_file_change
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_without_a_change_does_not_move_the_next_run() {
+    let log = Log::default();
+    let text = "[scripted]\ninterval = 50\njitter = 30";
+    let file = WithFile::new(TestBed::new(), text);
+    let service = file.bed.start(Scripted::new(&log, &[])).await;
+    file.bed.run_for(secs(1)).await;
+    let next = service.health().next_run;
+    file.reload(&format!("# the same\n{text}")).await.unwrap();
+    file.bed.run_for(secs(1)).await;
+    assert_eq!(service.health().next_run, next);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_can_reload_from_within_its_run() {
     let log = Log::default();
     let acting = Acting::new(&log, |cx| async move { cx.services().reload().await });
