@@ -20,8 +20,9 @@ use crate::database::statement_monitor::StatementMonitor;
 #[cfg(feature = "postgres")]
 use crate::database::wake::listener::Listener;
 use crate::database::wake::notifier::Notifier;
+use crate::database::wake::sender::keep_sending;
 use crate::database::wall_clock::WallClock;
-use crate::database::work::retention::RetainedTables;
+use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
@@ -198,7 +199,7 @@ impl Extension for DatabaseExtension {
         let services = Arc::downgrade(services);
         if self.reaches_other_replicas() {
             let (notifier, watcher, services) = (self.notifier.clone(), watcher.clone(), services.clone());
-            self.sending.start(runtime, || async move { notifier.keep_sending(&watcher, &services).await });
+            self.sending.start(runtime, || async move { keep_sending(&notifier, &watcher, &services).await });
         }
         self.deleting.start(runtime, || async move {
             while services.strong_count() > 0 {
