@@ -12,6 +12,7 @@ use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
+use crate::database::direct::forget_statements;
 use crate::database::error_kind::ErrorKind;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::service_db::ServiceDb;
@@ -352,7 +353,12 @@ impl Resource for DatabaseResource {
         let kind = ErrorKind::in_chain(error);
         match kind {
             // A conflict or a changed table: neither the service nor the database is at fault.
-            Some(ErrorKind::Contention | ErrorKind::StaleStatement) => availability.disturbed(),
+            Some(ErrorKind::Contention) => availability.disturbed(),
+            Some(ErrorKind::StaleStatement) => {
+                availability.disturbed();
+                let pool = self.watcher.db.clone();
+                tokio::spawn(async move { forget_statements(&pool).await });
+            }
             Some(ErrorKind::Unavailable) => availability.suspect_writes(),
             _ => {}
         }
