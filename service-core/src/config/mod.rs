@@ -13,7 +13,7 @@ mod deserialize;
 mod environment;
 mod errors;
 pub(crate) mod fields;
-mod keys;
+pub(crate) mod keys;
 mod kinds;
 mod layers;
 pub(crate) mod options;

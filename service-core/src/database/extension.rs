@@ -14,18 +14,21 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
 use crate::database::direct::forget_statements;
 use crate::database::error_kind::ErrorKind;
+use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::service_db::ServiceDb;
 use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
 #[cfg(feature = "postgres")]
 use crate::database::wake::listener::Listener;
 use crate::database::wake::notifier::Notifier;
+use crate::database::wake::sender::keep_sending;
 use crate::database::wall_clock::WallClock;
-use crate::database::work::retention::RetainedTables;
+use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::{DATABASE, Outage, Resource};
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
@@ -197,7 +200,7 @@ impl Extension for DatabaseExtension {
         let services = Arc::downgrade(services);
         if self.reaches_other_replicas() {
             let (notifier, watcher, services) = (self.notifier.clone(), watcher.clone(), services.clone());
-            self.sending.start(runtime, || async move { notifier.keep_sending(&watcher, &services).await });
+            self.sending.start(runtime, || async move { keep_sending(&notifier, &watcher, &services).await });
         }
         self.deleting.start(runtime, || async move {
             while services.strong_count() > 0 {
@@ -305,6 +308,10 @@ impl Extension for DatabaseExtension {
             }
             recorded
         })
+    }
+
+    fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
+        Some(Arc::new(DatabaseOperatorStore::new(self.watcher().clone())))
     }
 
     fn is_down(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     (
         "service_claim",
         "CREATE TABLE IF NOT EXISTS service_claim (\
@@ -45,6 +45,12 @@ const TABLES: [(&str, &str); 5] = [
         "service_state",
         "CREATE TABLE IF NOT EXISTS service_state (\
          service_id TEXT NOT NULL PRIMARY KEY, last_run TEXT, last_fire TEXT, schedule TEXT)",
+    ),
+    (
+        "service_audit",
+        "CREATE TABLE IF NOT EXISTS service_audit (\
+         id TEXT NOT NULL PRIMARY KEY, at TEXT NOT NULL, subject TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, \
+         set_by TEXT NOT NULL, why TEXT NOT NULL)",
     ),
 ];
 
