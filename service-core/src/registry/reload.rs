@@ -55,7 +55,7 @@ impl ServiceRegistry {
     /// a service has changed itself (`set_interval`) stay, unless the file changes the same key.
     ///
     /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file applies
-    /// to their next start.
+    /// to their next start. While the tables of a database are being read, this waits, for 15 s at most.
     ///
     /// # Errors
     /// A [`ReloadError`] with all mistakes; then nothing was changed. The file cannot be read or parsed (the error names the line)
