@@ -4,6 +4,8 @@
 //!
 //! Start at `runtime/supervisor.rs`: the loop that runs one service. `CONTRIBUTING.md` lists the layers of the crate.
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod config;
 #[cfg(feature = "database")]
 pub mod database;

@@ -15,6 +15,7 @@ usage: station [--json] [run|once|list]
 
 The station imports files from inbox/, writes figures to station.db and mails to outbox/, all in the working directory.
 DATABASE_URL selects another database: sqlite:other.db, or postgres://user:password@host/database.
+The dashboard is at http://127.0.0.1:9876/; ADMIN_ADDR selects another address, and ADMIN_TOKEN sets a token.
 services.toml and SERVICES__<SERVICE>__<KEY> configure the services. RUST_LOG sets what is logged (`RUST_LOG=debug`).
 ";
 

@@ -75,8 +75,10 @@ async fn work(command: Command) -> Result<()> {
     let db = database::open().await?;
     let builder = ServiceRegistry::builder().database(db.clone());
     if command == Command::Run {
-        let services = builder.start_all().await?;
-        info!("the station is running; Ctrl-C stops it");
+        let services = builder.admin("127.0.0.1:9876").start_all().await?;
+        if let Some(address) = services.admin_address() {
+            info!("the station is running; its dashboard is at http://{address}/, Ctrl-C stops it");
+        }
         return services.until_shutdown().await;
     }
     let services = builder.start_all().await?;

@@ -22,12 +22,15 @@ mod housekeeping;
 mod killed;
 mod layers;
 mod leases;
+mod messages;
 mod missed;
 mod order;
 mod outages;
 mod promises;
 mod settings;
+mod startup_errors;
 mod statements;
+mod swallowed;
 mod tables;
 mod transactions;
 mod used_up;
@@ -116,6 +119,9 @@ exercise! {
         a_row_that_cannot_be_marked_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
+    messages:
+        a_row_fails_whatever_the_words_of_its_error,
+        a_service_fails_whatever_the_words_of_its_error;
     used_up:
         a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
         overrides_apply_while_the_pool_is_exhausted,
@@ -226,5 +232,6 @@ exercise! {
         a_missing_table_is_not_reported_as_missing_an_index,
         rows_that_are_set_aside_are_reported_with_their_keys,
         a_status_enum_without_the_statuses_is_refused,
-        the_error_names_a_missing_table;
+        the_error_names_a_missing_table,
+        a_start_logs_nothing_of_the_database;
 }

@@ -100,7 +100,9 @@ pub(crate) async fn a_dropped_commit_still_commits(bench: Bench) {
 }
 
 pub(crate) async fn many_replicas_create_the_tables_at_once(bench: Bench) {
-    for table in ["service_claim", "service_store", "service_config", "service_override", "service_state"] {
+    for table in
+        ["service_claim", "service_store", "service_config", "service_override", "service_state", "service_audit"]
+    {
         bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
     }
     let message = database::check_schema(&bench.db).await.unwrap_err().to_string();

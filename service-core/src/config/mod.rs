@@ -13,7 +13,7 @@ mod deserialize;
 mod environment;
 mod errors;
 pub(crate) mod fields;
-mod keys;
+pub(crate) mod keys;
 mod kinds;
 mod layers;
 pub(crate) mod options;
@@ -37,7 +37,7 @@ pub(crate) use kinds::is_name;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolver::{KeptValues, PendingChange, Provenance, Resolved, Row, Target};
 #[cfg(feature = "database")]
-pub(crate) use secrets::{REDACTED, is_secret};
+pub(crate) use secrets::redact_url;
 pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
 

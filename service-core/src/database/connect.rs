@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{DatabaseUrl, Engine};
-use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
+use crate::database::direct::{DirectConnection, explained, is_refused_parameter};
 use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
@@ -212,7 +212,8 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
 /// The URL requires TLS, and this program has none.
 #[cfg(feature = "postgres")]
 async fn check_tls(target: &DatabaseUrl<'_>) -> Result<()> {
-    if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
+    let ssl_mode = std::env::var("PGSSLMODE").ok();
+    if target.requires_tls(ssl_mode.as_deref()) && !crate::database::direct::tls_is_compiled().await {
         return Err(Error::fatal(format!(
             "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()
@@ -323,8 +324,7 @@ fn explain(target: &DatabaseUrl<'_>, error: DbErr) -> Error {
     let advice = match target.engine {
         Engine::SqliteFile => "does its directory exist, and may this process write there?",
         Engine::SqliteMemory => "is there memory left?",
-        // A pooler refuses a parameter that the driver sends.
-        Engine::Postgres if ErrorKind::has_code(&error, "08P01") => POOLER_ADVICE,
+        Engine::Postgres if is_refused_parameter(&error) => "the connection is refused",
         Engine::Postgres => "does the server run there, and are user, password and database right?",
     };
     Error::new(OpenError { shown, advice, source: error })

@@ -2,15 +2,17 @@
 //! tables while services use all connections of the pool.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr};
+use sea_orm::sqlx::Error as SqlxError;
+use sea_orm::sqlx::error::DatabaseError;
+use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr};
 
-use crate::service::error::{Error, Result};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::service::error::Error;
+use crate::service::error::Result;
 
-/// The advice if a pooler refuses a parameter of the driver.
-pub(crate) const POOLER_ADVICE: &str =
-    "if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`";
 /// The limit of a direct connection.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -81,15 +83,42 @@ pub(crate) fn is_same_pool(a: &DatabaseConnection, b: &DatabaseConnection) -> bo
     }
 }
 
-/// Returns the cause of a pool's timeout, if a direct connection finds one. Returns other errors unchanged.
+/// Whether [`explained`] can say more than the error.
+pub(crate) fn can_be_explained(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => true,
+        DbErr::Conn(RuntimeErr::SqlxError(error)) => is_protocol_violation(error),
+        _ => false,
+    }
+}
+
+/// Returns the cause of a pool's timeout, if a direct connection finds one, and adds advice to the refusal of a pooler. Returns
+/// other errors unchanged.
 pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
     if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
-        return error;
+        return advised(error);
     }
     match cause(pool).await.err().and_then(|cause| cause.find::<DbErr>().cloned()) {
         Some(cause) => cause,
         None => error,
     }
+}
+
+/// Makes the idle connections of a PostgreSQL pool forget their prepared statements, because a table was changed. Otherwise a
+/// statement that no longer fits would fail again on each of them. Without the feature of the pool's driver it does nothing.
+pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        use sea_orm::sqlx::Connection;
+
+        let pool = pool.get_postgres_connection_pool();
+        // All are taken first, because a connection that is returned would be taken again.
+        let idle: Vec<_> = std::iter::from_fn(|| pool.try_acquire()).collect();
+        for mut connection in idle {
+            let _ = tokio::time::timeout(LIMIT, connection.clear_cached_statements()).await;
+        }
+    }
+    let _ = pool;
 }
 
 /// Connects once, to get the error of the server or the system. Without the feature of the pool's driver this finds none.
@@ -100,7 +129,7 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
 
         let options = pool.get_postgres_connection_pool().connect_options();
         let connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options)).await;
-        let connection = connection.map_err(|_| no_answer())?.map_err(refused)?;
+        let connection = connection.map_err(|_| no_answer())?.map_err(failed)?;
         let _ = tokio::time::timeout(LIMIT, connection.close()).await;
     }
     #[cfg(feature = "sqlite")]
@@ -115,32 +144,42 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
     Ok(())
 }
 
-/// A connection that a pooler refused.
-#[cfg(feature = "postgres")]
+/// A connection that a pooler refused, because the driver sends a parameter that the pooler does not know. The advice is part of the
+/// driver's error, so that it is shown wherever the error is shown.
 #[derive(Debug, thiserror::Error)]
-#[error("{POOLER_ADVICE}")]
-struct RefusedParameter(#[source] DbErr);
+#[error("{0}; if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`")]
+struct RefusedParameter(Arc<SqlxError>);
 
-#[cfg(feature = "postgres")]
-fn refused(error: sea_orm::sqlx::Error) -> Error {
-    let error = failed(error);
-    match error.find::<DbErr>() {
-        Some(source) if crate::database::error_kind::ErrorKind::has_code(source, "08P01") => {
-            Error::new(RefusedParameter(source.clone()))
+fn advised(error: DbErr) -> DbErr {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(source)) if is_protocol_violation(&source) => {
+            let advised = SqlxError::Configuration(Box::new(RefusedParameter(source)));
+            DbErr::Conn(RuntimeErr::SqlxError(Arc::new(advised)))
         }
-        _ => error,
+        error => error,
     }
 }
 
+/// Whether the other side refused what the driver has sent.
+fn is_protocol_violation(error: &SqlxError) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "08P01")
+}
+
+/// Whether a pooler refused the connection. Then the error contains the advice.
+pub(crate) fn is_refused_parameter(error: &DbErr) -> bool {
+    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return false };
+    matches!(&**error, SqlxError::Configuration(cause) if cause.is::<RefusedParameter>())
+}
+
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-fn failed(error: sea_orm::sqlx::Error) -> Error {
-    Error::new(DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error))))
+fn failed(error: SqlxError) -> Error {
+    Error::new(advised(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)))))
 }
 
 #[cfg(feature = "postgres")]
 fn no_answer() -> Error {
     let why = format!("the server did not answer within {} s", LIMIT.as_secs());
-    Error::new(DbErr::Conn(sea_orm::RuntimeErr::Internal(why)))
+    Error::new(DbErr::Conn(RuntimeErr::Internal(why)))
 }
 
 /// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS the
@@ -148,7 +187,7 @@ fn no_answer() -> Error {
 #[cfg(feature = "postgres")]
 pub(crate) async fn tls_is_compiled() -> bool {
     use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
-    use sea_orm::sqlx::{Connection, Error as SqlxError, PgConnection};
+    use sea_orm::sqlx::{Connection, PgConnection};
 
     if cfg!(feature = "tls") {
         return true;

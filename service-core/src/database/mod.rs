@@ -4,6 +4,7 @@
 //! the features `sqlite` and `postgres` bring one. [`service_core::sea_orm`](crate::sea_orm) is the sea-orm that this crate
 //! uses.
 
+mod audit;
 mod availability;
 mod builder;
 mod catch_up;
@@ -16,6 +17,7 @@ mod db_time;
 mod direct;
 mod error_kind;
 mod extension;
+mod operator_store;
 mod schema;
 mod service_db;
 mod single_task;

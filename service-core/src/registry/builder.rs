@@ -15,6 +15,7 @@ use crate::config::is_name;
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
+use crate::registry::companion::{Companion, CompanionBuilder, CompanionSettings};
 use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
@@ -68,6 +69,7 @@ pub struct RegistryBuilder {
     strict: bool,
     probes: Vec<Arc<Probe>>,
     max_concurrent_runs: Option<usize>,
+    pub(crate) companion_settings: CompanionSettings,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
     pub(crate) extension: Option<Box<dyn ExtensionBuilder>>,
@@ -275,6 +277,13 @@ impl RegistryBuilder {
             .requester_id
             .or_else(|| system_id.and_then(|(_, value)| value.to_str().map(str::to_owned)))
             .unwrap_or_else(|| "system".to_owned());
+        let mut companions: Vec<Arc<dyn Companion>> = Vec::new();
+        for companion in inventory::iter::<CompanionBuilder> {
+            match (companion.build)(&mut self.companion_settings, &inputs.environment) {
+                Ok(companion) => companions.push(companion),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
         let sources = Sources::load(inputs);
         problems.extend(sources.errors().iter().map(ToString::to_string));
         let mut registrations = instances::repeat(registrations, &sources, &mut problems);
@@ -347,6 +356,7 @@ impl RegistryBuilder {
             shutdown_timeout: self.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
             strict: self.strict,
             probes: self.probes,
+            companions,
             home: Home::default(),
             session: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),

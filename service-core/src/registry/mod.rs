@@ -5,6 +5,7 @@
 //! stops nothing.
 
 pub(crate) mod builder;
+pub(crate) mod companion;
 mod context;
 pub(crate) mod dependencies;
 pub(crate) mod expect;

@@ -11,6 +11,7 @@ use futures_core::Stream;
 
 use crate::config::ServiceDescriptor;
 use crate::observe::health::{self, RegistryHealth};
+use crate::registry::companion::Companion;
 use crate::registry::home::Home;
 use crate::registry::session::Session;
 use crate::runtime::events::ServiceEvent;
@@ -44,7 +45,8 @@ pub(crate) struct RegistryInner {
     /// A first `configure` that fails makes the start fail.
     pub(super) strict: bool,
     pub(super) probes: Vec<Arc<Probe>>,
-    pub(super) home: Home,
+    pub(super) companions: Vec<Arc<dyn Companion>>,
+    pub(crate) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
     /// Locked while the configuration file is read again. The changes that need a restart and are reported already.
     pub(super) reloading: tokio::sync::Mutex<Reported>,
@@ -109,7 +111,7 @@ impl ServiceRegistry {
         }
     }
 
-    pub(super) fn session(&self) -> Arc<Session> {
+    pub(crate) fn session(&self) -> Arc<Session> {
         self.inner.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -24,6 +24,10 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 struct State {
     phase: Phase,
+    /// When the shutdown began.
+    closing_since: Option<Instant>,
+    /// A start of all services has returned.
+    started: bool,
     /// The first signal, and when it arrived.
     signalled: Option<(&'static str, Instant)>,
 }
@@ -43,6 +47,7 @@ impl Session {
         let begins = matches!(state.phase, Phase::Open);
         if begins {
             state.phase = Phase::Closing;
+            state.closing_since = Some(Instant::now());
             self.changed.notify_waiters();
         }
         begins
@@ -56,6 +61,24 @@ impl Session {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.lock().phase, Phase::Open)
+    }
+
+    /// Records that the start of all services has returned.
+    pub(crate) fn mark_started(&self) {
+        self.lock().started = true;
+    }
+
+    /// Whether the start of all services has returned.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn is_started(&self) -> bool {
+        self.lock().started
+    }
+
+    /// Returns for how long the shutdown has been in progress; `None` if there is none, or if it has finished.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn closing_for(&self) -> Option<Duration> {
+        let state = self.lock();
+        if matches!(state.phase, Phase::Closing) { state.closing_since.map(|since| since.elapsed()) } else { None }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

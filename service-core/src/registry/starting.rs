@@ -1,5 +1,6 @@
 //! Starting: dependencies first.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::log::{self, error, warn};
@@ -34,9 +35,20 @@ impl ServiceRegistry {
     /// answer. Health shows both.
     pub async fn start(&self) -> Result<()> {
         let session = self.reopen();
+        let started = self.start_services(&session).await;
+        if started.is_ok() {
+            session.mark_started();
+        } else if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
+            self.stop_companions().await;
+        }
+        started
+    }
+
+    async fn start_services(&self, session: &Arc<Session>) -> Result<()> {
         let inner = &self.inner;
-        inner.extension.before_all(&inner.services).await?;
         let runtime = inner.home.handle()?;
+        self.start_companions().await?;
+        inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&runtime);
         if inner.virtual_time.is_none() {
             inner.extension.until_listening(&inner.services).await;
@@ -56,7 +68,7 @@ impl ServiceRegistry {
                 continue;
             }
             let mut skipped = false;
-            let begun = self.begin(&session, &service, "start", |state| {
+            let begun = self.begin(session, &service, "start", |state| {
                 skipped = !is_wanted(state);
                 if skipped { state.refuse(service.id(), "start", "it was started in the meantime") } else { Ok(()) }
             });
@@ -160,6 +172,9 @@ impl ServiceRegistry {
             may_begin(state)?;
             if !session.is_open() {
                 return state.refuse(service.id(), action, "a shutdown is in progress");
+            }
+            if inner.shared.keeps_runs.load(Ordering::SeqCst) {
+                state.history.get_or_insert_default();
             }
             state.requests.begin();
             state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();

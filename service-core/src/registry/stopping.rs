@@ -112,6 +112,7 @@ impl ServiceRegistry {
         let registry = self.clone();
         let work = async move {
             registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
+            registry.stop_companions().await;
             session.finish(registry.shutdown_result());
         };
         match self.inner.home.handle() {

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{Row, Sources};
 use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::Resource;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
@@ -122,6 +123,12 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         _started: Option<SystemTime>,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Returns what keeps the changes of operators.
+    #[allow(dead_code, reason = "for companions")]
+    fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
+        None
     }
 
     /// Whether an outage is known now.

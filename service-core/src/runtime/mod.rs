@@ -1,7 +1,8 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only the files before it in this list: clock, events, labels, metrics, rate_limit, turn; shared;
-//! blocking; status, requests, runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; resource; services; probe; extension;
+//! Each file uses only the files before it in this list: clock, events, labels, metrics, rate_limit, run_history, turn;
+//! shared; blocking; status, requests, runtime_state; service_inner; context; lifecycle, macro_support, instance_fn;
+//! registration; resource; services; probe; operator_store; extension;
 //! invoker, policy, failure_log; supervisor.
 
 pub(crate) mod blocking;
@@ -16,12 +17,14 @@ pub(crate) mod labels;
 pub(crate) mod lifecycle;
 pub(crate) mod macro_support;
 pub(crate) mod metrics;
+pub(crate) mod operator_store;
 pub(crate) mod policy;
 pub(crate) mod probe;
 pub(crate) mod rate_limit;
 pub(crate) mod registration;
 pub(crate) mod requests;
 pub(crate) mod resource;
+pub(crate) mod run_history;
 pub(crate) mod runtime_state;
 pub(crate) mod service_inner;
 pub(crate) mod services;

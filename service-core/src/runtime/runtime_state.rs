@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::config::Resolved;
 use crate::config::options::Options;
 use crate::runtime::requests::{OverridePause, PausedBy, Progress, Rebuild, Requests, StateError, StopRequest};
+use crate::runtime::run_history::RunHistory;
 use crate::runtime::status::{Activity, Exit, Status};
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{LongRun, later};
@@ -24,6 +25,8 @@ use crate::service::state::ServiceState;
 pub(crate) struct RuntimeState {
     pub(crate) status: Status,
     pub(crate) requests: Requests,
+    /// The last runs, if a feature wants them.
+    pub(crate) history: Option<Box<RunHistory>>,
     /// Wakes the loop when a request arrives.
     waker: Option<Waker>,
     /// The state that was last reported.
@@ -53,6 +56,7 @@ impl RuntimeState {
         Self {
             status: Status::created(),
             requests: Requests::new(resolved),
+            history: None,
             waker: None,
             shown: ServiceState::Created,
             entered: [0; 8],

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::atomic::Ordering as AtomicOrdering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::config::ServiceDescriptor;
@@ -87,6 +88,16 @@ impl Services {
 
     pub(crate) fn set_sources(&self, sources: Arc<Sources>) {
         *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    /// From now on each service keeps its last runs.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn keep_runs(&self) {
+        // A service that begins later reads this.
+        self.shared.keeps_runs.store(true, AtomicOrdering::SeqCst);
+        for service in self.all() {
+            service.inner.lock().history.get_or_insert_default();
+        }
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     /// The number of threads in blocking code for which a paused clock stands still.
     pub(crate) holds: Arc<AtomicUsize>,
     pub(crate) states: SharedStates,
+    /// Each service keeps its last runs.
+    pub(crate) keeps_runs: AtomicBool,
     /// The most runs at the same time, if they are limited.
     pub(crate) turns: Option<Arc<Semaphore>>,
 }

@@ -26,6 +26,7 @@ use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::policy::RestartBudget;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::{Rebuild, StopRequest, Waiters};
+use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
 use crate::runtime::status::{Activity, Exit, WaitReason};
@@ -355,6 +356,11 @@ impl Supervisor {
             adopt_options(&mut self.options, state);
             let outcome = state.take_progress(outcome);
             let (started, duration) = state.status.end_run(outcome, ended);
+            if let Some(history) = &mut state.history {
+                let Outcome { processed, failed, .. } = outcome;
+                let result = RunResult::Succeeded { processed, failed };
+                history.push(RunRecord { run: self.cx.run, started, duration, result });
+            }
             (started, duration, outcome)
         });
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {

@@ -31,6 +31,18 @@ pub enum ServiceState {
 }
 
 impl ServiceState {
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::BackingOff,
+        Self::Draining,
+        Self::Stopped,
+        Self::Failed,
+    ];
+
     /// Returns whether the service has a running task: from `Starting` to `Draining`.
     pub fn is_running(self) -> bool {
         !matches!(self, Self::Created | Self::Stopped | Self::Failed)

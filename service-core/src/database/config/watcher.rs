@@ -36,6 +36,8 @@ use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
 
+mod check;
+
 /// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// The time limit of one poll, if the registry has a direct connection; and of the poll at the start.

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::log::{error, warn};
@@ -18,6 +19,7 @@ use crate::runtime::policy::{self, Decision};
 use crate::runtime::registration::ready_made_has_ended;
 use crate::runtime::requests::Rebuild;
 use crate::runtime::resource::Resource;
+use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::later;
 use crate::service::error::{Error, Result};
@@ -184,7 +186,18 @@ impl Supervisor {
     fn count(&mut self, failure: &Failure, recovery: Recovery, times: Option<Times>) {
         let duration = times.map(|(started, ended)| ended - started);
         let service = &self.cx.service;
+        let text = service.shared.keeps_runs.load(Ordering::Relaxed).then(|| format!("{:#}", failure.error));
         let (replaced, waiters) = service.update(|state| {
+            if let Some((history, error)) = state.history.as_mut().zip(text) {
+                let (kind, error) = (failure.kind, error.into());
+                match times.zip(duration) {
+                    Some(((started, _), duration)) => {
+                        let result = RunResult::Failed { kind, error };
+                        history.push(RunRecord { run: self.cx.run, started, duration, result });
+                    }
+                    None => history.count_failure(kind),
+                }
+            }
             let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
             if recovery != Recovery::Ignore {

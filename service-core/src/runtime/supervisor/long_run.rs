@@ -12,6 +12,7 @@ use crate::log::{info, warn};
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult};
 use crate::runtime::requests::StopRequest;
+use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::schedule::{OnEnd, later};
 use crate::service::outcome::Outcome;
 
@@ -57,6 +58,12 @@ impl Supervisor {
             let outcome = state.take_progress(Outcome::idle());
             state.status.end_told(ended);
             state.status.stats.add(outcome.processed, outcome.failed);
+            if let Some(history) = &mut state.history {
+                let (started, duration) =
+                    (state.status.stats.last_started.unwrap_or(ended), state.status.stats.last_duration);
+                let result = RunResult::Succeeded { processed: outcome.processed, failed: outcome.failed };
+                history.push(RunRecord { run: self.cx.run, started, duration, result });
+            }
             outcome
         });
         self.emit_run_finished(outcome);

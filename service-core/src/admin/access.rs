@@ -1,0 +1,228 @@
+//! Who may do what: the token, other sites, other hosts; and the limits of a request's body.
+//!
+//! The tricky part is a browser. A page of another site can make it send requests to a loopback address, or point a host name
+//! of its own at it. So on loopback only loopback's host names are answered, and requests that another site began are refused.
+
+use std::time::Duration;
+
+use axum::RequestExt;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use cookie::{Cookie, SameSite};
+use subtle::ConstantTimeEq;
+
+use crate::admin::app::SharedApp;
+use crate::admin::error::ApiError;
+use crate::admin::pages;
+use crate::service::secret::Secret;
+
+/// The largest body of a request, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The name of the cookie that holds the token.
+const COOKIE: &str = "service_admin";
+
+/// The token.
+#[derive(Clone, Debug)]
+pub(crate) struct Token(Secret<String>);
+
+impl Token {
+    pub(crate) fn new(token: String) -> Self {
+        Self(Secret::new(token))
+    }
+
+    /// Compares in a time that does not depend on where the texts differ.
+    pub(crate) fn is(&self, other: &str) -> bool {
+        self.0.expose().as_bytes().ct_eq(other.as_bytes()).into()
+    }
+}
+
+/// From where the interface can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// An address of its own, on loopback.
+    Loopback,
+    /// An address of its own that others can reach.
+    Network,
+    /// The application's own server, whose address is not known.
+    Mounted,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    exposure: Exposure,
+    token: Option<Token>,
+}
+
+/// What is known of the sender of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// May see details.
+    pub(crate) is_trusted: bool,
+}
+
+impl Access {
+    pub(crate) fn new(exposure: Exposure, token: Option<Token>) -> Self {
+        Self { exposure, token }
+    }
+
+    /// Whether the request needs the token.
+    fn needs_token(&self, method: &Method, path: &str) -> bool {
+        // The style sheet is for the page that asks for the token.
+        let is_open = path.starts_with("/health/") || path == "/login" || path.starts_with("/assets/");
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match self.exposure {
+            Exposure::Loopback => self.token.is_some() && !reads && !is_open,
+            Exposure::Network | Exposure::Mounted => !is_open,
+        }
+    }
+
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return false };
+        let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
+        let mut bearer = bearer.filter_map(|value| value.split_once(' '));
+        bearer.any(|(scheme, sent)| scheme.eq_ignore_ascii_case("bearer") && token.is(sent.trim()))
+            || cookies(headers).any(|cookie| cookie.name() == COOKIE && token.is(cookie.value()))
+    }
+
+    /// Whether somebody can log in.
+    pub(crate) fn is_token(&self, sent: &str) -> bool {
+        self.token.as_ref().is_some_and(|token| token.is(sent))
+    }
+
+    pub(crate) fn has_a_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    fn refusal(&self, request: &Request) -> Option<ApiError> {
+        let (headers, path) = (request.headers(), request.uri().path());
+        if self.exposure == Exposure::Loopback && !is_loopback_host(headers) {
+            let why = "this address only answers requests for `localhost` and loopback addresses (header Host)";
+            return Some(ApiError::new(StatusCode::FORBIDDEN, why));
+        }
+        if !is_link(request) && !is_same_site(headers) {
+            let why = "requests from other sites are refused (headers Origin and Sec-Fetch-Site)";
+            return Some(ApiError::new(StatusCode::FORBIDDEN, why));
+        }
+        if self.needs_token(request.method(), path) && !self.has_token(headers) {
+            let why = match self.token {
+                Some(_) => "this needs the token: send it as `Authorization: Bearer …`, or log in at /login",
+                None => "this needs a token, and the program has none: start it with ADMIN_TOKEN set",
+            };
+            return Some(ApiError::new(StatusCode::UNAUTHORIZED, why));
+        }
+        None
+    }
+}
+
+/// Returns the cookie that holds the token.
+pub(crate) fn login_cookie(token: &str, headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_https = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    // Without a path, it is sent to the directory of `/login`: where the interface is mounted.
+    let cookie = Cookie::build((COOKIE, token)).http_only(true).same_site(SameSite::Strict).secure(is_https).build();
+    HeaderValue::from_str(&cookie.encoded().to_string()).ok()
+}
+
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
+    let texts = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| Cookie::split_parse_encoded(text).filter_map(Result::ok))
+}
+
+fn host(headers: &HeaderMap) -> Option<Authority> {
+    let mut all = headers.get_all(header::HOST).iter();
+    let host = all.next()?.to_str().ok()?;
+    if all.next().is_some() { None } else { host.parse().ok() }
+}
+
+fn is_loopback_host(headers: &HeaderMap) -> bool {
+    let Some(authority) = host(headers) else { return false };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    address.map_or_else(|_| name == "localhost" || name.ends_with(".localhost"), |address| address.is_loopback())
+}
+
+/// Whether a user follows a link to a page. That changes nothing, and shows nothing to the site of the link.
+fn is_link(request: &Request) -> bool {
+    let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|sent| sent == value);
+    request.method() == Method::GET
+        && pages::is_page(request.uri().path())
+        && !request.headers().contains_key(header::ORIGIN)
+        && is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document")
+}
+
+fn is_same_site(headers: &HeaderMap) -> bool {
+    let from_here = |value: &HeaderValue| value == "same-origin" || value == "none";
+    if !headers.get_all("sec-fetch-site").iter().all(from_here) {
+        return false;
+    }
+    let host = host(headers);
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+        let authority = origin.as_ref().and_then(Uri::authority);
+        authority.is_some_and(|origin| host.as_ref().is_some_and(|host| host == origin))
+    })
+}
+
+/// Refuses a request, or passes it on with its whole body.
+pub(crate) async fn guard(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
+    let (headers, uri) = (request.headers().clone(), request.uri().clone());
+    let refusal = app.access.refusal(&request);
+    let mut response = match refusal {
+        Some(refusal) if refusal.status == StatusCode::UNAUTHORIZED && pages::is_page(uri.path()) => {
+            pages::login_page(&app, &request, Some("Log in to see this page."), StatusCode::UNAUTHORIZED)
+        }
+        Some(refusal) => refusal.into_response(),
+        None => {
+            let is_trusted = app.access.exposure == Exposure::Loopback || app.access.has_token(&headers);
+            request.extensions_mut().insert(Caller { is_trusted });
+            match with_whole_body(request).await {
+                Ok(request) => next.run(request).await,
+                Err(refusal) => refusal.into_response(),
+            }
+        }
+    };
+    protect(response.headers_mut());
+    response
+}
+
+/// Reads the body, so that a slow or large one never reaches a handler.
+async fn with_whole_body(mut request: Request) -> Result<Request, ApiError> {
+    let body = std::mem::take(request.body_mut());
+    let mut limited = Request::new(body);
+    DefaultBodyLimit::max(MAX_BODY).apply(&mut limited);
+    let read = Bytes::from_request(limited.with_limited_body(), &());
+    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(bytes)) => {
+            *request.body_mut() = Body::from(bytes);
+            Ok(request)
+        }
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB"))
+        }
+        Ok(Err(rejection)) => Err(ApiError::new(StatusCode::BAD_REQUEST, rejection.body_text())),
+        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s")),
+    }
+}
+
+/// Adds the headers by which a browser protects pages.
+fn protect(headers: &mut HeaderMap) {
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+                          form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    let fixed = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}

@@ -1,0 +1,134 @@
+//! What can be read of services: health, runs, explanation, overrides, audit.
+
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::app::{App, AppState};
+use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::input::{Asked, Parameters};
+use crate::observe::explain::Explanation;
+use crate::observe::health::ServiceHealth;
+use crate::rfc3339;
+use crate::runtime::operator_store::{AuditEntry, AuditPage, StoredOverride};
+use crate::runtime::run_history::{RunRecord, RunResult};
+use crate::service::failure::FailureKind;
+
+/// The most entries of the audit in one answer.
+const MAX_AUDIT: u32 = 1_000;
+const DEFAULT_AUDIT: u32 = 100;
+
+/// A run that has ended, as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Run {
+    /// The number of the run, from 1.
+    pub(crate) run: u64,
+    #[serde(serialize_with = "rfc3339::serialize")]
+    pub(crate) started_at: SystemTime,
+    pub(crate) duration_ms: f64,
+    pub(crate) succeeded: bool,
+    pub(crate) processed: u64,
+    pub(crate) failed: u64,
+    /// Why the run failed, if it failed.
+    pub(crate) failure: Option<FailureKind>,
+    pub(crate) error: Option<String>,
+}
+
+/// `GET /services`
+pub(crate) async fn services(State(app): AppState) -> Json<Vec<ServiceHealth>> {
+    Json(app.registry.health().services)
+}
+
+/// `GET /services/{id}`
+pub(crate) async fn service(
+    State(app): AppState,
+    Parameters(id): Parameters<String>,
+) -> ApiResult<Json<ServiceHealth>> {
+    Ok(Json(app.service(&id)?.health()))
+}
+
+/// `GET /services/{id}/explain`
+pub(crate) async fn explain(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Explanation>> {
+    Ok(Json(app.service(&id)?.explain()))
+}
+
+/// `GET /services/{id}/runs`
+pub(crate) async fn runs(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Vec<Run>>> {
+    app.service(&id)?;
+    Ok(Json(last_runs(&app, &id)))
+}
+
+/// Returns the last runs of a service, the newest first.
+pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
+    let Some(service) = app.registry.inner.services.get(id) else { return Vec::new() };
+    let records: Vec<RunRecord> = {
+        let state = service.inner.lock();
+        state.history.iter().flat_map(|history| history.recent.iter().rev().cloned()).collect()
+    };
+    let clock = &service.inner.shared.clock;
+    let show = |record: RunRecord| {
+        let (succeeded, processed, failed, failure, error) = match record.result {
+            RunResult::Succeeded { processed, failed } => (true, processed, failed, None, None),
+            RunResult::Failed { kind, error } => (false, 0, 0, Some(kind), Some(error.to_string())),
+        };
+        Run {
+            run: record.run,
+            started_at: clock.wall(record.started),
+            duration_ms: record.duration.as_secs_f64() * 1_000.0,
+            succeeded,
+            processed,
+            failed,
+            failure,
+            error,
+        }
+    };
+    records.into_iter().map(show).collect()
+}
+
+/// `GET /services/{id}/overrides`
+pub(crate) async fn overrides(
+    State(app): AppState,
+    Parameters(id): Parameters<String>,
+) -> ApiResult<Json<Vec<StoredOverride>>> {
+    app.service(&id)?;
+    Ok(Json(read_overrides(&app, &id).await?))
+}
+
+/// Returns the overrides of a service. The values of secrets are hidden.
+pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredOverride>> {
+    let Some(store) = app.store() else { return Ok(Vec::new()) };
+    let id = id.to_owned();
+    let read = app.on_home(async move { store.overrides(&id).await }).await?;
+    let mut all = read.map_err(|error| ApiError::unavailable(&error))?;
+    for one in &mut all {
+        // Only the type of the service declares which of its own settings are secret, so only options are shown.
+        if crate::config::keys::find(&one.key).is_none() && one.key != "paused" {
+            one.value = "•••".into();
+        }
+    }
+    Ok(all)
+}
+
+/// The query of `GET /audit`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AuditQuery {
+    subject: Option<String>,
+    before: Option<String>,
+    limit: Option<u32>,
+}
+
+impl AuditQuery {
+    pub(crate) fn page(self) -> AuditPage {
+        let limit = self.limit.unwrap_or(DEFAULT_AUDIT).min(MAX_AUDIT);
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        AuditPage { subject: given(self.subject), before: given(self.before), limit }
+    }
+}
+
+/// `GET /audit`
+pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>) -> ApiResult<Json<Vec<AuditEntry>>> {
+    Ok(Json(app.audit(query.page()).await?))
+}

@@ -1,0 +1,254 @@
+//! What operators change: the commands of a service, and overrides. Every change is recorded in the audit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::admin::app::{App, AppState, SharedApp};
+use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::input::{Author, Input, Parameters, parse_until};
+use crate::observe::health::ServiceHealth;
+use crate::registry::handle::ServiceHandle;
+use crate::runtime::operator_store::{OperatorStore, StoredOverride};
+use crate::service::error::Error;
+use crate::service::state::ServiceState;
+
+/// How long `run` waits for the end of the run.
+const RUN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The key of the override that pauses a service.
+const PAUSED: &str = "paused";
+
+/// A command for one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Start,
+    Stop,
+    Pause,
+    Resume,
+    Run,
+    Wake,
+    Reset,
+}
+
+impl Command {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Start, Self::Stop, Self::Pause, Self::Resume, Self::Run, Self::Wake, Self::Reset];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Run => "run",
+            Self::Wake => "wake",
+            Self::Reset => "reset",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|command| command.name() == name)
+    }
+}
+
+/// `POST /services/{id}/{action}`
+pub(crate) async fn command(
+    State(app): AppState,
+    Parameters((id, action)): Parameters<(String, String)>,
+    Input(author): Input<Author>,
+) -> ApiResult<Json<ServiceHealth>> {
+    let known = Command::ALL.map(Command::name).join(", ");
+    let Some(command) = Command::parse(&action) else {
+        let why = format!("there is no command `{action}`, expected one of {known}");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, why));
+    };
+    carry_out(&app, &id, command, author).await.map(Json)
+}
+
+/// Carries out a command, and records it.
+///
+/// # Errors
+/// There is no such service (404); its state does not allow the command (409); the database does not answer (503).
+pub(crate) async fn carry_out(app: &SharedApp, id: &str, command: Command, author: Author) -> ApiResult<ServiceHealth> {
+    let handle = app.service(id)?;
+    let (by, why) = author.checked()?;
+    let shared = app.clone();
+    let work = async move {
+        let done = match (command, shared.store()) {
+            (Command::Pause, Some(store)) => pause(&shared, &*store, &handle, &by, &why).await,
+            (Command::Resume, Some(store)) => resume(&shared, &*store, &handle).await,
+            _ => call(&handle, command).await.map_err(|error| ApiError::conflict(&error)),
+        };
+        if done.is_ok() {
+            shared.record(handle.id(), command.name(), String::new(), &by, &why).await;
+        }
+        done.map(|()| handle.health())
+    };
+    app.on_home(work).await?
+}
+
+async fn call(handle: &ServiceHandle, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Start => handle.start().await,
+        Command::Stop => handle.stop().await,
+        Command::Pause => handle.pause().await,
+        Command::Resume => handle.resume().await,
+        Command::Reset => handle.reset().await,
+        Command::Wake => {
+            if !handle.state().is_running() {
+                return Err(Error::msg(format!("cannot wake service `{}`: it does not run", handle.id())));
+            }
+            handle.wake();
+            Ok(())
+        }
+        // A run may take hours. Its failure is in the health.
+        Command::Run => match tokio::time::timeout(RUN_TIMEOUT, handle.run_now()).await {
+            Ok(report) => report.map(|_| ()),
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+/// Pauses a service by an override, so that it stays paused on every replica and after a restart.
+async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by: &str, why: &str) -> ApiResult<()> {
+    let id = handle.id();
+    let why_not = {
+        let state = handle.service.inner.lock();
+        match state.state() {
+            _ if state.requests.is_paused() => Some("it is paused already".to_owned()),
+            state @ (ServiceState::Draining | ServiceState::Failed) => Some(format!("it is {state}")),
+            _ => None,
+        }
+    };
+    if let Some(why_not) = why_not {
+        return Err(ApiError::new(StatusCode::CONFLICT, format!("cannot pause service `{id}`: {why_not}")));
+    }
+    let services = &app.registry.inner.services;
+    let pause = StoredOverride {
+        service_id: id.to_owned(),
+        key: PAUSED.to_owned(),
+        value: Value::Bool(true),
+        by: by.to_owned(),
+        why: why.to_owned(),
+        at: services.shared.clock.wall_now(),
+        until: None,
+    };
+    store.set_override(services, pause).await.map_err(|error| ApiError::unavailable(&error))
+}
+
+/// Deletes the override that pauses a service, and ends a pause by `handle.pause()`.
+async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) -> ApiResult<()> {
+    let services = &app.registry.inner.services;
+    let removed = store.remove_override(services, handle.id(), PAUSED).await;
+    let removed = removed.map_err(|error| ApiError::unavailable(&error))?;
+    let resumed = handle.resume().await;
+    // After the override is gone, the service may not be paused any more.
+    if removed && !handle.service.inner.lock().requests.is_paused() {
+        return Ok(());
+    }
+    resumed.map_err(|error| ApiError::conflict(&error))
+}
+
+/// The body of `PUT /services/{id}/overrides/{key}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NewOverride {
+    #[serde(deserialize_with = "some")]
+    pub(crate) value: Option<Value>,
+    pub(crate) by: Option<String>,
+    pub(crate) why: Option<String>,
+    pub(crate) until: Option<String>,
+}
+
+/// `null` is a value, too.
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// `PUT /services/{id}/overrides/{key}`
+pub(crate) async fn put_override(
+    State(app): AppState,
+    Parameters((id, key)): Parameters<(String, String)>,
+    Input(new): Input<NewOverride>,
+) -> ApiResult<Json<ServiceHealth>> {
+    set_override(&app, &id, &key, new).await.map(Json)
+}
+
+/// Sets an override, and records it.
+///
+/// # Errors
+/// There is no such service (404); there is no database (409); the value cannot be used (422); the database does not answer (503).
+pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewOverride) -> ApiResult<ServiceHealth> {
+    let handle = app.service(id)?;
+    let store = store(app)?;
+    let (by, why) = Author::new(new.by, new.why).checked()?;
+    let Some(value) = new.value else { return Err(ApiError::unusable("`value` is missing")) };
+    let now = app.registry.inner.services.shared.clock.wall_now();
+    let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
+    let until = until.map(|until| parse_until(until, now)).transpose()?;
+    let (shared, key) = (app.clone(), key.to_owned());
+    let work = async move {
+        let services = &shared.registry.inner.services;
+        store.check_override(services, &handle.service, &key, &value).map_err(ApiError::unusable)?;
+        let shown = if crate::config::keys::find(&key).is_some() || key == PAUSED {
+            value.to_string()
+        } else {
+            "•••".to_owned()
+        };
+        let until_text =
+            until.map_or_else(String::new, |until| format!(" until {}", humantime::format_rfc3339_seconds(until)));
+        let new = StoredOverride {
+            service_id: handle.id().to_owned(),
+            key: key.clone(),
+            value,
+            by: by.clone(),
+            why: why.clone(),
+            at: now,
+            until,
+        };
+        store.set_override(services, new).await.map_err(|error| ApiError::unavailable(&error))?;
+        shared.record(handle.id(), "override", format!("{key} = {shown}{until_text}"), &by, &why).await;
+        Ok(handle.health())
+    };
+    app.on_home(work).await?
+}
+
+/// `DELETE /services/{id}/overrides/{key}`
+pub(crate) async fn delete_override(
+    State(app): AppState,
+    Parameters((id, key)): Parameters<(String, String)>,
+    Input(author): Input<Author>,
+) -> ApiResult<Json<ServiceHealth>> {
+    remove_override(&app, &id, &key, author).await.map(Json)
+}
+
+/// Removes an override, and records it.
+///
+/// # Errors
+/// There is no such service or override (404); there is no database (409); the database does not answer (503).
+pub(crate) async fn remove_override(app: &SharedApp, id: &str, key: &str, author: Author) -> ApiResult<ServiceHealth> {
+    let handle = app.service(id)?;
+    let store = store(app)?;
+    let (by, why) = author.checked()?;
+    let (shared, key) = (app.clone(), key.to_owned());
+    let work = async move {
+        let removed = store.remove_override(&shared.registry.inner.services, handle.id(), &key).await;
+        if !removed.map_err(|error| ApiError::unavailable(&error))? {
+            let why = format!("service `{}` has no override of `{key}`", handle.id());
+            return Err(ApiError::new(StatusCode::NOT_FOUND, why));
+        }
+        shared.record(handle.id(), "remove override", key, &by, &why).await;
+        Ok(handle.health())
+    };
+    app.on_home(work).await?
+}
+
+fn store(app: &App) -> ApiResult<Arc<dyn OperatorStore>> {
+    let why = "overrides are kept in a database, and this program has none: add `.database(…)` or `.database_url(…)` to the builder";
+    app.store().ok_or_else(|| ApiError::new(StatusCode::CONFLICT, why))
+}

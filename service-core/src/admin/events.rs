@@ -1,0 +1,318 @@
+//! `GET /events`: the events of services, as server-sent events.
+//!
+//! Services may run thousands of times a second, so their events are coalesced: of each service at most one message a second is
+//! sent. One task collects the events for all readers, and only while there are readers. It does not wait for events, it looks
+//! for them ten times a second: so an event wakes no thread. A reader that is far behind is told so, and dropped.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as Task, Poll, Waker};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_core::Stream;
+use futures_util::StreamExt;
+use futures_util::future::{self, Either};
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+
+use crate::admin::app::AppState;
+use crate::admin::input::Asked;
+use crate::observe::health::ServiceHealth;
+use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::events::{ServiceEvent, ServiceEventKind};
+
+/// How often the task looks for events.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The least time between two messages about one service.
+const COALESCE: Duration = Duration::from_secs(1);
+/// How many frames a reader may be behind. A frame has all messages of one look.
+const BACKLOG: usize = 100;
+/// How many earlier events a message has at most.
+const MAX_EARLIER: usize = 20;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The messages of one look.
+type Frame = Arc<Vec<Message>>;
+
+#[derive(Clone)]
+struct Message {
+    service_id: Arc<str>,
+    event: Event,
+    /// With the health of the service, if a reader wants that.
+    with_health: Option<Event>,
+}
+
+/// What a message says.
+#[derive(Serialize)]
+struct Content<'a> {
+    #[serde(flatten)]
+    event: &'a ServiceEvent,
+    /// The events of the service between its last message and this one, the oldest first.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    earlier: &'a [ServiceEvent],
+    /// How many more there were.
+    #[serde(skip_serializing_if = "is_zero")]
+    omitted: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<&'a ServiceHealth>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The readers of the events of one registry.
+pub(crate) struct Events {
+    /// `None`: the task does not run.
+    frames: Mutex<Option<broadcast::Sender<Frame>>>,
+    wanting_health: AtomicUsize,
+    /// Every stream ends when this changes.
+    closed: watch::Sender<()>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { frames: Mutex::default(), wanting_health: AtomicUsize::new(0), closed: watch::Sender::default() }
+    }
+}
+
+/// The query of `GET /events`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct EventsQuery {
+    /// Only the events of this service.
+    service: Option<String>,
+    /// Whether each message has the health of its service.
+    health: bool,
+}
+
+/// `GET /events`
+pub(crate) async fn events(
+    State(app): AppState,
+    Asked(query): Asked<EventsQuery>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let stream = app.core.events.clone().read(app.registry.clone(), query);
+    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}
+
+impl Events {
+    /// Ends all streams. Later ones are possible.
+    pub(crate) fn close(&self) {
+        // There may be no reader.
+        let _ = self.closed.send(());
+    }
+
+    fn read(
+        self: Arc<Self>,
+        registry: ServiceRegistry,
+        query: EventsQuery,
+    ) -> impl Stream<Item = Event> + Send + use<> {
+        let frames = self.subscribe(registry);
+        let closed = self.closed.subscribe();
+        let wants = query.health.then(|| WantsHealth::new(self));
+        let reader = Reader { frames, closed, query, _wants: wants };
+        // The first message shows that the subscription has begun.
+        let hello = Event::default().comment("events from now on");
+        let batches = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            match reader.next().await {
+                Some(Ok(events)) => Some((stream::iter(events), Some(reader))),
+                Some(Err(dropped)) => Some((stream::iter(vec![dropped]), None)),
+                None => None,
+            }
+        });
+        stream::once(future::ready(hello)).chain(batches.flatten())
+    }
+
+    fn subscribe(self: &Arc<Self>, registry: ServiceRegistry) -> broadcast::Receiver<Frame> {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(frames) = &*frames {
+            return frames.subscribe();
+        }
+        let (sender, receiver) = broadcast::channel(BACKLOG);
+        *frames = Some(sender);
+        let running = Running(self.clone());
+        // Subscribed before the stream begins, so that no event is missed.
+        let mut collector = Collector::new(registry);
+        tokio::spawn(async move {
+            while running.0.send(collector.look(&running.0)) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        });
+        receiver
+    }
+
+    /// Sends a frame. Returns `false` if there is no reader any more; then the next reader starts a new task.
+    fn send(&self, frame: Vec<Message>) -> bool {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = &*frames else { return false };
+        if sender.receiver_count() == 0 {
+            *frames = None;
+            return false;
+        }
+        if !frame.is_empty() {
+            // A reader that left in the meantime is no error.
+            let _ = sender.send(Arc::new(frame));
+        }
+        true
+    }
+}
+
+/// Held by the task. If its runtime ends, the next reader starts a new task.
+struct Running(Arc<Events>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.frames.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Held by a reader that wants the health of services.
+struct WantsHealth(Arc<Events>);
+
+impl WantsHealth {
+    fn new(events: Arc<Events>) -> Self {
+        events.wanting_health.fetch_add(1, Ordering::Relaxed);
+        Self(events)
+    }
+}
+
+impl Drop for WantsHealth {
+    fn drop(&mut self) {
+        self.0.wanting_health.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One reader.
+struct Reader {
+    frames: broadcast::Receiver<Frame>,
+    closed: watch::Receiver<()>,
+    query: EventsQuery,
+    _wants: Option<WantsHealth>,
+}
+
+impl Reader {
+    /// Returns the next messages; an error is the last message; `None`: the server stops.
+    async fn next(&mut self) -> Option<Result<Vec<Event>, Event>> {
+        let received = {
+            let (frame, closed) = (pin!(self.frames.recv()), pin!(self.closed.changed()));
+            match future::select(frame, closed).await {
+                Either::Left((received, _)) => received,
+                Either::Right(_) => return None,
+            }
+        };
+        match received {
+            Ok(frame) => {
+                let concerns = |message: &&Message| {
+                    self.query
+                        .service
+                        .as_deref()
+                        .is_none_or(|id| *message.service_id == *id || message.service_id.is_empty())
+                };
+                let chosen = |message: &Message| match &message.with_health {
+                    Some(with_health) if self.query.health => with_health.clone(),
+                    _ => message.event.clone(),
+                };
+                Some(Ok(frame.iter().filter(concerns).map(chosen).collect()))
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                let why = r#"{"error":"this reader was too slow, and is dropped; connect again"}"#;
+                Some(Err(Event::default().event("dropped").data(why)))
+            }
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// Collects the events of services between their messages.
+struct Collector<E> {
+    registry: ServiceRegistry,
+    events: E,
+    pending: HashMap<Arc<str>, Pending>,
+}
+
+#[derive(Default)]
+struct Pending {
+    events: Vec<ServiceEvent>,
+    omitted: u64,
+    /// When the last message was sent.
+    sent: Option<Instant>,
+}
+
+impl Collector<()> {
+    #[allow(clippy::new_ret_no_self, reason = "the type of the stream cannot be written")]
+    fn new(registry: ServiceRegistry) -> Collector<impl Stream<Item = ServiceEvent> + Send + Unpin> {
+        let events = registry.subscribe();
+        Collector { registry, events, pending: HashMap::new() }
+    }
+}
+
+impl<E: Stream<Item = ServiceEvent> + Unpin> Collector<E> {
+    /// Takes all events that are there, and returns the messages that are due.
+    fn look(&mut self, readers: &Events) -> Vec<Message> {
+        while let Some(event) = self.take() {
+            let pending = self.pending.entry(event.service_id.clone()).or_default();
+            pending.push(event);
+        }
+        let now = Instant::now();
+        let wants_health = readers.wanting_health.load(Ordering::Relaxed) > 0;
+        let registry = &self.registry;
+        let is_due = |pending: &Pending| {
+            !pending.events.is_empty() && pending.sent.is_none_or(|sent| now.duration_since(sent) >= COALESCE)
+        };
+        let mut messages = Vec::new();
+        for (id, pending) in self.pending.iter_mut().filter(|(_, pending)| is_due(pending)) {
+            let health = if wants_health { registry.get(id).map(|service| service.health()) } else { None };
+            messages.extend(pending.message(id, health.as_ref()));
+            pending.sent = Some(now);
+        }
+        // A service that has been unregistered is forgotten.
+        self.pending.retain(|_, pending| pending.sent.is_none_or(|sent| now.duration_since(sent) < COALESCE * 60));
+        messages
+    }
+
+    fn take(&mut self) -> Option<ServiceEvent> {
+        let next = pin!(self.events.next());
+        match next.poll(&mut Task::from_waker(Waker::noop())) {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl Pending {
+    fn push(&mut self, event: ServiceEvent) {
+        if self.events.len() > MAX_EARLIER {
+            // The start and the end of a run say less than a failure or a change of state.
+            let is_ordinary = |event: &ServiceEvent| {
+                matches!(event.kind, ServiceEventKind::RunStarted { .. } | ServiceEventKind::RunFinished { .. })
+            };
+            let least = self.events.iter().position(is_ordinary).unwrap_or(0);
+            self.events.remove(least);
+            self.omitted += 1;
+        }
+        self.events.push(event);
+    }
+
+    fn message(&mut self, id: &Arc<str>, health: Option<&ServiceHealth>) -> Option<Message> {
+        let (events, omitted) = (std::mem::take(&mut self.events), std::mem::take(&mut self.omitted));
+        let (event, earlier) = events.split_last()?;
+        let content = |health| Event::default().json_data(Content { event, earlier, omitted, health });
+        let with_health = health.map(|health| content(Some(health)));
+        Some(Message {
+            service_id: id.clone(),
+            // The contents are plain values, which can always be written.
+            event: content(None).ok()?,
+            with_health: with_health.transpose().ok()?,
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! The inputs of handlers: bodies in JSON or as a form, and who asks why.
+
+use std::time::{Duration, SystemTime};
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::{Form, Json};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::admin::error::{ApiError, ApiResult};
+
+/// The longest name of an operator and the longest reason, in characters.
+const MAX_NAME: usize = 100;
+const MAX_REASON: usize = 1_000;
+/// The name of an operator who gave none.
+const UNNAMED: &str = "unnamed operator";
+
+/// A body: JSON, a form, or nothing, which is the default.
+pub(crate) struct Input<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Input<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let is_form = content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+        if is_form {
+            let form = Form::<T>::from_request(request, state).await;
+            return form
+                .map(|Form(value)| Self(value))
+                .map_err(|error| ApiError::new(error.status(), error.body_text()));
+        }
+        let refused =
+            |error: axum::extract::rejection::BytesRejection| ApiError::new(error.status(), error.body_text());
+        let body = Bytes::from_request(request, state).await.map_err(refused)?;
+        if body.trim_ascii().is_empty() {
+            return Ok(Self(T::default()));
+        }
+        // A list would be taken for the fields of a struct in their order.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(ApiError::unusable("the body is not a JSON object"));
+        }
+        let json = Json::<T>::from_bytes(&body);
+        json.map(|Json(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
+    }
+}
+
+/// Parts of the path. Text that is not UTF-8 is an error in JSON, as all others are.
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        path.map(|Path(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
+    }
+}
+
+/// The query of the address.
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
+    }
+}
+
+/// Who changes something, and why.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Author {
+    by: Option<String>,
+    why: Option<String>,
+}
+
+impl Author {
+    pub(crate) fn new(by: Option<String>, why: Option<String>) -> Self {
+        Self { by, why }
+    }
+
+    /// Returns the name and the reason.
+    ///
+    /// # Errors
+    /// They are too long.
+    pub(crate) fn checked(self) -> ApiResult<(String, String)> {
+        let by = self.by.as_deref().map(str::trim).filter(|by| !by.is_empty()).unwrap_or(UNNAMED).to_owned();
+        let why = self.why.as_deref().map(str::trim).unwrap_or_default().to_owned();
+        let is_short = |text: &str, most: usize| text.chars().count() <= most;
+        if !is_short(&by, MAX_NAME) {
+            return Err(ApiError::unusable(format!("`by` is longer than {MAX_NAME} characters")));
+        }
+        if !is_short(&why, MAX_REASON) {
+            return Err(ApiError::unusable(format!("`why` is longer than {MAX_REASON} characters")));
+        }
+        Ok((without_controls(by), without_controls(why)))
+    }
+}
+
+/// A database may refuse a NUL, and a line of a log must stay one line.
+fn without_controls(text: String) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Parses an expiry: a time, such as `2026-01-31T12:00:00Z`, or a duration from now on, such as `2h`.
+///
+/// # Errors
+/// It is neither, or it is over.
+pub(crate) fn parse_until(text: &str, now: SystemTime) -> ApiResult<SystemTime> {
+    const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+    let until = match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => now.checked_add(duration),
+        Ok(_) => None,
+        Err(_) => humantime::parse_rfc3339(text).ok().filter(|until| *until <= now + LONGEST),
+    };
+    match until {
+        Some(until) if until > now => Ok(until),
+        Some(_) => Err(ApiError::unusable(format!("`until` is `{text}`, which is over"))),
+        None => Err(ApiError::unusable(format!(
+            "`until` is `{text}`, expected a time such as `2026-01-31T12:00:00Z`, or a duration from now on such as `2h`, of at most 10 years"
+        ))),
+    }
+}

@@ -1,0 +1,473 @@
+//! `GET /openapi.json`: the OpenAPI 3.1 description of the interface, without its pages.
+
+use axum::Json;
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr,
+    Required, ResponseBuilder,
+};
+
+use crate::admin::commands::Command;
+use crate::observe::health::HealthStatus;
+use crate::service::state::ServiceState;
+
+/// The name of the scheme by which the token is sent.
+const TOKEN: &str = "token";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+const EVENTS: &str = "text/event-stream";
+
+/// `GET /openapi.json`
+pub(crate) async fn document() -> Json<OpenApi> {
+    Json(describe())
+}
+
+fn describe() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("service-core")
+        .description(Some("Operates the services of a program."))
+        .version(env!("CARGO_PKG_VERSION"));
+    OpenApiBuilder::new().info(info).paths(paths()).components(Some(components())).build()
+}
+
+// ── paths ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn paths() -> Paths {
+    let mut paths = Paths::new();
+    let mut add = |path: &str, method: HttpMethod, operation: Api| {
+        paths
+            .paths
+            .entry(path.to_owned())
+            .or_insert_with(PathItem::default)
+            .merge_operations(PathItem::new(method, operation.build()));
+    };
+    let health = || reference("ServiceHealth");
+    add(
+        "/health/live",
+        HttpMethod::Get,
+        Api::new("live", "Whether the process is alive.").ok(JSON, reference("Live")).error(503, "Live"),
+    );
+    add(
+        "/health/ready",
+        HttpMethod::Get,
+        Api::new("ready", "Whether the program is ready.").ok(JSON, reference("Ready")).error(503, "Ready"),
+    );
+    add("/services", HttpMethod::Get, Api::new("services", "The health of all services.").ok(JSON, list(health())));
+    add("/services/{id}", HttpMethod::Get, Api::new("service", "The health of a service.").id().ok(JSON, health()));
+    add(
+        "/services/{id}/runs",
+        HttpMethod::Get,
+        Api::new("runs", "The last 50 runs, the newest first.").id().ok(JSON, list(reference("Run"))),
+    );
+    add(
+        "/services/{id}/explain",
+        HttpMethod::Get,
+        Api::new(
+            "explain",
+            "The options of a service, with the place of each, its next runs, and why it does not run.",
+        )
+        .id()
+        .ok(JSON, reference("Explanation")),
+    );
+    add(
+        "/services/{id}/overrides",
+        HttpMethod::Get,
+        Api::new("overrides", "The operator overrides of a service.")
+            .id()
+            .unavailable()
+            .ok(JSON, list(reference("Override"))),
+    );
+    for command in Command::ALL {
+        let path = format!("/services/{{id}}/{}", command.name());
+        let api =
+            Api::new(command.name(), &format!("Carries out `{}`, and answers with the new health.", command.name()));
+        add(
+            &path,
+            HttpMethod::Post,
+            api.id().body("Author", Required::False).conflict().unavailable().ok(JSON, health()),
+        );
+    }
+    let key = || parameter("key", ParameterIn::Path, text(), "The option or setting, or `paused`.");
+    let put = Api::new("set_override", "Sets an operator override. It needs a database.").id().with(key());
+    add(
+        "/services/{id}/overrides/{key}",
+        HttpMethod::Put,
+        put.body("NewOverride", Required::True).conflict().unavailable().ok(JSON, health()),
+    );
+    let delete = Api::new("remove_override", "Removes an operator override.").id().with(key());
+    add(
+        "/services/{id}/overrides/{key}",
+        HttpMethod::Delete,
+        delete.body("Author", Required::False).conflict().unavailable().ok(JSON, health()),
+    );
+    add(
+        "/work",
+        HttpMethod::Get,
+        Api::new("work", "The tables of work, with the counts of the last 30 s.")
+            .ok(JSON, list(reference("WorkTable"))),
+    );
+    let number = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build().into();
+    let table = || parameter("table", ParameterIn::Path, text(), "The name of the table.");
+    let failed = Api::new("failed_rows", "Failed rows of a table of work, with their errors.")
+        .with(table())
+        .missing()
+        .unavailable();
+    let failed = failed
+        .with(parameter("offset", ParameterIn::Query, number(), "How many rows to leave out."))
+        .with(parameter("limit", ParameterIn::Query, number(), "How many rows at most (50; at most 500)."));
+    add("/work/{table}/failed", HttpMethod::Get, failed.bad_request().ok(JSON, list(reference("FailedRow"))));
+    let retry =
+        Api::new("retry", "Makes failed rows pending again: those with these keys, or all.").with(table()).missing();
+    add(
+        "/work/{table}/retry",
+        HttpMethod::Post,
+        retry.body("Retry", Required::True).conflict().ok(JSON, reference("Retried")),
+    );
+    let audit = Api::new("audit", "Who changed what, when and why, the newest first.")
+        .unavailable()
+        .bad_request()
+        .with(parameter("subject", ParameterIn::Query, text(), "Only entries of this service or table."))
+        .with(parameter("before", ParameterIn::Query, text(), "Only entries before the one with this id."))
+        .with(parameter("limit", ParameterIn::Query, number(), "How many entries at most (100; at most 1,000)."));
+    add("/audit", HttpMethod::Get, audit.ok(JSON, list(reference("AuditEntry"))));
+    let boolean = ObjectBuilder::new().schema_type(Type::Boolean).build().into();
+    let events =
+        Api::new("events", "The events of services, at most one message a second of each service. It does not end.")
+            .bad_request()
+            .with(parameter("service", ParameterIn::Query, text(), "Only the events of this service."))
+            .with(parameter(
+                "health",
+                ParameterIn::Query,
+                boolean,
+                "Whether each message has the health of its service.",
+            ));
+    add("/events", HttpMethod::Get, events.ok(EVENTS, text()));
+    add(
+        "/metrics",
+        HttpMethod::Get,
+        Api::new("metrics", "The metrics of all services, as Prometheus text.").ok(TEXT, text()),
+    );
+    paths
+}
+
+/// An operation while it is described.
+struct Api {
+    operation: OperationBuilder,
+}
+
+impl Api {
+    /// Every operation may need the token, and refuses other sites.
+    fn new(id: &str, summary: &str) -> Self {
+        let operation = OperationBuilder::new()
+            .operation_id(Some(id))
+            .summary(Some(summary))
+            .security(SecurityRequirement::new::<_, [&str; 0], &str>(TOKEN, []));
+        let errors = [
+            (401, "The token is missing or wrong."),
+            (403, "The request comes from another site, or is for another host."),
+            (408, "The body arrived too slowly."),
+            (413, "The body is larger than 64 KiB."),
+        ];
+        errors
+            .into_iter()
+            .fold(Self { operation }, |api, (status, why)| api.respond(status, why, JSON, reference("Error")))
+    }
+
+    fn respond(mut self, status: u16, description: &str, kind: &str, schema: RefOr<Schema>) -> Self {
+        let response = ResponseBuilder::new().description(description).content(kind, Content::new(Some(schema)));
+        self.operation = self.operation.response(status.to_string(), response.build());
+        self
+    }
+
+    fn ok(self, kind: &str, schema: RefOr<Schema>) -> Self {
+        self.respond(200, "Done.", kind, schema)
+    }
+
+    fn error(self, status: u16, name: &str) -> Self {
+        self.respond(status, "It is not.", JSON, reference(name))
+    }
+
+    fn with(mut self, parameter: Parameter) -> Self {
+        self.operation = self.operation.parameter(parameter);
+        self
+    }
+
+    fn id(self) -> Self {
+        self.with(parameter("id", ParameterIn::Path, text(), "The id of the service.")).missing()
+    }
+
+    fn missing(self) -> Self {
+        self.respond(404, "There is none with this name.", JSON, reference("Error")).bad_request()
+    }
+
+    fn bad_request(self) -> Self {
+        self.respond(400, "The request cannot be read.", JSON, reference("Error"))
+    }
+
+    fn conflict(self) -> Self {
+        self.respond(409, "The state does not allow it; the reason says why.", JSON, reference("Error"))
+    }
+
+    fn unavailable(self) -> Self {
+        self.respond(503, "The database does not answer.", JSON, reference("Error"))
+    }
+
+    fn body(mut self, name: &str, required: Required) -> Self {
+        let body =
+            RequestBodyBuilder::new().content(JSON, Content::new(Some(reference(name)))).required(Some(required));
+        self.operation = self.operation.request_body(Some(body.build()));
+        self.respond(422, "The body cannot be used; the reason says why.", JSON, reference("Error")).bad_request()
+    }
+
+    fn build(self) -> Operation {
+        self.operation.build()
+    }
+}
+
+fn parameter(name: &str, place: ParameterIn, schema: RefOr<Schema>, description: &str) -> Parameter {
+    let required = if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .schema(Some(schema))
+        .description(Some(description))
+        .build()
+}
+
+// ── schemas ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn components() -> Components {
+    let number = || typed(Type::Number);
+    let integer = || typed(Type::Integer);
+    let boolean = || typed(Type::Boolean);
+    let any = || RefOr::from(Schema::Object(ObjectBuilder::new().schema_type(SchemaType::AnyValue).build()));
+    let map = |of: RefOr<Schema>| {
+        RefOr::from(ObjectBuilder::new().additional_properties(Some(AdditionalProperties::RefOr(of))).build())
+    };
+    let states = || words(ServiceState::ALL.map(ServiceState::as_str));
+    let statuses = || {
+        words([HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy].map(|status| status.to_string()))
+    };
+    let health = object([
+        ("service_id", text(), true),
+        ("labels", map(text()), true),
+        ("optional", boolean(), false),
+        ("state", states(), true),
+        ("status", statuses(), true),
+        ("reason", or_null(Type::String), true),
+        ("running", boolean(), true),
+        ("paused", boolean(), true),
+        ("failures", integer(), true),
+        ("max_failures", or_null(Type::Integer), true),
+        ("last_run", time_or_null(), true),
+        ("last_success", time_or_null(), true),
+        ("next_run", time_or_null(), true),
+        ("last_run_duration_ms", or_null(Type::Integer), true),
+        ("last_error", or_null(Type::String), true),
+        ("total_processed", integer(), true),
+        ("total_failed", integer(), true),
+        ("error_count", integer(), true),
+        ("runs", integer(), true),
+        ("restarts", integer(), true),
+        ("metrics", map(number()), true),
+    ]);
+    let run = object([
+        ("run", integer(), true),
+        ("started_at", time(), true),
+        ("duration_ms", number(), true),
+        ("succeeded", boolean(), true),
+        ("processed", integer(), true),
+        ("failed", integer(), true),
+        ("failure", or_null(Type::String), true),
+        ("error", or_null(Type::String), true),
+    ]);
+    let option = object([
+        ("key", text(), true),
+        ("value", text(), true),
+        ("layer", text(), true),
+        ("place", text(), true),
+        ("hides", list(reference("ExplainedOption")), true),
+    ]);
+    let explanation = object([
+        ("service_id", text(), true),
+        ("labels", map(text()), true),
+        ("optional", boolean(), true),
+        ("parent", or_null(Type::String), true),
+        ("type_name", text(), true),
+        ("place", text(), true),
+        ("requester_id", text(), true),
+        ("at", time(), true),
+        ("state", states(), true),
+        ("status", statuses(), true),
+        ("reason", or_null(Type::String), true),
+        ("now", text(), true),
+        ("schedule", text(), true),
+        ("next_runs", list(time()), true),
+        ("options", list(reference("ExplainedOption")), true),
+        ("settings", list(object([("key", text(), true), ("place", text(), true)])), true),
+        ("rejected", list(text()), true),
+    ]);
+    let work = object([
+        ("table", text(), true),
+        ("pending", integer(), false),
+        ("due", integer(), false),
+        ("in_flight", integer(), false),
+        ("failed", integer(), false),
+        ("oldest_due_seconds", or_null(Type::Number), false),
+        ("sampled_at", time_or_null(), true),
+        ("error", or_null(Type::String), true),
+    ]);
+    let probed = || {
+        object([
+            ("service_id", text(), true),
+            ("state", states(), true),
+            ("status", statuses(), true),
+            ("reason", or_null(Type::String), false),
+        ])
+    };
+    let until = || or_null(Type::String);
+    let schemas = [
+        ("Error", object([("error", text(), true)])),
+        ("Live", object([("live", boolean(), true), ("reason", or_null(Type::String), true)])),
+        (
+            "Ready",
+            object([
+                ("ready", boolean(), true),
+                ("reason", or_null(Type::String), true),
+                ("status", statuses(), true),
+                ("services", list(probed()), true),
+            ]),
+        ),
+        ("ServiceHealth", health),
+        ("Run", run),
+        ("ExplainedOption", option),
+        ("Explanation", explanation),
+        (
+            "Override",
+            object([
+                ("key", text(), true),
+                ("value", any(), true),
+                ("by", text(), true),
+                ("why", text(), true),
+                ("at", time(), true),
+                ("until", time_or_null(), true),
+            ]),
+        ),
+        ("Author", input([("by", or_null_text(100), false), ("why", or_null_text(1_000), false)])),
+        (
+            "NewOverride",
+            input([
+                ("value", any(), true),
+                ("by", or_null_text(100), false),
+                ("why", or_null_text(1_000), false),
+                ("until", until(), false),
+            ]),
+        ),
+        ("WorkTable", work),
+        (
+            "FailedRow",
+            object([
+                ("key", list(text()), true),
+                ("error", or_null(Type::String), true),
+                ("attempts", or_null(Type::Integer), true),
+                ("updated_at", or_null(Type::String), true),
+            ]),
+        ),
+        (
+            "Retry",
+            input([
+                ("keys", list(list(text())), false),
+                ("all", boolean(), false),
+                ("by", or_null_text(100), false),
+                ("why", or_null_text(1_000), false),
+            ]),
+        ),
+        ("Retried", object([("retried", integer(), true)])),
+        (
+            "AuditEntry",
+            object([
+                ("id", text(), true),
+                ("at", time(), true),
+                ("subject", text(), true),
+                ("action", text(), true),
+                ("detail", text(), true),
+                ("by", text(), true),
+                ("why", text(), true),
+            ]),
+        ),
+    ];
+    let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    ComponentsBuilder::new().schemas_from_iter(schemas).security_scheme(TOKEN, SecurityScheme::Http(token)).build()
+}
+
+fn reference(name: &str) -> RefOr<Schema> {
+    Ref::from_schema_name(name).into()
+}
+
+fn typed(kind: Type) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(kind).build().into()
+}
+
+fn text() -> RefOr<Schema> {
+    typed(Type::String)
+}
+
+fn time() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .build()
+        .into()
+}
+
+fn time_or_null() -> RefOr<Schema> {
+    let kinds = SchemaType::from_iter([Type::String, Type::Null]);
+    ObjectBuilder::new()
+        .schema_type(kinds)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .build()
+        .into()
+}
+
+fn or_null(kind: Type) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null])).build().into()
+}
+
+fn or_null_text(longest: usize) -> RefOr<Schema> {
+    let kinds = SchemaType::from_iter([Type::String, Type::Null]);
+    ObjectBuilder::new().schema_type(kinds).max_length(Some(longest)).build().into()
+}
+
+fn words<T: Into<serde_json::Value>>(words: impl IntoIterator<Item = T>) -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words.into_iter().map(Into::into))).build().into()
+}
+
+fn list(of: RefOr<Schema>) -> RefOr<Schema> {
+    ArrayBuilder::new().items(of).build().into()
+}
+
+/// The properties of an object, each with whether it is always there.
+type Properties<const N: usize> = [(&'static str, RefOr<Schema>, bool); N];
+
+fn builder<const N: usize>(properties: Properties<N>) -> ObjectBuilder {
+    let add = |object: ObjectBuilder, (name, schema, required): (&str, RefOr<Schema>, bool)| {
+        let object = object.property(name, schema);
+        if required { object.required(name) } else { object }
+    };
+    properties.into_iter().fold(ObjectBuilder::new(), add)
+}
+
+fn object<const N: usize>(properties: Properties<N>) -> RefOr<Schema> {
+    builder(properties).build().into()
+}
+
+/// An object that has no other properties.
+fn input<const N: usize>(properties: Properties<N>) -> RefOr<Schema> {
+    builder(properties).additional_properties(Some(AdditionalProperties::FreeForm(false))).build().into()
+}

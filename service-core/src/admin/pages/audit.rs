@@ -1,0 +1,39 @@
+//! The page of the audit: who changed what, when and why.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use maud::html;
+
+use crate::admin::api::AuditQuery;
+use crate::admin::app::AppState;
+use crate::admin::input::Asked;
+use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::parts::audit_table;
+
+/// `GET /ui/audit`
+pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>, request: Request) -> Response {
+    let root = Root::of(&request);
+    let now = app.registry.inner.services.shared.clock.wall_now();
+    let page = query.page();
+    let limit = page.limit;
+    let read = app.audit(page).await;
+    let status = read.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
+    let body = html! {
+        h1 { "Audit" }
+        @match &read {
+            Err(error) => p.message.refused role="alert" { (error.message) },
+            Ok(entries) if entries.is_empty() => p { "Nothing is recorded." },
+            Ok(entries) => {
+                (audit_table(entries, now))
+                @if entries.len() as u64 >= u64::from(limit) {
+                    @if let Some(last) = entries.last() { nav.pages aria-label="Pages of entries" { a href={ "?before=" (last.id) } { "Older entries" } } }
+                }
+            }
+        }
+        p.small {
+            @if app.store().is_some() { "Entries are kept for 90 days." } @else { "Without a database, the last 1,000 entries are kept until the program ends." }
+        }
+    };
+    Page { root: &root, title: "Audit", current: "audit", live: None, body }.answer(status)
+}

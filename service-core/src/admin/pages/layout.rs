@@ -1,0 +1,123 @@
+//! What all pages have in common: the frame, the links, the embedded files.
+
+use axum::extract::{OriginalUri, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use maud::{DOCTYPE, Markup, html};
+
+use crate::admin::error::ApiError;
+use crate::admin::input::Parameters;
+
+const STYLE: &str = include_str!("../assets/admin.css");
+const SCRIPT: &str = include_str!("../assets/admin.js");
+const ICON: &str = include_str!("../assets/icon.svg");
+
+/// Whether this is the path of a page, not of the API.
+pub(crate) fn is_page(path: &str) -> bool {
+    path == "/" || path == "/login" || path.starts_with("/ui/")
+}
+
+/// The way from a page to the root of the interface: `../../`.
+#[derive(Clone, Debug)]
+pub(crate) struct Root(String);
+
+impl Root {
+    /// `inner` is the path below the root, `original` the one that the browser has.
+    fn new(inner: &str, original: &str) -> Self {
+        if inner == "/" && !original.ends_with('/') {
+            // Mounted at `/admin`, and asked for without a slash: links are relative to `/`.
+            let last = original.rsplit('/').next().unwrap_or_default();
+            return Self(format!("{last}/"));
+        }
+        let depth = inner.matches('/').count().saturating_sub(1);
+        Self(if depth == 0 { "./".to_owned() } else { "../".repeat(depth) })
+    }
+
+    pub(crate) fn of(request: &Request) -> Self {
+        let original = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
+        Self::new(request.uri().path(), original.path())
+    }
+
+    /// Returns the link to a path below the root.
+    pub(crate) fn link(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+}
+
+/// A page.
+pub(crate) struct Page<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) title: &'a str,
+    /// The entry of the navigation that is this page.
+    pub(crate) current: &'a str,
+    /// The id of the service whose events refresh the page; empty: all; `None`: it is not refreshed.
+    pub(crate) live: Option<&'a str>,
+    pub(crate) body: Markup,
+}
+
+impl Page<'_> {
+    pub(crate) fn answer(self, status: StatusCode) -> Response {
+        let Page { root, title, current, live, body } = self;
+        let entries =
+            [("services", "ui/services", "Services"), ("work", "ui/work", "Work"), ("audit", "ui/audit", "Audit")];
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { (title) " · services" }
+                    link rel="icon" href=(root.link("assets/icon.svg")) type="image/svg+xml";
+                    link rel="stylesheet" href=(root.link("assets/admin.css"));
+                    script src=(root.link("assets/admin.js")) defer {}
+                }
+                body data-root=(root.0) data-live=[live] {
+                    a.skip href="#main" { "Skip to the content" }
+                    header {
+                        nav aria-label="Pages" {
+                            @for (id, path, name) in entries {
+                                a href=(root.link(path)) aria-current=[(id == current).then_some("page")] { (name) }
+                            }
+                        }
+                        @if live.is_some() { p #connection role="status" {} }
+                    }
+                    main #main tabindex="-1" { (body) }
+                }
+            }
+        };
+        (status, Html(page.into_string())).into_response()
+    }
+}
+
+/// `GET /assets/{name}`
+pub(crate) async fn asset(Parameters(name): Parameters<String>) -> Response {
+    let (kind, text) = match name.as_str() {
+        "admin.css" => ("text/css; charset=utf-8", STYLE),
+        "admin.js" => ("text/javascript; charset=utf-8", SCRIPT),
+        "icon.svg" => ("image/svg+xml", ICON),
+        _ => return ApiError::new(StatusCode::NOT_FOUND, "there is no such file").into_response(),
+    };
+    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "private, max-age=300")];
+    (headers.map(|(name, value)| (name, HeaderValue::from_static(value))), text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_to_the_root_wherever_it_is_mounted() {
+        for (inner, original, root) in [
+            ("/", "/", "./"),
+            ("/", "/admin", "admin/"),
+            ("/", "/admin/", "./"),
+            ("/", "/a/b", "b/"),
+            ("/login", "/admin/login", "./"),
+            ("/ui/work", "/ui/work", "../"),
+            ("/ui/services/mailer", "/admin/ui/services/mailer", "../../"),
+        ] {
+            assert_eq!(Root::new(inner, original).0, root, "{inner} {original}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The page of one service: what it does and why, its runs, its options and overrides, and its commands.
+
+use std::time::SystemTime;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use crate::admin::api::{Run, last_runs, read_overrides};
+use crate::admin::app::{App, AppState, SharedApp};
+use crate::admin::commands::Command;
+use crate::admin::error::ApiError;
+use crate::admin::input::{Asked, Parameters};
+use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::parts::{audit_table, author, duration, status, strip, time};
+use crate::config::Layer;
+use crate::observe::explain::{ExplainedOption, Explanation};
+use crate::observe::health::ServiceHealth;
+use crate::registry::handle::ServiceHandle;
+use crate::runtime::labels;
+use crate::runtime::operator_store::{AuditPage, StoredOverride};
+use crate::service::failure::FailureKind;
+use crate::service::state::ServiceState;
+
+/// How many entries of the audit the page has.
+const AUDIT: u32 = 10;
+
+/// The query of the page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Query {
+    /// The command that has been carried out.
+    done: String,
+}
+
+/// `GET /ui/services/{id}`
+pub(crate) async fn service(
+    State(app): AppState,
+    Parameters(id): Parameters<String>,
+    Asked(query): Asked<Query>,
+    request: Request,
+) -> Response {
+    let done = Command::parse(&query.done).map(Command::name).or((query.done == "override").then_some("override"));
+    let message = done.map(|done| format!("Done: {done}."));
+    page(&app, &id, &Root::of(&request), message.as_deref(), None).await
+}
+
+/// The page, with what a command has done, or why it was refused.
+pub(super) async fn page(
+    app: &SharedApp,
+    id: &str,
+    root: &Root,
+    done: Option<&str>,
+    refused: Option<&ApiError>,
+) -> Response {
+    let Some(handle) = app.registry.get(id) else {
+        let missing = ApiError::no_service(id);
+        let body = html! { h1 { "Not found" } p { (missing.message) "." } p { a href=(root.link("ui/services")) { "All services" } } };
+        return Page { root, title: "Not found", current: "services", live: None, body }.answer(missing.status);
+    };
+    let (health, explanation) = (handle.health(), handle.explain());
+    let now = app.registry.inner.services.shared.clock.wall_now();
+    let overrides = read_overrides(app, id).await;
+    let page = AuditPage { subject: Some(id.to_owned()), before: None, limit: AUDIT };
+    let audit = app.audit(page).await;
+    let runs = last_runs(app, id);
+    let body = html! {
+        @if let Some(done) = done { p.message.done role="status" { (done) } }
+        @if let Some(refused) = refused { p.message.refused role="alert" { (refused.message) } }
+        h1 { (id) }
+        section #now data-part="now" { (head(&health, &explanation, now)) }
+        section aria-labelledby="commands" {
+            h2 #commands { "Commands" }
+            (commands(&handle, &health, root))
+        }
+        section #runs data-part="runs" { (run_table(&runs, now)) }
+        section aria-labelledby="overrides" {
+            h2 #overrides { "Overrides" }
+            (override_forms(app, id, &explanation, &overrides, now, root))
+        }
+        section #options data-part="options" { (options(&explanation, now)) }
+        section #audit data-part="audit" {
+            h2 { "Who changed what" }
+            @match &audit {
+                Ok(audit) if audit.is_empty() => p { "Nothing is recorded." },
+                Ok(audit) => { (audit_table(audit, now)) p { a href=(root.link("ui/audit")) { "The whole audit" } } }
+                Err(error) => p.message.refused { (error.message) },
+            }
+        }
+    };
+    let status = refused.map_or(StatusCode::OK, |refused| refused.status);
+    Page { root, title: id, current: "services", live: Some(id), body }.answer(status).into_response()
+}
+
+/// What a person who was woken up needs first.
+fn head(health: &ServiceHealth, explanation: &Explanation, now: SystemTime) -> Markup {
+    let failures = match (health.failures, health.max_failures) {
+        (failures, Some(most)) => format!("{failures}, {most} are retried"),
+        (failures, None) => format!("{failures}, any number is retried"),
+    };
+    let is_new = |reason: &&String| !explanation.now.starts_with(reason.as_str());
+    html! {
+        p.lead { (status(health.status)) " " span.state { (health.state.as_str().replace('_', " ")) } }
+        p.reason { (explanation.now) }
+        @if let Some(reason) = health.reason.as_ref().filter(is_new) { p.reason { (reason) } }
+        dl.facts {
+            div { dt { "Schedule" } dd { (explanation.schedule) } }
+            div { dt { "Next run" } dd { (time(health.next_run, now)) } }
+            div {
+                dt { "Last run" }
+                dd { (time(health.last_run, now)) @if let Some(took) = health.last_run_duration_ms { ", took " (duration(took as f64)) } }
+            }
+            div { dt { "Last success" } dd { (time(health.last_success, now)) } }
+            div { dt { "Failures in a row" } dd { (failures) } }
+            div { dt { "Runs" } dd { (health.runs) ", " (health.error_count) " failures" } }
+            div { dt { "Items" } dd { (health.total_processed) ", " (health.total_failed) " failed" } }
+            div { dt { "Restarts" } dd { (health.restarts) } }
+            @if !health.labels.is_empty() { div { dt { "Labels" } dd { (labels::text(&health.labels)) } } }
+            @if let Some(parent) = &explanation.parent { div { dt { "Parent" } dd { (parent) } } }
+            @for (name, value) in &health.metrics { div { dt { (name) } dd { (value) } } }
+        }
+        @if let Some(error) = &health.last_error {
+            details open[health.failures > 0 || health.state == ServiceState::Failed] {
+                summary { "Latest error" }
+                pre tabindex="0" { (error) }
+            }
+        }
+    }
+}
+
+/// The commands that the state of the service allows.
+fn commands(handle: &ServiceHandle, health: &ServiceHealth, root: &Root) -> Markup {
+    let is_long = handle.service.inner.lock().requests.options.long_run().is_some();
+    let allowed = |command: &Command| match (command, health.state) {
+        (Command::Start, ServiceState::Created | ServiceState::Stopped) | (Command::Reset, ServiceState::Failed) => {
+            true
+        }
+        (Command::Stop, state) => state.is_running() && state != ServiceState::Draining,
+        (Command::Pause, state) => state.is_running() && state != ServiceState::Draining && !health.paused,
+        (Command::Resume, state) => state.is_running() && health.paused,
+        (Command::Run, ServiceState::Running | ServiceState::Paused | ServiceState::BackingOff) => !is_long,
+        (Command::Wake, ServiceState::Running) => !is_long && health.next_run.is_none(),
+        _ => false,
+    };
+    let text = |command: Command| match command {
+        Command::Start => "Start",
+        Command::Stop => "Stop",
+        Command::Pause => "Pause",
+        Command::Resume => "Resume",
+        Command::Run => "Run now",
+        Command::Wake => "Wake",
+        Command::Reset => "Reset",
+    };
+    let buttons =
+        [Command::Reset, Command::Resume, Command::Pause, Command::Run, Command::Wake, Command::Start, Command::Stop];
+    html! {
+        form.act method="post" action=(root.link(&format!("ui/services/{}/commands", handle.id()))) {
+            (author("command"))
+            div.buttons data-part="buttons" #buttons {
+                @for command in buttons.into_iter().filter(allowed) {
+                    button type="submit" name="command" value=(command.name()) { (text(command)) }
+                }
+            }
+        }
+    }
+}
+
+fn run_table(runs: &[Run], now: SystemTime) -> Markup {
+    html! {
+        h2 { "Recent runs" }
+        (strip(runs))
+        @if !runs.is_empty() {
+            div.scroll tabindex="0" role="region" aria-label="Recent runs" {
+                table {
+                    thead { tr { th { "Run" } th { "Began" } th { "Took" } th { "Result" } th { "Items" } } }
+                    tbody {
+                        @for run in runs {
+                            tr class=[(!run.succeeded).then_some("failed")] {
+                                td { (run.run) }
+                                td { (time(Some(run.started_at), now)) }
+                                td { (duration(run.duration_ms)) }
+                                td {
+                                    @match &run.error {
+                                        Some(error) => { details { summary { "✖ failed" @match run.failure { Some(FailureKind::Panic) => " (panic)", Some(FailureKind::Timeout) => " (timeout)", _ => "" } } pre { (error) } } }
+                                        None => "succeeded",
+                                    }
+                                }
+                                td { (run.processed) @if run.failed > 0 { ", " (run.failed) " failed" } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn override_forms(
+    app: &App,
+    id: &str,
+    explanation: &Explanation,
+    overrides: &Result<Vec<StoredOverride>, ApiError>,
+    now: SystemTime,
+    root: &Root,
+) -> Markup {
+    if app.store().is_none() {
+        return html! { p { "Overrides need a database, and this program has none." } };
+    }
+    let action = root.link(&format!("ui/services/{id}/overrides"));
+    html! {
+        @match overrides {
+            Err(error) => p.message.refused { (error.message) },
+            Ok(overrides) => @for (n, one) in overrides.iter().enumerate() {
+                form.act method="post" action=(action) {
+                    p {
+                        code { (one.key) " = " (one.value) } " by " b { (one.by) } ", " (time(Some(one.at), now))
+                        @if one.until.is_some() { ", ends " (time(one.until, now)) }
+                        @if !one.why.is_empty() { ": " (one.why) }
+                    }
+                    input type="hidden" name="key" value=(one.key);
+                    (author(&format!("remove-{n}")))
+                    div.buttons { button type="submit" name="remove" value="yes" { "Remove this override" } }
+                }
+            }
+        }
+        form.act method="post" action=(action) {
+            div.field {
+                label for="override-key" { "Option or setting" }
+                input #override-key name="key" required list="option-keys" value="interval" autocomplete="off";
+                datalist #option-keys { @for option in &explanation.options { option value=(option.key) {} } }
+            }
+            div.field {
+                label for="override-value" { "Value" }
+                input #override-value name="value" required placeholder="30, 5m, true" autocomplete="off";
+            }
+            div.field {
+                label for="override-until" { "For how long" }
+                select #override-until name="until" {
+                    @for (value, text) in [("15m", "15 minutes"), ("1h", "1 hour"), ("4h", "4 hours"), ("1d", "1 day"), ("7d", "7 days"), ("", "until it is removed")] {
+                        option value=(value) selected[value == "4h"] { (text) }
+                    }
+                }
+            }
+            (author("override"))
+            div.buttons { button type="submit" { "Override" } }
+        }
+    }
+}
+
+fn options(explanation: &Explanation, now: SystemTime) -> Markup {
+    let set = |option: &&ExplainedOption| option.layer != Layer::Default || !option.hides.is_empty();
+    html! {
+        h2 { "Options and settings" }
+        @if !explanation.next_runs.is_empty() {
+            p { "Next runs: " @for (n, at) in explanation.next_runs.iter().enumerate() { @if n > 0 { ", " } (time(Some(*at), now)) } }
+        }
+        div.scroll tabindex="0" role="region" aria-label="Options" {
+            table {
+                thead { tr { th { "Option" } th { "Value" } th { "From" } } }
+                tbody {
+                    @for option in explanation.options.iter().filter(set) {
+                        tr {
+                            td { code { (option.key) } }
+                            td { (option.value) }
+                            td { (option.place) @for hidden in &option.hides { ", instead of " (hidden.value) " (" (hidden.place) ")" } }
+                        }
+                    }
+                    @for setting in &explanation.settings { tr { td { code { (setting.key) } } td { "(not shown)" } td { (setting.place) } } }
+                }
+            }
+        }
+        @for rejected in &explanation.rejected { p.message.refused { "Ignored: " (rejected) } }
+        p.small { (explanation.type_name) ", registered at " (explanation.place) ", acts as " (explanation.requester_id) }
+    }
+}

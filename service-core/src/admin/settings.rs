@@ -1,0 +1,162 @@
+//! [`Admin`]: the admin interface of one registry. The registry starts it before its services, and stops it after them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::admin::access::{Access, Exposure, Token};
+use crate::admin::app::{App, Core};
+use crate::admin::server::Server;
+use crate::log::info;
+use crate::registry::companion::{Companion, CompanionBuilder, CompanionSettings};
+use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::lifecycle::BoxFuture;
+use crate::service::error::{Error, Result};
+
+/// Renders metrics as Prometheus text.
+pub(crate) type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
+
+/// What the builder sets.
+#[derive(Default)]
+pub(crate) struct AdminSettings {
+    pub(crate) address: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) metrics: Vec<RenderMetrics>,
+}
+
+/// The admin interface of one registry.
+pub(crate) struct Admin {
+    /// `None`: nothing is served.
+    address: Option<SocketAddr>,
+    pub(crate) token: Option<Token>,
+    pub(crate) core: Arc<Core>,
+    server: Mutex<Option<Server>>,
+}
+
+inventory::submit! {
+    CompanionBuilder { build: |settings, environment| Ok(Arc::new(Admin::new(settings, environment)?)) }
+}
+
+impl Admin {
+    fn new(settings: &mut CompanionSettings, environment: &[(OsString, OsString)]) -> Result<Self> {
+        let settings = std::mem::take(settings.get::<AdminSettings>());
+        let variable = |name: &str| {
+            let value = environment.iter().find(|(known, _)| known == name)?.1.to_str()?;
+            (!value.trim().is_empty()).then(|| value.trim().to_owned())
+        };
+        // The environment wins over code, as in the configuration of services.
+        let token = variable("ADMIN_TOKEN").or(settings.token.filter(|token| !token.is_empty())).map(Token::new);
+        let address = match (variable("ADMIN_ADDR"), settings.address) {
+            (Some(address), _) => Some(parse(&address, "the environment variable ADMIN_ADDR")?),
+            (None, Some(address)) => Some(parse(&address, "the address of `.admin(…)`")?),
+            (None, None) => None,
+        };
+        if let Some(address) = address.filter(|address| !address.ip().is_loopback() && token.is_none()) {
+            return Err(Error::msg(format!(
+                "the admin address {address} is not a loopback address, so anybody on the network could stop services: set a token with \
+                 the environment variable ADMIN_TOKEN or `.admin_token(…)`, or use 127.0.0.1"
+            )));
+        }
+        let core = Arc::new(Core::new(settings.metrics));
+        Ok(Self { address, token, core, server: Mutex::default() })
+    }
+
+    /// Returns the admin interface of a registry.
+    pub(crate) fn of(services: &ServiceRegistry) -> &Self {
+        match services.companion() {
+            Some(admin) => admin,
+            None => unreachable!("with the feature `admin`, every registry has this companion"),
+        }
+    }
+
+    /// Returns the address that is served now.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.server().as_ref().map(|server| server.address)
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, registry: &ServiceRegistry) -> Result<()> {
+        let Some(address) = self.address else { return Ok(()) };
+        let mut server = self.server();
+        if server.is_some() {
+            return Ok(());
+        }
+        let in_use = |error| Error::msg(format!("cannot serve the admin interface on {address}: {error}"));
+        let listener = TcpListener::bind(address).map_err(in_use)?;
+        let exposure = if address.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
+        self.core.activate(registry);
+        let app = App::new(registry.clone(), self.core.clone(), Access::new(exposure, self.token.clone()));
+        let started = Server::start(listener, app.router(), self.core.events.clone()).map_err(in_use)?;
+        info!("the admin interface is at http://{}/", started.address);
+        *server = Some(started);
+        Ok(())
+    }
+}
+
+impl Companion for Admin {
+    fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(self.serve(registry)))
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        let server = self.server().take();
+        Box::pin(async move {
+            if let Some(server) = server {
+                server.stop().await;
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+fn parse(address: &str, what: &str) -> Result<SocketAddr> {
+    if let Some(port) = address.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    address.parse().map_err(|_| {
+        Error::msg(format!("{what} is `{address}`, expected an IP address with a port, such as `127.0.0.1:9876`"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(address: &str, token: &str) -> Result<Admin> {
+        let environment =
+            [("ADMIN_ADDR", address), ("ADMIN_TOKEN", token)].map(|(name, value)| (name.into(), value.into()));
+        Admin::new(&mut CompanionSettings::default(), &environment)
+    }
+
+    #[test]
+    fn an_address_that_is_not_loopback_needs_a_token() {
+        for address in ["127.0.0.1:0", "127.1.2.3:80", "[::1]:9876", "localhost:9876"] {
+            assert!(build(address, "").is_ok_and(|admin| admin.address.is_some()), "{address}");
+        }
+        for address in ["0.0.0.0:9876", "[::]:9876", "192.168.0.1:80"] {
+            for token in ["", "  "] {
+                let error = build(address, token).unwrap_err().to_string();
+                assert!(error.contains("ADMIN_TOKEN") && error.contains(address), "{error}");
+            }
+            assert!(build(address, "s3cret").is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_an_error_that_names_its_place() {
+        for address in ["9876", "example.org:80", "127.0.0.1", "http://127.0.0.1:80"] {
+            let error = build(address, "s3cret").unwrap_err().to_string();
+            assert!(error.contains("ADMIN_ADDR") && error.contains(address), "{error}");
+        }
+        assert!(build("", "").is_ok_and(|admin| admin.address.is_none()));
+    }
+}

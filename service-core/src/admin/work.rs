@@ -1,0 +1,223 @@
+//! The tables of work: how many rows wait, and which have failed.
+//!
+//! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request on, and each count ends at
+//! 10,000.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::admin::app::{App, AppState, SharedApp};
+use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::input::{Asked, Author, Input, Parameters};
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::rfc3339;
+use crate::runtime::operator_store::{FailedRow, WorkCounts, WorkTable};
+use crate::service::error::Error;
+
+/// Time between two counts.
+const SAMPLE_EVERY: Duration = Duration::from_secs(30);
+/// How long the count of one table may take.
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Where a count ends.
+const CAP: u64 = 10_000;
+/// The rows of one page.
+const PAGE: u64 = 50;
+const MAX_PAGE: u64 = 500;
+/// The most keys of one retry.
+const MAX_KEYS: usize = 500;
+
+/// The last counts, by table.
+#[derive(Default)]
+pub(crate) struct WorkSamples {
+    by_table: Mutex<BTreeMap<String, Sample>>,
+    sampling: AtomicBool,
+}
+
+/// The last counts of one table.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Sample {
+    #[serde(flatten)]
+    pub(crate) counts: Option<WorkCounts>,
+    /// When they were counted.
+    #[serde(serialize_with = "rfc3339::optional::serialize")]
+    pub(crate) sampled_at: Option<SystemTime>,
+    /// Why the rows could not be counted the last time.
+    pub(crate) error: Option<String>,
+}
+
+impl WorkSamples {
+    /// Returns the last counts of every table.
+    pub(crate) fn current(&self) -> BTreeMap<String, Sample> {
+        self.lock().clone()
+    }
+
+    /// Starts the task that counts, on the runtime of the services, unless it runs already.
+    pub(crate) fn keep_sampling(self: &Arc<Self>, registry: &ServiceRegistry) {
+        let Some(store) = registry.inner.extension.operator_store() else { return };
+        let tables = store.work_tables();
+        if tables.is_empty() || self.sampling.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(runtime) = registry.inner.home.handle() else { return };
+        if self.sampling.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let sampling = Sampling(self.clone());
+        let registry: std::sync::Weak<RegistryInner> = Arc::downgrade(&registry.inner);
+        runtime.spawn(async move {
+            while let Some(inner) = registry.upgrade() {
+                let clock = &inner.services.shared.clock;
+                for table in &tables {
+                    sampling.0.sample(&**table, clock.wall_now()).await;
+                }
+                drop(inner);
+                tokio::time::sleep(SAMPLE_EVERY).await;
+            }
+        });
+    }
+
+    async fn sample(&self, table: &dyn WorkTable, now: SystemTime) {
+        let counted = match tokio::time::timeout(SAMPLE_TIMEOUT, table.count(CAP)).await {
+            Ok(counted) => counted,
+            Err(_) => Err(Error::msg("the count took too long")),
+        };
+        let mut by_table = self.lock();
+        let sample = by_table.entry(table.name().to_owned()).or_default();
+        match counted {
+            Ok(counts) => *sample = Sample { counts: Some(counts), sampled_at: Some(now), error: None },
+            // The last counts stay, with their time.
+            Err(error) => sample.error = Some(format!("{error:#}")),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
+        self.by_table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by the task. If its runtime ends, the next request starts a new task.
+struct Sampling(Arc<WorkSamples>);
+
+impl Drop for Sampling {
+    fn drop(&mut self) {
+        self.0.sampling.store(false, Ordering::SeqCst);
+    }
+}
+
+/// One table, as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Table {
+    pub(crate) table: String,
+    #[serde(flatten)]
+    pub(crate) sample: Sample,
+}
+
+/// Returns all tables of work with their last counts.
+pub(crate) fn all(app: &App) -> Vec<Table> {
+    app.core.samples.keep_sampling(&app.registry);
+    let mut samples = app.core.samples.current();
+    let names = app.store().into_iter().flat_map(|store| store.work_tables()).map(|table| table.name().to_owned());
+    names.map(|table| Table { sample: samples.remove(&table).unwrap_or_default(), table }).collect()
+}
+
+/// `GET /work`
+pub(crate) async fn tables(State(app): AppState) -> Json<Vec<Table>> {
+    Json(all(&app))
+}
+
+/// The query of `GET /work/{table}/failed`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Range {
+    pub(crate) offset: u64,
+    pub(crate) limit: Option<u64>,
+}
+
+/// `GET /work/{table}/failed`
+pub(crate) async fn failed(
+    State(app): AppState,
+    Parameters(name): Parameters<String>,
+    Asked(range): Asked<Range>,
+) -> ApiResult<Json<Vec<FailedRow>>> {
+    Ok(Json(failed_rows(&app, &name, range).await?))
+}
+
+/// Returns a page of failed rows.
+pub(crate) async fn failed_rows(app: &App, name: &str, range: Range) -> ApiResult<Vec<FailedRow>> {
+    let table = table(app, name)?;
+    let limit = range.limit.unwrap_or(PAGE).min(MAX_PAGE);
+    // Databases count in signed numbers.
+    let offset = range.offset.min(u64::from(u32::MAX));
+    let read = app.on_home(async move { table.failed(offset, limit).await }).await?;
+    read.map_err(|error| ApiError::unavailable(&error))
+}
+
+/// The body of `POST /work/{table}/retry`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Retry {
+    /// The primary keys of rows, each a list of texts.
+    pub(crate) keys: Option<Vec<Vec<String>>>,
+    /// Every failed row.
+    pub(crate) all: bool,
+    pub(crate) by: Option<String>,
+    pub(crate) why: Option<String>,
+}
+
+/// `POST /work/{table}/retry`
+pub(crate) async fn retry(
+    State(app): AppState,
+    Parameters(name): Parameters<String>,
+    Input(retry): Input<Retry>,
+) -> ApiResult<Json<Value>> {
+    let retried = retry_rows(&app, &name, retry).await?;
+    Ok(Json(json!({ "retried": retried })))
+}
+
+/// Makes failed rows pending again, and records that.
+///
+/// # Errors
+/// There is no such table (404); the rows are not given (422); the database refuses (409).
+pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> ApiResult<u64> {
+    let table = table(app, name)?;
+    let (by, why) = Author::new(retry.by, retry.why).checked()?;
+    let keys = match (retry.keys, retry.all) {
+        (Some(keys), false) if keys.len() > MAX_KEYS => {
+            return Err(ApiError::unusable(format!(
+                "there are more than {MAX_KEYS} `keys`; use several requests, or `all`"
+            )));
+        }
+        (Some(keys), false) if !keys.is_empty() => Some(keys),
+        (None, true) => None,
+        _ => {
+            return Err(ApiError::unusable(
+                "name the rows: either `keys`, as `/work/{table}/failed` shows them, or `all`: true",
+            ));
+        }
+    };
+    let shared = app.clone();
+    let work = async move {
+        let retried = table.retry(keys.as_deref()).await.map_err(|error| ApiError::conflict(&error))?;
+        let which = if keys.is_none() { "all failed rows" } else { "chosen rows" };
+        shared.record(table.name(), "retry", format!("{retried} rows ({which})"), &by, &why).await;
+        shared.core.samples.sample(&*table, shared.registry.inner.services.shared.clock.wall_now()).await;
+        Ok(retried)
+    };
+    app.on_home(work).await?
+}
+
+fn table(app: &App, name: &str) -> ApiResult<Arc<dyn WorkTable>> {
+    let tables = app.store().map(|store| store.work_tables()).unwrap_or_default();
+    let found = tables.into_iter().find(|table| table.name() == name);
+    found.ok_or_else(|| {
+        ApiError::new(StatusCode::NOT_FOUND, format!("there is no table of work `{name}` in this program"))
+    })
+}

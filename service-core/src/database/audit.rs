@@ -1,0 +1,81 @@
+//! The audit: the table `service_audit`, which records what operators change.
+
+use std::time::{Duration, SystemTime};
+
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
+use sea_orm::{ConnectionTrait, DbErr, Order, QueryResult};
+
+use crate::database::wall_clock::{format_time, parse_time};
+use crate::runtime::operator_store::{AuditEntry, AuditPage, id_of};
+use crate::service::error::{Error, Result};
+
+/// How long entries are kept.
+const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+/// Adds an entry, and removes the entries that are too old.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry) -> Result<()> {
+    let AuditEntry { id, at, subject, action, detail, by, why } = entry;
+    let insert = Query::insert()
+        .into_table(column("service_audit"))
+        .columns(COLUMNS.map(column))
+        .values_panic([
+            id.as_str().into(),
+            format_time((*at).into()).into(),
+            subject.as_str().into(),
+            action.as_str().into(),
+            detail.as_str().into(),
+            by.as_str().into(),
+            why.as_str().into(),
+        ])
+        .to_owned();
+    db.execute(&insert).await?;
+    let oldest = at.checked_sub(KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
+    let delete = Query::delete()
+        .from_table(column("service_audit"))
+        .and_where(Expr::col(column("id")).lt(id_of(oldest)))
+        .to_owned();
+    db.execute(&delete).await?;
+    Ok(())
+}
+
+/// Returns entries, the newest first.
+///
+/// # Errors
+/// Those of the database; or a row that was written by hand has no valid time.
+pub(crate) async fn read(db: &impl ConnectionTrait, page: &AuditPage) -> Result<Vec<AuditEntry>> {
+    let mut select = Query::select()
+        .columns(COLUMNS.map(column))
+        .from(column("service_audit"))
+        .order_by(column("id"), Order::Desc)
+        .limit(u64::from(page.limit))
+        .to_owned();
+    if let Some(subject) = &page.subject {
+        select.and_where(Expr::col(column("subject")).eq(subject.as_str()));
+    }
+    if let Some(before) = &page.before {
+        select.and_where(Expr::col(column("id")).lt(before.as_str()));
+    }
+    db.query_all(&select).await?.iter().map(entry).collect()
+}
+
+const COLUMNS: [&str; 7] = ["id", "at", "subject", "action", "detail", "set_by", "why"];
+
+fn entry(row: &QueryResult) -> Result<AuditEntry> {
+    let text = |name: &str| -> std::result::Result<String, DbErr> { row.try_get("", name) };
+    Ok(AuditEntry {
+        id: text("id")?,
+        at: parse_time(&text("at")?).map_err(Error::msg)?.into(),
+        subject: text("subject")?,
+        action: text("action")?,
+        detail: text("detail")?,
+        by: text("set_by")?,
+        why: text("why")?,
+    })
+}
+
+fn column(name: &'static str) -> Alias {
+    Alias::new(name)
+}

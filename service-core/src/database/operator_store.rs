@@ -1,0 +1,100 @@
+//! [`DatabaseOperatorStore`]: keeps the changes of operators in the registry's database.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::database::audit;
+use crate::database::config::tables::{self, Override};
+use crate::database::config::watcher::TableWatcher;
+use crate::database::db_time::DbTime;
+use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, WorkTable};
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::services::Services;
+use crate::service::error::Result;
+
+/// Keeps overrides and the audit in the framework's tables.
+#[derive(Debug)]
+pub(crate) struct DatabaseOperatorStore {
+    watcher: Arc<TableWatcher>,
+}
+
+impl DatabaseOperatorStore {
+    pub(crate) fn new(watcher: Arc<TableWatcher>) -> Self {
+        Self { watcher }
+    }
+
+    /// Applies what was written. If that fails, the watcher reports it and tries again.
+    async fn apply(&self, services: &Services) {
+        self.watcher.poll(services).await;
+    }
+}
+
+impl OperatorStore for DatabaseOperatorStore {
+    fn check_override(
+        &self,
+        services: &Services,
+        service: &RegisteredService,
+        key: &str,
+        value: &Value,
+    ) -> std::result::Result<(), String> {
+        self.watcher.check_override(services, service, key, value)
+    }
+
+    fn set_override<'a>(&'a self, services: &'a Services, new: StoredOverride) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let StoredOverride { service_id, key, value, by, why, at, until } = new;
+            let row = Override { service_id, key, value, by, why, at: at.into(), until: until.map(Into::into) };
+            let row = &row;
+            self.watcher
+                .with_db(|db| async move {
+                    self.watcher.availability.tables().ensure(&db).await?;
+                    tables::set_override(&db, row).await
+                })
+                .await?;
+            self.apply(services).await;
+            Ok(())
+        })
+    }
+
+    fn remove_override<'a>(&'a self, services: &'a Services, id: &'a str, key: &'a str) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let removed = self.watcher.with_db(|db| async move { tables::remove_override(&db, id, key).await }).await?;
+            self.apply(services).await;
+            Ok(removed)
+        })
+    }
+
+    fn overrides<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>> {
+        Box::pin(async move {
+            let all = self.watcher.with_db(|db| async move {
+                let now = DbTime::Database.now(&db).await?;
+                tables::read_overrides(&db, now).await
+            });
+            let all = all.await?;
+            // A row that cannot be parsed is in `rejected` of the explanation.
+            let of_service = all.into_iter().filter_map(|row| row.ok()).filter(|row| row.service_id == id);
+            let stored = |row: Override| {
+                let Override { service_id, key, value, by, why, at, until } = row;
+                StoredOverride { service_id, key, value, by, why, at: at.into(), until: until.map(Into::into) }
+            };
+            Ok(of_service.map(stored).collect())
+        })
+    }
+
+    fn record<'a>(&'a self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.watcher.with_db(move |db| async move {
+            self.watcher.availability.tables().ensure(&db).await?;
+            audit::record(&db, entry).await
+        }))
+    }
+
+    fn audit<'a>(&'a self, page: &'a AuditPage) -> BoxFuture<'a, Result<Vec<AuditEntry>>> {
+        Box::pin(self.watcher.with_db(move |db| async move { audit::read(&db, page).await }))
+    }
+
+    fn work_tables(&self) -> Vec<Arc<dyn WorkTable>> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,71 @@
+//! [`Companion`]: what a feature runs beside the services of a registry, such as an HTTP server.
+//!
+//! A feature submits a [`CompanionBuilder`] to `inventory`, so that the registry knows no feature.
+
+use std::any::Any;
+use std::ffi::OsString;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::lifecycle::BoxFuture;
+use crate::service::error::Result;
+
+/// What a feature runs beside the services of one registry.
+pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
+    /// Called at every start of all services, before the first service starts.
+    ///
+    /// # Errors
+    /// Then no service is started.
+    fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>>;
+
+    /// Called at the end of a shutdown, when all services have stopped.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Builds a feature's companion for each registry.
+pub(crate) struct CompanionBuilder {
+    /// # Errors
+    /// The settings can never work.
+    pub(crate) build: fn(&mut CompanionSettings, &[(OsString, OsString)]) -> Result<Arc<dyn Companion>>,
+}
+
+inventory::collect!(CompanionBuilder);
+
+/// The settings of companions, one value of each type.
+#[derive(Default)]
+pub(crate) struct CompanionSettings(Vec<Box<dyn Any + Send>>);
+
+#[allow(dead_code, reason = "for companions")]
+impl CompanionSettings {
+    /// Returns the value of a type. If there is none, it is the default.
+    pub(crate) fn get<T: Default + Send + 'static>(&mut self) -> &mut T {
+        let at = self.0.iter().position(|settings| settings.is::<T>()).unwrap_or_else(|| {
+            self.0.push(Box::new(T::default()));
+            self.0.len() - 1
+        });
+        let Some(settings) = self.0[at].downcast_mut() else { unreachable!("a value of this type is there") };
+        settings
+    }
+}
+
+impl ServiceRegistry {
+    /// Returns the companion of this type.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn companion<T: Companion>(&self) -> Option<&T> {
+        self.inner.companions.iter().find_map(|companion| (&**companion as &dyn Any).downcast_ref())
+    }
+
+    pub(super) async fn start_companions(&self) -> Result<()> {
+        for companion in &self.inner.companions {
+            companion.start(self).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop_companions(&self) {
+        for companion in &self.inner.companions {
+            companion.stop().await;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The token, other sites and other hosts.
+
+use axum::Router;
+
+use crate::site::{Answer, Site, TOKEN, builder, send};
+
+/// Reading, changing, and what is open to everybody.
+const READING: [&str; 9] = [
+    "/services",
+    "/services/steady",
+    "/services/steady/runs",
+    "/services/steady/explain",
+    "/services/steady/overrides",
+    "/audit",
+    "/health/ready",
+    "/health/live",
+    "/login",
+];
+const PROTECTED: usize = 6;
+
+/// An application with a server of its own, which mounts the interface.
+async fn mounted(token: Option<&str>) -> Site {
+    let builder = match token {
+        Some(token) => builder().admin_token(token),
+        None => builder(),
+    };
+    let services = builder.build().await.unwrap();
+    services.start().await.unwrap();
+    let app: Router = Router::new().nest("/admin", service_core::admin::router(&services));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Site { services, address }
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_loopback_reading_is_open_and_changing_needs_the_token_if_there_is_one() {
+    let site = Site::of(builder().admin("127.0.0.1:0").admin_token("s3cret")).await;
+    for path in READING {
+        assert_eq!(site.get(path).await.status, 200, "{path}");
+    }
+    let pause = async |headers: &[(&str, &str)]| site.send("POST", "/services/steady/pause", headers, "").await;
+    for headers in [
+        &[][..],
+        &[("Authorization", "Bearer s3cre")],
+        &[("Authorization", "Bearer s3crett")],
+        &[("Authorization", "Bearer ")],
+        &[("Authorization", "Bearer")],
+        &[("Authorization", "Basic s3cret")],
+        &[("Authorization", "s3cret")],
+        &[("Cookie", "service_admin=wrong")],
+        &[("Cookie", "other=s3cret")],
+    ] {
+        let answer = pause(headers).await;
+        assert_eq!(answer.status, 401, "{headers:?}");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        assert!(!answer.body.contains("s3cret"));
+    }
+    assert!(!site.services.get("steady").unwrap().health().paused);
+    assert_eq!(pause(&[("Authorization", "Bearer s3cret")]).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elsewhere_reading_needs_the_token_too_and_the_probes_show_no_details() {
+    let public = Site::of(builder().admin("0.0.0.0:0").admin_token("s3cret")).await;
+    let public = Site { address: ([127, 0, 0, 1], public.address.port()).into(), ..public };
+    let inside = mounted(Some("s3cret")).await;
+    for (site, root) in [(&public, ""), (&inside, "/admin")] {
+        let authorization = bearer("s3cret");
+        let with_token = [("Authorization", &*authorization)];
+        crate::site::eventually(async || site.services.get("broken").unwrap().health().error_count == 1).await;
+        for path in &READING[..PROTECTED] {
+            assert_eq!(site.get(&format!("{root}{path}")).await.status, 401, "{root}{path}");
+            assert_eq!(site.send("GET", &format!("{root}{path}"), &with_token, "").await.status, 200, "{root}{path}");
+        }
+        for path in &READING[PROTECTED..] {
+            assert_eq!(site.get(&format!("{root}{path}")).await.status, 200, "{root}{path}");
+        }
+        let ready = site.get(&format!("{root}/health/ready")).await;
+        assert!(ready.body.contains("broken") && !ready.body.contains("script"), "{ready:?}");
+        let ready = site.send("GET", &format!("{root}/health/ready"), &with_token, "").await;
+        assert!(ready.body.contains("script"), "{ready:?}");
+        assert_eq!(site.post(&format!("{root}/services/steady/pause"), "").await.status, 401);
+        assert_eq!(site.send("POST", &format!("{root}/services/steady/pause"), &with_token, "").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mounted_router_without_a_token_refuses_everything_but_probes() {
+    let site = mounted(None).await;
+    for path in &READING[..PROTECTED] {
+        let answer = site.send("GET", &format!("/admin{path}"), &[("Authorization", "Bearer ")], "").await;
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.error().contains("ADMIN_TOKEN"), "{answer:?}");
+    }
+    assert_eq!(site.get("/admin/health/live").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_gives_a_cookie_that_is_the_token() {
+    let site = mounted(Some(TOKEN)).await;
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let encoded: String = TOKEN.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let log_in = async |body: &str| site.send("POST", "/admin/login", &form, body).await;
+    for wrong in ["", "token=", "token=wrong", "other=1"] {
+        let answer = log_in(wrong).await;
+        assert_eq!((answer.status, answer.header("set-cookie")), (401, None), "{wrong}");
+    }
+    let answer = log_in(&format!("token={encoded}")).await;
+    assert_eq!((answer.status, answer.header("location")), (303, Some("ui/services")));
+    let cookie = answer.header("set-cookie").unwrap();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    let value = cookie.split(';').next().unwrap();
+    let headers = [("Cookie", value)];
+    assert_eq!(site.send("GET", "/admin/services", &headers, "").await.status, 200);
+    assert_eq!(site.send("POST", "/admin/services/steady/pause", &headers, "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_another_site_began_are_refused() {
+    let site = Site::start().await;
+    let (own, port) = (format!("http://{}", site.address), site.address.port());
+    let other_port = format!("http://127.0.0.1:{}", port ^ 1);
+    let named = format!("http://localhost:{port}");
+    let refused: [&[(&str, &str)]; 8] = [
+        &[("Origin", "https://evil.example")],
+        &[("Origin", "null")],
+        &[("Origin", &other_port)],
+        &[("Origin", &named)],
+        &[("Origin", &own), ("Origin", "https://evil.example")],
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "same-site")],
+        &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "iframe")],
+    ];
+    for headers in refused {
+        for (method, path) in
+            [("GET", "/services"), ("GET", "/ui/services"), ("POST", "/services/steady/pause"), ("POST", "/login")]
+        {
+            assert_eq!(site.send(method, path, headers, "").await.status, 403, "{method} {path} {headers:?}");
+        }
+    }
+    assert!(!site.services.get("steady").unwrap().health().paused);
+    for headers in [&[("Origin", &*own)][..], &[("Sec-Fetch-Site", "same-origin")], &[("Sec-Fetch-Site", "none")]] {
+        assert_eq!(site.send("GET", "/services", headers, "").await.status, 200, "{headers:?}");
+    }
+    // A link from a chat or an alert leads to a page, and to nothing that acts.
+    let link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")];
+    assert_eq!(site.send("GET", "/login", &link, "").await.status, 200);
+    assert_eq!(site.send("GET", "/services", &link, "").await.status, 403);
+    assert_eq!(site.send("POST", "/login", &link, "").await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_loopback_only_its_own_host_names_are_answered() {
+    let site = Site::start().await;
+    let asked = async |host: &str| -> Answer { send(site.address, "GET", "/services", &[("Host", host)], "").await };
+    for host in
+        ["localhost", "localhost:9876", "LOCALHOST", "127.0.0.1", "127.0.0.1:1", "[::1]:80", "station.localhost"]
+    {
+        assert_eq!(asked(host).await.status, 200, "{host}");
+    }
+    for host in [
+        "evil.example",
+        "evil.example:9876",
+        "localhost.evil.example",
+        "192.168.0.1",
+        "127.0.0.1.nip.io",
+        "",
+        "local host",
+    ] {
+        assert_eq!(asked(host).await.status, 403, "{host}");
+    }
+    let two = send(site.address, "GET", "/services", &[("Host", "localhost"), ("Host", "evil.example")], "").await;
+    assert!(matches!(two.status, 400 | 403), "{two:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_has_the_headers_that_protect_pages() {
+    let site = Site::start().await;
+    for (method, path) in
+        [("GET", "/services"), ("GET", "/nothing"), ("PATCH", "/services"), ("GET", "/login"), ("GET", "/services/no")]
+    {
+        let answer = site.send(method, path, &[], "").await;
+        let policy = answer.header("content-security-policy").unwrap_or_else(|| panic!("{answer:?}"));
+        assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{path}");
+        assert!(!policy.contains("unsafe"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Tests of the admin interface: real HTTP over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod access;
+mod commands;
+mod events;
+mod hostile;
+mod lifetime;
+mod metrics;
+mod overrides;
+mod pages;
+mod reading;
+mod site;
+mod slow;

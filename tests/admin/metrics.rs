@@ -1,0 +1,88 @@
+//! `/metrics` and `/openapi.json`.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::site::{Site, Steady, builder};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_are_what_prometheus_expects() {
+    let own = "# HELP orders_total Orders.\n# TYPE orders_total counter\norders_total 3\n";
+    let builder = builder().admin("127.0.0.1:0").admin_metrics(move || own.to_owned());
+    let site = Site::of(builder).await;
+    site.runs("steady", 1).await;
+    crate::site::eventually(async || site.services.get("broken").unwrap().health().error_count == 1).await;
+    let other = site
+        .services
+        .register("other", Steady)
+        .label("region", "a \"b\"\\\n")
+        .label("state", "x")
+        .start()
+        .await
+        .unwrap();
+    other.run_now().await.unwrap();
+    let answer = site.get("/metrics").await;
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let has = |line: &str| assert!(answer.body.lines().any(|known| known == line), "no {line} in\n{}", answer.body);
+    has("service_runs_total{service=\"steady\"} 1");
+    has("service_items_processed_total{service=\"steady\"} 3");
+    has("service_failures_total{service=\"broken\",kind=\"error\"} 1");
+    has("service_state{service=\"broken\",state=\"backing_off\"} 1");
+    has("service_state{service=\"broken\",state=\"running\"} 0");
+    has("service_status{service=\"broken\",status=\"degraded\"} 1");
+    has("service_custom{service=\"steady\",name=\"queue_depth\"} 7");
+    has("service_run_duration_seconds_count{service=\"broken\"} 1");
+    has("service_runs_total{service=\"other\",region=\"a \\\"b\\\"\\\\\\n\",label_state=\"x\"} 2");
+    assert!(answer.body.ends_with(own));
+    check_with_promtool(&answer.body);
+    site.services.unregister("other").await.unwrap();
+    assert!(!site.get("/metrics").await.body.contains("service=\"other\""));
+}
+
+fn check_with_promtool(text: &str) {
+    let started = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = started else {
+        println!("SKIPPED: promtool is not installed (Debian: the package `prometheus`)");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+    assert!(checked.status.success() && said.is_empty(), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_description_fits_what_is_answered() {
+    let site = Site::start().await;
+    site.runs("steady", 1).await;
+    let document = site.get("/openapi.json").await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let schemas = &document["components"]["schemas"];
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let required = |name: &str| {
+        let names = schemas[name]["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    };
+    assert_eq!(keys(&site.get("/services/steady").await.json()), required("ServiceHealth"));
+    assert_eq!(keys(&site.get("/services/steady/runs").await.json()[0]), required("Run"));
+    assert_eq!(keys(&site.get("/services/steady/explain").await.json()), required("Explanation"));
+    assert_eq!(keys(&site.get("/health/ready").await.json()), required("Ready"));
+    assert_eq!(site.post("/services/steady/wake", "").await.status, 200);
+    assert_eq!(keys(&site.get("/audit").await.json()[0]), required("AuditEntry"));
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{id}", "steady").replace("{table}", "none").replace("{key}", "interval");
+        for method in item.as_object().unwrap().keys().filter(|method| *method == "get" && path != "/events") {
+            let answer = site.send(&method.to_uppercase(), &path, &[], "").await;
+            let documented =
+                item.get(method).unwrap()["responses"].as_object().unwrap().contains_key(&answer.status.to_string());
+            assert!(documented, "{method} {path}: {answer:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Overrides and the audit with a database.
+
+use serde_json::json;
+use service_core::prelude::*;
+
+use crate::site::{Site, builder};
+
+async fn site() -> (Site, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (open(&dir).await, dir)
+}
+
+async fn open(dir: &tempfile::TempDir) -> Site {
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    Site::of(builder().admin("127.0.0.1:0").database_url(url)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_applies_at_once_and_is_shown_with_author_reason_and_expiry() {
+    let (site, _dir) = site().await;
+    let body = r#"{"value": 5, "by": "ann", "why": "a backlog", "until": "2h"}"#;
+    let answer = site.send("PUT", "/services/steady/overrides/interval", &[], body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let explained = site.get("/services/steady/explain").await.json();
+    let interval = explained["options"].as_array().unwrap().iter().find(|option| option["key"] == "interval").unwrap();
+    assert_eq!((&interval["value"], &interval["layer"]), (&"5s".into(), &"override".into()));
+    assert!(interval["place"].as_str().unwrap().contains("ann"), "{interval}");
+    let listed = site.get("/services/steady/overrides").await.json();
+    assert_eq!(
+        (&listed[0]["key"], &listed[0]["value"], &listed[0]["by"]),
+        (&"interval".into(), &5.into(), &"ann".into())
+    );
+    assert!(listed[0]["until"].is_string());
+    let removed = site.send("DELETE", "/services/steady/overrides/interval", &[], r#"{"by": "bob"}"#).await;
+    assert_eq!(removed.status, 200);
+    assert!(!site.get("/services/steady/explain").await.body.contains("\"override\""));
+    assert_eq!(site.send("DELETE", "/services/steady/overrides/interval", &[], "").await.status, 404);
+    let audit = site.get("/audit?subject=steady").await.json();
+    assert_eq!((&audit[0]["action"], &audit[0]["by"]), (&"remove override".into(), &"bob".into()));
+    assert!(audit[1]["detail"].as_str().unwrap().starts_with("interval = 5 until 2"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
+    let (site, _dir) = site().await;
+    for (key, body, why) in [
+        ("interval", json!({"value": "often"}), "interval"),
+        ("intervall", json!({"value": 5}), "interval"),
+        ("paused", json!({"value": "yes"}), "true or false"),
+        ("max_failures", json!({"value": -1}), "max_failures"),
+        ("interval", json!({"value": 5, "until": "yesterday"}), "until"),
+        ("interval", json!({"value": 5, "until": "2020-01-01T00:00:00Z"}), "over"),
+        ("interval", json!({"by": "ann"}), "value"),
+    ] {
+        let path = format!("/services/steady/overrides/{key}");
+        let answer = site.send("PUT", &path, &[], &body.to_string()).await;
+        assert_eq!(answer.status, 422, "{key} {body}: {answer:?}");
+        assert!(answer.error().contains(why), "{key} {body}: {answer:?}");
+    }
+    assert_eq!(site.get("/services/steady/overrides").await.json(), json!([]));
+    assert_eq!(site.get("/audit").await.json(), json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_outlives_the_process_and_a_resume_ends_it() {
+    let (site, dir) = site().await;
+    site.runs("steady", 1).await;
+    let answer = site.post("/services/steady/pause", r#"{"by": "ann", "why": "the provider is down"}"#).await;
+    assert_eq!((answer.status, &answer.json()["paused"]), (200, &true.into()), "{answer:?}");
+    let reason = answer.json()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("ann") && reason.contains("the provider is down"), "{reason}");
+    assert_eq!(site.post("/services/steady/pause", "").await.status, 409);
+    // The service `broken` has failed.
+    site.services.shutdown().await.ok();
+    let site = open(&dir).await;
+    assert_eq!(site.get("/services/steady").await.json()["state"], "paused");
+    let answer = site.post("/services/steady/resume", r#"{"by": "bob"}"#).await;
+    assert_eq!((answer.status, &answer.json()["state"]), (200, &"running".into()), "{answer:?}");
+    assert_eq!(site.post("/services/steady/resume", "").await.status, 409);
+    let audit = site.get("/audit").await.json();
+    let actions: Vec<_> = audit.as_array().unwrap().iter().map(|entry| entry["action"].clone()).collect();
+    assert_eq!(actions, ["resume", "pause"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_is_read_by_page_and_forgets_old_entries() {
+    let (site, dir) = site().await;
+    site.runs("steady", 1).await;
+    let db =
+        service_core::database::connect(&format!("sqlite:{}", dir.path().join("admin.db").display())).await.unwrap();
+    sea_orm::ConnectionTrait::execute_unprepared(
+        &db,
+        "INSERT INTO service_audit VALUES ('00050000000000-0', '2015-01-01T00:00:00Z', 'steady', 'pause', '', 'old', '')",
+    )
+    .await
+    .unwrap();
+    for n in 0..5 {
+        assert_eq!(site.post("/services/steady/wake", &format!(r#"{{"by": "{n}"}}"#)).await.status, 200);
+    }
+    let first = site.get("/audit?limit=2").await.json();
+    assert_eq!((&first[0]["by"], &first[1]["by"], &first[2]), (&"4".into(), &"3".into(), &().into()));
+    let next = site.get(&format!("/audit?before={}", first[1]["id"].as_str().unwrap())).await.json();
+    let by: Vec<_> = next.as_array().unwrap().iter().map(|entry| entry["by"].clone()).collect();
+    assert_eq!(by, ["2", "1", "0"], "the entry of 2015 is removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_setting_is_shown_nowhere() {
+    #[derive(Default)]
+    struct Keyed;
+    #[derive(serde::Deserialize)]
+    struct KeyedConfig {
+        #[allow(dead_code, reason = "only read")]
+        api_key: Option<String>,
+    }
+    #[service(interval = 60, discover = false)]
+    impl Keyed {
+        fn configure(_cx: &Context, _config: KeyedConfig) -> Self {
+            Self
+        }
+        async fn update(&mut self) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    let site = Site::of(builder().service_of::<Keyed>("keyed").admin("127.0.0.1:0").database_url(url)).await;
+    let answer = site.send("PUT", "/services/keyed/overrides/api_key", &[], r#"{"value": "hunter2"}"#).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    for path in
+        ["/services/keyed", "/services/keyed/explain", "/services/keyed/overrides", "/audit", "/services/keyed/runs"]
+    {
+        assert!(!site.get(path).await.body.contains("hunter2"), "{path}");
+    }
+}

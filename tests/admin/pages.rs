@@ -1,0 +1,71 @@
+//! The dashboard, without a browser.
+
+use crate::site::{DANGEROUS, Site, builder};
+
+const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_worst_service_comes_first_and_error_texts_are_escaped() {
+    let failing = service_core::ServiceOptions::new().max_failures(0);
+    let site = Site::of(
+        builder().admin("127.0.0.1:0").options_of("broken", failing).service_of::<crate::site::Steady>("a_steady"),
+    )
+    .await;
+    crate::site::eventually(async || !site.services.get("broken").unwrap().health().running).await;
+    for path in ["/", "/ui/services"] {
+        let page = site.get(path).await;
+        assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")), "{path}");
+        let place = |text: &str| page.body.find(text).unwrap_or_else(|| panic!("{text} is not in {}", page.body));
+        assert!(place("id=\"service-broken\"") < place("id=\"service-a_steady\""), "{path}");
+        assert!(place("id=\"service-a_steady\"") < place("id=\"service-steady\""), "{path}");
+        assert!(!page.body.contains(DANGEROUS) && page.body.contains("&lt;script&gt;alert"), "{path}");
+        assert!(!page.body.contains("http://") && !page.body.contains("https://"), "no outside request");
+        assert!(!page.body.contains("style=") && !page.body.contains("onclick"), "the policy forbids these");
+    }
+    let page = site.get("/ui/services/broken").await;
+    assert!(!page.body.contains(DANGEROUS) && page.body.contains("&lt;script&gt;alert"));
+    assert!(page.body.contains("value=\"reset\"") && !page.body.contains("value=\"pause\""));
+    let found = site.get("/ui/services?q=A_Steady").await;
+    assert!(found.body.contains("service-a_steady") && !found.body.contains("service-broken"));
+    let hostile = site.get("/ui/services?q=%22%3E%3Cscript%3E").await;
+    assert!(!hostile.body.contains("\"><script>"));
+    assert_eq!(site.get("/ui/services/nothing").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forms_act_and_lead_back_to_their_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    let site = Site::of(builder().admin("127.0.0.1:0").database_url(url)).await;
+    site.runs("steady", 1).await;
+    let send = async |path: &str, body: &str| site.send("POST", path, &[FORM], body).await;
+    let answer = send("/ui/services/steady/commands", "command=pause&by=ann&why=a+%3Cb%3E+test").await;
+    assert_eq!((answer.status, answer.header("location")), (303, Some("../steady?done=pause")), "{answer:?}");
+    let page = site.get("/ui/services/steady?done=pause").await;
+    assert!(page.body.contains("Done: pause.") && page.body.contains("a &lt;b&gt; test"), "{}", page.body);
+    assert!(page.body.contains("value=\"resume\""));
+    let again = send("/ui/services/steady/commands", "command=pause&by=ann&why=again").await;
+    assert_eq!(again.status, 409);
+    assert!(again.body.contains("paused already") && again.body.contains("role=\"alert\""));
+    let answer = send("/ui/services/steady/overrides", "key=interval&value=5m&until=4h&by=ann&why=busy").await;
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let page = site.get("/ui/services/steady").await;
+    assert!(page.body.contains("interval = ") && page.body.contains("Remove this override"));
+    let wrong = send("/ui/services/steady/overrides", "key=interval&value=often&until=&by=ann&why=busy").await;
+    assert_eq!(wrong.status, 422);
+    let answer = send("/ui/services/steady/overrides", "key=interval&remove=yes&by=ann&why=done").await;
+    assert_eq!(answer.status, 303);
+    let audit = site.get("/ui/audit").await;
+    assert!(audit.body.contains("remove override") && audit.body.contains("a &lt;b&gt; test"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_embedded() {
+    let site = Site::start().await;
+    for (file, kind) in [("admin.css", "text/css"), ("admin.js", "text/javascript"), ("icon.svg", "image/svg")] {
+        let answer = site.get(&format!("/assets/{file}")).await;
+        assert_eq!(answer.status, 200, "{file}");
+        assert!(answer.header("content-type").unwrap().starts_with(kind), "{file}");
+    }
+    assert_eq!(site.get("/assets/other").await.status, 404);
+}
