@@ -32,6 +32,7 @@ pub use observe::health::{HealthStatus, RegistryHealth, ServiceHealth};
 pub use registry::builder::{BuildError, RegistryBuilder};
 pub use registry::handle::ServiceHandle;
 pub use registry::register::{Register, Registering};
+pub use registry::reload::ReloadError;
 pub use registry::run::{run, run_until};
 pub use registry::service_registry::ServiceRegistry;
 pub use runtime::context::Context;

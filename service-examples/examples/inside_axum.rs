@@ -1,16 +1,27 @@
-//! Services in a program with a web server: handlers use the registry, and both end together.
+//! Services in a program with a web server. After Ctrl-C or SIGTERM the services stop first; the server answers until the
+//! last one has stopped.
 //!
 //! `cargo run --example inside_axum`
 
 use axum::extract::State;
 use axum::routing::get;
 use service_core::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+
+#[derive(Default)]
+struct Indexer;
 
 #[service(interval = "1h")]
-async fn indexer() -> Outcome {
-    Outcome::processed(12)
+impl Indexer {
+    async fn update(&mut self) -> Outcome {
+        Outcome::processed(12)
+    }
+
+    async fn cleanup(&mut self) {
+        println!("the indexer stops");
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        println!("the indexer has stopped");
+    }
 }
 
 async fn index(State(services): State<ServiceRegistry>) -> String {
@@ -26,22 +37,12 @@ async fn main() -> Result<()> {
     let services = ServiceRegistry::start_all().await?;
     let app = axum::Router::new().route("/index", get(index)).with_state(services.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
+    println!("http://{}/index", listener.local_addr()?);
 
-    let shutdown = services.clone();
-    let server = tokio::spawn(async move {
-        // Ctrl-C or SIGTERM begins a shutdown, too. The server then finishes its open requests.
-        axum::serve(listener, app).with_graceful_shutdown(async move { shutdown.stopping().await }).await
-    });
-
-    let mut browser = TcpStream::connect(address).await?;
-    browser.write_all(b"GET /index HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    browser.read_to_string(&mut answer).await?;
-    println!("{}", answer.lines().last().unwrap_or_default());
-
-    // A real program waits here with `services.closed().await`.
-    services.shutdown().await?;
-    server.await??;
-    Ok(())
+    let closing = services.clone();
+    // A signal begins the shutdown of the services. A critical service that fails does, too.
+    let closed = async move { drop(closing.closed().await) };
+    axum::serve(listener, app).with_graceful_shutdown(closed).await?;
+    println!("the server has stopped");
+    services.closed().await
 }

@@ -35,24 +35,22 @@ impl DataProcessor {
     }
 
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-        let mut batch = cx.claim::<reading::Entity>(self.settings.batch_size).await?;
-        let (mut dates, mut refused) = (Vec::new(), 0);
-        while let Some(item) = batch.next().await? {
+        let readings = cx.claim::<reading::Entity>(self.settings.batch_size);
+        let mut dates = Vec::new();
+        let added = readings.for_each_with(&mut dates, async |dates, item| {
             let row = item.model();
             dates.push(row.date);
-            let added = figures::add(item.tx(), &row.observation()).await.map_err(|error| {
+            figures::add(item.tx(), &row.observation()).await.map_err(|error| {
                 warn!("{}, line {}: {error}", row.file, row.line);
-                refused += 1;
                 // A wrong reading is never retried; an error of the database is.
                 if error.is_final() { Error::fatal(error) } else { Error::new(error) }
-            });
-            item.settle(added).await?;
-        }
-        let outcome = batch.commit().await?;
+            })
+        });
+        let outcome = added.await?;
 
         if let (Some(first), Some(last)) = (dates.iter().min(), dates.iter().max()) {
-            let completed = dates.len() - refused;
-            info!("{} readings, {first} to {last}: {completed} completed, {refused} failed", dates.len());
+            let (completed, failed) = (outcome.items_processed(), outcome.items_failed());
+            info!("{} readings, {first} to {last}: {completed} completed, {failed} failed", dates.len());
         }
         Ok(outcome)
     }

@@ -4,12 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs an example, which must succeed. Returns its output.
-fn run(name: &str) -> String {
+/// Starts an example.
+fn spawn(name: &str) -> Child {
     let deps = std::env::current_exe().unwrap();
     let path: PathBuf = deps.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(format!("{name}.rs"));
@@ -20,13 +22,18 @@ fn run(name: &str) -> String {
         "{} is missing or old: run `cargo test -p service-examples`, or `cargo build -p service-examples --examples`",
         path.display()
     );
-    let mut child = Command::new(path)
+    Command::new(path)
         .current_dir(std::env::temp_dir())
         .env_remove("RUST_LOG")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs an example, which must succeed. Returns its output.
+fn run(name: &str) -> String {
+    let mut child = spawn(name);
     let started = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if started.elapsed() > Duration::from_secs(60) {
@@ -39,6 +46,64 @@ fn run(name: &str) -> String {
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{name}: {}\n{printed}{}", output.status, String::from_utf8_lossy(&output.stderr));
     printed
+}
+
+/// An example that runs until a signal ends it.
+struct Program {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn spawn(name: &str) -> Self {
+        let mut child = spawn(name);
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output }
+    }
+
+    /// Returns the next line of its output.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end, which must be a success. Returns the rest of its output.
+    fn rest(mut self) -> String {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {rest}");
+        rest
+    }
+
+    fn terminate(self) -> String {
+        self.signal("TERM");
+        self.rest()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended; a test that has failed must not leave it behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the last line of the answer to a request.
+fn get(url: &str) -> String {
+    let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    write!(stream, "GET /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.lines().last().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -119,6 +184,47 @@ fn without_a_registry() {
 }
 
 #[test]
+fn reconnecting_consumer() {
+    let printed = run("reconnecting_consumer");
+    assert!(
+        printed.contains("run 3: event 5") && printed.contains("the last event was Some(\"event 6\")"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn accept_loop() {
+    let mut program = Program::spawn("accept_loop");
+    let address = program.line().strip_prefix("listening on ").unwrap().to_owned();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(b"?\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(&client).read_line(&mut answer).unwrap();
+    assert!(answer.trim().parse::<u64>().is_ok(), "{answer:?}");
+    let rest = program.terminate();
+    assert!(rest.starts_with("the server stops after "), "{rest}");
+}
+
+#[test]
 fn inside_axum() {
-    assert_eq!(run("inside_axum"), "indexed 12 pages\n");
+    let mut program = Program::spawn("inside_axum");
+    let url = program.line();
+    assert_eq!(get(&url), "indexed 12 pages");
+    program.signal("TERM");
+    assert_eq!(program.line(), "the indexer stops");
+    // Its `cleanup` takes two seconds, in which the server answers.
+    let answer = get(&url);
+    assert!(answer.ends_with("it is stopping"), "{answer}");
+    assert_eq!(program.rest(), "the indexer has stopped\nthe server has stopped\n");
+}
+
+#[test]
+fn axum_stops_first() {
+    let mut program = Program::spawn("axum_stops_first");
+    let url = program.line();
+    let request = std::thread::spawn(move || get(&url));
+    assert_eq!(program.line(), "a request begins");
+    let rest = program.terminate();
+    assert_eq!(request.join().unwrap(), "indexed 12 pages", "a request in progress is answered by a service that runs");
+    assert_eq!(rest, "the server has stopped\nthe indexer has stopped\n");
 }

@@ -92,6 +92,7 @@ options
 
 options by default
   wake_on          none
+  instances        1
   initial_delay    0s
   jitter           0s
   exhausted        fail

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what helpers of tests unwrap is as good as in the tests")]
 
 mod acting;
+mod bed;
 #[cfg(feature = "database")]
 mod bed_with_database;
 mod blocking;
@@ -17,8 +18,10 @@ mod explain;
 mod failures;
 mod generics;
 mod health;
+mod instances;
 mod labels;
 mod lifecycle;
+mod many;
 mod panics;
 mod pausing;
 mod probes;
@@ -26,9 +29,11 @@ mod processes;
 mod races;
 mod rate_limit;
 mod registry;
+mod reload;
 mod reset;
 mod restart;
 mod run_now;
+mod run_once;
 mod runtimes;
 mod sessions;
 mod single;

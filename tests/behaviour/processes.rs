@@ -29,7 +29,8 @@ impl Child {
 
     fn of(command: &mut Command) -> Self {
         let empty = tempfile::tempdir().unwrap();
-        let command = command.current_dir(empty.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command.current_dir(empty.path()).stdin(Stdio::null());
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let (say, output) = channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -105,6 +106,58 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
         ended.logs(&["INFO", &format!("SIG{signal}"), "a second signal ends the process at once"]);
         assert!(!ended.logged.contains("panic ="), "{}", ended.logged);
     }
+}
+
+/// A file that configures the services of a process.
+fn config_file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services.toml").display().to_string();
+    std::fs::write(&file, text).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn sighup_reads_the_configuration_file_again() {
+    let (_folder, file) = config_file("[sized]\nsize = 1");
+    let mut child = Child::start("sized", &[("SERVICES_CONFIG", &file)]);
+    child.says("sized: runs with 1");
+    std::fs::write(&file, "[sized]\nsize = 2").unwrap();
+    child.signal("HUP");
+    child.says("sized: runs with 2");
+    std::fs::write(&file, "[sized]\nsize = 3\n[sized\n").unwrap();
+    child.signal("HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::write(&file, "[sized]\nsize = 4").unwrap();
+    child.signal("HUP");
+    child.says("sized: runs with 4");
+    child.signal("TERM");
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.logged);
+    assert!(!ended.said.contains(&"sized: runs with 3".to_owned()), "{:?}", ended.said);
+    ended.logs(&["ERROR SIGHUP: ", "services.toml was not applied, nothing was changed"]);
+    assert!(ended.logged.contains("services.toml:3"), "{}", ended.logged);
+}
+
+#[test]
+fn sighup_of_a_closed_terminal_shuts_down() {
+    let program = env!("CARGO_BIN_EXE_child");
+    // It starts the program with a terminal as standard input.
+    let mut script = Command::new("script");
+    if script.arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("skipped: there is no program `script`, which provides a terminal");
+        return;
+    }
+    let (_folder, file) = config_file("[sized]\nsize = 1");
+    let mut script = Command::new("script");
+    let script = script.args(["-q", "-e", "-f", "-c", &format!("{program} sized"), "/dev/null"]);
+    let mut child = Child::of(script.env("SERVICES_CONFIG", &file));
+    child.says("sized: runs with 1");
+    let id = child.said.iter().find_map(|line| line.strip_prefix("main: process ")).unwrap().to_owned();
+    assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    let ended = child.ends();
+    assert_eq!(ended.status.code(), Some(0), "{:?}", ended.said);
+    assert!(ended.said.iter().any(|line| line.contains("SIGHUP: stopping all services")), "{:?}", ended.said);
+    assert!(ended.said.contains(&"main: ended".to_owned()), "{:?}", ended.said);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde::Deserialize;
 use service_core::prelude::*;
 
+use crate::acting::{has_line, logged};
 use crate::support::{Log, Scripted, secs};
 
 async fn configure(db: &DatabaseConnection, key: &str, json: &str) {
@@ -49,6 +50,22 @@ async fn an_override_pauses_and_ends_by_itself() {
     bed.run_for(secs(250)).await;
     assert_eq!(service.state(), ServiceState::Running);
     assert_eq!(log.times("run")[..2], [0.0, 300.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_cannot_set_the_number_of_instances_and_a_warning_says_so() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let db = bed.sqlite().await;
+    let service = bed.start(Scripted::new(&log, &[])).await;
+    bed.run_for(secs(10)).await;
+    let (lines, _guard) = logged();
+    configure(&db, "instances", "3").await;
+    bed.run_for(secs(60)).await;
+    let warnings = lines.lock().unwrap().iter().filter(|line| line.contains("`instances`")).count();
+    assert!(has_line(&lines, &["WARN [scripted]", "`instances`", "needs a restart", "`[scripted]`"]), "{lines:?}");
+    assert_eq!(warnings, 1);
+    assert_eq!((bed.services().await.list(), log.times("run")), (vec!["scripted".to_owned()], vec![0.0, 60.0]));
+    assert!(service.explain().rejected[0].contains("needs a restart"));
 }
 
 #[derive(Deserialize)]

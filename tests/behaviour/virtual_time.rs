@@ -1,5 +1,8 @@
 //! A service that keeps virtual time from moving ends the test, and does not hang it.
 
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
 use service_core::prelude::*;
 
 use crate::support::secs;
@@ -79,4 +82,82 @@ async fn a_blocking_run_that_is_due_at_the_end_ends_before_run_for_returns() {
         bed.run_for(secs(1)).await;
         assert_eq!(service.health().total_processed, second + 1);
     }
+}
+
+/// Blocking code that sleeps, and notes when it wakes: seconds since the start of the bed.
+struct Sleeper {
+    woken: Arc<Mutex<Vec<u64>>>,
+    begun: SystemTime,
+}
+
+impl Sleeper {
+    fn new(woken: &Arc<Mutex<Vec<u64>>>) -> Self {
+        Self { woken: woken.clone(), begun: SystemTime::UNIX_EPOCH }
+    }
+
+    fn note(&self, cx: &Context) {
+        let now = cx.now().duration_since(self.begun).unwrap_or_default();
+        self.woken.lock().unwrap().push(now.as_secs());
+    }
+}
+
+#[service(interval = "1h", drain_timeout = "20m", discover = false)]
+impl Sleeper {
+    fn update(&mut self, cx: &Context) {
+        for _ in 0..2 {
+            cx.blocking_sleep(secs(600));
+            self.note(cx);
+        }
+    }
+
+    fn cleanup(&mut self, cx: &Context) {
+        cx.blocking_sleep(secs(60));
+        self.note(cx);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocking_code_sleeps_in_virtual_time() {
+    let woken = Arc::default();
+    let bed = TestBed::at(SystemTime::UNIX_EPOCH);
+    let service = bed.start(Sleeper::new(&woken)).await;
+    bed.run_for(secs(3 * 3600 + 300)).await;
+    assert_eq!(*woken.lock().unwrap(), [600, 1200, 4200, 4800, 7800, 8400]);
+    // A stop ends the sleep of the run early, and its `cleanup` sleeps afterwards.
+    service.stop().await.unwrap();
+    assert_eq!(woken.lock().unwrap()[6..], [11_100, 11_100, 11_100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_blocking_run_without_a_loop_does_not_sleep() {
+    let woken = Arc::default();
+    let mut sleeper = Sleeper::new(&woken);
+    let report = TestBed::at(SystemTime::UNIX_EPOCH).update(&mut sleeper).await;
+    assert!(report.error().is_none());
+    assert_eq!(woken.lock().unwrap().len(), 2);
+}
+
+struct Poller(Arc<Mutex<Vec<u64>>>);
+
+#[service(discover = false)]
+impl Poller {
+    fn run(&mut self, cx: &Context) {
+        let begun = cx.now();
+        while !cx.is_stopping() {
+            cx.blocking_sleep(secs(1));
+            let now = cx.now().duration_since(begun).unwrap_or_default();
+            self.0.lock().unwrap().push(now.as_secs());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocking_run_that_sleeps_keeps_pace_with_virtual_time() {
+    let woken = Arc::default();
+    let bed = TestBed::new();
+    let service = bed.start(Poller(Arc::clone(&woken))).await;
+    bed.run_for(secs(1000)).await;
+    let expected: Vec<u64> = (1..=1000).collect();
+    assert_eq!(*woken.lock().unwrap(), expected);
+    service.stop().await.unwrap();
 }

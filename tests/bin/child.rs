@@ -129,6 +129,10 @@ async fn run(what: String) -> Result<()> {
             builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
         }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
+        "sized" => {
+            println!("main: process {}", std::process::id());
+            builder.service_of::<WithSize>("sized")
+        }
         "run" => return service_core::run(loud("single", Run::TakesAWhile)).await,
         "run_stops" => return service_core::run(loud("single", Run::StopsItself)).await,
         "run_fails" => return service_core::run(loud("single", Run::IsHopeless)).await,
@@ -163,6 +167,27 @@ async fn run(what: String) -> Result<()> {
     };
     println!("main: ended");
     ended
+}
+
+/// Has a setting that a test changes.
+struct WithSize {
+    size: u32,
+}
+
+#[derive(serde::Deserialize)]
+struct Settings {
+    size: u32,
+}
+
+#[service(interval = "50ms", discover = false)]
+impl WithSize {
+    fn configure(_cx: &Context, settings: Settings) -> Self {
+        Self { size: settings.size }
+    }
+
+    async fn update(&mut self) {
+        println!("sized: runs with {}", self.size);
+    }
 }
 
 /// Has a setting that a test sets in the environment.

@@ -59,7 +59,7 @@ async fn attempts(bench: &Bench) -> Vec<i32> {
 }
 
 async fn message(bench: &Bench, id: i64) -> String {
-    crate::tables::job(&bench.db, id).await.error_message.unwrap_or_default()
+    message_of(&bench.db, id).await
 }
 
 pub(crate) async fn as_many_items_as_allowed_are_in_flight(bench: Bench) {
@@ -392,4 +392,39 @@ pub(crate) async fn a_connection_that_breaks_under_one_item_costs_no_other_anyth
     service_db.settle(Some("the connection broke")).await.unwrap();
     assert_eq!((attempts(&bench).await, claims(&bench).await), (vec![1, 0, 1, 0, 0, 0, 0, 0, 0], 0));
     assert_eq!(statuses(&bench.db).await.iter().filter(|status| *status == "completed").count(), 2);
+}
+
+/// Works on rows that take a minute each, three at the same time; every tenth would take an hour.
+#[derive(Default)]
+struct Slow;
+
+#[service(interval = "1h", discover = false)]
+impl Slow {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let claim = cx.claim_each::<job::Entity>(30).concurrency(3).item_timeout(Duration::from_secs(90));
+        let done = claim.for_each(async |item| {
+            cx.sleep(Duration::from_secs(if item.model().id % 10 == 0 { 3_600 } else { 60 })).await;
+            effect(item.tx(), item.model().id).await
+        });
+        done.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_virtual_time_items_overlap_and_time_out_exactly() {
+    let bed = TestBed::new();
+    let db = bed.sqlite().await;
+    jobs(&db, 30).await;
+    let service = bed.start_of::<Slow>().await;
+    bed.run_for(Duration::from_secs(3_000)).await;
+    let health = service.health();
+    assert_eq!((health.total_processed, health.total_failed, health.runs), (27, 3, 1), "{health:?}");
+    // 27 minutes of work and three times 90 s, on three lanes: 630 s, or the end of the longest lane.
+    let took = health.last_run_duration_ms.unwrap();
+    assert!((630_000..=690_000).contains(&took) && took % 30_000 == 0, "{took} ms");
+    assert_eq!(message_of(&db, 10).await, "not done within 90 s (`item_timeout`)");
+}
+
+async fn message_of(db: &sea_orm::DatabaseConnection, id: i64) -> String {
+    crate::tables::job(db, id).await.error_message.unwrap_or_default()
 }

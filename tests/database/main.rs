@@ -18,18 +18,23 @@ mod faults;
 mod fires;
 mod for_each;
 mod full_disk;
+mod housekeeping;
 mod killed;
 mod layers;
 mod leases;
+mod messages;
 mod missed;
 mod order;
 mod outages;
 mod promises;
 mod settings;
+mod startup_errors;
 mod statements;
+mod swallowed;
 mod tables;
 mod transactions;
 mod used_up;
+mod wake_ups;
 mod warnings;
 
 use sea_orm::DatabaseConnection;
@@ -114,6 +119,9 @@ exercise! {
         a_row_that_cannot_be_marked_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
+    messages:
+        a_row_fails_whatever_the_words_of_its_error,
+        a_service_fails_whatever_the_words_of_its_error;
     used_up:
         a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
         overrides_apply_while_the_pool_is_exhausted,
@@ -168,6 +176,14 @@ exercise! {
         a_dropped_for_each_charges_only_the_item_in_flight,
         forty_rows_that_panic_do_not_end_a_worker,
         the_panic_of_an_item_is_a_warning_with_its_place;
+    housekeeping:
+        failed_rows_are_tried_again_as_if_they_were_new,
+        many_failed_rows_are_changed_in_portions,
+        rows_that_stay_failed_are_changed_once,
+        keys_of_two_columns_are_tried_again_in_portions,
+        completed_rows_are_deleted_after_their_time,
+        one_replica_deletes_each_hour,
+        rows_are_deleted_in_portions_and_a_refused_one_keeps_no_other;
     concurrent:
         as_many_items_as_allowed_are_in_flight,
         a_panic_an_error_and_a_timeout_fail_only_their_items,
@@ -209,10 +225,13 @@ exercise! {
         the_last_run_is_stored,
         a_delayed_process_does_not_set_the_last_run_back,
         the_claim_index_is_created_once_and_used;
+    wake_ups:
+        wake_triggers_are_created_once_and_their_names_are_quoted;
     warnings:
         a_missing_index_is_reported_once_with_its_sql,
         a_missing_table_is_not_reported_as_missing_an_index,
         rows_that_are_set_aside_are_reported_with_their_keys,
         a_status_enum_without_the_statuses_is_refused,
-        the_error_names_a_missing_table;
+        the_error_names_a_missing_table,
+        a_start_logs_nothing_of_the_database;
 }

@@ -117,6 +117,8 @@ on_each! {
     a_stop_makes_nothing_missed,
     a_stop_makes_nothing_missed_for_the_next_process,
     a_service_that_stops_itself_misses_nothing,
+    a_single_run_after_a_stop_makes_nothing_missed,
+    a_process_that_only_makes_single_runs_serves_nothing,
     a_pause_makes_nothing_missed,
     a_pause_makes_nothing_missed_for_the_next_process,
     an_override_that_pauses_makes_nothing_missed,
@@ -194,6 +196,36 @@ fn a_stop_makes_nothing_missed_for_the_next_process(url: &str) {
     });
     // Killed at 14:30.
     assert_eq!(serves(url, "17:30", &[], minutes(1)), 3, "15, 16 and 17");
+}
+
+fn a_single_run_after_a_stop_makes_nothing_missed(url: &str) {
+    process(url, "08:30", &[], async |bed, _| {
+        let service = bed.start_of::<Hourly>().await;
+        bed.run_for(hours(1)).await;
+        service.stop().await.unwrap();
+        bed.run_for(hours(1)).await;
+        assert!(bed.services().await.run_once("hourly").await.unwrap().error().is_none());
+        bed.run_for(hours(2)).await;
+        service.start().await.unwrap();
+        bed.run_for(minutes(1)).await;
+        assert_eq!(service.health().runs, 2, "at 9, and the single run");
+        service.stop().await.unwrap();
+        assert!(bed.services().await.run_once("hourly").await.unwrap().error().is_none());
+        bed.run_for(hours(2)).await;
+    });
+    // Killed at 14:31.
+    assert_eq!(serves(url, "17:30", &[], minutes(1)), 3, "15, 16 and 17");
+}
+
+fn a_process_that_only_makes_single_runs_serves_nothing(url: &str) {
+    assert_eq!(serves(url, "08:30", &[], hours(2)), 2, "at 9 and 10");
+    process(url, "12:30", &[], async |bed, _| {
+        let services = bed.services().await;
+        let service = services.register_of::<Hourly>("hourly").await.unwrap();
+        assert!(services.run_once("hourly").await.unwrap().error().is_none());
+        assert_eq!(service.health().runs, 1);
+    });
+    assert_eq!(serves(url, "13:30", &[], minutes(1)), 3, "11, 12 and 13");
 }
 
 /// Stops after its first run.

@@ -10,7 +10,7 @@ use service_core::{Error, Outcome, Result};
 use crate::Bench;
 use crate::tables::{effect, effects, job, jobs, statuses};
 
-fn service_db(bench: &Bench) -> ServiceDb {
+pub(crate) fn service_db(bench: &Bench) -> ServiceDb {
     ServiceDb::new(bench.db.clone(), "worker")
 }
 
@@ -38,7 +38,7 @@ async fn run(
 }
 
 /// Runs until nothing is due, and returns how many runs failed.
-async fn run_to_the_end(
+pub(crate) async fn run_to_the_end(
     service_db: &ServiceDb,
     each: bool,
     process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>,
@@ -304,6 +304,33 @@ pub(crate) async fn a_table_that_does_not_fit_its_entity_fails_the_run_and_no_ro
             assert!(failures >= 3, "{context}: {failures}");
             let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
             assert_eq!(bench.db.query_all_raw(claims).await.unwrap().len(), 0, "{context}");
+        }
+    }
+}
+
+/// The rows of a claim that fails are free for the next claim. It would skip locked rows, and take rows after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_claim_that_cannot_read_its_rows_locks_none() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 12).await;
+    execute(
+        &bench,
+        &[
+            "UPDATE job SET error_message = 'x' WHERE id = 7",
+            "ALTER TABLE job ALTER COLUMN error_message TYPE jsonb USING to_jsonb(error_message)",
+        ],
+    )
+    .await;
+    let service_db = service_db(&bench);
+    for _ in 0..50 {
+        for each in [false, true] {
+            let claimed = match each {
+                true => service_db.claim_each::<job::Entity>(10).await.is_ok(),
+                false => service_db.claim::<job::Entity>(10).await.is_ok(),
+            };
+            assert!(!claimed, "{each}");
+            execute(&bench, &["SELECT 1 FROM job FOR UPDATE NOWAIT"]).await;
+            service_db.settle(None).await.unwrap();
         }
     }
 }

@@ -208,3 +208,25 @@ async fn on_sqlite_writing_past_an_open_batch_says_what_to_do() {
     let message = crate::tables::job(&db, 1).await.error_message.unwrap();
     assert!(message.contains("a batch of this service holds it") && message.contains("item.tx()"), "{message}");
 }
+
+/// PostgreSQL reports "already exists, skipping", which the driver logs, where a table or an index is created that exists.
+pub(crate) async fn a_start_logs_nothing_of_the_database(bench: Bench) {
+    jobs(&bench.db, 1).await;
+    let (log, _listening) = Log::listen_to("sqlx");
+    let lines = || -> Vec<String> { log.lines().into_iter().filter(|line| !line.starts_with("DEBUG")).collect() };
+    for table in [None, Some("service_state"), Some("service_claim")] {
+        if let Some(table) = table {
+            // As after an upgrade of the crate.
+            bench.db.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap();
+        }
+        database::migrate(&bench.db).await.unwrap();
+        database::check_schema(&bench.db).await.unwrap();
+        for _ in 0..2 {
+            database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+        }
+        assert_eq!(lines(), Vec::<String>::new());
+    }
+    let index = database::claim_index::<job::Entity>(bench.db.get_database_backend());
+    bench.db.execute_unprepared(&index).await.unwrap();
+    assert_eq!(lines().len(), usize::from(bench.is_postgres()), "the test hears it");
+}

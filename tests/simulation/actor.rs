@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use service_core::prelude::*;
 
-use crate::cast::{HOUR, MINUTE, Part, SECOND, SERVICES, pick};
+use crate::cast::{HOUR, MINUTE, Part, SECOND, SERVICES, TOPICS, pick};
 use crate::operator::{disturb, perform};
 use crate::trace::{Advice, Ask, Decision, How, Ms, What, millis};
 use crate::world::World;
@@ -119,8 +119,9 @@ impl Actor {
             match rng.u32(0..100) {
                 0..60 => Some(default),
                 60..72 => Some(Recovery::Retry),
-                72..80 => Some(Recovery::RetryAfter(Duration::from_millis(rng.u64(0..HOUR)))),
-                80..92 => Some(Recovery::Ignore),
+                72..78 => Some(Recovery::RetryAfter(Duration::from_millis(rng.u64(0..HOUR)))),
+                78..84 => Some(Recovery::Rebuild),
+                84..92 => Some(Recovery::Ignore),
                 92..95 => Some(Recovery::Stop),
                 95..98 => Some(Recovery::Fail),
                 _ => None,
@@ -251,8 +252,8 @@ fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
 }
 
 /// A request of a service to itself, or sometimes to another.
-fn ask(rng: &mut Rng) -> (Option<usize>, Ask) {
-    let ask = match rng.u32(0..16) {
+pub(crate) fn ask(rng: &mut Rng) -> (Option<usize>, Ask) {
+    let ask = match rng.u32(0..20) {
         0 => Ask::Stop,
         1 | 2 => Ask::Pause,
         3 => Ask::Resume,
@@ -261,7 +262,9 @@ fn ask(rng: &mut Rng) -> (Option<usize>, Ask) {
         9..12 => Ask::SetInterval(*pick(rng, &[5 * MINUTE, 20 * MINUTE, HOUR, 5 * HOUR])),
         12..14 => Ask::SetRetryDelay(*pick(rng, &[SECOND, 10 * SECOND, 10 * MINUTE])),
         14 => Ask::Unregister,
-        _ => Ask::Start,
+        15 => Ask::Start,
+        16 => Ask::Notify(rng.usize(0..TOPICS.len())),
+        _ => Ask::Wake,
     };
     ((rng.u32(0..4) == 0).then(|| rng.usize(0..SERVICES)), ask)
 }

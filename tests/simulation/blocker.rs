@@ -78,7 +78,16 @@ fn act(part: &Part, bad_day: bool, rng: &mut Rng) -> Act {
     let asks = (rng.u32(0..100) < 4).then(|| {
         *pick(
             rng,
-            &[Ask::Stop, Ask::Pause, Ask::RunNow, Ask::Reset, Ask::Reset, Ask::SetRetryDelay(1000), Ask::Unregister],
+            &[
+                Ask::Stop,
+                Ask::Pause,
+                Ask::RunNow,
+                Ask::Wake,
+                Ask::Reset,
+                Ask::Reset,
+                Ask::SetRetryDelay(1000),
+                Ask::Unregister,
+            ],
         )
     });
     Act { asks, holds, degraded: rng.u32(0..100) < 3, how }

@@ -12,6 +12,7 @@ pub(crate) const SERVICES: usize = 50;
 pub(crate) const SECOND: Ms = 1000;
 pub(crate) const MINUTE: Ms = 60 * SECOND;
 pub(crate) const HOUR: Ms = 60 * MINUTE;
+pub(crate) const TOPICS: [&str; 4] = ["orders", "mails", "files", "users"];
 
 /// The source of instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,28 @@ pub(crate) enum Schedule {
     Delay(Ms),
     /// One of `CRONS`, in one of `ZONES`. The service's `fires` has the times.
     Cron(usize, usize),
+    /// Only wake-ups and requests make a run due.
+    OnDemand,
+    /// Its `run` continues until it is told to stop.
+    Long,
+}
+
+/// What follows the end of a long run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnEnd {
+    Stop,
+    Again,
+    Shutdown,
+}
+
+/// The options of a service with `run`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Long {
+    pub(crate) on_end: OnEnd,
+    pub(crate) idle: Option<Ms>,
+    pub(crate) stable: Ms,
+    /// It is ready at its first `cx.ready()`, and not when its instance has been built.
+    pub(crate) explicit: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +70,15 @@ pub(crate) struct Part {
     pub(crate) fires: Fires,
     /// Its `update` is blocking code.
     pub(crate) blocking: bool,
+    pub(crate) long: Option<Long>,
     pub(crate) initial_delay: Ms,
     pub(crate) jitter: Ms,
-    pub(crate) max_failures: u32,
+    /// `None`: unlimited.
+    pub(crate) max_failures: Option<u32>,
+    /// Whether the limit gives the run up. `None`: the default of the schedule.
+    pub(crate) gives_up: Option<bool>,
+    /// A notification of one of these topics wakes it.
+    pub(crate) wake_on: Vec<usize>,
     pub(crate) retry_delay: Ms,
     pub(crate) backoff: f64,
     pub(crate) max_retry_delay: Ms,
@@ -107,31 +136,57 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
             // Ten days more, so that there is a next fire until the end of the last shutdown.
             (Schedule::Cron(cron, zone), fires::all(cron, ZONES[zone], start, days + 10))
         }
+        33..41 => (Schedule::OnDemand, Fires::default()),
+        41..53 => (Schedule::Long, Fires::default()),
         _ => (Schedule::Interval(period), Fires::default()),
     };
+    let wake_on = match schedule {
+        Schedule::OnDemand => vec![rng.usize(0..TOPICS.len())],
+        Schedule::Long => Vec::new(),
+        _ if chance(rng, 15) => vec![0, rng.usize(1..TOPICS.len())],
+        _ => Vec::new(),
+    };
+    let long = (schedule == Schedule::Long).then(|| Long {
+        on_end: match rng.u32(0..40) {
+            0 if index == 9 => OnEnd::Shutdown,
+            0..10 => OnEnd::Stop,
+            _ => OnEnd::Again,
+        },
+        idle: chance(rng, 70).then(|| *pick(rng, &[30 * SECOND, 2 * MINUTE, 10 * MINUTE])),
+        stable: *pick(rng, &[SECOND, MINUTE, MINUTE, HOUR]),
+        explicit: chance(rng, 40),
+    });
+    let is_long = long.is_some();
     let jitter = if chance(rng, 25) { rng.u64(1..=period / 4) } else { 0 };
-    let blocking = chance(rng, 12);
+    let blocking = !is_long && chance(rng, 12);
     let short = |rng: &mut Rng| *pick(rng, &[5, 20, 20, 60]);
     Part {
         id: format!("s{index:02}"),
         origin,
         schedule,
         // Less than the time between two fires.
-        jitter: if matches!(schedule, Schedule::Cron(..)) { jitter.min(5 * MINUTE) } else { jitter },
+        jitter: match schedule {
+            Schedule::Cron(..) => jitter.min(5 * MINUTE),
+            Schedule::Long => 0,
+            _ => jitter,
+        },
         fires,
         blocking,
-        initial_delay: if chance(rng, 25) { rng.u64(0..2 * HOUR) } else { 0 },
-        max_failures: *pick(rng, &[0, 1, 2, 3, 3, 3, 5]),
+        long,
+        initial_delay: if !is_long && chance(rng, 25) { rng.u64(0..2 * HOUR) } else { 0 },
+        max_failures: *pick(rng, &[Some(0), Some(1), Some(2), Some(3), Some(3), Some(5), None]),
+        gives_up: if is_long { None } else { *pick(rng, &[None, None, Some(true), Some(false)]) },
+        wake_on,
         retry_delay,
         backoff: *pick(rng, &[1.0, 1.0, 1.5, 2.0]),
         max_retry_delay: *pick(rng, &[MINUTE, 5 * MINUTE, 5 * MINUTE, HOUR]),
-        timeout: chance(rng, 50)
+        timeout: (!is_long && chance(rng, 50))
             .then(|| if blocking { short(rng) } else { *pick(rng, &[2 * SECOND, 20 * SECOND, 2 * MINUTE]) }),
         drain: if blocking { short(rng) } else { *pick(rng, &[SECOND, 5 * SECOND, 30 * SECOND, 30 * SECOND]) },
         restart,
         critical: index == 7 && chance(rng, 50),
         depends_on,
-        rate: (!blocking && chance(rng, 15)).then(|| *pick(rng, &[(1, SECOND), (3, MINUTE), (10, MINUTE)])),
+        rate: (!blocking && !is_long && chance(rng, 15)).then(|| *pick(rng, &[(1, SECOND), (3, MINUTE), (10, MINUTE)])),
         enabled: !chance(rng, 4),
         takes: *pick(rng, &[0, 0, 20, 2 * SECOND, 30 * SECOND, period / 2, period + period / 4]),
         trouble: *pick(rng, &[30, 60, 90]),
@@ -161,10 +216,7 @@ impl Part {
     /// The options of the service, as keys and values for the builder's `set`.
     pub(crate) fn settings(&self, cast: &[Part]) -> Vec<(String, SettingValue)> {
         let mut settings: Vec<(&str, SettingValue)> = vec![
-            ("initial_delay", ms(self.initial_delay)),
-            ("jitter", ms(self.jitter)),
-            ("max_failures", self.max_failures.into()),
-            ("exhausted", "fail".into()),
+            ("max_failures", self.max_failures.map_or("unlimited".into(), Into::into)),
             ("retry_delay", ms(self.retry_delay)),
             ("retry_backoff", self.backoff.into()),
             ("max_retry_delay", ms(self.max_retry_delay)),
@@ -172,6 +224,10 @@ impl Part {
             ("critical", self.critical.into()),
             ("enabled", self.enabled.into()),
         ];
+        if self.long.is_none() {
+            settings.push(("initial_delay", ms(self.initial_delay)));
+            settings.push(("jitter", ms(self.jitter)));
+        }
         match self.schedule {
             Schedule::Interval(every) => settings.push(("interval", ms(every))),
             Schedule::Delay(wait) => settings.push(("delay", ms(wait))),
@@ -179,6 +235,25 @@ impl Part {
                 settings.push(("cron", CRONS[cron].expression.into()));
                 settings.push(("timezone", ZONES[zone].name().into()));
             }
+            Schedule::OnDemand => settings.push(("on_demand", true.into())),
+            Schedule::Long => {}
+        }
+        if let Some(long) = self.long {
+            let on_end = match long.on_end {
+                OnEnd::Stop => "stop",
+                OnEnd::Again => "again",
+                OnEnd::Shutdown => "shutdown",
+            };
+            settings.push(("on_end", on_end.into()));
+            settings.push(("stable_after", ms(long.stable)));
+            settings.push(("readiness", if long.explicit { "explicit" } else { "built" }.into()));
+            settings.extend(long.idle.map(|idle| ("idle_timeout", ms(idle))));
+        }
+        let exhausted = |gives_up| if gives_up { "next_run" } else { "fail" };
+        settings.extend(self.gives_up.map(|gives_up| ("exhausted", exhausted(gives_up).into())));
+        if !self.wake_on.is_empty() {
+            let topics: Vec<String> = self.wake_on.iter().map(|topic| TOPICS[*topic].to_owned()).collect();
+            settings.push(("wake_on", topics.into()));
         }
         settings.extend(self.timeout.map(|timeout| ("timeout", ms(timeout))));
         if let Some(restart) = self.restart {

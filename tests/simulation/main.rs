@@ -4,13 +4,13 @@
 //! `SIM_SEED=123` only month 123 (with `SIM_SEEDS=10`, ten months from 123 on), and `SIM_DAYS=3` makes months shorter. An
 //! error is printed with its seed and the end of the trace. The same seed gives the same error every time.
 //!
-//! The services (`actor`, `blocker`) and the operator (`operator`) choose their actions by random numbers from the seed.
+//! The services (`actor`, `blocker`, `streamer`) and the operator (`operator`) choose their actions by random numbers from the seed.
 //! Their reports and the registry's events form one trace (`trace`, `world`). `model` knows from the contract alone what the
 //! trace may contain. Blocking runs, which are on threads, take turns (`stage`). Cron schedules fire by a calendar of the
 //! model's own (`fires`), in months in which DST begins or ends.
 //!
 //! Not simulated, because a month with them would not replay exactly: overrides in tables, which need the time of a
-//! database; a wall clock that is set; and blocking `cleanup`s, whose beginning is not an event.
+//! database; a wall clock that is set; blocking `cleanup`s, whose beginning is not an event; and blocking `run`s.
 
 mod actor;
 mod blocker;
@@ -22,14 +22,16 @@ mod operator;
 mod plan;
 mod quiet;
 mod stage;
+mod streamer;
 mod trace;
 mod world;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
+use service_core::RegistryBuilder;
 use service_core::prelude::*;
 
 use crate::actor::Actor;
@@ -38,6 +40,7 @@ use crate::cast::{HOUR, Origin, pick};
 use crate::model::Tally;
 use crate::quiet::hush;
 use crate::stage::Hooks;
+use crate::streamer::Streamer;
 use crate::world::{Verdict, World};
 
 /// When months begin, in seconds since 1970. In the first month DST does not change; in the others it begins or ends in New
@@ -65,16 +68,10 @@ async fn live(seed: u64, days: u64, hooks: &Hooks) -> Verdict {
     let _opened = hooks.open(&world);
     let bed = TestBed::at(wall).seed(seed).state(world.clone()).with(|mut builder| {
         for (service, part) in world.cast.iter().enumerate() {
-            let (id, closures) = (&part.id, world.clone());
-            builder = match (part.origin, part.blocking) {
-                (Origin::Configure, false) => builder.service_of::<Actor>(id),
-                (Origin::Configure, true) => builder.service_of::<Blocker>(id),
-                (Origin::Closure, false) => builder.service_fn(id, move || Actor::by_closure(&closures, service)),
-                (Origin::Closure, true) => {
-                    builder.service_fn(id, move || Blocker(Actor::by_closure(&closures, service)))
-                }
-                (Origin::ReadyMade, false) => builder.service(id, Actor::new(&world, service)),
-                (Origin::ReadyMade, true) => builder.service(id, Blocker(Actor::new(&world, service))),
+            builder = match (part.blocking, part.long) {
+                (_, Some(_)) => add(builder, &world, service, Streamer),
+                (true, None) => add(builder, &world, service, Blocker),
+                (false, None) => add(builder, &world, service, |actor| actor),
             };
             for (key, value) in part.settings(&world.cast) {
                 builder = builder.set(key, value);
@@ -85,6 +82,23 @@ async fn live(seed: u64, days: u64, hooks: &Hooks) -> Verdict {
     world.open(&bed.services().await);
     operator::operate(&world, &mut rng, days * 24 * HOUR).await;
     world.verdict()
+}
+
+fn add<S: Service>(
+    builder: RegistryBuilder,
+    world: &Arc<World>,
+    service: usize,
+    wrap: impl Fn(Actor) -> S + Send + Sync + 'static,
+) -> RegistryBuilder {
+    let part = &world.cast[service];
+    match part.origin {
+        Origin::Configure => builder.service_of::<S>(&part.id),
+        Origin::ReadyMade => builder.service(&part.id, wrap(Actor::new(world, service))),
+        Origin::Closure => {
+            let world = world.clone();
+            builder.service_fn(&part.id, move || wrap(Actor::by_closure(&world, service)))
+        }
+    }
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -132,10 +146,11 @@ fn every_month_follows_the_contract() {
             .min_by_key(|(seed, _)| *seed)
     });
     let (lines, hash, seconds) = (lines.into_inner(), hash.into_inner(), start.elapsed().as_secs_f64());
-    let Tally { runs, by_cron, blocking, given_up } = tally.into_inner().expect("adding does not panic");
+    let Tally { runs, by_cron, blocking, strayed, long, given_up } = tally.into_inner().expect("adding does not panic");
     println!("{count} seed(s) of {days} days: {runs} runs, {lines} lines in {seconds:.1} s");
     println!(
-        "{by_cron} runs by cron schedules, {blocking} blocking runs, of which {given_up} timed out or were aborted; hash {hash:016x}"
+        "{by_cron} runs by cron schedules, {long} long runs, {given_up} runs given up, {blocking} blocking runs, of which \
+         {strayed} timed out or were aborted; hash {hash:016x}"
     );
     if let Some((seed, why)) = failed {
         panic!("seed {seed} violates the contract; `SIM_SEED={seed}` replays it\n\n{why}");

@@ -8,7 +8,8 @@ use service_core::prelude::*;
 
 use crate::actor::Actor;
 use crate::blocker::Blocker;
-use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, pick};
+use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, TOPICS, pick};
+use crate::streamer::Streamer;
 use crate::trace::{Answer, Ask, Ms, What, millis};
 use crate::world::World;
 
@@ -34,7 +35,8 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
     }
     if let Ask::SetInterval(_) | Ask::SetRetryDelay(_) = ask {
         let Some(cx) = world.remembered(service) else { return };
-        if matches!(ask, Ask::SetInterval(_)) && !world.may_change_schedule(service) {
+        let fixed = matches!(world.cast[service].schedule, Schedule::OnDemand | Schedule::Long);
+        if matches!(ask, Ask::SetInterval(_)) && (fixed || !world.may_change_schedule(service)) {
             return;
         }
         let n = world.asks(service, ask, within);
@@ -53,6 +55,10 @@ pub(crate) async fn perform(world: &Arc<World>, service: usize, ask: Ask, within
         Ask::Pause => handle.pause().await.into(),
         Ask::Resume => handle.resume().await.into(),
         Ask::Reset => handle.reset().await.into(),
+        Ask::Wake => {
+            handle.wake();
+            Answer::Done
+        }
         Ask::Unregister => registry.unregister(id).await.into(),
         Ask::Register => register(world, service).await.into(),
         Ask::RunNow => match handle.run_now().await {
@@ -92,6 +98,10 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
             Ok(())
         }
         Ask::Shutdown => registry.shutdown().await,
+        Ask::Notify(topic) => {
+            registry.notify(TOPICS[topic]);
+            Ok(())
+        }
         other => unreachable!("{other:?} is not a request to all services"),
     };
     world.answers(service, n, answer.into());
@@ -99,18 +109,29 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
 
 async fn register(world: &Arc<World>, service: usize) -> Result<()> {
     let (registry, part) = (world.registry(), &world.cast[service]);
-    let (id, closures) = (&part.id, world.clone());
-    let registered = match (part.origin, part.blocking) {
-        (Origin::Configure, false) => registry.register_of::<Actor>(id).await,
-        (Origin::Configure, true) => registry.register_of::<Blocker>(id).await,
-        (Origin::Closure, false) => registry.register_fn(id, move || Actor::by_closure(&closures, service)).await,
-        (Origin::Closure, true) => {
-            registry.register_fn(id, move || Blocker(Actor::by_closure(&closures, service))).await
+    match (part.blocking, part.long) {
+        (_, Some(_)) => register_as(&registry, world, service, Streamer).await,
+        (true, None) => register_as(&registry, world, service, Blocker).await,
+        (false, None) => register_as(&registry, world, service, |actor| actor).await,
+    }
+}
+
+async fn register_as<S: Service>(
+    registry: &ServiceRegistry,
+    world: &Arc<World>,
+    service: usize,
+    wrap: impl Fn(Actor) -> S + Send + Sync + 'static,
+) -> Result<()> {
+    let part = &world.cast[service];
+    let registered = match part.origin {
+        Origin::Configure => registry.register_of::<S>(&part.id),
+        Origin::ReadyMade => registry.register(&part.id, wrap(Actor::new(world, service))),
+        Origin::Closure => {
+            let world = world.clone();
+            registry.register_fn(&part.id, move || wrap(Actor::by_closure(&world, service)))
         }
-        (Origin::ReadyMade, false) => registry.register(id, Actor::new(world, service)).await,
-        (Origin::ReadyMade, true) => registry.register(id, Blocker(Actor::new(world, service))).await,
     };
-    registered.map(|_| ())
+    registered.await.map(|_| ())
 }
 
 impl From<Result<()>> for Answer {
@@ -160,6 +181,10 @@ pub(crate) async fn operate(world: &Arc<World>, rng: &mut Rng, end: Ms) {
                 async move { perform_for_all(&world, 0, ask).await }
             });
             continue;
+        }
+        if rng.u32(0..6) == 0 {
+            let topic = Ask::Notify(rng.usize(0..TOPICS.len()));
+            perform_for_all(world, 0, topic).await;
         }
         if rng.u32(0..8) == 0 && world.share_down() > 40 {
             tokio::spawn({
@@ -227,7 +252,10 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
                 return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Start };
             }
             Some(ServiceState::Failed) => return if rng.u32(0..4) == 0 { Ask::Unregister } else { Ask::Reset },
-            Some(ServiceState::Paused) => return *pick(rng, &[Ask::Resume, Ask::RunNow]),
+            Some(ServiceState::Paused) => return *pick(rng, &[Ask::Resume, Ask::RunNow, Ask::Wake]),
+            Some(_) if world.cast[service].schedule == Schedule::OnDemand => {
+                return *pick(rng, &[Ask::Wake, Ask::RunNow]);
+            }
             _ => {}
         }
     }
@@ -249,6 +277,8 @@ fn choose(world: &World, service: usize, rng: &mut Rng) -> Ask {
             Ask::SetInterval(interval),
             Ask::SetInterval(interval),
             Ask::SetRetryDelay(interval / 60),
+            Ask::Wake,
+            Ask::Wake,
         ],
     );
     match (ask, world.cast[service].schedule) {

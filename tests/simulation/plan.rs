@@ -35,6 +35,8 @@ impl Window {
 #[derive(Clone, Debug)]
 pub(crate) struct Timetable {
     pub(crate) schedule: Schedule,
+    /// The wait after a long run that has ended by itself.
+    pub(crate) retry_delay: Ms,
     jitter: Ms,
     /// A point of the grid: the first one, or the last one at or before the start of the last regular run.
     point: Ms,
@@ -50,10 +52,12 @@ pub(crate) struct Timetable {
 
 impl Timetable {
     /// The schedule of a service that became ready at this moment.
-    pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Window) {
+    /// On demand, nothing is planned.
+    pub(crate) fn new(schedule: Schedule, part: &Part, up: Ms) -> (Self, Option<Window>) {
         let first = up + part.initial_delay;
         let mut table = Self {
             schedule,
+            retry_delay: part.retry_delay,
             jitter: part.jitter,
             point: first,
             last: None,
@@ -64,10 +68,12 @@ impl Timetable {
         };
         let window = match schedule {
             Schedule::Cron(..) => table.next_fire(first),
+            Schedule::OnDemand => return (table, None),
+            Schedule::Long => Window::at(up, Kind::AtOnce),
             _ if part.initial_delay == 0 => Window::at(first, Kind::AtOnce),
             _ => Window::regular(first, part.jitter),
         };
-        (table, window)
+        (table, Some(window))
     }
 
     /// A run begins, because it was due or requested.
@@ -120,9 +126,11 @@ impl Timetable {
     }
 
     /// Returns the next regular run after the last one, computed now.
-    pub(crate) fn next(&mut self, now: Ms) -> Window {
+    pub(crate) fn next(&mut self, now: Ms) -> Option<Window> {
         let (started, ended) = self.last.expect("something ran");
         let window = match self.stands_on {
+            Schedule::OnDemand => return None,
+            Schedule::Long => Window::at(ended + self.retry_delay, Kind::Regular),
             Schedule::Delay(wait) => Window::regular(ended + wait, self.jitter),
             // It does not fire during the initial delay.
             Schedule::Cron(..) => self.next_fire(now.max(self.point)),
@@ -136,7 +144,21 @@ impl Timetable {
                 Window::regular(self.point + every, self.jitter)
             }
         };
-        if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window }
+        Some(if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window })
+    }
+
+    /// Returns the next regular run if the one that was due was given up at this moment, before it began: no instance could be
+    /// built. The initial delay continues.
+    pub(crate) fn next_without_run(&mut self, now: Ms) -> Option<Window> {
+        let due = match self.stands_on {
+            Schedule::OnDemand | Schedule::Long => return None,
+            Schedule::Cron(..) => return Some(self.next_fire(now.max(self.point))),
+            Schedule::Delay(wait) => self.point.max(now + wait),
+            Schedule::Interval(_) if now < self.point => self.point,
+            Schedule::Interval(every) => self.point + ((now - self.point) / every + 1) * every,
+        };
+        (self.point, self.last) = (due, None);
+        Some(Window::regular(due, self.jitter))
     }
 
     /// Returns the current wait, after the schedule has changed at this moment.

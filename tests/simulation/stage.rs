@@ -2,12 +2,12 @@
 //!
 //! A blocking run is on a thread of its own, and reports and requests nothing before its turn. The simulation's own thread
 //! grants the turns just before it would park, when no task is left to be polled. It waits until the run has ended its turn:
-//! either the run holds until a moment of virtual time, or its thread has ended (idle threads are not kept), which is after
-//! the runtime has received the result of the run.
+//! either the run holds until a moment of virtual time, or its thread has ended, which is after the runtime has received the
+//! result of the run.
 //!
 //! During blocking runs, tokio's paused clock does not advance by itself. A task advances it, a millisecond at a time.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -49,7 +49,18 @@ enum Turn {
 }
 
 thread_local! {
-    static HAS_TURN: Cell<bool> = const { Cell::new(false) };
+    /// The stage on which this thread has the turn. A thread that ends leaves it.
+    static HAS_TURN: RefCell<Option<HasTurn>> = const { RefCell::new(None) };
+}
+
+struct HasTurn(Arc<Stage>);
+
+impl Drop for HasTurn {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        (inner.turn, inner.gone) = (None, true);
+        self.0.changed.notify_all();
+    }
 }
 
 impl Stage {
@@ -60,41 +71,31 @@ impl Stage {
     // ── on the threads of blocking runs ──────────────────────────────────────────────────────────────────────────
 
     /// Waits for the turn of this service.
-    pub(crate) fn enter(&self, service: usize) {
-        // A thread may take the next run before it ends.
-        self.leave();
+    pub(crate) fn enter(self: &Arc<Self>, service: usize) {
         let mut inner = self.lock();
         inner.arrived.insert(service);
         self.changed.notify_all();
         self.take(inner, Turn::First(service));
+        HAS_TURN.set(Some(HasTurn(self.clone())));
     }
 
     /// Ends the turn until this moment of virtual time.
-    pub(crate) fn hold(&self, until: Ms) {
+    pub(crate) fn hold(self: &Arc<Self>, until: Ms) {
+        let turn = HAS_TURN.take();
         let mut inner = self.lock();
         inner.holds += 1;
         let number = inner.holds;
         inner.held.push((until, number));
-        HAS_TURN.set(false);
         inner.turn = None;
         self.changed.notify_all();
         self.take(inner, Turn::Again(number));
+        HAS_TURN.set(turn);
     }
 
     fn take(&self, inner: MutexGuard<'_, Inner>, turn: Turn) {
         let waits = |inner: &mut Inner| inner.turn != Some(turn) && !inner.over;
         let mut inner = self.changed.wait_while(inner, waits).expect("nothing panics on the stage");
         inner.turn = Some(Turn::Taken);
-        HAS_TURN.set(true);
-    }
-
-    /// This thread has finished its run: it is about to end, or to begin another run.
-    pub(crate) fn leave(&self) {
-        if HAS_TURN.replace(false) {
-            let mut inner = self.lock();
-            (inner.turn, inner.gone) = (None, true);
-            self.changed.notify_all();
-        }
     }
 
     // ── on the simulation's own thread ───────────────────────────────────────────────────────────────────────────
@@ -163,16 +164,14 @@ pub(crate) struct Hooks {
 impl Hooks {
     /// Builds a runtime on which blocking runs take turns.
     pub(crate) fn runtime(&self) -> tokio::runtime::Runtime {
-        let (park, stop) = (self.clone(), self.stage.clone());
+        let park = self.clone();
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             // The order of tasks depends only on the order in which they were woken.
             .global_queue_interval(1)
             .event_interval(u32::MAX)
-            .thread_keep_alive(Duration::ZERO)
             .on_thread_park(move || park.park())
-            .on_thread_stop(move || stop.leave())
             .build()
             .expect("a runtime can be built")
     }

@@ -23,6 +23,7 @@ pub(crate) fn millis(duration: Duration) -> Ms {
 pub(crate) enum Decision {
     Retry,
     RetryAfter(Ms),
+    Rebuild,
     Ignore,
     Stop,
     Fail,
@@ -33,6 +34,7 @@ impl From<Recovery> for Decision {
         match recovery {
             Recovery::Retry => Self::Retry,
             Recovery::RetryAfter(wait) => Self::RetryAfter(millis(wait)),
+            Recovery::Rebuild => Self::Rebuild,
             Recovery::Ignore => Self::Ignore,
             Recovery::Stop => Self::Stop,
             Recovery::Fail => Self::Fail,
@@ -70,11 +72,14 @@ pub(crate) enum Ask {
     Register,
     SetInterval(Ms),
     SetRetryDelay(Ms),
+    Wake,
     StartAll,
     StopAll,
     PauseAll,
     ResumeAll,
     Shutdown,
+    /// Notifies a topic.
+    Notify(usize),
 }
 
 impl Ask {
@@ -85,7 +90,10 @@ impl Ask {
 
     /// Whether it concerns the whole registry.
     pub(crate) fn is_for_all(self) -> bool {
-        matches!(self, Self::StartAll | Self::StopAll | Self::PauseAll | Self::ResumeAll | Self::Shutdown)
+        matches!(
+            self,
+            Self::StartAll | Self::StopAll | Self::PauseAll | Self::ResumeAll | Self::Shutdown | Self::Notify(_)
+        )
     }
 }
 
@@ -116,6 +124,7 @@ pub(crate) enum What {
     RunStarted { run: u64 },
     RunFinished { run: u64, took: Ms, processed: u64, failed: u64, again: bool },
     RunFailed { run: u64, kind: FailureKind, count: u32, decided: Decision, error: String },
+    RunGivenUp { run: u64, failures: u32 },
     Aborted,
     Restart { after: Ms },
     OptionChanged { key: &'static str },
@@ -131,6 +140,8 @@ pub(crate) enum What {
     Dropped { instance: u32 },
     Permit,
     Degraded,
+    Ready,
+    Reports { processed: u64, failed: u64 },
     // Requests and their answers.
     Ask { n: u32, ask: Ask, within: bool },
     Answer { n: u32, answer: Answer },
@@ -152,6 +163,7 @@ impl What {
             ServiceEventKind::RunFailed { run, failure, error, count, recovery } => {
                 Self::RunFailed { run, kind: failure, count, decided: recovery.into(), error }
             }
+            ServiceEventKind::RunGivenUp { run, failures } => Self::RunGivenUp { run, failures },
             ServiceEventKind::Aborted => Self::Aborted,
             ServiceEventKind::RestartScheduled { after } => Self::Restart { after: millis(after) },
             ServiceEventKind::OptionChanged { key, .. } => Self::OptionChanged { key },
@@ -174,6 +186,7 @@ impl What {
                 | Self::RunStarted { .. }
                 | Self::RunFinished { .. }
                 | Self::RunFailed { .. }
+                | Self::RunGivenUp { .. }
                 | Self::Restart { .. }
                 | Self::Answer { .. }
         )

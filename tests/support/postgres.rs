@@ -32,7 +32,7 @@ impl Postgres {
         Self::start_with("")
     }
 
-    /// The same with options of the server's, `-c name=value`. Those in `POSTGRES_OPTIONS` hold for every server.
+    /// The same with options of the server, `-c name=value`. The options in `POSTGRES_OPTIONS` apply to every server.
     pub(crate) fn start_with(options: &'static str) -> Option<Self> {
         if skipped() {
             return None;
@@ -63,6 +63,7 @@ impl Postgres {
             .expect("a shell");
         let server = Self { bin, dir, user, options, databases: AtomicU32::new(0), _watch: watch };
         server.up();
+        server.check_options();
         Some(server)
     }
 
@@ -81,6 +82,26 @@ impl Postgres {
             .arg(self.dir.join("log"))
             .arg("-o")
             .arg(options));
+    }
+
+    /// Makes sure that options in `POSTGRES_OPTIONS` have an effect: without the translations, a server that is told to speak German
+    /// speaks English.
+    fn check_options(&self) {
+        let options = std::env::var("POSTGRES_OPTIONS").unwrap_or_default();
+        let answer = |sql: &str| {
+            let mut psql = Command::new(self.bin.join("psql"));
+            psql.args(["-q", "-t", "-A", "-U", "tester", "-d", "postgres", "-c", sql, "-h"]).arg(&self.dir);
+            let output = psql.env("LC_ALL", "C.UTF-8").output().expect("psql");
+            let answer = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&answer).trim().to_owned()
+        };
+        if options.contains("lc_messages=de_DE") {
+            let answer = answer("SELECT 1 / 0");
+            assert!(answer.contains("Division durch Null"), "PostgreSQL's German messages are not installed: {answer}");
+        }
+        if options.contains("default_transaction_isolation=serializable") {
+            assert_eq!(answer("SHOW transaction_isolation"), "serializable");
+        }
     }
 
     /// Stops the server as a power failure does.

@@ -196,7 +196,7 @@ pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewO
         let services = &shared.registry.inner.services;
         store.check_override(services, &handle.service, &key, &value).map_err(ApiError::unusable)?;
         let shown =
-            if crate::config::is_attribute(&key) || key == PAUSED { value.to_string() } else { "•••".to_owned() };
+            if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { "•••".to_owned() };
         let until_text =
             until.map_or_else(String::new, |until| format!(" until {}", humantime::format_rfc3339_seconds(until)));
         let new = StoredOverride {

@@ -90,7 +90,6 @@ pub struct SettingsType {
     /// The names of its fields; `None` if they are not known.
     pub(crate) fields: fn() -> Option<&'static [&'static str]>,
     /// Checks that these settings of this service can be read as the type.
-    #[allow(dead_code, reason = "only rows of tables are checked ahead")]
     pub(crate) check: fn(&Settings, &str) -> std::result::Result<(), ConfigError>,
 }
 

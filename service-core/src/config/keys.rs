@@ -42,6 +42,10 @@ pub(crate) enum Rule {
     Run,
     /// `[defaults]` cannot have the key.
     OneService,
+    /// The key is for all services of a type.
+    OfType,
+    /// The key is read at the start of the program: a change of the file needs a restart.
+    AtStart,
     /// The key needs a feature of this crate.
     Feature { name: &'static str, enabled: bool },
 }
@@ -59,6 +63,9 @@ impl Key {
         Self { synonyms, ..self }
     }
 }
+
+/// The most services of one type that `instances` can register.
+const MOST_INSTANCES: u32 = 10_000;
 
 const CRON: Rule = Rule::Feature { name: "cron", enabled: cron::IS_ENABLED };
 const WITH_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
@@ -175,6 +182,15 @@ pub(crate) static KEYS: &[Key] = &[
     .rules(&[Rule::Update, Rule::OneService])
     .synonyms(&["topics", "listen"]),
     key(
+        "instances",
+        "1",
+        Kind::CountUpTo(MOST_INSTANCES, part(|o| Some(o.instances), |o, v| o.instances = v)),
+        "how many services of the type there are: `packer` for 1, else `packer_1`, `packer_2`, …; read at the start, from the \
+         attribute or the section of the type",
+    )
+    .rules(&[Rule::OneService, Rule::OfType, Rule::AtStart])
+    .synonyms(&["count", "replicas", "workers"]),
+    key(
         "initial_delay",
         "0",
         Kind::Time(Least::Zero, part(|o| update(o).map(|o| o.initial_delay), |o, v| o.initial_delay = v)),
@@ -286,7 +302,7 @@ pub(crate) static KEYS: &[Key] = &[
         Kind::Services(part(|o| Some(o.depends_on.clone()), |o, v| o.depends_on = v)),
         "services that are started before this one and stopped after it",
     )
-    .rules(&[Rule::OneService])
+    .rules(&[Rule::OneService, Rule::AtStart])
     .synonyms(&["depends", "requires", "after", "dependencies"]),
     key(
         "stop_last",
@@ -361,6 +377,7 @@ pub(crate) static KEYS: &[Key] = &[
         Kind::Switch(part(|o| Some(o.enabled), |o, v| o.enabled = v)),
         "`false`: registered, but not started",
     )
+    .rules(&[Rule::AtStart])
     .synonyms(&["disabled"]),
     key("discover", "true", Kind::Attribute, "`false`: registered only by hand").synonyms(&["register"]),
     key(
@@ -409,9 +426,9 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Whether the attribute has this key.
-#[allow(dead_code, reason = "only rows of tables are sorted by it")]
-pub(crate) fn is_attribute(name: &str) -> bool {
+/// Whether it is the key of an option, not a setting of the service's own.
+#[allow(dead_code, reason = "for companions")]
+pub(crate) fn is_option(name: &str) -> bool {
     find(name).is_some()
 }
 
@@ -447,8 +464,13 @@ impl Key {
             Rule::Schedule | Rule::Update => is_long,
             Rule::Needs { key, .. } => !find(key).is_none_or(|key| key.fits(is_long)),
             Rule::Run => !is_long,
-            Rule::OneService | Rule::Feature { .. } => false,
+            Rule::OneService | Rule::OfType | Rule::AtStart | Rule::Feature { .. } => false,
         })
+    }
+
+    /// Whether the key is read only at the start of the program.
+    pub(crate) fn is_read_at_start(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule, Rule::AtStart))
     }
 
     pub(crate) fn is_schedule(&self) -> bool {

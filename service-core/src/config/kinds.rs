@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     /// A time above zero, or `"none"`.
     Limit(Part<Option<Duration>>),
     Count(Part<u32>),
+    /// A whole number from 1 to this maximum.
+    CountUpTo(u32, Part<u32>),
     /// A whole number, or `"unlimited"`.
     CountOrUnlimited(Part<u32>),
     /// A number from 1.
@@ -103,6 +105,9 @@ impl Kind {
                 time.map(|time| Accepted::new(humanize::exact(time), Some(time), part))
             }
             Kind::Count(part) => coercion::count(value).map(|count| Accepted::new(count.to_string(), count, part)),
+            Kind::CountUpTo(most, part) => coercion::count(value)
+                .filter(|count| (1..=most).contains(count))
+                .map(|count| Accepted::new(count.to_string(), count, part)),
             Kind::CountOrUnlimited(part) if coercion::word(value) == Some(UNLIMITED_WORD) => {
                 Some(Accepted::new(UNLIMITED_WORD.to_owned(), UNLIMITED, part))
             }
@@ -141,7 +146,7 @@ impl Kind {
         match self {
             Kind::Time(_, part) => (part.get)(options).map(humanize::exact),
             Kind::Limit(part) => (part.get)(options).map(|time| time.map_or(NONE.to_owned(), humanize::exact)),
-            Kind::Count(part) => (part.get)(options).map(|count| count.to_string()),
+            Kind::Count(part) | Kind::CountUpTo(_, part) => (part.get)(options).map(|count| count.to_string()),
             Kind::CountOrUnlimited(part) => (part.get)(options).map(show_limit),
             Kind::Factor(part) => (part.get)(options).map(|factor| factor.to_string()),
             Kind::Switch(part) => (part.get)(options).map(|flag| flag.to_string()),
@@ -161,6 +166,7 @@ impl Kind {
             Self::Time(Least::AboveZero, _) => above_zero,
             Self::Limit(_) => format!("{above_zero}, or \"none\""),
             Self::Count(_) => format!("a whole number from 0 to {}", u32::MAX),
+            Self::CountUpTo(most, _) => format!("a whole number from 1 to {most}"),
             Self::CountOrUnlimited(_) => format!("a whole number from 0 to {}, or \"{UNLIMITED_WORD}\"", u32::MAX),
             Self::Factor(_) => "a number of at least 1, such as 2 or 1.5".to_owned(),
             Self::Switch(_) => "true or false".to_owned(),

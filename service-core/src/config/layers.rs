@@ -80,6 +80,11 @@ impl Precedence {
         (Self::DefaultsFile..=Self::DefaultsSet).contains(&self)
     }
 
+    /// Whether the place is in the file.
+    pub(super) fn is_file(self) -> bool {
+        matches!(self, Self::DefaultsFile | Self::TypeFile | Self::File)
+    }
+
     /// The same layer, but under the name of the type instead of the id.
     pub(super) fn of_type(self) -> Self {
         match self {

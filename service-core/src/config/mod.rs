@@ -33,13 +33,14 @@ pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
 pub(crate) use descriptor::{SettingsType, UNDECLARED, settings};
-#[cfg(feature = "database")]
-pub(crate) use keys::is_attribute;
+#[cfg(feature = "admin")]
+pub(crate) use keys::is_option;
 pub(crate) use kinds::is_name;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
-pub(crate) use resolver::{Provenance, Resolved, Row, Target};
+pub(crate) use resolver::{KeptValues, PendingChange, Provenance, Resolved, Row, Target};
 #[cfg(feature = "database")]
-pub(crate) use secrets::{REDACTED, is_secret};
+pub(crate) use secrets::redact_url;
+pub(crate) use settings::Settings;
 pub(crate) use sources::{Inputs, Sources};
 
 /// Compiles the code of the page with the documentation tests.

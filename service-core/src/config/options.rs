@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) schedule: Schedule,
     /// Topics whose notifications make the next run due at once. Default: none.
     pub(crate) wake_on: Vec<String>,
+    /// How many services of the type there are. Default: one.
+    pub(crate) instances: u32,
     /// Wait before the first run. Default: none.
     pub(crate) initial_delay: Duration,
     /// Up to this much is added at random to each scheduled wait. Default: none.
@@ -60,6 +62,7 @@ impl Default for Options {
         Self {
             schedule: Schedule::Interval(Duration::from_secs(60)),
             wake_on: Vec::new(),
+            instances: 1,
             initial_delay: Duration::ZERO,
             jitter: Duration::ZERO,
             max_failures: 3,
@@ -175,6 +178,11 @@ impl ServiceOptions {
         Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", self.location.file(), self.location.line()))
     }
 
+    /// Whether this key is set.
+    pub(crate) fn sets(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name == key)
+    }
+
     /// Adds other options, which override these.
     pub(crate) fn and(mut self, others: Self) -> Self {
         self.entries.extend(others.entries);
@@ -229,6 +237,12 @@ impl ServiceOptions {
     /// Sets the topics whose notifications make the next run due at once, in addition to the schedule. Default: none.
     pub fn wake_on<T: AsRef<str>>(self, topics: impl IntoIterator<Item = T>) -> Self {
         self.with("wake_on", list(topics.into_iter().map(|topic| Value::Str(topic.as_ref().to_owned()))))
+    }
+
+    /// Sets how many services of this type the builder registers, from 1 to 10,000. More than one have the ids `packer_1`,
+    /// `packer_2`, and so on. Default: 1. For [`options_of`](crate::RegistryBuilder::options_of) only.
+    pub fn instances(self, count: u32) -> Self {
+        self.with("instances", count)
     }
 
     /// Sets the wait before the first run. Default: none.

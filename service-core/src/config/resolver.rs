@@ -47,12 +47,27 @@ pub(crate) struct Target<'a> {
     pub(crate) code: Option<&'a ServiceOptions>,
     /// Code outside of its type may read its settings, so their keys are not known.
     pub(crate) undeclared: bool,
+    /// Values that stay as they were at the start, although the file has changed.
+    pub(crate) kept: Option<&'a KeptValues>,
+}
+
+/// The values of the file for the keys that are read only at the start.
+pub(crate) struct KeptValues(pub(super) Vec<(Precedence, Table)>);
+
+impl KeptValues {
+    /// Whether the values are the same, wherever they are set.
+    pub(crate) fn same_values(&self, other: &Self) -> bool {
+        let Self(ours) = self;
+        let Self(theirs) = other;
+        ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(|((a, ours), (b, theirs))| a == b && values::same_values(ours, theirs))
+    }
 }
 
 #[cfg(test)]
 impl<'a> Target<'a> {
     pub(crate) fn new(id: &'a str, descriptor: &'static ServiceDescriptor, code: Option<&'a ServiceOptions>) -> Self {
-        Self { id, descriptor, code, undeclared: false }
+        Self { id, descriptor, code, undeclared: false, kept: None }
     }
 }
 
@@ -101,6 +116,29 @@ impl Resolved {
     }
 }
 
+/// A change of the file that needs a restart of the program.
+pub(crate) struct PendingChange {
+    pub(crate) key: &'static str,
+    /// The value after a restart.
+    pub(crate) value: String,
+    /// Where it is set.
+    pub(crate) place: String,
+}
+
+impl Resolved {
+    /// Returns the options that another value replaces after a restart: `new` is the configuration as it will be then.
+    pub(crate) fn pending_changes(&self, new: &Self) -> Vec<PendingChange> {
+        let changed = |key: &'static Key| {
+            let value =
+                key.kind.show(&new.options).filter(|value| key.kind.show(&self.options).as_ref() != Some(value))?;
+            let set = new.provenance.iter().find(|set| set.key == key.name);
+            let place = set.map_or_else(|| Layer::Default.to_string(), |set| set.place.clone());
+            Some(PendingChange { key: key.name, value, place })
+        };
+        keys::options().filter(|key| key.is_read_at_start()).filter_map(changed).collect()
+    }
+}
+
 impl Provenance {
     /// Whether the value was set for all services at once.
     pub(crate) fn is_for_all(&self) -> bool {
@@ -135,6 +173,8 @@ enum Read {
 /// Collects the values of one service, and turns them into options.
 pub(super) struct Resolver<'a> {
     id: &'a str,
+    /// The name of the type of the service.
+    type_name: &'a str,
     /// By key, the lowest layer first.
     options: BTreeMap<&'static str, Vec<Entry>>,
     own: Table,
@@ -143,8 +183,8 @@ pub(super) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(id: &'a str) -> Self {
-        Self { id, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
+    pub(super) fn new(id: &'a str, type_name: &'a str) -> Self {
+        Self { id, type_name, options: BTreeMap::new(), own: Table::new(), errors: Vec::new(), warnings: Vec::new() }
     }
 
     /// Adds a layer. They are added in the order of their precedence.
@@ -168,7 +208,7 @@ impl<'a> Resolver<'a> {
             }
             return;
         };
-        if let Some(problem) = misplaced(key, precedence) {
+        if let Some(problem) = self.misplaced(key, precedence) {
             self.errors.push(ConfigError::Conflict { setting: setting(), problem });
             return;
         }
@@ -193,6 +233,32 @@ impl<'a> Resolver<'a> {
         // In one layer, a later value replaces an earlier one.
         entries.retain(|entry| entry.precedence != precedence);
         entries.push(Entry { precedence, origin: Arc::clone(&node.origin), shown, read });
+    }
+
+    /// Why a layer cannot have a key.
+    fn misplaced(&self, key: &Key, precedence: Precedence) -> Option<String> {
+        use Precedence::{Environment, File, Override, Set, Table, TypeOverride, TypeTable};
+        if matches!(key.kind, Kind::Attribute) {
+            return Some("can only be set in `#[service(…)]`".to_owned());
+        }
+        let has = |wanted: fn(&Rule) -> bool| key.rules.iter().any(wanted);
+        if has(|rule| matches!(rule, Rule::OneService)) && precedence.is_default() {
+            return Some("cannot apply to all services: set it in the section of one service".to_owned());
+        }
+        if !has(|rule| matches!(rule, Rule::OfType)) {
+            return None;
+        }
+        let name = self.type_name;
+        match precedence {
+            Table | TypeTable | Override | TypeOverride => Some(format!(
+                "needs a restart: it is read only at the start of the program, from the attribute, from `[{name}]` in the file or \
+                 from the environment; set it there"
+            )),
+            File | Environment | Set if self.id != name => {
+                Some(format!("is read from the section of the type: set it for `{name}`"))
+            }
+            _ => None,
+        }
     }
 
     fn top(&self, key: &str) -> Option<&Entry> {
@@ -422,16 +488,6 @@ impl<'a> Resolver<'a> {
             _ => {}
         }
     }
-}
-
-/// Why a layer cannot have a key.
-fn misplaced(key: &Key, precedence: Precedence) -> Option<String> {
-    if matches!(key.kind, Kind::Attribute) {
-        return Some("can only be set in `#[service(…)]`".to_owned());
-    }
-    let one_service = key.rules.iter().any(|rule| matches!(rule, Rule::OneService));
-    (one_service && precedence.is_default())
-        .then(|| "cannot apply to all services: set it in the section of one service".to_owned())
 }
 
 /// Whether the settings have this field. Names of environment variables have no case.

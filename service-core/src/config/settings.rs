@@ -48,6 +48,11 @@ impl Settings {
         deserialize::read(&self.root, Subject { service, file: &self.file, complete })
     }
 
+    /// Whether the values are the same, wherever they are set.
+    pub(crate) fn same_values(&self, other: &Self) -> bool {
+        self.root.equals(&other.root)
+    }
+
     /// The dotted keys that are set, each with its place, for `explain`. Values are not shown: only the type knows
     /// which ones are a `Secret`.
     pub(crate) fn places(&self) -> Vec<(String, String)> {

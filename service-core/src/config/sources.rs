@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::descriptor::ServiceDescriptor;
 use super::environment::Env;
 use super::errors::{ConfigError, ConfigErrors};
+use super::keys::Key;
 use super::layers::{FOR_ALL, Layer, Origin, Precedence, Scope};
-use super::resolver::{Resolved, Resolver, Row, Target};
+use super::resolver::{KeptValues, Resolved, Resolver, Row, Target};
 use super::values::{self, Node, SettingValue, Table, Value};
 use super::{keys, toml};
 use crate::config::options::ServiceOptions;
@@ -21,7 +22,7 @@ use crate::service::literal::Literal;
 use crate::suggest::nearest;
 
 /// The inputs of the configuration. By default there are none, as in tests.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Inputs {
     /// The file that `config_file` of the builder names; it must exist.
     pub(crate) file: Option<PathBuf>,
@@ -45,9 +46,12 @@ impl Inputs {
 
 /// The configuration of all services.
 pub(crate) struct Sources {
+    /// To read the file again.
+    inputs: Inputs,
     env: Env,
     /// The name of the file, for messages, also if it does not exist.
-    pub(super) file_name: String,
+    pub(crate) file_name: String,
+    pub(crate) file_exists: bool,
     /// `[defaults]` of each place, without errors.
     defaults: Vec<(Precedence, Table)>,
     sections: BTreeMap<String, Vec<(Precedence, Table)>>,
@@ -60,15 +64,20 @@ pub(crate) struct Sources {
 impl Sources {
     /// Reads the file and the environment. The errors are in [`errors`](Self::errors).
     pub(crate) fn load(inputs: Inputs) -> Self {
+        let kept = inputs.clone();
         let env = Env::new(inputs.environment);
         let (file_name, file) = read_file(inputs.file, inputs.directory, &env);
         let (file, errors) = match file {
             Ok(file) => (file, Vec::new()),
-            Err(errors) => (toml::File::default(), errors),
+            Err(errors) => (None, errors),
         };
+        let file_exists = file.is_some() || !errors.is_empty();
+        let file = file.unwrap_or_default();
         let mut sources = Self {
+            inputs: kept,
             env,
             file_name,
+            file_exists,
             defaults: Vec::new(),
             sections: BTreeMap::new(),
             for_all: Table::new(),
@@ -83,6 +92,16 @@ impl Sources {
         sources.add(sections, Precedence::DefaultsSet, Precedence::Set);
         sources.sets_for_all(inputs.sets_for_all);
         sources.check_defaults();
+        sources
+    }
+
+    /// Reads the file again. The environment is that of the start. A file that was there at the start must still exist.
+    pub(crate) fn load_again(&self) -> Self {
+        let mut sources = Self::load(self.inputs.clone());
+        if self.file_exists && !sources.file_exists {
+            let problem = "the file does not exist any more".to_owned();
+            sources.errors.push(ConfigError::File { file: sources.file_name.clone(), problem });
+        }
         sources
     }
 
@@ -125,7 +144,7 @@ impl Sources {
 
     /// Checks `[defaults]` once, so that its errors are not reported for every service.
     fn check_defaults(&mut self) {
-        let mut resolver = Resolver::new("defaults");
+        let mut resolver = Resolver::new("defaults", "defaults");
         for (precedence, table) in &self.defaults {
             resolver.layer(*precedence, table);
         }
@@ -198,7 +217,8 @@ impl Sources {
     /// # Errors
     /// All errors in the options, and unknown keys. The service's own settings are checked when they are read.
     pub(crate) fn resolve(&self, target: Target<'_>, rows: &[Row]) -> Result<Arc<Resolved>, ConfigErrors> {
-        if target.code.is_some() || !rows.is_empty() || self.sections.contains_key(target.id) {
+        let is_own = target.code.is_some() || target.kept.is_some() || !rows.is_empty();
+        if is_own || self.sections.contains_key(target.id) {
             return self.resolve_own(target, rows).map(Arc::new);
         }
         let key = (std::ptr::from_ref(target.descriptor).addr(), target.undeclared);
@@ -214,10 +234,32 @@ impl Sources {
         Ok(resolved)
     }
 
+    /// Whether a layer sets this key for a service. The tables are not read.
+    pub(crate) fn sets_key(&self, target: Target<'_>, key: &str) -> bool {
+        let Target { id, descriptor, code, .. } = target;
+        let section =
+            |name: &str| self.sections.get(name).into_iter().flatten().any(|(_, table)| table.contains_key(key));
+        descriptor.attributes.iter().any(|(name, _)| *name == key)
+            || code.is_some_and(|code| code.sets(key))
+            || self.for_all.contains_key(key)
+            || section(descriptor.id)
+            || section(id)
+    }
+
+    /// Returns the values of the file for the keys that are read only at the start.
+    pub(crate) fn read_at_start(&self, target: Target<'_>) -> KeptValues {
+        let layers = self.layers(Target { kept: None, ..target }, &[]).into_iter();
+        let of_file = layers.filter(|(precedence, _)| precedence.is_file()).map(|(precedence, table)| {
+            let kept = table.iter().filter(|(key, _)| is_read_at_start(key));
+            (precedence, kept.map(|(key, node)| (key.clone(), node.clone())).collect::<Table>())
+        });
+        KeptValues(of_file.filter(|(_, table)| !table.is_empty()).collect())
+    }
+
     fn resolve_own(&self, target: Target<'_>, rows: &[Row]) -> Result<Resolved, ConfigErrors> {
         let (mut rows, mut rejected): (Vec<&Row>, _) = (rows.iter().collect(), Vec::new());
         loop {
-            let mut resolver = Resolver::new(target.id);
+            let mut resolver = Resolver::new(target.id, target.descriptor.id);
             for (precedence, table) in self.layers(target, &rows) {
                 resolver.layer(precedence, &table);
             }
@@ -252,6 +294,14 @@ impl Sources {
             }));
         }
         layers.extend(self.sections.get(id).into_iter().flatten().map(borrowed));
+        if let Some(KeptValues(kept)) = target.kept {
+            for (precedence, table) in &mut layers {
+                if precedence.is_file() && table.keys().any(|key| is_read_at_start(key)) {
+                    table.to_mut().retain(|key, _| !is_read_at_start(key));
+                }
+            }
+            layers.extend(kept.iter().map(|(precedence, table)| (*precedence, Cow::Owned(table.clone()))));
+        }
         layers.push((Precedence::SetForAll, Cow::Borrowed(&self.for_all)));
         layers.extend(rows.iter().map(|row| {
             let mut table = Table::new();
@@ -262,6 +312,10 @@ impl Sources {
         layers.sort_by_key(|(precedence, _)| *precedence);
         layers
     }
+}
+
+fn is_read_at_start(key: &str) -> bool {
+    keys::find(key).is_some_and(Key::is_read_at_start)
 }
 
 fn attribute(descriptor: &ServiceDescriptor) -> Table {
@@ -307,12 +361,12 @@ fn overwrite(table: &mut Table, path: &str, node: Node) {
     values::merge(table, upper);
 }
 
-/// The name of the file for messages, and its content.
+/// The name of the file for messages, and its content if it exists.
 fn read_file(
     named: Option<PathBuf>,
     directory: Option<PathBuf>,
     env: &Env,
-) -> (String, Result<toml::File, Vec<ConfigError>>) {
+) -> (String, Result<Option<toml::File>, Vec<ConfigError>>) {
     let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
         (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
@@ -320,13 +374,13 @@ fn read_file(
     };
     let shown = name.display().to_string();
     if by.is_empty() && directory.is_none() {
-        return (shown, Ok(toml::File::default()));
+        return (shown, Ok(None));
     }
     let problem = |problem: String| Err(vec![ConfigError::File { file: shown.clone(), problem }]);
     let file = match std::fs::read_to_string(directory.unwrap_or_default().join(&name)) {
-        Ok(text) => toml::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env),
+        Ok(text) => toml::parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text), env).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match by {
-            "" => Ok(toml::File::default()),
+            "" => Ok(None),
             by => problem(format!("the file does not exist; it is named {by}")),
         },
         Err(error) => problem(format!("cannot be read: {error}")),

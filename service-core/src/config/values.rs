@@ -45,6 +45,12 @@ pub(crate) enum Value {
 /// Keys and values.
 pub(crate) type Table = BTreeMap<String, Node>;
 
+/// Whether two tables have the same keys and values, wherever they are set.
+pub(crate) fn same_values(ours: &Table, theirs: &Table) -> bool {
+    ours.len() == theirs.len()
+        && ours.iter().zip(theirs).all(|((a, ours), (b, theirs))| a == b && ours.value.equals(&theirs.value))
+}
+
 /// A value and its place.
 #[derive(Clone, PartialEq)]
 pub(crate) struct Node {
@@ -113,6 +119,17 @@ impl Value {
             Self::Str(text) | Self::Text { text, .. } => found.extend(in_text(text).map(str::to_owned)),
             Self::Int(_) | Self::Float(_) if secret => found.push(self.show(false)),
             _ => {}
+        }
+    }
+
+    /// Whether the values are equal, wherever they are set.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::List(ours), Self::List(theirs)) => {
+                ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.value.equals(&b.value))
+            }
+            (Self::Table(ours), Self::Table(theirs)) => same_values(ours, theirs),
+            (ours, theirs) => ours == theirs,
         }
     }
 

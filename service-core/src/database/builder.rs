@@ -6,6 +6,8 @@ use std::sync::Arc;
 use sea_orm::{ConnectOptions, DatabaseConnection};
 
 use crate::database::availability::Availability;
+#[cfg(feature = "postgres")]
+use crate::database::connect::direct_options;
 use crate::database::connect::{connect_for_registry, default_options};
 use crate::database::database_url::display_name;
 use crate::database::extension::DatabaseExtension;
@@ -22,6 +24,8 @@ pub(crate) struct DatabaseBuilder {
     connection: Option<DatabaseConnection>,
     url: Option<String>,
     options: Option<ConnectOptions>,
+    #[cfg(feature = "postgres")]
+    direct_url: Option<String>,
     skip_migration: bool,
     /// Leases and overrides follow the registry's clock, not the database's.
     pub(crate) is_virtual: bool,
@@ -33,12 +37,20 @@ impl ExtensionBuilder for DatabaseBuilder {
     fn build(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Extension>>> {
         Box::pin(async move {
             let tables = FrameworkTables::of_registry(self.skip_migration);
+            #[cfg(feature = "postgres")]
+            let direct = match &self.direct_url {
+                Some(url) => Some(direct_options(url).await?),
+                None => None,
+            };
             let (options, name) = match (self.connection, self.url, self.options) {
                 (Some(db), _, _) => {
                     let name = format!("registry's {:?} database", db.get_database_backend());
                     let availability = Availability::new(name, false, tables);
                     let extension = DatabaseExtension::new(db, None, availability, self.is_virtual);
-                    return Ok(extension.with_monitor(self.monitor).installed());
+                    let extension = extension.with_monitor(self.monitor);
+                    #[cfg(feature = "postgres")]
+                    let extension = extension.with_direct(direct)?;
+                    return Ok(extension.installed());
                 }
                 (None, Some(url), _) => (default_options(&url)?, display_name(&url)),
                 (None, None, Some(options)) => {
@@ -49,7 +61,10 @@ impl ExtensionBuilder for DatabaseBuilder {
             };
             let pool = connect_for_registry(options).await?;
             let availability = Availability::new(name, pool.direct.is_some(), tables);
-            Ok(DatabaseExtension::new(pool.db, pool.direct, availability, self.is_virtual).installed())
+            let extension = DatabaseExtension::new(pool.db, pool.direct, availability, self.is_virtual);
+            #[cfg(feature = "postgres")]
+            let extension = extension.with_direct(direct)?;
+            Ok(extension.installed())
         })
     }
 }
@@ -83,6 +98,23 @@ impl RegistryBuilder {
     /// ```
     pub fn database_with(self, options: ConnectOptions) -> Self {
         self.with_database(|database| database.options = Some(options))
+    }
+
+    /// Sets a URL that leads to the PostgreSQL server itself, for a database behind a pooler in transaction mode, which drops
+    /// notifications. The registry listens for notifications there ([`wake_on`](crate::ServiceOptions::wake_on)), on one connection,
+    /// and does everything else through the pooler. Needs the feature `postgres`.
+    ///
+    /// ```
+    /// use service_core::ServiceRegistry;
+    ///
+    /// let builder = ServiceRegistry::builder()
+    ///     .database_url("postgres://app:secret@pgbouncer:6432/app")
+    ///     .database_direct_url("postgres://app:secret@db:5432/app");
+    /// # let _ = builder;
+    /// ```
+    #[cfg(feature = "postgres")]
+    pub fn database_direct_url(self, url: impl Into<String>) -> Self {
+        self.with_database(|database| database.direct_url = Some(url.into()))
     }
 
     /// Sets whether the framework's tables are created at the start. Default: `true`.

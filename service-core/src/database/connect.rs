@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr};
 
 use crate::database::database_url::{DatabaseUrl, Engine};
-use crate::database::direct::{DirectConnection, POOLER_ADVICE, explained};
+use crate::database::direct::{DirectConnection, explained, is_refused_parameter};
 use crate::database::error_kind::ErrorKind;
 use crate::service::error::{Error, Result};
 
@@ -188,12 +188,7 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
     #[cfg(feature = "postgres")]
-    if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
-        return Err(Error::fatal(format!(
-            "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
-            target.shown()
-        )));
-    }
+    check_tls(&target).await?;
     let mut options = tuned(options, &target);
     if target.engine == Engine::Postgres {
         // Always lazily, so that a failure to connect comes later, when its cause can be found.
@@ -211,6 +206,43 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
         set_wal(&db).await.map_err(|error| explain(&target, error))?;
     }
     Ok(db)
+}
+
+/// # Errors
+/// The URL requires TLS, and this program has none.
+#[cfg(feature = "postgres")]
+async fn check_tls(target: &DatabaseUrl<'_>) -> Result<()> {
+    if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
+        return Err(Error::fatal(format!(
+            "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
+            target.shown()
+        )));
+    }
+    Ok(())
+}
+
+/// Reads the URL of `database_direct_url`.
+///
+/// # Errors
+/// It can never work.
+#[cfg(feature = "postgres")]
+pub(crate) async fn direct_options(url: &str) -> Result<sea_orm::sqlx::postgres::PgConnectOptions> {
+    let target = DatabaseUrl::parse(url)?;
+    if target.engine != Engine::Postgres {
+        return Err(Error::fatal(format!(
+            "`database_direct_url` is for a PostgreSQL server behind a pooler, `{}` is none",
+            target.shown()
+        )));
+    }
+    check_tls(&target).await?;
+    // The driver's own message would show the password.
+    url.parse().map_err(|_| invalid_url(&target.shown()))
+}
+
+fn invalid_url(shown: &str) -> Error {
+    Error::fatal(format!(
+        "`{shown}` is not a valid database URL: check it for spaces and special characters, which need %-encoding"
+    ))
 }
 
 /// Sets WAL mode. The mode is stored in the file, so it applies to every connection and every later process.
@@ -286,15 +318,12 @@ fn explain(target: &DatabaseUrl<'_>, error: DbErr) -> Error {
     }
     if text.contains("cannot be parsed") {
         // sea-orm's own message would show the password.
-        return Error::fatal(format!(
-            "`{shown}` is not a valid database URL: check it for spaces and special characters, which need %-encoding"
-        ));
+        return invalid_url(&shown);
     }
     let advice = match target.engine {
         Engine::SqliteFile => "does its directory exist, and may this process write there?",
         Engine::SqliteMemory => "is there memory left?",
-        // A pooler refuses a parameter that the driver sends.
-        Engine::Postgres if ErrorKind::has_code(&error, "08P01") => POOLER_ADVICE,
+        Engine::Postgres if is_refused_parameter(&error) => "the connection is refused",
         Engine::Postgres => "does the server run there, and are user, password and database right?",
     };
     Error::new(OpenError { shown, advice, source: error })

@@ -2,7 +2,7 @@
 
 use sea_orm::DbBackend;
 
-use crate::config::{REDACTED, is_secret};
+use crate::config::redact_url;
 use crate::service::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,7 @@ impl<'a> DatabaseUrl<'a> {
     }
 
     /// Whether the URL requires TLS.
+    #[cfg(feature = "postgres")]
     pub(crate) fn requires_tls(&self) -> bool {
         self.engine == Engine::Postgres
             && parameters(self.given).filter_map(|parameter| parameter.split_once('=')).any(|(name, mode)| {
@@ -73,7 +74,7 @@ impl<'a> DatabaseUrl<'a> {
 
     /// The URL without its password.
     pub(crate) fn shown(&self) -> String {
-        redacted(self.given)
+        redact_url(self.given)
     }
 
     /// The URL for the driver: a missing file is created, unless the URL sets a mode.
@@ -97,34 +98,7 @@ fn parameters(url: &str) -> impl Iterator<Item = &str> {
 
 /// How messages name the database at this URL.
 pub(crate) fn display_name(url: &str) -> String {
-    format!("database `{}`", redacted(url))
-}
-
-/// The URL without its password, which may stand before the host or among the parameters.
-pub(crate) fn redacted(url: &str) -> String {
-    let (address, parameters) = url.split_once('?').map_or((url, None), |(address, rest)| (address, Some(rest)));
-    let mut shown = address.to_owned();
-    if let Some((scheme, rest)) = address.split_once("://") {
-        if rest.contains(':') && parameters.is_some_and(|parameters| parameters.contains('@')) {
-            // Either the password contains `?`, or a parameter contains `@`. Which one is unknown, so neither is shown.
-            return format!("{scheme}://{REDACTED}");
-        }
-        if let Some((login, host)) = rest.rsplit_once('@')
-            && let Some((user, _)) = login.split_once(':')
-        {
-            shown = format!("{scheme}://{user}:{REDACTED}@{host}");
-        }
-    }
-    let Some(parameters) = parameters else { return shown };
-    let parameters: Vec<String> = parameters
-        .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            // The name of a parameter can be encoded, too.
-            Some((name, _)) if is_secret(name) || name.contains('%') => format!("{name}={REDACTED}"),
-            _ => parameter.to_owned(),
-        })
-        .collect();
-    format!("{shown}?{}", parameters.join("&"))
+    format!("database `{}`", redact_url(url))
 }
 
 #[cfg(test)]
@@ -158,6 +132,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn tls_is_required_where_the_mode_says_so() {
         for (url, required) in [
@@ -173,19 +148,26 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        assert_eq!(redacted("postgres://ann:se:cr@t@db:5432/app"), "postgres://ann:•••@db:5432/app");
-        assert_eq!(redacted("postgres://ann@db/app"), "postgres://ann@db/app");
-        assert_eq!(redacted("sqlite:app.db"), "sqlite:app.db");
-        assert_eq!(redacted("sqlite:app.db?key=secret&mode=ro"), "sqlite:app.db?key=•••&mode=ro");
-        assert_eq!(redacted("postgres://db/app?user=ann&password=s%20@t"), "postgres://db/app?user=ann&password=•••");
-        assert_eq!(redacted("postgres://ann:pw@db/app?host=/run"), "postgres://ann:•••@db/app?host=/run");
-        assert_eq!(redacted("postgres://db/app?pass%77ord=secret"), "postgres://db/app?pass%77ord=•••");
-        for given in [
+        for (url, shown) in [
+            ("postgres://ann:se:cr@t@db:5432/app", "postgres://ann:•••@db:5432/app"),
+            ("postgres://ann@db/app", "postgres://ann@db/app"),
+            ("sqlite:app.db", "sqlite:app.db"),
+            ("sqlite:app.db?key=secret&mode=ro", "sqlite:app.db?key=•••&mode=ro"),
+            ("postgres://db/app?user=ann&password=s%20@t", "postgres://db/app?user=ann&password=•••"),
+            ("postgres://ann:pw@db/app?host=/run", "postgres://ann:•••@db/app?host=/run"),
+            ("postgres://db/app?pass%77ord=secret", "postgres://db/app?pass%77ord=•••"),
+            ("postgres://ann:se cr'et@db/app", "postgres://ann:•••@db/app"),
+            ("postgres://db/app?password=se cr,et&a=b", "postgres://db/app?password=•••&a=b"),
+        ] {
+            assert_eq!(redact_url(url), shown);
+        }
+        for url in [
             "postgres://db:1/app?user=ann&password=s@ecret",
             "postgres://ann:pw@db:1/app?password=x@ecret",
             "postgres://ann:pw?s@ecret@db/app",
         ] {
-            assert_eq!(redacted(given), "postgres://•••");
+            let shown = redact_url(url);
+            assert!(!shown.contains("ecret") && !shown.contains("pw"), "{shown}");
         }
         for given in ["host=db password=secret", "host=db password=secret:1", "ann:secret@db/app", "//ann:secret@db"] {
             let message = DatabaseUrl::parse(given).unwrap_err().to_string();

@@ -2,15 +2,17 @@
 //! tables while services use all connections of the pool.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr};
+use sea_orm::sqlx::Error as SqlxError;
+use sea_orm::sqlx::error::DatabaseError;
+use sea_orm::{ConnAcquireErr, ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr};
 
-use crate::service::error::{Error, Result};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::service::error::Error;
+use crate::service::error::Result;
 
-/// The advice if a pooler refuses a parameter of the driver.
-pub(crate) const POOLER_ADVICE: &str =
-    "if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`";
 /// The limit of a direct connection.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -60,10 +62,41 @@ pub(crate) async fn idle_connection(pool: &DatabaseConnection) {
     let _ = pool;
 }
 
-/// Returns the cause of a pool's timeout, if a direct connection finds one. Returns other errors unchanged.
+/// Whether both are the same pool; `false` if that is not known, because the driver is not one of this crate.
+pub(crate) fn is_same_pool(a: &DatabaseConnection, b: &DatabaseConnection) -> bool {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    use sea_orm::DatabaseConnectionType::*;
+
+    match (&a.inner, &b.inner) {
+        // A pool has its options once.
+        #[cfg(feature = "postgres")]
+        (SqlxPostgresPoolConnection(_), SqlxPostgresPoolConnection(_)) => {
+            let options = [a, b].map(|db| db.get_postgres_connection_pool().connect_options());
+            std::sync::Arc::ptr_eq(&options[0], &options[1])
+        }
+        #[cfg(feature = "sqlite")]
+        (SqlxSqlitePoolConnection(_), SqlxSqlitePoolConnection(_)) => {
+            let options = [a, b].map(|db| db.get_sqlite_connection_pool().connect_options());
+            std::sync::Arc::ptr_eq(&options[0], &options[1])
+        }
+        _ => false,
+    }
+}
+
+/// Whether [`explained`] can say more than the error.
+pub(crate) fn can_be_explained(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => true,
+        DbErr::Conn(RuntimeErr::SqlxError(error)) => is_protocol_violation(error),
+        _ => false,
+    }
+}
+
+/// Returns the cause of a pool's timeout, if a direct connection finds one, and adds advice to the refusal of a pooler. Returns
+/// other errors unchanged.
 pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr {
     if !matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)) {
-        return error;
+        return advised(error);
     }
     match cause(pool).await.err().and_then(|cause| cause.find::<DbErr>().cloned()) {
         Some(cause) => cause,
@@ -79,7 +112,7 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
 
         let options = pool.get_postgres_connection_pool().connect_options();
         let connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options)).await;
-        let connection = connection.map_err(|_| no_answer())?.map_err(refused)?;
+        let connection = connection.map_err(|_| no_answer())?.map_err(failed)?;
         let _ = tokio::time::timeout(LIMIT, connection.close()).await;
     }
     #[cfg(feature = "sqlite")]
@@ -94,32 +127,42 @@ async fn cause(pool: &DatabaseConnection) -> Result<()> {
     Ok(())
 }
 
-/// A connection that a pooler refused.
-#[cfg(feature = "postgres")]
+/// A connection that a pooler refused, because the driver sends a parameter that the pooler does not know. The advice is part of the
+/// driver's error, so that it is shown wherever the error is shown.
 #[derive(Debug, thiserror::Error)]
-#[error("{POOLER_ADVICE}")]
-struct RefusedParameter(#[source] DbErr);
+#[error("{0}; if PgBouncer stands before the server, it needs `ignore_startup_parameters = extra_float_digits`")]
+struct RefusedParameter(Arc<SqlxError>);
 
-#[cfg(feature = "postgres")]
-fn refused(error: sea_orm::sqlx::Error) -> Error {
-    let error = failed(error);
-    match error.find::<DbErr>() {
-        Some(source) if crate::database::error_kind::ErrorKind::has_code(source, "08P01") => {
-            Error::new(RefusedParameter(source.clone()))
+fn advised(error: DbErr) -> DbErr {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(source)) if is_protocol_violation(&source) => {
+            let advised = SqlxError::Configuration(Box::new(RefusedParameter(source)));
+            DbErr::Conn(RuntimeErr::SqlxError(Arc::new(advised)))
         }
-        _ => error,
+        error => error,
     }
 }
 
+/// Whether the other side refused what the driver has sent.
+fn is_protocol_violation(error: &SqlxError) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "08P01")
+}
+
+/// Whether a pooler refused the connection. Then the error contains the advice.
+pub(crate) fn is_refused_parameter(error: &DbErr) -> bool {
+    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return false };
+    matches!(&**error, SqlxError::Configuration(cause) if cause.is::<RefusedParameter>())
+}
+
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-fn failed(error: sea_orm::sqlx::Error) -> Error {
-    Error::new(DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error))))
+fn failed(error: SqlxError) -> Error {
+    Error::new(advised(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)))))
 }
 
 #[cfg(feature = "postgres")]
 fn no_answer() -> Error {
     let why = format!("the server did not answer within {} s", LIMIT.as_secs());
-    Error::new(DbErr::Conn(sea_orm::RuntimeErr::Internal(why)))
+    Error::new(DbErr::Conn(RuntimeErr::Internal(why)))
 }
 
 /// Whether the PostgreSQL driver was compiled with TLS, by a feature of this crate or of the application. Without TLS the
@@ -127,7 +170,7 @@ fn no_answer() -> Error {
 #[cfg(feature = "postgres")]
 pub(crate) async fn tls_is_compiled() -> bool {
     use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
-    use sea_orm::sqlx::{Connection, Error as SqlxError, PgConnection};
+    use sea_orm::sqlx::{Connection, PgConnection};
 
     if cfg!(feature = "tls") {
         return true;

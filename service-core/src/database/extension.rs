@@ -3,10 +3,11 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::config::{Row, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
@@ -14,8 +15,13 @@ use crate::database::direct::DirectConnection;
 use crate::database::error_kind::ErrorKind;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::service_db::ServiceDb;
+use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
+#[cfg(feature = "postgres")]
+use crate::database::wake::listener::Listener;
+use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
+use crate::database::work::retention::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
@@ -28,6 +34,10 @@ use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 
+/// The name of the registry where a service's id is stored.
+const REGISTRY: &str = "service_core";
+/// How often the registry checks whether completed rows are to be deleted.
+const RETENTION_CHECK: Duration = Duration::from_secs(10);
 /// The time limit for reading the last fire.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -39,6 +49,12 @@ pub(crate) struct DatabaseExtension {
     /// Leases use the registry's clock, not the database's.
     is_virtual: bool,
     monitor: Option<Arc<StatementMonitor>>,
+    retained: Arc<RetainedTables>,
+    deleting: SingleTask,
+    notifier: Arc<Notifier>,
+    sending: SingleTask,
+    #[cfg(feature = "postgres")]
+    listener: Option<Listener>,
 }
 
 impl DatabaseExtension {
@@ -49,8 +65,36 @@ impl DatabaseExtension {
         is_virtual: bool,
     ) -> Self {
         let watcher = Arc::new(TableWatcher::new(db, direct, availability, is_virtual));
+        let notifier = Notifier::new(watcher.db.clone());
         let resource = DatabaseResource { name: Arc::from(DATABASE), watcher, services: OnceLock::new() };
-        Self { resource: Arc::new(resource), write_lock: WriteLock::default(), is_virtual, monitor: None }
+        Self {
+            #[cfg(feature = "postgres")]
+            listener: Listener::new(&resource.watcher, &notifier, None),
+            resource: Arc::new(resource),
+            write_lock: WriteLock::default(),
+            is_virtual,
+            monitor: None,
+            retained: Arc::default(),
+            deleting: SingleTask::default(),
+            notifier,
+            sending: SingleTask::default(),
+        }
+    }
+
+    /// Sets the way around a pooler, for notifications.
+    ///
+    /// # Errors
+    /// The database is not PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn with_direct(self, direct: Option<sea_orm::sqlx::postgres::PgConnectOptions>) -> Result<Self> {
+        if direct.is_none() {
+            return Ok(self);
+        }
+        let listener = Listener::new(self.watcher(), &self.notifier, direct);
+        if listener.is_none() {
+            return Err(Error::fatal("`database_direct_url` needs a PostgreSQL database: remove it"));
+        }
+        Ok(Self { listener, ..self })
     }
 
     pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
@@ -67,6 +111,24 @@ impl DatabaseExtension {
 
     fn availability(&self) -> &Availability {
         &self.watcher().availability
+    }
+
+    /// Whether notifications reach other replicas. On virtual time there are none.
+    fn reaches_other_replicas(&self) -> bool {
+        self.watcher().db.get_database_backend() == DbBackend::Postgres && !self.is_virtual
+    }
+
+    /// Access to the database for a service, or for the registry's own work.
+    fn service_db(&self, services: &Services, id: Arc<str>) -> ServiceDb {
+        let shared = services.shared.clone();
+        let clock = WallClock::new(move || shared.clock.wall_now().into());
+        let db = ServiceDb::new(self.watcher().db.clone(), id)
+            .with_tables(self.availability().tables().clone())
+            .with_retained(self.retained.clone())
+            .with_notifier(self.notifier.clone())
+            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
+            .with_monitor(self.monitor.clone());
+        if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) }
     }
 
     async fn read_last_fire(&self, id: &str, schedule: &str, now: SystemTime) -> Result<SystemTime> {
@@ -97,16 +159,23 @@ impl Extension for DatabaseExtension {
         Some(self.resource.clone())
     }
 
+    fn hold_configuration(&self) -> BoxFuture<'_, Box<dyn Send + '_>> {
+        Box::pin(async { Box::new(self.watcher().hold().await) as Box<dyn Send> })
+    }
+
+    fn rows(&self, sources: &Sources, service: &str) -> Vec<Row> {
+        self.watcher().rows(sources, service)
+    }
+
+    fn apply_rows_again(&self, services: &Services) {
+        self.watcher().apply_again(services);
+    }
+
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
         // The same registry each time.
         let _ = self.resource.services.set(Arc::downgrade(services));
-        let shared = services.shared.clone();
-        let clock = WallClock::new(move || shared.clock.wall_now().into());
-        let db = ServiceDb::new(self.watcher().db.clone(), service.id.clone())
-            .with_tables(self.availability().tables().clone())
-            .with_write_lock(self.write_lock.clone(), self.watcher().pool_is_checked())
-            .with_monitor(self.monitor.clone());
-        let db = if self.is_virtual { db.with_clock(clock) } else { db.with_row_clock(clock) };
+        self.notifier.attach(services);
+        let db = self.service_db(services, service.id.clone());
         // Cannot fail: a service is registered once.
         let _ = service.extension_data.set(Box::new(db));
     }
@@ -121,14 +190,64 @@ impl Extension for DatabaseExtension {
 
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {
         self.watcher().keep_watching(services, runtime);
+        #[cfg(feature = "postgres")]
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
+            listener.keep_listening(services, runtime);
+        }
+        let (db, watcher) = (self.service_db(services, REGISTRY.into()), self.watcher().clone());
+        let services = Arc::downgrade(services);
+        if self.reaches_other_replicas() {
+            let (notifier, watcher, services) = (self.notifier.clone(), watcher.clone(), services.clone());
+            self.sending.start(runtime, || async move { notifier.keep_sending(&watcher, &services).await });
+        }
+        self.deleting.start(runtime, || async move {
+            while services.strong_count() > 0 {
+                tokio::time::sleep(RETENTION_CHECK).await;
+                if watcher.availability.is_down() {
+                    db.retained.postpone_due();
+                } else {
+                    db.delete_retained().await;
+                }
+            }
+        });
+    }
+
+    fn until_listening<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        #[cfg(feature = "postgres")]
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.reaches_other_replicas()) {
+            return Box::pin(listener.until_listening(services));
+        }
+        let _ = services;
+        Box::pin(std::future::ready(()))
+    }
+
+    fn start_notifies(&self) -> bool {
+        true
+    }
+
+    fn notify(&self, services: &Services, topic: &str) {
+        services.wake(topic);
+        if self.reaches_other_replicas() {
+            self.notifier.send_later(topic);
+        }
     }
 
     fn refresh<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
-        Box::pin(self.watcher().poll_regularly(services))
+        Box::pin(async move {
+            if self.watcher().poll_regularly(services).await {
+                self.service_db(services, REGISTRY.into()).delete_retained().await;
+            } else {
+                self.retained.postpone_due();
+            }
+        })
     }
 
     fn refresh_due(&self, services: &Services) -> Option<SystemTime> {
-        self.watcher().next_due(services)
+        let deletion = self
+            .retained
+            .next_due()
+            .map(|due| services.shared.clock.wall_now() + due.saturating_duration_since(Instant::now()));
+        self.watcher().next_due(services).into_iter().chain(deletion).min()
     }
 
     fn commit_in_progress(&self, service: &ServiceInner) -> bool {

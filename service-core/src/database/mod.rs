@@ -20,6 +20,7 @@ mod extension;
 mod operator_store;
 mod schema;
 mod service_db;
+mod single_task;
 mod sqlite_connection;
 mod sqlite_file;
 mod statement_monitor;
@@ -29,6 +30,7 @@ mod test_bed;
 mod transaction;
 mod tx_limits;
 mod uncancelled;
+mod wake;
 mod wall_clock;
 mod work;
 mod write_lock;
@@ -40,12 +42,14 @@ pub use schema::{SchemaSql, check_schema, migrate, schema_sql};
 pub use service_macros::WorkItem;
 pub use store::Store;
 pub use transaction::Transaction;
+pub use wake::trigger::{create_wake_trigger, wake_trigger_sql};
 pub use work::batch::{Batch, BatchItem};
 pub use work::builder::{Claim, ClaimEach};
 pub use work::index::{claim_index, create_claim_index};
 pub use work::item::{IntoSettled, Item};
 #[doc(hidden)]
 pub use work::item_fn::{ItemFn, ItemFnWith};
+pub use work::retry::retry_failed;
 pub use work::work_item::WorkItem;
 
 /// The items that the derive names, and those that this repository's tests use without a registry.
@@ -55,6 +59,7 @@ pub mod __private {
     pub use super::config::tables::{expire_overrides, read_config, read_overrides};
     pub use super::service_db::ServiceDb;
     pub use super::wall_clock::WallClock;
+    pub use super::work::linked::LinkedTable;
     pub use super::work::work_item::{
         StatusEnum, StatusText, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
     };

@@ -182,10 +182,11 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<()> {
     if backend == DbBackend::Postgres {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     }
-    for sql in schema_sql(backend) {
+    // Checked again under the lock: another process may have created them.
+    let missing = missing_tables(&tx).await?;
+    for (_, sql) in TABLES.into_iter().filter(|(name, _)| missing.contains(name)) {
         tx.execute_unprepared(sql).await.map_err(Refused)?;
     }
-    // Checked again under the lock.
     for sql in missing_columns(&tx).await? {
         tx.execute_unprepared(sql).await.map_err(|source| ColumnRefused { sql, source })?;
     }
@@ -234,7 +235,7 @@ async fn missing_columns(db: &impl ConnectionTrait) -> Result<Vec<&'static str>>
     Ok(missing)
 }
 
-async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
+async fn missing_tables(db: &impl ConnectionTrait) -> Result<Vec<&'static str>> {
     let backend = db.get_database_backend();
     if !matches!(backend, DbBackend::Sqlite | DbBackend::Postgres) {
         return Err(Error::fatal(format!("{backend:?} is not supported: use SQLite or PostgreSQL")));
@@ -252,7 +253,7 @@ async fn missing_tables(db: &DatabaseConnection) -> Result<Vec<&'static str>> {
 }
 
 /// Whether a table or view exists. On PostgreSQL `name` is an identifier as in SQL: with quotes and a schema, if it needs them.
-pub(crate) async fn table_exists(db: &DatabaseConnection, name: &str) -> std::result::Result<bool, DbErr> {
+pub(crate) async fn table_exists(db: &impl ConnectionTrait, name: &str) -> std::result::Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let sql = match backend {
         DbBackend::Postgres => "SELECT 1 WHERE to_regclass($1) IS NOT NULL",

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::db_time::DbTime;
-use crate::database::direct::explained;
-use crate::database::error_kind::ErrorKind;
+use crate::database::direct::{can_be_explained, explained};
 use crate::database::schema::FrameworkTables;
 use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::{Transaction, TxContext};
+use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
+use crate::database::work::retention::RetainedTables;
 use crate::database::work::work_state::WorkState;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::service_inner::ServiceInner;
@@ -32,6 +33,7 @@ pub struct ServiceDb {
     /// For leases.
     pub(crate) time: DbTime,
     pub(crate) tables: Arc<FrameworkTables>,
+    pub(crate) retained: Arc<RetainedTables>,
     used: Arc<AtomicBool>,
 }
 
@@ -59,6 +61,7 @@ impl ServiceDb {
             clock: WallClock::default(),
             time: DbTime::default(),
             tables: Arc::new(FrameworkTables::ready()),
+            retained: Arc::default(),
             used: Arc::default(),
         }
     }
@@ -66,6 +69,18 @@ impl ServiceDb {
     /// Sets the tables that the registry creates.
     pub(crate) fn with_tables(mut self, tables: Arc<FrameworkTables>) -> Self {
         self.tables = tables;
+        self
+    }
+
+    /// Sets the tables whose completed rows the registry deletes.
+    pub(crate) fn with_retained(mut self, retained: Arc<RetainedTables>) -> Self {
+        self.retained = retained;
+        self
+    }
+
+    /// Sets where notifications go.
+    pub(crate) fn with_notifier(mut self, notifier: Arc<Notifier>) -> Self {
+        self.tx.notifier = notifier;
         self
     }
 
@@ -113,23 +128,39 @@ impl ServiceDb {
         Transaction::begin(&self.tx).await
     }
 
+    /// Executes a statement of the framework in a transaction of its own. On PostgreSQL this transaction is at READ COMMITTED: at
+    /// a higher default level, the server refuses a statement if another worker writes the same row.
+    pub(crate) async fn execute_alone(&self, statement: &impl StatementBuilder) -> Result<ExecResult> {
+        if self.db().get_database_backend() != DbBackend::Postgres {
+            return Ok(self.db().execute(statement).await?);
+        }
+        let tx = self.begin().await?;
+        let done = tx.connection().await?.execute(statement).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+
     /// Creates the framework's tables if they are missing.
     pub(crate) async fn ensure_tables(&self) -> Result<()> {
         let ensured = self.tables.ensure(self.db()).await;
         self.explained(ensured).await
     }
 
-    /// Replaces a timeout of the pool by its cause, if a direct connection finds one.
+    /// Explains an error of the pool, see [`explained`].
     pub(crate) async fn explained<T>(&self, result: Result<T>) -> Result<T> {
         match result {
             Err(error) => match error.find::<DbErr>().cloned() {
-                Some(source) if ErrorKind::of(&source) == ErrorKind::PoolTimeout => {
-                    Err(explained(self.db(), source).await.into())
-                }
+                Some(source) if can_be_explained(&source) => Err(explained(self.db(), source).await.into()),
                 _ => Err(error),
             },
             Ok(value) => Ok(value),
         }
+    }
+
+    /// Deletes the completed rows that need not be kept any longer, if that is due, and if it is this replica's turn. Returns how
+    /// many there were.
+    pub async fn delete_retained(&self) -> u64 {
+        self.retained.delete_due(self).await
     }
 
     /// Whether an ended run left rows or claims to settle.

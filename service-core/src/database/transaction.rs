@@ -33,6 +33,7 @@ use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
 use crate::database::uncancelled::Uncancelled;
+use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
 
@@ -56,6 +57,7 @@ pub(crate) struct TxContext {
     /// The number of batches of this service that hold SQLite's write lock.
     pub(crate) open_batches: Arc<AtomicUsize>,
     pub(crate) write_lock: WriteLock,
+    pub(crate) notifier: Arc<Notifier>,
     /// Only on virtual time.
     pub(crate) monitor: Option<Arc<StatementMonitor>>,
 }
@@ -68,6 +70,7 @@ impl TxContext {
             commits: Arc::default(),
             open_batches: Arc::default(),
             write_lock: WriteLock::default(),
+            notifier: Arc::default(),
             monitor: None,
         }
     }
@@ -97,6 +100,15 @@ pub struct Transaction {
     /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip.
     stale_savepoint: bool,
     health: TxHealth,
+    notifications: Mutex<Notifications>,
+}
+
+/// The topics that the commit notifies.
+#[derive(Debug, Default)]
+struct Notifications {
+    topics: Vec<String>,
+    /// How many of them are not of the current item.
+    kept: usize,
 }
 
 /// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
@@ -146,6 +158,7 @@ impl Transaction {
             savepoint: None,
             stale_savepoint: false,
             health: TxHealth::default(),
+            notifications: Mutex::default(),
         }
     }
 
@@ -182,6 +195,29 @@ impl Transaction {
         self.tx.initialized()
     }
 
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceRegistry::notify`](crate::ServiceRegistry::notify) does,
+    /// but after the commit, so that the run sees the writes of this transaction. Without a commit nothing is notified. On
+    /// [`item.tx()`](crate::database::Item::tx), an item that fails drops its notifications.
+    ///
+    /// On PostgreSQL, replicas are notified by the commit itself.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// async fn place_order(cx: &Context) -> Result<()> {
+    ///     let tx = cx.begin().await?;
+    ///     // … insert the order through `&tx` …
+    ///     tx.notify("orders");
+    ///     tx.commit().await
+    /// }
+    /// ```
+    pub fn notify(&self, topic: &str) {
+        let mut notifications = lock(&self.notifications);
+        if !notifications.topics.iter().any(|known| known == topic) {
+            notifications.topics.push(topic.to_owned());
+        }
+    }
+
     /// Makes all writes through this transaction permanent. Does nothing if no statement was executed.
     ///
     /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up
@@ -195,11 +231,23 @@ impl Transaction {
             self.prove().await?;
         }
         let backend = self.backend;
-        let Some(open) = self.tx.take() else { return Ok(()) };
+        let topics = std::mem::take(&mut lock(&self.notifications).topics);
+        let notifier = self.cx.notifier.clone();
+        let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
         let guard = self.cx.commits.enter();
         let committing = tokio::spawn(async move {
-            let result = tokio::time::timeout(COMMIT_LIMIT, commit(open.tx.into_inner(), backend)).await;
-            drop((guard, open.permits));
+            let committing = async {
+                if backend == DbBackend::Postgres {
+                    notifier.announce(&tx, &topics).await?;
+                }
+                commit(tx.into_inner(), backend).await
+            };
+            let result = tokio::time::timeout(COMMIT_LIMIT, committing).await;
+            drop((guard, permits));
+            // If it is unknown whether the commit took effect, a run without work is better than none.
+            if !matches!(&result, Ok(Err(error)) if ErrorKind::of(error) != ErrorKind::ConnectionLost) {
+                notifier.deliver(&topics);
+            }
             result
         });
         match committing.await {
@@ -381,11 +429,20 @@ impl Transaction {
             open.tx.savepoint_ended();
             self.health.in_doubt.store(false, Ordering::Relaxed);
         }
+        {
+            let mut notifications = lock(&self.notifications);
+            let kept = notifications.kept;
+            notifications.topics.truncate(kept);
+        }
         self.end_item();
         Ok(())
     }
 
     fn end_item(&mut self) {
+        {
+            let mut notifications = lock(&self.notifications);
+            notifications.kept = notifications.topics.len();
+        }
         self.stale_savepoint = self.stale_savepoint || self.savepoint.as_ref().is_some_and(OnceCell::initialized);
         self.savepoint = None;
         self.health.failed.store(false, Ordering::Relaxed);

@@ -13,12 +13,13 @@ use crate::log::warn;
 
 use crate::config::is_name;
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigErrors, Inputs, ServiceDescriptor, SettingValue, Sources};
+use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
 use crate::registry::companion::{Companion, CompanionBuilder, CompanionSettings};
 use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
+use crate::registry::instances;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::registry::session::SHUTDOWN_TIMEOUT;
 use crate::registry::signals;
@@ -64,7 +65,7 @@ pub struct RegistryBuilder {
     shutdown_timeout: Option<Duration>,
     only: Option<Vec<String>>,
     except: Vec<String>,
-    without_discovered: bool,
+    pub(crate) without_discovered: bool,
     strict: bool,
     probes: Vec<Arc<Probe>>,
     max_concurrent_runs: Option<usize>,
@@ -106,7 +107,7 @@ impl RegistryBuilder {
     }
 
     /// Sets the configuration file. Default: the file that the environment variable `SERVICES_CONFIG` names, else
-    /// `services.toml` in the working directory if it exists.
+    /// `services.toml` in the working directory if it exists. [`reload`](ServiceRegistry::reload) reads it again.
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config_file = Some(path.into());
         self
@@ -193,9 +194,10 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets options of any service, discovered or not. They override `[defaults]` and the attribute; the service's section in
-    /// `services.toml`, and every layer above that, overrides them. If two calls for one service set the same key, the later
-    /// one counts.
+    /// Sets options of any service, discovered or not. Where [`instances`](ServiceOptions::instances) makes several services, the
+    /// name of the type stands for all of them, and an id for one; options of one override those for all. Options override
+    /// `[defaults]` and the attribute; the service's section in `services.toml`, and every layer above that, overrides them. If
+    /// two calls for one service set the same key, the later one counts.
     pub fn options_of(mut self, id: impl Into<String>, options: ServiceOptions) -> Self {
         self.options.push((id.into(), options));
         self
@@ -264,8 +266,7 @@ impl RegistryBuilder {
         registrations.extend(self.discovered(&mut problems));
         check_expected(&mut problems);
         check_ids(&registrations, &mut problems);
-        check_names(&registrations, &mut problems);
-        apply_options(&mut registrations, std::mem::take(&mut self.options), &mut problems);
+        let options = apply_options(&mut registrations, std::mem::take(&mut self.options));
 
         let mut inputs = self.inputs.take().unwrap_or_else(Inputs::of_process);
         inputs.file = self.config_file.take().or(inputs.file);
@@ -285,6 +286,19 @@ impl RegistryBuilder {
         }
         let sources = Sources::load(inputs);
         problems.extend(sources.errors().iter().map(ToString::to_string));
+        let mut registrations = instances::repeat(registrations, &sources, &mut problems);
+        check_names(&registrations, &mut problems);
+        for (name, options) in &options {
+            if options.sets(instances::KEY) {
+                problems.push(format!(
+                    "`options_of` sets `instances` of `{name}`: it is for all services of a type, so set it for the type or for the \
+                     registered id"
+                ));
+            }
+        }
+        for (name, _) in apply_options(&mut registrations, options) {
+            problems.push(unknown_options(&name, &registrations));
+        }
 
         let extension: Arc<dyn Extension> = match self.extension {
             Some(builder) => builder.build().await?,
@@ -300,25 +314,26 @@ impl RegistryBuilder {
         });
         let probes = self.probes.iter().map(|probe| probe.clone() as Arc<dyn Resource>);
         let resources: Vec<Arc<dyn Resource>> = extension.resource().into_iter().chain(probes).collect();
-        let ids: Vec<String> = registrations.iter().map(|registration| registration.id.clone()).collect();
-        let type_names: Vec<&str> = registrations.iter().map(|registration| registration.descriptor.id).collect();
+        let mut names: Vec<String> = Vec::new();
         let (mut services, mut wrong) = (Vec::new(), Vec::new());
-        for (registration, id) in registrations.into_iter().zip(&ids) {
+        for registration in registrations {
+            names.extend([registration.id.clone(), registration.descriptor.id.to_owned()]);
+            let own_names = registration.names();
             let checked = |service: RegisteredService| {
-                check_catch_up(&service, &*extension)?;
-                check_needs(&service, &resources)?;
+                let resolved = service.inner.lock().requests.resolved.clone();
+                check_resolved(service.id(), &resolved, &*extension, &resources)?;
                 Ok(service)
             };
             match RegisteredService::new(registration, &shared, &sources).and_then(checked) {
                 Ok(service) => services.push(Arc::new(service)),
                 Err(error) => {
-                    wrong.push(id.as_str());
+                    wrong.extend(own_names);
                     problems.extend(each(&error));
                 }
             }
         }
         let linked = ServiceRegistry::discovered().into_iter().map(|descriptor| descriptor.id);
-        for warning in sources.unknown_sections(ids.iter().map(String::as_str).chain(type_names).chain(linked)) {
+        for warning in sources.unknown_sections(names.iter().map(String::as_str).chain(linked)) {
             warn!("{warning}");
         }
         problems.extend(dependencies::check(&services, &[], &wrong));
@@ -344,6 +359,7 @@ impl RegistryBuilder {
             companions,
             home: Home::default(),
             session: Mutex::default(),
+            reloading: tokio::sync::Mutex::default(),
         };
         Ok(ServiceRegistry { inner: Arc::new(inner) })
     }
@@ -392,6 +408,9 @@ impl ServiceRegistry {
     /// installed for the rest of the process, even after the runtime has ended. A program that handles signals itself calls
     /// [`build`](RegistryBuilder::build) and [`start`](Self::start) instead.
     ///
+    /// SIGHUP reads the configuration file again, as [`reload`](Self::reload) does; if standard input is a terminal at this
+    /// call, SIGHUP begins a shutdown, as SIGTERM does.
+    ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
     /// cannot start is not an error; its health shows why.
@@ -405,24 +424,32 @@ impl ServiceRegistry {
     }
 }
 
+/// Checks that the registry has what the options of a service need.
+pub(super) fn check_resolved(
+    id: &str,
+    resolved: &Resolved,
+    extension: &dyn Extension,
+    resources: &[Arc<dyn Resource>],
+) -> Result<()> {
+    check_catch_up(id, resolved, extension)?;
+    check_needs(id, resolved, resources)
+}
+
 /// `catch_up` needs an extension that stores the last fire.
-pub(super) fn check_catch_up(service: &RegisteredService, extension: &dyn Extension) -> Result<()> {
-    let resolved = service.inner.lock().requests.resolved.clone();
+fn check_catch_up(id: &str, resolved: &Resolved, extension: &dyn Extension) -> Result<()> {
     match &resolved.options.schedule {
         Schedule::Cron(cron) if cron.catch_up != CatchUp::None && !extension.remembers_fires() => {}
         _ => return Ok(()),
     }
     let place = resolved.provenance.iter().find(|set| set.key == "catch_up").map_or("", |set| &set.place);
     Err(Error::msg(format!(
-        "service `{}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
-         `.database_url(…)` to the builder, or leave `catch_up` out",
-        service.id()
+        "service `{id}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
+         `.database_url(…)` to the builder, or leave `catch_up` out"
     )))
 }
 
 /// `needs` names probes of the registry.
-pub(super) fn check_needs(service: &RegisteredService, resources: &[Arc<dyn Resource>]) -> Result<()> {
-    let resolved = service.inner.lock().requests.resolved.clone();
+fn check_needs(id: &str, resolved: &Resolved, resources: &[Arc<dyn Resource>]) -> Result<()> {
     let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
     let Some(unknown) = resolved.options.needs.iter().find(|name| !is_known(name)) else { return Ok(()) };
     let place = resolved.provenance.iter().find(|set| set.key == "needs").map_or("", |set| &set.place);
@@ -432,35 +459,38 @@ pub(super) fn check_needs(service: &RegisteredService, resources: &[Arc<dyn Reso
         None => format!("add `.probe(\"{unknown}\", …)` to the builder"),
     };
     Err(Error::msg(format!(
-        "service `{}`: `needs` ({place}) names the probe `{unknown}`, which the registry does not have; {hint}",
-        service.id()
+        "service `{id}`: `needs` ({place}) names the probe `{unknown}`, which the registry does not have; {hint}"
     )))
 }
 
+/// Gives options to the services that they name. Returns those that name none.
 fn apply_options(
     registrations: &mut [Registration],
     options: Vec<(String, ServiceOptions)>,
-    problems: &mut Vec<String>,
-) {
-    for (id, options) in options {
-        match registrations.iter_mut().find(|registration| registration.id == id) {
-            Some(registration) => {
-                registration.options = Some(match registration.options.take() {
-                    Some(earlier) => earlier.and(options),
-                    None => options,
-                });
-            }
-            None => {
-                let hint = nearest(&id, registrations.iter().map(|registration| registration.id.as_str()))
-                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-                problems.push(format!("`options_of` names `{id}`, but no service has that id{hint}"));
-            }
+) -> Vec<(String, ServiceOptions)> {
+    let mut left = Vec::new();
+    for (name, options) in options {
+        let mut found = false;
+        for registration in registrations.iter_mut().filter(|registration| registration.has_name(&name)) {
+            found = true;
+            registration.add_options(options.clone());
+        }
+        if !found {
+            left.push((name, options));
         }
     }
+    left
+}
+
+/// The message about options for a service that does not exist.
+fn unknown_options(name: &str, registrations: &[Registration]) -> String {
+    let hint = nearest(name, registrations.iter().map(|registration| registration.id.as_str()))
+        .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+    format!("`options_of` names `{name}`, but no service has that id{hint}")
 }
 
 /// Splits an error into the mistakes in one service's options.
-fn each(error: &Error) -> Vec<String> {
+pub(super) fn each(error: &Error) -> Vec<String> {
     match error.find::<ConfigErrors>() {
         Some(errors) => errors.iter().map(ToString::to_string).collect(),
         None => vec![error.to_string()],

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::config::options::Options;
 use crate::runtime::registration::RegisteredService;
 
-/// The services, by id, and the ids that each depends on.
+/// The services, by id, and the ids that each depends on. A name that stands for several services is a node, too, which depends
+/// on all of them.
 type Graph<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
 /// Sorts services into tiers: each tier depends only on earlier ones. Unknown ids are left out.
@@ -83,10 +84,9 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
     };
     let by_id: BTreeMap<&str, &Arc<RegisteredService>> =
         services.iter().map(|service| (&**service.id(), service)).collect();
-    tiers
-        .into_iter()
-        .map(|tier| tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect())
-        .collect()
+    let members =
+        |tier: Vec<&str>| tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect();
+    tiers.into_iter().map(members).collect()
 }
 
 /// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
@@ -99,15 +99,21 @@ pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<R
     }
     let roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
     let mut groups: BTreeMap<&str, Vec<Arc<RegisteredService>>> = BTreeMap::new();
-    let (mut graph, mut stop_last) = (Graph::new(), Vec::new());
+    let mut stop_last = Vec::new();
     for (service, options) in services.iter().zip(&options) {
-        let root: &str = &roots[&**service.id()];
+        let root = root_of(service.id(), &roots);
         groups.entry(root).or_default().push(service.clone());
-        let depends_on = options.depends_on.iter().map(|id| roots.get(id.as_str()).map_or(id.as_str(), |root| root));
-        graph.entry(root).or_default().extend(depends_on.filter(|id| *id != root));
         if options.stop_last {
             stop_last.push(root);
         }
+    }
+    let mut graph = Graph::new();
+    for (id, depends_on) in self::graph(&services, &options) {
+        let root = root_of(id, &roots);
+        graph
+            .entry(root)
+            .or_default()
+            .extend(depends_on.into_iter().map(|id| root_of(id, &roots)).filter(|id| *id != root));
     }
     let last = with_dependencies(stop_last, &graph);
     let mut all = Vec::new();
@@ -121,6 +127,11 @@ pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<R
     let members =
         |tier: Vec<&str>| tier.into_iter().filter_map(|root| groups.remove(root)).flatten().collect::<Vec<_>>();
     all.into_iter().map(members).filter(|tier| !tier.is_empty()).collect()
+}
+
+/// Returns the root of a service; of a name that stands for several, the name.
+fn root_of<'a>(id: &'a str, roots: &'a BTreeMap<&str, Arc<str>>) -> &'a str {
+    roots.get(id).map_or(id, |root| root)
 }
 
 /// Returns the id of the service that has no parent, up the line of parents.
@@ -137,27 +148,46 @@ fn options(services: &[Arc<RegisteredService>]) -> Vec<Arc<Options>> {
 }
 
 fn graph<'a>(services: &'a [Arc<RegisteredService>], options: &'a [Arc<Options>]) -> Graph<'a> {
-    services
+    let mut graph: Graph<'a> = services
         .iter()
         .zip(options)
         .map(|(service, options)| (&**service.id(), options.depends_on.iter().map(String::as_str).collect()))
-        .collect()
+        .collect();
+    let mut groups = Graph::new();
+    for service in services {
+        for name in service.group_names().into_iter().flatten().filter(|name| !graph.contains_key(name)) {
+            groups.entry(name).or_default().push(service.id());
+        }
+    }
+    graph.extend(groups);
+    graph
 }
 
 /// Returns messages about unknown ids and cycles in the dependencies of new services. Unknown ids in the dependencies of
-/// old services are not reported: these may have been unregistered. `wrong` are ids of services with other mistakes.
-pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[&str]) -> Vec<String> {
+/// old services are not reported: these may have been unregistered. `wrong` are names of services with other mistakes.
+pub(crate) fn check(new: &[Arc<RegisteredService>], old: &[Arc<RegisteredService>], wrong: &[String]) -> Vec<String> {
     let all: Vec<Arc<RegisteredService>> = new.iter().chain(old).cloned().collect();
     let options = options(&all);
-    let graph = graph(&all, &options);
+    check_with(&all, &options, new.len(), wrong)
+}
+
+/// As [`check`], if the services have these options. The first `new` of them are new.
+pub(crate) fn check_with(
+    all: &[Arc<RegisteredService>],
+    options: &[Arc<Options>],
+    new: usize,
+    wrong: &[String],
+) -> Vec<String> {
+    let graph = graph(all, options);
     let mut problems = Vec::new();
-    for (service, options) in new.iter().zip(&options) {
+    for (service, options) in all.iter().zip(options).take(new) {
         for dependency in options.depends_on.iter().map(String::as_str) {
-            if graph.contains_key(dependency) || wrong.contains(&dependency) {
+            if graph.contains_key(dependency) || wrong.iter().any(|name| name == dependency) {
                 continue;
             }
-            let hint = crate::suggest::nearest(dependency, graph.keys().chain(wrong).copied())
-                .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let hint =
+                crate::suggest::nearest(dependency, graph.keys().copied().chain(wrong.iter().map(String::as_str)))
+                    .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
             let (id, place) = (service.id(), service.place);
             problems.push(format!("service `{id}` ({place}) depends on `{dependency}`, which is not registered{hint}"));
         }

@@ -20,6 +20,12 @@ struct Runtime {
 }
 
 impl Home {
+    /// Returns the runtime, if the registry has been started.
+    pub(crate) fn current(&self) -> Option<Handle> {
+        let home = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        home.as_ref().filter(|runtime| !runtime.canary.is_finished()).map(|runtime| runtime.handle.clone())
+    }
+
     /// Returns the runtime. If there is none yet, it is the caller's.
     ///
     /// # Errors

@@ -7,9 +7,10 @@ use std::task::{Context as Task, Poll};
 
 use crate::config::SettingValue;
 use crate::config::options::ServiceOptions;
-use crate::registry::builder::{check_catch_up, check_needs, name_clash};
+use crate::registry::builder::{check_resolved, name_clash};
 use crate::registry::dependencies;
 use crate::registry::handle::ServiceHandle;
+use crate::registry::instances;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::instance_fn::InstanceFn;
@@ -55,10 +56,7 @@ impl Register {
     /// and every layer above that, overrides them.
     pub fn options(mut self, options: ServiceOptions) -> Self {
         if let Ok(registration) = &mut self.registration {
-            registration.options = Some(match registration.options.take() {
-                Some(earlier) => earlier.and(options),
-                None => options,
-            });
+            registration.add_options(options);
         }
         self
     }
@@ -194,10 +192,18 @@ impl ServiceRegistry {
 
     pub(crate) fn add(&self, registration: Registration) -> Result<ServiceHandle> {
         registration.check_id()?;
+        if registration.options.as_ref().is_some_and(|options| options.sets(instances::KEY)) {
+            let Registration { id, place, .. } = &registration;
+            return Err(Error::msg(format!(
+                "service `{id}` ({place}): `instances` has no effect while the registry runs; register each service under an id of \
+                 its own"
+            )));
+        }
         let services = &self.inner.services;
-        let service = Arc::new(RegisteredService::new(registration, &services.shared, &services.sources)?);
-        check_catch_up(&service, &*self.inner.extension)?;
-        check_needs(&service, &self.inner.services.resources)?;
+        let sources = services.sources();
+        let service = Arc::new(RegisteredService::new(registration, &services.shared, &sources)?);
+        let resolved = service.inner.lock().requests.resolved.clone();
+        check_resolved(service.id(), &resolved, &*self.inner.extension, &services.resources)?;
         // No other service depends on a new one, so the only possible cycle is a service that depends on itself.
         let check = |others: &[Arc<RegisteredService>]| {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
@@ -215,6 +221,9 @@ impl ServiceRegistry {
             return Err(Error::msg(name_clash(named.id(), named.descriptor, named.place, other)));
         }
         services.insert(service.clone(), check, taken)?;
+        if !Arc::ptr_eq(&sources, &services.sources()) {
+            self.resolve_again(&service);
+        }
         self.inner.extension.registered(services, &service.inner);
         service.inner.emit(|| ServiceEventKind::Registered);
         Ok(self.handle(service))
@@ -234,7 +243,7 @@ impl ServiceRegistry {
     }
 }
 
-fn unknown(id: &str, known: &[String]) -> Error {
+pub(super) fn unknown(id: &str, known: &[String]) -> Error {
     let hint = nearest(id, known.iter().map(String::as_str))
         .map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
     Error::msg(format!("there is no service `{id}`{hint}"))

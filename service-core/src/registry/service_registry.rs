@@ -1,5 +1,6 @@
 //! [`ServiceRegistry`]: the services of a program.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,13 @@ pub(crate) struct RegistryInner {
     pub(super) companions: Vec<Arc<dyn Companion>>,
     pub(crate) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
+    /// Locked while the configuration file is read again. The changes that need a restart and are reported already.
+    pub(super) reloading: tokio::sync::Mutex<Reported>,
 }
+
+/// Changes of the configuration file that need a restart: the name of the service or of its type, the key, and the value after
+/// a restart.
+pub(super) type Reported = BTreeSet<(String, &'static str, String)>;
 
 impl ServiceRegistry {
     /// Returns every annotated service that is linked into the program, sorted by id. Starts nothing.
@@ -64,9 +71,11 @@ impl ServiceRegistry {
         self.inner.services.all().iter().map(|service| service.id().to_string()).collect()
     }
 
-    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake) does.
+    /// Wakes every service that has this topic in `wake_on`, as [`ServiceHandle::wake`](crate::ServiceHandle::wake) does. With a
+    /// PostgreSQL database also those of other replicas; if the database is down, when it answers again. Never waits, and never
+    /// fails.
     pub fn notify(&self, topic: &str) {
-        self.inner.services.wake(topic);
+        self.inner.extension.notify(&self.inner.services, topic);
     }
 
     /// Returns a health snapshot of all services.

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first begins a shutdown, the second ends the process at once.
+//! SIGINT and SIGTERM: the first begins a shutdown, the second ends the process at once. SIGHUP: the configuration file is read
+//! again; but if standard input was a terminal at the start, that terminal has been closed, and SIGHUP is one of the first kind.
 //!
 //! Signals are handled on a thread of their own, so that the second one ends the process even if every worker thread of the
 //! program's runtime is blocked. The tricky part is that installing a handler permanently disables the default effect of
@@ -117,6 +118,10 @@ async fn handle_signals(mut signals: Signals) {
         let arrived = Instant::now();
         let registries: Vec<ServiceRegistry> =
             listening().iter().filter_map(Weak::upgrade).map(|inner| ServiceRegistry { inner }).collect();
+        if signal.reloads {
+            registries.iter().for_each(|registry| registry.reload_by_signal(signal.name));
+            continue;
+        }
         if deliver(&signal, &registries) {
             continue;
         }
@@ -126,7 +131,7 @@ async fn handle_signals(mut signals: Signals) {
         drop(registries);
         let mut unclaimed = pin!(exit_if_unclaimed(&signal, sessions, grace.unwrap_or(SHUTDOWN_TIMEOUT)));
         while let Some(again) = first(signals.next(), unclaimed.as_mut()).await {
-            if arrived.elapsed() >= SAME_SIGNAL {
+            if !again.reloads && arrived.elapsed() >= SAME_SIGNAL {
                 exit_at_once(&again);
             }
         }
@@ -183,30 +188,43 @@ async fn exit_if_unclaimed(signal: &Signal, sessions: Vec<Arc<Session>>, grace: 
     }
 }
 
-/// A signal that requests the end of the process.
+/// A signal that requests the end of the process, or another reading of the configuration file.
 pub(crate) struct Signal {
     name: &'static str,
     number: i32,
+    reloads: bool,
 }
 
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    /// Standard input was a terminal at the start.
+    has_terminal: bool,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn listen() -> Result<Self> {
+        use std::io::IsTerminal;
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            has_terminal: std::io::stdin().is_terminal(),
+        })
     }
 
     fn poll_next(&mut self, task: &mut Task<'_>) -> Poll<Signal> {
         if self.interrupt.poll_recv(task).is_ready() {
-            return Poll::Ready(Signal { name: "SIGINT", number: 2 });
+            return Poll::Ready(Signal { name: "SIGINT", number: 2, reloads: false });
         }
-        self.terminate.poll_recv(task).map(|_| Signal { name: "SIGTERM", number: 15 })
+        if self.terminate.poll_recv(task).is_ready() {
+            return Poll::Ready(Signal { name: "SIGTERM", number: 15, reloads: false });
+        }
+        self.hangup.poll_recv(task).map(|_| Signal { name: "SIGHUP", number: 1, reloads: !self.has_terminal })
     }
 }
 
@@ -220,7 +238,7 @@ impl Signals {
     }
 
     fn poll_next(&mut self, task: &mut Task<'_>) -> Poll<Signal> {
-        self.0.poll_recv(task).map(|_| Signal { name: "Ctrl-C", number: 2 })
+        self.0.poll_recv(task).map(|_| Signal { name: "Ctrl-C", number: 2, reloads: false })
     }
 }
 

@@ -50,6 +50,9 @@ impl ServiceRegistry {
         self.start_companions().await?;
         inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&runtime);
+        if inner.virtual_time.is_none() {
+            inner.extension.until_listening(&inner.services).await;
+        }
         let (mut started, mut loops) = (Vec::new(), Vec::new());
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
@@ -174,6 +177,7 @@ impl ServiceRegistry {
                 state.history.get_or_insert_default();
             }
             state.requests.begin();
+            state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();
             state.status.begin();
             Ok((state.status.incarnation, state.status.stats.runs))
         })?;

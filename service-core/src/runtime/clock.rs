@@ -8,6 +8,11 @@ use tokio::time::Instant;
 /// A source of wall-clock time: by default the system's clock, in tests the one of the test bed.
 pub(crate) trait TimeSource: fmt::Debug + Send + Sync {
     fn now(&self) -> SystemTime;
+
+    /// Whether the time is that of a test.
+    fn is_virtual(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -25,6 +30,10 @@ pub(crate) struct Clock(Box<dyn TimeSource>);
 impl Clock {
     pub(crate) fn new(wall: impl TimeSource + 'static) -> Self {
         Self(Box::new(wall))
+    }
+
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.0.is_virtual()
     }
 
     pub(crate) fn wall_now(&self) -> SystemTime {

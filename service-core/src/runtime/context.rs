@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::runtime::blocking;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
@@ -64,6 +65,12 @@ impl Context {
     /// Returns the id of this service.
     pub fn service_id(&self) -> &str {
         &self.service.id
+    }
+
+    /// Returns the number of this service, from 1, among those that `instances` has made of one registration, and how many there
+    /// are: `(2, 4)` for `packer_2` of four. `(1, 1)` without `instances`.
+    pub fn instance(&self) -> (u32, u32) {
+        self.service.instance
     }
 
     /// Returns the requester id, which names on whose behalf the service acts: from its options, else from the builder, else
@@ -211,13 +218,13 @@ impl Context {
     }
 
     /// Sleeps in blocking code, like [`std::thread::sleep`], but ends early when [`is_stopping`](Self::is_stopping) becomes
-    /// `true`.
+    /// `true`. Under a [`TestBed`](crate::testing::TestBed) with a paused clock, it sleeps in virtual time.
     ///
     /// # Panics
     /// In async code, where it would block other tasks: use [`sleep`](Self::sleep) there.
     pub fn blocking_sleep(&self, duration: Duration) {
-        let _sleeps = self.service.shared.sleep_in_blocking();
-        tokio::runtime::Handle::current().block_on(self.sleep(duration));
+        let cx = self.clone();
+        blocking::sleep(&self.service.shared, async move { _ = cx.sleep(duration).await });
     }
 
     /// Requests a stop of this service: the current run is the last, and is aborted after `drain_timeout`. Does nothing if

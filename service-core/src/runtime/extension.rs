@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use tokio::runtime::Handle;
 
+use crate::config::{Row, Sources};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::Resource;
@@ -29,6 +30,19 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Keeps the extension from changing the configuration of services until the guard is dropped.
+    fn hold_configuration(&self) -> BoxFuture<'_, Box<dyn Send + '_>> {
+        Box::pin(std::future::ready(Box::new(()) as Box<dyn Send>))
+    }
+
+    /// Returns the rows of its layers that are in effect for a service.
+    fn rows(&self, _sources: &Sources, _service: &str) -> Vec<Row> {
+        Vec::new()
+    }
+
+    /// Applies its rows again, since the layers below have changed. Called while the configuration is held.
+    fn apply_rows_again(&self, _services: &Services) {}
+
     /// A service has been registered.
     fn registered(&self, _services: &Arc<Services>, _service: &ServiceInner) {}
 
@@ -47,6 +61,21 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
 
     /// Starts the extension's own tasks on this runtime, unless they run already.
     fn keep_watching(&self, _services: &Arc<Services>, _runtime: &Handle) {}
+
+    /// Waits until the extension's tasks receive notifications, for a limited time. Called before services start.
+    fn until_listening<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Whether the start of a service counts as a notification of each of its topics, because programs may have sent some before.
+    fn start_notifies(&self) -> bool {
+        false
+    }
+
+    /// Wakes every service that has this topic in `wake_on`.
+    fn notify(&self, services: &Services, topic: &str) {
+        services.wake(topic);
+    }
 
     /// Does at once what the extension's tasks do periodically. For virtual time, where these tasks do not run.
     #[allow(dead_code, reason = "for virtual time")]

@@ -156,7 +156,7 @@ impl Invoker {
             Limit::Late(at) => (Some((at, Some(Cancelled::TimedOut))), Vec::new()),
             Limit::LongRun(long) => self.service.update(|state| {
                 state.set_waker(task.waker());
-                state.follow_long_run(&long);
+                self.service.follow_long_run(state, &long);
                 let requests = &state.requests;
                 let (idle, stable) = state.long_run_deadlines(&long);
                 let deadlines = [

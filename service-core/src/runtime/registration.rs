@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::log::{self, warn};
 
-use crate::config::options::{Options, ServiceOptions};
-use crate::config::{Resolved, ServiceDescriptor, Sources, Target};
+use crate::config::options::ServiceOptions;
+use crate::config::{ConfigError, KeptValues, Resolved, ServiceDescriptor, Settings, Sources, Target};
+use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::labels::Labels;
@@ -29,6 +30,8 @@ pub(crate) struct Registration {
     pub(crate) parent: Option<Arc<RegisteredService>>,
     /// Its failures do not lower the status of the registry.
     pub(crate) optional: bool,
+    /// Its number, from 1, and how many services `instances` makes of one registration.
+    pub(crate) instance: (u32, u32),
     /// The closure that builds it may read settings, so their keys are not known.
     pub(crate) undeclared_settings: bool,
     pub(crate) place: Place,
@@ -57,7 +60,7 @@ type Building = BoxFuture<'static, Result<Box<dyn Lifecycle>>>;
 pub(crate) enum Factory {
     /// One ready-made instance.
     ReadyMade(Mutex<Option<Box<dyn Lifecycle>>>),
-    Closure(Box<dyn Fn(Context) -> Building + Send + Sync>),
+    Closure(Arc<dyn Fn(Context) -> Building + Send + Sync>),
     /// `configure` or `Default`.
     Build(Build),
 }
@@ -73,6 +76,15 @@ impl Factory {
 
     pub(crate) fn is_ready_made(&self) -> bool {
         matches!(self, Self::ReadyMade(_))
+    }
+
+    /// Returns a source of the same instances for another service; `None`: there is only one instance.
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::ReadyMade(_) => None,
+            Self::Closure(build) => Some(Self::Closure(build.clone())),
+            Self::Build(build) => Some(Self::Build(*build)),
+        }
     }
 
     /// Builds the next instance.
@@ -115,7 +127,7 @@ impl Registration {
                 Ok(Box::new(service) as Box<dyn Lifecycle>)
             })
         };
-        let registration = Self::by_hand::<<F::Out as IntoService>::Service>(id, Factory::Closure(Box::new(build)));
+        let registration = Self::by_hand::<<F::Out as IntoService>::Service>(id, Factory::Closure(Arc::new(build)));
         Self { undeclared_settings: F::HAS_CONTEXT, ..registration }
     }
 
@@ -140,6 +152,7 @@ impl Registration {
             labels: Labels::default(),
             parent: None,
             optional: false,
+            instance: (1, 1),
             undeclared_settings: false,
             place,
         }
@@ -148,6 +161,48 @@ impl Registration {
     /// Creates the registration of an annotated service that is linked into the program. `None`: it cannot be built.
     pub(crate) fn discovered(&Discovered(descriptor, build): &Discovered) -> Option<Self> {
         Some(Self::new(descriptor.id, descriptor, Factory::Build(build?), Place::Attribute(descriptor)))
+    }
+
+    /// Returns the target for which its configuration is resolved.
+    pub(crate) fn target(&self) -> Target<'_> {
+        let Self { id, descriptor, options, undeclared_settings, .. } = self;
+        Target { id, descriptor, code: options.as_ref(), undeclared: *undeclared_settings, kept: None }
+    }
+
+    /// Adds options, which override those that were added before.
+    pub(crate) fn add_options(&mut self, options: ServiceOptions) {
+        self.options = Some(match self.options.take() {
+            Some(earlier) => earlier.and(options),
+            None => options,
+        });
+    }
+
+    /// Returns the names that stand for the service: its id, and those that it shares with others.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let shared = group_names(&self.id, self.descriptor, self.instance);
+        std::iter::once(&*self.id).chain(shared.into_iter().flatten()).map(str::to_owned).collect()
+    }
+
+    /// Whether this name stands for the service.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.id == name || group_names(&self.id, self.descriptor, self.instance).contains(&Some(name))
+    }
+
+    /// Returns a registration for each of `count` services: `packer_1`, `packer_2`, and so on. `None`: there is only one
+    /// instance, which is ready-made.
+    pub(crate) fn repeat(&self, count: u32) -> Option<Vec<Self>> {
+        let one = |number: u32| {
+            Some(Self {
+                options: self.options.clone(),
+                labels: self.labels.clone(),
+                parent: self.parent.clone(),
+                optional: self.optional,
+                instance: (number, count),
+                undeclared_settings: self.undeclared_settings,
+                ..Self::new(&format!("{}_{number}", self.id), self.descriptor, self.factory.share()?, self.place)
+            })
+        };
+        (1..=count).map(one).collect()
     }
 
     /// For runs of an instance that a test holds.
@@ -184,10 +239,10 @@ pub(crate) struct RegisteredService {
     pub(crate) inner: Arc<ServiceInner>,
     pub(crate) descriptor: &'static ServiceDescriptor,
     pub(crate) factory: Factory,
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) options: Option<Box<ServiceOptions>>,
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     undeclared_settings: bool,
+    /// What the file had at the start for the keys that are read only then, if it has changed since.
+    kept: OnceLock<KeptValues>,
     /// The service whose instance this one belongs to.
     parent: Option<Weak<RegisteredService>>,
     pub(crate) place: Place,
@@ -197,19 +252,29 @@ impl RegisteredService {
     /// # Errors
     /// The options are wrong; the error has all mistakes.
     pub(crate) fn new(registration: Registration, shared: &Arc<Shared>, sources: &Sources) -> Result<Self> {
-        let Registration { id, descriptor, factory, options, labels, parent, optional, undeclared_settings, place } =
-            registration;
-        let target = Target { id: &id, descriptor, code: options.as_ref(), undeclared: undeclared_settings };
-        let resolved = sources.resolve(target, &[])?;
+        let resolved = sources.resolve(registration.target(), &[])?;
+        let Registration {
+            id,
+            descriptor,
+            factory,
+            options,
+            labels,
+            parent,
+            optional,
+            instance,
+            undeclared_settings,
+            place,
+        } = registration;
         log::with_labels(labels.text(), || {
             resolved.warnings.iter().for_each(|warning| warn!(service.id = %id, "{warning}"));
         });
-        let resolved =
-            fit(resolved, &factory).map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
+        let resolved = fit(resolved, &factory, instance)
+            .map_err(|wrong| Error::msg(format!("service `{id}` ({place}): {wrong}")))?;
         let requester_id = options.as_ref().and_then(|options| options.requester_id.as_deref()).map(Box::from);
         let mut inner = ServiceInner::new(Arc::from(id), shared.clone(), requester_id, resolved);
         inner.labels = labels;
         inner.optional = optional;
+        inner.instance = instance;
         let parent = parent.as_ref().map(Arc::downgrade);
         Ok(Self {
             inner: Arc::new(inner),
@@ -217,6 +282,7 @@ impl RegisteredService {
             factory,
             options: options.map(Box::new),
             undeclared_settings,
+            kept: OnceLock::new(),
             parent,
             place,
         })
@@ -226,47 +292,93 @@ impl RegisteredService {
         &self.inner.id
     }
 
+    /// Returns the names that stand for this service and others, if it is one of several that `instances` has made: the id that
+    /// was registered, and the name of the type, which is the same unless code chose the id.
+    pub(crate) fn group_names(&self) -> [Option<&str>; 2] {
+        group_names(self.id(), self.descriptor, self.inner.instance)
+    }
+
     /// Returns the service whose instance this one belongs to.
     pub(crate) fn parent(&self) -> Option<Arc<Self>> {
         self.parent.as_ref().and_then(Weak::upgrade)
     }
 
     /// Returns the target for which its configuration is resolved.
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn target(&self) -> Target<'_> {
         let (id, code) = (&*self.inner.id, self.options.as_deref());
-        Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings }
+        let kept = self.kept.get();
+        Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings, kept }
+    }
+
+    /// From now on the values of the file for the keys that are read only at the start are these. Only the first call counts.
+    pub(crate) fn keep(&self, values: KeptValues) {
+        let _ = self.kept.set(values);
+    }
+
+    /// Whether these settings can be read as the type of the service's own settings. Runs the user's code.
+    pub(crate) fn check_settings(&self, settings: &Settings) -> Caught<std::result::Result<(), ConfigError>> {
+        let own = self.descriptor.settings.as_ref();
+        panic::catch(|| own.map_or(Ok(()), |own| (own.check)(settings, self.id())))
+    }
+
+    /// Takes over a new configuration. If the service's own settings have changed, a fresh instance is built between two runs.
+    /// Returns whether they have; a ready-made instance stays.
+    pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>) -> bool {
+        let before = self.inner.lock().requests.resolved.clone();
+        let changed = !before.settings.same_values(&resolved.settings);
+        self.inner.reconfigure(resolved, changed && !self.factory.is_ready_made());
+        changed
     }
 
     /// Returns the configuration without the values of `[defaults]` that do not apply to this service.
     ///
     /// # Errors
     /// Another layer has such a value.
-    #[allow(dead_code, reason = "for extensions that resolve the options again")]
     pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
-        fit(resolved, &self.factory)
+        fit(resolved, &self.factory, self.inner.instance)
     }
 }
 
-/// A ready-made instance cannot be restarted: `restart` in `[defaults]` does not apply to it, and `restart` for this service
-/// is an error.
-fn fit(resolved: Arc<Resolved>, factory: &Factory) -> Result<Arc<Resolved>, String> {
-    if !factory.is_ready_made() || resolved.options.restart.is_none() {
-        return Ok(resolved);
-    }
-    match resolved.provenance.iter().find(|set| set.key == "restart") {
-        Some(set) if !set.is_for_all() => Err(format!(
+/// The names that stand for all services that `instances` has made of one registration.
+pub(crate) fn group_names<'a>(
+    id: &'a str,
+    descriptor: &'static ServiceDescriptor,
+    (_, of): (u32, u32),
+) -> [Option<&'a str>; 2] {
+    let registered = id.rsplit_once('_').map(|(registered, _number)| registered).filter(|_| of > 1);
+    [registered, registered.map(|_| descriptor.id).filter(|name| Some(*name) != registered)]
+}
+
+/// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so
+/// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error; and a service that was registered
+/// while the registry ran is one, whatever `instances` of its type is.
+fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, String> {
+    let without_restart = factory.is_ready_made() && resolved.options.restart.is_some();
+    let is_one = of == 1 && resolved.options.instances != 1;
+    if without_restart
+        && let Some(set) = resolved.provenance.iter().find(|set| set.key == "restart" && !set.is_for_all())
+    {
+        return Err(format!(
             "`restart = \"on_failure\"` ({}) needs a fresh instance, but a ready-made one was registered; register it with \
              `service_fn` (or `register_fn`), or leave `restart` out",
             set.place
-        )),
-        _ => {
-            let mut fitted = (*resolved).clone();
-            fitted.options = Arc::new(Options { restart: None, ..(*fitted.options).clone() });
-            fitted.provenance.retain(|set| !set.key.contains("restart"));
-            Ok(Arc::new(fitted))
-        }
+        ));
     }
+    if !without_restart && !is_one {
+        return Ok(resolved);
+    }
+    let mut fitted = (*resolved).clone();
+    let mut options = (*fitted.options).clone();
+    if without_restart {
+        options.restart = None;
+        fitted.provenance.retain(|set| !set.key.contains("restart"));
+    }
+    if is_one {
+        options.instances = 1;
+        fitted.provenance.retain(|set| set.key != "instances");
+    }
+    fitted.options = Arc::new(options);
+    Ok(Arc::new(fitted))
 }
 
 impl fmt::Debug for RegisteredService {

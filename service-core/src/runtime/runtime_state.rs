@@ -238,7 +238,7 @@ impl RuntimeState {
             return self.refuse(service, "pause", "it is paused already");
         }
         self.requests.paused = Some(by);
-        self.interrupt_long_run();
+        self.pause_long_run();
         self.wake();
         Ok(())
     }
@@ -254,22 +254,30 @@ impl RuntimeState {
     /// Tells a long run to end within `drain_timeout`. An `update` is left to its end.
     pub(crate) fn interrupt_long_run(&mut self) {
         let options = &self.requests.options;
-        if options.long_run().is_some() && self.status.in_run() && self.status.is_up() {
+        if options.long_run().is_some() && self.status.in_run() {
             let drained = later(Instant::now(), options.drain_timeout);
             self.requests.interrupt.get_or_insert(drained);
             self.notify_waiters();
         }
     }
 
-    /// Takes over what the current long run has reported: that it is ready, and that it is stable.
-    pub(crate) fn follow_long_run(&mut self, long: &LongRun) {
-        if self.requests.progress.ready && !self.status.ready {
+    /// The same because of a pause. Until the service has left `Starting`, it goes on.
+    pub(crate) fn pause_long_run(&mut self) {
+        if self.status.is_up() {
+            self.interrupt_long_run();
+        }
+    }
+
+    /// Takes over what the current long run has reported: that it is ready, and that it is stable. Returns whether it has
+    /// become ready.
+    pub(super) fn follow_long_run(&mut self, long: &LongRun) -> bool {
+        let becomes_ready = self.requests.progress.ready && !self.status.ready;
+        if becomes_ready {
             self.status.ready = true;
             self.status.start_resolved = true;
             if self.requests.is_paused() {
                 self.interrupt_long_run();
             }
-            self.notify_waiters();
         }
         let now = Instant::now();
         let started = self.status.stats.last_started.filter(|_| !self.status.stable);
@@ -277,13 +285,16 @@ impl RuntimeState {
             self.status.stable = true;
             self.status.succeeded(now);
         }
+        becomes_ready
     }
 
     /// When the current long run has to be looked after next, if nothing else happens: when it is idle for too long, or stable.
     pub(crate) fn long_run_deadlines(&self, long: &LongRun) -> (Option<Instant>, Option<Instant>) {
         let started = self.status.stats.last_started;
         let last = self.requests.progress.last.max(started);
-        let idle = long.idle_timeout.zip(last).map(|(limit, last)| later(last, limit));
+        // A run that was told to end has `drain_timeout` for it.
+        let is_told = self.requests.stop.is_some() || self.requests.interrupt.is_some();
+        let idle = long.idle_timeout.filter(|_| !is_told).zip(last).map(|(limit, last)| later(last, limit));
         let stable = started.filter(|_| !self.status.stable).map(|started| later(started, long.stable_after));
         (idle, stable)
     }

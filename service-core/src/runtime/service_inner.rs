@@ -18,7 +18,7 @@ use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
 use crate::runtime::status::WaitReason;
-use crate::schedule::Schedule;
+use crate::schedule::{LongRun, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
 use crate::{humanize, log};
@@ -32,6 +32,8 @@ pub(crate) struct ServiceInner {
     pub(crate) labels: Labels,
     /// Its failures do not lower the status of the registry.
     pub(crate) optional: bool,
+    /// Its number, from 1, and how many services `instances` has made of one registration.
+    pub(crate) instance: (u32, u32),
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
     /// Data that an extension keeps for this service.
@@ -53,6 +55,7 @@ impl ServiceInner {
             requester_id,
             labels: Labels::default(),
             optional: false,
+            instance: (1, 1),
             metrics: Metrics::default(),
             rate: Rate::default(),
             extension_data: OnceLock::new(),
@@ -84,6 +87,13 @@ impl ServiceInner {
     pub(crate) fn notify_waiters(&self, state: &mut RuntimeState) {
         state.notify_waiters();
         self.shared.changed.notify_waiters();
+    }
+
+    /// Takes over what the current long run has reported. Services that depend on this one may wait for it to be ready.
+    pub(crate) fn follow_long_run(&self, state: &mut RuntimeState, long: &LongRun) {
+        if state.follow_long_run(long) {
+            self.notify_waiters(state);
+        }
     }
 
     #[inline]
@@ -172,7 +182,7 @@ impl ServiceInner {
         self.update(|state| {
             state.requests.paused_by_override = pause.map(Box::new);
             if state.requests.paused_by_override.is_some() {
-                state.interrupt_long_run();
+                state.pause_long_run();
             }
             state.wake();
         });
@@ -207,7 +217,6 @@ impl ServiceInner {
     }
 
     /// Takes over a new configuration. A value that the service itself changed stays, unless a layer changed the same key.
-    #[allow(dead_code, reason = "for extensions")]
     pub(crate) fn reconfigure(&self, resolved: Arc<Resolved>, settings_changed: bool) {
         let mut state = self.lock();
         let mut options = (*resolved.options).clone();
@@ -218,7 +227,10 @@ impl ServiceInner {
         if before.retry_delay == options.retry_delay {
             options.retry_delay = state.requests.options.retry_delay;
         }
-        state.requests.options = Arc::new(options);
+        // The loop plans again if these are other options.
+        if *state.requests.options != options {
+            state.requests.options = Arc::new(options);
+        }
         state.requests.resolved = resolved;
         if settings_changed && state.status.is_running() {
             state.request_rebuild(Rebuild::Settings);

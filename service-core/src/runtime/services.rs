@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::atomic::Ordering as AtomicOrdering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,7 +21,7 @@ use crate::service::state::ServiceState;
 
 pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) sources: Sources,
+    sources: RwLock<Arc<Sources>>,
     /// What services use and may be down.
     pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
@@ -69,7 +70,7 @@ impl Services {
     pub(crate) fn new(shared: Arc<Shared>, sources: Sources, resources: Vec<Arc<dyn Resource>>) -> Self {
         Self {
             shared,
-            sources,
+            sources: RwLock::new(Arc::new(sources)),
             resources,
             list: RwLock::default(),
             types: Mutex::default(),
@@ -87,8 +88,35 @@ impl Services {
         }
     }
 
+    /// Returns the configuration of all services, as it was read last.
+    pub(crate) fn sources(&self) -> Arc<Sources> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_sources(&self, sources: Arc<Sources>) {
+        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {
         self.read().get(id).map(|known| known.0.clone())
+    }
+
+    /// Returns the service with this id; else the services of which `instances` has made several, by their common name.
+    pub(crate) fn named(&self, name: &str) -> Vec<Arc<RegisteredService>> {
+        let list = self.read();
+        if let Some(ById(service)) = list.get(name) {
+            return vec![service.clone()];
+        }
+        let in_group = |ById(service): &&ById| service.group_names().contains(&Some(name));
+        let prefix = format!("{name}_");
+        let from: (Bound<&str>, Bound<&str>) = (Bound::Included(&prefix), Bound::Unbounded);
+        let numbered = list.range::<str, _>(from).take_while(|ById(service)| service.id().starts_with(&prefix));
+        let mut found: Vec<_> = numbered.filter(in_group).map(|ById(service)| service.clone()).collect();
+        if found.is_empty() {
+            // Code has registered the type under another id.
+            found.extend(list.iter().filter(in_group).map(|ById(service)| service.clone()));
+        }
+        found
     }
 
     /// Returns all services, sorted by id.
@@ -179,6 +207,17 @@ impl Services {
         }
     }
 
+    /// Wakes every service that has topics: any of them may have been notified.
+    #[allow(dead_code, reason = "for extensions")]
+    pub(crate) fn wake_all(&self) {
+        for ById(service) in self.read().iter() {
+            let listens = !service.inner.lock().requests.options.wake_on.is_empty();
+            if listens {
+                service.inner.request_wake();
+            }
+        }
+    }
+
     /// Stops a service, waits for its end and removes it.
     pub(crate) async fn unregister(&self, service: &Arc<RegisteredService>) {
         let inner = &service.inner;
@@ -251,20 +290,22 @@ impl Services {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns those of these services that are not ready.
-    pub(crate) fn not_ready(&self, ids: &[String]) -> NotReady {
+    /// Returns those of these services that are not ready. A name that stands for no service counts as the id of one.
+    pub(crate) fn not_ready(&self, names: &[String]) -> NotReady {
         let mut not_ready = NotReady { ids: Vec::new(), none_starting: true };
-        for id in ids {
-            let found = self.get(id);
-            let (ready, starting) = found.map_or((false, false), |service| {
+        for name in names {
+            let found = self.named(name);
+            if found.is_empty() {
+                not_ready.ids.push(Arc::from(name.as_str()));
+            }
+            for service in found {
                 let state = service.inner.lock();
                 let is_up = matches!(state.state(), ServiceState::Running | ServiceState::Paused);
-                let starting = state.state() == ServiceState::Starting && !state.status.start_resolved;
-                (is_up && state.status.ready, starting)
-            });
-            if !ready {
-                not_ready.none_starting &= !starting;
-                not_ready.ids.push(Arc::from(id.as_str()));
+                if !is_up || !state.status.ready {
+                    let starting = state.state() == ServiceState::Starting && !state.status.start_resolved;
+                    not_ready.none_starting &= !starting;
+                    not_ready.ids.push(service.id().clone());
+                }
             }
         }
         not_ready

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) seed: Option<u64>,
     /// The number of threads that run blocking code of services.
     pub(crate) blocking: AtomicUsize,
+    /// The number of threads in blocking code for which a paused clock stands still.
+    pub(crate) holds: Arc<AtomicUsize>,
     pub(crate) states: SharedStates,
     /// Each service keeps its last runs.
     pub(crate) keeps_runs: AtomicBool,

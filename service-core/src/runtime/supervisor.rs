@@ -25,7 +25,7 @@ use crate::runtime::invoker::{InvokeResult, Invoker, poll_at};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::policy::RestartBudget;
 use crate::runtime::registration::RegisteredService;
-use crate::runtime::requests::{Rebuild, Waiters};
+use crate::runtime::requests::{Rebuild, StopRequest, Waiters};
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
@@ -77,6 +77,8 @@ pub(crate) struct Supervisor {
     turn: Turn,
     /// Callers that wait for the report of the current run.
     current_waiters: Waiters,
+    /// The instance is being built for a run that serves a wake-up.
+    woken: bool,
     /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
     /// The moment of the schedule for which the next regular run is planned, without jitter.
@@ -85,6 +87,8 @@ pub(crate) struct Supervisor {
     failure_log: FailureLog,
     /// For jitter.
     rng: fastrand::Rng,
+    /// It makes one run, whatever the schedule is, and ends.
+    once: bool,
     /// The status already has the result of the loop.
     ended: bool,
 }
@@ -158,13 +162,25 @@ impl Supervisor {
             unreturned: None,
             turn: Turn::None,
             current_waiters: Waiters::new(),
+            woken: false,
             cron: None,
             nominal: Nominal::None,
             restarts: RestartBudget::default(),
             failure_log: FailureLog::default(),
             rng,
+            once: false,
             ended: false,
         }
+    }
+
+    /// Makes the loop end after one run, which begins as soon as the instance is built. `waiter` receives its report. The run
+    /// does not change since when fires are skipped.
+    pub(crate) fn limit_to_one_run(&mut self, waiter: oneshot::Sender<RunReport>, skips_fires_since: Option<Instant>) {
+        self.once = true;
+        let mut state = self.cx.service.lock();
+        state.status.skips_fires_since = skips_fires_since;
+        state.requests.run = true;
+        state.requests.waiters.push(waiter);
     }
 
     pub(crate) fn incarnation(&self) -> u32 {
@@ -173,8 +189,10 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
-        self.skip_since_previous_end();
-        if !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
+        if !self.once {
+            self.skip_since_previous_end();
+        }
+        if !self.once && !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
         }
         let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
@@ -187,6 +205,10 @@ impl Supervisor {
                     InvokeResult::Done(Ok(outcome)) => {
                         self.succeed(outcome);
                         self.after_run().await;
+                        if self.once {
+                            let stop = StopRequest { by_itself: true, ..StopRequest::default() };
+                            self.cx.service.request_stop(stop);
+                        }
                         None
                     }
                     failed => Box::pin(self.follow_failure(failed)).await,

@@ -19,6 +19,7 @@ use crate::panic::{self, Caught};
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
+use crate::runtime::blocking;
 use crate::runtime::clock::Clock;
 use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::RealWork;
@@ -205,6 +206,42 @@ impl TestBed {
         self.launch::<<F::Out as IntoService>::Service>(Ok(Registration::closure(id, build)))
     }
 
+    /// Starts every annotated service that is linked into the test program, as [`ServiceRegistry::start_all`] does, on virtual
+    /// time; and those that [`with`](Self::with) has registered. With `only` and `except` of the builder, some of them. A service
+    /// that cannot start is no error; its health shows why.
+    ///
+    /// ```standalone_crate
+    /// use std::time::Duration;
+    ///
+    /// use service_core::prelude::*;
+    ///
+    /// #[service(interval = "1h")]
+    /// async fn hourly_report() {}
+    ///
+    /// #[tokio::main(flavor = "current_thread")]
+    /// async fn main() {
+    ///     tokio::time::pause();
+    ///     let bed = TestBed::new();
+    ///     let services = bed.start_all().await;
+    ///     bed.run_for(Duration::from_secs(24 * 3600)).await;
+    ///     assert_eq!(services.get("hourly_report").unwrap().health().runs, 25);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// The bed has started a service already; or the options are wrong, ids are taken, or dependencies form a cycle.
+    pub async fn start_all(&self) -> ServiceRegistry {
+        self.change(|mut builder| {
+            builder.without_discovered = false;
+            builder
+        });
+        let services = self.services().await;
+        if let Err(error) = services.start().await {
+            panic!("the services cannot be started: {error:?}");
+        }
+        services
+    }
+
     /// Waits for the start. The state of the handle shows its result.
     async fn launch<S: Service>(&self, registration: crate::Result<Registration>) -> ServiceHandle {
         let services = self.services().await;
@@ -255,12 +292,13 @@ impl TestBed {
         }
     }
 
-    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout.
+    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout. In blocking code,
+    /// `cx.blocking_sleep` returns at once.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;
         let registration = Registration::of_instance::<S>(&free_id::<S>(&services));
-        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources)
+        let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources())
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
         inner.extension.registered(&inner.services, &registered.inner);
         let incarnation = registered.inner.update(|state| {
@@ -303,6 +341,63 @@ impl TestBed {
         }
     }
 
+    /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as
+    /// [`ServiceRegistry::run_once`] does: without schedule, retries and dependencies, but with `timeout`. If `configure` fails,
+    /// its error is in the report.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// struct EmailSender {
+    ///     batch_size: u64,
+    /// }
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Settings {
+    ///     batch_size: u64,
+    /// }
+    ///
+    /// #[service]
+    /// impl EmailSender {
+    ///     fn configure(_cx: &Context, settings: Settings) -> Self {
+    ///         Self { batch_size: settings.batch_size }
+    ///     }
+    ///
+    ///     async fn update(&mut self) -> Outcome {
+    ///         Outcome::processed(self.batch_size)
+    ///     }
+    /// }
+    ///
+    /// #[tokio::main(flavor = "current_thread")]
+    /// async fn main() {
+    ///     tokio::time::pause();
+    ///     let bed = TestBed::new().set("batch_size", 10);
+    ///     assert_eq!(bed.update_of::<EmailSender>().await.processed(), 10);
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// The service cannot be built or configured, or it has `run`.
+    pub async fn update_of<S: Service>(&self) -> RunReport {
+        let services = self.services().await;
+        let inner = &services.inner.services;
+        let registered = Registration::of::<S>(&free_id::<S>(&services)).and_then(|registration| {
+            let service = Arc::new(RegisteredService::new(registration, &inner.shared, &inner.sources())?);
+            // The services that it depends on need not be there.
+            inner.insert(
+                service.clone(),
+                |_others| Ok(()),
+                |other| Error::msg(format!("`{}` is taken", other.id())),
+            )?;
+            Ok(service)
+        });
+        let service = registered.unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
+        services.inner.extension.registered(inner, &service.inner);
+        let report = services.run_service_once(&service).await;
+        services.waiting(inner.unregister(&service)).await;
+        report.unwrap_or_else(|error| panic!("the service cannot be run: {error:?}"))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -328,6 +423,7 @@ fn update_blocking<S: Service>(service: &mut S, cx: &Context) -> crate::Result<O
     let ran = std::thread::scope(|scope| {
         let run = || {
             let _inside = runtime.enter();
+            blocking::freeze_time();
             panic::catch(|| service.__update_blocking(cx))
         };
         scope.spawn(run).join()

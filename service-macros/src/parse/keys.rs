@@ -35,9 +35,10 @@ pub(crate) enum Kind {
     Id,
     /// Seconds, or a string with a unit, up to 100 years.
     Time(Zero),
-    /// A whole number from `min` to the largest `u32`.
+    /// A whole number from `min` to `max`.
     Count {
         min: u32,
+        max: u32,
     },
     /// A whole number, or `"unlimited"`.
     CountOrUnlimited,
@@ -112,6 +113,7 @@ pub(crate) static SERVICE: Table = Table {
         key("catch_up", Kind::Choice(&["none", "latest", "all"]), "\"latest\"").synonyms(&["misfire"]).rules(FOR_CRON),
         key("on_demand", Kind::Switch, "true").synonyms(&["manual", "trigger"]).rules(&[Rule::Schedule]),
         key("wake_on", Kind::Names("topic"), "[\"orders\"]").synonyms(&["topics", "listen"]).rules(&[Rule::Update]),
+        key("instances", Kind::Count { min: 1, max: 10_000 }, "4").synonyms(&["count", "replicas", "workers"]),
         key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]).rules(&[Rule::Update]),
         key("jitter", Kind::Time(Zero::Allowed), "5").rules(&[Rule::Update]),
         key("max_failures", Kind::CountOrUnlimited, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
@@ -125,7 +127,7 @@ pub(crate) static SERVICE: Table = Table {
         key("drain_timeout", Kind::Time(Zero::Allowed), "30").synonyms(&["shutdown_timeout", "grace_period"]),
         key("restart", Kind::Choice(&["never", "on_failure"]), "\"on_failure\""),
         key("restart_delay", Kind::Time(Zero::Allowed), "60").rules(FOR_RESTART),
-        key("max_restarts", Kind::Count { min: 0 }, "5").rules(FOR_RESTART),
+        key("max_restarts", Kind::Count { min: 0, max: u32::MAX }, "5").rules(FOR_RESTART),
         key("restart_window", Kind::Time(NOT_ZERO), "600").rules(FOR_RESTART),
         key("critical", Kind::Switch, "true"),
         key("depends_on", Kind::Services, "[OtherService]").synonyms(&["depends", "requires", "after", "dependencies"]),
@@ -159,11 +161,14 @@ pub(crate) static WORK_ITEM: Table = Table {
         key("status", Kind::Column, "\"status\"").synonyms(&["state"]),
         key("error", Kind::Column, "\"error_message\""),
         key("attempts", Kind::Column, "\"attempts\"").synonyms(&["tries"]),
-        key("max_attempts", Kind::Count { min: 1 }, "5")
+        key("max_attempts", Kind::Count { min: 1, max: u32::MAX }, "5")
             .synonyms(&["retries", "max_failures"])
             .rules(&[Rule::Needs { key: "attempts", value: None }]),
         key("available_at", Kind::Column, "\"due\"").synonyms(&["due", "run_at"]),
         key("updated_at", Kind::Column, "\"updated_at\""),
+        key("retain_completed", Kind::Time(NOT_ZERO), "\"30d\"")
+            .synonyms(&["retain", "retention", "keep"])
+            .rules(&[Rule::Needs { key: "updated_at", value: None }]),
         key("crate", Kind::CratePath, "::service_core").synonyms(&["krate"]),
     ],
     example: "status = \"status\"",

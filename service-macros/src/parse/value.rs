@@ -85,10 +85,10 @@ impl ValueParser<'_> {
         match self.key.kind {
             Kind::Id => self.id(&raw),
             Kind::Time(zero) => self.time(&raw, zero),
-            Kind::Count { min } => self.count(&raw, min),
+            Kind::Count { min, max } => self.count(&raw, min, max),
             Kind::CountOrUnlimited => match &raw {
                 RawValue::Str(text) if text.value() == "unlimited" => Ok(Literal::Str(text.value())),
-                _ => self.count(&raw, 0),
+                _ => self.count(&raw, 0, u32::MAX),
             },
             Kind::Factor => self.factor(&raw),
             Kind::Switch => self.switch(&raw),
@@ -234,14 +234,14 @@ impl ValueParser<'_> {
         self.error(format!("takes a number without quotes: write `{} = {}`", self.key.name, number.value()))
     }
 
-    fn count(&self, raw: &RawValue, min: u32) -> Result<Literal, Error> {
+    fn count(&self, raw: &RawValue, min: u32, max: u32) -> Result<Literal, Error> {
         match raw {
             RawValue::Int(int) => {
                 self.no_unit(int.suffix(), &int.to_string())?;
                 match int.base10_parse::<u32>() {
-                    Ok(number) if number >= min => Ok(Literal::Int(i64::from(number))),
-                    Ok(_) => Err(self.error(format!("must be at least {min}"))),
-                    Err(_) => Err(self.error(format!("must be at most {}", u32::MAX))),
+                    Ok(number) if number < min => Err(self.error(format!("must be at least {min}"))),
+                    Ok(number) if number <= max => Ok(Literal::Int(i64::from(number))),
+                    _ => Err(self.error(format!("must be at most {max}"))),
                 }
             }
             RawValue::Str(text) if text.value().parse::<u32>().is_ok() => Err(self.no_quotes(text)),

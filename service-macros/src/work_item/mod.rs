@@ -5,6 +5,8 @@
 
 mod columns;
 
+use std::time::Duration;
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
@@ -96,6 +98,7 @@ struct WorkItem<'a> {
     max_attempts: u32,
     available_at: Option<&'a Column>,
     updated_at: Option<&'a Column>,
+    retain_completed: Option<Duration>,
 }
 
 /// How often a row is tried if the attribute has `attempts`, but not `max_attempts`.
@@ -138,7 +141,8 @@ impl<'a> WorkItem<'a> {
             Some(Literal::Int(number)) => u32::try_from(*number).unwrap_or(u32::MAX),
             _ => DEFAULT_ATTEMPTS,
         };
-        Some(Self { status: status?, error, attempts, max_attempts, available_at, updated_at })
+        let retain_completed = args.get("retain_completed").and_then(Arg::literal).and_then(Literal::duration);
+        Some(Self { status: status?, error, attempts, max_attempts, available_at, updated_at, retain_completed })
     }
 
     fn expand(&self, krate: &Path) -> TokenStream {
@@ -156,6 +160,13 @@ impl<'a> WorkItem<'a> {
         let (status, max_attempts) = (&self.status.variant, self.max_attempts);
         let (error, attempts) = (optional(self.error), optional(self.attempts));
         let (available_at, updated_at) = (time(self.available_at), time(self.updated_at));
+        let retain_completed = match self.retain_completed {
+            Some(time) => {
+                let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+                quote!(::core::option::Option::Some(::core::time::Duration::new(#seconds, #nanos)))
+            }
+            None => quote!(::core::option::Option::None),
+        };
         let known = if self.status.is("String") {
             quote!(#krate::__private::database::any_status)
         } else {
@@ -171,9 +182,17 @@ impl<'a> WorkItem<'a> {
                 max_attempts: #max_attempts,
                 available_at: #available_at,
                 updated_at: #updated_at,
+                retain_completed: #retain_completed,
             }
         };
-        implement(krate, &body)
+        let implementation = implement(krate, &body);
+        // The entry on the list of tables that the linker collects.
+        quote! {
+            #implementation
+            #krate::__private::inventory::submit! {
+                #krate::__private::database::LinkedTable::of::<Entity>()
+            }
+        }
     }
 }
 

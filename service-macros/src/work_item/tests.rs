@@ -53,7 +53,7 @@ fn a_primary_key_is_required() {
 #[test]
 fn the_code_names_only_columns() {
     let input = model(
-        quote!(#[work_item(status = "status", error = "why", attempts = "tried_2_times", max_attempts = 5, available_at = "due", updated_at = "touched_at")]),
+        quote!(#[work_item(status = "status", error = "why", attempts = "tried_2_times", max_attempts = 5, available_at = "due", updated_at = "touched_at", retain_completed = "30d")]),
         quote! {
             pub status: String,
             #[sea_orm(column_name = "why")]
@@ -83,8 +83,14 @@ fn the_code_names_only_columns() {
                         Column::TouchedAt,
                         ::service_core::__private::database::time_value::<DateTimeWithTimeZone>,
                     )),
+                    retain_completed: ::core::option::Option::Some(
+                        ::core::time::Duration::new(2592000u64, 0u32),
+                    ),
                 }
             }
+        }
+        ::service_core::__private::inventory::submit! {
+            ::service_core::__private::database::LinkedTable::of:: < Entity > ()
         }
     "#]]
     .assert_eq(&written);
@@ -117,7 +123,7 @@ fn an_unknown_key_is_an_error_with_the_nearest_one() {
         quote!(pub status: String,),
         expect![[r#"
             unknown key `atempts`; did you mean `attempts`?
-            unknown key `foo`: the keys are status, error, attempts, max_attempts, available_at, updated_at, crate; the other columns need no key
+            unknown key `foo`: the keys are status, error, attempts, max_attempts, available_at, updated_at, retain_completed, crate; the other columns need no key
             `status` is written twice: remove one of them
             `error` has no value: write `error = "error_message"`"#]],
     );
@@ -175,6 +181,13 @@ fn a_wrong_value_is_an_error_that_says_what_to_write() {
         quote!(pub status: String,),
         expect![[
             r#"`max_attempts` has no effect without `attempts`: add `attempts = "attempts"` or remove `max_attempts`"#
+        ]],
+    );
+    complains(
+        quote!(#[work_item(status = "status", retain_completed = "30d")]),
+        quote!(pub status: String,),
+        expect![[
+            r#"`retain_completed` has no effect without `updated_at`: add `updated_at = "updated_at"` or remove `retain_completed`"#
         ]],
     );
     complains(

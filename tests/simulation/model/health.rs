@@ -38,12 +38,18 @@ impl Model {
         same!(state, one.state);
         same!(running, one.state.is_running());
         same!(paused, one.paused);
-        same!(failures, one.failures);
-        same!(max_failures, Some(one.part.max_failures));
+        // The count begins anew with the attempt to build an instance, which is not an event, and at the moment when a long run
+        // is stable.
+        if !one.may_be_building() && one.stable_at() != Some(now) {
+            same!(failures, one.failures);
+            same!(last_success, one.last_success.map(|at| wall + Duration::from_millis(at)));
+        }
+        same!(max_failures, one.part.max_failures);
         same!(last_run, one.last_run.map(|at| wall + Duration::from_millis(at)));
         same!(last_run_duration_ms, one.last_duration);
         same!(last_error, one.last_error.clone());
         same!(total_processed, one.processed);
+        same!(total_failed, one.failed_items);
         same!(error_count, one.errors);
         same!(runs, one.runs);
         same!(restarts, one.restarts);
@@ -55,7 +61,7 @@ impl Model {
             // The status depends on the reason, which `behaviour/health.rs` tests.
             ServiceState::Created | ServiceState::Stopped | ServiceState::Starting => return Ok(()),
             ServiceState::Draining => false,
-            ServiceState::Running => one.failures > 0 || one.since_success > 1 || one.degraded,
+            ServiceState::Running => one.failures > 0 || one.since_success > 1 || one.degraded || one.given_up,
             _ => true,
         };
         must!(
@@ -65,10 +71,15 @@ impl Model {
             health.reason,
             one.state
         );
+        let unhealthy = health.status == HealthStatus::Unhealthy;
         must!(
-            (health.status == HealthStatus::Unhealthy)
-                <= matches!(one.state, ServiceState::Failed | ServiceState::BackingOff),
+            unhealthy <= (one.given_up || matches!(one.state, ServiceState::Failed | ServiceState::BackingOff)),
             "its status must not be unhealthy: {:?}",
+            health.reason
+        );
+        must!(
+            unhealthy || !one.given_up || one.state == ServiceState::Paused,
+            "its status must be unhealthy since a run was given up: {:?}",
             health.reason
         );
         if matches!(one.state, ServiceState::Running | ServiceState::BackingOff)

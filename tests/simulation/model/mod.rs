@@ -38,6 +38,9 @@ pub(crate) struct Tally {
     pub(crate) by_cron: u64,
     /// Blocking runs, and how many of them timed out or were aborted and continued.
     pub(crate) blocking: u64,
+    pub(crate) strayed: u64,
+    pub(crate) long: u64,
+    /// Runs that were given up.
     pub(crate) given_up: u64,
 }
 
@@ -46,6 +49,8 @@ impl std::ops::AddAssign for Tally {
         self.runs += other.runs;
         self.by_cron += other.by_cron;
         self.blocking += other.blocking;
+        self.strayed += other.strayed;
+        self.long += other.long;
         self.given_up += other.given_up;
     }
 }
@@ -84,7 +89,11 @@ impl Model {
         for one in &self.services {
             tally.runs += one.all_runs;
             tally.by_cron += one.by_cron;
-            tally.given_up += one.given_up;
+            tally.strayed += one.strayed;
+            tally.given_up += one.all_given_up;
+            if one.part.long.is_some() {
+                tally.long += one.all_runs;
+            }
             if one.part.blocking {
                 tally.blocking += one.all_runs;
             }
@@ -107,6 +116,7 @@ impl Model {
     pub(crate) fn take(&mut self, line: &Line) -> Checked {
         let (at, service) = (line.at, line.service);
         self.close(at)?;
+        self.services[service].settle(at);
         match &line.what {
             What::Ask { n, ask, within } => self.ask(at, service, *n, *ask, *within),
             What::Answer { n, answer } => self.answer(at, service, *n, answer),
@@ -120,15 +130,16 @@ impl Model {
                     self.may_drain(service)?;
                 }
                 self.services[service].take(line)?;
-                if *to == ServiceState::Failed && self.cast[service].critical {
+                let is_end = *to == ServiceState::Stopped && self.services[service].take_shutdown();
+                if is_end || (*to == ServiceState::Failed && self.cast[service].critical) {
                     self.closing = Some(at + SHUTDOWN);
                     self.hurry();
                 }
                 self.see_dependencies(at);
                 Ok(())
             }
-            What::ConfigureBegan | What::Built => {
-                if self.services[service].begins_its_first_try() {
+            What::ConfigureBegan | What::Built | What::Ready => {
+                if !matches!(line.what, What::Ready) && self.services[service].begins_its_first_try() {
                     must!(self.dependencies_are_up(service), "is built before its dependencies are ready");
                 }
                 self.services[service].take(line)?;
@@ -207,6 +218,11 @@ impl Model {
                 let ask = if ask == Ask::PauseAll { Ask::Pause } else { Ask::Resume };
                 for one in self.services.iter_mut().filter(|one| one.registered) {
                     one.ask(at, n, ask, false);
+                }
+            }
+            Ask::Notify(topic) => {
+                for one in self.services.iter_mut().filter(|one| one.registered && one.part.wake_on.contains(&topic)) {
+                    one.ask(at, n, Ask::Wake, false);
                 }
             }
             Ask::Register => {

@@ -8,6 +8,7 @@ struct Other;
 #[service(
     name = "another",
     delay = 0.5,
+    instances = 2,
     initial_delay = 0,
     jitter = "500ms",
     wake_on = ["orders", "mail:urgent"],
@@ -65,6 +66,7 @@ fn the_descriptor_holds_what_was_written() {
         Other::DESCRIPTOR.attributes(),
         [
             ("delay", Float(0.5)),
+            ("instances", Int(2)),
             ("initial_delay", Int(0)),
             ("jitter", Str("500ms")),
             ("wake_on", List(&["orders", "mail:urgent"])),

@@ -1,4 +1,4 @@
-//! `compare engines | peers | growth`: runs the contenders in turn, a new database and process for each run, and prints
+//! `compare engines | peers | growth | slow`: runs the contenders in turn, a new database and process for each run, and prints
 //! a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how many runs each has, of how many rows.
 
 #[allow(dead_code, reason = "tests stop and start it too")]
@@ -25,6 +25,7 @@ struct Contender {
 }
 
 const SERVICE: Contender = Contender { name: "service-core", workspace: "", program: "service" };
+const CONCURRENT: Contender = Contender { name: "service-core", workspace: "", program: "concurrent" };
 const BY_HAND: Contender = Contender { name: "by hand, sqlx", workspace: "", program: "by_hand" };
 const PEERS: [Contender; 3] = [
     Contender { name: "graphile_worker", workspace: "", program: "graphile" },
@@ -40,6 +41,8 @@ struct Case {
     workers: u64,
     waiting: u64,
     rows: u64,
+    /// How long each row takes, besides its insert.
+    item_ms: u64,
 }
 
 /// What one run took.
@@ -54,7 +57,7 @@ struct Run {
 fn main() {
     let what = std::env::args().nth(1).unwrap_or_default();
     let (runs, rows) = (setting("RUNS", 7), setting("ROWS", 50_000));
-    let case = |contender, engine, workers| Case { contender, engine, workers, waiting: rows, rows };
+    let case = |contender, engine, workers| Case { contender, engine, workers, waiting: rows, rows, item_ms: 0 };
     // Each group is run in turn, and compared with its first.
     let groups: Vec<Vec<Case>> = match what.as_str() {
         "engines" => [Engine::Sqlite, Engine::Postgres]
@@ -72,18 +75,31 @@ fn main() {
             .flat_map(|engine| {
                 [SERVICE, BY_HAND].map(|contender| {
                     let sizes = [10_000, 100_000, 1_000_000];
-                    sizes.map(|waiting| Case { contender, engine, workers: 1, waiting, rows: 5_000 }).to_vec()
+                    sizes.map(|waiting| Case { waiting, rows: 5_000, ..case(contender, engine, 1) }).to_vec()
                 })
             })
             .collect(),
-        _ => panic!("usage: compare engines | peers | growth"),
+        // Four seconds each, if nothing but the rows themselves took time.
+        "slow" => [1, 8, 64]
+            .map(|workers| {
+                [CONCURRENT, PEERS[0], PEERS[1]]
+                    .map(|contender| {
+                        let rows = workers * 200;
+                        Case { waiting: rows * 2, rows, item_ms: 20, ..case(contender, Engine::Postgres, workers) }
+                    })
+                    .to_vec()
+            })
+            .to_vec(),
+        _ => panic!("usage: compare engines | peers | growth | slow"),
     };
     let server = Postgres::start().expect("PostgreSQL");
     build("", &["-p", "own"]);
-    if what == "peers" {
+    if what == "peers" || what == "slow" {
         // One by one: built together, they would share the features of what they depend on.
         build("", &["-p", "apalis-bench"]);
         build("", &["-p", "graphile-bench"]);
+    }
+    if what == "peers" {
         build("underway", &[]);
     }
     println!("| engine | workers | waiting | contender | rows/s (least–most) | ratio | CPU µs a row | of the server |");
@@ -129,6 +145,7 @@ fn run(case: &Case, server: &Postgres) -> Run {
     let mut command =
         Command::new(workspace(case.contender.workspace).join("target/release").join(case.contender.program));
     command.arg(url).args([case.workers, case.waiting, case.rows].map(|number| number.to_string()));
+    command.env("ITEM_MS", case.item_ms.to_string());
     if case.engine == Engine::Postgres {
         command.env("SERVER_PID", server_pid(server));
     }

@@ -19,6 +19,7 @@ struct Insert {
 
 #[derive(Clone)]
 struct Shared {
+    task: measure::Task,
     pool: PgPool,
     progress: Arc<Progress>,
 }
@@ -34,6 +35,7 @@ impl TaskHandler for Insert {
 
     async fn run(self, cx: WorkerContext) -> impl IntoTaskHandlerResult {
         let shared = cx.get_ext::<Shared>().expect("the extension");
+        shared.task.work().await;
         let inserted = sqlx::query(measure::INSERT).bind(self.job).execute(&shared.pool).await;
         shared.progress.add(1);
         inserted.map(drop).map_err(|error| error.to_string())
@@ -43,7 +45,7 @@ impl TaskHandler for Insert {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let task = measure::Task::from_args();
-    let pool = PgPoolOptions::new().max_connections(10).connect(&task.url).await?;
+    let pool = PgPoolOptions::new().max_connections(task.connections()).connect(&task.url).await?;
     sqlx::raw_sql(measure::EFFECT).execute(&pool).await?;
     let options = || {
         WorkerOptions::default()
@@ -52,7 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .poll_interval(Duration::from_millis(500))
             .complete_job_batch_delay(Duration::from_millis(5))
             .fail_job_batch_delay(Duration::from_millis(5))
-            .local_queue(LocalQueueConfig::default().with_size(100))
+            .local_queue(LocalQueueConfig::default().with_size(task.batch()))
             .define_job::<Insert>()
     };
     let filler = options().init().await?;
@@ -65,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     sqlx::raw_sql("CHECKPOINT").execute(&pool).await?;
 
     let progress = Arc::new(Progress::until(task.rows));
-    let worker = options().add_extension(Shared { pool: pool.clone(), progress: Arc::clone(&progress) }).init().await?;
+    let worker = options().add_extension(Shared { task: task.clone(), pool: pool.clone(), progress: Arc::clone(&progress) }).init().await?;
     tokio::spawn(async move { worker.run().await });
     progress.report().await;
     Ok(())

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -15,11 +15,15 @@ pub const EFFECT: &str = "CREATE TABLE effect (job BIGINT PRIMARY KEY)";
 pub const INSERT: &str = "INSERT INTO effect (job) VALUES ($1)";
 
 /// What the program is asked to do.
+#[derive(Clone)]
 pub struct Task {
     pub url: String,
+    /// For rows that take their time: how many are processed at the same time.
     pub workers: usize,
     pub waiting: u64,
     pub rows: u64,
+    /// How long each row takes, from `ITEM_MS`; usually nothing.
+    pub item_time: Duration,
 }
 
 impl Task {
@@ -28,7 +32,26 @@ impl Task {
         let [url, workers, waiting, rows] = args.as_slice() else { panic!("usage: URL WORKERS WAITING ROWS") };
         let number = |text: &String| text.parse::<u64>().expect("a number");
         let workers = usize::try_from(number(workers)).expect("a few workers");
-        Self { url: url.clone(), workers, waiting: number(waiting), rows: number(rows) }
+        let item_ms = std::env::var("ITEM_MS").map_or(0, |text| number(&text));
+        let item_time = Duration::from_millis(item_ms);
+        Self { url: url.clone(), workers, waiting: number(waiting), rows: number(rows), item_time }
+    }
+
+    /// The work of a row, except for its insert.
+    pub async fn work(&self) {
+        if !self.item_time.is_zero() {
+            tokio::time::sleep(self.item_time).await;
+        }
+    }
+
+    /// How many rows are fetched together: enough that the workers seldom wait for a fetch.
+    pub fn batch(&self) -> usize {
+        (self.workers * 16).max(100)
+    }
+
+    /// The size of a pool in which each worker has a connection.
+    pub fn connections(&self) -> u32 {
+        u32::try_from(self.workers + 2).expect("a few workers").max(10)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The table that the product and the hand-written statements work off.
 
 use measure::Task;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Schema};
-use service_core::database::{self, create_claim_index};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Schema, Statement};
+use service_core::Result;
+use service_core::database::{self, Transaction, create_claim_index};
 
 pub mod job {
     use sea_orm::entity::prelude::*;
@@ -69,10 +70,18 @@ pub async fn fill(task: &Task) -> DatabaseConnection {
     db
 }
 
+/// The one insert for a row.
+pub async fn insert(tx: &Transaction, job: i64) -> Result<()> {
+    let backend = tx.get_database_backend();
+    let sql = if backend == DbBackend::Postgres { measure::INSERT } else { "INSERT INTO effect (job) VALUES (?)" };
+    tx.execute_raw(Statement::from_sql_and_values(backend, sql, [job.into()])).await?;
+    Ok(())
+}
+
 /// Whether every effect belongs to a completed row, and the other way round.
 pub async fn check(db: &DatabaseConnection) {
     let unequal = "SELECT 1 AS one FROM job LEFT JOIN effect ON effect.job = job.id \
                    WHERE (job.status = 'completed') <> (effect.job IS NOT NULL) LIMIT 1";
-    let statement = sea_orm::Statement::from_string(db.get_database_backend(), unequal);
+    let statement = Statement::from_string(db.get_database_backend(), unequal);
     assert!(db.query_one_raw(statement).await.expect("an answer").is_none(), "a row and its effect disagree");
 }

@@ -318,6 +318,7 @@ fn every_option_in_effect_is_explained() {
     let at_start = [
         "delay = 5s (services.toml:2) over interval = 9s (attribute at src/mail.rs:7)",
         "wake_on = none (default)",
+        "instances = 1 (default)",
         "initial_delay = 0s (default)",
         "jitter = 0s (default)",
         "max_failures = 3 (services.toml:3)",
@@ -344,8 +345,8 @@ fn every_option_in_effect_is_explained() {
         "interval = 1s (set by the service itself while running) over delay = 5s (services.toml:2) over \
          interval = 9s (attribute at src/mail.rs:7)"
     );
-    assert_eq!(changed[6], "retry_delay = 7s (set by the service itself while running)");
-    assert_eq!(changed[7..], at_start[7..]);
+    assert_eq!(changed[7], "retry_delay = 7s (set by the service itself while running)");
+    assert_eq!(changed[8..], at_start[8..]);
 }
 
 #[test]

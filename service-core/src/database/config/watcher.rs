@@ -5,7 +5,7 @@
 //! service.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,19 +16,20 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting};
+use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting, Sources};
 use crate::database::availability::Availability;
 use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, idle_connection};
 use crate::database::error_kind::ErrorKind;
+use crate::database::single_task::SingleTask;
 use crate::database::sqlite_connection;
 use crate::database::sqlite_file::SqliteFile;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
-use crate::panic::{self, Caught};
+use crate::panic::Caught;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::DATABASE;
@@ -62,7 +63,7 @@ pub(crate) struct TableWatcher {
     closing: AtomicU32,
     /// Overrides expire by the registry's clock, not by the database's.
     is_virtual: bool,
-    watching: AtomicBool,
+    watching: SingleTask,
     /// When the last poll began. Locked during a poll, so that results are applied in their order.
     polling: tokio::sync::Mutex<LastPoll>,
     state: Mutex<State>,
@@ -164,7 +165,7 @@ impl TableWatcher {
             file: SqliteFile::default(),
             skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
-            watching: AtomicBool::new(false),
+            watching: SingleTask::default(),
             polling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
@@ -172,6 +173,28 @@ impl TableWatcher {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a poll in progress, and keeps the next ones from beginning until the guard is dropped.
+    pub(crate) async fn hold(&self) -> impl Send {
+        self.polling.lock().await
+    }
+
+    /// Returns the rows that are in effect for a service.
+    pub(crate) fn rows(&self, sources: &Sources, service: &str) -> Vec<Row> {
+        let state = self.state();
+        let row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
+        state.applied.get(service).into_iter().flatten().map(row).collect()
+    }
+
+    /// Applies the rows again, because the layers below have changed.
+    pub(crate) fn apply_again(&self, services: &Services) {
+        for service in services.all() {
+            let rows = self.state().rows.get(service.id()).cloned().unwrap_or_default();
+            if !rows.is_empty() {
+                self.apply(services, &service, &rows);
+            }
+        }
     }
 
     /// Whether the pool closes SQLite connections that were left inside a transaction. Pools that this crate opened do.
@@ -230,12 +253,8 @@ impl TableWatcher {
 
     /// Polls periodically until the registry is dropped or the runtime shuts down. Does nothing if a task polls already.
     pub(crate) fn keep_watching(self: &Arc<Self>, services: &Arc<Services>, runtime: &Handle) {
-        if self.watching.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let (services, watching) = (Arc::downgrade(services), Watching(self.clone()));
-        runtime.spawn(async move {
-            let watcher = &watching.0;
+        let (services, watcher) = (Arc::downgrade(services), self.clone());
+        self.watching.start(runtime, || async move {
             loop {
                 // Sooner if a service could not use the database, but with a minimum wait.
                 tokio::time::sleep(POLL_INTERVAL / 6).await;
@@ -265,13 +284,17 @@ impl TableWatcher {
         self.poll_within(services, self.poll_timeout()).await
     }
 
-    /// What is done again and again: reads the tables, and records the fires that services skip.
-    pub(crate) async fn poll_regularly(&self, services: &Services) {
-        let failed = self.poll(services).await.is_some();
+    /// What is done again and again: reads the tables, and records the fires that services skip. Returns whether the database
+    /// answers.
+    pub(crate) async fn poll_regularly(&self, services: &Services) -> bool {
+        let answers = self.poll(services).await.is_none() && !self.availability.is_down();
+        if !answers {
+            // The next poll tries again.
+            return false;
+        }
         for (service_id, last) in self.skipped.unrecorded(services) {
-            if failed || self.availability.is_down() {
-                // The next poll tries again.
-                return;
+            if self.availability.is_down() {
+                return false;
             }
             let (id, skipped) = (&service_id, &last);
             let record = self.with_db(|db| async move { set_last_run(&db, id, skipped).await });
@@ -279,6 +302,7 @@ impl TableWatcher {
                 self.skipped.recorded(service_id, &last);
             }
         }
+        true
     }
 
     fn poll_timeout(&self) -> Duration {
@@ -461,7 +485,7 @@ impl TableWatcher {
 
     /// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
     fn apply(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
-        let (sources, id, descriptor) = (&services.sources, service.id(), service.descriptor);
+        let (sources, id, descriptor) = (services.sources(), service.id(), service.descriptor);
         let mut rejected = Vec::new();
         let own_names = descriptor.setting_names();
         let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
@@ -486,10 +510,7 @@ impl TableWatcher {
                 }
             };
             let mut wrong = resolved.rejected.clone();
-            // Reading the settings runs the user's code.
-            match panic::catch(|| {
-                descriptor.settings.as_ref().map_or(Ok(()), |own| (own.check)(&resolved.settings, id))
-            }) {
+            match service.check_settings(&resolved.settings) {
                 Caught::Returned(checked) => wrong.extend(checked.err()),
                 Caught::Panicked(message) => {
                     warn!(
@@ -532,10 +553,9 @@ impl TableWatcher {
         }
         let resolved =
             if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-        let own_changed = own(&rows) != own(&self.state().applied.get(id).cloned().unwrap_or_default());
         self.state().applied.insert(id.clone(), rows);
         match service.fit(resolved) {
-            Ok(resolved) => service.inner.reconfigure(resolved, own_changed),
+            Ok(resolved) => _ = service.reconfigure(resolved),
             Err(wrong) => {
                 warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
             }
@@ -552,25 +572,10 @@ impl TableWatcher {
     }
 }
 
-/// Held by the task that polls. If its runtime shuts down, the next start spawns another task.
-struct Watching(Arc<TableWatcher>);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.watching.store(false, Ordering::SeqCst);
-    }
-}
-
 fn place(row: &Override) -> String {
     let until = row.until.map_or_else(String::new, |until| format!(", until {}", until.format("%Y-%m-%d %H:%M UTC")));
     let why = if row.why.is_empty() { String::new() } else { format!(": {}", row.why) };
     format!("override by {} at {}{until}{why}", row.by, row.at.format("%Y-%m-%d %H:%M UTC"))
-}
-
-/// The rows that are the service's own settings.
-fn own(rows: &[TableRow]) -> Vec<(String, Value)> {
-    let own = rows.iter().filter(|row| !crate::config::is_attribute(&row.key));
-    own.map(|row| (row.key.clone(), row.value.clone())).collect()
 }
 
 /// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.

@@ -295,6 +295,8 @@ impl<E: WorkItem> Batch<E> {
             && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
         if is_column || self.unlent.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
             self.unlent.rows.clear();
+            // Awaited, because the next claim skips rows that are still locked, and would take rows after them.
+            let _ = self.take_tx().rollback().await;
             return Err(Error::new(UnreadableRows { table: self.settler.table.name.clone(), source: first.clone() }));
         }
         let tx = self.take_tx();

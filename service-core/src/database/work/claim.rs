@@ -60,6 +60,8 @@ impl<E: WorkItem> ClaimRequest<E> {
     async fn prepare(&self, table: &TableSql) -> Result<Query<E>> {
         let work = &self.service_db.work;
         inspect::<E>(&self.service_db, table).await?;
+        self.service_db.retained.add::<E>(table);
+        self.service_db.tx.notifier.add_worker(&table.name, &self.service_db.service_id);
         self.service_db.settle(None).await?;
         let size = work.claim_size(table, self.wanted);
         let Some(left_out) = work.left_out(table) else {

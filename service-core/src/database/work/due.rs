@@ -94,12 +94,7 @@ impl<E: WorkItem> DueRows<E> {
             E::find().filter(Expr::col(work.status.as_column_ref()).eq(status_value(work.status, PENDING)));
         if let Some((column, value)) = work.available_at {
             let is_text = self.is_text(value);
-            let time = Expr::col(column.as_column_ref());
-            let (time, now) = if is_text {
-                (Func::cust("julianday").arg(time).into(), Value::from(julian_day(now)))
-            } else {
-                (time, value(now))
-            };
+            let (time, now) = comparable(column, value, self.backend, now);
             let due = time.clone().lte(now);
             select = select.filter(match kind {
                 // Some builds of SQLite estimate that many rows lack a time, and would read the table.
@@ -207,6 +202,21 @@ fn statement(sql: SqlWriterValues) -> Statement {
 /// Whether SQLite keeps times of this type as text.
 pub(crate) fn is_text_time(value: TimeValue) -> bool {
     as_integer(&value(DateTime::UNIX_EPOCH)).is_none()
+}
+
+/// The time in a column and an instant, as the engine can compare them.
+pub(crate) fn comparable(
+    column: impl ColumnTrait,
+    value: TimeValue,
+    backend: DbBackend,
+    at: DateTime<Utc>,
+) -> (Expr, Value) {
+    let time = Expr::col(column.as_column_ref());
+    if backend == DbBackend::Sqlite && is_text_time(value) {
+        (Func::cust("julianday").arg(time).into(), Value::from(julian_day(at)))
+    } else {
+        (time, value(at))
+    }
 }
 
 /// An instant as SQLite's `julianday` gives it.

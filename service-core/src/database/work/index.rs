@@ -1,7 +1,8 @@
 //! The index that claims need.
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, EntityName, IdenStatic, Iterable, PrimaryKeyToColumn,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityName, IdenStatic, Iterable,
+    PrimaryKeyToColumn, Statement,
 };
 
 use crate::database::work::due::is_text_time;
@@ -45,8 +46,27 @@ pub(crate) fn claim_index_name<E: WorkItem>() -> String {
 /// # Errors
 /// Those of the database: the table, or the right to create an index, is missing.
 pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<()> {
-    db.execute_unprepared(&claim_index::<E>(db.get_database_backend())).await?;
+    if !index_exists::<E>(db).await? {
+        db.execute_unprepared(&claim_index::<E>(db.get_database_backend())).await?;
+    }
     Ok(())
+}
+
+/// Asked first, since PostgreSQL locks the table to find that the index exists, and reports it at each start of the program.
+async fn index_exists<E: WorkItem>(db: &DatabaseConnection) -> std::result::Result<bool, DbErr> {
+    let (backend, name) = (db.get_database_backend(), claim_index_name::<E>());
+    let sql = "SELECT 1 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid \
+               WHERE i.indrelid = to_regclass($1) AND c.relname = $2";
+    let sql = match backend {
+        DbBackend::Postgres => {
+            Statement::from_sql_and_values(backend, sql, [qualified(&E::default()).into(), name.into()])
+        }
+        _ => {
+            let sql = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ?";
+            Statement::from_sql_and_values(backend, sql, [name.into()])
+        }
+    };
+    Ok(db.query_one_raw(sql).await?.is_some())
 }
 
 /// The table as SQL names it.

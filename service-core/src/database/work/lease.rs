@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sea_orm::sea_query::{
-    Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, OnConflict, Query, SelectStatement,
-    UpdateStatement,
+    Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
+    SelectStatement, UpdateStatement,
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult};
 use tokio::task::JoinHandle;
@@ -116,7 +116,7 @@ async fn renew_always(
         }
         let sent = (Instant::now(), SystemTime::now());
         let renewal = renew(&service_db, &work_table, &owner, length);
-        match service_db.db().execute(&renewal).await {
+        match service_db.execute_alone(&renewal).await {
             Ok(_) if state.is_lost(length) => return,
             Ok(_) => *state.renewed.lock().unwrap_or_else(PoisonError::into_inner) = sent,
             Err(error) => {
@@ -143,6 +143,18 @@ fn column(name: &'static str) -> Alias {
 fn is_of(work_table: &str, owner: &str) -> Condition {
     let is = |name, value: &str| Expr::col(column(name)).eq(value);
     Condition::all().add(is("work_table", work_table)).add(is("owner", owner))
+}
+
+/// The same without claims that a transaction has locked. If its connection is broken, the lock can stay for hours. On SQLite no
+/// claim is locked.
+fn is_unlocked(work_table: &str, owner: &str, condition: Condition) -> Condition {
+    let unlocked = Query::select()
+        .column(column("row_key"))
+        .from(column("service_claim"))
+        .cond_where(is_of(work_table, owner).add(condition))
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+        .to_owned();
+    is_of(work_table, owner).add(Expr::col(column("row_key")).in_subquery(unlocked))
 }
 
 /// A row of `service_claim`.
@@ -195,13 +207,13 @@ pub(crate) async fn record_crashes(
         let keys: Vec<&str> = suspects.iter().map(|at| &*claims[*at].key).collect();
         // Checked again: the owner may have renewed its claims since they were read.
         let has_expired = || Expr::col(column("expires_at")).lte(time.millis(backend));
+        let are_free =
+            |condition: Expr| is_unlocked(work_table, &owner, Condition::all().add(condition).add(has_expired()));
         let record = Query::update()
             .table(column("service_claim"))
             .value(column("crashes"), Expr::col(column("crashes")).add(1))
             .value(column("owner"), NO_OWNER)
-            .cond_where(is_of(work_table, &owner))
-            .and_where(Expr::col(column("row_key")).is_in(keys))
-            .and_where(has_expired())
+            .cond_where(are_free(Expr::col(column("row_key")).is_in(keys)))
             .to_owned();
         if db.execute(&record).await?.rows_affected() == 0 {
             continue;
@@ -211,16 +223,13 @@ pub(crate) async fn record_crashes(
         }
         let innocent = Query::delete()
             .from_table(column("service_claim"))
-            .cond_where(is_of(work_table, &owner))
-            .and_where(Expr::col(column("crashes")).eq(0))
-            .and_where(has_expired())
+            .cond_where(are_free(Expr::col(column("crashes")).eq(0)))
             .to_owned();
         db.execute(&innocent).await?;
         let counted = Query::update()
             .table(column("service_claim"))
             .value(column("owner"), NO_OWNER)
-            .cond_where(is_of(work_table, &owner))
-            .and_where(has_expired())
+            .cond_where(are_free(Expr::col(column("crashes")).gt(0)))
             .to_owned();
         db.execute(&counted).await?;
     }
@@ -307,7 +316,7 @@ fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration)
     Query::update()
         .table(column("service_claim"))
         .value(column("expires_at"), now.add(millis(lease)))
-        .cond_where(is_of(work_table, owner))
+        .cond_where(is_unlocked(work_table, owner, Condition::all()))
         .to_owned()
 }
 
@@ -332,15 +341,18 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
 }
 
 /// Releases all claims of an owner, except those of the rows `kept`. Claims with crashes stay, without an owner, so that their
-/// count is kept: such rows are last in their batches, so a batch that ends early has usually not reached them.
+/// count is kept: such rows are last in their batches, so a batch that ends early has usually not reached them. With
+/// `skip_locked`, claims that a transaction has locked stay as they are.
 pub(crate) async fn release_all(
     db: &impl ConnectionTrait,
     time: &DbTime,
     work_table: &str,
     owner: &str,
     kept: &[String],
+    skip_locked: bool,
 ) -> Result<(), DbErr> {
-    let mut claims = is_of(work_table, owner);
+    let mut claims =
+        if skip_locked { is_unlocked(work_table, owner, Condition::all()) } else { is_of(work_table, owner) };
     if !kept.is_empty() {
         claims = claims.add(Expr::col(column("row_key")).is_not_in(kept));
     }
@@ -367,4 +379,41 @@ pub(crate) fn sweep(work_table: &str, time: &DbTime, backend: DbBackend) -> Dele
         .and_where(Expr::col(column("work_table")).eq(work_table))
         .and_where(Expr::col(column("expires_at")).lt(time.millis(backend).sub(SWEEP_AFTER_MS)))
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keys of the rows over which `dead` may have died. Claims are `(key, crashes)`, in the order of their numbers.
+    fn found(concurrency: i64, claims: &[(&str, i64)]) -> Vec<String> {
+        let claim = |(seq, (key, crashes)): (usize, &(&str, i64))| ClaimRow {
+            key: (*key).to_owned(),
+            owner: "dead".to_owned(),
+            seq: seq as i64,
+            concurrency,
+            is_held: false,
+            crashes: *crashes,
+        };
+        // Read in another order than that of the numbers, and beside claims that are no evidence.
+        let mut claims: Vec<ClaimRow> = claims.iter().enumerate().map(claim).rev().collect();
+        for (owner, is_held) in [("alive", true), (NO_OWNER, false)] {
+            let key = "other".to_owned();
+            claims.push(ClaimRow { key, owner: owner.to_owned(), seq: 0, concurrency: 1, is_held, crashes: 1 });
+        }
+        let found = suspects(&claims);
+        assert!(found.keys().all(|owner| owner == "dead"), "{found:?}");
+        found.values().flatten().map(|at| claims[*at].key.clone()).collect()
+    }
+
+    #[test]
+    fn the_rows_that_a_dead_owner_may_have_been_processing_are_suspect() {
+        assert_eq!(found(1, &[("a", 0), ("b", 0), ("c", 1)]), ["a"]);
+        assert_eq!(found(2, &[("a", 0), ("b", 0), ("c", 0)]), ["a", "b"]);
+        assert_eq!(found(8, &[("a", 0), ("b", 0)]), ["a", "b"]);
+        // Suspect rows come last and are lent alone.
+        assert_eq!(found(3, &[("a", 0), ("b", 1), ("c", 2)]), ["a"]);
+        assert_eq!(found(3, &[("b", 1), ("c", 2)]), ["b"]);
+        assert_eq!(found(3, &[]), [] as [&str; 0]);
+    }
 }

@@ -129,9 +129,8 @@ impl Settler {
     /// Releases the claims of the items that were not lent.
     pub(super) async fn release_unlent(&self) -> Result<()> {
         let Some(lease) = &self.lease else { return Ok(()) };
-        let (service_db, kept) = (&self.service_db, self.dropped_keys());
-        lease::release_all(service_db.db(), &service_db.time, &self.table.name, &lease.owner, &kept).await?;
-        Ok(())
+        let kept = self.dropped_keys();
+        Ok(self.service_db.release_claims(&self.table.name, &lease.owner, &kept).await?)
     }
 
     /// Ends the renewal of the claims, which are released. It stays if rows are still to be charged.
@@ -153,7 +152,7 @@ impl Settler {
     pub(super) async fn release_claim_alone(&self, row: &RowRef) {
         let Some(lease) = &self.lease else { return };
         let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
-        let _ = self.service_db.db().execute(&release).await;
+        let _ = self.service_db.execute_alone(&release).await;
     }
 
     /// Ends an item whose row stays as it was.
@@ -174,7 +173,7 @@ impl Settler {
         );
         if let Some(lease) = &self.lease {
             let release = lease::release(&self.table.name, &key, &lease.owner);
-            if matches!(self.service_db.db().execute(&release).await, Ok(done) if done.rows_affected() == 0) {
+            if matches!(self.service_db.execute_alone(&release).await, Ok(done) if done.rows_affected() == 0) {
                 // If this claim has expired, the others have expired, too.
                 lease.mark_lost();
             }

@@ -57,18 +57,50 @@ impl ServiceDb {
     async fn release(&self, settlement: &Settlement, kept: &[RowRef]) -> std::result::Result<(), DbErr> {
         let Some(owner) = &settlement.owner else { return Ok(()) };
         let kept: Vec<String> = kept.iter().map(|row| key_text(&row.key)).collect();
-        let tx = Transaction::lazy(&self.tx);
-        lease::release_all(tx.connection().await?, &self.time, &settlement.table.name, owner, &kept).await?;
+        self.release_claims(&settlement.table.name, owner, &kept).await
+    }
+
+    /// Releases the claims of an owner, except those of the rows `kept`. A claim that is still locked after two seconds stays until
+    /// it expires, because the connection that locks it is probably broken.
+    pub(super) async fn release_claims(
+        &self,
+        work_table: &str,
+        owner: &str,
+        kept: &[String],
+    ) -> std::result::Result<(), DbErr> {
+        match self.try_release(work_table, owner, kept, false).await {
+            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
+                self.try_release(work_table, owner, kept, true).await
+            }
+            released => released,
+        }
+    }
+
+    async fn try_release(
+        &self,
+        work_table: &str,
+        owner: &str,
+        kept: &[String],
+        skip_locked: bool,
+    ) -> std::result::Result<(), DbErr> {
+        let tx = self.short_tx().await?;
+        lease::release_all(tx.connection().await?, &self.time, work_table, owner, kept, skip_locked).await?;
         commit(tx).await
+    }
+
+    /// Begins a transaction that waits only briefly for the locks of others. A statement of an ended run may still hold some.
+    async fn short_tx(&self) -> std::result::Result<Transaction, DbErr> {
+        let tx = Transaction::lazy(&self.tx);
+        let connection = tx.connection().await?;
+        if self.db().get_database_backend() == DbBackend::Postgres {
+            connection.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
+        }
+        Ok(tx)
     }
 
     async fn charge(&self, settlement: &Settlement, row: &RowRef) -> std::result::Result<bool, DbErr> {
         let table = &settlement.table;
-        let tx = Transaction::lazy(&self.tx);
-        if table.backend == DbBackend::Postgres {
-            // A statement of the ended run may still hold the row's lock.
-            tx.connection().await?.execute_unprepared("SET LOCAL lock_timeout = '2s'").await?;
-        }
+        let tx = self.short_tx().await?;
         let now = self.clock.now();
         let decision = table.retry_decision(row.attempts, None, now);
         let message = settlement.error.as_deref().unwrap_or("not settled");
@@ -81,8 +113,12 @@ impl ServiceDb {
             (Written::Done, Some(owner)) => {
                 // If the claim has expired, another worker may have claimed the row.
                 let release = lease::release(&table.name, &key_text(&row.key), owner);
-                if tx.connection().await?.execute(&release).await?.rows_affected() == 1 {
-                    commit(tx).await?;
+                match tx.connection().await?.execute(&release).await {
+                    Ok(done) if done.rows_affected() == 1 => commit(tx).await?,
+                    Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => return Ok(false),
+                    released => {
+                        released?;
+                    }
                 }
             }
             (Written::Changed, _) => {}

@@ -11,11 +11,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Condition, DynIden, Expr, ExprTrait, IntoIden, LockType, Query, SelectStatement, SqliteQueryBuilder,
-    TableRef, UpdateStatement, ValueTuple,
+    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, IntoIden, Keyword, LockType, Query, SelectStatement,
+    SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
+    ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
     StatementBuilder, Value,
 };
 
@@ -30,6 +30,13 @@ const MESSAGE_LIMIT: usize = 8_000;
 /// The maximum number of keys in one statement.
 const KEYS_A_STATEMENT: usize = 5_000;
 const COMPOSITE_KEYS_A_STATEMENT: usize = 200;
+/// The maximum number of rows that one statement changes, if all rows of a table may have to be changed.
+const PORTION: u64 = 1_000;
+
+/// The number of keys in a portion of the rows of `E`.
+pub(crate) fn keys_a_portion<E: EntityTrait>() -> u64 {
+    if E::PrimaryKey::iter().count() == 1 { PORTION } else { COMPOSITE_KEYS_A_STATEMENT as u64 }
+}
 
 /// How long a failed row waits for its next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +79,7 @@ type SaveAs = Box<dyn Fn(Value) -> Expr + Send + Sync>;
 struct TimeColumn {
     iden: DynIden,
     value: TimeValue,
+    nullable: bool,
 }
 
 struct ErrorColumn {
@@ -109,7 +117,11 @@ impl TableSql {
         let work = E::__work();
         let entity = E::default();
         let constant = |status: &'static str| status_value(work.status, status);
-        let time = |(column, value): (E::Column, TimeValue)| TimeColumn { iden: iden(column), value };
+        let time = |(column, value): (E::Column, TimeValue)| TimeColumn {
+            iden: iden(column),
+            value,
+            nullable: column.def().is_null(),
+        };
         Arc::new(Self {
             backend,
             name: match entity.schema_name() {
@@ -158,13 +170,36 @@ impl TableSql {
         keys.chunks(chunk)
             .map(|keys| {
                 let mut update = self.update(self.completed.clone(), now, true);
-                if let Some(error) = &self.error {
-                    let empty = if error.nullable { Value::String(None) } else { String::new().into() };
-                    update.value(error.iden.clone(), Expr::Constant(empty));
-                }
+                self.empty_error(&mut update);
                 update.cond_where(self.any_of(keys)).to_owned()
             })
             .collect()
+    }
+
+    /// The statement that makes rows pending, as if they were new.
+    pub(crate) fn retry(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
+        let mut update = self.update(self.pending.clone(), now, false);
+        self.empty_error(&mut update);
+        if let Some(column) = &self.attempts {
+            update.value(column.clone(), Expr::Constant(0.into()));
+        }
+        if let Some(column) = &self.available_at {
+            let due = if column.nullable { Expr::Keyword(Keyword::Null) } else { Expr::val((column.value)(now)) };
+            update.value(column.iden.clone(), due);
+        }
+        update.cond_where(self.any_of(keys)).to_owned()
+    }
+
+    /// The statement that deletes rows.
+    pub(crate) fn delete(&self, keys: &[ValueTuple]) -> DeleteStatement {
+        Query::delete().from_table(self.table.clone()).cond_where(self.any_of(keys)).to_owned()
+    }
+
+    fn empty_error(&self, update: &mut UpdateStatement) {
+        if let Some(error) = &self.error {
+            let empty = if error.nullable { Value::String(None) } else { String::new().into() };
+            update.value(error.iden.clone(), Expr::Constant(empty));
+        }
     }
 
     /// The statement for a row that failed. It changes the row only if it is still pending and its attempts are unchanged.
@@ -260,7 +295,7 @@ impl TableSql {
         Query::select()
             .expr(Expr::Constant(1.into()))
             .from(self.table.clone())
-            .and_where(Expr::col(self.status.clone()).eq(self.completed.clone()))
+            .and_where(self.has_status(COMPLETED))
             .limit(1)
             .to_owned()
     }
@@ -268,6 +303,16 @@ impl TableSql {
     /// The query for some rows of the table, whatever their status is.
     pub(crate) fn any_rows<E: WorkItem>(&self, limit: u64) -> Statement {
         StatementBuilder::build(&E::find().limit(limit).into_query(), &self.backend)
+    }
+
+    /// The condition that a row has one of the framework's statuses.
+    pub(crate) fn has_status(&self, status: &str) -> Expr {
+        let value = match status {
+            COMPLETED => &self.completed,
+            FAILED => &self.failed,
+            _ => &self.pending,
+        };
+        Expr::col(self.status.clone()).eq(value.clone())
     }
 
     /// The condition that a row is none of these.
@@ -281,7 +326,7 @@ impl TableSql {
     }
 
     fn is_pending(&self) -> Expr {
-        Expr::col(self.status.clone()).eq(self.pending.clone())
+        self.has_status(PENDING)
     }
 
     /// Integer keys as one array for PostgreSQL, so that the statement is the same for any number of keys and is prepared once.

@@ -3,11 +3,13 @@
 use std::pin::pin;
 
 use crate::log::{self, info, warn};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Span;
 
 use super::{Exit, Returning, Supervisor};
 use crate::panic::Caught;
+use crate::runtime::blocking;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{InvokeResult, Invoker, Limit};
@@ -15,7 +17,7 @@ use crate::runtime::lifecycle::{Cleanup, Lifecycle};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::Activity;
 use crate::schedule::later;
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 
 impl Supervisor {
     /// Cleans up, and sets the final status. If a stop was requested before a failure, the service counts as stopped.
@@ -45,12 +47,15 @@ impl Supervisor {
         let service = &self.cx.service;
         let now = Instant::now();
         let owes = self.cron.as_ref().is_none_or(|cron| cron.owes());
+        let once = self.once;
         let left = service.update(|state: &mut RuntimeState| {
             // A shutdown of the process makes fires missed, a stop by hand does not.
             let by_hand = exit == Exit::Stopped && state.requests.stop.as_ref().is_some_and(|stop| !stop.is_shutdown());
-            let since = state.status.skips_fires_since;
-            state.status.skips_fires_since = (by_hand && !owes).then(|| since.unwrap_or(now));
-            state.status.previous_end = Some(now);
+            if !once {
+                let since = state.status.skips_fires_since;
+                state.status.skips_fires_since = (by_hand && !owes).then(|| since.unwrap_or(now));
+                state.status.previous_end = Some(now);
+            }
             state.status.activity = Activity::Ended(exit);
             state.status.wait_reason = None;
             state.status.start_resolved = true;
@@ -156,18 +161,22 @@ async fn clean_up_blocking(
     limit: Limit,
 ) -> InvokeResult<Result<()>> {
     let (cx, on_pool) = (cx.clone(), invoker.clone());
-    let mut cleanup = tokio::task::spawn_blocking(move || {
-        let _blocking = cx.service.shared.enter_blocking();
+    let (sender, mut cleanup) = oneshot::channel();
+    let work = move || {
         let caught = on_pool.call(&Span::none(), || instance.__cleanup_blocking(&cx));
         on_pool.discard("the instance", instance);
-        caught
-    });
+        // It may have taken too long.
+        let _ = sender.send(caught);
+    };
+    if let Err(error) = blocking::spawn(&invoker.service.shared, &invoker.service.id, false, work) {
+        return InvokeResult::Done(Err(Error::new(error)));
+    }
     match invoker.invoke(pin!(&mut cleanup), limit).await {
         InvokeResult::Done(Ok(Caught::Returned(result))) => InvokeResult::Done(result),
         InvokeResult::Done(Ok(Caught::Panicked(message))) | InvokeResult::Panicked(message) => {
             InvokeResult::Panicked(message)
         }
-        InvokeResult::Done(Err(join)) => InvokeResult::Panicked(join.to_string()),
+        InvokeResult::Done(Err(_)) => InvokeResult::Panicked("the runtime shuts down".to_owned()),
         InvokeResult::Cancelled(cancelled) => InvokeResult::Cancelled(cancelled),
     }
 }

@@ -122,6 +122,8 @@ impl Supervisor {
         let before = self.without_outage(&suspected, began, counted).await;
         let failure = policy::failure(&self.options, before, kind, error);
         let (recovery, broken) = self.call_on_failure(&failure);
+        // After a single run nothing follows.
+        let recovery = if self.once { Recovery::Stop } else { recovery };
         let mut decision = policy::decide(&self.options, &failure, recovery);
         let ends_instance = broken || matches!(decision, Decision::Rebuild(_));
         let irreplaceable = ends_instance && !self.registered.factory.has_next();
@@ -143,6 +145,7 @@ impl Supervisor {
                 service.update(|state| {
                     state.status.start_resolved = true;
                     state.status.activity = Activity::Waiting;
+                    service.notify_waiters(state);
                 });
                 let now = Instant::now();
                 let (started, ended) = times.unwrap_or((now, now));
@@ -263,9 +266,12 @@ impl Supervisor {
         if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
         }
-        let now = Instant::now();
-        let (started, ended) = times.unwrap_or((now, now));
-        self.plan_regular(started, ended);
+        match times {
+            Some((started, ended)) => self.plan_regular(started, ended),
+            None => self.plan_without_run(),
+        }
+        // The attempt has served the wake-up that it was made for.
+        self.woken = false;
         service.update(|state| {
             state.status.given_up = true;
             state.status.left_starting = true;

@@ -20,11 +20,14 @@ impl Supervisor {
     /// Runs `run` until it ends, and decides what follows.
     pub(super) async fn long_run(&mut self, timer: Pin<&mut Sleep>) -> Option<Exit> {
         let result = self.run(timer).await;
-        let (told, stable) = {
-            let mut state = self.cx.service.lock();
+        let long = self.options.long_run().copied().unwrap_or_default();
+        let service = self.cx.service.clone();
+        let (told, stable) = service.update(|state| {
+            // What the run reported just before it ended counts.
+            service.follow_long_run(state, &long);
             let told = state.requests.interrupt.take().is_some() || state.requests.stop.is_some();
             (told, state.status.stable)
-        };
+        });
         if stable {
             // Failures from now on are not in a row with earlier ones.
             self.failure_log.recovered(&self.cx.service);

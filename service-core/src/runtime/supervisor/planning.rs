@@ -17,14 +17,18 @@ impl Supervisor {
         // Options that were changed while the instance was being built count from the start.
         self.options.clone_from(&service.lock().requests.options);
         let options = self.options.clone();
-        // A run that was given up before has planned the next one.
-        if !service.lock().status.given_up {
+        // A run that was given up before has planned the next one. A single run has no schedule.
+        if !self.once && !service.lock().status.given_up {
             let first = later(now, options.initial_delay);
             service.lock().status.grid = Grid::new(first);
             self.nominal = Nominal::At(first);
             match &options.schedule {
                 Schedule::Cron(_) => self.plan_cron(),
-                Schedule::OnDemand => self.due = Due::Wake,
+                Schedule::OnDemand => {
+                    self.due = Due::Wake;
+                    // After a failed attempt, this is the time of the retry.
+                    service.lock().status.next_due = None;
+                }
                 _ if options.initial_delay.is_zero() => self.due = Due::AtOnce,
                 _ => _ = self.plan_at(first),
             }
@@ -66,6 +70,26 @@ impl Supervisor {
             Some(due) => self.due = if due <= ended { Due::AtOnce } else { Due::Regular },
             None if self.options.schedule == Schedule::OnDemand => self.due = Due::Wake,
             None => self.plan_cron(),
+        }
+    }
+
+    /// Plans the next regular run after one that was given up before it began, because no instance could be built. The initial
+    /// delay continues.
+    pub(super) fn plan_without_run(&mut self) {
+        let first = {
+            let status = &mut self.cx.service.lock().status;
+            if !status.ready && !status.given_up {
+                // Until now, the grid had the moment when the start began.
+                status.grid = Grid::new(later(status.grid.first(), self.options.initial_delay));
+            }
+            status.grid.first()
+        };
+        let now = Instant::now();
+        self.plan_regular(now, now);
+        if let Nominal::At(due) = self.nominal {
+            let due = due.max(first);
+            self.cx.service.lock().status.grid = Grid::new(due);
+            self.plan_at(due);
         }
     }
 

@@ -14,6 +14,7 @@ use super::{Exit, Returned, Supervisor, UnreturnedRun};
 use crate::config::options::Options;
 use crate::humanize;
 use crate::panic::Caught;
+use crate::runtime::blocking;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
@@ -26,8 +27,20 @@ use crate::service::outcome::Outcome;
 impl Supervisor {
     /// Builds an instance, and handles a failure to build it. The first instance makes the service ready.
     pub(super) async fn build(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        self.woken |= std::mem::take(&mut service.lock().requests.woken);
+        let exit = self.build_instance().await;
+        // The run for which the instance was built serves the wake-up, unless it was given up.
+        service.lock().requests.woken |= std::mem::take(&mut self.woken);
+        exit
+    }
+
+    async fn build_instance(&mut self) -> Option<Exit> {
         let first = !self.cx.service.lock().status.ready;
-        if first && let Err(exit) = self.read_last_fire().await {
+        if first
+            && !self.once
+            && let Err(exit) = self.read_last_fire().await
+        {
             return exit;
         }
         let began = Instant::now();
@@ -136,19 +149,15 @@ impl Supervisor {
         cx.service.lock().status.activity = Activity::InBlockingRun;
         let (sender, mut run) = oneshot::channel();
         let work = move || {
-            let _blocking = cx.service.shared.enter_blocking();
             let caught = invoker.call(&span, || instance.__update_blocking(&cx));
             if let Err((instance, result)) = sender.send((instance, caught)) {
                 invoker.discard("the result of a blocking run", result);
                 invoker.discard("the instance", instance);
             }
         };
-        if self.options.long_run().is_some() {
-            if let Err(error) = spawn_thread(&self.cx.service.id, work) {
-                return InvokeResult::Done(Err(Error::new(error)));
-            }
-        } else {
-            tokio::task::spawn_blocking(work);
+        let (service, own_thread) = (self.cx.service.clone(), self.options.long_run().is_some());
+        if let Err(error) = blocking::spawn(&service.shared, &service.id, own_thread, work) {
+            return InvokeResult::Done(Err(Error::new(error)));
         }
         match self.invoker.invoke(pin!(&mut run), self.run_limit()).await {
             InvokeResult::Done(Ok((instance, caught))) => {
@@ -191,16 +200,6 @@ impl Supervisor {
             self.end_instance().await;
         }
     }
-}
-
-/// Runs blocking code on a thread of its own, which has the name of the service and the context of the runtime.
-fn spawn_thread(id: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Handle::current();
-    let work = move || {
-        let _entered = runtime.enter();
-        work();
-    };
-    std::thread::Builder::new().name(id.to_owned()).spawn(work).map(drop)
 }
 
 /// The error of a run that was cancelled: why, and how long it took.

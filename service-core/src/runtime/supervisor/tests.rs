@@ -206,7 +206,7 @@ impl Script {
     fn begin(self, options: Options, shared: Shared, extension: Arc<dyn Extension>) -> (Service, Supervisor) {
         let log = self.log.clone();
         let build = move |cx: Context| -> BoxFuture<'static, _> { Box::pin(self.clone().build(cx)) };
-        let factory = Factory::Closure(Box::new(build));
+        let factory = Factory::Closure(Arc::new(build));
         let registration = Registration::new("job", &DESCRIPTOR, factory, Place::Attribute(&DESCRIPTOR));
         let sources = Sources::load(Inputs::default());
         let shared = Arc::new(shared);

@@ -67,12 +67,12 @@ impl One {
         match life.verdict {
             Some(Verdict::Renew) => {}
             // If it backs off first, it continues at the same moment.
-            None if unseen || life.stop.is_some() => {}
+            None if unseen || life.stop.is_some() || !life.retrying => {}
             _ => return Ok(()),
         }
         life.discard();
         life.renew_at(at);
-        (self.failures, self.since_success) = (0, 0);
+        self.forget_failures();
         Ok(())
     }
 

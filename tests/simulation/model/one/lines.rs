@@ -24,12 +24,13 @@ impl One {
                 let forgotten = std::mem::take(&mut self.forgotten);
                 let strays = std::mem::take(&mut self.strays);
                 let (all_runs, lives, registrations) = (self.all_runs, self.lives, self.registrations + 1);
-                let (by_cron, given_up) = (self.by_cron, self.given_up);
+                let (by_cron, strayed, all_given_up) = (self.by_cron, self.strayed, self.all_given_up);
                 let reports = std::mem::take(&mut self.reports);
                 *self = Self {
                     all_runs,
                     by_cron,
-                    given_up,
+                    strayed,
+                    all_given_up,
                     lives,
                     registrations,
                     made,
@@ -94,6 +95,10 @@ impl One {
             What::RunFailed { run, kind, count, decided, error } => {
                 self.run_failed(at, *run, *kind, *count, *decided, error)?;
             }
+            What::RunGivenUp { run, failures } => {
+                let expected = self.unreported.take();
+                must!(expected == Some((*run, *failures)), "run {run} was given up, and must be {expected:?}");
+            }
             What::Aborted => self.aborted(at)?,
             What::CleanupBegan { instance } => self.cleanup_began(at, *instance)?,
             What::Dropped { instance } => self.dropped(*instance)?,
@@ -102,6 +107,23 @@ impl One {
             What::OptionChanged { .. } => {}
             What::Permit => self.permit(at)?,
             What::Degraded => self.degraded = true,
+            What::Ready => {
+                self.degraded = false;
+                let paused = self.paused;
+                let life = self.life()?;
+                if !life.ready && paused {
+                    life.told.get_or_insert(at);
+                }
+                life.ready = true;
+                life.run.as_mut().ok_or("it is ready without a run")?.reported = at;
+            }
+            What::Reports { processed, failed } => {
+                self.processed += processed;
+                self.failed_items += failed;
+                let run = self.life()?.run.as_mut().ok_or("it reports items without a run")?;
+                run.reported = at;
+                run.items = (run.items.0 + processed, run.items.1 + failed);
+            }
             What::Ask { .. } | What::Answer { .. } | What::GaveUp { .. } => {}
         }
         Ok(())
@@ -119,11 +141,11 @@ impl One {
         match to {
             ServiceState::Running => {
                 must!(!paused || state == ServiceState::Starting, "is running, but it is paused");
-                must!(life.up, "is running without an instance");
+                must!(life.is_up(), "is running, but it is not ready");
                 if life.retrying && life.renew {
                     life.discard();
                     life.renew_at(at);
-                    (self.failures, self.since_success) = (0, 0);
+                    self.forget_failures();
                 } else if life.retrying {
                     life.may_begin(at, false)?;
                 }
@@ -157,7 +179,8 @@ impl One {
     pub(super) fn begin_life(&mut self, at: Ms) {
         self.start_wanted = None;
         self.lives += 1;
-        (self.paused, self.failures, self.since_success, self.degraded) = (false, 0, 0, false);
+        (self.paused, self.degraded) = (false, false);
+        self.forget_failures();
         self.life = Some(Life {
             stop: None,
             known: self.leaving,
@@ -165,6 +188,9 @@ impl One {
             waits: false,
             tried: false,
             up: false,
+            ready: false,
+            left: false,
+            told: None,
             timetable: None,
             building: None,
             configured: None,
@@ -172,6 +198,9 @@ impl One {
             run: None,
             plan: Some(Window::at(at, Kind::AtOnce)),
             asked: None,
+            woken: None,
+            builds_for: None,
+            began: at,
             waiting: Vec::new(),
             free: at,
             verdict: None,
@@ -196,10 +225,15 @@ impl One {
 
     pub(super) fn begin_building(&mut self, at: Ms) -> Checked {
         let paused = self.paused && self.state == ServiceState::Paused;
+        let given_up = self.given_up;
         let life = self.life()?;
         must!(life.instance.is_none() && life.building.is_none(), "builds an instance while there is another");
         life.may_begin(at, paused)?;
         (life.tried, life.building, life.configured) = (true, Some(at), None);
+        life.builds_for = life.builds_for.or(life.woken.take());
+        if given_up && !life.retrying {
+            self.failures = 0;
+        }
         Ok(())
     }
 
@@ -214,13 +248,20 @@ impl One {
         }
         must!(self.made.len() == 1, "built from {:?}", self.made);
         let serial = self.made.pop_first().unwrap_or_default();
-        let (schedule, part) = (self.schedule, self.part.clone());
+        let (schedule, retry_delay, part) = (self.schedule, self.retry_delay, self.part.clone());
         let life = self.life()?;
         (life.building, life.free) = (None, at);
         life.instance = Some(Instance::new(serial));
+        life.woken = life.builds_for.take().or(life.woken);
         if !life.up {
-            let (timetable, window) = Timetable::new(schedule, &part, at);
-            (life.up, life.timetable, life.plan, life.retrying) = (true, Some(timetable), Some(window), false);
+            // A run that was given up before has planned the next one.
+            if life.timetable.is_none() {
+                let (mut timetable, window) = Timetable::new(schedule, &part, at);
+                timetable.retry_delay = retry_delay;
+                (life.timetable, life.plan) = (Some(timetable), window);
+            }
+            (life.up, life.retrying) = (true, false);
+            life.ready |= part.long.is_none_or(|long| !long.explicit);
             self.failures = 0;
         }
         Ok(())

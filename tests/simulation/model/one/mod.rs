@@ -32,6 +32,8 @@ pub(crate) struct One {
     pub(super) runs: u64,
     pub(super) errors: u64,
     pub(super) processed: u64,
+    pub(super) failed_items: u64,
+    pub(super) last_success: Option<Ms>,
     pub(super) restarts: u64,
     pub(super) last_run: Option<Ms>,
     pub(super) last_duration: Option<Ms>,
@@ -41,9 +43,17 @@ pub(crate) struct One {
     /// Failures in a row, also those that were ignored.
     pub(super) since_success: u32,
     pub(super) degraded: bool,
+    /// A run was given up since the last success.
+    pub(super) given_up: bool,
+    /// The number of the run that was given up, and its failures, until the event comes.
+    unreported: Option<(u64, u32)>,
     pub(super) all_runs: u64,
     pub(super) by_cron: u64,
-    pub(super) given_up: u64,
+    /// Blocking runs that timed out or were aborted, and continued.
+    pub(super) strayed: u64,
+    pub(super) all_given_up: u64,
+    /// Its work is done, and the registry shuts down when it has stopped.
+    shuts_down: bool,
     pub(super) lives: u32,
     pub(super) failed_life: Option<u32>,
     start_wanted: Option<Ms>,
@@ -67,7 +77,14 @@ pub(crate) struct Life {
     /// It waits for its dependencies.
     waits: bool,
     tried: bool,
+    /// Its first instance has been built.
     pub(super) up: bool,
+    /// It was ready, for the services that depend on it.
+    pub(super) ready: bool,
+    /// It has left `Starting`.
+    left: bool,
+    /// A long run was told to end, because of a pause or a fresh instance.
+    told: Option<Ms>,
     timetable: Option<Timetable>,
     building: Option<Ms>,
     configured: Option<How>,
@@ -75,6 +92,12 @@ pub(crate) struct Life {
     pub(super) run: Option<Run>,
     plan: Option<Window>,
     asked: Option<Ms>,
+    /// When it was woken, and not served since.
+    woken: Option<Ms>,
+    /// The wake-up that the instance is built for.
+    builds_for: Option<Ms>,
+    /// When its start began; its dependencies were up.
+    began: Ms,
     waiting: Vec<u32>,
     /// Since when nothing prevents what is due.
     free: Ms,
@@ -110,12 +133,20 @@ pub(crate) struct Run {
     how: Option<How>,
     on_failure: Option<(Decision, Option<Decision>)>,
     waiting: Vec<u32>,
+    /// For a long run: when it last reported something, how many items, and whether it has become stable.
+    reported: Ms,
+    items: (u64, u64),
+    stable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Retry(Ms),
     Regular,
+    /// Whether the run had begun; else no instance could be built for it.
+    GiveUp {
+        ran: bool,
+    },
     Stop,
     Restart,
     /// Failed, but `reset` was called from within the run.
@@ -138,6 +169,8 @@ impl One {
             runs: 0,
             errors: 0,
             processed: 0,
+            failed_items: 0,
+            last_success: None,
             restarts: 0,
             last_run: None,
             last_duration: None,
@@ -145,9 +178,13 @@ impl One {
             failures: 0,
             since_success: 0,
             degraded: false,
+            given_up: false,
+            unreported: None,
             all_runs: 0,
             by_cron: 0,
-            given_up: 0,
+            strayed: 0,
+            all_given_up: 0,
+            shuts_down: false,
             lives: 0,
             failed_life: None,
             start_wanted: None,
@@ -171,6 +208,20 @@ impl One {
         self.registered && matches!(self.state, ServiceState::Created | ServiceState::Stopped) && !self.used_up
     }
 
+    /// Whether a run is given up at the limit, instead of the service.
+    fn gives_up(&self) -> bool {
+        self.part.gives_up.unwrap_or(matches!(self.schedule, Schedule::Cron(..) | Schedule::OnDemand))
+    }
+
+    fn is_past_the_limit(&self, failures: u32) -> bool {
+        self.part.max_failures.is_some_and(|most| failures > most)
+    }
+
+    /// A success, or a fresh instance by `reset`.
+    fn forget_failures(&mut self) {
+        (self.failures, self.since_success, self.given_up) = (0, 0, false);
+    }
+
     pub(super) fn will_start(&mut self, at: Ms) {
         self.start_wanted = Some(at);
     }
@@ -182,16 +233,16 @@ impl One {
     /// Carries out a request if it is allowed. Returns whether it is.
     pub(super) fn ask(&mut self, at: Ms, n: u32, ask: Ask, within: bool) -> bool {
         use ServiceState::{BackingOff, Draining, Failed, Paused, Running, Starting};
-        let (state, failing) = (self.state, self.is_failing());
+        let (state, failing, is_long) = (self.state, self.is_failing(), self.part.long.is_some());
         let allowed = match ask {
             Ask::Start => self.may_start(),
             Ask::Stop => true,
             Ask::Pause => !self.paused && matches!(state, Running | BackingOff | Starting) && !failing,
             Ask::Resume => self.paused && state != Draining && state.is_running() && !failing,
-            Ask::RunNow => matches!(state, Running | BackingOff | Paused) && !failing,
+            Ask::RunNow => matches!(state, Running | BackingOff | Paused) && !failing && self.part.long.is_none(),
             Ask::Reset if within => !self.used_up && state != Draining && !failing,
             Ask::Reset => state == Failed && !self.used_up,
-            Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) => self.registered,
+            Ask::Unregister | Ask::SetInterval(_) | Ask::SetRetryDelay(_) | Ask::Wake => self.registered,
             other => unreachable!("{other:?} is not a request to one service"),
         };
         if !allowed {
@@ -201,6 +252,7 @@ impl One {
             Ask::Reset if within => {
                 if let Some(life) = &mut self.life {
                     life.renew = true;
+                    life.tell(at, is_long);
                 }
             }
             Ask::Start | Ask::Reset => self.will_start(at),
@@ -211,7 +263,12 @@ impl One {
                     life.stop.get_or_insert(at);
                 }
             }
-            Ask::Pause => self.paused = true,
+            Ask::Pause => {
+                self.paused = true;
+                if let Some(life) = self.life.as_mut().filter(|life| life.is_up()) {
+                    life.tell(at, is_long);
+                }
+            }
             Ask::Resume => {
                 self.paused = false;
                 if let Some(life) = &mut self.life {
@@ -241,7 +298,17 @@ impl One {
                     life.plan = life.plan.map(|plan| if busy { plan } else { timetable.changed(plan, at) });
                 }
             }
-            Ask::SetRetryDelay(time) => self.retry_delay = time,
+            Ask::SetRetryDelay(time) => {
+                self.retry_delay = time;
+                if let Some(timetable) = self.life.as_mut().and_then(|life| life.timetable.as_mut()) {
+                    timetable.retry_delay = time;
+                }
+            }
+            Ask::Wake => {
+                if let Some(life) = self.life.as_mut().filter(|life| life.stop.is_none() && !failing && !is_long) {
+                    life.woken.get_or_insert(at);
+                }
+            }
             _ => {}
         }
         true
@@ -249,7 +316,7 @@ impl One {
 
     /// The first instance of this incarnation has been built.
     pub(super) fn came_up(&self) -> bool {
-        self.life.as_ref().is_some_and(|life| life.up)
+        self.life.as_ref().is_some_and(|life| life.ready)
     }
 
     pub(super) fn forget_waiter(&mut self, n: u32) {
@@ -304,7 +371,7 @@ impl One {
     pub(super) fn see_dependencies(&mut self, at: Ms, up: bool) {
         if let Some(life) = self.life.as_mut().filter(|life| !life.tried) {
             if up && life.waits {
-                life.free = at;
+                (life.free, life.began) = (at, at);
             }
             life.waits = !up;
         }
@@ -313,15 +380,22 @@ impl One {
     // ── checks between events ────────────────────────────────────────────────────────────────────────────────────
 
     /// Checks that it has done what it must have done by now.
-    pub(super) fn look(&self, now: Ms) -> Checked {
+    pub(super) fn look(&mut self, now: Ms) -> Checked {
+        self.settle(now);
         if let Some(wanted) = self.start_wanted {
             must!(now == wanted, "must have started at {wanted}");
         }
         let Some(life) = self.life.as_ref().filter(|_| now > self.last_line) else { return Ok(()) };
+        must!(self.unreported.is_none(), "a run was given up without an event");
         let drain = self.part.drain;
         if let Some(run) = &life.run {
             let over = self.part.timeout.map(|timeout| run.started + timeout);
             must!(over.is_none_or(|over| now <= over), "its run is past its timeout");
+            let told = life.told.map(|told| told + drain);
+            must!(told.is_none_or(|over| now <= over), "its run was told to end, and goes on");
+            let is_told = life.told.is_some() || life.stop.is_some();
+            let idle = self.part.long.and_then(|long| long.idle).filter(|_| !is_told).map(|idle| run.reported + idle);
+            must!(idle.is_none_or(|over| now <= over), "its run reports nothing, and goes on");
         }
         if let Some(since) = life.instance.as_ref().and_then(|instance| instance.cleaning) {
             must!(now <= since + drain, "its `cleanup` does not end");
@@ -344,15 +418,16 @@ impl One {
         let asked = life.asked.map(|asked| asked.max(life.free));
         must!(asked.is_none_or(|asked| now <= asked), "a run was requested, but none begins");
         if self.state != ServiceState::Paused {
-            let due = life.plan.map(|plan| plan.to.max(life.free)).ok_or("no run is planned")?;
-            must!(now <= due, "a run was due at {due}, but none begins");
+            let planned = life.plan.map(|plan| plan.to.max(life.free));
+            must!(planned.is_some() || self.schedule == Schedule::OnDemand, "no run is planned");
+            let due = planned.into_iter().chain(life.woken_at()).min();
+            must!(due.is_none_or(|due| now <= due), "a run was due at {due:?}, but none begins");
         }
-        let expected = match (self.paused, life.up) {
-            (true, true) => ServiceState::Paused,
-            (true, false) => self.state,
-            (false, _) if life.retrying => ServiceState::BackingOff,
-            (false, true) => ServiceState::Running,
-            (false, false) => ServiceState::Starting,
+        let expected = match self.paused {
+            _ if !life.is_up() => ServiceState::Starting,
+            true => ServiceState::Paused,
+            false if life.retrying => ServiceState::BackingOff,
+            false => ServiceState::Running,
         };
         must!(self.state == expected, "its state is {}, and must be {expected}", self.state);
         Ok(())
@@ -368,11 +443,41 @@ impl One {
 
     /// Whether it only waits, and has done so for a while.
     pub(super) fn is_settled(&self, now: Ms) -> bool {
+        let is_long = self.part.long.is_some();
         let busy = |life: &Life| {
             let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
-            life.run.is_some() || life.building.is_some() || cleaning || life.is_away() || life.stop.is_some()
+            let in_run = life.run.is_some() && (!is_long || life.told.is_some());
+            in_run || life.building.is_some() || cleaning || life.is_away() || life.stop.is_some()
         };
-        now > self.last_line && !self.life.as_ref().is_some_and(busy)
+        // At the moment when a long run becomes stable, the order is not known.
+        let turns_stable = self.stable_at() == Some(now);
+        now > self.last_line && !turns_stable && !self.life.as_ref().is_some_and(busy)
+    }
+
+    /// Returns when the current long run becomes stable.
+    pub(super) fn stable_at(&self) -> Option<Ms> {
+        let run = self.life.as_ref()?.run.as_ref()?;
+        Some(run.started + self.part.long?.stable)
+    }
+
+    /// From a moment on, a long run is stable: earlier failures no longer count.
+    pub(super) fn settle(&mut self, now: Ms) {
+        let Some(stable) = self.stable_at().filter(|stable| *stable <= now) else { return };
+        if let Some(run) = self.life.as_mut().and_then(|life| life.run.as_mut()).filter(|run| !run.stable) {
+            run.stable = true;
+            self.last_success = Some(stable);
+            self.forget_failures();
+        }
+    }
+
+    /// Whether its work is done, and the registry shuts down.
+    pub(super) fn take_shutdown(&mut self) -> bool {
+        std::mem::take(&mut self.shuts_down)
+    }
+
+    /// Whether an instance may be being built for the first run after one that was given up.
+    pub(super) fn may_be_building(&self) -> bool {
+        self.given_up && self.life.as_ref().is_some_and(|life| !life.retrying && life.instance.is_none())
     }
 
     pub(super) fn is_by_cron(&self) -> bool {

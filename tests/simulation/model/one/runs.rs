@@ -2,35 +2,55 @@
 
 use service_core::FailureKind;
 
+use crate::cast::OnEnd;
+
 use super::*;
 
 impl One {
     // ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn run_started(&mut self, at: Ms, number: u64) -> Checked {
-        must!(
-            matches!(self.state, ServiceState::Running | ServiceState::Paused),
-            "a run begins, but the state is {}",
-            self.state
-        );
+        let may_run = match self.life.as_ref().is_some_and(Life::is_up) {
+            true => matches!(self.state, ServiceState::Running | ServiceState::Paused),
+            // It is ready only in its run.
+            false => self.state == ServiceState::Starting && self.part.long.is_some_and(|long| long.explicit),
+        };
+        must!(may_run, "a run begins, but the state is {}", self.state);
         self.runs += 1;
         self.all_runs += 1;
         must!(number == self.runs, "run {number} begins, and its number must be {}", self.runs);
         (self.last_run, self.degraded) = (Some(at), false);
-        let paused = self.paused;
+        // Until it is ready, a paused service goes on.
+        let (paused, given_up) = (self.paused && self.state == ServiceState::Paused, self.given_up);
         let life = self.life()?;
         must!(life.run.is_none(), "two runs at once");
         must!(life.up && life.instance.is_some(), "a run without an instance");
         life.may_begin(at, paused)?;
-        let due = life.plan.map(|plan| plan.kind).filter(|_| life.asked.is_none());
+        let requested = life.asked.is_some() || life.woken_at().is_some();
+        let due = life.plan.map(|plan| plan.kind).filter(|_| !requested);
+        let fresh = given_up && !life.retrying;
         let by_cron = due == Some(Kind::Regular) && life.goes_by_cron();
         if let Some(timetable) = &mut life.timetable {
             timetable.begins(due);
         }
-        (life.asked, life.plan, life.retrying) = (None, None, false);
+        (life.asked, life.woken, life.plan, life.retrying) = (None, None, None, false);
         let waiting = std::mem::take(&mut life.waiting);
-        life.run = Some(Run { number, started: at, inside: false, how: None, on_failure: None, waiting });
+        (life.told, life.retrying) = (None, false);
+        life.run = Some(Run {
+            number,
+            started: at,
+            inside: false,
+            how: None,
+            on_failure: None,
+            waiting,
+            reported: at,
+            items: (0, 0),
+            stable: false,
+        });
         self.by_cron += u64::from(by_cron);
+        if fresh {
+            self.failures = 0;
+        }
         Ok(())
     }
 
@@ -40,8 +60,8 @@ impl One {
         let life = self.life()?;
         let run = life.run.take().ok_or("a run ends that had not begun")?;
         must!(run.number == number, "run {number} ends, but the current run is {}", run.number);
-        let given_up = blocking && run.how.is_none();
-        if given_up {
+        let strayed = blocking && run.how.is_none();
+        if strayed {
             // Blocking code cannot be cancelled: it continues, and the next run waits.
             must!(run.inside, "run {number} timed out, but had not begun");
             life.instance.as_mut().ok_or("a run without an instance")?.away = true;
@@ -52,25 +72,66 @@ impl One {
         if let Some(timetable) = &mut life.timetable {
             timetable.ran(run.started, at);
         }
-        self.given_up += u64::from(given_up);
+        self.strayed += u64::from(strayed);
         self.last_duration = Some(at - run.started);
         Ok(run)
     }
 
     pub(super) fn run_finished(&mut self, at: Ms, number: u64, took: Ms, how: How) -> Checked {
         let timeout = self.part.timeout;
+        if let Some(long) = self.part.long {
+            return self.long_run_finished(at, number, took, how, long.on_end);
+        }
         let run = self.end_run(at, number)?;
         must!(run.how == Some(how), "reported as {how:?}, but it ended as {:?}", run.how);
         must!(took == at - run.started, "reported as {took} ms, but it took {} ms", at - run.started);
         must!(timeout.is_none_or(|timeout| took <= timeout), "took {took} ms, longer than its timeout");
         let How::Well { processed, failed, again } = how else { unreachable!("a finished run has succeeded") };
-        (self.failures, self.since_success) = (0, 0);
+        self.forget_failures();
+        self.last_success = Some(at);
         self.processed += processed;
+        self.failed_items += failed;
         self.resolve(run.waiting, &Answer::Ran { error: None, processed, failed, again, took });
         self.life()?.plan_regular(at)?;
         if again {
             self.life()?.plan = Some(Window::at(at, Kind::AtOnce));
         }
+        Ok(())
+    }
+
+    /// A long run has ended without a failure: by itself, or because it was told to.
+    fn long_run_finished(&mut self, at: Ms, number: u64, took: Ms, how: How, on_end: OnEnd) -> Checked {
+        let drain = self.part.drain;
+        let run = self.end_run(at, number)?;
+        must!(took == at - run.started, "reported as {took} ms, but it took {} ms", at - run.started);
+        let (processed, failed) = run.items;
+        must!(
+            how == How::Well { processed, failed, again: false },
+            "reported as {how:?}, but it reported {:?}",
+            run.items
+        );
+        let life = self.life()?;
+        let told = life.told.take();
+        life.plan = Some(Window::at(at, Kind::AtOnce));
+        if std::mem::take(&mut life.aborted) {
+            must!(
+                run.how.is_none() && told.map(|told| told + drain) == Some(at),
+                "cancelled, but it was told at {told:?}"
+            );
+            return Ok(());
+        }
+        if told.is_some() || life.stop.is_some() {
+            must!(matches!(run.how, Some(How::Well { .. } | How::Badly(_))), "it ended as {:?}", run.how);
+            return Ok(());
+        }
+        must!(matches!(run.how, Some(How::Well { .. })), "it ended by itself as {:?}", run.how);
+        match on_end {
+            OnEnd::Again => life.plan_regular(at)?,
+            OnEnd::Stop | OnEnd::Shutdown => (life.known, life.stop) = (true, Some(at)),
+        }
+        self.shuts_down = on_end == OnEnd::Shutdown;
+        self.forget_failures();
+        self.last_success = Some(at);
         Ok(())
     }
 
@@ -84,7 +145,7 @@ impl One {
         answer: Option<Decision>,
     ) -> Checked {
         let (failures, expected) = (self.failures + 1, retry_wait(&self.part, self.retry_delay, self.failures + 1));
-        let past = failures > self.part.max_failures;
+        let past = self.is_past_the_limit(failures) && !self.gives_up();
         let life = self.life()?;
         let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
         must!(!cleaning, "`on_failure` is called after `cleanup`");
@@ -109,14 +170,16 @@ impl One {
         error: &str,
     ) -> Checked {
         let (timeout, ready_made) = (self.part.timeout, self.part.origin == Origin::ReadyMade);
+        let idle = self.part.long.map(|long| long.idle);
         let failures = self.failures + 1;
-        let past = failures > self.part.max_failures;
+        let past = self.is_past_the_limit(failures) && !self.gives_up();
         must!(count == failures, "failure {count}, but it is number {failures} in a row");
         let stop = self.life()?.stop;
         let (decision, waiting, took);
-        if self.life()?.run.is_some() {
+        let ran = self.life()?.run.is_some();
+        if ran {
             let run = self.end_run(at, number)?;
-            let ran = at - run.started;
+            let lasted = at - run.started;
             must!(kind == kind_of(run.how), "{kind:?}, after {:?}", run.how);
             let life = self.life()?;
             let panicked = kind == FailureKind::Panic;
@@ -124,9 +187,18 @@ impl One {
                 must!(run.how.is_none() && run.on_failure.is_none(), "an aborted run ended as {:?}", run.how);
                 decision = Decision::Stop;
             } else {
+                let is_told = life.told.take().is_some() || life.stop.is_some();
                 if run.how.is_none() {
-                    must!(timeout == Some(ran), "cancelled after {ran} ms, but its timeout is {timeout:?}");
+                    let limit = match idle {
+                        None => timeout,
+                        Some(idle) => idle.map(|idle| run.reported + idle - run.started).filter(|_| !is_told),
+                    };
+                    must!(limit == Some(lasted), "cancelled after {lasted} ms, but its limit is {limit:?}");
                 }
+                must!(
+                    idle.is_none() || !is_told || kind == FailureKind::Panic,
+                    "a run that was told to end has failed as {kind:?}"
+                );
                 let out_of_reach = life.is_away().then(|| (advised(Advice::None, past), None));
                 must!(
                     out_of_reach.is_none() || run.on_failure.is_none(),
@@ -139,7 +211,7 @@ impl One {
                     instance.broken = panicked || (answer.is_none() && !away);
                 }
             }
-            (waiting, took) = (run.waiting, ran);
+            (waiting, took) = (run.waiting, lasted);
         } else {
             let (runs, paused) = (self.runs, self.paused);
             let life = self.life()?;
@@ -161,7 +233,7 @@ impl One {
         self.last_error = Some(error.to_owned());
         let report = Answer::Ran { error: Some(error.to_owned()), processed: 0, failed: 0, again: false, took };
         self.resolve(waiting, &report);
-        self.decide(at, stop.is_some(), decision, decided, failures)
+        self.decide(at, stop.is_some(), ran, decision, decided, failures)
     }
 
     /// Decides what follows this failure.
@@ -169,24 +241,34 @@ impl One {
         &mut self,
         at: Ms,
         stopping: bool,
+        ran: bool,
         decision: Decision,
         decided: Decision,
         failures: u32,
     ) -> Checked {
         let (part, retry_delay) = (self.part.clone(), self.retry_delay);
+        let (past, gives_up) = (self.is_past_the_limit(failures), self.gives_up());
         let ready_made = part.origin == Origin::ReadyMade;
         let life = self.life()?;
-        let broken = life.instance.as_ref().is_some_and(|instance| instance.broken);
-        let past = failures > part.max_failures;
         let mut verdict = match decision {
-            Decision::Retry | Decision::RetryAfter(_) if past => Verdict::Fail,
-            Decision::Retry => Verdict::Retry(retry_wait(&part, retry_delay, failures)),
+            Decision::Retry | Decision::RetryAfter(_) | Decision::Rebuild if past => {
+                if gives_up {
+                    Verdict::GiveUp { ran }
+                } else {
+                    Verdict::Fail
+                }
+            }
+            Decision::Retry | Decision::Rebuild => Verdict::Retry(retry_wait(&part, retry_delay, failures)),
             Decision::RetryAfter(wait) => Verdict::Retry(wait),
             Decision::Ignore => Verdict::Regular,
             Decision::Stop => Verdict::Stop,
             Decision::Fail => Verdict::Fail,
         };
-        if broken && ready_made && matches!(verdict, Verdict::Retry(_) | Verdict::Regular) {
+        if let Some(instance) = &mut life.instance {
+            instance.broken |= decision == Decision::Rebuild && matches!(verdict, Verdict::Retry(_));
+        }
+        let broken = life.instance.as_ref().is_some_and(|instance| instance.broken);
+        if broken && ready_made && verdict != Verdict::Stop {
             verdict = Verdict::Fail;
         }
         let right = if verdict == Verdict::Fail { Decision::Fail } else { decision };
@@ -204,16 +286,49 @@ impl One {
             life.stop.get_or_insert(at);
         }
         life.verdict = Some(verdict);
-        if !broken {
-            life.carry_out(at)?;
-        } else if verdict == Verdict::Regular && !life.goes_by_cron() {
-            // Options that change during the `cleanup` apply after it.
-            life.plan_regular(at)?;
-        }
         if decided != Decision::Ignore {
             self.failures = failures;
         }
+        let planned = matches!(verdict, Verdict::Regular | Verdict::GiveUp { .. });
+        if !broken {
+            self.carry_out(at)?;
+        } else if planned && !self.life()?.goes_by_cron() {
+            // Options that change during the `cleanup` apply after it.
+            self.life()?.plan_regular(at)?;
+        }
         self.renew_without(at)
+    }
+
+    /// Carries out the decision after a failure, now that nothing prevents it.
+    pub(super) fn carry_out(&mut self, at: Ms) -> Checked {
+        let (schedule, part, announced) = (self.schedule, self.part.clone(), (self.runs, self.failures));
+        let life = self.life()?;
+        match life.verdict {
+            Some(Verdict::Retry(wait)) => {
+                life.plan = Some(Window::at(at + wait, Kind::Retry));
+                (life.retrying, life.left, life.verdict) = (true, true, None);
+            }
+            Some(Verdict::Regular) => {
+                if life.plan.is_none() {
+                    life.plan_regular(at)?;
+                }
+                life.verdict = None;
+            }
+            Some(Verdict::GiveUp { ran }) => {
+                if !ran {
+                    let began = life.began;
+                    let timetable = life.timetable.get_or_insert_with(|| Timetable::new(schedule, &part, began).0);
+                    life.plan = timetable.next_without_run(at);
+                } else if life.plan.is_none() {
+                    life.plan_regular(at)?;
+                }
+                (life.retrying, life.left, life.verdict, life.builds_for) = (false, true, None, None);
+                self.all_given_up += 1;
+                (self.given_up, self.unreported) = (true, Some(announced));
+            }
+            Some(Verdict::Stop | Verdict::Restart | Verdict::Renew | Verdict::Fail) | None => {}
+        }
+        Ok(())
     }
 
     pub(super) fn aborted(&mut self, at: Ms) -> Checked {
@@ -224,7 +339,10 @@ impl One {
         let life = self.life()?;
         let since = match &life.instance {
             Some(Instance { cleaning: Some(since), .. }) => *since,
-            _ => life.stop.ok_or("an abort without a stop")?.max(life.building.unwrap_or_default()),
+            _ => {
+                let asked = [life.stop, life.told].into_iter().flatten().min();
+                asked.ok_or("an abort without a stop")?.max(life.building.unwrap_or_default())
+            }
         };
         let took = at - since;
         must!(took == drain || (life.hurried && took <= drain), "aborted after {took} ms, but it may take {drain} ms");
@@ -282,8 +400,9 @@ impl One {
         must!(at - since <= drain, "`cleanup` took {} ms, but it may take {drain} ms", at - since);
         life.free = at;
         if instance.broken {
-            life.carry_out(at)?;
+            self.carry_out(at)?;
         }
+        let life = self.life()?;
         if let Some(timetable) = life.timetable.as_mut().filter(|timetable| timetable.is_changed()) {
             timetable.settle();
             life.plan = life.plan.map(|plan| timetable.changed(plan, at));
@@ -293,7 +412,7 @@ impl One {
             let retrying = life.retrying;
             if !(retrying && instance.broken) || life.stop.is_some() || self.paused {
                 self.life()?.renew_at(at);
-                (self.failures, self.since_success) = (0, 0);
+                self.forget_failures();
             }
         }
         Ok(())
@@ -307,7 +426,7 @@ impl One {
         let out_of_the_way = life.instance.is_none() || life.is_away();
         must!(out_of_the_way && life.free == at, "a restart while the old instance exists");
         life.discard();
-        (life.verdict, life.retrying) = (None, true);
+        (life.verdict, life.retrying, life.left) = (None, true, true);
         life.plan = Some(Window::at(at + after, Kind::Retry));
         self.failures = 0;
         self.restarts += 1;
@@ -341,6 +460,10 @@ impl Life {
             must!(at == due, "a run that was requested at {asked} begins at {at}, and must begin at {due}");
             return Ok(());
         }
+        if let Some(woken) = self.woken_at().filter(|woken| !paused && *woken <= at) {
+            must!(at == woken, "begins at {at}, but it was woken and must begin at {woken}");
+            return Ok(());
+        }
         must!(!paused, "a scheduled run while paused");
         let plan = self.plan.ok_or("a run begins that was not planned")?;
         let latest = plan.to.max(self.free);
@@ -351,36 +474,35 @@ impl Life {
 
     pub(super) fn plan_regular(&mut self, at: Ms) -> Checked {
         let timetable = self.timetable.as_mut().ok_or("a regular run before the service was ready")?;
-        self.plan = Some(timetable.next(at));
+        self.plan = timetable.next(at);
         Ok(())
+    }
+
+    /// Returns when the wake-up must be served. A retry is not made earlier.
+    pub(super) fn woken_at(&self) -> Option<Ms> {
+        self.woken.filter(|_| !self.retrying).map(|woken| woken.max(self.free))
     }
 
     fn goes_by_cron(&self) -> bool {
         self.timetable.as_ref().is_some_and(Timetable::is_by_cron)
     }
 
-    /// Carries out the decision after a failure, now that nothing prevents it.
-    pub(super) fn carry_out(&mut self, at: Ms) -> Checked {
-        match self.verdict {
-            Some(Verdict::Retry(wait)) => {
-                self.plan = Some(Window::at(at + wait, Kind::Retry));
-                (self.retrying, self.verdict) = (true, None);
-            }
-            Some(Verdict::Regular) => {
-                if self.plan.is_none() {
-                    self.plan_regular(at)?;
-                }
-                self.verdict = None;
-            }
-            Some(Verdict::Stop | Verdict::Restart | Verdict::Renew | Verdict::Fail) | None => {}
-        }
-        Ok(())
-    }
-
     /// Plans a fresh instance at once.
     pub(super) fn renew_at(&mut self, at: Ms) {
         (self.renew, self.retrying, self.verdict) = (false, false, None);
         self.plan = Some(Window::at(at, Kind::AtOnce));
+    }
+
+    /// Tells a long run to end.
+    pub(super) fn tell(&mut self, at: Ms, is_long: bool) {
+        if is_long && self.run.is_some() {
+            self.told.get_or_insert(at);
+        }
+    }
+
+    /// Whether it has left `Starting`.
+    pub(super) fn is_up(&self) -> bool {
+        self.ready || self.left
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -11,7 +11,7 @@ pub mod preludes {
     #[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
     #[sea_orm(table_name = "reading")]
     #[work_item(status = "status", error = "error_message", attempts = "attempts", max_attempts = 5)]
-    #[work_item(available_at = "due", updated_at = "updated_at")]
+    #[work_item(available_at = "due", updated_at = "updated_at", retain_completed = "1d 12h")]
     pub struct Model {
         /// The key.
         #[sea_orm(primary_key)]
@@ -152,4 +152,13 @@ pub mod without_a_loop {
 #[test]
 fn it_compiles() {
     let _ = (run, without_a_loop::spawned);
+}
+
+#[test]
+fn the_retention_is_a_time_or_none() {
+    use service_core::__private::database::WorkItem;
+
+    let retention = |hours: u64| Some(std::time::Duration::from_secs(hours * 3600));
+    assert_eq!(preludes::Entity::__work().retain_completed, retention(36));
+    assert_eq!(newer::Entity::__work().retain_completed, None);
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use measure::{Progress, Task};
-use own::job;
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
-use service_core::database::Transaction;
+use own::{insert, job};
 use service_core::prelude::*;
 
 struct Worker {
@@ -18,22 +16,11 @@ impl Worker {
         if self.progress.is_reached() {
             return Ok(Outcome::idle());
         }
-        let mut batch = cx.claim::<job::Entity>(100).await?;
-        while let Some(item) = batch.next().await? {
-            let done = insert(item.tx(), item.model().id).await;
-            item.settle(done).await?;
-        }
-        let outcome = batch.commit().await?;
+        let claim = cx.claim::<job::Entity>(100);
+        let outcome = claim.for_each(async |item| insert(item.tx(), item.model().id).await).await?;
         self.progress.add(outcome.items_processed());
         Ok(outcome)
     }
-}
-
-async fn insert(tx: &Transaction, job: i64) -> Result<()> {
-    let backend = tx.get_database_backend();
-    let sql = if backend == DbBackend::Postgres { measure::INSERT } else { "INSERT INTO effect (job) VALUES (?)" };
-    tx.execute_raw(Statement::from_sql_and_values(backend, sql, [job.into()])).await?;
-    Ok(())
 }
 
 #[tokio::main]

@@ -23,7 +23,7 @@ impl TableWatcher {
         key: &str,
         value: &Value,
     ) -> Result<(), String> {
-        let (sources, id, descriptor) = (&services.sources, service.id(), service.descriptor);
+        let (sources, id, descriptor) = (services.sources(), service.id(), service.descriptor);
         let row = TableRow::new(Layer::Override, key.to_owned(), Ok(value.clone()), PLACE.to_owned());
         let row = row.normalized(descriptor.setting_names());
         if let Some(problem) = row.problem(id) {

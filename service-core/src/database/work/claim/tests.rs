@@ -34,6 +34,7 @@ impl WorkItem for job::Entity {
             max_attempts: 1,
             available_at: Some((job::Column::Due, time_value::<Option<DateTime<Utc>>>)),
             updated_at: None,
+            retain_completed: None,
         }
     }
 }

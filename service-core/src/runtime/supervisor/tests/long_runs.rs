@@ -419,3 +419,76 @@ async fn a_closure_that_panics_does_not_prevent_the_others() {
     assert_eq!(service.log.count("told"), 1);
     assert_eq!(health(&service).total_processed, 7, "a closure that comes too late is called at once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_drains_may_report_nothing_for_longer_than_its_idle_timeout() {
+    let long = LongRun { idle_timeout: Some(secs(3)), ..LongRun::default() };
+    for pauses in [false, true] {
+        let script = Script::new().update(async |cx| {
+            cx.stopping().await;
+            tokio::time::sleep(secs(8)).await;
+            Ok(Outcome::idle())
+        });
+        let mut service = script.start(options(long));
+        tokio::time::sleep(secs(1)).await;
+        if pauses {
+            service.inner.request_pause(PausedBy::Handle).unwrap();
+            tokio::time::sleep(secs(9)).await;
+            assert!(!service.inner.lock().status.in_run());
+        }
+        service.stop();
+        assert_eq!(service.ended().await, Exit::Stopped);
+        assert_eq!(health(&service).error_count, 0, "pauses: {pauses}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_becomes_ready_only_in_a_retry_wakes_those_that_depend_on_it() {
+    let long = LongRun { readiness: Readiness::Explicit, ..LongRun::default() };
+    let script = Script::new().update(async |cx| {
+        if cx.run_number() == 1 {
+            return fails();
+        }
+        tokio::time::sleep(secs(1)).await;
+        cx.ready();
+        cx.stopping().await;
+        Ok(Outcome::idle())
+    });
+    let service = script.start(options(long));
+    tokio::time::sleep(ms(5_500)).await;
+    let shared = service.inner.shared.clone();
+    let notified = shared.changed.notified();
+    assert_eq!(service.state(), ServiceState::Running, "its state does not change when it is ready");
+    tokio::time::timeout(secs(2), notified).await.expect("services that depend on it look again");
+    assert!(service.inner.lock().status.ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_settings_also_end_a_run_that_is_not_ready_yet() {
+    let long = LongRun { readiness: Readiness::Explicit, ..LongRun::default() };
+    let service = listener().start(options(long));
+    tokio::time::sleep(secs(1)).await;
+    service.inner.lock().request_rebuild(Rebuild::Settings);
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(service.log.lines(), ["built 1", "run 1", "cleanup 1", "dropped 1", "built 2", "run 2"]);
+    assert_eq!(service.state(), ServiceState::Starting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_run_reports_just_before_its_end_counts() {
+    let long =
+        LongRun { readiness: Readiness::Explicit, stable_after: secs(3), on_end: OnEnd::Again, ..LongRun::default() };
+    let script = Script::new().update(async |cx| {
+        if cx.run_number() == 1 {
+            return fails();
+        }
+        // Nothing but the end of this wait polls the run.
+        tokio::time::sleep(secs(3)).await;
+        cx.ready();
+        fails()
+    });
+    let service = script.start(options(long));
+    tokio::time::sleep(secs(9)).await;
+    assert!(service.inner.lock().status.ready);
+    assert_eq!(health(&service).failures, 1, "the first failure no longer counts");
+}

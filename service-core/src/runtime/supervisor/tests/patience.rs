@@ -160,3 +160,33 @@ async fn a_service_whose_failures_are_ignored_is_degraded_from_the_second_one_on
     tokio::time::sleep(secs(60)).await;
     assert_eq!(health(&service).status, HealthStatus::Healthy);
 }
+
+/// Logs when an instance is built, in seconds since the start; the first `failing` attempts fail.
+fn hard_to_build(failing: usize) -> Script {
+    let (begun, attempts) = (tokio::time::Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let script = Script::new();
+    let log = script.log.clone();
+    script.configure(move |_| {
+        log.push(format!("at {}", begun.elapsed().as_secs()));
+        let fails = attempts.fetch_add(1, Ordering::SeqCst) < failing;
+        async move { if fails { super::fails().map(|_| ()) } else { Ok(()) } }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_initial_delay_goes_on_when_the_first_instance_cannot_be_built() {
+    let every = secs(60);
+    let table = [
+        (Schedule::Interval(every), 0, [0, 5, 10, 60]),
+        (Schedule::Interval(every), 100, [0, 5, 10, 100]),
+        (Schedule::Delay(every), 0, [0, 5, 10, 70]),
+        (Schedule::Delay(every), 100, [0, 5, 10, 100]),
+    ];
+    for (schedule, initial_delay, expected) in table {
+        let options = Options { schedule: schedule.clone(), initial_delay: secs(initial_delay), ..next_run() };
+        let service = hard_to_build(3).start(options);
+        tokio::time::sleep(secs(110)).await;
+        assert_eq!(times(&service), expected, "{schedule:?}, {initial_delay}");
+        assert_eq!(service.log.count("run 1"), 1, "it runs as soon as its instance is built");
+    }
+}

@@ -161,3 +161,48 @@ async fn a_wake_up_serves_no_cron_fire() {
     tokio::time::sleep(secs(1)).await;
     assert_eq!(runs(&service), ["0 woken"]);
 }
+
+/// The first `failing` attempts to build an instance fail.
+fn hard_to_build(failing: usize, script: Script) -> Script {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    script.configure(move |_| {
+        let fails = attempts.fetch_add(1, Ordering::SeqCst) < failing;
+        async move { if fails { super::fails().map(|_| ()) } else { Ok(()) } }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_demand_a_service_whose_start_failed_once_still_waits_for_a_wake_up() {
+    let service = hard_to_build(1, logging(Duration::ZERO)).start(on_demand());
+    tokio::time::sleep(secs(3600)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    assert_eq!(runs(&service), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_up_during_the_start_is_served_when_the_instance_can_be_built() {
+    let options = Options { schedule: Schedule::Interval(secs(60)), initial_delay: secs(100), ..Options::default() };
+    for options in [on_demand(), options] {
+        let service = hard_to_build(2, logging(Duration::ZERO)).start(options);
+        service.inner.request_wake();
+        tokio::time::sleep(secs(11)).await;
+        assert_eq!(runs(&service), ["10 woken"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_up_is_served_by_the_run_that_is_given_up() {
+    let options = Options { max_failures: 1, ..on_demand() };
+    let service = hard_to_build(4, logging(Duration::ZERO)).start(options);
+    service.inner.request_wake();
+    // Two attempts, and no further ones without another wake-up.
+    tokio::time::sleep(secs(3600)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    assert_eq!(service.inner.lock().status.stats.errors, 2);
+    service.inner.request_wake();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(service.inner.lock().status.stats.errors, 4);
+    service.inner.request_wake();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(runs(&service), ["3660 woken"]);
+}

@@ -1,0 +1,221 @@
+//! [`Notifier`]: delivers notifications to the services of this registry and, through PostgreSQL, to those of other replicas.
+//!
+//! The tricky part is that PostgreSQL also sends a notification back to the replica from which it comes. The services there have been
+//! woken already, and a second time would be a run without work. So the payload names the replica, which ignores its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement, Value};
+use tokio::sync::Notify;
+
+use crate::config::is_name;
+use crate::database::config::watcher::TableWatcher;
+use crate::database::direct::is_same_pool;
+use crate::runtime::services::Services;
+
+/// The channel of PostgreSQL. The payload is a topic.
+pub(crate) const CHANNEL: &str = "service_wake";
+/// Stands between a topic and the replica that the notification comes from. No topic contains it.
+const SEPARATOR: char = ' ';
+/// The time limit for sending notifications.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// The wait after a failure to send, doubled each time up to the maximum.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(5);
+/// How often the sending task checks that the registry still exists.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Delivers notifications.
+#[derive(Default)]
+pub(crate) struct Notifier {
+    /// Identifies this replica in payloads.
+    origin: String,
+    db: Option<DatabaseConnection>,
+    services: OnceLock<Weak<Services>>,
+    /// The services that have claimed rows, by table.
+    workers: Mutex<BTreeMap<String, BTreeSet<Arc<str>>>>,
+    /// Topics that other replicas do not know yet.
+    outbox: Mutex<BTreeSet<String>>,
+    filled: Notify,
+}
+
+/// The notifiers of this process, for functions that have only a connection.
+static NOTIFIERS: Mutex<Vec<Weak<Notifier>>> = Mutex::new(Vec::new());
+
+/// A notification that PostgreSQL has delivered.
+#[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
+pub(crate) enum Received<'a> {
+    /// This replica has sent it.
+    Own,
+    Topic(&'a str),
+}
+
+impl Notifier {
+    /// The notifier of a registry with this database.
+    pub(crate) fn new(db: DatabaseConnection) -> Arc<Self> {
+        let origin = format!("{:016x}", fastrand::u64(..));
+        let notifier = Arc::new(Self { origin, db: Some(db), ..Self::default() });
+        let mut all = lock(&NOTIFIERS);
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&notifier));
+        notifier
+    }
+
+    /// The notifier of a registry in this process that uses the same pool.
+    pub(crate) fn of_pool(db: &DatabaseConnection) -> Option<Arc<Self>> {
+        let all = lock(&NOTIFIERS).clone();
+        all.iter()
+            .filter_map(Weak::upgrade)
+            .find(|notifier| notifier.db.as_ref().is_some_and(|own| is_same_pool(own, db)))
+    }
+
+    /// A service claims rows of this table.
+    pub(crate) fn add_worker(&self, table: &str, service: &Arc<str>) {
+        let mut workers = lock(&self.workers);
+        match workers.get_mut(table) {
+            Some(known) if known.contains(service) => {}
+            Some(known) => _ = known.insert(service.clone()),
+            None => _ = workers.insert(table.to_owned(), BTreeSet::from([service.clone()])),
+        }
+    }
+
+    /// The topics of the services that have claimed rows of this table.
+    pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
+        let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
+        let workers: Vec<_> = lock(&self.workers).get(table).into_iter().flatten().cloned().collect();
+        let services = workers.iter().filter_map(|id| services.get(id));
+        services.flat_map(|service| service.inner.lock().requests.options.wake_on.clone()).collect()
+    }
+
+    /// Sets the services to wake. Every call passes the same registry.
+    pub(crate) fn attach(&self, services: &Arc<Services>) {
+        let _ = self.services.set(Arc::downgrade(services));
+    }
+
+    /// Wakes the services of this registry that listen to one of these topics.
+    pub(crate) fn deliver(&self, topics: &[String]) {
+        if let Some(services) = self.services.get().and_then(Weak::upgrade) {
+            topics.iter().for_each(|topic| services.wake(topic));
+        }
+    }
+
+    /// Wakes other replicas later. Never waits, and is repeated until it succeeds.
+    pub(crate) fn send_later(&self, topic: &str) {
+        // No service can have another topic.
+        if is_name(topic) {
+            self.outbox().insert(topic.to_owned());
+            self.filled.notify_one();
+        }
+    }
+
+    /// Announces topics on a connection to PostgreSQL; inside a transaction, with its commit.
+    pub(crate) async fn announce(&self, db: &impl ConnectionTrait, topics: &[String]) -> Result<(), DbErr> {
+        let payloads = topics.iter().filter(|topic| is_name(topic)).map(|topic| self.payload(topic));
+        self.announce_payloads(db, payloads).await
+    }
+
+    /// Announces nothing to others, but shows this replica that its listener works.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
+    pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+        self.announce_payloads(db, [self.payload("")].into_iter()).await
+    }
+
+    async fn announce_payloads(
+        &self,
+        db: &impl ConnectionTrait,
+        payloads: impl Iterator<Item = String>,
+    ) -> Result<(), DbErr> {
+        let values: Vec<Value> = [CHANNEL.to_owned()].into_iter().chain(payloads).map(Value::from).collect();
+        if values.len() > 1 {
+            let calls: Vec<String> = (2..=values.len()).map(|at| format!("pg_notify($1, ${at})")).collect();
+            let sql = format!("SELECT {}", calls.join(", "));
+            db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+        }
+        Ok(())
+    }
+
+    fn payload(&self, topic: &str) -> String {
+        format!("{topic}{SEPARATOR}{}", self.origin)
+    }
+
+    /// Reads a payload. Those of triggers and of other programs are topics without an origin.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
+    pub(crate) fn received<'a>(&self, payload: &'a str) -> Received<'a> {
+        match payload.split_once(SEPARATOR) {
+            Some((_, origin)) if origin == self.origin => Received::Own,
+            Some((topic, _)) => Received::Topic(topic),
+            None => Received::Topic(payload),
+        }
+    }
+
+    /// Sends what is to be sent, until the registry is dropped.
+    pub(crate) async fn keep_sending(&self, watcher: &TableWatcher, services: &Weak<Services>) {
+        let mut wait = RETRY_WAIT;
+        while services.strong_count() > 0 {
+            let topics: Vec<String> = self.outbox().iter().cloned().collect();
+            if topics.is_empty() {
+                let _ = tokio::time::timeout(CHECK_INTERVAL, self.filled.notified()).await;
+                continue;
+            }
+            // Before they are sent, so that those which come meanwhile are sent again.
+            self.outbox().retain(|topic| !topics.contains(topic));
+            let topics_to_send = &topics;
+            let send = watcher.with_db(|db: DatabaseConnection| async move {
+                self.announce(&db, topics_to_send).await?;
+                Ok(())
+            });
+            if let Ok(Ok(())) = tokio::time::timeout(SEND_LIMIT, send).await {
+                wait = RETRY_WAIT;
+                continue;
+            }
+            watcher.availability.probe_soon();
+            self.outbox().extend(topics);
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(MAX_RETRY_WAIT);
+        }
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        lock(&self.outbox)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notifier")
+            .field("origin", &self.origin)
+            .field("outbox", &*self.outbox())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_recognises_its_own_notifications() {
+        let [here, there] = ["1", "2"].map(|origin| Notifier { origin: origin.to_owned(), ..Notifier::default() });
+        assert_eq!(here.received(&here.payload("orders")), Received::Own);
+        assert_eq!(there.received(&here.payload("orders")), Received::Topic("orders"));
+        assert_eq!(here.received("orders"), Received::Topic("orders"));
+        assert_eq!(here.received(""), Received::Topic(""));
+    }
+
+    #[test]
+    fn only_names_are_sent() {
+        let notifier = Notifier::default();
+        for topic in ["orders", "orders", "", "two words", &"long".repeat(2_000), "it's"] {
+            notifier.send_later(topic);
+        }
+        assert_eq!(*notifier.outbox(), BTreeSet::from(["orders".to_owned()]));
+    }
+}

@@ -1,0 +1,307 @@
+//! `reload`: reads the configuration file again, and applies it to the services while they run.
+//!
+//! The tricky part is that a file with a mistake changes nothing: the configuration of every service is resolved and checked
+//! before the first one is applied. Meanwhile the extension does not change the configuration of any service.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::config::{ConfigError, KeptValues, PendingChange, Resolved, Sources, Target};
+use crate::log::{error, info, warn};
+use crate::panic::Caught;
+use crate::registry::builder::{check_resolved, each};
+use crate::registry::dependencies;
+use crate::registry::service_registry::{Reported, ServiceRegistry};
+use crate::runtime::registration::RegisteredService;
+use crate::service::error::{Error, Result};
+
+/// The error of [`ServiceRegistry::reload`]: all mistakes that were found. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{file} was not applied, nothing was changed:{}",
+    .problems.iter().map(|problem| format!("\n  - {problem}")).collect::<String>()
+)]
+#[non_exhaustive]
+pub struct ReloadError {
+    /// The name of the file.
+    pub file: String,
+    /// One message for each mistake.
+    pub problems: Vec<String>,
+}
+
+/// The most services that a log line names.
+const MOST_NAMED: usize = 10;
+
+/// The configuration of one service after the file was read again.
+struct Change {
+    service: Arc<RegisteredService>,
+    resolved: Arc<Resolved>,
+    /// What stays as it was at the start, from now on.
+    newly_kept: Option<KeptValues>,
+    /// The configuration as it will be after a restart, if it differs.
+    after_restart: Option<Arc<Resolved>>,
+}
+
+impl ServiceRegistry {
+    /// Reads the configuration file again, and applies it while the services run, as a change in the tables of a database: changed
+    /// options apply at once, also to the current wait; if a service's own settings have changed, a fresh instance is built
+    /// between two runs, and a `run` is told to end within its `drain_timeout`. The process also does this when it receives
+    /// SIGHUP after [`start_all`](Self::start_all), unless its standard input was a terminal then: SIGHUP means that the terminal
+    /// was closed, and begins a shutdown.
+    ///
+    /// The file overrides and is overridden by the same layers as at the start. `instances`, `depends_on` and `enabled` stay as
+    /// they were at the start, and a ready-made instance is not rebuilt: a warning names the changes that need a restart of the
+    /// program, once for each change. The environment, and so the value of each `${VARIABLE}`, is that of the start. Values that
+    /// a service has changed itself (`set_interval`) stay, unless the file changes the same key.
+    ///
+    /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file applies
+    /// to their next start.
+    ///
+    /// # Errors
+    /// A [`ReloadError`] with all mistakes; then nothing was changed. The file cannot be read or parsed (the error names the line)
+    /// or no longer exists; an option is wrong, a key is unknown, a dependency does not exist; or a setting of a service that
+    /// the file has changed is missing or wrong.
+    ///
+    /// ```standalone_crate
+    /// use service_core::prelude::*;
+    ///
+    /// #[service(interval = 60)]
+    /// async fn clean_up() {}
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let folder = std::env::temp_dir().join(format!("reload-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # let file = folder.join("services.toml");
+    /// std::fs::write(&file, "[clean_up]\ninterval = \"1m\"")?;
+    /// let services = ServiceRegistry::builder().config_file(&file).start_all().await?;
+    /// std::fs::write(&file, "[clean_up]\ninterval = \"5m\"")?;
+    /// services.reload().await?;
+    /// assert_eq!(services.get("clean_up").unwrap().explain().schedule, "every 5m");
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// services.shutdown().await
+    /// # }
+    /// ```
+    pub async fn reload(&self) -> Result<()> {
+        self.waiting(self.read_again()).await
+    }
+
+    async fn read_again(&self) -> Result<()> {
+        let mut reported = self.inner.reloading.lock().await;
+        let services = &self.inner.services;
+        let _held = self.inner.extension.hold_configuration().await;
+        let before = services.sources();
+        let sources = Arc::new(before.load_again());
+        let changes = match self.checked_changes(&before, &sources) {
+            Ok(changes) => changes,
+            Err(problems) => return Err(Error::new(ReloadError { file: sources.file_name.clone(), problems })),
+        };
+        services.set_sources(sources.clone());
+        self.warn_of_unknown_sections(&before, &sources);
+        *reported = self.apply_changes(changes, &sources, &reported);
+        self.inner.extension.apply_rows_again(services);
+        Ok(())
+    }
+
+    /// # Errors
+    /// All mistakes in the file.
+    fn checked_changes(&self, before: &Sources, sources: &Sources) -> std::result::Result<Vec<Change>, Vec<String>> {
+        let mut problems: Vec<String> = sources.errors().iter().map(ToString::to_string).collect();
+        if sources.errors().iter().any(|error| matches!(error, ConfigError::File { .. })) {
+            // Without the file, settings would seem to be missing.
+            return Err(problems);
+        }
+        let mut changes = Vec::new();
+        for service in self.inner.services.all() {
+            match self.change_of(service, before, sources) {
+                Ok(change) => changes.push(change),
+                Err(error) => problems.extend(each(&error)),
+            }
+        }
+        problems.extend(wrong_dependencies(&changes));
+        // Several services of one type have the same mistakes.
+        let mut seen = BTreeSet::new();
+        problems.retain(|problem| seen.insert(problem.clone()));
+        if problems.is_empty() { Ok(changes) } else { Err(problems) }
+    }
+
+    /// Resolves and checks the configuration of one service.
+    fn change_of(&self, service: Arc<RegisteredService>, before: &Sources, sources: &Sources) -> Result<Change> {
+        let extension = &self.inner.extension;
+        let rows = extension.rows(sources, service.id());
+        let new = Target { kept: None, ..service.target() };
+        let newly_kept = match service.target().kept {
+            Some(_) => None,
+            None => Some(before.read_at_start(new)).filter(|then| !then.same_values(&sources.read_at_start(new))),
+        };
+        let kept = newly_kept.as_ref().or(service.target().kept);
+        let resolved = sources.resolve(Target { kept, ..new }, &rows)?;
+        let after_restart = kept.map(|_| sources.resolve(new, &rows)).transpose()?;
+        let wrong = |problem: String| Error::msg(format!("service `{}` ({}): {problem}", service.id(), service.place));
+        let after_restart = after_restart.filter(|new| !resolved.pending_changes(new).is_empty());
+        let resolved = service.fit(resolved).map_err(wrong)?;
+        check_resolved(service.id(), &resolved, &**extension, &self.inner.services.resources)?;
+        let current = service.inner.lock().requests.resolved.clone();
+        // A service whose settings were wrong before has failed already.
+        if !current.settings.same_values(&resolved.settings) {
+            match service.check_settings(&resolved.settings) {
+                Caught::Returned(checked) => checked?,
+                Caught::Panicked(message) => return Err(wrong(format!("reading the settings panicked: {message}"))),
+            }
+        }
+        Ok(Change { service, resolved, newly_kept, after_restart })
+    }
+
+    /// Applies the configuration to the services. Returns the changes that need a restart; those that are not in `reported` are
+    /// reported.
+    fn apply_changes(&self, changes: Vec<Change>, sources: &Sources, reported: &Reported) -> Reported {
+        let (mut changed, mut pending, mut lines) = (Vec::new(), Reported::new(), Vec::new());
+        for Change { service, resolved, newly_kept, after_restart } in changes {
+            let id = service.id();
+            for PendingChange { key, value, place } in
+                after_restart.iter().flat_map(|new| resolved.pending_changes(new))
+            {
+                // `instances` is set for the type.
+                let (name, what) = match key {
+                    "instances" => (service.descriptor.id, ""),
+                    _ => (&**id, "service "),
+                };
+                let change = (name.to_owned(), key, value);
+                if !reported.contains(&change) && !pending.contains(&change) {
+                    lines.push(format!("`{key}` of {what}`{name}` ({place})"));
+                }
+                pending.insert(change);
+            }
+            if let Some(values) = newly_kept {
+                service.keep(values);
+            }
+            let before = service.inner.lock().requests.resolved.clone();
+            for warning in resolved.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+                service.inner.log(|| warn!(service.id = %id, "{warning}"));
+            }
+            let other_options = before.options != resolved.options;
+            let other_settings = service.reconfigure(resolved);
+            if other_settings && service.factory.is_ready_made() {
+                lines.push(format!("the settings of service `{id}`, whose instance is ready-made"));
+            }
+            if other_options || other_settings {
+                changed.push(id.clone());
+            }
+        }
+        let file = &sources.file_name;
+        let named = changed.iter().take(MOST_NAMED).map(|id| &**id).collect::<Vec<_>>().join(", ");
+        match changed.len() {
+            _ if !sources.file_exists => info!("there is no {file} to read again, nothing has changed"),
+            0 => info!("{file} was read again, no service has another configuration"),
+            count if count > MOST_NAMED => {
+                info!("{file} was read again, {count} services have another configuration: {named}, …")
+            }
+            _ => info!("{file} was read again, these services have another configuration: {named}"),
+        }
+        if !lines.is_empty() {
+            warn!("these changes of {file} need a restart of the program: {}", lines.join(", "));
+        }
+        pending
+    }
+
+    fn warn_of_unknown_sections(&self, before: &Sources, sources: &Sources) {
+        let services = self.inner.services.all();
+        let names = || {
+            let registered = services.iter().flat_map(|service| [&**service.id(), service.descriptor.id]);
+            registered.chain(Self::discovered().into_iter().map(|descriptor| descriptor.id))
+        };
+        let known = before.unknown_sections(names());
+        for warning in sources.unknown_sections(names()).iter().filter(|warning| !known.contains(warning)) {
+            warn!("{warning}");
+        }
+    }
+
+    /// Resolves the configuration of a service that was registered while the file was read again.
+    pub(super) fn resolve_again(&self, service: &RegisteredService) {
+        let resolved =
+            self.inner.services.sources().resolve(service.target(), &[]).map_err(|errors| errors.to_string());
+        match resolved.and_then(|resolved| service.fit(resolved)) {
+            Ok(resolved) => _ = service.reconfigure(resolved),
+            Err(wrong) => service.inner.log(|| {
+                warn!(service.id = %service.id(), "the changed file cannot be used, the previous configuration stays in effect: {wrong}");
+            }),
+        }
+    }
+
+    /// Reads the file again because of a signal.
+    pub(super) fn reload_by_signal(&self, signal: &'static str) {
+        let registry = self.clone();
+        let work = async move {
+            if let Err(error) = registry.reload().await {
+                error!("{signal}: {error:#}");
+            }
+        };
+        // The code of the services, which reads settings, runs on their runtime.
+        match self.inner.home.current() {
+            Some(runtime) => runtime.spawn(work),
+            None => tokio::spawn(work),
+        };
+    }
+}
+
+/// Returns the mistakes in the dependencies that services will have after a restart.
+fn wrong_dependencies(changes: &[Change]) -> Vec<String> {
+    let depends_on = |change: &Change| {
+        let new = change.after_restart.as_ref().unwrap_or(&change.resolved);
+        (new.options.clone(), new.options.depends_on != change.resolved.options.depends_on)
+    };
+    let mut all: Vec<_> = changes.iter().map(|change| (change.service.clone(), depends_on(change))).collect();
+    // Those with other dependencies first.
+    all.sort_by_key(|(_, (_, differs))| !differs);
+    let new = all.iter().filter(|(_, (_, differs))| *differs).count();
+    if new == 0 {
+        return Vec::new();
+    }
+    let (services, options): (Vec<_>, Vec<_>) =
+        all.into_iter().map(|(service, (options, _))| (service, options)).unzip();
+    dependencies::check_with(&services, &options, new, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use service_macros::service;
+
+    use super::*;
+    use crate::config::Inputs;
+
+    #[derive(Default)]
+    struct Packer;
+
+    #[service(crate = crate, discover = false)]
+    impl Packer {
+        async fn update(&mut self) {}
+    }
+
+    /// `services.toml` of the working directory, which no code names.
+    #[tokio::test]
+    async fn a_file_that_nothing_names_may_be_missing_until_it_has_been_there() {
+        let folder = std::env::temp_dir().join(format!("service-core-reload-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let environment = vec![("SERVICES__PACKER__RETRY_DELAY".into(), "7".into())];
+        let mut builder = ServiceRegistry::builder().without_discovered().service_of::<Packer>("packer");
+        builder.inputs = Some(Inputs { environment, directory: Some(folder.clone()), ..Inputs::default() });
+        let services = builder.build().await.unwrap();
+        let packer = services.get("packer").unwrap();
+        services.reload().await.unwrap();
+        assert_eq!(packer.explain().schedule, "every 1m");
+        std::fs::write(folder.join("services.toml"), "[packer]\ninterval = 5\nretry_delay = 3").unwrap();
+        services.reload().await.unwrap();
+        let explained = packer.explain();
+        let retry_delay = explained.options.iter().find(|option| option.key == "retry_delay").unwrap();
+        assert_eq!(
+            (explained.schedule.as_str(), retry_delay.value.as_str()),
+            ("every 5s", "7s"),
+            "the environment wins"
+        );
+        std::fs::remove_file(folder.join("services.toml")).unwrap();
+        let gone = services.reload().await.unwrap_err();
+        assert_eq!(gone.find::<ReloadError>().unwrap().problems, ["services.toml: the file does not exist any more"]);
+        assert_eq!(packer.explain().schedule, "every 5s");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,112 @@
+//! The test bed: all annotated services, and one run of a service that `configure` builds.
+
+use service_core::prelude::*;
+
+use crate::acting::{Configured, Plan, soon};
+use crate::support::{Log, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn start_all_starts_every_annotated_service_on_virtual_time() {
+    let bed = TestBed::new().set("annotated.interval", 30);
+    let services = soon(bed.start_all()).await;
+    assert_eq!(services.list(), ["annotated"]);
+    bed.run_for(secs(3600)).await;
+    assert_eq!(services.get("annotated").unwrap().health().runs, 121);
+    let none = TestBed::new().with(|builder| builder.except(["annotated"]));
+    assert_eq!(none.start_all().await.list(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_all_starts_the_services_of_the_builder_too() {
+    let log = Log::default();
+    let plan = Plan::new(&log, &[Step::Fatal]);
+    let bed = TestBed::new().state(plan).with(|builder| builder.only(["annotated"]).service_of::<Configured>("job"));
+    let services = soon(bed.start_all()).await;
+    assert_eq!(services.list(), ["annotated", "job"]);
+    assert_eq!(services.get("job").unwrap().state(), ServiceState::Failed, "a test may be about that");
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "configure the bed before its first service starts")]
+async fn start_all_comes_first() {
+    let bed = TestBed::new();
+    bed.services().await;
+    bed.start_all().await;
+}
+
+/// Reads a setting and the shared value, and depends on a service that is not there.
+struct Reader {
+    size: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Settings {
+    size: u64,
+}
+
+#[service(interval = 60, initial_delay = 100, depends_on = ["elsewhere"], discover = false)]
+impl Reader {
+    async fn configure(cx: &Context, settings: Settings) -> Result<Self> {
+        cx.state::<Log>()?.push(format!("configure {}", settings.size));
+        Ok(Self { size: settings.size })
+    }
+
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        cx.state::<Log>()?.push(format!("{} run {}", cx.service_id(), cx.run_number()));
+        if self.size == 0 { Err(Error::msg("it is empty")) } else { Ok(Outcome::processed(self.size).again()) }
+    }
+
+    async fn cleanup(&mut self, cx: &Context) -> Result<()> {
+        cx.state::<Log>()?.push("cleanup");
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn update_of_builds_the_instance_runs_it_once_and_cleans_it_up() {
+    let log = Log::default();
+    let bed = TestBed::new().state(log.clone()).set("size", 7);
+    for _ in 0..2 {
+        let report = soon(bed.update_of::<Reader>()).await;
+        assert_eq!((report.processed(), report.again(), report.error().is_none()), (7, true, true));
+    }
+    bed.run_for(secs(1000)).await;
+    let lines: Vec<String> = log.lines().into_iter().map(|(_, line)| line).collect();
+    let one = ["configure 7", "reader run 1", "cleanup"];
+    assert_eq!(lines, [one, one].concat());
+    assert_eq!(bed.services().await.list(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_errors_of_update_and_configure_are_in_the_report() {
+    let empty = TestBed::new().state(Log::default()).set("size", 0);
+    let report = empty.update_of::<Reader>().await;
+    assert!(report.error().is_some_and(|error| error.to_string() == "it is empty"));
+    let missing = TestBed::new().state(Log::default());
+    let report = missing.update_of::<Reader>().await;
+    assert!(report.error().is_some_and(|error| error.to_string().contains("`size`")), "{:?}", report.error());
+}
+
+/// Has neither `configure` nor `Default`.
+struct HandedOver;
+
+#[service(discover = false)]
+impl HandedOver {
+    async fn update(&mut self) {}
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "has neither `configure` nor `Default`")]
+async fn update_of_needs_a_way_to_build_the_service() {
+    TestBed::new().update_of::<HandedOver>().await;
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+async fn update_of_works_with_a_database() {
+    let log = Log::default();
+    let bed = TestBed::new().state(log.clone()).set("size", 3);
+    let _db = bed.sqlite().await;
+    assert_eq!(bed.update_of::<Reader>().await.processed(), 3);
+    assert_eq!(log.count("cleanup"), 1);
+}

@@ -1,0 +1,371 @@
+//! `reload`: `services.toml` is read again while the services run.
+
+use std::path::PathBuf;
+
+use service_core::prelude::*;
+
+use crate::acting::{Acting, assert_says, has_line, logged, soon};
+use crate::support::{Log, Scripted, secs};
+
+/// A bed whose `services.toml` can be written again.
+struct WithFile {
+    bed: TestBed,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl WithFile {
+    fn new(bed: TestBed, text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("services.toml");
+        std::fs::write(&file, text).unwrap();
+        let name = file.clone();
+        Self { bed: bed.with(|builder| builder.config_file(name)), file, _folder: folder }
+    }
+
+    async fn reload(&self, text: &str) -> Result<()> {
+        std::fs::write(&self.file, text).unwrap();
+        self.bed.services().await.reload().await
+    }
+}
+
+#[derive(Clone, serde::Deserialize)]
+struct Settings {
+    size: u32,
+}
+
+/// Logs the setting that it was built with, at each run.
+struct Batcher {
+    log: Log,
+    size: u32,
+}
+
+#[service(interval = 60, discover = false)]
+impl Batcher {
+    fn configure(cx: &Context, settings: Settings) -> Result<Self> {
+        Ok(Self { log: cx.state::<Log>()?.clone(), size: settings.size })
+    }
+
+    async fn update(&mut self) {
+        self.log.push(format!("run {}", self.size));
+    }
+
+    async fn cleanup(&mut self) {
+        self.log.push(format!("cleanup {}", self.size));
+    }
+}
+
+/// Continues until it is told to stop.
+struct Consumer {
+    log: Log,
+    size: u32,
+}
+
+#[service(discover = false)]
+impl Consumer {
+    fn configure(cx: &Context, settings: Settings) -> Result<Self> {
+        Ok(Self { log: cx.state::<Log>()?.clone(), size: settings.size })
+    }
+
+    async fn run(&mut self, cx: &Context) {
+        self.log.push(format!("consumes {}", self.size));
+        cx.stopping().await;
+        self.log.push(format!("ends {}", self.size));
+    }
+}
+
+fn lines(log: &Log) -> Vec<String> {
+    log.lines().into_iter().map(|(at, line)| format!("{at} {line}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_option_takes_effect_in_the_current_wait() {
+    let log = Log::default();
+    let file = WithFile::new(TestBed::new(), "[scripted]\ninterval = 50");
+    let service = file.bed.start(Scripted::new(&log, &[])).await;
+    file.bed.run_for(secs(20)).await;
+    file.reload("\n\n[scripted]\ninterval = 30").await.unwrap();
+    file.bed.run_for(secs(40)).await;
+    assert_eq!(log.times("run"), [0.0, 30.0, 60.0]);
+    let explanation = service.explain();
+    let interval = explanation.options.iter().find(|option| option.key == "interval").unwrap();
+    assert!(interval.place.ends_with("services.toml:4"), "{}", interval.place);
+    // Without the section, the lower layer applies again.
+    file.reload("").await.unwrap();
+    assert_eq!(service.explain().schedule, "every 1m");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_setting_builds_a_fresh_instance_between_two_runs() {
+    let log = Log::default();
+    let file = WithFile::new(TestBed::new().state(log.clone()), "[batcher]\nsize = 1");
+    let service = file.bed.start_of::<Batcher>().await;
+    file.bed.run_for(secs(20)).await;
+    file.reload("# a comment moves the lines\n[batcher]\nsize = 1").await.unwrap();
+    file.bed.run_for(secs(20)).await;
+    assert_eq!(log.count("cleanup 1"), 0, "the settings are the same");
+    file.reload("[batcher]\nsize = 2").await.unwrap();
+    file.bed.run_for(secs(20)).await;
+    assert_eq!(lines(&log), ["0 run 1", "40 cleanup 1", "60 run 2"]);
+    assert_eq!(service.health().error_count, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_setting_ends_a_long_run_and_begins_another() {
+    let log = Log::default();
+    let file = WithFile::new(TestBed::new().state(log.clone()), "[consumer]\nsize = 1");
+    let service = file.bed.start_of::<Consumer>().await;
+    file.bed.run_for(secs(20)).await;
+    file.reload("[consumer]\nsize = 1\nmax_failures = 9").await.unwrap();
+    file.bed.run_for(secs(20)).await;
+    assert_eq!((lines(&log), service.health().max_failures), (vec!["0 consumes 1".to_owned()], Some(9)));
+    file.reload("[consumer]\nsize = 2").await.unwrap();
+    file.bed.run_for(secs(20)).await;
+    assert_eq!(lines(&log), ["0 consumes 1", "40 ends 1", "40 consumes 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_with_a_mistake_changes_nothing() {
+    let log = Log::default();
+    let bed = TestBed::new().state(log.clone());
+    let file = WithFile::new(bed, "[batcher]\nsize = 1\n[scripted]\ninterval = 50");
+    let batcher = file.bed.start_of::<Batcher>().await;
+    let scripted = file.bed.start(Scripted::new(&log, &[])).await;
+    for (text, parts) in [
+        ("[scripted]\ninterval = 10\n[batcher\n", &["services.toml:3"][..]),
+        ("[scripted]\ninterval = 10\n[defaults]\nretry_delay = -1", &["`retry_delay` of `[defaults]`"]),
+        (
+            "[scripted]\ninterval = 10\n[batcher]\nsize = 1\ninterval = 0",
+            &["`interval` of service `batcher`", "found 0"],
+        ),
+        ("[scripted]\ninterval = 10\n[batcher]\nsize = 1\nsiez = 2", &["`siez`", "did you mean `size`?"]),
+        ("[scripted]\ninterval = 10\n[batcher]\nsize = \"many\"", &["`size` of service `batcher`", "found \"many\""]),
+        ("[scripted]\ninterval = 10", &["`size` of service `batcher` is missing"]),
+        ("[scripted]\nrestart = \"on_failure\"\n[batcher]\nsize = 1", &["`restart", "`service_fn`"]),
+        ("[batcher]\nsize = 1\ninstances = 0", &["`instances` of service `batcher`", "found 0", "from 1 to 10000"]),
+        ("[batcher]\nsize = 1\nenabled = \"maybe\"", &["`enabled` of service `batcher`", "services.toml:3"]),
+        ("[batcher]\nsize = 1\ndepends_on = [\"scripde\"]", &["depends on `scripde`", "did you mean `scripted`?"]),
+        ("[batcher]\nsize = 1\ndepends_on = [\"batcher\"]", &["in a cycle: batcher -> batcher"]),
+        ("[batcher]\nsize = 1\nneeds = [\"broker\"]", &["`needs` (", "the probe `broker`"]),
+        ("[batcher]\nsize = 1\nscope = \"cluster\"", &["`scope` of service `batcher`", "`#[service(…)]`"]),
+    ] {
+        let refused = file.reload(text).await;
+        assert_says(refused, &[parts, &["nothing was changed"]].concat());
+        file.bed.run_for(secs(1)).await;
+        assert_eq!((scripted.explain().schedule, batcher.explain().schedule), ("every 50s".into(), "every 1m".into()));
+    }
+    std::fs::remove_file(&file.file).unwrap();
+    let gone = file.bed.services().await.reload().await;
+    assert_says(gone, &["the file does not exist", "nothing was changed"]);
+    assert_eq!(log.count("cleanup 1"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_needs_a_restart_is_said_in_one_warning() {
+    let log = Log::default();
+    let state = log.clone();
+    let bed = TestBed::new().with(|builder| {
+        builder
+            .state(state)
+            .service_of::<Batcher>("batcher")
+            .service("ready_made", Batcher { log: log.clone(), size: 0 })
+            .service("other", Scripted::new(&log, &[]))
+    });
+    let before = "[batcher]\nsize = 1\n[other]\nenabled = false";
+    let file = WithFile::new(bed, before);
+    let services = file.bed.services().await;
+    soon(services.start()).await.unwrap();
+    file.bed.run_for(secs(1)).await;
+    let (logged, _guard) = logged();
+    let after =
+        "[batcher]\nsize = 2\ninstances = 3\ndepends_on = [\"other\"]\nenabled = false\n[other]\nenabled = true";
+    file.reload(after).await.unwrap();
+    file.bed.run_for(secs(100)).await;
+    let parts = [
+        "need a restart",
+        "`instances` of `batcher` (",
+        "`depends_on` of service `batcher` (",
+        "`enabled` of service `batcher` (",
+        "services.toml:5)",
+        "`enabled` of service `other` (",
+        "the settings of service `ready_made`",
+    ];
+    assert!(has_line(&logged, &parts), "{logged:?}");
+    let warnings = || logged.lock().unwrap().iter().filter(|line| line.contains("need a restart")).count();
+    assert_eq!(warnings(), 1);
+    file.reload(&format!("# another line\n{after}")).await.unwrap();
+    assert_eq!(warnings(), 1, "the changes are the same");
+    assert_eq!(services.list(), ["batcher", "other", "ready_made"]);
+    assert_eq!(services.get("other").unwrap().state(), ServiceState::Created);
+    let batcher = services.get("batcher").unwrap();
+    assert_eq!(batcher.state(), ServiceState::Running);
+    let shown = batcher.explain().to_string();
+    assert!(shown.contains("\n  instances        1\n") && shown.contains("\n  depends_on       none\n"), "{shown}");
+    assert!(log.count("run 2") > 0, "the other changes take effect: {:?}", log.lines());
+    assert_eq!(log.count("cleanup 0"), 0, "the ready-made instance stays");
+    // What the file had at the start counts until the end of the program.
+    soon(services.stop_all()).await;
+    soon(services.start()).await.unwrap();
+    assert_eq!(
+        (batcher.state(), services.get("other").unwrap().state()),
+        (ServiceState::Running, ServiceState::Created)
+    );
+    // The file as it was: nothing needs a restart.
+    logged.lock().unwrap().clear();
+    file.reload(before).await.unwrap();
+    assert!(!has_line(&logged, &["`batcher`"]), "{logged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_service_itself_has_set_stays() {
+    let log = Log::default();
+    let file = WithFile::new(TestBed::new(), "[scripted]\ninterval = 50");
+    let service = file.bed.start(Scripted::new(&log, &[])).await;
+    service.pause().await.unwrap();
+    file.reload("[scripted]\ninterval = 50\nretry_delay = 9").await.unwrap();
+    file.bed.run_for(secs(100)).await;
+    assert_eq!((service.state(), log.count("run")), (ServiceState::Paused, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_that_the_service_itself_has_set_stays_until_the_file_changes_it() {
+    let log = Log::default();
+    let acting = Acting::new(&log, |cx| async move { cx.set_interval(secs(20)) });
+    let file = WithFile::new(TestBed::new(), "[acting]\ninterval = 50");
+    let service = file.bed.start(acting).await;
+    file.bed.run_for(secs(1)).await;
+    file.reload("[acting]\ninterval = 50\nretry_delay = 9").await.unwrap();
+    assert_eq!(service.explain().schedule, "every 20s");
+    file.reload("[acting]\ninterval = 40").await.unwrap();
+    assert_eq!(service.explain().schedule, "every 40s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_can_reload_from_within_its_run() {
+    let log = Log::default();
+    let acting = Acting::new(&log, |cx| async move { cx.services().reload().await });
+    let file = WithFile::new(TestBed::new(), "[acting]\ninterval = 50");
+    std::fs::write(&file.file, "[acting]\ninterval = 20").unwrap();
+    let service = file.bed.start(acting).await;
+    file.bed.run_for(secs(40)).await;
+    assert_eq!((log.times("run"), service.health().error_count), (vec![0.0, 20.0, 40.0], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_file_nothing_changes() {
+    let log = Log::default();
+    let bed = TestBed::new();
+    let service = bed.start(Scripted::new(&log, &[])).await;
+    bed.services().await.reload().await.unwrap();
+    bed.run_for(secs(60)).await;
+    assert_eq!((log.times("run"), service.explain().schedule), (vec![0.0, 60.0], "every 1m".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_settings_were_wrong_before_does_not_block_a_reload() {
+    let log = Log::default();
+    let file = WithFile::new(TestBed::new().state(log.clone()), "[scripted]\ninterval = 50");
+    let batcher = file.bed.start_of::<Batcher>().await;
+    let scripted = file.bed.start(Scripted::new(&log, &[])).await;
+    assert_eq!(batcher.state(), ServiceState::Failed, "`size` is missing");
+    file.reload("[scripted]\ninterval = 10").await.unwrap();
+    assert_eq!(scripted.explain().schedule, "every 10s");
+    file.reload("[batcher]\nsize = 3").await.unwrap();
+    soon(batcher.reset()).await.unwrap();
+    file.bed.run_for(secs(1)).await;
+    assert_eq!(log.count("run 3"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_section_of_a_type_reaches_all_of_its_services() {
+    let log = Log::default();
+    let state = log.clone();
+    let bed = TestBed::new().with(|builder| builder.state(state).service_of::<Batcher>("batcher"));
+    let file = WithFile::new(bed, "[batcher]\ninstances = 2\nsize = 1\n[batcher_2]\nsize = 5");
+    let services = file.bed.services().await;
+    soon(services.start()).await.unwrap();
+    soon(services.register_of::<Batcher>("extra").start()).await.unwrap();
+    file.bed.run_for(secs(1)).await;
+    let (logged, _guard) = logged();
+    file.reload("[batcher]\ninstances = 5\nsize = 2\n[batcher_2]\nsize = 5").await.unwrap();
+    file.bed.run_for(secs(60)).await;
+    assert_eq!((log.count("run 1"), log.count("run 2"), log.count("run 5")), (2, 2, 2));
+    let parts = ["need a restart", "`instances` of `batcher` ("];
+    assert!(has_line(&logged, &parts) && services.list() == ["batcher_1", "batcher_2", "extra"], "{logged:?}");
+    let named: usize = logged.lock().unwrap().iter().map(|line| line.matches("`instances`").count()).sum();
+    assert_eq!(named, 1, "it is one change, not one of each service");
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_that_are_registered_or_started_later_have_the_new_values() {
+    let log = Log::default();
+    let file = WithFile::new(TestBed::new().state(log.clone()), "");
+    let services = file.bed.services().await;
+    let stopped = services.register("stopped", Scripted::new(&log, &[])).await.unwrap();
+    file.reload("[batcher]\nsize = 7\n[stopped]\ninterval = 5").await.unwrap();
+    soon(services.register_of::<Batcher>("batcher").start()).await.unwrap();
+    soon(stopped.start()).await.unwrap();
+    file.bed.run_for(secs(5)).await;
+    assert_eq!((log.count("run 7"), log.count("run")), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_section_is_a_warning() {
+    let file = WithFile::new(TestBed::new(), "");
+    let (logged, _guard) = logged();
+    file.reload("[nothing_like_it]\nsize = 7").await.unwrap();
+    assert!(has_line(&logged, &["no service has the id `nothing_like_it`"]), "{logged:?}");
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+async fn the_rows_of_the_tables_still_override_the_file() {
+    use sea_orm::ConnectionTrait;
+
+    let log = Log::default();
+    let bed = TestBed::new().state(log.clone());
+    let db = bed.sqlite().await;
+    let file = WithFile::new(bed, "[batcher]\nsize = 1");
+    file.bed.services().await.start().await.unwrap();
+    let row = |key: &str, value: &str| {
+        format!("insert into service_config (service_id, key, value) values ('batcher', '{key}', '{value}')")
+    };
+    db.execute_unprepared(&row("interval", "30")).await.unwrap();
+    db.execute_unprepared(&row("size", "5")).await.unwrap();
+    let service = file.bed.start_of::<Batcher>().await;
+    file.bed.run_for(secs(10)).await;
+    file.reload("[batcher]\nsize = 2\ninterval = 7\nretry_delay = 9").await.unwrap();
+    file.bed.run_for(secs(50)).await;
+    assert_eq!(service.explain().schedule, "every 30s");
+    assert!(service.explain().options.iter().any(|option| option.key == "retry_delay" && option.value == "9s"));
+    assert_eq!(log.times("run 5"), [0.0, 30.0, 60.0]);
+    db.execute_unprepared("delete from service_config").await.unwrap();
+    file.bed.run_for(secs(10)).await;
+    assert_eq!(service.explain().schedule, "every 7s", "the row is gone, and the file as it is now applies");
+    // A changed row does not apply what needs a restart.
+    file.reload("[batcher]\nsize = 2\nenabled = false").await.unwrap();
+    db.execute_unprepared(&row("interval", "40")).await.unwrap();
+    file.bed.run_for(secs(10)).await;
+    let enabled = service.explain().options.into_iter().find(|option| option.key == "enabled").unwrap();
+    assert_eq!((service.explain().schedule.as_str(), enabled.value.as_str()), ("every 40s", "true"));
+}
+
+#[cfg(feature = "database")]
+#[tokio::test(start_paused = true)]
+async fn a_row_that_the_file_has_made_valid_applies() {
+    use sea_orm::ConnectionTrait;
+
+    let log = Log::default();
+    let bed = TestBed::new();
+    let db = bed.sqlite().await;
+    let file = WithFile::new(bed, "[scripted]\ninterval = 60");
+    file.bed.services().await.start().await.unwrap();
+    let row =
+        "insert into service_config (service_id, key, value) values ('scripted', 'timezone', '\"Europe/Vienna\"')";
+    db.execute_unprepared(row).await.unwrap();
+    let service = file.bed.start(Scripted::new(&log, &[])).await;
+    assert_eq!(service.explain().rejected.len(), 1);
+    file.reload("[scripted]\ncron = \"0 3 * * *\"").await.unwrap();
+    assert!(service.explain().rejected.is_empty(), "{:?}", service.explain().rejected);
+    assert!(service.explain().options.iter().any(|option| option.key == "timezone" && option.value == "Europe/Vienna"));
+}
