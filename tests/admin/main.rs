@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/postgres.rs"]
+mod postgres;
+
 mod access;
 mod commands;
 mod events;
@@ -13,3 +16,4 @@ mod pages;
 mod reading;
 mod site;
 mod slow;
+mod work;
