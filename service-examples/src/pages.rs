@@ -22,6 +22,7 @@ pages! {
     lifecycle: "../../docs/lifecycle.md"
     long_runs: "../../docs/long-runs.md"
     many_of_a_kind: "../../docs/many-of-a-kind.md"
+    operations: "../../docs/operations.md"
     readme: "../../README.md"
     testing: "../../docs/testing.md"
     tutorial: "../../docs/tutorial.md"
