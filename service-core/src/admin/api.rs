@@ -104,7 +104,7 @@ pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredO
     let mut all = read.map_err(|error| ApiError::unavailable(&error))?;
     for one in &mut all {
         // Only the type of the service declares which of its own settings are secret, so only options are shown.
-        if crate::config::keys::find(&one.key).is_none() && one.key != "paused" {
+        if !crate::config::is_option(&one.key) && one.key != "paused" {
             one.value = "•••".into();
         }
     }
