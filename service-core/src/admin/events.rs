@@ -316,3 +316,99 @@ impl Pending {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    fn event(kind: ServiceEventKind) -> ServiceEvent {
+        ServiceEvent { service_id: Arc::from("job"), at: std::time::SystemTime::UNIX_EPOCH, kind }
+    }
+
+    /// Events that a test has sent.
+    struct Sent(std::vec::IntoIter<ServiceEvent>);
+
+    impl Stream for Sent {
+        type Item = ServiceEvent;
+
+        fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut Task<'_>) -> Poll<Option<ServiceEvent>> {
+            self.0.next().map_or(Poll::Pending, |event| Poll::Ready(Some(event)))
+        }
+    }
+
+    async fn collector(events: Vec<ServiceEvent>) -> Collector<Sent> {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        Collector { registry, events: Sent(events.into_iter()), pending: HashMap::new() }
+    }
+
+    /// The text that a reader gets.
+    async fn text(messages: Vec<Event>) -> String {
+        let body = Sse::new(stream::iter(messages.into_iter().map(Ok::<_, Infallible>))).into_response().into_body();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("it is in memory");
+        String::from_utf8(bytes.to_vec()).expect("it is JSON")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_has_the_latest_event_and_those_before_it_and_failures_are_not_left_out() {
+        let run = |run| event(ServiceEventKind::RunStarted { run });
+        let mut events: Vec<_> = (1..=10).map(run).collect();
+        events.push(event(ServiceEventKind::Aborted));
+        events.extend((11..=50).map(run));
+        let mut collector = collector(events).await;
+        let messages = collector.look(&Events::default());
+        assert_eq!(messages.len(), 1);
+        let text = text(messages.into_iter().map(|message| message.event).collect()).await;
+        let data: serde_json::Value = serde_json::from_str(text.trim().trim_start_matches("data: ")).expect("JSON");
+        assert_eq!((&data["event"], &data["run"]), (&"run_started".into(), &50.into()));
+        let earlier = data["earlier"].as_array().expect("a list");
+        assert_eq!((earlier.len(), &data["omitted"]), (20, &30.into()));
+        assert_eq!((&earlier[0]["event"], &earlier[1]["run"]), (&"aborted".into(), &31.into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_has_at_most_one_message_a_second() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        let mut collector = Collector { registry, events: Sent(Vec::new().into_iter()), pending: HashMap::new() };
+        let (readers, mut sent) = (Events::default(), 0);
+        for _ in 0..100 {
+            collector.events = Sent(vec![event(ServiceEventKind::Aborted)].into_iter());
+            sent += collector.look(&readers).len();
+            tokio::time::advance(LOOK_EVERY).await;
+        }
+        assert_eq!(sent, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_read_is_told_and_dropped() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        let readers = Arc::new(Events::default());
+        let slow = readers.clone().read(registry.clone(), EventsQuery::default());
+        let fast = readers.clone().read(registry.clone(), EventsQuery::default());
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = read.clone();
+        let reading = tokio::spawn(async move {
+            let mut fast = std::pin::pin!(fast);
+            while fast.next().await.is_some() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for n in 0..150_u64 {
+            let id = Arc::from(format!("job_{n}").as_str());
+            let kind = ServiceEventKind::Aborted;
+            let at = std::time::SystemTime::UNIX_EPOCH;
+            registry.inner.services.shared.events.send(ServiceEvent { service_id: id, at, kind });
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let all: Vec<Event> = slow.collect().await;
+        let text = text(all).await;
+        assert!(text.trim_end().ends_with("connect again\"}") && text.contains("event: dropped"), "{text}");
+        // One message and the comment at the start.
+        assert_eq!(read.load(Ordering::Relaxed), 151);
+        readers.close();
+        reading.await.expect("the stream ends");
+    }
+}

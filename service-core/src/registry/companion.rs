@@ -23,11 +23,14 @@ pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
 
+/// The environment variables.
+pub(crate) type Environment<'a> = &'a [(OsString, OsString)];
+
 /// Builds a feature's companion for each registry.
 pub(crate) struct CompanionBuilder {
     /// # Errors
     /// The settings can never work.
-    pub(crate) build: fn(&mut CompanionSettings, &[(OsString, OsString)]) -> Result<Arc<dyn Companion>>,
+    pub(crate) build: fn(&mut CompanionSettings, Environment<'_>) -> Result<Arc<dyn Companion>>,
 }
 
 inventory::collect!(CompanionBuilder);
