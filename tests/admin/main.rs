@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "it uses a part of the server")]
 #[path = "../support/postgres.rs"]
 mod postgres;
 

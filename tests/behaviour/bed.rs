@@ -101,6 +101,23 @@ async fn update_of_needs_a_way_to_build_the_service() {
     TestBed::new().update_of::<HandedOver>().await;
 }
 
+/// Continues until it is told to stop.
+#[derive(Default)]
+struct Endless;
+
+#[service(discover = false)]
+impl Endless {
+    async fn run(&mut self, cx: &Context) {
+        cx.stopping().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "only a service with `update` can run once")]
+async fn update_of_needs_an_update() {
+    TestBed::new().update_of::<Endless>().await;
+}
+
 #[cfg(feature = "database")]
 #[tokio::test(start_paused = true)]
 async fn update_of_works_with_a_database() {

@@ -304,6 +304,20 @@ async fn a_service_registered_while_the_registry_runs_reads_the_section_of_the_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_name_of_several_services_is_no_id_for_another_one() {
+    let services = builder().service_of::<Packer>("fast").build().await.unwrap();
+    for id in ["packer", "fast"] {
+        let taken = services.register_of::<Packer>(id).await;
+        assert_says(taken, &[&format!("service id `{id}`"), "is taken", "`fast_1`", "choose another id"]);
+    }
+    for id in services.list() {
+        soon(services.unregister(&id)).await.unwrap();
+    }
+    services.register_of::<Packer>("fast").await.unwrap();
+    assert_says(services.run_once("packer").await, &["there is no service `packer`"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_registered_while_the_registry_runs_is_one() {
     let log = Log::default();
     let services = builder().state(log.clone()).build().await.unwrap();

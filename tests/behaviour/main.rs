@@ -22,6 +22,7 @@ mod instances;
 mod labels;
 mod lifecycle;
 mod many;
+mod operators;
 mod panics;
 mod pausing;
 mod probes;

@@ -241,6 +241,19 @@ async fn an_interval_that_the_service_itself_has_set_stays_until_the_file_change
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_without_a_change_does_not_move_the_next_run() {
+    let log = Log::default();
+    let text = "[scripted]\ninterval = 50\njitter = 30";
+    let file = WithFile::new(TestBed::new(), text);
+    let service = file.bed.start(Scripted::new(&log, &[])).await;
+    file.bed.run_for(secs(1)).await;
+    let next = service.health().next_run;
+    file.reload(&format!("# the same\n{text}")).await.unwrap();
+    file.bed.run_for(secs(1)).await;
+    assert_eq!(service.health().next_run, next);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_can_reload_from_within_its_run() {
     let log = Log::default();
     let acting = Acting::new(&log, |cx| async move { cx.services().reload().await });
@@ -368,4 +381,32 @@ async fn a_row_that_the_file_has_made_valid_applies() {
     file.reload("[scripted]\ncron = \"0 3 * * *\"").await.unwrap();
     assert!(service.explain().rejected.is_empty(), "{:?}", service.explain().rejected);
     assert!(service.explain().options.iter().any(|option| option.key == "timezone" && option.value == "Europe/Vienna"));
+}
+
+/// On several threads: a manager registers services while an operator reloads once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_that_are_registered_during_a_reload_have_the_new_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services.toml");
+    let write = |seconds: u64| std::fs::write(&file, format!("[defaults]\nretry_delay = {seconds}")).unwrap();
+    write(59);
+    let services = ServiceRegistry::builder().without_discovered().config_file(&file).build().await.unwrap();
+    for round in 1..30 {
+        write(round);
+        let (log, registry) = (Log::default(), services.clone());
+        let registering = tokio::spawn(async move {
+            for number in 0..50 {
+                let id = format!("job_{round}_{number}");
+                registry.register(id, Scripted::new(&log, &[])).await.unwrap();
+            }
+        });
+        tokio::task::yield_now().await;
+        services.reload().await.unwrap();
+        registering.await.unwrap();
+        for id in services.list() {
+            let options = services.get(&id).unwrap().explain().options;
+            let retry_delay = options.into_iter().find(|option| option.key == "retry_delay").unwrap();
+            assert_eq!(retry_delay.value, format!("{round}s"), "{id}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use service_core::database::Transaction;
 use service_core::prelude::*;
 
 use crate::Bench;
+use crate::away::{health, until};
 use crate::tables::{effect, effects, job, jobs, statuses};
 
 async fn work(
@@ -97,6 +98,71 @@ async fn a_stale_statement_of_an_item_costs_no_attempt() {
             assert_eq!(row.attempts, 1, "{each} {row:?}");
         }
     }
+}
+
+/// Reads a table with a prepared statement, in one of three ways.
+struct Reading {
+    how: &'static str,
+}
+
+#[service(interval = "20ms", retry_delay = "20ms", max_failures = 1, discover = false)]
+impl Reading {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        match self.how {
+            "pool" => read_plan(cx.db()?).await?,
+            "transaction" => {
+                let tx = cx.begin().await?;
+                read_plan(&tx).await?;
+                tx.commit().await?;
+            }
+            _ => {
+                cx.store().get::<u32>("seen").await?;
+                cx.store().set("seen", &1).await?;
+            }
+        }
+        Ok(Outcome::processed(1))
+    }
+}
+
+async fn read_plan(db: &impl ConnectionTrait) -> Result<()> {
+    let select = "SELECT * FROM plan WHERE name = $1";
+    db.query_one_raw(Statement::from_sql_and_values(sea_orm::DbBackend::Postgres, select, ["a".into()])).await?;
+    Ok(())
+}
+
+/// The same for statements of a run outside of items: it may fail, and then the statements are prepared again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_statement_of_a_run_is_prepared_again() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for sql in ["CREATE TABLE plan (name varchar(10))", "INSERT INTO plan VALUES ('a')"] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    const WAYS: [&str; 3] = ["pool", "transaction", "store"];
+    let mut builder = ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+    for how in WAYS {
+        for n in 0..2 {
+            builder = builder.service_fn(format!("{how}_{n}"), move || Reading { how });
+        }
+    }
+    let services = builder.start_all().await.unwrap();
+    for kind in ["text", "varchar(20)"] {
+        for sql in [
+            format!("ALTER TABLE plan ALTER COLUMN name TYPE {kind}"),
+            format!("ALTER TABLE service_store ALTER COLUMN value TYPE {kind}"),
+        ] {
+            bench.db.execute_unprepared(&sql).await.unwrap();
+        }
+        for id in services.list() {
+            let before = health(&services, &id).total_processed;
+            until("it runs on", || {
+                let found = health(&services, &id);
+                assert_ne!(found.state, ServiceState::Failed, "{found:?}");
+                found.total_processed > before + 20 && found.failures == 0
+            })
+            .await;
+        }
+    }
+    services.shutdown().await.unwrap();
 }
 
 /// A row that takes longer than the server allows a transaction to be idle: its batch cannot commit. It is found and
@@ -207,6 +273,42 @@ async fn a_raised_isolation_level_fails_no_service() {
         assert_eq!(effects(&bench.db).await, (1..=400).collect::<Vec<_>>());
         for row in job::Entity::find().all(&bench.db).await.unwrap() {
             assert_eq!(row.attempts, 1);
+        }
+    }
+}
+
+/// Rows that move to another partition when they complete: the server refuses a claim that meets such a row with 40001.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_move_between_partitions_fail_no_row_and_no_run() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for sql in [
+            "DROP TABLE IF EXISTS job",
+            "DROP TABLE IF EXISTS effect",
+            "CREATE TABLE job (id BIGINT NOT NULL, payload VARCHAR NOT NULL, status VARCHAR NOT NULL, error_message VARCHAR, \
+             attempts INT NOT NULL, due TIMESTAMPTZ, updated_at TIMESTAMPTZ NOT NULL, PRIMARY KEY (id, status)) \
+             PARTITION BY LIST (status)",
+            "CREATE TABLE job_pending PARTITION OF job FOR VALUES IN ('pending')",
+            "CREATE TABLE job_done PARTITION OF job DEFAULT",
+            "CREATE TABLE effect (job BIGINT NOT NULL)",
+        ] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        crate::tables::more_jobs(&bench.db, 1..=300).await;
+        let workers: Vec<_> = (0..6)
+            .map(|n| {
+                let service_db = ServiceDb::new(bench.db.clone(), format!("worker{n}"));
+                tokio::spawn(async move { while work(&service_db, each, well).await.unwrap() != Outcome::idle() {} })
+            })
+            .collect();
+        for worker in workers {
+            worker.await.unwrap();
+        }
+        let left = ServiceDb::new(bench.db.clone(), "last");
+        while work(&left, each, well).await.unwrap() != Outcome::idle() {}
+        assert_eq!(effects(&bench.db).await, (1..=300).collect::<Vec<_>>(), "{each}");
+        for row in job::Entity::find().all(&bench.db).await.unwrap() {
+            assert_eq!((&*row.status, row.attempts), ("completed", 1), "{each}: {row:?}");
         }
     }
 }

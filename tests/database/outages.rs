@@ -180,28 +180,35 @@ async fn many_processes_share_the_few_connections_of_a_server() {
 async fn the_cause_of_a_refused_connection_is_named() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let url = format!("postgres://tester@127.0.0.1:{port}/app");
-    let mut options = ConnectOptions::new(&url);
-    options.acquire_timeout(Duration::from_secs(2));
-    let services = ServiceRegistry::builder()
-        .without_discovered()
-        .service_of::<Together>("together")
-        .database_with(options)
-        .start_all()
-        .await
-        .unwrap();
-    until("the cause is named", || {
-        health(&services, "together").last_error.is_some_and(|error| error.contains("refused"))
-    })
-    .await;
-    until("the outage is named", || {
-        let found = services.get("together").unwrap().health();
-        found.reason.is_some_and(|why| why.contains("refused") && why.contains("down for"))
-    })
-    .await;
-    services.shutdown().await.unwrap();
-    let error = database::connect(&url).await.unwrap_err();
-    assert!(format!("{error:#}").contains("refused"), "{error:#}");
+    for (url, cause) in [
+        (format!("postgres://tester@127.0.0.1:{port}/app"), "refused"),
+        ("postgres://tester@localhost/app?host=/nowhere".to_owned(), "No such file"),
+        ("postgres://tester@nowhere.invalid/app".to_owned(), "lookup address"),
+        ("sqlite:/nowhere/app.db".to_owned(), "unable to open database file"),
+    ] {
+        let mut options = ConnectOptions::new(&url);
+        options.acquire_timeout(Duration::from_secs(2));
+        let builders = [
+            ServiceRegistry::builder().database_with(options),
+            // The time limit of this pool is 30 s, or 10 s for SQLite.
+            ServiceRegistry::builder().database_url(&url),
+        ];
+        for builder in builders {
+            let services = builder.without_discovered().service_of::<Together>("together").start_all().await.unwrap();
+            until("the cause is named", || {
+                health(&services, "together").last_error.is_some_and(|error| error.contains(cause))
+            })
+            .await;
+            until("the outage is named", || {
+                let found = services.get("together").unwrap().health();
+                found.reason.is_some_and(|why| why.contains(cause) && why.contains("down for"))
+            })
+            .await;
+            services.shutdown().await.unwrap();
+        }
+        let error = database::connect(&url).await.unwrap_err();
+        assert!(format!("{error:#}").contains(cause), "{error:#}");
+    }
 }
 
 /// The pool of the options is used, and what the registry needs of it is added.

@@ -1,6 +1,7 @@
 //! The promises of the work tables. Each test tries to break one of them.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
@@ -384,6 +385,43 @@ async fn on_postgres_a_conflict_costs_no_attempt() {
             }
             assert_eq!(effects(&bench.db).await, [1, 2, 3, 4], "{code} {each}");
             assert_eq!(crate::tables::job(&bench.db, 2).await.attempts, 1, "{code} {each}");
+        }
+    }
+}
+
+/// On PostgreSQL, an error that says that the server cannot work now ends the run, and costs no attempt. From the third time in a row
+/// on, a connection that the server ends costs the row one that is alone.
+#[tokio::test]
+async fn on_postgres_a_server_that_cannot_work_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for code in ["25006", "53100", "53200", "53300", "58030", "XX001", "08006", "57P01", "57P03", "25P03"] {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 4).await;
+            let service_db = service_db(&bench);
+            let refused = AtomicUsize::new(0);
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                effect(tx, job.id).await?;
+                if job.id == 2 && refused.load(Ordering::Relaxed) < 2 {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    let error = format!("DO $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$");
+                    tx.execute_unprepared(&error).await?;
+                }
+                Ok(())
+            };
+            let (mut failures, begun) = (0, Instant::now());
+            // A run finds no rows while the transaction of the run before it still locks them.
+            while statuses(&bench.db).await.iter().any(|status| status != "completed") {
+                failures += usize::from(run(&service_db, each, process).await.is_err());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                assert!(begun.elapsed() < Duration::from_secs(30), "{code} {each}");
+            }
+            assert_eq!(failures, 2, "{code} {each}");
+            assert_eq!(effects(&bench.db).await, [1, 2, 3, 4], "{code} {each}");
+            for id in 1..=4 {
+                assert_eq!(crate::tables::job(&bench.db, id).await.attempts, 1, "{code} {each}");
+            }
         }
     }
 }

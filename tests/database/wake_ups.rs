@@ -452,7 +452,7 @@ async fn a_pooler_that_drops_notifications_is_reported_once_and_a_direct_url_lea
     drop(services);
 
     let services = builder().start_all().await.unwrap();
-    until("the report", || log.warnings().iter().any(|line| is_report(line))).await;
+    until("the report", || log.warnings().iter().any(is_report)).await;
     let polled = health(&services, "polling").runs;
     services.notify("orders");
     until("this process wakes its own services", || runs(&services) == 2).await;

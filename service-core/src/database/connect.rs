@@ -212,7 +212,8 @@ async fn open(options: ConnectOptions, lazily: bool) -> Result<DatabaseConnectio
 /// The URL requires TLS, and this program has none.
 #[cfg(feature = "postgres")]
 async fn check_tls(target: &DatabaseUrl<'_>) -> Result<()> {
-    if target.requires_tls() && !crate::database::direct::tls_is_compiled().await {
+    let ssl_mode = std::env::var("PGSSLMODE").ok();
+    if target.requires_tls(ssl_mode.as_deref()) && !crate::database::direct::tls_is_compiled().await {
         return Err(Error::fatal(format!(
             "`{}` requires TLS, but this program is built without it: enable the feature `tls` of service-core",
             target.shown()

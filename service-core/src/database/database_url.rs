@@ -62,14 +62,14 @@ impl<'a> DatabaseUrl<'a> {
         Ok(Self { given, engine, read_only })
     }
 
-    /// Whether the URL requires TLS.
+    /// Whether the URL requires TLS. `default_mode` is the value of the variable `PGSSLMODE`, which the driver reads.
     #[cfg(feature = "postgres")]
-    pub(crate) fn requires_tls(&self) -> bool {
-        self.engine == Engine::Postgres
-            && parameters(self.given).filter_map(|parameter| parameter.split_once('=')).any(|(name, mode)| {
-                matches!(name, "sslmode" | "ssl-mode")
-                    && ["require", "verify-ca", "verify-full"].iter().any(|tls| mode.eq_ignore_ascii_case(tls))
-            })
+    pub(crate) fn requires_tls(&self, default_mode: Option<&str>) -> bool {
+        let parameters = parameters(self.given).filter_map(|parameter| parameter.split_once('='));
+        let mode = parameters.filter(|(name, _)| matches!(*name, "sslmode" | "ssl-mode")).map(|(_, mode)| mode).last();
+        let requires =
+            |mode: &str| ["require", "verify-ca", "verify-full"].iter().any(|tls| mode.eq_ignore_ascii_case(tls));
+        self.engine == Engine::Postgres && mode.or(default_mode).is_some_and(requires)
     }
 
     /// The URL without its password.
@@ -142,7 +142,12 @@ mod tests {
             ("postgres://db/app", false),
             ("sqlite:app.db?sslmode=require", false),
         ] {
-            assert_eq!(DatabaseUrl::parse(url).unwrap().requires_tls(), required, "{url}");
+            let url = DatabaseUrl::parse(url).unwrap();
+            assert_eq!(url.requires_tls(None), required, "{url:?}");
+            let has_mode = url.given.contains("mode=");
+            assert_eq!(url.requires_tls(Some("prefer")), required, "{url:?}");
+            let is_postgres = url.engine == Engine::Postgres;
+            assert_eq!(url.requires_tls(Some("require")), required || is_postgres && !has_mode, "{url:?}");
         }
     }
 

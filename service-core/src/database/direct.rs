@@ -104,6 +104,23 @@ pub(crate) async fn explained(pool: &DatabaseConnection, error: DbErr) -> DbErr 
     }
 }
 
+/// Makes the idle connections of a PostgreSQL pool forget their prepared statements, because a table was changed. Otherwise a
+/// statement that no longer fits would fail again on each of them. Without the feature of the pool's driver it does nothing.
+pub(crate) async fn forget_statements(pool: &DatabaseConnection) {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        use sea_orm::sqlx::Connection;
+
+        let pool = pool.get_postgres_connection_pool();
+        // All are taken first, because a connection that is returned would be taken again.
+        let idle: Vec<_> = std::iter::from_fn(|| pool.try_acquire()).collect();
+        for mut connection in idle {
+            let _ = tokio::time::timeout(LIMIT, connection.clear_cached_statements()).await;
+        }
+    }
+    let _ = pool;
+}
+
 /// Connects once, to get the error of the server or the system. Without the feature of the pool's driver this finds none.
 async fn cause(pool: &DatabaseConnection) -> Result<()> {
     #[cfg(feature = "postgres")]

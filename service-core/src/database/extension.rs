@@ -12,6 +12,7 @@ use crate::database::availability::Availability;
 use crate::database::catch_up::{LastRun, last_run, set_last_run};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::DirectConnection;
+use crate::database::direct::forget_statements;
 use crate::database::error_kind::ErrorKind;
 use crate::database::operator_store::DatabaseOperatorStore;
 use crate::database::service_db::ServiceDb;
@@ -20,8 +21,9 @@ use crate::database::statement_monitor::StatementMonitor;
 #[cfg(feature = "postgres")]
 use crate::database::wake::listener::Listener;
 use crate::database::wake::notifier::Notifier;
+use crate::database::wake::sender::keep_sending;
 use crate::database::wall_clock::WallClock;
-use crate::database::work::retention::RetainedTables;
+use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
@@ -198,7 +200,7 @@ impl Extension for DatabaseExtension {
         let services = Arc::downgrade(services);
         if self.reaches_other_replicas() {
             let (notifier, watcher, services) = (self.notifier.clone(), watcher.clone(), services.clone());
-            self.sending.start(runtime, || async move { notifier.keep_sending(&watcher, &services).await });
+            self.sending.start(runtime, || async move { keep_sending(&notifier, &watcher, &services).await });
         }
         self.deleting.start(runtime, || async move {
             while services.strong_count() > 0 {
@@ -351,7 +353,12 @@ impl Resource for DatabaseResource {
         let kind = ErrorKind::in_chain(error);
         match kind {
             // A conflict or a changed table: neither the service nor the database is at fault.
-            Some(ErrorKind::Contention | ErrorKind::StaleStatement) => availability.disturbed(),
+            Some(ErrorKind::Contention) => availability.disturbed(),
+            Some(ErrorKind::StaleStatement) => {
+                availability.disturbed();
+                let pool = self.watcher.db.clone();
+                tokio::spawn(async move { forget_statements(&pool).await });
+            }
             Some(ErrorKind::Unavailable) => availability.suspect_writes(),
             _ => {}
         }

@@ -13,7 +13,7 @@ use crate::database::statement_monitor::StatementMonitor;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::database::wake::notifier::Notifier;
 use crate::database::wall_clock::WallClock;
-use crate::database::work::retention::RetainedTables;
+use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::WorkState;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::service_inner::ServiceInner;
@@ -155,12 +155,6 @@ impl ServiceDb {
             },
             Ok(value) => Ok(value),
         }
-    }
-
-    /// Deletes the completed rows that need not be kept any longer, if that is due, and if it is this replica's turn. Returns how
-    /// many there were.
-    pub async fn delete_retained(&self) -> u64 {
-        self.retained.delete_due(self).await
     }
 
     /// Whether an ended run left rows or claims to settle.

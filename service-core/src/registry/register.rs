@@ -217,6 +217,18 @@ impl ServiceRegistry {
                 service.place
             ))
         };
+        if let [first, ..] = &services.named(service.id())[..]
+            && first.id() != service.id()
+        {
+            return Err(Error::msg(format!(
+                "service id `{}` ({}) is taken: it stands for all of the services that `instances` has made at {}, such as `{}`; \
+                 choose another id",
+                service.id(),
+                service.place,
+                first.place,
+                first.id()
+            )));
+        }
         if let Some((named, other)) = services.name_clash(&service) {
             return Err(Error::msg(name_clash(named.id(), named.descriptor, named.place, other)));
         }

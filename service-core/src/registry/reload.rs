@@ -3,7 +3,7 @@
 //! The tricky part is that a file with a mistake changes nothing: the configuration of every service is resolved and checked
 //! before the first one is applied. Meanwhile the extension does not change the configuration of any service.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::config::{ConfigError, KeptValues, PendingChange, Resolved, Sources, Target};
@@ -97,6 +97,7 @@ impl ServiceRegistry {
             Err(problems) => return Err(Error::new(ReloadError { file: sources.file_name.clone(), problems })),
         };
         services.set_sources(sources.clone());
+        self.resolve_new_services(&changes);
         self.warn_of_unknown_sections(&before, &sources);
         *reported = self.apply_changes(changes, &sources, &reported);
         self.inner.extension.apply_rows_again(services);
@@ -190,13 +191,11 @@ impl ServiceRegistry {
         }
         let file = &sources.file_name;
         let named = changed.iter().take(MOST_NAMED).map(|id| &**id).collect::<Vec<_>>().join(", ");
+        let more = if changed.len() > MOST_NAMED { ", …" } else { "" };
         match changed.len() {
-            _ if !sources.file_exists => info!("there is no {file} to read again, nothing has changed"),
-            0 => info!("{file} was read again, no service has another configuration"),
-            count if count > MOST_NAMED => {
-                info!("{file} was read again, {count} services have another configuration: {named}, …")
-            }
-            _ => info!("{file} was read again, these services have another configuration: {named}"),
+            _ if !sources.file_exists => info!("there is no {file} to read, nothing has changed"),
+            0 => info!("{file} was read again, no configuration in effect has changed"),
+            count => info!("{file} was read again; {count} service(s) with a new configuration: {named}{more}"),
         }
         if !lines.is_empty() {
             warn!("these changes of {file} need a restart of the program: {}", lines.join(", "));
@@ -213,6 +212,17 @@ impl ServiceRegistry {
         let known = before.unknown_sections(names());
         for warning in sources.unknown_sections(names()).iter().filter(|warning| !known.contains(warning)) {
             warn!("{warning}");
+        }
+    }
+
+    /// Resolves the configuration of services that were registered while the changes were checked. Those that are registered from
+    /// now on find the new sources.
+    fn resolve_new_services(&self, changes: &[Change]) {
+        let known: HashSet<_> = changes.iter().map(|change| Arc::as_ptr(&change.service)).collect();
+        for service in self.inner.services.all() {
+            if !known.contains(&Arc::as_ptr(&service)) {
+                self.resolve_again(&service);
+            }
         }
     }
 

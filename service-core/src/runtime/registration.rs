@@ -242,7 +242,7 @@ pub(crate) struct RegisteredService {
     pub(crate) options: Option<Box<ServiceOptions>>,
     undeclared_settings: bool,
     /// What the file had at the start for the keys that are read only then, if it has changed since.
-    kept: OnceLock<KeptValues>,
+    kept: OnceLock<Box<KeptValues>>,
     /// The service whose instance this one belongs to.
     parent: Option<Weak<RegisteredService>>,
     pub(crate) place: Place,
@@ -306,13 +306,13 @@ impl RegisteredService {
     /// Returns the target for which its configuration is resolved.
     pub(crate) fn target(&self) -> Target<'_> {
         let (id, code) = (&*self.inner.id, self.options.as_deref());
-        let kept = self.kept.get();
+        let kept = self.kept.get().map(|kept| &**kept);
         Target { id, descriptor: self.descriptor, code, undeclared: self.undeclared_settings, kept }
     }
 
     /// From now on the values of the file for the keys that are read only at the start are these. Only the first call counts.
     pub(crate) fn keep(&self, values: KeptValues) {
-        let _ = self.kept.set(values);
+        let _ = self.kept.set(Box::new(values));
     }
 
     /// Whether these settings can be read as the type of the service's own settings. Runs the user's code.

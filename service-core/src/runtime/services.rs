@@ -25,6 +25,8 @@ pub(crate) struct Services {
     /// What services use and may be down.
     pub(crate) resources: Vec<Arc<dyn Resource>>,
     list: RwLock<BTreeSet<ById>>,
+    /// The names that stand for several services that `instances` has made.
+    groups: RwLock<BTreeSet<String>>,
     /// The types of the services, by name, with the number of services of each.
     types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
     /// The services that belong to the instance of another one, by the id of that one.
@@ -73,6 +75,7 @@ impl Services {
             sources: RwLock::new(Arc::new(sources)),
             resources,
             list: RwLock::default(),
+            groups: RwLock::default(),
             types: Mutex::default(),
             children: Mutex::default(),
         }
@@ -106,6 +109,9 @@ impl Services {
         let list = self.read();
         if let Some(ById(service)) = list.get(name) {
             return vec![service.clone()];
+        }
+        if !self.groups.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Vec::new();
         }
         let in_group = |ById(service): &&ById| service.group_names().contains(&Some(name));
         let prefix = format!("{name}_");
@@ -167,6 +173,8 @@ impl Services {
     /// Adds services that have been checked together.
     pub(crate) fn extend(&self, services: Vec<Arc<RegisteredService>>) {
         services.iter().for_each(|service| self.count_type(service.descriptor));
+        let groups = services.iter().flat_map(|service| service.group_names()).flatten().map(str::to_owned);
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).extend(groups);
         self.write().extend(services.into_iter().map(ById));
     }
 

@@ -3,4 +3,5 @@
 #[cfg(feature = "postgres")]
 pub(crate) mod listener;
 pub(crate) mod notifier;
+pub(crate) mod sender;
 pub(crate) mod trigger;

@@ -6,13 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement, Value};
 use tokio::sync::Notify;
 
 use crate::config::is_name;
-use crate::database::config::watcher::TableWatcher;
 use crate::database::direct::is_same_pool;
 use crate::runtime::services::Services;
 
@@ -20,13 +18,6 @@ use crate::runtime::services::Services;
 pub(crate) const CHANNEL: &str = "service_wake";
 /// Stands between a topic and the replica that the notification comes from. No topic contains it.
 const SEPARATOR: char = ' ';
-/// The time limit for sending notifications.
-const SEND_LIMIT: Duration = Duration::from_secs(10);
-/// The wait after a failure to send, doubled each time up to the maximum.
-const RETRY_WAIT: Duration = Duration::from_millis(200);
-const MAX_RETRY_WAIT: Duration = Duration::from_secs(5);
-/// How often the sending task checks that the registry still exists.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Delivers notifications.
 #[derive(Default)]
@@ -152,31 +143,19 @@ impl Notifier {
         }
     }
 
-    /// Sends what is to be sent, until the registry is dropped.
-    pub(crate) async fn keep_sending(&self, watcher: &TableWatcher, services: &Weak<Services>) {
-        let mut wait = RETRY_WAIT;
-        while services.strong_count() > 0 {
-            let topics: Vec<String> = self.outbox().iter().cloned().collect();
-            if topics.is_empty() {
-                let _ = tokio::time::timeout(CHECK_INTERVAL, self.filled.notified()).await;
-                continue;
-            }
-            // Before they are sent, so that those which come meanwhile are sent again.
-            self.outbox().retain(|topic| !topics.contains(topic));
-            let topics_to_send = &topics;
-            let send = watcher.with_db(|db: DatabaseConnection| async move {
-                self.announce(&db, topics_to_send).await?;
-                Ok(())
-            });
-            if let Ok(Ok(())) = tokio::time::timeout(SEND_LIMIT, send).await {
-                wait = RETRY_WAIT;
-                continue;
-            }
-            watcher.availability.probe_soon();
-            self.outbox().extend(topics);
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(MAX_RETRY_WAIT);
-        }
+    /// Takes the topics that are to be sent. Those that are added meanwhile are sent again.
+    pub(crate) fn take_outbox(&self) -> Vec<String> {
+        std::mem::take(&mut *self.outbox()).into_iter().collect()
+    }
+
+    /// Puts topics back that could not be sent.
+    pub(crate) fn put_back(&self, topics: Vec<String>) {
+        self.outbox().extend(topics);
+    }
+
+    /// Returns when there may be topics to send.
+    pub(crate) async fn outbox_filled(&self) {
+        self.filled.notified().await;
     }
 
     fn outbox(&self) -> MutexGuard<'_, BTreeSet<String>> {

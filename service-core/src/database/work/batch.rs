@@ -314,7 +314,7 @@ impl<E: WorkItem> Batch<E> {
         let key = match row::key_of::<E>(row) {
             Ok(key) => key,
             Err(error) => {
-                row::report_unreadable_key(service_db, table, &error);
+                row::report_unreadable_key(&service_db.work, service_id, table, &error);
                 return Ok(());
             }
         };

@@ -278,7 +278,7 @@ impl<E: WorkItem> ClaimRequest<E> {
                 Ok(key) if held.contains(&*key) => {}
                 Ok(key) => free.push((key, row)),
                 Err(error) => {
-                    report_unreadable_key(service_db, table, &error);
+                    report_unreadable_key(&service_db.work, &service_db.service_id, table, &error);
                     unreadable = Some(error);
                 }
             }

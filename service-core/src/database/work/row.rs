@@ -9,9 +9,9 @@ use sea_orm::{
     QueryResult, RuntimeErr, TryGetableMany,
 };
 
-use crate::database::service_db::ServiceDb;
 use crate::database::work::sql::{self, RowRef, TableSql};
 use crate::database::work::work_item::WorkItem;
+use crate::database::work::work_state::WorkState;
 
 /// A claimed row, and its model.
 #[derive(Debug)]
@@ -78,9 +78,9 @@ pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
 }
 
 /// Logs one warning for each table.
-pub(crate) fn report_unreadable_key(service_db: &ServiceDb, table: &TableSql, error: &DbErr) {
-    if service_db.work.is_first_report(format!("unreadable key in {}", table.name)) {
-        let (service_id, table) = (&*service_db.service_id, &table.name);
+pub(crate) fn report_unreadable_key(work: &WorkState, service_id: &str, table: &TableSql, error: &DbErr) {
+    if work.is_first_report(format!("unreadable key in {}", table.name)) {
+        let table = &table.name;
         crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is not claimed");
     }
 }

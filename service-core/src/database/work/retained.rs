@@ -1,0 +1,149 @@
+//! [`RetainedTables`]: the tables whose completed rows are deleted after the time that `retain_completed` sets, and the statements for
+//! that.
+//!
+//! A table is known from its first claim on.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Condition, ExprTrait, ValueTuple};
+use sea_orm::{ConnectionTrait, DbErr};
+use tokio::time::Instant;
+
+use crate::database::error_kind::ErrorKind;
+use crate::database::transaction::{Transaction, TxContext};
+use crate::database::work::due::comparable;
+use crate::database::work::portions::Portions;
+use crate::database::work::sql::{Backoff, COMPLETED, TableSql};
+use crate::database::work::work_item::WorkItem;
+use crate::runtime::lifecycle::BoxFuture;
+use crate::service::error::{Error, Result};
+
+/// When a replica tries again after another one had the turn, or the database was down.
+pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(300);
+/// After this many rows that the database refuses to delete, the others are left for the next time.
+const MOST_REFUSED: u64 = 1_000;
+
+/// The tables of one registry whose completed rows are deleted after a while.
+#[derive(Debug, Default)]
+pub(crate) struct RetainedTables(Mutex<BTreeMap<String, Retained>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Retained {
+    delete: Delete,
+    next: Instant,
+}
+
+/// Deletes the rows of one table that were completed long enough before this time.
+pub(crate) type Delete = for<'a> fn(&'a TxContext, DateTime<Utc>) -> BoxFuture<'a, Result<Deleted>>;
+
+/// The result of deleting rows.
+#[derive(Debug, Default)]
+pub(crate) struct Deleted {
+    pub(crate) rows: u64,
+    pub(crate) refused: u64,
+    /// One of the rows that the database refused to delete, and why.
+    pub(crate) example: Option<(ValueTuple, DbErr)>,
+}
+
+impl RetainedTables {
+    /// Called for each claim.
+    pub(crate) fn add<E: WorkItem>(&self, table: &TableSql) {
+        if E::__work().retain_completed.is_none() {
+            return;
+        }
+        let mut tables = self.lock();
+        if !tables.contains_key(&table.name) {
+            let retained =
+                Retained { delete: |tx, now| Box::pin(delete_completed::<E>(tx, now)), next: Instant::now() };
+            tables.insert(table.name.clone(), retained);
+        }
+    }
+
+    /// When rows of the next table are deleted.
+    #[allow(dead_code, reason = "for virtual time")]
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.lock().values().map(|retained| retained.next).min()
+    }
+
+    /// The tables whose time has come.
+    pub(crate) fn due(&self, now: Instant) -> Vec<(String, Delete)> {
+        let tables = self.lock();
+        let due = tables.iter().filter(|(_, retained)| retained.next <= now);
+        due.map(|(table, retained)| (table.clone(), retained.delete)).collect()
+    }
+
+    /// Sets when rows of a table are deleted next.
+    pub(crate) fn set_next(&self, table: &str, next: Instant) {
+        if let Some(retained) = self.lock().get_mut(table) {
+            retained.next = next;
+        }
+    }
+
+    /// The database is down: tries the tables whose time has come again later.
+    pub(crate) fn postpone_due(&self) {
+        let now = Instant::now();
+        for retained in self.lock().values_mut().filter(|retained| retained.next <= now) {
+            retained.next = now + TRY_AGAIN;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Retained>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Deletes rows in portions of at most 1,000.
+async fn delete_completed<E: WorkItem>(tx: &TxContext, now: DateTime<Utc>) -> Result<Deleted> {
+    let mut deleted = Deleted::default();
+    let table = TableSql::of::<E>(tx.db.get_database_backend(), Backoff::default());
+    let Some(condition) = condition::<E>(&table, now) else { return Ok(deleted) };
+    let mut portions = Portions::new(condition.clone());
+    loop {
+        let keys = portions.next::<E>(&tx.db).await?;
+        if keys.is_empty() || deleted.refused > MOST_REFUSED {
+            return Ok(deleted);
+        }
+        match delete(tx, &table, &condition, &keys).await {
+            Ok(rows) => deleted.rows += rows,
+            // For example, another table refers to a row. The others of its portion can be deleted.
+            Err(error) if is_refusal(&error) => {
+                for key in keys {
+                    match delete(tx, &table, &condition, std::slice::from_ref(&key)).await {
+                        Ok(rows) => deleted.rows += rows,
+                        Err(error) if is_refusal(&error) => {
+                            deleted.refused += 1;
+                            let cause = error.find::<DbErr>().cloned();
+                            deleted.example = deleted.example.or(cause.map(|cause| (key, cause)));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    ErrorKind::in_chain(error) == Some(ErrorKind::Statement)
+}
+
+async fn delete(cx: &TxContext, table: &TableSql, condition: &Condition, keys: &[ValueTuple]) -> Result<u64> {
+    let tx = Transaction::begin(cx).await?;
+    let delete = table.delete(keys).cond_where(condition.clone()).to_owned();
+    let rows = tx.execute(&delete).await?.rows_affected();
+    tx.commit().await?;
+    Ok(rows)
+}
+
+/// The condition that a row was completed long enough ago.
+fn condition<E: WorkItem>(table: &TableSql, now: DateTime<Utc>) -> Option<Condition> {
+    let work = E::__work();
+    let (retain, (column, value)) = work.retain_completed.zip(work.updated_at)?;
+    let before = now.checked_sub_signed(chrono::Duration::from_std(retain).ok()?)?;
+    let (time, before) = comparable(column, value, table.backend, before);
+    Some(Condition::all().add(table.has_status(COMPLETED)).add(time.lt(before)))
+}
