@@ -1,11 +1,10 @@
-//! `GET /events`: the events of services, as server-sent events.
+//! [`Events`]: the events of services, as server-sent events for all readers.
 //!
 //! Services may run thousands of times a second, so their events are coalesced: of each service at most one message a second is
 //! sent. One task collects the events for all readers, and only while there are readers. It does not wait for events, it looks
 //! for them ten times a second: so an event wakes no thread. A reader that is far behind is told so, and dropped.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::response::Sse;
-use axum::response::sse::{Event, KeepAlive};
+use axum::response::sse::Event;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::future::{self, Either};
@@ -24,8 +21,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::admin::app::AppState;
-use crate::admin::input::Asked;
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
@@ -38,7 +33,6 @@ const COALESCE: Duration = Duration::from_secs(1);
 const BACKLOG: usize = 100;
 /// How many earlier events a message has at most.
 const MAX_EARLIER: usize = 20;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The messages of one look.
 type Frame = Arc<Vec<Message>>;
@@ -95,15 +89,6 @@ pub(crate) struct EventsQuery {
     health: bool,
 }
 
-/// `GET /events`
-pub(crate) async fn events(
-    State(app): AppState,
-    Asked(query): Asked<EventsQuery>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = app.core.events.clone().read(app.registry.clone(), query);
-    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-}
-
 impl Events {
     /// Ends all streams. Later ones are possible.
     pub(crate) fn close(&self) {
@@ -111,7 +96,8 @@ impl Events {
         let _ = self.closed.send(());
     }
 
-    fn read(
+    /// Returns the messages for a new reader.
+    pub(crate) fn read(
         self: Arc<Self>,
         registry: ServiceRegistry,
         query: EventsQuery,
@@ -319,9 +305,10 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::sync::atomic::AtomicU64;
 
-    use axum::response::IntoResponse;
+    use axum::response::{IntoResponse, Sse};
 
     use super::*;
 
