@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "it uses a part of the server")]
+#[path = "../support/postgres.rs"]
+mod postgres;
+
 mod access;
 mod commands;
 mod events;
@@ -13,3 +17,4 @@ mod pages;
 mod reading;
 mod site;
 mod slow;
+mod work;

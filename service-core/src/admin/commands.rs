@@ -195,11 +195,8 @@ pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewO
     let work = async move {
         let services = &shared.registry.inner.services;
         store.check_override(services, &handle.service, &key, &value).map_err(ApiError::unusable)?;
-        let shown = if crate::config::keys::find(&key).is_some() || key == PAUSED {
-            value.to_string()
-        } else {
-            "•••".to_owned()
-        };
+        let shown =
+            if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { "•••".to_owned() };
         let until_text =
             until.map_or_else(String::new, |until| format!(" until {}", humantime::format_rfc3339_seconds(until)));
         let new = StoredOverride {

@@ -426,6 +426,12 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// Whether it is the key of an option, not a setting of the service's own.
+#[allow(dead_code, reason = "for companions")]
+pub(crate) fn is_option(name: &str) -> bool {
+    find(name).is_some()
+}
+
 /// Whether only the attribute can have it.
 pub(crate) fn is_attribute_only(name: &str) -> bool {
     find(name).is_some_and(|key| matches!(key.kind, Kind::Attribute))

@@ -13,7 +13,7 @@ mod deserialize;
 mod environment;
 mod errors;
 pub(crate) mod fields;
-pub(crate) mod keys;
+mod keys;
 mod kinds;
 mod layers;
 pub(crate) mod options;
@@ -33,6 +33,8 @@ pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
 pub(crate) use descriptor::{SettingsType, UNDECLARED, settings};
+#[cfg(feature = "admin")]
+pub(crate) use keys::is_option;
 pub(crate) use kinds::is_name;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]
 pub(crate) use resolver::{KeptValues, PendingChange, Provenance, Resolved, Row, Target};

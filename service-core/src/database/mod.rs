@@ -59,6 +59,7 @@ pub mod __private {
     pub use super::config::tables::{expire_overrides, read_config, read_overrides};
     pub use super::service_db::ServiceDb;
     pub use super::wall_clock::WallClock;
+    pub use super::work::linked::LinkedTable;
     pub use super::work::work_item::{
         StatusEnum, StatusText, TimeValue, Work, WorkItem, WorkTime, any_status, known_statuses, time_value,
     };

@@ -8,6 +8,7 @@ use crate::database::audit;
 use crate::database::config::tables::{self, Override};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::db_time::DbTime;
+use crate::database::work::linked::linked_tables;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, WorkTable};
 use crate::runtime::registration::RegisteredService;
@@ -95,6 +96,6 @@ impl OperatorStore for DatabaseOperatorStore {
     }
 
     fn work_tables(&self) -> Vec<Arc<dyn WorkTable>> {
-        Vec::new()
+        linked_tables(&self.watcher)
     }
 }

@@ -81,15 +81,6 @@ impl Services {
         }
     }
 
-    /// Returns the configuration of all services, as it was read last.
-    pub(crate) fn sources(&self) -> Arc<Sources> {
-        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_sources(&self, sources: Arc<Sources>) {
-        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
-    }
-
     /// From now on each service keeps its last runs.
     #[allow(dead_code, reason = "for companions")]
     pub(crate) fn keep_runs(&self) {
@@ -98,6 +89,15 @@ impl Services {
         for service in self.all() {
             service.inner.lock().history.get_or_insert_default();
         }
+    }
+
+    /// Returns the configuration of all services, as it was read last.
+    pub(crate) fn sources(&self) -> Arc<Sources> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_sources(&self, sources: Arc<Sources>) {
+        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<RegisteredService>> {

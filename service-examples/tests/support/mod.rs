@@ -44,6 +44,8 @@ impl Station {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SERVICES__") || name == "DATABASE_URL") {
             command.env_remove(name);
         }
+        // Stations run at the same time.
+        command.env("ADMIN_ADDR", "127.0.0.1:0").env_remove("ADMIN_TOKEN");
         command.envs(self.env.iter().cloned());
         command
     }

@@ -185,7 +185,14 @@ impl<'a> WorkItem<'a> {
                 retain_completed: #retain_completed,
             }
         };
-        implement(krate, &body)
+        let implementation = implement(krate, &body);
+        // The entry on the list of tables that the linker collects.
+        quote! {
+            #implementation
+            #krate::__private::inventory::submit! {
+                #krate::__private::database::LinkedTable::of::<Entity>()
+            }
+        }
     }
 }
 

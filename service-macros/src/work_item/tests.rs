@@ -89,6 +89,9 @@ fn the_code_names_only_columns() {
                 }
             }
         }
+        ::service_core::__private::inventory::submit! {
+            ::service_core::__private::database::LinkedTable::of:: < Entity > ()
+        }
     "#]]
     .assert_eq(&written);
 }

@@ -7,8 +7,9 @@ use maud::{Markup, html};
 
 use crate::admin::api::Run;
 use crate::humanize;
-use crate::observe::health::HealthStatus;
+use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::runtime::operator_store::AuditEntry;
+use crate::service::state::ServiceState;
 
 /// How many runs a strip has.
 pub(super) const STRIP: usize = 24;
@@ -39,6 +40,16 @@ pub(super) fn time(at: Option<SystemTime>, now: SystemTime) -> Markup {
     };
     let exact = humantime::format_rfc3339_seconds(at).to_string();
     html! { time datetime=(exact) title=(exact) { (text) } }
+}
+
+/// When the next run is due, or what it needs.
+pub(super) fn next_run(health: &ServiceHealth, now: SystemTime) -> Markup {
+    match health.state {
+        ServiceState::Failed => html! { "none until a reset" },
+        ServiceState::Created | ServiceState::Stopped => html! { "none until a start" },
+        ServiceState::Paused => html! { "none until a resume" },
+        _ => time(health.next_run, now),
+    }
 }
 
 fn whole(duration: Duration) -> Duration {
@@ -77,7 +88,7 @@ pub(super) fn strip(runs: &[Run]) -> Markup {
     };
     let view = format!("0 0 {} {HEIGHT}", STRIP * STEP);
     html! {
-        svg.strip viewBox=(view) role="img" aria-label=(text) {
+        svg.strip viewBox=(view) preserveAspectRatio="xMinYMid" role="img" aria-label=(text) {
             title { (text) }
             path.good d=(good) {}
             path.bad d=(bad) {}

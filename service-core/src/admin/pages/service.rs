@@ -14,7 +14,7 @@ use crate::admin::commands::Command;
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
 use crate::admin::pages::layout::{Page, Root};
-use crate::admin::pages::parts::{audit_table, author, duration, status, strip, time};
+use crate::admin::pages::parts::{audit_table, author, duration, next_run, status, strip, time};
 use crate::config::Layer;
 use crate::observe::explain::{ExplainedOption, Explanation};
 use crate::observe::health::ServiceHealth;
@@ -107,7 +107,7 @@ fn head(health: &ServiceHealth, explanation: &Explanation, now: SystemTime) -> M
         @if let Some(reason) = health.reason.as_ref().filter(is_new) { p.reason { (reason) } }
         dl.facts {
             div { dt { "Schedule" } dd { (explanation.schedule) } }
-            div { dt { "Next run" } dd { (time(health.next_run, now)) } }
+            div { dt { "Next run" } dd { (next_run(health, now)) } }
             div {
                 dt { "Last run" }
                 dd { (time(health.last_run, now)) @if let Some(took) = health.last_run_duration_ms { ", took " (duration(took as f64)) } }

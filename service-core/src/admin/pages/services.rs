@@ -13,7 +13,7 @@ use crate::admin::api::last_runs;
 use crate::admin::app::{App, AppState};
 use crate::admin::input::Asked;
 use crate::admin::pages::layout::{Page, Root};
-use crate::admin::pages::parts::{duration, status, strip, time};
+use crate::admin::pages::parts::{duration, next_run, status, strip, time};
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::observe::startup_table;
 use crate::runtime::labels;
@@ -82,7 +82,7 @@ fn row(app: &App, health: &ServiceHealth, now: SystemTime, root: &Root) -> Marku
         HealthStatus::Healthy => 2,
     };
     html! {
-        li.row id={ "service-" (id) } class=(health.status) data-rank=(rank) data-id=(id) {
+        li class={ "row " (health.status) } id={ "service-" (id) } data-rank=(rank) data-id=(id) {
             div.what {
                 a.id href=(root.link(&format!("ui/services/{id}"))) { (id) }
                 " " (status(health.status))
@@ -101,7 +101,7 @@ fn row(app: &App, health: &ServiceHealth, now: SystemTime, root: &Root) -> Marku
                     }
                 }
                 div { dt { "last success" } dd { (time(health.last_success, now)) } }
-                div { dt { "next run" } dd { (time(health.next_run, now)) } }
+                div { dt { "next run" } dd { (next_run(health, now)) } }
             }
         }
     }

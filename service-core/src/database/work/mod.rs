@@ -12,6 +12,7 @@ pub(crate) mod item;
 pub(crate) mod item_fn;
 pub(crate) mod lease;
 pub(crate) mod leased;
+pub(crate) mod linked;
 pub(crate) mod portions;
 pub(crate) mod retained;
 mod retention;

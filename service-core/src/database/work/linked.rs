@@ -1,0 +1,264 @@
+//! [`LinkedTable`]: the tables of work that are linked into the program, for those who operate it.
+//!
+//! The derive submits an entry for each entity. The tricky part is large tables: every count ends at a limit, and all queries
+//! begin with the status, as the claim index does.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, Query, SelectStatement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Iterable, Order, PrimaryKeyToColumn,
+    QueryResult,
+};
+
+use crate::database::config::watcher::TableWatcher;
+use crate::database::db_time::DbTime;
+use crate::database::wall_clock::parse_time;
+use crate::database::work::due::comparable;
+use crate::database::work::retry::retry_failed;
+use crate::database::work::sql::{Backoff, FAILED, PENDING, TableSql};
+use crate::database::work::work_item::WorkItem;
+use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::operator_store::{FailedRow, WorkCounts, WorkTable};
+use crate::service::error::{Error, Result};
+
+/// An entity that the derive found.
+#[doc(hidden)]
+pub struct LinkedTable {
+    open: fn(Arc<TableWatcher>) -> Arc<dyn WorkTable>,
+}
+
+inventory::collect!(LinkedTable);
+
+impl LinkedTable {
+    /// The entry of an entity.
+    pub const fn of<E: WorkItem>() -> Self {
+        Self { open: Table::<E>::open }
+    }
+}
+
+impl fmt::Debug for LinkedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkedTable").finish_non_exhaustive()
+    }
+}
+
+/// Returns all tables, sorted by name. Of several entities of one table, one is used.
+pub(crate) fn linked_tables(watcher: &Arc<TableWatcher>) -> Vec<Arc<dyn WorkTable>> {
+    let mut tables: Vec<_> = inventory::iter::<LinkedTable>().map(|table| (table.open)(watcher.clone())).collect();
+    tables.sort_by(|a, b| a.name().cmp(b.name()));
+    tables.dedup_by(|a, b| a.name() == b.name());
+    tables
+}
+
+struct Table<E> {
+    watcher: Arc<TableWatcher>,
+    sql: Arc<TableSql>,
+    entity: PhantomData<fn() -> E>,
+}
+
+impl<E> fmt::Debug for Table<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Table").field(&self.sql.name).finish()
+    }
+}
+
+impl<E: WorkItem> WorkTable for Table<E> {
+    fn name(&self) -> &str {
+        &self.sql.name
+    }
+
+    fn count(&self, cap: u64) -> BoxFuture<'_, Result<WorkCounts>> {
+        Box::pin(self.watcher.with_db(move |db| async move { Ok(self.count_rows(&db, cap).await?) }))
+    }
+
+    fn failed(&self, offset: u64, limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>> {
+        Box::pin(self.watcher.with_db(move |db| async move {
+            let rows = db.query_all(&self.failed_rows(offset, limit)).await?;
+            Ok(rows.iter().map(Self::failed_row).collect::<std::result::Result<_, DbErr>>()?)
+        }))
+    }
+
+    fn retry<'a>(&'a self, keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let Some(keys) = keys else { return retry_failed::<E>(&self.watcher.db, Condition::all()).await };
+            let mut condition = Condition::any();
+            for key in keys {
+                condition = condition.add(self.has_key(key)?);
+            }
+            retry_failed::<E>(&self.watcher.db, condition).await
+        })
+    }
+}
+
+impl<E: WorkItem> Table<E> {
+    fn open(watcher: Arc<TableWatcher>) -> Arc<dyn WorkTable> {
+        let sql = TableSql::of::<E>(watcher.db.get_database_backend(), Backoff::default());
+        Arc::new(Self { watcher, sql, entity: PhantomData })
+    }
+
+    async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<WorkCounts, DbErr> {
+        let now = DbTime::Database.now(db).await?;
+        let pending = self.rows(PENDING);
+        let due = match E::__work().available_at {
+            Some((column, value)) => {
+                let (time, now) = comparable(column, value, self.sql.backend, now);
+                let is_due = Condition::any().add(time.clone().lte(now)).add(time.is_null());
+                self.rows(PENDING).cond_where(is_due).to_owned()
+            }
+            None => pending.clone(),
+        };
+        let claims = Query::select()
+            .expr(Expr::Constant(1.into()))
+            .from(Alias::new("service_claim"))
+            .and_where(Expr::col(Alias::new("work_table")).eq(self.sql.name.as_str()))
+            .and_where(Expr::col(Alias::new("expires_at")).gt(now.timestamp_millis()))
+            .to_owned();
+        let oldest = db.query_one(&self.oldest_due(now)).await?;
+        let oldest = oldest.map(|row| row.try_get::<Option<String>>("", "at")).transpose()?.flatten();
+        Ok(WorkCounts {
+            pending: count(db, pending, cap).await?,
+            due: count(db, due, cap).await?,
+            in_flight: count(db, claims, cap).await?,
+            failed: count(db, self.rows(FAILED), cap).await?,
+            oldest_due_seconds: oldest.and_then(|text| age(&text, now)),
+        })
+    }
+
+    fn rows(&self, status: &str) -> SelectStatement {
+        let entity = E::default();
+        let mut select = Query::select().expr(Expr::Constant(1.into())).from(entity.table_ref()).to_owned();
+        select.and_where(self.sql.has_status(status)).to_owned()
+    }
+
+    /// The query for the time of the row that has been due for the longest time; without `available_at`, of the first row by key.
+    fn oldest_due(&self, now: DateTime<Utc>) -> SelectStatement {
+        let (work, entity) = (E::__work(), E::default());
+        let text = |column: E::Column| Expr::col(column.as_column_ref()).cast_as(Alias::new("text"));
+        let mut select =
+            Query::select().from(entity.table_ref()).and_where(self.sql.has_status(PENDING)).limit(1).to_owned();
+        match (work.available_at, work.updated_at) {
+            (Some((column, value)), _) => {
+                let (time, now) = comparable(column, value, self.sql.backend, now);
+                select.expr_as(text(column), Alias::new("at"));
+                select.and_where(time.clone().lte(now)).order_by_expr(time, Order::Asc);
+            }
+            (None, Some((column, _))) => {
+                select.expr_as(text(column), Alias::new("at"));
+                for key in E::PrimaryKey::iter() {
+                    select.order_by(key.into_column().as_column_ref(), Order::Asc);
+                }
+            }
+            (None, None) => _ = select.expr_as(Expr::cust("CAST(NULL AS text)"), Alias::new("at")),
+        }
+        select
+    }
+
+    fn failed_rows(&self, offset: u64, limit: u64) -> SelectStatement {
+        let (work, entity) = (E::__work(), E::default());
+        let cast = |column: Option<E::Column>, kind: &'static str| match column {
+            Some(column) => Expr::col(column.as_column_ref()).cast_as(Alias::new(kind)),
+            None => Expr::cust(format!("CAST(NULL AS {kind})")),
+        };
+        let mut select = Query::select().from(entity.table_ref()).and_where(self.sql.has_status(FAILED)).to_owned();
+        for (n, key) in self.key_texts().into_iter().enumerate() {
+            select.expr_as(key, Alias::new(format!("key_{n}")));
+        }
+        select
+            .expr_as(cast(work.error, "text"), Alias::new("error"))
+            .expr_as(cast(work.attempts, "bigint"), Alias::new("attempts"))
+            .expr_as(cast(work.updated_at.map(|(column, _)| column), "text"), Alias::new("updated_at"));
+        for key in E::PrimaryKey::iter() {
+            select.order_by(key.into_column().as_column_ref(), Order::Desc);
+        }
+        select.offset(offset).limit(limit).to_owned()
+    }
+
+    fn failed_row(row: &QueryResult) -> std::result::Result<FailedRow, DbErr> {
+        let key = (0..E::PrimaryKey::iter().count()).map(|n| row.try_get("", &format!("key_{n}")));
+        Ok(FailedRow {
+            key: key.collect::<std::result::Result<_, _>>()?,
+            error: row.try_get("", "error")?,
+            attempts: row.try_get("", "attempts")?,
+            updated_at: row.try_get("", "updated_at")?,
+        })
+    }
+
+    /// The columns of the key as texts. SQLite keeps a UUID as bytes.
+    fn key_texts(&self) -> Vec<Expr> {
+        let text = |key: E::PrimaryKey| {
+            let column = Expr::col(key.into_column().as_column_ref());
+            let text = column.clone().cast_as(Alias::new("text"));
+            match self.sql.backend {
+                DbBackend::Postgres => text,
+                _ => {
+                    let is_bytes = Expr::expr(Func::cust("typeof").arg(column.clone())).eq("blob");
+                    Expr::case(is_bytes, Func::cust("hex").arg(column)).finally(text).into()
+                }
+            }
+        };
+        E::PrimaryKey::iter().map(text).collect()
+    }
+
+    fn has_key(&self, key: &[String]) -> Result<Condition> {
+        let columns = self.key_texts();
+        if columns.len() != key.len() {
+            let name = &self.sql.name;
+            return Err(Error::msg(format!(
+                "the key of `{name}` has {} part(s), but {key:?} has {}",
+                columns.len(),
+                key.len()
+            )));
+        }
+        let parts = columns.into_iter().zip(key).map(|(column, part)| column.eq(part.as_str()));
+        Ok(parts.fold(Condition::all(), Condition::add))
+    }
+}
+
+/// Counts the rows of a query, up to `cap`.
+async fn count(db: &DatabaseConnection, rows: SelectStatement, cap: u64) -> std::result::Result<u64, DbErr> {
+    let limited = rows.clone().limit(cap).to_owned();
+    let select = Query::select()
+        .expr_as(Func::count(Expr::col(Asterisk)), Alias::new("rows"))
+        .from_subquery(limited, Alias::new("limited"))
+        .to_owned();
+    let found: Option<i64> = db.query_one(&select).await?.map(|row| row.try_get("", "rows")).transpose()?;
+    Ok(found.and_then(|rows| u64::try_from(rows).ok()).unwrap_or_default())
+}
+
+/// How long ago a time was, in seconds. A number counts seconds or milliseconds since 1970.
+fn age(text: &str, now: DateTime<Utc>) -> Option<f64> {
+    const MILLISECONDS_FROM: i64 = 100_000_000_000;
+    let at = match text.parse::<i64>() {
+        Ok(number) if number.abs() >= MILLISECONDS_FROM => DateTime::from_timestamp_millis(number)?,
+        Ok(number) => DateTime::from_timestamp(number, 0)?,
+        Err(_) => parse_time(text).ok()?,
+    };
+    // A time that is still ahead has no age.
+    Some((now - at).to_std().unwrap_or_default().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_read_from_every_form_of_a_time() {
+        let now = parse_time("2026-01-31T12:00:10Z").unwrap();
+        for text in [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31 12:00:00",
+            "2026-01-31 13:00:00+01",
+            "2026-01-31T12:00:00.000000+00:00",
+            "1769860800",
+            "1769860800000",
+        ] {
+            assert_eq!(age(text, now), Some(10.0), "{text}");
+        }
+        assert_eq!(age("2026-01-31T13:00:00Z", now), Some(0.0));
+        assert_eq!(age("soon", now), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! Tables of work: counts, failed rows, retry.
+
+use sea_orm::ConnectionTrait;
+use serde_json::json;
+
+use crate::site::{Site, builder};
+
+mod parcel {
+    use sea_orm::entity::prelude::*;
+    use service_core::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "admin_parcel")]
+    #[work_item(
+        status = "status",
+        error = "error_message",
+        attempts = "attempts",
+        available_at = "due",
+        updated_at = "updated_at"
+    )]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i32,
+        pub(crate) status: String,
+        pub(crate) error_message: Option<String>,
+        pub(crate) attempts: i32,
+        pub(crate) due: Option<DateTimeUtc>,
+        pub(crate) updated_at: DateTimeUtc,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+async fn site(url: &str) -> Site {
+    let db = service_core::database::connect(url).await.unwrap();
+    let schema = sea_orm::Schema::new(db.get_database_backend());
+    db.execute(&schema.create_table_from_entity(parcel::Entity)).await.unwrap();
+    for n in 1..=120 {
+        let (status, error) = match n {
+            1..=70 => ("failed", format!("'<b>{n}</b> is too heavy'")),
+            71..=100 => ("pending", "NULL".to_owned()),
+            _ => ("completed", "NULL".to_owned()),
+        };
+        // Ten are due in an hour, ten have been due for an hour, ten have no time.
+        let due = match n % 3 {
+            0 => "'2999-01-01T00:00:00Z'",
+            1 => "'2026-01-01T00:00:00Z'",
+            _ => "NULL",
+        };
+        let sql =
+            format!("INSERT INTO admin_parcel VALUES ({n}, '{status}', {error}, 3, {due}, '2026-01-01T00:00:00Z')");
+        db.execute_unprepared(&sql).await.unwrap();
+    }
+    Site::of(builder().admin("127.0.0.1:0").database(db)).await
+}
+
+async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
+    let site = site(url).await;
+    // The first request begins the sampling.
+    let parcel = async || {
+        let tables = site.get("/work").await.json();
+        let found = tables.as_array().unwrap().iter().find(|table| table["table"] == "admin_parcel").cloned();
+        found.unwrap_or_else(|| panic!("{tables}"))
+    };
+    crate::site::eventually(async || parcel().await["sampled_at"].is_string()).await;
+    let counts = parcel().await;
+    let expected = json!({"pending": 30, "due": 20, "in_flight": 0, "failed": 70});
+    for (name, count) in expected.as_object().unwrap() {
+        assert_eq!(&counts[name], count, "{name}: {counts}");
+    }
+    assert!(counts["oldest_due_seconds"].as_f64().unwrap() > 3600.0 * 24.0, "{counts}");
+    let metrics = site.get("/metrics").await.body;
+    assert!(metrics.contains("service_work_rows{table=\"admin_parcel\",state=\"failed\"} 70"), "{metrics}");
+    let first = site.get("/work/admin_parcel/failed?limit=2").await.json();
+    assert_eq!((&first[0]["key"], &first[1]["key"], &first[2]), (&json!(["70"]), &json!(["69"]), &json!(null)));
+    assert_eq!((&first[0]["error"], &first[0]["attempts"]), (&json!("<b>70</b> is too heavy"), &json!(3)));
+    let last = site.get("/work/admin_parcel/failed?offset=69").await.json();
+    assert_eq!(last.as_array().unwrap().len(), 1);
+    let page = site.get("/ui/work/admin_parcel").await;
+    assert!(
+        page.body.contains("&lt;b&gt;70&lt;/b&gt; is too heavy") && page.body.contains("?offset=50"),
+        "{}",
+        page.body
+    );
+
+    let retry = async |body: serde_json::Value| site.post("/work/admin_parcel/retry", &body.to_string()).await;
+    for wrong in [json!({}), json!({"keys": []}), json!({"keys": [["1"]], "all": true})] {
+        assert_eq!(retry(wrong).await.status, 422);
+    }
+    assert_eq!(retry(json!({"keys": [["1", "2"]]})).await.status, 409);
+    let answer = retry(json!({"keys": [["70"], ["1"], ["5000"], ["80"], ["1' OR '1'='1"]], "by": "ann"})).await;
+    assert_eq!((answer.status, answer.json()), (200, json!({"retried": 2})));
+    assert_eq!(parcel().await["failed"], 68);
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let body = "key=%5B%2269%22%5D&key=%5B%2268%22%5D&by=ann&why=lighter&which=chosen";
+    let answer = site.send("POST", "/ui/work/admin_parcel/retry", &form, body).await;
+    assert_eq!((answer.status, answer.header("location")), (303, Some("../../work")), "{answer:?}");
+    let answer = retry(json!({"all": true, "by": "bob", "why": "a larger van"})).await;
+    assert_eq!(answer.json(), json!({"retried": 66}));
+    assert_eq!((&parcel().await["failed"], &parcel().await["pending"]), (&json!(0), &json!(100)));
+    let audit = site.get("/audit?subject=admin_parcel").await.json();
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["by"], &audit[0]["why"]),
+        (&"retry".into(), &"bob".into(), &"a larger van".into())
+    );
+    assert_eq!(audit.as_array().unwrap().len(), 3);
+    assert_eq!(site.post("/work/other/retry", r#"{"all": true}"#).await.status, 404);
+    assert_eq!(site.get("/work/other/failed").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_counted_and_their_failed_rows_are_retried_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
+    tables_are_counted_and_their_failed_rows_are_retried(&url).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_counted_and_their_failed_rows_are_retried_on_postgresql() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    tables_are_counted_and_their_failed_rows_are_retried(&url).await;
+}

@@ -1,0 +1,87 @@
+//! A program with services in every state and an admin interface, for browsers and other clients: `admin-site 40` has 40 services.
+//!
+//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of a database. It prints its address and runs until
+//! it is told to stop.
+
+use std::time::Duration;
+
+use service_core::prelude::*;
+
+/// Succeeds, and takes a while.
+struct Steady {
+    pace: u64,
+}
+
+#[service(interval = 2, discover = false)]
+impl Steady {
+    async fn update(&mut self, cx: &Context) -> Outcome {
+        let noise = (cx.run_number() * 7 + self.pace * 13) % 11;
+        tokio::time::sleep(Duration::from_millis(self.pace * (4 + noise))).await;
+        cx.metrics().add("mails_sent", 3);
+        cx.metrics().set("queue_depth", noise);
+        Outcome::processed(3 + noise)
+    }
+}
+
+/// Fails in the way that its name says.
+struct Failing {
+    every: u64,
+    text: &'static str,
+}
+
+#[service(interval = 3, retry_delay = 20, discover = false)]
+impl Failing {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        if cx.run_number().is_multiple_of(self.every) { Err(Error::msg(self.text)) } else { Ok(()) }
+    }
+}
+
+/// Works until it is told to stop.
+#[derive(Default)]
+struct Feed;
+
+#[service(discover = false)]
+impl Feed {
+    async fn run(&mut self, cx: &Context) {
+        cx.degraded("the peer sends old data");
+        while !cx.is_stopping() {
+            cx.sleep(Duration::from_millis(500)).await;
+            cx.processed(1);
+        }
+    }
+}
+
+const REFUSED: &str = "cannot send a mail: the server mail.example.org:587 answered `550 5.7.1 <relay> denied`";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let count: u64 = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(12);
+    let address = std::env::var("ADMIN_ADDR").unwrap_or_else(|_| "127.0.0.1:9876".to_owned());
+    let mut builder = ServiceRegistry::builder().without_discovered().admin(address);
+    #[cfg(feature = "database")]
+    if let Ok(url) = std::env::var("ADMIN_SITE_DATABASE") {
+        builder = builder.database_url(url);
+    }
+    builder = builder
+        .service_fn("mail_sender", || Failing { every: 1, text: REFUSED })
+        .options_of("mail_sender", ServiceOptions::new().max_failures(0))
+        .service_fn("invoice_import", || Failing { every: 1, text: "the file `2026-01.csv` has no column `amount`" })
+        .service_fn("price_sync", || Failing { every: 5, text: "<script>alert(1)</script> is not a price" })
+        .service_fn("nightly_report", || Steady { pace: 1 })
+        .options_of("nightly_report", ServiceOptions::new().cron("30 2 * * *"))
+        .service_of::<Feed>("sensor_feed")
+        .service_fn("old_importer", || Steady { pace: 1 })
+        .options_of("old_importer", ServiceOptions::new().enabled(false));
+    for n in 1..=count.saturating_sub(6) {
+        builder = builder.service_fn(format!("worker_{n}"), move || Steady { pace: n % 23 });
+    }
+    let services = builder.start_all().await?;
+    if let Some(worker) = services.get("worker_2") {
+        worker.pause().await?;
+    }
+    if let Some(address) = services.admin_address() {
+        println!("http://{address}/");
+    }
+    services.until_shutdown().await
+}
