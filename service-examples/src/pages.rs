@@ -21,6 +21,7 @@ pages! {
     in_axum: "../../docs/in-axum.md"
     lifecycle: "../../docs/lifecycle.md"
     long_runs: "../../docs/long-runs.md"
+    many_at_once: "../../docs/many-at-once.md"
     many_of_a_kind: "../../docs/many-of-a-kind.md"
     operations: "../../docs/operations.md"
     readme: "../../README.md"

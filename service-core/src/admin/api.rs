@@ -1,13 +1,19 @@
-//! What can be read of services: health, runs, explanation, overrides, audit.
+//! What can be read of services: health, runs, explanation, overrides, audit, events.
 
-use std::time::SystemTime;
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_core::Stream;
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::app::{App, AppState};
 use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::events::EventsQuery;
 use crate::admin::input::{Asked, Parameters};
 use crate::observe::explain::Explanation;
 use crate::observe::health::ServiceHealth;
@@ -19,6 +25,8 @@ use crate::service::failure::FailureKind;
 /// The most entries of the audit in one answer.
 const MAX_AUDIT: u32 = 1_000;
 const DEFAULT_AUDIT: u32 = 100;
+/// How often a comment keeps a stream of events open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A run that has ended, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -131,4 +139,13 @@ impl AuditQuery {
 /// `GET /audit`
 pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>) -> ApiResult<Json<Vec<AuditEntry>>> {
     Ok(Json(app.audit(query.page()).await?))
+}
+
+/// `GET /events`
+pub(crate) async fn events(
+    State(app): AppState,
+    Asked(query): Asked<EventsQuery>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let stream = app.core.events.clone().read(app.registry.clone(), query);
+    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

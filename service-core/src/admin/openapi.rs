@@ -40,11 +40,7 @@ fn describe() -> OpenApi {
 fn paths() -> Paths {
     let mut paths = Paths::new();
     let mut add = |path: &str, method: HttpMethod, operation: Api| {
-        paths
-            .paths
-            .entry(path.to_owned())
-            .or_insert_with(PathItem::default)
-            .merge_operations(PathItem::new(method, operation.build()));
+        paths.paths.entry(path.to_owned()).or_default().merge_operations(PathItem::new(method, operation.build()));
     };
     let health = || reference("ServiceHealth");
     add(

@@ -79,11 +79,13 @@ impl TimeLimit {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
         let now = "current_setting('statement_timeout')";
+        // One text for every item, which is prepared once.
         let sql = format!(
             "SELECT {now} AS before, set_config('statement_timeout', CASE WHEN {now}::interval BETWEEN '1 microsecond' \
-             AND '{left} milliseconds' THEN {now} ELSE '{left}' END, true) AS applied"
+             AND ($1::text || ' milliseconds')::interval THEN {now} ELSE $1::text END, true) AS applied"
         );
-        if let Some(row) = tx.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await? {
+        let limit = Statement::from_sql_and_values(DbBackend::Postgres, sql, [left.to_string().into()]);
+        if let Some(row) = tx.query_one_raw(limit).await? {
             let _ = self.before.set(row.try_get("", "before")?);
         }
         Ok(())

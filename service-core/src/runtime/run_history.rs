@@ -43,6 +43,7 @@ pub(crate) struct RunHistory {
 }
 
 /// A run that has ended.
+#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) struct RunRecord {
     /// The number of the run, from 1.
@@ -53,6 +54,7 @@ pub(crate) struct RunRecord {
 }
 
 /// How a run has ended.
+#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) enum RunResult {
     Succeeded { processed: u64, failed: u64 },

@@ -1,4 +1,4 @@
-//! `compare engines | peers | growth | slow`: runs the contenders in turn, a new database and process for each run, and prints
+//! `compare engines | peers | growth | slow | latency`: runs the contenders in turn, a new database and process for each run, and prints
 //! a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how many runs each has, of how many rows.
 
 #[allow(dead_code, reason = "tests stop and start it too")]
@@ -27,6 +27,10 @@ struct Contender {
 const SERVICE: Contender = Contender { name: "service-core", workspace: "", program: "service" };
 const CONCURRENT: Contender = Contender { name: "service-core", workspace: "", program: "concurrent" };
 const BY_HAND: Contender = Contender { name: "by hand, sqlx", workspace: "", program: "by_hand" };
+const LATENCY: [Contender; 2] = [
+    Contender { name: "service-core", workspace: "", program: "latency" },
+    Contender { name: "graphile_worker", workspace: "", program: "graphile-latency" },
+];
 const PEERS: [Contender; 3] = [
     Contender { name: "graphile_worker", workspace: "", program: "graphile" },
     Contender { name: "apalis-postgres", workspace: "", program: "apalis" },
@@ -90,17 +94,25 @@ fn main() {
                     .to_vec()
             })
             .to_vec(),
-        _ => panic!("usage: compare engines | peers | growth | slow"),
+        "latency" => {
+            [1, 8].map(|workers| LATENCY.map(|contender| case(contender, Engine::Postgres, workers)).to_vec()).to_vec()
+        }
+        _ => panic!("usage: compare engines | peers | growth | slow | latency"),
     };
     let server = Postgres::start().expect("PostgreSQL");
     build("", &["-p", "own"]);
     if what == "peers" || what == "slow" {
         // One by one: built together, they would share the features of what they depend on.
         build("", &["-p", "apalis-bench"]);
+    }
+    if what == "peers" || what == "slow" || what == "latency" {
         build("", &["-p", "graphile-bench"]);
     }
     if what == "peers" {
         build("underway", &[]);
+    }
+    if what == "latency" {
+        return latency(&groups, runs, &server);
     }
     println!("| engine | workers | waiting | contender | rows/s (least–most) | ratio | CPU µs a row | of the server |");
     println!("|---|---|---|---|---|---|---|---|");
@@ -122,6 +134,32 @@ fn main() {
     }
 }
 
+/// Prints how long a row waits for its run: the medians of all runs' p50 and p99.
+fn latency(groups: &[Vec<Case>], runs: u64, server: &Postgres) {
+    println!("| workers | contender | from the commit, p50 ms | p99 ms | from sending the insert, p50 ms | p99 ms |");
+    println!("|---|---|---|---|---|---|");
+    for group in groups {
+        let mut taken = vec![Vec::new(); group.len()];
+        for _ in 0..runs {
+            for (case, taken) in group.iter().zip(&mut taken) {
+                taken.push(numbers(case, server));
+            }
+        }
+        for (case, taken) in group.iter().zip(&taken) {
+            let column = |at: usize| median(taken.iter().map(|run| run[at]).collect());
+            println!(
+                "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
+                case.workers,
+                case.contender.name,
+                column(0),
+                column(1),
+                column(2),
+                column(3)
+            );
+        }
+    }
+}
+
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
@@ -137,6 +175,12 @@ fn build(name: &str, options: &[&str]) {
 }
 
 fn run(case: &Case, server: &Postgres) -> Run {
+    let [rows, seconds, own, server] = numbers(case, server);
+    Run { rows, seconds, own, server }
+}
+
+/// Runs a contender, and returns the four numbers that it prints.
+fn numbers(case: &Case, server: &Postgres) -> [f64; 4] {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let url = match case.engine {
         Engine::Sqlite => format!("sqlite:{}?mode=rwc", dir.path().join("bench.db").display()),
@@ -153,8 +197,7 @@ fn run(case: &Case, server: &Postgres) -> Run {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let numbers: Vec<f64> = text.split_whitespace().map(|text| text.parse().expect("a number")).collect();
-    let [rows, seconds, own, server] = numbers.as_slice() else { panic!("{command:?}: {text}") };
-    Run { rows: *rows, seconds: *seconds, own: *own, server: *server }
+    numbers.try_into().unwrap_or_else(|_| panic!("{command:?}: {text}"))
 }
 
 /// PostgreSQL's first process.

@@ -3,7 +3,7 @@
 //! A contender is a program: `contender URL WORKERS WAITING ROWS`. It fills a new database with `WAITING` rows, works `ROWS` of
 //! them off, each with one insert into `effect`, and prints `rows seconds own-CPU-seconds server-CPU-seconds`.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,71 @@ impl Progress {
         let seconds = start.at.elapsed().as_secs_f64();
         let (own, server) = (own_seconds() - start.own, server_seconds() - start.server);
         println!("{} {seconds:.4} {own:.2} {server:.2}", self.done.load(Ordering::SeqCst) - start.done);
+    }
+}
+
+/// The pause before each insert of [`Latencies`], so that the workers are idle.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a row waits, from its insert's commit to the start of its run, while all workers are idle.
+pub struct Latencies(Vec<Mutex<Moments>>);
+
+#[derive(Clone, Copy, Default)]
+struct Moments {
+    sent: Option<Instant>,
+    committed: Option<Instant>,
+    started: Option<Instant>,
+}
+
+impl Latencies {
+    pub fn of(rows: u64) -> Self {
+        Self((0..=rows).map(|_| Mutex::default()).collect())
+    }
+
+    /// A worker begins with this row.
+    pub fn started(&self, row: i64) {
+        self.set(row, |moments| _ = moments.started.get_or_insert_with(Instant::now));
+    }
+
+    /// Inserts the rows one by one, each in a transaction of its own, and waits for each to be started.
+    pub async fn measure<E: std::fmt::Debug>(&self, insert: impl AsyncFn(i64) -> Result<(), E>) {
+        for row in 1..self.0.len() as i64 {
+            tokio::time::sleep(PAUSE).await;
+            self.set(row, |moments| moments.sent = Some(Instant::now()));
+            insert(row).await.expect("an insert");
+            self.set(row, |moments| moments.committed = Some(Instant::now()));
+            while self.moments(row).started.is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    /// Prints the latencies in milliseconds: from the commit, p50 and p99, and from sending the insert, p50 and p99.
+    pub fn report(&self) {
+        // The first rows open connections and prepare statements.
+        let rows: Vec<Moments> = (11..self.0.len() as i64).map(|row| self.moments(row)).collect();
+        let print = |from: fn(&Moments) -> Option<Instant>| {
+            let millis = |row: &Moments| {
+                let (from, started) = (from(row).expect("inserted"), row.started.expect("started"));
+                // The worker may begin before the answer to the commit arrives.
+                let before = from.saturating_duration_since(started).as_secs_f64();
+                (started.saturating_duration_since(from).as_secs_f64() - before) * 1e3
+            };
+            let mut all: Vec<f64> = rows.iter().map(millis).collect();
+            all.sort_by(f64::total_cmp);
+            print!("{:.3} {:.3} ", all[all.len() / 2], all[all.len() * 99 / 100]);
+        };
+        print(|row| row.committed);
+        print(|row| row.sent);
+        println!();
+    }
+
+    fn set(&self, row: i64, set: impl FnOnce(&mut Moments)) {
+        set(&mut self.0[row as usize].lock().expect("no panic"));
+    }
+
+    fn moments(&self, row: i64) -> Moments {
+        *self.0[row as usize].lock().expect("no panic")
     }
 }
 

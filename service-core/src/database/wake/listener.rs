@@ -62,7 +62,7 @@ struct Shared {
     is_listening: watch::Sender<bool>,
     /// A start waits for the connection: its services run anyway, so the first connection wakes none.
     start_waits: AtomicBool,
-    /// The problem that was reported last.
+    /// A problem was reported, and no notification has arrived since.
     reported: AtomicBool,
 }
 
@@ -111,9 +111,11 @@ impl Listener {
         self.task.start(runtime, || async move { shared.listen_always(direct, services).await });
     }
 
-    /// Waits until the listener is connected, for a limited time, if a service has topics. Called before services start.
+    /// Waits until the listener is connected, for a limited time, if a service has topics and no problem is known. Called before
+    /// services start.
     pub(crate) async fn until_listening(&self, services: &Services) {
         if self.shared.watcher.availability.is_down()
+            || self.shared.reported.load(Ordering::SeqCst)
             || !services.all().iter().any(|service| has_topics(&service.inner.lock()))
         {
             return;
@@ -159,7 +161,10 @@ impl Shared {
                             self.watcher.availability.name()
                         );
                     });
-                    tokio::time::sleep(SWALLOWED_WAIT).await;
+                    let again = Instant::now() + SWALLOWED_WAIT;
+                    while Instant::now() < again && services.strong_count() > 0 {
+                        tokio::time::sleep(CHECK_INTERVAL).await;
+                    }
                 }
                 Err(error) => {
                     debug!("the connection for notifications has ended, reconnecting: {error}");
@@ -233,8 +238,9 @@ impl Shared {
             };
             match event {
                 Event::Received(received) => {
-                    // Without a notification, the connection is lost.
-                    let Some(notification) = received? else { return Err(SqlxError::WorkerCrashed) };
+                    let Some(notification) = received? else {
+                        return Err(SqlxError::Io(std::io::ErrorKind::ConnectionAborted.into()));
+                    };
                     match self.notifier.received(notification.payload()) {
                         Received::Own => {
                             (heard, echo_due) = (true, None);
