@@ -36,7 +36,7 @@ use service_core::prelude::*;
 
 use crate::actor::Actor;
 use crate::blocker::Blocker;
-use crate::cast::{HOUR, Origin, pick};
+use crate::cast::{FIRST_INSTANCE, HOUR, INSTANCES, Origin, pick};
 use crate::model::Tally;
 use crate::quiet::hush;
 use crate::stage::Hooks;
@@ -69,6 +69,12 @@ async fn live(seed: u64, days: u64, hooks: &Hooks) -> Verdict {
     let bed = TestBed::at(wall).seed(seed).state(world.clone()).with(|mut builder| {
         for (service, part) in world.cast.iter().enumerate() {
             builder = match (part.blocking, part.long) {
+                // One registration stands for all of them.
+                _ if service == FIRST_INSTANCE => {
+                    let id = format!("s{service}");
+                    builder.set(format!("{id}.instances"), INSTANCES).service_of::<Actor>(&id)
+                }
+                _ if service > FIRST_INSTANCE => builder,
                 (_, Some(_)) => add(builder, &world, service, Streamer),
                 (true, None) => add(builder, &world, service, Blocker),
                 (false, None) => add(builder, &world, service, |actor| actor),

@@ -66,7 +66,7 @@ impl Access {
     }
 
     /// Whether the request needs the token.
-    fn needs_token(&self, method: &Method, path: &str) -> bool {
+    pub(crate) fn needs_token(&self, method: &Method, path: &str) -> bool {
         // The style sheet is for the page that asks for the token.
         let is_open = path.starts_with("/health/") || path == "/login" || path.starts_with("/assets/");
         let reads = matches!(*method, Method::GET | Method::HEAD);
@@ -87,6 +87,11 @@ impl Access {
     /// Whether this is the token.
     pub(crate) fn is_token(&self, sent: &str) -> bool {
         self.token.as_ref().is_some_and(|token| token.is(sent))
+    }
+
+    /// Whether the application's own server serves the interface.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.exposure == Exposure::Mounted
     }
 
     pub(crate) fn has_a_token(&self) -> bool {

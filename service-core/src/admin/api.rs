@@ -73,7 +73,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
     let Some(service) = app.registry.inner.services.get(id) else { return Vec::new() };
     let records: Vec<RunRecord> = {
         let state = service.inner.lock();
-        state.history.iter().flat_map(|history| history.recent.iter().rev().cloned()).collect()
+        state.history.iter().flat_map(|history| history.newest_first().cloned()).collect()
     };
     let clock = &service.inner.shared.clock;
     let show = |record: RunRecord| {
@@ -84,7 +84,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
         Run {
             run: record.run,
             started_at: clock.wall(record.started),
-            duration_ms: record.duration.as_secs_f64() * 1_000.0,
+            duration_ms: record.nanos as f64 / 1e6,
             succeeded,
             processed,
             failed,
@@ -146,6 +146,14 @@ pub(crate) async fn events(
     State(app): AppState,
     Asked(query): Asked<EventsQuery>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = app.core.events.clone().read(app.registry.clone(), query);
+    let (session, is_mounted) = (app.registry.session(), app.access.is_mounted());
+    let end = async move {
+        match is_mounted {
+            // The application's own server waits for the end of all answers before it stops.
+            true => session.closing().await,
+            false => std::future::pending().await,
+        }
+    };
+    let stream = app.core.events.clone().read(app.registry.clone(), query).take_until(Box::pin(end));
     Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

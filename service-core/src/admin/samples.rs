@@ -1,6 +1,6 @@
 //! [`WorkSamples`]: the last counts of the tables of work.
 //!
-//! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request on, and each count ends at
+//! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request of them on, and each count ends at
 //! 10,000.
 
 use std::collections::BTreeMap;
