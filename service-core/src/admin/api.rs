@@ -131,7 +131,8 @@ pub(crate) struct AuditQuery {
 impl AuditQuery {
     pub(crate) fn page(self) -> AuditPage {
         let limit = self.limit.unwrap_or(DEFAULT_AUDIT).min(MAX_AUDIT);
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        // PostgreSQL refuses a NUL in a text.
+        let given = |text: Option<String>| text.map(|text| text.replace('\0', "")).filter(|text| !text.is_empty());
         AuditPage { subject: given(self.subject), before: given(self.before), limit }
     }
 }

@@ -115,7 +115,8 @@ fn paths(access: &Access) -> Paths {
         Api::new("work", "The tables of work, with the counts of the last 30 s.")
             .ok(JSON, list(reference("WorkTable"))),
     );
-    let number = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build().into();
+    let number =
+        || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(u32::MAX)).build().into();
     let table = || parameter("table", ParameterIn::Path, text(), "The name of the table.");
     let failed = Api::new("failed_rows", "Failed rows of a table of work, with their errors.")
         .with(table())

@@ -103,7 +103,11 @@ pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> Api
                 "there are more than {MAX_KEYS} `keys`; use several requests, or `all`"
             )));
         }
-        (Some(keys), false) if !keys.is_empty() => Some(keys),
+        // PostgreSQL refuses a NUL in a text, and no key has one.
+        (Some(keys), false) if !keys.is_empty() => {
+            let has_none = |key: &Vec<String>| key.iter().all(|part| !part.contains('\0'));
+            Some(keys.into_iter().filter(has_none).collect::<Vec<_>>())
+        }
         (None, true) => None,
         _ => {
             return Err(ApiError::unusable(
