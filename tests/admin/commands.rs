@@ -81,6 +81,9 @@ async fn bodies_that_are_wrong_are_refused_with_the_reason() {
         assert!(answer.error().contains(why), "{body}: {answer:?}");
     }
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    // As `curl -d` sends it.
+    assert_eq!(site.send("POST", "/services/steady/wake", &form, r#"{"by": "ann"}"#).await.status, 200);
+    assert_eq!(site.get("/audit").await.json()[0]["by"], "ann");
     let answer = site.send("POST", "/services/steady/pause", &form, "by=ann&why=a+form").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(site.get("/audit").await.json()[0]["why"], "a form");

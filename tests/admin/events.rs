@@ -1,6 +1,7 @@
 //! `/events`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,8 +14,12 @@ struct Reader(BufReader<TcpStream>);
 
 impl Reader {
     async fn connect(site: &Site, path: &str) -> Self {
-        let mut stream = TcpStream::connect(site.address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", site.address);
+        Self::connect_to(site.address, path).await
+    }
+
+    async fn connect_to(address: SocketAddr, path: &str) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer s3cret\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut reader = Self(BufReader::new(stream));
         let mut head = String::new();
@@ -84,4 +89,21 @@ async fn the_streams_end_when_the_server_stops() {
     site.services.shutdown().await.ok();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     while reader.line().await.is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_mounted_router_does_not_keep_the_applications_server() {
+    let services = builder().admin_token("s3cret").build().await.unwrap();
+    services.start().await.unwrap();
+    let app = axum::Router::new().nest("/admin", service_core::admin::router(&services));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stopping = services.clone();
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stopping.stopping().await });
+    let served = tokio::spawn(async move { served.await });
+    let mut reader = Reader::connect_to(address, "/admin/events").await;
+    services.shutdown().await.ok();
+    while reader.line().await.is_some() {}
+    drop(reader);
+    tokio::time::timeout(Duration::from_secs(5), served).await.expect("the server ends").unwrap().unwrap();
 }

@@ -3,7 +3,7 @@
 use crate::site::{Site, raw};
 
 /// Every route, with a method that it has.
-const ROUTES: [(&str, &str); 24] = [
+const ROUTES: [(&str, &str); 25] = [
     ("GET", "/"),
     ("GET", "/login"),
     ("POST", "/login"),
@@ -28,6 +28,7 @@ const ROUTES: [(&str, &str); 24] = [
     ("POST", "/work/orders/retry"),
     ("GET", "/audit"),
     ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
 ];
 
 /// Parts of a path or a query that confuse programs.

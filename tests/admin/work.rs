@@ -91,7 +91,8 @@ async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
         assert_eq!(retry(wrong).await.status, 422);
     }
     assert_eq!(retry(json!({"keys": [["1", "2"]]})).await.status, 409);
-    let answer = retry(json!({"keys": [["70"], ["1"], ["5000"], ["80"], ["1' OR '1'='1"]], "by": "ann"})).await;
+    let answer =
+        retry(json!({"keys": [["70"], ["1"], ["5000"], ["80"], ["1\u{0}"], ["1' OR '1'='1"]], "by": "ann"})).await;
     assert_eq!((answer.status, answer.json()), (200, json!({"retried": 2})));
     assert_eq!(parcel().await["failed"], 68);
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
@@ -107,6 +108,8 @@ async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
         (&"retry".into(), &"bob".into(), &"a larger van".into())
     );
     assert_eq!(audit.as_array().unwrap().len(), 3);
+    assert_eq!(site.get("/audit?subject=a%00b&before=%00").await.status, 200);
+    assert_eq!(site.send("DELETE", "/services/steady/overrides/a%00b", &[], "").await.status, 404);
     assert_eq!(site.post("/work/other/retry", r#"{"all": true}"#).await.status, 404);
     assert_eq!(site.get("/work/other/failed").await.status, 404);
 }

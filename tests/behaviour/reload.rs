@@ -307,6 +307,11 @@ async fn the_section_of_a_type_reaches_all_of_its_services() {
     assert!(has_line(&logged, &parts) && services.list() == ["batcher_1", "batcher_2", "extra"], "{logged:?}");
     let named: usize = logged.lock().unwrap().iter().map(|line| line.matches("`instances`").count()).sum();
     assert_eq!(named, 1, "it is one change, not one of each service");
+    // `extra` is one service, whatever `instances` is.
+    logged.lock().unwrap().clear();
+    file.reload("[batcher]\ninstances = 2\nsize = 2\n[batcher_2]\nsize = 5\n[extra]\nenabled = false").await.unwrap();
+    let line = logged.lock().unwrap().iter().find(|line| line.contains("need a restart")).unwrap().clone();
+    assert!(line.contains("`enabled` of service `extra` (") && !line.contains("`instances`"), "{line}");
 }
 
 #[tokio::test(start_paused = true)]

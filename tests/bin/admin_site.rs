@@ -33,7 +33,7 @@ struct Failing {
 impl Failing {
     async fn update(&mut self, cx: &Context) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(30)).await;
-        if cx.run_number() % self.every == 0 { Err(Error::msg(self.text)) } else { Ok(()) }
+        if cx.run_number().is_multiple_of(self.every) { Err(Error::msg(self.text)) } else { Ok(()) }
     }
 }
 

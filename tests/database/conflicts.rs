@@ -174,14 +174,15 @@ async fn a_row_whose_connection_ends_at_the_commit_is_found_and_charged() {
         jobs(&bench.db, 5).await;
         let database = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT current_database() AS name");
         let name: String = bench.db.query_one_raw(database).await.unwrap().unwrap().try_get("", "name").unwrap();
-        let limit = format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '300ms'");
+        let limit = format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '1s'");
         bench.db.execute_unprepared(&limit).await.unwrap();
         // New connections have the limit.
         let service_db = ServiceDb::new(service_core::database::connect(&bench.url).await.unwrap(), "worker");
         let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
             effect(tx, job.id).await?;
             if job.id == 2 {
-                tokio::time::sleep(Duration::from_millis(700)).await;
+                // Other rows stay below the limit on a busy machine, too.
+                tokio::time::sleep(Duration::from_secs(2)).await;
             }
             Ok(())
         };
@@ -196,7 +197,7 @@ async fn a_row_whose_connection_ends_at_the_commit_is_found_and_charged() {
             if crate::tables::job(&bench.db, 2).await.attempts > 0 {
                 break;
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "{each}");
+            assert!(begun.elapsed() < Duration::from_secs(60), "{each}");
         }
         for _ in 0..6 {
             let _ = work(&service_db, each, process).await.unwrap();

@@ -79,7 +79,7 @@ impl Actor {
         Ok(Self::new(world, me))
     }
 
-    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+    pub(crate) async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         let (world, me) = (self.world.clone(), self.me);
         world.say(me, What::Began { instance: self.serial, run: cx.run_number() });
         let _left = Left { world: &world, me, instance: self.serial };

@@ -9,6 +9,9 @@ use crate::fires::{self, CRONS, Fires, ZONES};
 use crate::trace::Ms;
 
 pub(crate) const SERVICES: usize = 50;
+/// The last services are instances of one registration.
+pub(crate) const FIRST_INSTANCE: usize = SERVICES - INSTANCES;
+pub(crate) const INSTANCES: usize = 4;
 pub(crate) const SECOND: Ms = 1000;
 pub(crate) const MINUTE: Ms = 60 * SECOND;
 pub(crate) const HOUR: Ms = 60 * MINUTE;
@@ -107,10 +110,26 @@ pub(crate) fn cast(rng: &mut Rng, start: i64, days: u64) -> Vec<Part> {
     (0..SERVICES).map(|index| part(index, rng, start, days)).collect()
 }
 
+/// Returns the id of a service.
+pub(crate) fn id(index: usize) -> String {
+    match index.checked_sub(FIRST_INSTANCE) {
+        None => format!("s{index:02}"),
+        Some(number) => format!("s{FIRST_INSTANCE}_{}", number + 1),
+    }
+}
+
+/// Returns the service with this id.
+pub(crate) fn index(id: &str) -> Option<usize> {
+    let (first, number) = id.strip_prefix('s')?.split_once('_').unwrap_or((&id[1..], "1"));
+    Some(first.parse::<usize>().ok()? + number.parse::<usize>().ok()? - 1)
+}
+
 fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
     let period = period(index, rng);
     let chance = |rng: &mut Rng, percent: u32| rng.u32(0..100) < percent;
+    let is_instance = index >= FIRST_INSTANCE;
     let origin = match rng.u32(0..10) {
+        _ if is_instance => Origin::Configure,
         0 => Origin::ReadyMade,
         1..4 => Origin::Closure,
         _ => Origin::Configure,
@@ -137,7 +156,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
             (Schedule::Cron(cron, zone), fires::all(cron, ZONES[zone], start, days + 10))
         }
         33..41 => (Schedule::OnDemand, Fires::default()),
-        41..53 => (Schedule::Long, Fires::default()),
+        41..53 if !is_instance => (Schedule::Long, Fires::default()),
         _ => (Schedule::Interval(period), Fires::default()),
     };
     let wake_on = match schedule {
@@ -158,10 +177,10 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
     });
     let is_long = long.is_some();
     let jitter = if chance(rng, 25) { rng.u64(1..=period / 4) } else { 0 };
-    let blocking = !is_long && chance(rng, 12);
+    let blocking = !is_long && !is_instance && chance(rng, 12);
     let short = |rng: &mut Rng| *pick(rng, &[5, 20, 20, 60]);
     Part {
-        id: format!("s{index:02}"),
+        id: id(index),
         origin,
         schedule,
         // Less than the time between two fires.

@@ -17,6 +17,7 @@ mod blocker;
 mod cast;
 mod fires;
 mod found;
+mod member;
 mod model;
 mod operator;
 mod plan;
@@ -36,7 +37,8 @@ use service_core::prelude::*;
 
 use crate::actor::Actor;
 use crate::blocker::Blocker;
-use crate::cast::{HOUR, Origin, pick};
+use crate::cast::{FIRST_INSTANCE, HOUR, Origin, pick};
+use crate::member::Member;
 use crate::model::Tally;
 use crate::quiet::hush;
 use crate::stage::Hooks;
@@ -69,6 +71,9 @@ async fn live(seed: u64, days: u64, hooks: &Hooks) -> Verdict {
     let bed = TestBed::at(wall).seed(seed).state(world.clone()).with(|mut builder| {
         for (service, part) in world.cast.iter().enumerate() {
             builder = match (part.blocking, part.long) {
+                // One registration stands for all of them.
+                _ if service == FIRST_INSTANCE => builder.service_of::<Member>(Member::ID),
+                _ if service > FIRST_INSTANCE => builder,
                 (_, Some(_)) => add(builder, &world, service, Streamer),
                 (true, None) => add(builder, &world, service, Blocker),
                 (false, None) => add(builder, &world, service, |actor| actor),

@@ -8,7 +8,8 @@ use service_core::prelude::*;
 
 use crate::actor::Actor;
 use crate::blocker::Blocker;
-use crate::cast::{HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, TOPICS, pick};
+use crate::cast::{FIRST_INSTANCE, HOUR, MINUTE, Origin, SECOND, SERVICES, Schedule, TOPICS, pick};
+use crate::member::Member;
 use crate::streamer::Streamer;
 use crate::trace::{Answer, Ask, Ms, What, millis};
 use crate::world::World;
@@ -110,6 +111,7 @@ async fn perform_for_all(world: &Arc<World>, service: usize, ask: Ask) {
 async fn register(world: &Arc<World>, service: usize) -> Result<()> {
     let (registry, part) = (world.registry(), &world.cast[service]);
     match (part.blocking, part.long) {
+        _ if service >= FIRST_INSTANCE => register_as(&registry, world, service, Member).await,
         (_, Some(_)) => register_as(&registry, world, service, Streamer).await,
         (true, None) => register_as(&registry, world, service, Blocker).await,
         (false, None) => register_as(&registry, world, service, |actor| actor).await,

@@ -11,7 +11,7 @@ use service_core::prelude::*;
 use service_core::{ServiceEvent, ServiceEventKind};
 use tokio::time::Instant;
 
-use crate::cast::{HOUR, Part};
+use crate::cast::{self, HOUR, Part};
 use crate::model::{Model, Tally};
 use crate::stage::Stage;
 use crate::trace::{Answer, Ask, Line, Ms, Trace, What, millis};
@@ -96,7 +96,7 @@ impl World {
     }
 
     pub(crate) fn index(&self, id: &str) -> usize {
-        id.trim_start_matches('s').parse().expect("ids are an `s` and a number")
+        cast::index(id).expect("`cast` has made all ids")
     }
 
     pub(crate) fn next_serial(&self) -> u32 {

@@ -1,29 +1,17 @@
-//! Who may do what: the token, other sites, other hosts; and the limits of a request's body.
+//! Who may do what: the token, other sites, other hosts.
 //!
 //! The tricky part is a browser. A page of another site can make it send requests to a loopback address, or point a host name
 //! of its own at it. So on loopback only loopback's host names are answered, and requests that another site began are refused.
 
-use std::time::Duration;
-
-use axum::RequestExt;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use cookie::{Cookie, SameSite};
 use subtle::ConstantTimeEq;
 
-use crate::admin::app::SharedApp;
 use crate::admin::error::ApiError;
-use crate::admin::pages;
 use crate::service::secret::Secret;
 
-/// The largest body of a request, in bytes.
-const MAX_BODY: usize = 64 * 1024;
-/// How long a body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The name of the cookie that holds the token.
 const COOKIE: &str = "service_admin";
 
@@ -53,6 +41,7 @@ pub(crate) enum Exposure {
     Mounted,
 }
 
+/// Who may do what.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     exposure: Exposure,
@@ -71,8 +60,13 @@ impl Access {
         Self { exposure, token }
     }
 
+    /// Whether the sender may see details.
+    pub(crate) fn is_trusted(&self, headers: &HeaderMap) -> bool {
+        self.exposure == Exposure::Loopback || self.has_token(headers)
+    }
+
     /// Whether the request needs the token.
-    fn needs_token(&self, method: &Method, path: &str) -> bool {
+    pub(crate) fn needs_token(&self, method: &Method, path: &str) -> bool {
         // The style sheet is for the page that asks for the token.
         let is_open = path.starts_with("/health/") || path == "/login" || path.starts_with("/assets/");
         let reads = matches!(*method, Method::GET | Method::HEAD);
@@ -90,16 +84,22 @@ impl Access {
             || cookies(headers).any(|cookie| cookie.name() == COOKIE && token.is(cookie.value()))
     }
 
-    /// Whether somebody can log in.
+    /// Whether this is the token.
     pub(crate) fn is_token(&self, sent: &str) -> bool {
         self.token.as_ref().is_some_and(|token| token.is(sent))
+    }
+
+    /// Whether the application's own server serves the interface.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.exposure == Exposure::Mounted
     }
 
     pub(crate) fn has_a_token(&self) -> bool {
         self.token.is_some()
     }
 
-    fn refusal(&self, request: &Request) -> Option<ApiError> {
+    /// Returns why the request is refused, if it is.
+    pub(crate) fn refusal(&self, request: &Request) -> Option<ApiError> {
         let (headers, path) = (request.headers(), request.uri().path());
         if self.exposure == Exposure::Loopback && !is_loopback_host(headers) {
             let why = "this address only answers requests for `localhost` and loopback addresses (header Host)";
@@ -147,11 +147,16 @@ fn is_loopback_host(headers: &HeaderMap) -> bool {
     address.map_or_else(|_| name == "localhost" || name.ends_with(".localhost"), |address| address.is_loopback())
 }
 
+/// Whether this is the path of a page, not of the API.
+pub(crate) fn is_page(path: &str) -> bool {
+    path == "/" || path == "/login" || path.starts_with("/ui/")
+}
+
 /// Whether a user follows a link to a page. That changes nothing, and shows nothing to the site of the link.
 fn is_link(request: &Request) -> bool {
     let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|sent| sent == value);
     request.method() == Method::GET
-        && pages::is_page(request.uri().path())
+        && is_page(request.uri().path())
         && !request.headers().contains_key(header::ORIGIN)
         && is("sec-fetch-mode", "navigate")
         && is("sec-fetch-dest", "document")
@@ -168,61 +173,4 @@ fn is_same_site(headers: &HeaderMap) -> bool {
         let authority = origin.as_ref().and_then(Uri::authority);
         authority.is_some_and(|origin| host.as_ref().is_some_and(|host| host == origin))
     })
-}
-
-/// Refuses a request, or passes it on with its whole body.
-pub(crate) async fn guard(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
-    let (headers, uri) = (request.headers().clone(), request.uri().clone());
-    let refusal = app.access.refusal(&request);
-    let mut response = match refusal {
-        Some(refusal) if refusal.status == StatusCode::UNAUTHORIZED && pages::is_page(uri.path()) => {
-            pages::login_page(&app, &request, Some("Log in to see this page."), StatusCode::UNAUTHORIZED)
-        }
-        Some(refusal) => refusal.into_response(),
-        None => {
-            let is_trusted = app.access.exposure == Exposure::Loopback || app.access.has_token(&headers);
-            request.extensions_mut().insert(Caller { is_trusted });
-            match with_whole_body(request).await {
-                Ok(request) => next.run(request).await,
-                Err(refusal) => refusal.into_response(),
-            }
-        }
-    };
-    protect(response.headers_mut());
-    response
-}
-
-/// Reads the body, so that a slow or large one never reaches a handler.
-async fn with_whole_body(mut request: Request) -> Result<Request, ApiError> {
-    let body = std::mem::take(request.body_mut());
-    let mut limited = Request::new(body);
-    DefaultBodyLimit::max(MAX_BODY).apply(&mut limited);
-    let read = Bytes::from_request(limited.with_limited_body(), &());
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(bytes)) => {
-            *request.body_mut() = Body::from(bytes);
-            Ok(request)
-        }
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB"))
-        }
-        Ok(Err(rejection)) => Err(ApiError::new(StatusCode::BAD_REQUEST, rejection.body_text())),
-        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 10 s")),
-    }
-}
-
-/// Adds the headers by which a browser protects pages.
-fn protect(headers: &mut HeaderMap) {
-    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
-                          form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-    let fixed = [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "same-origin"),
-    ];
-    for (name, value) in fixed {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }

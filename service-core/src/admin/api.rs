@@ -1,13 +1,19 @@
-//! What can be read of services: health, runs, explanation, overrides, audit.
+//! What can be read of services: health, runs, explanation, overrides, audit, events.
 
-use std::time::SystemTime;
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_core::Stream;
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::app::{App, AppState};
 use crate::admin::error::{ApiError, ApiResult};
+use crate::admin::events::EventsQuery;
 use crate::admin::input::{Asked, Parameters};
 use crate::observe::explain::Explanation;
 use crate::observe::health::ServiceHealth;
@@ -19,6 +25,8 @@ use crate::service::failure::FailureKind;
 /// The most entries of the audit in one answer.
 const MAX_AUDIT: u32 = 1_000;
 const DEFAULT_AUDIT: u32 = 100;
+/// How often a comment keeps a stream of events open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A run that has ended, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -65,7 +73,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
     let Some(service) = app.registry.inner.services.get(id) else { return Vec::new() };
     let records: Vec<RunRecord> = {
         let state = service.inner.lock();
-        state.history.iter().flat_map(|history| history.recent.iter().rev().cloned()).collect()
+        state.history.iter().flat_map(|history| history.newest_first().cloned()).collect()
     };
     let clock = &service.inner.shared.clock;
     let show = |record: RunRecord| {
@@ -76,7 +84,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
         Run {
             run: record.run,
             started_at: clock.wall(record.started),
-            duration_ms: record.duration.as_secs_f64() * 1_000.0,
+            duration_ms: record.nanos as f64 / 1e6,
             succeeded,
             processed,
             failed,
@@ -123,7 +131,8 @@ pub(crate) struct AuditQuery {
 impl AuditQuery {
     pub(crate) fn page(self) -> AuditPage {
         let limit = self.limit.unwrap_or(DEFAULT_AUDIT).min(MAX_AUDIT);
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        // PostgreSQL refuses a NUL in a text.
+        let given = |text: Option<String>| text.map(|text| text.replace('\0', "")).filter(|text| !text.is_empty());
         AuditPage { subject: given(self.subject), before: given(self.before), limit }
     }
 }
@@ -131,4 +140,21 @@ impl AuditQuery {
 /// `GET /audit`
 pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>) -> ApiResult<Json<Vec<AuditEntry>>> {
     Ok(Json(app.audit(query.page()).await?))
+}
+
+/// `GET /events`
+pub(crate) async fn events(
+    State(app): AppState,
+    Asked(query): Asked<EventsQuery>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let (session, is_mounted) = (app.registry.session(), app.access.is_mounted());
+    let end = async move {
+        match is_mounted {
+            // The application's own server waits for the end of all answers before it stops.
+            true => session.closing().await,
+            false => std::future::pending().await,
+        }
+    };
+    let stream = app.core.events.clone().read(app.registry.clone(), query).take_until(Box::pin(end));
+    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

@@ -1,21 +1,15 @@
-//! [`App`]: what every handler needs, and the routes. [`Core`]: what all servers of one registry share.
+//! [`App`]: what every handler needs. [`Core`]: what all servers of one registry share.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::middleware;
-use axum::routing::{get, post, put};
 
-use crate::admin::access::{self, Access};
+use crate::admin::access::Access;
 use crate::admin::error::{ApiError, ApiResult};
-use crate::admin::events::{self, Events};
-use crate::admin::settings::RenderMetrics;
-use crate::admin::work::{self, WorkSamples};
-use crate::admin::{api, commands, health, metrics, openapi, pages};
+use crate::admin::events::Events;
+use crate::admin::samples::WorkSamples;
 use crate::log::{info, warn};
 use crate::registry::handle::ServiceHandle;
 use crate::registry::service_registry::ServiceRegistry;
@@ -26,6 +20,9 @@ use crate::service::error::{Error, Result};
 const AUDIT_IN_MEMORY: usize = 1_000;
 /// How long a command waits for the database before its entry is only kept in memory.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Renders metrics as Prometheus text.
+pub(crate) type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 /// What all servers of one registry share.
 pub(crate) struct Core {
@@ -63,43 +60,6 @@ pub(crate) type SharedApp = Arc<App>;
 impl App {
     pub(crate) fn new(registry: ServiceRegistry, core: Arc<Core>, access: Access) -> SharedApp {
         Arc::new(Self { registry, core, access })
-    }
-
-    pub(crate) fn router(self: Arc<Self>) -> Router {
-        Router::new()
-            .route("/", get(pages::services))
-            .route("/ui/services", get(pages::services))
-            .route("/login", get(pages::login).post(pages::log_in))
-            .route("/ui/services/{id}", get(pages::service))
-            .route("/ui/services/{id}/commands", post(pages::command))
-            .route("/ui/services/{id}/overrides", post(pages::change_override))
-            .route("/ui/work", get(pages::work))
-            .route("/ui/work/{table}", get(pages::failed_rows))
-            .route("/ui/work/{table}/retry", post(pages::retry))
-            .route("/ui/audit", get(pages::audit))
-            .route("/assets/{name}", get(pages::asset))
-            .route("/health/live", get(health::live))
-            .route("/health/ready", get(health::ready))
-            .route("/services", get(api::services))
-            .route("/services/{id}", get(api::service))
-            .route("/services/{id}/runs", get(api::runs))
-            .route("/services/{id}/explain", get(api::explain))
-            .route("/services/{id}/overrides", get(api::overrides))
-            .route("/services/{id}/overrides/{key}", put(commands::put_override).delete(commands::delete_override))
-            .route("/services/{id}/{action}", post(commands::command))
-            .route("/work", get(work::tables))
-            .route("/work/{table}/failed", get(work::failed))
-            .route("/work/{table}/retry", post(work::retry))
-            .route("/audit", get(api::audit))
-            .route("/events", get(events::events))
-            .route("/metrics", get(metrics::metrics))
-            .route("/openapi.json", get(openapi::document))
-            .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is no such page"))
-            .method_not_allowed_fallback(async || {
-                ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this page has no such method")
-            })
-            .layer(middleware::from_fn_with_state(self.clone(), access::guard))
-            .with_state(self)
     }
 
     /// Returns a service.

@@ -232,7 +232,8 @@ pub(crate) async fn remove_override(app: &SharedApp, id: &str, key: &str, author
     let handle = app.service(id)?;
     let store = store(app)?;
     let (by, why) = author.checked()?;
-    let (shared, key) = (app.clone(), key.to_owned());
+    // PostgreSQL refuses a NUL in a text.
+    let (shared, key) = (app.clone(), key.replace('\0', " "));
     let work = async move {
         let removed = store.remove_override(&shared.registry.inner.services, handle.id(), &key).await;
         if !removed.map_err(|error| ApiError::unavailable(&error))? {

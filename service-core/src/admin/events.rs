@@ -1,11 +1,10 @@
-//! `GET /events`: the events of services, as server-sent events.
+//! [`Events`]: the events of services, as server-sent events for all readers.
 //!
 //! Services may run thousands of times a second, so their events are coalesced: of each service at most one message a second is
 //! sent. One task collects the events for all readers, and only while there are readers. It does not wait for events, it looks
 //! for them ten times a second: so an event wakes no thread. A reader that is far behind is told so, and dropped.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll, Waker};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::response::Sse;
-use axum::response::sse::{Event, KeepAlive};
+use axum::response::sse::Event;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::future::{self, Either};
@@ -24,8 +21,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::admin::app::AppState;
-use crate::admin::input::Asked;
 use crate::observe::health::ServiceHealth;
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
@@ -38,7 +33,6 @@ const COALESCE: Duration = Duration::from_secs(1);
 const BACKLOG: usize = 100;
 /// How many earlier events a message has at most.
 const MAX_EARLIER: usize = 20;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The messages of one look.
 type Frame = Arc<Vec<Message>>;
@@ -95,15 +89,6 @@ pub(crate) struct EventsQuery {
     health: bool,
 }
 
-/// `GET /events`
-pub(crate) async fn events(
-    State(app): AppState,
-    Asked(query): Asked<EventsQuery>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = app.core.events.clone().read(app.registry.clone(), query);
-    Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-}
-
 impl Events {
     /// Ends all streams. Later ones are possible.
     pub(crate) fn close(&self) {
@@ -111,7 +96,8 @@ impl Events {
         let _ = self.closed.send(());
     }
 
-    fn read(
+    /// Returns the messages for a new reader.
+    pub(crate) fn read(
         self: Arc<Self>,
         registry: ServiceRegistry,
         query: EventsQuery,
@@ -314,5 +300,102 @@ impl Pending {
             event: content(None).ok()?,
             with_health: with_health.transpose().ok()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::AtomicU64;
+
+    use axum::response::{IntoResponse, Sse};
+
+    use super::*;
+
+    fn event(kind: ServiceEventKind) -> ServiceEvent {
+        ServiceEvent { service_id: Arc::from("job"), at: std::time::SystemTime::UNIX_EPOCH, kind }
+    }
+
+    /// Events that a test has sent.
+    struct Sent(std::vec::IntoIter<ServiceEvent>);
+
+    impl Stream for Sent {
+        type Item = ServiceEvent;
+
+        fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut Task<'_>) -> Poll<Option<ServiceEvent>> {
+            self.0.next().map_or(Poll::Pending, |event| Poll::Ready(Some(event)))
+        }
+    }
+
+    async fn collector(events: Vec<ServiceEvent>) -> Collector<Sent> {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        Collector { registry, events: Sent(events.into_iter()), pending: HashMap::new() }
+    }
+
+    /// The text that a reader gets.
+    async fn text(messages: Vec<Event>) -> String {
+        let body = Sse::new(stream::iter(messages.into_iter().map(Ok::<_, Infallible>))).into_response().into_body();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("it is in memory");
+        String::from_utf8(bytes.to_vec()).expect("it is JSON")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_has_the_latest_event_and_those_before_it_and_failures_are_not_left_out() {
+        let run = |run| event(ServiceEventKind::RunStarted { run });
+        let mut events: Vec<_> = (1..=10).map(run).collect();
+        events.push(event(ServiceEventKind::Aborted));
+        events.extend((11..=50).map(run));
+        let mut collector = collector(events).await;
+        let messages = collector.look(&Events::default());
+        assert_eq!(messages.len(), 1);
+        let text = text(messages.into_iter().map(|message| message.event).collect()).await;
+        let data: serde_json::Value = serde_json::from_str(text.trim().trim_start_matches("data: ")).expect("JSON");
+        assert_eq!((&data["event"], &data["run"]), (&"run_started".into(), &50.into()));
+        let earlier = data["earlier"].as_array().expect("a list");
+        assert_eq!((earlier.len(), &data["omitted"]), (20, &30.into()));
+        assert_eq!((&earlier[0]["event"], &earlier[1]["run"]), (&"aborted".into(), &31.into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_has_at_most_one_message_a_second() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        let mut collector = Collector { registry, events: Sent(Vec::new().into_iter()), pending: HashMap::new() };
+        let (readers, mut sent) = (Events::default(), 0);
+        for _ in 0..100 {
+            collector.events = Sent(vec![event(ServiceEventKind::Aborted)].into_iter());
+            sent += collector.look(&readers).len();
+            tokio::time::advance(LOOK_EVERY).await;
+        }
+        assert_eq!(sent, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_read_is_told_and_dropped() {
+        let registry = ServiceRegistry::builder().without_discovered().build().await.expect("there are no services");
+        let readers = Arc::new(Events::default());
+        let slow = readers.clone().read(registry.clone(), EventsQuery::default());
+        let fast = readers.clone().read(registry.clone(), EventsQuery::default());
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = read.clone();
+        let reading = tokio::spawn(async move {
+            let mut fast = std::pin::pin!(fast);
+            while fast.next().await.is_some() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for n in 0..150_u64 {
+            let id = Arc::from(format!("job_{n}").as_str());
+            let kind = ServiceEventKind::Aborted;
+            let at = std::time::SystemTime::UNIX_EPOCH;
+            registry.inner.services.shared.events.send(ServiceEvent { service_id: id, at, kind });
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let all: Vec<Event> = slow.collect().await;
+        let text = text(all).await;
+        assert!(text.trim_end().ends_with("connect again\"}") && text.contains("event: dropped"), "{text}");
+        // One message and the comment at the start.
+        assert_eq!(read.load(Ordering::Relaxed), 151);
+        readers.close();
+        reading.await.expect("the stream ends");
     }
 }

@@ -27,24 +27,23 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Input<T> 
     async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_form = content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
-        if is_form {
-            let form = Form::<T>::from_request(request, state).await;
-            return form
-                .map(|Form(value)| Self(value))
-                .map_err(|error| ApiError::new(error.status(), error.body_text()));
+        let (parts, body) = request.into_parts();
+        let read = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
+        let body = read.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
+        let start = body.trim_ascii_start();
+        // `curl -d '{"by": "ann"}'` sends JSON as a form. A list would be taken for the fields of a struct in their order.
+        match start.first() {
+            None => Ok(Self(T::default())),
+            Some(b'{') => {
+                let json = Json::<T>::from_bytes(&body);
+                json.map(|Json(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
+            }
+            Some(_) if is_form => {
+                let form = Form::<T>::from_request(Request::from_parts(parts, body.into()), state).await;
+                form.map(|Form(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
+            }
+            Some(_) => Err(ApiError::unusable("the body is not a JSON object")),
         }
-        let refused =
-            |error: axum::extract::rejection::BytesRejection| ApiError::new(error.status(), error.body_text());
-        let body = Bytes::from_request(request, state).await.map_err(refused)?;
-        if body.trim_ascii().is_empty() {
-            return Ok(Self(T::default()));
-        }
-        // A list would be taken for the fields of a struct in their order.
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(ApiError::unusable("the body is not a JSON object"));
-        }
-        let json = Json::<T>::from_bytes(&body);
-        json.map(|Json(value)| Self(value)).map_err(|error| ApiError::new(error.status(), error.body_text()))
     }
 }
 

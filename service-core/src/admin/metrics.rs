@@ -25,6 +25,7 @@ const RESERVED: [&str; 6] = ["kind", "le", "name", "service", "state", "status"]
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): AppState) -> Response {
+    app.core.samples.keep_sampling(&app.registry);
     let families = families(&app);
     let mut text = match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => text,
@@ -165,7 +166,7 @@ impl Families {
         let counted = DURATIONS.iter().zip(history.durations).map(|(bound, count)| {
             total += count;
             let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound.as_secs_f64());
+            bucket.set_upper_bound(*bound as f64 / 1e9);
             bucket.set_cumulative_count(total);
             bucket
         });
@@ -173,7 +174,7 @@ impl Families {
         let mut histogram = Histogram::default();
         histogram.set_bucket(buckets);
         histogram.set_sample_count(history.durations.iter().sum());
-        histogram.set_sample_sum(history.total_duration.as_secs_f64());
+        histogram.set_sample_sum(history.total_nanos as f64 / 1e9);
         self.add(name, help, MetricType::HISTOGRAM, labels, |metric| metric.set_histogram(histogram));
     }
 

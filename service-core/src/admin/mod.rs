@@ -41,11 +41,14 @@ mod app;
 mod commands;
 mod error;
 mod events;
+mod guard;
 mod health;
 mod input;
 mod metrics;
 mod openapi;
 mod pages;
+mod routes;
+mod samples;
 mod server;
 mod settings;
 mod work;
@@ -80,7 +83,7 @@ use crate::registry::service_registry::ServiceRegistry;
 pub fn router(services: &ServiceRegistry) -> Router {
     let admin = Admin::of(services);
     admin.core.activate(services);
-    App::new(services.clone(), admin.core.clone(), Access::new(Exposure::Mounted, admin.token.clone())).router()
+    routes::router(App::new(services.clone(), admin.core.clone(), Access::new(Exposure::Mounted, admin.token.clone())))
 }
 
 impl RegistryBuilder {

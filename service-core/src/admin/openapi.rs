@@ -1,6 +1,8 @@
 //! `GET /openapi.json`: the OpenAPI 3.1 description of the interface, without its pages.
 
 use axum::Json;
+use axum::extract::State;
+use axum::http::Method;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{
@@ -12,6 +14,8 @@ use utoipa::openapi::{
     Required, ResponseBuilder,
 };
 
+use crate::admin::access::Access;
+use crate::admin::app::AppState;
 use crate::admin::commands::Command;
 use crate::observe::health::HealthStatus;
 use crate::service::state::ServiceState;
@@ -23,28 +27,28 @@ const TEXT: &str = "text/plain";
 const EVENTS: &str = "text/event-stream";
 
 /// `GET /openapi.json`
-pub(crate) async fn document() -> Json<OpenApi> {
-    Json(describe())
+pub(crate) async fn document(State(app): AppState) -> Json<OpenApi> {
+    Json(describe(&app.access))
 }
 
-fn describe() -> OpenApi {
+/// Describes the interface as it is served: which operations need the token depends on how it can be reached.
+fn describe(access: &Access) -> OpenApi {
     let info = InfoBuilder::new()
         .title("service-core")
         .description(Some("Operates the services of a program."))
         .version(env!("CARGO_PKG_VERSION"));
-    OpenApiBuilder::new().info(info).paths(paths()).components(Some(components())).build()
+    OpenApiBuilder::new().info(info).paths(paths(access)).components(Some(components())).build()
 }
 
 // ── paths ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn paths() -> Paths {
+fn paths(access: &Access) -> Paths {
     let mut paths = Paths::new();
     let mut add = |path: &str, method: HttpMethod, operation: Api| {
-        paths
-            .paths
-            .entry(path.to_owned())
-            .or_insert_with(PathItem::default)
-            .merge_operations(PathItem::new(method, operation.build()));
+        let reads = matches!(method, HttpMethod::Get);
+        let needs_token = access.needs_token(if reads { &Method::GET } else { &Method::POST }, path);
+        let item = PathItem::new(method, operation.build(needs_token));
+        paths.paths.entry(path.to_owned()).or_default().merge_operations(item);
     };
     let health = || reference("ServiceHealth");
     add(
@@ -111,7 +115,8 @@ fn paths() -> Paths {
         Api::new("work", "The tables of work, with the counts of the last 30 s.")
             .ok(JSON, list(reference("WorkTable"))),
     );
-    let number = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build().into();
+    let number =
+        || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(u32::MAX)).build().into();
     let table = || parameter("table", ParameterIn::Path, text(), "The name of the table.");
     let failed = Api::new("failed_rows", "Failed rows of a table of work, with their errors.")
         .with(table())
@@ -161,12 +166,9 @@ struct Api {
 }
 
 impl Api {
-    /// Every operation may need the token, and refuses other sites.
+    /// Every operation refuses other sites.
     fn new(id: &str, summary: &str) -> Self {
-        let operation = OperationBuilder::new()
-            .operation_id(Some(id))
-            .summary(Some(summary))
-            .security(SecurityRequirement::new::<_, [&str; 0], &str>(TOKEN, []));
+        let operation = OperationBuilder::new().operation_id(Some(id)).summary(Some(summary));
         let errors = [
             (401, "The token is missing or wrong."),
             (403, "The request comes from another site, or is for another host."),
@@ -224,8 +226,11 @@ impl Api {
         self.respond(422, "The body cannot be used; the reason says why.", JSON, reference("Error")).bad_request()
     }
 
-    fn build(self) -> Operation {
-        self.operation.build()
+    fn build(self, needs_token: bool) -> Operation {
+        match needs_token {
+            true => self.operation.security(SecurityRequirement::new::<_, [&str; 0], &str>(TOKEN, [])).build(),
+            false => self.operation.build(),
+        }
     }
 }
 

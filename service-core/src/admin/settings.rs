@@ -6,16 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::admin::access::{Access, Exposure, Token};
-use crate::admin::app::{App, Core};
+use crate::admin::app::{App, Core, RenderMetrics};
+use crate::admin::routes;
 use crate::admin::server::Server;
 use crate::log::info;
-use crate::registry::companion::{Companion, CompanionBuilder, CompanionSettings};
-use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::companion::{CompanionBuilder, CompanionSettings};
+use crate::registry::service_registry::{Companion, ServiceRegistry};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
-
-/// Renders metrics as Prometheus text.
-pub(crate) type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 /// What the builder sets.
 #[derive(Default)]
@@ -90,7 +88,7 @@ impl Admin {
         let exposure = if address.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
         self.core.activate(registry);
         let app = App::new(registry.clone(), self.core.clone(), Access::new(exposure, self.token.clone()));
-        let started = Server::start(listener, app.router(), self.core.events.clone()).map_err(in_use)?;
+        let started = Server::start(listener, routes::router(app), self.core.events.clone()).map_err(in_use)?;
         info!("the admin interface is at http://{}/", started.address);
         *server = Some(started);
         Ok(())

@@ -1,12 +1,6 @@
-//! The tables of work: how many rows wait, and which have failed.
-//!
-//! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request on, and each count ends at
-//! 10,000.
+//! The tables of work: how many rows wait, which have failed, and their retry.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -17,100 +11,14 @@ use serde_json::{Value, json};
 use crate::admin::app::{App, AppState, SharedApp};
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Asked, Author, Input, Parameters};
-use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
-use crate::rfc3339;
-use crate::runtime::operator_store::{FailedRow, WorkCounts, WorkTable};
-use crate::service::error::Error;
+use crate::admin::samples::Sample;
+use crate::runtime::operator_store::{FailedRow, WorkTable};
 
-/// Time between two counts.
-const SAMPLE_EVERY: Duration = Duration::from_secs(30);
-/// How long the count of one table may take.
-const SAMPLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Where a count ends.
-const CAP: u64 = 10_000;
 /// The rows of one page.
 const PAGE: u64 = 50;
 const MAX_PAGE: u64 = 500;
 /// The most keys of one retry.
 const MAX_KEYS: usize = 500;
-
-/// The last counts, by table.
-#[derive(Default)]
-pub(crate) struct WorkSamples {
-    by_table: Mutex<BTreeMap<String, Sample>>,
-    sampling: AtomicBool,
-}
-
-/// The last counts of one table.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Sample {
-    #[serde(flatten)]
-    pub(crate) counts: Option<WorkCounts>,
-    /// When they were counted.
-    #[serde(serialize_with = "rfc3339::optional::serialize")]
-    pub(crate) sampled_at: Option<SystemTime>,
-    /// Why the rows could not be counted the last time.
-    pub(crate) error: Option<String>,
-}
-
-impl WorkSamples {
-    /// Returns the last counts of every table.
-    pub(crate) fn current(&self) -> BTreeMap<String, Sample> {
-        self.lock().clone()
-    }
-
-    /// Starts the task that counts, on the runtime of the services, unless it runs already.
-    pub(crate) fn keep_sampling(self: &Arc<Self>, registry: &ServiceRegistry) {
-        let Some(store) = registry.inner.extension.operator_store() else { return };
-        let tables = store.work_tables();
-        if tables.is_empty() || self.sampling.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(runtime) = registry.inner.home.handle() else { return };
-        if self.sampling.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let sampling = Sampling(self.clone());
-        let registry: std::sync::Weak<RegistryInner> = Arc::downgrade(&registry.inner);
-        runtime.spawn(async move {
-            while let Some(inner) = registry.upgrade() {
-                let clock = &inner.services.shared.clock;
-                for table in &tables {
-                    sampling.0.sample(&**table, clock.wall_now()).await;
-                }
-                drop(inner);
-                tokio::time::sleep(SAMPLE_EVERY).await;
-            }
-        });
-    }
-
-    async fn sample(&self, table: &dyn WorkTable, now: SystemTime) {
-        let counted = match tokio::time::timeout(SAMPLE_TIMEOUT, table.count(CAP)).await {
-            Ok(counted) => counted,
-            Err(_) => Err(Error::msg("the count took too long")),
-        };
-        let mut by_table = self.lock();
-        let sample = by_table.entry(table.name().to_owned()).or_default();
-        match counted {
-            Ok(counts) => *sample = Sample { counts: Some(counts), sampled_at: Some(now), error: None },
-            // The last counts stay, with their time.
-            Err(error) => sample.error = Some(format!("{error:#}")),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
-        self.by_table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Held by the task. If its runtime ends, the next request starts a new task.
-struct Sampling(Arc<WorkSamples>);
-
-impl Drop for Sampling {
-    fn drop(&mut self) {
-        self.0.sampling.store(false, Ordering::SeqCst);
-    }
-}
 
 /// One table, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -195,7 +103,11 @@ pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> Api
                 "there are more than {MAX_KEYS} `keys`; use several requests, or `all`"
             )));
         }
-        (Some(keys), false) if !keys.is_empty() => Some(keys),
+        // PostgreSQL refuses a NUL in a text, and no key has one.
+        (Some(keys), false) if !keys.is_empty() => {
+            let has_none = |key: &Vec<String>| key.iter().all(|part| !part.contains('\0'));
+            Some(keys.into_iter().filter(has_none).collect::<Vec<_>>())
+        }
         (None, true) => None,
         _ => {
             return Err(ApiError::unusable(

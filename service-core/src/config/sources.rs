@@ -174,7 +174,7 @@ impl Sources {
                     Some(near) => format!("; did you mean `{near}`?"),
                     None => String::new(),
                 };
-                format!("no service has the id `{section}`, so its settings ({place}) have no effect{hint}")
+                format!("no service has the id `{section}` yet, so its settings ({place}) have no effect{hint}")
             })
             .collect()
     }
@@ -248,6 +248,11 @@ impl Sources {
 
     /// Returns the values of the file for the keys that are read only at the start.
     pub(crate) fn read_at_start(&self, target: Target<'_>) -> KeptValues {
+        let sections =
+            [target.descriptor.id, target.id].into_iter().filter_map(|name| self.sections.get(name)).flatten();
+        if !self.defaults.iter().chain(sections).any(|(_, table)| table.keys().any(|key| is_read_at_start(key))) {
+            return KeptValues(Vec::new());
+        }
         let layers = self.layers(Target { kept: None, ..target }, &[]).into_iter();
         let of_file = layers.filter(|(precedence, _)| precedence.is_file()).map(|(precedence, table)| {
             let kept = table.iter().filter(|(key, _)| is_read_at_start(key));

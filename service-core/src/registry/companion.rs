@@ -1,33 +1,22 @@
-//! [`Companion`]: what a feature runs beside the services of a registry, such as an HTTP server.
+//! How a [`Companion`] is built and found: what a feature runs beside the services of a registry, such as an HTTP server.
 //!
 //! A feature submits a [`CompanionBuilder`] to `inventory`, so that the registry knows no feature.
 
 use std::any::Any;
 use std::ffi::OsString;
-use std::fmt;
 use std::sync::Arc;
 
-use crate::registry::service_registry::ServiceRegistry;
-use crate::runtime::lifecycle::BoxFuture;
+use crate::registry::service_registry::{Companion, ServiceRegistry};
 use crate::service::error::Result;
 
-/// What a feature runs beside the services of one registry.
-pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
-    /// Called at every start of all services, before the first service starts.
-    ///
-    /// # Errors
-    /// Then no service is started.
-    fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>>;
-
-    /// Called at the end of a shutdown, when all services have stopped.
-    fn stop(&self) -> BoxFuture<'_, ()>;
-}
+/// The environment variables.
+pub(crate) type Environment<'a> = &'a [(OsString, OsString)];
 
 /// Builds a feature's companion for each registry.
 pub(crate) struct CompanionBuilder {
     /// # Errors
     /// The settings can never work.
-    pub(crate) build: fn(&mut CompanionSettings, &[(OsString, OsString)]) -> Result<Arc<dyn Companion>>,
+    pub(crate) build: fn(&mut CompanionSettings, Environment<'_>) -> Result<Arc<dyn Companion>>,
 }
 
 inventory::collect!(CompanionBuilder);

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use crate::config::options::Options;
 use crate::config::{ConfigError, KeptValues, PendingChange, Resolved, Sources, Target};
 use crate::log::{error, info, warn};
 use crate::panic::Caught;
@@ -38,8 +39,10 @@ struct Change {
     resolved: Arc<Resolved>,
     /// What stays as it was at the start, from now on.
     newly_kept: Option<KeptValues>,
-    /// The configuration as it will be after a restart, if it differs.
-    after_restart: Option<Arc<Resolved>>,
+    /// What only a restart changes.
+    pending: Vec<PendingChange>,
+    /// The options as they will be after a restart.
+    after_restart: Arc<Options>,
 }
 
 impl ServiceRegistry {
@@ -55,7 +58,7 @@ impl ServiceRegistry {
     /// a service has changed itself (`set_interval`) stay, unless the file changes the same key.
     ///
     /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file applies
-    /// to their next start.
+    /// to their next start. While the tables of a database are being read, this waits, for 15 s at most.
     ///
     /// # Errors
     /// A [`ReloadError`] with all mistakes; then nothing was changed. The file cannot be read or parsed (the error names the line)
@@ -137,9 +140,12 @@ impl ServiceRegistry {
         };
         let kept = newly_kept.as_ref().or(service.target().kept);
         let resolved = sources.resolve(Target { kept, ..new }, &rows)?;
-        let after_restart = kept.map(|_| sources.resolve(new, &rows)).transpose()?;
+        let after_restart = match kept {
+            Some(_) => sources.resolve(new, &rows)?,
+            None => resolved.clone(),
+        };
+        let pending = resolved.pending_changes(&after_restart);
         let wrong = |problem: String| Error::msg(format!("service `{}` ({}): {problem}", service.id(), service.place));
-        let after_restart = after_restart.filter(|new| !resolved.pending_changes(new).is_empty());
         let resolved = service.fit(resolved).map_err(wrong)?;
         check_resolved(service.id(), &resolved, &**extension, &self.inner.services.resources)?;
         let current = service.inner.lock().requests.resolved.clone();
@@ -150,28 +156,26 @@ impl ServiceRegistry {
                 Caught::Panicked(message) => return Err(wrong(format!("reading the settings panicked: {message}"))),
             }
         }
-        Ok(Change { service, resolved, newly_kept, after_restart })
+        Ok(Change { service, resolved, newly_kept, pending, after_restart: after_restart.options.clone() })
     }
 
     /// Applies the configuration to the services. Returns the changes that need a restart; those that are not in `reported` are
     /// reported.
     fn apply_changes(&self, changes: Vec<Change>, sources: &Sources, reported: &Reported) -> Reported {
-        let (mut changed, mut pending, mut lines) = (Vec::new(), Reported::new(), Vec::new());
-        for Change { service, resolved, newly_kept, after_restart } in changes {
+        let (mut changed, mut still_pending, mut lines) = (Vec::new(), Reported::new(), Vec::new());
+        for Change { service, resolved, newly_kept, pending, .. } in changes {
             let id = service.id();
-            for PendingChange { key, value, place } in
-                after_restart.iter().flat_map(|new| resolved.pending_changes(new))
-            {
+            for PendingChange { key, value, place } in pending {
                 // `instances` is set for the type.
                 let (name, what) = match key {
                     "instances" => (service.descriptor.id, ""),
                     _ => (&**id, "service "),
                 };
                 let change = (name.to_owned(), key, value);
-                if !reported.contains(&change) && !pending.contains(&change) {
+                if !reported.contains(&change) && !still_pending.contains(&change) {
                     lines.push(format!("`{key}` of {what}`{name}` ({place})"));
                 }
-                pending.insert(change);
+                still_pending.insert(change);
             }
             if let Some(values) = newly_kept {
                 service.keep(values);
@@ -200,7 +204,7 @@ impl ServiceRegistry {
         if !lines.is_empty() {
             warn!("these changes of {file} need a restart of the program: {}", lines.join(", "));
         }
-        pending
+        still_pending
     }
 
     fn warn_of_unknown_sections(&self, before: &Sources, sources: &Sources) {
@@ -256,19 +260,16 @@ impl ServiceRegistry {
 
 /// Returns the mistakes in the dependencies that services will have after a restart.
 fn wrong_dependencies(changes: &[Change]) -> Vec<String> {
-    let depends_on = |change: &Change| {
-        let new = change.after_restart.as_ref().unwrap_or(&change.resolved);
-        (new.options.clone(), new.options.depends_on != change.resolved.options.depends_on)
-    };
-    let mut all: Vec<_> = changes.iter().map(|change| (change.service.clone(), depends_on(change))).collect();
+    let differs = |change: &Change| change.after_restart.depends_on != change.resolved.options.depends_on;
+    let mut all: Vec<&Change> = changes.iter().collect();
     // Those with other dependencies first.
-    all.sort_by_key(|(_, (_, differs))| !differs);
-    let new = all.iter().filter(|(_, (_, differs))| *differs).count();
+    all.sort_by_key(|change| !differs(change));
+    let new = all.iter().filter(|change| differs(change)).count();
     if new == 0 {
         return Vec::new();
     }
     let (services, options): (Vec<_>, Vec<_>) =
-        all.into_iter().map(|(service, (options, _))| (service, options)).unzip();
+        all.into_iter().map(|change| (change.service.clone(), change.after_restart.clone())).unzip();
     dependencies::check_with(&services, &options, new, &[])
 }
 

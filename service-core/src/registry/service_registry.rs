@@ -1,5 +1,6 @@
 //! [`ServiceRegistry`]: the services of a program.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
@@ -11,16 +12,16 @@ use futures_core::Stream;
 
 use crate::config::ServiceDescriptor;
 use crate::observe::health::{self, RegistryHealth};
-use crate::registry::companion::Companion;
 use crate::registry::home::Home;
 use crate::registry::session::Session;
 use crate::runtime::events::ServiceEvent;
 use crate::runtime::extension::{Extension, VirtualTime};
-use crate::runtime::lifecycle::Discovered;
+use crate::runtime::lifecycle::{BoxFuture, Discovered};
 use crate::runtime::probe::Probe;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::PausedBy;
 use crate::runtime::services::Services;
+use crate::service::error::Result;
 
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
@@ -55,6 +56,18 @@ pub(crate) struct RegistryInner {
 /// Changes of the configuration file that need a restart: the name of the service or of its type, the key, and the value after
 /// a restart.
 pub(super) type Reported = BTreeSet<(String, &'static str, String)>;
+
+/// What a feature runs beside the services of one registry.
+pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
+    /// Called at every start of all services, before the first service starts.
+    ///
+    /// # Errors
+    /// Then no service is started.
+    fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>>;
+
+    /// Called at the end of a shutdown, when all services have stopped.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
 
 impl ServiceRegistry {
     /// Returns every annotated service that is linked into the program, sorted by id. Starts nothing.

@@ -60,6 +60,7 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
 }
 
 /// One override of one service.
+#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct StoredOverride {
     #[serde(skip)]

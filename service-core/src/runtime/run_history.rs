@@ -2,7 +2,6 @@
 //!
 //! The loop records a run under the lock of the state, so a record must cost little: no clock is read, and no text is written.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,65 +12,85 @@ use crate::service::failure::FailureKind;
 /// How many runs are kept.
 const RECENT: usize = 50;
 
-/// The upper bounds of the counted durations. Longer ones are counted in the last place.
-pub(crate) const DURATIONS: [Duration; 12] = [
-    Duration::from_millis(1),
-    Duration::from_millis(5),
-    Duration::from_millis(25),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_millis(2_500),
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-    Duration::from_secs(300),
-    Duration::from_secs(1_800),
+/// The upper bounds of the counted durations, in nanoseconds. Longer ones are counted in the last place.
+pub(crate) const DURATIONS: [u64; 12] = [
+    1_000_000,
+    5_000_000,
+    25_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+    60_000_000_000,
+    300_000_000_000,
+    1_800_000_000_000,
 ];
 
 /// The last runs of a service, and counts since the history is kept.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunHistory {
-    /// The oldest run is the first.
-    pub(crate) recent: VecDeque<RunRecord>,
+    /// A ring once it is full.
+    recent: Vec<RunRecord>,
+    /// Where the oldest run is, if it is full.
+    oldest: usize,
     /// How many runs took at most as long as the bound in the same place of [`DURATIONS`], and longer than the bound before it.
     pub(crate) durations: [u64; DURATIONS.len() + 1],
-    pub(crate) total_duration: Duration,
+    pub(crate) total_nanos: u64,
     pub(crate) errors: u64,
     pub(crate) panics: u64,
     pub(crate) timeouts: u64,
 }
 
 /// A run that has ended.
+#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) struct RunRecord {
     /// The number of the run, from 1.
     pub(crate) run: u64,
     pub(crate) started: Instant,
-    pub(crate) duration: Duration,
+    pub(crate) nanos: u64,
     pub(crate) result: RunResult,
 }
 
 /// How a run has ended.
+#[allow(dead_code, reason = "for companions")]
 #[derive(Clone, Debug)]
 pub(crate) enum RunResult {
     Succeeded { processed: u64, failed: u64 },
     Failed { kind: FailureKind, error: Arc<str> },
 }
 
+impl RunRecord {
+    pub(crate) fn new(run: u64, started: Instant, duration: Duration, result: RunResult) -> Self {
+        // 500 years fit.
+        let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));
+        Self { run, started, nanos, result }
+    }
+}
+
 impl RunHistory {
     /// Records a run.
     pub(crate) fn push(&mut self, record: RunRecord) {
-        let place = DURATIONS.iter().position(|bound| record.duration <= *bound).unwrap_or(DURATIONS.len());
-        self.durations[place] += 1;
-        self.total_duration = self.total_duration.saturating_add(record.duration);
+        self.durations[DURATIONS.iter().position(|bound| record.nanos <= *bound).unwrap_or(DURATIONS.len())] += 1;
+        self.total_nanos = self.total_nanos.saturating_add(record.nanos);
         if let RunResult::Failed { kind, .. } = &record.result {
             self.count_failure(*kind);
         }
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
+        if self.recent.len() < RECENT {
+            self.recent.push(record);
+            return;
         }
-        self.recent.push_back(record);
+        self.recent[self.oldest] = record;
+        self.oldest = if self.oldest + 1 == RECENT { 0 } else { self.oldest + 1 };
+    }
+
+    /// Returns the last runs, the newest first.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = &RunRecord> {
+        let (newer, older) = self.recent.split_at(self.oldest);
+        newer.iter().rev().chain(older.iter().rev())
     }
 
     /// Counts a failure. One that was no run, because no instance could be built, is only counted.
@@ -92,17 +111,17 @@ mod tests {
     #[test]
     fn the_last_fifty_runs_are_kept_and_all_durations_are_counted() {
         let mut history = RunHistory::default();
-        for run in 1..=60 {
+        for run in 1..=120 {
             let result = match run {
-                60 => RunResult::Failed { kind: FailureKind::Timeout, error: "too long".into() },
+                120 => RunResult::Failed { kind: FailureKind::Timeout, error: "too long".into() },
                 _ => RunResult::Succeeded { processed: 1, failed: 0 },
             };
-            let duration = if run == 60 { Duration::from_secs(7_200) } else { Duration::from_millis(5) };
-            history.push(RunRecord { run, started: Instant::now(), duration, result });
+            let duration = if run == 120 { Duration::from_secs(7_200) } else { Duration::from_millis(5) };
+            history.push(RunRecord::new(run, Instant::now(), duration, result));
+            let kept: Vec<u64> = history.newest_first().map(|record| record.run).collect();
+            assert_eq!(kept, (run.saturating_sub(49).max(1)..=run).rev().collect::<Vec<_>>());
         }
-        assert_eq!(history.recent.len(), 50);
-        assert_eq!((history.recent[0].run, history.recent[49].run), (11, 60));
-        assert_eq!((history.durations[1], history.durations[12]), (59, 1));
+        assert_eq!((history.durations[1], history.durations[12]), (119, 1));
         assert_eq!((history.errors, history.panics, history.timeouts), (0, 0, 1));
     }
 }

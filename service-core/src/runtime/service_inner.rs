@@ -230,12 +230,12 @@ impl ServiceInner {
         // The loop plans again if these are other options.
         if *state.requests.options != options {
             state.requests.options = Arc::new(options);
+            state.wake();
         }
         state.requests.resolved = resolved;
         if settings_changed && state.status.is_running() {
             state.request_rebuild(Rebuild::Settings);
         }
-        state.wake();
     }
 
     /// An outage is over: a service that backs off because of it retries now, and its failures are no longer counted. A wait

@@ -359,7 +359,7 @@ impl Supervisor {
             if let Some(history) = &mut state.history {
                 let Outcome { processed, failed, .. } = outcome;
                 let result = RunResult::Succeeded { processed, failed };
-                history.push(RunRecord { run: self.cx.run, started, duration, result });
+                history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
             (started, duration, outcome)
         });

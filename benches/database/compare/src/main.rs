@@ -47,6 +47,8 @@ struct Case {
     rows: u64,
     /// How long each row takes, besides its insert.
     item_ms: u64,
+    /// Half of the rows have a time, which has passed.
+    half_dated: bool,
 }
 
 /// What one run took.
@@ -61,7 +63,7 @@ struct Run {
 fn main() {
     let what = std::env::args().nth(1).unwrap_or_default();
     let (runs, rows) = (setting("RUNS", 7), setting("ROWS", 50_000));
-    let case = |contender, engine, workers| Case { contender, engine, workers, waiting: rows, rows, item_ms: 0 };
+    let case = |contender, engine, workers| Case { contender, engine, workers, waiting: rows, rows, item_ms: 0, half_dated: false };
     // Each group is run in turn, and compared with its first.
     let groups: Vec<Vec<Case>> = match what.as_str() {
         "engines" => [Engine::Sqlite, Engine::Postgres]
@@ -79,7 +81,7 @@ fn main() {
             .flat_map(|engine| {
                 [SERVICE, BY_HAND].map(|contender| {
                     let sizes = [10_000, 100_000, 1_000_000];
-                    sizes.map(|waiting| Case { waiting, rows: 5_000, ..case(contender, engine, 1) }).to_vec()
+                    sizes.map(|waiting| Case { waiting, rows: 5_000, half_dated: true, ..case(contender, engine, 1) }).to_vec()
                 })
             })
             .collect(),
@@ -190,6 +192,9 @@ fn numbers(case: &Case, server: &Postgres) -> [f64; 4] {
         Command::new(workspace(case.contender.workspace).join("target/release").join(case.contender.program));
     command.arg(url).args([case.workers, case.waiting, case.rows].map(|number| number.to_string()));
     command.env("ITEM_MS", case.item_ms.to_string());
+    if case.half_dated {
+        command.env("HALF_DATED", "1");
+    }
     if case.engine == Engine::Postgres {
         command.env("SERVER_PID", server_pid(server));
     }

@@ -42,9 +42,11 @@ pub async fn fill(task: &Task) -> DatabaseConnection {
     database::migrate(&db).await.expect("the framework's tables");
     let schema = Schema::new(db.get_database_backend());
     db.execute(&schema.create_table_from_entity(job::Entity)).await.expect("a table of jobs");
-    let (numbers, updated_at, settle) = match db.get_database_backend() {
+    let half_dated = std::env::var_os("HALF_DATED").is_some();
+    let (numbers, due, updated_at, settle) = match db.get_database_backend() {
         DbBackend::Postgres => (
             format!("WITH number (n) AS (SELECT generate_series(1, {}))", task.waiting),
+            "now() - 2 * 1000000 * interval '1 second' + n * interval '1 second'",
             "now()",
             ["VACUUM ANALYZE job", "CHECKPOINT"],
         ),
@@ -53,13 +55,16 @@ pub async fn fill(task: &Task) -> DatabaseConnection {
                 "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {})",
                 task.waiting
             ),
+            "strftime('%Y-%m-%dT%H:%M:%S+00:00', '2026-10-01', n || ' seconds')",
             "'2026-11-01T08:00:00+00:00'",
             ["ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"],
         ),
     };
+    // All of these times have passed.
+    let due = if half_dated { format!("CASE WHEN n % 2 = 0 THEN {due} END") } else { "NULL".to_owned() };
     let insert = format!(
-        "INSERT INTO job (id, payload, status, attempts, updated_at) \
-         {numbers} SELECT n, 'job ' || n, 'pending', 0, {updated_at} FROM number"
+        "INSERT INTO job (id, payload, status, attempts, due, updated_at) \
+         {numbers} SELECT n, 'job ' || n, 'pending', 0, {due}, {updated_at} FROM number"
     );
     db.execute_unprepared(measure::EFFECT).await.expect("a table of effects");
     db.execute_unprepared(&insert).await.expect("the jobs");

@@ -137,6 +137,11 @@ if (live !== undefined && window.EventSource) {
     if (all.some((one) => ["run_failed", "run_given_up", "state_changed"].includes(one.event))) urgent.add(event.service_id);
     schedule();
   };
+  // A reason may have a time in it ("retrying in 40 s"), which changes without an event.
+  setInterval(() => {
+    if (rows) document.querySelectorAll("li.row.unhealthy, li.row.degraded").forEach((row) => changed.add(row.dataset.id));
+    if (!document.hidden) schedule();
+  }, 5000);
   addEventListener("scroll", () => { if (changed.size) schedule(); }, { passive: true });
   addEventListener("visibilitychange", schedule);
 }

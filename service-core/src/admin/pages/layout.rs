@@ -12,11 +12,6 @@ const STYLE: &str = include_str!("../assets/admin.css");
 const SCRIPT: &str = include_str!("../assets/admin.js");
 const ICON: &str = include_str!("../assets/icon.svg");
 
-/// Whether this is the path of a page, not of the API.
-pub(crate) fn is_page(path: &str) -> bool {
-    path == "/" || path == "/login" || path.starts_with("/ui/")
-}
-
 /// The way from a page to the root of the interface: `../../`.
 #[derive(Clone, Debug)]
 pub(crate) struct Root(String);

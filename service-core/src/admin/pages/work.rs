@@ -11,12 +11,11 @@ use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
 use crate::admin::pages::layout::{Page, Root};
 use crate::admin::pages::parts::{author, duration, time};
+use crate::admin::samples::CAP;
 use crate::admin::work::{Range, Table, all, failed_rows as read_failed};
 
 /// The rows of one page.
 const PAGE: u64 = 50;
-/// Where a count ends.
-const CAP: u64 = 10_000;
 
 /// `GET /ui/work`
 pub(crate) async fn work(State(app): AppState, request: Request) -> Response {

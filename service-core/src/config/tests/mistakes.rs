@@ -362,9 +362,9 @@ fn sections_of_unknown_services_are_reported_with_the_nearest() {
     assert_eq!(
         given.load().unknown_sections(["email_sender", "cleanup"]),
         [
-            "no service has the id `claenup`, so its settings (environment variable SERVICES__CLAENUP__INTERVAL) have no effect; did you mean `cleanup`?",
-            "no service has the id `emial_sender`, so its settings (services.toml:2) have no effect; did you mean `email_sender`?",
-            "no service has the id `zzz`, so its settings (services.toml) have no effect",
+            "no service has the id `claenup` yet, so its settings (environment variable SERVICES__CLAENUP__INTERVAL) have no effect; did you mean `cleanup`?",
+            "no service has the id `emial_sender` yet, so its settings (services.toml:2) have no effect; did you mean `email_sender`?",
+            "no service has the id `zzz` yet, so its settings (services.toml) have no effect",
         ]
     );
 }

@@ -85,6 +85,10 @@ impl<E: WorkItem> WorkTable for Table<E> {
     fn retry<'a>(&'a self, keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
             let Some(keys) = keys else { return retry_failed::<E>(&self.watcher.db, Condition::all()).await };
+            if keys.is_empty() {
+                // Without a condition, every row would be retried.
+                return Ok(0);
+            }
             let mut condition = Condition::any();
             for key in keys {
                 condition = condition.add(self.has_key(key)?);

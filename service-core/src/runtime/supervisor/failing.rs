@@ -193,7 +193,7 @@ impl Supervisor {
                 match times.zip(duration) {
                     Some(((started, _), duration)) => {
                         let result = RunResult::Failed { kind, error };
-                        history.push(RunRecord { run: self.cx.run, started, duration, result });
+                        history.push(RunRecord::new(self.cx.run, started, duration, result));
                     }
                     None => history.count_failure(kind),
                 }

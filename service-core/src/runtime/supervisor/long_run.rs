@@ -62,7 +62,7 @@ impl Supervisor {
                 let (started, duration) =
                     (state.status.stats.last_started.unwrap_or(ended), state.status.stats.last_duration);
                 let result = RunResult::Succeeded { processed: outcome.processed, failed: outcome.failed };
-                history.push(RunRecord { run: self.cx.run, started, duration, result });
+                history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
             outcome
         });
