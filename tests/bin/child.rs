@@ -1,6 +1,7 @@
 //! A program with services, which tests start as a process: they send it signals, and check its output and its exit status.
 //! Its argument selects the services.
 
+use std::io::Write;
 use std::time::Duration;
 
 use service_core::prelude::*;
@@ -100,7 +101,10 @@ fn main() -> Result<()> {
 
 async fn run(what: String) -> Result<()> {
     if what != "mute" {
-        tracing::subscriber::set_global_default(Lines(|line| eprintln!("{line}")))?;
+        tracing::subscriber::set_global_default(Lines(|line| {
+            // In one piece: on a terminal, parts of lines would mix with those of the standard output.
+            let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+        }))?;
     }
     let options = || ServiceOptions::new();
     let builder = ServiceRegistry::builder().without_discovered();
