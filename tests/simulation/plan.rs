@@ -153,6 +153,8 @@ impl Timetable {
         let due = match self.stands_on {
             Schedule::OnDemand | Schedule::Long => return None,
             Schedule::Cron(..) => return Some(self.next_fire(now.max(self.point))),
+            // A run that has ended ends the initial delay.
+            Schedule::Delay(wait) if self.last.is_some() => now + wait,
             Schedule::Delay(wait) => self.point.max(now + wait),
             Schedule::Interval(_) if now < self.point => self.point,
             Schedule::Interval(every) => self.point + ((now - self.point) / every + 1) * every,

@@ -171,6 +171,10 @@ impl One {
     ) -> Checked {
         let (timeout, ready_made) = (self.part.timeout, self.part.origin == Origin::ReadyMade);
         let idle = self.part.long.map(|long| long.idle);
+        if self.may_be_building() {
+            // The first attempt after a run that was given up.
+            self.failures = 0;
+        }
         let failures = self.failures + 1;
         let past = self.is_past_the_limit(failures) && !self.gives_up();
         must!(count == failures, "failure {count}, but it is number {failures} in a row");
