@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder, Set};
 use service_core::__private::database::ServiceDb;
 use service_core::database::{Item, Transaction};
 use service_core::prelude::*;
+use tokio::sync::Notify;
 
 use crate::Bench;
 use crate::each::claims;
@@ -158,12 +159,27 @@ pub(crate) async fn a_dropped_for_each_charges_only_the_item_in_flight(bench: Be
         jobs(&bench.db, 6).await;
         set_payload(&bench, 3, "hang").await;
         let service_db = service_db(&bench);
-        let code = async |item: &Item<job::Entity>| process(item.model(), item.tx()).await;
-        let limit = Duration::from_millis(500);
+        let hangs = Notify::new();
+        let code = async |item: &Item<job::Entity>| {
+            if item.model().payload == "hang" {
+                hangs.notify_one();
+            }
+            process(item.model(), item.tx()).await
+        };
+        let drop_it = async {
+            hangs.notified().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
         if each {
-            tokio::time::timeout(limit, service_db.claim_each::<job::Entity>(5).for_each(code)).await.unwrap_err();
+            tokio::select! {
+                _ = service_db.claim_each::<job::Entity>(5).for_each(code) => panic!("it ends"),
+                () = drop_it => {}
+            }
         } else {
-            tokio::time::timeout(limit, service_db.claim::<job::Entity>(5).for_each(code)).await.unwrap_err();
+            tokio::select! {
+                _ = service_db.claim::<job::Entity>(5).for_each(code) => panic!("it ends"),
+                () = drop_it => {}
+            }
         }
         service_db.settle(Some("timed out")).await.unwrap();
         let rows = job::Entity::find().order_by_asc(job::Column::Id).all(&bench.db).await.unwrap();

@@ -302,17 +302,18 @@ async fn on_sqlite_an_idle_poll_reads_nothing() {
         for each in [false, true] {
             let service_db = ServiceDb::new(bench.db.clone(), "worker");
             assert_eq!(take(&service_db, each, 100).await, Vec::<i64>::new());
-            let begun = std::time::Instant::now();
+            let mut fastest = Duration::MAX;
             for _ in 0..50 {
+                let begun = std::time::Instant::now();
                 let batch = match each {
                     true => service_db.claim_each::<job::Entity>(100).await.unwrap(),
                     false => service_db.claim::<job::Entity>(100).await.unwrap(),
                 };
                 assert_eq!(batch.commit().await.unwrap(), Outcome::idle());
+                fastest = fastest.min(begun.elapsed());
             }
-            // Reading 20,000 rows takes about 5 ms a poll.
-            let took = begun.elapsed() / 50;
-            assert!(took < Duration::from_millis(4), "{analyzed} {each}: {took:?}");
+            // Reading 20,000 rows takes about 5 ms, and longer on a busy machine, on which some polls are not disturbed.
+            assert!(fastest < Duration::from_millis(4), "{analyzed} {each}: {fastest:?}");
         }
     }
     let count = Statement::from_string(sea_orm::DbBackend::Sqlite, "SELECT count(*) AS n FROM job");

@@ -83,9 +83,9 @@ impl ServiceRegistry {
     }
 
     pub(super) fn shut_down_by_signal(&self, signal: &str) {
-        if self.begin_shutdown() {
-            info!("{signal}: stopping all services; a second signal ends the process at once");
-        }
+        // Logged first, because the process may end soon after the shutdown has begun.
+        info!("{signal}: stopping all services; a second signal ends the process at once");
+        self.begin_shutdown();
     }
 
     /// Waits for SIGINT (Ctrl-C) or SIGTERM, for the failure of a critical service, or for a [`shutdown`](Self::shutdown)

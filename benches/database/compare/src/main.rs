@@ -63,7 +63,15 @@ struct Run {
 fn main() {
     let what = std::env::args().nth(1).unwrap_or_default();
     let (runs, rows) = (setting("RUNS", 7), setting("ROWS", 50_000));
-    let case = |contender, engine, workers| Case { contender, engine, workers, waiting: rows, rows, item_ms: 0, half_dated: false };
+    let case = |contender, engine, workers| Case {
+        contender,
+        engine,
+        workers,
+        waiting: rows,
+        rows,
+        item_ms: 0,
+        half_dated: false,
+    };
     // Each group is run in turn, and compared with its first.
     let groups: Vec<Vec<Case>> = match what.as_str() {
         "engines" => [Engine::Sqlite, Engine::Postgres]
@@ -81,7 +89,9 @@ fn main() {
             .flat_map(|engine| {
                 [SERVICE, BY_HAND].map(|contender| {
                     let sizes = [10_000, 100_000, 1_000_000];
-                    sizes.map(|waiting| Case { waiting, rows: 5_000, half_dated: true, ..case(contender, engine, 1) }).to_vec()
+                    sizes
+                        .map(|waiting| Case { waiting, rows: 5_000, half_dated: true, ..case(contender, engine, 1) })
+                        .to_vec()
                 })
             })
             .collect(),

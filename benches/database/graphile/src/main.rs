@@ -67,7 +67,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     sqlx::raw_sql("CHECKPOINT").execute(&pool).await?;
 
     let progress = Arc::new(Progress::until(task.rows));
-    let worker = options().add_extension(Shared { task: task.clone(), pool: pool.clone(), progress: Arc::clone(&progress) }).init().await?;
+    let worker = options()
+        .add_extension(Shared { task: task.clone(), pool: pool.clone(), progress: Arc::clone(&progress) })
+        .init()
+        .await?;
     tokio::spawn(async move { worker.run().await });
     progress.report().await;
     Ok(())

@@ -3,8 +3,8 @@
 //! A contender is a program: `contender URL WORKERS WAITING ROWS`. It fills a new database with `WAITING` rows, works `ROWS` of
 //! them off, each with one insert into `effect`, and prints `rows seconds own-CPU-seconds server-CPU-seconds`.
 
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
