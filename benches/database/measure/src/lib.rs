@@ -113,6 +113,9 @@ pub struct Latencies(Vec<Mutex<Moments>>);
 struct Moments {
     sent: Option<Instant>,
     committed: Option<Instant>,
+    /// The run that gets the row begins.
+    run: Option<Instant>,
+    /// The code of the row begins.
     started: Option<Instant>,
 }
 
@@ -123,7 +126,15 @@ impl Latencies {
 
     /// A worker begins with this row.
     pub fn started(&self, row: i64) {
-        self.set(row, |moments| _ = moments.started.get_or_insert_with(Instant::now));
+        self.started_in(row, Instant::now());
+    }
+
+    /// A worker begins with this row, in a run that began at `run`.
+    pub fn started_in(&self, row: i64, run: Instant) {
+        self.set(row, |moments| {
+            moments.run.get_or_insert(run);
+            moments.started.get_or_insert_with(Instant::now);
+        });
     }
 
     /// Inserts the rows one by one, each in a transaction of its own, and waits for each to be started.
@@ -139,13 +150,14 @@ impl Latencies {
         }
     }
 
-    /// Prints the latencies in milliseconds: from the commit, p50 and p99, and from sending the insert, p50 and p99.
+    /// Prints the latencies in milliseconds, each p50 and p99: from the commit to the run, from the commit to the code of the row,
+    /// and from sending the insert to the code of the row.
     pub fn report(&self) {
         // The first rows open connections and prepare statements.
         let rows: Vec<Moments> = (11..self.0.len() as i64).map(|row| self.moments(row)).collect();
-        let print = |from: fn(&Moments) -> Option<Instant>| {
+        let print = |from: fn(&Moments) -> Option<Instant>, to: fn(&Moments) -> Option<Instant>| {
             let millis = |row: &Moments| {
-                let (from, started) = (from(row).expect("inserted"), row.started.expect("started"));
+                let (from, started) = (from(row).expect("inserted"), to(row).expect("started"));
                 // The worker may begin before the answer to the commit arrives.
                 let before = from.saturating_duration_since(started).as_secs_f64();
                 (started.saturating_duration_since(from).as_secs_f64() - before) * 1e3
@@ -154,8 +166,9 @@ impl Latencies {
             all.sort_by(f64::total_cmp);
             print!("{:.3} {:.3} ", all[all.len() / 2], all[all.len() * 99 / 100]);
         };
-        print(|row| row.committed);
-        print(|row| row.sent);
+        print(|row| row.committed, |row| row.run);
+        print(|row| row.committed, |row| row.started);
+        print(|row| row.sent, |row| row.started);
         println!();
     }
 

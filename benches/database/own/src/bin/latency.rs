@@ -2,6 +2,7 @@
 //! wakes them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use measure::{Latencies, Task};
 use own::job;
@@ -14,7 +15,8 @@ struct Worker(Arc<Latencies>);
 #[service(on_demand = true, wake_on = ["jobs"], discover = false)]
 impl Worker {
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
-        cx.claim::<job::Entity>(10).for_each(async |item| self.0.started(item.model().id)).await
+        let run = Instant::now();
+        cx.claim::<job::Entity>(10).for_each(async |item| self.0.started_in(item.model().id, run)).await
     }
 }
 
