@@ -89,6 +89,7 @@ pub(crate) struct Part {
     pub(crate) drain: Ms,
     pub(crate) restart: Option<Restart>,
     pub(crate) critical: bool,
+    pub(crate) stop_last: bool,
     pub(crate) depends_on: Vec<usize>,
     /// The number of permits and the length of the period.
     pub(crate) rate: Option<(usize, Ms)>,
@@ -204,6 +205,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
         drain: if blocking { short(rng) } else { *pick(rng, &[SECOND, 5 * SECOND, 30 * SECOND, 30 * SECOND]) },
         restart,
         critical: index == 7 && chance(rng, 50),
+        stop_last: chance(rng, 10),
         depends_on,
         rate: (!blocking && !is_long && chance(rng, 15)).then(|| *pick(rng, &[(1, SECOND), (3, MINUTE), (10, MINUTE)])),
         enabled: !chance(rng, 4),
@@ -241,6 +243,7 @@ impl Part {
             ("max_retry_delay", ms(self.max_retry_delay)),
             ("drain_timeout", ms(self.drain)),
             ("critical", self.critical.into()),
+            ("stop_last", self.stop_last.into()),
             ("enabled", self.enabled.into()),
         ];
         if self.long.is_none() {

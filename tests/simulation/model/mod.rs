@@ -186,8 +186,20 @@ impl Model {
                 !running || !part.depends_on.contains(&service),
                 "stops before `s{other:02}`, which depends on it, has stopped"
             );
+            must!(
+                !running || !self.stops_last(service) || self.stops_last(other),
+                "stops before `s{other:02}`, although it stops last"
+            );
         }
         Ok(())
+    }
+
+    /// Whether it stops after all others: it has `stop_last`, or such a service depends on it.
+    fn stops_last(&self, service: usize) -> bool {
+        let needed = |other: usize| {
+            self.services[other].registered && self.cast[other].depends_on.contains(&service) && self.stops_last(other)
+        };
+        self.cast[service].stop_last || (service + 1..self.cast.len()).any(needed)
     }
 
     /// A shutdown leaves less time than `drain_timeout`.
