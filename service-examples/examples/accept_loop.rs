@@ -1,4 +1,4 @@
-//! A server as a service: it accepts connections until it is told to stop, and it stops after all other services. If it ends
+//! A server as a service: it accepts connections until a stop is requested, and it stops after all other services. If it ends
 //! by itself, the program ends.
 //!
 //! `cargo run --example accept_loop`, then `nc 127.0.0.1 <port>` in another terminal

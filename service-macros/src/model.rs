@@ -56,7 +56,7 @@ pub(crate) enum Subject {
 /// A lifecycle method.
 pub(crate) struct Lifecycle {
     pub(crate) sig: Signature,
-    /// It is a `run`, which continues until it is told to stop.
+    /// It is a `run`, which continues until a stop is requested.
     pub(crate) long: bool,
     /// From the attributes of the method; empty for a function, whose attributes are those of the item.
     pub(crate) inherited: Inherited,

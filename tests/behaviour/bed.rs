@@ -101,7 +101,7 @@ async fn update_of_needs_a_way_to_build_the_service() {
     TestBed::new().update_of::<HandedOver>().await;
 }
 
-/// Continues until it is told to stop.
+/// Continues until a stop is requested.
 #[derive(Default)]
 struct Endless;
 

@@ -55,7 +55,7 @@ impl Batcher {
     }
 }
 
-/// Continues until it is told to stop.
+/// Continues until a stop is requested.
 struct Consumer {
     log: Log,
     size: u32,

@@ -166,7 +166,7 @@ async fn a_ready_made_instance_runs_once_and_no_more() {
     assert_says(soon(services.run_once("job")).await, &["`job`", "ready-made", "`service_fn`"]);
 }
 
-/// Continues until it is told to stop.
+/// Continues until a stop is requested.
 struct Endless;
 
 #[service(discover = false)]
@@ -179,7 +179,7 @@ impl Endless {
 #[tokio::test(start_paused = true)]
 async fn a_service_with_run_cannot_run_once() {
     let services = bed(|builder| builder.service("endless", Endless)).services().await;
-    assert_says(services.run_once("endless").await, &["`endless`", "its `run` continues until it is told to stop"]);
+    assert_says(services.run_once("endless").await, &["`endless`", "its `run` continues until a stop is requested"]);
     assert_eq!(services.get("endless").unwrap().state(), ServiceState::Created);
 }
 

@@ -37,7 +37,7 @@ impl Failing {
     }
 }
 
-/// Works until it is told to stop.
+/// Works until a stop is requested.
 #[derive(Default)]
 struct Feed;
 

@@ -34,7 +34,7 @@ pub(crate) enum Schedule {
     Cron(usize, usize),
     /// Only wake-ups and requests make a run due.
     OnDemand,
-    /// Its `run` continues until it is told to stop.
+    /// Its `run` continues until a stop is requested.
     Long,
 }
 

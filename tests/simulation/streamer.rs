@@ -1,4 +1,4 @@
-//! The simulated service whose `run` continues until it is told to stop. It shares everything else with `Actor`.
+//! The simulated service whose `run` continues until a stop is requested. It shares everything else with `Actor`.
 
 use std::time::Duration;
 

@@ -58,7 +58,7 @@ impl ServiceDescriptor {
         self.line
     }
 
-    /// Returns whether the service has `run`, work that continues until it is told to stop, and not `update`.
+    /// Returns whether the service has `run`, work that continues until a stop is requested, and not `update`.
     pub const fn long_running(&self) -> bool {
         self.long_running
     }

@@ -362,7 +362,7 @@ pub(crate) static KEYS: &[Key] = &[
         "when a service with `run` is ready: when its instance is `built`, or `explicit` at its first `cx.ready()`",
     )
     .rules(&[Rule::Run]),
-    key("long_running", "false", Kind::Attribute, "`true`: the function is a `run`, which continues until it is told to stop")
+    key("long_running", "false", Kind::Attribute, "`true`: the function is a `run`, which continues until a stop is requested")
         .synonyms(&["forever", "endless"]),
     key(
         "rate_limit",

@@ -48,7 +48,7 @@ struct Change {
 impl ServiceRegistry {
     /// Reads the configuration file again, and applies it while the services run, as a change in the tables of a database: changed
     /// options apply at once, also to the current wait; if a service's own settings have changed, a fresh instance is built
-    /// between two runs, and a `run` is told to end within its `drain_timeout`. The process also does this when it receives
+    /// between two runs, and a current `run` has to end within its `drain_timeout`. The process also does this when it receives
     /// SIGHUP after [`start_all`](Self::start_all), unless its standard input was a terminal then: SIGHUP means that the terminal
     /// was closed, and begins a shutdown.
     ///

@@ -95,7 +95,7 @@ impl ServiceRegistry {
 fn may_run_once(service: &RegisteredService, state: &RuntimeState) -> Result<()> {
     let why = match state.state() {
         _ if state.requests.options.long_run().is_some() => {
-            "its `run` continues until it is told to stop; only a service with `update` can run once"
+            "its `run` continues until a stop is requested; only a service with `update` can run once"
         }
         _ if state.requests.unregistered => "it has been unregistered",
         ServiceState::Created | ServiceState::Stopped if service.factory.has_next() => return Ok(()),

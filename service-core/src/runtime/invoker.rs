@@ -54,7 +54,7 @@ pub(crate) enum Limit {
     Stop,
     /// By the `timeout` of the service, counted from the start of the run, or by a stop.
     Run(Option<Duration>),
-    /// As a run that continues until it is told to stop.
+    /// As a run that continues until a stop is requested.
     LongRun(LongRun),
     /// At this moment, or at the end of the time that a stop has for `cleanup`.
     Cleanup(Instant),

@@ -75,7 +75,7 @@ pub fn instance<S: Lifecycle>(configured: Result<S>) -> Result<Box<dyn Lifecycle
 /// The types that `run` may return.
 #[diagnostic::on_unimplemented(
     message = "`run` cannot return `{Self}`",
-    label = "not a result of a run that continues until it is told to stop",
+    label = "not a result of a run that continues until a stop is requested",
     note = "return nothing, or `Result<(), E>`, where `E` converts into a boxed error; report items by `cx.processed(n)`"
 )]
 pub trait IntoRunEnd {

@@ -218,7 +218,7 @@ impl RuntimeState {
     pub(super) fn request_run(&mut self, service: &str) -> Result<()> {
         match self.state() {
             _ if self.serves_requests() && self.requests.options.long_run().is_some() => {
-                self.refuse(service, "run", "its `run` continues until it is told to stop; `stop` and `start`, or `pause` and `resume`, run it again")
+                self.refuse(service, "run", "its `run` continues until a stop is requested; `stop` and `start`, or `pause` and `resume`, run it again")
             }
             ServiceState::Starting if self.serves_requests() => self.refuse(service, "run", "it is still starting"),
             _ if !self.serves_requests() => self.refuse(service, "run", self.why_down()),
@@ -292,7 +292,7 @@ impl RuntimeState {
     pub(crate) fn long_run_deadlines(&self, long: &LongRun) -> (Option<Instant>, Option<Instant>) {
         let started = self.status.stats.last_started;
         let last = self.requests.progress.last.max(started);
-        // A run that was told to end has `drain_timeout` for it.
+        // A run whose end was requested has `drain_timeout` for it.
         let is_told = self.requests.stop.is_some() || self.requests.interrupt.is_some();
         let idle = long.idle_timeout.filter(|_| !is_told).zip(last).map(|(limit, last)| later(last, limit));
         let stable = started.filter(|_| !self.status.stable).map(|started| later(started, long.stable_after));
@@ -314,7 +314,7 @@ impl RuntimeState {
         Ok(())
     }
 
-    /// Requests a fresh instance in place of the current one, between two runs. A long run is told to end.
+    /// Requests a fresh instance in place of the current one, between two runs. Requests the end of a long run.
     pub(crate) fn request_rebuild(&mut self, rebuild: Rebuild) {
         self.requests.rebuild = self.requests.rebuild.max(Some(rebuild));
         self.interrupt_long_run();

@@ -204,7 +204,7 @@ impl Status {
         self.stats.last_success = Some(at);
     }
 
-    /// The current run was told to end, and has ended: neither a success nor a failure.
+    /// The end of the current run was requested, and it has ended: neither a success nor a failure.
     pub(crate) fn end_told(&mut self, ended: Instant) {
         self.activity = Activity::Waiting;
         self.stats.last_duration = self.stats.last_started.map_or(Duration::ZERO, |started| ended - started);

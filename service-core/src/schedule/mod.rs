@@ -18,7 +18,7 @@ pub(crate) enum Schedule {
     Cron(CronSchedule),
     /// Only when woken or requested.
     OnDemand,
-    /// One run that continues until it is told to stop (`run`).
+    /// One run that continues until a stop is requested (`run`).
     LongRun(LongRun),
 }
 

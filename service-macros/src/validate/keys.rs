@@ -49,11 +49,11 @@ pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics)
         for rule in arg.key.rules {
             let message = match rule {
                 Rule::Schedule | Rule::Update if is_long => {
-                    format!("`{name}` does not apply to work that continues until it is told to stop: remove it")
+                    format!("`{name}` does not apply to work that continues until a stop is requested: remove it")
                 }
                 Rule::Run if !is_long && form == Form::Function => {
                     format!(
-                        "`{name}` is for work that continues until it is told to stop: add `long_running = true` or remove `{name}`"
+                        "`{name}` is for work that continues until a stop is requested: add `long_running = true` or remove `{name}`"
                     )
                 }
                 Rule::Run if !is_long => {

@@ -34,7 +34,7 @@ pub(crate) fn no_update(item: &Impl) -> Error {
         None => {
             format!(
                 "a service needs a method `update`, which the runtime calls for every run: add `{UPDATE} {{ … }}`; or, for work \
-                 that continues until it is told to stop, `{RUN} {{ … }}`"
+                 that continues until a stop is requested, `{RUN} {{ … }}`"
             )
         }
     };

@@ -1,7 +1,7 @@
-//! Runs that continue until they are told to stop: what ends them, and what follows.
+//! Runs that continue until a stop is requested: what ends them, and what follows.
 //!
-//! A long run is told to end by a stop, a pause or a fresh instance. When it then returns, that is neither an end nor a
-//! failure. An end that it was not told to is followed by what `on_end` says.
+//! A stop, a pause or a fresh instance requests the end of a long run. When it then returns, that is neither an end nor a
+//! failure. What follows any other end, `on_end` says.
 
 use std::pin::Pin;
 
@@ -41,7 +41,7 @@ impl Supervisor {
             InvokeResult::Done(result) if told => {
                 if let Err(error) = result {
                     let error = self.invoker.printable(error);
-                    info!(service.id = %self.cx.service.id, "the run was told to stop and ended with an error: {error:#}");
+                    info!(service.id = %self.cx.service.id, "the end of the run was requested, and it returned an error: {error:#}");
                     self.invoker.discard("an error", error);
                 }
                 self.end_told().await
@@ -51,7 +51,7 @@ impl Supervisor {
         }
     }
 
-    /// The run was told to end, and has ended. The next one follows as soon as nothing prevents it.
+    /// The end of the run was requested, and it has ended. The next one follows as soon as nothing prevents it.
     async fn end_told(&mut self) -> Option<Exit> {
         let ended = Instant::now();
         let outcome = self.cx.service.update(|state| {

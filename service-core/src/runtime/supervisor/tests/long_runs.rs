@@ -21,7 +21,7 @@ fn options(long: LongRun) -> Options {
     }
 }
 
-/// Runs until it is told to stop.
+/// Runs until a stop is requested.
 fn listener() -> Script {
     Script::new().update(async |cx| {
         cx.stopping().await;
@@ -249,7 +249,7 @@ async fn a_run_on_request_is_refused() {
     let service = listener().start(options(LongRun::default()));
     tokio::time::sleep(secs(1)).await;
     let error = service.inner.request_run(None).unwrap_err().to_string();
-    assert!(error.starts_with("cannot run service `job`: its `run` continues until it is told to stop"), "{error}");
+    assert!(error.starts_with("cannot run service `job`: its `run` continues until a stop is requested"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
