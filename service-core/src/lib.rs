@@ -6,6 +6,8 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod config;
 #[cfg(feature = "database")]
 pub mod database;
@@ -23,7 +25,7 @@ mod suggest;
 pub mod testing;
 
 pub use config::ServiceDescriptor;
-pub use config::options::{Exhausted, ServiceOptions};
+pub use config::options::{Exhausted, ServiceOptions, ServiceScope};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};

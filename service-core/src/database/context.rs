@@ -66,6 +66,9 @@ impl Context {
             ))
         })?;
         db.mark_used();
+        if let Some(monitor) = &db.tx.monitor {
+            monitor.check()?;
+        }
         Ok(db)
     }
 }

@@ -15,6 +15,7 @@ use crate::database::direct::DirectConnection;
 use crate::database::direct::forget_statements;
 use crate::database::error_kind::ErrorKind;
 use crate::database::operator_store::DatabaseOperatorStore;
+use crate::database::registry_db::RegistryDb;
 use crate::database::service_db::ServiceDb;
 use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
@@ -27,6 +28,7 @@ use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
+use crate::runtime::leases::Leases;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::{DATABASE, Outage, Resource};
@@ -55,6 +57,8 @@ pub(crate) struct DatabaseExtension {
     deleting: SingleTask,
     notifier: Arc<Notifier>,
     sending: SingleTask,
+    /// What decides which replica runs a service, if something does.
+    leases: OnceLock<Arc<dyn Leases>>,
     #[cfg(feature = "postgres")]
     listener: Option<Listener>,
 }
@@ -80,6 +84,7 @@ impl DatabaseExtension {
             deleting: SingleTask::default(),
             notifier,
             sending: SingleTask::default(),
+            leases: OnceLock::new(),
         }
     }
 
@@ -100,7 +105,28 @@ impl DatabaseExtension {
     }
 
     pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
+        if let Some(monitor) = &monitor {
+            self.watcher().set_monitor(monitor.clone());
+        }
         Self { monitor, ..self }
+    }
+
+    /// Installs what decides which replica runs a service, once.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) fn install_leases(&self, leases: Arc<dyn Leases>) {
+        let _ = self.leases.set(leases);
+    }
+
+    /// The database for the registry's own work.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) fn registry_db(&self) -> RegistryDb {
+        RegistryDb {
+            watcher: self.watcher().clone(),
+            notifier: self.notifier.clone(),
+            write_lock: self.write_lock.clone(),
+            monitor: self.monitor.clone(),
+            is_virtual: self.is_virtual,
+        }
     }
 
     pub(crate) fn installed(self) -> Arc<dyn Extension> {
@@ -312,6 +338,10 @@ impl Extension for DatabaseExtension {
 
     fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
         Some(Arc::new(DatabaseOperatorStore::new(self.watcher().clone())))
+    }
+
+    fn leases(&self) -> Option<&Arc<dyn Leases>> {
+        self.leases.get()
     }
 
     fn is_down(&self) -> bool {

@@ -240,6 +240,7 @@ impl Transaction {
                 if backend == DbBackend::Postgres {
                     notifier.announce(&tx, &topics).await?;
                 }
+                tx.check()?;
                 commit(tx.into_inner(), backend).await
             };
             let result = tokio::time::timeout(COMMIT_LIMIT, committing).await;
@@ -602,6 +603,9 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
 
 /// Begins a transaction. On a busy SQLite database it tries again, because the other writer will commit.
 async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
+    if let Some(monitor) = &cx.monitor {
+        monitor.check()?;
+    }
     if backend != DbBackend::Sqlite {
         // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
         let isolation_level = Some(IsolationLevel::ReadCommitted);

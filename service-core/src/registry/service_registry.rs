@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream;
+use tokio::task::JoinHandle;
 
 use crate::config::ServiceDescriptor;
 use crate::observe::health::{self, RegistryHealth};
@@ -47,6 +48,8 @@ pub(crate) struct RegistryInner {
     pub(super) strict: bool,
     pub(super) probes: Vec<Arc<Probe>>,
     pub(super) companions: Vec<Arc<dyn Companion>>,
+    /// The loops of the services. Only on virtual time.
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
     /// Locked while the configuration file is read again. The changes that need a restart and are reported already.

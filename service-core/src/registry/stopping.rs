@@ -112,6 +112,9 @@ impl ServiceRegistry {
         let registry = self.clone();
         let work = async move {
             registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
+            if let Some(leases) = registry.inner.extension.leases() {
+                leases.stop().await;
+            }
             registry.stop_companions().await;
             session.finish(registry.shutdown_result());
         };

@@ -33,6 +33,10 @@ impl Supervisor {
             self.failure_log.recovered(&self.cx.service);
         }
         match result {
+            result if self.has_lost_lease() => {
+                self.invoker.discard("the result of a run", result);
+                self.lose_lease().await
+            }
             InvokeResult::Cancelled(Cancelled::Interrupted) => {
                 warn!(service.id = %self.cx.service.id, "the run did not end within `drain_timeout` and was cancelled");
                 self.cx.service.emit(|| ServiceEventKind::Aborted);
