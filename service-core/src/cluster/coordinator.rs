@@ -32,6 +32,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The limits of a request to the database.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
 const LONGEST_LIMIT: Duration = Duration::from_secs(5);
+const RECORD_LIMIT: Duration = Duration::from_secs(2);
 /// How long the end of a shutdown waits for a takeover in progress.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -80,6 +81,9 @@ impl Coordinator {
     pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
         let is_virtual = db.is_virtual;
         let to_compete = db.notifier.lease_released();
+        if let Some(monitor) = &db.monitor {
+            monitor.add_replica(to_compete.clone());
+        }
         let shared = Shared {
             table: LeaseTable::new(db, clock),
             is_virtual,
@@ -118,6 +122,14 @@ impl Leases for Coordinator {
     fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64) -> BoxFuture<'a, ()> {
         let length = service.lease.as_ref().map_or(LONGEST_LIMIT, |lease| lease.length);
         Box::pin(async move { self.shared.release(&service.id, epoch, length).await })
+    }
+
+    fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.shared.table.record_point(&service.id, epoch, age, RECORD_LIMIT).await {
+                debug!(service.id = %service.id, "the point of the schedule cannot be recorded: {error:#}");
+            }
+        })
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
@@ -205,8 +217,9 @@ impl Shared {
     }
 
     async fn release(&self, id: &Arc<str>, epoch: u64, length: Duration) {
-        if let Err(error) = self.table.release(id, epoch, limit(length)).await {
-            debug!(service.id = %id, "the lease cannot be released, so it expires: {error:#}");
+        match self.table.release(id, epoch, limit(length)).await {
+            Ok(()) => self.table.notify_replicas(),
+            Err(error) => debug!(service.id = %id, "the lease cannot be released, so it expires: {error:#}"),
         }
     }
 
@@ -225,24 +238,26 @@ impl Shared {
                 let _ = timeout(CHECK_INTERVAL, self.to_compete.notified()).await;
                 continue;
             }
-            let is_unclear = {
+            let next = {
                 let _taking = self.taking.lock().await;
                 self.compete(&wanting).await
             };
-            // Another replica was faster, so there is a holder now.
-            if !is_unclear {
-                let _ = timeout(self.poll_interval(), self.to_compete.notified()).await;
-            }
+            let _ = timeout(next, self.to_compete.notified()).await;
         }
     }
 
-    /// Replicas that were started together do not poll together.
-    fn poll_interval(&self) -> Duration {
-        if self.is_virtual { POLL_INTERVAL } else { POLL_INTERVAL.mul_f64(0.8 + fastrand::f64() / 5.0) }
+    /// Returns the wait until the next poll. Replicas that were started together do not poll together. On virtual time, where
+    /// every poll costs real time, it is not before one of the leases may be free.
+    fn poll_interval(&self, first_free: Option<Duration>) -> Duration {
+        match first_free {
+            Some(left) if self.is_virtual => left,
+            _ if self.is_virtual => POLL_INTERVAL,
+            _ => POLL_INTERVAL.mul_f64(0.8 + fastrand::f64() / 5.0),
+        }
     }
 
-    /// Finds out which leases are free, by one statement, and takes them one by one. Returns whether another replica was faster.
-    async fn compete(&self, wanting: &[Leased]) -> bool {
+    /// Finds out which leases are free, by one statement, and takes them one by one. Returns the wait until this is due again.
+    async fn compete(&self, wanting: &[Leased]) -> Duration {
         let ids: Vec<Arc<str>> = wanting.iter().map(|(service, _)| service.id().clone()).collect();
         let rows = match self.table.read(&ids, LONGEST_LIMIT).await {
             Ok(rows) => rows,
@@ -253,13 +268,16 @@ impl Shared {
                         wake(service);
                     }
                 }
-                return false;
+                return self.poll_interval(None);
             }
         };
-        let mut free = Vec::new();
+        let (mut free, mut first_free) = (Vec::new(), None::<Duration>);
         for leased in wanting {
             match rows.get(&**leased.0.id()) {
-                Some(row) if row.is_valid && row.owner != self.table.replica.owner => set_holder(leased, row),
+                Some(row) if !row.left.is_zero() && row.owner != self.table.replica.owner => {
+                    set_holder(leased, row);
+                    first_free = Some(first_free.map_or(row.left, |first| first.min(row.left)));
+                }
                 _ => free.push(leased),
             }
         }
@@ -270,8 +288,12 @@ impl Shared {
         let mut is_unclear = false;
         for (service, lease) in free {
             is_unclear |= lease.is_wanted() && self.take(service, lease).await;
+            if lease.is_wanted() {
+                first_free = Some(POLL_INTERVAL);
+            }
         }
-        is_unclear
+        // If another replica was faster, there is a holder now.
+        if is_unclear { Duration::ZERO } else { self.poll_interval(first_free) }
     }
 
     /// Takes one lease that seems to be free. Returns whether another replica was faster.

@@ -40,8 +40,8 @@ pub(super) struct LeaseRow {
     pub(super) epoch: u64,
     /// How long ago it was renewed.
     pub(super) renewed: Duration,
-    /// Whether it is valid, so that only its owner may run the service.
-    pub(super) is_valid: bool,
+    /// How long it is still valid, so that only its owner may run the service. Zero: it is free.
+    pub(super) left: Duration,
 }
 
 /// A lease that this replica has taken.
@@ -160,6 +160,29 @@ impl LeaseTable {
         release.await
     }
 
+    /// On virtual time, the replicas in this process take the place of those that the database notifies.
+    pub(super) fn notify_replicas(&self) {
+        if let Some(monitor) = &self.db.monitor {
+            monitor.notify_replicas();
+        }
+    }
+
+    /// Records how long ago the schedule's last point was.
+    pub(super) async fn record_point(&self, id: &str, epoch: u64, age: Duration, limit: Duration) -> Result<()> {
+        let record = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin(&cx).await?;
+            let sql = format!(
+                "UPDATE service_lease SET last_point = {} - $4 WHERE service_id = $1 AND owner = $2 AND epoch = $3",
+                self.wall_now()
+            );
+            let [epoch, age] = [epoch, u64::try_from(age.as_millis()).unwrap_or(u64::MAX)]
+                .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+            tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), epoch.into(), age.into()])).await?;
+            tx.commit().await
+        });
+        record.await
+    }
+
     // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn statement<const N: usize>(&self, sql: &str, values: [Value; N]) -> Statement {
@@ -218,7 +241,7 @@ fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
         label: row.try_get("", "label")?,
         epoch: u64::try_from(epoch).unwrap_or_default(),
         renewed: millis(lease - left),
-        is_valid: left > 0,
+        left: millis(left),
     };
     Ok((row.try_get("", "service_id")?, lease_row))
 }

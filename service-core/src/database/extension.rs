@@ -124,7 +124,7 @@ impl DatabaseExtension {
             watcher: self.watcher().clone(),
             notifier: self.notifier.clone(),
             write_lock: self.write_lock.clone(),
-            monitor: self.monitor.clone(),
+            monitor: self.monitor.as_ref().map(|monitor| Arc::new(monitor.for_registry())),
             is_virtual: self.is_virtual,
         }
     }
@@ -290,6 +290,15 @@ impl Extension for DatabaseExtension {
         Box::pin(async move {
             match ServiceDb::of(service) {
                 Some(db) => db.settle(error).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn abandon<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match ServiceDb::of(service) {
+                Some(db) => db.abandon().await,
                 None => Ok(()),
             }
         })

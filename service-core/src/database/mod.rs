@@ -17,6 +17,7 @@ mod db_time;
 mod direct;
 mod error_kind;
 pub(crate) mod extension;
+mod fence;
 mod operator_store;
 pub(crate) mod registry_db;
 mod schema;

@@ -43,6 +43,12 @@ impl RegistryDb {
             self.watcher.availability.tables().ensure(&db).await?;
             work(self.context(db)).await
         });
+        let answer = async {
+            match &self.monitor {
+                Some(monitor) => monitor.own(answer).await,
+                None => answer.await,
+            }
+        };
         match tokio::time::timeout(limit, answer).await {
             Ok(result) => result,
             Err(_) => {

@@ -4,14 +4,18 @@
 //! the user's code may do something else for hours of virtual time. So the framework's transactions report their statements.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
     Statement,
 };
+
+use tokio::sync::Notify;
 
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
@@ -20,7 +24,9 @@ use crate::runtime::lifecycle::BoxFuture;
 pub(crate) struct StatementMonitor {
     shared: Arc<Shared>,
     /// The test has cut off this replica from the database.
-    is_cut_off: AtomicBool,
+    is_cut_off: Arc<AtomicBool>,
+    /// The statements are the registry's own work, and not that of a service.
+    is_registrys: bool,
 }
 
 /// What the replicas on one pool share.
@@ -28,20 +34,58 @@ struct Shared {
     pool: OnceLock<DatabaseConnection>,
     /// Open transactions in which no statement is in flight.
     waiting: AtomicU32,
-    /// Called synchronously when a statement may begin.
-    on_begin: Box<dyn Fn() + Send + Sync>,
+    /// Called synchronously when a statement may begin, with whether it is the registry's own work.
+    on_begin: Box<dyn Fn(bool) + Send + Sync>,
+    /// The registry's own work is being polled.
+    polls_registry: AtomicBool,
+    /// Each replica has one, which is notified when a lease is released.
+    replicas: Mutex<Vec<Arc<Notify>>>,
 }
 
 #[allow(dead_code, reason = "for virtual time")]
 impl StatementMonitor {
-    pub(crate) fn new(on_begin: impl Fn() + Send + Sync + 'static) -> Self {
-        let shared = Shared { pool: OnceLock::new(), waiting: AtomicU32::new(0), on_begin: Box::new(on_begin) };
-        Self { shared: Arc::new(shared), is_cut_off: AtomicBool::new(false) }
+    pub(crate) fn new(on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        let shared = Shared {
+            pool: OnceLock::new(),
+            waiting: AtomicU32::new(0),
+            on_begin: Box::new(on_begin),
+            polls_registry: AtomicBool::new(false),
+            replicas: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), is_cut_off: Arc::default(), is_registrys: false }
     }
 
     /// The monitor of another replica on the same pool.
     pub(crate) fn replica(&self) -> Self {
-        Self { shared: self.shared.clone(), is_cut_off: AtomicBool::new(false) }
+        Self { shared: self.shared.clone(), is_cut_off: Arc::default(), is_registrys: false }
+    }
+
+    /// The monitor for the registry's own work on this replica.
+    pub(crate) fn for_registry(&self) -> Self {
+        Self { shared: self.shared.clone(), is_cut_off: self.is_cut_off.clone(), is_registrys: true }
+    }
+
+    /// Awaits the registry's own work.
+    pub(crate) async fn own<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|task| {
+            self.shared.polls_registry.store(true, Ordering::SeqCst);
+            let polled = work.as_mut().poll(task);
+            self.shared.polls_registry.store(false, Ordering::SeqCst);
+            polled
+        })
+        .await
+    }
+
+    /// Adds what is notified when a lease is released.
+    pub(crate) fn add_replica(&self, released: Arc<Notify>) {
+        self.shared.replicas.lock().unwrap_or_else(PoisonError::into_inner).push(released);
+    }
+
+    /// A lease was released.
+    pub(crate) fn notify_replicas(&self) {
+        let replicas = self.shared.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        replicas.iter().for_each(|released| released.notify_one());
     }
 
     /// From now on, this replica reaches the database, or does not.
@@ -65,7 +109,7 @@ impl StatementMonitor {
 
     /// A connection of the pool is about to be used.
     pub(crate) fn begin(&self) {
-        (self.shared.on_begin)();
+        (self.shared.on_begin)(self.is_registrys || self.shared.polls_registry.load(Ordering::SeqCst));
     }
 }
 

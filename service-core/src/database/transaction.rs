@@ -29,6 +29,7 @@ use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
+use crate::database::fence::{Fence, Refusal};
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
@@ -60,6 +61,8 @@ pub(crate) struct TxContext {
     pub(crate) notifier: Arc<Notifier>,
     /// Only on virtual time.
     pub(crate) monitor: Option<Arc<StatementMonitor>>,
+    /// Set if one replica at a time runs the service.
+    pub(crate) fence: Option<Arc<Fence>>,
 }
 
 impl TxContext {
@@ -72,6 +75,7 @@ impl TxContext {
             write_lock: WriteLock::default(),
             notifier: Arc::default(),
             monitor: None,
+            fence: None,
         }
     }
 }
@@ -141,6 +145,9 @@ struct TxHealth {
 impl Transaction {
     /// Begins at once.
     pub(crate) async fn begin(cx: &TxContext) -> Result<Self> {
+        if let Some(fence) = &cx.fence {
+            fence.check_here().map_err(Error::new)?;
+        }
         let transaction = Self::lazy(cx);
         transaction.connection().await?;
         Ok(transaction)
@@ -223,8 +230,10 @@ impl Transaction {
     /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up
     /// to 5 s.
     ///
+    /// With `scope = "cluster"`, a replica that has lost the lease of the service cannot commit.
+    ///
     /// # Errors
-    /// The database refused the commit; then nothing was written. If the connection broke during the commit, or the server
+    /// The database refused the commit, or the lease is lost; then nothing was written. If the connection broke during the commit, or the server
     /// did not answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
         if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
@@ -234,25 +243,38 @@ impl Transaction {
         let topics = std::mem::take(&mut lock(&self.notifications).topics);
         let notifier = self.cx.notifier.clone();
         let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
-        let guard = self.cx.commits.enter();
+        let (guard, fence) = (self.cx.commits.enter(), self.cx.fence.clone());
         let committing = tokio::spawn(async move {
             let committing = async {
                 if backend == DbBackend::Postgres {
                     notifier.announce(&tx, &topics).await?;
                 }
+                if let Some(fence) = &fence
+                    && let Err(refusal) = fence.check(&tx).await
+                {
+                    let _ = tx.into_inner().rollback().await;
+                    return Err(refusal);
+                }
                 tx.check()?;
-                commit(tx.into_inner(), backend).await
+                Ok(commit(tx.into_inner(), backend).await?)
             };
             let result = tokio::time::timeout(COMMIT_LIMIT, committing).await;
             drop((guard, permits));
+            let is_refused = match &result {
+                Ok(Ok(())) | Err(_) => false,
+                Ok(Err(Refusal::LeaseLost(_))) => true,
+                Ok(Err(Refusal::Database(error))) => ErrorKind::of(error) != ErrorKind::ConnectionLost,
+            };
             // If it is unknown whether the commit took effect, a run without work is better than none.
-            if !matches!(&result, Ok(Err(error)) if ErrorKind::of(error) != ErrorKind::ConnectionLost) {
+            if !is_refused {
                 notifier.deliver(&topics);
             }
             result
         });
         match committing.await {
-            Ok(Ok(result)) => Ok(result?),
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(Refusal::LeaseLost(lost)))) => Err(Error::new(lost)),
+            Ok(Ok(Err(Refusal::Database(error)))) => Err(error.into()),
             Ok(Err(_)) => Err(Error::new(Unanswered)),
             Err(stopped) => Err(Error::new(stopped)),
         }
@@ -316,12 +338,18 @@ impl Transaction {
     }
 
     async fn begin_checked(&self) -> DbResult<OpenTransaction> {
+        if let Some(fence) = &self.cx.fence {
+            fence.check_here().map_err(|lost| DbErr::Custom(lost.to_string()))?;
+        }
         let turn = match &self.queue {
             Some(place) => place.turn().await,
             None => None,
         };
         let mut open = self.track_begin(begin_with_retry(&self.cx, self.backend)).await?;
         open.permits.1 = turn;
+        if let Some(fence) = &self.cx.fence {
+            self.track_begin(fence.begin(&open.tx)).await?;
+        }
         if let Some(limit) = &self.time_limit
             && self.backend == DbBackend::Postgres
         {

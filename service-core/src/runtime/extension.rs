@@ -106,6 +106,11 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Releases the rows that the run left open, as they were: it was no failure of theirs.
+    fn abandon<'a>(&'a self, _service: &'a ServiceInner) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service with this schedule.
     fn last_fire<'a>(
         &'a self,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -19,6 +20,9 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
 
     /// Releases the lease of this epoch, whose service has stopped here: another replica may take it at once.
     fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64) -> BoxFuture<'a, ()>;
+
+    /// Records how long ago the schedule's last point was, for the replica that takes over.
+    fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()>;
 
     /// Called at the end of a shutdown: waits until no lease is being taken.
     fn stop(&self) -> BoxFuture<'_, ()>;

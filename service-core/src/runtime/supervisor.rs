@@ -83,6 +83,8 @@ pub(crate) struct Supervisor {
     woken: bool,
     /// This replica has taken the lease, and the schedule of the service has not been planned since.
     grant: Option<Grant>,
+    /// No replica has run the service before this one took the lease.
+    is_first_in_cluster: bool,
     /// Blocking code was left behind when the instance ended.
     left_blocking_code: bool,
     /// For a cron schedule.
@@ -172,6 +174,7 @@ impl Supervisor {
             current_waiters: Waiters::new(),
             woken: false,
             grant: None,
+            is_first_in_cluster: false,
             left_blocking_code: false,
             cron: None,
             nominal: Nominal::None,
@@ -199,7 +202,7 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
-        if !self.once {
+        if !self.once && self.cx.service.lease.is_none() {
             self.skip_since_previous_end();
         }
         if !self.once && !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
@@ -216,7 +219,7 @@ impl Supervisor {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
                 WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
-                WaitEvent::Run => match self.run(timer.as_mut()).await {
+                WaitEvent::Run => match self.run_recorded(timer.as_mut()).await {
                     InvokeResult::Done(Ok(outcome)) => {
                         self.succeed(outcome);
                         self.after_run().await;

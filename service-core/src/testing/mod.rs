@@ -191,16 +191,16 @@ impl TestBed {
 
     /// From now on only the bed lets time move: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
     /// nothing if tokio's clock is not paused. The closure that it returns is to be called whenever work in real time begins, by
-    /// the task that begins it.
+    /// the task that begins it, with whether it is the registry's own work.
     #[allow(dead_code, reason = "for databases")]
-    pub(crate) async fn hold_clock(&self) -> Option<impl Fn() + Send + Sync + 'static> {
+    pub(crate) async fn hold_clock(&self) -> Option<impl Fn(bool) + Send + Sync + 'static> {
         let clock = HeldClock::hold_paused();
         // The work belongs to the clock, not the clock to the work.
         let held = clock.as_ref().map(Arc::downgrade);
         if let Some(clock) = clock {
             self.hold(clock);
         }
-        held.map(|held| move || _ = held.upgrade().map(|clock| clock.work_begins()))
+        held.map(|held| move |is_registrys: bool| _ = held.upgrade().map(|clock| clock.work_begins(is_registrys)))
     }
 
     /// The clock stands still while this work goes on.

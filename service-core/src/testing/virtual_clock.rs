@@ -80,7 +80,7 @@ pub(crate) struct HeldClock {
     work: OnceLock<Arc<dyn RealWork>>,
     /// Work in real time begins.
     begins: Notify,
-    /// How often it began, except for that of `refresh`.
+    /// How often that of a service began.
     begun: AtomicU64,
     refreshing: AtomicBool,
     refreshed: Mutex<Refreshed>,
@@ -150,10 +150,10 @@ impl HeldClock {
         let _ = self.work.set(work);
     }
 
-    /// Work in real time begins. Called by the task that begins it.
+    /// Work in real time begins: of a service, or the registry's own. Called by the task that begins it.
     #[allow(dead_code, reason = "for databases")]
-    pub(super) fn work_begins(&self) {
-        if !self.refreshing.load(Ordering::SeqCst) {
+    pub(super) fn work_begins(&self, is_registrys: bool) {
+        if !is_registrys && !self.refreshing.load(Ordering::SeqCst) {
             self.begun.fetch_add(1, Ordering::SeqCst);
         }
         self.begins.notify_waiters();
@@ -480,7 +480,7 @@ mod tests {
         bed.run_for(Duration::from_secs(1)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert_eq!(sleeping.await.expect("it has ended"), Duration::from_millis(700));
-        work_begins();
+        work_begins(false);
         bed.run_for(Duration::from_secs(1)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(2));
     }
@@ -511,7 +511,7 @@ mod tests {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 *lock(&work.0) = RealWorkState { active: Some(1), ..idle };
-                work_begins();
+                work_begins(false);
                 let now = Instant::now();
                 let (sender, receiver) = tokio::sync::oneshot::channel();
                 std::thread::spawn(move || {

@@ -1,5 +1,7 @@
 //! Services with `scope = "cluster"`: on one replica at a time.
 
+mod continuity;
+mod fencing;
 mod takeover;
 
 use std::sync::{Arc, Mutex};

@@ -57,7 +57,9 @@ impl Supervisor {
             let by_hand = exit == Exit::Stopped && state.requests.stop.as_ref().is_some_and(|stop| !stop.is_shutdown());
             if !once {
                 let since = state.status.skips_fires_since;
-                state.status.skips_fires_since = (by_hand && !owes).then(|| since.unwrap_or(now));
+                // Another replica serves the fires of a service with a lease.
+                let skips = by_hand && !owes && service.lease.is_none();
+                state.status.skips_fires_since = skips.then(|| since.unwrap_or(now));
                 state.status.previous_end = Some(now);
             }
             state.status.activity = Activity::Ended(exit);

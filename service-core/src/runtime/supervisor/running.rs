@@ -85,6 +85,17 @@ impl Supervisor {
         self.fail(kind, error, began, None).await
     }
 
+    /// Runs `update` once. If a replica at a time runs the service, the point of the schedule is recorded first.
+    pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
+        if self.cx.epoch.is_none() {
+            return self.run(timer).await;
+        }
+        Box::pin(self.record_point(false)).await;
+        let result = self.run(timer).await;
+        Box::pin(self.record_point(true)).await;
+        result
+    }
+
     /// Runs `update` once.
     pub(super) async fn run(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
         let run = self.cx.run;

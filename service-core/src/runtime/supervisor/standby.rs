@@ -18,11 +18,13 @@ use crate::runtime::invoker::Limit;
 use crate::runtime::lease::Grant;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::runtime::turn::Turn;
-use crate::schedule::later;
+use crate::schedule::{Schedule, later};
 use crate::service::outcome::Outcome;
 
 /// How long the release of a lease may take. If it fails, the lease expires.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a run waits until its point of the schedule is recorded.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     /// Waits until this replica has the lease, if the service needs one. Returns the end of the loop if a stop comes first.
@@ -56,6 +58,7 @@ impl Supervisor {
         let Some(grant) = granted else { return Some(Exit::Stopped) };
         self.cx.epoch = Some(grant.epoch);
         self.grant = Some(grant);
+        self.is_first_in_cluster = grant.last.is_none();
         service.update(|state| {
             state.status.at_rest = false;
             state.status.activity = Activity::Waiting;
@@ -104,13 +107,53 @@ impl Supervisor {
         drop((left, waiters));
         (self.due, self.nominal, self.turn, self.cron, self.woken) =
             (Due::AtOnce, Nominal::None, Turn::None, None, false);
-        self.settle(None).await;
+        self.abandon_rows().await;
         if self.unreturned.is_some() && !self.until_returned().await {
             return Some(Exit::Stopped);
         }
         self.end_instance().await;
         service.lock().status.wait_reason = None;
         self.stand_by().await
+    }
+
+    /// Releases the rows that the run left open, within `drain_timeout`.
+    async fn abandon_rows(&mut self) {
+        let (service, extension) = (&self.cx.service, &self.invoker.extension);
+        if extension.has_unsettled(service) {
+            let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
+            // Claims that are not released expire.
+            let _ = self.invoker.invoke(pin!(extension.abandon(service)), limit).await;
+        }
+    }
+
+    /// Records the point of the schedule that the run which begins now serves, so that a replica which takes over continues there.
+    pub(super) async fn record_point(&mut self, is_over: bool) {
+        let service = &self.cx.service;
+        let Some((epoch, leases)) = self.cx.epoch.zip(self.invoker.extension.leases()) else { return };
+        if self.cx.has_lost_lease() {
+            return;
+        }
+        let now = Instant::now();
+        let age = match &self.options.schedule {
+            Schedule::Interval(every) if !is_over => {
+                let status = &service.lock().status;
+                let started = status.stats.last_started.unwrap_or(now);
+                if started < status.grid.first() {
+                    // A requested run before the first point.
+                    return;
+                }
+                let next = status.grid.next(*every, Some(started));
+                every.saturating_sub(next.saturating_duration_since(now))
+            }
+            Schedule::Delay(_) => Duration::ZERO,
+            // Only whether there has been a run matters.
+            Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_) if !is_over && self.is_first_in_cluster => {
+                Duration::ZERO
+            }
+            _ => return,
+        };
+        let limit = Limit::Late(later(now, RECORD_TIMEOUT));
+        let _ = self.invoker.invoke(pin!(leases.record_point(service, epoch, age)), limit).await;
     }
 
     /// Waits for the blocking run that has not returned. Returns `false` if a stop comes first.
