@@ -2,6 +2,9 @@
 
 mod continuity;
 mod fencing;
+#[allow(dead_code, reason = "the worker runs it")]
+mod ledger;
+mod real;
 mod takeover;
 
 use std::sync::{Arc, Mutex};
