@@ -24,6 +24,8 @@ mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(feature = "cluster")]
+pub use cluster::{Replica, ReplicaService};
 pub use config::ServiceDescriptor;
 pub use config::options::{Exhausted, ServiceOptions, ServiceScope};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};

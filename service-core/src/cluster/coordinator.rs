@@ -4,6 +4,7 @@
 //! part is an answer that comes late or never. A lease is trusted from the moment when the request was sent, so it ends here
 //! before it ends in the database. Nothing that a lost request may still do can end or extend another lease than its own.
 
+use std::any::Any;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,17 +12,20 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use crate::cluster::fleet::Fleet;
 use crate::cluster::lease_table::{LeaseRow, LeaseTable};
 use crate::database::registry_db::RegistryDb;
 use crate::database::single_task::SingleTask;
 use crate::log::debug;
+use crate::registry::service_registry::RegistryInner;
 use crate::runtime::lease::{Grant, Holder, Lease, LeaseClock};
 use crate::runtime::leases::Leases;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
-use crate::service::error::Error;
+use crate::service::error::Result;
+use crate::service::outcome::RunReport;
 
 /// How often a replica that stands by looks for leases that are free.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,11 +47,14 @@ pub(super) struct Coordinator {
     renewing: SingleTask,
     competing: SingleTask,
     watching: SingleTask,
+    serving: SingleTask,
+    fleet: Arc<Fleet>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    table: LeaseTable,
+    table: Arc<LeaseTable>,
+    fleet: Arc<Fleet>,
     is_virtual: bool,
     /// Another lease has to be renewed.
     to_renew: Notify,
@@ -80,12 +87,12 @@ fn limit(length: Duration) -> Duration {
 impl Coordinator {
     pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
         let is_virtual = db.is_virtual;
-        let to_compete = db.notifier.lease_released();
-        if let Some(monitor) = &db.monitor {
-            monitor.add_replica(to_compete.clone());
-        }
+        let to_compete = Arc::new(Notify::new());
+        let table = Arc::new(LeaseTable::new(db, clock));
+        let fleet = Arc::new(Fleet::new(table.clone(), is_virtual, to_compete.clone()));
         let shared = Shared {
-            table: LeaseTable::new(db, clock),
+            table,
+            fleet: fleet.clone(),
             is_virtual,
             to_renew: Notify::new(),
             to_watch: Notify::new(),
@@ -97,15 +104,20 @@ impl Coordinator {
             renewing: SingleTask::default(),
             competing: SingleTask::default(),
             watching: SingleTask::default(),
+            serving: SingleTask::default(),
+            fleet,
         }
     }
 }
 
 impl Leases for Coordinator {
-    fn start(&self, services: &Arc<Services>, runtime: &Handle) {
+    fn start(&self, registry: Arc<dyn Any + Send + Sync>, services: &Arc<Services>, runtime: &Handle) {
+        let Ok(registry) = registry.downcast::<RegistryInner>() else { return };
         if leased(services).is_empty() {
             return;
         }
+        let (fleet, registry) = (self.fleet.clone(), Arc::downgrade(&registry));
+        self.serving.start(runtime, || async move { fleet.keep_serving(&registry).await });
         let tasks = || (self.shared.clone(), Arc::downgrade(services));
         let (shared, services) = tasks();
         self.renewing.start(runtime, || async move { shared.keep_renewing(&services).await });
@@ -117,6 +129,7 @@ impl Leases for Coordinator {
 
     fn wanted(&self) {
         self.shared.to_compete.notify_one();
+        self.fleet.report_soon();
     }
 
     fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64) -> BoxFuture<'a, ()> {
@@ -132,9 +145,30 @@ impl Leases for Coordinator {
         })
     }
 
+    fn request_run<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<RunReport>> {
+        Box::pin(self.fleet.request_run(service))
+    }
+
+    fn forward_wake(&self, id: &Arc<str>) {
+        self.fleet.forward_wake(id);
+    }
+
+    fn reset_others<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<usize>> {
+        Box::pin(self.fleet.reset_others(service))
+    }
+
+    fn failed(&self) {
+        self.fleet.report_soon();
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>> {
+        Box::pin(async { Ok(serde_json::to_value(self.fleet.replicas().await?)?) })
+    }
+
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let _ = timeout(STOP_LIMIT, self.shared.taking.lock()).await;
+            let _ = timeout(STOP_LIMIT, self.fleet.leave()).await;
         })
     }
 }
@@ -181,7 +215,7 @@ impl Shared {
         }
     }
 
-    async fn renew(&self, held: &[Held], limit: Duration) -> Result<(), Error> {
+    async fn renew(&self, held: &[Held], limit: Duration) -> Result<()> {
         let ids: Vec<Arc<str>> = held.iter().map(|(service, ..)| service.id().clone()).collect();
         let (renewed, sent) = self.table.renew(&ids, limit).await?;
         for (service, lease, epoch, _) in held {
@@ -247,10 +281,10 @@ impl Shared {
     }
 
     /// Returns the wait until the next poll. Replicas that were started together do not poll together. On virtual time, where
-    /// every poll costs real time, it is not before one of the leases may be free.
+    /// every poll costs real time, it is the longer the longer the leases last.
     fn poll_interval(&self, first_free: Option<Duration>) -> Duration {
         match first_free {
-            Some(left) if self.is_virtual => left,
+            Some(left) if self.is_virtual => (left / 2).max(POLL_INTERVAL),
             _ if self.is_virtual => POLL_INTERVAL,
             _ => POLL_INTERVAL.mul_f64(0.8 + fastrand::f64() / 5.0),
         }
@@ -306,6 +340,8 @@ impl Shared {
                     wake(service);
                     self.to_renew.notify_one();
                     self.to_watch.notify_one();
+                    // Requests may wait for a holder.
+                    self.fleet.report_soon();
                 } else {
                     // It has been stopped meanwhile, or the answer came too late.
                     self.release(id, taken.epoch, lease.length).await;

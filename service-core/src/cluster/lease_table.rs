@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 
-use crate::cluster::replica::Replica;
+use crate::cluster::identity::Identity;
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::runtime::lease::LeaseClock;
@@ -25,9 +25,9 @@ const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '500ms'";
 /// Access to the leases for one replica.
 #[derive(Debug)]
 pub(super) struct LeaseTable {
-    db: RegistryDb,
+    pub(super) db: RegistryDb,
     clock: Arc<dyn LeaseClock>,
-    pub(super) replica: Replica,
+    pub(super) replica: Identity,
     /// Identifies the start of the machine, where times count from it.
     boot: String,
 }
@@ -62,7 +62,7 @@ impl LeaseTable {
             (_, true) | (DbBackend::Postgres, false) => String::new(),
             _ => crate::cluster::clock::boot_id(),
         };
-        Self { db, clock, replica: Replica::of_process(), boot }
+        Self { db, clock, replica: Identity::of_process(), boot }
     }
 
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
@@ -152,12 +152,18 @@ impl LeaseTable {
             let sql = "UPDATE service_lease SET expires_at = 0 WHERE service_id = $1 AND owner = $2 AND epoch = $3";
             let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
             tx.execute_raw(self.statement(sql, [id.into(), self.owner(), epoch.into()])).await?;
-            if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual {
-                self.db.notifier.announce_released(&tx).await?;
-            }
+            self.announce(&tx).await?;
             tx.commit().await
         });
         release.await
+    }
+
+    /// Notifies the other replicas when this transaction commits: a lease is released, or there is a request.
+    pub(super) async fn announce(&self, tx: &Transaction) -> Result<()> {
+        if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual {
+            self.db.notifier.announce_released(tx).await?;
+        }
+        Ok(())
     }
 
     /// On virtual time, the replicas in this process take the place of those that the database notifies.
@@ -185,11 +191,11 @@ impl LeaseTable {
 
     // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn statement<const N: usize>(&self, sql: &str, values: [Value; N]) -> Statement {
+    pub(super) fn statement<const N: usize>(&self, sql: &str, values: [Value; N]) -> Statement {
         Statement::from_sql_and_values(self.db.backend(), sql, values)
     }
 
-    fn owner(&self) -> Value {
+    pub(super) fn owner(&self) -> Value {
         self.replica.owner.as_str().into()
     }
 
@@ -207,7 +213,7 @@ impl LeaseTable {
     }
 
     /// The time by which schedules continue, in milliseconds, as SQL. It goes on when the machine is started again.
-    fn wall_now(&self) -> String {
+    pub(super) fn wall_now(&self) -> String {
         match (self.db.backend(), self.db.is_virtual) {
             (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
             (_, true) => self.clock.now().as_millis().to_string(),

@@ -6,8 +6,13 @@
 
 mod clock;
 mod coordinator;
+mod fleet;
+mod identity;
 mod lease_table;
-mod replica;
+mod replica_table;
+mod request_table;
+
+pub use replica_table::{Replica, ReplicaService};
 
 use std::any::Any;
 use std::sync::Arc;

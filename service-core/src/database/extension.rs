@@ -37,6 +37,7 @@ use crate::runtime::services::Services;
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
+use crate::service::state::ServiceState;
 
 /// The name of the registry where a service's id is stored.
 const REGISTRY: &str = "service_core";
@@ -256,7 +257,19 @@ impl Extension for DatabaseExtension {
     fn notify(&self, services: &Services, topic: &str) {
         services.wake(topic);
         if self.reaches_other_replicas() {
-            self.notifier.send_later(topic);
+            return self.notifier.send_later(topic);
+        }
+        // No notification reaches the replica that runs a service for which this one stands by.
+        let Some(leases) = self.leases.get() else { return };
+        for service in services.all().iter().filter(|service| service.inner.lease.is_some()) {
+            let stands_by = {
+                let state = service.inner.lock();
+                let listens = state.requests.options.wake_on.iter().any(|known| known == topic);
+                listens && state.state() == ServiceState::Standby
+            };
+            if stands_by {
+                leases.forward_wake(service.id());
+            }
         }
     }
 

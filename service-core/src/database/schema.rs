@@ -15,7 +15,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 10] = [
     (
         "service_claim",
         "CREATE TABLE IF NOT EXISTS service_claim (\
@@ -62,6 +62,18 @@ const TABLES: [(&str, &str); 8] = [
     (
         "service_epoch",
         "CREATE TABLE IF NOT EXISTS service_epoch (service_id TEXT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL)",
+    ),
+    (
+        "service_replica",
+        "CREATE TABLE IF NOT EXISTS service_replica (\
+         id TEXT NOT NULL PRIMARY KEY, host TEXT NOT NULL, pid BIGINT NOT NULL, version TEXT NOT NULL, \
+         started_at TEXT NOT NULL, seen_at BIGINT NOT NULL, services TEXT NOT NULL)",
+    ),
+    (
+        "service_request",
+        "CREATE TABLE IF NOT EXISTS service_request (\
+         id TEXT NOT NULL PRIMARY KEY, service_id TEXT NOT NULL, action TEXT NOT NULL, requested_by TEXT NOT NULL, \
+         requested_at BIGINT NOT NULL, taken_by TEXT, report TEXT)",
     ),
 ];
 

@@ -21,8 +21,10 @@ use crate::runtime::lifecycle::{BoxFuture, Discovered};
 use crate::runtime::probe::Probe;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::PausedBy;
+use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
+use crate::service::state::ServiceState;
 
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
@@ -92,6 +94,17 @@ impl ServiceRegistry {
     /// fails.
     pub fn notify(&self, topic: &str) {
         self.inner.extension.notify(&self.inner.services, topic);
+    }
+
+    /// Wakes a service, here or on the replica that holds its lease.
+    pub(crate) fn wake(&self, service: &ServiceInner) {
+        service.request_wake();
+        if service.lease.is_some()
+            && service.lock().state() == ServiceState::Standby
+            && let Some(leases) = self.inner.extension.leases()
+        {
+            leases.forward_wake(&service.id);
+        }
     }
 
     /// Returns a health snapshot of all services.

@@ -140,6 +140,12 @@ impl ServiceRegistry {
 
     /// A service is `Failed` permanently: shuts down if it is critical, and reports if no service runs any more.
     fn after_failure(&self, service: &RegisteredService) {
+        if service.inner.lease.is_some()
+            && let Some(leases) = self.inner.extension.leases()
+        {
+            // Another replica may still run it.
+            return leases.failed();
+        }
         if service.inner.lock().requests.options.critical {
             return self.critical_failure(service.id());
         }
@@ -155,7 +161,7 @@ impl ServiceRegistry {
     /// Starts the extension's own tasks, except on virtual time, which calls `refresh` instead.
     pub(super) fn keep_watching(&self, runtime: &Handle) {
         if let Some(leases) = self.inner.extension.leases() {
-            leases.start(&self.inner.services, runtime);
+            leases.start(self.inner.clone(), &self.inner.services, runtime);
         }
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);

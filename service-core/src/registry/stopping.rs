@@ -126,7 +126,7 @@ impl ServiceRegistry {
     }
 
     /// A critical service is `Failed` permanently: begins a shutdown.
-    pub(super) fn critical_failure(&self, id: &str) {
+    pub(crate) fn critical_failure(&self, id: &str) {
         error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
         self.shut_down_after_start();
     }

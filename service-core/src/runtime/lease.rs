@@ -37,6 +37,8 @@ struct State {
     holder: Option<Holder>,
     /// Why the holder cannot be determined, since the last answer of the database.
     problem: Option<String>,
+    /// Why a single run was refused.
+    refusal: Option<String>,
     /// It is known whether another replica holds the lease, or that this cannot be determined.
     is_decided: bool,
 }
@@ -113,11 +115,15 @@ impl Lease {
             return Ok(format!("held by {label}, epoch {epoch}, renewed {} ago", ago(renewed)));
         }
         let state = self.lock();
-        let last = state.holder.as_ref().map_or_else(String::new, |holder| {
-            format!("; {} held it when the database last answered, {} ago", holder.label, ago(holder.seen))
-        });
-        let problem = state.problem.as_deref().unwrap_or("no replica has taken the lease yet");
-        Err(format!("no holder of the lease is known: {problem}{last}"))
+        let last = state.holder.as_ref().map(|holder| (&holder.label, ago(holder.seen)));
+        Err(match (&state.problem, last) {
+            (Some(problem), Some((label, ago))) => {
+                format!("no holder of the lease is known: {problem}; {label} held it {ago} ago")
+            }
+            (Some(problem), None) => format!("no holder of the lease is known: {problem}"),
+            (None, Some((label, ago))) => format!("no holder of the lease is known; {label} held it {ago} ago"),
+            (None, None) => "no replica has taken the lease yet".to_owned(),
+        })
     }
 
     // ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,6 +138,17 @@ impl Lease {
     /// Whether it is known that this replica does not get the lease now.
     pub(crate) fn is_decided(&self) -> bool {
         self.lock().is_decided
+    }
+
+    /// A single run does not wait for the lease.
+    pub(crate) fn refuse(&self) {
+        let refusal = self.describe_holder().map_or_else(|why| why, |holder| format!("its lease is {holder}"));
+        self.lock().refusal = Some(refusal);
+    }
+
+    /// Returns why a single run was refused, if it was.
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        self.lock().refusal.take()
     }
 
     /// Takes over a lease that was granted.

@@ -1,7 +1,9 @@
 //! Services with `scope = "cluster"`: on one replica at a time.
 
 mod continuity;
+mod failures;
 mod fencing;
+mod fleet;
 #[allow(dead_code, reason = "the worker runs it")]
 mod ledger;
 mod real;

@@ -35,6 +35,7 @@ impl Supervisor {
         if let Some(leases) = self.invoker.extension.leases() {
             leases.wanted();
         }
+        let once = self.once;
         let granted: Option<Grant> = poll_fn(|task| {
             service.update(|state| {
                 state.set_waker(task.waker());
@@ -44,6 +45,10 @@ impl Supervisor {
                 }
                 if let Some(grant) = lease.take_grant() {
                     return Poll::Ready(Some(grant));
+                }
+                if once && lease.is_decided() {
+                    lease.refuse();
+                    return Poll::Ready(None);
                 }
                 if lease.is_decided() && !state.status.start_resolved {
                     state.status.start_resolved = true;
@@ -130,7 +135,7 @@ impl Supervisor {
     pub(super) async fn record_point(&mut self, is_over: bool) {
         let service = &self.cx.service;
         let Some((epoch, leases)) = self.cx.epoch.zip(self.invoker.extension.leases()) else { return };
-        if self.cx.has_lost_lease() {
+        if self.once || self.cx.has_lost_lease() {
             return;
         }
         let now = Instant::now();

@@ -1,20 +1,23 @@
-//! [`Replica`]: the identity of this replica.
+//! [`Identity`]: what distinguishes this replica from others.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::time::SystemTime;
 
 /// The identity of one registry in one process.
 #[derive(Clone, Debug)]
-pub(super) struct Replica {
+pub(super) struct Identity {
     /// No other replica has it, and no later start of this program.
     pub(super) owner: String,
     pub(super) host: String,
     pub(super) pid: u32,
+    /// When it was made.
+    pub(super) started: SystemTime,
 }
 
-impl Replica {
+impl Identity {
     pub(super) fn of_process() -> Self {
-        Self { owner: unique(), host: host(), pid: std::process::id() }
+        Self { owner: unique(), host: host(), pid: std::process::id(), started: SystemTime::now() }
     }
 
     /// Its host and process, for people.
@@ -24,7 +27,7 @@ impl Replica {
 }
 
 /// Returns 128 random bits. The standard library seeds its hashers from the operating system.
-fn unique() -> String {
+pub(super) fn unique() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())
 }
@@ -43,7 +46,7 @@ mod tests {
 
     #[test]
     fn two_replicas_of_one_process_differ() {
-        let [a, b] = [(); 2].map(|()| Replica::of_process());
+        let [a, b] = [(); 2].map(|()| Identity::of_process());
         assert_ne!(a.owner, b.owner);
         assert_eq!(a.owner.len(), 32);
         assert_eq!(a.label(), b.label());
