@@ -25,6 +25,7 @@ pages! {
     many_of_a_kind: "../../docs/many-of-a-kind.md"
     operations: "../../docs/operations.md"
     readme: "../../README.md"
+    replicas: "../../docs/replicas.md"
     testing: "../../docs/testing.md"
     tutorial: "../../docs/tutorial.md"
     wake_ups: "../../docs/wake-ups.md"
