@@ -13,7 +13,7 @@ use crate::cli::run_summary::RunSummary;
 use crate::cli::terminal::Terminal;
 use crate::observe::explain::Explanation;
 use crate::registry::builder::RegistryBuilder;
-use crate::registry::signals::first;
+use crate::registry::signals::{first, listen};
 
 /// A service of this program.
 #[derive(Serialize)]
@@ -59,8 +59,9 @@ pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Te
 /// `run-once`
 pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output) -> Result<Done, Failure> {
     let services = builder.build().await?;
+    // A signal drains the run, also if it arrives as the run begins.
+    listen(&services)?;
     let mut run = pin!(services.run_once(id));
-    // A signal drains the run.
     let signals = async { _ = services.clone().until_shutdown().await };
     let report = match first(run.as_mut(), signals).await {
         Some(report) => report,

@@ -106,9 +106,8 @@ pub(crate) fn one(health: &ServiceHealth, runs: &[Run], now: SystemTime, termina
     row("last run", health.last_run.map_or_else(|| "none".to_owned(), |at| absolute(at, now)));
     let limit = health.max_failures.map_or_else(String::new, |limit| format!(" ({limit} are retried)"));
     row("failures", format!("{} in a row{limit}, {} in all", health.failures, health.error_count));
-    let items =
-        format!("{} processed, {} failed, in {} runs", health.total_processed, health.total_failed, health.runs);
-    row("items", items);
+    row("runs", health.runs.to_string());
+    row("items", format!("{} processed, {} failed", health.total_processed, health.total_failed));
     if health.restarts > 0 {
         row("restarts", health.restarts.to_string());
     }
