@@ -7,6 +7,7 @@
 mod postgres;
 
 mod access;
+mod cli;
 mod commands;
 mod events;
 mod hostile;
