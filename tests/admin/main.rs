@@ -7,6 +7,7 @@
 mod postgres;
 
 mod access;
+mod alerts;
 mod commands;
 mod events;
 mod hostile;
@@ -14,6 +15,8 @@ mod lifetime;
 mod metrics;
 mod overrides;
 mod pages;
+mod prometheus;
+mod promtool;
 mod reading;
 mod site;
 mod slow;
