@@ -7,6 +7,7 @@
 mod postgres;
 
 mod access;
+mod alerts;
 mod cli;
 mod commands;
 mod events;
@@ -15,6 +16,8 @@ mod lifetime;
 mod metrics;
 mod overrides;
 mod pages;
+mod prometheus;
+mod promtool;
 mod reading;
 mod site;
 mod slow;

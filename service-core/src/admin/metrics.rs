@@ -18,6 +18,7 @@ use crate::log::warn;
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::panic::{self, Caught};
 use crate::runtime::run_history::{DURATIONS, RunHistory};
+use crate::schedule::Schedule;
 use crate::service::state::ServiceState;
 
 /// Labels of our own. A label of a service with the same key is shown as `label_…`.
@@ -54,9 +55,19 @@ fn families(app: &App) -> Vec<MetricFamily> {
     let mut families = Families::default();
     for health in &services {
         let labels = labels(health);
-        let history = app.registry.inner.services.get(&health.service_id);
-        let history = history.and_then(|service| service.inner.lock().history.as_deref().cloned()).unwrap_or_default();
+        // Unregistered in the meantime.
+        let Some(service) = app.registry.inner.services.get(&health.service_id) else { continue };
+        let (snapshot, history) = {
+            let state = service.inner.lock();
+            (state.snapshot(), state.history.as_deref().cloned().unwrap_or_default())
+        };
         of_service(&mut families, health, &labels, &history);
+        let given_up = truth(snapshot.status.given_up);
+        families.gauge("service_given_up", "1 from a run that was given up to the next success.", &labels, given_up);
+        if let Schedule::Interval(time) | Schedule::Delay(time) = &snapshot.options.schedule {
+            let help = "The interval or delay that is in effect.";
+            families.gauge("service_interval_seconds", help, &labels, time.as_secs_f64());
+        }
     }
     for (table, sample) in app.core.samples.current() {
         let Some(counts) = sample.counts else { continue };
@@ -103,6 +114,10 @@ fn of_service(families: &mut Families, health: &ServiceHealth, labels: &[LabelPa
         let help = "1 for the health status of the service, 0 for the others.";
         families.gauge("service_status", help, &with("status", &status.to_string()), truth(status == health.status));
     }
+    use ServiceState::{BackingOff, Running, Starting};
+    let is_active = matches!(health.state, Starting | Running | BackingOff);
+    let help = "1 if the service is expected to do its work: it is starting, running or backing off.";
+    families.gauge("service_active", help, labels, truth(is_active));
     families.gauge("service_paused", "1 if the service is paused.", labels, truth(health.paused));
     let times = [
         ("service_last_run_timestamp_seconds", "When the last run began.", health.last_run),
