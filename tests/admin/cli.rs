@@ -286,6 +286,12 @@ async fn what_needs_no_running_program_works_alone() {
     );
     run("services run-once steaddy").await.fails(1, &["there is no service `steaddy`, did you mean `steady`?"]);
 
+    let alerts = run("services alerts --job station").await;
+    assert_eq!((alerts.status, alerts.err.as_str()), (0, ""));
+    assert!(alerts.out.contains("alert: ServiceFailed") && alerts.out.contains("job=\"station\""), "{}", alerts.out);
+    let dashboard = run("services grafana").await.json();
+    assert_eq!(dashboard["title"], "Services");
+
     for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef operated"), ("fish", "complete -c operated")] {
         let script = run(&format!("services completions {shell}")).await;
         assert_eq!(script.status, 0);

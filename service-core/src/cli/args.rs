@@ -103,6 +103,14 @@ pub(crate) enum Action {
         #[command(flatten)]
         output: Output,
     },
+    /// Prints alerting rules for Prometheus that follow from the services and the tables of work; no program has to run.
+    Alerts {
+        /// The scrape job, if Prometheus scrapes several programs whose services have the same ids.
+        #[arg(long)]
+        job: Option<String>,
+    },
+    /// Prints a dashboard for Grafana; no program has to run.
+    Grafana,
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.

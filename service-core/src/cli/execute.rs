@@ -14,7 +14,7 @@ use crate::service::error::{Error, Result};
 
 /// A [`RegistryBuilder`], or a future of one, for example of an async function that connects to a database.
 ///
-/// The future is awaited only by commands that need it, `list` and `run-once`. The others also answer while the database is down; so
+/// The future is awaited only by commands that need no running program. The others also answer while the database is down; so
 /// they do not know the address of `.admin(…)` in a future.
 pub trait IntoBuilder {
     /// Returns what is known of the admin interface without the future.
@@ -109,6 +109,8 @@ impl Services {
             Action::Wake(change) => remote::change(&client(&change.target)?, "wake", change).await,
             Action::Reset(change) => remote::change(&client(&change.target)?, "reset", change).await,
             Action::RunOnce { id, output } => local::run_once(builder.into_builder().await?, id, output).await,
+            Action::Alerts { job } => local::alerts(builder.into_builder().await?, job.as_deref()).await,
+            Action::Grafana => local::grafana(builder.into_builder().await?).await,
             Action::Completions { shell } => Ok(local::completions(*shell, self.program)),
         }
     }

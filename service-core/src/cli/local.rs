@@ -6,6 +6,7 @@ use clap::{Command, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
+use crate::admin;
 use crate::cli::args::{Output, Services};
 use crate::cli::failure::Failure;
 use crate::cli::remote::Done;
@@ -70,6 +71,22 @@ pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output
     let summary = RunSummary::of(id, &report?);
     let done = Done::new(output, &summary, || format!("{summary}\n"))?;
     Ok(Done { succeeded: !summary.has_failed(), ..done })
+}
+
+/// `alerts`
+pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Result<Done, Failure> {
+    let rules = admin::alert_rules(&builder.build().await?);
+    let rules = match job {
+        Some(job) => rules.job(job),
+        None => rules,
+    };
+    Ok(Done { text: rules.to_string(), succeeded: true })
+}
+
+/// `grafana`
+pub(crate) async fn grafana(builder: RegistryBuilder) -> Result<Done, Failure> {
+    let dashboard = admin::grafana_dashboard(&builder.build().await?);
+    Ok(Done { text: dashboard + "\n", succeeded: true })
 }
 
 /// `completions`

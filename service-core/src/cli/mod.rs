@@ -60,6 +60,7 @@
 //! | `explain SERVICE` | what it does now, its next runs, its options and where they were set | yes |
 //! | `start`, `stop`, `pause`, `resume`, `run`, `wake`, `reset SERVICE` | changes it, as the dashboard does | yes |
 //! | `run-once SERVICE` | runs it once in this process and exits: for a Kubernetes CronJob or a systemd timer | no |
+//! | `alerts`, `grafana` | print [alerting rules](crate::admin::alert_rules) for Prometheus, a [dashboard](crate::admin::grafana_dashboard) for Grafana | no |
 //! | `completions SHELL` | prints a completion script for bash, zsh, fish and others | no |
 //!
 //! A running program is reached at its [admin interface](crate::admin): at `--address` or the environment variable `ADMIN_ADDR`,

@@ -70,8 +70,10 @@ pub(crate) fn overview(services: &[ServiceHealth], now: SystemTime, terminal: Te
     for health in ill {
         text += "\n";
         text += &heading(health, terminal);
-        text += &terminal.paragraph(4, health.reason.as_deref().unwrap_or("no reason is known"));
-        text += &terminal.paragraph(4, &format!("{}; {}", last_success(health, now), next(health, now)));
+        let reason = health.reason.as_deref().unwrap_or("no reason is known");
+        text += &terminal.paragraph(4, reason);
+        let (last, next) = (last_success(health, now), next(health, now));
+        text += &terminal.paragraph(4, &if reason.contains(&last) { next } else { format!("{last}; {next}") });
     }
     if well.is_empty() {
         return text;
