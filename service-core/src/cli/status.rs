@@ -103,7 +103,7 @@ pub(crate) fn one(health: &ServiceHealth, runs: &[Run], now: SystemTime, termina
     if let Some(reason) = &health.reason {
         row("why", reason.clone());
     }
-    row("next", next(health, now));
+    row("next run", next(health, now).trim_start_matches("next run ").to_owned());
     row("last success", health.last_success.map_or_else(|| "none".to_owned(), |at| absolute(at, now)));
     row("last run", health.last_run.map_or_else(|| "none".to_owned(), |at| absolute(at, now)));
     let limit = health.max_failures.map_or_else(String::new, |limit| format!(" ({limit} are retried)"));
@@ -293,7 +293,7 @@ mod tests {
             "\
 ✖ mail_sender  unhealthy, failed
   why           {ERROR}
-  next          no run until `reset mail_sender`
+  next run      no run until `reset mail_sender`
   last success  5 min ago (2026-01-31T11:55:00Z)
   last run      60 s ago (2026-01-31T11:59:00Z)
   failures      4 in a row (3 are retried), 4 in all
