@@ -230,10 +230,25 @@ async fn the_token_comes_from_the_environment() {
         run_with(&command, &[("ADMIN_ADDR", &address), ("ADMIN_TOKEN", token)]).await
     };
     let wrong = with("wrong", "pause steady").await;
-    wrong.fails(1, &["the token in ADMIN_TOKEN is not that of the program"]);
+    wrong.fails(1, &["the token is not that of the program at", "set ADMIN_TOKEN"]);
     assert!(!wrong.err.contains("wrong") && !wrong.err.contains(token), "{wrong:?}");
-    with("a\nb", "pause steady").await.fails(1, &["ADMIN_TOKEN has characters"]);
+    with("a\nb", "pause steady").await.fails(1, &["the token (ADMIN_TOKEN) has characters"]);
     assert_eq!(with(token, "pause steady").await.status, 0);
+}
+
+#[tokio::test]
+async fn without_arguments_and_variables_the_address_and_the_token_of_the_code_are_used() {
+    let site = Site::of(builder().admin("127.0.0.1:0").admin_token("in-the-code")).await;
+    let address = site.address.to_string();
+    let code = run_with("services pause steady", &[("OPERATED_ADDRESS", &address)]).await;
+    assert_eq!(code.status, 0, "{code:?}");
+    let other = run_with("services pause steady --address 127.0.0.1:1", &[("OPERATED_ADDRESS", &address)]).await;
+    other.fails(3, &["cannot reach 127.0.0.1:1"]);
+    let variable = [("OPERATED_ADDRESS", address.as_str()), ("ADMIN_TOKEN", "other")];
+    run_with("services resume steady", &variable).await.fails(1, &["the token is not that of the program"]);
+    run_with("services status", &[("OPERATED_ADDRESS", "nowhere:x")])
+        .await
+        .fails(1, &["`.admin(…)`", "127.0.0.1:9876"]);
 }
 
 #[tokio::test]
@@ -270,6 +285,12 @@ async fn what_needs_no_running_program_works_alone() {
         failed.out.starts_with("broken: the run failed after ") && failed.out.ends_with(": the provider is down\n")
     );
     run("services run-once steaddy").await.fails(1, &["there is no service `steaddy`, did you mean `steady`?"]);
+
+    let alerts = run("services alerts --job station").await;
+    assert_eq!((alerts.status, alerts.err.as_str()), (0, ""));
+    assert!(alerts.out.contains("alert: ServiceFailed") && alerts.out.contains("job=\"station\""), "{}", alerts.out);
+    let dashboard = run("services grafana").await.json();
+    assert_eq!(dashboard["title"], "Services");
 
     for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef operated"), ("fish", "complete -c operated")] {
         let script = run(&format!("services completions {shell}")).await;

@@ -43,5 +43,9 @@ impl Slow {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    service_core::cli::run(async { Ok::<_, Error>(ServiceRegistry::builder().admin("127.0.0.1:9876")) }).await
+    let mut builder = ServiceRegistry::builder();
+    if let Ok(address) = std::env::var("OPERATED_ADDRESS") {
+        builder = builder.admin(address).admin_token("in-the-code");
+    }
+    service_core::cli::run(builder).await
 }

@@ -53,7 +53,7 @@ pub struct AlertRules {
 ///
 /// Labels: `severity` is `critical` or `warning`. Annotations: `summary`, `description`, and `action`, which says what to do.
 ///
-/// ```
+/// ```standalone_crate
 /// use service_core::prelude::*;
 ///
 /// # #[tokio::main(flavor = "current_thread")]

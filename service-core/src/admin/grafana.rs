@@ -16,7 +16,7 @@ const GOOD: &str = "green";
 /// failures by kind, durations, items, the services' own counters and gauges, firing alerts, and tables of work, if it has any.
 /// Variables select the data source, the job and the services. Nothing has to run: a registry that was only built is enough.
 ///
-/// ```
+/// ```standalone_crate
 /// use service_core::prelude::*;
 ///
 /// # #[tokio::main(flavor = "current_thread")]

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use hyper::Uri;
 
 /// The address if none is given.
-pub(crate) const DEFAULT: &str = "127.0.0.1:9876";
+const DEFAULT: &str = "127.0.0.1:9876";
 const DEFAULT_PORT: u16 = 9876;
 
 /// Where the admin interface of a running program is.

@@ -3,7 +3,7 @@
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use clap_complete::Shell;
 
-use crate::cli::address::{self, Address};
+use crate::cli::address::Address;
 
 /// The subcommands `list`, `status`, `explain`, `pause` and so on, for an own enum of subcommands; the [module](crate::cli) lists
 /// them.
@@ -103,6 +103,14 @@ pub(crate) enum Action {
         #[command(flatten)]
         output: Output,
     },
+    /// Prints alerting rules for Prometheus that follow from the services and the tables of work; no program has to run.
+    Alerts {
+        /// The scrape job, if Prometheus scrapes several programs whose services have the same ids.
+        #[arg(long)]
+        job: Option<String>,
+    },
+    /// Prints a dashboard for Grafana; no program has to run.
+    Grafana,
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -131,9 +139,10 @@ pub(crate) struct Change {
 /// The running program.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-    /// The address of the admin interface of the running program; ADMIN_TOKEN is its token.
-    #[arg(long, env = "ADMIN_ADDR", default_value = address::DEFAULT)]
-    pub(crate) address: Address,
+    /// The address of the admin interface of the running program [default: that of `.admin(…)`, else 127.0.0.1:9876]; ADMIN_TOKEN
+    /// is its token.
+    #[arg(long, env = "ADMIN_ADDR")]
+    pub(crate) address: Option<Address>,
 }
 
 /// How the result is printed.
@@ -236,7 +245,7 @@ mod tests {
             (change.id.as_str(), change.why.as_deref(), change.by.as_deref()),
             ("mailer", Some("spam"), Some("ann"))
         );
-        assert_eq!(change.target.address.to_string(), "localhost:1");
+        assert_eq!(change.target.address.map(|address| address.to_string()).as_deref(), Some("localhost:1"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
+use crate::admin::AdminInCode;
 use crate::cli::address::Address;
 use crate::cli::failure::Failure;
 use crate::humanize;
@@ -37,10 +38,22 @@ struct Refusal {
 }
 
 impl Client {
-    /// Returns a client with the token of the environment variable `ADMIN_TOKEN`.
-    pub(crate) fn new(address: Address) -> Self {
+    /// Returns a client for the address that the arguments or ADMIN_ADDR give, else the one of the program's code. The token is
+    /// that of ADMIN_TOKEN, else of the code.
+    ///
+    /// # Errors
+    /// The address in the code is wrong.
+    pub(crate) fn new(given: Option<&Address>, code: AdminInCode) -> Result<Self, Failure> {
+        let address = match given {
+            Some(address) => address.clone(),
+            None => {
+                let wrong = |why| Failure::Refused(format!("the address of `.admin(…)` cannot be used: {why}"));
+                code.address.unwrap_or_default().parse().map_err(wrong)?
+            }
+        };
+        let is_set = |token: &String| !token.is_empty();
         let token = std::env::var("ADMIN_TOKEN").ok().map(|token| token.trim().to_owned());
-        Self { address, token: token.filter(|token| !token.is_empty()) }
+        Ok(Self { address, token: token.filter(is_set).or(code.token.filter(is_set)) })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -113,7 +126,7 @@ impl Client {
                 Failure::Refused(format!("the program at {} requires a token: set ADMIN_TOKEN", self.address))
             }
             (StatusCode::UNAUTHORIZED, Some(_)) => {
-                Failure::Refused(format!("the token in ADMIN_TOKEN is not that of the program at {}", self.address))
+                Failure::Refused(format!("the token is not that of the program at {}: set ADMIN_TOKEN", self.address))
             }
             _ => Failure::Refused(error),
         })
@@ -128,8 +141,9 @@ impl Client {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-        .map_err(|_| Failure::Refused("ADMIN_TOKEN has characters that a header cannot contain".to_owned()))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        Failure::Refused("the token (ADMIN_TOKEN) has characters that a header cannot contain".to_owned())
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

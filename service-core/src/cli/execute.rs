@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::cli::args::{Action, Services};
+use crate::admin::AdminInCode;
+use crate::cli::args::{Action, Services, Target};
+use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::remote::Done;
 use crate::cli::terminal::{self, Terminal};
@@ -10,15 +12,29 @@ use crate::cli::{local, remote};
 use crate::registry::builder::RegistryBuilder;
 use crate::service::error::{Error, Result};
 
-/// A [`RegistryBuilder`], or a future of one. The future is only awaited by commands that need it: one that connects to a database
-/// is not awaited by `services status`, which must also answer while the database is down.
+/// A [`RegistryBuilder`], or a future of one, for example of an async function that connects to a database.
+///
+/// The future is awaited only by commands that need no running program. The others also answer while the database is down; so
+/// they do not know the address of `.admin(…)` in a future.
 pub trait IntoBuilder {
+    /// Returns what is known of the admin interface without the future.
+    #[doc(hidden)]
+    #[allow(private_interfaces, reason = "only this crate calls it")]
+    fn admin_in_code(&mut self) -> AdminInCode {
+        AdminInCode::default()
+    }
+
     /// Returns the builder.
     #[doc(hidden)]
     fn into_builder(self) -> impl Future<Output = Result<RegistryBuilder>>;
 }
 
 impl IntoBuilder for RegistryBuilder {
+    #[allow(private_interfaces, reason = "only this crate calls it")]
+    fn admin_in_code(&mut self) -> AdminInCode {
+        self.admin_in_code()
+    }
+
     async fn into_builder(self) -> Result<RegistryBuilder> {
         Ok(self)
     }
@@ -76,21 +92,25 @@ impl Services {
         }
     }
 
-    async fn carry_out(self, builder: impl IntoBuilder, terminal: Terminal) -> std::result::Result<Done, Failure> {
+    async fn carry_out(self, mut builder: impl IntoBuilder, terminal: Terminal) -> std::result::Result<Done, Failure> {
+        let code = builder.admin_in_code();
+        let client = |target: &Target| Client::new(target.address.as_ref(), code);
         match &self.action {
             Action::List { output } => local::list(builder.into_builder().await?, output, terminal).await,
             Action::Status { id, check, target, output } => {
-                remote::status(id.as_deref(), *check, target, output, terminal).await
+                remote::status(&client(target)?, id.as_deref(), *check, output, terminal).await
             }
-            Action::Explain { id, target, output } => remote::explain(id, target, output, terminal).await,
-            Action::Start(change) => remote::change("start", change).await,
-            Action::Stop(change) => remote::change("stop", change).await,
-            Action::Pause(change) => remote::change("pause", change).await,
-            Action::Resume(change) => remote::change("resume", change).await,
-            Action::Run(change) => remote::run(change).await,
-            Action::Wake(change) => remote::change("wake", change).await,
-            Action::Reset(change) => remote::change("reset", change).await,
+            Action::Explain { id, target, output } => remote::explain(&client(target)?, id, output, terminal).await,
+            Action::Start(change) => remote::change(&client(&change.target)?, "start", change).await,
+            Action::Stop(change) => remote::change(&client(&change.target)?, "stop", change).await,
+            Action::Pause(change) => remote::change(&client(&change.target)?, "pause", change).await,
+            Action::Resume(change) => remote::change(&client(&change.target)?, "resume", change).await,
+            Action::Run(change) => remote::run(&client(&change.target)?, change).await,
+            Action::Wake(change) => remote::change(&client(&change.target)?, "wake", change).await,
+            Action::Reset(change) => remote::change(&client(&change.target)?, "reset", change).await,
             Action::RunOnce { id, output } => local::run_once(builder.into_builder().await?, id, output).await,
+            Action::Alerts { job } => local::alerts(builder.into_builder().await?, job.as_deref()).await,
+            Action::Grafana => local::grafana(builder.into_builder().await?).await,
             Action::Completions { shell } => Ok(local::completions(*shell, self.program)),
         }
     }

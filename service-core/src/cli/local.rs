@@ -6,6 +6,7 @@ use clap::{Command, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
+use crate::admin;
 use crate::cli::args::{Output, Services};
 use crate::cli::failure::Failure;
 use crate::cli::remote::Done;
@@ -13,7 +14,7 @@ use crate::cli::run_summary::RunSummary;
 use crate::cli::terminal::Terminal;
 use crate::observe::explain::Explanation;
 use crate::registry::builder::RegistryBuilder;
-use crate::registry::signals::first;
+use crate::registry::signals::{first, listen};
 
 /// A service of this program.
 #[derive(Serialize)]
@@ -59,8 +60,9 @@ pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Te
 /// `run-once`
 pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output) -> Result<Done, Failure> {
     let services = builder.build().await?;
+    // A signal drains the run, also if it arrives as the run begins.
+    listen(&services)?;
     let mut run = pin!(services.run_once(id));
-    // A signal drains the run.
     let signals = async { _ = services.clone().until_shutdown().await };
     let report = match first(run.as_mut(), signals).await {
         Some(report) => report,
@@ -69,6 +71,22 @@ pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output
     let summary = RunSummary::of(id, &report?);
     let done = Done::new(output, &summary, || format!("{summary}\n"))?;
     Ok(Done { succeeded: !summary.has_failed(), ..done })
+}
+
+/// `alerts`
+pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Result<Done, Failure> {
+    let rules = admin::alert_rules(&builder.build().await?);
+    let rules = match job {
+        Some(job) => rules.job(job),
+        None => rules,
+    };
+    Ok(Done { text: rules.to_string(), succeeded: true })
+}
+
+/// `grafana`
+pub(crate) async fn grafana(builder: RegistryBuilder) -> Result<Done, Failure> {
+    let dashboard = admin::grafana_dashboard(&builder.build().await?);
+    Ok(Done { text: dashboard + "\n", succeeded: true })
 }
 
 /// `completions`

@@ -60,11 +60,13 @@
 //! | `explain SERVICE` | what it does now, its next runs, its options and where they were set | yes |
 //! | `start`, `stop`, `pause`, `resume`, `run`, `wake`, `reset SERVICE` | changes it, as the dashboard does | yes |
 //! | `run-once SERVICE` | runs it once in this process and exits: for a Kubernetes CronJob or a systemd timer | no |
+//! | `alerts`, `grafana` | print [alerting rules](crate::admin::alert_rules) for Prometheus, a [dashboard](crate::admin::grafana_dashboard) for Grafana | no |
 //! | `completions SHELL` | prints a completion script for bash, zsh, fish and others | no |
 //!
-//! A running program is reached at its [admin interface](https://docs.rs/service-core/latest/service_core/admin/), at `--address`
-//! or the environment variable `ADMIN_ADDR`, else at `127.0.0.1:9876`. The token is the environment variable `ADMIN_TOKEN`; there
-//! is no argument for it, because other users of the machine can see arguments.
+//! A running program is reached at its [admin interface](crate::admin): at `--address` or the environment variable `ADMIN_ADDR`,
+//! else at the address of [`admin`](crate::RegistryBuilder::admin) in the builder (not if that comes from a future), else at
+//! `127.0.0.1:9876`. The token is the environment variable `ADMIN_TOKEN`, else that of the builder; there is no argument for it,
+//! because other users of the machine can see arguments.
 //!
 //! With `--json` the output is JSON. Without it, tables fit the terminal, or the environment variable `COLUMNS`; in a pipe they
 //! have no limit. There is colour only on a terminal, and not if `NO_COLOR` is set.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use crate::cli::args::{Change, Output, Target};
+use crate::cli::args::{Change, Output};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::run_summary::RunSummary;
@@ -36,13 +36,12 @@ impl Done {
 
 /// `status`
 pub(crate) async fn status(
+    client: &Client,
     id: Option<&str>,
     check: bool,
-    target: &Target,
     output: &Output,
     terminal: Terminal,
 ) -> Result<Done, Failure> {
-    let client = Client::new(target.address.clone());
     let is_ill = |health: &ServiceHealth| health.status == HealthStatus::Unhealthy && !health.optional;
     let Some(id) = id else {
         let mut services: Vec<ServiceHealth> = client.get("/services").await?;
@@ -50,16 +49,15 @@ pub(crate) async fn status(
         let done = Done::new(output, &services, || status::overview(&services, SystemTime::now(), terminal))?;
         return Ok(Done { succeeded: !(check && services.iter().any(is_ill)), ..done });
     };
-    let health: ServiceHealth = of_service(&client, id, client.get(&path(id, "")).await).await?;
+    let health: ServiceHealth = of_service(client, id, client.get(&path(id, "")).await).await?;
     let runs: Vec<Run> = client.get(&path(id, "/runs")).await?;
     let done = Done::new(output, &health, || status::one(&health, &runs, SystemTime::now(), terminal))?;
     Ok(Done { succeeded: !(check && is_ill(&health)), ..done })
 }
 
 /// `explain`
-pub(crate) async fn explain(id: &str, target: &Target, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
-    let client = Client::new(target.address.clone());
-    let explanation: Explanation = of_service(&client, id, client.get(&path(id, "/explain")).await).await?;
+pub(crate) async fn explain(client: &Client, id: &str, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
+    let explanation: Explanation = of_service(client, id, client.get(&path(id, "/explain")).await).await?;
     Done::new(output, &explanation, || {
         let mut text = terminal.paragraph(0, &explanation.title());
         for section in explanation.sections() {
@@ -85,16 +83,14 @@ struct Author<'a> {
 }
 
 /// `start`, `stop`, `pause`, `resume`, `wake`, `reset`
-pub(crate) async fn change(command: &str, change: &Change) -> Result<Done, Failure> {
-    let client = Client::new(change.target.address.clone());
-    let health = post(&client, command, change).await?;
+pub(crate) async fn change(client: &Client, command: &str, change: &Change) -> Result<Done, Failure> {
+    let health = post(client, command, change).await?;
     Done::new(&change.output, &health, || status::line(&health))
 }
 
 /// `run`
-pub(crate) async fn run(change: &Change) -> Result<Done, Failure> {
-    let client = Client::new(change.target.address.clone());
-    let health = post(&client, "run", change).await?;
+pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, Failure> {
+    let health = post(client, "run", change).await?;
     let runs: Vec<Run> = client.get(&path(&change.id, "/runs")).await?;
     let summary = match runs.into_iter().find(|run| run.run >= health.runs) {
         Some(run) => run.summary(&change.id),

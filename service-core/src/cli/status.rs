@@ -70,8 +70,10 @@ pub(crate) fn overview(services: &[ServiceHealth], now: SystemTime, terminal: Te
     for health in ill {
         text += "\n";
         text += &heading(health, terminal);
-        text += &terminal.paragraph(4, health.reason.as_deref().unwrap_or("no reason is known"));
-        text += &terminal.paragraph(4, &format!("{}; {}", last_success(health, now), next(health, now)));
+        let reason = health.reason.as_deref().unwrap_or("no reason is known");
+        text += &terminal.paragraph(4, reason);
+        let (last, next) = (last_success(health, now), next(health, now));
+        text += &terminal.paragraph(4, &if reason.contains(&last) { next } else { format!("{last}; {next}") });
     }
     if well.is_empty() {
         return text;
@@ -101,14 +103,13 @@ pub(crate) fn one(health: &ServiceHealth, runs: &[Run], now: SystemTime, termina
     if let Some(reason) = &health.reason {
         row("why", reason.clone());
     }
-    row("next", next(health, now));
+    row("next run", next(health, now).trim_start_matches("next run ").to_owned());
     row("last success", health.last_success.map_or_else(|| "none".to_owned(), |at| absolute(at, now)));
     row("last run", health.last_run.map_or_else(|| "none".to_owned(), |at| absolute(at, now)));
     let limit = health.max_failures.map_or_else(String::new, |limit| format!(" ({limit} are retried)"));
     row("failures", format!("{} in a row{limit}, {} in all", health.failures, health.error_count));
-    let items =
-        format!("{} processed, {} failed, in {} runs", health.total_processed, health.total_failed, health.runs);
-    row("items", items);
+    row("runs", health.runs.to_string());
+    row("items", format!("{} processed, {} failed", health.total_processed, health.total_failed));
     if health.restarts > 0 {
         row("restarts", health.restarts.to_string());
     }
@@ -292,7 +293,7 @@ mod tests {
             "\
 ✖ mail_sender  unhealthy, failed
   why           {ERROR}
-  next          no run until `reset mail_sender`
+  next run      no run until `reset mail_sender`
   last success  5 min ago (2026-01-31T11:55:00Z)
   last run      60 s ago (2026-01-31T11:59:00Z)
   failures      4 in a row (3 are retried), 4 in all
