@@ -7,6 +7,7 @@
 mod postgres;
 
 mod access;
+mod alert_webhook;
 mod alerts;
 mod commands;
 mod events;

@@ -4,6 +4,7 @@
 //! behind, and a run costs nothing for them but its place in the history.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::admin::alerts::{Alerts, Queue};
 use crate::admin::app::{App, AppState};
 use crate::admin::error::ApiError;
 use crate::log::warn;
@@ -89,6 +91,17 @@ fn families(app: &App) -> Vec<MetricFamily> {
         let oldest = counts.oldest_due_seconds.unwrap_or(0.0);
         let help = "For how long the oldest due row of a table of work has been due.";
         families.gauge("service_work_oldest_due_seconds", help, &[pair("table", &table)], oldest);
+    }
+    let alerts = &Alerts::of(&app.registry).queues;
+    if !alerts.is_empty() {
+        let sum = |count: fn(&Queue) -> &AtomicU64| -> u64 {
+            alerts.iter().map(|queue| count(queue).load(Ordering::Relaxed)).sum()
+        };
+        for (result, count) in [("delivered", sum(|queue| &queue.delivered)), ("dropped", sum(|queue| &queue.dropped))]
+        {
+            let help = "Alerts to webhooks and closures that were delivered, or dropped undelivered.";
+            families.counter("service_alerts_total", help, &[pair("result", result)], count as f64);
+        }
     }
     families.0.into_values().collect()
 }
