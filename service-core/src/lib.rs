@@ -6,6 +6,8 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod config;
 #[cfg(feature = "database")]
 pub mod database;

@@ -9,6 +9,7 @@ mod postgres;
 mod access;
 mod alert_webhook;
 mod alerts;
+mod cli;
 mod commands;
 mod events;
 mod hostile;

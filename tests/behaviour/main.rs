@@ -40,6 +40,8 @@ mod sessions;
 mod single;
 mod stopping;
 mod support;
+#[cfg(target_os = "linux")]
+mod systemd;
 #[cfg(feature = "database")]
 mod tables;
 mod virtual_time;

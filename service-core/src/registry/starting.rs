@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::observe::startup_table;
 use crate::registry::dependencies;
 use crate::registry::handle::START_TIMEOUT;
-use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::Session;
 use crate::runtime::context::{Context, Nominal};
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
@@ -37,6 +37,7 @@ impl ServiceRegistry {
         let session = self.reopen();
         let started = self.start_services(&session).await;
         if started.is_ok() {
+            self.announce(Phase::Ready);
             session.mark_started();
         } else if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
             self.stop_companions().await;
