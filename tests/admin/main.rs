@@ -12,6 +12,7 @@ mod alerts;
 mod cli;
 mod commands;
 mod events;
+mod facade;
 mod hostile;
 mod lifetime;
 mod metrics;
