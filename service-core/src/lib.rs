@@ -13,6 +13,8 @@ mod config;
 pub mod database;
 mod humanize;
 mod log;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observe;
 mod panic;
 mod registry;

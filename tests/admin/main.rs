@@ -7,10 +7,12 @@
 mod postgres;
 
 mod access;
+mod alert_webhook;
 mod alerts;
 mod cli;
 mod commands;
 mod events;
+mod facade;
 mod hostile;
 mod lifetime;
 mod metrics;

@@ -39,6 +39,7 @@
 
 mod access;
 mod alert_rules;
+mod alerts;
 mod api;
 mod app;
 mod commands;
@@ -69,6 +70,7 @@ use crate::registry::builder::RegistryBuilder;
 use crate::registry::service_registry::ServiceRegistry;
 
 pub use crate::admin::alert_rules::{AlertRules, alert_rules};
+pub use crate::admin::alerts::{AlertKind, ServiceAlert};
 pub use crate::admin::grafana::grafana_dashboard;
 
 /// Returns the whole of the admin interface, to be mounted in an application's own axum server with `nest` or

@@ -175,7 +175,10 @@ impl ServiceRegistry {
                 return state.refuse(service.id(), action, "a shutdown is in progress");
             }
             if inner.shared.keeps_runs.load(Ordering::SeqCst) {
-                state.history.get_or_insert_default();
+                let history = state.history.get_or_insert_default();
+                if inner.shared.keeps_durations.load(Ordering::SeqCst) {
+                    history.keep_durations();
+                }
             }
             state.requests.begin();
             state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();
