@@ -291,9 +291,12 @@ impl Supervisor {
             state.status.activity = Activity::BackingOff;
             state.status.left_starting = true;
             state.status.start_resolved = true;
-            if !blocked || matches!(reason, Some(WaitReason::Restart)) {
-                state.status.wait_reason = reason.map(Box::new);
-            }
+            state.status.wait_reason = match reason {
+                Some(WaitReason::Outage(resources)) if blocked => Some(Box::new(WaitReason::BlockingRun(resources))),
+                Some(reason) => Some(Box::new(reason)),
+                None if blocked => Some(Box::new(WaitReason::BlockingRun(Box::default()))),
+                None => None,
+            };
             state.notify_waiters();
         });
     }
