@@ -38,6 +38,7 @@ mod run_once;
 mod runtimes;
 mod sessions;
 mod single;
+mod spans;
 mod stopping;
 mod support;
 #[cfg(target_os = "linux")]

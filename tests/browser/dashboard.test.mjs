@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { eventually, startBrowser, startSite } from "./site.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -17,6 +17,11 @@ let browser;
 before(async () => {
   site = await startSite(process.env.ADMIN_SITE, 40);
   browser = await startBrowser();
+});
+
+afterEach(async () => {
+  const pages = await browser.pages();
+  await Promise.all(pages.map((page) => page.close()));
 });
 
 after(async () => {
@@ -85,7 +90,6 @@ test("what is worst comes first, and is on the screen of a phone", async () => {
   assert.match(first.text, /unhealthy/i);
   assert.match(first.text, /failed/);
   assert.ok(first.end <= 844, `it ends at ${first.end}`);
-  await page.close();
 });
 
 test("a service is paused and resumed with a button, and the audit says by whom and why", async () => {
@@ -95,11 +99,10 @@ test("a service is paused and resumed with a button, and the audit says by whom 
   assert.equal(await textOf(page, ".message.done"), "Done: pause.");
   assert.equal((await health("worker_5")).paused, true);
   assert.match(await page.$eval("#now", (part) => part.innerText), /paused by .*ann.*the provider is <b>down<\/b>/s);
-  assert.match(await page.$eval("#audit", (part) => part.innerText), /pause[\s\S]*ann[\s\S]*the provider is <b>down<\/b>/);
+  assert.match(await page.$eval("#audit", (part) => part.innerText), /ann\s+pause worker_5\s+the provider is <b>down<\/b>/);
   await sign(page, "command", "it answers again");
   await press(page, "button[value=resume]");
   await eventually("it is resumed", async () => (await health("worker_5")).paused === false);
-  await page.close();
 });
 
 test("each of the other commands has its effect", async () => {
@@ -119,7 +122,6 @@ test("each of the other commands has its effect", async () => {
   await sign(page, "command", "the server was restarted");
   await press(page, "button[value=reset]");
   await eventually("it failed again", async () => (await health("mail_sender")).error_count > errors);
-  await page.close();
 });
 
 test("a command without a reason is not sent", async () => {
@@ -127,7 +129,6 @@ test("a command without a reason is not sent", async () => {
   await page.click("button[value=pause]");
   assert.ok(await page.$eval("#command-by", (input) => input.matches(":invalid") || input.value !== ""));
   assert.equal((await health("worker_7")).paused, false);
-  await page.close();
 });
 
 test("an interval is overridden until a time, and the override is removed", async () => {
@@ -143,7 +144,6 @@ test("an interval is overridden until a time, and the override is removed", asyn
   await press(page, "button[name=remove]");
   const after = await (await fetch(`${site.base}/services/worker_6/explain`)).json();
   assert.equal(after.schedule, "every 2s");
-  await page.close();
 });
 
 test("failed rows are shown with their errors, and the chosen ones or all are retried", async () => {
@@ -160,10 +160,10 @@ test("failed rows are shown with their errors, and the chosen ones or all are re
   await sign(page, "retry", "the route is back");
   await press(page, "button[value=chosen]");
   assert.equal((await failed()).length, 2);
+  await page.goto(`${site.base}/ui/work/outgoing_message`, { waitUntil: "domcontentloaded" });
   await sign(page, "retry", "it works");
   await press(page, "button[value=all]");
   assert.deepEqual(await failed(), []);
-  await page.close();
 });
 
 test("rows change by themselves, a service that became worse moves up, and a search selects", async () => {
@@ -182,7 +182,6 @@ test("rows change by themselves, a service that became worse moves up, and a sea
   const shown = await page.$$eval("li.row", (rows) => rows.filter((row) => !row.hidden).map((row) => row.dataset.id));
   assert.ok(shown.length > 0 && shown.every((id) => id.startsWith("worker_3")), shown.join());
   assert.deepEqual(problems, []);
-  await page.close();
 });
 
 test("everything but the live updates works without JavaScript and with the keyboard", async () => {
@@ -200,5 +199,4 @@ test("everything but the live updates works without JavaScript and with the keyb
   assert.equal((await health("worker_9")).paused, true);
   await page.goto(`${site.base}/ui/services?q=worker_9`, { waitUntil: "domcontentloaded" });
   assert.equal((await page.$$("li.row")).length, 1);
-  await page.close();
 });
