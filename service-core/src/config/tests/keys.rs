@@ -130,5 +130,5 @@ fn code_can_set_every_option() {
 #[test]
 fn only_the_attribute_has_the_keys_of_the_macro() {
     let only: Vec<&str> = KEYS.iter().filter(|key| matches!(key.kind, Kind::Attribute)).map(|key| key.name).collect();
-    assert_eq!(only, ["name", "long_running", "discover", "scope", "crate"]);
+    assert_eq!(only, ["name", "long_running", "discover", "crate"]);
 }
