@@ -6,6 +6,8 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod config;
@@ -13,6 +15,8 @@ mod config;
 pub mod database;
 mod humanize;
 mod log;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observe;
 mod panic;
 mod registry;

@@ -23,30 +23,33 @@ mod tables;
 
 use std::process::ExitCode;
 
-use service_core::{Literal, prelude::*};
+use clap::{CommandFactory, Parser};
+use service_core::{Literal, RegistryBuilder, prelude::*};
 use tracing::{error, info};
 
-use args::Command;
+use args::{Args, Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = match args::parse(std::env::args().skip(1)) {
-        Ok(args) => args,
-        Err(why) => {
-            eprintln!("station: {why}");
-            return ExitCode::from(2);
+    let args = Args::parse();
+    let done = match args.command.unwrap_or(Command::Run) {
+        Command::Services(services) => return services.program(Args::command()).execute(builder()).await,
+        Command::List => {
+            list();
+            return ExitCode::SUCCESS;
+        }
+        Command::Run => {
+            logging::start(args.json);
+            run().await
+        }
+        Command::Once => {
+            logging::start(args.json);
+            once().await
         }
     };
-    match args.command {
-        Command::Help => print!("{}", args::HELP),
-        Command::List => list(),
-        command @ (Command::Run | Command::Once) => {
-            logging::start(args.json);
-            if let Err(why) = work(command).await {
-                error!("{why:#}");
-                return ExitCode::FAILURE;
-            }
-        }
+    if let Err(why) = done {
+        error!("{why:#}");
+        return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
@@ -71,17 +74,22 @@ fn shown(value: &Literal) -> String {
     }
 }
 
-async fn work(command: Command) -> Result<()> {
-    let db = database::open().await?;
-    let builder = ServiceRegistry::builder().database(db.clone());
-    if command == Command::Run {
-        let services = builder.admin("127.0.0.1:9876").start_all().await?;
-        if let Some(address) = services.admin_address() {
-            info!("the station is running; its dashboard is at http://{address}/, Ctrl-C stops it");
-        }
-        return services.until_shutdown().await;
+/// The registry of the station, before it starts.
+async fn builder() -> Result<RegistryBuilder> {
+    Ok(ServiceRegistry::builder().database(database::open().await?))
+}
+
+async fn run() -> Result<()> {
+    let services = builder().await?.admin("127.0.0.1:9876").start_all().await?;
+    if let Some(address) = services.admin_address() {
+        info!("the station is running; its dashboard is at http://{address}/, Ctrl-C stops it");
     }
-    let services = builder.start_all().await?;
+    services.until_shutdown().await
+}
+
+async fn once() -> Result<()> {
+    let db = database::open().await?;
+    let services = ServiceRegistry::builder().database(db.clone()).start_all().await?;
     let processed = tokio::select! {
         processed = once::process_all(&services, &db) => processed,
         shutdown = services.clone().until_shutdown() => return shutdown,

@@ -212,15 +212,57 @@ fn after_kills_at_any_moment_nothing_is_lost_and_nothing_is_done_twice() {
 fn the_command_line_is_checked() {
     let station = Station::new();
     let help = station.run(&["--help"]);
-    assert!(help.status.success() && text(&help).contains("usage: station"));
+    assert!(help.status.success() && text(&help).contains("Usage: station"));
     let list = text(&station.run(&["list"]));
     for id in ["cleanup_service", "data_processor", "email_sender", "importer"] {
         assert!(list.contains(id), "{list}");
     }
     let wrong = station.run(&["onse"]);
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(text(&wrong).contains("unknown argument `onse`, expected run, once, list"));
+    assert!(
+        text(&wrong).contains("unrecognized subcommand 'onse'") && text(&wrong).contains("'once'"),
+        "{}",
+        text(&wrong)
+    );
     assert!(!station.path("station.db").exists(), "none of these starts anything");
+}
+
+#[test]
+fn the_running_station_is_operated_from_a_shell() {
+    let mut station = Station::new();
+    // Nothing listens there.
+    station.set("ADMIN_ADDR", "127.0.0.1:1");
+    let down = station.run(&["services", "status"]);
+    assert_eq!(down.status.code(), Some(3));
+    assert!(text(&down).contains("cannot reach 127.0.0.1:1 (connection refused)"), "{}", text(&down));
+    assert!(!station.path("station.db").exists(), "the status needs no database");
+    station.set("ADMIN_ADDR", "127.0.0.1:0");
+    let running = station.spawn();
+    station.wait_for_log("its dashboard is at http://");
+    let log = station.log();
+    let (_, address) = log.split_once("its dashboard is at http://").unwrap();
+    station.set("ADMIN_ADDR", address.split('/').next().unwrap());
+    let services = |arguments: &str| {
+        let arguments: Vec<&str> = ["services"].into_iter().chain(arguments.split(' ')).collect();
+        station.run(&arguments)
+    };
+    assert!(text(&services("status")).starts_with("4 services: "), "{}", text(&services("status")));
+    let paused = services("pause email_sender --why holidays --by ann");
+    assert!(
+        text(&paused).contains("email_sender is paused, degraded: paused by an override by ann"),
+        "{}",
+        text(&paused)
+    );
+    assert!(text(&services("status")).contains("holidays"), "{}", text(&services("status")));
+    assert!(services("resume email_sender").status.success());
+    drop(running);
+
+    let once = services("run-once importer");
+    assert!(once.status.success() && text(&once).contains("importer: the run succeeded in"), "{}", text(&once));
+    let list = text(&services("list"));
+    assert!(list.contains("cleanup_service") && list.contains("cron 17 * * * *"), "{list}");
+    let completions = text(&services("completions bash"));
+    assert!(completions.contains("once") && completions.contains("run-once"), "{completions}");
 }
 
 #[test]

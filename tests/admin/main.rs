@@ -7,13 +7,19 @@
 mod postgres;
 
 mod access;
+mod alert_webhook;
+mod alerts;
+mod cli;
 mod commands;
 mod events;
+mod facade;
 mod hostile;
 mod lifetime;
 mod metrics;
 mod overrides;
 mod pages;
+mod prometheus;
+mod promtool;
 mod reading;
 mod site;
 mod slow;

@@ -101,7 +101,12 @@ impl Site {
 
 /// Waits until this is true.
 pub(crate) async fn eventually(is: impl AsyncFn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+    eventually_for(Duration::from_secs(20), is).await;
+}
+
+/// Waits until this is true, at most for this long.
+pub(crate) async fn eventually_for(limit: Duration, is: impl AsyncFn() -> bool) {
+    let waited = tokio::time::timeout(limit, async {
         while !is().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -38,8 +38,11 @@ mod run_once;
 mod runtimes;
 mod sessions;
 mod single;
+mod spans;
 mod stopping;
 mod support;
+#[cfg(target_os = "linux")]
+mod systemd;
 #[cfg(feature = "database")]
 mod tables;
 mod virtual_time;

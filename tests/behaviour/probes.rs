@@ -65,6 +65,27 @@ async fn while_a_probe_fails_the_service_waits_and_retries_at_once_when_it_succe
     }
 }
 
+/// Without retries, a failure that the outage does not cause is the last one.
+#[tokio::test(start_paused = true)]
+async fn an_outage_does_not_exhaust_a_service_without_retries() {
+    let (away, log) = (Away::default(), Log::default());
+    let bed = bed(&away);
+    let client = Client { away: away.clone(), log: log.clone() };
+    let services = bed.services().await;
+    let service =
+        services.register("client", client).options(ServiceOptions::new().max_failures(0)).start().await.unwrap();
+    bed.run_for(secs(30)).await;
+    away.store(1, Ordering::SeqCst);
+    bed.run_for(secs(3_600)).await;
+    assert_eq!((service.state(), service.health().failures), (ServiceState::BackingOff, 1), "it does not fail");
+
+    let runs = log.count("run");
+    away.store(0, Ordering::SeqCst);
+    bed.run_for(secs(10)).await;
+    assert_eq!(log.count("run"), runs + 1, "not only after `retry_delay`");
+    assert_eq!(service.health().status, HealthStatus::Healthy);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_that_does_not_need_the_probe_fails_as_usual() {
     let (away, log) = (Away::default(), Log::default());

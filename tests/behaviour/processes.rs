@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 const CHILD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A child process that is killed with its test.
-struct Child {
+pub(crate) struct Child {
     process: std::process::Child,
     output: Receiver<String>,
     said: Vec<String>,
 }
 
 /// The exit status and the output of a process.
-struct Ended {
-    status: ExitStatus,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
     said: Vec<String>,
-    logged: String,
+    pub(crate) logged: String,
 }
 
 impl Child {
-    fn start(what: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(what: &str, environment: &[(&str, &str)]) -> Self {
         let program = env!("CARGO_BIN_EXE_child");
         Self::of(Command::new(program).arg(what).env_remove("SYSTEM_ID").envs(environment.iter().copied()))
     }
@@ -39,7 +39,7 @@ impl Child {
     }
 
     /// Waits until the process prints this line.
-    fn says(&mut self, line: &str) {
+    pub(crate) fn says(&mut self, line: &str) {
         let start = Instant::now();
         while !self.said.iter().any(|said| said == line) {
             match self.output.recv_timeout(CHILD_TIMEOUT.saturating_sub(start.elapsed())) {
@@ -49,13 +49,13 @@ impl Child {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status().unwrap();
         assert!(sent.success());
     }
 
     /// Waits for the end of the process.
-    fn ends(mut self) -> Ended {
+    pub(crate) fn ends(mut self) -> Ended {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -109,7 +109,7 @@ fn sigterm_drains_cleans_up_in_order_and_exits_with_0() {
 }
 
 /// A file that configures the services of a process.
-fn config_file(text: &str) -> (tempfile::TempDir, String) {
+pub(crate) fn config_file(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("services.toml").display().to_string();
     std::fs::write(&file, text).unwrap();

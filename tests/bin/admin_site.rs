@@ -1,6 +1,6 @@
 //! A program with services in every state and an admin interface, for browsers and other clients: `admin-site 40` has 40 services.
 //!
-//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of a database. It prints its address and runs until
+//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of an empty database. It prints its address and runs until
 //! it is told to stop.
 
 use std::time::Duration;
@@ -52,6 +52,48 @@ impl Feed {
     }
 }
 
+/// A table of work with failed rows.
+#[cfg(feature = "database")]
+mod message {
+    use sea_orm::entity::prelude::*;
+    use sea_orm::{ConnectionTrait, Schema};
+    use service_core::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "outgoing_message")]
+    #[work_item(status = "status", error = "error_message", attempts = "attempts", updated_at = "updated_at")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i32,
+        pub(crate) status: String,
+        pub(crate) error_message: Option<String>,
+        pub(crate) attempts: i32,
+        pub(crate) updated_at: DateTimeUtc,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+
+    /// Creates the table with twelve rows, three of which have failed.
+    pub(crate) async fn create(url: &str) -> service_core::Result<()> {
+        let db = service_core::database::connect(url).await?;
+        let schema = Schema::new(db.get_database_backend());
+        db.execute(&schema.create_table_from_entity(Entity)).await?;
+        for id in 1..=12 {
+            let (status, error) = match id {
+                1..=3 => ("failed", "'no route to <host>'"),
+                4..=8 => ("pending", "NULL"),
+                _ => ("completed", "NULL"),
+            };
+            let values = format!("{id}, '{status}', {error}, 5, '2026-01-01T00:00:00Z'");
+            db.execute_unprepared(&format!("INSERT INTO outgoing_message VALUES ({values})")).await?;
+        }
+        Ok(())
+    }
+}
+
 const REFUSED: &str = "cannot send a mail: the server mail.example.org:587 answered `550 5.7.1 <relay> denied`";
 
 #[tokio::main]
@@ -61,6 +103,7 @@ async fn main() -> Result<()> {
     let mut builder = ServiceRegistry::builder().without_discovered().admin(address);
     #[cfg(feature = "database")]
     if let Ok(url) = std::env::var("ADMIN_SITE_DATABASE") {
+        message::create(&url).await?;
         builder = builder.database_url(url);
     }
     builder = builder

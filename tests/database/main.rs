@@ -117,6 +117,7 @@ exercise! {
         a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row,
         only_the_row_that_does_not_fit_fails,
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
+        a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps,
         a_row_that_cannot_be_marked_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;

@@ -533,6 +533,47 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(b
     }
 }
 
+/// The same for a rule and a trigger that are created after the table was inspected: it is inspected again at the first row
+/// that they keep.
+pub(crate) async fn a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps(bench: Bench) {
+    let keeps = if bench.is_postgres() {
+        vec![
+            vec![
+                "CREATE OR REPLACE FUNCTION keep() RETURNS trigger AS $$ BEGIN IF OLD.id = 12 THEN RETURN NULL; END IF; RETURN NEW; END \
+                 $$ LANGUAGE plpgsql",
+                "CREATE TRIGGER keep BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()",
+            ],
+            vec!["CREATE RULE keep AS ON UPDATE TO job WHERE OLD.id = 12 DO INSTEAD NOTHING"],
+        ]
+    } else {
+        vec![vec!["CREATE TRIGGER keep BEFORE UPDATE ON job WHEN OLD.id = 12 BEGIN SELECT RAISE(IGNORE); END"]]
+    };
+    for keep in keeps {
+        for has_effect in [false, true] {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 3).await;
+            let service_db = service_db(&bench);
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                if has_effect {
+                    effect(tx, job.id).await?;
+                }
+                Ok(())
+            };
+            assert_eq!(run(&service_db, true, process).await.unwrap(), Outcome::processed(3), "{keep:?}");
+            execute(&bench, &keep).await;
+            crate::tables::more_jobs(&bench.db, 11..=13).await;
+            for _ in 0..3 {
+                let _ = run(&service_db, true, process).await;
+            }
+            let kept = ["completed", "completed", "completed", "completed", "pending", "completed"];
+            assert_eq!(statuses(&bench.db).await, kept, "{keep:?} {has_effect}");
+            let expected = if has_effect { vec![1, 2, 3, 11, 13] } else { vec![] };
+            assert_eq!(effects(&bench.db).await, expected, "{keep:?} {has_effect}");
+        }
+    }
+}
+
 // ── 4. a row whose status cannot be written never blocks others ──────────────────────────────────────────────────────
 
 /// One row cannot be marked `failed`; another cannot be changed at all.

@@ -15,6 +15,8 @@ pub(crate) const INSTANCES: usize = 4;
 pub(crate) const SECOND: Ms = 1000;
 pub(crate) const MINUTE: Ms = 60 * SECOND;
 pub(crate) const HOUR: Ms = 60 * MINUTE;
+/// The probe that some services need.
+pub(crate) const API: &str = "api";
 pub(crate) const TOPICS: [&str; 4] = ["orders", "mails", "files", "users"];
 
 /// The source of instances.
@@ -91,6 +93,8 @@ pub(crate) struct Part {
     pub(crate) critical: bool,
     pub(crate) stop_last: bool,
     pub(crate) depends_on: Vec<usize>,
+    /// It needs the API, which a probe checks.
+    pub(crate) needs_api: bool,
     /// The number of permits and the length of the period.
     pub(crate) rate: Option<(usize, Ms)>,
     pub(crate) enabled: bool,
@@ -212,6 +216,7 @@ fn part(index: usize, rng: &mut Rng, start: i64, days: u64) -> Part {
         takes: *pick(rng, &[0, 0, 20, 2 * SECOND, 30 * SECOND, period / 2, period + period / 4]),
         trouble: *pick(rng, &[30, 60, 90]),
         decides: chance(rng, 30),
+        needs_api: chance(rng, 25),
         hard_to_build: origin != Origin::ReadyMade && chance(rng, 30),
         untidy: chance(rng, 30),
     }
@@ -287,6 +292,9 @@ impl Part {
         if !self.depends_on.is_empty() {
             let ids: Vec<String> = self.depends_on.iter().map(|on| cast[*on].id.clone()).collect();
             settings.push(("depends_on", ids.into()));
+        }
+        if self.needs_api {
+            settings.push(("needs", vec![API.to_owned()].into()));
         }
         if let Some((permits, per)) = self.rate {
             let unit = if per == SECOND { "s" } else { "m" };

@@ -118,34 +118,94 @@ pub(crate) enum What {
     // The registry's events.
     Registered,
     Unregistered,
-    State { from: ServiceState, to: ServiceState },
+    State {
+        from: ServiceState,
+        to: ServiceState,
+    },
     Built,
     Ended,
-    RunStarted { run: u64 },
-    RunFinished { run: u64, took: Ms, processed: u64, failed: u64, again: bool },
-    RunFailed { run: u64, kind: FailureKind, count: u32, decided: Decision, error: String },
-    RunGivenUp { run: u64, failures: u32 },
+    RunStarted {
+        run: u64,
+    },
+    RunFinished {
+        run: u64,
+        took: Ms,
+        processed: u64,
+        failed: u64,
+        again: bool,
+    },
+    RunFailed {
+        run: u64,
+        kind: FailureKind,
+        count: u32,
+        decided: Decision,
+        error: String,
+    },
+    RunGivenUp {
+        run: u64,
+        failures: u32,
+    },
     Aborted,
-    Restart { after: Ms },
-    OptionChanged { key: &'static str },
+    Restart {
+        after: Ms,
+    },
+    OptionChanged {
+        key: &'static str,
+    },
     // The services' own reports.
     ConfigureBegan,
     ConfigureEnds(How),
-    Made { instance: u32 },
-    Began { instance: u32, run: u64 },
-    Ends { instance: u32, how: How },
-    Left { instance: u32 },
-    OnFailure { kind: FailureKind, count: u32, wait: Ms, default: Decision, answer: Option<Decision> },
-    CleanupBegan { instance: u32 },
-    Dropped { instance: u32 },
+    Made {
+        instance: u32,
+    },
+    Began {
+        instance: u32,
+        run: u64,
+    },
+    Ends {
+        instance: u32,
+        how: How,
+    },
+    Left {
+        instance: u32,
+    },
+    OnFailure {
+        kind: FailureKind,
+        count: u32,
+        wait: Ms,
+        default: Decision,
+        answer: Option<Decision>,
+    },
+    CleanupBegan {
+        instance: u32,
+    },
+    Dropped {
+        instance: u32,
+    },
     Permit,
     Degraded,
     Ready,
-    Reports { processed: u64, failed: u64 },
+    Reports {
+        processed: u64,
+        failed: u64,
+    },
     // Requests and their answers.
-    Ask { n: u32, ask: Ask, within: bool },
-    Answer { n: u32, answer: Answer },
-    GaveUp { n: u32 },
+    Ask {
+        n: u32,
+        ask: Ask,
+        within: bool,
+    },
+    Answer {
+        n: u32,
+        answer: Answer,
+    },
+    GaveUp {
+        n: u32,
+    },
+    /// The result of the probe has changed.
+    Probe {
+        down: bool,
+    },
 }
 
 impl What {

@@ -11,7 +11,7 @@ use service_core::prelude::*;
 use service_core::{ServiceEvent, ServiceEventKind};
 use tokio::time::Instant;
 
-use crate::cast::{self, HOUR, Part};
+use crate::cast::{self, HOUR, MINUTE, Part, SECOND};
 use crate::model::{Model, Tally};
 use crate::stage::Stage;
 use crate::trace::{Answer, Ask, Line, Ms, Trace, What, millis};
@@ -40,6 +40,9 @@ struct Inner {
     asks: u32,
     /// The first error, and its service.
     broken: Option<(usize, String)>,
+    /// When the API is down, and the last result of its probe.
+    outages: Vec<(Ms, Ms)>,
+    seen_down: bool,
     /// No service is started any more.
     over: bool,
     closed: bool,
@@ -55,7 +58,7 @@ pub(crate) struct Verdict {
 }
 
 impl World {
-    pub(crate) fn new(cast: Vec<Part>, stage: Arc<Stage>, wall: SystemTime, rng: &mut Rng) -> Arc<Self> {
+    pub(crate) fn new(cast: Vec<Part>, stage: Arc<Stage>, wall: SystemTime, rng: &mut Rng, end: Ms) -> Arc<Self> {
         let cast = Arc::new(cast);
         let inner = Inner {
             events: None,
@@ -67,6 +70,8 @@ impl World {
             serial: 0,
             asks: 0,
             broken: None,
+            outages: outages(rng, end),
+            seen_down: false,
             over: false,
             closed: false,
         };
@@ -109,12 +114,26 @@ impl World {
     pub(crate) fn draw<T>(&self, service: usize, draw: impl FnOnce(&Part, bool, &mut Rng) -> T) -> T {
         let now = self.now();
         let mut inner = self.lock();
+        let away = self.cast[service].needs_api && inner.is_api_down(now);
         let (rng, until, bad) = &mut inner.tempers[service];
         if now >= *until {
             *bad = !*bad;
             *until = now + if *bad { rng.u64(0..12 * HOUR) } else { rng.u64(0..72 * HOUR) };
         }
-        draw(&self.cast[service], *bad, rng)
+        draw(&self.cast[service], *bad || away, rng)
+    }
+
+    /// What the probe of the API finds.
+    pub(crate) fn check_api(&self) -> std::result::Result<(), &'static str> {
+        let now = self.now();
+        let mut inner = self.lock();
+        let down = inner.is_api_down(now);
+        let is_news = std::mem::replace(&mut inner.seen_down, down) != down;
+        drop(inner);
+        if is_news {
+            self.say(0, What::Probe { down });
+        }
+        if down { Err("connection refused") } else { Ok(()) }
     }
 
     /// Keeps a service's context, so that its options can be changed at any moment.
@@ -307,6 +326,23 @@ impl World {
         });
         Verdict { hash: inner.trace.hash(), lines: inner.trace.lines, tally: inner.model.tally(), broken }
     }
+}
+
+impl Inner {
+    fn is_api_down(&self, now: Ms) -> bool {
+        self.outages.iter().any(|(from, to)| (*from..*to).contains(&now))
+    }
+}
+
+/// When the API is down, until the end of the simulation.
+fn outages(rng: &mut Rng, end: Ms) -> Vec<(Ms, Ms)> {
+    let (mut outages, mut at) = (Vec::new(), 0);
+    while at < end {
+        let from = at + rng.u64(HOUR..48 * HOUR);
+        at = from + *cast::pick(rng, &[SECOND, 30 * SECOND, 10 * MINUTE, HOUR, 5 * HOUR, 24 * HOUR]);
+        outages.push((from, at));
+    }
+    outages
 }
 
 /// The services of the new lines, and contexts to be dropped outside the lock.

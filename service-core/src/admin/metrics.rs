@@ -3,8 +3,8 @@
 //! The series are read from the state of the services at each request. So a service that is unregistered leaves no series
 //! behind, and a run costs nothing for them but its place in the history.
 
-use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -12,21 +12,19 @@ use axum::response::{IntoResponse, Response};
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::admin::alerts::{Alerts, Queue};
 use crate::admin::app::{App, AppState};
 use crate::admin::error::ApiError;
 use crate::log::warn;
-use crate::observe::health::{HealthStatus, ServiceHealth};
+use crate::observe::series::{self, SeriesSink};
 use crate::panic::{self, Caught};
 use crate::runtime::run_history::{DURATIONS, RunHistory};
-use crate::service::state::ServiceState;
-
-/// Labels of our own. A label of a service with the same key is shown as `label_…`.
-const RESERVED: [&str; 6] = ["kind", "le", "name", "service", "state", "status"];
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): AppState) -> Response {
     app.core.samples.keep_sampling(&app.registry);
-    let families = families(&app);
+    let Families(families) = families(&app);
+    let (names, families): (BTreeSet<_>, Vec<_>) = families.into_iter().unzip();
     let mut text = match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => text,
         Err(error) => {
@@ -37,7 +35,9 @@ pub(crate) async fn metrics(State(app): AppState) -> Response {
     for render in &app.core.metrics {
         // The application's code.
         match panic::catch(render) {
-            Caught::Returned(more) => text.push_str(&more),
+            Caught::Returned(more) => {
+                more.split_inclusive('\n').filter(|line| !is_of(line, &names)).for_each(|line| text.push_str(line))
+            }
             Caught::Panicked(message) => {
                 warn!("the closure of `admin_metrics` panicked, its metrics are left out: {message}")
             }
@@ -49,14 +49,16 @@ pub(crate) async fn metrics(State(app): AppState) -> Response {
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 
-fn families(app: &App) -> Vec<MetricFamily> {
+fn families(app: &App) -> Families {
     let services = app.registry.health().services;
     let mut families = Families::default();
     for health in &services {
-        let labels = labels(health);
-        let history = app.registry.inner.services.get(&health.service_id);
-        let history = history.and_then(|service| service.inner.lock().history.as_deref().cloned()).unwrap_or_default();
-        of_service(&mut families, health, &labels, &history);
+        // Unregistered in the meantime.
+        let Some(service) = app.registry.inner.services.get(&health.service_id) else { continue };
+        let labels: Vec<_> = series::labels(health).iter().map(|(key, value)| pair(key, value)).collect();
+        series::of_service(&service.inner, health, &mut OfService { families: &mut families, labels: &labels });
+        let history = service.inner.lock().history.as_deref().cloned().unwrap_or_default();
+        families.histogram(series::DURATION.0, series::DURATION.1, &labels, &history);
     }
     for (table, sample) in app.core.samples.current() {
         let Some(counts) = sample.counts else { continue };
@@ -79,62 +81,18 @@ fn families(app: &App) -> Vec<MetricFamily> {
         let help = "For how long the oldest due row of a table of work has been due.";
         families.gauge("service_work_oldest_due_seconds", help, &[pair("table", &table)], oldest);
     }
-    families.0.into_values().collect()
-}
-
-fn of_service(families: &mut Families, health: &ServiceHealth, labels: &[LabelPair], history: &RunHistory) {
-    let with = |key: &str, value: &str| [labels, &[pair(key, value)]].concat();
-    families.counter("service_runs_total", "Runs that have begun.", labels, health.runs as f64);
-    for (kind, count) in [("error", history.errors), ("panic", history.panics), ("timeout", history.timeouts)] {
-        let help = "Failures of runs and of building instances, by kind.";
-        families.counter("service_failures_total", help, &with("kind", kind), count as f64);
-    }
-    families.counter("service_restarts_total", "Restarts after a permanent failure.", labels, health.restarts as f64);
-    let (processed, failed) = (health.total_processed as f64, health.total_failed as f64);
-    families.counter("service_items_processed_total", "Items that were processed.", labels, processed);
-    families.counter("service_items_failed_total", "Items that failed individually.", labels, failed);
-    let help = "Failures since the last success.";
-    families.gauge("service_consecutive_failures", help, labels, f64::from(health.failures));
-    for state in ServiceState::ALL {
-        let help = "1 for the state of the service, 0 for the others.";
-        families.gauge("service_state", help, &with("state", state.as_str()), truth(state == health.state));
-    }
-    for status in [HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy] {
-        let help = "1 for the health status of the service, 0 for the others.";
-        families.gauge("service_status", help, &with("status", &status.to_string()), truth(status == health.status));
-    }
-    families.gauge("service_paused", "1 if the service is paused.", labels, truth(health.paused));
-    let times = [
-        ("service_last_run_timestamp_seconds", "When the last run began.", health.last_run),
-        ("service_last_success_timestamp_seconds", "When the last successful run ended.", health.last_success),
-        ("service_next_run_timestamp_seconds", "When the next run is due.", health.next_run),
-    ];
-    for (name, help, at) in times {
-        if let Some(at) = at {
-            families.gauge(name, help, labels, unix(at));
+    let alerts = &Alerts::of(&app.registry).queues;
+    if !alerts.is_empty() {
+        let sum = |count: fn(&Queue) -> &AtomicU64| -> u64 {
+            alerts.iter().map(|queue| count(queue).load(Ordering::Relaxed)).sum()
+        };
+        for (result, count) in [("delivered", sum(|queue| &queue.delivered)), ("dropped", sum(|queue| &queue.dropped))]
+        {
+            let help = "Alerts to webhooks and closures that were delivered, or dropped undelivered.";
+            families.counter("service_alerts_total", help, &[pair("result", result)], count as f64);
         }
     }
-    families.histogram("service_run_duration_seconds", "How long runs took.", labels, history);
-    for (name, value) in &health.metrics {
-        let help = "The services' own counters and gauges.";
-        families.gauge("service_custom", help, &with("name", name), *value);
-    }
-}
-
-fn labels(health: &ServiceHealth) -> Vec<LabelPair> {
-    let own = health.labels.iter().map(|(key, value)| match RESERVED.contains(&key.as_str()) {
-        true => pair(&format!("label_{key}"), value),
-        false => pair(key, value),
-    });
-    std::iter::once(pair("service", &health.service_id)).chain(own).collect()
-}
-
-fn truth(is: bool) -> f64 {
-    f64::from(u8::from(is))
-}
-
-fn unix(at: SystemTime) -> f64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    families
 }
 
 fn pair(name: &str, value: &str) -> LabelPair {
@@ -142,6 +100,37 @@ fn pair(name: &str, value: &str) -> LabelPair {
     pair.set_name(name.to_owned());
     pair.set_value(value.to_owned());
     pair
+}
+
+/// Whether a line of Prometheus text belongs to one of these families. Prometheus accepts each family once, and a recorder of the
+/// application also has those of the services if the feature `metrics` is on.
+fn is_of(line: &str, families: &BTreeSet<&'static str>) -> bool {
+    let of_comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+    let name = of_comment.unwrap_or(line).split(['{', ' ', '\n']).next().unwrap_or_default();
+    let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
+    parts.chain([name]).any(|name| families.contains(name))
+}
+
+/// Collects the series of one service.
+struct OfService<'a> {
+    families: &'a mut Families,
+    labels: &'a [LabelPair],
+}
+
+impl OfService<'_> {
+    fn labels(&self, more: Option<(&'static str, &str)>) -> Vec<LabelPair> {
+        self.labels.iter().cloned().chain(more.map(|(key, value)| pair(key, value))).collect()
+    }
+}
+
+impl SeriesSink for OfService<'_> {
+    fn counter(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: u64) {
+        self.families.counter(name, help, &self.labels(more), value as f64);
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: f64) {
+        self.families.gauge(name, help, &self.labels(more), value);
+    }
 }
 
 /// The families by name, since each is written once.

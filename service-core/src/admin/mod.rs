@@ -20,6 +20,8 @@
 //!
 //! An error is a JSON object with the field `error`.
 //!
+//! [`alert_rules`] and [`grafana_dashboard`] return alerting rules for Prometheus and a dashboard for Grafana, without a server.
+//!
 //! # Who may do what
 //!
 //! The token is the environment variable `ADMIN_TOKEN`, else that of [`RegistryBuilder::admin_token`].
@@ -36,17 +38,21 @@
 //! other hosts (`Host`) get 403; a body over 64 KiB gets 413.
 
 mod access;
+mod alert_rules;
+mod alerts;
 mod api;
 mod app;
 mod commands;
 mod error;
 mod events;
+mod grafana;
 mod guard;
 mod health;
 mod input;
 mod metrics;
 mod openapi;
 mod pages;
+mod promql;
 mod routes;
 mod samples;
 mod server;
@@ -62,6 +68,10 @@ use crate::admin::app::App;
 use crate::admin::settings::{Admin, AdminSettings};
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::service_registry::ServiceRegistry;
+
+pub use crate::admin::alert_rules::{AlertRules, alert_rules};
+pub use crate::admin::alerts::{AlertKind, ServiceAlert};
+pub use crate::admin::grafana::grafana_dashboard;
 
 /// Returns the whole of the admin interface, to be mounted in an application's own axum server with `nest` or
 /// `nest_service`. All links are relative.
@@ -127,6 +137,22 @@ impl RegistryBuilder {
     pub fn admin_metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.companion_settings.get::<AdminSettings>().metrics.push(Box::new(render));
         self
+    }
+}
+
+/// What the code of a program sets for its admin interface.
+#[allow(dead_code, reason = "for the command line")]
+#[derive(Default)]
+pub(crate) struct AdminInCode {
+    pub(crate) address: Option<String>,
+    pub(crate) token: Option<String>,
+}
+
+#[allow(dead_code, reason = "for the command line")]
+impl RegistryBuilder {
+    pub(crate) fn admin_in_code(&mut self) -> AdminInCode {
+        let settings = self.companion_settings.get::<AdminSettings>();
+        AdminInCode { address: settings.address.clone(), token: settings.token.clone() }
     }
 }
 

@@ -6,7 +6,8 @@ use axum::http::Method;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{
-    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType,
+    Type,
 };
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
@@ -389,11 +390,25 @@ fn components() -> Components {
         ),
         (
             "Retry",
-            input([
-                ("keys", list(list(text())), false),
-                ("all", boolean(), false),
-                ("by", or_null_text(100), false),
-                ("why", or_null_text(1_000), false),
+            one_of([
+                input([
+                    (
+                        "keys",
+                        ArrayBuilder::new().items(list(text())).min_items(Some(1)).max_items(Some(500)).build().into(),
+                        true,
+                    ),
+                    ("by", or_null_text(100), false),
+                    ("why", or_null_text(1_000), false),
+                ]),
+                input([
+                    (
+                        "all",
+                        ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build().into(),
+                        true,
+                    ),
+                    ("by", or_null_text(100), false),
+                    ("why", or_null_text(1_000), false),
+                ]),
             ]),
         ),
         ("Retried", object([("retried", integer(), true)])),
@@ -497,6 +512,10 @@ fn builder<const N: usize>(properties: Properties<N>) -> ObjectBuilder {
 
 fn object<const N: usize>(properties: Properties<N>) -> RefOr<Schema> {
     builder(properties).build().into()
+}
+
+fn one_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
+    RefOr::T(Schema::OneOf(schemas.into_iter().fold(OneOfBuilder::new(), OneOfBuilder::item).build()))
 }
 
 /// An object that has no other properties.

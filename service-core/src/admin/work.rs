@@ -15,8 +15,8 @@ use crate::admin::samples::Sample;
 use crate::runtime::operator_store::{FailedRow, WorkTable};
 
 /// The rows of one page.
-const PAGE: u64 = 50;
-const MAX_PAGE: u64 = 500;
+const PAGE: u32 = 50;
+const MAX_PAGE: u32 = 500;
 /// The most keys of one retry.
 const MAX_KEYS: usize = 500;
 
@@ -45,8 +45,8 @@ pub(crate) async fn tables(State(app): AppState) -> Json<Vec<Table>> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Range {
-    pub(crate) offset: u64,
-    pub(crate) limit: Option<u64>,
+    pub(crate) offset: u32,
+    pub(crate) limit: Option<u32>,
 }
 
 /// `GET /work/{table}/failed`
@@ -61,9 +61,8 @@ pub(crate) async fn failed(
 /// Returns a page of failed rows.
 pub(crate) async fn failed_rows(app: &App, name: &str, range: Range) -> ApiResult<Vec<FailedRow>> {
     let table = table(app, name)?;
-    let limit = range.limit.unwrap_or(PAGE).min(MAX_PAGE);
-    // Databases count in signed numbers.
-    let offset = range.offset.min(u64::from(u32::MAX));
+    let limit = range.limit.unwrap_or(PAGE).min(MAX_PAGE).into();
+    let offset = range.offset.into();
     let read = app.on_home(async move { table.failed(offset, limit).await }).await?;
     read.map_err(|error| ApiError::unavailable(&error))
 }

@@ -18,12 +18,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sea_orm::prelude::async_trait::async_trait;
-use sea_orm::sea_query::SelectStatement;
+use sea_orm::sea_query::{Expr, SelectStatement};
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
     QueryResult, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::OnceCell;
+use tokio::time::error::Elapsed;
 
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
@@ -59,10 +60,26 @@ pub(crate) struct TxContext {
     pub(crate) open_batches: Arc<AtomicUsize>,
     pub(crate) write_lock: WriteLock,
     pub(crate) notifier: Arc<Notifier>,
+    /// PostgreSQL's transactions are at READ COMMITTED by default, as the last leased item found.
+    pub(crate) reads_committed: Arc<AtomicBool>,
     /// Only on virtual time.
     pub(crate) monitor: Option<Arc<StatementMonitor>>,
     /// Set if one replica at a time runs the service.
     pub(crate) fence: Option<Arc<Fence>>,
+}
+
+/// The isolation level at which a transaction begins on PostgreSQL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// Set explicitly, in a round trip of its own.
+    ReadCommitted,
+    /// The default of the connection, which is read when the transaction has begun.
+    Default,
+}
+
+/// What the condition of a transaction found.
+struct Found {
+    is_read_committed: bool,
 }
 
 impl TxContext {
@@ -74,9 +91,48 @@ impl TxContext {
             open_batches: Arc::default(),
             write_lock: WriteLock::default(),
             notifier: Arc::default(),
+            reads_committed: Arc::default(),
             monitor: None,
             fence: None,
         }
+    }
+
+    /// Whether PostgreSQL's transactions are at READ COMMITTED by default, as far as that is known.
+    pub(crate) fn reads_committed(&self) -> bool {
+        self.reads_committed.load(Ordering::Relaxed)
+    }
+
+    /// An error may come from another level: it is read again before the default is relied on.
+    pub(crate) fn forget_level(&self) {
+        self.reads_committed.store(false, Ordering::Relaxed);
+    }
+
+    /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
+    /// or a stop of the run waits for it, as for a [`commit`](Transaction::commit).
+    pub(crate) async fn commit_alone(&self, statement: &impl StatementBuilder) -> Result<Option<QueryResult>> {
+        let (db, committing) = (self.db.clone(), self.commits.enter());
+        let statement = statement.build(&db.get_database_backend());
+        uncut(async move {
+            let result = tokio::time::timeout(COMMIT_LIMIT, db.query_one_raw(statement)).await;
+            drop(committing);
+            result.map(|counts| counts.map_err(Refusal::from))
+        })
+        .await
+    }
+
+    fn level(&self) -> Level {
+        if self.reads_committed() { Level::Default } else { Level::ReadCommitted }
+    }
+
+    /// Executes the condition of a transaction.
+    async fn find(&self, tx: &MonitoredTx, condition: &SelectStatement) -> DbResult<Option<Found>> {
+        let Some(row) = tx.query_one(condition).await.inspect_err(|_| self.forget_level())? else { return Ok(None) };
+        if tx.get_database_backend() != DbBackend::Postgres {
+            return Ok(Some(Found { is_read_committed: true }));
+        }
+        let is_read_committed = |column| Ok::<_, DbErr>(row.try_get::<String>("", column)? == "read committed");
+        self.reads_committed.store(is_read_committed("default_isolation")?, Ordering::Relaxed);
+        Ok(Some(Found { is_read_committed: is_read_committed("isolation")? }))
     }
 }
 
@@ -170,7 +226,12 @@ impl Transaction {
     }
 
     /// Begins only if this query finds a row, and locks that row.
-    pub(crate) fn with_condition(mut self, condition: SelectStatement) -> Self {
+    pub(crate) fn with_condition(mut self, mut condition: SelectStatement) -> Self {
+        if self.backend == DbBackend::Postgres {
+            condition
+                .expr_as(Expr::cust("current_setting('transaction_isolation')"), "isolation")
+                .expr_as(Expr::cust("current_setting('default_transaction_isolation')"), "default_isolation");
+        }
         self.condition = Some(Box::new(condition));
         self
     }
@@ -195,6 +256,11 @@ impl Transaction {
     /// Whether it could not begin because its condition was not met.
     pub(crate) fn condition_failed(&self) -> bool {
         self.health.condition_failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has nothing to commit: no statement was tried, and no topic is notified.
+    pub(crate) fn is_unused(&self) -> bool {
+        !self.has_begun() && !self.health.failed.load(Ordering::Relaxed) && lock(&self.notifications).topics.is_empty()
     }
 
     /// Whether a statement has begun it.
@@ -243,9 +309,9 @@ impl Transaction {
         let topics = std::mem::take(&mut lock(&self.notifications).topics);
         let notifier = self.cx.notifier.clone();
         let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
-        let (guard, fence) = (self.cx.commits.enter(), self.cx.fence.clone());
-        let committing = tokio::spawn(async move {
-            let committing = async {
+        let (committing, fence) = (self.cx.commits.enter(), self.cx.fence.clone());
+        uncut(async move {
+            let result = tokio::time::timeout(COMMIT_LIMIT, async {
                 if backend == DbBackend::Postgres {
                     notifier.announce(&tx, &topics).await?;
                 }
@@ -257,9 +323,9 @@ impl Transaction {
                 }
                 tx.check()?;
                 Ok(commit(tx.into_inner(), backend).await?)
-            };
-            let result = tokio::time::timeout(COMMIT_LIMIT, committing).await;
-            drop((guard, permits));
+            })
+            .await;
+            drop((committing, permits));
             let is_refused = match &result {
                 Ok(Ok(())) | Err(_) => false,
                 Ok(Err(Refusal::LeaseLost(_))) => true,
@@ -270,14 +336,8 @@ impl Transaction {
                 notifier.deliver(&topics);
             }
             result
-        });
-        match committing.await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(Refusal::LeaseLost(lost)))) => Err(Error::new(lost)),
-            Ok(Ok(Err(Refusal::Database(error)))) => Err(error.into()),
-            Ok(Err(_)) => Err(Error::new(Unanswered)),
-            Err(stopped) => Err(Error::new(stopped)),
-        }
+        })
+        .await
     }
 
     /// Undoes all writes through this transaction now. Dropping it does so when the connection returns to the pool.
@@ -345,8 +405,32 @@ impl Transaction {
             Some(place) => place.turn().await,
             None => None,
         };
-        let mut open = self.track_begin(begin_with_retry(&self.cx, self.backend)).await?;
+        let Some(condition) = &self.condition else {
+            let mut open = self.begin_at(Level::ReadCommitted).await?;
+            open.permits.1 = turn;
+            return Ok(open);
+        };
+        let mut open = self.begin_at(self.cx.level()).await?;
+        let mut found = self.cx.find(&open.tx, condition).await?;
+        if found.as_ref().is_some_and(|found| !found.is_read_committed) {
+            // The default has changed since the last time.
+            drop(open);
+            open = self.begin_at(Level::ReadCommitted).await?;
+            found = self.cx.find(&open.tx, condition).await?;
+        }
+        if found.is_none() {
+            self.health.condition_failed.store(true, Ordering::Relaxed);
+            return Err(DbErr::Custom(
+                "the item's row is no longer pending, or its claim has expired: another worker has it".to_owned(),
+            ));
+        }
         open.permits.1 = turn;
+        Ok(open)
+    }
+
+    /// Begins, and sets the limits of its statements.
+    async fn begin_at(&self, level: Level) -> DbResult<OpenTransaction> {
+        let open = self.track_begin(begin_with_retry(&self.cx, self.backend, level)).await?;
         if let Some(fence) = &self.cx.fence {
             self.track_begin(fence.begin(&open.tx)).await?;
         }
@@ -355,14 +439,6 @@ impl Transaction {
         {
             self.track_begin(limit.apply(&open.tx)).await?;
         }
-        if let Some(condition) = &self.condition
-            && open.tx.query_one(&**condition).await?.is_none()
-        {
-            self.health.condition_failed.store(true, Ordering::Relaxed);
-            return Err(DbErr::Custom(
-                "the item's row is no longer pending, or its claim has expired: another worker has it".to_owned(),
-            ));
-        }
         Ok(open)
     }
 
@@ -370,7 +446,7 @@ impl Transaction {
         self.health.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Checks that the transaction is still open. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and
+    /// Checks that the transaction is still open, if it can have ended. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and
     /// outside a transaction each statement commits by itself on both engines.
     ///
     /// # Errors
@@ -393,6 +469,11 @@ impl Transaction {
         let Some(open) = self.tx.get() else { return Ok(()) };
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
+        }
+        let is_certain = !self.is_in_doubt() && !self.health.failed.load(Ordering::Relaxed);
+        if self.backend == DbBackend::Postgres && statement.is_empty() && is_certain {
+            // Only a failed statement, or one of the user, ends a transaction while its connection exists.
+            return Ok(());
         }
         let stands = match self.backend {
             // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by itself.
@@ -596,7 +677,7 @@ fn may_end_transaction(sql: &str) -> bool {
         // A comment may stand before the word.
         statement.starts_with("--")
             || statement.starts_with("/*")
-            || ["ROLLBACK", "COMMIT", "END", "ABORT"].iter().any(|end| word.eq_ignore_ascii_case(end))
+            || ["ROLLBACK", "COMMIT", "END", "ABORT", "PREPARE"].iter().any(|end| word.eq_ignore_ascii_case(end))
     })
 }
 
@@ -615,6 +696,19 @@ fn ended() -> DbErr {
     )
 }
 
+/// Executes a commit to its end, even if this future is dropped.
+async fn uncut<T: Send + 'static>(
+    commit: impl Future<Output = std::result::Result<std::result::Result<T, Refusal>, Elapsed>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(commit).await {
+        Ok(Ok(Ok(committed))) => Ok(committed),
+        Ok(Ok(Err(Refusal::LeaseLost(lost)))) => Err(Error::new(lost)),
+        Ok(Ok(Err(Refusal::Database(error)))) => Err(error.into()),
+        Ok(Err(_)) => Err(Error::new(Unanswered)),
+        Err(stopped) => Err(Error::new(stopped)),
+    }
+}
+
 /// Commits. If that fails, restores the connection.
 async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
     if backend != DbBackend::Sqlite {
@@ -630,13 +724,13 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
 }
 
 /// Begins a transaction. On a busy SQLite database it tries again, because the other writer will commit.
-async fn begin_with_retry(cx: &TxContext, backend: DbBackend) -> DbResult<OpenTransaction> {
+async fn begin_with_retry(cx: &TxContext, backend: DbBackend, level: Level) -> DbResult<OpenTransaction> {
     if let Some(monitor) = &cx.monitor {
         monitor.check()?;
     }
     if backend != DbBackend::Sqlite {
         // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
-        let isolation_level = Some(IsolationLevel::ReadCommitted);
+        let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);
         let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
         // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
         // knowledge.
@@ -704,11 +798,13 @@ impl ConnectionTrait for Transaction {
 
     async fn query_one_raw(&self, statement: Statement) -> DbResult<Option<QueryResult>> {
         let tx = self.item_connection().await?;
+        self.doubt(&statement.sql);
         self.track(tx.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> DbResult<Vec<QueryResult>> {
         let tx = self.item_connection().await?;
+        self.doubt(&statement.sql);
         self.track(tx.query_all_raw(statement)).await
     }
 }

@@ -187,7 +187,7 @@ fn doing(
         }
         ServiceState::Failed => format!("{reason}; no run until `reset`"),
         ServiceState::Paused => format!("{reason}; no scheduled run until `resume`"),
-        ServiceState::Running if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)) => {
+        ServiceState::Running if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_))) => {
             reason.to_owned()
         }
         ServiceState::Running if snapshot.status.in_run() => health::current_run(snapshot, now),
@@ -242,37 +242,33 @@ fn next_runs(snapshot: &Snapshot, clock: &Clock, now: Instant) -> Vec<SystemTime
 
 // ── as text ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// A part of an explanation as text.
+pub(crate) struct Section {
+    pub(crate) title: Option<&'static str>,
+    /// The rows, each with its cells. There is at least one.
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}, {}", self.service_id, self.state, self.status)?;
-        let reason = self.reason.iter().filter(|reason| !self.now.starts_with(reason.as_str()));
-        let labels = labels::text(&self.labels);
-        let parent = self.parent.iter().map(|parent| ("parent", parent.as_str()));
-        let labels = Some(("labels", labels.as_str())).filter(|(_, labels)| !labels.is_empty());
-        let optional = self.optional.then_some(("optional", "its failures do not lower the status of the registry"));
-        let lines = reason.map(|reason| ("why", reason.as_str())).chain([
-            ("now", self.now.as_str()),
-            ("schedule", &self.schedule),
-            ("acts as", &self.requester_id),
-            ("type", &self.type_name),
-            ("from", &self.place),
-        ]);
-        let lines = lines.chain(parent).chain(labels).chain(optional);
-        for (label, text) in lines {
-            // An error may have several lines.
-            writeln!(f, "  {label:8}  {}", text.replace('\n', "\n            "))?;
-        }
-        if !self.next_runs.is_empty() {
-            writeln!(f, "\nnext runs")?;
-        }
-        for at in &self.next_runs {
-            let wait = at.duration_since(self.at).unwrap_or_default();
-            let at = self.local_time(*at);
-            match wait.is_zero() {
-                true => writeln!(f, "  {at}  now")?,
-                false => writeln!(f, "  {at}  in {}", humanize::long(wait))?,
+        writeln!(f, "{}", self.title())?;
+        for Section { title, rows } in self.sections() {
+            if let Some(title) = title {
+                writeln!(f, "\n{title}")?;
             }
+            table(f, &rows)?;
         }
+        Ok(())
+    }
+}
+
+impl Explanation {
+    pub(crate) fn title(&self) -> String {
+        format!("{}: {}, {}", self.service_id, self.state, self.status)
+    }
+
+    /// Returns the parts of the text below the title. Empty ones are left out.
+    pub(crate) fn sections(&self) -> Vec<Section> {
         let (default, set): (Vec<_>, Vec<_>) =
             self.options.iter().partition(|option| option.layer == Layer::Default && option.hides.is_empty());
         let row = |option: &&ExplainedOption| {
@@ -280,16 +276,49 @@ impl fmt::Display for Explanation {
                 let key = if hidden.key == option.key { String::new() } else { format!("{} = ", hidden.key) };
                 format!(", instead of {key}{} ({})", hidden.value, hidden.place)
             });
-            [option.key.clone(), option.value.clone(), option.place.clone() + &hides.collect::<String>()]
+            vec![option.key.clone(), option.value.clone(), option.place.clone() + &hides.collect::<String>()]
         };
-        table(f, "options", &set.iter().map(row).collect::<Vec<_>>())?;
-        table(f, "options by default", &default.iter().map(|o| [o.key.clone(), o.value.clone()]).collect::<Vec<_>>())?;
-        table(f, "settings", &self.settings.iter().map(|s| [s.key.clone(), s.place.clone()]).collect::<Vec<_>>())?;
-        table(f, "rejected", &self.rejected.iter().map(|why| [why.clone()]).collect::<Vec<_>>())
+        let next_run = |at: &SystemTime| {
+            let wait = at.duration_since(self.at).unwrap_or_default();
+            let wait = if wait.is_zero() { "now".to_owned() } else { format!("in {}", humanize::long(wait)) };
+            vec![self.local_time(*at), wait]
+        };
+        let all = [
+            Section { title: None, rows: self.facts() },
+            Section { title: Some("next runs"), rows: self.next_runs.iter().map(next_run).collect() },
+            Section { title: Some("options"), rows: set.iter().map(row).collect() },
+            Section {
+                title: Some("options by default"),
+                rows: default.iter().map(|option| vec![option.key.clone(), option.value.clone()]).collect(),
+            },
+            Section {
+                title: Some("settings"),
+                rows: self.settings.iter().map(|setting| vec![setting.key.clone(), setting.place.clone()]).collect(),
+            },
+            Section { title: Some("rejected"), rows: self.rejected.iter().map(|why| vec![why.clone()]).collect() },
+        ];
+        all.into_iter().filter(|section| !section.rows.is_empty()).collect()
     }
-}
 
-impl Explanation {
+    /// What the service is and does, each with a label.
+    fn facts(&self) -> Vec<Vec<String>> {
+        let reason = self.reason.as_deref().filter(|reason| !self.now.starts_with(reason));
+        let labels = labels::text(&self.labels);
+        let facts = [
+            ("why", reason),
+            ("now", Some(self.now.as_str())),
+            ("schedule", Some(&self.schedule)),
+            ("acts as", Some(&self.requester_id)),
+            ("type", Some(&self.type_name)),
+            ("from", Some(&self.place)),
+            ("parent", self.parent.as_deref()),
+            ("labels", Some(labels.as_str()).filter(|labels| !labels.is_empty())),
+            ("optional", self.optional.then_some("its failures do not lower the status of the registry")),
+        ];
+        let row = |(label, text): (&str, Option<&str>)| Some(vec![label.to_owned(), text?.to_owned()]);
+        facts.into_iter().filter_map(row).collect()
+    }
+
     /// A time of the schedule as text, in the schedule's time zone.
     fn local_time(&self, at: SystemTime) -> String {
         let zone = self.options.iter().find(|option| option.key == "timezone");
@@ -298,18 +327,20 @@ impl Explanation {
     }
 }
 
-/// Writes a titled table with aligned columns. Writes nothing if there are no rows.
-fn table<const N: usize>(f: &mut fmt::Formatter<'_>, title: &str, rows: &[[String; N]]) -> fmt::Result {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    writeln!(f, "\n{title}")?;
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+/// Writes rows with aligned columns.
+fn table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
     for row in rows {
-        let mut line = String::new();
+        let (mut line, mut indent) = (String::new(), 0);
         for (column, cell) in row.iter().enumerate() {
-            let pad = width(column).saturating_sub(cell.chars().count());
+            let width = width(column);
+            let pad = width.saturating_sub(cell.chars().count());
+            // An error may have several lines.
+            let cell = cell.replace('\n', &format!("\n{:1$}", "", indent + 2));
             line.push_str(&format!("  {cell}{:pad$}", ""));
+            indent += width + 2;
         }
         writeln!(f, "{}", line.trim_end())?;
     }

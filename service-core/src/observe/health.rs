@@ -329,7 +329,7 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
 
 /// Describes a blocking run that timed out and has not returned. It cannot be cancelled, and no other run begins before.
 fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
-    matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)).then(|| {
+    matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_))).then(|| {
         let run = snapshot.status.stats.runs;
         let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = humanize::long(going);

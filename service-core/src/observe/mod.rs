@@ -2,4 +2,6 @@
 
 pub(crate) mod explain;
 pub(crate) mod health;
+#[cfg(any(feature = "admin", feature = "metrics"))]
+pub(crate) mod series;
 pub(crate) mod startup_table;

@@ -415,6 +415,9 @@ impl ServiceRegistry {
     /// SIGHUP reads the configuration file again, as [`reload`](Self::reload) does; if standard input is a terminal at this
     /// call, SIGHUP begins a shutdown, as SIGTERM does.
     ///
+    /// Under systemd, in a unit with `Type=notify` or `notify-reload`, the registry sends `READY` at the end of the start, and then
+    /// `STATUS`, `RELOADING`, `STOPPING` and, if the unit has `WatchdogSec`, `WATCHDOG`.
+    ///
     /// # Errors
     /// Wrong options, duplicate ids and dependency cycles: all of them at once, before anything starts. A service that
     /// cannot start is not an error; its health shows why.

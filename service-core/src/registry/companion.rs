@@ -6,7 +6,7 @@ use std::any::Any;
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use crate::registry::service_registry::{Companion, ServiceRegistry};
+use crate::registry::service_registry::{Companion, Phase, ServiceRegistry};
 use crate::runtime::extension::Extension;
 use crate::runtime::shared::Shared;
 use crate::service::error::Result;
@@ -64,6 +64,35 @@ impl ServiceRegistry {
     pub(super) async fn stop_companions(&self) {
         for companion in &self.inner.companions {
             companion.stop().await;
+        }
+    }
+
+    /// Tells all companions that the registry enters a phase.
+    pub(super) fn announce(&self, phase: Phase) {
+        self.inner.companions.iter().for_each(|companion| companion.enter(phase));
+    }
+
+    /// Tells all companions that the configuration file is read again, until the guard is dropped. Before the end of the start and
+    /// after the begin of a shutdown, they are told nothing.
+    pub(super) fn announce_reload(&self) -> ReloadGuard<'_> {
+        let announced = self.session().is_started() && self.session().is_open();
+        if announced {
+            self.announce(Phase::Reloading);
+        }
+        ReloadGuard { registry: self, announced }
+    }
+}
+
+/// Announces the end of a reload when it is dropped.
+pub(super) struct ReloadGuard<'a> {
+    registry: &'a ServiceRegistry,
+    announced: bool,
+}
+
+impl Drop for ReloadGuard<'_> {
+    fn drop(&mut self) {
+        if self.announced && self.registry.session().is_open() {
+            self.registry.announce(Phase::Reloaded);
         }
     }
 }

@@ -21,3 +21,5 @@ mod session;
 pub(crate) mod signals;
 mod starting;
 mod stopping;
+#[cfg(target_os = "linux")]
+mod systemd;

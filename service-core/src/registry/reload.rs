@@ -91,6 +91,7 @@ impl ServiceRegistry {
 
     async fn read_again(&self) -> Result<()> {
         let mut reported = self.inner.reloading.lock().await;
+        let _announced = self.announce_reload();
         let services = &self.inner.services;
         let _held = self.inner.extension.hold_configuration().await;
         let before = services.sources();

@@ -72,6 +72,22 @@ pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
 
     /// Called at the end of a shutdown, when all services have stopped.
     fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// Called when the registry enters a phase.
+    fn enter(&self, _phase: Phase) {}
+}
+
+/// A phase of a registry. All are entered after [`Companion::start`] and before [`Companion::stop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The start of all services has returned.
+    Ready,
+    /// The configuration file is read again.
+    Reloading,
+    /// The configuration file was applied, or has a mistake.
+    Reloaded,
+    /// A shutdown begins.
+    Stopping,
 }
 
 impl ServiceRegistry {

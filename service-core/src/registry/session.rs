@@ -69,7 +69,6 @@ impl Session {
     }
 
     /// Whether the start of all services has returned.
-    #[allow(dead_code, reason = "for companions")]
     pub(crate) fn is_started(&self) -> bool {
         self.lock().started
     }

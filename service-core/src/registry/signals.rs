@@ -92,6 +92,15 @@ fn listening() -> MutexGuard<'static, Vec<Weak<RegistryInner>>> {
 pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
     static STARTED: Mutex<bool> = Mutex::new(false);
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    {
+        // Before the thread starts: a signal that arrives in between would not find the registry.
+        let mut listening = listening();
+        listening.retain(|known| known.strong_count() > 0);
+        let registry = Arc::downgrade(&registry.inner);
+        if !listening.iter().any(|known| known.ptr_eq(&registry)) {
+            listening.push(registry);
+        }
+    }
     if !*started {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signals = {
@@ -102,12 +111,6 @@ pub(crate) fn listen(registry: &ServiceRegistry) -> Result<()> {
             .name("service-signals".to_owned())
             .spawn(move || runtime.block_on(handle_signals(signals)))?;
         *started = true;
-    }
-    let mut listening = listening();
-    listening.retain(|known| known.strong_count() > 0);
-    let registry = Arc::downgrade(&registry.inner);
-    if !listening.iter().any(|known| known.ptr_eq(&registry)) {
-        listening.push(registry);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::observe::startup_table;
 use crate::registry::dependencies;
 use crate::registry::handle::START_TIMEOUT;
-use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::Session;
 use crate::runtime::context::{Context, Nominal};
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
@@ -38,6 +38,7 @@ impl ServiceRegistry {
         let session = self.reopen();
         let started = self.start_services(&session).await;
         if started.is_ok() {
+            self.announce(Phase::Ready);
             session.mark_started();
         } else if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
             self.stop_companions().await;
@@ -184,7 +185,10 @@ impl ServiceRegistry {
                 return state.refuse(service.id(), action, "a shutdown is in progress");
             }
             if inner.shared.keeps_runs.load(Ordering::SeqCst) {
-                state.history.get_or_insert_default();
+                let history = state.history.get_or_insert_default();
+                if inner.shared.keeps_durations.load(Ordering::SeqCst) {
+                    history.keep_durations();
+                }
             }
             state.requests.begin();
             state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();

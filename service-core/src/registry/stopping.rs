@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::log::{error, info};
 use tokio::time::Instant;
 
-use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::{Session, WaitGuard};
 use crate::registry::{dependencies, signals};
 use crate::runtime::requests::StopRequest;
@@ -109,6 +109,7 @@ impl ServiceRegistry {
         if !session.close() {
             return false;
         }
+        self.announce(Phase::Stopping);
         let registry = self.clone();
         let work = async move {
             registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;

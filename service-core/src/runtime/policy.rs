@@ -25,9 +25,10 @@ pub(crate) enum Decision {
     Fail,
 }
 
-/// Returns the failure that follows `before` consecutive ones, with the default decision.
-pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: Error) -> Failure {
-    let count = before.saturating_add(1);
+/// Returns the failure that follows `before` consecutive ones, with the default decision. One that is excused by an outage is
+/// not past the limit, and leaves the count at `max_failures`.
+pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: Error, excused: bool) -> Failure {
+    let count = if excused { options.max_failures.max(1) } else { before.saturating_add(1) };
     let recovery = match error.advice() {
         Advice::None => Recovery::Retry,
         Advice::Fatal => Recovery::Fail,
@@ -38,6 +39,7 @@ pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: 
         kind,
         count,
         max_failures: options.max_failures,
+        excused,
         retry_delay: retry_delay(options, count),
         recovery,
     };
@@ -49,7 +51,7 @@ pub(crate) fn failure(options: &Options, before: u32, kind: FailureKind, error: 
 
 /// Applies the limit to the answer of `on_failure`: past `max_failures`, a retry means what `exhausted` says.
 pub(crate) fn decide(options: &Options, failure: &Failure, recovery: Recovery) -> Decision {
-    let past_limit = failure.count > failure.max_failures;
+    let past_limit = !failure.excused && failure.count > failure.max_failures;
     match recovery {
         Recovery::Retry | Recovery::RetryAfter(_) | Recovery::Rebuild if past_limit => match options.exhausted() {
             Exhausted::Fail => Decision::Fail,
@@ -125,7 +127,7 @@ mod tests {
             (0, Recovery::Fail, Decision::Fail),
         ];
         for (before, recovery, decision) in table {
-            let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"));
+            let failure = failure(&options(), before, FailureKind::Error, Error::msg("x"), false);
             assert_eq!(decide(&options(), &failure, recovery), decision, "{before} before, {recovery:?}");
             let next_run = Options { exhausted: Some(Exhausted::NextRun), ..options() };
             let is_retry = !matches!(recovery, Recovery::Fail);
@@ -136,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_error_decides_the_default() {
-        let default = |before, error| failure(&options(), before, FailureKind::Error, error).recovery();
+        let default = |before, error| failure(&options(), before, FailureKind::Error, error, false).recovery();
         assert_eq!(default(0, Error::msg("x")), Recovery::Retry);
         assert_eq!(default(0, Error::fatal("x")), Recovery::Fail);
         assert_eq!(default(0, Error::retry_after(secs(7), "x")), Recovery::RetryAfter(secs(7)));

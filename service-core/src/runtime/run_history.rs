@@ -41,7 +41,12 @@ pub(crate) struct RunHistory {
     pub(crate) errors: u64,
     pub(crate) panics: u64,
     pub(crate) timeouts: u64,
+    /// The durations that the feature `metrics` has not taken yet, if it takes any.
+    untaken: Option<Vec<u64>>,
 }
+
+/// How many durations wait to be taken at most. They are taken once a second.
+const MOST_UNTAKEN: usize = 100_000;
 
 /// A run that has ended.
 #[allow(dead_code, reason = "for companions")]
@@ -74,6 +79,9 @@ impl RunHistory {
     /// Records a run.
     pub(crate) fn push(&mut self, record: RunRecord) {
         self.durations[DURATIONS.iter().position(|bound| record.nanos <= *bound).unwrap_or(DURATIONS.len())] += 1;
+        if let Some(untaken) = self.untaken.as_mut().filter(|untaken| untaken.len() < MOST_UNTAKEN) {
+            untaken.push(record.nanos);
+        }
         self.total_nanos = self.total_nanos.saturating_add(record.nanos);
         if let RunResult::Failed { kind, .. } = &record.result {
             self.count_failure(*kind);
@@ -91,6 +99,17 @@ impl RunHistory {
     pub(crate) fn newest_first(&self) -> impl Iterator<Item = &RunRecord> {
         let (newer, older) = self.recent.split_at(self.oldest);
         newer.iter().rev().chain(older.iter().rev())
+    }
+
+    /// From now on the duration of each run is kept until it is taken.
+    pub(crate) fn keep_durations(&mut self) {
+        self.untaken.get_or_insert_default();
+    }
+
+    /// Returns the durations since the last call, in nanoseconds.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn take_durations(&mut self) -> Vec<u64> {
+        self.untaken.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Counts a failure. One that was no run, because no instance could be built, is only counted.

@@ -249,7 +249,9 @@ impl ServiceInner {
     pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
         let waits = match state.status.wait_reason.as_deref() {
-            Some(WaitReason::Outage(resources)) => resources.iter().any(|waited| **waited == *resource),
+            Some(WaitReason::Outage(resources) | WaitReason::BlockingRun(resources)) => {
+                resources.iter().any(|waited| **waited == *resource)
+            }
             _ => false,
         };
         if waits && state.status.is_backing_off() {

@@ -91,6 +91,16 @@ impl Services {
         }
     }
 
+    /// From now on each service also keeps the duration of each run, until it is taken.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn keep_durations(&self) {
+        self.shared.keeps_durations.store(true, AtomicOrdering::SeqCst);
+        self.keep_runs();
+        for service in self.all() {
+            service.inner.lock().history.get_or_insert_default().keep_durations();
+        }
+    }
+
     /// Returns the configuration of all services, as it was read last.
     pub(crate) fn sources(&self) -> Arc<Sources> {
         self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) states: SharedStates,
     /// Each service keeps its last runs.
     pub(crate) keeps_runs: AtomicBool,
+    /// It also keeps their durations until the feature `metrics` takes them.
+    pub(crate) keeps_durations: AtomicBool,
     /// The clock of leases, if a feature grants them.
     pub(crate) lease_clock: OnceLock<Arc<dyn LeaseClock>>,
     /// The most runs at the same time, if they are limited.

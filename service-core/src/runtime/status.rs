@@ -45,8 +45,8 @@ pub(crate) enum Activity {
 pub(crate) enum WaitReason {
     /// For these services, which are not ready yet.
     Dependencies(Box<[Arc<str>]>),
-    /// For a blocking run that timed out and has not returned.
-    BlockingRun,
+    /// For a blocking run that timed out and has not returned; then for these resources, as with `Outage`.
+    BlockingRun(Box<[Arc<str>]>),
     /// For the restart after a permanent failure.
     Restart,
     /// For its turn: as many services as may run at the same time do.

@@ -44,6 +44,8 @@ pub struct Failure {
     pub(crate) kind: FailureKind,
     pub(crate) count: u32,
     pub(crate) max_failures: u32,
+    /// An outage keeps it from exhausting the service.
+    pub(crate) excused: bool,
     pub(crate) retry_delay: Duration,
     pub(crate) recovery: Recovery,
 }

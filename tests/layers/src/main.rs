@@ -33,7 +33,7 @@ const CRATES: [Layers; 2] = [
             &["runtime"],
             &["observe"],
             &["registry"],
-            &["database", "cluster", "admin", "cli", "testing"],
+            &["database", "cluster", "admin", "cli", "metrics", "testing"],
         ],
         // Every other feature has a folder with the same name.
         features: &[("cron", "schedule"), ("postgres", "database"), ("sqlite", "database"), ("tls", "database")],

@@ -38,9 +38,9 @@ impl Model {
         same!(state, one.state);
         same!(running, one.state.is_running());
         same!(paused, one.paused);
-        // The count begins anew with the attempt to build an instance, which is not an event, and at the moment when a long run
+        // The count begins anew at the end of an outage, with the attempt to build an instance, which is not an event, and at the moment when a long run
         // is stable.
-        if !one.may_be_building() && one.stable_at() != Some(now) {
+        if !one.may_be_building() && one.stable_at() != Some(now) && !one.api_came_back_at(now) {
             same!(failures, one.failures);
             same!(last_success, one.last_success.map(|at| wall + Duration::from_millis(at)));
         }
@@ -61,7 +61,9 @@ impl Model {
             // The status depends on the reason, which `behaviour/health.rs` tests.
             ServiceState::Created | ServiceState::Stopped | ServiceState::Starting => return Ok(()),
             ServiceState::Draining => false,
-            ServiceState::Running => one.failures > 0 || one.since_success > 1 || one.degraded || one.given_up,
+            ServiceState::Running => {
+                one.failures > 0 || one.since_success > 1 || one.degraded || one.given_up || one.misses_api()
+            }
             _ => true,
         };
         must!(

@@ -42,6 +42,8 @@ pub(crate) struct Tally {
     pub(crate) long: u64,
     /// Runs that were given up.
     pub(crate) given_up: u64,
+    /// Failures past the limit that an outage excused.
+    pub(crate) excused: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -52,6 +54,7 @@ impl std::ops::AddAssign for Tally {
         self.strayed += other.strayed;
         self.long += other.long;
         self.given_up += other.given_up;
+        self.excused += other.excused;
     }
 }
 
@@ -91,6 +94,7 @@ impl Model {
             tally.by_cron += one.by_cron;
             tally.strayed += one.strayed;
             tally.given_up += one.all_given_up;
+            tally.excused += one.excused;
             if one.part.long.is_some() {
                 tally.long += one.all_runs;
             }
@@ -144,6 +148,12 @@ impl Model {
                 }
                 self.services[service].take(line)?;
                 self.see_dependencies(at);
+                Ok(())
+            }
+            What::Probe { down } => {
+                for one in &mut self.services {
+                    one.see_api(at, *down);
+                }
                 Ok(())
             }
             What::Unregistered | What::Registered => {

@@ -26,6 +26,7 @@ struct Contender {
 
 const SERVICE: Contender = Contender { name: "service-core", workspace: "", program: "service" };
 const CONCURRENT: Contender = Contender { name: "service-core", workspace: "", program: "concurrent" };
+const ALONE: Contender = Contender { name: "service-core, insert by itself", workspace: "", program: "concurrent" };
 const BY_HAND: Contender = Contender { name: "by hand, sqlx", workspace: "", program: "by_hand" };
 const LATENCY: [Contender; 2] = [
     Contender { name: "service-core", workspace: "", program: "latency" },
@@ -98,7 +99,7 @@ fn main() {
         // Four seconds each, if nothing but the rows themselves took time.
         "slow" => [1, 8, 64]
             .map(|workers| {
-                [CONCURRENT, PEERS[0], PEERS[1]]
+                [CONCURRENT, ALONE, PEERS[0], PEERS[1]]
                     .map(|contender| {
                         let rows = workers * 200;
                         Case { waiting: rows * 2, rows, item_ms: 20, ..case(contender, Engine::Postgres, workers) }
@@ -197,6 +198,9 @@ fn numbers<const COUNT: usize>(case: &Case, server: &Postgres) -> [f64; COUNT] {
         Command::new(workspace(case.contender.workspace).join("target/release").join(case.contender.program));
     command.arg(url).args([case.workers, case.waiting, case.rows].map(|number| number.to_string()));
     command.env("ITEM_MS", case.item_ms.to_string());
+    if case.contender.name == ALONE.name {
+        command.env("INSERT_ALONE", "1");
+    }
     if case.half_dated {
         command.env("HALF_DATED", "1");
     }

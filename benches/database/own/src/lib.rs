@@ -76,7 +76,7 @@ pub async fn fill(task: &Task) -> DatabaseConnection {
 }
 
 /// The one insert for a row.
-pub async fn insert(tx: &Transaction, job: i64) -> Result<()> {
+pub async fn insert(tx: &impl ConnectionTrait, job: i64) -> Result<()> {
     let backend = tx.get_database_backend();
     let sql = if backend == DbBackend::Postgres { measure::INSERT } else { "INSERT INTO effect (job) VALUES (?)" };
     tx.execute_raw(Statement::from_sql_and_values(backend, sql, [job.into()])).await?;

@@ -15,7 +15,7 @@ use crate::admin::samples::CAP;
 use crate::admin::work::{Range, Table, all, failed_rows as read_failed};
 
 /// The rows of one page.
-const PAGE: u64 = 50;
+const PAGE: u32 = 50;
 
 /// `GET /ui/work`
 pub(crate) async fn work(State(app): AppState, request: Request) -> Response {
@@ -73,7 +73,7 @@ pub(crate) async fn failed_rows(
 pub(super) async fn failed_page(
     app: &SharedApp,
     name: &str,
-    offset: u64,
+    offset: u32,
     root: &Root,
     refused: Option<&ApiError>,
 ) -> Response {
@@ -83,7 +83,7 @@ pub(super) async fn failed_page(
         Ok(rows) => (rows, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let has_more = rows.len() as u64 > PAGE;
+    let has_more = rows.len() > PAGE as usize;
     let table = utf8_percent_encode(name, NON_ALPHANUMERIC).to_string();
     let body = html! {
         @for refused in refused.iter().copied().chain(&problem) { p.message.refused role="alert" { (refused.message) } }
@@ -94,16 +94,16 @@ pub(super) async fn failed_page(
             form method="post" action=(root.link(&format!("ui/work/{table}/retry"))) {
                 div.scroll tabindex="0" role="region" aria-label="Failed rows" {
                     table {
-                        thead { tr { th { "Retry" } th { "Key" } th { "Attempts" } th { "Since" } th { "Error" } } }
+                        thead { tr { th { "Retry" } th { "Key" } th { "Error" } th { "Attempts" } th { "Since" } } }
                         tbody {
                             @for row in rows.iter().take(PAGE as usize) {
                                 @let key = row.key.join(", ");
                                 tr {
                                     td { input type="checkbox" name="key" value=(serde_json::json!(row.key)) aria-label={ "Retry row " (key) }; }
                                     td { (key) }
+                                    td.error { (row.error.as_deref().unwrap_or("–")) }
                                     td { @if let Some(attempts) = row.attempts { (attempts) } @else { "–" } }
                                     td { (row.updated_at.as_deref().unwrap_or("–")) }
-                                    td.error { (row.error.as_deref().unwrap_or("–")) }
                                 }
                             }
                         }
@@ -120,7 +120,7 @@ pub(super) async fn failed_page(
         }
         nav.pages aria-label="Pages of rows" {
             @if offset > 0 { a href={ "?offset=" (offset.saturating_sub(PAGE)) } { "Previous rows" } }
-            @if has_more { a href={ "?offset=" (offset + PAGE) } { "Next rows" } }
+            @if has_more { a href={ "?offset=" (offset.saturating_add(PAGE)) } { "Next rows" } }
         }
     };
     let status = refused.or(problem.as_ref()).map_or(StatusCode::OK, |refused| refused.status);

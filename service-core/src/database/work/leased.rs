@@ -1,6 +1,6 @@
 //! Items of `claim_each`: every row commits by itself, and its claim ends with that commit.
 
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
@@ -10,7 +10,7 @@ use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{IgnoredError, Settled, Settler};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
-use crate::database::work::together::{NotCompleted, complete_rows};
+use crate::database::work::together::{NotCompleted, change_to_completed, check_completed};
 use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -33,16 +33,27 @@ impl Settler {
     /// Completes an item: its writes, its status and the release of its claim commit together.
     pub(super) async fn complete_leased<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>) -> Result<Settled> {
         let mut tx = self.take_tx(item);
+        let has_triggers = self.service_db.work.has_triggers(&self.table);
+        if let Some(lease) = &self.lease
+            && !has_triggers
+            && tx.is_unused()
+            && self.service_db.tx.fence.is_none()
+            && self.service_db.tx.reads_committed()
+        {
+            drop(tx);
+            return self.complete_unused(item, &lease.owner).await;
+        }
         if let Err(error) = tx.end_time_limit().await {
             let cause = tx.interruption();
             drop(tx);
             return self.leased_failed(item, &Error::new(IgnoredError(error)), cause).await;
         }
-        let has_triggers = self.service_db.work.has_triggers(&self.table);
-        let now = self.service_db.clock.now();
-        let rows = std::slice::from_ref(&item.row);
-        match complete_rows::<E>(&tx, &self.table, rows, now, has_triggers).await {
-            Ok(()) => {}
+        match self.complete_in::<E>(&tx, &item.row, has_triggers).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tx.rollback().await?;
+                return Ok(self.skip_lost(item).await);
+            }
             Err(NotCompleted::Pending(_)) => {
                 let _ = tx.rollback().await;
                 self.leave_out(
@@ -53,10 +64,7 @@ impl Settler {
             }
             Err(NotCompleted::Refused(error)) => {
                 let _ = tx.rollback().await;
-                return match self.table_refusal(&item.row, &error).await? {
-                    None => Box::pin(self.fail(item, &Error::from(error))).await,
-                    Some(refusal) => Ok(self.end_uncharged(item, Settled::Refused(refusal)).await),
-                };
+                return self.leased_refused(item, error).await;
             }
             Err(NotCompleted::Database(_)) if tx.condition_failed() => return Ok(self.skip_lost(item).await),
             Err(NotCompleted::Database(error)) => {
@@ -65,17 +73,76 @@ impl Settler {
                 return self.leased_failed(item, &Error::from(error), cause).await;
             }
         }
-        if !self.release_in(&tx, &item.row).await? {
-            tx.rollback().await?;
-            return Ok(self.skip_lost(item).await);
-        }
         match tx.commit().await {
-            Ok(()) => {
-                self.service_db.work.committed(&self.table, true, false);
-                item.in_flight = false;
-                Ok(Settled::Completed)
-            }
+            Ok(()) => Ok(self.completed(item)),
             Err(error) => self.leased_failed(item, &error, None).await,
+        }
+    }
+
+    /// Completes a row and releases its claim, in the transaction of its item. Returns whether the claim was still held.
+    async fn complete_in<E: EntityTrait>(
+        &self,
+        tx: &Transaction,
+        row: &RowRef,
+        has_triggers: bool,
+    ) -> std::result::Result<bool, NotCompleted> {
+        let (table, now, keys) = (&self.table, self.service_db.clock.now(), std::slice::from_ref(&row.key));
+        // A rule on the table does not allow its updates inside other statements.
+        let in_one = table.backend == DbBackend::Postgres && !has_triggers;
+        let Some(lease) = self.lease.as_ref().filter(|_| in_one) else {
+            let changed = change_to_completed(tx, table, keys, now).await?;
+            check_completed::<E>(tx, table, keys, changed, has_triggers).await?;
+            return self.release_in(tx, row).await.map_err(NotCompleted::Database);
+        };
+        // Outside a transaction the update would commit, although the item's writes were rolled back.
+        tx.prove().await.map_err(NotCompleted::Database)?;
+        let connection = tx.connection().await.map_err(NotCompleted::Database)?;
+        let release = lease::release(&table.name, &key_text(&row.key), &lease.owner);
+        let completion = table.complete_and_release(&row.key, release, now);
+        let counts = connection.query_one(&completion).await.map_err(NotCompleted::by_update)?;
+        let counts = Counts::read(counts).map_err(NotCompleted::Database)?;
+        check_completed::<E>(tx, table, keys, counts.completed, has_triggers).await?;
+        Ok(counts.released == 1)
+    }
+
+    /// Completes an item that made no statement: one statement does all, and commits by itself.
+    async fn complete_unused<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>, owner: &str) -> Result<Settled> {
+        let (table, now, key) = (&self.table, self.service_db.clock.now(), &item.row.key);
+        let release = lease::release(&table.name, &key_text(key), owner);
+        let counts = match self.service_db.tx.commit_alone(&table.complete_if_released(key, release, now)).await {
+            Ok(row) => Counts::read(row)?,
+            Err(error) => {
+                self.service_db.tx.forget_level();
+                return match error.find::<DbErr>() {
+                    Some(refused) if ErrorKind::of(refused) == ErrorKind::Statement => {
+                        self.leased_refused(item, refused.clone()).await
+                    }
+                    _ => self.leased_failed(item, &error, None).await,
+                };
+            }
+        };
+        match counts {
+            Counts { released: 0, .. } => Ok(self.skip_lost(item).await),
+            Counts { completed: 0, .. } => {
+                // Another program has changed the row, or a new trigger keeps it as it is.
+                self.service_db.work.inspect_again(table);
+                Ok(self.skip_changed(item))
+            }
+            _ => Ok(self.completed(item)),
+        }
+    }
+
+    fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
+        self.service_db.work.committed(&self.table, true, false);
+        item.in_flight = false;
+        Settled::Completed
+    }
+
+    /// Handles a leased item whose row the table refuses to complete.
+    async fn leased_refused<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>, error: DbErr) -> Result<Settled> {
+        match self.table_refusal(&item.row, &error).await? {
+            None => Box::pin(self.fail(item, &Error::from(error))).await,
+            Some(refusal) => Ok(self.end_uncharged(item, Settled::Refused(refusal)).await),
         }
     }
 
@@ -97,7 +164,12 @@ impl Settler {
                 self.charge_later(&item.row, Some(kind));
                 Err(error.clone())
             }
-            Some(kind) if kind.is_passing() => self.keep_attempts(item, error, Some(kind)).await,
+            Some(kind) if kind.is_passing() => {
+                if kind == ErrorKind::StaleStatement {
+                    self.service_db.work.inspect_again(&self.table);
+                }
+                self.keep_attempts(item, error, Some(kind)).await
+            }
             _ => Box::pin(self.fail(item, error)).await,
         }
     }
@@ -142,7 +214,7 @@ impl Settler {
 
     /// Releases the claim of a row. Returns whether it was still held. Called after the row itself was written, because a
     /// claim locks row and claim in this order.
-    async fn release_in(&self, tx: &Transaction, row: &RowRef) -> Result<bool> {
+    async fn release_in(&self, tx: &Transaction, row: &RowRef) -> std::result::Result<bool, DbErr> {
         let Some(lease) = &self.lease else { return Ok(true) };
         let release = lease::release(&self.table.name, &key_text(&row.key), &lease.owner);
         Ok(tx.connection().await?.execute(&release).await?.rows_affected() == 1)
@@ -164,6 +236,18 @@ impl Settler {
 
     /// Ends an item whose claim has expired, or whose row another program has changed.
     pub(super) async fn skip_lost<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
+        if let Some(lease) = &self.lease {
+            let release = lease::release(&self.table.name, &key_text(&item.row.key), &lease.owner);
+            if matches!(self.service_db.execute_alone(&release).await, Ok(done) if done.rows_affected() == 0) {
+                // If this claim has expired, the others have expired, too.
+                lease.mark_lost();
+            }
+        }
+        self.skip_changed(item)
+    }
+
+    /// Ends an item whose claim has ended, and whose row is not changed.
+    fn skip_changed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
         let (table, key, service_id) = (&self.table.name, key_text(&item.row.key), &*self.service_db.service_id);
         crate::log::warn!(
             service.id = service_id,
@@ -171,14 +255,21 @@ impl Settler {
             key,
             "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
-        if let Some(lease) = &self.lease {
-            let release = lease::release(&self.table.name, &key, &lease.owner);
-            if matches!(self.service_db.execute_alone(&release).await, Ok(done) if done.rows_affected() == 0) {
-                // If this claim has expired, the others have expired, too.
-                lease.mark_lost();
-            }
-        }
         item.in_flight = false;
         Settled::Skipped
+    }
+}
+
+/// How many rows a statement completed, and how many claims it released.
+struct Counts {
+    completed: u64,
+    released: u64,
+}
+
+impl Counts {
+    fn read(row: Option<QueryResult>) -> std::result::Result<Self, DbErr> {
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the counts of a completion".to_owned()))?;
+        let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
+        Ok(Self { completed: count("completed")?, released: count("released")? })
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, IntoIden, Keyword, LockType, Query, SelectStatement,
-    SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
+    Alias, CommonTableExpression, Condition, DeleteStatement, DynIden, Expr, ExprTrait, IntoIden, Keyword, LockType,
+    Query, SelectStatement, SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple, WithQuery,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
@@ -167,13 +167,50 @@ impl TableSql {
     /// The statements that complete rows.
     pub(crate) fn complete(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> Vec<UpdateStatement> {
         let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
-        keys.chunks(chunk)
-            .map(|keys| {
-                let mut update = self.update(self.completed.clone(), now, true);
-                self.empty_error(&mut update);
-                update.cond_where(self.any_of(keys)).to_owned()
-            })
-            .collect()
+        keys.chunks(chunk).map(|keys| self.completion(keys, now)).collect()
+    }
+
+    fn completion(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
+        let mut update = self.update(self.completed.clone(), now, true);
+        self.empty_error(&mut update);
+        update.cond_where(self.any_of(keys)).to_owned()
+    }
+
+    /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were changed:
+    /// `completed` and `released`.
+    pub(crate) fn complete_and_release(
+        &self,
+        key: &ValueTuple,
+        release: DeleteStatement,
+        now: DateTime<Utc>,
+    ) -> WithQuery {
+        self.with_release(self.completion(std::slice::from_ref(key), now), release)
+    }
+
+    /// The same statement for a row that no transaction has locked. It changes nothing if the claim is no longer held, and
+    /// only releases the claim if the row is no longer pending.
+    pub(crate) fn complete_if_released(
+        &self,
+        key: &ValueTuple,
+        release: DeleteStatement,
+        now: DateTime<Utc>,
+    ) -> WithQuery {
+        let mut update = self.completion(std::slice::from_ref(key), now);
+        update.and_where(self.is_pending()).and_where(Expr::cust("EXISTS (SELECT 1 FROM released)"));
+        self.with_release(update, release)
+    }
+
+    fn with_release(&self, mut update: UpdateStatement, mut release: DeleteStatement) -> WithQuery {
+        let returned = || Query::returning().expr(Expr::Constant(1.into()));
+        update.returning(returned());
+        release.returning(returned());
+        let released = CommonTableExpression::new().table_name("released").column("one").query(release).to_owned();
+        let completed = CommonTableExpression::new().table_name("completed").column("one").query(update).to_owned();
+        Query::select()
+            .expr_as(Expr::cust("(SELECT count(*) FROM completed)"), "completed")
+            .expr_as(Expr::cust("(SELECT count(*) FROM released)"), "released")
+            .to_owned()
+            .with(Query::with().cte(released).cte(completed).to_owned())
     }
 
     /// The statement that makes rows pending, as if they were new.

@@ -24,36 +24,62 @@ pub(crate) enum NotCompleted {
     Pending(Vec<ValueTuple>),
 }
 
+impl NotCompleted {
+    /// The error of an update to `completed`.
+    pub(super) fn by_update(error: DbErr) -> Self {
+        if ErrorKind::of(&error) == ErrorKind::Statement { Self::Refused(error) } else { Self::Database(error) }
+    }
+}
+
 /// Completes rows, and checks that they are completed.
-pub(crate) async fn complete_rows<E: EntityTrait>(
+async fn complete_rows<E: EntityTrait>(
     tx: &Transaction,
     table: &TableSql,
     rows: &[RowRef],
     now: chrono::DateTime<chrono::Utc>,
     has_triggers: bool,
 ) -> std::result::Result<(), NotCompleted> {
+    let keys: Vec<ValueTuple> = rows.iter().map(|row| row.key.clone()).collect();
+    let changed = change_to_completed(tx, table, &keys, now).await?;
+    check_completed::<E>(tx, table, &keys, changed, has_triggers).await
+}
+
+/// Completes rows. Returns how many the database changed.
+pub(super) async fn change_to_completed(
+    tx: &Transaction,
+    table: &TableSql,
+    keys: &[ValueTuple],
+    now: chrono::DateTime<chrono::Utc>,
+) -> std::result::Result<u64, NotCompleted> {
     // Outside a transaction the update would commit, although the items' writes were rolled back.
     tx.prove().await.map_err(NotCompleted::Database)?;
-    let keys: Vec<ValueTuple> = rows.iter().map(|row| row.key.clone()).collect();
     let connection = tx.connection().await.map_err(NotCompleted::Database)?;
     let mut changed = 0;
-    for update in table.complete(&keys, now) {
-        match connection.execute(&update).await {
-            Ok(done) => changed += done.rows_affected(),
-            Err(error) if ErrorKind::of(&error) == ErrorKind::Statement => return Err(NotCompleted::Refused(error)),
-            Err(error) => return Err(NotCompleted::Database(error)),
-        }
+    for update in table.complete(keys, now) {
+        changed += connection.execute(&update).await.map_err(NotCompleted::by_update)?.rows_affected();
     }
+    Ok(changed)
+}
+
+/// Checks that rows are completed, of which `changed` were changed by the update.
+pub(super) async fn check_completed<E: EntityTrait>(
+    tx: &Transaction,
+    table: &TableSql,
+    keys: &[ValueTuple],
+    changed: u64,
+    has_triggers: bool,
+) -> std::result::Result<(), NotCompleted> {
     // Fewer rows change if an item has deleted its own row, or if a trigger or a rule keeps a row as it was.
     if changed == keys.len() as u64 && !has_triggers {
         return Ok(());
     }
+    let connection = tx.connection().await.map_err(NotCompleted::Database)?;
     if has_triggers && table.backend == DbBackend::Postgres {
         // Runs deferred triggers now, so that their effects are seen.
         connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::Refused)?;
     }
     let mut pending = Vec::new();
-    for select in table.pending_among(&keys) {
+    for select in table.pending_among(keys) {
         for row in connection.query_all(&select).await.map_err(NotCompleted::Database)? {
             pending.push(key_of::<E>(&row).map_err(NotCompleted::Database)?);
         }

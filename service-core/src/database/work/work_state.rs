@@ -236,6 +236,11 @@ impl WorkState {
         });
     }
 
+    /// The table may have changed: it is inspected again at the next claim.
+    pub(crate) fn inspect_again(&self, table: &TableSql) {
+        self.with_table(table, |state| state.inspected = None);
+    }
+
     /// The claim index, if the table has it.
     pub(crate) fn claim_index(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| state.claim_index.clone())

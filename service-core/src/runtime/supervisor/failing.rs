@@ -61,7 +61,7 @@ impl Supervisor {
         warn!(service.id = %service.id, service.run = self.cx.run, "{error:#}");
         service.emit(|| ServiceEventKind::Aborted);
         let failures = service.lock().status.failures;
-        let failure = policy::failure(&self.options, failures, FailureKind::Timeout, error);
+        let failure = policy::failure(&self.options, failures, FailureKind::Timeout, error, false);
         self.count(&failure, Recovery::Stop, Some(times));
     }
 
@@ -79,15 +79,14 @@ impl Supervisor {
         }
     }
 
-    /// Returns how many failures before this one count. An outage does not exhaust `max_failures`: a failure during an
-    /// outage, or one that began during an outage, leaves the count at `max_failures`.
-    async fn without_outage(&mut self, suspected: &[Arc<dyn Resource>], began: Instant, before: u32) -> u32 {
-        let max = self.options.max_failures;
-        if before < max || max == 0 {
-            return before;
+    /// Whether a failure past `max_failures` was during an outage, or its work began during one. Such a failure does not
+    /// exhaust the service.
+    async fn is_excused(&mut self, suspected: &[Arc<dyn Resource>], began: Instant, before: u32) -> bool {
+        if before < self.options.max_failures {
+            return false;
         }
         if suspected.iter().any(|resource| resource.was_down_since(began)) {
-            return max - 1;
+            return true;
         }
         let cx = self.cx.clone();
         for resource in suspected {
@@ -99,10 +98,10 @@ impl Supervisor {
                 _ => resource.was_down_since(began),
             };
             if down {
-                return max - 1;
+                return true;
             }
         }
-        before
+        false
     }
 
     /// Handles a failure: counts it, decides what follows, and does it. `began` is when the failed work began. Without
@@ -123,8 +122,8 @@ impl Supervisor {
         };
         self.settle(Some(&error)).await;
         let suspected = self.services.suspects(&service, kind, &error);
-        let before = self.without_outage(&suspected, began, counted).await;
-        let failure = policy::failure(&self.options, before, kind, error);
+        let excused = self.is_excused(&suspected, began, counted).await;
+        let failure = policy::failure(&self.options, counted, kind, error, excused);
         let (recovery, broken) = self.call_on_failure(&failure);
         // After a single run nothing follows.
         let recovery = if self.once { Recovery::Stop } else { recovery };
@@ -138,7 +137,7 @@ impl Supervisor {
         let stopping = service.lock().requests.stop.is_some();
         let logged = if stopping { Decision::Stop } else { decision };
         let given_up = service.lock().status.given_up;
-        self.failure_log.log(&service, self.cx.run, &failure, logged, before < counted, given_up);
+        self.failure_log.log(&service, self.cx.run, &failure, logged, excused, given_up);
         self.count(&failure, if decision == Decision::Fail { Recovery::Fail } else { recovery }, times);
         // A service that ends cleans up its instance anyway.
         if ends_instance && !matches!(decision, Decision::Stop | Decision::Fail) {
@@ -291,12 +290,17 @@ impl Supervisor {
         self.plan(Due::Retry, later(Instant::now(), wait));
         let (service, blocked) = (&self.cx.service, self.unreturned.is_some());
         service.update(|state| {
+            // An outage that ended before does not end this wait.
+            state.requests.outage_over = false;
             state.status.activity = Activity::BackingOff;
             state.status.left_starting = true;
             state.status.start_resolved = true;
-            if !blocked || matches!(reason, Some(WaitReason::Restart)) {
-                state.status.wait_reason = reason.map(Box::new);
-            }
+            state.status.wait_reason = match reason {
+                Some(WaitReason::Outage(resources)) if blocked => Some(Box::new(WaitReason::BlockingRun(resources))),
+                Some(reason) => Some(Box::new(reason)),
+                None if blocked => Some(Box::new(WaitReason::BlockingRun(Box::default()))),
+                None => None,
+            };
             state.notify_waiters();
         });
     }

@@ -186,7 +186,7 @@ impl Supervisor {
             InvokeResult::Done(Err(_)) => InvokeResult::Panicked("the runtime shuts down".to_owned()),
             InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
             InvokeResult::Cancelled(cancelled) => {
-                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun));
+                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(Box::default())));
                 self.unreturned = Some(UnreturnedRun { run, discard: false });
                 InvokeResult::Cancelled(cancelled)
             }
@@ -196,8 +196,13 @@ impl Supervisor {
     /// Takes the instance back from a blocking run that had timed out and has returned now.
     pub(super) async fn take_back(&mut self, returned: Option<Returned>) {
         let discard = self.unreturned.take().is_some_and(|unreturned| unreturned.discard);
-        let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
-        self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
+        self.cx.service.update(|state| {
+            let reason = &mut state.status.wait_reason;
+            if let Some(WaitReason::BlockingRun(resources)) = reason.as_deref_mut() {
+                let resources = std::mem::take(resources);
+                *reason = (!resources.is_empty()).then(|| Box::new(WaitReason::Outage(resources)));
+            }
+        });
         // Without it, the runtime shuts down.
         let Some((instance, caught)) = returned else { return };
         self.instance = Some(instance);

@@ -25,12 +25,15 @@ impl One {
                 let strays = std::mem::take(&mut self.strays);
                 let (all_runs, lives, registrations) = (self.all_runs, self.lives, self.registrations + 1);
                 let (by_cron, strayed, all_given_up) = (self.by_cron, self.strayed, self.all_given_up);
+                let (excused, api) = (self.excused, self.api);
                 let reports = std::mem::take(&mut self.reports);
                 *self = Self {
                     all_runs,
                     by_cron,
                     strayed,
                     all_given_up,
+                    excused,
+                    api,
                     lives,
                     registrations,
                     made,
@@ -124,7 +127,7 @@ impl One {
                 run.reported = at;
                 run.items = (run.items.0 + processed, run.items.1 + failed);
             }
-            What::Ask { .. } | What::Answer { .. } | What::GaveUp { .. } => {}
+            What::Ask { .. } | What::Answer { .. } | What::GaveUp { .. } | What::Probe { .. } => {}
         }
         Ok(())
     }
@@ -205,6 +208,9 @@ impl One {
             free: at,
             verdict: None,
             retrying: false,
+            failed_began: at,
+            awaits_api: false,
+            api_is_back: false,
             renew: false,
             aborted: false,
             granted: Vec::new(),

@@ -3,6 +3,7 @@
 
 mod away;
 mod lines;
+mod needs;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +15,7 @@ use crate::cast::{Origin, Part, Schedule};
 use crate::plan::{Kind, Timetable, Window, grant, retry_wait};
 use crate::trace::{Advice, Answer, Ask, Decision, How, Line, Ms, What};
 use away::Stray;
+use needs::Api;
 
 /// The model of one service.
 pub(crate) struct One {
@@ -52,6 +54,8 @@ pub(crate) struct One {
     /// Blocking runs that timed out or were aborted, and continued.
     pub(super) strayed: u64,
     pub(super) all_given_up: u64,
+    pub(super) excused: u64,
+    api: Api,
     /// Its work is done, and the registry shuts down when it has stopped.
     shuts_down: bool,
     pub(super) lives: u32,
@@ -104,6 +108,12 @@ pub(crate) struct Life {
     /// The decision that is not carried out yet.
     verdict: Option<Verdict>,
     pub(super) retrying: bool,
+    /// When the work began whose failure it retries.
+    failed_began: Ms,
+    /// The end of an outage ends its wait.
+    awaits_api: bool,
+    /// It has ended, but a blocking run still holds the instance.
+    api_is_back: bool,
     renew: bool,
     aborted: bool,
     granted: Vec<Ms>,
@@ -184,6 +194,8 @@ impl One {
             by_cron: 0,
             strayed: 0,
             all_given_up: 0,
+            excused: 0,
+            api: Api::default(),
             shuts_down: false,
             lives: 0,
             failed_life: None,

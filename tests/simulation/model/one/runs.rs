@@ -144,8 +144,9 @@ impl One {
         default: Decision,
         answer: Option<Decision>,
     ) -> Checked {
-        let (failures, expected) = (self.failures + 1, retry_wait(&self.part, self.retry_delay, self.failures + 1));
-        let past = self.is_past_the_limit(failures) && !self.gives_up();
+        let began = self.life()?.run.as_ref().map_or(at, |run| run.started);
+        let (failures, past) = self.next_failure(began);
+        let (expected, past) = (retry_wait(&self.part, self.retry_delay, failures), past && !self.gives_up());
         let life = self.life()?;
         let cleaning = life.instance.as_ref().is_some_and(|instance| instance.cleaning.is_some());
         must!(!cleaning, "`on_failure` is called after `cleanup`");
@@ -175,10 +176,14 @@ impl One {
             // The first attempt after a run that was given up.
             self.failures = 0;
         }
-        let failures = self.failures + 1;
-        let past = self.is_past_the_limit(failures) && !self.gives_up();
+        let life = self.life()?;
+        let stop = life.stop;
+        let began = life.run.as_ref().map(|run| run.started).or(life.building).unwrap_or(at);
+        life.failed_began = began;
+        let (failures, exhausted) = if life.aborted { (self.failures + 1, false) } else { self.next_failure(began) };
+        let past = exhausted && !self.gives_up();
+        self.excused += u64::from(failures <= self.failures);
         must!(count == failures, "failure {count}, but it is number {failures} in a row");
-        let stop = self.life()?.stop;
         let (decision, waiting, took);
         let ran = self.life()?.run.is_some();
         if ran {
@@ -237,10 +242,10 @@ impl One {
         self.last_error = Some(error.to_owned());
         let report = Answer::Ran { error: Some(error.to_owned()), processed: 0, failed: 0, again: false, took };
         self.resolve(waiting, &report);
-        self.decide(at, stop.is_some(), ran, decision, decided, failures)
+        self.decide(at, stop.is_some(), ran, decision, decided, (failures, exhausted))
     }
 
-    /// Decides what follows this failure.
+    /// Decides what follows this failure, of which the number in a row is given, and whether it is past the limit.
     pub(super) fn decide(
         &mut self,
         at: Ms,
@@ -248,12 +253,14 @@ impl One {
         ran: bool,
         decision: Decision,
         decided: Decision,
-        failures: u32,
+        (failures, past): (u32, bool),
     ) -> Checked {
         let (part, retry_delay) = (self.part.clone(), self.retry_delay);
-        let (past, gives_up) = (self.is_past_the_limit(failures), self.gives_up());
+        let gives_up = self.gives_up();
         let ready_made = part.origin == Origin::ReadyMade;
         let life = self.life()?;
+        life.api_is_back = false;
+        life.awaits_api = part.needs_api && matches!(decision, Decision::Retry | Decision::Rebuild);
         let mut verdict = match decision {
             Decision::Retry | Decision::RetryAfter(_) | Decision::Rebuild if past => {
                 if gives_up {
@@ -311,6 +318,7 @@ impl One {
             Some(Verdict::Retry(wait)) => {
                 life.plan = Some(Window::at(at + wait, Kind::Retry));
                 (life.retrying, life.left, life.verdict) = (true, true, None);
+                self.api_is_back_already(at);
             }
             Some(Verdict::Regular) => {
                 if life.plan.is_none() {
@@ -432,6 +440,7 @@ impl One {
         life.discard();
         (life.verdict, life.retrying, life.left) = (None, true, true);
         life.plan = Some(Window::at(at + after, Kind::Retry));
+        life.awaits_api = false;
         self.failures = 0;
         self.restarts += 1;
         Ok(())

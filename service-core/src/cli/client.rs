@@ -1,0 +1,172 @@
+//! [`Client`]: requests to the admin interface of a running program.
+
+use std::io;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+
+use crate::admin::AdminInCode;
+use crate::cli::address::Address;
+use crate::cli::failure::Failure;
+use crate::humanize;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server answers reading within milliseconds, unless its database hangs.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// A stop waits for the current run and for `cleanup`.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(300);
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Sends requests to the admin interface of a running program.
+pub(crate) struct Client {
+    address: Address,
+    token: Option<String>,
+}
+
+/// The body of a refusal.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+impl Client {
+    /// Returns a client for the address that the arguments or ADMIN_ADDR give, else the one of the program's code. The token is
+    /// that of ADMIN_TOKEN, else of the code.
+    ///
+    /// # Errors
+    /// The address in the code is wrong.
+    pub(crate) fn new(given: Option<&Address>, code: AdminInCode) -> Result<Self, Failure> {
+        let address = match given {
+            Some(address) => address.clone(),
+            None => {
+                let wrong = |why| Failure::Refused(format!("the address of `.admin(…)` cannot be used: {why}"));
+                code.address.unwrap_or_default().parse().map_err(wrong)?
+            }
+        };
+        let is_set = |token: &String| !token.is_empty();
+        let token = std::env::var("ADMIN_TOKEN").ok().map(|token| token.trim().to_owned());
+        Ok(Self { address, token: token.filter(is_set).or(code.token.filter(is_set)) })
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.request(Method::GET, path, Bytes::new(), READ_TIMEOUT).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| Failure::Refused(error.to_string()))?;
+        self.request(Method::POST, path, body.into(), CHANGE_TIMEOUT).await
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<T, Failure> {
+        let request = Request::builder()
+            .method(&method)
+            .uri(format!("{}{path}", self.address.path))
+            .header(HOST, self.address.authority())
+            .header(CONTENT_TYPE, "application/json");
+        let request = match &self.token {
+            Some(token) => request.header(AUTHORIZATION, bearer(token)?),
+            None => request,
+        };
+        let request = request.body(Full::new(body)).map_err(|error| Failure::Refused(error.to_string()))?;
+        let stream = self.connect().await?;
+        let (status, answer) = match tokio::time::timeout(limit, exchange(stream, request)).await {
+            Ok(answer) => answer.map_err(|error| self.is_no_admin_interface(&error.to_string()))?,
+            Err(_) if method == Method::GET => {
+                let limit = humanize::long(limit);
+                return Err(Failure::Unreachable(format!("{} does not answer within {limit}", self.address)));
+            }
+            Err(_) => {
+                return Err(Failure::Unreachable(format!(
+                    "{} has not answered within {}; the command may still be carried out, see `status`",
+                    self.address,
+                    humanize::long(limit)
+                )));
+            }
+        };
+        self.read(status, &answer)
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Failure> {
+        let connecting = TcpStream::connect((self.address.host.as_str(), self.address.port));
+        let why = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => in_words(&error),
+            Err(_) => format!("no answer within {}", humanize::long(CONNECT_TIMEOUT)),
+        };
+        Err(Failure::Unreachable(format!(
+            "cannot reach {} ({why}): is the program running, with `.admin(…)`? `--address` or ADMIN_ADDR sets another address",
+            self.address
+        )))
+    }
+
+    fn read<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, Failure> {
+        if status.is_success() {
+            return serde_json::from_slice(answer).map_err(|error| self.is_no_admin_interface(&error.to_string()));
+        }
+        let Ok(Refusal { error }) = serde_json::from_slice(answer) else {
+            return Err(self.is_no_admin_interface(&format!("it answers `{status}`")));
+        };
+        Err(match (status, &self.token) {
+            (StatusCode::NOT_FOUND, _) => Failure::NotFound(error),
+            (StatusCode::UNAUTHORIZED, None) => {
+                Failure::Refused(format!("the program at {} requires a token: set ADMIN_TOKEN", self.address))
+            }
+            (StatusCode::UNAUTHORIZED, Some(_)) => {
+                Failure::Refused(format!("the token is not that of the program at {}: set ADMIN_TOKEN", self.address))
+            }
+            _ => Failure::Refused(error),
+        })
+    }
+
+    fn is_no_admin_interface(&self, why: &str) -> Failure {
+        Failure::Unreachable(format!(
+            "{} does not answer as an admin interface does ({why}): `--address` or ADMIN_ADDR sets another address",
+            self.address
+        ))
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        Failure::Refused("the token (ADMIN_TOKEN) has characters that a header cannot contain".to_owned())
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+type Answer = (StatusCode, Bytes);
+
+async fn exchange(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // It ends when the answer has been read; its errors are also those of the request.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await?;
+    Ok((status, answer.to_bytes()))
+}
+
+/// The error without the number of the operating system.
+fn in_words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(_) => error.kind().to_string(),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,108 @@
+//! The commands that need no running program.
+
+use std::pin::pin;
+
+use clap::{Command, Subcommand};
+use clap_complete::Shell;
+use serde::Serialize;
+
+use crate::admin;
+use crate::cli::args::{Output, Services};
+use crate::cli::failure::Failure;
+use crate::cli::remote::Done;
+use crate::cli::run_summary::RunSummary;
+use crate::cli::terminal::Terminal;
+use crate::observe::explain::Explanation;
+use crate::registry::builder::RegistryBuilder;
+use crate::registry::signals::{first, listen};
+
+/// A service of this program.
+#[derive(Serialize)]
+struct Listed {
+    service_id: String,
+    schedule: String,
+    enabled: bool,
+    type_name: String,
+    place: String,
+}
+
+impl From<Explanation> for Listed {
+    fn from(explained: Explanation) -> Self {
+        let enabled = explained.options.iter().find(|option| option.key == "enabled");
+        Self {
+            enabled: enabled.is_none_or(|option| option.value != "false"),
+            service_id: explained.service_id,
+            schedule: explained.schedule,
+            type_name: explained.type_name,
+            place: explained.place,
+        }
+    }
+}
+
+/// `list`
+pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
+    let services = builder.build().await?;
+    let explained = services.list().into_iter().filter_map(|id| services.get(&id)).map(|service| service.explain());
+    let listed: Vec<Listed> = explained.map(Listed::from).collect();
+    Done::new(output, &listed, || {
+        if listed.is_empty() {
+            return "this program has no services\n".to_owned();
+        }
+        let row = |service: &Listed| {
+            let schedule = &service.schedule;
+            let schedule = if service.enabled { schedule.clone() } else { format!("disabled ({schedule})") };
+            [service.service_id.clone(), schedule, service.place.clone()]
+        };
+        terminal.table(0, Some(["SERVICE", "SCHEDULE", "DEFINED AT"]), listed.iter().map(row))
+    })
+}
+
+/// `run-once`
+pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output) -> Result<Done, Failure> {
+    let services = builder.build().await?;
+    // A signal drains the run, also if it arrives as the run begins.
+    listen(&services)?;
+    let mut run = pin!(services.run_once(id));
+    let signals = async { _ = services.clone().until_shutdown().await };
+    let report = match first(run.as_mut(), signals).await {
+        Some(report) => report,
+        None => run.await,
+    };
+    let summary = RunSummary::of(id, &report?);
+    let done = Done::new(output, &summary, || format!("{summary}\n"))?;
+    Ok(Done { succeeded: !summary.has_failed(), ..done })
+}
+
+/// `alerts`
+pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Result<Done, Failure> {
+    let rules = admin::alert_rules(&builder.build().await?);
+    let rules = match job {
+        Some(job) => rules.job(job),
+        None => rules,
+    };
+    Ok(Done { text: rules.to_string(), succeeded: true })
+}
+
+/// `grafana`
+pub(crate) async fn grafana(builder: RegistryBuilder) -> Result<Done, Failure> {
+    let dashboard = admin::grafana_dashboard(&builder.build().await?);
+    Ok(Done { text: dashboard + "\n", succeeded: true })
+}
+
+/// `completions`
+pub(crate) fn completions(shell: Shell, program: Option<Box<Command>>) -> Done {
+    let name = program_name();
+    let mut command = match program {
+        Some(command) => *command,
+        None => Command::new("program").subcommand(Services::augment_subcommands(Command::new("services"))),
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    Done { text: String::from_utf8_lossy(&script).into_owned(), succeeded: true }
+}
+
+/// Returns the name of the program's file.
+pub(crate) fn program_name() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
+    path.file_stem().map_or_else(|| "program".to_owned(), |name| name.to_string_lossy().into_owned())
+}

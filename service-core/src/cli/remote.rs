@@ -1,0 +1,137 @@
+//! The commands for a running program.
+
+use std::time::SystemTime;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use crate::cli::args::{Change, Output};
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::run_summary::RunSummary;
+use crate::cli::status::{self, Run};
+use crate::cli::terminal::Terminal;
+use crate::observe::explain::Explanation;
+use crate::observe::health::{HealthStatus, ServiceHealth};
+use crate::suggest;
+
+/// What a command prints, and whether it was successful.
+pub(crate) struct Done {
+    pub(crate) text: String,
+    pub(crate) succeeded: bool,
+}
+
+impl Done {
+    /// Returns the value as JSON, or the text.
+    pub(crate) fn new(output: &Output, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<Self, Failure> {
+        let text = if output.json {
+            let json = serde_json::to_string_pretty(value).map_err(|error| Failure::Refused(error.to_string()))?;
+            json + "\n"
+        } else {
+            text()
+        };
+        Ok(Self { text, succeeded: true })
+    }
+}
+
+/// `status`
+pub(crate) async fn status(
+    client: &Client,
+    id: Option<&str>,
+    check: bool,
+    output: &Output,
+    terminal: Terminal,
+) -> Result<Done, Failure> {
+    let is_ill = |health: &ServiceHealth| health.status == HealthStatus::Unhealthy && !health.optional;
+    let Some(id) = id else {
+        let mut services: Vec<ServiceHealth> = client.get("/services").await?;
+        status::sort(&mut services);
+        let done = Done::new(output, &services, || status::overview(&services, SystemTime::now(), terminal))?;
+        return Ok(Done { succeeded: !(check && services.iter().any(is_ill)), ..done });
+    };
+    let health: ServiceHealth = of_service(client, id, client.get(&path(id, "")).await).await?;
+    let runs: Vec<Run> = client.get(&path(id, "/runs")).await?;
+    let done = Done::new(output, &health, || status::one(&health, &runs, SystemTime::now(), terminal))?;
+    Ok(Done { succeeded: !(check && is_ill(&health)), ..done })
+}
+
+/// `explain`
+pub(crate) async fn explain(client: &Client, id: &str, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
+    let explanation: Explanation = of_service(client, id, client.get(&path(id, "/explain")).await).await?;
+    Done::new(output, &explanation, || {
+        let mut text = terminal.paragraph(0, &explanation.title());
+        for section in explanation.sections() {
+            if let Some(title) = section.title {
+                text += &format!("\n{title}\n");
+            }
+            // Cells that are missing are empty.
+            let row = |row: Vec<String>| {
+                let mut cells = row.into_iter();
+                [(); 3].map(|()| cells.next().unwrap_or_default())
+            };
+            text += &terminal.table(2, None, section.rows.into_iter().map(row));
+        }
+        text
+    })
+}
+
+/// Who changes something, and why.
+#[derive(Serialize)]
+struct Author<'a> {
+    by: Option<String>,
+    why: Option<&'a str>,
+}
+
+/// `start`, `stop`, `pause`, `resume`, `wake`, `reset`
+pub(crate) async fn change(client: &Client, command: &str, change: &Change) -> Result<Done, Failure> {
+    let health = post(client, command, change).await?;
+    Done::new(&change.output, &health, || status::line(&health))
+}
+
+/// `run`
+pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, Failure> {
+    let health = post(client, "run", change).await?;
+    let runs: Vec<Run> = client.get(&path(&change.id, "/runs")).await?;
+    let summary = match runs.into_iter().find(|run| run.run >= health.runs) {
+        Some(run) => run.summary(&change.id),
+        None => RunSummary {
+            service_id: change.id.clone(),
+            run: Some(health.runs),
+            succeeded: None,
+            processed: 0,
+            failed: 0,
+            again: None,
+            duration_ms: None,
+            error: None,
+        },
+    };
+    let done = Done::new(&change.output, &summary, || format!("{summary}\n"))?;
+    Ok(Done { succeeded: !summary.has_failed(), ..done })
+}
+
+async fn post(client: &Client, command: &str, change: &Change) -> Result<ServiceHealth, Failure> {
+    let author = Author { by: change.by.clone().or_else(user), why: change.why.as_deref() };
+    let answer = client.post(&path(&change.id, &format!("/{command}")), &author).await;
+    of_service(client, &change.id, answer).await
+}
+
+/// Returns the name of the user, as the shell has it. With `sudo`, it is the one who called it.
+fn user() -> Option<String> {
+    let names = ["SUDO_USER", "USER", "LOGNAME", "USERNAME"];
+    names.into_iter().filter_map(|name| std::env::var(name).ok()).find(|name| !name.trim().is_empty())
+}
+
+fn path(id: &str, rest: &str) -> String {
+    format!("/services/{}{rest}", utf8_percent_encode(id, NON_ALPHANUMERIC))
+}
+
+/// Adds the nearest id to the error if there is no such service.
+async fn of_service<T>(client: &Client, id: &str, answer: Result<T, Failure>) -> Result<T, Failure> {
+    let Err(Failure::NotFound(why)) = answer else { return answer };
+    let services: Vec<ServiceHealth> = client.get("/services").await.unwrap_or_default();
+    let near = suggest::nearest(id, services.iter().map(|health| health.service_id.as_str()));
+    Err(Failure::NotFound(match near {
+        Some(near) => format!("{why}, did you mean `{near}`?"),
+        None => format!("{why}; `status` shows all services"),
+    }))
+}

@@ -1,0 +1,146 @@
+//! [`MetricsFacade`]: records the metrics of services with the crate `metrics`, so that they reach the recorder that the application
+//! has installed. Once a second a task reads the state of the services; a run only notes its duration.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use ::metrics::{Key, KeyName, Label, Level, Metadata, Unit, with_recorder};
+use tokio::task::JoinHandle;
+
+use crate::observe::series::{self, SeriesSink};
+use crate::registry::companion::CompanionBuilder;
+use crate::registry::service_registry::{Companion, RegistryInner, ServiceRegistry};
+use crate::runtime::lifecycle::BoxFuture;
+use crate::service::error::Result;
+
+/// How often the metrics are recorded.
+const EVERY: Duration = Duration::from_secs(1);
+
+static METADATA: Metadata<'static> = Metadata::new("service_core", Level::INFO, Some("service_core"));
+
+/// Records the metrics of the services of one registry.
+#[derive(Default)]
+pub(crate) struct MetricsFacade {
+    task: Mutex<Option<Task>>,
+}
+
+/// The task that records.
+struct Task {
+    registry: Weak<RegistryInner>,
+    described: Described,
+    handle: JoinHandle<()>,
+}
+
+/// The names that are described already.
+type Described = Arc<Mutex<BTreeSet<&'static str>>>;
+
+inventory::submit! {
+    CompanionBuilder { build: |_, _| Ok(Arc::new(MetricsFacade::default())) }
+}
+
+impl MetricsFacade {
+    fn task(&self) -> MutexGuard<'_, Option<Task>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Companion for MetricsFacade {
+    fn start<'a>(&'a self, registry: &'a ServiceRegistry) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut task = self.task();
+            // On virtual time, a task that wakes every second would make a test of a month slow.
+            let is_virtual = registry.inner.services.shared.clock.is_virtual();
+            if is_virtual || task.as_ref().is_some_and(|task| !task.handle.is_finished()) {
+                return Ok(());
+            }
+            registry.inner.services.keep_durations();
+            let (weak, described) = (Arc::downgrade(&registry.inner), Described::default());
+            let (inner, names) = (weak.clone(), described.clone());
+            let handle = registry.inner.home.handle()?.spawn(async move {
+                while record(&inner, &names) {
+                    tokio::time::sleep(EVERY).await;
+                }
+            });
+            *task = Some(Task { registry: weak, described, handle });
+            Ok(())
+        })
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let Some(task) = self.task().take() else { return };
+            task.handle.abort();
+            // What happened since the last time, and the states after the shutdown.
+            record(&task.registry, &task.described);
+        })
+    }
+}
+
+impl fmt::Debug for MetricsFacade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsFacade").finish_non_exhaustive()
+    }
+}
+
+/// Records the metrics of all services. Returns whether the registry exists.
+fn record(registry: &Weak<RegistryInner>, described: &Described) -> bool {
+    let Some(inner) = registry.upgrade() else { return false };
+    let registry = ServiceRegistry { inner };
+    let mut described = described.lock().unwrap_or_else(PoisonError::into_inner);
+    for service in registry.inner.services.all() {
+        let health = registry.health_of(&service);
+        let labels = series::labels(&health).into_iter().map(|(key, value)| Label::new(key, value)).collect();
+        let mut sink = Sink { labels, described: &mut described };
+        series::of_service(&service.inner, &health, &mut sink);
+        let durations = service.inner.lock().history.as_mut().map(|history| history.take_durations());
+        sink.durations(&durations.unwrap_or_default());
+    }
+    true
+}
+
+/// Records the series of one service.
+struct Sink<'a> {
+    labels: Vec<Label>,
+    described: &'a mut BTreeSet<&'static str>,
+}
+
+impl Sink<'_> {
+    fn key(&self, name: &'static str, more: Option<(&'static str, &str)>) -> Key {
+        let more = more.map(|(key, value)| Label::new(key, value.to_owned()));
+        Key::from_parts(name, self.labels.iter().cloned().chain(more).collect::<Vec<_>>())
+    }
+
+    fn durations(&mut self, nanos: &[u64]) {
+        let (name, help) = series::DURATION;
+        if self.described.insert(name) {
+            with_recorder(|recorder| recorder.describe_histogram(KeyName::from(name), unit(name), help.into()));
+        }
+        let key = self.key(name, None);
+        let histogram = with_recorder(|recorder| recorder.register_histogram(&key, &METADATA));
+        nanos.iter().for_each(|nanos| histogram.record(*nanos as f64 / 1e9));
+    }
+}
+
+impl SeriesSink for Sink<'_> {
+    fn counter(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: u64) {
+        if self.described.insert(name) {
+            with_recorder(|recorder| recorder.describe_counter(KeyName::from(name), unit(name), help.into()));
+        }
+        let key = self.key(name, more);
+        with_recorder(|recorder| recorder.register_counter(&key, &METADATA).absolute(value));
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: f64) {
+        if self.described.insert(name) {
+            with_recorder(|recorder| recorder.describe_gauge(KeyName::from(name), unit(name), help.into()));
+        }
+        let key = self.key(name, more);
+        with_recorder(|recorder| recorder.register_gauge(&key, &METADATA).set(value));
+    }
+}
+
+fn unit(name: &str) -> Option<Unit> {
+    Some(if name.ends_with("_seconds") { Unit::Seconds } else { Unit::Count })
+}

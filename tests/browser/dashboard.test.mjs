@@ -1,0 +1,202 @@
+// Tests of the dashboard in a browser: node --test, with the path of `admin-site` in ADMIN_SITE.
+// SCREENSHOTS=directory writes a picture of each page.
+
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { after, afterEach, before, test } from "node:test";
+import { eventually, startBrowser, startSite } from "./site.mjs";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PAGES = ["/", "/ui/services/price_sync", "/ui/services/mail_sender", "/ui/work", "/ui/work/outgoing_message", "/ui/audit", "/login"];
+
+let site;
+let browser;
+
+before(async () => {
+  site = await startSite(process.env.ADMIN_SITE, 40);
+  browser = await startBrowser();
+});
+
+afterEach(async () => {
+  const pages = await browser.pages();
+  await Promise.all(pages.map((page) => page.close()));
+});
+
+after(async () => {
+  await browser?.close();
+  site?.stop();
+});
+
+/** Opens a page. `problems` are errors on its console, and requests to other hosts. */
+async function open(path, { width = 1280, scheme = "light", script = true } = {}) {
+  const page = await browser.newPage();
+  const problems = [];
+  page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+  page.on("pageerror", (error) => problems.push(String(error)));
+  page.on("request", (request) => { if (!request.url().startsWith(site.base)) problems.push(request.url()); });
+  await page.setJavaScriptEnabled(script);
+  await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+  await page.setViewport({ width, height: 844 });
+  await page.goto(site.base + path, { waitUntil: "domcontentloaded" });
+  return { page, problems };
+}
+
+const health = async (id) => (await fetch(`${site.base}/services/${id}`)).json();
+const textOf = (page, selector) => page.$eval(selector, (element) => element.textContent.trim());
+const press = (page, selector) =>
+  Promise.all([page.waitForNavigation({ waitUntil: "domcontentloaded" }), page.click(selector)]);
+
+/** Fills in who and why. */
+async function sign(page, prefix, why) {
+  await page.$eval(`#${prefix}-by`, (input) => { input.value = ""; });
+  await page.type(`#${prefix}-by`, "ann");
+  await page.type(`#${prefix}-why`, why);
+}
+
+test("no page has a violation of axe, an error, an outside request or a sideways scroll", async () => {
+  const pictures = process.env.SCREENSHOTS;
+  if (pictures) mkdirSync(pictures, { recursive: true });
+  for (const path of PAGES) {
+    for (const scheme of ["light", "dark"]) {
+      for (const width of [1280, 390]) {
+        const { page, problems } = await open(path, { width, scheme });
+        const where = `${path} ${scheme} ${width}`;
+        if (path.startsWith("/ui/services/") || path === "/") {
+          await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+        }
+        const isWide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+        if (pictures) await page.screenshot({ path: join(pictures, `${scheme}-${width}${path.replaceAll("/", "-")}.png`) });
+        // Through the protocol, which the policy of the page does not concern.
+        await page.evaluate(axe);
+        const found = await page.evaluate(() => window.axe.run());
+        const violations = found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`);
+        assert.deepEqual(violations, [], where);
+        assert.deepEqual(problems, [], where);
+        assert.equal(isWide, false, where);
+        await page.close();
+      }
+    }
+  }
+});
+
+test("what is worst comes first, and is on the screen of a phone", async () => {
+  const { page } = await open("/", { width: 390 });
+  const first = await page.$eval("li.row", (row) => {
+    return { id: row.dataset.id, text: row.innerText, end: row.getBoundingClientRect().bottom };
+  });
+  assert.equal((await health(first.id)).status, "unhealthy");
+  assert.match(first.text, /unhealthy/i);
+  assert.match(first.text, /failed/);
+  assert.ok(first.end <= 844, `it ends at ${first.end}`);
+});
+
+test("a service is paused and resumed with a button, and the audit says by whom and why", async () => {
+  const { page } = await open("/ui/services/worker_5");
+  await sign(page, "command", "the provider is <b>down</b>");
+  await press(page, "button[value=pause]");
+  assert.equal(await textOf(page, ".message.done"), "Done: pause.");
+  assert.equal((await health("worker_5")).paused, true);
+  assert.match(await page.$eval("#now", (part) => part.innerText), /paused by .*ann.*the provider is <b>down<\/b>/s);
+  assert.match(await page.$eval("#audit", (part) => part.innerText), /ann\s+pause worker_5\s+the provider is <b>down<\/b>/);
+  await sign(page, "command", "it answers again");
+  await press(page, "button[value=resume]");
+  await eventually("it is resumed", async () => (await health("worker_5")).paused === false);
+});
+
+test("each of the other commands has its effect", async () => {
+  const { page } = await open("/ui/services/nightly_report");
+  const runs = (await health("nightly_report")).runs;
+  await sign(page, "command", "the report is needed now");
+  await press(page, "button[value=run]");
+  assert.equal((await health("nightly_report")).runs, runs + 1);
+  await sign(page, "command", "maintenance");
+  await press(page, "button[value=stop]");
+  assert.equal((await health("nightly_report")).state, "stopped");
+  await sign(page, "command", "maintenance is over");
+  await press(page, "button[value=start]");
+  assert.equal((await health("nightly_report")).running, true);
+  await page.goto(`${site.base}/ui/services/mail_sender`, { waitUntil: "domcontentloaded" });
+  const errors = (await health("mail_sender")).error_count;
+  await sign(page, "command", "the server was restarted");
+  await press(page, "button[value=reset]");
+  await eventually("it failed again", async () => (await health("mail_sender")).error_count > errors);
+});
+
+test("a command without a reason is not sent", async () => {
+  const { page } = await open("/ui/services/worker_7");
+  await page.click("button[value=pause]");
+  assert.ok(await page.$eval("#command-by", (input) => input.matches(":invalid") || input.value !== ""));
+  assert.equal((await health("worker_7")).paused, false);
+});
+
+test("an interval is overridden until a time, and the override is removed", async () => {
+  const { page } = await open("/ui/services/worker_6");
+  await page.type("#override-value", "5m");
+  await page.select("#override-until", "1h");
+  await sign(page, "override", "a rate limit");
+  await press(page, "form:has(#override-value) button");
+  const explained = await (await fetch(`${site.base}/services/worker_6/explain`)).json();
+  assert.equal(explained.schedule, "every 5m");
+  assert.match(await page.$eval("[aria-labelledby=overrides]", (part) => part.innerText), /interval = .*ann[\s\S]*ends in/);
+  await sign(page, "remove-0", "the limit is lifted");
+  await press(page, "button[name=remove]");
+  const after = await (await fetch(`${site.base}/services/worker_6/explain`)).json();
+  assert.equal(after.schedule, "every 2s");
+});
+
+test("failed rows are shown with their errors, and the chosen ones or all are retried", async () => {
+  const failed = async () => (await fetch(`${site.base}/work/outgoing_message/failed`)).json();
+  const { page } = await open("/ui/work");
+  await eventually("the rows are counted", async () => {
+    await page.reload({ waitUntil: "domcontentloaded" });
+    return page.$("a[href*=outgoing]");
+  });
+  await press(page, "a[href*=outgoing]");
+  assert.match(await page.$eval("main", (main) => main.innerText), /no route to <host>/);
+  assert.equal((await page.$$("tbody tr")).length, 3);
+  await page.click("input[name=key]");
+  await sign(page, "retry", "the route is back");
+  await press(page, "button[value=chosen]");
+  assert.equal((await failed()).length, 2);
+  await page.goto(`${site.base}/ui/work/outgoing_message`, { waitUntil: "domcontentloaded" });
+  await sign(page, "retry", "it works");
+  await press(page, "button[value=all]");
+  assert.deepEqual(await failed(), []);
+});
+
+test("rows change by themselves, a service that became worse moves up, and a search selects", async () => {
+  const { page, problems } = await open("/");
+  await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
+  const runs = () => page.$eval("#service-worker_1", (row) => row.innerHTML);
+  const before = await runs();
+  await page.$eval("#service-worker_1", (row) => row.scrollIntoView());
+  await eventually("the row changes", async () => (await runs()) !== before);
+  await fetch(`${site.base}/services/worker_30/pause`, { method: "POST", body: '{"by": "bob", "why": "a test"}' });
+  await page.evaluate(() => scrollTo(0, 0));
+  const place = () => page.$$eval("li.row", (rows) => rows.findIndex((row) => row.dataset.id === "worker_30"));
+  await eventually("it moves up", async () => (await place()) < 8);
+  await page.keyboard.press("/");
+  await page.keyboard.type("worker_3");
+  const shown = await page.$$eval("li.row", (rows) => rows.filter((row) => !row.hidden).map((row) => row.dataset.id));
+  assert.ok(shown.length > 0 && shown.every((id) => id.startsWith("worker_3")), shown.join());
+  assert.deepEqual(problems, []);
+});
+
+test("everything but the live updates works without JavaScript and with the keyboard", async () => {
+  const { page } = await open("/ui/services/worker_9", { script: false });
+  await page.focus("#command-by");
+  await page.keyboard.type("eve");
+  await page.keyboard.press("Tab");
+  await page.keyboard.type("a test of the keyboard");
+  for (;;) {
+    await page.keyboard.press("Tab");
+    const focused = await page.$("button[value=pause]:focus");
+    if (focused) break;
+  }
+  await Promise.all([page.waitForNavigation({ waitUntil: "domcontentloaded" }), page.keyboard.press("Enter")]);
+  assert.equal((await health("worker_9")).paused, true);
+  await page.goto(`${site.base}/ui/services?q=worker_9`, { waitUntil: "domcontentloaded" });
+  assert.equal((await page.$$("li.row")).length, 1);
+});
