@@ -26,6 +26,7 @@ pages! {
     opentelemetry: "../../docs/opentelemetry.md"
     operations: "../../docs/operations.md"
     readme: "../../README.md"
+    replicas: "../../docs/replicas.md"
     testing: "../../docs/testing.md"
     tutorial: "../../docs/tutorial.md"
     wake_ups: "../../docs/wake-ups.md"

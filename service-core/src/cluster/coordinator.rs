@@ -29,6 +29,8 @@ use crate::service::outcome::RunReport;
 
 /// How often a replica that stands by looks for leases that are free.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The wait after another replica was faster.
+const RACE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a task without work checks that the registry still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often leases are compared with the clock, which also counts while the machine is suspended, unlike timers.
@@ -132,9 +134,9 @@ impl Leases for Coordinator {
         self.fleet.report_soon();
     }
 
-    fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64) -> BoxFuture<'a, ()> {
+    fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64, target: Option<&'a str>) -> BoxFuture<'a, ()> {
         let length = service.lease.as_ref().map_or(LONGEST_LIMIT, |lease| lease.length);
-        Box::pin(async move { self.shared.release(&service.id, epoch, length).await })
+        Box::pin(async move { self.shared.release(&service.id, epoch, target, length).await })
     }
 
     fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()> {
@@ -250,8 +252,8 @@ impl Shared {
         }
     }
 
-    async fn release(&self, id: &Arc<str>, epoch: u64, length: Duration) {
-        match self.table.release(id, epoch, limit(length)).await {
+    async fn release(&self, id: &Arc<str>, epoch: u64, target: Option<&str>, length: Duration) {
+        match self.table.release(id, epoch, target, limit(length)).await {
             Ok(()) => self.table.notify_replicas(),
             Err(error) => debug!(service.id = %id, "the lease cannot be released, so it expires: {error:#}"),
         }
@@ -312,7 +314,9 @@ impl Shared {
                     set_holder(leased, row);
                     first_free = Some(first_free.map_or(row.left, |first| first.min(row.left)));
                 }
-                _ => free.push(leased),
+                // Handed over to another replica, which may take it first.
+                Some(row) if row.is_reserved => first_free = Some(POLL_INTERVAL),
+                row => free.push((leased, row.is_none())),
             }
         }
         if !self.is_virtual {
@@ -320,22 +324,28 @@ impl Shared {
             fastrand::shuffle(&mut free);
         }
         let mut is_unclear = false;
-        for (service, lease) in free {
-            is_unclear |= lease.is_wanted() && self.take(service, lease).await;
+        for ((service, lease), is_new) in free {
+            is_unclear |= lease.is_wanted() && self.take(service, lease, is_new).await;
             if lease.is_wanted() {
                 first_free = Some(POLL_INTERVAL);
             }
         }
         // If another replica was faster, there is a holder now.
-        if is_unclear { Duration::ZERO } else { self.poll_interval(first_free) }
+        if is_unclear { RACE_INTERVAL } else { self.poll_interval(first_free) }
     }
 
     /// Takes one lease that seems to be free. Returns whether another replica was faster.
-    async fn take(&self, service: &RegisteredService, lease: &Lease) -> bool {
+    async fn take(&self, service: &RegisteredService, lease: &Lease, is_new: bool) -> bool {
         let id = service.id();
-        match self.table.take(id, lease.length, limit(lease.length)).await {
+        match self.table.take(id, is_new, lease.length, limit(lease.length)).await {
             Ok(Some(taken)) => {
-                let grant = Grant { epoch: taken.epoch, at: Instant::now(), first: taken.first, last: taken.last };
+                let grant = Grant {
+                    epoch: taken.epoch,
+                    at: Instant::now(),
+                    first: taken.first,
+                    last: taken.last,
+                    moved: taken.moved,
+                };
                 if lease.grant(grant, taken.sent + trusted(lease.length)) {
                     wake(service);
                     self.to_renew.notify_one();
@@ -344,7 +354,7 @@ impl Shared {
                     self.fleet.report_soon();
                 } else {
                     // It has been stopped meanwhile, or the answer came too late.
-                    self.release(id, taken.epoch, lease.length).await;
+                    self.release(id, taken.epoch, None, lease.length).await;
                 }
                 false
             }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::cluster::lease_table::LeaseTable;
 use crate::cluster::replica_table::{Replica, ReplicaService};
 use crate::cluster::request_table::{Action, Progress, Request, VOID_AFTER};
+use crate::cluster::sharing;
 use crate::log::debug;
 use crate::observe::health;
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
@@ -27,6 +28,10 @@ const LIVE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same on virtual time, where every statement costs real time, and notifications arrive.
 const VIRTUAL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a service that was handed over stays where it is.
+const REST: Duration = Duration::from_secs(600);
+/// After some were handed over, others are not before they have been taken.
+const SHARE_INTERVAL: Duration = Duration::from_secs(15);
 /// The limit of a request to the database.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -41,6 +46,8 @@ pub(super) struct Fleet {
     to_report: Mutex<bool>,
     /// Services to be woken on the replica that holds their lease.
     wakes: Mutex<BTreeSet<Arc<str>>>,
+    /// When services were handed over last.
+    shared_out: Mutex<Option<Instant>>,
     /// Leases may be free.
     to_compete: Arc<Notify>,
     /// A request may have been answered.
@@ -59,6 +66,7 @@ impl Fleet {
             notified,
             to_report: Mutex::default(),
             wakes: Mutex::default(),
+            shared_out: Mutex::default(),
             to_compete,
             answered: Notify::new(),
         }
@@ -75,6 +83,13 @@ impl Fleet {
             let registry = ServiceRegistry { inner };
             let interval = if self.is_virtual { VIRTUAL_INTERVAL } else { REPORT_INTERVAL };
             let is_due = reported.is_none_or(|at| at.elapsed() >= interval);
+            if registry.session().is_closed() {
+                // Its row has been removed.
+                reported = None;
+                drop(registry);
+                let _ = timeout(interval, self.notified.notified()).await;
+                continue;
+            }
             if std::mem::take(&mut *lock(&self.to_report)) || is_due {
                 match self.report(&registry).await {
                     Ok(()) => reported = Some(Instant::now()),
@@ -122,6 +137,7 @@ impl Fleet {
         let services: Vec<Arc<RegisteredService>> = inner.services.all();
         let shown: Vec<ReplicaService> = services.iter().map(|service| shown(registry, service)).collect();
         self.table.write_replica(&shown, LIMIT).await?;
+        self.share_out(registry).await?;
         let is_critical = |service: &&Arc<RegisteredService>| {
             let state = service.inner.lock();
             service.inner.lease.is_some() && state.requests.options.critical && state.state() == ServiceState::Failed
@@ -141,6 +157,34 @@ impl Fleet {
         }
         // Another replica may fail, too.
         *lock(&self.to_report) = !self.is_virtual;
+        Ok(())
+    }
+
+    /// Hands services over to replicas that run fewer, as soon as they are idle.
+    async fn share_out(&self, registry: &ServiceRegistry) -> Result<()> {
+        let may_move = |service: &Arc<RegisteredService>| {
+            let is_long = service.inner.lock().requests.options.long_run().is_some();
+            !is_long && service.inner.lease.as_ref().is_some_and(|lease| lease.may_move(REST))
+        };
+        let mut movable: Vec<_> = registry.inner.services.all().into_iter().filter(may_move).collect();
+        let rests = lock(&self.shared_out).is_some_and(|at| at.elapsed() < SHARE_INTERVAL);
+        if movable.is_empty() || rests {
+            return Ok(());
+        }
+        // Those that are in a run only if there are no others.
+        movable.sort_by_key(|service| service.inner.lock().status.in_run());
+        let ids: Vec<&str> = movable.iter().map(|service| &**service.id()).collect();
+        let (counts, replicas) = (self.table.count_leases(LIMIT).await?, self.replicas().await?);
+        let chosen = sharing::to_hand_over(counts, &ids, &replicas);
+        for service in &movable {
+            let target = chosen.get(&**service.id()).copied();
+            if service.inner.lease.as_ref().is_some_and(|lease| lease.set_target(target)) {
+                service.inner.update(|state| state.wake());
+            }
+        }
+        if !chosen.is_empty() {
+            *lock(&self.shared_out) = Some(Instant::now());
+        }
         Ok(())
     }
 

@@ -42,6 +42,8 @@ pub(super) struct LeaseRow {
     pub(super) renewed: Duration,
     /// How long it is still valid, so that only its owner may run the service. Zero: it is free.
     pub(super) left: Duration,
+    /// Whether it was handed over to another replica, which has precedence.
+    pub(super) is_reserved: bool,
 }
 
 /// A lease that this replica has taken.
@@ -54,6 +56,8 @@ pub(super) struct Taken {
     pub(super) first: Duration,
     /// How long ago the schedule's last point was.
     pub(super) last: Option<Duration>,
+    /// How long ago a replica handed the service over.
+    pub(super) moved: Option<Duration>,
 }
 
 impl LeaseTable {
@@ -89,39 +93,68 @@ impl LeaseTable {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {
             let sql = format!(
                 "SELECT service_id, owner, label, epoch, lease_ms, \
-                 CASE WHEN boot = $1 THEN expires_at - {} ELSE 0 END AS left_ms FROM service_lease WHERE {}",
+                 CASE WHEN boot = $1 THEN expires_at - {} ELSE 0 END AS left_ms, \
+                 CASE WHEN moved_to <> $2 AND moved_at > {} - {PRECEDENCE_MS} THEN 1 ELSE 0 END AS reserved \
+                 FROM service_lease WHERE {}",
                 self.now(),
-                self.is_one_of("$2")
+                self.wall_now(),
+                self.is_one_of("$3")
             );
-            let rows = db.query_all_raw(self.statement(&sql, [self.boot(), self.list(ids)])).await?;
+            let rows = db.query_all_raw(self.statement(&sql, [self.boot(), self.owner(), self.list(ids)])).await?;
             Ok(rows.iter().map(lease_row).collect::<Result<_, DbErr>>()?)
         });
         read.await
     }
 
-    /// Takes the lease of a service if it is free. `None`: it is not.
-    pub(super) async fn take(&self, id: &Arc<str>, length: Duration, limit: Duration) -> Result<Option<Taken>> {
-        self.db.run(limit, |cx| self.take_in(cx, id, length)).await
+    /// Counts the valid leases of each replica.
+    pub(super) async fn count_leases(&self, limit: Duration) -> Result<BTreeMap<String, usize>> {
+        let count = self.db.run(limit, |TxContext { db, .. }| async move {
+            let sql = format!(
+                "SELECT owner, count(*) AS leases FROM service_lease WHERE boot = $1 AND expires_at > {} GROUP BY owner",
+                self.now()
+            );
+            let rows = db.query_all_raw(self.statement(&sql, [self.boot()])).await?;
+            let count = |row: &QueryResult| {
+                let leases: i64 = row.try_get("", "leases")?;
+                Ok((row.try_get("", "owner")?, usize::try_from(leases).unwrap_or_default()))
+            };
+            Ok(rows.iter().map(count).collect::<Result<_, DbErr>>()?)
+        });
+        count.await
     }
 
-    async fn take_in(&self, cx: TxContext, id: &Arc<str>, length: Duration) -> Result<Option<Taken>> {
+    /// Takes the lease of a service if it is free. `None`: it is not. `is_new`: it may have no row yet.
+    pub(super) async fn take(
+        &self,
+        id: &Arc<str>,
+        is_new: bool,
+        length: Duration,
+        limit: Duration,
+    ) -> Result<Option<Taken>> {
+        self.db.run(limit, |cx| self.take_in(cx, id, is_new, length)).await
+    }
+
+    async fn take_in(&self, cx: TxContext, id: &Arc<str>, is_new: bool, length: Duration) -> Result<Option<Taken>> {
         let tx = Transaction::begin(&cx).await?;
         if self.db.backend() == DbBackend::Postgres {
             tx.execute_unprepared(LOCK_LIMIT).await?;
         }
         let id = || Value::from(&**id);
         let next = "UPDATE service_epoch SET epoch = epoch + 1 WHERE service_id = $1 RETURNING epoch";
-        let mut row = tx.query_one_raw(self.statement(next, [id()])).await?;
-        if row.is_none() {
-            let insert =
-                "INSERT INTO service_epoch (service_id, epoch) VALUES ($1, 0) ON CONFLICT (service_id) DO NOTHING";
-            tx.execute_raw(self.statement(insert, [id()])).await?;
+        if is_new {
             let insert = format!(
                 "INSERT INTO service_lease (service_id, owner, label, epoch, boot, lease_ms, expires_at, created_at) \
                  VALUES ($1, '', '', 0, '', 0, 0, {}) ON CONFLICT (service_id) DO NOTHING",
                 self.wall_now()
             );
             tx.execute_raw(self.statement(&insert, [id()])).await?;
+        }
+        let mut row = tx.query_one_raw(self.statement(next, [id()])).await?;
+        if row.is_none() {
+            // The epoch in the lease is a copy: should the row itself be removed, it goes on from there.
+            let insert = "INSERT INTO service_epoch (service_id, epoch) SELECT service_id, epoch FROM service_lease \
+                          WHERE service_id = $1 ON CONFLICT (service_id) DO NOTHING";
+            tx.execute_raw(self.statement(insert, [id()])).await?;
             row = tx.query_one_raw(self.statement(next, [id()])).await?;
         }
         let Some(row) = row else { return Ok(None) };
@@ -132,26 +165,32 @@ impl LeaseTable {
         let sql = format!(
             "UPDATE service_lease SET owner = $2, label = $3, epoch = $4, boot = $5, lease_ms = $6, expires_at = {now} + $6 \
              WHERE service_id = $1 AND NOT (owner <> $2 AND boot = $5 AND expires_at > {now}) \
-             RETURNING {wall_now} - created_at AS first_ms, {wall_now} - last_point AS last_ms"
+             RETURNING {wall_now} - created_at AS first_ms, {wall_now} - last_point AS last_ms, \
+             {wall_now} - moved_at AS moved_ms"
         );
         let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2);
         let values = [id(), self.owner(), self.replica.label().into(), epoch.into(), self.boot(), length.into()];
         // Without a row, the transaction is dropped, and the epoch stays.
         let Some(row) = tx.query_one_raw(self.statement(&sql, values)).await? else { return Ok(None) };
         let (first, last): (i64, Option<i64>) = (row.try_get("", "first_ms")?, row.try_get("", "last_ms")?);
+        let moved: Option<i64> = row.try_get("", "moved_ms")?;
         tx.commit().await?;
         let epoch = u64::try_from(epoch).unwrap_or_default();
-        Ok(Some(Taken { epoch, sent, first: millis(first), last: last.map(millis) }))
+        Ok(Some(Taken { epoch, sent, first: millis(first), last: last.map(millis), moved: moved.map(millis) }))
     }
 
     /// Releases the lease of this epoch, so that another replica may take it at once, and notifies the other replicas.
-    pub(super) async fn release(&self, id: &str, epoch: u64, limit: Duration) -> Result<()> {
+    pub(super) async fn release(&self, id: &str, epoch: u64, target: Option<&str>, limit: Duration) -> Result<()> {
         let release = self.db.run(limit, |cx| async move {
             let tx = Transaction::begin(&cx).await?;
             // A request that arrives late must not end a later lease.
-            let sql = "UPDATE service_lease SET expires_at = 0 WHERE service_id = $1 AND owner = $2 AND epoch = $3";
+            let moved = if target.is_some() { self.wall_now() } else { "moved_at".to_owned() };
+            let sql = format!(
+                "UPDATE service_lease SET expires_at = 0, moved_at = {moved}, moved_to = $4 \
+                 WHERE service_id = $1 AND owner = $2 AND epoch = $3"
+            );
             let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
-            tx.execute_raw(self.statement(sql, [id.into(), self.owner(), epoch.into()])).await?;
+            tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), epoch.into(), target.into()])).await?;
             self.announce(&tx).await?;
             tx.commit().await
         });
@@ -237,6 +276,8 @@ impl LeaseTable {
     }
 }
 
+/// For how long the replica to which a service was handed over has precedence.
+const PRECEDENCE_MS: i64 = 5_000;
 const DATABASE_NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)";
 
 fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
@@ -248,6 +289,7 @@ fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
         epoch: u64::try_from(epoch).unwrap_or_default(),
         renewed: millis(lease - left),
         left: millis(left),
+        is_reserved: row.try_get::<i32>("", "reserved")? == 1,
     };
     Ok((row.try_get("", "service_id")?, lease_row))
 }

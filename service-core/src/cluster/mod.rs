@@ -11,6 +11,7 @@ mod identity;
 mod lease_table;
 mod replica_table;
 mod request_table;
+mod sharing;
 
 pub use replica_table::{Replica, ReplicaService};
 

@@ -57,7 +57,7 @@ const TABLES: [(&str, &str); 10] = [
         "CREATE TABLE IF NOT EXISTS service_lease (\
          service_id TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, label TEXT NOT NULL, epoch BIGINT NOT NULL, \
          boot TEXT NOT NULL, lease_ms BIGINT NOT NULL, expires_at BIGINT NOT NULL, created_at BIGINT NOT NULL, \
-         last_point BIGINT)",
+         last_point BIGINT, moved_at BIGINT, moved_to TEXT)",
     ),
     (
         "service_epoch",

@@ -110,6 +110,11 @@ pub enum ServiceEventKind {
         /// The number of the takeover by which it had the lease.
         epoch: u64,
     },
+    /// This replica has handed the service over to another one, and stands by.
+    LeaseHandedOver {
+        /// The number of the takeover by which it had the lease.
+        epoch: u64,
+    },
     /// The service itself changed an option.
     OptionChanged {
         /// The key of the option.

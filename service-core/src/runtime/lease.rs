@@ -37,10 +37,21 @@ struct State {
     holder: Option<Holder>,
     /// Why the holder cannot be determined, since the last answer of the database.
     problem: Option<String>,
+    /// When a replica handed the service over to another one, as far as this replica knows: the age of that at a moment.
+    moved: Option<(Instant, Duration)>,
+    /// The replica to which the service is to be handed over as soon as it is idle.
+    moves_to: Option<String>,
     /// Why a single run was refused.
     refusal: Option<String>,
     /// It is known whether another replica holds the lease, or that this cannot be determined.
     is_decided: bool,
+}
+
+impl State {
+    fn may_move(&self, rest: Duration) -> bool {
+        let moved = self.moved.map(|(at, age)| at.elapsed() + age);
+        self.held.is_some() && moved.is_none_or(|age| age >= rest)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +73,8 @@ pub(crate) struct Grant {
     /// How long before `at` the schedule's last point was: of an interval the last point that a run has served, of a delay the
     /// end of the last run. `None`: no run has begun yet.
     pub(crate) last: Option<Duration>,
+    /// How long before `at` a replica handed the service over to another one.
+    pub(crate) moved: Option<Duration>,
 }
 
 impl Grant {
@@ -159,14 +172,36 @@ impl Lease {
     /// Ends the lease here. Returns its epoch, if this replica had it.
     pub(crate) fn end(&self) -> Option<u64> {
         let mut state = self.lock();
-        (state.is_wanted, state.grant) = (false, None);
+        (state.is_wanted, state.grant, state.moves_to) = (false, None, None);
         state.held.take().map(|held| held.epoch)
+    }
+
+    /// Returns the replica to which the service is to be handed over now.
+    pub(crate) fn moves_to(&self) -> Option<String> {
+        self.lock().moves_to.clone()
     }
 
     // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn is_wanted(&self) -> bool {
         self.lock().is_wanted
+    }
+
+    /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the loop has to be
+    /// told.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn set_target(&self, target: Option<&str>) -> bool {
+        let mut state = self.lock();
+        let target = target.filter(|_| state.held.is_some()).map(str::to_owned);
+        let is_news = target.is_some() && target != state.moves_to;
+        state.moves_to = target;
+        is_news
+    }
+
+    /// Whether this replica holds the lease, and may hand it over.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn may_move(&self, rest: Duration) -> bool {
+        self.lock().may_move(rest)
     }
 
     /// Returns the epoch of the lease, and for how long this replica still trusts it.
@@ -184,6 +219,7 @@ impl Lease {
             return false;
         }
         (state.is_wanted, state.grant, state.holder, state.problem) = (false, Some(grant), None, None);
+        (state.moved, state.moves_to) = (grant.moved.map(|age| (grant.at, age)), None);
         state.held = Some(Held { epoch: grant.epoch, until });
         true
     }
@@ -248,7 +284,7 @@ mod tests {
     }
 
     fn grant(epoch: u64) -> Grant {
-        Grant { epoch, at: Instant::now(), first: Duration::ZERO, last: None }
+        Grant { epoch, at: Instant::now(), first: Duration::ZERO, last: None, moved: None }
     }
 
     fn lease() -> (Lease, Arc<Seconds>) {

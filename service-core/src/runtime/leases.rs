@@ -21,8 +21,9 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// A service waits for its lease from now on.
     fn wanted(&self);
 
-    /// Releases the lease of this epoch, whose service has stopped here: another replica may take it at once.
-    fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64) -> BoxFuture<'a, ()>;
+    /// Releases the lease of this epoch, whose service has stopped here: another replica may take it at once. With a
+    /// `target`, the service is handed over to that replica, which has precedence.
+    fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64, target: Option<&'a str>) -> BoxFuture<'a, ()>;
 
     /// Records how long ago the schedule's last point was, for the replica that takes over.
     fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()>;

@@ -127,6 +127,8 @@ enum WaitEvent {
     Returned(Option<Box<Returned>>),
     /// This replica may not run the service any more.
     LeaseLost,
+    /// Another replica is to run the service.
+    HandOver,
     /// A run is due, and there is no instance.
     Build,
     /// A run has begun.
@@ -281,6 +283,12 @@ impl Supervisor {
                         is_wake_up
                     }
                 };
+                if !is_due
+                    && state.status.activity == Activity::Waiting
+                    && service.lease.as_ref().is_some_and(|lease| lease.moves_to().is_some())
+                {
+                    return Some(WaitEvent::HandOver);
+                }
                 if !is_due {
                     // A pause gives its turn to others.
                     *turn = Turn::None;
@@ -348,6 +356,7 @@ impl Supervisor {
             }
             WaitEvent::Returned(returned) => self.take_back(returned.map(|returned| *returned)).await,
             WaitEvent::LeaseLost => return self.lose_lease().await,
+            WaitEvent::HandOver => return self.hand_over().await,
             WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
         }
         None

@@ -27,7 +27,7 @@ struct OnDemand {
 impl OnDemand {
     async fn update(&mut self, cx: &Context) -> Result<Outcome> {
         self.log.add(format!("{} runs", self.name));
-        if cx.run_number() % 2 == 0 {
+        if cx.run_number().is_multiple_of(2) {
             return Err(Error::msg("every second run fails"));
         }
         Ok(Outcome::processed(7).failed(2))

@@ -13,8 +13,8 @@ use crate::schedule::{CatchUp, CronSchedule, LongRun, Schedule};
 fn with_all() -> [Options; 3] {
     let (timezone, catch_up) = ("UTC".to_owned(), CatchUp::None);
     let cron = CronSchedule { expression: "0 3 * * *".to_owned(), timezone, catch_up };
-    let lease = Some(DEFAULT_LEASE);
-    let on = Options { restart: Some(Default::default()), schedule: Schedule::Cron(cron), lease, ..Options::default() };
+    let (restart, lease) = (Some(Default::default()), Some(DEFAULT_LEASE));
+    let on = Options { restart, lease, schedule: Schedule::Cron(cron), ..Options::default() };
     let long = Options { schedule: Schedule::LongRun(LongRun::default()), ..Options::default() };
     [Options::default(), on, long]
 }

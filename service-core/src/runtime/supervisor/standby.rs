@@ -16,6 +16,7 @@ use crate::runtime::context::Nominal;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::Limit;
 use crate::runtime::lease::Grant;
+use crate::runtime::requests::Rebuild;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::{Schedule, later};
@@ -63,8 +64,11 @@ impl Supervisor {
         let Some(grant) = granted else { return Some(Exit::Stopped) };
         self.cx.epoch = Some(grant.epoch);
         self.grant = Some(grant);
+        // Those that apply now; an instance with them is built anyway.
+        self.options.clone_from(&service.lock().requests.options);
         self.is_first_in_cluster = grant.last.is_none();
         service.update(|state| {
+            state.requests.rebuild.take_if(|rebuild| *rebuild == Rebuild::Settings);
             state.status.at_rest = false;
             state.status.activity = Activity::Waiting;
             state.status.failures = 0;
@@ -110,8 +114,7 @@ impl Supervisor {
             std::mem::take(&mut state.requests.waiters)
         });
         drop((left, waiters));
-        (self.due, self.nominal, self.turn, self.cron, self.woken) =
-            (Due::AtOnce, Nominal::None, Turn::None, None, false);
+        self.forget_schedule();
         self.abandon_rows().await;
         if self.unreturned.is_some() && !self.until_returned().await {
             return Some(Exit::Stopped);
@@ -119,6 +122,38 @@ impl Supervisor {
         self.end_instance().await;
         service.lock().status.wait_reason = None;
         self.stand_by().await
+    }
+
+    /// Another replica is to run the service, which is idle: cleans up the instance, releases the lease, and waits for it again.
+    pub(super) async fn hand_over(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        let lease = service.lease.as_ref()?;
+        info!(service.id = %service.id, "this replica hands the service over to another one");
+        self.end_instance().await;
+        self.record_pending_fire(true).await;
+        if self.has_lost_lease() {
+            return self.lose_lease().await;
+        }
+        let (epoch, target) = (self.cx.epoch.unwrap_or_default(), lease.moves_to());
+        lease.end();
+        service.update(|state| {
+            state.status.stand_by();
+            state.status.wait_reason = None;
+            state.notify_waiters();
+        });
+        self.forget_schedule();
+        if let Some(leases) = self.invoker.extension.leases() {
+            let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
+            let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, target.as_deref())), limit).await;
+        }
+        service.emit(|| ServiceEventKind::LeaseHandedOver { epoch });
+        self.stand_by().await
+    }
+
+    /// The next holder plans the next run.
+    fn forget_schedule(&mut self) {
+        (self.due, self.nominal, self.turn, self.cron, self.woken) =
+            (Due::AtOnce, Nominal::None, Turn::None, None, false);
     }
 
     /// Releases the rows that the run left open, within `drain_timeout`.
@@ -193,6 +228,6 @@ impl Supervisor {
             return;
         }
         let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
-        let _ = self.invoker.invoke(pin!(leases.release(&service, epoch)), limit).await;
+        let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, None)), limit).await;
     }
 }
