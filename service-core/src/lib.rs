@@ -8,6 +8,8 @@
 pub mod admin;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod config;
 #[cfg(feature = "database")]
 pub mod database;
@@ -26,8 +28,10 @@ mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(feature = "cluster")]
+pub use cluster::{Replica, ReplicaService};
 pub use config::ServiceDescriptor;
-pub use config::options::{Exhausted, ServiceOptions};
+pub use config::options::{Exhausted, ServiceOptions, ServiceScope};
 pub use config::{ConfigError, ConfigErrors, Layer, Setting, SettingValue};
 #[cfg(feature = "database")]
 pub use database::{Transaction, WorkItem};

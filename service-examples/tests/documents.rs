@@ -39,6 +39,7 @@ fn every_test_that_the_guarantees_name_exists() {
             ["config", module] => format!("service-core/src/config/tests/{module}.rs"),
             [suite] => format!("tests/{suite}/main.rs"),
             [suite, module] => format!("tests/{suite}/{module}.rs"),
+            [suite, folder, module] => format!("tests/{suite}/{folder}/{module}.rs"),
             _ => panic!("`{test}` is not the path of a test"),
         };
         assert!(read(&file).contains(&format!("fn {name}(")), "{file} has no test `{name}`");

@@ -229,20 +229,23 @@ fn the_command_line_is_checked() {
 
 #[test]
 fn the_running_station_is_operated_from_a_shell() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let station = Station::new().env("ADMIN_ADDR", address);
+    let mut station = Station::new();
+    // Nothing listens there.
+    station.set("ADMIN_ADDR", "127.0.0.1:1");
+    let down = station.run(&["services", "status"]);
+    assert_eq!(down.status.code(), Some(3));
+    assert!(text(&down).contains("cannot reach 127.0.0.1:1 (connection refused)"), "{}", text(&down));
+    assert!(!station.path("station.db").exists(), "the status needs no database");
+    station.set("ADMIN_ADDR", "127.0.0.1:0");
+    let running = station.spawn();
+    station.wait_for_log("its dashboard is at http://");
+    let log = station.log();
+    let (_, address) = log.split_once("its dashboard is at http://").unwrap();
+    station.set("ADMIN_ADDR", address.split('/').next().unwrap());
     let services = |arguments: &str| {
         let arguments: Vec<&str> = ["services"].into_iter().chain(arguments.split(' ')).collect();
         station.run(&arguments)
     };
-    let down = services("status");
-    assert_eq!(down.status.code(), Some(3));
-    assert!(text(&down).contains(&format!("cannot reach {address} (connection refused)")), "{}", text(&down));
-    assert!(!station.path("station.db").exists(), "the status needs no database");
-    let running = station.spawn();
-    station.wait_for_log("the station is running");
     assert!(text(&services("status")).starts_with("4 services: "), "{}", text(&services("status")));
     let paused = services("pause email_sender --why holidays --by ann");
     assert!(

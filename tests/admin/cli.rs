@@ -188,9 +188,8 @@ async fn an_error_names_the_place_and_the_fix() {
     site.services("status --token secret").await.fails(2, &["--token"]);
     site.services("status --address nowhere:x").await.fails(2, &["127.0.0.1:9876"]);
 
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
+    // Nothing listens there.
+    let address = "127.0.0.1:1";
     let down = run(&format!("services status --address {address}")).await;
     down.fails(
         3,
@@ -314,9 +313,10 @@ impl Running {
         Self { process, lines, _folder: folder }
     }
 
-    /// Waits until it prints this line.
-    fn says(&mut self, line: &str) {
-        assert!(self.lines.any(|said| said.unwrap() == line), "it does not print `{line}`");
+    /// Waits until it prints a line with this start. Returns the rest of the line.
+    fn says(&mut self, start: &str) -> String {
+        let found = self.lines.find_map(|line| line.unwrap().strip_prefix(start).map(str::to_owned));
+        found.unwrap_or_else(|| panic!("it does not print `{start}`"))
     }
 
     /// Sends SIGTERM, waits for the end, and returns the exit status and the rest of the output.
@@ -340,11 +340,8 @@ fn a_signal_drains_a_single_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_arguments_the_program_starts_its_services() {
     for arguments in ["", "run"] {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
-        let mut started = Running::start(arguments, &[("ADMIN_ADDR", &address)]);
-        started.says("steady: run");
+        let mut started = Running::start(arguments, &[("ADMIN_ADDR", "127.0.0.1:0")]);
+        let address = started.says("admin: ");
         let shown = run_with("services status", &[("ADMIN_ADDR", &address)]).await;
         assert!(shown.out.starts_with("3 services: 3 healthy\n"), "{shown:?}");
         let (status, _) = started.terminate();

@@ -106,6 +106,7 @@ options by default
   needs            none
   rate_limit       none
   enabled          true
+  scope            process
 
 settings
   batch_size     services.toml:5

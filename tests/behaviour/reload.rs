@@ -147,7 +147,7 @@ async fn a_file_with_a_mistake_changes_nothing() {
         ("[batcher]\nsize = 1\ndepends_on = [\"scripde\"]", &["depends on `scripde`", "did you mean `scripted`?"]),
         ("[batcher]\nsize = 1\ndepends_on = [\"batcher\"]", &["in a cycle: batcher -> batcher"]),
         ("[batcher]\nsize = 1\nneeds = [\"broker\"]", &["`needs` (", "the probe `broker`"]),
-        ("[batcher]\nsize = 1\nscope = \"cluster\"", &["`scope` of service `batcher`", "`#[service(…)]`"]),
+        ("[batcher]\nsize = 1\nlease = 10", &["`lease` of service `batcher`", "needs `scope = \"cluster\"`"]),
     ] {
         let refused = file.reload(text).await;
         assert_says(refused, &[parts, &["nothing was changed"]].concat());

@@ -10,8 +10,11 @@ struct Steady;
 
 #[service(interval = 60)]
 impl Steady {
-    async fn update(&mut self) -> Outcome {
+    async fn update(&mut self, cx: &Context) -> Outcome {
         println!("steady: run");
+        if let Some(address) = cx.services().admin_address() {
+            println!("admin: {address}");
+        }
         Outcome::processed(3).failed(1).again()
     }
 }

@@ -7,13 +7,12 @@ pub(crate) struct Worker(Child);
 
 impl Worker {
     pub(crate) fn start(url: &str, mode: &str) -> Self {
-        let worker = Command::new(env!("CARGO_BIN_EXE_database-worker"))
-            .args([url, mode])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self(worker)
+        Self(command(url, mode).spawn().unwrap())
+    }
+
+    /// The same without its warnings.
+    pub(crate) fn quiet(url: &str, mode: &str) -> Self {
+        Self(command(url, mode).stderr(Stdio::null()).spawn().unwrap())
     }
 
     /// Its process.
@@ -34,6 +33,12 @@ impl Worker {
         self.0.wait().unwrap();
         said
     }
+}
+
+fn command(url: &str, mode: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_database-worker"));
+    command.args([url, mode]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
 }
 
 impl Drop for Worker {

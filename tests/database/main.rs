@@ -11,6 +11,7 @@ mod away;
 mod batches;
 mod bed;
 mod catch_up;
+mod cluster;
 mod concurrent;
 mod conflicts;
 mod each;

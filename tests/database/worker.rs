@@ -1,12 +1,14 @@
 //! A worker process that the suite kills: it processes jobs until then.
 //!
 //! Arguments: the URL of the database, and `claim`, `claim_each`, `concurrent`, `poisoned`, `poisoned_concurrent` or `mailer`; or
-//! `all` or `latest` for a cron service with that `catch_up`.
+//! `all` or `latest` for a cron service with that `catch_up`; or `cluster` for one that runs on one replica at a time.
 
 #[path = "fires.rs"]
 mod fires;
 #[path = "full_disk_worker.rs"]
 mod full_disk;
+#[path = "cluster/ledger.rs"]
+mod ledger;
 #[path = "tables.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "shared with the suite")]
 mod tables;
@@ -27,6 +29,9 @@ async fn main() -> Result<()> {
     let [_, url, mode] = arguments.as_slice() else {
         return Err(Error::msg("usage: worker URL claim|claim_each|poisoned|all|latest"));
     };
+    if mode == "cluster" {
+        return ledger::run(url).await;
+    }
     if let Some(catch_up) = match mode.as_str() {
         "all" => Some(CatchUp::All),
         "latest" => Some(CatchUp::Latest),

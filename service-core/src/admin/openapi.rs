@@ -141,6 +141,9 @@ fn paths(access: &Access) -> Paths {
         .with(parameter("before", ParameterIn::Query, text(), "Only entries before the one with this id."))
         .with(parameter("limit", ParameterIn::Query, number(), "How many entries at most (100; at most 1,000)."));
     add("/audit", HttpMethod::Get, audit.ok(JSON, list(reference("AuditEntry"))));
+    let replicas =
+        Api::new("replicas", "All replicas with services of `scope = \"cluster\"`, and the health of their services.");
+    add("/replicas", HttpMethod::Get, replicas.unavailable().ok(JSON, list(reference("Replica"))));
     let boolean = ObjectBuilder::new().schema_type(Type::Boolean).build().into();
     let events =
         Api::new("events", "The events of services, at most one message a second of each service. It does not end.")
@@ -419,6 +422,30 @@ fn components() -> Components {
                 ("detail", text(), true),
                 ("by", text(), true),
                 ("why", text(), true),
+            ]),
+        ),
+        (
+            "Replica",
+            object([
+                ("id", text(), true),
+                ("host", text(), true),
+                ("pid", integer(), true),
+                ("version", text(), true),
+                ("started_at", time(), true),
+                ("seen_ms_ago", integer(), true),
+                ("is_live", boolean(), true),
+                ("is_this", boolean(), true),
+                ("services", list(reference("ReplicaService")), true),
+            ]),
+        ),
+        (
+            "ReplicaService",
+            object([
+                ("service_id", text(), true),
+                ("state", states(), true),
+                ("status", statuses(), true),
+                ("reason", or_null(Type::String), false),
+                ("lease_epoch", integer(), false),
             ]),
         ),
     ];

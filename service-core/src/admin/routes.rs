@@ -36,6 +36,7 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/work/{table}/failed", get(work::failed))
         .route("/work/{table}/retry", post(work::retry))
         .route("/audit", get(api::audit))
+        .route("/replicas", get(api::replicas))
         .route("/events", get(api::events))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))

@@ -5,7 +5,7 @@
 //! [`ServiceOptions`](crate::ServiceOptions) have it, too.
 
 use super::kinds::{Kind, Least, NONE, part};
-use super::options::{Exhausted, Options, Restart};
+use super::options::{DEFAULT_LEASE, Exhausted, Options, Restart};
 use crate::schedule::{CatchUp, CronSchedule, LongRun, OnEnd, Readiness, Schedule, cron};
 use crate::suggest;
 
@@ -46,6 +46,8 @@ pub(crate) enum Rule {
     OfType,
     /// The key is read at the start of the program: a change of the file needs a restart.
     AtStart,
+    /// The tables of the database cannot have the key: it is read before they are.
+    NotInTables,
     /// The key needs a feature of this crate.
     Feature { name: &'static str, enabled: bool },
 }
@@ -69,6 +71,7 @@ const MOST_INSTANCES: u32 = 10_000;
 
 const CRON: Rule = Rule::Feature { name: "cron", enabled: cron::IS_ENABLED };
 const WITH_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
+const WITH_SCOPE: &[Rule] = &[Rule::Needs { key: "scope", value: Some("cluster") }, Rule::AtStart, Rule::NotInTables];
 const WITH_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
 
 /// All keys, in the order of the documentation. The options are set in this order.
@@ -383,10 +386,23 @@ pub(crate) static KEYS: &[Key] = &[
     key(
         "scope",
         "\"process\"",
-        Kind::Attribute,
-        "`process`: the service runs in every process; `cluster` is not available yet",
+        Kind::Choice(
+            &[("process", |o| o.lease = None), ("cluster", |o| o.lease = Some(DEFAULT_LEASE))],
+            |o| Some(if o.lease.is_some() { "cluster" } else { "process" }),
+        ),
+        "`process`: the service runs in every process; `cluster`: on one replica at a time; needs the feature `cluster` and a \
+         database",
     )
+    .rules(&[Rule::AtStart, Rule::NotInTables])
     .synonyms(&["leader"]),
+    key(
+        "lease",
+        "30",
+        Kind::Time(Least::OneSecond, part(|o| o.lease, |o, v| o.lease = Some(v))),
+        "with `scope = \"cluster\"`: after this long without an answer of the database, a replica loses the service",
+    )
+    .rules(WITH_SCOPE)
+    .synonyms(&["ttl", "lease_duration"]),
     key("crate", "::service_core", Kind::Attribute, "the path of this crate, where it is renamed or re-exported")
         .synonyms(&["krate"]),
 ];
@@ -464,7 +480,7 @@ impl Key {
             Rule::Schedule | Rule::Update => is_long,
             Rule::Needs { key, .. } => !find(key).is_none_or(|key| key.fits(is_long)),
             Rule::Run => !is_long,
-            Rule::OneService | Rule::OfType | Rule::AtStart | Rule::Feature { .. } => false,
+            Rule::OneService | Rule::OfType | Rule::AtStart | Rule::NotInTables | Rule::Feature { .. } => false,
         })
     }
 

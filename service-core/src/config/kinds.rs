@@ -46,6 +46,17 @@ const UNLIMITED_WORD: &str = "unlimited";
 pub(crate) enum Least {
     Zero,
     AboveZero,
+    OneSecond,
+}
+
+impl Least {
+    fn allows(self, time: Duration) -> bool {
+        match self {
+            Self::Zero => true,
+            Self::AboveZero => !time.is_zero(),
+            Self::OneSecond => time >= Duration::from_secs(1),
+        }
+    }
 }
 
 /// A part of the options, to read and to set. `get` returns `None` if the part has no effect now: `delay` beside an
@@ -96,7 +107,7 @@ impl Kind {
     pub(crate) fn read(&self, value: &Value) -> Result<Accepted, String> {
         let accepted = match *self {
             Kind::Time(least, part) => {
-                let time = coercion::duration(value).filter(|time| matches!(least, Least::Zero) || !time.is_zero());
+                let time = coercion::duration(value).filter(|time| least.allows(*time));
                 time.map(|time| Accepted::new(humanize::exact(time), time, part))
             }
             Kind::Limit(part) if is_none(value) => Some(Accepted::new(NONE.to_owned(), None, part)),
@@ -164,6 +175,9 @@ impl Kind {
         match self {
             Self::Time(Least::Zero, _) => format!("a time in {TIME_FORMS}, up to 100 years"),
             Self::Time(Least::AboveZero, _) => above_zero,
+            Self::Time(Least::OneSecond, _) => {
+                format!("a time of at least one second, in {TIME_FORMS}, up to 100 years")
+            }
             Self::Limit(_) => format!("{above_zero}, or \"none\""),
             Self::Count(_) => format!("a whole number from 0 to {}", u32::MAX),
             Self::CountUpTo(most, _) => format!("a whole number from 1 to {most}"),

@@ -53,9 +53,14 @@ pub(crate) struct Options {
     pub(crate) rate_limit: Option<RateLimit>,
     /// `false`: registered, not started. Default: `true`.
     pub(crate) enabled: bool,
+    /// Set if one replica at a time runs the service: how long its lease lasts. Default: every process runs it.
+    pub(crate) lease: Option<Duration>,
     /// The requester id, if it differs from that of the registry. Only code sets it. Default: none.
     pub(crate) requester_id: Option<String>,
 }
+
+/// The `lease` of a service with `scope = "cluster"`.
+pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
 impl Default for Options {
     fn default() -> Self {
@@ -79,6 +84,7 @@ impl Default for Options {
             needs: Vec::new(),
             rate_limit: None,
             enabled: true,
+            lease: None,
             requester_id: None,
         }
     }
@@ -127,6 +133,27 @@ impl Exhausted {
         match self {
             Self::Fail => "fail",
             Self::NextRun => "next_run",
+        }
+    }
+}
+
+/// Which processes run a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceScope {
+    /// Every process.
+    #[default]
+    Process,
+    /// One of all replicas on one database; the others stand by. Needs the feature `cluster` and a database.
+    Cluster,
+}
+
+impl ServiceScope {
+    /// The word for it in the configuration.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -374,6 +401,17 @@ impl ServiceOptions {
     /// Sets whether the service is started. Default: `true`.
     pub fn enabled(self, enabled: bool) -> Self {
         self.with("enabled", enabled)
+    }
+
+    /// Sets whether every process runs the service, or one replica at a time. Default: [`ServiceScope::Process`].
+    pub fn scope(self, scope: ServiceScope) -> Self {
+        self.with("scope", scope.word())
+    }
+
+    /// Sets how long a replica that gets no answer of the database keeps the service, at least 1 s. Default: 30 s. Needs
+    /// [`ServiceScope::Cluster`].
+    pub fn lease(self, time: Duration) -> Self {
+        self.with("lease", time)
     }
 
     /// Sets the requester id of the service. Default: that of the registry.

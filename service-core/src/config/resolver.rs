@@ -19,7 +19,7 @@ use super::settings::Settings;
 use super::values::{self, Node, Table, Value};
 use crate::config::options::{Options, ServiceOptions};
 use crate::humanize;
-use crate::schedule::{LongRun, Schedule};
+use crate::schedule::{CatchUp, LongRun, Schedule};
 use crate::suggest::{distance, nearest};
 
 /// One row of a layer that can change while the program runs. The key may have dots.
@@ -245,6 +245,14 @@ impl<'a> Resolver<'a> {
         if has(|rule| matches!(rule, Rule::OneService)) && precedence.is_default() {
             return Some("cannot apply to all services: set it in the section of one service".to_owned());
         }
+        if has(|rule| matches!(rule, Rule::NotInTables))
+            && matches!(precedence, Table | TypeTable | Override | TypeOverride)
+        {
+            let place = "the attribute, the file or the environment";
+            return Some(format!(
+                "needs a restart: it is read only at the start of the program, from {place}; set it there"
+            ));
+        }
         if !has(|rule| matches!(rule, Rule::OfType)) {
             return None;
         }
@@ -290,6 +298,13 @@ impl<'a> Resolver<'a> {
         }
         let unused = self.unused(Some(is_long));
         self.apply(&unused, &mut options);
+        if let Schedule::Cron(cron) = &mut options.schedule
+            && options.lease.is_some()
+            && (self.top("catch_up").is_none() || unused.contains(&"catch_up"))
+        {
+            // A fire that came due while no replica held the service is made up.
+            cron.catch_up = CatchUp::Latest;
+        }
         if options.retry_delay > options.max_retry_delay {
             self.warnings.push(format!(
                 "`retry_delay` of service `{}` is {}, but `max_retry_delay` limits it to {}: raise `max_retry_delay` as well",

@@ -1,17 +1,24 @@
 //! The methods of [`Context`] for the database.
 
-use sea_orm::DatabaseConnection;
+use std::borrow::Cow;
+use std::sync::Arc;
 
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+
+use crate::database::catch_up::{LastRun, set_last_run};
+use crate::database::fence::Fence;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::Store;
 use crate::database::transaction::Transaction;
 use crate::database::work::builder::{Claim, ClaimEach};
 use crate::database::work::work_item::WorkItem;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, Nominal};
+use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 
 impl Context {
-    /// Returns the registry's database.
+    /// Returns the registry's database. What is written through it is not refused when a lease is lost
+    /// (`scope = "cluster"`): use [`begin`](Self::begin) for that.
     ///
     /// # Errors
     /// The registry has none; the error is fatal and says what to add.
@@ -19,14 +26,14 @@ impl Context {
         Ok(self.service_db()?.db())
     }
 
-    /// Begins a transaction. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()`
+    /// Begins a transaction. With `scope = "cluster"`, its commit is refused when this replica has lost the lease of the service. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()`
     /// makes its writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to
     /// 5 s.
     ///
     /// # Errors
     /// The registry has no database, or the database is down.
     pub async fn begin(&self) -> Result<Transaction> {
-        self.service_db()?.begin().await
+        self.fenced_db()?.begin().await
     }
 
     /// Claims up to `n` pending rows of `E` that are due; no other worker gets them. Half of them are rows without a time,
@@ -36,7 +43,7 @@ impl Context {
     /// # Errors
     /// When awaited: the registry has no database, or the database is down.
     pub fn claim<E: WorkItem>(&self, n: u64) -> Claim<E> {
-        Claim::new(self.service_db(), n).in_run(self)
+        Claim::new(as_ref(&self.fenced_db()), n).in_run(self)
     }
 
     /// Claims rows as [`claim`](Self::claim) does, for work that is slow or has effects outside the database: each row
@@ -45,7 +52,7 @@ impl Context {
     /// # Errors
     /// As for [`claim`](Self::claim).
     pub fn claim_each<E: WorkItem>(&self, n: u64) -> ClaimEach<E> {
-        ClaimEach::new(self.service_db(), n).in_run(self)
+        ClaimEach::new(as_ref(&self.fenced_db()), n).in_run(self)
     }
 
     /// Returns the store of this service: small typed values that are kept across restarts.
@@ -53,7 +60,52 @@ impl Context {
     /// # Errors
     /// When used: the registry has no database, or the database is down.
     pub fn store(&self) -> Store {
-        Store::new(self.service_db())
+        Store::new(as_ref(&self.fenced_db()))
+    }
+
+    /// Records that this run serves its cron fire, in your own transaction: the fire is served if, and only if, the transaction
+    /// commits. So each fire takes effect exactly once in the database, whatever happens to the process. Without this, a fire is
+    /// recorded after its run, and run again if the process is killed in between.
+    ///
+    /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another schedule. Needs
+    /// `catch_up`, which is `latest` with `scope = "cluster"`.
+    ///
+    /// ```
+    /// use service_core::prelude::*;
+    ///
+    /// async fn update(cx: &Context) -> Result<()> {
+    ///     let tx = cx.begin().await?;
+    ///     // … the writes of this fire, through `&tx` …
+    ///     cx.mark_served_in(&tx).await?;
+    ///     tx.commit().await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the database; or the service has a cron schedule without `catch_up`.
+    pub async fn mark_served_in(&self, tx: &impl ConnectionTrait) -> Result<()> {
+        let Nominal::Fire(fire) = self.nominal else { return Ok(()) };
+        let schedule = {
+            let state = self.service.lock();
+            state.requests.options.schedule.caught_up().map(CronSchedule::text)
+        };
+        let Some(schedule) = schedule else {
+            return Err(Error::fatal(format!(
+                "service `{}` records no fires: set `catch_up` to `latest` or `all`, or remove `mark_served_in`",
+                self.service_id()
+            )));
+        };
+        let last = LastRun { run: None, fire: Some(fire.into()), schedule: Some(schedule) };
+        set_last_run(tx, self.service_id(), &last).await
+    }
+
+    /// The registry's database for writes: with `scope = "cluster"`, commits are refused when the lease of this context is lost.
+    fn fenced_db(&self) -> Result<Cow<'_, ServiceDb>> {
+        let db = self.service_db()?;
+        let Some((epoch, lease)) = self.epoch.zip(self.service.lease.clone()) else { return Ok(Cow::Borrowed(db)) };
+        let mut db = db.clone();
+        db.tx.fence = Some(Arc::new(Fence::new(self.service.id.clone(), epoch, lease)));
+        Ok(Cow::Owned(db))
     }
 
     /// The registry's database, as this service uses it.
@@ -66,6 +118,16 @@ impl Context {
             ))
         })?;
         db.mark_used();
+        if let Some(monitor) = &db.tx.monitor {
+            monitor.check()?;
+        }
         Ok(db)
+    }
+}
+
+fn as_ref<'a>(db: &'a Result<Cow<'_, ServiceDb>>) -> Result<&'a ServiceDb> {
+    match db {
+        Ok(db) => Ok(db),
+        Err(error) => Err(error.clone()),
     }
 }

@@ -15,6 +15,7 @@ use crate::database::direct::DirectConnection;
 use crate::database::direct::forget_statements;
 use crate::database::error_kind::ErrorKind;
 use crate::database::operator_store::DatabaseOperatorStore;
+use crate::database::registry_db::RegistryDb;
 use crate::database::service_db::ServiceDb;
 use crate::database::single_task::SingleTask;
 use crate::database::statement_monitor::StatementMonitor;
@@ -27,6 +28,7 @@ use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
 use crate::database::write_lock::WriteLock;
 use crate::runtime::extension::Extension;
+use crate::runtime::leases::Leases;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::{DATABASE, Outage, Resource};
@@ -35,6 +37,7 @@ use crate::runtime::services::Services;
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
+use crate::service::state::ServiceState;
 
 /// The name of the registry where a service's id is stored.
 const REGISTRY: &str = "service_core";
@@ -55,6 +58,8 @@ pub(crate) struct DatabaseExtension {
     deleting: SingleTask,
     notifier: Arc<Notifier>,
     sending: SingleTask,
+    /// What decides which replica runs a service, if something does.
+    leases: OnceLock<Arc<dyn Leases>>,
     #[cfg(feature = "postgres")]
     listener: Option<Listener>,
 }
@@ -80,6 +85,7 @@ impl DatabaseExtension {
             deleting: SingleTask::default(),
             notifier,
             sending: SingleTask::default(),
+            leases: OnceLock::new(),
         }
     }
 
@@ -100,7 +106,28 @@ impl DatabaseExtension {
     }
 
     pub(crate) fn with_monitor(self, monitor: Option<Arc<StatementMonitor>>) -> Self {
+        if let Some(monitor) = &monitor {
+            self.watcher().set_monitor(monitor.clone());
+        }
         Self { monitor, ..self }
+    }
+
+    /// Installs what decides which replica runs a service, once.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) fn install_leases(&self, leases: Arc<dyn Leases>) {
+        let _ = self.leases.set(leases);
+    }
+
+    /// The database for the registry's own work.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) fn registry_db(&self) -> RegistryDb {
+        RegistryDb {
+            watcher: self.watcher().clone(),
+            notifier: self.notifier.clone(),
+            write_lock: self.write_lock.clone(),
+            monitor: self.monitor.as_ref().map(|monitor| Arc::new(monitor.for_registry())),
+            is_virtual: self.is_virtual,
+        }
     }
 
     pub(crate) fn installed(self) -> Arc<dyn Extension> {
@@ -230,7 +257,19 @@ impl Extension for DatabaseExtension {
     fn notify(&self, services: &Services, topic: &str) {
         services.wake(topic);
         if self.reaches_other_replicas() {
-            self.notifier.send_later(topic);
+            return self.notifier.send_later(topic);
+        }
+        // No notification reaches the replica that runs a service for which this one stands by.
+        let Some(leases) = self.leases.get() else { return };
+        for service in services.all().iter().filter(|service| service.inner.lease.is_some()) {
+            let stands_by = {
+                let state = service.inner.lock();
+                let listens = state.requests.options.wake_on.iter().any(|known| known == topic);
+                listens && state.state() == ServiceState::Standby
+            };
+            if stands_by {
+                leases.forward_wake(service.id());
+            }
         }
     }
 
@@ -264,6 +303,15 @@ impl Extension for DatabaseExtension {
         Box::pin(async move {
             match ServiceDb::of(service) {
                 Some(db) => db.settle(error).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn abandon<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match ServiceDb::of(service) {
+                Some(db) => db.abandon().await,
                 None => Ok(()),
             }
         })
@@ -312,6 +360,10 @@ impl Extension for DatabaseExtension {
 
     fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
         Some(Arc::new(DatabaseOperatorStore::new(self.watcher().clone())))
+    }
+
+    fn leases(&self) -> Option<&Arc<dyn Leases>> {
+        self.leases.get()
     }
 
     fn is_down(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::database::transaction::{Transaction, TxContext};
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 10] = [
     (
         "service_claim",
         "CREATE TABLE IF NOT EXISTS service_claim (\
@@ -51,6 +51,29 @@ const TABLES: [(&str, &str); 6] = [
         "CREATE TABLE IF NOT EXISTS service_audit (\
          id TEXT NOT NULL PRIMARY KEY, at TEXT NOT NULL, subject TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, \
          set_by TEXT NOT NULL, why TEXT NOT NULL)",
+    ),
+    (
+        "service_lease",
+        "CREATE TABLE IF NOT EXISTS service_lease (\
+         service_id TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, label TEXT NOT NULL, epoch BIGINT NOT NULL, \
+         boot TEXT NOT NULL, lease_ms BIGINT NOT NULL, expires_at BIGINT NOT NULL, created_at BIGINT NOT NULL, \
+         last_point BIGINT, moved_at BIGINT, moved_to TEXT)",
+    ),
+    (
+        "service_epoch",
+        "CREATE TABLE IF NOT EXISTS service_epoch (service_id TEXT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL)",
+    ),
+    (
+        "service_replica",
+        "CREATE TABLE IF NOT EXISTS service_replica (\
+         id TEXT NOT NULL PRIMARY KEY, host TEXT NOT NULL, pid BIGINT NOT NULL, version TEXT NOT NULL, \
+         started_at TEXT NOT NULL, seen_at BIGINT NOT NULL, services TEXT NOT NULL)",
+    ),
+    (
+        "service_request",
+        "CREATE TABLE IF NOT EXISTS service_request (\
+         id TEXT NOT NULL PRIMARY KEY, service_id TEXT NOT NULL, action TEXT NOT NULL, requested_by TEXT NOT NULL, \
+         requested_at BIGINT NOT NULL, taken_by TEXT, report TEXT)",
     ),
 ];
 

@@ -4,48 +4,120 @@
 //! the user's code may do something else for hours of virtual time. So the framework's transactions report their statements.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr,
+    Statement,
 };
+
+use tokio::sync::Notify;
 
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
 
-/// Watches the pool of a test bed and the transactions on it.
+/// Watches the pool of a test bed and the transactions on it, for one replica.
 pub(crate) struct StatementMonitor {
+    shared: Arc<Shared>,
+    /// The test has cut off this replica from the database.
+    is_cut_off: Arc<AtomicBool>,
+    /// The statements are the registry's own work, and not that of a service.
+    is_registrys: bool,
+}
+
+/// What the replicas on one pool share.
+struct Shared {
     pool: OnceLock<DatabaseConnection>,
     /// Open transactions in which no statement is in flight.
     waiting: AtomicU32,
-    /// Called synchronously when a statement may begin.
-    on_begin: Box<dyn Fn() + Send + Sync>,
+    /// Called synchronously when a statement may begin, with whether it is the registry's own work.
+    on_begin: Box<dyn Fn(bool) + Send + Sync>,
+    /// The registry's own work is being polled.
+    polls_registry: AtomicBool,
+    /// Each replica has one, which is notified when a lease is released.
+    replicas: Mutex<Vec<Arc<Notify>>>,
 }
 
 #[allow(dead_code, reason = "for virtual time")]
 impl StatementMonitor {
-    pub(crate) fn new(on_begin: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { pool: OnceLock::new(), waiting: AtomicU32::new(0), on_begin: Box::new(on_begin) }
+    pub(crate) fn new(on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        let shared = Shared {
+            pool: OnceLock::new(),
+            waiting: AtomicU32::new(0),
+            on_begin: Box::new(on_begin),
+            polls_registry: AtomicBool::new(false),
+            replicas: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), is_cut_off: Arc::default(), is_registrys: false }
+    }
+
+    /// The monitor of another replica on the same pool.
+    pub(crate) fn replica(&self) -> Self {
+        Self { shared: self.shared.clone(), is_cut_off: Arc::default(), is_registrys: false }
+    }
+
+    /// The monitor for the registry's own work on this replica.
+    pub(crate) fn for_registry(&self) -> Self {
+        Self { shared: self.shared.clone(), is_cut_off: self.is_cut_off.clone(), is_registrys: true }
+    }
+
+    /// Awaits the registry's own work.
+    pub(crate) async fn own<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|task| {
+            self.shared.polls_registry.store(true, Ordering::SeqCst);
+            let polled = work.as_mut().poll(task);
+            self.shared.polls_registry.store(false, Ordering::SeqCst);
+            polled
+        })
+        .await
+    }
+
+    /// Adds what is notified when a lease is released.
+    pub(crate) fn add_replica(&self, released: Arc<Notify>) {
+        self.shared.replicas.lock().unwrap_or_else(PoisonError::into_inner).push(released);
+    }
+
+    /// A lease was released.
+    pub(crate) fn notify_replicas(&self) {
+        let replicas = self.shared.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        replicas.iter().for_each(|released| released.notify_one());
+    }
+
+    /// From now on, this replica reaches the database, or does not.
+    pub(crate) fn cut_off(&self, is_cut_off: bool) {
+        self.is_cut_off.store(is_cut_off, Ordering::SeqCst);
+    }
+
+    /// # Errors
+    /// The test has cut off this replica from the database.
+    pub(crate) fn check(&self) -> Result<(), DbErr> {
+        if !self.is_cut_off.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        Err(DbErr::Conn(RuntimeErr::Internal("the test has cut off this replica from the database".to_owned())))
     }
 
     /// Sets the pool, once.
     pub(crate) fn set_pool(&self, db: DatabaseConnection) {
-        let _ = self.pool.set(db);
+        let _ = self.shared.pool.set(db);
     }
 
     /// A connection of the pool is about to be used.
     pub(crate) fn begin(&self) {
-        (self.on_begin)();
+        (self.shared.on_begin)(self.is_registrys || self.shared.polls_registry.load(Ordering::SeqCst));
     }
 }
 
 impl RealWork for StatementMonitor {
     fn state(&self) -> RealWorkState {
-        let waiting = self.waiting.load(Ordering::SeqCst);
+        let waiting = self.shared.waiting.load(Ordering::SeqCst);
         let unknown = RealWorkState { active: None, closed: 0, waiting };
-        let Some(db) = self.pool.get() else { return unknown };
+        let Some(db) = self.shared.pool.get() else { return unknown };
         #[cfg(feature = "sqlite")]
         if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
             return state_of(db.get_sqlite_connection_pool(), waiting);
@@ -60,7 +132,7 @@ impl RealWork for StatementMonitor {
     }
 
     fn reopen(&self) -> BoxFuture<'static, ()> {
-        let Some(db) = self.pool.get() else { return Box::pin(std::future::ready(())) };
+        let Some(db) = self.shared.pool.get() else { return Box::pin(std::future::ready(())) };
         #[cfg(feature = "sqlite")]
         if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &db.inner {
             return Box::pin(reopen(db.get_sqlite_connection_pool().clone()));
@@ -100,7 +172,7 @@ async fn reopen<DB: sea_orm::sqlx::Database>(pool: sea_orm::sqlx::Pool<DB>) {
 
 impl fmt::Debug for StatementMonitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StatementMonitor").field("waiting", &self.waiting).finish_non_exhaustive()
+        f.debug_struct("StatementMonitor").field("waiting", &self.shared.waiting).finish_non_exhaustive()
     }
 }
 
@@ -137,8 +209,15 @@ impl MonitoredTx {
         }
     }
 
-    fn statement(&self) -> Option<InFlight<'_>> {
-        self.presence.as_ref().map(Presence::statement)
+    /// # Errors
+    /// The test has cut off this replica from the database.
+    pub(crate) fn check(&self) -> Result<(), DbErr> {
+        self.presence.as_ref().map_or(Ok(()), |presence| presence.monitor.check())
+    }
+
+    fn statement(&self) -> Result<Option<InFlight<'_>>, DbErr> {
+        self.check()?;
+        Ok(self.presence.as_ref().map(Presence::statement))
     }
 }
 
@@ -149,22 +228,22 @@ impl ConnectionTrait for MonitoredTx {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let _in_flight = self.statement();
+        let _in_flight = self.statement()?;
         self.tx.execute_raw(statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let _in_flight = self.statement();
+        let _in_flight = self.statement()?;
         self.tx.execute_unprepared(sql).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        let _in_flight = self.statement();
+        let _in_flight = self.statement()?;
         self.tx.query_one_raw(statement).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let _in_flight = self.statement();
+        let _in_flight = self.statement()?;
         self.tx.query_all_raw(statement).await
     }
 }
@@ -179,7 +258,7 @@ struct Presence {
 
 impl Presence {
     fn new(monitor: Arc<StatementMonitor>) -> Self {
-        monitor.waiting.fetch_add(1, Ordering::SeqCst);
+        monitor.shared.waiting.fetch_add(1, Ordering::SeqCst);
         Self { monitor, in_flight: AtomicU32::new(0), in_savepoint: AtomicBool::new(false) }
     }
 
@@ -190,14 +269,14 @@ impl Presence {
 
     fn begin(&self) {
         if self.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.monitor.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.monitor.shared.waiting.fetch_sub(1, Ordering::SeqCst);
         }
         self.monitor.begin();
     }
 
     fn end(&self) {
         if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.monitor.waiting.fetch_add(1, Ordering::SeqCst);
+            self.monitor.shared.waiting.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -217,7 +296,7 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         if self.in_flight.load(Ordering::SeqCst) == 0 {
-            self.monitor.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.monitor.shared.waiting.fetch_sub(1, Ordering::SeqCst);
         }
         // A rollback or commit follows.
         self.monitor.begin();

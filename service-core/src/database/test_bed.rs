@@ -44,13 +44,109 @@ impl TestBed {
             monitor.set_pool(db.clone());
             self.wait_for_work(monitor.clone());
         }
-        self.change(|builder| {
-            let builder = builder.with_database(|database| {
-                database.is_virtual = true;
-                database.monitor = monitor;
-            });
-            builder.database(db.clone())
-        });
+        self.use_database(BedDatabase { db: db.clone(), monitor });
         db
     }
+
+    /// Returns another replica: a bed with a registry of its own, on the database and on the clock of this bed. Register the same
+    /// services in both. Time that moves in one of them moves in all.
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "cluster", feature = "sqlite"))] {
+    /// use std::time::Duration;
+    ///
+    /// use service_core::prelude::*;
+    ///
+    /// #[derive(Default)]
+    /// struct Invoices;
+    ///
+    /// #[service(interval = 60, scope = "cluster", lease = 30)]
+    /// impl Invoices {
+    ///     async fn update(&mut self) {}
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # tokio::time::pause();
+    /// let bed = TestBed::new();
+    /// bed.sqlite().await;
+    /// let other = bed.replica().await;
+    /// let (here, there) = (bed.start_of::<Invoices>().await, other.start_of::<Invoices>().await);
+    /// bed.run_for(Duration::from_secs(10)).await;
+    /// assert_eq!((here.state(), there.state()), (ServiceState::Running, ServiceState::Standby));
+    ///
+    /// bed.partition(&bed);
+    /// bed.run_for(Duration::from_secs(40)).await;
+    /// assert_eq!((here.state(), there.state()), (ServiceState::Standby, ServiceState::Running));
+    /// # }
+    /// # main();
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// The bed has no database, or tokio's clock is not paused.
+    pub async fn replica(&self) -> Self {
+        let PausedDatabase { db, monitor } = self.bed_database();
+        let replica = self.sibling();
+        replica.use_database(BedDatabase { db: db.clone(), monitor: Some(Arc::new(monitor.replica())) });
+        replica
+    }
+
+    /// Cuts a replica off from the database, as a failure of the network does: what its services and its registry send fails at
+    /// once, until [`heal`](Self::heal). A connection that the test itself has is not affected.
+    ///
+    /// # Panics
+    /// As for [`replica`](Self::replica).
+    pub fn partition(&self, replica: &Self) {
+        replica.bed_database().monitor.cut_off(true);
+    }
+
+    /// Ends a [`partition`](Self::partition).
+    ///
+    /// # Panics
+    /// As for [`replica`](Self::replica).
+    pub fn heal(&self, replica: &Self) {
+        replica.bed_database().monitor.cut_off(false);
+    }
+
+    /// Ends a replica as SIGKILL does: no `cleanup` runs, no lease is released, and transactions that are open are rolled back.
+    ///
+    /// # Panics
+    /// As for [`replica`](Self::replica).
+    pub async fn kill(&self, replica: Self) {
+        replica.bed_database().monitor.cut_off(true);
+        replica.abort().await;
+    }
+
+    fn use_database(&self, database: BedDatabase) {
+        self.change(|builder| {
+            let builder = builder.with_database(|builder| {
+                builder.is_virtual = true;
+                builder.monitor = database.monitor.clone();
+            });
+            builder.database(database.db.clone())
+        });
+        self.set_database(Box::new(database));
+    }
+
+    fn bed_database(&self) -> PausedDatabase<'_> {
+        let database = self.database().and_then(|database| database.downcast_ref::<BedDatabase>());
+        let paused =
+            database.and_then(|BedDatabase { db, monitor }| Some(PausedDatabase { db, monitor: monitor.as_ref()? }));
+        paused.unwrap_or_else(|| panic!("give the bed a database first, and pause tokio's clock before"))
+    }
+}
+
+/// The database of a bed.
+#[derive(Debug)]
+struct BedDatabase {
+    db: DatabaseConnection,
+    /// Set if the clock is paused.
+    monitor: Option<Arc<StatementMonitor>>,
+}
+
+/// The same with a paused clock.
+struct PausedDatabase<'a> {
+    db: &'a DatabaseConnection,
+    monitor: &'a Arc<StatementMonitor>,
 }

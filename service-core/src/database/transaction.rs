@@ -30,6 +30,7 @@ use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
+use crate::database::fence::{Fence, Refusal};
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
@@ -63,6 +64,8 @@ pub(crate) struct TxContext {
     pub(crate) reads_committed: Arc<AtomicBool>,
     /// Only on virtual time.
     pub(crate) monitor: Option<Arc<StatementMonitor>>,
+    /// Set if one replica at a time runs the service.
+    pub(crate) fence: Option<Arc<Fence>>,
 }
 
 /// The isolation level at which a transaction begins on PostgreSQL.
@@ -90,6 +93,7 @@ impl TxContext {
             notifier: Arc::default(),
             reads_committed: Arc::default(),
             monitor: None,
+            fence: None,
         }
     }
 
@@ -111,7 +115,7 @@ impl TxContext {
         uncut(async move {
             let result = tokio::time::timeout(COMMIT_LIMIT, db.query_one_raw(statement)).await;
             drop(committing);
-            result
+            result.map(|counts| counts.map_err(Refusal::from))
         })
         .await
     }
@@ -197,6 +201,9 @@ struct TxHealth {
 impl Transaction {
     /// Begins at once.
     pub(crate) async fn begin(cx: &TxContext) -> Result<Self> {
+        if let Some(fence) = &cx.fence {
+            fence.check_here().map_err(Error::new)?;
+        }
         let transaction = Self::lazy(cx);
         transaction.connection().await?;
         Ok(transaction)
@@ -289,8 +296,10 @@ impl Transaction {
     /// Once polled, the commit continues even if this future is dropped, and a timeout or a stop of the run waits for it, up
     /// to 5 s.
     ///
+    /// With `scope = "cluster"`, a replica that has lost the lease of the service cannot commit.
+    ///
     /// # Errors
-    /// The database refused the commit; then nothing was written. If the connection broke during the commit, or the server
+    /// The database refused the commit, or the lease is lost; then nothing was written. If the connection broke during the commit, or the server
     /// did not answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
         if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
@@ -300,18 +309,30 @@ impl Transaction {
         let topics = std::mem::take(&mut lock(&self.notifications).topics);
         let notifier = self.cx.notifier.clone();
         let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
-        let committing = self.cx.commits.enter();
+        let (committing, fence) = (self.cx.commits.enter(), self.cx.fence.clone());
         uncut(async move {
             let result = tokio::time::timeout(COMMIT_LIMIT, async {
                 if backend == DbBackend::Postgres {
                     notifier.announce(&tx, &topics).await?;
                 }
-                commit(tx.into_inner(), backend).await
+                if let Some(fence) = &fence
+                    && let Err(refusal) = fence.check(&tx).await
+                {
+                    let _ = tx.into_inner().rollback().await;
+                    return Err(refusal);
+                }
+                tx.check()?;
+                Ok(commit(tx.into_inner(), backend).await?)
             })
             .await;
             drop((committing, permits));
+            let is_refused = match &result {
+                Ok(Ok(())) | Err(_) => false,
+                Ok(Err(Refusal::LeaseLost(_))) => true,
+                Ok(Err(Refusal::Database(error))) => ErrorKind::of(error) != ErrorKind::ConnectionLost,
+            };
             // If it is unknown whether the commit took effect, a run without work is better than none.
-            if !matches!(&result, Ok(Err(error)) if ErrorKind::of(error) != ErrorKind::ConnectionLost) {
+            if !is_refused {
                 notifier.deliver(&topics);
             }
             result
@@ -377,6 +398,9 @@ impl Transaction {
     }
 
     async fn begin_checked(&self) -> DbResult<OpenTransaction> {
+        if let Some(fence) = &self.cx.fence {
+            fence.check_here().map_err(|lost| DbErr::Custom(lost.to_string()))?;
+        }
         let turn = match &self.queue {
             Some(place) => place.turn().await,
             None => None,
@@ -404,9 +428,12 @@ impl Transaction {
         Ok(open)
     }
 
-    /// Begins, and sets the time limit.
+    /// Begins, and sets the limits of its statements.
     async fn begin_at(&self, level: Level) -> DbResult<OpenTransaction> {
         let open = self.track_begin(begin_with_retry(&self.cx, self.backend, level)).await?;
+        if let Some(fence) = &self.cx.fence {
+            self.track_begin(fence.begin(&open.tx)).await?;
+        }
         if let Some(limit) = &self.time_limit
             && self.backend == DbBackend::Postgres
         {
@@ -671,10 +698,12 @@ fn ended() -> DbErr {
 
 /// Executes a commit to its end, even if this future is dropped.
 async fn uncut<T: Send + 'static>(
-    commit: impl Future<Output = std::result::Result<DbResult<T>, Elapsed>> + Send + 'static,
+    commit: impl Future<Output = std::result::Result<std::result::Result<T, Refusal>, Elapsed>> + Send + 'static,
 ) -> Result<T> {
     match tokio::spawn(commit).await {
-        Ok(Ok(result)) => Ok(result?),
+        Ok(Ok(Ok(committed))) => Ok(committed),
+        Ok(Ok(Err(Refusal::LeaseLost(lost)))) => Err(Error::new(lost)),
+        Ok(Ok(Err(Refusal::Database(error)))) => Err(error.into()),
         Ok(Err(_)) => Err(Error::new(Unanswered)),
         Err(stopped) => Err(Error::new(stopped)),
     }
@@ -696,6 +725,9 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
 
 /// Begins a transaction. On a busy SQLite database it tries again, because the other writer will commit.
 async fn begin_with_retry(cx: &TxContext, backend: DbBackend, level: Level) -> DbResult<OpenTransaction> {
+    if let Some(monitor) = &cx.monitor {
+        monitor.check()?;
+    }
     if backend != DbBackend::Sqlite {
         // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
         let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);

@@ -186,7 +186,7 @@ pub(crate) fn assess(
     extension: &dyn Extension,
     now: Instant,
 ) -> (HealthStatus, Option<String>) {
-    let (status, reason) = assess_by_schedule(snapshot, &service.shared.clock, now);
+    let (status, reason) = assess_by_schedule(service, snapshot, now);
     if matches!(snapshot.state, ServiceState::Starting | ServiceState::BackingOff | ServiceState::Running)
         && let Some(outage) = services.outage(service)
     {
@@ -203,7 +203,7 @@ pub(crate) fn assess(
     (status, reason)
 }
 
-fn assess_by_schedule(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus, Option<String>) {
+fn assess_by_schedule(service: &ServiceInner, snapshot: &Snapshot, now: Instant) -> (HealthStatus, Option<String>) {
     use HealthStatus::{Healthy, Unhealthy};
     let (status, reason) = match snapshot.state {
         ServiceState::Created | ServiceState::Stopped => return assess_down(snapshot),
@@ -220,8 +220,9 @@ fn assess_by_schedule(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (Heal
         }
         ServiceState::Draining => (Healthy, "stopping".to_owned()),
         ServiceState::Starting => assess_start(snapshot, now),
+        ServiceState::Standby => assess_standby(service, snapshot, now),
         ServiceState::Paused => assess_paused(snapshot, now),
-        ServiceState::BackingOff | ServiceState::Running => return assess_up(snapshot, clock, now),
+        ServiceState::BackingOff | ServiceState::Running => return assess_up(snapshot, &service.shared.clock, now),
     };
     (status, Some(reason))
 }
@@ -250,6 +251,19 @@ fn assess_start(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
     let status = if going < STUCK_AFTER { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
     let what = if snapshot.status.in_run() { "its run has not called `ready`" } else { "`configure` has been running" };
     (status, format!("still starting: {what} for {}", humanize::long(going)))
+}
+
+/// Assesses a service that another replica runs.
+fn assess_standby(service: &ServiceInner, snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
+    let holder = service.lease.as_ref().map_or_else(|| Err(String::new()), |lease| lease.describe_holder());
+    let (status, standby) = match holder {
+        Ok(holder) => (HealthStatus::Healthy, format!("standby: {holder}")),
+        Err(why) => (HealthStatus::Unhealthy, format!("standby: {why}")),
+    };
+    match blocked(snapshot, now) {
+        Some(blocked) => (HealthStatus::Unhealthy, format!("{standby}; {blocked}")),
+        None => (status, standby),
+    }
 }
 
 fn assess_paused(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
@@ -315,7 +329,7 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
 
 /// Describes a blocking run that timed out and has not returned. It cannot be cancelled, and no other run begins before.
 fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
-    matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun)).then(|| {
+    matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_))).then(|| {
         let run = snapshot.status.stats.runs;
         let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = humanize::long(going);

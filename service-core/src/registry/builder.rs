@@ -15,7 +15,7 @@ use crate::config::is_name;
 use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
-use crate::registry::companion::{CompanionBuilder, CompanionSettings};
+use crate::registry::companion::{CompanionBuilder, CompanionSettings, LeasesBuilder};
 use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
@@ -312,6 +312,9 @@ impl RegistryBuilder {
             turns: self.max_concurrent_runs.map(|runs| Arc::new(Semaphore::new(runs.min(Semaphore::MAX_PERMITS)))),
             ..Shared::default()
         });
+        for builder in inventory::iter::<LeasesBuilder> {
+            (builder.install)(&*extension, &shared);
+        }
         let probes = self.probes.iter().map(|probe| probe.clone() as Arc<dyn Resource>);
         let resources: Vec<Arc<dyn Resource>> = extension.resource().into_iter().chain(probes).collect();
         let mut names: Vec<String> = Vec::new();
@@ -357,6 +360,7 @@ impl RegistryBuilder {
             strict: self.strict,
             probes: self.probes,
             companions,
+            tasks: Mutex::default(),
             home: Home::default(),
             session: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
@@ -434,8 +438,25 @@ pub(super) fn check_resolved(
     extension: &dyn Extension,
     resources: &[Arc<dyn Resource>],
 ) -> Result<()> {
+    check_scope(id, resolved, extension)?;
     check_catch_up(id, resolved, extension)?;
     check_needs(id, resolved, resources)
+}
+
+/// `scope = "cluster"` needs what decides which replica runs the service.
+fn check_scope(id: &str, resolved: &Resolved, extension: &dyn Extension) -> Result<()> {
+    if resolved.options.lease.is_none() || extension.leases().is_some() {
+        return Ok(());
+    }
+    let place = resolved.provenance.iter().find(|set| set.key == "scope").map_or("", |set| &set.place);
+    let fix = match inventory::iter::<LeasesBuilder>.into_iter().next() {
+        None => {
+            "the feature `cluster` of service-core, which this program was built without: add `features = [\"cluster\"]` to it in \
+             Cargo.toml"
+        }
+        Some(_) => "a database that all replicas share: add `.database(…)` or `.database_url(\"…\")` to the builder",
+    };
+    Err(Error::msg(format!("service `{id}`: `scope = \"cluster\"` ({place}) needs {fix}, or remove `scope`")))
 }
 
 /// `catch_up` needs an extension that stores the last fire.

@@ -7,7 +7,16 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::registry::service_registry::{Companion, Phase, ServiceRegistry};
+use crate::runtime::extension::Extension;
+use crate::runtime::shared::Shared;
 use crate::service::error::Result;
+
+/// Installs a feature's leases in the extension of each registry, if that extension can have some.
+pub(crate) struct LeasesBuilder {
+    pub(crate) install: fn(&dyn Extension, &Arc<Shared>),
+}
+
+inventory::collect!(LeasesBuilder);
 
 /// The environment variables.
 pub(crate) type Environment<'a> = &'a [(OsString, OsString)];

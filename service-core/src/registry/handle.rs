@@ -149,14 +149,15 @@ impl ServiceHandle {
     }
 
     /// Starts a `Failed` service with a fresh instance, and sets its count of failures to 0. Waits as
-    /// [`start`](Self::start) does.
+    /// [`start`](Self::start) does. With `scope = "cluster"` on every replica on which it is `Failed`, within seconds.
     ///
     /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the run
     /// ends by a stop or by `Recovery::Stop`.
     ///
     /// # Errors
     /// The service is not `Failed`; it is ending; it was registered as a ready-made instance; or it failed permanently again
-    /// during the start.
+    /// during the start. With `scope = "cluster"`, if it is not `Failed` here: the database does not
+    /// answer.
     pub async fn reset(&self) -> Result<()> {
         if self.inner().is_current() {
             let mut state = self.inner().lock();
@@ -169,34 +170,64 @@ impl ServiceHandle {
             state.request_rebuild(Rebuild::Reset);
             return Ok(());
         }
+        let mut failed_elsewhere = 0;
+        if self.inner().lease.is_some()
+            && let Some(leases) = self.registry.inner.extension.leases()
+        {
+            match self.registry.waiting(leases.reset_others(self.inner())).await {
+                Ok(count) => failed_elsewhere = count,
+                Err(error) if self.state() != ServiceState::Failed => return Err(error),
+                Err(error) => {
+                    let id = self.id();
+                    self.inner().log(|| warn!(service.id = %id, "reset on this replica only, the others cannot be reached: {error:#}"));
+                }
+            }
+        }
         {
             let state = self.inner().lock();
             if state.state() != ServiceState::Failed {
+                if failed_elsewhere > 0 {
+                    return Ok(());
+                }
                 return state.refuse(self.id(), "reset", format!("it has not failed, it is {}", state.state()));
             }
         }
+        self.reset_here().await
+    }
+
+    /// Starts a `Failed` service on this replica.
+    pub(crate) async fn reset_here(&self) -> Result<()> {
         self.launch("reset", |state| (state.state() != ServiceState::Failed).then_some("it has not failed")).await
     }
 
     /// Wakes the service: its next run is due now, without jitter; the grid of its schedule stays. Any number of calls before
     /// that run are one run. While it starts, runs, is paused or backs off, the next run serves the call. A service that does
-    /// not run, and one with `run`, ignore it.
+    /// not run, and one with `run`, ignore it. On a replica that stands by (`scope = "cluster"`), the call reaches the one that
+    /// runs the service, within seconds.
     pub fn wake(&self) {
-        self.inner().request_wake();
+        self.registry.wake(self.inner());
     }
 
     /// Starts a run now, or as soon as the current run has ended, and waits for its end. A paused service runs once and
     /// stays paused. The schedule's grid does not move. Dropping the future does not cancel the run.
     ///
-    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one.
+    /// Called from within the service's own run, it returns an empty report at once, and the next run follows that one. On a
+    /// replica that stands by (`scope = "cluster"`), the replica that holds the lease makes the run, and an error in the report
+    /// is the text of that replica's error.
     ///
     /// # Errors
     /// The service does not run, is still starting, or ended before the run. If the run itself fails, the error is in the
-    /// report.
+    /// report. On a replica that stands by also: no replica holds the lease within 60 s, it loses the lease before the run has
+    /// ended, or the database does not answer.
     pub async fn run_now(&self) -> Result<RunReport> {
         if self.inner().is_current() {
             self.inner().request_run(None)?;
             return Ok(RunReport::default());
+        }
+        if self.state() == ServiceState::Standby
+            && let Some(leases) = self.registry.inner.extension.leases()
+        {
+            return self.registry.waiting(leases.request_run(self.inner())).await;
         }
         let (waiter, report) = oneshot::channel();
         self.inner().request_run(Some(waiter))?;

@@ -21,13 +21,14 @@ impl ServiceRegistry {
     /// started. `timeout`, `drain_timeout` and `max_concurrent_runs` apply. After a failure no retry follows: `on_failure` is
     /// called, but its answer has no effect, the service is never `Failed`, and `restart` and `critical` do nothing. A fire that
     /// `catch_up` would make up stays missed. While it runs, a stop or a shutdown drains the run. The configuration is read as
-    /// for a start, with the tables of the database; a database that is down delays the run by 6 s at most.
+    /// for a start, with the tables of the database; a database that is down delays the run by 6 s at most. A service with
+    /// `scope = "cluster"` takes its lease for the run.
     ///
     /// Dropping the future does not cancel the run.
     ///
     /// # Errors
     /// There is no such service; it has `run`; it runs, is stopping or is `Failed` (`reset` it); its ready-made instance has
-    /// ended; a shutdown is in progress; a stop came before the run; or the framework's tables cannot be created. If `configure`
+    /// ended; a shutdown is in progress; a stop came before the run; another replica holds the lease, which the error names; or the framework's tables cannot be created. If `configure`
     /// or the run itself fails, panics or takes too long, the error is in the report.
     ///
     /// ```standalone_crate
@@ -86,7 +87,13 @@ impl ServiceRegistry {
             report
         };
         let report = self.waiting(reported).await;
-        report.map_err(|_| Error::msg(format!("service `{}` ended before the requested run", service.id())))
+        report.map_err(|_| {
+            let refusal = service.inner.lease.as_ref().and_then(|lease| lease.take_refusal());
+            refusal.map_or_else(
+                || Error::msg(format!("service `{}` ended before the requested run", service.id())),
+                |why| Error::msg(format!("service `{}` cannot run here: {why}", service.id())),
+            )
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream;
+use tokio::task::JoinHandle;
 
 use crate::config::ServiceDescriptor;
 use crate::observe::health::{self, RegistryHealth};
@@ -20,8 +21,10 @@ use crate::runtime::lifecycle::{BoxFuture, Discovered};
 use crate::runtime::probe::Probe;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::PausedBy;
+use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
+use crate::service::state::ServiceState;
 
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
@@ -47,6 +50,8 @@ pub(crate) struct RegistryInner {
     pub(super) strict: bool,
     pub(super) probes: Vec<Arc<Probe>>,
     pub(super) companions: Vec<Arc<dyn Companion>>,
+    /// The loops of the services. Only on virtual time.
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) home: Home,
     pub(super) session: Mutex<Arc<Session>>,
     /// Locked while the configuration file is read again. The changes that need a restart and are reported already.
@@ -105,6 +110,17 @@ impl ServiceRegistry {
     /// fails.
     pub fn notify(&self, topic: &str) {
         self.inner.extension.notify(&self.inner.services, topic);
+    }
+
+    /// Wakes a service, here or on the replica that holds its lease.
+    pub(crate) fn wake(&self, service: &ServiceInner) {
+        service.request_wake();
+        if service.lease.is_some()
+            && service.lock().state() == ServiceState::Standby
+            && let Some(leases) = self.inner.extension.leases()
+        {
+            leases.forward_wake(&service.id);
+        }
     }
 
     /// Returns a health snapshot of all services.

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::log::{self, error, warn};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::observe::startup_table;
@@ -140,6 +141,12 @@ impl ServiceRegistry {
 
     /// A service is `Failed` permanently: shuts down if it is critical, and reports if no service runs any more.
     fn after_failure(&self, service: &RegisteredService) {
+        if service.inner.lease.is_some()
+            && let Some(leases) = self.inner.extension.leases()
+        {
+            // Another replica may still run it.
+            return leases.failed();
+        }
         if service.inner.lock().requests.options.critical {
             return self.critical_failure(service.id());
         }
@@ -154,6 +161,9 @@ impl ServiceRegistry {
 
     /// Starts the extension's own tasks, except on virtual time, which calls `refresh` instead.
     pub(super) fn keep_watching(&self, runtime: &Handle) {
+        if let Some(leases) = self.inner.extension.leases() {
+            leases.start(self.inner.clone(), &self.inner.services, runtime);
+        }
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
             self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
@@ -192,6 +202,7 @@ impl ServiceRegistry {
             run,
             in_run: false,
             nominal: Nominal::None,
+            epoch: None,
         };
         Ok(Box::new(Supervisor::new(cx, service.clone(), self.inner.services.clone(), extension.clone())))
     }
@@ -207,9 +218,25 @@ impl ServiceRegistry {
                 Exit::Shutdown => registry.shut_down_after_start(),
             }
         };
-        match labels {
+        let task = match labels {
             Some(labels) => runtime.spawn(log::labelled(labels, work)),
             None => runtime.spawn(work),
         };
+        if self.inner.virtual_time.is_some() {
+            let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.retain(|task| !task.is_finished());
+            tasks.push(task);
+        }
+    }
+
+    /// Ends the loops of all services, as the end of the process does. For tests on virtual time.
+    #[allow(dead_code, reason = "for virtual time")]
+    pub(crate) async fn abort_services(&self) {
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            // The error is that it was aborted.
+            let _ = task.await;
+        }
     }
 }

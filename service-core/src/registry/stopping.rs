@@ -113,6 +113,9 @@ impl ServiceRegistry {
         let registry = self.clone();
         let work = async move {
             registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
+            if let Some(leases) = registry.inner.extension.leases() {
+                leases.stop().await;
+            }
             registry.stop_companions().await;
             session.finish(registry.shutdown_result());
         };
@@ -124,7 +127,7 @@ impl ServiceRegistry {
     }
 
     /// A critical service is `Failed` permanently: begins a shutdown.
-    pub(super) fn critical_failure(&self, id: &str) {
+    pub(crate) fn critical_failure(&self, id: &str) {
         error!(service.id = %id, "a critical service failed permanently: the registry shuts down");
         self.shut_down_after_start();
     }

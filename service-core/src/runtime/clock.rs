@@ -1,7 +1,8 @@
 //! [`Clock`]: converts tokio's instants to wall-clock time.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -12,6 +13,11 @@ pub(crate) trait TimeSource: fmt::Debug + Send + Sync {
     /// Whether the time is that of a test.
     fn is_virtual(&self) -> bool {
         false
+    }
+
+    /// Returns the time since the test bed was made; `None`: the time is real.
+    fn elapsed(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -24,16 +30,22 @@ impl TimeSource for SystemClock {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Clock(Box<dyn TimeSource>);
+#[derive(Clone, Debug)]
+pub(crate) struct Clock(Arc<dyn TimeSource>);
 
 impl Clock {
     pub(crate) fn new(wall: impl TimeSource + 'static) -> Self {
-        Self(Box::new(wall))
+        Self(Arc::new(wall))
     }
 
     pub(crate) fn is_virtual(&self) -> bool {
         self.0.is_virtual()
+    }
+
+    /// Returns the time since the test bed was made; `None`: the time is real.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) fn virtual_elapsed(&self) -> Option<Duration> {
+        self.0.elapsed()
     }
 
     pub(crate) fn wall_now(&self) -> SystemTime {

@@ -43,6 +43,8 @@ pub struct Context {
     /// It belongs to that run, and not to the instance.
     pub(crate) in_run: bool,
     pub(crate) nominal: Nominal,
+    /// The takeover by which this replica runs the service, if one replica at a time does.
+    pub(crate) epoch: Option<u64>,
 }
 
 /// The moment of the schedule that a run serves.
@@ -155,8 +157,8 @@ impl Context {
         progress.last = Some(Instant::now());
     }
 
-    /// Returns whether this run has to end: a stop of the service was requested, or the run was cancelled. For a `run` also:
-    /// the service was paused, or gets a fresh instance, or the run is over.
+    /// Returns whether this run has to end: a stop of the service was requested, or the run was cancelled, or this replica has
+    /// lost the lease of the service. For a `run` also: the service was paused, or gets a fresh instance, or the run is over.
     pub fn is_stopping(&self) -> bool {
         self.is_over(&self.service.lock())
     }
@@ -260,12 +262,27 @@ impl Context {
         self.service.set_retry_delay(delay);
     }
 
+    /// Returns the epoch of the lease under which this context was made: the number of the takeover by which this replica runs
+    /// the service. Each takeover has a greater number. `None` for a service that every process runs (`scope = "process"`).
+    ///
+    /// It is a token for systems outside the database: one that remembers the greatest epoch it has seen can refuse what a
+    /// former holder still sends.
+    pub fn lease_epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// Whether the lease under which this context was made is over.
+    pub(crate) fn has_lost_lease(&self) -> bool {
+        self.service.lease.as_ref().zip(self.epoch).is_some_and(|(lease, epoch)| lease.epoch() != Some(epoch))
+    }
+
     fn is_over(&self, state: &RuntimeState) -> bool {
         let (status, requests) = (&state.status, &state.requests);
         requests.stop.is_some()
             || !status.is_running()
             || status.is_ending()
             || status.incarnation != self.incarnation
+            || self.has_lost_lease()
             || (self.in_run && self.is_run_over(state))
     }
 

@@ -100,6 +100,21 @@ pub enum ServiceEventKind {
         #[serde(serialize_with = "seconds")]
         after: Duration,
     },
+    /// This replica runs the service from now on (`scope = "cluster"`).
+    LeaseAcquired {
+        /// The number of the takeover.
+        epoch: u64,
+    },
+    /// This replica has lost the lease of the service, and stands by.
+    LeaseLost {
+        /// The number of the takeover by which it had the lease.
+        epoch: u64,
+    },
+    /// This replica has handed the service over to another one, and stands by.
+    LeaseHandedOver {
+        /// The number of the takeover by which it had the lease.
+        epoch: u64,
+    },
     /// The service itself changed an option.
     OptionChanged {
         /// The key of the option.

@@ -1,6 +1,7 @@
 //! The interface for features that extend the runtime: [`Extension`] for the loop of every service, [`VirtualTime`] for
 //! tests. The builder installs the implementations.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,6 +9,7 @@ use std::time::SystemTime;
 use tokio::runtime::Handle;
 
 use crate::config::{Row, Sources};
+use crate::runtime::leases::Leases;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::OperatorStore;
 use crate::runtime::resource::Resource;
@@ -19,7 +21,7 @@ use crate::service::error::Result;
 /// The hooks of a feature in the loop of every service. Each hook does nothing by default.
 ///
 /// The loop drops a future of a hook when a time limit is over.
-pub(crate) trait Extension: fmt::Debug + Send + Sync {
+pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
     /// Whether served cron fires are stored, so that `catch_up` is possible.
     fn remembers_fires(&self) -> bool {
         false
@@ -104,6 +106,11 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Releases the rows that the run left open, as they were: it was no failure of theirs.
+    fn abandon<'a>(&'a self, _service: &'a ServiceInner) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Returns the last cron fire of the service whose run succeeded; `now` at the first start of the service with this schedule.
     fn last_fire<'a>(
         &'a self,
@@ -128,6 +135,11 @@ pub(crate) trait Extension: fmt::Debug + Send + Sync {
     /// Returns what keeps the changes of operators.
     #[allow(dead_code, reason = "for companions")]
     fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
+        None
+    }
+
+    /// Returns what decides which replica runs a service, if something does.
+    fn leases(&self) -> Option<&Arc<dyn Leases>> {
         None
     }
 

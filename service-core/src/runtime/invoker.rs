@@ -45,6 +45,8 @@ pub(crate) enum Cancelled {
     Aborted,
     /// The time was over in which a long run has to end for a pause or a fresh instance.
     Interrupted,
+    /// This replica may not run the service any more.
+    LeaseLost,
 }
 
 /// When user code is cancelled.
@@ -60,6 +62,13 @@ pub(crate) enum Limit {
     Cleanup(Instant),
     /// At this moment only: the loop has ended, and a stop may belong to the next one.
     Late(Instant),
+}
+
+impl Limit {
+    /// Whether the code may run only while this replica has the lease of the service, if the service has one.
+    fn needs_lease(self) -> bool {
+        matches!(self, Self::Stop | Self::Run(_) | Self::LongRun(_))
+    }
 }
 
 /// Calls the code of one service.
@@ -89,6 +98,10 @@ impl Invoker {
         limit: Limit,
         work: impl FnOnce(&mut Task<'_>) -> Poll<T>,
     ) -> Poll<InvokeResult<T>> {
+        if limit.needs_lease() && self.service.lease.as_ref().is_some_and(|lease| !lease.is_held()) {
+            // Not polled once more: after a suspend, the time of the lease may be long over.
+            return Poll::Ready(InvokeResult::Cancelled(Cancelled::LeaseLost));
+        }
         match self.call(span, || work(task)) {
             Caught::Returned(Poll::Ready(value)) => Poll::Ready(InvokeResult::Done(value)),
             Caught::Panicked(message) => Poll::Ready(InvokeResult::Panicked(message)),

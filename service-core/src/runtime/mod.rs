@@ -1,8 +1,8 @@
 //! One service at run time: the loop, calling user code, the failure policy, status, requests, events, clock.
 //!
-//! Each file uses only the files before it in this list: clock, events, labels, metrics, rate_limit, run_history, turn; shared;
+//! Each file uses only the files before it in this list: clock, events, labels, lease, metrics, rate_limit, run_history, turn; shared;
 //! blocking; status, requests, runtime_state; service_inner; context; lifecycle, macro_support, instance_fn; registration; resource;
-//! services; probe; operator_store; extension;
+//! services; probe; operator_store; leases; extension;
 //! invoker, policy, failure_log; supervisor.
 
 pub(crate) mod blocking;
@@ -14,6 +14,8 @@ pub(crate) mod failure_log;
 pub(crate) mod instance_fn;
 pub(crate) mod invoker;
 pub(crate) mod labels;
+pub(crate) mod lease;
+pub(crate) mod leases;
 pub(crate) mod lifecycle;
 pub(crate) mod macro_support;
 pub(crate) mod metrics;

@@ -350,9 +350,17 @@ pub(crate) fn group_names<'a>(
 }
 
 /// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so
-/// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error; and a service that was registered
+/// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was registered
 /// while the registry ran is one, whatever `instances` of its type is.
 fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, String> {
+    let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();
+    if without_scope && let Some(set) = resolved.provenance.iter().find(|set| set.key == "scope" && !set.is_for_all()) {
+        return Err(format!(
+            "`scope = \"cluster\"` ({}) needs a fresh instance after each takeover, but a ready-made one was registered; register \
+             it with `service_fn` (or `register_fn`), or leave `scope` out",
+            set.place
+        ));
+    }
     let without_restart = factory.is_ready_made() && resolved.options.restart.is_some();
     let is_one = of == 1 && resolved.options.instances != 1;
     if without_restart
@@ -364,7 +372,7 @@ fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Resul
             set.place
         ));
     }
-    if !without_restart && !is_one {
+    if !without_restart && !without_scope && !is_one {
         return Ok(resolved);
     }
     let mut fitted = (*resolved).clone();
@@ -372,6 +380,10 @@ fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Resul
     if without_restart {
         options.restart = None;
         fitted.provenance.retain(|set| !set.key.contains("restart"));
+    }
+    if without_scope {
+        options.lease = None;
+        fitted.provenance.retain(|set| set.key != "scope" && set.key != "lease");
     }
     if is_one {
         options.instances = 1;

@@ -32,7 +32,7 @@ pub(crate) struct RuntimeState {
     /// The state that was last reported.
     shown: ServiceState,
     /// How often each state was entered, so that a waiter does not miss a short one.
-    entered: [u16; 8],
+    entered: [u16; ServiceState::ALL.len()],
     /// Notified at every change of state. Created by the first waiter.
     changed: Option<Arc<Notify>>,
 }
@@ -59,7 +59,7 @@ impl RuntimeState {
             history: None,
             waker: None,
             shown: ServiceState::Created,
-            entered: [0; 8],
+            entered: [0; ServiceState::ALL.len()],
             changed: None,
         }
     }
@@ -76,6 +76,7 @@ impl RuntimeState {
             Activity::Ending(Exit::Failed) => self.shown,
             _ if requests.stop.is_some() => ServiceState::Draining,
             Activity::Waiting | Activity::InRun if !status.is_up() => ServiceState::Starting,
+            Activity::Standby => ServiceState::Standby,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
             Activity::Waiting | Activity::InRun | Activity::InBlockingRun => ServiceState::Running,
@@ -221,6 +222,7 @@ impl RuntimeState {
                 self.refuse(service, "run", "its `run` continues until a stop is requested; `stop` and `start`, or `pause` and `resume`, run it again")
             }
             ServiceState::Starting if self.serves_requests() => self.refuse(service, "run", "it is still starting"),
+            ServiceState::Standby => self.refuse(service, "run", "another replica runs it, and this one stands by"),
             _ if !self.serves_requests() => self.refuse(service, "run", self.why_down()),
             _ => {
                 self.requests.run = true;

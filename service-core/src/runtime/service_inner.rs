@@ -12,6 +12,7 @@ use crate::config::Resolved;
 use crate::config::options::Options;
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
 use crate::runtime::labels::Labels;
+use crate::runtime::lease::Lease;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::rate_limit::Rate;
 use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
@@ -36,6 +37,8 @@ pub(crate) struct ServiceInner {
     pub(crate) instance: (u32, u32),
     pub(crate) metrics: Metrics,
     pub(crate) rate: Rate,
+    /// Set if one replica at a time runs the service.
+    pub(crate) lease: Option<Arc<Lease>>,
     /// Data that an extension keeps for this service.
     #[allow(dead_code, reason = "for extensions")]
     pub(crate) extension_data: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -49,6 +52,8 @@ impl ServiceInner {
         requester_id: Option<Box<str>>,
         resolved: Arc<Resolved>,
     ) -> Self {
+        let lease = resolved.options.lease.zip(shared.lease_clock.get());
+        let lease = lease.map(|(length, clock)| Arc::new(Lease::new(length, clock.clone())));
         Self {
             id,
             shared,
@@ -58,6 +63,7 @@ impl ServiceInner {
             instance: (1, 1),
             metrics: Metrics::default(),
             rate: Rate::default(),
+            lease,
             extension_data: OnceLock::new(),
             state: Mutex::new(RuntimeState::new(resolved)),
         }
@@ -243,7 +249,9 @@ impl ServiceInner {
     pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
         let waits = match state.status.wait_reason.as_deref() {
-            Some(WaitReason::Outage(resources)) => resources.iter().any(|waited| **waited == *resource),
+            Some(WaitReason::Outage(resources) | WaitReason::BlockingRun(resources)) => {
+                resources.iter().any(|waited| **waited == *resource)
+            }
             _ => false,
         };
         if waits && state.status.is_backing_off() {

@@ -318,7 +318,8 @@ impl Services {
             }
             for service in found {
                 let state = service.inner.lock();
-                let is_up = matches!(state.state(), ServiceState::Running | ServiceState::Paused);
+                let is_up =
+                    matches!(state.state(), ServiceState::Running | ServiceState::Paused | ServiceState::Standby);
                 if !is_up || !state.status.ready {
                     let starting = state.state() == ServiceState::Starting && !state.status.start_resolved;
                     not_ready.none_starting &= !starting;

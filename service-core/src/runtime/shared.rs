@@ -4,13 +4,14 @@ use std::any::{Any, TypeId, type_name};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, Semaphore};
 
 use crate::runtime::clock::Clock;
 use crate::runtime::events::Events;
+use crate::runtime::lease::LeaseClock;
 use crate::service::error::{Error, Result};
 
 /// Shared by all services of one registry.
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) keeps_runs: AtomicBool,
     /// It also keeps their durations until the feature `metrics` takes them.
     pub(crate) keeps_durations: AtomicBool,
+    /// The clock of leases, if a feature grants them.
+    pub(crate) lease_clock: OnceLock<Arc<dyn LeaseClock>>,
     /// The most runs at the same time, if they are limited.
     pub(crate) turns: Option<Arc<Semaphore>>,
 }

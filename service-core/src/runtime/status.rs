@@ -26,6 +26,8 @@ pub(crate) enum Activity {
     Created,
     /// Waits for its dependencies, for its first instance or for its next regular run.
     Waiting,
+    /// Another replica may run the service, and this one waits for its lease.
+    Standby,
     /// Waits for a retry.
     BackingOff,
     /// Is in a run.
@@ -43,8 +45,8 @@ pub(crate) enum Activity {
 pub(crate) enum WaitReason {
     /// For these services, which are not ready yet.
     Dependencies(Box<[Arc<str>]>),
-    /// For a blocking run that timed out and has not returned.
-    BlockingRun,
+    /// For a blocking run that timed out and has not returned; then for these resources, as with `Outage`.
+    BlockingRun(Box<[Arc<str>]>),
     /// For the restart after a permanent failure.
     Restart,
     /// For its turn: as many services as may run at the same time do.
@@ -208,6 +210,15 @@ impl Status {
     pub(crate) fn end_told(&mut self, ended: Instant) {
         self.activity = Activity::Waiting;
         self.stats.last_duration = self.stats.last_started.map_or(Duration::ZERO, |started| ended - started);
+    }
+
+    /// This replica may not run the service any more. The failures belonged to the lease.
+    pub(crate) fn stand_by(&mut self) {
+        self.activity = Activity::Standby;
+        (self.ready, self.start_resolved) = (true, true);
+        (self.failures, self.since_success, self.given_up, self.stable) = (0, 0, false, false);
+        self.next_due = None;
+        self.skips_fires_since = None;
     }
 
     /// The current run failed, or (without a duration) an instance could not be built. Returns the previous error, which

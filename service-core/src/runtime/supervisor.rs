@@ -22,6 +22,7 @@ use crate::runtime::events::ServiceEventKind;
 use crate::runtime::extension::Extension;
 use crate::runtime::failure_log::FailureLog;
 use crate::runtime::invoker::{InvokeResult, Invoker, poll_at};
+use crate::runtime::lease::Grant;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::policy::RestartBudget;
 use crate::runtime::registration::RegisteredService;
@@ -43,6 +44,7 @@ mod failing;
 mod long_run;
 mod planning;
 mod running;
+mod standby;
 
 #[cfg(test)]
 mod tests;
@@ -79,6 +81,12 @@ pub(crate) struct Supervisor {
     current_waiters: Waiters,
     /// The instance is being built for a run that serves a wake-up.
     woken: bool,
+    /// This replica has taken the lease, and the schedule of the service has not been planned since.
+    grant: Option<Grant>,
+    /// No replica has run the service before this one took the lease.
+    is_first_in_cluster: bool,
+    /// Blocking code was left behind when the instance ended.
+    left_blocking_code: bool,
     /// For a cron schedule.
     cron: Option<Box<CronTimer>>,
     /// The moment of the schedule for which the next regular run is planned, without jitter.
@@ -117,6 +125,10 @@ enum WaitEvent {
     ClockCheck,
     /// A blocking run that timed out has returned; `None`: the runtime shuts down.
     Returned(Option<Box<Returned>>),
+    /// This replica may not run the service any more.
+    LeaseLost,
+    /// Another replica is to run the service.
+    HandOver,
     /// A run is due, and there is no instance.
     Build,
     /// A run has begun.
@@ -163,6 +175,9 @@ impl Supervisor {
             turn: Turn::None,
             current_waiters: Waiters::new(),
             woken: false,
+            grant: None,
+            is_first_in_cluster: false,
+            left_blocking_code: false,
             cron: None,
             nominal: Nominal::None,
             restarts: RestartBudget::default(),
@@ -189,11 +204,16 @@ impl Supervisor {
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
     async fn run_loop(&mut self) -> Exit {
-        if !self.once {
+        if !self.once && self.cx.service.lease.is_none() {
             self.skip_since_previous_end();
         }
         if !self.once && !self.options.depends_on.is_empty() && !Box::pin(self.wait_for_dependencies()).await {
             return Exit::Stopped;
+        }
+        if self.cx.service.lease.is_some()
+            && let Some(exit) = Box::pin(self.stand_by()).await
+        {
+            return exit;
         }
         let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
         loop {
@@ -201,7 +221,7 @@ impl Supervisor {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
                 WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
-                WaitEvent::Run => match self.run(timer.as_mut()).await {
+                WaitEvent::Run => match self.run_recorded(timer.as_mut()).await {
                     InvokeResult::Done(Ok(outcome)) => {
                         self.succeed(outcome);
                         self.after_run().await;
@@ -230,6 +250,9 @@ impl Supervisor {
             state.status.at_rest = false;
             if state.requests.stop.is_some() {
                 return Some(WaitEvent::Stop);
+            }
+            if service.lease.as_ref().is_some_and(|lease| !lease.is_held()) {
+                return Some(WaitEvent::LeaseLost);
             }
             if !Arc::ptr_eq(options, &state.requests.options) || state.requests.rebuild == Some(Rebuild::Settings) {
                 return Some(WaitEvent::Changed);
@@ -260,6 +283,12 @@ impl Supervisor {
                         is_wake_up
                     }
                 };
+                if !is_due
+                    && state.status.activity == Activity::Waiting
+                    && service.lease.as_ref().is_some_and(|lease| lease.moves_to().is_some())
+                {
+                    return Some(WaitEvent::HandOver);
+                }
                 if !is_due {
                     // A pause gives its turn to others.
                     *turn = Turn::None;
@@ -326,6 +355,8 @@ impl Supervisor {
                 self.record_pending_fire(false).await;
             }
             WaitEvent::Returned(returned) => self.take_back(returned.map(|returned| *returned)).await,
+            WaitEvent::LeaseLost => return self.lose_lease().await,
+            WaitEvent::HandOver => return self.hand_over().await,
             WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
         }
         None

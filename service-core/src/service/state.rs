@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The state of a service.
 ///
 /// `Created → Starting → Running ⇄ Paused`, `Running → BackingOff → Running`, any → `Draining → Stopped`, any →
-/// `Failed`.
+/// `Failed`. A service with `scope = "cluster"` also: `Starting → Standby → Running`, and back to `Standby`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -22,6 +22,8 @@ pub enum ServiceState {
     Paused,
     /// Waits for the retry after a failure.
     BackingOff,
+    /// Another replica runs the service, and this one waits for its lease (`scope = "cluster"`). Counts as up.
+    Standby,
     /// A stop was requested; the current run and `cleanup` may continue within their time limits.
     Draining,
     /// Stopped. `start` starts it again.
@@ -31,13 +33,13 @@ pub enum ServiceState {
 }
 
 impl ServiceState {
-    #[allow(dead_code, reason = "for companions")]
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Created,
         Self::Starting,
         Self::Running,
         Self::Paused,
         Self::BackingOff,
+        Self::Standby,
         Self::Draining,
         Self::Stopped,
         Self::Failed,
@@ -50,16 +52,17 @@ impl ServiceState {
 
     /// Returns whether the lifecycle allows the transition from this state to `next`.
     pub fn may_become(self, next: Self) -> bool {
-        use ServiceState::{BackingOff, Created, Draining, Failed, Paused, Running, Starting, Stopped};
+        use ServiceState::{BackingOff, Created, Draining, Failed, Paused, Running, Standby, Starting, Stopped};
         match next {
             Created => false,
             Starting => matches!(self, Created | Stopped | Failed),
-            Running => matches!(self, Starting | Paused | BackingOff),
+            Running => matches!(self, Starting | Paused | BackingOff | Standby),
             Paused => matches!(self, Running | BackingOff),
-            BackingOff => matches!(self, Starting | Running | Paused),
-            Draining => matches!(self, Starting | Running | Paused | BackingOff),
+            BackingOff => matches!(self, Starting | Running | Paused | Standby),
+            Standby => matches!(self, Starting | Running | Paused | BackingOff),
+            Draining => matches!(self, Starting | Running | Paused | BackingOff | Standby),
             Stopped => self == Draining,
-            Failed => matches!(self, Starting | Running | Paused | BackingOff),
+            Failed => matches!(self, Starting | Running | Paused | BackingOff | Standby),
         }
     }
 
@@ -70,6 +73,7 @@ impl ServiceState {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::BackingOff => "backing_off",
+            Self::Standby => "standby",
             Self::Draining => "draining",
             Self::Stopped => "stopped",
             Self::Failed => "failed",

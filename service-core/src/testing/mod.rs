@@ -9,6 +9,7 @@
 mod stall;
 mod virtual_clock;
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -63,6 +64,10 @@ pub struct TestBed {
     alarm: OnceLock<Alarm>,
     /// Held if there is a database and the clock is paused.
     held: Mutex<Option<Arc<HeldClock>>>,
+    /// The database, if there is one.
+    database: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// All beds on this clock have a copy.
+    replicas: Arc<()>,
 }
 
 /// A bed is configured before its first service starts, and fixed from then on.
@@ -83,9 +88,12 @@ impl TestBed {
 
     /// Creates an empty bed whose wall clock begins at this time. It moves with tokio's clock.
     pub fn at(wall: impl Into<SystemTime>) -> Self {
+        Self::with_clock(TestClock::at(wall.into()), Arc::default())
+    }
+
+    fn with_clock(clock: TestClock, replicas: Arc<()>) -> Self {
         let mut builder = ServiceRegistry::builder().without_discovered();
         builder.inputs = Some(Inputs::default());
-        let clock = TestClock::at(wall.into());
         builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
         Self {
@@ -93,7 +101,45 @@ impl TestBed {
             clock,
             alarm: OnceLock::new(),
             held: Mutex::default(),
+            database: OnceLock::new(),
+            replicas,
         }
+    }
+
+    /// Returns another bed on the same clock.
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) fn sibling(&self) -> Self {
+        let sibling = Self::with_clock(self.clock.clone(), self.replicas.clone());
+        if let Some(clock) = self.held_clock() {
+            sibling.hold(clock);
+        }
+        sibling
+    }
+
+    fn hold(&self, clock: Arc<HeldClock>) {
+        let time = Arc::new(HeldTime(clock.clone()));
+        self.change(|mut builder| {
+            builder.virtual_time = Some(time);
+            builder
+        });
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+    }
+
+    /// Sets the database, once.
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) fn set_database(&self, database: Box<dyn Any + Send + Sync>) {
+        let _ = self.database.set(database);
+    }
+
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) fn database(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.database.get().map(|database| &**database)
+    }
+
+    /// Ends all services at once, without `cleanup`.
+    #[allow(dead_code, reason = "for databases")]
+    pub(crate) async fn abort(&self) {
+        self.services().await.abort_services().await;
     }
 
     /// Sets the wall clock of the bed, as a time server or an operator does. Only cron schedules use the wall clock; tokio's
@@ -145,21 +191,16 @@ impl TestBed {
 
     /// From now on only the bed lets time move: in [`run_for`](Self::run_for), and while calls on handles are awaited. Does
     /// nothing if tokio's clock is not paused. The closure that it returns is to be called whenever work in real time begins, by
-    /// the task that begins it.
+    /// the task that begins it, with whether it is the registry's own work.
     #[allow(dead_code, reason = "for databases")]
-    pub(crate) async fn hold_clock(&self) -> Option<impl Fn() + Send + Sync + 'static> {
+    pub(crate) async fn hold_clock(&self) -> Option<impl Fn(bool) + Send + Sync + 'static> {
         let clock = HeldClock::hold_paused();
-        if let Some(clock) = &clock {
-            let time = Arc::new(HeldTime(clock.clone()));
-            self.change(|mut builder| {
-                builder.virtual_time = Some(time);
-                builder
-            });
-        }
         // The work belongs to the clock, not the clock to the work.
         let held = clock.as_ref().map(Arc::downgrade);
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = clock;
-        held.map(|held| move || _ = held.upgrade().map(|clock| clock.work_begins()))
+        if let Some(clock) = clock {
+            self.hold(clock);
+        }
+        held.map(|held| move |is_registrys: bool| _ = held.upgrade().map(|clock| clock.work_begins(is_registrys)))
     }
 
     /// The clock stands still while this work goes on.
@@ -261,7 +302,12 @@ impl TestBed {
         let registry = match stage {
             Stage::Made(registry) => registry,
             Stage::Making(builder) => {
-                builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be built: {error:?}"))
+                let registry =
+                    builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be built: {error:?}"));
+                if let Some(clock) = self.held_clock() {
+                    clock.add(&registry);
+                }
+                registry
             }
             Stage::Between => panic!("another task is building the bed"),
         };
@@ -312,6 +358,7 @@ impl TestBed {
             run: 1,
             in_run: true,
             nominal: Nominal::None,
+            epoch: None,
         };
         let started = Instant::now();
         let run = async {
@@ -405,7 +452,7 @@ impl TestBed {
 
 impl Drop for TestBed {
     fn drop(&mut self) {
-        if let Some(clock) = self.held_clock() {
+        if let Some(clock) = self.held_clock().filter(|_| Arc::strong_count(&self.replicas) == 1) {
             clock.end();
         }
     }

@@ -11,7 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::runtime::clock::TimeSource;
 use crate::runtime::extension::{Extension, RealWork, RealWorkState, VirtualTime};
 use crate::runtime::lifecycle::BoxFuture;
@@ -39,26 +40,35 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A wall clock that can be set, and moves with tokio's clock.
 #[derive(Clone, Debug)]
-pub(super) struct TestClock(Arc<Mutex<(SystemTime, Instant)>>);
+pub(super) struct TestClock {
+    /// The wall clock was set to this time at this moment.
+    set: Arc<Mutex<(SystemTime, Instant)>>,
+    started: Instant,
+}
 
 impl TestClock {
     pub(super) fn at(wall: SystemTime) -> Self {
-        Self(Arc::new(Mutex::new((wall, Instant::now()))))
+        let now = Instant::now();
+        Self { set: Arc::new(Mutex::new((wall, now))), started: now }
     }
 
     pub(super) fn set(&self, wall: SystemTime) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (wall, Instant::now());
+        *self.set.lock().unwrap_or_else(PoisonError::into_inner) = (wall, Instant::now());
     }
 }
 
 impl TimeSource for TestClock {
     fn now(&self) -> SystemTime {
-        let (wall, at) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wall, at) = *self.set.lock().unwrap_or_else(PoisonError::into_inner);
         wall + Instant::now().saturating_duration_since(at)
     }
 
     fn is_virtual(&self) -> bool {
         true
+    }
+
+    fn elapsed(&self) -> Option<Duration> {
+        Some(Instant::now().saturating_duration_since(self.started))
     }
 }
 
@@ -70,10 +80,12 @@ pub(crate) struct HeldClock {
     work: OnceLock<Arc<dyn RealWork>>,
     /// Work in real time begins.
     begins: Notify,
-    /// How often it began, except for that of `refresh`.
+    /// How often that of a service began.
     begun: AtomicU64,
     refreshing: AtomicBool,
     refreshed: Mutex<Refreshed>,
+    /// The registries on this clock: one, or several replicas.
+    registries: Mutex<Vec<Weak<RegistryInner>>>,
 }
 
 #[derive(Debug, Default)]
@@ -107,10 +119,23 @@ impl HeldClock {
             begun: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
             refreshed: Mutex::default(),
+            registries: Mutex::default(),
         });
         clock.hold();
         tokio::spawn(keep(clock.clone()));
         Some(clock)
+    }
+
+    /// Adds a registry on this clock.
+    pub(super) fn add(&self, registry: &ServiceRegistry) {
+        lock(&self.registries).push(Arc::downgrade(&registry.inner));
+    }
+
+    /// Returns the other replicas on this clock.
+    fn others(&self, services: &Arc<Services>) -> Vec<Arc<RegistryInner>> {
+        let registries = lock(&self.registries);
+        let others = registries.iter().filter_map(Weak::upgrade);
+        others.filter(|registry| !Arc::ptr_eq(&registry.services, services)).collect()
     }
 
     /// From now on the clock is not held.
@@ -125,10 +150,10 @@ impl HeldClock {
         let _ = self.work.set(work);
     }
 
-    /// Work in real time begins. Called by the task that begins it.
+    /// Work in real time begins: of a service, or the registry's own. Called by the task that begins it.
     #[allow(dead_code, reason = "for databases")]
-    pub(super) fn work_begins(&self) {
-        if !self.refreshing.load(Ordering::SeqCst) {
+    pub(super) fn work_begins(&self, is_registrys: bool) {
+        if !is_registrys && !self.refreshing.load(Ordering::SeqCst) {
             self.begun.fetch_add(1, Ordering::SeqCst);
         }
         self.begins.notify_waiters();
@@ -161,6 +186,9 @@ impl HeldClock {
             }
             let begun = self.begun.load(Ordering::SeqCst);
             settle(services).await;
+            for other in self.others(services) {
+                settle(&other.services).await;
+            }
             if begun == self.begun.load(Ordering::SeqCst) && self.state().active == Some(0) {
                 return;
             }
@@ -178,7 +206,7 @@ impl HeldClock {
             if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
                 continue;
             }
-            let expiry = extension.refresh_due(services).map(|due| instant_of(services, due));
+            let expiry = self.refresh_due(services, extension).map(|due| instant_of(services, due));
             wait(begins, if known { expiry } else { Some(Instant::now() + STEP) }).await;
         }
     }
@@ -206,15 +234,26 @@ impl HeldClock {
         self.work.get().map(|work| work.state()).unwrap_or_default()
     }
 
-    fn is_refresh_due(&self, services: &Services, extension: &dyn Extension) -> bool {
+    fn refresh_due(&self, services: &Arc<Services>, extension: &dyn Extension) -> Option<SystemTime> {
+        let others = self.others(services);
+        let others = others.iter().filter_map(|other| other.extension.refresh_due(&other.services));
+        extension.refresh_due(services).into_iter().chain(others).min()
+    }
+
+    fn is_refresh_due(&self, services: &Arc<Services>, extension: &dyn Extension) -> bool {
         // A transaction that is open could hold a lock.
         if self.state().waiting > 0 {
             return false;
         }
         let refreshed = lock(&self.refreshed);
         let Some(at) = refreshed.at else { return true };
-        let has_expired = extension.refresh_due(services).is_some_and(|due| due <= services.shared.clock.wall_now());
-        let in_run = || services.all().iter().any(|service| service.inner.lock().status.in_run());
+        let has_expired =
+            self.refresh_due(services, extension).is_some_and(|due| due <= services.shared.clock.wall_now());
+        let others = self.others(services);
+        let in_run = || {
+            let all = [services].into_iter().chain(others.iter().map(|other| &other.services));
+            all.flat_map(|services| services.all()).any(|service| service.inner.lock().status.in_run())
+        };
         let was_used = refreshed.begun != self.begun.load(Ordering::SeqCst);
         let may_be_old = at.elapsed() >= REFRESH_INTERVAL && (was_used || self.state().active.is_none());
         has_expired || may_be_old || was_used && !in_run()
@@ -224,7 +263,12 @@ impl HeldClock {
     /// all connections in the meantime.
     async fn refresh(&self, services: &Arc<Services>, extension: &dyn Extension) -> bool {
         let begun = self.begun.load(Ordering::SeqCst);
-        let mut refresh = extension.refresh(services);
+        let mut refresh = Box::pin(async {
+            extension.refresh(services).await;
+            for other in self.others(services) {
+                other.extension.refresh(&other.services).await;
+            }
+        });
         let refreshed = poll_fn(|task| {
             self.refreshing.store(true, Ordering::SeqCst);
             let polled = refresh.as_mut().poll(task);
@@ -436,7 +480,7 @@ mod tests {
         bed.run_for(Duration::from_secs(1)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert_eq!(sleeping.await.expect("it has ended"), Duration::from_millis(700));
-        work_begins();
+        work_begins(false);
         bed.run_for(Duration::from_secs(1)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(2));
     }
@@ -467,7 +511,7 @@ mod tests {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 *lock(&work.0) = RealWorkState { active: Some(1), ..idle };
-                work_begins();
+                work_begins(false);
                 let now = Instant::now();
                 let (sender, receiver) = tokio::sync::oneshot::channel();
                 std::thread::spawn(move || {

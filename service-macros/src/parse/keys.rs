@@ -86,8 +86,6 @@ pub(crate) enum Rule {
     AtLeast(&'static str),
     /// The key needs a feature of service-core.
     Feature { name: &'static str, enabled: bool },
-    /// This value of the key is planned, but does not work yet.
-    Unavailable { value: &'static str, instead: &'static str },
 }
 
 const NO_LIMIT: Zero = Zero::Refused("remove the key for no timeout");
@@ -95,6 +93,7 @@ const NOT_ZERO: Zero = Zero::Refused("use a longer time");
 const NO_BUSY_LOOP: Zero =
     Zero::Refused("to run again at once while there is work, return `Outcome::processed(n).again()`");
 const FOR_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
+const FOR_CLUSTER: &[Rule] = &[Rule::Needs { key: "scope", value: Some("cluster") }];
 const FOR_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
 
 pub(crate) static SERVICE: Table = Table {
@@ -144,12 +143,8 @@ pub(crate) static SERVICE: Table = Table {
         key("rate_limit", Kind::Rate, "\"10/s\"").synonyms(&["limit", "rate"]),
         key("enabled", Kind::Switch, "false").synonyms(&["disabled"]),
         key("discover", Kind::Switch, "false").synonyms(&["register"]).macro_only(),
-        key("scope", Kind::Choice(&["process", "cluster"]), "\"process\"").synonyms(&["leader"]).rules(&[
-            Rule::Unavailable {
-                value: "cluster",
-                instead: "remove `scope`, or let each run claim its work in the database",
-            },
-        ]),
+        key("scope", Kind::Choice(&["process", "cluster"]), "\"process\"").synonyms(&["leader"]),
+        key("lease", Kind::Time(NOT_ZERO), "30").synonyms(&["ttl", "lease_duration"]).rules(FOR_CLUSTER),
         key("crate", Kind::CratePath, "::service_core").synonyms(&["krate"]).macro_only(),
     ],
     example: "interval = 30",

@@ -116,12 +116,6 @@ fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
                 "`{name}` needs the feature `{feature}` of service-core: add `features = [\"{feature}\"]` to it in Cargo.toml"
             )
         }
-        Rule::Unavailable { value, instead } => {
-            if arg.text() != Some(value) {
-                return None;
-            }
-            return Some(Error::new(arg.value_span, format!("`{name} = \"{value}\"` is not available yet: {instead}")));
-        }
     };
     Some(Error::new(arg.span, message))
 }

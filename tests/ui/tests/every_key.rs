@@ -28,7 +28,8 @@ struct Other;
     stop_last = true,
     rate_limit = "600/m",
     enabled = false,
-    scope = "process",
+    scope = "cluster",
+    lease = 10,
     discover = true,
     crate = ::service_core,
 )]
@@ -86,7 +87,8 @@ fn the_descriptor_holds_what_was_written() {
             ("stop_last", Bool(true)),
             ("rate_limit", Str("600/m")),
             ("enabled", Bool(false)),
-            ("scope", Str("process")),
+            ("scope", Str("cluster")),
+            ("lease", Int(10)),
         ]
     );
     assert_eq!(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::config::keys::{self, KEYS, Key};
 use crate::config::kinds::Kind;
-use crate::config::options::Options;
+use crate::config::options::{DEFAULT_LEASE, Options};
 use crate::config::values::Value;
 use crate::schedule::{CatchUp, CronSchedule, LongRun, Schedule};
 
@@ -13,7 +13,8 @@ use crate::schedule::{CatchUp, CronSchedule, LongRun, Schedule};
 fn with_all() -> [Options; 3] {
     let (timezone, catch_up) = ("UTC".to_owned(), CatchUp::None);
     let cron = CronSchedule { expression: "0 3 * * *".to_owned(), timezone, catch_up };
-    let on = Options { restart: Some(Default::default()), schedule: Schedule::Cron(cron), ..Options::default() };
+    let (restart, lease) = (Some(Default::default()), Some(DEFAULT_LEASE));
+    let on = Options { restart, lease, schedule: Schedule::Cron(cron), ..Options::default() };
     let long = Options { schedule: Schedule::LongRun(LongRun::default()), ..Options::default() };
     [Options::default(), on, long]
 }
@@ -24,7 +25,7 @@ fn the_default_of_each_key_is_that_of_the_options() {
         let mut seen = false;
         for options in with_all()
             .iter()
-            .filter(|options| !matches!(key.name, "restart" | "exhausted") || options.restart.is_none())
+            .filter(|options| !matches!(key.name, "restart" | "exhausted" | "scope") || options.restart.is_none())
         {
             // `on_demand = false` is no schedule.
             if key.default == keys::NOT_SET || key.name == "on_demand" {
@@ -130,5 +131,5 @@ fn code_can_set_every_option() {
 #[test]
 fn only_the_attribute_has_the_keys_of_the_macro() {
     let only: Vec<&str> = KEYS.iter().filter(|key| matches!(key.kind, Kind::Attribute)).map(|key| key.name).collect();
-    assert_eq!(only, ["name", "long_running", "discover", "scope", "crate"]);
+    assert_eq!(only, ["name", "long_running", "discover", "crate"]);
 }

@@ -335,6 +335,7 @@ fn every_option_in_effect_is_explained() {
         "needs = none (default)",
         "rate_limit = none (default)",
         "enabled = true (default)",
+        "scope = process (default)",
     ];
     assert_eq!(shown(&resolved.options), at_start);
     let mut now = Options::clone(&resolved.options);

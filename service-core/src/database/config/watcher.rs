@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::log::{info, warn};
@@ -26,6 +26,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::single_task::SingleTask;
 use crate::database::sqlite_connection;
 use crate::database::sqlite_file::SqliteFile;
+use crate::database::statement_monitor::StatementMonitor;
 use crate::database::store::write_and_remove;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::humanize;
@@ -64,6 +65,8 @@ pub(crate) struct TableWatcher {
     /// Overrides expire by the registry's clock, not by the database's.
     is_virtual: bool,
     watching: SingleTask,
+    /// Only on virtual time.
+    monitor: OnceLock<Arc<StatementMonitor>>,
     /// When the last poll began. Locked during a poll, so that results are applied in their order.
     polling: tokio::sync::Mutex<LastPoll>,
     state: Mutex<State>,
@@ -166,9 +169,15 @@ impl TableWatcher {
             skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
             watching: SingleTask::default(),
+            monitor: OnceLock::new(),
             polling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Sets the monitor of virtual time, once.
+    pub(crate) fn set_monitor(&self, monitor: Arc<StatementMonitor>) {
+        let _ = self.monitor.set(monitor);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -212,6 +221,9 @@ impl TableWatcher {
     where
         F: Future<Output = Result<T>>,
     {
+        if let Some(monitor) = self.monitor.get() {
+            monitor.check()?;
+        }
         let Some(direct) = &self.direct else { return work(self.db.clone()).await };
         let on_pool = async {
             idle_connection(&self.db).await;

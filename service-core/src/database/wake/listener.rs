@@ -188,7 +188,7 @@ impl Shared {
         self.start_waits.load(Ordering::SeqCst)
             || services.all().iter().any(|service| {
                 let state = service.inner.lock();
-                state.status.is_running() && has_topics(&state)
+                state.status.is_running() && (has_topics(&state) || service.inner.lease.is_some())
             })
     }
 
@@ -248,6 +248,7 @@ impl Shared {
                                 info!("notifications arrive again");
                             }
                         }
+                        Received::Released => self.notifier.lease_released().notify_one(),
                         Received::Topic(topic) => match services.upgrade() {
                             Some(services) => services.wake(topic),
                             None => return Ok(Ended::Dropped),

@@ -16,6 +16,8 @@ use crate::runtime::services::Services;
 
 /// The channel of PostgreSQL. The payload is a topic.
 pub(crate) const CHANNEL: &str = "service_wake";
+/// The payload in place of a topic when the lease of a service is released. No topic has this form.
+const RELEASED: &str = "!released";
 /// Stands between a topic and the replica that the notification comes from. No topic contains it.
 const SEPARATOR: char = ' ';
 
@@ -31,6 +33,8 @@ pub(crate) struct Notifier {
     /// Topics that other replicas do not know yet.
     outbox: Mutex<BTreeSet<String>>,
     filled: Notify,
+    /// Notified when another replica releases the lease of a service.
+    lease_released: Arc<Notify>,
 }
 
 /// The notifiers of this process, for functions that have only a connection.
@@ -42,6 +46,8 @@ static NOTIFIERS: Mutex<Vec<Weak<Notifier>>> = Mutex::new(Vec::new());
 pub(crate) enum Received<'a> {
     /// This replica has sent it.
     Own,
+    /// Another replica has released the lease of a service.
+    Released,
     Topic(&'a str),
 }
 
@@ -109,6 +115,18 @@ impl Notifier {
         self.announce_payloads(db, payloads).await
     }
 
+    /// Announces to the other replicas that the lease of a service is released.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
+        self.announce_payloads(db, [self.payload(RELEASED)].into_iter()).await
+    }
+
+    /// Returns what is notified when another replica releases the lease of a service.
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) fn lease_released(&self) -> Arc<Notify> {
+        self.lease_released.clone()
+    }
+
     /// Announces nothing to others, but shows this replica that its listener works.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
     pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
@@ -138,6 +156,7 @@ impl Notifier {
     pub(crate) fn received<'a>(&self, payload: &'a str) -> Received<'a> {
         match payload.split_once(SEPARATOR) {
             Some((_, origin)) if origin == self.origin => Received::Own,
+            Some((RELEASED, _)) => Received::Released,
             Some((topic, _)) => Received::Topic(topic),
             None => Received::Topic(payload),
         }
@@ -185,6 +204,7 @@ mod tests {
         let [here, there] = ["1", "2"].map(|origin| Notifier { origin: origin.to_owned(), ..Notifier::default() });
         assert_eq!(here.received(&here.payload("orders")), Received::Own);
         assert_eq!(there.received(&here.payload("orders")), Received::Topic("orders"));
+        assert_eq!(there.received(&here.payload(RELEASED)), Received::Released);
         assert_eq!(here.received("orders"), Received::Topic("orders"));
         assert_eq!(here.received(""), Received::Topic(""));
     }

@@ -37,6 +37,7 @@ impl Settler {
         if let Some(lease) = &self.lease
             && !has_triggers
             && tx.is_unused()
+            && self.service_db.tx.fence.is_none()
             && self.service_db.tx.reads_committed()
         {
             drop(tx);

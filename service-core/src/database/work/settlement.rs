@@ -38,6 +38,25 @@ impl ServiceDb {
         Ok(())
     }
 
+    /// Releases what an ended run left open, and charges nothing: the replica has lost the lease of the service.
+    ///
+    /// # Errors
+    /// The database is down. Claims that are not released expire.
+    pub(crate) async fn abandon(&self) -> Result<()> {
+        if !self.work.has_unsettled() {
+            return Ok(());
+        }
+        self.tx.commits.finished().await;
+        let mut result = Ok(());
+        for settlement in self.work.pending(None) {
+            if result.is_ok() {
+                result = self.release(&settlement, &[]).await.map_err(Into::into);
+            }
+            self.work.remove(&settlement);
+        }
+        result
+    }
+
     /// Writes one settlement. False if a row is still locked. A row that was charged by an earlier call is not charged again,
     /// because it is no longer as it was claimed.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {

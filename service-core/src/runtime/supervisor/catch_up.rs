@@ -37,6 +37,7 @@ impl Supervisor {
         let (began, now) = (Instant::now(), self.services.shared.clock.wall_now());
         let (extension, cx) = (self.invoker.extension.clone(), self.cx.clone());
         match cx.unless_stopping(extension.last_fire(&cx.service, schedule, now)).await {
+            None if self.has_lost_lease() => Err(Box::pin(self.lose_lease()).await),
             None => Err(Some(Exit::Stopped)),
             Some(Ok(last)) => {
                 self.cron().served_before(last);

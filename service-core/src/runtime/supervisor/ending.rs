@@ -33,6 +33,7 @@ impl Supervisor {
         });
         self.end_instance().await;
         self.record_pending_fire(true).await;
+        self.release_lease().await;
         if exit != Exit::Failed {
             info!(service.id = %service.id, "stopped");
         }
@@ -45,6 +46,9 @@ impl Supervisor {
         self.ended = true;
         self.current_waiters.clear();
         let service = &self.cx.service;
+        if let Some(lease) = &service.lease {
+            lease.end();
+        }
         let now = Instant::now();
         let owes = self.cron.as_ref().is_none_or(|cron| cron.owes());
         let once = self.once;
@@ -53,7 +57,9 @@ impl Supervisor {
             let by_hand = exit == Exit::Stopped && state.requests.stop.as_ref().is_some_and(|stop| !stop.is_shutdown());
             if !once {
                 let since = state.status.skips_fires_since;
-                state.status.skips_fires_since = (by_hand && !owes).then(|| since.unwrap_or(now));
+                // Another replica serves the fires of a service with a lease.
+                let skips = by_hand && !owes && service.lease.is_none();
+                state.status.skips_fires_since = skips.then(|| since.unwrap_or(now));
                 state.status.previous_end = Some(now);
             }
             state.status.activity = Activity::Ended(exit);
@@ -95,6 +101,7 @@ impl Supervisor {
             InvokeResult::Cancelled(_) => {
                 let id = &self.cx.service.id;
                 warn!(service.id = %id, "a blocking run does not return; `cleanup` follows when it returns");
+                self.left_blocking_code = true;
                 let late = clean_up_late(unreturned.run, self.invoker.clone(), self.cx.clone());
                 match self.cx.service.labels.text() {
                     Some(labels) => tokio::spawn(log::labelled(labels.clone(), late)),

@@ -32,6 +32,10 @@ const OUTAGE_CHECK: Duration = Duration::from_secs(15);
 impl Supervisor {
     /// Handles a run that did not succeed.
     pub(super) async fn follow_failure(&mut self, result: InvokeResult<Result<Outcome>>) -> Option<Exit> {
+        if self.has_lost_lease() {
+            self.invoker.discard("the result of a run", result);
+            return self.lose_lease().await;
+        }
         let ended = Instant::now();
         let started = self.cx.service.lock().status.stats.last_started.unwrap_or(ended);
         let (kind, error) = match result {
@@ -291,9 +295,12 @@ impl Supervisor {
             state.status.activity = Activity::BackingOff;
             state.status.left_starting = true;
             state.status.start_resolved = true;
-            if !blocked || matches!(reason, Some(WaitReason::Restart)) {
-                state.status.wait_reason = reason.map(Box::new);
-            }
+            state.status.wait_reason = match reason {
+                Some(WaitReason::Outage(resources)) if blocked => Some(Box::new(WaitReason::BlockingRun(resources))),
+                Some(reason) => Some(Box::new(reason)),
+                None if blocked => Some(Box::new(WaitReason::BlockingRun(Box::default()))),
+                None => None,
+            };
             state.notify_waiters();
         });
     }

@@ -19,7 +19,7 @@ use crate::service::outcome::Outcome;
 impl Supervisor {
     /// Runs `run` until it ends, and decides what follows.
     pub(super) async fn long_run(&mut self, timer: Pin<&mut Sleep>) -> Option<Exit> {
-        let result = self.run(timer).await;
+        let result = self.run_recorded(timer).await;
         let long = self.options.long_run().copied().unwrap_or_default();
         let service = self.cx.service.clone();
         let (told, stable) = service.update(|state| {
@@ -33,6 +33,10 @@ impl Supervisor {
             self.failure_log.recovered(&self.cx.service);
         }
         match result {
+            result if self.has_lost_lease() => {
+                self.invoker.discard("the result of a run", result);
+                self.lose_lease().await
+            }
             InvokeResult::Cancelled(Cancelled::Interrupted) => {
                 warn!(service.id = %self.cx.service.id, "the run did not end within `drain_timeout` and was cancelled");
                 self.cx.service.emit(|| ServiceEventKind::Aborted);

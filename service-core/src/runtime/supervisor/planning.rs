@@ -19,9 +19,9 @@ impl Supervisor {
         let options = self.options.clone();
         // A run that was given up before has planned the next one. A single run has no schedule.
         if !self.once && !service.lock().status.given_up {
-            let first = later(now, options.initial_delay);
-            service.lock().status.grid = Grid::new(first);
-            self.nominal = Nominal::At(first);
+            let (first, point) = self.first_run(now);
+            service.lock().status.grid = Grid::new(point);
+            self.nominal = Nominal::At(point);
             match &options.schedule {
                 Schedule::Cron(_) => self.plan_cron(),
                 Schedule::OnDemand => {
@@ -29,10 +29,11 @@ impl Supervisor {
                     // After a failed attempt, this is the time of the retry.
                     service.lock().status.next_due = None;
                 }
-                _ if options.initial_delay.is_zero() => self.due = Due::AtOnce,
+                _ if first <= now => self.due = Due::AtOnce,
                 _ => _ = self.plan_at(first),
             }
         }
+        self.grant = None;
         service.update(|state| {
             state.status.activity = Activity::Waiting;
             if options.long_run().is_none_or(|long| long.readiness == Readiness::Built) {
@@ -44,6 +45,27 @@ impl Supervisor {
             // If the service was paused while it started, its state does not change here.
             service.notify_waiters(state);
         });
+    }
+
+    /// Returns when the first run is due, and the point of the grid that it belongs to. After a takeover, the schedule continues
+    /// where the former holder left it.
+    fn first_run(&self, now: Instant) -> (Instant, Instant) {
+        let Some((first, last)) = self.grant.as_ref().map(|grant| grant.ages(now)) else {
+            let first = later(now, self.options.initial_delay);
+            return (first, first);
+        };
+        let next = match (&self.options.schedule, last) {
+            (_, None) => later(now, self.options.initial_delay.saturating_sub(first)),
+            (Schedule::Interval(every), Some(age)) if age >= *every => {
+                // The run is late, and belongs to the latest point that has passed.
+                let late = age.as_nanos() % every.as_nanos().max(1);
+                let late = Duration::from_nanos(u64::try_from(late).unwrap_or(u64::MAX));
+                return (now, now.checked_sub(late).unwrap_or(now));
+            }
+            (Schedule::Interval(wait) | Schedule::Delay(wait), Some(age)) => later(now, wait.saturating_sub(age)),
+            (Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_), Some(_)) => now,
+        };
+        (next, next)
     }
 
     /// Plans the next regular run after one from `started` to `ended`.
@@ -76,15 +98,17 @@ impl Supervisor {
     /// Plans the next regular run after one that was given up before it began, because no instance could be built. The initial
     /// delay continues.
     pub(super) fn plan_without_run(&mut self) {
+        let now = Instant::now();
+        let after_takeover = self.grant.is_some().then(|| self.first_run(now).1);
         let first = {
             let status = &mut self.cx.service.lock().status;
-            if !status.ready && !status.given_up {
+            if (!status.ready || after_takeover.is_some()) && !status.given_up {
                 // Until now, the grid had the moment when the start began.
-                status.grid = Grid::new(later(status.grid.first(), self.options.initial_delay));
+                let first = after_takeover.unwrap_or_else(|| later(status.grid.first(), self.options.initial_delay));
+                status.grid = Grid::new(first);
             }
             status.grid.first()
         };
-        let now = Instant::now();
         self.plan_regular(now, now);
         if let Nominal::At(due) = self.nominal {
             let due = due.max(first);

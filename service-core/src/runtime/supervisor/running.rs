@@ -36,7 +36,7 @@ impl Supervisor {
     }
 
     async fn build_instance(&mut self) -> Option<Exit> {
-        let first = !self.cx.service.lock().status.ready;
+        let first = !self.cx.service.lock().status.ready || self.grant.is_some();
         if first
             && !self.once
             && let Err(exit) = self.read_last_fire().await
@@ -66,6 +66,7 @@ impl Supervisor {
             }
             InvokeResult::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error, began).await,
             InvokeResult::Panicked(message) => self.fail_to_build(FailureKind::Panic, panicked(&message), began).await,
+            InvokeResult::Cancelled(Cancelled::LeaseLost) => Box::pin(self.lose_lease()).await,
             InvokeResult::Cancelled(_) => {
                 warn!(service.id = %service.id, "`configure` did not end in time for the stop and was aborted");
                 service.emit(|| ServiceEventKind::Aborted);
@@ -77,7 +78,22 @@ impl Supervisor {
     pub(super) async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Option<Exit> {
         // `configure` may have registered some before it failed.
         self.end_children().await;
+        if self.has_lost_lease() {
+            self.invoker.discard("an error", error);
+            return Box::pin(self.lose_lease()).await;
+        }
         self.fail(kind, error, began, None).await
+    }
+
+    /// Runs `update` once. If a replica at a time runs the service, the point of the schedule is recorded first.
+    pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
+        if self.cx.epoch.is_none() {
+            return self.run(timer).await;
+        }
+        Box::pin(self.record_point(false)).await;
+        let result = self.run(timer).await;
+        Box::pin(self.record_point(true)).await;
+        result
     }
 
     /// Runs `update` once.
@@ -170,7 +186,7 @@ impl Supervisor {
             InvokeResult::Done(Err(_)) => InvokeResult::Panicked("the runtime shuts down".to_owned()),
             InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
             InvokeResult::Cancelled(cancelled) => {
-                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun));
+                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(Box::default())));
                 self.unreturned = Some(UnreturnedRun { run, discard: false });
                 InvokeResult::Cancelled(cancelled)
             }
@@ -180,8 +196,13 @@ impl Supervisor {
     /// Takes the instance back from a blocking run that had timed out and has returned now.
     pub(super) async fn take_back(&mut self, returned: Option<Returned>) {
         let discard = self.unreturned.take().is_some_and(|unreturned| unreturned.discard);
-        let is_blocking_run = |reason: &mut Box<WaitReason>| matches!(**reason, WaitReason::BlockingRun);
-        self.cx.service.lock().status.wait_reason.take_if(is_blocking_run);
+        self.cx.service.update(|state| {
+            let reason = &mut state.status.wait_reason;
+            if let Some(WaitReason::BlockingRun(resources)) = reason.as_deref_mut() {
+                let resources = std::mem::take(resources);
+                *reason = (!resources.is_empty()).then(|| Box::new(WaitReason::Outage(resources)));
+            }
+        });
         // Without it, the runtime shuts down.
         let Some((instance, caught)) = returned else { return };
         self.instance = Some(instance);
@@ -213,6 +234,7 @@ pub(super) fn cancelled_error(cancelled: Cancelled, options: &Options, ran: Dura
             let timeout = humanize::short(options.timeout.unwrap_or_default());
             Error::msg(format!("the run took longer than its `timeout` of {timeout}"))
         }
+        Cancelled::LeaseLost => Error::msg("the lease of the service was lost"),
         Cancelled::Aborted | Cancelled::Interrupted => {
             let ran = humanize::short(ran);
             Error::msg(format!("the run did not end in time for the stop and was aborted after {ran}"))

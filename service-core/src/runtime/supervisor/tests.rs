@@ -303,6 +303,7 @@ impl Service {
             run,
             in_run: false,
             nominal: Nominal::None,
+            epoch: None,
         };
         Supervisor::new(cx, self.registered.clone(), self.services.clone(), self.extension.clone())
     }

@@ -54,6 +54,7 @@ impl One {
         if let Some(instance) = &mut life.instance {
             instance.away = false;
         }
+        self.api_was_back(at);
         Ok(())
     }
 

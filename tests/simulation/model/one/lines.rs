@@ -210,6 +210,7 @@ impl One {
             retrying: false,
             failed_began: at,
             awaits_api: false,
+            api_is_back: false,
             renew: false,
             aborted: false,
             granted: Vec::new(),

@@ -112,6 +112,8 @@ pub(crate) struct Life {
     failed_began: Ms,
     /// The end of an outage ends its wait.
     awaits_api: bool,
+    /// It has ended, but a blocking run still holds the instance.
+    api_is_back: bool,
     renew: bool,
     aborted: bool,
     granted: Vec<Ms>,

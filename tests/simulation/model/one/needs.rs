@@ -39,13 +39,21 @@ impl One {
         }
     }
 
+    /// A blocking run that held the instance has returned.
+    pub(super) fn api_was_back(&mut self, at: Ms) {
+        if self.life.as_mut().is_some_and(|life| std::mem::take(&mut life.api_is_back)) {
+            self.retry_at_once(at);
+        }
+    }
+
     fn retry_at_once(&mut self, at: Ms) {
-        // While a blocking run holds the instance, the service waits for that.
-        let waits = |life: &&mut Life| {
-            let is_free = life.stop.is_none() && life.building.is_none() && !life.is_away();
-            life.awaits_api && life.retrying && is_free
-        };
+        let waits =
+            |life: &&mut Life| life.awaits_api && life.retrying && life.stop.is_none() && life.building.is_none();
         let Some(life) = self.life.as_mut().filter(waits) else { return };
+        if life.is_away() {
+            life.api_is_back = true;
+            return;
+        }
         life.plan = Some(Window::at(at, Kind::Retry));
         self.failures = 0;
     }

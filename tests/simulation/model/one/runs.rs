@@ -259,6 +259,7 @@ impl One {
         let gives_up = self.gives_up();
         let ready_made = part.origin == Origin::ReadyMade;
         let life = self.life()?;
+        life.api_is_back = false;
         life.awaits_api = part.needs_api && matches!(decision, Decision::Retry | Decision::Rebuild);
         let mut verdict = match decision {
             Decision::Retry | Decision::RetryAfter(_) | Decision::Rebuild if past => {

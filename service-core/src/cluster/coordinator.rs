@@ -1,0 +1,391 @@
+//! [`Coordinator`]: the tasks of one registry that renew its leases, take those that are free, and watch for their end.
+//!
+//! Renewals and takeovers are tasks of their own, since a takeover may have to wait for a commit of the former holder. The tricky
+//! part is an answer that comes late or never. A lease is trusted from the moment when the request was sent, so it ends here
+//! before it ends in the database. Nothing that a lost request may still do can end or extend another lease than its own.
+
+use std::any::Any;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use crate::cluster::fleet::Fleet;
+use crate::cluster::lease_table::{LeaseRow, LeaseTable};
+use crate::database::registry_db::RegistryDb;
+use crate::database::single_task::SingleTask;
+use crate::log::debug;
+use crate::registry::service_registry::RegistryInner;
+use crate::runtime::lease::{Grant, Holder, Lease, LeaseClock};
+use crate::runtime::leases::Leases;
+use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
+use crate::service::error::Result;
+use crate::service::outcome::RunReport;
+
+/// How often a replica that stands by looks for leases that are free.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The wait after another replica was faster.
+const RACE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a task without work checks that the registry still exists.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often leases are compared with the clock, which also counts while the machine is suspended, unlike timers.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The limits of a request to the database.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(500);
+const LONGEST_LIMIT: Duration = Duration::from_secs(5);
+const RECORD_LIMIT: Duration = Duration::from_secs(2);
+/// How long the end of a shutdown waits for a takeover in progress.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// Decides, together with the other replicas, which services this one runs.
+#[derive(Debug)]
+pub(super) struct Coordinator {
+    shared: Arc<Shared>,
+    renewing: SingleTask,
+    competing: SingleTask,
+    watching: SingleTask,
+    serving: SingleTask,
+    fleet: Arc<Fleet>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: Arc<LeaseTable>,
+    fleet: Arc<Fleet>,
+    is_virtual: bool,
+    /// Another lease has to be renewed.
+    to_renew: Notify,
+    /// Another lease may end.
+    to_watch: Notify,
+    /// A service waits for its lease, or another replica has released one.
+    to_compete: Arc<Notify>,
+    /// Locked while leases are being taken.
+    taking: tokio::sync::Mutex<()>,
+}
+
+/// A service with its lease.
+type Leased = (Arc<RegisteredService>, Arc<Lease>);
+
+/// The part of a lease that the holder does not trust: clocks differ in their rate, and the end of a run takes time.
+fn margin(length: Duration) -> Duration {
+    length / 10
+}
+
+/// How long a lease is trusted after the request for it was sent.
+fn trusted(length: Duration) -> Duration {
+    length - margin(length)
+}
+
+/// The time limit of a request about leases of this length.
+fn limit(length: Duration) -> Duration {
+    (length / 3).clamp(SHORTEST_LIMIT, LONGEST_LIMIT)
+}
+
+impl Coordinator {
+    pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
+        let is_virtual = db.is_virtual;
+        let to_compete = Arc::new(Notify::new());
+        let table = Arc::new(LeaseTable::new(db, clock));
+        let fleet = Arc::new(Fleet::new(table.clone(), is_virtual, to_compete.clone()));
+        let shared = Shared {
+            table,
+            fleet: fleet.clone(),
+            is_virtual,
+            to_renew: Notify::new(),
+            to_watch: Notify::new(),
+            to_compete,
+            taking: tokio::sync::Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            renewing: SingleTask::default(),
+            competing: SingleTask::default(),
+            watching: SingleTask::default(),
+            serving: SingleTask::default(),
+            fleet,
+        }
+    }
+}
+
+impl Leases for Coordinator {
+    fn start(&self, registry: Arc<dyn Any + Send + Sync>, services: &Arc<Services>, runtime: &Handle) {
+        let Ok(registry) = registry.downcast::<RegistryInner>() else { return };
+        if leased(services).is_empty() {
+            return;
+        }
+        let (fleet, registry) = (self.fleet.clone(), Arc::downgrade(&registry));
+        self.serving.start(runtime, || async move { fleet.keep_serving(&registry).await });
+        let tasks = || (self.shared.clone(), Arc::downgrade(services));
+        let (shared, services) = tasks();
+        self.renewing.start(runtime, || async move { shared.keep_renewing(&services).await });
+        let (shared, services) = tasks();
+        self.watching.start(runtime, || async move { shared.watch(&services).await });
+        let (shared, services) = tasks();
+        self.competing.start(runtime, || async move { shared.keep_competing(&services).await });
+    }
+
+    fn wanted(&self) {
+        self.shared.to_compete.notify_one();
+        self.fleet.report_soon();
+    }
+
+    fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64, target: Option<&'a str>) -> BoxFuture<'a, ()> {
+        let length = service.lease.as_ref().map_or(LONGEST_LIMIT, |lease| lease.length);
+        Box::pin(async move { self.shared.release(&service.id, epoch, target, length).await })
+    }
+
+    fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.shared.table.record_point(&service.id, epoch, age, RECORD_LIMIT).await {
+                debug!(service.id = %service.id, "the point of the schedule cannot be recorded: {error:#}");
+            }
+        })
+    }
+
+    fn request_run<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<RunReport>> {
+        Box::pin(self.fleet.request_run(service))
+    }
+
+    fn forward_wake(&self, id: &Arc<str>) {
+        self.fleet.forward_wake(id);
+    }
+
+    fn reset_others<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<usize>> {
+        Box::pin(self.fleet.reset_others(service))
+    }
+
+    fn failed(&self) {
+        self.fleet.report_soon();
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>> {
+        Box::pin(async { Ok(serde_json::to_value(self.fleet.replicas().await?)?) })
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let _ = timeout(STOP_LIMIT, self.shared.taking.lock()).await;
+            let _ = timeout(STOP_LIMIT, self.fleet.leave()).await;
+        })
+    }
+}
+
+/// Returns the services that one replica at a time runs.
+fn leased(services: &Services) -> Vec<Leased> {
+    let leased = services.all().into_iter().filter_map(|service| {
+        let lease = service.inner.lease.clone()?;
+        Some((service, lease))
+    });
+    leased.collect()
+}
+
+/// Wakes the loop of a service, and the code that waits in `cx.stopping`.
+fn wake(service: &RegisteredService) {
+    service.inner.update(|state| {
+        state.wake();
+        state.notify_waiters();
+    });
+}
+
+impl Shared {
+    // ── renewals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Renews the leases of this replica, all of them by one statement, until the registry is dropped.
+    async fn keep_renewing(&self, services: &Weak<Services>) {
+        loop {
+            let Some(held) = services.upgrade().map(|services| held(&services)) else { return };
+            let Some(shortest) = held.iter().map(|(_, lease, _, _)| lease.length).min() else {
+                let _ = timeout(CHECK_INTERVAL, self.to_renew.notified()).await;
+                continue;
+            };
+            let period = shortest / 3;
+            let due = |(_, lease, _, left): &Held| left.saturating_sub(trusted(lease.length).saturating_sub(period));
+            let due = held.iter().map(due).min().unwrap_or_default();
+            if !due.is_zero() {
+                let _ = timeout(due, self.to_renew.notified()).await;
+                continue;
+            }
+            if let Err(error) = self.renew(&held, limit(shortest)).await {
+                debug!("the leases of services cannot be renewed: {error:#}");
+                tokio::time::sleep((period / 5).clamp(Duration::from_millis(100), POLL_INTERVAL)).await;
+            }
+        }
+    }
+
+    async fn renew(&self, held: &[Held], limit: Duration) -> Result<()> {
+        let ids: Vec<Arc<str>> = held.iter().map(|(service, ..)| service.id().clone()).collect();
+        let (renewed, sent) = self.table.renew(&ids, limit).await?;
+        for (service, lease, epoch, _) in held {
+            if renewed.iter().any(|id| **id == **service.id()) {
+                lease.renew(*epoch, sent + trusted(lease.length));
+            } else if lease.lose(*epoch) {
+                wake(service);
+            }
+        }
+        self.to_watch.notify_one();
+        Ok(())
+    }
+
+    /// Wakes each loop whose lease has ended, until the registry is dropped.
+    async fn watch(&self, services: &Weak<Services>) {
+        loop {
+            let Some(leased) = services.upgrade().map(|services| leased(&services)) else { return };
+            let mut next: Option<Duration> = None;
+            for (service, lease) in leased {
+                match lease.held() {
+                    Some((_, left)) if left.is_zero() => wake(&service),
+                    Some((_, left)) => next = Some(next.map_or(left, |next| next.min(left))),
+                    None => {}
+                }
+            }
+            let next = match next {
+                Some(next) if !self.is_virtual => next.min(WATCH_INTERVAL),
+                Some(next) => next,
+                None => CHECK_INTERVAL,
+            };
+            let _ = timeout(next, self.to_watch.notified()).await;
+        }
+    }
+
+    async fn release(&self, id: &Arc<str>, epoch: u64, target: Option<&str>, length: Duration) {
+        match self.table.release(id, epoch, target, limit(length)).await {
+            Ok(()) => self.table.notify_replicas(),
+            Err(error) => debug!(service.id = %id, "the lease cannot be released, so it expires: {error:#}"),
+        }
+    }
+
+    // ── takeovers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Takes leases that are free, for the services that wait for one, until the registry is dropped.
+    async fn keep_competing(&self, services: &Weak<Services>) {
+        loop {
+            let wanting = match services.upgrade() {
+                None => return,
+                Some(services) => {
+                    leased(&services).into_iter().filter(|(_, lease)| lease.is_wanted()).collect::<Vec<_>>()
+                }
+            };
+            if wanting.is_empty() {
+                let _ = timeout(CHECK_INTERVAL, self.to_compete.notified()).await;
+                continue;
+            }
+            let next = {
+                let _taking = self.taking.lock().await;
+                self.compete(&wanting).await
+            };
+            let _ = timeout(next, self.to_compete.notified()).await;
+        }
+    }
+
+    /// Returns the wait until the next poll. Replicas that were started together do not poll together. On virtual time, where
+    /// every poll costs real time, it is the longer the longer the leases last.
+    fn poll_interval(&self, first_free: Option<Duration>) -> Duration {
+        match first_free {
+            Some(left) if self.is_virtual => (left / 2).max(POLL_INTERVAL),
+            _ if self.is_virtual => POLL_INTERVAL,
+            _ => POLL_INTERVAL.mul_f64(0.8 + fastrand::f64() / 5.0),
+        }
+    }
+
+    /// Finds out which leases are free, by one statement, and takes them one by one. Returns the wait until this is due again.
+    async fn compete(&self, wanting: &[Leased]) -> Duration {
+        let ids: Vec<Arc<str>> = wanting.iter().map(|(service, _)| service.id().clone()).collect();
+        let rows = match self.table.read(&ids, LONGEST_LIMIT).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let problem = format!("{error:#}");
+                for (service, lease) in wanting {
+                    if lease.set_problem(problem.clone()) {
+                        wake(service);
+                    }
+                }
+                return self.poll_interval(None);
+            }
+        };
+        let (mut free, mut first_free) = (Vec::new(), None::<Duration>);
+        for leased in wanting {
+            match rows.get(&**leased.0.id()) {
+                Some(row) if !row.left.is_zero() && row.owner != self.table.replica.owner => {
+                    set_holder(leased, row);
+                    first_free = Some(first_free.map_or(row.left, |first| first.min(row.left)));
+                }
+                // Handed over to another replica, which may take it first.
+                Some(row) if row.is_reserved => first_free = Some(POLL_INTERVAL),
+                row => free.push((leased, row.is_none())),
+            }
+        }
+        if !self.is_virtual {
+            // So that replicas that compete for many leases meet less often.
+            fastrand::shuffle(&mut free);
+        }
+        let mut is_unclear = false;
+        for ((service, lease), is_new) in free {
+            is_unclear |= lease.is_wanted() && self.take(service, lease, is_new).await;
+            if lease.is_wanted() {
+                first_free = Some(POLL_INTERVAL);
+            }
+        }
+        // If another replica was faster, there is a holder now.
+        if is_unclear { RACE_INTERVAL } else { self.poll_interval(first_free) }
+    }
+
+    /// Takes one lease that seems to be free. Returns whether another replica was faster.
+    async fn take(&self, service: &RegisteredService, lease: &Lease, is_new: bool) -> bool {
+        let id = service.id();
+        match self.table.take(id, is_new, lease.length, limit(lease.length)).await {
+            Ok(Some(taken)) => {
+                let grant = Grant {
+                    epoch: taken.epoch,
+                    at: Instant::now(),
+                    first: taken.first,
+                    last: taken.last,
+                    moved: taken.moved,
+                };
+                if lease.grant(grant, taken.sent + trusted(lease.length)) {
+                    wake(service);
+                    self.to_renew.notify_one();
+                    self.to_watch.notify_one();
+                    // Requests may wait for a holder.
+                    self.fleet.report_soon();
+                } else {
+                    // It has been stopped meanwhile, or the answer came too late.
+                    self.release(id, taken.epoch, None, lease.length).await;
+                }
+                false
+            }
+            Ok(None) => true,
+            Err(error) => {
+                debug!(service.id = %id, "the lease cannot be taken: {error:#}");
+                if lease.set_problem(format!("{error:#}")) {
+                    wake(service);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// A service whose lease this replica has: the epoch, and for how long the lease is still trusted.
+type Held = (Arc<RegisteredService>, Arc<Lease>, u64, Duration);
+
+/// Returns the leases that this replica has. One whose time is over is not renewed: it stays lost.
+fn held(services: &Services) -> Vec<Held> {
+    let held = leased(services).into_iter().filter_map(|(service, lease)| {
+        let (epoch, left) = lease.held().filter(|(_, left)| !left.is_zero())?;
+        Some((service, lease, epoch, left))
+    });
+    held.collect()
+}
+
+fn set_holder((service, lease): &Leased, row: &LeaseRow) {
+    let now = Instant::now();
+    let renewed = now.checked_sub(row.renewed).unwrap_or(now);
+    if lease.set_holder(Holder { label: row.label.clone(), epoch: row.epoch, renewed, seen: now }) {
+        wake(service);
+    }
+}

@@ -1,0 +1,327 @@
+//! [`Fleet`]: this replica among the others. It shows the others that it lives, carries out what they request, and requests from
+//! the holder of a lease what this replica cannot do itself.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
+
+use crate::cluster::lease_table::LeaseTable;
+use crate::cluster::replica_table::{Replica, ReplicaService};
+use crate::cluster::request_table::{Action, Progress, Request, VOID_AFTER};
+use crate::cluster::sharing;
+use crate::log::debug;
+use crate::observe::health;
+use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::service_inner::ServiceInner;
+use crate::service::error::{Error, Result};
+use crate::service::state::ServiceState;
+
+/// How often a replica writes its row.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// A replica that has not written its row for this long does not count as live.
+const LIVE: Duration = Duration::from_secs(20);
+/// How often a replica looks for requests, if no notification reaches it.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The same on virtual time, where every statement costs real time, and notifications arrive.
+const VIRTUAL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a service that was handed over stays where it is.
+const REST: Duration = Duration::from_secs(600);
+/// After some were handed over, others are not before they have been taken.
+const SHARE_INTERVAL: Duration = Duration::from_secs(15);
+/// The limit of a request to the database.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// This replica among the others.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    table: Arc<LeaseTable>,
+    is_virtual: bool,
+    /// Notified when another replica has released a lease, or has requested something.
+    notified: Arc<Notify>,
+    /// The row of this replica has to be written now.
+    to_report: Mutex<bool>,
+    /// Services to be woken on the replica that holds their lease.
+    wakes: Mutex<BTreeSet<Arc<str>>>,
+    /// When services were handed over last.
+    shared_out: Mutex<Option<Instant>>,
+    /// Leases may be free.
+    to_compete: Arc<Notify>,
+    /// A request may have been answered.
+    answered: Notify,
+}
+
+impl Fleet {
+    pub(super) fn new(table: Arc<LeaseTable>, is_virtual: bool, to_compete: Arc<Notify>) -> Self {
+        let notified = table.db.notifier.lease_released();
+        if let Some(monitor) = &table.db.monitor {
+            monitor.add_replica(notified.clone());
+        }
+        Self {
+            table,
+            is_virtual,
+            notified,
+            to_report: Mutex::default(),
+            wakes: Mutex::default(),
+            shared_out: Mutex::default(),
+            to_compete,
+            answered: Notify::new(),
+        }
+    }
+
+    // ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Shows the other replicas that this one lives, and carries out their requests, until the registry is dropped.
+    pub(super) async fn keep_serving(&self, registry: &Weak<RegistryInner>) {
+        let mut reported: Option<Instant> = None;
+        let mut known_resets = BTreeSet::new();
+        loop {
+            let Some(inner) = registry.upgrade() else { return };
+            let registry = ServiceRegistry { inner };
+            let interval = if self.is_virtual { VIRTUAL_INTERVAL } else { REPORT_INTERVAL };
+            let is_due = reported.is_none_or(|at| at.elapsed() >= interval);
+            if registry.session().is_closed() {
+                // Its row has been removed.
+                reported = None;
+                drop(registry);
+                let _ = timeout(interval, self.notified.notified()).await;
+                continue;
+            }
+            if std::mem::take(&mut *lock(&self.to_report)) || is_due {
+                match self.report(&registry).await {
+                    Ok(()) => reported = Some(Instant::now()),
+                    Err(error) => debug!("the row of this replica cannot be written: {error:#}"),
+                }
+            }
+            self.send_wakes().await;
+            if let Err(error) = self.serve(&registry, &mut known_resets).await {
+                debug!("the requests of other replicas cannot be read: {error:#}");
+            }
+            drop(registry);
+            let wait = if self.is_virtual { VIRTUAL_INTERVAL } else { POLL_INTERVAL };
+            if timeout(wait, self.notified.notified()).await.is_ok() {
+                self.to_compete.notify_one();
+                self.answered.notify_waiters();
+            }
+        }
+    }
+
+    /// The row of this replica is written soon.
+    pub(super) fn report_soon(&self) {
+        *lock(&self.to_report) = true;
+        self.notified.notify_one();
+    }
+
+    /// Removes the row of this replica.
+    pub(super) async fn leave(&self) {
+        if let Err(error) = self.table.remove_replica(LIMIT).await {
+            debug!("the row of this replica cannot be removed: {error:#}");
+        }
+    }
+
+    fn live(&self) -> Duration {
+        if self.is_virtual { 2 * VIRTUAL_INTERVAL } else { LIVE }
+    }
+
+    /// Returns all replicas.
+    pub(super) async fn replicas(&self) -> Result<Vec<Replica>> {
+        self.table.read_replicas(self.live(), LIMIT).await
+    }
+
+    /// Writes the row of this replica. Shuts the registry down if a critical service is `Failed` on every replica.
+    async fn report(&self, registry: &ServiceRegistry) -> Result<()> {
+        let inner = &registry.inner;
+        let services: Vec<Arc<RegisteredService>> = inner.services.all();
+        let shown: Vec<ReplicaService> = services.iter().map(|service| shown(registry, service)).collect();
+        self.table.write_replica(&shown, LIMIT).await?;
+        self.share_out(registry).await?;
+        let is_critical = |service: &&Arc<RegisteredService>| {
+            let state = service.inner.lock();
+            service.inner.lease.is_some() && state.requests.options.critical && state.state() == ServiceState::Failed
+        };
+        let critical: Vec<_> = services.iter().filter(is_critical).collect();
+        if critical.is_empty() || !registry.session().is_open() {
+            return Ok(());
+        }
+        let replicas = self.replicas().await?;
+        for service in critical {
+            let here = replicas.iter().filter(|replica| replica.is_live);
+            let mut states = here.filter_map(|replica| replica.service(service.id())).map(|service| service.state);
+            if states.all(|state| state == ServiceState::Failed) {
+                registry.critical_failure(service.id());
+                break;
+            }
+        }
+        // Another replica may fail, too.
+        *lock(&self.to_report) = !self.is_virtual;
+        Ok(())
+    }
+
+    /// Hands services over to replicas that run fewer, as soon as they are idle.
+    async fn share_out(&self, registry: &ServiceRegistry) -> Result<()> {
+        let may_move = |service: &Arc<RegisteredService>| {
+            let is_long = service.inner.lock().requests.options.long_run().is_some();
+            !is_long && service.inner.lease.as_ref().is_some_and(|lease| lease.may_move(REST))
+        };
+        let mut movable: Vec<_> = registry.inner.services.all().into_iter().filter(may_move).collect();
+        let rests = lock(&self.shared_out).is_some_and(|at| at.elapsed() < SHARE_INTERVAL);
+        if movable.is_empty() || rests {
+            return Ok(());
+        }
+        // Those that are in a run only if there are no others.
+        movable.sort_by_key(|service| service.inner.lock().status.in_run());
+        let ids: Vec<&str> = movable.iter().map(|service| &**service.id()).collect();
+        let (counts, replicas) = (self.table.count_leases(LIMIT).await?, self.replicas().await?);
+        let chosen = sharing::to_hand_over(counts, &ids, &replicas);
+        for service in &movable {
+            let target = chosen.get(&**service.id()).copied();
+            if service.inner.lease.as_ref().is_some_and(|lease| lease.set_target(target)) {
+                service.inner.update(|state| state.wake());
+            }
+        }
+        if !chosen.is_empty() {
+            *lock(&self.shared_out) = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Carries out what other replicas request.
+    async fn serve(&self, registry: &ServiceRegistry, known_resets: &mut BTreeSet<String>) -> Result<()> {
+        let requests = self.table.read_requests(LIMIT).await?;
+        known_resets.retain(|id| requests.iter().any(|request| request.id == *id));
+        for request in requests {
+            let Some(service) = registry.inner.services.get(&request.service_id) else { continue };
+            match request.action {
+                Action::Reset => {
+                    if known_resets.insert(request.id) && service.inner.lock().state() == ServiceState::Failed {
+                        let handle = registry.handle(service);
+                        // Its start may take long. If it fails, the service is `Failed` again.
+                        tokio::spawn(async move { _ = handle.reset_here().await });
+                    }
+                }
+                Action::Run | Action::Wake => {
+                    let is_held = service.inner.lease.as_ref().is_some_and(|lease| lease.is_held());
+                    if is_held && self.table.take_request(&request.id, LIMIT).await? {
+                        self.carry_out(&service.inner, request);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) {
+        if request.action == Action::Wake {
+            return service.request_wake();
+        }
+        let (waiter, report) = oneshot::channel();
+        let requested = service.request_run(Some(waiter));
+        let (table, id) = (self.table.clone(), service.id.clone());
+        tokio::spawn(async move {
+            let report = match requested {
+                Ok(()) => {
+                    report.await.map_err(|_| Error::msg(format!("service `{id}` ended before the requested run")))
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = table.write_report(&request.id, &report, LIMIT).await {
+                debug!(service.id = %id, "the report of a requested run cannot be stored: {error:#}");
+            }
+        });
+    }
+
+    // ── what this replica requests ──────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) async fn request_run(&self, service: &ServiceInner) -> Result<crate::service::outcome::RunReport> {
+        let id = self.table.add_request(&service.id, Action::Run, LIMIT).await?;
+        let holder = || match service.lease.as_ref().map(|lease| lease.describe_holder()) {
+            Some(Ok(holder)) => format!("its lease is {holder}"),
+            Some(Err(why)) => why,
+            None => "it has no lease".to_owned(),
+        };
+        let fail = |why: &str| Err(Error::msg(format!("the run of service `{}` {why}; {}", service.id, holder())));
+        let (mut lost, mut answered) = (0, Instant::now());
+        loop {
+            let changed = self.answered.notified();
+            match self.table.read_progress(&id, LIMIT).await {
+                Ok(Progress::Done(report)) => return Ok(report),
+                Ok(Progress::Void) => return fail("was requested, and no replica has taken the request"),
+                Ok(Progress::Open) => lost = 0,
+                Ok(Progress::Taken { is_holder: true }) => lost = 0,
+                Ok(Progress::Taken { is_holder: false }) => lost += 1,
+                Err(error) if answered.elapsed() > VOID_AFTER => return Err(error),
+                Err(_) => {
+                    let _ = timeout(POLL_INTERVAL, changed).await;
+                    continue;
+                }
+            }
+            answered = Instant::now();
+            // The report may have been written in between.
+            if lost > 2 {
+                return fail("may not have ended: the replica that began it has lost the lease");
+            }
+            let _ = timeout(POLL_INTERVAL, changed).await;
+        }
+    }
+
+    pub(super) fn forward_wake(&self, id: &Arc<str>) {
+        lock(&self.wakes).insert(id.clone());
+        self.notified.notify_one();
+    }
+
+    /// Requests the wake-ups that this replica cannot serve. If the database does not answer, later.
+    async fn send_wakes(&self) {
+        let wakes = std::mem::take(&mut *lock(&self.wakes));
+        for id in wakes {
+            if let Err(error) = self.table.add_request(&id, Action::Wake, LIMIT).await {
+                debug!(service.id = %id, "the wake-up cannot be forwarded yet: {error:#}");
+                lock(&self.wakes).insert(id);
+            }
+        }
+    }
+
+    pub(super) async fn reset_others(&self, service: &ServiceInner) -> Result<usize> {
+        let replicas = self.replicas().await?;
+        let failed = replicas.iter().filter(|replica| !replica.is_this && replica.is_live).filter(|replica| {
+            replica.service(&service.id).is_some_and(|service| service.state == ServiceState::Failed)
+        });
+        let failed = failed.count();
+        if failed > 0 {
+            self.table.add_request(&service.id, Action::Reset, LIMIT).await?;
+        }
+        Ok(failed)
+    }
+}
+
+impl ServiceRegistry {
+    /// Returns all replicas on the registry's database that have services with `scope = "cluster"`, with the health of their
+    /// services. Each replica writes that every 5 s.
+    ///
+    /// # Errors
+    /// The registry has no database, or no service with `scope = "cluster"`; or the database does not answer.
+    pub async fn replicas(&self) -> Result<Vec<Replica>> {
+        let Some(leases) = self.inner.extension.leases() else {
+            return Err(Error::msg("the registry has no database that replicas could share: add one to the builder"));
+        };
+        Ok(serde_json::from_value(self.waiting(leases.replicas()).await?)?)
+    }
+}
+
+fn shown(registry: &ServiceRegistry, service: &Arc<RegisteredService>) -> ReplicaService {
+    let inner = &registry.inner;
+    let health = health::of(&service.inner, &inner.services, &*inner.extension);
+    ReplicaService {
+        service_id: health.service_id,
+        state: health.state,
+        status: health.status,
+        reason: health.reason,
+        lease_epoch: service.inner.lease.as_ref().and_then(|lease| lease.epoch()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

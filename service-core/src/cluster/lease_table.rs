@@ -1,0 +1,299 @@
+//! The rows of the leases: `service_lease` has who holds each lease and until when, `service_epoch` the number of the last
+//! takeover.
+//!
+//! Times of leases are compared in the database alone: on PostgreSQL by its clock, because those of the replicas differ; on SQLite
+//! by the time since the start of the machine, together with what identifies that start, because all replicas are on one machine.
+//!
+//! The epoch has a row of its own, because commits of the holder lock it. Only a takeover changes it, and first of all its
+//! statements: so it waits for commits in flight before it looks whether the lease is free, and not after.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
+
+use crate::cluster::identity::Identity;
+use crate::database::registry_db::RegistryDb;
+use crate::database::transaction::{Transaction, TxContext};
+use crate::runtime::lease::LeaseClock;
+use crate::service::error::Result;
+
+/// How long a takeover waits for commits of the former holder. The next poll tries again.
+const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '500ms'";
+
+/// Access to the leases for one replica.
+#[derive(Debug)]
+pub(super) struct LeaseTable {
+    pub(super) db: RegistryDb,
+    clock: Arc<dyn LeaseClock>,
+    pub(super) replica: Identity,
+    /// Identifies the start of the machine, where times count from it.
+    boot: String,
+}
+
+/// A lease as the database has it.
+#[derive(Clone, Debug)]
+pub(super) struct LeaseRow {
+    pub(super) owner: String,
+    pub(super) label: String,
+    pub(super) epoch: u64,
+    /// How long ago it was renewed.
+    pub(super) renewed: Duration,
+    /// How long it is still valid, so that only its owner may run the service. Zero: it is free.
+    pub(super) left: Duration,
+    /// Whether it was handed over to another replica, which has precedence.
+    pub(super) is_reserved: bool,
+}
+
+/// A lease that this replica has taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) epoch: u64,
+    /// When the request was sent that set the expiry, by the clock of leases.
+    pub(super) sent: Duration,
+    /// How long ago the first replica took it.
+    pub(super) first: Duration,
+    /// How long ago the schedule's last point was.
+    pub(super) last: Option<Duration>,
+    /// How long ago a replica handed the service over.
+    pub(super) moved: Option<Duration>,
+}
+
+impl LeaseTable {
+    pub(super) fn new(db: RegistryDb, clock: Arc<dyn LeaseClock>) -> Self {
+        let boot = match (db.backend(), db.is_virtual) {
+            (_, true) | (DbBackend::Postgres, false) => String::new(),
+            _ => crate::cluster::clock::boot_id(),
+        };
+        Self { db, clock, replica: Identity::of_process(), boot }
+    }
+
+    /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
+    pub(super) async fn renew(&self, ids: &[Arc<str>], limit: Duration) -> Result<(Vec<String>, Duration)> {
+        let renew = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin(&cx).await?;
+            let (sent, now) = (self.clock.now(), self.now());
+            let sql = format!(
+                "UPDATE service_lease SET expires_at = {now} + lease_ms \
+                 WHERE owner = $1 AND boot = $2 AND expires_at > {now} AND {} RETURNING service_id",
+                self.is_one_of("$3")
+            );
+            let values = [self.owner(), self.boot(), self.list(ids)];
+            let rows = tx.query_all_raw(self.statement(&sql, values)).await?;
+            let renewed = rows.iter().map(|row| row.try_get("", "service_id")).collect::<Result<_, DbErr>>()?;
+            tx.commit().await?;
+            Ok((renewed, sent))
+        });
+        renew.await
+    }
+
+    /// Reads these leases. Those that no replica has ever taken have no row.
+    pub(super) async fn read(&self, ids: &[Arc<str>], limit: Duration) -> Result<BTreeMap<String, LeaseRow>> {
+        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+            let sql = format!(
+                "SELECT service_id, owner, label, epoch, lease_ms, \
+                 CASE WHEN boot = $1 THEN expires_at - {} ELSE 0 END AS left_ms, \
+                 CASE WHEN moved_to <> $2 AND moved_at > {} - {PRECEDENCE_MS} THEN 1 ELSE 0 END AS reserved \
+                 FROM service_lease WHERE {}",
+                self.now(),
+                self.wall_now(),
+                self.is_one_of("$3")
+            );
+            let rows = db.query_all_raw(self.statement(&sql, [self.boot(), self.owner(), self.list(ids)])).await?;
+            Ok(rows.iter().map(lease_row).collect::<Result<_, DbErr>>()?)
+        });
+        read.await
+    }
+
+    /// Counts the valid leases of each replica.
+    pub(super) async fn count_leases(&self, limit: Duration) -> Result<BTreeMap<String, usize>> {
+        let count = self.db.run(limit, |TxContext { db, .. }| async move {
+            let sql = format!(
+                "SELECT owner, count(*) AS leases FROM service_lease WHERE boot = $1 AND expires_at > {} GROUP BY owner",
+                self.now()
+            );
+            let rows = db.query_all_raw(self.statement(&sql, [self.boot()])).await?;
+            let count = |row: &QueryResult| {
+                let leases: i64 = row.try_get("", "leases")?;
+                Ok((row.try_get("", "owner")?, usize::try_from(leases).unwrap_or_default()))
+            };
+            Ok(rows.iter().map(count).collect::<Result<_, DbErr>>()?)
+        });
+        count.await
+    }
+
+    /// Takes the lease of a service if it is free. `None`: it is not. `is_new`: it may have no row yet.
+    pub(super) async fn take(
+        &self,
+        id: &Arc<str>,
+        is_new: bool,
+        length: Duration,
+        limit: Duration,
+    ) -> Result<Option<Taken>> {
+        self.db.run(limit, |cx| self.take_in(cx, id, is_new, length)).await
+    }
+
+    async fn take_in(&self, cx: TxContext, id: &Arc<str>, is_new: bool, length: Duration) -> Result<Option<Taken>> {
+        let tx = Transaction::begin(&cx).await?;
+        if self.db.backend() == DbBackend::Postgres {
+            tx.execute_unprepared(LOCK_LIMIT).await?;
+        }
+        let id = || Value::from(&**id);
+        let next = "UPDATE service_epoch SET epoch = epoch + 1 WHERE service_id = $1 RETURNING epoch";
+        if is_new {
+            let insert = format!(
+                "INSERT INTO service_lease (service_id, owner, label, epoch, boot, lease_ms, expires_at, created_at) \
+                 VALUES ($1, '', '', 0, '', 0, 0, {}) ON CONFLICT (service_id) DO NOTHING",
+                self.wall_now()
+            );
+            tx.execute_raw(self.statement(&insert, [id()])).await?;
+        }
+        let mut row = tx.query_one_raw(self.statement(next, [id()])).await?;
+        if row.is_none() {
+            // The epoch in the lease is a copy: should the row itself be removed, it goes on from there.
+            let insert = "INSERT INTO service_epoch (service_id, epoch) SELECT service_id, epoch FROM service_lease \
+                          WHERE service_id = $1 ON CONFLICT (service_id) DO NOTHING";
+            tx.execute_raw(self.statement(insert, [id()])).await?;
+            row = tx.query_one_raw(self.statement(next, [id()])).await?;
+        }
+        let Some(row) = row else { return Ok(None) };
+        let epoch: i64 = row.try_get("", "epoch")?;
+        let (sent, now) = (self.clock.now(), self.now());
+        let wall_now = self.wall_now();
+        // Its own lease is free for this replica: it does not run the service.
+        let sql = format!(
+            "UPDATE service_lease SET owner = $2, label = $3, epoch = $4, boot = $5, lease_ms = $6, expires_at = {now} + $6 \
+             WHERE service_id = $1 AND NOT (owner <> $2 AND boot = $5 AND expires_at > {now}) \
+             RETURNING {wall_now} - created_at AS first_ms, {wall_now} - last_point AS last_ms, \
+             {wall_now} - moved_at AS moved_ms"
+        );
+        let length = i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2);
+        let values = [id(), self.owner(), self.replica.label().into(), epoch.into(), self.boot(), length.into()];
+        // Without a row, the transaction is dropped, and the epoch stays.
+        let Some(row) = tx.query_one_raw(self.statement(&sql, values)).await? else { return Ok(None) };
+        let (first, last): (i64, Option<i64>) = (row.try_get("", "first_ms")?, row.try_get("", "last_ms")?);
+        let moved: Option<i64> = row.try_get("", "moved_ms")?;
+        tx.commit().await?;
+        let epoch = u64::try_from(epoch).unwrap_or_default();
+        Ok(Some(Taken { epoch, sent, first: millis(first), last: last.map(millis), moved: moved.map(millis) }))
+    }
+
+    /// Releases the lease of this epoch, so that another replica may take it at once, and notifies the other replicas.
+    pub(super) async fn release(&self, id: &str, epoch: u64, target: Option<&str>, limit: Duration) -> Result<()> {
+        let release = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin(&cx).await?;
+            // A request that arrives late must not end a later lease.
+            let moved = if target.is_some() { self.wall_now() } else { "moved_at".to_owned() };
+            let sql = format!(
+                "UPDATE service_lease SET expires_at = 0, moved_at = {moved}, moved_to = $4 \
+                 WHERE service_id = $1 AND owner = $2 AND epoch = $3"
+            );
+            let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+            tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), epoch.into(), target.into()])).await?;
+            self.announce(&tx).await?;
+            tx.commit().await
+        });
+        release.await
+    }
+
+    /// Notifies the other replicas when this transaction commits: a lease is released, or there is a request.
+    pub(super) async fn announce(&self, tx: &Transaction) -> Result<()> {
+        if self.db.backend() == DbBackend::Postgres && !self.db.is_virtual {
+            self.db.notifier.announce_released(tx).await?;
+        }
+        Ok(())
+    }
+
+    /// On virtual time, the replicas in this process take the place of those that the database notifies.
+    pub(super) fn notify_replicas(&self) {
+        if let Some(monitor) = &self.db.monitor {
+            monitor.notify_replicas();
+        }
+    }
+
+    /// Records how long ago the schedule's last point was.
+    pub(super) async fn record_point(&self, id: &str, epoch: u64, age: Duration, limit: Duration) -> Result<()> {
+        let record = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin(&cx).await?;
+            let sql = format!(
+                "UPDATE service_lease SET last_point = {} - $4 WHERE service_id = $1 AND owner = $2 AND epoch = $3",
+                self.wall_now()
+            );
+            let [epoch, age] = [epoch, u64::try_from(age.as_millis()).unwrap_or(u64::MAX)]
+                .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+            tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), epoch.into(), age.into()])).await?;
+            tx.commit().await
+        });
+        record.await
+    }
+
+    // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn statement<const N: usize>(&self, sql: &str, values: [Value; N]) -> Statement {
+        Statement::from_sql_and_values(self.db.backend(), sql, values)
+    }
+
+    pub(super) fn owner(&self) -> Value {
+        self.replica.owner.as_str().into()
+    }
+
+    fn boot(&self) -> Value {
+        self.boot.as_str().into()
+    }
+
+    /// The time by which leases expire, in milliseconds, as SQL.
+    fn now(&self) -> String {
+        match (self.db.backend(), self.db.is_virtual) {
+            // `now()` would be the start of the transaction, which may have waited for a lock since.
+            (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
+            _ => self.clock.now().as_millis().to_string(),
+        }
+    }
+
+    /// The time by which schedules continue, in milliseconds, as SQL. It goes on when the machine is started again.
+    pub(super) fn wall_now(&self) -> String {
+        match (self.db.backend(), self.db.is_virtual) {
+            (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
+            (_, true) => self.clock.now().as_millis().to_string(),
+            _ => "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)".to_owned(),
+        }
+    }
+
+    /// A list of ids as one value. No id contains a comma or a quote.
+    fn list(&self, ids: &[Arc<str>]) -> Value {
+        match self.db.backend() {
+            DbBackend::Postgres => ids.join(",").into(),
+            _ => format!("[\"{}\"]", ids.join("\",\"")).into(),
+        }
+    }
+
+    fn is_one_of(&self, list: &str) -> String {
+        match self.db.backend() {
+            DbBackend::Postgres => format!("service_id = ANY(string_to_array({list}, ','))"),
+            _ => format!("service_id IN (SELECT value FROM json_each({list}))"),
+        }
+    }
+}
+
+/// For how long the replica to which a service was handed over has precedence.
+const PRECEDENCE_MS: i64 = 5_000;
+const DATABASE_NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)";
+
+fn lease_row(row: &QueryResult) -> Result<(String, LeaseRow), DbErr> {
+    let (lease, left): (i64, i64) = (row.try_get("", "lease_ms")?, row.try_get("", "left_ms")?);
+    let epoch: i64 = row.try_get("", "epoch")?;
+    let lease_row = LeaseRow {
+        owner: row.try_get("", "owner")?,
+        label: row.try_get("", "label")?,
+        epoch: u64::try_from(epoch).unwrap_or_default(),
+        renewed: millis(lease - left),
+        left: millis(left),
+        is_reserved: row.try_get::<i32>("", "reserved")? == 1,
+    };
+    Ok((row.try_get("", "service_id")?, lease_row))
+}
+
+fn millis(count: i64) -> Duration {
+    Duration::from_millis(u64::try_from(count).unwrap_or_default())
+}

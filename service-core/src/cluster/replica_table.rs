@@ -1,0 +1,152 @@
+//! The rows of the replicas: each keeps one in `service_replica`, with the health of its services.
+
+use std::time::{Duration, SystemTime};
+
+use sea_orm::{ConnectionTrait, DbErr, QueryResult};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::lease_table::LeaseTable;
+use crate::database::transaction::{Transaction, TxContext};
+use crate::observe::health::HealthStatus;
+use crate::rfc3339;
+use crate::service::error::Result;
+use crate::service::state::ServiceState;
+
+/// Rows of replicas that have not been seen for this long are removed.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// One replica: a process with services that have `scope = "cluster"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Replica {
+    /// What identifies it. It changes with every start of the process.
+    pub id: String,
+    /// The name of its machine.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// The version of service-core that it was built with.
+    pub version: String,
+    /// When it was started.
+    #[serde(with = "rfc3339")]
+    pub started_at: SystemTime,
+    /// How long ago it wrote its row, in milliseconds.
+    pub seen_ms_ago: u64,
+    /// Whether it has written its row within the last 20 s.
+    pub is_live: bool,
+    /// Whether it is the replica that answers.
+    pub is_this: bool,
+    /// Its services, as it saw them then.
+    pub services: Vec<ReplicaService>,
+}
+
+/// A service on a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ReplicaService {
+    /// The id of the service.
+    pub service_id: String,
+    /// The state of the service there.
+    pub state: ServiceState,
+    /// The health status of the service there.
+    pub status: HealthStatus,
+    /// Why it is not healthy, or not running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The epoch of its lease, if that replica holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_epoch: Option<u64>,
+}
+
+impl Replica {
+    /// Its host and process: `web-2 (pid 71)`.
+    pub fn label(&self) -> String {
+        format!("{} (pid {})", self.host, self.pid)
+    }
+
+    /// Returns a service of it.
+    pub fn service(&self, id: &str) -> Option<&ReplicaService> {
+        self.services.iter().find(|service| service.service_id == id)
+    }
+}
+
+impl LeaseTable {
+    /// Writes the row of this replica, and removes those of replicas that have long been gone.
+    pub(super) async fn write_replica(&self, services: &[ReplicaService], limit: Duration) -> Result<()> {
+        let services = serde_json::to_string(services)?;
+        let write = self.db.run(limit, |cx| {
+            let services = services.clone();
+            async move {
+                let now = self.wall_now();
+                let tx = Transaction::begin(&cx).await?;
+                let sql = format!(
+                    "INSERT INTO service_replica (id, host, pid, version, started_at, seen_at, services) \
+                     VALUES ($1, $2, $3, $4, $5, {now}, $6) \
+                     ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, services = excluded.services"
+                );
+                let replica = &self.replica;
+                let started = humantime::format_rfc3339_millis(replica.started).to_string();
+                let values = [
+                    self.owner(),
+                    replica.host.as_str().into(),
+                    i64::from(replica.pid).into(),
+                    env!("CARGO_PKG_VERSION").into(),
+                    started.into(),
+                    services.into(),
+                ];
+                tx.execute_raw(self.statement(&sql, values)).await?;
+                let forgotten = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
+                for sql in [
+                    format!("DELETE FROM service_replica WHERE seen_at < {now} - $1"),
+                    format!("DELETE FROM service_request WHERE requested_at < {now} - $1"),
+                ] {
+                    tx.execute_raw(self.statement(&sql, [forgotten.into()])).await?;
+                }
+                tx.commit().await
+            }
+        });
+        write.await
+    }
+
+    /// Removes the row of this replica.
+    pub(super) async fn remove_replica(&self, limit: Duration) -> Result<()> {
+        let remove = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin(&cx).await?;
+            tx.execute_raw(self.statement("DELETE FROM service_replica WHERE id = $1", [self.owner()])).await?;
+            tx.commit().await
+        });
+        remove.await
+    }
+
+    /// Reads all replicas; those that were seen within `live` count as live.
+    pub(super) async fn read_replicas(&self, live: Duration, limit: Duration) -> Result<Vec<Replica>> {
+        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+            let sql = format!(
+                "SELECT id, host, pid, version, started_at, {} - seen_at AS seen_ms, services FROM service_replica \
+                 ORDER BY host, pid, id",
+                self.wall_now()
+            );
+            let rows = db.query_all_raw(self.statement(&sql, [])).await?;
+            Ok(rows.iter().map(|row| self.replica_of(row, live)).collect::<Result<_, DbErr>>()?)
+        });
+        read.await
+    }
+
+    fn replica_of(&self, row: &QueryResult, live: Duration) -> Result<Replica, DbErr> {
+        let (seen, services): (i64, String) = (row.try_get("", "seen_ms")?, row.try_get("", "services")?);
+        let (started, pid): (String, i64) = (row.try_get("", "started_at")?, row.try_get("", "pid")?);
+        let (id, seen): (String, u64) = (row.try_get("", "id")?, u64::try_from(seen).unwrap_or_default());
+        Ok(Replica {
+            is_this: id == self.replica.owner,
+            id,
+            host: row.try_get("", "host")?,
+            pid: u32::try_from(pid).unwrap_or_default(),
+            version: row.try_get("", "version")?,
+            started_at: humantime::parse_rfc3339(&started).unwrap_or(SystemTime::UNIX_EPOCH),
+            seen_ms_ago: seen,
+            is_live: Duration::from_millis(seen) <= live,
+            // A replica of another version may write more.
+            services: serde_json::from_str(&services).unwrap_or_default(),
+        })
+    }
+}

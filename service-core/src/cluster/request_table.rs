@@ -1,0 +1,203 @@
+//! The rows of requests, `service_request`: what one replica asks another one to do with a service. A request that no replica has
+//! taken within a minute is void.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbErr};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::identity::unique;
+use crate::cluster::lease_table::LeaseTable;
+use crate::database::transaction::{Transaction, TxContext};
+use crate::service::error::{Error, Result};
+use crate::service::outcome::{Outcome, RunReport};
+
+/// A request is void after this time.
+pub(super) const VOID_AFTER: Duration = Duration::from_secs(60);
+
+/// What is requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// A run, with a report.
+    Run,
+    Wake,
+    /// For every replica on which the service is `Failed`.
+    Reset,
+}
+
+impl Action {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Wake => "wake",
+            Self::Reset => "reset",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Run, Self::Wake, Self::Reset].into_iter().find(|action| action.word() == word)
+    }
+}
+
+/// A request that is not void.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) id: String,
+    pub(super) service_id: String,
+    pub(super) action: Action,
+}
+
+/// How far a request for a run is.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// No replica has taken it yet.
+    Open,
+    Void,
+    /// The replica that has taken it still holds the lease, or does not.
+    Taken {
+        is_holder: bool,
+    },
+    Done(RunReport),
+}
+
+/// A report as it is stored.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct StoredReport {
+    processed: u64,
+    failed: u64,
+    again: bool,
+    duration_ms: u64,
+    error: Option<String>,
+}
+
+impl LeaseTable {
+    /// Adds a request. Returns its id.
+    pub(super) async fn add_request(&self, service_id: &str, action: Action, limit: Duration) -> Result<String> {
+        let id = unique();
+        let add = self.db.run(limit, |cx| {
+            let id = id.clone();
+            async move {
+                let tx = Transaction::begin(&cx).await?;
+                let sql = format!(
+                    "INSERT INTO service_request (id, service_id, action, requested_by, requested_at) \
+                     VALUES ($1, $2, $3, $4, {}) ON CONFLICT (id) DO NOTHING",
+                    self.wall_now()
+                );
+                let values = [id.into(), service_id.into(), action.word().into(), self.owner()];
+                tx.execute_raw(self.statement(&sql, values)).await?;
+                self.announce(&tx).await?;
+                tx.commit().await
+            }
+        });
+        add.await?;
+        self.notify_replicas();
+        Ok(id)
+    }
+
+    /// Reads the requests that no replica has taken, and those for all replicas.
+    pub(super) async fn read_requests(&self, limit: Duration) -> Result<Vec<Request>> {
+        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+            let sql = format!(
+                "SELECT id, service_id, action FROM service_request \
+                 WHERE taken_by IS NULL AND requested_at > {} - $1 ORDER BY requested_at, id",
+                self.wall_now()
+            );
+            let rows = db.query_all_raw(self.statement(&sql, [void_after().into()])).await?;
+            let mut requests = Vec::new();
+            for row in rows {
+                let action: String = row.try_get("", "action")?;
+                // A later version may have others.
+                let Some(action) = Action::parse(&action) else { continue };
+                requests.push(Request {
+                    id: row.try_get("", "id")?,
+                    service_id: row.try_get("", "service_id")?,
+                    action,
+                });
+            }
+            Ok(requests)
+        });
+        read.await
+    }
+
+    /// Takes a request. Returns whether this replica carries it out.
+    pub(super) async fn take_request(&self, id: &str, limit: Duration) -> Result<bool> {
+        let take = self.db.run(limit, |cx| async move {
+            let tx = Transaction::begin(&cx).await?;
+            let sql = format!(
+                "UPDATE service_request SET taken_by = $2 \
+                 WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3",
+                self.wall_now()
+            );
+            let taken = tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), void_after().into()])).await?;
+            tx.commit().await?;
+            Ok(taken.rows_affected() == 1)
+        });
+        take.await
+    }
+
+    /// Stores the report of a run that was requested.
+    pub(super) async fn write_report(&self, id: &str, report: &Result<RunReport>, limit: Duration) -> Result<()> {
+        let stored = match report {
+            Ok(report) => StoredReport {
+                processed: report.processed(),
+                failed: report.failed(),
+                again: report.again(),
+                duration_ms: u64::try_from(report.duration().as_millis()).unwrap_or(u64::MAX),
+                error: report.error().map(|error| format!("{error:#}")),
+            },
+            Err(error) => StoredReport { error: Some(format!("{error:#}")), ..StoredReport::default() },
+        };
+        let stored = serde_json::to_string(&stored)?;
+        let write = self.db.run(limit, |cx| {
+            let stored = stored.clone();
+            async move {
+                let tx = Transaction::begin(&cx).await?;
+                let sql = "UPDATE service_request SET report = $2 WHERE id = $1";
+                tx.execute_raw(self.statement(sql, [id.into(), stored.into()])).await?;
+                self.announce(&tx).await?;
+                tx.commit().await
+            }
+        });
+        write.await?;
+        self.notify_replicas();
+        Ok(())
+    }
+
+    /// Reads how far a request for a run is.
+    pub(super) async fn read_progress(&self, id: &str, limit: Duration) -> Result<Progress> {
+        let read = self.db.run(limit, |TxContext { db, .. }| async move {
+            let sql = format!(
+                "SELECT taken_by, report, CASE WHEN requested_at > {} - $2 THEN 1 ELSE 0 END AS is_open, \
+                 CASE WHEN EXISTS (SELECT 1 FROM service_lease \
+                 WHERE service_lease.service_id = service_request.service_id AND owner = taken_by) THEN 1 ELSE 0 END AS is_holder \
+                 FROM service_request WHERE id = $1",
+                self.wall_now()
+            );
+            let row = db.query_one_raw(self.statement(&sql, [id.into(), void_after().into()])).await?;
+            let Some(row) = row else { return Ok(Progress::Void) };
+            let (taken, report): (Option<String>, Option<String>) = (row.try_get("", "taken_by")?, row.try_get("", "report")?);
+            let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };
+            Ok(match (report, taken) {
+                (Some(report), _) => Progress::Done(report_of(serde_json::from_str(&report)?)),
+                (None, Some(_)) => Progress::Taken { is_holder: flag("is_holder")? },
+                (None, None) if flag("is_open")? => Progress::Open,
+                (None, None) => Progress::Void,
+            })
+        });
+        read.await
+    }
+}
+
+fn void_after() -> i64 {
+    i64::try_from(VOID_AFTER.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn report_of(stored: StoredReport) -> RunReport {
+    let StoredReport { processed, failed, again, duration_ms, error } = stored;
+    RunReport {
+        outcome: Outcome { processed, failed, again },
+        error: error.map(Error::msg),
+        duration: Duration::from_millis(duration_ms),
+    }
+}

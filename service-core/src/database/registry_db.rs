@@ -1,0 +1,70 @@
+//! [`RegistryDb`]: the registry's own work in its database, such as the leases of services.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+
+use crate::database::config::watcher::TableWatcher;
+use crate::database::statement_monitor::StatementMonitor;
+use crate::database::transaction::TxContext;
+use crate::database::wake::notifier::Notifier;
+use crate::database::write_lock::WriteLock;
+use crate::service::error::{Error, Result};
+
+/// The database of a registry, for the registry's own work. Cheap to clone.
+#[allow(dead_code, reason = "for leases")]
+#[derive(Clone, Debug)]
+pub(crate) struct RegistryDb {
+    pub(crate) watcher: Arc<TableWatcher>,
+    pub(crate) notifier: Arc<Notifier>,
+    pub(crate) write_lock: WriteLock,
+    pub(crate) monitor: Option<Arc<StatementMonitor>>,
+    pub(crate) is_virtual: bool,
+}
+
+#[allow(dead_code, reason = "for leases")]
+impl RegistryDb {
+    pub(crate) fn backend(&self) -> DbBackend {
+        self.watcher.db.get_database_backend()
+    }
+
+    /// Runs `work` on the services' pool, or on a connection of its own if the pool has none in time. The framework's tables exist.
+    ///
+    /// # Errors
+    /// Those of `work`, which may be called twice; the database cannot be reached; or there is no answer within the limit.
+    pub(crate) async fn run<T, F>(&self, limit: Duration, work: impl Fn(TxContext) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let work = &work;
+        let answer = self.watcher.with_db(|db| async move {
+            self.watcher.availability.tables().ensure(&db).await?;
+            work(self.context(db)).await
+        });
+        let answer = async {
+            match &self.monitor {
+                Some(monitor) => monitor.own(answer).await,
+                None => answer.await,
+            }
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(result) => result,
+            Err(_) => {
+                let why = format!("no answer within {} s", limit.as_secs_f64());
+                Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
+            }
+        }
+    }
+
+    fn context(&self, db: DatabaseConnection) -> TxContext {
+        TxContext {
+            pool_is_checked: self.watcher.pool_is_checked(),
+            write_lock: self.write_lock.clone(),
+            notifier: self.notifier.clone(),
+            monitor: self.monitor.clone(),
+            ..TxContext::new(db)
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! [`Lease`]: whether this replica may run a service with `scope = "cluster"`, and what it knows about the replica that may.
+//!
+//! What coordinates the replicas (`Leases`) grants and renews it; the loop of the service reads it. The tricky part is time. The
+//! holder trusts its lease by its own clock, from the moment when the request of the last renewal began. A lease whose time is
+//! over never comes back, even if the answer to a renewal arrives late.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::humanize;
+
+/// A clock that also counts while the machine is suspended.
+pub(crate) trait LeaseClock: fmt::Debug + Send + Sync {
+    /// Returns the time since some fixed moment.
+    fn now(&self) -> Duration;
+}
+
+/// The lease of one service.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    clock: Arc<dyn LeaseClock>,
+    /// How long it lasts without a renewal.
+    pub(crate) length: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The loop waits for the lease.
+    is_wanted: bool,
+    /// Granted, and not taken over by the loop yet.
+    grant: Option<Grant>,
+    held: Option<Held>,
+    holder: Option<Holder>,
+    /// Why the holder cannot be determined, since the last answer of the database.
+    problem: Option<String>,
+    /// When a replica handed the service over to another one, as far as this replica knows: the age of that at a moment.
+    moved: Option<(Instant, Duration)>,
+    /// The replica to which the service is to be handed over as soon as it is idle.
+    moves_to: Option<String>,
+    /// Why a single run was refused.
+    refusal: Option<String>,
+    /// It is known whether another replica holds the lease, or that this cannot be determined.
+    is_decided: bool,
+}
+
+impl State {
+    fn may_move(&self, rest: Duration) -> bool {
+        let moved = self.moved.map(|(at, age)| at.elapsed() + age);
+        self.held.is_some() && moved.is_none_or(|age| age >= rest)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    epoch: u64,
+    /// This replica trusts its lease until then.
+    until: Duration,
+}
+
+/// What this replica gets with a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// The number of this takeover. Later takeovers have greater numbers.
+    pub(crate) epoch: u64,
+    /// When the lease was taken.
+    pub(crate) at: Instant,
+    /// How long before `at` the first replica took the lease.
+    pub(crate) first: Duration,
+    /// How long before `at` the schedule's last point was: of an interval the last point that a run has served, of a delay the
+    /// end of the last run. `None`: no run has begun yet.
+    pub(crate) last: Option<Duration>,
+    /// How long before `at` a replica handed the service over to another one.
+    pub(crate) moved: Option<Duration>,
+}
+
+impl Grant {
+    /// Returns how long ago the first replica took the lease, and how long ago the schedule's last point was.
+    pub(crate) fn ages(&self, now: Instant) -> (Duration, Option<Duration>) {
+        let since = now.saturating_duration_since(self.at);
+        (self.first + since, self.last.map(|last| last + since))
+    }
+}
+
+/// The replica that holds a lease, as it was seen last.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    /// Its host and process: `web-2 (pid 71)`.
+    pub(crate) label: String,
+    pub(crate) epoch: u64,
+    /// When it renewed its lease last.
+    pub(crate) renewed: Instant,
+    /// When this was seen.
+    pub(crate) seen: Instant,
+}
+
+impl Lease {
+    pub(crate) fn new(length: Duration, clock: Arc<dyn LeaseClock>) -> Self {
+        Self { clock, length, state: Mutex::default() }
+    }
+
+    // ── what the loop and the service's code read ───────────────────────────────────────────────────────────────────────
+
+    /// Whether this replica trusts its lease now.
+    pub(crate) fn is_held(&self) -> bool {
+        self.epoch().is_some()
+    }
+
+    /// Returns the number of the takeover by which this replica holds the lease, as long as it trusts it.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.lock().held.filter(|held| self.clock.now() < held.until).map(|held| held.epoch)
+    }
+
+    /// Returns the holder, if another replica was seen as such within the time of a lease.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        let now = Instant::now();
+        self.lock().holder.clone().filter(|holder| now.saturating_duration_since(holder.seen) < self.length)
+    }
+
+    /// Describes the holder, or returns as an error why none is known.
+    pub(crate) fn describe_holder(&self) -> Result<String, String> {
+        let now = Instant::now();
+        let ago = |at: Instant| humanize::long(now.saturating_duration_since(at));
+        if let Some(Holder { label, epoch, renewed, .. }) = self.holder() {
+            return Ok(format!("held by {label}, epoch {epoch}, renewed {} ago", ago(renewed)));
+        }
+        let state = self.lock();
+        let last = state.holder.as_ref().map(|holder| (&holder.label, ago(holder.seen)));
+        Err(match (&state.problem, last) {
+            (Some(problem), Some((label, ago))) => {
+                format!("no holder of the lease is known: {problem}; {label} held it {ago} ago")
+            }
+            (Some(problem), None) => format!("no holder of the lease is known: {problem}"),
+            (None, Some((label, ago))) => format!("no holder of the lease is known; {label} held it {ago} ago"),
+            (None, None) => "no replica has taken the lease yet".to_owned(),
+        })
+    }
+
+    // ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The loop waits for the lease from now on, or no longer does.
+    pub(crate) fn set_wanted(&self, is_wanted: bool) {
+        let mut state = self.lock();
+        state.is_wanted = is_wanted;
+        state.is_decided = false;
+    }
+
+    /// Whether it is known that this replica does not get the lease now.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.lock().is_decided
+    }
+
+    /// A single run does not wait for the lease.
+    pub(crate) fn refuse(&self) {
+        let refusal = self.describe_holder().map_or_else(|why| why, |holder| format!("its lease is {holder}"));
+        self.lock().refusal = Some(refusal);
+    }
+
+    /// Returns why a single run was refused, if it was.
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        self.lock().refusal.take()
+    }
+
+    /// Takes over a lease that was granted.
+    pub(crate) fn take_grant(&self) -> Option<Grant> {
+        self.lock().grant.take()
+    }
+
+    /// Ends the lease here. Returns its epoch, if this replica had it.
+    pub(crate) fn end(&self) -> Option<u64> {
+        let mut state = self.lock();
+        (state.is_wanted, state.grant, state.moves_to) = (false, None, None);
+        state.held.take().map(|held| held.epoch)
+    }
+
+    /// Returns the replica to which the service is to be handed over now.
+    pub(crate) fn moves_to(&self) -> Option<String> {
+        self.lock().moves_to.clone()
+    }
+
+    // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────────
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.lock().is_wanted
+    }
+
+    /// The service is to be handed over to this replica as soon as it is idle, or no longer is. Returns whether the loop has to be
+    /// told.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn set_target(&self, target: Option<&str>) -> bool {
+        let mut state = self.lock();
+        let target = target.filter(|_| state.held.is_some()).map(str::to_owned);
+        let is_news = target.is_some() && target != state.moves_to;
+        state.moves_to = target;
+        is_news
+    }
+
+    /// Whether this replica holds the lease, and may hand it over.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn may_move(&self, rest: Duration) -> bool {
+        self.lock().may_move(rest)
+    }
+
+    /// Returns the epoch of the lease, and for how long this replica still trusts it.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn held(&self) -> Option<(u64, Duration)> {
+        self.lock().held.map(|held| (held.epoch, held.until.saturating_sub(self.clock.now())))
+    }
+
+    /// Grants the lease, trusted until this time of the clock. Returns `false` if the loop no longer waits for it, or if that
+    /// time is over.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn grant(&self, grant: Grant, until: Duration) -> bool {
+        let mut state = self.lock();
+        if !state.is_wanted || self.clock.now() >= until {
+            return false;
+        }
+        (state.is_wanted, state.grant, state.holder, state.problem) = (false, Some(grant), None, None);
+        (state.moved, state.moves_to) = (grant.moved.map(|age| (grant.at, age)), None);
+        state.held = Some(Held { epoch: grant.epoch, until });
+        true
+    }
+
+    /// Extends the lease of this epoch. A lease whose time is over stays lost.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn renew(&self, epoch: u64, until: Duration) {
+        let now = self.clock.now();
+        if let Some(held) = self.lock().held.as_mut().filter(|held| held.epoch == epoch && now < held.until) {
+            held.until = held.until.max(until);
+        }
+    }
+
+    /// The lease of this epoch is lost: another replica has it, or the database has refused a write. Returns whether this is news.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn lose(&self, epoch: u64) -> bool {
+        let mut state = self.lock();
+        match &mut state.held {
+            Some(held) if held.epoch == epoch => !std::mem::take(&mut held.until).is_zero(),
+            _ => false,
+        }
+    }
+
+    /// Another replica holds the lease. Returns whether the loop has to be told.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn set_holder(&self, holder: Holder) -> bool {
+        let mut state = self.lock();
+        (state.holder, state.problem) = (Some(holder), None);
+        state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
+    }
+
+    /// It cannot be determined which replica holds the lease. Returns whether the loop has to be told.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn set_problem(&self, problem: String) -> bool {
+        let mut state = self.lock();
+        state.problem = Some(problem);
+        state.is_wanted && !std::mem::replace(&mut state.is_decided, true)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Seconds(AtomicU64);
+
+    impl LeaseClock for Seconds {
+        fn now(&self) -> Duration {
+            secs(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn grant(epoch: u64) -> Grant {
+        Grant { epoch, at: Instant::now(), first: Duration::ZERO, last: None, moved: None }
+    }
+
+    fn lease() -> (Lease, Arc<Seconds>) {
+        let clock = Arc::new(Seconds::default());
+        (Lease::new(secs(30), clock.clone()), clock)
+    }
+
+    #[test]
+    fn a_lease_is_trusted_until_its_time_is_over() {
+        let (lease, clock) = lease();
+        assert!(!lease.grant(grant(1), secs(27)), "the loop does not wait for it");
+        lease.set_wanted(true);
+        assert!(lease.grant(grant(1), secs(27)));
+        assert!(lease.is_held() && !lease.is_wanted());
+        clock.0.store(26, Ordering::SeqCst);
+        assert_eq!(lease.epoch(), Some(1));
+        clock.0.store(27, Ordering::SeqCst);
+        assert_eq!(lease.epoch(), None);
+    }
+
+    #[test]
+    fn the_late_answer_to_a_renewal_does_not_bring_a_lease_back() {
+        let (lease, clock) = lease();
+        lease.set_wanted(true);
+        assert!(lease.grant(grant(1), secs(27)));
+        lease.renew(1, secs(37));
+        clock.0.store(36, Ordering::SeqCst);
+        assert!(lease.is_held());
+        clock.0.store(38, Ordering::SeqCst);
+        lease.renew(1, secs(60));
+        assert!(!lease.is_held(), "its time was over");
+    }
+
+    #[test]
+    fn a_renewal_of_an_earlier_epoch_changes_nothing() {
+        let (lease, clock) = lease();
+        lease.set_wanted(true);
+        assert!(lease.grant(grant(1), secs(10)));
+        assert_eq!(lease.end(), Some(1));
+        lease.set_wanted(true);
+        assert!(lease.grant(grant(2), secs(10)));
+        lease.renew(1, secs(60));
+        assert!(!lease.lose(1));
+        clock.0.store(11, Ordering::SeqCst);
+        assert!(!lease.is_held());
+    }
+
+    #[test]
+    fn a_grant_that_arrives_too_late_is_refused() {
+        let (lease, clock) = lease();
+        lease.set_wanted(true);
+        clock.0.store(30, Ordering::SeqCst);
+        assert!(!lease.grant(grant(1), secs(30)));
+        assert!(!lease.is_held() && lease.is_wanted());
+    }
+
+    #[test]
+    fn a_lease_that_was_lost_stays_lost() {
+        let (lease, _clock) = lease();
+        lease.set_wanted(true);
+        assert!(lease.grant(grant(4), secs(27)));
+        assert!(lease.lose(4));
+        assert!(!lease.lose(4), "it was known");
+        lease.renew(4, secs(60));
+        assert!(!lease.is_held());
+    }
+}

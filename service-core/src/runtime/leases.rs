@@ -1,0 +1,58 @@
+//! [`Leases`]: the interface for what coordinates the replicas. A feature implements it.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::runtime::lifecycle::BoxFuture;
+use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
+use crate::service::error::Result;
+use crate::service::outcome::RunReport;
+
+/// Decides which replica runs each service with `scope = "cluster"`.
+pub(crate) trait Leases: fmt::Debug + Send + Sync {
+    /// Starts its tasks on this runtime, unless they run already. It does not keep the registry alive.
+    fn start(&self, registry: Arc<dyn Any + Send + Sync>, services: &Arc<Services>, runtime: &Handle);
+
+    /// A service waits for its lease from now on.
+    fn wanted(&self);
+
+    /// Releases the lease of this epoch, whose service has stopped here: another replica may take it at once. With a
+    /// `target`, the service is handed over to that replica, which has precedence.
+    fn release<'a>(&'a self, service: &'a ServiceInner, epoch: u64, target: Option<&'a str>) -> BoxFuture<'a, ()>;
+
+    /// Records how long ago the schedule's last point was, for the replica that takes over.
+    fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()>;
+
+    /// Lets the replica that holds the lease run the service now, and waits for the report of that run.
+    ///
+    /// # Errors
+    /// No replica has taken the request within 60 s; the replica that took it has lost the lease; or the database does not answer.
+    fn request_run<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<RunReport>>;
+
+    /// Wakes the service on the replica that holds its lease. Never waits.
+    fn forward_wake(&self, id: &Arc<str>);
+
+    /// Requests a `reset` of the service on the other replicas on which it is `Failed`. Returns how many there are.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    fn reset_others<'a>(&'a self, service: &'a ServiceInner) -> BoxFuture<'a, Result<usize>>;
+
+    /// A service is `Failed` on this replica.
+    fn failed(&self);
+
+    /// Returns all replicas, for people.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    #[allow(dead_code, reason = "for companions")]
+    fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>>;
+
+    /// Called at the end of a shutdown: waits until no lease is being taken.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,233 @@
+//! A service with `scope = "cluster"`: waits for its lease, and what follows when the lease is lost.
+//!
+//! A lost lease is no failure. The run is dropped, the instance is cleaned up, and the loop waits for the lease again. Blocking
+//! code cannot be dropped: the loop waits for it, so that this replica never runs the service twice at the same time.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Due, Exit, Supervisor};
+use crate::log::{info, warn};
+use crate::runtime::context::Nominal;
+use crate::runtime::events::ServiceEventKind;
+use crate::runtime::invoker::Limit;
+use crate::runtime::lease::Grant;
+use crate::runtime::requests::Rebuild;
+use crate::runtime::status::{Activity, WaitReason};
+use crate::runtime::turn::Turn;
+use crate::schedule::{Schedule, later};
+use crate::service::outcome::Outcome;
+
+/// How long the release of a lease may take. If it fails, the lease expires.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a run waits until its point of the schedule is recorded.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Supervisor {
+    /// Waits until this replica has the lease, if the service needs one. Returns the end of the loop if a stop comes first.
+    pub(super) async fn stand_by(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        let lease = service.lease.as_ref()?;
+        lease.set_wanted(true);
+        if let Some(leases) = self.invoker.extension.leases() {
+            leases.wanted();
+        }
+        let once = self.once;
+        let granted: Option<Grant> = poll_fn(|task| {
+            service.update(|state| {
+                state.set_waker(task.waker());
+                state.status.at_rest = true;
+                if state.requests.stop.is_some() {
+                    return Poll::Ready(None);
+                }
+                if let Some(grant) = lease.take_grant() {
+                    return Poll::Ready(Some(grant));
+                }
+                if once && lease.is_decided() {
+                    lease.refuse();
+                    return Poll::Ready(None);
+                }
+                if lease.is_decided() && !state.status.start_resolved {
+                    state.status.start_resolved = true;
+                    state.status.ready = true;
+                    state.status.activity = Activity::Standby;
+                    service.notify_waiters(state);
+                }
+                Poll::Pending
+            })
+        })
+        .await;
+        let Some(grant) = granted else { return Some(Exit::Stopped) };
+        self.cx.epoch = Some(grant.epoch);
+        self.grant = Some(grant);
+        // Those that apply now; an instance with them is built anyway.
+        self.options.clone_from(&service.lock().requests.options);
+        self.is_first_in_cluster = grant.last.is_none();
+        service.update(|state| {
+            state.requests.rebuild.take_if(|rebuild| *rebuild == Rebuild::Settings);
+            state.status.at_rest = false;
+            state.status.activity = Activity::Waiting;
+            state.status.failures = 0;
+            // A takeover counts as a notification of each topic, because earlier ones may have reached the replica before.
+            state.requests.woken |= !state.requests.options.wake_on.is_empty();
+        });
+        info!(service.id = %service.id, "this replica runs the service from now on (epoch {})", grant.epoch);
+        service.emit(|| ServiceEventKind::LeaseAcquired { epoch: grant.epoch });
+        None
+    }
+
+    /// Whether this replica had the lease, and may not run the service any more.
+    pub(super) fn has_lost_lease(&self) -> bool {
+        self.cx.has_lost_lease()
+    }
+
+    /// The lease is lost: cleans up the instance, and waits for the lease again.
+    pub(super) async fn lose_lease(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        let lease = service.lease.as_ref()?;
+        let epoch = self.cx.epoch.unwrap_or_default();
+        lease.end();
+        warn!(service.id = %service.id, "the lease is lost (epoch {epoch}); this replica stands by");
+        service.emit(|| ServiceEventKind::LeaseLost { epoch });
+        let now = Instant::now();
+        let (blocked, left) = (self.unreturned.is_some(), std::mem::take(&mut self.current_waiters));
+        let waiters = service.update(|state| {
+            let reported = state.take_progress(Outcome::idle());
+            state.status.stats.add(reported.processed, reported.failed);
+            if state.status.in_run() {
+                state.status.end_told(now);
+            }
+            state.status.stand_by();
+            if !blocked {
+                state.status.wait_reason = None;
+            }
+            let requests = &mut state.requests;
+            (requests.run, requests.rebuild, requests.interrupt, requests.outage_over) = (false, None, None, false);
+            // The holder serves the notifications.
+            requests.woken = false;
+            requests.degraded = None;
+            state.notify_waiters();
+            std::mem::take(&mut state.requests.waiters)
+        });
+        drop((left, waiters));
+        self.forget_schedule();
+        self.abandon_rows().await;
+        if self.unreturned.is_some() && !self.until_returned().await {
+            return Some(Exit::Stopped);
+        }
+        self.end_instance().await;
+        service.lock().status.wait_reason = None;
+        self.stand_by().await
+    }
+
+    /// Another replica is to run the service, which is idle: cleans up the instance, releases the lease, and waits for it again.
+    pub(super) async fn hand_over(&mut self) -> Option<Exit> {
+        let service = self.cx.service.clone();
+        let lease = service.lease.as_ref()?;
+        info!(service.id = %service.id, "this replica hands the service over to another one");
+        self.end_instance().await;
+        self.record_pending_fire(true).await;
+        if self.has_lost_lease() {
+            return self.lose_lease().await;
+        }
+        let (epoch, target) = (self.cx.epoch.unwrap_or_default(), lease.moves_to());
+        lease.end();
+        service.update(|state| {
+            state.status.stand_by();
+            state.status.wait_reason = None;
+            state.notify_waiters();
+        });
+        self.forget_schedule();
+        if let Some(leases) = self.invoker.extension.leases() {
+            let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
+            let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, target.as_deref())), limit).await;
+        }
+        service.emit(|| ServiceEventKind::LeaseHandedOver { epoch });
+        self.stand_by().await
+    }
+
+    /// The next holder plans the next run.
+    fn forget_schedule(&mut self) {
+        (self.due, self.nominal, self.turn, self.cron, self.woken) =
+            (Due::AtOnce, Nominal::None, Turn::None, None, false);
+    }
+
+    /// Releases the rows that the run left open, within `drain_timeout`.
+    async fn abandon_rows(&mut self) {
+        let (service, extension) = (&self.cx.service, &self.invoker.extension);
+        if extension.has_unsettled(service) {
+            let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
+            // Claims that are not released expire.
+            let _ = self.invoker.invoke(pin!(extension.abandon(service)), limit).await;
+        }
+    }
+
+    /// Records the point of the schedule that the run which begins now serves, so that a replica which takes over continues there.
+    pub(super) async fn record_point(&mut self, is_over: bool) {
+        let service = &self.cx.service;
+        let Some((epoch, leases)) = self.cx.epoch.zip(self.invoker.extension.leases()) else { return };
+        if self.once || self.cx.has_lost_lease() {
+            return;
+        }
+        let now = Instant::now();
+        let age = match &self.options.schedule {
+            Schedule::Interval(every) if !is_over => {
+                let status = &service.lock().status;
+                let started = status.stats.last_started.unwrap_or(now);
+                if started < status.grid.first() {
+                    // A requested run before the first point.
+                    return;
+                }
+                let next = status.grid.next(*every, Some(started));
+                every.saturating_sub(next.saturating_duration_since(now))
+            }
+            Schedule::Delay(_) => Duration::ZERO,
+            // Only whether there has been a run matters.
+            Schedule::Cron(_) | Schedule::OnDemand | Schedule::LongRun(_) if !is_over && self.is_first_in_cluster => {
+                Duration::ZERO
+            }
+            _ => return,
+        };
+        let limit = Limit::Late(later(now, RECORD_TIMEOUT));
+        let _ = self.invoker.invoke(pin!(leases.record_point(service, epoch, age)), limit).await;
+    }
+
+    /// Waits for the blocking run that has not returned. Returns `false` if a stop comes first.
+    async fn until_returned(&mut self) -> bool {
+        let (service, Some(unreturned)) = (self.cx.service.clone(), &mut self.unreturned) else { return true };
+        unreturned.discard = true;
+        service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(Box::default())));
+        let returned = poll_fn(|task| {
+            {
+                let mut state = service.lock();
+                state.set_waker(task.waker());
+                if state.requests.stop.is_some() {
+                    return Poll::Ready(None);
+                }
+            }
+            Pin::new(&mut unreturned.run).poll(task).map(Some)
+        })
+        .await;
+        let Some(returned) = returned else { return false };
+        // Cleans up.
+        self.take_back(returned.ok()).await;
+        true
+    }
+
+    /// Releases the lease after the instance has been cleaned up. If blocking code still runs, the lease is left to expire.
+    pub(super) async fn release_lease(&mut self) {
+        let service = self.cx.service.clone();
+        let Some(lease) = &service.lease else { return };
+        let epoch = lease.end();
+        let Some((epoch, leases)) = epoch.zip(self.invoker.extension.leases()) else { return };
+        if self.left_blocking_code {
+            return;
+        }
+        let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
+        let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, None)), limit).await;
+    }
+}

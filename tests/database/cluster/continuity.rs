@@ -1,0 +1,191 @@
+//! A replica that takes over continues the schedule where the former holder left it.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, Utc};
+use service_core::prelude::*;
+use service_core::testing::TestBed;
+
+use super::{Log, Replicas, with_replicas};
+
+with_replicas! {
+    an_interval_continues_on_its_grid,
+    a_point_that_no_replica_has_served_is_served_at_once,
+    a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all,
+    a_delay_counts_from_the_end_of_the_last_run,
+    the_initial_delay_applies_once,
+    a_fire_that_no_replica_has_served_is_made_up,
+    a_stop_of_the_holder_skips_no_fire,
+    a_fire_that_is_marked_as_served_is_not_repeated,
+    without_the_mark_a_fire_whose_run_was_killed_is_repeated,
+}
+
+/// Notes its runs, and the fires that they serve.
+struct Job {
+    name: &'static str,
+    log: Log,
+    works: Duration,
+    /// Marks its fire as served before it works.
+    marks: bool,
+}
+
+#[service(interval = 60, scope = "cluster", lease = 10, discover = false)]
+impl Job {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        self.log.add(format!("{} runs", self.name));
+        if let Some(fire) = cx.scheduled_for() {
+            self.log.add(format!("serves {}", DateTime::<Utc>::from(fire).format("%H:%M:%S")));
+        }
+        if self.marks {
+            let tx = cx.begin().await?;
+            cx.mark_served_in(&tx).await?;
+            tx.commit().await?;
+        }
+        tokio::time::sleep(self.works).await;
+        Ok(())
+    }
+}
+
+async fn start(bed: &TestBed, name: &'static str, log: &Log, works: u64, marks: bool) -> ServiceHandle {
+    let (log, works) = (log.clone(), Duration::from_secs(works));
+    bed.start_fn(move || Job { name, log: log.clone(), works, marks }).await
+}
+
+impl Replicas {
+    /// Two replicas with these options, of which the first is `a`.
+    async fn with(&self, options: &[(&str, &str)]) -> (TestBed, TestBed) {
+        let set = |bed: TestBed| options.iter().fold(bed, |bed, (key, value)| bed.set(key, *value));
+        (set(self.other().await), set(self.other().await))
+    }
+}
+
+async fn an_interval_continues_on_its_grid(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&[]).await);
+    start(&a, "a", &log, 0, false).await;
+    start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(65)).await;
+    assert_eq!(log.times("a runs"), [0.0, 60.0]);
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(180)).await;
+    assert_eq!(log.times("b runs"), [120.0, 180.0, 240.0]);
+}
+
+async fn a_point_that_no_replica_has_served_is_served_at_once(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&[("lease", "30s")]).await);
+    start(&a, "a", &log, 0, false).await;
+    start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(55)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(90)).await;
+    let runs = log.times("b runs");
+    // Renewed at 50 s, the lease ends at 80 s. The point at 60 s is late, and the grid stays.
+    assert!(runs.len() == 2 && (80.0..81.1).contains(&runs[0]) && runs[1] == 120.0, "{:?}", log.all());
+}
+
+async fn a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&[]).await);
+    start(&a, "a", &log, 70, false).await;
+    start(&b, "b", &log, 0, false).await;
+    // The second run begins at the end of the first.
+    b.run_for(Duration::from_secs(75)).await;
+    assert_eq!(log.times("a runs"), [0.0, 70.0]);
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(120)).await;
+    assert_eq!(log.times("b runs"), [130.0, 190.0]);
+}
+
+async fn a_delay_counts_from_the_end_of_the_last_run(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&[("delay", "60s")]).await);
+    start(&a, "a", &log, 5, false).await;
+    start(&b, "b", &log, 5, false).await;
+    b.run_for(Duration::from_secs(20)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(120)).await;
+    assert_eq!(log.times("b runs"), [65.0, 130.0]);
+}
+
+async fn the_initial_delay_applies_once(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&[("initial_delay", "100s")]).await);
+    start(&a, "a", &log, 0, false).await;
+    let service = start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(50)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(60)).await;
+    assert_eq!(log.times("b runs"), [100.0]);
+    service.stop().await.unwrap();
+    service.start().await.unwrap();
+    b.run_for(Duration::from_secs(60)).await;
+    assert_eq!(log.times("b runs"), [100.0, 160.0], "the grid goes on, without another delay");
+}
+
+const HOURLY: [(&str, &str); 2] = [("cron", "0 * * * *"), ("lease", "60s")];
+
+async fn a_fire_that_no_replica_has_served_is_made_up(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    start(&a, "a", &log, 0, false).await;
+    start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(3600 + 3595)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(3600 + 60)).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 2));
+    for fire in ["serves 01:00:00", "serves 02:00:00", "serves 03:00:00"] {
+        assert_eq!(log.times(fire).len(), 1, "{:?}", log.all());
+    }
+    let late = log.times("serves 02:00:00")[0];
+    assert!((7200.0..7261.0).contains(&late), "within the lease and a poll: {late}");
+}
+
+async fn a_stop_of_the_holder_skips_no_fire(replicas: Replicas) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    let on_a = start(&a, "a", &log, 0, false).await;
+    let on_b = start(&b, "b", &log, 0, false).await;
+    a.run_for(Duration::from_secs(3599)).await;
+    on_b.stop().await.unwrap();
+    on_a.stop().await.unwrap();
+    // No replica runs it now.
+    a.run_for(Duration::from_secs(60)).await;
+    on_b.start().await.unwrap();
+    a.run_for(Duration::from_secs(60)).await;
+    assert_eq!((log.times("a runs").len(), log.times("serves 01:00:00").len()), (0, 1), "{:?}", log.all());
+}
+
+async fn a_fire_that_is_marked_as_served_is_not_repeated(replicas: Replicas) {
+    assert_eq!(fires_of_a_killed_run(replicas, true).await, 1);
+}
+
+async fn without_the_mark_a_fire_whose_run_was_killed_is_repeated(replicas: Replicas) {
+    assert_eq!(fires_of_a_killed_run(replicas, false).await, 2);
+}
+
+/// Kills the process during the run of a fire. Returns how often the fire was run in all.
+async fn fires_of_a_killed_run(replicas: Replicas, marks: bool) -> usize {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    start(&a, "a", &log, 30, marks).await;
+    start(&b, "b", &log, 0, marks).await;
+    b.run_for(Duration::from_secs(3610)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(600)).await;
+    log.times("serves 01:00:00").len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_without_catch_up_has_no_fires_to_mark() {
+    #[derive(Default)]
+    struct Nightly;
+
+    #[service(cron = "0 3 * * *", discover = false)]
+    impl Nightly {
+        async fn update(&mut self, cx: &Context) -> Result<()> {
+            let tx = cx.begin().await?;
+            cx.mark_served_in(&tx).await?;
+            tx.commit().await
+        }
+    }
+
+    let bed = TestBed::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
+    bed.sqlite().await;
+    let service = bed.start_of::<Nightly>().await;
+    bed.run_for(Duration::from_secs(4 * 3600)).await;
+    let error = service.health().last_error.unwrap();
+    assert!(error.contains("`catch_up`"), "{error}");
+}

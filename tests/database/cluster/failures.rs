@@ -1,0 +1,147 @@
+//! Failures of a service that runs on one replica at a time, and its state on the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use service_core::prelude::*;
+use service_core::testing::TestBed;
+
+use super::{Log, Replicas, with_replicas};
+
+with_replicas! {
+    a_service_that_backs_off_keeps_its_lease,
+    a_service_that_has_failed_runs_on_another_replica,
+    a_reset_on_any_replica_clears_all_of_them,
+    the_count_of_failures_belongs_to_the_holder,
+    a_critical_service_shuts_down_when_it_has_failed_everywhere,
+    an_instance_that_cannot_be_built_is_retried_by_the_holder,
+}
+
+struct Fragile {
+    name: &'static str,
+    log: Log,
+    fails: Arc<AtomicBool>,
+}
+
+#[service(interval = 10, scope = "cluster", lease = 30, max_failures = 2, retry_delay = 5, discover = false)]
+impl Fragile {
+    async fn update(&mut self) -> Result<()> {
+        self.log.add(format!("{} runs", self.name));
+        if self.fails.load(Ordering::SeqCst) { Err(Error::msg("scripted")) } else { Ok(()) }
+    }
+}
+
+struct Setup {
+    log: Log,
+    fails: Arc<AtomicBool>,
+    other: TestBed,
+    a: ServiceHandle,
+    b: ServiceHandle,
+}
+
+async fn start(replicas: &Replicas, critical: bool) -> Setup {
+    let (log, fails) = (Log::new(), Arc::new(AtomicBool::new(true)));
+    let other = replicas.other().await;
+    let build = |name: &'static str| {
+        let (log, fails) = (log.clone(), fails.clone());
+        move || Fragile { name, log: log.clone(), fails: fails.clone() }
+    };
+    let options = ServiceOptions::new().critical(critical);
+    let mut handles = Vec::new();
+    for (bed, name) in [(&replicas.bed, "a"), (&other, "b")] {
+        let services = bed.services().await;
+        let registered = services.register_fn("fragile", build(name)).options(options.clone()).await.unwrap();
+        registered.start().await.unwrap();
+        handles.push(registered);
+    }
+    let [a, b] = handles.try_into().unwrap();
+    Setup { log, fails, other, a, b }
+}
+
+async fn a_service_that_backs_off_keeps_its_lease(replicas: Replicas) {
+    let setup = start(&replicas, false).await;
+    replicas.run_for(3.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::BackingOff, ServiceState::Standby));
+    setup.fails.store(false, Ordering::SeqCst);
+    replicas.run_for(60.0).await;
+    assert_eq!((setup.a.state(), setup.log.times("b runs").len()), (ServiceState::Running, 0));
+}
+
+async fn a_service_that_has_failed_runs_on_another_replica(replicas: Replicas) {
+    let setup = start(&replicas, false).await;
+    // Three failures in 10 s.
+    replicas.run_for(12.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Running));
+    setup.fails.store(false, Ordering::SeqCst);
+    setup.b.stop().await.unwrap();
+    replicas.run_for(60.0).await;
+    assert_eq!(setup.a.state(), ServiceState::Failed, "it does not compete before a reset");
+    setup.a.reset().await.unwrap();
+    replicas.run_for(5.0).await;
+    assert_eq!(setup.a.state(), ServiceState::Running);
+}
+
+async fn a_reset_on_any_replica_clears_all_of_them(replicas: Replicas) {
+    let setup = start(&replicas, false).await;
+    replicas.run_for(12.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Running));
+    setup.fails.store(false, Ordering::SeqCst);
+    // On the replica on which it has not failed.
+    setup.b.reset().await.unwrap();
+    replicas.run_for(3.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Standby, ServiceState::Running));
+    let refused = setup.b.reset().await.unwrap_err().to_string();
+    assert!(refused.contains("it has not failed"), "{refused}");
+}
+
+async fn the_count_of_failures_belongs_to_the_holder(replicas: Replicas) {
+    let setup = start(&replicas, false).await;
+    replicas.run_for(7.0).await;
+    assert_eq!(setup.a.health().failures, 2);
+    setup.a.stop().await.unwrap();
+    replicas.run_for(5.0).await;
+    assert_eq!(setup.b.health().failures, 1, "{:?}", setup.log.all());
+}
+
+async fn a_critical_service_shuts_down_when_it_has_failed_everywhere(replicas: Replicas) {
+    let setup = start(&replicas, true).await;
+    let (here, there) = (replicas.bed.services().await, setup.other.services().await);
+    replicas.run_for(12.0).await;
+    assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Running));
+    let stopping = here.clone();
+    let stopping = tokio::spawn(async move { stopping.stopping().await });
+    tokio::task::yield_now().await;
+    assert!(!stopping.is_finished(), "another replica runs it");
+    // The former holder has served the point at 10 s, so this one runs from 20 s on.
+    replicas.run_for(20.0).await;
+    assert_eq!(setup.b.state(), ServiceState::Failed);
+    replicas.run_for(120.0).await;
+    for services in [here, there] {
+        let error = services.closed().await.unwrap_err().to_string();
+        assert!(error.contains("service `fragile` failed"), "{error}");
+    }
+}
+
+async fn an_instance_that_cannot_be_built_is_retried_by_the_holder(replicas: Replicas) {
+    let (fails, other) = (Arc::new(AtomicBool::new(true)), replicas.other().await);
+    let build = |log: Log, name: &'static str| {
+        let fails = fails.clone();
+        move || -> Result<Fragile> {
+            log.add(format!("{name} builds"));
+            if fails.load(Ordering::SeqCst) {
+                return Err(Error::msg("not yet"));
+            }
+            Ok(Fragile { name, log: log.clone(), fails: fails.clone() })
+        }
+    };
+    let log = Log::new();
+    let a = replicas.bed.start_fn(build(log.clone(), "a")).await;
+    let b = other.start_fn(build(log.clone(), "b")).await;
+    replicas.bed.run_for(Duration::from_secs(3)).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::BackingOff, ServiceState::Standby));
+    fails.store(false, Ordering::SeqCst);
+    replicas.bed.run_for(Duration::from_secs(20)).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    assert_eq!(log.times("b builds"), [0.0; 0], "a replica that stands by builds nothing");
+}

@@ -1,0 +1,155 @@
+//! What any replica shows of all of them, and what it requests from the one that runs a service.
+
+use std::time::Duration;
+
+use service_core::prelude::*;
+use service_core::testing::TestBed;
+
+use super::{Log, Replicas, with_replicas};
+
+with_replicas! {
+    any_replica_shows_all_of_them,
+    a_run_that_is_requested_on_a_standby_is_made_by_the_holder,
+    the_error_of_such_a_run_is_in_its_report,
+    a_standby_forwards_wake_ups_to_the_holder,
+    a_request_waits_for_the_next_holder,
+    a_request_that_no_replica_takes_is_void_after_a_minute,
+    a_single_run_takes_the_lease_or_names_the_holder,
+    a_replica_that_shuts_down_leaves_no_lease_and_no_row,
+}
+
+struct OnDemand {
+    name: &'static str,
+    log: Log,
+}
+
+#[service(on_demand = true, wake_on = ["orders"], scope = "cluster", lease = 30, discover = false)]
+impl OnDemand {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        self.log.add(format!("{} runs", self.name));
+        if cx.run_number().is_multiple_of(2) {
+            return Err(Error::msg("every second run fails"));
+        }
+        Ok(Outcome::processed(7).failed(2))
+    }
+}
+
+async fn start(bed: &TestBed, name: &'static str, log: &Log) -> ServiceHandle {
+    let log = log.clone();
+    bed.start_fn(move || OnDemand { name, log: log.clone() }).await
+}
+
+/// Two replicas. The first runs once at its start, because programs may have notified it before.
+async fn two(replicas: &Replicas) -> (Log, TestBed, ServiceHandle, ServiceHandle) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log).await;
+    let b = start(&other, "b", &log).await;
+    replicas.run_for(2.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0));
+    (log, other, a, b)
+}
+
+async fn any_replica_shows_all_of_them(replicas: Replicas) {
+    let (_log, other, _a, _b) = two(&replicas).await;
+    replicas.run_for(61.0).await;
+    for bed in [&replicas.bed, &other] {
+        let all = bed.services().await.replicas().await.unwrap();
+        assert_eq!(all.len(), 2, "{all:?}");
+        assert!(all.iter().all(|replica| replica.is_live && replica.pid == std::process::id()), "{all:?}");
+        assert_eq!(all.iter().filter(|replica| replica.is_this).count(), 1);
+        let services: Vec<_> = all.iter().map(|replica| replica.service("on_demand").unwrap()).collect();
+        let holder = services.iter().find(|service| service.state == ServiceState::Running).unwrap();
+        let standby = services.iter().find(|service| service.state == ServiceState::Standby).unwrap();
+        assert_eq!((holder.lease_epoch, standby.lease_epoch), (Some(1), None));
+        assert!(standby.reason.as_deref().unwrap().starts_with("standby: held by "), "{standby:?}");
+    }
+}
+
+async fn a_run_that_is_requested_on_a_standby_is_made_by_the_holder(replicas: Replicas) {
+    let (log, _other, _a, b) = two(&replicas).await;
+    // The second run fails.
+    assert!(b.run_now().await.unwrap().error().is_some());
+    replicas.run_for(30.0).await;
+    let before = log.times("a runs").len();
+    let mut report = b.run_now().await.unwrap();
+    if report.error().is_some() {
+        report = b.run_now().await.unwrap();
+    }
+    assert_eq!((report.processed(), report.failed(), report.again()), (7, 2, false));
+    assert!(log.times("a runs").len() > before && log.times("b runs").is_empty(), "{:?}", log.all());
+}
+
+async fn the_error_of_such_a_run_is_in_its_report(replicas: Replicas) {
+    let (_log, _other, _a, b) = two(&replicas).await;
+    let report = b.run_now().await.unwrap();
+    assert_eq!(report.error().unwrap().to_string(), "every second run fails");
+}
+
+async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Replicas) {
+    let (log, other, _a, b) = two(&replicas).await;
+    b.wake();
+    replicas.run_for(3.0).await;
+    assert_eq!(log.times("a runs").len(), 2);
+    replicas.run_for(30.0).await;
+    let before = log.times("a runs").len();
+    other.services().await.notify("orders");
+    replicas.run_for(3.0).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (before + 1, 0));
+}
+
+/// Requests a run of the second replica while the first is cut off. Returns how it ends.
+async fn request_without_a_holder(replicas: Replicas, later: impl FnOnce(&ServiceHandle)) -> (Log, Result<RunReport>) {
+    let (log, other, _a, b) = two(&replicas).await;
+    other.partition(&replicas.bed);
+    let requested = {
+        let b = b.clone();
+        tokio::spawn(async move { b.run_now().await })
+    };
+    other.run_for(Duration::from_secs(5)).await;
+    later(&b);
+    other.run_for(Duration::from_secs(100)).await;
+    (log, requested.await.unwrap())
+}
+
+async fn a_request_waits_for_the_next_holder(replicas: Replicas) {
+    let (log, report) = request_without_a_holder(replicas, |_| {}).await;
+    // The replica itself takes over, and carries it out.
+    assert!(report.is_ok(), "{report:?}");
+    assert!(!log.times("b runs").is_empty());
+}
+
+async fn a_request_that_no_replica_takes_is_void_after_a_minute(replicas: Replicas) {
+    let stop = |b: &ServiceHandle| {
+        let b = b.clone();
+        tokio::spawn(async move { b.stop().await });
+    };
+    let (_log, report) = request_without_a_holder(replicas, stop).await;
+    let error = report.unwrap_err().to_string();
+    assert!(error.contains("no replica has taken the request"), "{error}");
+}
+
+async fn a_single_run_takes_the_lease_or_names_the_holder(replicas: Replicas) {
+    let (log, other, a, b) = two(&replicas).await;
+    b.stop().await.unwrap();
+    let services = other.services().await;
+    let refused = services.run_once("on_demand").await.unwrap_err().to_string();
+    assert!(refused.contains("its lease is held by ") && refused.contains("epoch 1"), "{refused}");
+    a.stop().await.unwrap();
+    let report = services.run_once("on_demand").await.unwrap();
+    assert!(report.error().is_none(), "{report:?}");
+    assert_eq!(log.times("b runs").len(), 1);
+    // The lease is free again.
+    a.start().await.unwrap();
+    replicas.run_for(1.0).await;
+    assert_ne!(a.state(), ServiceState::Standby);
+}
+
+async fn a_replica_that_shuts_down_leaves_no_lease_and_no_row(replicas: Replicas) {
+    let (_log, other, _a, b) = two(&replicas).await;
+    let services = replicas.bed.services().await;
+    services.shutdown().await.unwrap();
+    other.run_for(Duration::from_secs(1)).await;
+    assert_eq!(b.state(), ServiceState::Running);
+    assert_eq!(other.services().await.replicas().await.unwrap().len(), 1);
+}

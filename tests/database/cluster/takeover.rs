@@ -1,0 +1,188 @@
+//! Which replica runs a service: release, kill, partition, and an outage of the database.
+
+use service_core::prelude::*;
+use service_core::testing::TestBed;
+
+use super::{Log, Replicas, Worker, start, with_replicas};
+
+with_replicas! {
+    one_replica_runs_and_the_other_stands_by,
+    a_stop_hands_over_within_a_second,
+    a_killed_holder_is_replaced_when_its_lease_is_over,
+    a_holder_without_the_database_gives_up_before_another_takes_over,
+    without_the_database_every_replica_stands_by,
+    the_former_holder_stands_by_and_takes_over_again,
+    a_lost_lease_is_no_failure,
+    a_service_that_depends_on_a_standby_starts,
+    a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
+}
+
+async fn one_replica_runs_and_the_other_stands_by(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    replicas.run_for(60.0).await;
+    assert_eq!(log.times("a runs"), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]);
+    assert_eq!((log.times("b runs").len(), b.health().runs), (0, 0));
+    let health = b.health();
+    assert!(health.running, "{health:?}");
+    assert_eq!(health.status, HealthStatus::Healthy, "{health:?}");
+    let reason = health.reason.unwrap();
+    assert!(
+        reason.starts_with("standby: held by ") && reason.contains("(pid ") && reason.contains("epoch 1"),
+        "{reason}"
+    );
+    assert!(b.explain().to_string().contains(&reason[..20]), "{}", b.explain());
+}
+
+async fn a_stop_hands_over_within_a_second(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    replicas.run_for(15.0).await;
+    a.stop().await.unwrap();
+    assert_eq!(log.times("a cleans up"), [15.0]);
+    replicas.run_for(1.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Stopped, ServiceState::Running));
+    // The other one takes it over when that one stops, in turn.
+    a.start().await.unwrap();
+    assert_eq!(a.state(), ServiceState::Standby);
+    b.stop().await.unwrap();
+    replicas.run_for(1.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Stopped));
+}
+
+async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&other, "a", &log, 0.0).await;
+    let b = start(&replicas.bed, "b", &log, 0.0).await;
+    replicas.run_for(5.0).await;
+    assert_eq!(a.state(), ServiceState::Running);
+    replicas.bed.kill(other).await;
+    // The lease was renewed at the start, and lasts 30 s.
+    replicas.run_for(24.0).await;
+    assert_eq!(b.state(), ServiceState::Standby);
+    replicas.run_for(3.0).await;
+    assert_eq!(b.state(), ServiceState::Running);
+    assert_eq!(log.times("a cleans up"), [0.0; 0], "it was killed");
+}
+
+async fn a_holder_without_the_database_gives_up_before_another_takes_over(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 1000.0).await;
+    let b = start(&other, "b", &log, 1000.0).await;
+    replicas.run_for(5.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(40.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Standby, ServiceState::Running));
+    let (dropped, runs) = (log.times("a is dropped"), log.times("b runs"));
+    // A tenth of the lease is not trusted. Taken at 0, it ends here after 27 s, and in the database after 30 s.
+    assert_eq!((&dropped[..], log.times("a is told")), (&[27.0][..], vec![27.0]));
+    assert_eq!(log.times("a cleans up"), [27.0]);
+    assert!(runs.len() == 1 && (30.0..32.0).contains(&runs[0]), "{:?}", log.all());
+    assert_eq!(a.health().status, HealthStatus::Unhealthy);
+}
+
+async fn without_the_database_every_replica_stands_by(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    replicas.run_for(5.0).await;
+    for bed in [&replicas.bed, &other] {
+        replicas.bed.partition(bed);
+    }
+    replicas.run_for(35.0).await;
+    let runs = log.all().len();
+    replicas.run_for(600.0).await;
+    for service in [&a, &b] {
+        let health = service.health();
+        assert_eq!((health.state, health.status), (ServiceState::Standby, HealthStatus::Unhealthy));
+        assert!(health.reason.as_deref().unwrap().contains("cut off this replica"), "{health:?}");
+        assert!(health.running, "{health:?}");
+    }
+    assert_eq!(log.all().len(), runs);
+    for bed in [&replicas.bed, &other] {
+        replicas.bed.heal(bed);
+    }
+    replicas.run_for(15.0).await;
+    let states = [a.state(), b.state()];
+    assert!(states.contains(&ServiceState::Running) && states.contains(&ServiceState::Standby), "{states:?}");
+    assert!(log.all().len() > runs);
+}
+
+async fn the_former_holder_stands_by_and_takes_over_again(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    replicas.run_for(5.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(35.0).await;
+    replicas.bed.heal(&replicas.bed);
+    replicas.run_for(35.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Standby, ServiceState::Running));
+    assert_eq!(a.health().status, HealthStatus::Healthy);
+    replicas.bed.partition(&other);
+    replicas.run_for(35.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    assert_eq!(log.times("a cleans up").len(), 1);
+}
+
+async fn a_lost_lease_is_no_failure(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 1000.0).await;
+    start(&other, "b", &log, 1000.0).await;
+    replicas.run_for(5.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(40.0).await;
+    let health = a.health();
+    assert_eq!((health.failures, health.error_count, health.last_error), (0, 0, None));
+    assert_eq!(health.runs, 1);
+}
+
+struct Dependent;
+
+#[service(interval = 10, depends_on = [Worker], discover = false)]
+impl Dependent {
+    async fn update(&mut self) {}
+}
+
+async fn a_service_that_depends_on_a_standby_starts(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    start(&replicas.bed, "a", &log, 0.0).await;
+    start(&other, "b", &log, 0.0).await;
+    let dependent = other.start_fn(|| Dependent).await;
+    replicas.run_for(1.0).await;
+    assert_eq!((dependent.state(), dependent.health().runs), (ServiceState::Running, 1));
+}
+
+async fn a_replica_that_is_stopped_while_it_stands_by_takes_nothing(replicas: Replicas) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    b.stop().await.unwrap();
+    assert_eq!(b.state(), ServiceState::Stopped);
+    a.stop().await.unwrap();
+    replicas.run_for(60.0).await;
+    assert_eq!(log.times("b runs"), [0.0; 0]);
+    assert_eq!(log.times("b cleans up"), [0.0; 0], "no instance was built");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_database_the_error_says_what_to_add() {
+    let refused = ServiceRegistry::builder().without_discovered().service_fn("worker", || Dependent);
+    let refused = refused.options_of("worker", ServiceOptions::new().scope(service_core::ServiceScope::Cluster));
+    let refused = refused.options_of("worker", ServiceOptions::new().depends_on([""; 0])).build().await;
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("`scope = \"cluster\"`") && error.contains(".database_url("), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_made_instance_is_refused() {
+    let bed = TestBed::new();
+    let db = bed.sqlite().await;
+    let worker = Worker { name: "a", log: Log::new(), works: std::time::Duration::ZERO };
+    let refused = ServiceRegistry::builder().without_discovered().database(db).service("worker", worker).build().await;
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("`service_fn`"), "{error}");
+}
