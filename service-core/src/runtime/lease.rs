@@ -183,6 +183,7 @@ impl Lease {
 
     // ── what coordinates the replicas ───────────────────────────────────────────────────────────────────────────────────
 
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn is_wanted(&self) -> bool {
         self.lock().is_wanted
     }
