@@ -23,6 +23,7 @@ pages! {
     long_runs: "../../docs/long-runs.md"
     many_at_once: "../../docs/many-at-once.md"
     many_of_a_kind: "../../docs/many-of-a-kind.md"
+    opentelemetry: "../../docs/opentelemetry.md"
     operations: "../../docs/operations.md"
     readme: "../../README.md"
     replicas: "../../docs/replicas.md"

@@ -1,5 +1,6 @@
 //! What services cost beside loops that are written by hand, on a paused clock.
 //!
+//! `cost counts` compares the instructions of a run with `counts.txt`; with `--update` it writes them there.
 //! `cost table [BUILD…]` prints all figures; each further build of this program gets a column. It calls the others:
 //! `cost memory (service|keeping|loop|loop-keeping) COUNT` prints the live heap of each one that waits, in bytes.
 //! `cost run (service|loop) COUNT RUNS` lets each of them run so many times, for callgrind to count instructions.
@@ -12,6 +13,7 @@ use service_core::prelude::*;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+mod counts;
 mod table;
 
 /// Keeps 256 bytes across an await, as real updates do.
@@ -155,6 +157,10 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let ["table", builds @ ..] = &arguments[..] {
         return table::print(builds);
+    }
+    if let ["counts", options @ ..] = &arguments[..] {
+        let is_well = counts::compare(options == ["--update"]);
+        std::process::exit(i32::from(!is_well));
     }
     let number = |n: usize| arguments[n].parse::<usize>().expect("a number");
     let runtime =

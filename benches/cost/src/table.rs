@@ -65,20 +65,8 @@ fn median(times: &[f64]) -> f64 {
 }
 
 impl Column {
-    /// Instructions a run: the difference between many runs and few, so that the start is not counted.
     fn instructions(&self, count: u64) -> f64 {
-        let (few, many) = (500, 1_500);
-        let total = |runs: u64| {
-            let mut valgrind = Command::new("valgrind");
-            valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-            valgrind.arg(&self.program).args(["run", self.what, &count.to_string(), &runs.to_string()]);
-            let output = valgrind.output().expect("valgrind is installed");
-            let report = String::from_utf8_lossy(&output.stderr);
-            let collected = report.lines().find_map(|line| line.split_once("Collected :"));
-            let (_, collected) = collected.unwrap_or_else(|| panic!("callgrind counts:\n{report}"));
-            collected.trim().parse::<f64>().expect("a number of instructions")
-        };
-        (total(many) - total(few)) / ((many - few) * count) as f64
+        instructions(&self.program, self.what, count)
     }
 
     fn heap(&self, count: u64) -> f64 {
@@ -99,4 +87,20 @@ impl Column {
         assert!(!numbers.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         numbers
     }
+}
+
+/// Instructions a run: the difference between many runs and few, so that the start is not counted.
+pub fn instructions(program: &Path, what: &str, count: u64) -> f64 {
+    let (few, many) = (500, 1_500);
+    let total = |runs: u64| {
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        valgrind.arg(program).args(["run", what, &count.to_string(), &runs.to_string()]);
+        let output = valgrind.output().expect("valgrind is installed");
+        let report = String::from_utf8_lossy(&output.stderr);
+        let collected = report.lines().find_map(|line| line.split_once("Collected :"));
+        let (_, collected) = collected.unwrap_or_else(|| panic!("callgrind counts:\n{report}"));
+        collected.trim().parse::<f64>().expect("a number of instructions")
+    };
+    (total(many) - total(few)) / ((many - few) * count) as f64
 }

@@ -8,6 +8,7 @@ mod fleet;
 mod ledger;
 mod real;
 mod sharing;
+mod simulation;
 mod takeover;
 
 use std::sync::{Arc, Mutex};

@@ -71,8 +71,11 @@ impl Watch {
     }
 
     fn look_at_health(&mut self, registry: &ServiceRegistry, services: &[Arc<RegisteredService>], now: Instant) {
-        let is_unhealthy =
-            |service: &&Arc<RegisteredService>| registry.health_of(service).status == HealthStatus::Unhealthy;
+        // A failed service has an alert of its own. When it is reset, the time begins anew.
+        let is_unhealthy = |service: &&Arc<RegisteredService>| {
+            let health = registry.health_of(service);
+            health.status == HealthStatus::Unhealthy && health.state != ServiceState::Failed
+        };
         let unhealthy = services.iter().filter(is_unhealthy).map(|service| service.id().clone());
         let before = std::mem::take(&mut self.unhealthy);
         self.unhealthy = unhealthy.map(|id| (id.clone(), before.get(&id).copied().unwrap_or(now))).collect();

@@ -91,9 +91,9 @@ mod tests {
     fn a_url_that_cannot_be_used_is_an_error_that_names_the_fix_and_no_secret() {
         for (url, words) in [
             ("https://hooks.example.org/s3cret", "`.alert_with(…)`"),
-            ("hooks.example.org/s3cret", "`http://`"),
-            ("ftp://hooks.example.org/s3cret", "`http://`"),
-            ("/s3cret", "`http://`"),
+            ("hooks.example.org/s3cret", "`http://"),
+            ("ftp://hooks.example.org/s3cret", "`http://"),
+            ("/s3cret", "`http://"),
             ("http://ann:s3cret@hooks.example.org/", "path or query"),
             ("http://:80/s3cret", "host"),
             ("", "URL"),
