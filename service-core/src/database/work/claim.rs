@@ -124,16 +124,27 @@ impl<E: WorkItem> ClaimRequest<E> {
             return self.empty(table);
         }
         let transaction = Transaction::lazy(&self.service_db.tx);
-        let tx = transaction.connection().await.map_err(failed)?;
-        let open = OpenBatch::count(&self.service_db);
-        let now = self.service_db.clock.now();
-        let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await.map_err(failed)?;
+        let read = async {
+            let tx = transaction.connection().await?;
+            let open = OpenBatch::count(&self.service_db);
+            let now = self.service_db.clock.now();
+            let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await?;
+            let evidence = self.evidence(tx, table, query, &rows, now).await?;
+            Ok((open, rows, evidence))
+        };
+        let (open, rows, evidence) = match read.await {
+            Ok(read) => read,
+            Err(source) => {
+                // The next claim would skip rows that are still locked.
+                let _ = transaction.rollback().await;
+                return Err(failed(source));
+            }
+        };
         if rows.is_empty() {
             drop(open);
             transaction.rollback().await?;
             return self.empty(table);
         }
-        let evidence = self.evidence(tx, table, query, &rows, now).await.map_err(failed)?;
         let settler = Settler::new(&self.service_db, table, None, query.wanted.min(rows.len() as u64));
         let mut batch = Batch::in_transaction(settler, transaction, open);
         batch.take(rows, query.wanted, &evidence, 0).await?;
@@ -158,7 +169,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         rows: &[QueryResult],
         now: DateTime<Utc>,
     ) -> std::result::Result<Vec<QueryResult>, DbErr> {
-        if rows.iter().any(|row| read::<E>(row).is_ok()) {
+        if rows.is_empty() || rows.iter().any(|row| read::<E>(row).is_ok()) {
             return Ok(Vec::new());
         }
         let mut further = tx.query_all_raw(query.due.statement(now, rows.len() as u64 + EVIDENCE)).await?;
@@ -257,9 +268,30 @@ impl<E: WorkItem> ClaimRequest<E> {
         owner: &str,
         concurrency: usize,
     ) -> Result<LeasedRows> {
+        let transaction = Transaction::lazy(&self.service_db.tx);
+        match self.claim_leases_in(&transaction, table, query, owner, concurrency).await {
+            Ok(claimed) => {
+                transaction.commit().await?;
+                Ok(claimed)
+            }
+            Err(error) => {
+                // The next claim would skip rows that are still locked.
+                let _ = transaction.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn claim_leases_in(
+        &self,
+        transaction: &Transaction,
+        table: &TableSql,
+        query: &Query<E>,
+        owner: &str,
+        concurrency: usize,
+    ) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let service_db = &self.service_db;
-        let transaction = Transaction::lazy(&service_db.tx);
         let tx = transaction.connection().await.map_err(failed)?;
         let now = service_db.clock.now();
         let select = lease::select_claims(&table.name, &service_db.time, table.backend);
@@ -290,7 +322,6 @@ impl<E: WorkItem> ClaimRequest<E> {
         let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: 0, more };
         free.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         if free.is_empty() {
-            transaction.commit().await?;
             return Ok(claimed);
         }
         // Last, so that the other rows are done if such a row kills the process again.
@@ -306,7 +337,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             let crashes = suspects.get(&*key).copied().unwrap_or(0);
             match read::<E>(&row) {
                 Ok(ClaimedRow { row, .. }) if crashes > lease::TOLERATED_CRASHES => {
-                    self.charge_crash(table, &transaction, &row, owner, now).await.map_err(failed)?;
+                    self.charge_crash(table, transaction, &row, owner, now).await.map_err(failed)?;
                     claimed.charged += 1;
                 }
                 _ => {
@@ -315,7 +346,6 @@ impl<E: WorkItem> ClaimRequest<E> {
                 }
             }
         }
-        transaction.commit().await?;
         Ok(claimed)
     }
 
