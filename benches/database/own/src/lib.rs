@@ -3,7 +3,7 @@
 use measure::Task;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Schema, Statement};
 use service_core::Result;
-use service_core::database::{self, Transaction, create_claim_index};
+use service_core::database::{self, create_claim_index};
 
 pub mod job {
     use sea_orm::entity::prelude::*;
