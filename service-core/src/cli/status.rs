@@ -1,4 +1,4 @@
-//! Health as text: what somebody who is on call needs first stands first.
+//! Health as text: the services in trouble come first, each with its reason.
 
 use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};

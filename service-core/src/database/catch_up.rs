@@ -1,6 +1,6 @@
 //! When a service last ran, in `service_state`: what the runtime reads to catch up on missed fires.
 //!
-//! The tricky part are fires that nobody misses: those that come due while the process is up, but the service is paused or was
+//! The tricky part are fires that are skipped on purpose: those that come due while the process is up, but the service is paused or was
 //! stopped. No loop serves them, so the task that polls the tables records them ([`SkippedFires`]). If the process is killed, the
 //! next one makes up only what came due afterwards.
 

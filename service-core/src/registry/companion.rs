@@ -67,13 +67,13 @@ impl ServiceRegistry {
         }
     }
 
-    /// Tells all companions that the registry enters a phase.
+    /// Announces to all companions that the registry enters a phase.
     pub(super) fn announce(&self, phase: Phase) {
         self.inner.companions.iter().for_each(|companion| companion.enter(phase));
     }
 
-    /// Tells all companions that the configuration file is read again, until the guard is dropped. Before the end of the start and
-    /// after the begin of a shutdown, they are told nothing.
+    /// Announces to all companions that the configuration file is read again, until the guard is dropped. Before the end of the
+    /// start and after the begin of a shutdown, nothing is announced.
     pub(super) fn announce_reload(&self) -> ReloadGuard<'_> {
         let announced = self.session().is_started() && self.session().is_open();
         if announced {
