@@ -46,6 +46,8 @@ mod planning;
 mod running;
 mod standby;
 
+use planning::plan_after_run;
+
 #[cfg(test)]
 mod tests;
 
@@ -82,7 +84,7 @@ pub(crate) struct Supervisor {
     /// The instance is being built for a run that serves a wake-up.
     woken: bool,
     /// This replica has taken the lease, and the schedule of the service has not been planned since.
-    grant: Option<Grant>,
+    grant: Option<Box<Grant>>,
     /// No replica has run the service before this one took the lease.
     is_first_in_cluster: bool,
     /// Blocking code was left behind when the instance ended.
@@ -221,7 +223,7 @@ impl Supervisor {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
                 WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
-                WaitEvent::Run => match self.run_recorded(timer.as_mut()).await {
+                WaitEvent::Run => match self.run(timer.as_mut()).await {
                     InvokeResult::Done(Ok(outcome)) => {
                         self.succeed(outcome);
                         self.after_run().await;
@@ -274,7 +276,7 @@ impl Supervisor {
             }
             if !state.requests.run {
                 let is_due = match state.status.next_due {
-                    _ if state.state() == ServiceState::Paused => false,
+                    _ if state.is_paused() && state.state() == ServiceState::Paused => false,
                     Some(at) if poll_at(task, timer, at).is_ready() => true,
                     None if *due != Due::Wake => true,
                     // A retry is not made earlier.
@@ -291,7 +293,7 @@ impl Supervisor {
                 }
                 if !is_due {
                     // A pause gives its turn to others.
-                    *turn = Turn::None;
+                    turn.end();
                     state.status.at_rest = true;
                     return None;
                 }
@@ -382,7 +384,7 @@ impl Supervisor {
         let ended = Instant::now();
         let service = &self.cx.service;
         let timeout = self.options.timeout;
-        let (started, duration, outcome) = service.update(|state| {
+        let (duration, outcome, planned) = service.update(|state| {
             // Options that the run itself has set count from here on.
             adopt_options(&mut self.options, state);
             let outcome = state.take_progress(outcome);
@@ -392,7 +394,8 @@ impl Supervisor {
                 let result = RunResult::Succeeded { processed, failed };
                 history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
-            (started, duration, outcome)
+            let planned = plan_after_run(&self.options, &mut self.rng, &mut state.status, started, ended);
+            (duration, outcome, planned)
         });
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
             warn!(
@@ -407,7 +410,7 @@ impl Supervisor {
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %service.id, service.run = run, processed, failed, ?duration, "run finished");
         self.report(RunReport { outcome, error: None, duration });
-        self.plan_regular(started, ended);
+        self.follow_plan(planned, ended);
         if outcome.again {
             self.due = Due::AtOnce;
             self.nominal = self.cx.nominal;
@@ -441,6 +444,9 @@ impl Supervisor {
 
     /// Sends the report of the run to the callers that wait for it.
     fn report(&mut self, report: RunReport) {
+        if self.current_waiters.is_empty() {
+            return;
+        }
         for waiter in self.current_waiters.drain(..) {
             // The caller may have stopped waiting.
             let _ = waiter.send(report.clone());
@@ -491,6 +497,7 @@ impl Supervisor {
 }
 
 /// Takes over the options in effect. Before that, the grid advances to the last run by the old interval.
+#[inline]
 fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
     if Arc::ptr_eq(options, &state.requests.options) {
         return;
