@@ -223,18 +223,24 @@ impl Supervisor {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
                 WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
-                WaitEvent::Run => match self.run(timer.as_mut()).await {
-                    InvokeResult::Done(Ok(outcome)) => {
-                        self.succeed(outcome);
-                        self.after_run().await;
-                        if self.once {
-                            let stop = StopRequest { by_itself: true, ..StopRequest::default() };
-                            self.cx.service.request_stop(stop);
+                WaitEvent::Run => {
+                    let result = match self.cx.epoch {
+                        None => self.run(timer.as_mut()).await,
+                        Some(_) => Box::pin(self.run_recorded(timer.as_mut())).await,
+                    };
+                    match result {
+                        InvokeResult::Done(Ok(outcome)) => {
+                            self.succeed(outcome);
+                            self.after_run().await;
+                            if self.once {
+                                let stop = StopRequest { by_itself: true, ..StopRequest::default() };
+                                self.cx.service.request_stop(stop);
+                            }
+                            None
                         }
-                        None
+                        failed => Box::pin(self.follow_failure(failed)).await,
                     }
-                    failed => Box::pin(self.follow_failure(failed)).await,
-                },
+                }
                 other => Box::pin(self.follow_up(other)).await,
             };
             if let Some(exit) = exit {
@@ -409,7 +415,9 @@ impl Supervisor {
         let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %service.id, service.run = run, processed, failed, ?duration, "run finished");
-        self.report(RunReport { outcome, error: None, duration });
+        if !self.current_waiters.is_empty() {
+            self.report(RunReport { outcome, error: None, duration });
+        }
         self.follow_plan(planned, ended);
         if outcome.again {
             self.due = Due::AtOnce;
@@ -444,9 +452,6 @@ impl Supervisor {
 
     /// Sends the report of the run to the callers that wait for it.
     fn report(&mut self, report: RunReport) {
-        if self.current_waiters.is_empty() {
-            return;
-        }
         for waiter in self.current_waiters.drain(..) {
             // The caller may have stopped waiting.
             let _ = waiter.send(report.clone());

@@ -211,6 +211,7 @@ pub(super) struct Planned {
 
 /// Plans the next regular run after one from `started` to `ended`, and writes to the status when it is due. `None`: the
 /// schedule does not depend on the run; the status has no time then.
+#[inline]
 pub(super) fn plan_after_run(
     options: &Options,
     rng: &mut fastrand::Rng,

@@ -87,21 +87,22 @@ impl Supervisor {
         self.fail(kind, error, began, None).await
     }
 
-    /// Runs `update` once. If a replica at a time runs the service, the point of the schedule is recorded before and after it.
+    /// Runs `update` once, on the one replica that runs the service: records the point of the schedule before and after the run.
+    pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
+        self.record_point(false).await;
+        let result = self.run(timer).await;
+        self.record_point(true).await;
+        result
+    }
+
+    /// Runs `update` once.
     pub(super) async fn run(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
-        if self.cx.epoch.is_some() {
-            Box::pin(self.record_point(false)).await;
-        }
-        let run = self.cx.run;
-        self.cx.service.emit(|| ServiceEventKind::RunStarted { run });
+        self.cx.service.emit(|| ServiceEventKind::RunStarted { run: self.cx.run });
         let is_blocking = self.instance.as_ref().is_some_and(|instance| instance.__shape().blocking_update);
         let result = if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await };
         self.cx.in_run = false;
         self.turn.end();
         self.end_stop_hooks(&result);
-        if self.cx.epoch.is_some() {
-            Box::pin(self.record_point(true)).await;
-        }
         result
     }
 
