@@ -179,6 +179,29 @@ async fn the_cleanup_of_a_lost_lease_cannot_write(replicas: Bed) {
     assert_eq!(setup.log.times("cleanup can write").len(), 1, "a stop releases the lease after the cleanup");
 }
 
+/// The lease expires while a transaction of its holder is open, and another replica takes it before the commit. On SQLite there is
+/// one writer, so the takeover waits for the commit.
+#[tokio::test(start_paused = true)]
+async fn on_postgresql_a_takeover_after_the_last_write_refuses_the_commit() {
+    let Some(replicas) = Bed::postgres().await else { return };
+    replicas.execute("CREATE TABLE note (id INTEGER)").await;
+    let other = replicas.other().await;
+    let here = start(&replicas.bed, "nothing").await;
+    let there = start(&other, "nothing").await;
+    replicas.run_for(1.0).await;
+    let former = here.contexts.lock().unwrap()[0].clone();
+    let tx = former.begin().await.unwrap();
+    tx.execute_unprepared("INSERT INTO note VALUES (1)").await.unwrap();
+    // By a step of the server's clock: the holder does not know.
+    replicas.execute("UPDATE service_lease SET expires_at = 0").await;
+    there.service.stop().await.unwrap();
+    there.service.start().await.unwrap();
+    assert_eq!((here.service.state(), there.service.state()), (ServiceState::Running, ServiceState::Running));
+    let error = tx.commit().await.unwrap_err().to_string();
+    assert!(error.contains("the lease of service `writer` was lost (epoch 1)"), "{error}");
+    assert_eq!(replicas.number("SELECT count(*) FROM note").await, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn on_postgresql_an_idle_transaction_lasts_no_longer_than_a_lease() {
     let Some(replicas) = Bed::postgres().await else { return };

@@ -10,6 +10,7 @@ on_each! {
     one_replica_runs_and_the_other_stands_by,
     a_stop_hands_over_within_a_second,
     a_killed_holder_is_replaced_when_its_lease_is_over,
+    an_expired_lease_is_not_renewed,
     a_holder_without_the_database_gives_up_before_another_takes_over,
     without_the_database_every_replica_stands_by,
     the_former_holder_stands_by_and_takes_over_again,
@@ -67,6 +68,19 @@ async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Bed) {
     replicas.run_for(3.0).await;
     assert_eq!(b.state(), ServiceState::Running);
     assert_eq!(log.times("a cleans up"), [0.0; 0], "it was killed");
+}
+
+/// No other replica has taken it: the service is free for any of them, also for this one, and each takeover has a number of its own.
+async fn an_expired_lease_is_not_renewed(replicas: Bed) {
+    let log = Log::new();
+    let a = start(&replicas.bed, "a", &log, 1000.0).await;
+    replicas.run_for(5.0).await;
+    // By a step of the server's clock: the holder does not know.
+    replicas.execute("UPDATE service_lease SET expires_at = 0").await;
+    replicas.run_for(15.0).await;
+    assert_eq!(a.state(), ServiceState::Running);
+    assert_eq!((log.times("a is dropped").len(), log.times("a runs").len()), (1, 2), "{:?}", log.all());
+    assert_eq!(replicas.number("SELECT epoch FROM service_epoch").await, 2);
 }
 
 async fn a_holder_without_the_database_gives_up_before_another_takes_over(replicas: Bed) {
