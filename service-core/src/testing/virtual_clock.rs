@@ -214,13 +214,20 @@ impl HeldClock {
         }
     }
 
-    /// Waits until no work in real time goes on. Returns `false` if that is not known, but nothing has happened for a while.
+    /// Waits until no work in real time goes on, and none begins at this very moment: between two statements of a task there is none,
+    /// too. Returns `false` if that is not known, but nothing has happened for a while.
     async fn is_done(&self, patience: &mut Patience) -> bool {
-        let mut reopening = None;
+        let (mut reopening, mut idle) = (None, 0);
         loop {
             let state = self.state();
+            let is_idle = state.active == Some(0) && state.closed == 0;
+            idle = if is_idle { idle + 1 } else { 0 };
             match (state.active, &reopening) {
-                (Some(0), _) if state.closed == 0 => return true,
+                _ if idle > QUIET => return true,
+                _ if is_idle => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 // They cannot be opened: an outage.
                 (Some(0), Some(ended)) if JoinHandle::is_finished(ended) => return false,
                 (Some(0), None) => {
@@ -408,6 +415,8 @@ impl Patience {
     }
 }
 
+/// No work goes on if there is none for so many turns of the runtime.
+const QUIET: u32 = 64;
 /// So many moments take no more than a turn of the runtime, since most statements are short.
 const QUICK: u32 = 200;
 
