@@ -53,7 +53,8 @@ impl LeaseTable {
             (_, true) | (DbBackend::Postgres, false) => String::new(),
             _ => crate::cluster::clock::boot_id(),
         };
-        Self { db, clock, replica: Identity::of_process(), boot }
+        let number = db.monitor.as_ref().map(|monitor| monitor.replica_number());
+        Self { db, clock, replica: Identity::of_process(number), boot }
     }
 
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
