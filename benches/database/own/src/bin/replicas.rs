@@ -85,7 +85,8 @@ async fn number(db: &DatabaseConnection, sql: &str) -> Result<i64> {
 /// Statements and transactions of this database until now. They are those of the replicas and of this program.
 async fn counts(db: &DatabaseConnection) -> Result<[i64; 2]> {
     let of_this = "FROM pg_database WHERE datname = current_database()";
-    let statements = format!("SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE dbid = (SELECT oid {of_this})");
+    let statements =
+        format!("SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE dbid = (SELECT oid {of_this})");
     let transactions = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
     Ok([number(db, &statements).await?, number(db, transactions).await?])
 }
@@ -139,13 +140,20 @@ async fn measure(url: &str) -> Result<()> {
     println!("{statements:.1} statements and {transactions:.1} transactions a second, of all replicas together");
     let percent = |before: f64, after: f64| format!("{:.2} %", 100.0 * (after - before) / elapsed);
     let of_replicas: Vec<String> = cpu_before.0.iter().zip(&cpu_after.0).map(|(a, b)| percent(*a, *b)).collect();
-    println!("of one processor: each replica {}, the server {}", of_replicas.join(", "), percent(cpu_before.1, cpu_after.1));
+    println!(
+        "of one processor: each replica {}, the server {}",
+        of_replicas.join(", "),
+        percent(cpu_before.1, cpu_after.1)
+    );
 
     let killed = replicas.remove(0);
     let id = killed.id();
     drop(killed);
     let taken = all_held(&db, &id).await?;
-    println!("after SIGKILL of one replica, all of its services have another holder within {:.1} s", taken.as_secs_f64());
+    println!(
+        "after SIGKILL of one replica, all of its services have another holder within {:.1} s",
+        taken.as_secs_f64()
+    );
     println!("services that each of the others runs: {}", shares(&db, &replicas).await?);
     Ok(())
 }
