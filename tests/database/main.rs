@@ -12,6 +12,7 @@ mod batches;
 mod bed;
 mod catch_up;
 mod cluster;
+mod completions;
 mod concurrent;
 mod conflicts;
 mod each;
@@ -200,12 +201,17 @@ exercise! {
         a_stop_lets_the_items_in_flight_end,
         a_dropped_future_charges_only_the_items_in_flight,
         a_connection_that_breaks_under_one_item_costs_no_other_anything;
+    completions:
+        lost_changed_and_deleted_rows_are_skipped_alone,
+        a_refused_completion_costs_the_others_nothing,
+        an_item_with_writes_is_completed_before_the_next_one_begins;
     faults:
         killed_workers_lose_nothing_and_repeat_nothing,
         killed_workers_with_claim_each_lose_nothing_and_repeat_nothing,
         killed_workers_with_several_rows_at_a_time_lose_nothing_and_repeat_nothing,
         a_row_that_kills_its_process_costs_its_own_attempts,
-        a_row_that_kills_its_process_costs_the_rows_beside_it_nothing;
+        a_row_that_kills_its_process_costs_the_rows_beside_it_nothing,
+        a_row_that_kills_its_process_costs_the_completions_in_flight_nothing;
     catch_up:
         no_fire_is_lost_when_the_process_is_killed,
         with_latest_one_fire_is_made_up_after_each_kill,

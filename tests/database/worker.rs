@@ -1,7 +1,7 @@
 //! A worker process that the suite kills: it processes jobs until then.
 //!
-//! Arguments: the URL of the database, and `claim`, `claim_each`, `concurrent`, `poisoned`, `poisoned_concurrent` or `mailer`; or
-//! `all` or `latest` for a cron service with that `catch_up`; or `cluster` for one that runs on one replica at a time.
+//! Arguments: the URL of the database, and `claim`, `claim_each`, `concurrent`, `poisoned`, `poisoned_concurrent`,
+//! `poisoned_ahead`, `ahead` or `mailer`; or `all` or `latest` for a cron service with that `catch_up`; or `cluster` for one that runs on one replica at a time.
 
 #[path = "fires.rs"]
 mod fires;
@@ -54,6 +54,8 @@ async fn main() -> Result<()> {
             "poisoned" => poisoned(&service_db).await,
             "concurrent" => concurrent(&service_db).await,
             "poisoned_concurrent" => poisoned_concurrent(&service_db).await,
+            "poisoned_ahead" => poisoned_ahead(&service_db).await,
+            "ahead" => ahead(&service_db).await,
             "mailer" => mailer(&service_db).await,
             _ => each(&service_db).await,
         };
@@ -119,6 +121,34 @@ async fn poisoned_concurrent(service_db: &ServiceDb) -> Result<Outcome> {
         effect(item.tx(), item.model().id).await?;
         tokio::time::sleep(Duration::from_millis(5)).await;
         Ok(())
+    });
+    outcome.await
+}
+
+/// As `poisoned_concurrent`, without writes of the items.
+async fn poisoned_ahead(service_db: &ServiceDb) -> Result<Outcome> {
+    let claim = service_db.claim_each::<job::Entity>(20).lease(Duration::from_millis(300)).concurrency(3);
+    let claim = claim.retry_delay(Duration::from_millis(50));
+    let outcome = claim.for_each(async |item| {
+        tokio::time::sleep(Duration::from_millis(item.model().id as u64 % 3)).await;
+        if item.model().id % 10 == 0 {
+            std::process::abort();
+        }
+    });
+    outcome.await
+}
+
+/// Two rows at the same time, which wait until there is an effect. They write nothing.
+async fn ahead(service_db: &ServiceDb) -> Result<Outcome> {
+    let claim = service_db.claim_each::<job::Entity>(10).lease(Duration::from_millis(600)).concurrency(2);
+    let outcome = claim.for_each(async |item| match item.model().payload.as_str() {
+        "kill" => std::process::abort(),
+        "first" => {}
+        _ => {
+            while tables::effects(service_db.db()).await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     });
     outcome.await
 }

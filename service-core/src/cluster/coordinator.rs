@@ -5,6 +5,7 @@
 //! before it ends in the database. Nothing that a lost request may still do can end or extend another lease than its own.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::fleet::Fleet;
-use crate::cluster::lease_table::{LeaseRow, LeaseTable};
+use crate::cluster::lease_table::LeaseTable;
 use crate::database::registry_db::RegistryDb;
 use crate::database::single_task::SingleTask;
 use crate::log::debug;
 use crate::registry::service_registry::RegistryInner;
 use crate::runtime::lease::{Grant, Holder, Lease, LeaseClock};
-use crate::runtime::leases::Leases;
+use crate::runtime::leases::{LeaseRow, Leases};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
@@ -159,8 +160,16 @@ impl Leases for Coordinator {
         self.fleet.report_soon();
     }
 
+    fn label(&self) -> String {
+        self.shared.table.replica.label()
+    }
+
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>> {
         Box::pin(async { Ok(serde_json::to_value(self.fleet.replicas().await?)?) })
+    }
+
+    fn read_leases<'a>(&'a self, ids: &'a [Arc<str>]) -> BoxFuture<'a, Result<BTreeMap<String, LeaseRow>>> {
+        Box::pin(self.shared.table.read(ids, LONGEST_LIMIT))
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

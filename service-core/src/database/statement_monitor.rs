@@ -179,6 +179,37 @@ impl RealWork for StatementMonitor {
         let _ = db;
         Box::pin(std::future::ready(()))
     }
+
+    fn executes(&self) -> BoxFuture<'static, Option<bool>> {
+        #[cfg(feature = "postgres")]
+        if let Some(db) = self.shared.pool.get()
+            && let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner
+        {
+            let options = db.get_postgres_connection_pool().connect_options();
+            return Box::pin(async move { executes(&options).await.ok() });
+        }
+        // A SQLite database is part of this process: what it does cannot be asked for.
+        Box::pin(std::future::ready(None))
+    }
+}
+
+/// Whether the server executes a statement of this database's user. One that waits for a lock does not count: the transaction that
+/// holds the lock may sleep.
+#[cfg(feature = "postgres")]
+async fn executes(options: &sea_orm::sqlx::postgres::PgConnectOptions) -> sea_orm::sqlx::Result<bool> {
+    use sea_orm::sqlx::{Connection, PgConnection, query_scalar, raw_sql};
+
+    const ACTIVE: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() \
+        AND usename = current_user AND pid <> pg_backend_pid() AND state = 'active' \
+        AND wait_event_type IS DISTINCT FROM 'Lock')";
+
+    let mut connection = PgConnection::connect_with(options).await?;
+    let before = query_scalar::<_, bool>(ACTIVE).fetch_one(&mut connection).await?;
+    // On a busy machine, the server may not have begun a statement yet that was sent to it.
+    raw_sql("SELECT pg_sleep(0.2)").execute(&mut connection).await?;
+    let after = query_scalar::<_, bool>(ACTIVE).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(before || after)
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

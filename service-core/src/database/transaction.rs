@@ -109,13 +109,13 @@ impl TxContext {
 
     /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
     /// or a stop of the run waits for it, as for a [`commit`](Transaction::commit).
-    pub(crate) async fn commit_alone(&self, statement: &impl StatementBuilder) -> Result<Option<QueryResult>> {
+    pub(crate) async fn commit_alone(&self, statement: &impl StatementBuilder) -> Result<Vec<QueryResult>> {
         let (db, committing) = (self.db.clone(), self.commits.enter());
         let statement = statement.build(&db.get_database_backend());
         uncut(async move {
-            let result = tokio::time::timeout(COMMIT_LIMIT, db.query_one_raw(statement)).await;
+            let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(statement)).await;
             drop(committing);
-            result.map(|counts| counts.map_err(Refusal::from))
+            result.map(|rows| rows.map_err(Refusal::from))
         })
         .await
     }

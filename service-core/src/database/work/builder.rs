@@ -72,6 +72,7 @@ impl<E: EntityTrait> Builder<E> {
             backoff: Backoff::default(),
             lease: DEFAULT_LEASE,
             concurrency: 1,
+            lends_ahead: false,
             item_timeout: None,
         });
         Self { request, run, context: None }
@@ -184,6 +185,11 @@ impl<E: EntityTrait> ClaimEach<E> {
     /// when the transaction begins, unless a shorter one applies.
     pub fn item_timeout(self, limit: Duration) -> Self {
         Self(self.0.with(|request| request.item_timeout = Some(limit)))
+    }
+
+    /// Lets a next item begin before the status of those before it is written.
+    pub(super) fn lending_ahead(self) -> Self {
+        Self(self.0.with(|request| request.lends_ahead = true))
     }
 
     /// Makes the claim an error if an option was set that has no effect on it.

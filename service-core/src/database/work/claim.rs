@@ -42,6 +42,8 @@ pub(crate) struct ClaimRequest<E: EntityTrait> {
     /// For rows that commit one by one, as the following fields.
     pub(crate) lease: Duration,
     pub(crate) concurrency: usize,
+    /// A next item may begin before the status of those before it is written.
+    pub(crate) lends_ahead: bool,
     pub(crate) item_timeout: Option<Duration>,
 }
 
@@ -213,11 +215,13 @@ impl<E: WorkItem> ClaimRequest<E> {
             return self.empty(&table);
         }
         let concurrency = self.possible_concurrency(&table);
+        let most_unwritten = if self.can_lend_ahead(&table) { concurrency } else { 0 };
+        let in_flight = concurrency.saturating_add(most_unwritten);
         let guard = ClaimGuard::new(&self.service_db, &table);
         let mut claimed_at = (Instant::now(), SystemTime::now());
         let mut tries = 1;
         let claimed = loop {
-            match self.claim_leases(&table, &query, &guard.owner, concurrency).await {
+            match self.claim_leases(&table, &query, &guard.owner, in_flight).await {
                 Err(error) if tries < TRIES && self.is_worth_a_retry(&table, &mut query, &error) => {
                     tries += 1;
                     claimed_at = (Instant::now(), SystemTime::now());
@@ -230,7 +234,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             .then(|| Lease::start(&self.service_db, &table.name, owner, self.lease, claimed_at));
         let count = claimed.rows.len() as u64;
         let settler = Settler::new(&self.service_db, &table, lease, count);
-        let mut batch = Batch::new(settler.with_limits(concurrency, self.item_timeout));
+        let mut batch = Batch::new(settler.with_limits(concurrency, most_unwritten, self.item_timeout));
         if !claimed.rows.is_empty() {
             let now = self.service_db.clock.now();
             let db = self.service_db.db();
@@ -260,16 +264,22 @@ impl<E: WorkItem> ClaimRequest<E> {
         self.concurrency.min(possible)
     }
 
+    /// Whether several rows can be completed by one statement, while next ones are processed.
+    fn can_lend_ahead(&self, table: &TableSql) -> bool {
+        let ServiceDb { work, tx, .. } = &self.service_db;
+        self.lends_ahead && table.completes_many() && tx.fence.is_none() && !work.has_triggers(table)
+    }
+
     /// Claims rows in `service_claim`, in one short transaction.
     async fn claim_leases(
         &self,
         table: &TableSql,
         query: &Query<E>,
         owner: &str,
-        concurrency: usize,
+        in_flight: usize,
     ) -> Result<LeasedRows> {
         let transaction = Transaction::lazy(&self.service_db.tx);
-        match self.claim_leases_in(&transaction, table, query, owner, concurrency).await {
+        match self.claim_leases_in(&transaction, table, query, owner, in_flight).await {
             Ok(claimed) => {
                 transaction.commit().await?;
                 Ok(claimed)
@@ -288,7 +298,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         table: &TableSql,
         query: &Query<E>,
         owner: &str,
-        concurrency: usize,
+        in_flight: usize,
     ) -> Result<LeasedRows> {
         let failed = |source| Error::new(ClaimError { table: table.name.clone(), source });
         let service_db = &self.service_db;
@@ -328,7 +338,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         free.sort_by_key(|(key, _)| suspects.contains_key(&**key));
         let keys: Vec<&str> = free.iter().map(|(key, _)| &**key).collect();
         let mut ours: HashSet<String> = HashSet::new();
-        for claim in lease::claim(service_db, &table.name, &keys, owner, self.lease, concurrency) {
+        for claim in lease::claim(service_db, &table.name, &keys, owner, self.lease, in_flight) {
             for row in tx.query_all(&claim).await.map_err(failed)? {
                 ours.insert(row.try_get("", "row_key").map_err(failed)?);
             }

@@ -119,14 +119,18 @@ impl<E: EntityTrait<Model: Sync>> ClaimEach<E> {
     /// Calls a closure for each claimed row, as [`Claim::for_each`] does, but each row commits by itself, and
     /// [`concurrency`](Self::concurrency) sets how many are in flight at the same time. All of them run on one task.
     ///
+    /// An item that has used [`item.tx()`](Item::tx) is completed before its place is free. On PostgreSQL, the status of an item
+    /// that has not used it may be written while the next item runs, together with that of others. At most as many items as
+    /// `concurrency` wait for that. Until then they are in flight, too.
+    ///
     /// A panic and the end of the [`item_timeout`](Self::item_timeout) are errors of their item; the others continue. After an
     /// error of the database no further item is lent, and the items in flight end before the error is returned.
     ///
     /// When the run has to end, because the service is stopped, no further item is lent. The items in flight may end, within
     /// `drain_timeout`; the claims of the other rows are released, and the outcome is [`again`](Outcome::again).
     ///
-    /// If the future is dropped, all claims are released when the run has ended. The items in flight lose an attempt, and no
-    /// others do.
+    /// If the future is dropped, all claims are released when the run has ended. The items in flight lose an attempt, except
+    /// those whose status is being written, and no others do.
     ///
     /// # Errors
     /// Those of the database, as of [`Batch::next`] and [`Batch::commit`]. A failed item is not an error of the batch.
@@ -161,7 +165,7 @@ impl<E: EntityTrait<Model: Sync>> ClaimEach<E> {
         F: AsyncFnOnce(&Item<E>) -> R + for<'a> ItemFn<'a, E, Out = R> + Clone + Send + Sync,
         R: IntoSettled,
     {
-        let (batch, context) = self.into_parts();
+        let (batch, context) = self.lending_ahead().into_parts();
         concurrently(batch, context, code)
     }
 

@@ -5,9 +5,12 @@
 //! and lends no more of its rows.
 //!
 //! The tricky part is a row that kills its process. Claims are numbered in the order in which their rows are lent, and each
-//! is released in its row's own commit. So the first claims that a dead owner left are those of the rows in progress, or of
-//! the next ones. Finding them needs no extra statement. All of them are suspect, and a suspect row is lent alone: if it
-//! kills its process again, it is the cause.
+//! is released in the commit that writes its row's status. So the first claims that a dead owner left are those of the rows in
+//! flight, or of the next ones. Finding them needs no extra statement. All of them are suspect, and a suspect row is lent
+//! alone: if it kills its process again, it is the cause.
+//!
+//! In flight are the rows whose code runs, and those whose code has ended and whose status is not written yet (`completions.rs`).
+//! An owner stores with its claims how many rows it has in flight at most, of both kinds.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,7 +166,7 @@ pub(crate) struct ClaimRow {
     pub(crate) key: String,
     owner: String,
     seq: i64,
-    /// How many rows its owner processed at the same time.
+    /// How many rows its owner had in flight at most.
     concurrency: i64,
     /// The claim has not expired.
     pub(crate) is_held: bool,
@@ -274,19 +277,19 @@ pub(crate) fn mark_charged(
         .to_owned()
 }
 
-/// The statements that claim rows, in the order in which they will be lent. Their results are the keys of the rows that were
-/// free.
+/// The statements that claim rows, in the order in which they will be lent, by an owner that has at most `in_flight` of them in
+/// flight. Their results are the keys of the rows that were free.
 pub(crate) fn claim(
     service_db: &ServiceDb,
     work_table: &str,
     keys: &[&str],
     owner: &str,
     lease: Duration,
-    concurrency: usize,
+    in_flight: usize,
 ) -> Vec<InsertStatement> {
     let backend = service_db.db().get_database_backend();
     let expires = || service_db.time.millis(backend).add(millis(lease));
-    let concurrency = i64::try_from(concurrency).unwrap_or(i64::MAX);
+    let in_flight = i64::try_from(in_flight).unwrap_or(i64::MAX);
     let numbered: Vec<(i64, &str)> = (0_i64..).zip(keys.iter().copied()).collect();
     let statement = |rows: &[(i64, &str)]| {
         let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq", "concurrency"];
@@ -294,7 +297,7 @@ pub(crate) fn claim(
         for &(seq, key) in rows {
             let service_id = &*service_db.service_id;
             let claim = [work_table.into(), key.into(), service_id.into(), owner.into(), expires(), seq.into()];
-            insert.values_panic(claim.into_iter().chain([concurrency.into()]));
+            insert.values_panic(claim.into_iter().chain([in_flight.into()]));
         }
         let has_expired =
             Expr::col((column("service_claim"), column("expires_at"))).lte(service_db.time.millis(backend));
@@ -337,6 +340,16 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .from_table(column("service_claim"))
         .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("row_key")).eq(key))
+        .to_owned()
+}
+
+/// The statement that releases those of an owner's claims whose keys a query finds, and returns their keys.
+pub(crate) fn release_among(work_table: &str, owner: &str, keys: SelectStatement) -> DeleteStatement {
+    Query::delete()
+        .from_table(column("service_claim"))
+        .cond_where(is_of(work_table, owner))
+        .and_where(Expr::col(column("row_key")).in_subquery(keys))
+        .returning_col(column("row_key"))
         .to_owned()
 }
 

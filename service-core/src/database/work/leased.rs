@@ -32,17 +32,13 @@ impl Settler {
 
     /// Completes an item: its writes, its status and the release of its claim commit together.
     pub(super) async fn complete_leased<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>) -> Result<Settled> {
+        let is_unused = self.is_unused(item);
         let mut tx = self.take_tx(item);
-        let has_triggers = self.service_db.work.has_triggers(&self.table);
-        if let Some(lease) = &self.lease
-            && !has_triggers
-            && tx.is_unused()
-            && self.service_db.tx.fence.is_none()
-            && self.service_db.tx.reads_committed()
-        {
+        if let Some(lease) = self.lease.as_ref().filter(|_| is_unused) {
             drop(tx);
             return self.complete_unused(item, &lease.owner).await;
         }
+        let has_triggers = self.service_db.work.has_triggers(&self.table);
         if let Err(error) = tx.end_time_limit().await {
             let cause = tx.interruption();
             drop(tx);
@@ -79,6 +75,15 @@ impl Settler {
         }
     }
 
+    /// Whether nothing but the status of an item that succeeded is to be written, by a statement that commits by itself.
+    pub(super) fn is_unused<E: EntityTrait>(&self, item: &Item<E>) -> bool {
+        let tx = &self.service_db.tx;
+        item.tx.is_unused()
+            && tx.fence.is_none()
+            && tx.reads_committed()
+            && !self.service_db.work.has_triggers(&self.table)
+    }
+
     /// Completes a row and releases its claim, in the transaction of its item. Returns whether the claim was still held.
     async fn complete_in<E: EntityTrait>(
         &self,
@@ -110,7 +115,7 @@ impl Settler {
         let (table, now, key) = (&self.table, self.service_db.clock.now(), &item.row.key);
         let release = lease::release(&table.name, &key_text(key), owner);
         let counts = match self.service_db.tx.commit_alone(&table.complete_if_released(key, release, now)).await {
-            Ok(row) => Counts::read(row)?,
+            Ok(rows) => Counts::read(rows.into_iter().next())?,
             Err(error) => {
                 self.service_db.tx.forget_level();
                 return match error.find::<DbErr>() {
@@ -123,16 +128,12 @@ impl Settler {
         };
         match counts {
             Counts { released: 0, .. } => Ok(self.skip_lost(item).await),
-            Counts { completed: 0, .. } => {
-                // Another program has changed the row, or a new trigger keeps it as it is.
-                self.service_db.work.inspect_again(table);
-                Ok(self.skip_changed(item))
-            }
+            Counts { completed: 0, .. } => Ok(self.skip_kept(item)),
             _ => Ok(self.completed(item)),
         }
     }
 
-    fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
+    pub(super) fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
         self.service_db.work.committed(&self.table, true, false);
         item.in_flight = false;
         Settled::Completed
@@ -159,9 +160,7 @@ impl Settler {
         });
         match kind {
             Some(kind) if kind.is_outage() => {
-                // Whether the row is charged depends on how often this happens.
-                item.in_flight = false;
-                self.charge_later(&item.row, Some(kind));
+                self.interrupted(item, kind);
                 Err(error.clone())
             }
             Some(kind) if kind.is_passing() => {
@@ -172,6 +171,13 @@ impl Settler {
             }
             _ => Box::pin(self.fail(item, error)).await,
         }
+    }
+
+    /// Records an item whose commit met an outage: it is unknown whether the row is completed.
+    pub(super) fn interrupted<E: EntityTrait>(&self, item: &mut Item<E>, kind: ErrorKind) {
+        // Whether the row is charged depends on how often this happens.
+        item.in_flight = false;
+        self.charge_later(&item.row, Some(kind));
     }
 
     /// Undoes the item's writes, and writes in a new transaction that it failed.
@@ -243,6 +249,13 @@ impl Settler {
                 lease.mark_lost();
             }
         }
+        self.skip_changed(item)
+    }
+
+    /// Ends an item whose claim was released, although its row was not completed.
+    pub(super) fn skip_kept<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
+        // Another program has changed the row, or a new trigger keeps it as it is.
+        self.service_db.work.inspect_again(&self.table);
         self.skip_changed(item)
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod builder;
 pub(crate) mod claim;
+mod completions;
 pub(crate) mod concurrent;
 pub(crate) mod due;
 pub(crate) mod for_each;

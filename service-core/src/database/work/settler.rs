@@ -32,8 +32,10 @@ pub(crate) struct Settler {
     pub(super) lease: Option<Lease>,
     /// The number of rows that were claimed together.
     pub(super) claimed: u64,
-    /// The most items of a leased batch that are in flight at the same time.
+    /// The most items of a leased batch whose code runs at the same time.
     pub(super) concurrency: usize,
+    /// How many further items may wait until their status is written.
+    pub(super) most_unwritten: usize,
     /// How long the code of a leased item may take.
     pub(super) item_timeout: Option<Duration>,
     /// The items' transactions, if they begin one after the other.
@@ -64,12 +66,27 @@ impl Settler {
     pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<Lease>, claimed: u64) -> Self {
         let (service_db, table) = (service_db.clone(), Arc::clone(table));
         let dropped = Mutex::default();
-        Self { service_db, table, lease, claimed, concurrency: 1, item_timeout: None, queue: None, dropped }
+        Self {
+            service_db,
+            table,
+            lease,
+            claimed,
+            concurrency: 1,
+            most_unwritten: 0,
+            item_timeout: None,
+            queue: None,
+            dropped,
+        }
     }
 
     /// Sets how many items may be in flight at the same time, and how long each may take.
-    pub(crate) fn with_limits(mut self, concurrency: usize, item_timeout: Option<Duration>) -> Self {
-        (self.concurrency, self.item_timeout) = (concurrency, item_timeout);
+    pub(crate) fn with_limits(
+        mut self,
+        concurrency: usize,
+        most_unwritten: usize,
+        item_timeout: Option<Duration>,
+    ) -> Self {
+        (self.concurrency, self.most_unwritten, self.item_timeout) = (concurrency, most_unwritten, item_timeout);
         // SQLite has one writer. Without a queue, an item would fail if another one is slow.
         let queues = concurrency > 1 && self.table.backend == DbBackend::Sqlite;
         self.queue = queues.then(|| Arc::new(Semaphore::new(1)));

@@ -11,20 +11,24 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, CommonTableExpression, Condition, DeleteStatement, DynIden, Expr, ExprTrait, IntoIden, Keyword, LockType,
-    Query, SelectStatement, SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple, WithQuery,
+    Alias, CommonTableExpression, Condition, DeleteStatement, DynIden, Expr, ExprTrait, Func, IntoIden, Keyword,
+    LockBehavior, LockType, Query, SelectStatement, SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
+    WithQuery,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
     StatementBuilder, Value,
 };
 
+use crate::database::work::lease;
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";
 pub(crate) const FAILED: &str = "failed";
 
+/// The key of a claim, in a statement that has also columns of the table.
+const CLAIM_KEY: &str = "service_claim_key";
 /// The maximum length of a message in characters, if the column has no limit.
 const MESSAGE_LIMIT: usize = 8_000;
 /// The maximum number of keys in one statement.
@@ -94,6 +98,8 @@ pub(crate) struct TableSql {
     pub(crate) name: String,
     table: TableRef,
     keys: Vec<(DynIden, SaveAs)>,
+    /// The types of arrays of the keys' values on PostgreSQL, if all keys are numbers, texts or UUIDs.
+    key_arrays: Option<Vec<&'static str>>,
     status: DynIden,
     pending: Expr,
     completed: Expr,
@@ -136,6 +142,7 @@ impl TableSql {
                     (iden(column), save_as)
                 })
                 .collect(),
+            key_arrays: E::PrimaryKey::iter().map(|key| array_type(key.into_column())).collect(),
             status: iden(work.status),
             pending: constant(PENDING),
             completed: constant(COMPLETED),
@@ -171,9 +178,13 @@ impl TableSql {
     }
 
     fn completion(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
+        self.to_completed(now).cond_where(self.any_of(keys)).to_owned()
+    }
+
+    fn to_completed(&self, now: DateTime<Utc>) -> UpdateStatement {
         let mut update = self.update(self.completed.clone(), now, true);
         self.empty_error(&mut update);
-        update.cond_where(self.any_of(keys)).to_owned()
+        update
     }
 
     /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were changed:
@@ -198,6 +209,61 @@ impl TableSql {
         let mut update = self.completion(std::slice::from_ref(key), now);
         update.and_where(self.is_pending()).and_where(Expr::cust("EXISTS (SELECT 1 FROM released)"));
         self.with_release(update, release)
+    }
+
+    /// Whether [`complete_claimed`](Self::complete_claimed) can complete rows of this table.
+    pub(crate) fn completes_many(&self) -> bool {
+        self.backend == DbBackend::Postgres && self.key_arrays.is_some()
+    }
+
+    /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
+    /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
+    /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, for which it would have
+    /// to wait.
+    pub(crate) fn complete_claimed(&self, keys: &[ValueTuple], owner: &str, now: DateTime<Utc>) -> WithQuery {
+        let name = |n: usize| Alias::new(format!("service_key_{n}"));
+        let unnest = |values: Expr| Func::cust("unnest").arg(values);
+        let mut rows = Query::select();
+        for (n, array) in self.key_arrays.iter().flatten().enumerate() {
+            let values = keys.iter().filter_map(|key| key.clone().into_iter().nth(n));
+            rows.expr_as(unnest(text_array(values.map(plain_text), array)), name(n));
+        }
+        rows.expr_as(unnest(text_array(keys.iter().map(key_text), "text[]")), CLAIM_KEY);
+        let is_row = || {
+            let columns = self.keys.iter().enumerate();
+            columns.fold(Condition::all(), |all, (n, (column, _))| all.add(Expr::col(column.clone()).equals(name(n))))
+        };
+        // A row is locked before its claim, as by a claim.
+        let locked = Query::select()
+            .columns((0..self.keys.len()).map(name))
+            .column(CLAIM_KEY)
+            .from(self.table.clone())
+            .from("service_rows")
+            .cond_where(is_row().add(self.is_pending()))
+            .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
+            .to_owned();
+        let claim_keys = |from: &'static str| Query::select().column(CLAIM_KEY).from(from).to_owned();
+        let release = lease::release_among(&self.name, owner, claim_keys("service_locked"));
+        let released = Query::select().column("row_key").from("service_released").to_owned();
+        let complete = self
+            .to_completed(now)
+            .from("service_locked")
+            .cond_where(is_row().add(Expr::col(CLAIM_KEY).in_subquery(released)))
+            .returning_col(CLAIM_KEY)
+            .to_owned();
+        let cte = |name: &'static str| CommonTableExpression::new().table_name(name).to_owned();
+        let parts = Query::with()
+            .cte(cte("service_rows").query(rows.to_owned()).to_owned())
+            .cte(cte("service_locked").query(locked).to_owned())
+            .cte(cte("service_released").query(release).to_owned())
+            .cte(cte("service_completed").query(complete).to_owned())
+            .to_owned();
+        Query::select()
+            .column("row_key")
+            .expr_as(Expr::col("row_key").in_subquery(claim_keys("service_completed")), "is_completed")
+            .from("service_released")
+            .to_owned()
+            .with(parts)
     }
 
     fn with_release(&self, mut update: UpdateStatement, mut release: DeleteStatement) -> WithQuery {
@@ -410,6 +476,36 @@ pub(crate) fn key_text(key: &ValueTuple) -> String {
         text.push_str(literal.strip_prefix("SELECT ").unwrap_or(&literal));
     }
     text
+}
+
+/// A value as text, without quotes.
+fn plain_text(value: Value) -> String {
+    let literal = key_text(&ValueTuple::One(value));
+    match literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
+        Some(text) => text.replace("''", "'"),
+        None => literal,
+    }
+}
+
+/// An array for PostgreSQL as one parameter, so that the statement is the same for any number of elements and is prepared once.
+fn text_array(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
+    let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
+    Expr::val(format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))).cast_as(Alias::new(array_type))
+}
+
+/// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its own.
+fn array_type(column: impl ColumnTrait) -> Option<&'static str> {
+    use sea_orm::sea_query::ColumnType as Type;
+    if !matches!(column.save_as(Expr::val("")), Expr::Value(_)) {
+        return None;
+    }
+    match column.def().get_column_type() {
+        Type::TinyInteger | Type::SmallInteger | Type::Integer | Type::BigInteger => Some("bigint[]"),
+        Type::TinyUnsigned | Type::SmallUnsigned | Type::Unsigned | Type::BigUnsigned => Some("bigint[]"),
+        Type::String(_) | Type::Text => Some("text[]"),
+        Type::Uuid => Some("uuid[]"),
+        _ => None,
+    }
 }
 
 /// The value of an integer column.
