@@ -222,13 +222,12 @@ impl TableSql {
     /// to wait.
     pub(crate) fn complete_claimed(&self, keys: &[ValueTuple], owner: &str, now: DateTime<Utc>) -> WithQuery {
         let name = |n: usize| Alias::new(format!("service_key_{n}"));
-        let unnest = |values: Expr| Func::cust("unnest").arg(values);
         let mut rows = Query::select();
         for (n, array) in self.key_arrays.iter().flatten().enumerate() {
             let values = keys.iter().filter_map(|key| key.clone().into_iter().nth(n));
-            rows.expr_as(unnest(text_array(values.map(plain_text), array)), name(n));
+            rows.expr_as(unnest(values.map(plain_text), array), name(n));
         }
-        rows.expr_as(unnest(text_array(keys.iter().map(key_text), "text[]")), CLAIM_KEY);
+        rows.expr_as(unnest(keys.iter().map(key_text), "text[]"), CLAIM_KEY);
         let is_row = || {
             let columns = self.keys.iter().enumerate();
             columns.fold(Condition::all(), |all, (n, (column, _))| all.add(Expr::col(column.clone()).equals(name(n))))
@@ -487,10 +486,12 @@ fn plain_text(value: Value) -> String {
     }
 }
 
-/// An array for PostgreSQL as one parameter, so that the statement is the same for any number of elements and is prepared once.
-fn text_array(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
+/// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any number of them
+/// and is prepared once.
+pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
     let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
-    Expr::val(format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))).cast_as(Alias::new(array_type))
+    let array = format!("{{{}}}", quoted.collect::<Vec<_>>().join(","));
+    Func::cust("unnest").arg(Expr::val(array).cast_as(Alias::new(array_type))).into()
 }
 
 /// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its own.
