@@ -20,7 +20,6 @@ use sea_orm::{
     StatementBuilder, Value,
 };
 
-use crate::database::work::lease;
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
@@ -220,7 +219,12 @@ impl TableSql {
     /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
     /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, for which it would have
     /// to wait.
-    pub(crate) fn complete_claimed(&self, keys: &[ValueTuple], owner: &str, now: DateTime<Utc>) -> WithQuery {
+    pub(crate) fn complete_claimed(
+        &self,
+        keys: &[ValueTuple],
+        release: impl FnOnce(SelectStatement) -> DeleteStatement,
+        now: DateTime<Utc>,
+    ) -> WithQuery {
         let name = |n: usize| Alias::new(format!("service_key_{n}"));
         let mut rows = Query::select();
         for (n, array) in self.key_arrays.iter().flatten().enumerate() {
@@ -242,7 +246,7 @@ impl TableSql {
             .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
             .to_owned();
         let claim_keys = |from: &'static str| Query::select().column(CLAIM_KEY).from(from).to_owned();
-        let release = lease::release_among(&self.name, owner, claim_keys("service_locked"));
+        let release = release(claim_keys("service_locked"));
         let released = Query::select().column("row_key").from("service_released").to_owned();
         let complete = self
             .to_completed(now)
