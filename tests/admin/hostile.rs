@@ -3,7 +3,7 @@
 use crate::site::{Site, raw};
 
 /// Every route, with a method that it has.
-const ROUTES: [(&str, &str); 25] = [
+const ROUTES: [(&str, &str); 27] = [
     ("GET", "/"),
     ("GET", "/login"),
     ("POST", "/login"),
@@ -12,6 +12,7 @@ const ROUTES: [(&str, &str); 25] = [
     ("POST", "/ui/services/steady/commands"),
     ("POST", "/ui/services/steady/overrides"),
     ("GET", "/ui/work"),
+    ("GET", "/ui/replicas"),
     ("GET", "/ui/audit"),
     ("GET", "/assets/admin.css"),
     ("GET", "/health/live"),
@@ -26,6 +27,7 @@ const ROUTES: [(&str, &str); 25] = [
     ("POST", "/services/steady/pause"),
     ("GET", "/work"),
     ("POST", "/work/orders/retry"),
+    ("GET", "/replicas"),
     ("GET", "/audit"),
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),

@@ -21,6 +21,7 @@ mod pages;
 mod prometheus;
 mod promtool;
 mod reading;
+mod replicas;
 mod site;
 mod slow;
 mod work;

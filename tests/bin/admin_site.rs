@@ -94,6 +94,58 @@ mod message {
     }
 }
 
+/// Services with `scope = "cluster"`, and other replicas: one that lives, one that is silent and one that is gone.
+#[cfg(feature = "database")]
+mod replicas {
+    use sea_orm::ConnectionTrait;
+    use service_core::{
+        Exhausted, RegistryBuilder, Result, ServiceOptions, ServiceRegistry, ServiceScope, ServiceState,
+    };
+
+    use super::{Failing, Steady};
+
+    /// Adds the services. On the replica that lives besides this one, one of them fails.
+    pub(crate) fn add(builder: RegistryBuilder, is_other: bool) -> RegistryBuilder {
+        let options = || ServiceOptions::new().scope(ServiceScope::Cluster);
+        let builder =
+            builder.service_fn("daily_invoices", || Steady { pace: 2 }).options_of("daily_invoices", options());
+        let builder = builder.service_fn("ledger_export", || Steady { pace: 3 }).options_of("ledger_export", options());
+        let every = if is_other { 1 } else { u64::MAX };
+        let options = options().max_failures(0).exhausted(Exhausted::Fail);
+        builder
+            .service_fn("tax_report", move || Failing { every, text: "the form <2026> has no field `total`" })
+            .options_of("tax_report", options)
+    }
+
+    /// Starts the other replica, and adds rows as those of two more that have ended. Called before this program's services
+    /// start, so that each of the replicas runs one of them.
+    pub(crate) async fn start(url: &str) -> Result<ServiceRegistry> {
+        let db = service_core::database::connect(url).await?;
+        service_core::database::migrate(&db).await?;
+        const NOW: &str = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)";
+        for (id, host, pid, seconds) in [("gone", "web-3", 4_711, 720), ("silent", "web-4", 12, 41)] {
+            let row = format!("'{id}', '{host}', {pid}, '0.1.0', '2026-01-01T00:00:00Z', {NOW} - {seconds}000, '[]'");
+            db.execute_unprepared(&format!("INSERT INTO service_replica VALUES ({row})")).await?;
+        }
+        // The silent replica holds a long lease. Leases expire by the time since the start of the machine.
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let uptime: f64 = uptime.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or_default();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let expiry = (uptime * 1_000.0) as u64 + 3_560_000;
+        let row = format!(
+            "'ledger_export', 'silent', 'web-4 (pid 12)', 41, '{}', 3600000, {expiry}, 0, NULL, NULL, NULL",
+            boot.trim()
+        );
+        db.execute_unprepared(&format!("INSERT INTO service_lease VALUES ({row})")).await?;
+        let other = add(ServiceRegistry::builder().without_discovered().database_url(url), true).start_all().await?;
+        // Its failure releases the lease, for this program's own replica.
+        if let Some(service) = other.get("tax_report") {
+            service.wait_for(ServiceState::Failed).await?;
+        }
+        Ok(other)
+    }
+}
+
 const REFUSED: &str = "cannot send a mail: the server mail.example.org:587 answered `550 5.7.1 <relay> denied`";
 
 #[tokio::main]
@@ -102,9 +154,12 @@ async fn main() -> Result<()> {
     let address = std::env::var("ADMIN_ADDR").unwrap_or_else(|_| "127.0.0.1:9876".to_owned());
     let mut builder = ServiceRegistry::builder().without_discovered().admin(address);
     #[cfg(feature = "database")]
+    let mut _other = None;
+    #[cfg(feature = "database")]
     if let Ok(url) = std::env::var("ADMIN_SITE_DATABASE") {
         message::create(&url).await?;
-        builder = builder.database_url(url);
+        _other = Some(replicas::start(&url).await?);
+        builder = replicas::add(builder.database_url(url), false);
     }
     builder = builder
         .service_fn("mail_sender", || Failing { every: 1, text: REFUSED })

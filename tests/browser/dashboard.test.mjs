@@ -9,7 +9,10 @@ import { after, afterEach, before, test } from "node:test";
 import { eventually, startBrowser, startSite } from "./site.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const PAGES = ["/", "/ui/services/price_sync", "/ui/services/mail_sender", "/ui/work", "/ui/work/outgoing_message", "/ui/audit", "/login"];
+const PAGES = [
+  "/", "/ui/services/price_sync", "/ui/services/mail_sender", "/ui/services/daily_invoices", "/ui/replicas", "/ui/work",
+  "/ui/work/outgoing_message", "/ui/audit", "/login",
+];
 
 let site;
 let browser;
@@ -63,7 +66,7 @@ test("no page has a violation of axe, an error, an outside request or a sideways
       for (const width of [1280, 390]) {
         const { page, problems } = await open(path, { width, scheme });
         const where = `${path} ${scheme} ${width}`;
-        if (path.startsWith("/ui/services/") || path === "/") {
+        if (path.startsWith("/ui/services/") || path === "/" || path === "/ui/replicas") {
           await eventually("the page is live", async () => (await textOf(page, "#connection")) === "● live");
         }
         const isWide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
@@ -182,6 +185,30 @@ test("rows change by themselves, a service that became worse moves up, and a sea
   const shown = await page.$$eval("li.row", (rows) => rows.filter((row) => !row.hidden).map((row) => row.dataset.id));
   assert.ok(shown.length > 0 && shown.every((id) => id.startsWith("worker_3")), shown.join());
   assert.deepEqual(problems, []);
+});
+
+test("the page of replicas says which one runs what, and what is wrong, and changes by itself", async () => {
+  const { page, problems } = await open("/ui/replicas");
+  const rows = (label) => page.$$eval(`ul[aria-label="${label}"] li`, (all) => all.map((row) => row.innerText));
+  const replicas = await rows("Replicas");
+  assert.match(replicas[0], /web-4 \(pid 12\).*silent/);
+  assert.match(replicas.at(-1), /web-3 \(pid 4711\).*gone/);
+  const services = await rows("Services, the worst first");
+  assert.match(services.join("\n"), /ledger_export.*degraded\s+its holder has been silent for[\s\S]*web-4 \(pid 12\)[\s\S]*41/);
+  assert.match(services.join("\n"), /tax_report.*degraded\s+on .*: failed.*the form <2026> has no field/);
+  const heartbeat = () => page.$$eval('ul[aria-label="Replicas"] li.row:not(.degraded):not(.unhealthy) time', (all) => all[0].dateTime);
+  const before = await heartbeat();
+  await eventually("a heartbeat is shown", async () => (await heartbeat()) !== before);
+  assert.deepEqual(problems, []);
+});
+
+test("a run that is requested on a replica that stands by is made by the one that runs the service", async () => {
+  const { page } = await open("/ui/services/daily_invoices", { script: false });
+  assert.match(await textOf(page, "#now"), /standby: held by .*, epoch \d+, renewed /);
+  await sign(page, "command", "the invoices are needed now");
+  await press(page, "button[value=run]");
+  assert.equal(await textOf(page, ".message.done"), "Done: run.");
+  assert.equal((await health("daily_invoices")).runs, 0);
 });
 
 test("everything but the live updates works without JavaScript and with the keyboard", async () => {

@@ -16,27 +16,27 @@ use tokio::time::Instant;
 use crate::postgres::Postgres;
 
 /// A bed with a database of one kind. The directory lives as long as the file.
-struct Bed {
-    bed: TestBed,
-    db: DatabaseConnection,
+pub(crate) struct Bed {
+    pub(crate) bed: TestBed,
+    pub(crate) db: DatabaseConnection,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Bed {
-    async fn memory() -> Option<Self> {
+    pub(crate) async fn memory() -> Option<Self> {
         let bed = TestBed::new();
         let db = bed.sqlite().await;
         Some(Self { bed, db, _dir: None })
     }
 
-    async fn file() -> Option<Self> {
+    pub(crate) async fn file() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let bed = TestBed::new();
         let db = bed.database_url(format!("sqlite:{}", dir.path().join("test.db").display())).await;
         Some(Self { bed, db, _dir: Some(dir) })
     }
 
-    async fn postgres() -> Option<Self> {
+    pub(crate) async fn postgres() -> Option<Self> {
         let server = tokio::task::spawn_blocking(Postgres::shared).await.unwrap()?;
         let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
         let bed = TestBed::new();
@@ -44,11 +44,11 @@ impl Bed {
         Some(Self { bed, db, _dir: None })
     }
 
-    async fn execute(&self, sql: &str) {
+    pub(crate) async fn execute(&self, sql: &str) {
         self.db.execute_unprepared(sql).await.unwrap();
     }
 
-    async fn number(&self, sql: &str) -> i64 {
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
         let select = Statement::from_string(self.db.get_database_backend(), sql);
         self.db.query_one_raw(select).await.unwrap().unwrap().try_get_by_index(0).unwrap()
     }
@@ -65,13 +65,14 @@ macro_rules! on_each {
         mod $kind { $(
             #[tokio::test(start_paused = true)]
             async fn $case() {
-                if let Some(bed) = super::Bed::$kind().await {
+                if let Some(bed) = crate::bed::Bed::$kind().await {
                     super::$case(bed).await;
                 }
             }
         )+ }
     };
 }
+pub(crate) use on_each;
 
 on_each! {
     an_hour_of_sleeps_in_a_run_takes_moments,
@@ -148,7 +149,7 @@ async fn an_outage_on_virtual_time() {
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// Real time that no hour of virtual time takes, even on a busy machine.
-const MOMENTS: Duration = Duration::from_secs(180);
+const MOMENTS: Duration = Duration::from_secs(900);
 
 /// Asserts that the real time is a fraction of the virtual time.
 async fn in_moments<T>(work: impl Future<Output = T>) -> T {

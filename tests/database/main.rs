@@ -128,6 +128,7 @@ exercise! {
     used_up:
         a_pool_that_one_service_exhausts_does_not_affect_health_and_shutdown,
         overrides_apply_while_the_pool_is_exhausted,
+        a_lease_is_renewed_while_the_pool_is_exhausted,
         many_services_share_a_small_pool;
     transactions:
         writes_without_a_commit_are_rolled_back,

@@ -71,6 +71,38 @@ pub(crate) async fn overrides_apply_while_the_pool_is_exhausted(bench: crate::Be
     shuts_down_in_time(&services).await;
 }
 
+/// One replica at a time runs it.
+#[derive(Default)]
+struct Leader;
+
+#[service(interval = "100ms", scope = "cluster", lease = 3, discover = false)]
+impl Leader {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        cx.metrics().set("epoch", u32::try_from(cx.lease_epoch().unwrap_or_default())?);
+        Ok(())
+    }
+}
+
+/// Runs hold all connections for longer than a lease lasts, of a pool that the registry has opened, and of one that it was given.
+pub(crate) async fn a_lease_is_renewed_while_the_pool_is_exhausted(bench: crate::Bench) {
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(2).acquire_timeout(Duration::from_secs(2));
+    let given = Database::connect(options.clone()).await.unwrap();
+    let builders = [ServiceRegistry::builder().database_with(options), ServiceRegistry::builder().database(given)];
+    for builder in builders {
+        let builder = builder.without_discovered().shutdown_timeout(Duration::from_secs(2));
+        let services = builder.service_of::<Leader>("leader").service_of::<Hog>("hog").start_all().await.unwrap();
+        let epoch = || health(&services, "leader").metrics.get("epoch").copied();
+        hogged(&services, 2.0).await;
+        until("it has run", || epoch().is_some()).await;
+        let before = epoch();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        assert_eq!(health(&services, "leader").state, ServiceState::Running);
+        assert_eq!(epoch(), before);
+        shuts_down_in_time(&services).await;
+    }
+}
+
 /// Holds a connection for a while in each run.
 #[derive(Default)]
 struct Holder;

@@ -57,15 +57,6 @@ pub(crate) async fn service(
     Ok(Json(app.service(&id)?.health()))
 }
 
-/// `GET /replicas`
-pub(crate) async fn replicas(State(app): AppState) -> ApiResult<Json<serde_json::Value>> {
-    match app.registry.inner.extension.leases() {
-        Some(leases) => leases.replicas().await.map(Json).map_err(|error| ApiError::unavailable(&error)),
-        // Without leases, no replica knows of others.
-        None => Ok(Json(serde_json::Value::Array(Vec::new()))),
-    }
-}
-
 /// `GET /services/{id}/explain`
 pub(crate) async fn explain(State(app): AppState, Parameters(id): Parameters<String>) -> ApiResult<Json<Explanation>> {
     Ok(Json(app.service(&id)?.explain()))

@@ -67,33 +67,50 @@ pub(crate) async fn command(
         let why = format!("there is no command `{action}`, expected one of {known}");
         return Err(ApiError::new(StatusCode::NOT_FOUND, why));
     };
-    carry_out(&app, &id, command, author).await.map(Json)
+    carry_out(&app, &id, command, author).await.map(|(health, _)| Json(health))
+}
+
+/// How far a command is that has been accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Complete,
+    /// The run has failed, with this error. If another replica made it, the health of the service here does not show that.
+    RunFailed(String),
+    /// The run has been requested, and has not ended in time.
+    RunContinues,
 }
 
 /// Carries out a command, and records it.
 ///
 /// # Errors
 /// There is no such service (404); its state does not allow the command (409); the database does not answer (503).
-pub(crate) async fn carry_out(app: &SharedApp, id: &str, command: Command, author: Author) -> ApiResult<ServiceHealth> {
+pub(crate) async fn carry_out(
+    app: &SharedApp,
+    id: &str,
+    command: Command,
+    author: Author,
+) -> ApiResult<(ServiceHealth, Effect)> {
     let handle = app.service(id)?;
     let (by, why) = author.checked()?;
     let shared = app.clone();
     let work = async move {
         let done = match (command, shared.store()) {
-            (Command::Pause, Some(store)) => pause(&shared, &*store, &handle, &by, &why).await,
-            (Command::Resume, Some(store)) => resume(&shared, &*store, &handle).await,
+            (Command::Pause, Some(store)) => {
+                pause(&shared, &*store, &handle, &by, &why).await.map(|()| Effect::Complete)
+            }
+            (Command::Resume, Some(store)) => resume(&shared, &*store, &handle).await.map(|()| Effect::Complete),
             _ => call(&handle, command).await.map_err(|error| ApiError::conflict(&error)),
         };
         if done.is_ok() {
             shared.record(handle.id(), command.name(), String::new(), &by, &why).await;
         }
-        done.map(|()| handle.health())
+        done.map(|effect| (handle.health(), effect))
     };
     app.on_home(work).await?
 }
 
-async fn call(handle: &ServiceHandle, command: Command) -> Result<(), Error> {
-    match command {
+async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error> {
+    let done = match command {
         Command::Start => handle.start().await,
         Command::Stop => handle.stop().await,
         Command::Pause => handle.pause().await,
@@ -106,12 +123,16 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<(), Error> {
             handle.wake();
             Ok(())
         }
-        // A run may take hours. Its failure is in the health.
+        // A run may take hours.
         Command::Run => match tokio::time::timeout(RUN_TIMEOUT, handle.run_now()).await {
-            Ok(report) => report.map(|_| ()),
-            Err(_) => Ok(()),
+            Ok(report) => {
+                let error = report?.error().map(|error| format!("{error:#}"));
+                return Ok(error.map_or(Effect::Complete, Effect::RunFailed));
+            }
+            Err(_) => return Ok(Effect::RunContinues),
         },
-    }
+    };
+    done.map(|()| Effect::Complete)
 }
 
 /// Pauses a service by an override, so that it stays paused on every replica and after a restart.

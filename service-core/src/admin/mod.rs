@@ -13,6 +13,7 @@
 //! | `POST /services/{id}/{start,stop,pause,resume,run,wake,reset}` | carries out the command; optional JSON body `{"by", "why"}` |
 //! | `PUT`, `DELETE /services/{id}/overrides/{key}` | sets and removes an operator override: `{"value", "by", "why", "until"}` |
 //! | `GET /work`, `/work/{table}/failed`, `POST /work/{table}/retry` | tables of work, failed rows, and their retry |
+//! | `GET /replicas` | all replicas, if services have `scope = "cluster"`, with the health of their services |
 //! | `GET /audit` | who changed what, when and why, the newest first |
 //! | `GET /events` | the [`ServiceEvent`](crate::ServiceEvent)s, as server-sent events |
 //! | `GET /metrics` | Prometheus text |
@@ -53,6 +54,7 @@ mod metrics;
 mod openapi;
 mod pages;
 mod promql;
+mod replicas;
 mod routes;
 mod samples;
 mod server;

@@ -7,7 +7,7 @@ use axum::routing::{get, post, put};
 
 use crate::admin::app::SharedApp;
 use crate::admin::error::ApiError;
-use crate::admin::{api, commands, guard, health, metrics, openapi, pages, work};
+use crate::admin::{api, commands, guard, health, metrics, openapi, pages, replicas, work};
 
 /// Returns all routes.
 pub(crate) fn router(app: SharedApp) -> Router {
@@ -21,6 +21,7 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/ui/work", get(pages::work))
         .route("/ui/work/{table}", get(pages::failed_rows))
         .route("/ui/work/{table}/retry", post(pages::retry))
+        .route("/ui/replicas", get(pages::replicas))
         .route("/ui/audit", get(pages::audit))
         .route("/assets/{name}", get(pages::asset))
         .route("/health/live", get(health::live))
@@ -36,7 +37,7 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/work/{table}/failed", get(work::failed))
         .route("/work/{table}/retry", post(work::retry))
         .route("/audit", get(api::audit))
-        .route("/replicas", get(api::replicas))
+        .route("/replicas", get(replicas::replicas))
         .route("/events", get(api::events))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))

@@ -5,6 +5,7 @@
 //! before it ends in the database. Nothing that a lost request may still do can end or extend another lease than its own.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::fleet::Fleet;
-use crate::cluster::lease_table::{LeaseRow, LeaseTable};
+use crate::cluster::lease_table::LeaseTable;
 use crate::database::registry_db::RegistryDb;
 use crate::database::single_task::SingleTask;
 use crate::log::debug;
 use crate::registry::service_registry::RegistryInner;
 use crate::runtime::lease::{Grant, Holder, Lease, LeaseClock};
-use crate::runtime::leases::Leases;
+use crate::runtime::leases::{LeaseRow, Leases};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::service_inner::ServiceInner;
@@ -118,15 +119,11 @@ impl Leases for Coordinator {
         if leased(services).is_empty() {
             return;
         }
-        let (fleet, registry) = (self.fleet.clone(), Arc::downgrade(&registry));
-        self.serving.start(runtime, || async move { fleet.keep_serving(&registry).await });
-        let tasks = || (self.shared.clone(), Arc::downgrade(services));
-        let (shared, services) = tasks();
-        self.renewing.start(runtime, || async move { shared.keep_renewing(&services).await });
-        let (shared, services) = tasks();
-        self.watching.start(runtime, || async move { shared.watch(&services).await });
-        let (shared, services) = tasks();
-        self.competing.start(runtime, || async move { shared.keep_competing(&services).await });
+        let (shared, services) = (|| self.shared.clone(), || Arc::downgrade(services));
+        self.renewing.start(runtime, || shared().keep_renewing(services()));
+        self.watching.start(runtime, || shared().watch(services()));
+        self.competing.start(runtime, || shared().keep_competing(services()));
+        self.serving.start(runtime, || self.fleet.clone().keep_serving(Arc::downgrade(&registry)));
     }
 
     fn wanted(&self) {
@@ -163,8 +160,16 @@ impl Leases for Coordinator {
         self.fleet.report_soon();
     }
 
+    fn label(&self) -> String {
+        self.shared.table.replica.label()
+    }
+
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>> {
         Box::pin(async { Ok(serde_json::to_value(self.fleet.replicas().await?)?) })
+    }
+
+    fn read_leases<'a>(&'a self, ids: &'a [Arc<str>]) -> BoxFuture<'a, Result<BTreeMap<String, LeaseRow>>> {
+        Box::pin(self.shared.table.read(ids, LONGEST_LIMIT))
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
@@ -196,7 +201,7 @@ impl Shared {
     // ── renewals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Renews the leases of this replica, all of them by one statement, until the registry is dropped.
-    async fn keep_renewing(&self, services: &Weak<Services>) {
+    async fn keep_renewing(self: Arc<Self>, services: Weak<Services>) {
         loop {
             let Some(held) = services.upgrade().map(|services| held(&services)) else { return };
             let Some(shortest) = held.iter().map(|(_, lease, _, _)| lease.length).min() else {
@@ -232,7 +237,7 @@ impl Shared {
     }
 
     /// Wakes each loop whose lease has ended, until the registry is dropped.
-    async fn watch(&self, services: &Weak<Services>) {
+    async fn watch(self: Arc<Self>, services: Weak<Services>) {
         loop {
             let Some(leased) = services.upgrade().map(|services| leased(&services)) else { return };
             let mut next: Option<Duration> = None;
@@ -262,7 +267,7 @@ impl Shared {
     // ── takeovers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Takes leases that are free, for the services that wait for one, until the registry is dropped.
-    async fn keep_competing(&self, services: &Weak<Services>) {
+    async fn keep_competing(self: Arc<Self>, services: Weak<Services>) {
         loop {
             let wanting = match services.upgrade() {
                 None => return,

@@ -75,7 +75,7 @@ impl Fleet {
     // ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Shows the other replicas that this one lives, and carries out their requests, until the registry is dropped.
-    pub(super) async fn keep_serving(&self, registry: &Weak<RegistryInner>) {
+    pub(super) async fn keep_serving(self: Arc<Self>, registry: Weak<RegistryInner>) {
         let mut reported: Option<Instant> = None;
         let mut known_resets = BTreeSet::new();
         loop {

@@ -17,6 +17,7 @@ use crate::cluster::identity::Identity;
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::{Transaction, TxContext};
 use crate::runtime::lease::LeaseClock;
+use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;
 
 /// How long a takeover waits for commits of the former holder. The next poll tries again.
@@ -30,20 +31,6 @@ pub(super) struct LeaseTable {
     pub(super) replica: Identity,
     /// Identifies the start of the machine, where times count from it.
     boot: String,
-}
-
-/// A lease as the database has it.
-#[derive(Clone, Debug)]
-pub(super) struct LeaseRow {
-    pub(super) owner: String,
-    pub(super) label: String,
-    pub(super) epoch: u64,
-    /// How long ago it was renewed.
-    pub(super) renewed: Duration,
-    /// How long it is still valid, so that only its owner may run the service. Zero: it is free.
-    pub(super) left: Duration,
-    /// Whether it was handed over to another replica, which has precedence.
-    pub(super) is_reserved: bool,
 }
 
 /// A lease that this replica has taken.
@@ -66,7 +53,8 @@ impl LeaseTable {
             (_, true) | (DbBackend::Postgres, false) => String::new(),
             _ => crate::cluster::clock::boot_id(),
         };
-        Self { db, clock, replica: Identity::of_process(), boot }
+        let number = db.monitor.as_ref().map(|monitor| monitor.replica_number());
+        Self { db, clock, replica: Identity::of_process(number), boot }
     }
 
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.

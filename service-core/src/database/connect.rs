@@ -41,7 +41,12 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 /// # fn main() {}
 /// ```
 pub async fn connect(url: &str) -> Result<DatabaseConnection> {
-    open(default_options(url)?, false).await
+    connect_with(default_options(url)?).await
+}
+
+/// As [`connect`], with options of the pool.
+pub(crate) async fn connect_with(options: ConnectOptions) -> Result<DatabaseConnection> {
+    open(options, false).await
 }
 
 /// As [`connect`], but does not wait for a PostgreSQL server: it may be down now. Until it answers, every use of the pool is an
@@ -54,14 +59,17 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
 }
 
 /// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that one is being
-/// opened. `begin` is called before each use of a connection.
+/// opened. `begin` is called before each use of a connection. The pool may have one connection, which is then used only when every
+/// other task waits.
 #[allow(dead_code, reason = "for virtual time")]
 pub(crate) async fn connect_for_bed(
-    url: &str,
+    options: ConnectOptions,
     begin: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Result<DatabaseConnection> {
-    let target = DatabaseUrl::parse(url)?;
-    let mut options = tuned(default_options(url)?, &target);
+    let url = options.get_url().to_owned();
+    let target = DatabaseUrl::parse(&url)?;
+    let in_turn = options.get_max_connections() == Some(1);
+    let mut options = tuned(options, &target);
     // Without the ping of the driver, which would come before `begin`.
     options.test_before_acquire(false);
     #[cfg(feature = "sqlite")]
@@ -76,9 +84,12 @@ pub(crate) async fn connect_for_bed(
         let begin = begin.clone();
         options.map_sqlx_sqlite_pool_opts(move |pool| {
             let begin = begin.clone();
-            stays_open(pool).before_acquire(move |connection, _| {
+            stays_open(pool, in_turn).before_acquire(move |connection, _| {
                 begin();
-                Box::pin(is_usable(connection))
+                Box::pin(async move {
+                    wait_for_turn(in_turn).await;
+                    is_usable(connection).await
+                })
             })
         });
     }
@@ -87,9 +98,12 @@ pub(crate) async fn connect_for_bed(
         let begin = begin.clone();
         options.map_sqlx_postgres_pool_opts(move |pool| {
             let begin = begin.clone();
-            stays_open(pool).before_acquire(move |connection, _| {
+            stays_open(pool, in_turn).before_acquire(move |connection, _| {
                 begin();
-                Box::pin(async { Ok(sea_orm::sqlx::Connection::ping(connection).await.is_ok()) })
+                Box::pin(async move {
+                    wait_for_turn(in_turn).await;
+                    Ok(sea_orm::sqlx::Connection::ping(connection).await.is_ok())
+                })
             })
         });
     }
@@ -100,9 +114,17 @@ pub(crate) async fn connect_for_bed(
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 fn stays_open<DB: sea_orm::sqlx::Database>(
     pool: sea_orm::sqlx::pool::PoolOptions<DB>,
+    in_turn: bool,
 ) -> sea_orm::sqlx::pool::PoolOptions<DB> {
-    let connections = pool.get_max_connections();
-    pool.min_connections(connections).idle_timeout(None).max_lifetime(None)
+    let connections = if in_turn { 1 } else { pool.get_max_connections() };
+    pool.min_connections(connections).max_connections(connections).idle_timeout(None).max_lifetime(None)
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+async fn wait_for_turn(in_turn: bool) {
+    if in_turn {
+        crate::database::statement_monitor::every_task_waits().await;
+    }
 }
 
 /// The services' pool of a registry, and connections beside it.

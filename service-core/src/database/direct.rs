@@ -49,6 +49,39 @@ impl DirectConnection {
     }
 }
 
+/// Runs `work` on a connection that is opened as those of this pool are, and closed afterwards. With a driver of the application's,
+/// which cannot be named here, it waits for a connection of the pool.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) async fn beside<T, F>(pool: &DatabaseConnection, work: impl FnOnce(DatabaseConnection) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let own = match &pool.inner {
+        #[cfg(feature = "postgres")]
+        sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
+            let own = small_pool(pool.get_postgres_connection_pool());
+            sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(own)
+        }
+        #[cfg(feature = "sqlite")]
+        sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
+            sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(small_pool(pool.get_sqlite_connection_pool()))
+        }
+        _ => return work(pool.clone()).await,
+    };
+    let result = work(own.clone()).await;
+    let _ = own.close().await;
+    result
+}
+
+/// A pool of one connection with the options of another pool.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn small_pool<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>) -> sea_orm::sqlx::Pool<DB> {
+    let options = pool.options().clone().min_connections(0).max_connections(1).acquire_timeout(LIMIT);
+    options.connect_lazy_with((*pool.connect_options()).clone())
+}
+
 /// Waits until the pool has an idle connection, so that the registry's queries open no further one: many processes may share
 /// few connections. A pool without any connection opens its first.
 pub(crate) async fn idle_connection(pool: &DatabaseConnection) {

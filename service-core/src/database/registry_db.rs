@@ -39,7 +39,7 @@ impl RegistryDb {
         F: Future<Output = Result<T>>,
     {
         let work = &work;
-        let answer = self.watcher.with_db(|db| async move {
+        let answer = self.watcher.with_reserve(limit, |db| async move {
             self.watcher.availability.tables().ensure(&db).await?;
             work(self.context(db)).await
         });

@@ -2,6 +2,9 @@
 //!
 //! Virtual time stands still while the database works. The tricky part is an open transaction: its connection is in use, although
 //! the user's code may do something else for hours of virtual time. So the framework's transactions report their statements.
+//!
+//! The order of statements must not depend on how long each of them takes in real time. A pool of one connection executes one at a
+//! time, first come, first served; and each of them is sent when every other task waits, so that all have come that will.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -17,6 +20,7 @@ use sea_orm::{
 
 use tokio::sync::Notify;
 
+use crate::database::connect::pool_size;
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
 
@@ -27,6 +31,8 @@ pub(crate) struct StatementMonitor {
     is_cut_off: Arc<AtomicBool>,
     /// The statements are the registry's own work, and not that of a service.
     is_registrys: bool,
+    /// The number of the replica.
+    replica: u32,
 }
 
 /// What the replicas on one pool share.
@@ -40,6 +46,18 @@ struct Shared {
     polls_registry: AtomicBool,
     /// Each replica has one, which is notified when a lease is released.
     replicas: Mutex<Vec<Arc<Notify>>>,
+    /// How many replicas there have been.
+    made: AtomicU32,
+}
+
+/// How often a task yields until every other task waits, which may wake each other a few times.
+const TURNS: u32 = 64;
+
+/// Waits until every other task of a runtime with one thread waits.
+pub(crate) async fn every_task_waits() {
+    for _ in 0..TURNS {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[allow(dead_code, reason = "for virtual time")]
@@ -51,18 +69,26 @@ impl StatementMonitor {
             on_begin: Box::new(on_begin),
             polls_registry: AtomicBool::new(false),
             replicas: Mutex::default(),
+            made: AtomicU32::new(1),
         };
-        Self { shared: Arc::new(shared), is_cut_off: Arc::default(), is_registrys: false }
+        Self { shared: Arc::new(shared), is_cut_off: Arc::default(), is_registrys: false, replica: 0 }
     }
 
     /// The monitor of another replica on the same pool.
     pub(crate) fn replica(&self) -> Self {
-        Self { shared: self.shared.clone(), is_cut_off: Arc::default(), is_registrys: false }
+        let replica = self.shared.made.fetch_add(1, Ordering::SeqCst);
+        Self { shared: self.shared.clone(), is_cut_off: Arc::default(), is_registrys: false, replica }
     }
 
     /// The monitor for the registry's own work on this replica.
     pub(crate) fn for_registry(&self) -> Self {
-        Self { shared: self.shared.clone(), is_cut_off: self.is_cut_off.clone(), is_registrys: true }
+        let (shared, is_cut_off) = (self.shared.clone(), self.is_cut_off.clone());
+        Self { shared, is_cut_off, is_registrys: true, replica: self.replica }
+    }
+
+    /// The number of the replica: they are numbered in the order in which they were made.
+    pub(crate) fn replica_number(&self) -> u32 {
+        self.replica
     }
 
     /// Awaits the registry's own work.
@@ -100,6 +126,14 @@ impl StatementMonitor {
             return Ok(());
         }
         Err(DbErr::Conn(RuntimeErr::Internal("the test has cut off this replica from the database".to_owned())))
+    }
+
+    /// Before a statement on a connection that is in use already: as for a pool's connection, every other task waits first if the
+    /// pool has only one.
+    async fn wait_for_turn(&self) {
+        if self.shared.pool.get().and_then(pool_size) == Some(1) {
+            every_task_waits().await;
+        }
     }
 
     /// Sets the pool, once.
@@ -144,6 +178,37 @@ impl RealWork for StatementMonitor {
         let _ = db;
         Box::pin(std::future::ready(()))
     }
+
+    fn executes(&self) -> BoxFuture<'static, Option<bool>> {
+        #[cfg(feature = "postgres")]
+        if let Some(db) = self.shared.pool.get()
+            && let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &db.inner
+        {
+            let options = db.get_postgres_connection_pool().connect_options();
+            return Box::pin(async move { executes(&options).await.ok() });
+        }
+        // A SQLite database is part of this process: what it does cannot be asked for.
+        Box::pin(std::future::ready(None))
+    }
+}
+
+/// Whether the server executes a statement of this database's user. One that waits for a lock does not count: the transaction that
+/// holds the lock may sleep.
+#[cfg(feature = "postgres")]
+async fn executes(options: &sea_orm::sqlx::postgres::PgConnectOptions) -> sea_orm::sqlx::Result<bool> {
+    use sea_orm::sqlx::{Connection, PgConnection, query_scalar, raw_sql};
+
+    const ACTIVE: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() \
+        AND usename = current_user AND pid <> pg_backend_pid() AND state = 'active' \
+        AND wait_event_type IS DISTINCT FROM 'Lock')";
+
+    let mut connection = PgConnection::connect_with(options).await?;
+    let before = query_scalar::<_, bool>(ACTIVE).fetch_one(&mut connection).await?;
+    // On a busy machine, the server may not have begun a statement yet that was sent to it.
+    raw_sql("SELECT pg_sleep(0.2)").execute(&mut connection).await?;
+    let after = query_scalar::<_, bool>(ACTIVE).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(before || after)
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -209,15 +274,24 @@ impl MonitoredTx {
         }
     }
 
+    /// The commit is next.
+    ///
     /// # Errors
     /// The test has cut off this replica from the database.
-    pub(crate) fn check(&self) -> Result<(), DbErr> {
+    pub(crate) async fn before_commit(&self) -> Result<(), DbErr> {
+        self.statement().await.map(drop)
+    }
+
+    fn check(&self) -> Result<(), DbErr> {
         self.presence.as_ref().map_or(Ok(()), |presence| presence.monitor.check())
     }
 
-    fn statement(&self) -> Result<Option<InFlight<'_>>, DbErr> {
+    async fn statement(&self) -> Result<Option<InFlight<'_>>, DbErr> {
         self.check()?;
-        Ok(self.presence.as_ref().map(Presence::statement))
+        let Some(presence) = &self.presence else { return Ok(None) };
+        let in_flight = presence.statement();
+        presence.monitor.wait_for_turn().await;
+        Ok(Some(in_flight))
     }
 }
 
@@ -228,22 +302,22 @@ impl ConnectionTrait for MonitoredTx {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let _in_flight = self.statement()?;
+        let _in_flight = self.statement().await?;
         self.tx.execute_raw(statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let _in_flight = self.statement()?;
+        let _in_flight = self.statement().await?;
         self.tx.execute_unprepared(sql).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        let _in_flight = self.statement()?;
+        let _in_flight = self.statement().await?;
         self.tx.query_one_raw(statement).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let _in_flight = self.statement()?;
+        let _in_flight = self.statement().await?;
         self.tx.query_all_raw(statement).await
     }
 }

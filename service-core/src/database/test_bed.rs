@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectOptions, DatabaseConnection};
 
-use crate::database::connect::{connect, connect_for_bed};
+use crate::database::connect::{connect_for_bed, connect_with, default_options};
 use crate::database::statement_monitor::StatementMonitor;
 use crate::testing::TestBed;
 
@@ -29,15 +29,25 @@ impl TestBed {
     /// # Panics
     /// As for `sqlite`.
     pub async fn database_url(&self, url: impl AsRef<str>) -> DatabaseConnection {
-        let url = url.as_ref();
+        let options = default_options(url.as_ref()).unwrap_or_else(|error| panic!("no database: {error:?}"));
+        self.database_with(options).await
+    }
+
+    /// The same with options of the pool. A pool of one connection executes one statement at a time, in an order that does not depend
+    /// on the machine: so a test with several [replicas](Self::replica) gives exactly the same result every time. But a transaction
+    /// then excludes every other statement: code that has one open, and waits for another connection, waits without an end.
+    ///
+    /// # Panics
+    /// As for `sqlite`.
+    pub async fn database_with(&self, options: ConnectOptions) -> DatabaseConnection {
         let monitor = self.hold_clock().await.map(|begin| Arc::new(StatementMonitor::new(begin)));
         let connected = match &monitor {
             Some(monitor) => {
                 // The pool is part of the monitor.
                 let begins = Arc::downgrade(monitor);
-                connect_for_bed(url, move || _ = begins.upgrade().map(|monitor| monitor.begin())).await
+                connect_for_bed(options, move || _ = begins.upgrade().map(|monitor| monitor.begin())).await
             }
-            None => connect(url).await,
+            None => connect_with(options).await,
         };
         let db = connected.unwrap_or_else(|error| panic!("no database: {error:?}"));
         if let Some(monitor) = &monitor {

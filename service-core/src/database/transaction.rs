@@ -321,7 +321,7 @@ impl Transaction {
                     let _ = tx.into_inner().rollback().await;
                     return Err(refusal);
                 }
-                tx.check()?;
+                tx.before_commit().await?;
                 Ok(commit(tx.into_inner(), backend).await?)
             })
             .await;

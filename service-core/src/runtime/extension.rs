@@ -173,6 +173,9 @@ pub(crate) trait RealWork: fmt::Debug + Send + Sync {
 
     /// Opens connections that are closed, as far as they can be opened.
     fn reopen(&self) -> BoxFuture<'static, ()>;
+
+    /// Asks the database whether it executes a statement. `None`: it cannot be asked.
+    fn executes(&self) -> BoxFuture<'static, Option<bool>>;
 }
 
 /// How much such work there is.

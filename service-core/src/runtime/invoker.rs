@@ -90,6 +90,7 @@ impl Invoker {
     }
 
     /// Polls user code once, then its limit.
+    #[inline]
     pub(crate) fn poll<T>(
         &self,
         task: &mut Task<'_>,
@@ -110,8 +111,14 @@ impl Invoker {
     }
 
     /// Calls user code that does not wait.
+    #[inline]
     pub(crate) fn call<T>(&self, span: &Span, work: impl FnOnce() -> T) -> Caught<T> {
-        panic::catch(|| self.service.as_current(|| span.in_scope(work)))
+        panic::catch(|| {
+            self.service.as_current(|| {
+                let _entered = span.enter();
+                work()
+            })
+        })
     }
 
     /// Drops what user code made. A panic of its `Drop` is caught and logged.

@@ -1,6 +1,7 @@
 //! [`Leases`]: the interface for what coordinates the replicas. A feature implements it.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,23 @@ use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
+
+/// A lease as the database has it.
+#[allow(dead_code, reason = "for what coordinates the replicas, and for companions")]
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseRow {
+    /// The replica that has taken it last, as its id.
+    pub(crate) owner: String,
+    /// The host and process of that replica.
+    pub(crate) label: String,
+    pub(crate) epoch: u64,
+    /// How long ago it was renewed.
+    pub(crate) renewed: Duration,
+    /// How long it is still valid, so that only its owner may run the service. Zero: it is free.
+    pub(crate) left: Duration,
+    /// Whether it was handed over to another replica, which has precedence.
+    pub(crate) is_reserved: bool,
+}
 
 /// Decides which replica runs each service with `scope = "cluster"`.
 pub(crate) trait Leases: fmt::Debug + Send + Sync {
@@ -46,12 +64,23 @@ pub(crate) trait Leases: fmt::Debug + Send + Sync {
     /// A service is `Failed` on this replica.
     fn failed(&self);
 
+    /// Returns the host and process of this replica.
+    #[allow(dead_code, reason = "for companions")]
+    fn label(&self) -> String;
+
     /// Returns all replicas, for people.
     ///
     /// # Errors
     /// The database does not answer.
     #[allow(dead_code, reason = "for companions")]
     fn replicas(&self) -> BoxFuture<'_, Result<serde_json::Value>>;
+
+    /// Reads the leases of these services. Those that no replica has ever taken are left out.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    #[allow(dead_code, reason = "for companions")]
+    fn read_leases<'a>(&'a self, ids: &'a [Arc<str>]) -> BoxFuture<'a, Result<BTreeMap<String, LeaseRow>>>;
 
     /// Called at the end of a shutdown: waits until no lease is being taken.
     fn stop(&self) -> BoxFuture<'_, ()>;

@@ -68,6 +68,7 @@ pub(crate) enum RunResult {
 }
 
 impl RunRecord {
+    #[inline]
     pub(crate) fn new(run: u64, started: Instant, duration: Duration, result: RunResult) -> Self {
         // 500 years fit.
         let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));

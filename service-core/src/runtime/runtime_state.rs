@@ -211,8 +211,10 @@ impl RuntimeState {
         }
         let drained = later(Instant::now(), self.requests.options.drain_timeout);
         let stop = stop.or_sooner(StopRequest { run: Some(drained), ..StopRequest::default() });
-        let earlier = self.requests.stop.as_deref();
-        self.requests.stop = Some(Box::new(earlier.map_or(stop, |earlier| earlier.or_sooner(stop))));
+        match self.requests.stop.as_deref_mut() {
+            Some(earlier) => *earlier = earlier.or_sooner(stop),
+            None => self.requests.stop = Some(Box::new(stop)),
+        }
         self.wake();
     }
 

@@ -71,22 +71,28 @@ impl ServiceInner {
 
     /// Locks the state for reading, and for changes that do not affect the derived `ServiceState`. The lock is never held
     /// while user code runs, so a poisoned lock still guards a consistent state.
+    #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, RuntimeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes status or requests, and reports the steps of the derived state that follow.
+    #[inline]
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut RuntimeState) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
         if state.has_step() {
-            // Under the lock, so that the events have the order of the steps.
-            for (from, to) in state.take_steps() {
-                self.emit(|| ServiceEventKind::StateChanged { from, to });
-            }
-            self.notify_waiters(&mut state);
+            self.report_steps(&mut state);
         }
         changed
+    }
+
+    /// Reports the steps of the derived state. Under the lock, so that the events have the order of the steps.
+    fn report_steps(&self, state: &mut RuntimeState) {
+        for (from, to) in state.take_steps() {
+            self.emit(|| ServiceEventKind::StateChanged { from, to });
+        }
+        self.notify_waiters(state);
     }
 
     /// Wakes the waiters of this service and those of any service.
@@ -268,6 +274,7 @@ impl ServiceInner {
     }
 
     /// Runs `work` as this service's own code.
+    #[inline]
     pub(crate) fn as_current<T>(&self, work: impl FnOnce() -> T) -> T {
         struct Restore(usize);
         impl Drop for Restore {

@@ -176,6 +176,7 @@ impl Status {
     }
 
     /// A run begins. Returns its number.
+    #[inline]
     pub(crate) fn begin_run(&mut self, now: Instant) -> u64 {
         self.activity = Activity::InRun;
         self.next_due = None;
@@ -187,6 +188,7 @@ impl Status {
     }
 
     /// The current run succeeded. Returns when it began and how long it took.
+    #[inline]
     pub(crate) fn end_run(&mut self, outcome: Outcome, ended: Instant) -> (Instant, Duration) {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);

@@ -46,6 +46,8 @@ mod planning;
 mod running;
 mod standby;
 
+use planning::plan_after_run;
+
 #[cfg(test)]
 mod tests;
 
@@ -82,7 +84,7 @@ pub(crate) struct Supervisor {
     /// The instance is being built for a run that serves a wake-up.
     woken: bool,
     /// This replica has taken the lease, and the schedule of the service has not been planned since.
-    grant: Option<Grant>,
+    grant: Option<Box<Grant>>,
     /// No replica has run the service before this one took the lease.
     is_first_in_cluster: bool,
     /// Blocking code was left behind when the instance ended.
@@ -221,18 +223,24 @@ impl Supervisor {
                 WaitEvent::Stop => Some(Exit::Stopped),
                 WaitEvent::Build => Box::pin(self.build()).await,
                 WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
-                WaitEvent::Run => match self.run_recorded(timer.as_mut()).await {
-                    InvokeResult::Done(Ok(outcome)) => {
-                        self.succeed(outcome);
-                        self.after_run().await;
-                        if self.once {
-                            let stop = StopRequest { by_itself: true, ..StopRequest::default() };
-                            self.cx.service.request_stop(stop);
+                WaitEvent::Run => {
+                    let result = match self.cx.epoch {
+                        None => self.run(timer.as_mut()).await,
+                        Some(_) => Box::pin(self.run_recorded(timer.as_mut())).await,
+                    };
+                    match result {
+                        InvokeResult::Done(Ok(outcome)) => {
+                            self.succeed(outcome);
+                            self.after_run().await;
+                            if self.once {
+                                let stop = StopRequest { by_itself: true, ..StopRequest::default() };
+                                self.cx.service.request_stop(stop);
+                            }
+                            None
                         }
-                        None
+                        failed => Box::pin(self.follow_failure(failed)).await,
                     }
-                    failed => Box::pin(self.follow_failure(failed)).await,
-                },
+                }
                 other => Box::pin(self.follow_up(other)).await,
             };
             if let Some(exit) = exit {
@@ -274,7 +282,7 @@ impl Supervisor {
             }
             if !state.requests.run {
                 let is_due = match state.status.next_due {
-                    _ if state.state() == ServiceState::Paused => false,
+                    _ if state.is_paused() && state.state() == ServiceState::Paused => false,
                     Some(at) if poll_at(task, timer, at).is_ready() => true,
                     None if *due != Due::Wake => true,
                     // A retry is not made earlier.
@@ -291,7 +299,7 @@ impl Supervisor {
                 }
                 if !is_due {
                     // A pause gives its turn to others.
-                    *turn = Turn::None;
+                    turn.end();
                     state.status.at_rest = true;
                     return None;
                 }
@@ -382,7 +390,7 @@ impl Supervisor {
         let ended = Instant::now();
         let service = &self.cx.service;
         let timeout = self.options.timeout;
-        let (started, duration, outcome) = service.update(|state| {
+        let (duration, outcome, planned) = service.update(|state| {
             // Options that the run itself has set count from here on.
             adopt_options(&mut self.options, state);
             let outcome = state.take_progress(outcome);
@@ -392,7 +400,8 @@ impl Supervisor {
                 let result = RunResult::Succeeded { processed, failed };
                 history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
-            (started, duration, outcome)
+            let planned = plan_after_run(&self.options, &mut self.rng, &mut state.status, started, ended);
+            (duration, outcome, planned)
         });
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
             warn!(
@@ -406,8 +415,10 @@ impl Supervisor {
         let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
         debug!(service.id = %service.id, service.run = run, processed, failed, ?duration, "run finished");
-        self.report(RunReport { outcome, error: None, duration });
-        self.plan_regular(started, ended);
+        if !self.current_waiters.is_empty() {
+            self.report(RunReport { outcome, error: None, duration });
+        }
+        self.follow_plan(planned, ended);
         if outcome.again {
             self.due = Due::AtOnce;
             self.nominal = self.cx.nominal;
@@ -491,6 +502,7 @@ impl Supervisor {
 }
 
 /// Takes over the options in effect. Before that, the grid advances to the last run by the old interval.
+#[inline]
 fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
     if Arc::ptr_eq(options, &state.requests.options) {
         return;

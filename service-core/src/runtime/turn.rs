@@ -21,6 +21,15 @@ pub(crate) enum Turn {
 }
 
 impl Turn {
+    /// Ends the turn, or the wait for it.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        // Without a limit on the runs, there is none.
+        if !matches!(self, Self::None) {
+            *self = Self::None;
+        }
+    }
+
     /// Waits until the service may run. The order is that of the first calls.
     pub(crate) fn poll(&mut self, turns: &Arc<Semaphore>, task: &mut Context<'_>) -> Poll<()> {
         loop {

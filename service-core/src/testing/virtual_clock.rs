@@ -5,8 +5,9 @@
 //! for services and no statement is in flight.
 //!
 //! The tricky part is that tokio advances the clock as soon as all tasks wait. So a task of the bed, the keeper, is woken by
-//! the task that begins a statement, and does not wait before the statement has ended. Where the pool is not known, or a connection
-//! stays in use without an end, silence has to do: then the clock moves by small steps.
+//! the task that begins a statement, and does not wait before the statement has ended. If a connection stays in use, PostgreSQL is
+//! asked whether it executes a statement. Where the pool is not known, or the database cannot be asked, silence has to do. If
+//! nothing is in flight although a connection is in use, the clock moves by small steps.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -31,6 +32,8 @@ use crate::service::state::ServiceState;
 const STEP: Duration = Duration::from_millis(250);
 /// The silence before a step if nothing is known about the pool, or after a step that changed nothing, in moments of real time.
 const SHORT_SILENCE: u32 = 20;
+/// The silence before the database is asked what it does.
+const ASK_SILENCE: u32 = 1_000;
 /// The silence before the first step while a transaction is open whose user sleeps: a statement may wait for its lock.
 const LOCK_SILENCE: u32 = 5_000;
 /// The same without one. A statement is slow, or it is a transaction of the pool's own whose user sleeps.
@@ -211,23 +214,52 @@ impl HeldClock {
         }
     }
 
-    /// Waits until no work in real time goes on. Returns `false` if that is not known, but nothing has happened for a while.
+    /// Waits until no work in real time goes on, and none begins at this very moment: between two statements of a task there is none,
+    /// too. Returns `false` if that is not known, but nothing has happened for a while.
     async fn is_done(&self, patience: &mut Patience) -> bool {
-        let mut reopening = None;
+        let (mut reopening, mut idle) = (None, 0);
         loop {
             let state = self.state();
+            let is_idle = state.active == Some(0) && state.closed == 0;
+            idle = if is_idle { idle + 1 } else { 0 };
             match (state.active, &reopening) {
-                (Some(0), _) if state.closed == 0 => return true,
+                _ if idle > QUIET => return true,
+                _ if is_idle => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 // They cannot be opened: an outage.
                 (Some(0), Some(ended)) if JoinHandle::is_finished(ended) => return false,
                 (Some(0), None) => {
                     reopening = self.work.get().map(|work| self.runtime.spawn(work.reopen()));
                 }
                 _ if patience.is_over(state, self.begun.load(Ordering::SeqCst)) => return false,
+                _ if patience.may_ask() => match self.executes().await {
+                    Some(true) => patience.renew(),
+                    Some(false) if self.state() == state => {
+                        patience.end();
+                        return false;
+                    }
+                    _ => {}
+                },
                 _ => {}
             }
             real_time_passes(patience.silence).await;
         }
+    }
+
+    /// Whether the database executes a statement. `None`: it cannot be asked, or does not answer. On a busy machine, the server may get
+    /// less processor time than this process, so silence alone does not show that nothing is in flight.
+    async fn executes(&self) -> Option<bool> {
+        let asked = self.runtime.spawn(self.work.get()?.executes());
+        for _ in 0..LONG_SILENCE {
+            if asked.is_finished() {
+                return asked.await.ok().flatten();
+            }
+            real_time_passes(QUICK + SHORT_SILENCE).await;
+        }
+        asked.abort();
+        None
     }
 
     fn state(&self) -> RealWorkState {
@@ -362,12 +394,29 @@ impl Patience {
         };
         let is_over = self.silence > most + QUICK;
         if is_over {
-            (self.silence, self.has_moved) = (QUICK, true);
+            self.end();
         }
         is_over
     }
+
+    /// Whether it has lasted so long that the database should be asked.
+    fn may_ask(&self) -> bool {
+        !self.has_moved && self.silence == QUICK + ASK_SILENCE
+    }
+
+    /// The silence begins anew.
+    fn renew(&mut self) {
+        self.silence = 0;
+    }
+
+    /// The silence is over: the clock may move.
+    fn end(&mut self) {
+        (self.silence, self.has_moved) = (QUICK, true);
+    }
 }
 
+/// No work goes on if there is none for so many turns of the runtime.
+const QUIET: u32 = 64;
 /// So many moments take no more than a turn of the runtime, since most statements are short.
 const QUICK: u32 = 200;
 
@@ -485,32 +534,68 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(2));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn time_stands_still_while_work_goes_on() {
-        #[derive(Debug, Default)]
-        struct Work(Mutex<RealWorkState>);
+    /// Work with a state that the test sets. `executes` is how often the database answers that it executes a statement.
+    #[derive(Debug, Default)]
+    struct Work {
+        state: Mutex<RealWorkState>,
+        executes: Mutex<u32>,
+    }
 
-        impl RealWork for Work {
-            fn state(&self) -> RealWorkState {
-                *lock(&self.0)
-            }
+    impl Work {
+        fn set(&self, state: RealWorkState) {
+            *lock(&self.state) = state;
+        }
+    }
 
-            fn reopen(&self) -> BoxFuture<'static, ()> {
-                Box::pin(std::future::ready(()))
-            }
+    impl RealWork for Work {
+        fn state(&self) -> RealWorkState {
+            *lock(&self.state)
         }
 
+        fn reopen(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn executes(&self) -> BoxFuture<'static, Option<bool>> {
+            let mut left = lock(&self.executes);
+            let executes = *left > 0;
+            *left = left.saturating_sub(1);
+            Box::pin(std::future::ready(Some(executes)))
+        }
+    }
+
+    /// Takes about three seconds of real time.
+    #[tokio::test(start_paused = true)]
+    async fn time_stands_still_as_long_as_the_database_answers_that_it_executes_a_statement() {
+        let bed = TestBed::new();
+        let _work_begins = bed.hold_clock().await.expect("the clock is paused");
+        let work = Arc::new(Work::default());
+        work.set(RealWorkState { active: Some(1), closed: 0, waiting: 0 });
+        // The keeper and the driver ask.
+        *lock(&work.executes) = 4;
+        bed.wait_for_work(work.clone());
+        let (began, real) = (Instant::now(), std::time::Instant::now());
+        bed.run_for(Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert_eq!(*lock(&work.executes), 0, "time moved although a statement was executed");
+        // Far less than the silence that is needed if the database cannot be asked.
+        assert!(real.elapsed() >= Duration::from_millis(2 * u64::from(ASK_SILENCE)), "{:?}", real.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_stands_still_while_work_goes_on() {
         let bed = TestBed::new();
         let work_begins = bed.hold_clock().await.expect("the clock is paused");
         let idle = RealWorkState { active: Some(0), closed: 0, waiting: 0 };
-        let work = Arc::new(Work(Mutex::new(idle)));
+        let work = Arc::new(Work::default());
+        work.set(idle);
         bed.wait_for_work(work.clone());
         let began = Instant::now();
         let working = tokio::spawn(async move {
             let mut took = Vec::new();
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                *lock(&work.0) = RealWorkState { active: Some(1), ..idle };
+                work.set(RealWorkState { active: Some(1), ..idle });
                 work_begins(false);
                 let now = Instant::now();
                 let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -520,7 +605,7 @@ mod tests {
                 });
                 receiver.await.expect("it is sent");
                 took.push(now.elapsed());
-                *lock(&work.0) = idle;
+                work.set(idle);
             }
             took
         });

@@ -6,9 +6,10 @@ use chrono::{DateTime, Utc};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::{Log, Replicas, with_replicas};
+use super::Log;
+use crate::bed::{Bed, on_each};
 
-with_replicas! {
+on_each! {
     an_interval_continues_on_its_grid,
     a_point_that_no_replica_has_served_is_served_at_once,
     a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all,
@@ -51,7 +52,7 @@ async fn start(bed: &TestBed, name: &'static str, log: &Log, works: u64, marks: 
     bed.start_fn(move || Job { name, log: log.clone(), works, marks }).await
 }
 
-impl Replicas {
+impl Bed {
     /// Two replicas with these options, of which the first is `a`.
     async fn with(&self, options: &[(&str, &str)]) -> (TestBed, TestBed) {
         let set = |bed: TestBed| options.iter().fold(bed, |bed, (key, value)| bed.set(key, *value));
@@ -59,7 +60,7 @@ impl Replicas {
     }
 }
 
-async fn an_interval_continues_on_its_grid(replicas: Replicas) {
+async fn an_interval_continues_on_its_grid(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&[]).await);
     start(&a, "a", &log, 0, false).await;
     start(&b, "b", &log, 0, false).await;
@@ -70,7 +71,7 @@ async fn an_interval_continues_on_its_grid(replicas: Replicas) {
     assert_eq!(log.times("b runs"), [120.0, 180.0, 240.0]);
 }
 
-async fn a_point_that_no_replica_has_served_is_served_at_once(replicas: Replicas) {
+async fn a_point_that_no_replica_has_served_is_served_at_once(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&[("lease", "30s")]).await);
     start(&a, "a", &log, 0, false).await;
     start(&b, "b", &log, 0, false).await;
@@ -82,7 +83,7 @@ async fn a_point_that_no_replica_has_served_is_served_at_once(replicas: Replicas
     assert!(runs.len() == 2 && (80.0..81.1).contains(&runs[0]) && runs[1] == 120.0, "{:?}", log.all());
 }
 
-async fn a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all(replicas: Replicas) {
+async fn a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&[]).await);
     start(&a, "a", &log, 70, false).await;
     start(&b, "b", &log, 0, false).await;
@@ -94,7 +95,7 @@ async fn a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all(replic
     assert_eq!(log.times("b runs"), [130.0, 190.0]);
 }
 
-async fn a_delay_counts_from_the_end_of_the_last_run(replicas: Replicas) {
+async fn a_delay_counts_from_the_end_of_the_last_run(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&[("delay", "60s")]).await);
     start(&a, "a", &log, 5, false).await;
     start(&b, "b", &log, 5, false).await;
@@ -104,7 +105,7 @@ async fn a_delay_counts_from_the_end_of_the_last_run(replicas: Replicas) {
     assert_eq!(log.times("b runs"), [65.0, 130.0]);
 }
 
-async fn the_initial_delay_applies_once(replicas: Replicas) {
+async fn the_initial_delay_applies_once(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&[("initial_delay", "100s")]).await);
     start(&a, "a", &log, 0, false).await;
     let service = start(&b, "b", &log, 0, false).await;
@@ -120,7 +121,7 @@ async fn the_initial_delay_applies_once(replicas: Replicas) {
 
 const HOURLY: [(&str, &str); 2] = [("cron", "0 * * * *"), ("lease", "60s")];
 
-async fn a_fire_that_no_replica_has_served_is_made_up(replicas: Replicas) {
+async fn a_fire_that_no_replica_has_served_is_made_up(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
     start(&a, "a", &log, 0, false).await;
     start(&b, "b", &log, 0, false).await;
@@ -135,7 +136,7 @@ async fn a_fire_that_no_replica_has_served_is_made_up(replicas: Replicas) {
     assert!((7200.0..7261.0).contains(&late), "within the lease and a poll: {late}");
 }
 
-async fn a_stop_of_the_holder_skips_no_fire(replicas: Replicas) {
+async fn a_stop_of_the_holder_skips_no_fire(replicas: Bed) {
     let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
     let on_a = start(&a, "a", &log, 0, false).await;
     let on_b = start(&b, "b", &log, 0, false).await;
@@ -149,16 +150,16 @@ async fn a_stop_of_the_holder_skips_no_fire(replicas: Replicas) {
     assert_eq!((log.times("a runs").len(), log.times("serves 01:00:00").len()), (0, 1), "{:?}", log.all());
 }
 
-async fn a_fire_that_is_marked_as_served_is_not_repeated(replicas: Replicas) {
+async fn a_fire_that_is_marked_as_served_is_not_repeated(replicas: Bed) {
     assert_eq!(fires_of_a_killed_run(replicas, true).await, 1);
 }
 
-async fn without_the_mark_a_fire_whose_run_was_killed_is_repeated(replicas: Replicas) {
+async fn without_the_mark_a_fire_whose_run_was_killed_is_repeated(replicas: Bed) {
     assert_eq!(fires_of_a_killed_run(replicas, false).await, 2);
 }
 
 /// Kills the process during the run of a fire. Returns how often the fire was run in all.
-async fn fires_of_a_killed_run(replicas: Replicas, marks: bool) -> usize {
+async fn fires_of_a_killed_run(replicas: Bed, marks: bool) -> usize {
     let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
     start(&a, "a", &log, 30, marks).await;
     start(&b, "b", &log, 0, marks).await;

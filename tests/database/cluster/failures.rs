@@ -7,9 +7,10 @@ use std::time::Duration;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::{Log, Replicas, with_replicas};
+use super::Log;
+use crate::bed::{Bed, on_each};
 
-with_replicas! {
+on_each! {
     a_service_that_backs_off_keeps_its_lease,
     a_service_that_has_failed_runs_on_another_replica,
     a_reset_on_any_replica_clears_all_of_them,
@@ -40,7 +41,7 @@ struct Setup {
     b: ServiceHandle,
 }
 
-async fn start(replicas: &Replicas, critical: bool) -> Setup {
+async fn start(replicas: &Bed, critical: bool) -> Setup {
     let (log, fails) = (Log::new(), Arc::new(AtomicBool::new(true)));
     let other = replicas.other().await;
     let build = |name: &'static str| {
@@ -59,7 +60,7 @@ async fn start(replicas: &Replicas, critical: bool) -> Setup {
     Setup { log, fails, other, a, b }
 }
 
-async fn a_service_that_backs_off_keeps_its_lease(replicas: Replicas) {
+async fn a_service_that_backs_off_keeps_its_lease(replicas: Bed) {
     let setup = start(&replicas, false).await;
     replicas.run_for(3.0).await;
     assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::BackingOff, ServiceState::Standby));
@@ -68,7 +69,7 @@ async fn a_service_that_backs_off_keeps_its_lease(replicas: Replicas) {
     assert_eq!((setup.a.state(), setup.log.times("b runs").len()), (ServiceState::Running, 0));
 }
 
-async fn a_service_that_has_failed_runs_on_another_replica(replicas: Replicas) {
+async fn a_service_that_has_failed_runs_on_another_replica(replicas: Bed) {
     let setup = start(&replicas, false).await;
     // Three failures in 10 s.
     replicas.run_for(12.0).await;
@@ -82,7 +83,7 @@ async fn a_service_that_has_failed_runs_on_another_replica(replicas: Replicas) {
     assert_eq!(setup.a.state(), ServiceState::Running);
 }
 
-async fn a_reset_on_any_replica_clears_all_of_them(replicas: Replicas) {
+async fn a_reset_on_any_replica_clears_all_of_them(replicas: Bed) {
     let setup = start(&replicas, false).await;
     replicas.run_for(12.0).await;
     assert_eq!((setup.a.state(), setup.b.state()), (ServiceState::Failed, ServiceState::Running));
@@ -95,7 +96,7 @@ async fn a_reset_on_any_replica_clears_all_of_them(replicas: Replicas) {
     assert!(refused.contains("it has not failed"), "{refused}");
 }
 
-async fn the_count_of_failures_belongs_to_the_holder(replicas: Replicas) {
+async fn the_count_of_failures_belongs_to_the_holder(replicas: Bed) {
     let setup = start(&replicas, false).await;
     replicas.run_for(7.0).await;
     assert_eq!(setup.a.health().failures, 2);
@@ -104,7 +105,7 @@ async fn the_count_of_failures_belongs_to_the_holder(replicas: Replicas) {
     assert_eq!(setup.b.health().failures, 1, "{:?}", setup.log.all());
 }
 
-async fn a_critical_service_shuts_down_when_it_has_failed_everywhere(replicas: Replicas) {
+async fn a_critical_service_shuts_down_when_it_has_failed_everywhere(replicas: Bed) {
     let setup = start(&replicas, true).await;
     let (here, there) = (replicas.bed.services().await, setup.other.services().await);
     replicas.run_for(12.0).await;
@@ -123,7 +124,7 @@ async fn a_critical_service_shuts_down_when_it_has_failed_everywhere(replicas: R
     }
 }
 
-async fn an_instance_that_cannot_be_built_is_retried_by_the_holder(replicas: Replicas) {
+async fn an_instance_that_cannot_be_built_is_retried_by_the_holder(replicas: Bed) {
     let (fails, other) = (Arc::new(AtomicBool::new(true)), replicas.other().await);
     let build = |log: Log, name: &'static str| {
         let fails = fails.clone();

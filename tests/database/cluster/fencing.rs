@@ -7,10 +7,11 @@ use sea_orm::{ConnectionTrait, Statement};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::{Log, Replicas, with_replicas};
+use super::Log;
+use crate::bed::{Bed, on_each};
 use crate::tables::{self, job};
 
-with_replicas! {
+on_each! {
     a_commit_after_another_takeover_is_refused,
     the_store_is_fenced,
     a_row_of_a_refused_batch_stays_as_it_was,
@@ -79,16 +80,7 @@ async fn start(bed: &TestBed, what: &'static str) -> Setup {
     Setup { log, epochs, contexts, service }
 }
 
-impl Replicas {
-    async fn execute(&self, sql: &str) {
-        self.db.execute_unprepared(sql).await.unwrap();
-    }
-
-    async fn count(&self, sql: &str) -> i64 {
-        let select = Statement::from_string(self.db.get_database_backend(), sql);
-        self.db.query_one_raw(select).await.unwrap().unwrap().try_get_by_index(0).unwrap()
-    }
-
+impl Bed {
     /// As if another replica had taken over, which this one does not know yet.
     async fn take_over(&self) {
         self.execute("UPDATE service_epoch SET epoch = epoch + 1").await;
@@ -97,37 +89,37 @@ impl Replicas {
 
 /// Runs a writer once, takes the service over, and lets it write again. Its run is dropped when the commit is refused. Returns
 /// the writer, and the number of its rows.
-async fn write_twice(replicas: &Replicas, what: &'static str, count: &str) -> (Setup, i64) {
+async fn write_twice(replicas: &Bed, what: &'static str, count: &str) -> (Setup, i64) {
     let setup = start(&replicas.bed, what).await;
     replicas.run_for(5.0).await;
     assert!(setup.log.all().is_empty(), "{:?}", setup.log.all());
-    let before = replicas.count(count).await;
+    let before = replicas.number(count).await;
     replicas.take_over().await;
     replicas.run_for(5.5).await;
     assert_eq!(setup.log.all(), [(10.0, "cleanup cannot write".to_owned())]);
-    assert_eq!(replicas.count(count).await, before, "nothing was written");
+    assert_eq!(replicas.number(count).await, before, "nothing was written");
     let health = setup.service.health();
     assert_eq!((health.failures, health.error_count), (0, 0), "{health:?}");
     (setup, before)
 }
 
-async fn a_commit_after_another_takeover_is_refused(replicas: Replicas) {
+async fn a_commit_after_another_takeover_is_refused(replicas: Bed) {
     replicas.execute("CREATE TABLE note (id INTEGER)").await;
     let (setup, before) = write_twice(&replicas, "transaction", "SELECT count(*) FROM note").await;
     assert_eq!(before, 1);
     // It stands by, and takes over again, with the next number.
     replicas.run_for(10.0).await;
     assert_eq!(setup.epochs.lock().unwrap()[..], [Some(1), Some(1), Some(3)]);
-    assert_eq!(replicas.count("SELECT count(*) FROM note").await, 2);
+    assert_eq!(replicas.number("SELECT count(*) FROM note").await, 2);
 }
 
-async fn the_store_is_fenced(replicas: Replicas) {
+async fn the_store_is_fenced(replicas: Bed) {
     let times = "SELECT count(DISTINCT updated_at) FROM service_store WHERE updated_at > '2026-01-01T00:00:05'";
     let (_, before) = write_twice(&replicas, "store", times).await;
     assert_eq!(before, 0);
 }
 
-async fn a_row_of_a_refused_batch_stays_as_it_was(replicas: Replicas) {
+async fn a_row_of_a_refused_batch_stays_as_it_was(replicas: Bed) {
     replicas.execute("CREATE TABLE note (id INTEGER)").await;
     tables::create(&replicas.db, job::Entity).await;
     let setup = start(&replicas.bed, "batch").await;
@@ -136,12 +128,12 @@ async fn a_row_of_a_refused_batch_stays_as_it_was(replicas: Replicas) {
     replicas.take_over().await;
     replicas.run_for(5.5).await;
     assert_eq!(setup.log.all(), [(10.0, "cleanup cannot write".to_owned())]);
-    assert_eq!(replicas.count("SELECT count(*) FROM note").await, 0);
+    assert_eq!(replicas.number("SELECT count(*) FROM note").await, 0);
     let pending = "SELECT count(*) FROM job WHERE status = 'pending' AND attempts = 0";
-    assert_eq!(replicas.count(pending).await, 1);
+    assert_eq!(replicas.number(pending).await, 1);
 }
 
-async fn a_context_of_a_former_run_cannot_write(replicas: Replicas) {
+async fn a_context_of_a_former_run_cannot_write(replicas: Bed) {
     let other = replicas.other().await;
     let here = start(&replicas.bed, "nothing").await;
     let there = start(&other, "nothing").await;
@@ -157,7 +149,7 @@ async fn a_context_of_a_former_run_cannot_write(replicas: Replicas) {
     assert!(error.contains("the lease of service `writer` was lost (epoch 1)"), "{error}");
 }
 
-async fn each_takeover_has_a_greater_epoch(replicas: Replicas) {
+async fn each_takeover_has_a_greater_epoch(replicas: Bed) {
     let other = replicas.other().await;
     let here = start(&replicas.bed, "nothing").await;
     let there = start(&other, "nothing").await;
@@ -175,7 +167,7 @@ async fn each_takeover_has_a_greater_epoch(replicas: Replicas) {
     assert_eq!(epochs, (1..=7).map(Some).collect::<Vec<_>>());
 }
 
-async fn the_cleanup_of_a_lost_lease_cannot_write(replicas: Replicas) {
+async fn the_cleanup_of_a_lost_lease_cannot_write(replicas: Bed) {
     let setup = start(&replicas.bed, "nothing").await;
     replicas.run_for(5.0).await;
     replicas.bed.partition(&replicas.bed);
@@ -187,9 +179,32 @@ async fn the_cleanup_of_a_lost_lease_cannot_write(replicas: Replicas) {
     assert_eq!(setup.log.times("cleanup can write").len(), 1, "a stop releases the lease after the cleanup");
 }
 
+/// The lease expires while a transaction of its holder is open, and another replica takes it before the commit. On SQLite there is
+/// one writer, so the takeover waits for the commit.
+#[tokio::test(start_paused = true)]
+async fn on_postgresql_a_takeover_after_the_last_write_refuses_the_commit() {
+    let Some(replicas) = Bed::postgres().await else { return };
+    replicas.execute("CREATE TABLE note (id INTEGER)").await;
+    let other = replicas.other().await;
+    let here = start(&replicas.bed, "nothing").await;
+    let there = start(&other, "nothing").await;
+    replicas.run_for(1.0).await;
+    let former = here.contexts.lock().unwrap()[0].clone();
+    let tx = former.begin().await.unwrap();
+    tx.execute_unprepared("INSERT INTO note VALUES (1)").await.unwrap();
+    // By a step of the server's clock: the holder does not know.
+    replicas.execute("UPDATE service_lease SET expires_at = 0").await;
+    there.service.stop().await.unwrap();
+    there.service.start().await.unwrap();
+    assert_eq!((here.service.state(), there.service.state()), (ServiceState::Running, ServiceState::Running));
+    let error = tx.commit().await.unwrap_err().to_string();
+    assert!(error.contains("the lease of service `writer` was lost (epoch 1)"), "{error}");
+    assert_eq!(replicas.number("SELECT count(*) FROM note").await, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn on_postgresql_an_idle_transaction_lasts_no_longer_than_a_lease() {
-    let Some(replicas) = Replicas::postgres().await else { return };
+    let Some(replicas) = Bed::postgres().await else { return };
     let setup = start(&replicas.bed, "nothing").await;
     replicas.run_for(1.0).await;
     let cx = setup.contexts.lock().unwrap()[0].clone();

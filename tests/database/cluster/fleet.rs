@@ -5,9 +5,10 @@ use std::time::Duration;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::{Log, Replicas, with_replicas};
+use super::Log;
+use crate::bed::{Bed, on_each};
 
-with_replicas! {
+on_each! {
     any_replica_shows_all_of_them,
     a_run_that_is_requested_on_a_standby_is_made_by_the_holder,
     the_error_of_such_a_run_is_in_its_report,
@@ -40,7 +41,7 @@ async fn start(bed: &TestBed, name: &'static str, log: &Log) -> ServiceHandle {
 }
 
 /// Two replicas. The first runs once at its start, because programs may have notified it before.
-async fn two(replicas: &Replicas) -> (Log, TestBed, ServiceHandle, ServiceHandle) {
+async fn two(replicas: &Bed) -> (Log, TestBed, ServiceHandle, ServiceHandle) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log).await;
     let b = start(&other, "b", &log).await;
@@ -50,7 +51,7 @@ async fn two(replicas: &Replicas) -> (Log, TestBed, ServiceHandle, ServiceHandle
     (log, other, a, b)
 }
 
-async fn any_replica_shows_all_of_them(replicas: Replicas) {
+async fn any_replica_shows_all_of_them(replicas: Bed) {
     let (_log, other, _a, _b) = two(&replicas).await;
     replicas.run_for(61.0).await;
     for bed in [&replicas.bed, &other] {
@@ -66,7 +67,7 @@ async fn any_replica_shows_all_of_them(replicas: Replicas) {
     }
 }
 
-async fn a_run_that_is_requested_on_a_standby_is_made_by_the_holder(replicas: Replicas) {
+async fn a_run_that_is_requested_on_a_standby_is_made_by_the_holder(replicas: Bed) {
     let (log, _other, _a, b) = two(&replicas).await;
     // The second run fails.
     assert!(b.run_now().await.unwrap().error().is_some());
@@ -80,13 +81,13 @@ async fn a_run_that_is_requested_on_a_standby_is_made_by_the_holder(replicas: Re
     assert!(log.times("a runs").len() > before && log.times("b runs").is_empty(), "{:?}", log.all());
 }
 
-async fn the_error_of_such_a_run_is_in_its_report(replicas: Replicas) {
+async fn the_error_of_such_a_run_is_in_its_report(replicas: Bed) {
     let (_log, _other, _a, b) = two(&replicas).await;
     let report = b.run_now().await.unwrap();
     assert_eq!(report.error().unwrap().to_string(), "every second run fails");
 }
 
-async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Replicas) {
+async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Bed) {
     let (log, other, _a, b) = two(&replicas).await;
     b.wake();
     replicas.run_for(3.0).await;
@@ -99,7 +100,7 @@ async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Replicas) {
 }
 
 /// Requests a run of the second replica while the first is cut off. Returns how it ends.
-async fn request_without_a_holder(replicas: Replicas, later: impl FnOnce(&ServiceHandle)) -> (Log, Result<RunReport>) {
+async fn request_without_a_holder(replicas: Bed, later: impl FnOnce(&ServiceHandle)) -> (Log, Result<RunReport>) {
     let (log, other, _a, b) = two(&replicas).await;
     other.partition(&replicas.bed);
     let requested = {
@@ -112,14 +113,14 @@ async fn request_without_a_holder(replicas: Replicas, later: impl FnOnce(&Servic
     (log, requested.await.unwrap())
 }
 
-async fn a_request_waits_for_the_next_holder(replicas: Replicas) {
+async fn a_request_waits_for_the_next_holder(replicas: Bed) {
     let (log, report) = request_without_a_holder(replicas, |_| {}).await;
     // The replica itself takes over, and carries it out.
     assert!(report.is_ok(), "{report:?}");
     assert!(!log.times("b runs").is_empty());
 }
 
-async fn a_request_that_no_replica_takes_is_void_after_a_minute(replicas: Replicas) {
+async fn a_request_that_no_replica_takes_is_void_after_a_minute(replicas: Bed) {
     let stop = |b: &ServiceHandle| {
         let b = b.clone();
         tokio::spawn(async move { b.stop().await });
@@ -129,7 +130,7 @@ async fn a_request_that_no_replica_takes_is_void_after_a_minute(replicas: Replic
     assert!(error.contains("no replica has taken the request"), "{error}");
 }
 
-async fn a_single_run_takes_the_lease_or_names_the_holder(replicas: Replicas) {
+async fn a_single_run_takes_the_lease_or_names_the_holder(replicas: Bed) {
     let (log, other, a, b) = two(&replicas).await;
     b.stop().await.unwrap();
     let services = other.services().await;
@@ -145,7 +146,7 @@ async fn a_single_run_takes_the_lease_or_names_the_holder(replicas: Replicas) {
     assert_ne!(a.state(), ServiceState::Standby);
 }
 
-async fn a_replica_that_shuts_down_leaves_no_lease_and_no_row(replicas: Replicas) {
+async fn a_replica_that_shuts_down_leaves_no_lease_and_no_row(replicas: Bed) {
     let (_log, other, _a, b) = two(&replicas).await;
     let services = replicas.bed.services().await;
     services.shutdown().await.unwrap();

@@ -14,44 +14,13 @@ mod takeover;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sea_orm::DatabaseConnection;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 use tokio::time::Instant;
 
-use crate::postgres::Postgres;
+use crate::bed::Bed;
 
-/// Replicas on one database of one kind, on virtual time.
-pub(super) struct Replicas {
-    /// The first replica.
-    pub(super) bed: TestBed,
-    #[allow(dead_code, reason = "some cases use it")]
-    pub(super) db: DatabaseConnection,
-    _dir: Option<tempfile::TempDir>,
-}
-
-impl Replicas {
-    async fn memory() -> Option<Self> {
-        let bed = TestBed::new();
-        let db = bed.sqlite().await;
-        Some(Self { bed, db, _dir: None })
-    }
-
-    async fn file() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let bed = TestBed::new();
-        let db = bed.database_url(format!("sqlite:{}", dir.path().join("test.db").display())).await;
-        Some(Self { bed, db, _dir: Some(dir) })
-    }
-
-    async fn postgres() -> Option<Self> {
-        let server = tokio::task::spawn_blocking(Postgres::shared).await.unwrap()?;
-        let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
-        let bed = TestBed::new();
-        let db = bed.database_url(url).await;
-        Some(Self { bed, db, _dir: None })
-    }
-
+impl Bed {
     async fn other(&self) -> TestBed {
         self.bed.replica().await
     }
@@ -60,26 +29,6 @@ impl Replicas {
         self.bed.run_for(Duration::from_secs_f64(seconds)).await;
     }
 }
-
-/// Each case is an `async fn(Replicas)`. It becomes a test on each kind of database.
-macro_rules! with_replicas {
-    ($($case:ident),+ $(,)?) => {
-        with_replicas!(memory: $($case),+);
-        with_replicas!(file: $($case),+);
-        with_replicas!(postgres: $($case),+);
-    };
-    ($kind:ident: $($case:ident),+) => {
-        mod $kind { $(
-            #[tokio::test(start_paused = true)]
-            async fn $case() {
-                if let Some(replicas) = crate::cluster::Replicas::$kind().await {
-                    super::$case(replicas).await;
-                }
-            }
-        )+ }
-    };
-}
-use with_replicas;
 
 /// What happened on which replica, and when.
 #[derive(Clone)]

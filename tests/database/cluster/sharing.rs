@@ -5,9 +5,9 @@ use std::time::Duration;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::{Replicas, with_replicas};
+use crate::bed::{Bed, on_each};
 
-with_replicas! {
+on_each! {
     a_replica_that_joins_gets_its_share,
     a_service_in_a_run_stays_where_it_is,
 }
@@ -39,7 +39,7 @@ fn held(replicas: &[&Vec<ServiceHandle>]) -> Vec<usize> {
     replicas.iter().map(|handles| handles.iter().filter(runs).count()).collect()
 }
 
-async fn a_replica_that_joins_gets_its_share(replicas: Replicas) {
+async fn a_replica_that_joins_gets_its_share(replicas: Bed) {
     let here = start(&replicas.bed, 0).await;
     replicas.run_for(1.0).await;
     assert_eq!(held(&[&here]), [SERVICES]);
@@ -60,7 +60,7 @@ async fn a_replica_that_joins_gets_its_share(replicas: Replicas) {
     assert!(runs.abs_diff(expected) <= 1, "{runs} runs instead of {expected}");
 }
 
-async fn a_service_in_a_run_stays_where_it_is(replicas: Replicas) {
+async fn a_service_in_a_run_stays_where_it_is(replicas: Bed) {
     let here = start(&replicas.bed, 10_000).await;
     replicas.run_for(1.0).await;
     let second = replicas.other().await;

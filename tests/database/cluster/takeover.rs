@@ -3,12 +3,14 @@
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
-use super::{Log, Replicas, Worker, start, with_replicas};
+use super::{Log, Worker, start};
+use crate::bed::{Bed, on_each};
 
-with_replicas! {
+on_each! {
     one_replica_runs_and_the_other_stands_by,
     a_stop_hands_over_within_a_second,
     a_killed_holder_is_replaced_when_its_lease_is_over,
+    an_expired_lease_is_not_renewed,
     a_holder_without_the_database_gives_up_before_another_takes_over,
     without_the_database_every_replica_stands_by,
     the_former_holder_stands_by_and_takes_over_again,
@@ -17,7 +19,7 @@ with_replicas! {
     a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
 }
 
-async fn one_replica_runs_and_the_other_stands_by(replicas: Replicas) {
+async fn one_replica_runs_and_the_other_stands_by(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 0.0).await;
     let b = start(&other, "b", &log, 0.0).await;
@@ -36,7 +38,7 @@ async fn one_replica_runs_and_the_other_stands_by(replicas: Replicas) {
     assert!(b.explain().to_string().contains(&reason[..20]), "{}", b.explain());
 }
 
-async fn a_stop_hands_over_within_a_second(replicas: Replicas) {
+async fn a_stop_hands_over_within_a_second(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 0.0).await;
     let b = start(&other, "b", &log, 0.0).await;
@@ -53,7 +55,7 @@ async fn a_stop_hands_over_within_a_second(replicas: Replicas) {
     assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Stopped));
 }
 
-async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Replicas) {
+async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&other, "a", &log, 0.0).await;
     let b = start(&replicas.bed, "b", &log, 0.0).await;
@@ -68,7 +70,20 @@ async fn a_killed_holder_is_replaced_when_its_lease_is_over(replicas: Replicas) 
     assert_eq!(log.times("a cleans up"), [0.0; 0], "it was killed");
 }
 
-async fn a_holder_without_the_database_gives_up_before_another_takes_over(replicas: Replicas) {
+/// No other replica has taken it: the service is free for any of them, also for this one, and each takeover has a number of its own.
+async fn an_expired_lease_is_not_renewed(replicas: Bed) {
+    let log = Log::new();
+    let a = start(&replicas.bed, "a", &log, 1000.0).await;
+    replicas.run_for(5.0).await;
+    // By a step of the server's clock: the holder does not know.
+    replicas.execute("UPDATE service_lease SET expires_at = 0").await;
+    replicas.run_for(15.0).await;
+    assert_eq!(a.state(), ServiceState::Running);
+    assert_eq!((log.times("a is dropped").len(), log.times("a runs").len()), (1, 2), "{:?}", log.all());
+    assert_eq!(replicas.number("SELECT epoch FROM service_epoch").await, 2);
+}
+
+async fn a_holder_without_the_database_gives_up_before_another_takes_over(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 1000.0).await;
     let b = start(&other, "b", &log, 1000.0).await;
@@ -84,7 +99,7 @@ async fn a_holder_without_the_database_gives_up_before_another_takes_over(replic
     assert_eq!(a.health().status, HealthStatus::Unhealthy);
 }
 
-async fn without_the_database_every_replica_stands_by(replicas: Replicas) {
+async fn without_the_database_every_replica_stands_by(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 0.0).await;
     let b = start(&other, "b", &log, 0.0).await;
@@ -111,7 +126,7 @@ async fn without_the_database_every_replica_stands_by(replicas: Replicas) {
     assert!(log.all().len() > runs);
 }
 
-async fn the_former_holder_stands_by_and_takes_over_again(replicas: Replicas) {
+async fn the_former_holder_stands_by_and_takes_over_again(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 0.0).await;
     let b = start(&other, "b", &log, 0.0).await;
@@ -128,7 +143,7 @@ async fn the_former_holder_stands_by_and_takes_over_again(replicas: Replicas) {
     assert_eq!(log.times("a cleans up").len(), 1);
 }
 
-async fn a_lost_lease_is_no_failure(replicas: Replicas) {
+async fn a_lost_lease_is_no_failure(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 1000.0).await;
     start(&other, "b", &log, 1000.0).await;
@@ -147,7 +162,7 @@ impl Dependent {
     async fn update(&mut self) {}
 }
 
-async fn a_service_that_depends_on_a_standby_starts(replicas: Replicas) {
+async fn a_service_that_depends_on_a_standby_starts(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     start(&replicas.bed, "a", &log, 0.0).await;
     start(&other, "b", &log, 0.0).await;
@@ -156,7 +171,7 @@ async fn a_service_that_depends_on_a_standby_starts(replicas: Replicas) {
     assert_eq!((dependent.state(), dependent.health().runs), (ServiceState::Running, 1));
 }
 
-async fn a_replica_that_is_stopped_while_it_stands_by_takes_nothing(replicas: Replicas) {
+async fn a_replica_that_is_stopped_while_it_stands_by_takes_nothing(replicas: Bed) {
     let (log, other) = (Log::new(), replicas.other().await);
     let a = start(&replicas.bed, "a", &log, 0.0).await;
     let b = start(&other, "b", &log, 0.0).await;

@@ -77,7 +77,7 @@ async function refreshRows(ids) {
   filter();
 }
 
-// ── one service ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── the parts of a page ────────────────────────────────────────────────────────────────────────────────────────────────
 
 async function refreshParts() {
   const response = await fetch(location.pathname);
@@ -93,6 +93,21 @@ async function refreshParts() {
     if (fresh.id !== "now" && open.includes(true)) continue;
     old.replaceWith(fresh);
   }
+}
+
+// What other replicas do is no event of this one.
+if (document.body.dataset.period) {
+  const connection = document.getElementById("connection");
+  connection.textContent = "● live";
+  setInterval(async () => {
+    if (document.hidden) return;
+    try {
+      await refreshParts();
+      connection.textContent = "● live";
+    } catch {
+      connection.textContent = "○ connection lost, trying again";
+    }
+  }, document.body.dataset.period * 1000);
 }
 
 // ── live ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,7 +154,7 @@ if (live !== undefined && window.EventSource) {
   };
   // A reason may have a time in it ("retrying in 40 s"), which changes without an event.
   setInterval(() => {
-    if (rows) document.querySelectorAll("li.row.unhealthy, li.row.degraded").forEach((row) => changed.add(row.dataset.id));
+    if (rows) document.querySelectorAll("li.row.unhealthy, li.row.degraded, li.row[data-state=standby]").forEach((row) => changed.add(row.dataset.id));
     if (!document.hidden) schedule();
   }, 5000);
   addEventListener("scroll", () => { if (changed.size) schedule(); }, { passive: true });

@@ -8,7 +8,7 @@ use maud::html;
 use crate::admin::api::AuditQuery;
 use crate::admin::app::AppState;
 use crate::admin::input::Asked;
-use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::audit_table;
 
 /// `GET /ui/audit`
@@ -35,5 +35,5 @@ pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>,
             @if app.store().is_some() { "Entries are kept for 90 days." } @else { "Without a database, the last 1,000 entries are kept until the program ends." }
         }
     };
-    Page { root: &root, title: "Audit", current: "audit", live: None, body }.answer(status)
+    Page { app: &app, root: &root, title: "Audit", current: "audit", live: Live::No, body }.answer(status)
 }

@@ -8,11 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::app::AppState;
-use crate::admin::commands::{Command, NewOverride, carry_out, remove_override, set_override};
+use crate::admin::commands::{Command, Effect, NewOverride, carry_out, remove_override, set_override};
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Author, Parameters};
 use crate::admin::pages::layout::Root;
-use crate::admin::pages::service;
+use crate::admin::pages::service::{self, Message, REQUESTED};
 use crate::admin::pages::work::failed_page;
 use crate::admin::work::{Retry, retry_rows};
 
@@ -35,12 +35,16 @@ pub(crate) async fn command(State(app): AppState, Parameters(id): Parameters<Str
     let done = async {
         let form: CommandForm = form(request).await?;
         let command = Command::parse(&form.command).ok_or_else(|| ApiError::unusable("there is no such command"))?;
-        carry_out(&app, &id, command, Author::new(form.by, form.why)).await?;
-        Ok(command)
+        let (_, effect) = carry_out(&app, &id, command, Author::new(form.by, form.why)).await?;
+        Ok((command, effect))
     };
     match done.await {
-        Ok(command) => Redirect::to(&format!("../{id}?done={}", command.name())).into_response(),
-        Err(refused) => service::page(&app, &id, &root, None, Some(&refused)).await,
+        Ok((_, Effect::RunFailed(error))) => service::page(&app, &id, &root, Some(Message::RunFailed(&error))).await,
+        Ok((command, effect)) => {
+            let done = if effect == Effect::RunContinues { REQUESTED } else { command.name() };
+            Redirect::to(&format!("../{id}?done={done}")).into_response()
+        }
+        Err(refused) => service::page(&app, &id, &root, Some(Message::Refused(&refused))).await,
     }
 }
 
@@ -73,7 +77,7 @@ pub(crate) async fn change_override(
     };
     match done.await {
         Ok(_) => Redirect::to(&format!("../{id}?done=override")).into_response(),
-        Err(refused) => service::page(&app, &id, &root, None, Some(&refused)).await,
+        Err(refused) => service::page(&app, &id, &root, Some(Message::Refused(&refused))).await,
     }
 }
 

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
+use crate::admin::app::App;
 use crate::admin::error::ApiError;
 use crate::admin::input::Parameters;
 
@@ -39,22 +40,38 @@ impl Root {
     }
 }
 
+/// How a page that is open stays current, with JavaScript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Live<'a> {
+    /// It does not.
+    No,
+    /// By the events of the service with this id; empty: of all.
+    Events(&'a str),
+    /// It is read again every few seconds: what other replicas do is no event of this one.
+    Periodic,
+}
+
+/// How often a page is read again, in seconds.
+const PERIOD: &str = "5";
+
 /// A page.
 pub(crate) struct Page<'a> {
+    pub(crate) app: &'a App,
     pub(crate) root: &'a Root,
     pub(crate) title: &'a str,
     /// The entry of the navigation that is this page.
     pub(crate) current: &'a str,
-    /// The id of the service whose events refresh the page; empty: all; `None`: it is not refreshed.
-    pub(crate) live: Option<&'a str>,
+    pub(crate) live: Live<'a>,
     pub(crate) body: Markup,
 }
 
 impl Page<'_> {
     pub(crate) fn answer(self, status: StatusCode) -> Response {
-        let Page { root, title, current, live, body } = self;
-        let entries =
-            [("services", "ui/services", "Services"), ("work", "ui/work", "Work"), ("audit", "ui/audit", "Audit")];
+        let Page { app, root, title, current, live, body } = self;
+        let replicas = app.leases().map(|_| ("replicas", "ui/replicas", "Replicas"));
+        let entries = [("services", "ui/services", "Services")].into_iter().chain(replicas);
+        let entries = entries.chain([("work", "ui/work", "Work"), ("audit", "ui/audit", "Audit")]);
+        let events = if let Live::Events(id) = live { Some(id) } else { None };
         let page = html! {
             (DOCTYPE)
             html lang="en" {
@@ -67,7 +84,7 @@ impl Page<'_> {
                     link rel="stylesheet" href=(root.link("assets/admin.css"));
                     script src=(root.link("assets/admin.js")) defer {}
                 }
-                body data-root=(root.0) data-live=[live] {
+                body data-root=(root.0) data-live=[events] data-period=[(live == Live::Periodic).then_some(PERIOD)] {
                     a.skip href="#main" { "Skip to the content" }
                     header {
                         nav aria-label="Pages" {
@@ -75,7 +92,7 @@ impl Page<'_> {
                                 a href=(root.link(path)) aria-current=[(id == current).then_some("page")] { (name) }
                             }
                         }
-                        @if live.is_some() { p #connection role="status" {} }
+                        @if live != Live::No { p #connection role="status" {} }
                     }
                     main #main tabindex="-1" { (body) }
                 }

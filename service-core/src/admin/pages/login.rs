@@ -10,7 +10,7 @@ use crate::admin::access;
 use crate::admin::app::{App, AppState};
 use crate::admin::error::ApiError;
 use crate::admin::input::Input;
-use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::layout::{Live, Page, Root};
 
 /// The body of `POST /login`.
 #[derive(Default, Deserialize)]
@@ -40,7 +40,7 @@ pub(crate) fn login_page(app: &App, request: &Request, message: Option<&str>, st
             p { "The program has no token. Start it with the environment variable " code { "ADMIN_TOKEN" } "." }
         }
     };
-    Page { root: &root, title: "Log in", current: "", live: None, body }.answer(status)
+    Page { app, root: &root, title: "Log in", current: "", live: Live::No, body }.answer(status)
 }
 
 /// `POST /login`

@@ -48,6 +48,7 @@ pub(super) fn next_run(health: &ServiceHealth, now: SystemTime) -> Markup {
         ServiceState::Failed => html! { "none until a reset" },
         ServiceState::Created | ServiceState::Stopped => html! { "none until a start" },
         ServiceState::Paused => html! { "none until a resume" },
+        ServiceState::Standby => html! { "on another replica" },
         _ => time(health.next_run, now),
     }
 }
@@ -61,10 +62,11 @@ pub(super) fn duration(milliseconds: f64) -> String {
 }
 
 /// The last runs as bars, the newest at the right. A bar is as high as its run was long; a failed run is a full bar with a gap.
-pub(super) fn strip(runs: &[Run]) -> Markup {
+pub(super) fn strip(runs: &[Run], state: ServiceState) -> Markup {
     let runs: Vec<&Run> = runs.iter().take(STRIP).collect();
     if runs.is_empty() {
-        return html! { span.none { "no run has ended yet" } };
+        let is_standby = state == ServiceState::Standby;
+        return html! { span.none { @if is_standby { "no run on this replica" } @else { "no run has ended yet" } } };
     }
     let failed = runs.iter().filter(|run| !run.succeeded).count();
     let longest = runs.iter().map(|run| run.duration_ms).fold(1.0, f64::max);

@@ -13,19 +13,25 @@ use crate::admin::app::{App, AppState, SharedApp};
 use crate::admin::commands::Command;
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
-use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::{audit_table, author, duration, next_run, status, strip, time};
+use crate::admin::pages::replicas::{name, renewed, sign, without_database};
+use crate::admin::replicas::{Liveness, Replicas, whole};
 use crate::config::Layer;
 use crate::observe::explain::{ExplainedOption, Explanation};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
 use crate::runtime::labels;
 use crate::runtime::operator_store::{AuditPage, StoredOverride};
+use crate::schedule::Schedule;
 use crate::service::failure::FailureKind;
 use crate::service::state::ServiceState;
 
 /// How many entries of the audit the page has.
 const AUDIT: u32 = 10;
+
+/// What `done` is after a run was requested that has not ended in time.
+pub(super) const REQUESTED: &str = "run-requested";
 
 /// The query of the page.
 #[derive(Debug, Default, Deserialize)]
@@ -42,23 +48,39 @@ pub(crate) async fn service(
     Asked(query): Asked<Query>,
     request: Request,
 ) -> Response {
-    let done = Command::parse(&query.done).map(Command::name).or((query.done == "override").then_some("override"));
-    let message = done.map(|done| format!("Done: {done}."));
-    page(&app, &id, &Root::of(&request), message.as_deref(), None).await
+    let done = match query.done.as_str() {
+        "override" => Some("override"),
+        REQUESTED => Some("the run is requested, and has not ended yet"),
+        command => Command::parse(command).map(Command::name),
+    };
+    page(&app, &id, &Root::of(&request), done.map(Message::Done)).await
 }
 
-/// The page, with what a command has done, or why it was refused.
-pub(super) async fn page(
-    app: &SharedApp,
-    id: &str,
-    root: &Root,
-    done: Option<&str>,
-    refused: Option<&ApiError>,
-) -> Response {
+/// What a command has done, as the page says it.
+#[derive(Clone, Copy)]
+pub(super) enum Message<'a> {
+    Done(&'a str),
+    RunFailed(&'a str),
+    Refused(&'a ApiError),
+}
+
+impl Message<'_> {
+    fn show(self) -> Markup {
+        match self {
+            Self::Done(what) => html! { p.message.done role="status" { "Done: " (what) "." } },
+            Self::RunFailed(error) => html! { p.message.refused role="alert" { "The run failed: " (error) } },
+            Self::Refused(refused) => html! { p.message.refused role="alert" { (refused.message) } },
+        }
+    }
+}
+
+/// The page, with what a command has done.
+pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option<Message<'_>>) -> Response {
     let Some(handle) = app.registry.get(id) else {
         let missing = ApiError::no_service(id);
         let body = html! { h1 { "Not found" } p { (missing.message) "." } p { a href=(root.link("ui/services")) { "All services" } } };
-        return Page { root, title: "Not found", current: "services", live: None, body }.answer(missing.status);
+        return Page { app, root, title: "Not found", current: "services", live: Live::No, body }
+            .answer(missing.status);
     };
     let (health, explanation) = (handle.health(), handle.explain());
     let now = app.registry.inner.services.shared.clock.wall_now();
@@ -66,16 +88,20 @@ pub(super) async fn page(
     let page = AuditPage { subject: Some(id.to_owned()), before: None, limit: AUDIT };
     let audit = app.audit(page).await;
     let runs = last_runs(app, id);
+    let replicas = match app.leases().filter(|_| handle.service.inner.lease.is_some()) {
+        Some(leases) => Some(Replicas::read(app, &leases, Some(id)).await),
+        None => None,
+    };
     let body = html! {
-        @if let Some(done) = done { p.message.done role="status" { (done) } }
-        @if let Some(refused) = refused { p.message.refused role="alert" { (refused.message) } }
+        @if let Some(message) = message { (message.show()) }
         h1 { (id) }
         section #now data-part="now" { (head(&health, &explanation, now)) }
+        @if let Some(replicas) = &replicas { section #replicas data-part="replicas" { (on_replicas(replicas, now, root)) } }
         section aria-labelledby="commands" {
             h2 #commands { "Commands" }
-            (commands(&handle, &health, root))
+            (commands(&handle, &health, replicas.as_ref(), root))
         }
-        section #runs data-part="runs" { (run_table(&runs, now)) }
+        section #runs data-part="runs" { (run_table(&runs, health.state, now)) }
         section aria-labelledby="overrides" {
             h2 #overrides { "Overrides" }
             (override_forms(app, id, &explanation, &overrides, now, root))
@@ -90,8 +116,8 @@ pub(super) async fn page(
             }
         }
     };
-    let status = refused.map_or(StatusCode::OK, |refused| refused.status);
-    Page { root, title: id, current: "services", live: Some(id), body }.answer(status).into_response()
+    let status = if let Some(Message::Refused(refused)) = message { refused.status } else { StatusCode::OK };
+    Page { app, root, title: id, current: "services", live: Live::Events(id), body }.answer(status).into_response()
 }
 
 /// What a person who was woken up needs first.
@@ -130,21 +156,71 @@ fn head(health: &ServiceHealth, explanation: &Explanation, now: SystemTime) -> M
     }
 }
 
-/// The commands that the state of the service allows.
-fn commands(handle: &ServiceHandle, health: &ServiceHealth, root: &Root) -> Markup {
-    let is_long = handle.service.inner.lock().requests.options.long_run().is_some();
-    let allowed = |command: &Command| match (command, health.state) {
-        (Command::Start, ServiceState::Created | ServiceState::Stopped) | (Command::Reset, ServiceState::Failed) => {
-            true
+/// The service on all replicas: which of them runs it, and what it is on the others.
+fn on_replicas(replicas: &Replicas, now: SystemTime, root: &Root) -> Markup {
+    html! {
+        h2 { "Replicas" }
+        @if let Some(problem) = &replicas.problem { (without_database(&replicas.this, problem)) }
+        @for service in &replicas.services {
+            p {
+                (status(service.status)) " "
+                @match &service.holder {
+                    Some(holder) => { "runs on " b { (name(&holder.label, holder.is_this)) } ", epoch " (holder.epoch) @if holder.renewed.is_some() { ", renewed " (renewed(holder, now)) } }
+                    None => "runs on no replica",
+                }
+            }
+            @for reason in &service.reasons { p.reason { (reason) } }
+            @let there = replicas.replicas.iter().filter(|(liveness, _)| *liveness != Liveness::Gone);
+            @let there: Vec<_> = there.filter_map(|(liveness, replica)| Some((*liveness, replica, replica.service(&service.id)?))).collect();
+            @if !there.is_empty() {
+                div.scroll tabindex="0" role="region" aria-label="The service on each replica" {
+                    table {
+                        thead { tr { th { "Replica" } th { "Heartbeat" } th { "Service there" } th { "Why" } } }
+                        tbody {
+                            @for (liveness, replica, there) in there {
+                                tr {
+                                    td { (name(&replica.label(), replica.is_this)) }
+                                    td { (sign(liveness)) " " (time(now.checked_sub(whole(replica.seen())), now)) }
+                                    td { (status(there.status)) " " (there.state.as_str().replace('_', " ")) }
+                                    td { (there.reason.as_deref().unwrap_or("–")) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
         }
+        p { a href=(root.link("ui/replicas")) { "All replicas" } }
+    }
+}
+
+/// The commands that the state of the service allows.
+fn commands(handle: &ServiceHandle, health: &ServiceHealth, replicas: Option<&Replicas>, root: &Root) -> Markup {
+    let (is_long, is_on_demand) = {
+        let options = &handle.service.inner.lock().requests.options;
+        (options.long_run().is_some(), options.schedule == Schedule::OnDemand)
+    };
+    let has_failed = health.state == ServiceState::Failed || replicas.is_some_and(|all| all.has_failed(handle.id()));
+    let allowed = |command: &Command| match (command, health.state) {
+        (Command::Start, ServiceState::Created | ServiceState::Stopped) => true,
+        (Command::Reset, _) => has_failed,
         (Command::Stop, state) => state.is_running() && state != ServiceState::Draining,
         (Command::Pause, state) => state.is_running() && state != ServiceState::Draining && !health.paused,
         (Command::Resume, state) => state.is_running() && health.paused,
-        (Command::Run, ServiceState::Running | ServiceState::Paused | ServiceState::BackingOff) => !is_long,
+        (
+            Command::Run,
+            ServiceState::Running | ServiceState::Paused | ServiceState::BackingOff | ServiceState::Standby,
+        ) => !is_long,
         (Command::Wake, ServiceState::Running) => !is_long && health.next_run.is_none(),
+        (Command::Wake, ServiceState::Standby) => is_on_demand,
         _ => false,
     };
+    let is_clustered = replicas.is_some();
     let text = |command: Command| match command {
+        Command::Start if is_clustered => "Start on this replica",
+        Command::Stop if is_clustered => "Stop on this replica",
+        Command::Pause if is_clustered => "Pause on all replicas",
+        Command::Resume if is_clustered => "Resume on all replicas",
         Command::Start => "Start",
         Command::Stop => "Stop",
         Command::Pause => "Pause",
@@ -163,14 +239,20 @@ fn commands(handle: &ServiceHandle, health: &ServiceHealth, root: &Root) -> Mark
                     button type="submit" name="command" value=(command.name()) { (text(command)) }
                 }
             }
+            @if is_clustered {
+                p.small {
+                    "Run now and wake reach the replica that runs the service, and reset every replica on which it has failed. "
+                    "If this replica runs the service, a stop moves it to another one."
+                }
+            }
         }
     }
 }
 
-fn run_table(runs: &[Run], now: SystemTime) -> Markup {
+fn run_table(runs: &[Run], state: ServiceState, now: SystemTime) -> Markup {
     html! {
         h2 { "Recent runs" }
-        (strip(runs))
+        (strip(runs, state))
         @if !runs.is_empty() {
             div.scroll tabindex="0" role="region" aria-label="Recent runs" {
                 table {

@@ -12,11 +12,12 @@ use serde::Deserialize;
 use crate::admin::api::last_runs;
 use crate::admin::app::{App, AppState};
 use crate::admin::input::Asked;
-use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::{duration, next_run, status, strip, time};
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::observe::startup_table;
 use crate::runtime::labels;
+use crate::service::state::ServiceState;
 
 /// The query of the page.
 #[derive(Debug, Default, Deserialize)]
@@ -68,7 +69,8 @@ pub(crate) async fn services(State(app): AppState, Asked(query): Asked<Query>, r
         @if found.is_empty() { p { "No service is found." } }
         ul #rows.rows aria-label="Services, the worst first" { @for health in found { (row(&app, health, now, &root)) } }
     };
-    Page { root: &root, title: "Services", current: "services", live: Some(""), body }.answer(StatusCode::OK)
+    let live = Live::Events("");
+    Page { app: &app, root: &root, title: "Services", current: "services", live, body }.answer(StatusCode::OK)
 }
 
 /// One service: what it is, why it is not healthy, and what it does next.
@@ -82,15 +84,16 @@ fn row(app: &App, health: &ServiceHealth, now: SystemTime, root: &Root) -> Marku
         HealthStatus::Healthy => 2,
     };
     html! {
-        li class={ "row " (health.status) } id={ "service-" (id) } data-rank=(rank) data-id=(id) {
+        li class={ "row " (health.status) } data-state=(health.state.as_str()) id={ "service-" (id) } data-rank=(rank) data-id=(id) {
             div.what {
                 a.id href=(root.link(&format!("ui/services/{id}"))) { (id) }
                 " " (status(health.status))
-                @if health.state.as_str() != "running" { " " span.state { (health.state.as_str().replace('_', " ")) } }
+                @if health.state == ServiceState::Standby { " " a.state href=(root.link("ui/replicas")) { "standby" } }
+                @else if health.state.as_str() != "running" { " " span.state { (health.state.as_str().replace('_', " ")) } }
                 @if !health.labels.is_empty() { " " span.labels { (labels::text(&health.labels)) } }
                 @if let Some(reason) = &health.reason { p.reason { (reason) } }
             }
-            div.runs { (strip(&last_runs(app, id))) }
+            div.runs { (strip(&last_runs(app, id), health.state)) }
             dl.times {
                 div { dt { "schedule" } dd { (schedule) } }
                 div {

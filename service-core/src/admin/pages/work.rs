@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::admin::app::{AppState, SharedApp};
 use crate::admin::error::ApiError;
 use crate::admin::input::{Asked, Parameters};
-use crate::admin::pages::layout::{Page, Root};
+use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::{author, duration, time};
 use crate::admin::samples::CAP;
 use crate::admin::work::{Range, Table, all, failed_rows as read_failed};
@@ -47,7 +47,7 @@ pub(crate) async fn work(State(app): AppState, request: Request) -> Response {
             }
         }
     };
-    Page { root: &root, title: "Work", current: "work", live: None, body }.answer(StatusCode::OK)
+    Page { app: &app, root: &root, title: "Work", current: "work", live: Live::No, body }.answer(StatusCode::OK)
 }
 
 fn link(table: &Table) -> String {
@@ -124,5 +124,5 @@ pub(super) async fn failed_page(
         }
     };
     let status = refused.or(problem.as_ref()).map_or(StatusCode::OK, |refused| refused.status);
-    Page { root, title: "Failed rows", current: "work", live: None, body }.answer(status)
+    Page { app, root, title: "Failed rows", current: "work", live: Live::No, body }.answer(status)
 }

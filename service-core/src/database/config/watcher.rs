@@ -21,7 +21,7 @@ use crate::database::availability::Availability;
 use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::db_time::DbTime;
-use crate::database::direct::{DirectConnection, idle_connection};
+use crate::database::direct::{DirectConnection, beside, idle_connection};
 use crate::database::error_kind::ErrorKind;
 use crate::database::single_task::SingleTask;
 use crate::database::sqlite_connection;
@@ -225,16 +225,49 @@ impl TableWatcher {
             monitor.check()?;
         }
         let Some(direct) = &self.direct else { return work(self.db.clone()).await };
+        match self.on_pool(POOL_LIMIT, &work).await {
+            Some(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
+            Some(result) => return result,
+            None => {}
+        }
+        direct.with(&self.db, work).await
+    }
+
+    /// As [`with_db`](Self::with_db), for work that must not wait for services: the pool has no more than a third of `limit`, and a
+    /// pool that the application has opened gets a connection beside it, too.
+    ///
+    /// # Errors
+    /// As for [`with_db`](Self::with_db).
+    #[allow(dead_code, reason = "for leases")]
+    pub(crate) async fn with_reserve<T, F>(&self, limit: Duration, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        // On virtual time, every statement has to be seen on the pool.
+        if self.monitor.get().is_some() {
+            return self.with_db(work).await;
+        }
+        match (self.on_pool(POOL_LIMIT.min(limit / 3), &work).await, &self.direct) {
+            (Some(Err(error)), Some(_)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
+            (Some(result), _) => return result,
+            (None, _) => {}
+        }
+        match &self.direct {
+            Some(direct) => direct.with(&self.db, work).await,
+            None => beside(&self.db, work).await,
+        }
+    }
+
+    /// Runs `work` on the services' pool. `None`: the pool has no connection in time, or the work takes longer.
+    async fn on_pool<T, F>(&self, limit: Duration, work: impl Fn(DatabaseConnection) -> F) -> Option<Result<T>>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let on_pool = async {
             idle_connection(&self.db).await;
             work(self.db.clone()).await
         };
-        match tokio::time::timeout(POOL_LIMIT, on_pool).await {
-            Ok(Err(error)) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_unreachable) => {}
-            Ok(result) => return result,
-            Err(_) => {}
-        }
-        direct.with(&self.db, work).await
+        tokio::time::timeout(limit, on_pool).await.ok()
     }
 
     /// Whether the error only shows that the pool has no idle connection. An SQLite file answers at once, even if it cannot be

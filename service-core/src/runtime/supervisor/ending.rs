@@ -32,8 +32,12 @@ impl Supervisor {
             exit
         });
         self.end_instance().await;
-        self.record_pending_fire(true).await;
-        self.release_lease().await;
+        if self.cron.is_some() {
+            Box::pin(self.record_pending_fire(true)).await;
+        }
+        if service.lease.is_some() {
+            Box::pin(self.release_lease()).await;
+        }
         if exit != Exit::Failed {
             info!(service.id = %service.id, "stopped");
         }

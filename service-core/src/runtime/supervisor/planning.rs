@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::{Due, Supervisor};
+use crate::config::options::Options;
 use crate::runtime::context::Nominal;
-use crate::runtime::status::Activity;
+use crate::runtime::status::{Activity, Status};
 use crate::schedule::{CatchUp, Grid, Readiness, Schedule, later};
 
 impl Supervisor {
@@ -70,28 +71,24 @@ impl Supervisor {
 
     /// Plans the next regular run after one from `started` to `ended`.
     pub(super) fn plan_regular(&mut self, started: Instant, ended: Instant) {
-        let jitter = self.jitter();
-        let due = {
-            let status = &mut self.cx.service.lock().status;
-            let due = match &self.options.schedule {
-                Schedule::Interval(every) => Some(status.grid.after_run(*every, started, ended)),
-                Schedule::Delay(wait) => {
-                    // From now on a run of this incarnation has ended; it may have been one during the initial delay.
-                    status.grid = Grid::new(ended);
-                    Some(later(ended, *wait))
+        let planned = plan_after_run(&self.options, &mut self.rng, &mut self.cx.service.lock().status, started, ended);
+        self.follow_plan(planned, ended);
+    }
+
+    /// Takes over what [`plan_after_run`] has planned after a run that ended at `ended`.
+    pub(super) fn follow_plan(&mut self, planned: Option<Planned>, ended: Instant) {
+        match planned {
+            Some(Planned { point, due }) => {
+                self.nominal = Nominal::At(point);
+                self.due = if due <= ended { Due::AtOnce } else { Due::Regular };
+            }
+            None => {
+                self.nominal = Nominal::None;
+                match self.options.schedule {
+                    Schedule::OnDemand => self.due = Due::Wake,
+                    _ => self.plan_cron(),
                 }
-                // After a failure that was ignored.
-                Schedule::LongRun(_) => Some(later(ended, self.options.retry_delay)),
-                Schedule::Cron(_) | Schedule::OnDemand => None,
-            };
-            self.nominal = due.map_or(Nominal::None, Nominal::At);
-            status.next_due = due.map(|due| later(due, jitter));
-            status.next_due
-        };
-        match due {
-            Some(due) => self.due = if due <= ended { Due::AtOnce } else { Due::Regular },
-            None if self.options.schedule == Schedule::OnDemand => self.due = Due::Wake,
-            None => self.plan_cron(),
+            }
         }
     }
 
@@ -148,7 +145,7 @@ impl Supervisor {
     /// Plans the next regular run at `due` plus up to `jitter`. Returns that moment.
     fn plan_at(&mut self, due: Instant) -> Instant {
         self.nominal = Nominal::At(due);
-        let due = later(due, self.jitter());
+        let due = later(due, jitter(&self.options, &mut self.rng));
         self.plan(Due::Regular, due);
         due
     }
@@ -160,7 +157,7 @@ impl Supervisor {
 
     /// Plans the next fire of a cron schedule, or the oldest missed one.
     fn plan_cron(&mut self) {
-        let jitter = self.jitter();
+        let jitter = jitter(&self.options, &mut self.rng);
         let options = self.options.clone();
         let Schedule::Cron(schedule) = &options.schedule else { return };
         let (from, now) = self.cron_from();
@@ -201,12 +198,51 @@ impl Supervisor {
         let (clock, first) = (&self.services.shared.clock, self.cx.service.lock().status.grid.first());
         (clock.wall(first.max(Instant::now())), clock.wall_now())
     }
+}
 
-    fn jitter(&mut self) -> Duration {
-        if self.options.jitter.is_zero() {
-            return Duration::ZERO;
+/// A regular run that was planned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    /// The point of the schedule.
+    point: Instant,
+    /// The point and the jitter.
+    due: Instant,
+}
+
+/// Plans the next regular run after one from `started` to `ended`, and writes to the status when it is due. `None`: the
+/// schedule does not depend on the run; the status has no time then.
+#[inline]
+pub(super) fn plan_after_run(
+    options: &Options,
+    rng: &mut fastrand::Rng,
+    status: &mut Status,
+    started: Instant,
+    ended: Instant,
+) -> Option<Planned> {
+    let point = match &options.schedule {
+        Schedule::Interval(every) => Some(status.grid.after_run(*every, started, ended)),
+        Schedule::Delay(wait) => {
+            // From now on a run of this incarnation has ended; it may have been one during the initial delay.
+            status.grid = Grid::new(ended);
+            Some(later(ended, *wait))
         }
-        let most = u64::try_from(self.options.jitter.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.rng.u64(0..=most))
+        // After a failure that was ignored.
+        Schedule::LongRun(_) => Some(later(ended, options.retry_delay)),
+        Schedule::Cron(_) | Schedule::OnDemand => None,
+    };
+    let planned = point.map(|point| {
+        let due = if options.jitter.is_zero() { point } else { later(point, jitter(options, rng)) };
+        Planned { point, due }
+    });
+    status.next_due = planned.map(|planned| planned.due);
+    planned
+}
+
+/// Returns a random part of the option `jitter`.
+fn jitter(options: &Options, rng: &mut fastrand::Rng) -> Duration {
+    if options.jitter.is_zero() {
+        return Duration::ZERO;
     }
+    let most = u64::try_from(options.jitter.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(rng.u64(0..=most))
 }

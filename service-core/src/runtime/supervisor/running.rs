@@ -19,7 +19,6 @@ use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult, Limit};
 use crate::runtime::status::{Activity, WaitReason};
-use crate::runtime::turn::Turn;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::outcome::Outcome;
@@ -39,7 +38,8 @@ impl Supervisor {
         let first = !self.cx.service.lock().status.ready || self.grant.is_some();
         if first
             && !self.once
-            && let Err(exit) = self.read_last_fire().await
+            && self.options.schedule.caught_up().is_some()
+            && let Err(exit) = Box::pin(self.read_last_fire()).await
         {
             return exit;
         }
@@ -48,7 +48,7 @@ impl Supervisor {
         let mut building = match self.invoker.call(&Span::none(), || self.registered.factory.build(self.cx.clone())) {
             Caught::Returned(building) => building,
             Caught::Panicked(message) => {
-                return self.fail_to_build(FailureKind::Panic, panicked(&message), began).await;
+                return Box::pin(self.fail_to_build(FailureKind::Panic, panicked(&message), began)).await;
             }
         };
         let result = self.invoker.invoke(building.as_mut(), Limit::Stop).await;
@@ -64,8 +64,10 @@ impl Supervisor {
                 }
                 None
             }
-            InvokeResult::Done(Err(error)) => self.fail_to_build(FailureKind::Error, error, began).await,
-            InvokeResult::Panicked(message) => self.fail_to_build(FailureKind::Panic, panicked(&message), began).await,
+            InvokeResult::Done(Err(error)) => Box::pin(self.fail_to_build(FailureKind::Error, error, began)).await,
+            InvokeResult::Panicked(message) => {
+                Box::pin(self.fail_to_build(FailureKind::Panic, panicked(&message), began)).await
+            }
             InvokeResult::Cancelled(Cancelled::LeaseLost) => Box::pin(self.lose_lease()).await,
             InvokeResult::Cancelled(_) => {
                 warn!(service.id = %service.id, "`configure` did not end in time for the stop and was aborted");
@@ -85,25 +87,21 @@ impl Supervisor {
         self.fail(kind, error, began, None).await
     }
 
-    /// Runs `update` once. If a replica at a time runs the service, the point of the schedule is recorded first.
+    /// Runs `update` once, on the one replica that runs the service: records the point of the schedule before and after the run.
     pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
-        if self.cx.epoch.is_none() {
-            return self.run(timer).await;
-        }
-        Box::pin(self.record_point(false)).await;
+        self.record_point(false).await;
         let result = self.run(timer).await;
-        Box::pin(self.record_point(true)).await;
+        self.record_point(true).await;
         result
     }
 
     /// Runs `update` once.
     pub(super) async fn run(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
-        let run = self.cx.run;
-        self.cx.service.emit(|| ServiceEventKind::RunStarted { run });
+        self.cx.service.emit(|| ServiceEventKind::RunStarted { run: self.cx.run });
         let is_blocking = self.instance.as_ref().is_some_and(|instance| instance.__shape().blocking_update);
         let result = if is_blocking { Box::pin(self.run_blocking()).await } else { self.run_async(timer).await };
         self.cx.in_run = false;
-        self.turn = Turn::None;
+        self.turn.end();
         self.end_stop_hooks(&result);
         result
     }
@@ -129,21 +127,15 @@ impl Supervisor {
         }
     }
 
-    /// What cancels the current run.
-    fn run_limit(&self) -> Limit {
-        self.options.long_run().map_or(Limit::Run(self.options.timeout), |long| Limit::LongRun(*long))
-    }
-
     fn run_async<'a>(
         &'a mut self,
         mut timer: Pin<&'a mut Sleep>,
     ) -> impl Future<Output = InvokeResult<Result<Outcome>>> + 'a {
-        let limit = self.run_limit();
         let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-        let (invoker, span) = (&self.invoker, run_span(&self.cx));
+        let (invoker, options, span) = (&self.invoker, &*self.options, run_span(&self.cx));
         let mut update = Some(instance.__update(&self.cx));
         poll_fn(move |task| {
-            let result = ready!(invoker.poll(task, timer.as_mut(), &span, limit, |task| {
+            let result = ready!(invoker.poll(task, timer.as_mut(), &span, run_limit(options), |task| {
                 let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
                 let polled = running.as_mut().poll(task);
                 if polled.is_ready() {
@@ -175,7 +167,7 @@ impl Supervisor {
         if let Err(error) = blocking::spawn(&service.shared, &service.id, own_thread, work) {
             return InvokeResult::Done(Err(Error::new(error)));
         }
-        match self.invoker.invoke(pin!(&mut run), self.run_limit()).await {
+        match self.invoker.invoke(pin!(&mut run), run_limit(&self.options)).await {
             InvokeResult::Done(Ok((instance, caught))) => {
                 self.instance = Some(instance);
                 match caught {
@@ -221,6 +213,11 @@ impl Supervisor {
             self.end_instance().await;
         }
     }
+}
+
+/// What cancels a run.
+fn run_limit(options: &Options) -> Limit {
+    options.long_run().map_or(Limit::Run(options.timeout), |long| Limit::LongRun(*long))
 }
 
 /// The error of a run that was cancelled: why, and how long it took.

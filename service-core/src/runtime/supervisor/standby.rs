@@ -63,7 +63,7 @@ impl Supervisor {
         .await;
         let Some(grant) = granted else { return Some(Exit::Stopped) };
         self.cx.epoch = Some(grant.epoch);
-        self.grant = Some(grant);
+        self.grant = Some(Box::new(grant));
         // Those that apply now; an instance with them is built anyway.
         self.options.clone_from(&service.lock().requests.options);
         self.is_first_in_cluster = grant.last.is_none();

@@ -32,6 +32,7 @@ pub(super) fn check(services: &[usize], trace: &Trace, left: &Left) -> Option<Br
         broken.extend(checks.fires_are_served(service));
         broken.extend(checks.no_takeover_runs_early(service));
         broken.extend(checks.there_is_a_holder(service));
+        broken.extend(checks.leases_stay_lost(service));
     }
     broken.extend(checks.nothing_is_held_at_the_end());
     broken.into_iter().min_by_key(|broken| broken.at)
@@ -279,6 +280,17 @@ impl Checks<'_> {
             }
         }
         None
+    }
+
+    /// (h) A lease that has expired or was released is not renewed: other replicas see it as free, and its holder does not trust it.
+    fn leases_stay_lost(&self, service: usize) -> Option<Broken> {
+        let renewals = self.left.renewals.iter().filter(|renewal| renewal.service == service);
+        let late = renewals.into_iter().find(|renewal| renewal.at >= renewal.end)?;
+        let why = format!(
+            "the lease of epoch {} was renewed at {} ms, and had ended at {} ms",
+            late.epoch, late.at, late.end
+        );
+        Some(broken(late.at, service, why))
     }
 
     /// (g) After a shutdown of all replicas nothing runs, and no lease is valid.

@@ -7,14 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use futures_core::Stream as Events;
-use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+use service_core::database;
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 use service_core::{ServiceEvent, ServiceEventKind};
 
 use super::actor::{Actor, Scheduled, Stream, TABLE, seconds};
 use super::cast::{CAST, Schedule};
-use super::world::{Change, Ms, Row, World};
+use super::world::{Change, Ms, Renewal, Row, World};
 
 /// How many replicas there are, unless one was killed shortly before.
 const REPLICAS: usize = 3;
@@ -22,6 +23,15 @@ const REPLICAS: usize = 3;
 const START: Duration = Duration::from_secs(1_767_225_602);
 /// The time without faults at the end. Every lease is taken over, every run ends, and every fire is made up.
 pub(super) const CALM: Ms = 900_000;
+
+/// Keeps each renewal: of the updates of a lease, only this one lets it end later.
+const RENEWALS: [&str; 2] = [
+    "CREATE TABLE renewal (id INTEGER PRIMARY KEY AUTOINCREMENT, service_id TEXT NOT NULL, epoch INTEGER NOT NULL, \
+     at_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL)",
+    "CREATE TRIGGER renewal AFTER UPDATE OF expires_at ON service_lease \
+     WHEN new.epoch = old.epoch AND new.expires_at > old.expires_at BEGIN INSERT INTO renewal (service_id, epoch, at_ms, end_ms) \
+     VALUES (new.service_id, new.epoch, new.expires_at - new.lease_ms, old.expires_at); END",
+];
 
 /// One replica.
 struct Replica {
@@ -60,6 +70,7 @@ pub(super) struct Operator {
 /// What is left of a simulation at its end.
 pub(super) struct Left {
     pub(super) rows: Vec<Row>,
+    pub(super) renewals: Vec<Renewal>,
     /// The leases that are still valid after every replica has shut down.
     pub(super) valid_leases: Vec<String>,
     /// The number of the last takeover of each service, as the database has it.
@@ -75,8 +86,14 @@ pub(super) struct Left {
 /// Simulates until `end`, and then some calm minutes.
 pub(super) async fn operate(world: &Arc<World>, end: Ms) -> Left {
     let bed = TestBed::at(SystemTime::UNIX_EPOCH + START);
-    let db = bed.sqlite().await;
-    db.execute_unprepared(TABLE).await.expect("the database is new");
+    // One connection: only so, a seed replays exactly.
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1).sqlx_logging(false);
+    let db = bed.database_with(options).await;
+    database::migrate(&db).await.expect("the database is new");
+    for sql in [TABLE].into_iter().chain(RENEWALS) {
+        db.execute_unprepared(sql).await.expect("the database is new");
+    }
     let mut operator = Operator {
         world: world.clone(),
         rng: Rng::with_seed(world.seed),
@@ -311,7 +328,11 @@ impl Operator {
             self.world.tell(format_args!("the lease of {id} expires by a step of the server's clock"));
             self.world.trace().expired.push((now, service));
             self.execute(&format!("UPDATE service_lease SET expires_at = 0 WHERE service_id = '{id}'")).await;
-            // A replica that is started now takes it over before the holder renews it.
+            if self.rng.bool() {
+                // The holder may renew it before another replica finds that it is free.
+                continue;
+            }
+            // A replica that is started now takes it over before.
             let is_standby = |replica: &Replica| state_of(replica, service) == Some(ServiceState::Standby);
             let standby = self.replicas.iter().find(|replica| !replica.is_cut_off && is_standby(replica));
             if let Some(handle) = standby.and_then(|replica| replica.registry.get(id)) {
@@ -371,30 +392,32 @@ impl Operator {
             self.shut_down(index).await;
         }
         let rows = self.query("SELECT service, epoch, seq, fire FROM trace ORDER BY id").await;
-        let rows = rows.iter().map(|row| {
-            let number = |column| row.try_get::<Option<i64>>("", column).expect("the column has numbers");
-            let number = |column| number(column).map(i64::cast_unsigned);
-            Row {
-                service: usize::try_from(number("service").unwrap_or_default()).unwrap_or_default(),
-                epoch: number("epoch").unwrap_or_default(),
-                seq: number("seq").unwrap_or_default(),
-                fire: number("fire"),
-            }
+        let rows = rows.iter().map(|row| Row {
+            service: usize::try_from(number(row, "service").unwrap_or_default()).unwrap_or_default(),
+            epoch: number(row, "epoch").unwrap_or_default(),
+            seq: number(row, "seq").unwrap_or_default(),
+            fire: number(row, "fire"),
         });
         let rows = rows.collect();
+        let renewals = self.query("SELECT service_id, epoch, at_ms, end_ms FROM renewal ORDER BY id").await;
+        let renewals = renewals.iter().filter_map(|row| {
+            let id = text(row, "service_id");
+            let service = CAST.iter().position(|part| part.id == id)?;
+            let [epoch, at, end] = ["epoch", "at_ms", "end_ms"].map(|column| number(row, column).unwrap_or_default());
+            Some(Renewal { service, epoch, at, end })
+        });
+        let renewals = renewals.collect();
         let now = self.world.now();
         let valid = self.query(&format!("SELECT service_id FROM service_lease WHERE expires_at > {now}")).await;
-        let valid_leases =
-            valid.iter().map(|row| row.try_get("", "service_id").expect("the column has texts")).collect();
+        let valid_leases = valid.iter().map(|row| text(row, "service_id")).collect();
         let mut epochs = Vec::new();
         for part in &CAST {
             let sql = format!("SELECT epoch FROM service_epoch WHERE service_id = '{}'", part.id);
             let row = self.query(&sql).await;
-            let epoch = row.first().map(|row| row.try_get::<i64>("", "epoch").expect("the column has numbers"));
-            epochs.push(epoch.unwrap_or_default().cast_unsigned());
+            epochs.push(row.first().and_then(|row| number(row, "epoch")).unwrap_or_default());
         }
         let wall = (seconds(SystemTime::UNIX_EPOCH + START), calm_wall);
-        Left { rows, valid_leases, epochs, wall, calm, end }
+        Left { rows, renewals, valid_leases, epochs, wall, calm, end }
     }
 
     // ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -428,10 +451,18 @@ impl Operator {
         self.db.execute_unprepared(sql).await.expect("the database works");
     }
 
-    async fn query(&self, sql: &str) -> Vec<sea_orm::QueryResult> {
+    async fn query(&self, sql: &str) -> Vec<QueryResult> {
         let select = Statement::from_string(self.db.get_database_backend(), sql);
         self.db.query_all_raw(select).await.expect("the database works")
     }
+}
+
+fn number(row: &QueryResult, column: &str) -> Option<u64> {
+    row.try_get::<Option<i64>>("", column).expect("the column has numbers").map(i64::cast_unsigned)
+}
+
+fn text(row: &QueryResult, column: &str) -> String {
+    row.try_get("", column).expect("the column has texts")
 }
 
 fn state_of(replica: &Replica, service: usize) -> Option<ServiceState> {

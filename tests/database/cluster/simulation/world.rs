@@ -64,6 +64,16 @@ pub(super) struct Row {
     pub(super) fire: Option<u64>,
 }
 
+/// A lease was renewed.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Renewal {
+    pub(super) service: usize,
+    pub(super) epoch: u64,
+    pub(super) at: Ms,
+    /// When it would have ended without.
+    pub(super) end: Ms,
+}
+
 /// From when to when a replica could hold the lease of a service: it lives, reaches the database, and the service is started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Able {
