@@ -218,7 +218,7 @@ impl TableSql {
     /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
     /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
     /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, for which it would have
-    /// to wait.
+    /// to wait. `release` makes the statement that releases the claims whose keys a query finds, and returns these keys.
     pub(crate) fn complete_claimed(
         &self,
         keys: &[ValueTuple],
