@@ -30,8 +30,9 @@ pub struct CleanupService {
     settings: Settings,
 }
 
-// Every hour. If the station was down at that time, once when it starts again.
-#[service(cron = "17 * * * *", catch_up = "latest")]
+// Every hour, of several stations on one database in one. If all were down at that time, once when one starts again. If the one
+// that runs it is killed, another one takes over after 10 s.
+#[service(cron = "17 * * * *", catch_up = "latest", scope = "cluster", lease = 10)]
 impl CleanupService {
     fn configure(_cx: &Context, settings: Settings) -> Self {
         Self { settings }

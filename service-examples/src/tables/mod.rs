@@ -15,7 +15,7 @@ pub mod rejected_line;
 
 use sea_orm::sea_query::{Index, IndexCreateStatement};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema, SqliteTransactionMode,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, Schema, SqliteTransactionMode, Statement,
     TransactionOptions, TransactionTrait,
 };
 use service_core::prelude::*;
@@ -36,6 +36,12 @@ pub async fn create(db: &DatabaseConnection) -> Result<()> {
     let tx = db.begin_with_options(options).await?;
     if db.get_database_backend() == DbBackend::Postgres {
         tx.execute_unprepared("SELECT pg_advisory_xact_lock(hashtext('station.tables'))").await?;
+        // The last of them: one transaction creates all. `CREATE INDEX IF NOT EXISTS` locks its table even if the index exists,
+        // and such locks on several tables can deadlock with the transactions of a station that runs.
+        let last = Statement::from_string(DbBackend::Postgres, "SELECT to_regclass('delivery_status') IS NOT NULL");
+        if tx.query_one_raw(last).await?.map(|row| row.try_get_by_index(0)).transpose()? == Some(true) {
+            return Ok(());
+        }
     }
     table(&tx, imported_file::Entity).await?;
     table(&tx, rejected_line::Entity).await?;
