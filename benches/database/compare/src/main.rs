@@ -1,4 +1,4 @@
-//! `compare engines | peers | growth | slow | latency`: runs the contenders in turn, a new database and process for each run, and prints
+//! `compare engines | peers | growth | slow | latency | replicas`: runs the contenders in turn, a new database and process for each run, and prints
 //! a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how many runs each has, of how many rows.
 
 #[allow(dead_code, reason = "tests stop and start it too")]
@@ -63,6 +63,9 @@ struct Run {
 
 fn main() {
     let what = std::env::args().nth(1).unwrap_or_default();
+    if what == "replicas" {
+        return replicas();
+    }
     let (runs, rows) = (setting("RUNS", 7), setting("ROWS", 50_000));
     let case = |contender, engine, workers| Case {
         contender,
@@ -110,7 +113,7 @@ fn main() {
         "latency" => {
             [1, 8].map(|workers| LATENCY.map(|contender| case(contender, Engine::Postgres, workers)).to_vec()).to_vec()
         }
-        _ => panic!("usage: compare engines | peers | growth | slow | latency"),
+        _ => panic!("usage: compare engines | peers | growth | slow | latency | replicas"),
     };
     let server = Postgres::start().expect("PostgreSQL");
     build("", &["-p", "own"]);
@@ -145,6 +148,15 @@ fn main() {
             print(case, runs, &taken[0]);
         }
     }
+}
+
+/// Lets `replicas` measure what services with `scope = "cluster"` cost.
+fn replicas() {
+    let server = Postgres::start_with("-c shared_preload_libraries=pg_stat_statements").expect("PostgreSQL");
+    build("", &["-p", "own"]);
+    let mut command = Command::new(workspace("").join("target/release/replicas"));
+    command.arg(server.database()).env("SERVER_PID", server_pid(&server));
+    assert!(command.status().expect("`replicas`, built").success());
 }
 
 /// Prints how long a row waits for its run: the medians of all runs' p50 and p99.

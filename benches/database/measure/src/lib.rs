@@ -183,11 +183,16 @@ impl Latencies {
 
 /// This process's time on a processor.
 fn own_seconds() -> f64 {
-    stat("self").map_or(0.0, |stat| stat.own)
+    process_seconds("self")
+}
+
+/// A process's time on a processor.
+pub fn process_seconds(process: &str) -> f64 {
+    stat(process).map_or(0.0, |stat| stat.own)
 }
 
 /// The same of PostgreSQL's processes, whose first is `SERVER_PID`; what ended meanwhile is counted in it.
-fn server_seconds() -> f64 {
+pub fn server_seconds() -> f64 {
     let Ok(server) = std::env::var("SERVER_PID") else { return 0.0 };
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     let stats = processes.filter_map(|process| stat(process.file_name().to_str()?));
