@@ -3,12 +3,14 @@
 //! `cost counts` compares the instructions of a run with `counts.txt`; with `--update` it writes them there.
 //! `cost table [BUILD…]` prints all figures; each further build of this program gets a column. It calls the others:
 //! `cost memory (service|keeping|loop|loop-keeping) COUNT` prints the live heap of each one that waits, in bytes.
-//! `cost run (service|loop) COUNT RUNS` lets each of them run so many times, for callgrind to count instructions.
+//! `cost run (service|admin|loop) COUNT RUNS` lets each of them run so many times, for callgrind to count instructions. `admin`,
+//! with the feature of the same name, serves the admin interface beside the services.
 //! `cost start (service|loop) COUNT` starts and stops them, and prints how long both took, in milliseconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use service_core::RegistryBuilder;
 use service_core::prelude::*;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -110,23 +112,23 @@ fn live_bytes() -> usize {
     taken - of(TotalType::Fast) - of(TotalType::Rest) + of(TotalType::Mmap)
 }
 
-async fn register<S: Service + Default>(count: usize) -> ServiceRegistry {
-    let registry = ServiceRegistry::builder().without_discovered().build().await.expect("builds");
+async fn register<S: Service + Default>(builder: RegistryBuilder, count: usize) -> ServiceRegistry {
+    let registry = builder.without_discovered().build().await.expect("builds");
     for n in 0..count {
         registry.register_of::<S>(&format!("s{n}")).await.expect("registers");
     }
     registry
 }
 
-async fn start<S: Service + Default>(count: usize) -> ServiceRegistry {
-    let registry = register::<S>(count).await;
+async fn start<S: Service + Default>(builder: RegistryBuilder, count: usize) -> ServiceRegistry {
+    let registry = register::<S>(builder, count).await;
     registry.start().await.expect("starts");
     registry
 }
 
 /// Returns how long the start and the stop of services take.
 async fn start_and_stop_services(count: usize) -> (Duration, Duration) {
-    let registry = register::<Waiting>(count).await;
+    let registry = register::<Waiting>(ServiceRegistry::builder(), count).await;
     let begun = Instant::now();
     registry.start().await.expect("starts");
     let started = begun.elapsed();
@@ -170,13 +172,13 @@ fn main() {
             ["memory", what, _] => {
                 let count = number(2);
                 // Everything that is made once is made before.
-                let warm = start::<Waiting>(1).await;
+                let warm = start::<Waiting>(ServiceRegistry::builder(), 1).await;
                 let token = CancellationToken::new();
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 let before = live_bytes();
                 let registry = match what {
-                    "service" => Some(start::<Waiting>(count).await),
-                    "keeping" => Some(start::<Keeping>(count).await),
+                    "service" => Some(start::<Waiting>(ServiceRegistry::builder(), count).await),
+                    "keeping" => Some(start::<Keeping>(ServiceRegistry::builder(), count).await),
                     "loop" | "loop-keeping" => {
                         for _ in 0..count {
                             let every = Duration::from_secs(3600);
@@ -198,13 +200,17 @@ fn main() {
             ["run", what, _, _] => {
                 let (count, runs) = (number(2), number(3));
                 let token = CancellationToken::new();
-                let registry = if what == "service" {
-                    Some(start::<Plain>(count).await)
-                } else {
-                    for _ in 0..count {
-                        tokio::spawn(hand_written(Duration::from_secs(1), token.clone()));
+                let registry = match what {
+                    "service" => Some(start::<Plain>(ServiceRegistry::builder(), count).await),
+                    #[cfg(feature = "admin")]
+                    "admin" => Some(start::<Plain>(ServiceRegistry::builder().admin("127.0.0.1:0"), count).await),
+                    "loop" => {
+                        for _ in 0..count {
+                            tokio::spawn(hand_written(Duration::from_secs(1), token.clone()));
+                        }
+                        None
                     }
-                    None
+                    _ => panic!("service, admin (with the feature) or loop"),
                 };
                 tokio::time::sleep(Duration::from_secs(runs as u64) + Duration::from_millis(500)).await;
                 drop(registry);

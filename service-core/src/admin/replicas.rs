@@ -361,11 +361,13 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_service_is_found_on_all_replicas() {
         use HealthStatus::{Degraded, Healthy, Unhealthy};
+        /// The lease, the replicas a and b, the status, what is wrong.
+        type Case = (Option<LeaseRow>, [Replica; 2], HealthStatus, &'static [&'static str]);
+
         let failed = (ServiceState::Failed, Unhealthy, Some("failed: no disk"));
         let backing_off = (ServiceState::BackingOff, Degraded, Some("backing off"));
         let stopped = (ServiceState::Stopped, Degraded, Some("stopped"));
-        // (the lease, the replicas a and b, the status, what is wrong)
-        let table: [(Option<LeaseRow>, [Replica; 2], HealthStatus, &[&str]); 10] = [
+        let table: [Case; 10] = [
             (Some(row("a", 3, 27)), [replica("a", 1, &[RUNNING]), replica("b", 1, &[STANDBY])], Healthy, &[]),
             // The row of the new holder is older than its lease.
             (Some(row("b", 0, 30)), [replica("a", 1, &[STANDBY]), replica("b", 4, &[STANDBY])], Healthy, &[]),

@@ -59,16 +59,18 @@ pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
 }
 
 /// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that one is being
-/// opened. `begin` is called before each use of a connection. The pool may have one connection, which is then used only when every
-/// other task waits.
+/// opened. `begin` is called before each use of a connection, which waits for its future. The pool may have one connection.
 #[allow(dead_code, reason = "for virtual time")]
-pub(crate) async fn connect_for_bed(
+pub(crate) async fn connect_for_bed<F>(
     options: ConnectOptions,
-    begin: impl Fn() + Clone + Send + Sync + 'static,
-) -> Result<DatabaseConnection> {
+    begin: impl Fn() -> F + Clone + Send + Sync + 'static,
+) -> Result<DatabaseConnection>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let url = options.get_url().to_owned();
     let target = DatabaseUrl::parse(&url)?;
-    let in_turn = options.get_max_connections() == Some(1);
+    let connections = options.get_max_connections().filter(|connections| *connections == 1);
     let mut options = tuned(options, &target);
     // Without the ping of the driver, which would come before `begin`.
     options.test_before_acquire(false);
@@ -84,10 +86,10 @@ pub(crate) async fn connect_for_bed(
         let begin = begin.clone();
         options.map_sqlx_sqlite_pool_opts(move |pool| {
             let begin = begin.clone();
-            stays_open(pool, in_turn).before_acquire(move |connection, _| {
-                begin();
+            stays_open(pool, connections).before_acquire(move |connection, _| {
+                let begun = begin();
                 Box::pin(async move {
-                    wait_for_turn(in_turn).await;
+                    begun.await;
                     is_usable(connection).await
                 })
             })
@@ -98,33 +100,26 @@ pub(crate) async fn connect_for_bed(
         let begin = begin.clone();
         options.map_sqlx_postgres_pool_opts(move |pool| {
             let begin = begin.clone();
-            stays_open(pool, in_turn).before_acquire(move |connection, _| {
-                begin();
+            stays_open(pool, connections).before_acquire(move |connection, _| {
+                let begun = begin();
                 Box::pin(async move {
-                    wait_for_turn(in_turn).await;
+                    begun.await;
                     Ok(sea_orm::sqlx::Connection::ping(connection).await.is_ok())
                 })
             })
         });
     }
-    let _ = begin;
+    let _ = (begin, connections);
     open(options, false).await
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 fn stays_open<DB: sea_orm::sqlx::Database>(
     pool: sea_orm::sqlx::pool::PoolOptions<DB>,
-    in_turn: bool,
+    connections: Option<u32>,
 ) -> sea_orm::sqlx::pool::PoolOptions<DB> {
-    let connections = if in_turn { 1 } else { pool.get_max_connections() };
+    let connections = connections.unwrap_or(pool.get_max_connections());
     pool.min_connections(connections).max_connections(connections).idle_timeout(None).max_lifetime(None)
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-async fn wait_for_turn(in_turn: bool) {
-    if in_turn {
-        crate::database::statement_monitor::every_task_waits().await;
-    }
 }
 
 /// The services' pool of a registry, and connections beside it.

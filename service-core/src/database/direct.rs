@@ -58,24 +58,28 @@ pub(crate) async fn beside<T, F>(pool: &DatabaseConnection, work: impl FnOnce(Da
 where
     F: Future<Output = Result<T>>,
 {
-    let own = match &pool.inner {
-        #[cfg(feature = "postgres")]
-        sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
-            let own = small_pool(pool.get_postgres_connection_pool());
-            sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(own)
-        }
-        #[cfg(feature = "sqlite")]
-        sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
-            sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(small_pool(pool.get_sqlite_connection_pool()))
-        }
-        _ => return work(pool.clone()).await,
-    };
+    let Some(own) = sibling(pool) else { return work(pool.clone()).await };
     let result = work(own.clone()).await;
     let _ = own.close().await;
     result
 }
 
-/// A pool of one connection with the options of another pool.
+/// A pool of one connection with the options of this pool.
+fn sibling(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
+    #[cfg(feature = "postgres")]
+    if let sea_orm::DatabaseConnectionType::SqlxPostgresPoolConnection(_) = &pool.inner {
+        let own = small_pool(pool.get_postgres_connection_pool());
+        return Some(sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(own));
+    }
+    #[cfg(feature = "sqlite")]
+    if let sea_orm::DatabaseConnectionType::SqlxSqlitePoolConnection(_) = &pool.inner {
+        let own = small_pool(pool.get_sqlite_connection_pool());
+        return Some(sea_orm::SqlxSqliteConnector::from_sqlx_sqlite_pool(own));
+    }
+    let _ = pool;
+    None
+}
+
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 fn small_pool<DB: sea_orm::sqlx::Database>(pool: &sea_orm::sqlx::Pool<DB>) -> sea_orm::sqlx::Pool<DB> {
     let options = pool.options().clone().min_connections(0).max_connections(1).acquire_timeout(LIMIT);

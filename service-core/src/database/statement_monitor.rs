@@ -20,7 +20,6 @@ use sea_orm::{
 
 use tokio::sync::Notify;
 
-use crate::database::connect::pool_size;
 use crate::runtime::extension::{RealWork, RealWorkState};
 use crate::runtime::lifecycle::BoxFuture;
 
@@ -48,13 +47,15 @@ struct Shared {
     replicas: Mutex<Vec<Arc<Notify>>>,
     /// How many replicas there have been.
     made: AtomicU32,
+    /// The pool has one connection.
+    in_turn: bool,
 }
 
 /// How often a task yields until every other task waits, which may wake each other a few times.
 const TURNS: u32 = 64;
 
 /// Waits until every other task of a runtime with one thread waits.
-pub(crate) async fn every_task_waits() {
+async fn every_task_waits() {
     for _ in 0..TURNS {
         tokio::task::yield_now().await;
     }
@@ -62,7 +63,7 @@ pub(crate) async fn every_task_waits() {
 
 #[allow(dead_code, reason = "for virtual time")]
 impl StatementMonitor {
-    pub(crate) fn new(on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(in_turn: bool, on_begin: impl Fn(bool) + Send + Sync + 'static) -> Self {
         let shared = Shared {
             pool: OnceLock::new(),
             waiting: AtomicU32::new(0),
@@ -70,6 +71,7 @@ impl StatementMonitor {
             polls_registry: AtomicBool::new(false),
             replicas: Mutex::default(),
             made: AtomicU32::new(1),
+            in_turn,
         };
         Self { shared: Arc::new(shared), is_cut_off: Arc::default(), is_registrys: false, replica: 0 }
     }
@@ -128,10 +130,9 @@ impl StatementMonitor {
         Err(DbErr::Conn(RuntimeErr::Internal("the test has cut off this replica from the database".to_owned())))
     }
 
-    /// Before a statement on a connection that is in use already: as for a pool's connection, every other task waits first if the
-    /// pool has only one.
-    async fn wait_for_turn(&self) {
-        if self.shared.pool.get().and_then(pool_size) == Some(1) {
+    /// A statement is about to be sent. If the pool has one connection, every other task waits first.
+    pub(crate) async fn wait_for_turn(&self) {
+        if self.shared.in_turn {
             every_task_waits().await;
         }
     }

@@ -40,12 +40,21 @@ impl TestBed {
     /// # Panics
     /// As for `sqlite`.
     pub async fn database_with(&self, options: ConnectOptions) -> DatabaseConnection {
-        let monitor = self.hold_clock().await.map(|begin| Arc::new(StatementMonitor::new(begin)));
+        let in_turn = options.get_max_connections() == Some(1);
+        let monitor = self.hold_clock().await.map(|begin| Arc::new(StatementMonitor::new(in_turn, begin)));
         let connected = match &monitor {
             Some(monitor) => {
                 // The pool is part of the monitor.
                 let begins = Arc::downgrade(monitor);
-                connect_for_bed(options, move || _ = begins.upgrade().map(|monitor| monitor.begin())).await
+                let begin = move || {
+                    let monitor = begins.upgrade().inspect(|monitor| monitor.begin());
+                    async move {
+                        if let Some(monitor) = monitor {
+                            monitor.wait_for_turn().await;
+                        }
+                    }
+                };
+                connect_for_bed(options, begin).await
             }
             None => connect_with(options).await,
         };

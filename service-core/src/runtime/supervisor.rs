@@ -46,8 +46,6 @@ mod planning;
 mod running;
 mod standby;
 
-use planning::plan_after_run;
-
 #[cfg(test)]
 mod tests;
 
@@ -400,7 +398,7 @@ impl Supervisor {
                 let result = RunResult::Succeeded { processed, failed };
                 history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
-            let planned = plan_after_run(&self.options, &mut self.rng, &mut state.status, started, ended);
+            let planned = Self::plan_after_run(&self.options, &mut self.rng, &mut state.status, started, ended);
             (duration, outcome, planned)
         });
         if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {

@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::work::batch::Tally;
-use crate::database::work::concurrent::RecordDropped;
-use crate::database::work::settler::Settler;
+use crate::database::work::lease;
+use crate::database::work::settler::{RecordDropped, Settler};
 use crate::database::work::sql::key_text;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
@@ -126,7 +126,8 @@ fn statement<'a, E: EntityTrait>(
 ) -> BoxFuture<'a, Result<Vec<QueryResult>>> {
     let keys: Vec<_> = items.iter().map(|guard| guard.item.row.key.clone()).collect();
     let owner = settler.lease.as_ref().map_or("", |lease| &*lease.owner);
-    let statement = settler.table.complete_claimed(&keys, owner, settler.service_db.clock.now());
+    let (table, now) = (&settler.table, settler.service_db.clock.now());
+    let statement = table.complete_claimed(&keys, |claims| lease::release_among(&table.name, owner, claims), now);
     Box::pin(async move { settler.service_db.tx.commit_alone(&statement).await })
 }
 

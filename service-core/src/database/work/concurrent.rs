@@ -16,10 +16,10 @@ use tokio::task::coop;
 
 use crate::database::work::batch::{Batch, Tally, Unlent};
 use crate::database::work::completions::Completions;
-use crate::database::work::item::{IntoSettled, Item};
+use crate::database::work::item::IntoSettled;
 use crate::database::work::item_fn::{ItemFn, call};
 use crate::database::work::row::ClaimedRow;
-use crate::database::work::settler::{Settled, Settler};
+use crate::database::work::settler::{RecordDropped, Settled, Settler};
 use crate::runtime::context::Context;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::Outcome;
@@ -169,16 +169,4 @@ where
         }
     };
     settler.settle(&mut guard.item, result).await.map(Ended::Settled)
-}
-
-/// Records its item when it is dropped, if the item's result is not written by then.
-pub(super) struct RecordDropped<'a, E: EntityTrait> {
-    settler: &'a Settler,
-    pub(super) item: Item<E>,
-}
-
-impl<E: EntityTrait> Drop for RecordDropped<'_, E> {
-    fn drop(&mut self) {
-        self.settler.record_dropped(&self.item);
-    }
 }

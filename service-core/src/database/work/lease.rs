@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::database::db_time::DbTime;
 use crate::database::service_db::ServiceDb;
+use crate::database::work::sql::unnest;
 
 /// How long a claim is valid without being renewed, by default.
 pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(60);
@@ -294,10 +295,19 @@ pub(crate) fn claim(
     let statement = |rows: &[(i64, &str)]| {
         let columns = ["work_table", "row_key", "service_id", "owner", "expires_at", "seq", "concurrency"];
         let mut insert = Query::insert().into_table(column("service_claim")).columns(columns.map(column)).to_owned();
-        for &(seq, key) in rows {
+        let claim = |key: Expr, seq: Expr| {
             let service_id = &*service_db.service_id;
-            let claim = [work_table.into(), key.into(), service_id.into(), owner.into(), expires(), seq.into()];
-            insert.values_panic(claim.into_iter().chain([in_flight.into()]));
+            [work_table.into(), key, service_id.into(), owner.into(), expires(), seq, in_flight.into()]
+        };
+        if backend == DbBackend::Postgres {
+            let keys = unnest(rows.iter().map(|(_, key)| (*key).to_owned()), "text[]");
+            let seqs = unnest(rows.iter().map(|(seq, _)| seq.to_string()), "bigint[]");
+            // It has as many columns as there are.
+            let _ = insert.select_from(Query::select().exprs(claim(keys, seqs)).to_owned());
+        } else {
+            for &(seq, key) in rows {
+                insert.values_panic(claim(key.into(), seq.into()));
+            }
         }
         let has_expired =
             Expr::col((column("service_claim"), column("expires_at"))).lte(service_db.time.millis(backend));

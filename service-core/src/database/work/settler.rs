@@ -55,6 +55,18 @@ pub(crate) enum Settled {
     Refused(Error),
 }
 
+/// Records its item when it is dropped, if the item's result is not written by then.
+pub(super) struct RecordDropped<'a, E: EntityTrait> {
+    pub(super) settler: &'a Settler,
+    pub(super) item: Item<E>,
+}
+
+impl<E: EntityTrait> Drop for RecordDropped<'_, E> {
+    fn drop(&mut self) {
+        self.settler.record_dropped(&self.item);
+    }
+}
+
 /// The error of an item that succeeded although its writes cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -20,7 +20,6 @@ use sea_orm::{
     StatementBuilder, Value,
 };
 
-use crate::database::work::lease;
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
@@ -219,16 +218,20 @@ impl TableSql {
     /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
     /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
     /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, for which it would have
-    /// to wait.
-    pub(crate) fn complete_claimed(&self, keys: &[ValueTuple], owner: &str, now: DateTime<Utc>) -> WithQuery {
+    /// to wait. `release` makes the statement that releases the claims whose keys a query finds, and returns these keys.
+    pub(crate) fn complete_claimed(
+        &self,
+        keys: &[ValueTuple],
+        release: impl FnOnce(SelectStatement) -> DeleteStatement,
+        now: DateTime<Utc>,
+    ) -> WithQuery {
         let name = |n: usize| Alias::new(format!("service_key_{n}"));
-        let unnest = |values: Expr| Func::cust("unnest").arg(values);
         let mut rows = Query::select();
         for (n, array) in self.key_arrays.iter().flatten().enumerate() {
             let values = keys.iter().filter_map(|key| key.clone().into_iter().nth(n));
-            rows.expr_as(unnest(text_array(values.map(plain_text), array)), name(n));
+            rows.expr_as(unnest(values.map(plain_text), array), name(n));
         }
-        rows.expr_as(unnest(text_array(keys.iter().map(key_text), "text[]")), CLAIM_KEY);
+        rows.expr_as(unnest(keys.iter().map(key_text), "text[]"), CLAIM_KEY);
         let is_row = || {
             let columns = self.keys.iter().enumerate();
             columns.fold(Condition::all(), |all, (n, (column, _))| all.add(Expr::col(column.clone()).equals(name(n))))
@@ -243,7 +246,7 @@ impl TableSql {
             .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
             .to_owned();
         let claim_keys = |from: &'static str| Query::select().column(CLAIM_KEY).from(from).to_owned();
-        let release = lease::release_among(&self.name, owner, claim_keys("service_locked"));
+        let release = release(claim_keys("service_locked"));
         let released = Query::select().column("row_key").from("service_released").to_owned();
         let complete = self
             .to_completed(now)
@@ -487,10 +490,12 @@ fn plain_text(value: Value) -> String {
     }
 }
 
-/// An array for PostgreSQL as one parameter, so that the statement is the same for any number of elements and is prepared once.
-fn text_array(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
+/// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any number of them
+/// and is prepared once.
+pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
     let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
-    Expr::val(format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))).cast_as(Alias::new(array_type))
+    let array = format!("{{{}}}", quoted.collect::<Vec<_>>().join(","));
+    Func::cust("unnest").arg(Expr::val(array).cast_as(Alias::new(array_type))).into()
 }
 
 /// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its own.

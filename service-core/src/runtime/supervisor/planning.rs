@@ -71,11 +71,41 @@ impl Supervisor {
 
     /// Plans the next regular run after one from `started` to `ended`.
     pub(super) fn plan_regular(&mut self, started: Instant, ended: Instant) {
-        let planned = plan_after_run(&self.options, &mut self.rng, &mut self.cx.service.lock().status, started, ended);
+        let planned =
+            Self::plan_after_run(&self.options, &mut self.rng, &mut self.cx.service.lock().status, started, ended);
         self.follow_plan(planned, ended);
     }
 
-    /// Takes over what [`plan_after_run`] has planned after a run that ended at `ended`.
+    /// Plans the next regular run after one from `started` to `ended`, and writes to the status when it is due. `None`: the
+    /// schedule does not depend on the run; the status has no time then.
+    #[inline]
+    pub(super) fn plan_after_run(
+        options: &Options,
+        rng: &mut fastrand::Rng,
+        status: &mut Status,
+        started: Instant,
+        ended: Instant,
+    ) -> Option<Planned> {
+        let point = match &options.schedule {
+            Schedule::Interval(every) => Some(status.grid.after_run(*every, started, ended)),
+            Schedule::Delay(wait) => {
+                // From now on a run of this incarnation has ended; it may have been one during the initial delay.
+                status.grid = Grid::new(ended);
+                Some(later(ended, *wait))
+            }
+            // After a failure that was ignored.
+            Schedule::LongRun(_) => Some(later(ended, options.retry_delay)),
+            Schedule::Cron(_) | Schedule::OnDemand => None,
+        };
+        let planned = point.map(|point| {
+            let due = if options.jitter.is_zero() { point } else { later(point, jitter(options, rng)) };
+            Planned { point, due }
+        });
+        status.next_due = planned.map(|planned| planned.due);
+        planned
+    }
+
+    /// Takes over what [`plan_after_run`](Self::plan_after_run) has planned after a run that ended at `ended`.
     pub(super) fn follow_plan(&mut self, planned: Option<Planned>, ended: Instant) {
         match planned {
             Some(Planned { point, due }) => {
@@ -207,35 +237,6 @@ pub(super) struct Planned {
     point: Instant,
     /// The point and the jitter.
     due: Instant,
-}
-
-/// Plans the next regular run after one from `started` to `ended`, and writes to the status when it is due. `None`: the
-/// schedule does not depend on the run; the status has no time then.
-#[inline]
-pub(super) fn plan_after_run(
-    options: &Options,
-    rng: &mut fastrand::Rng,
-    status: &mut Status,
-    started: Instant,
-    ended: Instant,
-) -> Option<Planned> {
-    let point = match &options.schedule {
-        Schedule::Interval(every) => Some(status.grid.after_run(*every, started, ended)),
-        Schedule::Delay(wait) => {
-            // From now on a run of this incarnation has ended; it may have been one during the initial delay.
-            status.grid = Grid::new(ended);
-            Some(later(ended, *wait))
-        }
-        // After a failure that was ignored.
-        Schedule::LongRun(_) => Some(later(ended, options.retry_delay)),
-        Schedule::Cron(_) | Schedule::OnDemand => None,
-    };
-    let planned = point.map(|point| {
-        let due = if options.jitter.is_zero() { point } else { later(point, jitter(options, rng)) };
-        Planned { point, due }
-    });
-    status.next_due = planned.map(|planned| planned.due);
-    planned
 }
 
 /// Returns a random part of the option `jitter`.
