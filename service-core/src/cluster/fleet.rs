@@ -22,6 +22,8 @@ use crate::service::state::ServiceState;
 
 /// How often a replica writes its row.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// The row of a replica is at most this much older than the interval: whether it is due is checked once a second.
+const FRESH_MARGIN: Duration = Duration::from_secs(2);
 /// A replica that has not written its row for this long does not count as live.
 const LIVE: Duration = Duration::from_secs(20);
 /// How often a replica looks for requests, if no notification reaches it.
@@ -81,7 +83,7 @@ impl Fleet {
         loop {
             let Some(inner) = registry.upgrade() else { return };
             let registry = ServiceRegistry { inner };
-            let interval = if self.is_virtual { VIRTUAL_INTERVAL } else { REPORT_INTERVAL };
+            let interval = self.report_interval();
             let is_due = reported.is_none_or(|at| at.elapsed() >= interval);
             if registry.session().is_closed() {
                 // Its row has been removed.
@@ -120,6 +122,10 @@ impl Fleet {
         if let Err(error) = self.table.remove_replica(LIMIT).await {
             debug!("the row of this replica cannot be removed: {error:#}");
         }
+    }
+
+    fn report_interval(&self) -> Duration {
+        if self.is_virtual { VIRTUAL_INTERVAL } else { REPORT_INTERVAL }
     }
 
     fn live(&self) -> Duration {
@@ -175,7 +181,7 @@ impl Fleet {
         movable.sort_by_key(|service| service.inner.lock().status.in_run());
         let ids: Vec<&str> = movable.iter().map(|service| &**service.id()).collect();
         let (counts, replicas) = (self.table.count_leases(LIMIT).await?, self.replicas().await?);
-        let chosen = sharing::to_hand_over(counts, &ids, &replicas);
+        let chosen = sharing::to_hand_over(counts, &ids, &replicas, self.report_interval() + FRESH_MARGIN);
         for service in &movable {
             let target = chosen.get(&**service.id()).copied();
             if service.inner.lease.as_ref().is_some_and(|lease| lease.set_target(target)) {

@@ -1,6 +1,7 @@
 //! Which services a replica hands over to another one, so that all replicas run about as many: pure arithmetic.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::cluster::replica_table::Replica;
 use crate::observe::health::HealthStatus;
@@ -10,12 +11,16 @@ use crate::service::state::ServiceState;
 pub(super) type Counts = BTreeMap<String, usize>;
 
 /// Returns which of the `movable` services this replica hands over, those that come first, and to which replica. A service is handed over only to a
-/// replica that stands by for it, and that runs fewer services also afterwards; and no more than this replica has above its share,
-/// since other replicas may hand over some at the same time.
+/// replica that stands by for it, that has written its row within `fresh`, and that runs fewer services also afterwards; and no more
+/// than this replica has above its share, since other replicas may hand over some at the same time.
+///
+/// A replica that was killed counts as live for a while. Its row becomes older than `fresh` before its leases expire and it seems to
+/// run none, unless leases are short.
 pub(super) fn to_hand_over<'a>(
     mut counts: Counts,
     movable: &[&'a str],
     replicas: &'a [Replica],
+    fresh: Duration,
 ) -> BTreeMap<&'a str, &'a str> {
     let live: Vec<&Replica> = replicas.iter().filter(|replica| replica.is_live).collect();
     let count_of = |counts: &Counts, replica: &Replica| counts.get(&replica.id).copied().unwrap_or_default();
@@ -25,7 +30,8 @@ pub(super) fn to_hand_over<'a>(
     let mut moved = BTreeMap::new();
     for id in movable {
         let stands_by = |replica: &&&Replica| {
-            let service = replica.service(id).filter(|_| !replica.is_this);
+            let is_fresh = Duration::from_millis(replica.seen_ms_ago) <= fresh;
+            let service = replica.service(id).filter(|_| is_fresh && !replica.is_this);
             service.is_some_and(|service| {
                 service.state == ServiceState::Standby && service.status == HealthStatus::Healthy
             })
@@ -50,6 +56,7 @@ mod tests {
     use super::*;
     use crate::cluster::replica_table::ReplicaService;
 
+    const FRESH: Duration = Duration::from_secs(7);
     const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
     /// A replica that holds the first `held` of these services, and stands by for the others.
@@ -99,7 +106,7 @@ mod tests {
                 // A replica that holds as many others.
                 other.services.iter_mut().for_each(|service| service.state = ServiceState::Standby);
             }
-            assert_eq!(to_hand_over(counts, &movable, &replicas).len(), expected, "{held} here, {others:?}");
+            assert_eq!(to_hand_over(counts, &movable, &replicas, FRESH).len(), expected, "{held} here, {others:?}");
         }
     }
 
@@ -107,9 +114,14 @@ mod tests {
     fn nothing_is_handed_over_to_a_replica_that_is_gone_or_does_not_stand_by() {
         let counts = || Counts::from([("this".to_owned(), 6)]);
         let gone = [replica("this", 6, true), replica("1", 0, false)];
-        assert!(to_hand_over(counts(), &IDS, &gone).is_empty());
+        assert!(to_hand_over(counts(), &IDS, &gone, FRESH).is_empty());
         let mut busy = [replica("this", 6, true), replica("1", 0, true)];
         busy[1].services.iter_mut().for_each(|service| service.state = ServiceState::Failed);
-        assert!(to_hand_over(counts(), &IDS, &busy).is_empty());
+        assert!(to_hand_over(counts(), &IDS, &busy, FRESH).is_empty());
+        // It has just been killed, and its leases have expired.
+        let mut silent = [replica("this", 6, true), replica("1", 0, true)];
+        assert_eq!(to_hand_over(counts(), &IDS, &silent, FRESH).len(), 3);
+        silent[1].seen_ms_ago = 7_001;
+        assert!(to_hand_over(counts(), &IDS, &silent, FRESH).is_empty());
     }
 }
