@@ -51,6 +51,7 @@ pub(super) struct Coordinator {
     competing: SingleTask,
     watching: SingleTask,
     serving: SingleTask,
+    forwarding: SingleTask,
     fleet: Arc<Fleet>,
 }
 
@@ -108,6 +109,7 @@ impl Coordinator {
             competing: SingleTask::default(),
             watching: SingleTask::default(),
             serving: SingleTask::default(),
+            forwarding: SingleTask::default(),
             fleet,
         }
     }
@@ -124,6 +126,7 @@ impl Leases for Coordinator {
         self.watching.start(runtime, || shared().watch(services()));
         self.competing.start(runtime, || shared().keep_competing(services()));
         self.serving.start(runtime, || self.fleet.clone().keep_serving(Arc::downgrade(&registry)));
+        self.forwarding.start(runtime, || self.fleet.clone().keep_forwarding(Arc::downgrade(&registry)));
     }
 
     fn wanted(&self) {

@@ -30,6 +30,8 @@ const LIVE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same on virtual time, where every statement costs real time, and notifications arrive.
 const VIRTUAL_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a task without work checks that the registry still exists.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a service that was handed over stays where it is.
 const REST: Duration = Duration::from_secs(600);
 /// After some were handed over, others are not before they have been taken.
@@ -43,7 +45,9 @@ pub(super) struct Fleet {
     table: Arc<LeaseTable>,
     is_virtual: bool,
     /// Notified when another replica has released a lease, or has requested something.
-    notified: Arc<Notify>,
+    announced: Arc<Notify>,
+    /// There may be something to report, to carry out or to request.
+    to_serve: Notify,
     /// The row of this replica has to be written now.
     to_report: Mutex<bool>,
     /// Services to be woken on the replica that holds their lease.
@@ -58,14 +62,15 @@ pub(super) struct Fleet {
 
 impl Fleet {
     pub(super) fn new(table: Arc<LeaseTable>, is_virtual: bool, to_compete: Arc<Notify>) -> Self {
-        let notified = table.db.notifier.lease_released();
+        let announced = table.db.notifier.lease_released();
         if let Some(monitor) = &table.db.monitor {
-            monitor.add_replica(notified.clone());
+            monitor.add_replica(announced.clone());
         }
         Self {
             table,
             is_virtual,
-            notified,
+            announced,
+            to_serve: Notify::new(),
             to_report: Mutex::default(),
             wakes: Mutex::default(),
             shared_out: Mutex::default(),
@@ -89,7 +94,7 @@ impl Fleet {
                 // Its row has been removed.
                 reported = None;
                 drop(registry);
-                let _ = timeout(interval, self.notified.notified()).await;
+                let _ = timeout(interval, self.to_serve.notified()).await;
                 continue;
             }
             if std::mem::take(&mut *lock(&self.to_report)) || is_due {
@@ -104,9 +109,18 @@ impl Fleet {
             }
             drop(registry);
             let wait = if self.is_virtual { VIRTUAL_INTERVAL } else { POLL_INTERVAL };
-            if timeout(wait, self.notified.notified()).await.is_ok() {
+            let _ = timeout(wait, self.to_serve.notified()).await;
+        }
+    }
+
+    /// Passes on what other replicas announce, until the registry is dropped. The task that serves requests may be waiting for
+    /// the database meanwhile, and a lease that was released is to be taken at once.
+    pub(super) async fn keep_forwarding(self: Arc<Self>, registry: Weak<RegistryInner>) {
+        while registry.strong_count() > 0 {
+            if timeout(CHECK_INTERVAL, self.announced.notified()).await.is_ok() {
                 self.to_compete.notify_one();
                 self.answered.notify_waiters();
+                self.to_serve.notify_one();
             }
         }
     }
@@ -114,7 +128,7 @@ impl Fleet {
     /// The row of this replica is written soon.
     pub(super) fn report_soon(&self) {
         *lock(&self.to_report) = true;
-        self.notified.notify_one();
+        self.to_serve.notify_one();
     }
 
     /// Removes the row of this replica.
@@ -275,7 +289,7 @@ impl Fleet {
 
     pub(super) fn forward_wake(&self, id: &Arc<str>) {
         lock(&self.wakes).insert(id.clone());
-        self.notified.notify_one();
+        self.to_serve.notify_one();
     }
 
     /// Requests the wake-ups that this replica cannot serve. If the database does not answer, later.
