@@ -78,7 +78,6 @@ impl RunRecord {
 
 impl RunHistory {
     /// Records a run.
-    #[inline]
     pub(crate) fn push(&mut self, record: RunRecord) {
         self.durations[DURATIONS.iter().position(|bound| record.nanos <= *bound).unwrap_or(DURATIONS.len())] += 1;
         if let Some(untaken) = self.untaken.as_mut().filter(|untaken| untaken.len() < MOST_UNTAKEN) {
