@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
     Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
     SelectStatement, UpdateStatement,
@@ -300,8 +301,8 @@ pub(crate) fn claim(
             [work_table.into(), key, service_id.into(), owner.into(), expires(), seq, in_flight.into()]
         };
         if backend == DbBackend::Postgres {
-            let keys = unnest(rows.iter().map(|(_, key)| (*key).to_owned()), "text[]");
-            let seqs = unnest(rows.iter().map(|(seq, _)| seq.to_string()), "bigint[]");
+            let keys = unnest(rows.iter().map(|(_, key)| (*key).to_owned()), "text[]", 0);
+            let seqs = unnest(rows.iter().map(|(seq, _)| seq.to_string()), "bigint[]", 0);
             // It has as many columns as there are.
             let _ = insert.select_from(Query::select().exprs(claim(keys, seqs)).to_owned());
         } else {
@@ -353,12 +354,12 @@ pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStateme
         .to_owned()
 }
 
-/// The statement that releases those of an owner's claims whose keys a query finds, and returns their keys.
-pub(crate) fn release_among(work_table: &str, owner: &str, keys: SelectStatement) -> DeleteStatement {
+/// The statement that releases those of an owner's claims whose keys are in an array, and returns their keys. For PostgreSQL.
+pub(crate) fn release_among(work_table: &str, owner: &str, keys: Expr) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
         .cond_where(is_of(work_table, owner))
-        .and_where(Expr::col(column("row_key")).in_subquery(keys))
+        .and_where(Expr::col(column("row_key")).eq(PgFunc::any(keys)))
         .returning_col(column("row_key"))
         .to_owned()
 }

@@ -28,6 +28,9 @@ pub(crate) const FAILED: &str = "failed";
 
 /// The key of a claim, in a statement that has also columns of the table.
 const CLAIM_KEY: &str = "service_claim_key";
+/// The number of elements that PostgreSQL assumes in an array that is a parameter. With fewer elements, a plan for these seems
+/// cheaper than one for any array, so it would plan each statement anew.
+const ASSUMED_ELEMENTS: usize = 10;
 /// The maximum length of a message in characters, if the column has no limit.
 const MESSAGE_LIMIT: usize = 8_000;
 /// The maximum number of keys in one statement.
@@ -218,20 +221,20 @@ impl TableSql {
     /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
     /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
     /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, for which it would have
-    /// to wait. `release` makes the statement that releases the claims whose keys a query finds, and returns these keys.
+    /// to wait. `release` makes the statement that releases the claims whose keys are in an array, and returns these keys.
     pub(crate) fn complete_claimed(
         &self,
         keys: &[ValueTuple],
-        release: impl FnOnce(SelectStatement) -> DeleteStatement,
+        release: impl FnOnce(Expr) -> DeleteStatement,
         now: DateTime<Utc>,
     ) -> WithQuery {
         let name = |n: usize| Alias::new(format!("service_key_{n}"));
         let mut rows = Query::select();
         for (n, array) in self.key_arrays.iter().flatten().enumerate() {
             let values = keys.iter().filter_map(|key| key.clone().into_iter().nth(n));
-            rows.expr_as(unnest(values.map(plain_text), array), name(n));
+            rows.expr_as(unnest(values.map(plain_text), array, ASSUMED_ELEMENTS), name(n));
         }
-        rows.expr_as(unnest(keys.iter().map(key_text), "text[]"), CLAIM_KEY);
+        rows.expr_as(unnest(keys.iter().map(key_text), "text[]", ASSUMED_ELEMENTS), CLAIM_KEY);
         let is_row = || {
             let columns = self.keys.iter().enumerate();
             columns.fold(Condition::all(), |all, (n, (column, _))| all.add(Expr::col(column.clone()).equals(name(n))))
@@ -245,8 +248,9 @@ impl TableSql {
             .cond_where(is_row().add(self.is_pending()))
             .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
             .to_owned();
-        let claim_keys = |from: &'static str| Query::select().column(CLAIM_KEY).from(from).to_owned();
-        let release = release(claim_keys("service_locked"));
+        // With an array, the claims are found by their index even if the server has no statistics yet.
+        let release = release(Expr::cust("ARRAY(SELECT service_claim_key FROM service_locked)"));
+        let completed = Query::select().column(CLAIM_KEY).from("service_completed").to_owned();
         let released = Query::select().column("row_key").from("service_released").to_owned();
         let complete = self
             .to_completed(now)
@@ -263,7 +267,7 @@ impl TableSql {
             .to_owned();
         Query::select()
             .column("row_key")
-            .expr_as(Expr::col("row_key").in_subquery(claim_keys("service_completed")), "is_completed")
+            .expr_as(Expr::col("row_key").in_subquery(completed), "is_completed")
             .from("service_released")
             .to_owned()
             .with(parts)
@@ -491,10 +495,12 @@ fn plain_text(value: Value) -> String {
 }
 
 /// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any number of them
-/// and is prepared once.
-pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
+/// and is prepared once. If there are fewer than `least`, further rows are NULL.
+pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str, least: usize) -> Expr {
     let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
-    let array = format!("{{{}}}", quoted.collect::<Vec<_>>().join(","));
+    let mut quoted: Vec<String> = quoted.collect();
+    quoted.resize(quoted.len().max(least), "NULL".to_owned());
+    let array = format!("{{{}}}", quoted.join(","));
     Func::cust("unnest").arg(Expr::val(array).cast_as(Alias::new(array_type))).into()
 }
 
