@@ -20,7 +20,12 @@ use crate::log::Log;
 use crate::tables::{create, effect, job, jobs, more_jobs, plain, statuses, ticket};
 
 /// Rows from 1 to `count`, and a service that has completed a row before: its first completion finds the isolation level.
+///
+/// Items are completed together only where a statement by itself runs at READ COMMITTED.
 async fn service_db(bench: &Bench, count: i64) -> ServiceDb {
+    if bench.is_postgres() {
+        bench.set("default_transaction_isolation", "read committed").await;
+    }
     let mut options = ConnectOptions::new(bench.url.clone());
     options.max_connections(8);
     let service_db = ServiceDb::new(Database::connect(options).await.unwrap(), "sender");
@@ -348,6 +353,7 @@ async fn on_postgres_a_row_that_kills_its_process_is_found_behind_completions_in
     let Some(bench) = Bench::postgres().await else { return };
     jobs(&bench.db, 1).await;
     bench.db.execute_unprepared("UPDATE job SET payload = 'first'").await.unwrap();
+    bench.set("default_transaction_isolation", "read committed").await;
     let mut worker = Worker::quiet(&bench.url, "ahead");
     until_there_are(&bench, 1, "job WHERE status = 'completed'").await;
     let create = bench.db.begin().await.unwrap();

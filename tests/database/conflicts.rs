@@ -172,10 +172,7 @@ async fn a_row_whose_connection_ends_at_the_commit_is_found_and_charged() {
     for each in [false, true] {
         let Some(bench) = Bench::postgres().await else { return };
         jobs(&bench.db, 5).await;
-        let database = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT current_database() AS name");
-        let name: String = bench.db.query_one_raw(database).await.unwrap().unwrap().try_get("", "name").unwrap();
-        let limit = format!("ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '1s'");
-        bench.db.execute_unprepared(&limit).await.unwrap();
+        bench.set("idle_in_transaction_session_timeout", "1s").await;
         // New connections have the limit.
         let service_db = ServiceDb::new(service_core::database::connect(&bench.url).await.unwrap(), "worker");
         let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
@@ -252,10 +249,7 @@ async fn a_raised_isolation_level_fails_no_service() {
             bench.db.execute_unprepared(sql).await.unwrap();
         }
         jobs(&bench.db, 400).await;
-        let name = Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT current_database() AS name");
-        let name: String = bench.db.query_one_raw(name).await.unwrap().unwrap().try_get("", "name").unwrap();
-        let raise = format!("ALTER DATABASE {name} SET default_transaction_isolation = '{level}'");
-        bench.db.execute_unprepared(&raise).await.unwrap();
+        bench.set("default_transaction_isolation", level).await;
         let mut builder = ServiceRegistry::builder().without_discovered().database_url(&bench.url);
         for n in 0..3 {
             builder = builder.service_of::<Together>(format!("together_{n}")).service_of::<Each>(format!("each_{n}"));

@@ -39,7 +39,7 @@ mod used_up;
 mod wake_ups;
 mod warnings;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use service_core::database;
 
 /// An empty database with the framework's tables, for one test.
@@ -62,8 +62,16 @@ impl Bench {
         Some(Self::open(url, None).await)
     }
 
+    /// Sets a parameter of PostgreSQL for new connections.
+    async fn set(&self, parameter: &str, value: &str) {
+        let name = Statement::from_string(DbBackend::Postgres, "SELECT current_database() AS name");
+        let name: String = self.db.query_one_raw(name).await.unwrap().unwrap().try_get("", "name").unwrap();
+        let set = format!("ALTER DATABASE {name} SET {parameter} = '{value}'");
+        self.db.execute_unprepared(&set).await.unwrap();
+    }
+
     pub(crate) fn is_postgres(&self) -> bool {
-        self.db.get_database_backend() == sea_orm::DbBackend::Postgres
+        self.db.get_database_backend() == DbBackend::Postgres
     }
 
     async fn open(url: String, dir: Option<tempfile::TempDir>) -> Self {
