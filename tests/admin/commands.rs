@@ -95,7 +95,7 @@ async fn a_command_whose_client_leaves_is_carried_out_and_recorded() {
     let held = gate.clone();
     let site = Site::of(builder().admin("127.0.0.1:0").service_fn("gated", move || Gated(held.clone()))).await;
     site.runs("gated", 1).await;
-    let left = tokio::time::timeout(Duration::from_millis(300), site.post("/services/gated/stop", r#"{"by":"ann"}"#));
+    let left = tokio::time::timeout(Duration::from_secs(2), site.post("/services/gated/stop", r#"{"by":"ann"}"#));
     left.await.unwrap_err();
     assert_eq!(site.services.get("gated").unwrap().state(), ServiceState::Draining);
     gate.add_permits(10);

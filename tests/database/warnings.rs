@@ -164,14 +164,14 @@ async fn a_row_that_its_run_still_locks_loses_its_attempt_later() {
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let hangs = async |job: &job::Model, tx: &Transaction| -> Result<()> {
         if job.id == 1 {
-            tx.execute_unprepared("SELECT pg_sleep(4)").await?;
+            tx.execute_unprepared("SELECT pg_sleep(6)").await?;
         }
         Ok(())
     };
-    tokio::time::timeout(Duration::from_millis(200), work(&service_db, hangs)).await.unwrap_err();
+    tokio::time::timeout(Duration::from_millis(1500), work(&service_db, hangs)).await.unwrap_err();
     service_db.settle(Some("timed out")).await.unwrap();
     assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 0, "still locked");
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(1));
     let row = crate::tables::job(&bench.db, 1).await;
     assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("timed out")));

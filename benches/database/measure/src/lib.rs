@@ -46,7 +46,7 @@ impl Task {
 
     /// How many rows are fetched together: enough that the workers seldom wait for a fetch.
     pub fn batch(&self) -> usize {
-        (self.workers * 16).max(100)
+        (self.workers * 64).max(100)
     }
 
     /// The size of a pool in which each worker has a connection.
