@@ -15,7 +15,8 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 
 use crate::cluster::identity::Identity;
 use crate::database::registry_db::RegistryDb;
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::runtime::lease::LeaseClock;
 use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;

@@ -6,7 +6,8 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::lease_table::LeaseTable;
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
 use crate::service::error::Result;

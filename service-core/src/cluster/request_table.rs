@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::identity::unique;
 use crate::cluster::lease_table::LeaseTable;
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::{Outcome, RunReport};
 

@@ -30,6 +30,7 @@ mod store;
 #[cfg(feature = "testing")]
 mod test_bed;
 pub(crate) mod transaction;
+pub(crate) mod tx_context;
 mod tx_limits;
 mod uncancelled;
 mod wake;

@@ -8,7 +8,7 @@ use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::statement_monitor::StatementMonitor;
-use crate::database::transaction::TxContext;
+use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::WriteLock;
 use crate::service::error::{Error, Result};

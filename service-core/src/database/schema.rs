@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use crate::database::error_kind::ErrorKind;
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::service::error::{Error, Result};
 
 /// Times that SQL compares are milliseconds since 1970; other times are RFC 3339 in UTC, which people can read.

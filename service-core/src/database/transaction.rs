@@ -12,129 +12,30 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::sea_query::{Expr, SelectStatement};
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
-    QueryResult, Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
+    Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::OnceCell;
-use tokio::time::error::Elapsed;
 
-use crate::database::commit_tracker::CommitTracker;
-use crate::database::connect::BUSY_TIMEOUT;
-use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
-use crate::database::fence::{Fence, Refusal};
+use crate::database::fence::Refusal;
 use crate::database::sqlite_connection;
-use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
+use crate::database::statement_monitor::MonitoredTx;
+use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenTransaction, TxContext, uncut};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
-use crate::database::uncancelled::Uncancelled;
-use crate::database::wake::notifier::Notifier;
-use crate::database::write_lock::{WriteLock, WritePermit};
 use crate::service::error::{Error, Result};
-
-/// How long `begin` on a busy SQLite database is repeated in all. Each attempt waits for SQLite's own busy timeout.
-const BUSY_LIMIT: Duration = Duration::from_secs(60);
-/// How long a commit may take.
-const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Two statements that PostgreSQL accepts only inside a transaction without a failed statement.
 const PROOF: &str = "SAVEPOINT service_proof; RELEASE SAVEPOINT service_proof";
 
 type DbResult<T> = std::result::Result<T, DbErr>;
-
-/// The data that the transactions of one service share.
-#[derive(Clone, Debug)]
-pub(crate) struct TxContext {
-    pub(crate) db: DatabaseConnection,
-    /// The pool closes SQLite connections that were left inside a transaction.
-    pub(crate) pool_is_checked: bool,
-    pub(crate) commits: Arc<CommitTracker>,
-    /// The number of batches of this service that hold SQLite's write lock.
-    pub(crate) open_batches: Arc<AtomicUsize>,
-    pub(crate) write_lock: WriteLock,
-    pub(crate) notifier: Arc<Notifier>,
-    /// PostgreSQL's transactions are at READ COMMITTED by default, as the last leased item found.
-    pub(crate) reads_committed: Arc<AtomicBool>,
-    /// Only on virtual time.
-    pub(crate) monitor: Option<Arc<StatementMonitor>>,
-    /// Set if one replica at a time runs the service.
-    pub(crate) fence: Option<Arc<Fence>>,
-}
-
-/// The isolation level at which a transaction begins on PostgreSQL.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    /// Set explicitly, in a round trip of its own.
-    ReadCommitted,
-    /// The default of the connection, which is read when the transaction has begun.
-    Default,
-}
-
-/// What the condition of a transaction found.
-struct Found {
-    is_read_committed: bool,
-}
-
-impl TxContext {
-    pub(crate) fn new(db: DatabaseConnection) -> Self {
-        Self {
-            db,
-            pool_is_checked: false,
-            commits: Arc::default(),
-            open_batches: Arc::default(),
-            write_lock: WriteLock::default(),
-            notifier: Arc::default(),
-            reads_committed: Arc::default(),
-            monitor: None,
-            fence: None,
-        }
-    }
-
-    /// Whether PostgreSQL's transactions are at READ COMMITTED by default, as far as that is known.
-    pub(crate) fn reads_committed(&self) -> bool {
-        self.reads_committed.load(Ordering::Relaxed)
-    }
-
-    /// An error may come from another level: it is read again before the default is relied on.
-    pub(crate) fn forget_level(&self) {
-        self.reads_committed.store(false, Ordering::Relaxed);
-    }
-
-    /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
-    /// or a stop of the run waits for it, as for a [`commit`](Transaction::commit).
-    pub(crate) async fn commit_alone(&self, statement: &impl StatementBuilder) -> Result<Vec<QueryResult>> {
-        let (db, committing) = (self.db.clone(), self.commits.enter());
-        let statement = statement.build(&db.get_database_backend());
-        uncut(async move {
-            let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(statement)).await;
-            drop(committing);
-            result.map(|rows| rows.map_err(Refusal::from))
-        })
-        .await
-    }
-
-    fn level(&self) -> Level {
-        if self.reads_committed() { Level::Default } else { Level::ReadCommitted }
-    }
-
-    /// Executes the condition of a transaction.
-    async fn find(&self, tx: &MonitoredTx, condition: &SelectStatement) -> DbResult<Option<Found>> {
-        let Some(row) = tx.query_one(condition).await.inspect_err(|_| self.forget_level())? else { return Ok(None) };
-        if tx.get_database_backend() != DbBackend::Postgres {
-            return Ok(Some(Found { is_read_committed: true }));
-        }
-        let is_read_committed = |column| Ok::<_, DbErr>(row.try_get::<String>("", column)? == "read committed");
-        self.reads_committed.store(is_read_committed("default_isolation")?, Ordering::Relaxed);
-        Ok(Some(Found { is_read_committed: is_read_committed("isolation")? }))
-    }
-}
 
 /// A transaction: a sea-orm `ConnectionTrait`, so every query takes `&tx` where it takes a connection.
 ///
@@ -170,16 +71,6 @@ struct Notifications {
     /// How many of them are not of the current item.
     kept: usize,
 }
-
-/// A transaction that has begun. Dropped, it is rolled back before the next writer gets the lock.
-#[derive(Debug)]
-struct OpenTransaction {
-    tx: MonitoredTx,
-    permits: Permits,
-}
-
-/// SQLite's write lock, and the turn in the queue of the batch.
-type Permits = (WritePermit, WritePermit);
 
 /// What is known about a transaction from its statements so far.
 #[derive(Debug, Default)]
@@ -430,7 +321,7 @@ impl Transaction {
 
     /// Begins, and sets the limits of its statements.
     async fn begin_at(&self, level: Level) -> DbResult<OpenTransaction> {
-        let open = self.track_begin(begin_with_retry(&self.cx, self.backend, level)).await?;
+        let open = self.track_begin(self.cx.begin(level)).await?;
         if let Some(fence) = &self.cx.fence {
             self.track_begin(fence.begin(&open.tx)).await?;
         }
@@ -681,32 +572,12 @@ fn may_end_transaction(sql: &str) -> bool {
     })
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the database did not answer a commit within {} s: it is unknown whether the commit took effect",
-    COMMIT_LIMIT.as_secs()
-)]
-struct Unanswered;
-
 fn ended() -> DbErr {
     DbErr::Custom(
         "the transaction has ended before its commit (rolled back by the database, by a trigger, or by a statement); nothing more is \
          written through it"
             .to_owned(),
     )
-}
-
-/// Executes a commit to its end, even if this future is dropped.
-async fn uncut<T: Send + 'static>(
-    commit: impl Future<Output = std::result::Result<std::result::Result<T, Refusal>, Elapsed>> + Send + 'static,
-) -> Result<T> {
-    match tokio::spawn(commit).await {
-        Ok(Ok(Ok(committed))) => Ok(committed),
-        Ok(Ok(Err(Refusal::LeaseLost(lost)))) => Err(Error::new(lost)),
-        Ok(Ok(Err(Refusal::Database(error)))) => Err(error.into()),
-        Ok(Err(_)) => Err(Error::new(Unanswered)),
-        Err(stopped) => Err(Error::new(stopped)),
-    }
 }
 
 /// Commits. If that fails, restores the connection.
@@ -721,57 +592,6 @@ async fn commit(tx: DatabaseTransaction, backend: DbBackend) -> DbResult<()> {
         sqlite_connection::restore(tx).await;
     }
     committed.map(drop)
-}
-
-/// Begins a transaction. On a busy SQLite database it tries again, because the other writer will commit.
-async fn begin_with_retry(cx: &TxContext, backend: DbBackend, level: Level) -> DbResult<OpenTransaction> {
-    if let Some(monitor) = &cx.monitor {
-        monitor.check()?;
-    }
-    if backend != DbBackend::Sqlite {
-        // Whatever the server's default is. Claims need no higher level: they lock rows, and skip rows that others have locked.
-        let isolation_level = (level == Level::ReadCommitted).then_some(IsolationLevel::ReadCommitted);
-        let options = TransactionOptions { isolation_level, ..TransactionOptions::default() };
-        // If it were cancelled after `BEGIN` was sent, the connection would stay inside a transaction without the driver's
-        // knowledge.
-        let db = cx.db.clone();
-        return match Uncancelled::new(async move { db.begin_with_options(options).await }).await {
-            Ok(tx) => Ok(OpenTransaction { tx: MonitoredTx::new(tx, cx.monitor.clone()), permits: (None, None) }),
-            Err(error) => Err(Box::pin(explained(&cx.db, error)).await),
-        };
-    }
-    // Real time: SQLite waits in real time too. In tests that would depend on the machine.
-    let is_virtual = cx.monitor.is_some();
-    let (begun, virtual_begun) = (Instant::now(), tokio::time::Instant::now());
-    let permit_limit = if is_virtual { BUSY_LIMIT } else { BUSY_TIMEOUT };
-    // A service whose own batch holds the lock would wait for itself.
-    let permit =
-        if cx.open_batches.load(Ordering::Relaxed) > 0 { None } else { cx.write_lock.acquire(permit_limit).await };
-    loop {
-        match sqlite_connection::begin(&cx.db, cx.pool_is_checked).await {
-            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
-                let own_batch = cx.open_batches.load(Ordering::Relaxed) > 0;
-                let limit = if own_batch { BUSY_TIMEOUT } else { BUSY_LIMIT };
-                let waited = if is_virtual { virtual_begun.elapsed() } else { begun.elapsed() };
-                if waited >= limit {
-                    let advice = if own_batch {
-                        "a batch of this service holds it: until it commits, write through `item.tx()` only"
-                    } else {
-                        "keep slow work out of transactions (`claim_each`)"
-                    };
-                    let seconds = limit.as_secs();
-                    return Err(DbErr::Custom(format!(
-                        "SQLite's write lock was not free within {seconds} s; {advice}: {error}"
-                    )));
-                }
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
-            }
-            begun => {
-                let tx = MonitoredTx::new(begun?, cx.monitor.clone());
-                return Ok(OpenTransaction { tx, permits: (permit, None) });
-            }
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -33,8 +33,8 @@ pub(crate) const DURATIONS: [u64; 12] = [
 pub(crate) struct RunHistory {
     /// A ring once it is full.
     recent: Vec<RunRecord>,
-    /// Where the oldest run is, if it is full.
-    oldest: usize,
+    /// Where the next run goes.
+    next: usize,
     /// How many runs took at most as long as the bound in the same place of [`DURATIONS`], and longer than the bound before it.
     pub(crate) durations: [u64; DURATIONS.len() + 1],
     pub(crate) total_nanos: u64,
@@ -78,6 +78,7 @@ impl RunRecord {
 
 impl RunHistory {
     /// Records a run.
+    #[inline]
     pub(crate) fn push(&mut self, record: RunRecord) {
         self.durations[DURATIONS.iter().position(|bound| record.nanos <= *bound).unwrap_or(DURATIONS.len())] += 1;
         if let Some(untaken) = self.untaken.as_mut().filter(|untaken| untaken.len() < MOST_UNTAKEN) {
@@ -87,18 +88,17 @@ impl RunHistory {
         if let RunResult::Failed { kind, .. } = &record.result {
             self.count_failure(*kind);
         }
-        if self.recent.len() < RECENT {
-            self.recent.push(record);
-            return;
+        match self.recent.get_mut(self.next) {
+            Some(oldest) => *oldest = record,
+            None => self.recent.push(record),
         }
-        self.recent[self.oldest] = record;
-        self.oldest = if self.oldest + 1 == RECENT { 0 } else { self.oldest + 1 };
+        self.next = if self.next + 1 == RECENT { 0 } else { self.next + 1 };
     }
 
     /// Returns the last runs, the newest first.
     #[allow(dead_code, reason = "for companions")]
     pub(crate) fn newest_first(&self) -> impl Iterator<Item = &RunRecord> {
-        let (newer, older) = self.recent.split_at(self.oldest);
+        let (newer, older) = self.recent.split_at(self.next);
         newer.iter().rev().chain(older.iter().rev())
     }
 

@@ -1,12 +1,14 @@
-//! `compare engines | peers | growth | slow | latency | replicas`: runs the contenders in turn, a new database and process for each run, and prints
+//! `compare engines | peers | growth | slow | delays | latency | replicas`: runs the contenders in turn, a new database and process for each run, and prints
 //! a table of medians. `RUNS` (7) and `ROWS` (50000) in the environment set how many runs each has, of how many rows.
 
 #[allow(dead_code, reason = "tests stop and start it too")]
 #[path = "../../../../tests/support/postgres.rs"]
 mod postgres;
+mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use postgres::Postgres;
 
@@ -50,6 +52,8 @@ struct Case {
     item_ms: u64,
     /// Half of the rows have a time, which has passed.
     half_dated: bool,
+    /// The port of a proxy that delays what is sent, and by how many microseconds a round trip.
+    proxy: Option<(u16, u64)>,
 }
 
 /// What one run took.
@@ -75,7 +79,9 @@ fn main() {
         rows,
         item_ms: 0,
         half_dated: false,
+        proxy: None,
     };
+    let server = Postgres::start().expect("PostgreSQL");
     // Each group is run in turn, and compared with its first.
     let groups: Vec<Vec<Case>> = match what.as_str() {
         "engines" => [Engine::Sqlite, Engine::Postgres]
@@ -110,18 +116,31 @@ fn main() {
                     .to_vec()
             })
             .to_vec(),
+        "delays" => [None, Some(500), Some(2_000)]
+            .into_iter()
+            .map(|delay| delay.map(|us| (proxy::start(server.socket(), Duration::from_micros(us)), us)))
+            .flat_map(|proxy| {
+                let with = move |contender, workers: u64| {
+                    let rows = if proxy.is_some() { 500 + workers * 200 } else { 5_000 };
+                    Case { proxy, waiting: rows * 2, rows, ..case(contender, Engine::Postgres, workers) }
+                };
+                let together = vec![with(BY_HAND, 1), with(SERVICE, 1)];
+                let each = [1, 8, 64]
+                    .map(|workers| [ALONE, CONCURRENT, PEERS[0], PEERS[1]].map(|it| with(it, workers)).to_vec());
+                [together].into_iter().chain(each).collect::<Vec<_>>()
+            })
+            .collect(),
         "latency" => {
             [1, 8].map(|workers| LATENCY.map(|contender| case(contender, Engine::Postgres, workers)).to_vec()).to_vec()
         }
-        _ => panic!("usage: compare engines | peers | growth | slow | latency | replicas"),
+        _ => panic!("usage: compare engines | peers | growth | slow | delays | latency | replicas"),
     };
-    let server = Postgres::start().expect("PostgreSQL");
     build("", &["-p", "own"]);
-    if what == "peers" || what == "slow" {
+    if ["peers", "slow", "delays"].contains(&what.as_str()) {
         // One by one: built together, they would share the features of what they depend on.
         build("", &["-p", "apalis-bench"]);
     }
-    if what == "peers" || what == "slow" || what == "latency" {
+    if ["peers", "slow", "delays", "latency"].contains(&what.as_str()) {
         build("", &["-p", "graphile-bench"]);
     }
     if what == "peers" {
@@ -130,7 +149,9 @@ fn main() {
     if what == "latency" {
         return latency(&groups, runs, &server);
     }
-    println!("| engine | workers | waiting | contender | rows/s (least–most) | ratio | CPU µs a row | of the server |");
+    println!(
+        "| engine, round trip | workers | waiting | contender | rows/s (least–most) | ratio | CPU µs a row | of the server |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for group in groups {
         let mut taken: Vec<Vec<Run>> = vec![Vec::new(); group.len()];
@@ -204,7 +225,13 @@ fn numbers<const COUNT: usize>(case: &Case, server: &Postgres) -> [f64; COUNT] {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let url = match case.engine {
         Engine::Sqlite => format!("sqlite:{}?mode=rwc", dir.path().join("bench.db").display()),
-        Engine::Postgres => server.database(),
+        Engine::Postgres => match (server.database(), case.proxy) {
+            (url, None) => url,
+            (url, Some((port, _))) => {
+                let (url, _socket) = url.split_once('?').expect("the directory of the socket");
+                url.replace("localhost", &format!("127.0.0.1:{port}"))
+            }
+        },
     };
     let mut command =
         Command::new(workspace(case.contender.workspace).join("target/release").join(case.contender.program));
@@ -238,7 +265,11 @@ fn print(case: &Case, runs: &[Run], first: &[Run]) {
     let speeds: Vec<f64> = runs.iter().map(speed).collect();
     // Of runs that followed each other: the machine's mood is the same for both.
     let ratios = runs.iter().zip(first).map(|(run, first)| speed(run) / speed(first)).collect();
-    let engine = if case.engine == Engine::Sqlite { "SQLite" } else { "PostgreSQL" };
+    let engine = match (case.engine, case.proxy) {
+        (Engine::Sqlite, _) => "SQLite".to_owned(),
+        (Engine::Postgres, None) => "PostgreSQL".to_owned(),
+        (Engine::Postgres, Some((_, us))) => format!("PostgreSQL, {} ms", us as f64 / 1e3),
+    };
     let least = speeds.iter().copied().fold(f64::INFINITY, f64::min);
     let most = speeds.iter().copied().fold(0.0, f64::max);
     println!(

@@ -3,7 +3,8 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, IdenStatic};
 
 use crate::config::is_name;
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::CHANNEL;
 use crate::database::work::index::qualified;
 use crate::database::work::sql::{PENDING, quoted};

@@ -13,7 +13,8 @@ use sea_orm::{ConnectionTrait, DbErr};
 use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::database::work::due::comparable;
 use crate::database::work::portions::Portions;
 use crate::database::work::sql::{Backoff, COMPLETED, TableSql};

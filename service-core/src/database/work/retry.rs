@@ -4,7 +4,8 @@ use chrono::Utc;
 use sea_orm::sea_query::{Condition, IntoCondition};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
-use crate::database::transaction::{Transaction, TxContext};
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
 use crate::database::work::portions::Portions;
 use crate::database::work::sql::{Backoff, FAILED, TableSql};
