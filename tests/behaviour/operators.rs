@@ -80,8 +80,13 @@ struct Blocking;
 
 #[service(interval = 60, timeout = "50ms", discover = false)]
 impl Blocking {
-    async fn update(&mut self) {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
         std::thread::sleep(Duration::from_millis(1_200));
+        match cx.service_id() {
+            "failing" => Err(Error::msg("scripted")),
+            "panicking" => panic!("scripted"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -89,13 +94,18 @@ impl Blocking {
 #[tokio::test]
 async fn a_run_that_blocks_its_thread_past_its_timeout_is_a_warning() {
     let (lines, _guard) = logged();
-    let builder = ServiceRegistry::builder().without_discovered().service_of::<Blocking>("blocking");
-    let services = builder.start_all().await.unwrap();
-    while services.get("blocking").unwrap().health().last_run_duration_ms.is_none() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let ids = ["blocking", "failing", "panicking"];
+    let builder = ServiceRegistry::builder().without_discovered();
+    let services = ids.iter().fold(builder, |builder, id| builder.service_of::<Blocking>(*id)).build().await.unwrap();
+    services.start().await.unwrap();
+    for id in ids {
+        while services.get(id).unwrap().health().last_run_duration_ms.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let service = format!("[{id}]");
+        assert!(has_line(&lines, &["WARN", &service, "blocked its thread"]), "{:?}", lines.lock().unwrap());
     }
-    services.shutdown().await.unwrap();
-    assert!(has_line(&lines, &["WARN", "[blocking]", "blocked its thread"]), "{:?}", lines.lock().unwrap());
+    let _ = services.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -228,12 +228,12 @@ async fn after_a_server_was_stopped_the_work_continues() {
     let url = server.database();
     let bench = Bench::open(url, None).await;
     jobs(&bench.db, 6_000).await;
-    let workers: Vec<_> = (0..3)
-        .map(|_| {
-            let url = bench.url.clone();
-            tokio::spawn(async move { work_through(ServiceDb::new(database::connect(&url).await?, "worker")).await })
-        })
-        .collect();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        // Before the server is stopped.
+        let service_db = ServiceDb::new(database::connect(&bench.url).await.unwrap(), "worker");
+        workers.push(tokio::spawn(work_through(service_db)));
+    }
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let server = std::sync::Arc::clone(&server);

@@ -13,7 +13,7 @@ use service_core::{HealthStatus, ServiceHealth};
 use crate::Bench;
 use crate::away::{health, until};
 use crate::postgres::Postgres;
-use crate::tables::{effect, effects, job, jobs, statuses};
+use crate::tables::{effect, effects, job, jobs, more_jobs, statuses};
 
 #[derive(Default)]
 struct Together;
@@ -89,21 +89,27 @@ async fn a_server_that_is_read_only_for_some_seconds_is_waited_for() {
             bench.db.execute_unprepared(sql).await.unwrap();
         }
     };
+    // A session that may write all the same.
+    let writable = format!("{}&options=-c%20default_transaction_read_only%3Doff", bench.url);
+    let db = database::connect(&writable).await.unwrap();
     until("the first rows are done", || health(&services, "together").total_processed > 0).await;
     read_only("on").await;
+    // Without rows that are due, a poll of `each` needs no writes.
+    more_jobs(&db, 41..=80).await;
     for id in ["together", "each", "keeper"] {
-        until("health reports it", || {
+        let begun = Instant::now();
+        loop {
             let found = health(&services, id);
-            found.state == ServiceState::BackingOff
-                && found.reason.is_some_and(|why| why.contains("has accepted no writes for"))
-        })
-        .await;
+            let says_so = found.reason.as_deref().is_some_and(|why| why.contains("has accepted no writes for"));
+            if found.state == ServiceState::BackingOff && says_so {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{found:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
     let before = health(&services, "keeper").error_count;
     until("more failures than the limit allows", || health(&services, "keeper").error_count > before + 5).await;
-    // The session that switches it off again.
-    let writable = format!("{}&options=-c%20default_transaction_read_only%3Doff", bench.url);
-    let db = database::connect(&writable).await.unwrap();
     for sql in ["ALTER SYSTEM SET default_transaction_read_only = off", "SELECT pg_reload_conf()"] {
         db.execute_unprepared(sql).await.unwrap();
     }
@@ -121,8 +127,8 @@ async fn a_server_that_is_read_only_for_some_seconds_is_waited_for() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", statuses(&db).await);
     }
     services.shutdown().await.unwrap();
-    assert_eq!(effects(&db).await, (1..=40).collect::<Vec<_>>());
-    for id in 1..=40 {
+    assert_eq!(effects(&db).await, (1..=80).collect::<Vec<_>>());
+    for id in 1..=80 {
         assert_eq!(job(&db, id).await.attempts, 1);
     }
 }

@@ -401,14 +401,7 @@ impl Supervisor {
             let planned = Self::plan_after_run(&self.options, &mut self.rng, &mut state.status, started, ended);
             (duration, outcome, planned)
         });
-        if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
-            warn!(
-                service.id = %service.id, service.run = self.cx.run,
-                "the run took {}, longer than its `timeout` of {}: it blocked its thread, so it could not be cancelled; write \
-                 blocking code as a plain `fn update`",
-                humanize::long(duration), humanize::long(timeout)
-            );
-        }
+        self.warn_if_blocked(timeout, duration);
         self.failure_log.recovered(service);
         let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
@@ -423,6 +416,18 @@ impl Supervisor {
         }
         if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();
+        }
+    }
+
+    /// A run that has returned long after its timeout has blocked its thread.
+    fn warn_if_blocked(&self, timeout: Option<Duration>, duration: Duration) {
+        if let Some(timeout) = timeout.filter(|timeout| duration > *timeout + BLOCKED_GRACE) {
+            warn!(
+                service.id = %self.cx.service.id, service.run = self.cx.run,
+                "the run took {}, longer than its `timeout` of {}: it blocked its thread, so it could not be cancelled; write \
+                 blocking code as a plain `fn update`",
+                humanize::long(duration), humanize::long(timeout)
+            );
         }
     }
 

@@ -51,6 +51,9 @@ impl Supervisor {
                 (FailureKind::Timeout, error)
             }
         };
+        if kind != FailureKind::Timeout {
+            self.warn_if_blocked(self.options.timeout, ended - started);
+        }
         self.fail(kind, error, started, Some((started, ended))).await
     }
 
