@@ -93,11 +93,14 @@ impl TxContext {
     }
 
     /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
-    /// or a stop of the run waits for it, as for a commit.
-    pub(crate) async fn commit_alone(&self, statement: &impl StatementBuilder) -> Result<Vec<QueryResult>> {
+    /// or a stop of the run waits for it, as for a commit. `build` makes the statement, not on the task of the run.
+    pub(crate) async fn commit_alone<S: StatementBuilder>(
+        &self,
+        build: impl FnOnce() -> S + Send + 'static,
+    ) -> Result<Vec<QueryResult>> {
         let (db, committing) = (self.db.clone(), self.commits.enter());
-        let statement = statement.build(&db.get_database_backend());
         uncut(async move {
+            let statement = build().build(&db.get_database_backend());
             let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(statement)).await;
             drop(committing);
             result.map(|rows| rows.map_err(Refusal::from))

@@ -125,10 +125,10 @@ fn statement<'a, E: EntityTrait>(
     items: &[Box<RecordDropped<'a, E>>],
 ) -> BoxFuture<'a, Result<Vec<QueryResult>>> {
     let keys: Vec<_> = items.iter().map(|guard| guard.item.row.key.clone()).collect();
-    let owner = settler.lease.as_ref().map_or("", |lease| &*lease.owner);
-    let (table, now) = (&settler.table, settler.service_db.clock.now());
-    let statement = table.complete_claimed(&keys, |claims| lease::release_among(&table.name, owner, claims), now);
-    Box::pin(async move { settler.service_db.tx.commit_alone(&statement).await })
+    let owner = settler.lease.as_ref().map_or_else(String::new, |lease| lease.owner.clone());
+    let (table, now) = (settler.table.clone(), settler.service_db.clock.now());
+    let build = move || table.complete_claimed(&keys, |claims| lease::release_among(&table.name, &owner, claims), now);
+    Box::pin(async move { settler.service_db.tx.commit_alone(build).await })
 }
 
 /// The key of a released claim, and whether its row is completed.
