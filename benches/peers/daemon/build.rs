@@ -11,7 +11,7 @@ fn main() {
         for index in 0..count {
             writeln!(
                 source,
-                "#[service(tags = [\"of_{count}\"])] pub async fn loop_{count}_{index}() -> anyhow::Result<()> {{ ticking({index}).await }}"
+                "#[service(tags = [\"of_{count}\"])] pub async fn loop_{count}_{index}() -> anyhow::Result<()> {{ ticking({index}).await?; Ok(()) }}"
             )
             .unwrap();
         }

@@ -23,7 +23,12 @@ const CONTENDERS: [Contender; 7] = [
     Contender { title: "task-supervisor", package: "supervisor", library: "task-supervisor", is_paused: true },
     Contender { title: "service-daemon", package: "daemon", library: "service-daemon", is_paused: true },
     Contender { title: "apalis-cron", package: "apalis", library: "apalis-cron", is_paused: false },
-    Contender { title: "tokio-cron-scheduler", package: "scheduler", library: "tokio-cron-scheduler", is_paused: false },
+    Contender {
+        title: "tokio-cron-scheduler",
+        package: "scheduler",
+        library: "tokio-cron-scheduler",
+        is_paused: false,
+    },
 ];
 
 fn main() {
@@ -65,7 +70,8 @@ fn main() {
 
 /// Calls a contender, and returns what it prints.
 fn call(program: &Path, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("timeout").arg("180").arg(program).args(arguments).output().expect("`timeout` is installed");
+    let output =
+        Command::new("timeout").arg("180").arg(program).args(arguments).output().expect("`timeout` is installed");
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && !printed.is_empty()).then_some(printed)
 }
@@ -112,7 +118,8 @@ fn size(program: &Path) -> Option<String> {
 
 fn crates(library: &str) -> Option<String> {
     let mut tree = Command::new("cargo");
-    tree.args(["tree", "--edges", "normal", "--prefix", "none", "--package", library]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    tree.args(["tree", "--edges", "normal", "--prefix", "none", "--package", library])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     let output = tree.output().ok()?;
     let lines = String::from_utf8_lossy(&output.stdout);
     let mut crates: Vec<&str> = lines.lines().filter_map(|line| line.split(' ').next()).collect();

@@ -5,13 +5,24 @@ use std::time::Duration;
 use service_core::prelude::*;
 use yardstick::Contender;
 
-struct Ticking(usize);
+/// As in a program, the interval is that of the attribute. Options that are set at a registration take memory for each service.
+macro_rules! ticking {
+    ($($name:ident every $seconds:literal,)+) => {$(
+        struct $name(usize);
 
-#[service(discover = false)]
-impl Ticking {
-    async fn update(&mut self) {
-        yardstick::tick(self.0);
-    }
+        #[service(interval = $seconds, discover = false)]
+        impl $name {
+            async fn update(&mut self) {
+                yardstick::tick(self.0);
+            }
+        }
+    )+};
+}
+
+ticking! {
+    Quick every 0.01,
+    Steady every 1,
+    Idle every 3600,
 }
 
 struct Services(ServiceRegistry);
@@ -19,9 +30,14 @@ struct Services(ServiceRegistry);
 impl Contender for Services {
     async fn start(count: usize, every: Duration) -> Self {
         let registry = ServiceRegistry::builder().without_discovered().build().await.expect("builds");
-        let options = ServiceOptions::new().interval(every);
         for index in 0..count {
-            registry.register(format!("service_{index}"), Ticking(index)).options(options.clone()).await.expect("registers");
+            let id = format!("service_{index}");
+            let registering = match every.as_millis() {
+                10 => registry.register(id, Quick(index)),
+                1_000 => registry.register(id, Steady(index)),
+                _ => registry.register(id, Idle(index)),
+            };
+            registering.await.expect("registers");
         }
         registry.start().await.expect("starts");
         Self(registry)

@@ -9,7 +9,8 @@ use crate::{Contender, MOMENTS};
 pub async fn print<C: Contender>(every: Duration, count: usize, time: Duration) {
     let moments = MOMENTS.get_or_init(|| (0..count).map(|_| Mutex::default()).collect());
     let all = C::start(count, every).await;
-    tokio::time::sleep(time).await;
+    // Not at a moment when runs are due.
+    tokio::time::sleep(time + every / 2).await;
     let end = Instant::now();
     let (mut late, mut runs, mut expected) = (Vec::new(), 0, 0.0);
     for moments in moments {
@@ -30,15 +31,16 @@ pub async fn print<C: Contender>(every: Duration, count: usize, time: Duration) 
     std::process::exit(0);
 }
 
-/// By how many seconds each run began after its point of the grid. The grid is that of the run that began soonest after its point; a run
-/// that is late by more than half an interval counts for the next point.
+/// By how many seconds each run began after its point of the grid. A run that is late by more than half an interval counts for the next
+/// point. Where the grid is, shows the hundredth of the runs that began soonest.
 fn lateness(moments: &[Instant], every: Duration) -> Vec<f64> {
     let (first, every) = (moments[0], every.as_secs_f64());
     let distance = |moment: &Instant| {
         let since = moment.duration_since(first).as_secs_f64();
         since - (since / every).round() * every
     };
-    let distances: Vec<f64> = moments.iter().map(distance).collect();
-    let soonest = distances.iter().copied().fold(f64::INFINITY, f64::min);
-    distances.iter().map(|distance| distance - soonest).collect()
+    let mut distances: Vec<f64> = moments.iter().map(distance).collect();
+    distances.sort_by(f64::total_cmp);
+    let soonest = distances[distances.len() / 100];
+    distances.iter().map(|distance| (distance - soonest).max(0.0)).collect()
 }
