@@ -2,13 +2,14 @@
 //!
 //! The tricky part is to import each file once. A file is identified by its content, so the same file under another name, or
 //! a file whose move to `done/` was interrupted, adds nothing. The record of the file and its rows are one commit. Files
-//! whose dates overlap are compared reading by reading: the same values are skipped, other values are rejected.
+//! whose dates overlap are compared reading by reading: the same values are skipped, other values are rejected. So files are
+//! imported one at a time, also by several stations.
 
 use std::collections::HashMap;
 
 use chrono::{NaiveDate, Utc};
 use sea_orm::ActiveValue::{NotSet, Set};
-use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder};
 use sha2::{Digest, Sha256};
 
 use crate::line::{self, Observation};
@@ -54,6 +55,10 @@ pub async fn find(db: &impl ConnectionTrait, hash: &str) -> Result<Option<import
 
 /// Imports a file. The caller commits.
 pub async fn import(tx: &impl ConnectionTrait, name: &str, bytes: &[u8]) -> Result<Imported, DbErr> {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        // One import at a time: two at once would not see each other's readings. On SQLite the transaction has the write lock.
+        tx.execute_unprepared("LOCK TABLE imported_file IN SHARE ROW EXCLUSIVE MODE").await?;
+    }
     let hash = hash(bytes);
     if let Some(before) = find(tx, &hash).await? {
         return Ok(Imported::Before(before));

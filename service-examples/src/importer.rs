@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use service_core::prelude::*;
 use tracing::{info, warn};
@@ -46,9 +46,11 @@ impl Importer {
     async fn configure(cx: &Context, settings: Settings) -> Result<Self> {
         info!("importing files from {}", std::path::absolute(&settings.inbox)?.display());
         let inbox = Inbox::open(settings.inbox).await?;
-        for (name, content) in bundled::FILES.into_iter().filter(|_| settings.bundled) {
+        // The same times in every station, so that the order of the files does not depend on which station puts them there.
+        let times = (0..).map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        for ((name, content), modified) in bundled::FILES.into_iter().zip(times).filter(|_| settings.bundled) {
             if import::find(cx.db()?, &import::hash(content)).await?.is_none() {
-                inbox.put(name, content).await?;
+                inbox.put(name, content, modified).await?;
             }
         }
         Ok(Self { inbox, mentioned: HashSet::new() })

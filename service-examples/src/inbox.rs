@@ -70,14 +70,14 @@ impl Inbox {
         Ok(arrived)
     }
 
-    /// Puts a file into the inbox, completely or not at all, unless it is there already.
-    pub async fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    /// Puts a file into the inbox, completely or not at all, unless it is there already. Files are imported in the order of
+    /// `modified`, the time of their last change.
+    pub async fn put(&self, name: &str, content: &[u8], modified: SystemTime) -> io::Result<()> {
         let path = self.folder.join(name);
         if fs::try_exists(&path).await.map_err(|error| at(&path, error))? {
             return Ok(());
         }
-        // An older time of change, because the file is complete and needs no wait.
-        write(&path, content, Some(SystemTime::now() - SETTLED)).await
+        write(&path, content, Some(modified)).await
     }
 
     /// Writes the rejected lines of a file to `rejected/`, unless that file exists: the user may have corrected it.
@@ -117,7 +117,8 @@ pub async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// Writes a file completely or not at all, even if the machine loses power.
 pub async fn write(path: &Path, content: &[u8], modified: Option<SystemTime>) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
-    part.push(".part");
+    // Another station may write the same file at the same time.
+    part.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(part);
     let written = async {
         fs::write(&part, content).await?;
@@ -169,17 +170,28 @@ mod tests {
         std::fs::write(folder.0.join("growing.csv"), "date").unwrap();
         std::fs::write(folder.0.join("whole.csv.part"), "date").unwrap();
         std::fs::write(folder.0.join("notes.txt"), "?").unwrap();
-        inbox.put("whole.csv", b"date").await.unwrap();
+        inbox.put("whole.csv", b"date", SystemTime::UNIX_EPOCH).await.unwrap();
         let arrived = inbox.list().await.unwrap();
         assert_eq!(arrived.files, [folder.0.join("whole.csv")]);
         assert_eq!((arrived.growing, arrived.unknown), (1, vec![folder.0.join("notes.txt")]));
     }
 
     #[tokio::test]
+    async fn files_are_imported_in_the_order_of_their_times_not_in_that_of_their_arrival() {
+        let folder = Folder::new("order");
+        let inbox = Inbox::open(&folder.0).await.unwrap();
+        for (name, seconds) in [("a.csv", 2), ("c.csv", 1), ("b.csv", 0), ("a.csv", 0)] {
+            inbox.put(name, b"date", SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).await.unwrap();
+        }
+        let expected = ["b.csv", "c.csv", "a.csv"].map(|name| folder.0.join(name));
+        assert_eq!(inbox.list().await.unwrap().files, expected);
+    }
+
+    #[tokio::test]
     async fn moving_a_file_twice_changes_nothing() {
         let folder = Folder::new("done");
         let inbox = Inbox::open(&folder.0).await.unwrap();
-        inbox.put("a.csv", b"one").await.unwrap();
+        inbox.put("a.csv", b"one", SystemTime::UNIX_EPOCH).await.unwrap();
         let path = folder.0.join("a.csv");
         inbox.done(&path, "0123456789").await.unwrap();
         inbox.done(&path, "0123456789").await.unwrap();
