@@ -117,8 +117,9 @@ pub async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// Writes a file completely or not at all, even if the machine loses power.
 pub async fn write(path: &Path, content: &[u8], modified: Option<SystemTime>) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
-    // Another station may write the same file at the same time.
-    part.push(format!(".{}.part", std::process::id()));
+    // Another station may write the same file at the same time, even in a container where it has the same process id.
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    part.push(format!(".{}-{}.part", std::process::id(), now.as_nanos()));
     let part = PathBuf::from(part);
     let written = async {
         fs::write(&part, content).await?;

@@ -1,6 +1,10 @@
 //! Overrides and the audit with a database.
 
+use std::time::Duration;
+
+use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde_json::json;
+use service_core::database;
 use service_core::prelude::*;
 
 use crate::site::{Site, builder};
@@ -10,9 +14,12 @@ async fn site() -> (Site, tempfile::TempDir) {
     (open(&dir).await, dir)
 }
 
+fn url(dir: &tempfile::TempDir) -> String {
+    format!("sqlite:{}", dir.path().join("admin.db").display())
+}
+
 async fn open(dir: &tempfile::TempDir) -> Site {
-    let url = format!("sqlite:{}", dir.path().join("admin.db").display());
-    Site::of(builder().admin("127.0.0.1:0").database_url(url)).await
+    Site::of(builder().admin("127.0.0.1:0").database_url(url(dir))).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,6 +55,7 @@ async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
         ("intervall", json!({"value": 5}), "interval"),
         ("paused", json!({"value": "yes"}), "true or false"),
         ("max_failures", json!({"value": -1}), "max_failures"),
+        ("needs", json!({"value": ["broker"]}), "the probe `broker`"),
         ("interval", json!({"value": 5, "until": "yesterday"}), "until"),
         ("interval", json!({"value": 5, "until": "2020-01-01T00:00:00Z"}), "over"),
         ("interval", json!({"by": "ann"}), "value"),
@@ -59,6 +67,26 @@ async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
     }
     assert_eq!(site.get("/services/steady/overrides").await.json(), json!([]));
     assert_eq!(site.get("/audit").await.json(), json!([]));
+}
+
+/// On real time, because the registry waits a second for the pool, and then asks again on a connection of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_that_a_busy_database_removes_late_counts_as_removed() {
+    let (site, dir) = site().await;
+    let set = site.send("PUT", "/services/steady/overrides/interval", &[], r#"{"value": 5, "by": "ann"}"#).await;
+    assert_eq!(set.status, 200, "{set:?}");
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
+    let options = TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() };
+    let writer = db.begin_with_options(options).await.unwrap();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        writer.rollback().await.unwrap();
+    };
+    let (removed, ()) = tokio::join!(site.send("DELETE", "/services/steady/overrides/interval", &[], ""), release);
+    assert_eq!(removed.status, 200, "{removed:?}");
+    let audit = site.get("/audit?subject=steady").await.json();
+    assert_eq!((&audit[0]["action"], audit.as_array().unwrap().len()), (&"remove override".into(), 2), "{audit}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,3 +178,35 @@ async fn a_blocking_run_may_stop_its_own_service() {
     soon(service.wait_for(ServiceState::Stopped)).await.unwrap();
     assert_eq!((service.health().runs, service.health().error_count), (1, 0));
 }
+
+/// Reports itself ready after ten seconds.
+#[derive(Default)]
+struct Reader;
+
+#[service(readiness = "explicit", discover = false)]
+impl Reader {
+    fn run(&mut self, cx: &Context) {
+        cx.blocking_sleep(secs(10));
+        cx.ready();
+        while !cx.is_stopping() {
+            cx.blocking_sleep(secs(1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocking_run_with_explicit_readiness_is_starting_until_it_is_ready() {
+    let bed = TestBed::new();
+    let services = bed.services().await;
+    let reader = services.register_of::<Reader>("reader").await.unwrap();
+    let starting = tokio::spawn({
+        let reader = reader.clone();
+        async move { reader.start().await }
+    });
+    bed.run_for(secs(5)).await;
+    assert_eq!(reader.state(), ServiceState::Starting);
+    bed.run_for(secs(6)).await;
+    assert_eq!(reader.state(), ServiceState::Running);
+    starting.await.unwrap().unwrap();
+    soon(services.shutdown()).await.unwrap();
+}

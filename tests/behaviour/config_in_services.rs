@@ -229,6 +229,40 @@ async fn update_of_the_bed_returns_the_report_of_one_run() {
     assert!(bed.update(&mut scripted).await.error().unwrap().to_string().contains("it panicked"));
 }
 
+/// Has options that need further instances, which a single run does not.
+struct Restarted;
+
+#[service(restart = "on_failure", instances = 2, discover = false)]
+impl Restarted {
+    async fn update(&mut self, cx: &Context) -> Outcome {
+        cx.processed(3);
+        cx.failed(1);
+        Outcome::processed(1)
+    }
+}
+
+struct Stream(u64);
+
+#[service(discover = false)]
+impl Stream {
+    async fn run(&mut self, cx: &Context) {
+        while self.0 > 0 && !cx.is_stopping() {
+            self.0 -= 1;
+            cx.processed(1);
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn update_of_the_bed_counts_what_the_code_reports_whatever_the_options_are() {
+    let bed = TestBed::new();
+    let report = bed.update(&mut Restarted).await;
+    assert_eq!((report.processed(), report.failed()), (4, 1));
+    let report = bed.update(&mut Stream(5)).await;
+    assert_eq!((report.processed(), report.error().is_none()), (5, true));
+}
+
 /// Changes its own interval in its second run.
 #[derive(Default)]
 struct Slowing {

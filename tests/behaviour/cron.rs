@@ -293,3 +293,26 @@ async fn a_run_knows_the_fire_that_it_serves_and_a_woken_run_serves_none() {
     let expected = ["2026-01-11 03:00", "woken at 2026-01-11 12:00", "woken at 2026-01-11 13:00", "2026-01-12 03:00"];
     assert_eq!(*seen.lock().unwrap(), expected);
 }
+
+/// Notes the fires that its runs serve.
+struct Each(Log);
+
+#[service(cron = "* * * * *", discover = false)]
+impl Each {
+    async fn update(&mut self, cx: &Context) {
+        self.0.push(cx.scheduled_for().map_or_else(|| "no fire".to_owned(), wall));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_requested_run_that_waits_for_its_turn_serves_the_fire_that_comes_due_meanwhile() {
+    let log = Log::default();
+    let bed = TestBed::at(at("2026-01-01T00:00:00Z")).with(|builder| builder.max_concurrent_runs(1));
+    let each = bed.start(Each(log.clone())).await;
+    bed.start(Scripted::new(&Log::default(), &[Step::Take(100.0)])).await;
+    bed.run_for(secs(30)).await;
+    let requested = tokio::spawn(async move { each.run_now().await });
+    bed.run_for(secs(80)).await;
+    assert!(requested.await.unwrap().unwrap().error().is_none());
+    assert_eq!(log.lines(), [(100.0, "2026-01-01 00:01".to_owned())]);
+}

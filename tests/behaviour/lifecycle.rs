@@ -73,3 +73,45 @@ async fn pause_keeps_the_instance_and_resume_runs_what_is_due() {
     assert_eq!(log.times("run"), [0.0, 110.0, 210.0, 240.0]);
     assert_eq!(log.count("cleanup"), 0);
 }
+
+/// Starts a task that lives as long as the context of its `configure`. The first two instances do not last.
+struct Watching {
+    log: Log,
+    number: u32,
+}
+
+#[service(interval = 60, retry_delay = 10, max_failures = 5, discover = false)]
+impl Watching {
+    fn configure(cx: &Context) -> Result<Self> {
+        let log = cx.state::<Log>()?.clone();
+        let number = 1 + log.lines().iter().filter(|(_, line)| line.starts_with("begins")).count() as u32;
+        log.push(format!("begins {number}"));
+        let (context, writer) = (cx.clone(), log.clone());
+        tokio::spawn(async move {
+            context.stopping().await;
+            writer.push(format!("ends {number}"));
+        });
+        if number == 1 { Err(Error::msg("not yet")) } else { Ok(Self { log, number }) }
+    }
+
+    async fn update(&mut self) {
+        assert!(self.number > 2, "it panics");
+        self.log.push("run");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_context_of_configure_ends_with_its_instance() {
+    let log = Log::default();
+    let bed = TestBed::new().state(log.clone());
+    let service = bed.start_of::<Watching>().await;
+    bed.run_for(secs(100)).await;
+    let expected =
+        [(0.0, "begins 1"), (0.0, "ends 1"), (10.0, "begins 2"), (10.0, "ends 2"), (20.0, "begins 3"), (20.0, "run")];
+    let lines = log.lines();
+    assert_eq!(lines[..6].iter().map(|(at, line)| (*at, line.as_str())).collect::<Vec<_>>(), expected, "{lines:?}");
+    assert_eq!(log.count("ends 3"), 0);
+    service.stop().await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(log.count("ends 3"), 1);
+}

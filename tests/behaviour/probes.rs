@@ -119,7 +119,7 @@ async fn unknown_probes_and_wrong_names_are_errors_at_the_start() {
     let every = Duration::from_secs(10);
     let check = async || Ok::<(), Error>(());
     let error = build("apy").probe("api", every, check).build().await.unwrap_err().to_string();
-    assert!(error.contains("`needs` (ServiceOptions at tests/behaviour/probes.rs:"), "{error}");
+    assert!(error.contains("`needs` of service `client` (ServiceOptions at tests/behaviour/probes.rs:"), "{error}");
     assert!(error.contains("names the probe `apy`, which the registry does not have; did you mean `api`?"), "{error}");
     let error = build("broker").build().await.unwrap_err().to_string();
     assert!(error.contains("add `.probe(\"broker\", …)` to the builder"), "{error}");

@@ -146,7 +146,7 @@ async fn a_file_with_a_mistake_changes_nothing() {
         ("[batcher]\nsize = 1\nenabled = \"maybe\"", &["`enabled` of service `batcher`", "services.toml:3"]),
         ("[batcher]\nsize = 1\ndepends_on = [\"scripde\"]", &["depends on `scripde`", "did you mean `scripted`?"]),
         ("[batcher]\nsize = 1\ndepends_on = [\"batcher\"]", &["in a cycle: batcher -> batcher"]),
-        ("[batcher]\nsize = 1\nneeds = [\"broker\"]", &["`needs` (", "the probe `broker`"]),
+        ("[batcher]\nsize = 1\nneeds = [\"broker\"]", &["`needs` of service `batcher` (", "the probe `broker`"]),
         ("[batcher]\nsize = 1\nlease = 10", &["`lease` of service `batcher`", "needs `scope = \"cluster\"`"]),
     ] {
         let refused = file.reload(text).await;

@@ -338,5 +338,5 @@ fn a_strict_start_prints_an_error_that_calls_its_context() {
             builder.build().await.unwrap().start().await.unwrap_err().to_string()
         })
     });
-    assert_eq!(error, "service `one` did not start: stopping: false");
+    assert_eq!(error, "service `one` did not start: stopping: true");
 }

@@ -143,6 +143,27 @@ async fn strict_makes_the_start_fail_and_stops_what_it_started() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn strict_counts_a_first_failure_that_a_retry_has_repaired_meanwhile() {
+    let (log, built) = (Log::default(), Arc::new(AtomicUsize::new(0)));
+    let writer = log.clone();
+    let (slow_log, slow) = (log.clone(), secs(5));
+    let flaky = async move |_: &Context| match built.fetch_add(1, SeqCst) {
+        0 => Err(Error::msg("no secret")),
+        _ => Ok(Scripted::new(&writer, &[])),
+    };
+    let slow = async move |_: &Context| {
+        tokio::time::sleep(slow).await;
+        Ok::<_, Error>(Scripted::new(&slow_log, &[]))
+    };
+    let bed = TestBed::new().with(|builder| {
+        let options = ServiceOptions::new().retry_delay(Duration::from_millis(100));
+        builder.service_fn("flaky", flaky).options_of("flaky", options).service_fn("slow", slow).strict()
+    });
+    let error = soon(bed.services().await.start()).await.unwrap_err().to_string();
+    assert!(error.contains("service `flaky` did not start: no secret"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn options_of_any_service_override_its_attribute() {
     let options = ServiceOptions::new().interval(secs(5));
     let log = Log::default();

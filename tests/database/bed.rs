@@ -3,6 +3,8 @@
 //! Some cases measure real time, since they are about the real time that a test takes. Their limits are many times what a busy
 //! machine needs, and a fraction of the virtual time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -96,6 +98,8 @@ on_each! {
     a_blocking_run_uses_the_database,
     a_hundred_services_store_at_once,
     a_service_that_never_ends_is_named,
+    a_service_of_another_replica_that_never_ends_is_named,
+    a_probe_is_checked_on_virtual_time,
 }
 
 /// The bed cannot tell a transaction of the pool's own from a slow statement, so it waits for seconds of real time first.
@@ -656,4 +660,45 @@ async fn a_service_that_never_ends_is_named(bed: Bed) {
     let message = running.await.unwrap_err().into_panic().downcast::<String>().unwrap();
     assert!(message.contains("`endless` keeps virtual time from moving"), "{message}");
     drop(service);
+}
+
+async fn a_service_of_another_replica_that_never_ends_is_named(bed: Bed) {
+    let other = bed.bed.replica().await;
+    let service = other.start_of::<Endless>().await;
+    let running = tokio::spawn(async move { bed.bed.run_for(Duration::from_secs(3)).await });
+    let message = running.await.unwrap_err().into_panic().downcast::<String>().unwrap();
+    assert!(message.contains("`endless` keeps virtual time from moving"), "{message}");
+    drop((service, other));
+}
+
+/// Needs an API that is away in the middle of the test.
+struct Client(Arc<AtomicBool>);
+
+#[service(interval = 60, max_failures = 1, retry_delay = 20, needs = ["api"], discover = false)]
+impl Client {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        cx.db()?;
+        if self.0.load(Ordering::SeqCst) { Err(Error::msg("the call failed")) } else { Ok(()) }
+    }
+}
+
+async fn a_probe_is_checked_on_virtual_time(bed: Bed) {
+    let away = Arc::new(AtomicBool::new(false));
+    let probed = away.clone();
+    let bed = bed.bed.with(move |builder| {
+        builder.probe("api", Duration::from_secs(10), async move || match probed.load(Ordering::SeqCst) {
+            true => Err("connection refused"),
+            false => Ok(()),
+        })
+    });
+    let service = bed.start(Client(away.clone())).await;
+    away.store(true, Ordering::SeqCst);
+    bed.run_for(Duration::from_secs(600)).await;
+    let health = service.health();
+    assert_eq!(health.state, ServiceState::BackingOff, "{health:?}");
+    assert!(health.reason.unwrap().contains("the probe `api` has failed for "));
+    away.store(false, Ordering::SeqCst);
+    bed.run_for(Duration::from_secs(11)).await;
+    let health = service.health();
+    assert_eq!((health.state, health.failures), (ServiceState::Running, 0), "{health:?}");
 }

@@ -80,10 +80,12 @@ pub(crate) async fn rows_of_service_config_take_effect_and_wrong_ones_are_report
 
     configure(&bench.db, "batch_size", "\"many\"").await;
     configure(&bench.db, "interval", "\"no time\"").await;
-    let rejected = || service.explain().rejected.join("\n");
-    until("both are reported", || rejected().contains("batch_size") && rejected().contains("interval")).await;
-    let reported = rejected();
-    for part in ["service_config", "\"no time\"", "\"many\""] {
+    configure(&bench.db, "needs", "[\"databaze\"]").await;
+    let rejected = || service.explain().rejected;
+    until("all are reported", || rejected().len() == 3).await;
+    let reported = rejected().join("\n");
+    for part in ["service_config", "\"no time\"", "\"many\"", "names the probe `databaze`", "did you mean `database`?"]
+    {
         assert!(reported.contains(part), "{part} in {reported}");
     }
     assert!(service.explain().to_string().contains("rejected"), "{}", service.explain());
@@ -337,4 +339,17 @@ async fn on_sqlite_a_file_that_is_replaced_is_noticed() {
 
 async fn configure_if_there(db: &DatabaseConnection) -> bool {
     db.execute_unprepared("INSERT INTO service_config VALUES ('batcher', 'interval', '\"41m\"')").await.is_ok()
+}
+
+pub(crate) async fn a_service_that_is_registered_again_has_its_rows_again(bench: Bench) {
+    let services = ServiceRegistry::builder().without_discovered().database_url(&bench.url).start_all().await.unwrap();
+    let mut pause = set("paused", json!(true), None);
+    pause.service_id = "again".into();
+    database::set_override(&bench.db, &pause).await.unwrap();
+    for _ in 0..2 {
+        let service = services.register_of::<Batcher>("again").start().await.unwrap();
+        until("it is paused", || service.health().paused).await;
+        services.unregister("again").await.unwrap();
+    }
+    services.shutdown().await.unwrap();
 }

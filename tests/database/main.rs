@@ -227,6 +227,7 @@ exercise! {
         fires_that_a_pause_or_a_stop_skips_are_recorded;
     layers:
         rows_of_service_config_take_effect_and_wrong_ones_are_reported,
+        a_service_that_is_registered_again_has_its_rows_again,
         rows_that_cannot_be_parsed_are_reported_and_the_last_good_value_stays,
         an_override_applies_to_every_replica_until_its_end,
         rows_of_defaults_and_of_the_type_are_below_those_of_the_service,

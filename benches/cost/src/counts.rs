@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-
-use crate::table::instructions;
+use std::process::Command;
 
 /// How much more than written down is accepted.
 const GROWTH: f64 = 0.03;
@@ -40,4 +39,20 @@ pub fn compare(update: bool) -> bool {
         eprintln!("a run needs more instructions than {FILE} says; if that is wanted: `cost counts --update`");
     }
     is_well
+}
+
+/// Instructions a run: the difference between many runs and few, so that the start is not counted.
+fn instructions(program: &Path, what: &str, count: u64) -> f64 {
+    let (few, many) = (500, 1_500);
+    let total = |runs: u64| {
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        valgrind.arg(program).args(["run", what, &count.to_string(), &runs.to_string()]);
+        let output = valgrind.output().expect("valgrind is installed");
+        let report = String::from_utf8_lossy(&output.stderr);
+        let collected = report.lines().find_map(|line| line.split_once("Collected :"));
+        let (_, collected) = collected.unwrap_or_else(|| panic!("callgrind counts:\n{report}"));
+        collected.trim().parse::<f64>().expect("a number of instructions")
+    };
+    (total(many) - total(few)) / ((many - few) * count) as f64
 }

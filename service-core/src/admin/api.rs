@@ -108,7 +108,8 @@ pub(crate) async fn overrides(
 pub(crate) async fn read_overrides(app: &App, id: &str) -> ApiResult<Vec<StoredOverride>> {
     let Some(store) = app.store() else { return Ok(Vec::new()) };
     let id = id.to_owned();
-    let read = app.on_home(async move { store.overrides(&id).await }).await?;
+    let registry = app.registry.clone();
+    let read = app.on_home(async move { store.overrides(&registry.inner.services, &id).await }).await?;
     let mut all = read.map_err(|error| ApiError::unavailable(&error))?;
     for one in &mut all {
         // Only the type of the service declares which of its own settings are secret, so only options are shown.

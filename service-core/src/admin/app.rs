@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
+use tokio::runtime::Handle;
 
 use crate::admin::access::Access;
 use crate::admin::error::{ApiError, ApiResult};
@@ -80,7 +81,8 @@ impl App {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let runtime = self.registry.inner.home.handle().map_err(|error| ApiError::unavailable(&error))?;
+        // Before the first start, on the runtime of the request: a request must not decide where the services run.
+        let runtime = self.registry.inner.home.current().unwrap_or_else(Handle::current);
         runtime.spawn(work).await.map_err(|error| ApiError::unavailable(&Error::new(error)))
     }
 

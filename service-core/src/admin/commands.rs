@@ -209,13 +209,13 @@ pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewO
     let store = store(app)?;
     let (by, why) = Author::new(new.by, new.why).checked()?;
     let Some(value) = new.value else { return Err(ApiError::unusable("`value` is missing")) };
-    let now = app.registry.inner.services.shared.clock.wall_now();
-    let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
-    let until = until.map(|until| parse_until(until, now)).transpose()?;
     let (shared, key) = (app.clone(), key.to_owned());
     let work = async move {
         let services = &shared.registry.inner.services;
         store.check_override(services, &handle.service, &key, &value).map_err(ApiError::unusable)?;
+        let now = store.now(services).await.map_err(|error| ApiError::unavailable(&error))?;
+        let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
+        let until = until.map(|until| parse_until(until, now)).transpose()?;
         let shown =
             if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { "•••".to_owned() };
         let until_text =

@@ -54,7 +54,8 @@ impl WorkSamples {
         if tables.is_empty() || self.sampling.load(Ordering::SeqCst) {
             return;
         }
-        let Ok(runtime) = registry.inner.home.handle() else { return };
+        // Before the first start, a request must not decide where the services run.
+        let Some(runtime) = registry.inner.home.current() else { return };
         if self.sampling.swap(true, Ordering::SeqCst) {
             return;
         }

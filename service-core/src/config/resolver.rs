@@ -145,6 +145,11 @@ impl Provenance {
         self.layer == Layer::Defaults || self.place.ends_with(FOR_ALL)
     }
 
+    /// The key and its place, for an error.
+    pub(crate) fn setting(&self, service: &str) -> Box<Setting> {
+        Setting::new(service, self.key, &Origin { layer: self.layer, place: self.place.clone() })
+    }
+
     fn new(key: &'static str, value: String, layer: Layer) -> Self {
         Self { key, value, layer, place: layer.to_string(), shadowed: Vec::new() }
     }
@@ -237,7 +242,7 @@ impl<'a> Resolver<'a> {
 
     /// Why a layer cannot have a key.
     fn misplaced(&self, key: &Key, precedence: Precedence) -> Option<String> {
-        use Precedence::{Environment, File, Override, Set, Table, TypeOverride, TypeTable};
+        use Precedence::{DefaultsTable, Environment, File, Override, Set, Table, TypeOverride, TypeTable};
         if matches!(key.kind, Kind::Attribute) {
             return Some("can only be set in `#[service(…)]`".to_owned());
         }
@@ -246,7 +251,7 @@ impl<'a> Resolver<'a> {
             return Some("cannot apply to all services: set it in the section of one service".to_owned());
         }
         if has(|rule| matches!(rule, Rule::NotInTables))
-            && matches!(precedence, Table | TypeTable | Override | TypeOverride)
+            && matches!(precedence, DefaultsTable | Table | TypeTable | Override | TypeOverride)
         {
             let place = "the attribute, the file or the environment";
             return Some(format!(

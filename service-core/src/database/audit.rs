@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DbErr, Order, QueryResult};
 
 use crate::database::wall_clock::{format_time, parse_time};
@@ -12,7 +12,7 @@ use crate::service::error::{Error, Result};
 /// How long entries are kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
-/// Adds an entry, and removes the entries that are too old.
+/// Adds an entry, unless it exists, and removes the entries that are too old.
 ///
 /// # Errors
 /// Those of the database.
@@ -30,6 +30,7 @@ pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry) -> Res
             by.as_str().into(),
             why.as_str().into(),
         ])
+        .on_conflict(OnConflict::column(column("id")).do_nothing().to_owned())
         .to_owned();
     db.execute(&insert).await?;
     let oldest = at.checked_sub(KEPT).unwrap_or(SystemTime::UNIX_EPOCH);

@@ -67,6 +67,8 @@ impl Context {
     /// commits. So each fire takes effect exactly once in the database, whatever happens to the process. Without this, a fire is
     /// recorded after its run, and run again if the process is killed in between.
     ///
+    /// Return `Ok` after the commit: a run that fails is retried for the same fire, whether it has committed or not.
+    ///
     /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another schedule. Needs
     /// `catch_up`, which is `latest` with `scope = "cluster"`.
     ///

@@ -37,7 +37,6 @@ use crate::runtime::services::Services;
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
-use crate::service::state::ServiceState;
 
 /// The name of the registry where a service's id is stored.
 const REGISTRY: &str = "service_core";
@@ -115,6 +114,9 @@ impl DatabaseExtension {
     /// Installs what decides which replica runs a service, once.
     #[allow(dead_code, reason = "for leases")]
     pub(crate) fn install_leases(&self, leases: Arc<dyn Leases>) {
+        if !self.reaches_other_replicas() {
+            self.notifier.forward_by(&leases);
+        }
         let _ = self.leases.set(leases);
     }
 
@@ -193,11 +195,11 @@ impl Extension for DatabaseExtension {
     }
 
     fn rows(&self, sources: &Sources, service: &str) -> Vec<Row> {
-        self.watcher().rows(sources, service)
+        self.watcher().rows.in_effect(sources, service)
     }
 
     fn apply_rows_again(&self, services: &Services) {
-        self.watcher().apply_again(services);
+        self.watcher().rows.apply_again(services);
     }
 
     fn registered(&self, services: &Arc<Services>, service: &ServiceInner) {
@@ -255,21 +257,9 @@ impl Extension for DatabaseExtension {
     }
 
     fn notify(&self, services: &Services, topic: &str) {
-        services.wake(topic);
+        self.notifier.wake(services, topic);
         if self.reaches_other_replicas() {
-            return self.notifier.send_later(topic);
-        }
-        // No notification reaches the replica that runs a service for which this one stands by.
-        let Some(leases) = self.leases.get() else { return };
-        for service in services.all().iter().filter(|service| service.inner.lease.is_some()) {
-            let stands_by = {
-                let state = service.inner.lock();
-                let listens = state.requests.options.wake_on.iter().any(|known| known == topic);
-                listens && state.state() == ServiceState::Standby
-            };
-            if stands_by {
-                leases.forward_wake(service.id());
-            }
+            self.notifier.send_later(topic);
         }
     }
 

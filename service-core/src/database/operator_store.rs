@@ -1,13 +1,14 @@
 //! [`DatabaseOperatorStore`]: keeps the changes of operators in the registry's database.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
 use crate::database::audit;
 use crate::database::config::tables::{self, Override};
 use crate::database::config::watcher::TableWatcher;
-use crate::database::db_time::DbTime;
 use crate::database::work::linked::linked_tables;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, WorkTable};
@@ -40,7 +41,7 @@ impl OperatorStore for DatabaseOperatorStore {
         key: &str,
         value: &Value,
     ) -> std::result::Result<(), String> {
-        self.watcher.check_override(services, service, key, value)
+        self.watcher.rows.check_override(services, service, key, value)
     }
 
     fn set_override<'a>(&'a self, services: &'a Services, new: StoredOverride) -> BoxFuture<'a, Result<()>> {
@@ -61,16 +62,26 @@ impl OperatorStore for DatabaseOperatorStore {
 
     fn remove_override<'a>(&'a self, services: &'a Services, id: &'a str, key: &'a str) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
-            let removed = self.watcher.with_db(|db| async move { tables::remove_override(&db, id, key).await }).await?;
+            // The first of two calls may have removed it without an answer in time.
+            let was_there = &AtomicBool::new(false);
+            let remove = self.watcher.with_db(|db| async move {
+                was_there.fetch_or(tables::has_override(&db, id, key).await?, Ordering::Relaxed);
+                tables::remove_override(&db, id, key).await
+            });
+            remove.await?;
             self.apply(services).await;
-            Ok(removed)
+            Ok(was_there.load(Ordering::Relaxed))
         })
     }
 
-    fn overrides<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>> {
+    fn now<'a>(&'a self, services: &'a Services) -> BoxFuture<'a, Result<SystemTime>> {
+        Box::pin(self.watcher.with_db(move |db| async move { Ok(self.watcher.now(services, &db).await?.into()) }))
+    }
+
+    fn overrides<'a>(&'a self, services: &'a Services, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>> {
         Box::pin(async move {
             let all = self.watcher.with_db(|db| async move {
-                let now = DbTime::Database.now(&db).await?;
+                let now = self.watcher.now(services, &db).await?;
                 tables::read_overrides(&db, now).await
             });
             let all = all.await?;

@@ -29,7 +29,7 @@ use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
 use crate::runtime::probe::Probe;
 use crate::runtime::registration::{Place, RegisteredService, Registration};
-use crate::runtime::resource::{DATABASE, Resource};
+use crate::runtime::resource::{DATABASE, Resource, unknown_need};
 use crate::runtime::services::Services;
 use crate::runtime::shared::{Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
@@ -440,7 +440,10 @@ pub(super) fn check_resolved(
 ) -> Result<()> {
     check_scope(id, resolved, extension)?;
     check_catch_up(id, resolved, extension)?;
-    check_needs(id, resolved, resources)
+    match unknown_need(id, resolved, resources) {
+        Some(wrong) => Err(wrong.into()),
+        None => Ok(()),
+    }
 }
 
 /// `scope = "cluster"` needs what decides which replica runs the service.
@@ -469,21 +472,6 @@ fn check_catch_up(id: &str, resolved: &Resolved, extension: &dyn Extension) -> R
     Err(Error::msg(format!(
         "service `{id}`: `catch_up` ({place}) needs a database that stores the last fire; add `.database(…)` or \
          `.database_url(…)` to the builder, or leave `catch_up` out"
-    )))
-}
-
-/// `needs` names probes of the registry.
-fn check_needs(id: &str, resolved: &Resolved, resources: &[Arc<dyn Resource>]) -> Result<()> {
-    let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
-    let Some(unknown) = resolved.options.needs.iter().find(|name| !is_known(name)) else { return Ok(()) };
-    let place = resolved.provenance.iter().find(|set| set.key == "needs").map_or("", |set| &set.place);
-    let hint = match nearest(unknown, resources.iter().map(|resource| &**resource.name())) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if unknown == DATABASE => "add a database to the builder".to_owned(),
-        None => format!("add `.probe(\"{unknown}\", …)` to the builder"),
-    };
-    Err(Error::msg(format!(
-        "service `{id}`: `needs` ({place}) names the probe `{unknown}`, which the registry does not have; {hint}"
     )))
 }
 

@@ -52,8 +52,8 @@ impl ServiceRegistry {
     /// SIGHUP after [`start_all`](Self::start_all), unless its standard input was a terminal then: SIGHUP means that the terminal
     /// was closed, and begins a shutdown.
     ///
-    /// The file overrides and is overridden by the same layers as at the start. `instances`, `depends_on` and `enabled` stay as
-    /// they were at the start, and a ready-made instance is not rebuilt: a warning names the changes that need a restart of the
+    /// The file overrides and is overridden by the same layers as at the start. `instances`, `depends_on`, `enabled`, `scope` and
+    /// `lease` stay as they were at the start, and a ready-made instance is not rebuilt: a warning names the changes that need a restart of the
     /// program, once for each change. The environment, and so the value of each `${VARIABLE}`, is that of the start. Values that
     /// a service has changed itself (`set_interval`) stay, unless the file changes the same key.
     ///

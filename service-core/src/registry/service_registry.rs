@@ -114,12 +114,10 @@ impl ServiceRegistry {
 
     /// Wakes a service, here or on the replica that holds its lease.
     pub(crate) fn wake(&self, service: &ServiceInner) {
-        service.request_wake();
-        if service.lease.is_some()
-            && service.lock().state() == ServiceState::Standby
-            && let Some(leases) = self.inner.extension.leases()
-        {
-            leases.forward_wake(&service.id);
+        let stands_by = service.lease.is_some() && service.lock().state() == ServiceState::Standby;
+        match self.inner.extension.leases().filter(|_| stands_by) {
+            Some(leases) => leases.forward_wake(&service.id),
+            None => service.request_wake(),
         }
     }
 

@@ -55,6 +55,7 @@ impl ServiceRegistry {
         if inner.virtual_time.is_none() {
             inner.extension.until_listening(&inner.services).await;
         }
+        let begun = Instant::now();
         let (mut started, mut loops) = (Vec::new(), Vec::new());
         for service in dependencies::start_tiers(inner.services.all()).into_iter().flatten() {
             let is_wanted = |state: &RuntimeState| {
@@ -96,20 +97,30 @@ impl ServiceRegistry {
             }
         }
         if inner.strict {
-            self.check_strictly(started.iter().map(|(handle, _)| &handle.service)).await?;
+            self.check_strictly(begun, started.iter().map(|(handle, _)| &handle.service)).await?;
         }
         Ok(())
     }
 
-    /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed.
-    async fn check_strictly(&self, started: impl Iterator<Item = &Arc<RegisteredService>>) -> Result<()> {
+    /// With `strict`: returns an error, and stops the services that were started, if a first `configure` failed, even if a retry has
+    /// succeeded since the start began at `begun`.
+    async fn check_strictly(
+        &self,
+        begun: Instant,
+        started: impl Iterator<Item = &Arc<RegisteredService>>,
+    ) -> Result<()> {
+        let services = &self.inner.services;
         let mut failed = Vec::new();
         for service in started {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
-            let in_outage = matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_)))
-                && self.inner.services.outage(&service.inner).is_some();
-            if !status.ready && status.start_resolved && status.stats.errors > 0 && !in_outage {
+            let is_suspected = match status.ready {
+                true => status.first_suspected,
+                false => matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_))),
+            };
+            let in_outage = is_suspected && services.was_down_since(begun, &service.inner);
+            let has_failed = status.first_failed || !status.ready && status.start_resolved && status.stats.errors > 0;
+            if has_failed && !in_outage {
                 let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                 failed.push(format!("service `{}` did not start{why}", service.id()));
             }
@@ -166,8 +177,8 @@ impl ServiceRegistry {
         }
         if self.inner.virtual_time.is_none() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
-            self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
         }
+        self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
     }
 
     /// Begins a service's next incarnation if `may_begin`, called under its lock, allows it. Does not spawn its loop.
@@ -199,6 +210,7 @@ impl ServiceRegistry {
             service: inner.clone(),
             registry: self.inner.clone(),
             incarnation,
+            instance: 0,
             run,
             in_run: false,
             nominal: Nominal::None,

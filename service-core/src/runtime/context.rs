@@ -39,6 +39,8 @@ pub struct Context {
     pub(crate) registry: Arc<dyn Any + Send + Sync>,
     /// The incarnation that the context belongs to. Requests to a later one do not concern it.
     pub(crate) incarnation: u32,
+    /// The instance that the context belongs to, as the number of those that ended before in this incarnation.
+    pub(crate) instance: u32,
     pub(crate) run: u64,
     /// It belongs to that run, and not to the instance.
     pub(crate) in_run: bool,
@@ -282,6 +284,7 @@ impl Context {
             || !status.is_running()
             || status.is_ending()
             || status.incarnation != self.incarnation
+            || status.ended_instances != self.instance
             || self.has_lost_lease()
             || (self.in_run && self.is_run_over(state))
     }

@@ -41,7 +41,13 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the database.
-    fn overrides<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>>;
+    fn overrides<'a>(&'a self, services: &'a Services, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>>;
+
+    /// Returns the time by which overrides expire: that of the database.
+    ///
+    /// # Errors
+    /// Those of the database.
+    fn now<'a>(&'a self, services: &'a Services) -> BoxFuture<'a, Result<SystemTime>>;
 
     /// Adds an entry to the audit, and removes the entries that are older than 90 days.
     ///

@@ -63,6 +63,9 @@ pub(crate) enum Factory {
     Closure(Arc<dyn Fn(Context) -> Building + Send + Sync>),
     /// `configure` or `Default`.
     Build(Build),
+    /// A test holds the instance, and makes single runs.
+    #[allow(dead_code, reason = "for tests")]
+    Lent,
 }
 
 impl Factory {
@@ -71,17 +74,18 @@ impl Factory {
         match self {
             Self::ReadyMade(slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
             Self::Closure(_) | Self::Build(_) => true,
+            Self::Lent => false,
         }
     }
 
     pub(crate) fn is_ready_made(&self) -> bool {
-        matches!(self, Self::ReadyMade(_))
+        matches!(self, Self::ReadyMade(_) | Self::Lent)
     }
 
     /// Returns a source of the same instances for another service; `None`: there is only one instance.
     fn share(&self) -> Option<Self> {
         match self {
-            Self::ReadyMade(_) => None,
+            Self::ReadyMade(_) | Self::Lent => None,
             Self::Closure(build) => Some(Self::Closure(build.clone())),
             Self::Build(build) => Some(Self::Build(*build)),
         }
@@ -96,6 +100,7 @@ impl Factory {
                 let instance = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
                 Box::pin(std::future::ready(instance.ok_or_else(|| ready_made_has_ended(cx.service_id()))))
             }
+            Self::Lent => Box::pin(std::future::ready(Err(ready_made_has_ended(cx.service_id())))),
         }
     }
 }
@@ -209,7 +214,7 @@ impl Registration {
     #[allow(dead_code, reason = "for tests")]
     #[track_caller]
     pub(crate) fn of_instance<S: Service>(id: &str) -> Self {
-        Self::by_hand::<S>(id, Factory::ReadyMade(Mutex::default()))
+        Self::by_hand::<S>(id, Factory::Lent)
     }
 
     #[track_caller]
@@ -351,10 +356,14 @@ pub(crate) fn group_names<'a>(
 
 /// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so
 /// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was registered
-/// while the registry ran is one, whatever `instances` of its type is.
+/// while the registry ran is one, whatever `instances` of its type is. For single runs of a test, neither matters.
 fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, String> {
+    let is_lent = matches!(factory, Factory::Lent);
     let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();
-    if without_scope && let Some(set) = resolved.provenance.iter().find(|set| set.key == "scope" && !set.is_for_all()) {
+    if without_scope
+        && !is_lent
+        && let Some(set) = resolved.provenance.iter().find(|set| set.key == "scope" && !set.is_for_all())
+    {
         return Err(format!(
             "`scope = \"cluster\"` ({}) needs a fresh instance after each takeover, but a ready-made one was registered; register \
              it with `service_fn` (or `register_fn`), or leave `scope` out",
@@ -364,6 +373,7 @@ fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Resul
     let without_restart = factory.is_ready_made() && resolved.options.restart.is_some();
     let is_one = of == 1 && resolved.options.instances != 1;
     if without_restart
+        && !is_lent
         && let Some(set) = resolved.provenance.iter().find(|set| set.key == "restart" && !set.is_for_all())
     {
         return Err(format!(

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::{ConfigError, Resolved};
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::service_inner::ServiceInner;
 use crate::service::error::Error;
 use crate::service::failure::FailureKind;
+use crate::suggest::nearest;
 
 /// The name of the registry's database in `needs`.
 pub(crate) const DATABASE: &str = "database";
@@ -55,6 +57,20 @@ pub(crate) trait Resource: fmt::Debug + Send + Sync {
 
     /// The outage that is known now.
     fn outage(&self) -> Option<Outage>;
+}
+
+/// Returns the mistake in the `needs` of a service, if it names a resource that the registry does not have.
+pub(crate) fn unknown_need(id: &str, resolved: &Resolved, resources: &[Arc<dyn Resource>]) -> Option<ConfigError> {
+    let is_known = |name: &String| resources.iter().any(|resource| **resource.name() == **name);
+    let unknown = resolved.options.needs.iter().find(|name| !is_known(name))?;
+    let set = resolved.provenance.iter().find(|set| set.key == "needs")?;
+    let hint = match nearest(unknown, resources.iter().map(|resource| &**resource.name())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if unknown == DATABASE => "add a database to the builder".to_owned(),
+        None => format!("add `.probe(\"{unknown}\", …)` to the builder"),
+    };
+    let problem = format!("names the probe `{unknown}`, which the registry does not have; {hint}");
+    Some(ConfigError::Conflict { setting: set.setting(id), problem })
 }
 
 /// The outages of a resource, as far as they are known: the present one, and the end of the last one.

@@ -75,7 +75,7 @@ impl RuntimeState {
             // A failing service keeps its state until its instance is cleaned up.
             Activity::Ending(Exit::Failed) => self.shown,
             _ if requests.stop.is_some() => ServiceState::Draining,
-            Activity::Waiting | Activity::InRun if !status.is_up() => ServiceState::Starting,
+            Activity::Waiting | Activity::InRun | Activity::InBlockingRun if !status.is_up() => ServiceState::Starting,
             Activity::Standby => ServiceState::Standby,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,

@@ -7,6 +7,8 @@ use std::ops::Bound;
 use std::sync::atomic::Ordering as AtomicOrdering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::time::Instant;
+
 use crate::config::ServiceDescriptor;
 use crate::config::Sources;
 use crate::runtime::events::ServiceEventKind;
@@ -56,8 +58,17 @@ impl Services {
 
     /// Returns the outage that concerns this service.
     pub(crate) fn outage(&self, service: &ServiceInner) -> Option<Outage> {
-        let concerns = |resource: &&Arc<dyn Resource>| resource.is_used_by(service) || service.needs(resource.name());
-        self.resources.iter().filter(concerns).find_map(|resource| resource.outage())
+        self.concerning(service).find_map(|resource| resource.outage())
+    }
+
+    /// Whether an outage that concerns this service existed at `at` or later.
+    pub(crate) fn was_down_since(&self, at: Instant, service: &ServiceInner) -> bool {
+        self.concerning(service).any(|resource| resource.was_down_since(at))
+    }
+
+    /// The resources that this service uses or needs.
+    fn concerning<'a>(&'a self, service: &'a ServiceInner) -> impl Iterator<Item = &'a Arc<dyn Resource>> {
+        self.resources.iter().filter(|resource| resource.is_used_by(service) || service.needs(resource.name()))
     }
 
     /// A resource is available again: services that wait for it retry now.

@@ -60,6 +60,8 @@ pub(crate) enum WaitReason {
 pub(crate) struct Status {
     /// The number of starts so far; it identifies one loop of the service.
     pub(crate) incarnation: u32,
+    /// How many instances of this incarnation have ended.
+    pub(crate) ended_instances: u32,
     pub(crate) activity: Activity,
     /// The first instance of this incarnation has been built.
     pub(crate) ready: bool,
@@ -67,6 +69,10 @@ pub(crate) struct Status {
     pub(crate) left_starting: bool,
     /// The start has a result: the service is ready, or its first attempt has failed.
     pub(crate) start_resolved: bool,
+    /// The first attempt of this incarnation has failed.
+    pub(crate) first_failed: bool,
+    /// That failure may have come from an outage.
+    pub(crate) first_suspected: bool,
     /// Consecutive failures that count towards `max_failures`.
     pub(crate) failures: u32,
     /// Consecutive failures, also those that `on_failure` ignored, since the last success.
@@ -114,10 +120,13 @@ impl Status {
     pub(crate) fn created() -> Self {
         Self {
             incarnation: 0,
+            ended_instances: 0,
             activity: Activity::Created,
             ready: false,
             left_starting: false,
             start_resolved: false,
+            first_failed: false,
+            first_suspected: false,
             failures: 0,
             since_success: 0,
             given_up: false,

@@ -311,7 +311,13 @@ impl Supervisor {
             if state.status.given_up && state.status.activity == Activity::Waiting {
                 state.status.failures = 0;
             }
-            let is_regular = !state.requests.run && !is_wake_up;
+            // A requested run that has waited for its turn or its instance serves the fire that came due meanwhile.
+            let serves_fire = match *due {
+                Due::Cron => cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now())),
+                Due::AtOnce => matches!(nominal, Nominal::Fire(_)),
+                _ => false,
+            };
+            let is_regular = !state.requests.run && !is_wake_up || serves_fire;
             if let Some(cron) = cron.as_mut().filter(|_| is_regular) {
                 match std::mem::replace(due, Due::AtOnce) {
                     Due::Cron => *nominal = Nominal::fire(cron.serve()),
@@ -322,16 +328,16 @@ impl Supervisor {
             if instance.is_none() {
                 return Some(WaitEvent::Build);
             }
-            state.requests.run = false;
-            state.requests.woken = false;
-            if *due != Due::Retry {
-                cx.nominal = if is_regular && options.long_run().is_none() { *nominal } else { Nominal::None };
-            }
             if let Some(turns) = service.shared.turns.as_ref().filter(|_| options.long_run().is_none())
                 && turn.poll(turns, task).is_pending()
             {
                 state.status.wait_reason = Some(Box::new(WaitReason::Turn));
                 return None;
+            }
+            state.requests.run = false;
+            state.requests.woken = false;
+            if *due != Due::Retry {
+                cx.nominal = if is_regular && options.long_run().is_none() { *nominal } else { Nominal::None };
             }
             state.requests.degraded = None;
             state.requests.interrupt = None;

@@ -328,18 +328,20 @@ impl TestBed {
         match self.held_clock() {
             Some(clock) => {
                 clock.expect_changes();
-                alarm.watch(&inner.services, clock.moving(&inner.services, &*inner.extension, end)).await;
+                let others = clock.others(&inner.services);
+                let all = [inner].into_iter().chain(&others).map(|registry| registry.services.clone());
+                alarm.watch(&all.collect::<Vec<_>>(), clock.moving(&inner.services, &*inner.extension, end)).await;
                 clock.settle(&inner.services, &*inner.extension).await;
             }
             None => {
-                alarm.watch(&inner.services, end).await;
+                alarm.watch(std::slice::from_ref(&inner.services), end).await;
                 virtual_clock::settle(&inner.services).await;
             }
         }
     }
 
-    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout. In blocking code,
-    /// `cx.blocking_sleep` returns at once.
+    /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor `scope`
+    /// matters. A `run` continues until it returns by itself. In blocking code, `cx.blocking_sleep` returns at once.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;
@@ -347,19 +349,21 @@ impl TestBed {
         let registered = RegisteredService::new(registration, &inner.services.shared, &inner.services.sources())
             .unwrap_or_else(|error| panic!("the service cannot be configured: {error:?}"));
         inner.extension.registered(&inner.services, &registered.inner);
-        let incarnation = registered.inner.update(|state| {
+        let (incarnation, run) = registered.inner.update(|state| {
             state.status.begin();
-            state.status.incarnation
+            (state.status.incarnation, state.status.begin_run(Instant::now()))
         });
         let cx = Context {
             service: registered.inner,
             registry: inner.clone(),
             incarnation,
-            run: 1,
+            instance: 0,
+            run,
             in_run: true,
             nominal: Nominal::None,
             epoch: None,
         };
+        let service_inner = cx.service.clone();
         let started = Instant::now();
         let run = async {
             let result = if service.__shape().blocking_update {
@@ -383,7 +387,7 @@ impl TestBed {
         };
         let duration = started.elapsed();
         match result {
-            Ok(outcome) => RunReport { outcome, error: None, duration },
+            Ok(outcome) => RunReport { outcome: service_inner.lock().take_progress(outcome), error: None, duration },
             Err(error) => RunReport { outcome: Outcome::idle(), error: Some(error), duration },
         }
     }

@@ -49,7 +49,7 @@ impl Alarm {
     ///
     /// # Panics
     /// A service keeps virtual time from moving.
-    pub(super) async fn watch<T>(&self, services: &Services, work: impl Future<Output = T>) -> T {
+    pub(super) async fn watch<T>(&self, services: &[Arc<Services>], work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut moment = Moment::new(services);
         std::future::poll_fn(|task| {
@@ -67,23 +67,24 @@ impl Alarm {
 /// How often each service had run when this moment of virtual time was first seen.
 struct Moment {
     at: Instant,
-    runs: BTreeMap<Arc<str>, u64>,
+    /// By the number of the replica and the id.
+    runs: BTreeMap<(usize, Arc<str>), u64>,
 }
 
 impl Moment {
-    fn new(services: &Services) -> Self {
-        let runs = services.all().iter().map(|service| (service.id().clone(), runs_of(service))).collect();
-        Self { at: Instant::now(), runs }
+    fn new(services: &[Arc<Services>]) -> Self {
+        let runs = all(services).map(|(replica, service)| ((replica, service.id().clone()), runs_of(&service)));
+        Self { at: Instant::now(), runs: runs.collect() }
     }
 
-    fn check(&mut self, services: &Services) {
+    fn check(&mut self, services: &[Arc<Services>]) {
         if self.at != Instant::now() {
             *self = Self::new(services);
             return;
         }
-        for service in services.all() {
-            let before = *self.runs.entry(service.id().clone()).or_insert_with(|| runs_of(&service));
-            let runs = runs_of(&service) - before;
+        for (replica, service) in all(services) {
+            let before = *self.runs.entry((replica, service.id().clone())).or_insert_with(|| runs_of(&service));
+            let runs = runs_of(&service).saturating_sub(before);
             assert!(
                 runs <= MOST_RUNS,
                 "service `{}` keeps virtual time from moving: it has run {runs} times at one moment; it returns `again()` \
@@ -92,6 +93,11 @@ impl Moment {
             );
         }
     }
+}
+
+/// The services of all replicas, each with the number of its replica.
+fn all(services: &[Arc<Services>]) -> impl Iterator<Item = (usize, Arc<RegisteredService>)> {
+    services.iter().enumerate().flat_map(|(replica, services)| services.all().into_iter().map(move |it| (replica, it)))
 }
 
 /// Runs, and failures to build an instance.

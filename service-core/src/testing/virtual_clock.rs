@@ -135,7 +135,7 @@ impl HeldClock {
     }
 
     /// Returns the other replicas on this clock.
-    fn others(&self, services: &Arc<Services>) -> Vec<Arc<RegistryInner>> {
+    pub(super) fn others(&self, services: &Arc<Services>) -> Vec<Arc<RegistryInner>> {
         let registries = lock(&self.registries);
         let others = registries.iter().filter_map(Weak::upgrade);
         others.filter(|registry| !Arc::ptr_eq(&registry.services, services)).collect()

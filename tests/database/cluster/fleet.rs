@@ -13,6 +13,8 @@ on_each! {
     a_run_that_is_requested_on_a_standby_is_made_by_the_holder,
     the_error_of_such_a_run_is_in_its_report,
     a_standby_forwards_wake_ups_to_the_holder,
+    a_commit_on_a_standby_wakes_the_holder,
+    a_wake_up_that_the_holder_has_served_is_over_for_the_standby,
     a_request_waits_for_the_next_holder,
     a_request_that_no_replica_takes_is_void_after_a_minute,
     a_single_run_takes_the_lease_or_names_the_holder,
@@ -97,6 +99,54 @@ async fn a_standby_forwards_wake_ups_to_the_holder(replicas: Bed) {
     other.services().await.notify("orders");
     replicas.run_for(3.0).await;
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (before + 1, 0));
+}
+
+/// Places an order.
+struct Shop;
+
+#[service(discover = false)]
+impl Shop {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let tx = cx.begin().await?;
+        tx.notify("orders");
+        tx.commit().await
+    }
+}
+
+async fn a_commit_on_a_standby_wakes_the_holder(replicas: Bed) {
+    let (log, other, _a, _b) = two(&replicas).await;
+    replicas.run_for(30.0).await;
+    let before = log.times("a runs").len();
+    assert!(other.update(&mut Shop).await.error().is_none());
+    replicas.run_for(3.0).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (before + 1, 0));
+}
+
+/// Has no topic, so a takeover alone makes no run due.
+struct Hourly(Log, &'static str);
+
+#[service(interval = 3600, scope = "cluster", lease = 30, discover = false)]
+impl Hourly {
+    async fn update(&mut self) {
+        self.0.add(self.1);
+    }
+}
+
+async fn a_wake_up_that_the_holder_has_served_is_over_for_the_standby(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let start = async |bed: &TestBed, name| {
+        let log = log.clone();
+        bed.start_fn(move || Hourly(log.clone(), name)).await
+    };
+    let a = start(&replicas.bed, "a").await;
+    let b = start(&other, "b").await;
+    replicas.run_for(2.0).await;
+    b.wake();
+    replicas.run_for(10.0).await;
+    assert_eq!(log.times("a").len(), 2);
+    a.stop().await.unwrap();
+    replicas.run_for(60.0).await;
+    assert_eq!((b.state(), log.times("b").len()), (ServiceState::Running, 0));
 }
 
 /// Requests a run of the second replica while the first is cut off. Returns how it ends.

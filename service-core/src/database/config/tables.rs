@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, OnConflict, Query};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
+use sea_orm::{Condition, ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
 use serde_json::Value;
 
 use crate::database::db_time::DbTime;
@@ -179,12 +179,28 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
 /// # Errors
 /// Those of the database.
 pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &str) -> Result<bool> {
-    let delete = Query::delete()
-        .from_table(column("service_override"))
-        .and_where(Expr::col(column("service_id")).eq(service_id))
-        .and_where(Expr::col(column("key")).is_in(if key == "paused" { vec![key, "pause"] } else { vec![key] }))
-        .to_owned();
+    let delete = Query::delete().from_table(column("service_override")).cond_where(is_of(service_id, key)).to_owned();
     Ok(db.execute(&delete).await?.rows_affected() > 0)
+}
+
+/// Whether there is an override.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn has_override(db: &impl ConnectionTrait, service_id: &str, key: &str) -> Result<bool> {
+    let select = Query::select()
+        .expr(Expr::Constant(1.into()))
+        .from(column("service_override"))
+        .cond_where(is_of(service_id, key))
+        .to_owned();
+    Ok(db.query_one(&select).await?.is_some())
+}
+
+/// The condition of the override of a key. `paused` has two spellings.
+fn is_of(service_id: &str, key: &str) -> Condition {
+    let keys = if key == "paused" { vec![key, "pause"] } else { vec![key] };
+    let [of_service, of_key] = [column("service_id"), column("key")].map(Expr::col);
+    Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys))
 }
 
 /// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only.

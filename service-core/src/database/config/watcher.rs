@@ -1,10 +1,10 @@
-//! The table layers while the program runs: applies changes of `service_config` and `service_override` within seconds.
+//! [`TableWatcher`]: polls the registry's database while the program runs. So changes of `service_config` and `service_override`
+//! apply within seconds, and an outage of the database is known.
 //!
-//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in effect
-//! while this process runs; if there is none, the value of the layer below applies. No row of these tables can fail a
-//! service.
+//! The tricky part is a pool whose connections are all in use: that is not an outage, and the registry's own queries do not wait for
+//! it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,13 +12,13 @@ use std::time::{Duration, SystemTime};
 use crate::log::{info, warn};
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbBackend};
-use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting, Sources};
+use crate::config::Layer;
 use crate::database::availability::Availability;
 use crate::database::catch_up::{SkippedFires, set_last_run};
+use crate::database::config::rows::{TableRow, TableRows};
 use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, beside, idle_connection};
@@ -31,14 +31,9 @@ use crate::database::store::write_and_remove;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::humanize;
-use crate::panic::Caught;
-use crate::runtime::registration::RegisteredService;
-use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::DATABASE;
 use crate::runtime::services::Services;
 use crate::service::error::{Error, Result};
-
-mod check;
 
 /// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
@@ -57,6 +52,7 @@ pub(crate) struct TableWatcher {
     /// The services' pool.
     pub(crate) db: DatabaseConnection,
     pub(crate) availability: Availability,
+    pub(crate) rows: TableRows,
     /// Opens a connection beside the pool, if the pool has no connection in time.
     direct: Option<DirectConnection>,
     file: SqliteFile,
@@ -77,72 +73,11 @@ type LastPoll = Option<Instant>;
 
 #[derive(Debug, Default)]
 struct State {
-    /// The rows of each service, as read from the tables.
-    rows: BTreeMap<Arc<str>, Vec<TableRow>>,
-    /// The rows that were applied.
-    applied: BTreeMap<Arc<str>, Vec<TableRow>>,
-    /// The last valid value of each row.
-    last_valid: BTreeMap<(Arc<str>, Slot), Value>,
-    reported: HashSet<String>,
     /// The database answers, but the tables cannot be read.
     unreadable: bool,
     /// When the next override expires.
     next_expiry: Option<DateTime<Utc>>,
 }
-
-/// The identity of a row: its layer, its key, and the services that it is for.
-type Slot = (Layer, String, Scope);
-
-/// One row of a table.
-#[derive(Clone, Debug, PartialEq)]
-struct TableRow {
-    layer: Layer,
-    key: String,
-    scope: Scope,
-    value: Value,
-    place: String,
-    /// When it was set, if that is recorded.
-    since: Option<SystemTime>,
-    /// Why it has no valid value.
-    problem: Option<String>,
-}
-
-impl TableRow {
-    fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
-        let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
-        Self { layer, key, scope: Scope::Service, value, place, since: None, problem }
-    }
-
-    fn slot(&self) -> Slot {
-        (self.layer, self.key.clone(), self.scope)
-    }
-
-    /// An override of `pause` counts as one of `paused`, unless the service has a setting of the name `pause`.
-    fn normalized(mut self, own: Option<&[&str]>) -> Self {
-        if self.layer == Layer::Override && self.key == "pause" && !own.is_some_and(|own| own.contains(&"pause")) {
-            self.key = PAUSED.to_owned();
-        }
-        self
-    }
-
-    /// What is wrong with the row for any service.
-    fn problem(&self, service: &str) -> Option<ConfigError> {
-        let setting = || Setting::new(service, self.key.as_str(), &Origin::new(self.layer, self.place.as_str()));
-        if let Some(problem) = &self.problem {
-            return Some(ConfigError::Conflict { setting: setting(), problem: problem.clone() });
-        }
-        if self.layer == Layer::Override && self.scope == Scope::Defaults && self.key != PAUSED {
-            let problem = "an override of `defaults` can only be `paused`: override it for one service".to_owned();
-            return Some(ConfigError::Conflict { setting: setting(), problem });
-        }
-        let expected = "true or false".to_owned();
-        let is_none = self.key == PAUSED && !self.value.is_boolean();
-        is_none.then(|| ConfigError::Value { setting: setting(), found: self.value.to_string(), expected })
-    }
-}
-
-/// The key that is neither an option nor a setting.
-const PAUSED: &str = "paused";
 
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
@@ -166,6 +101,7 @@ impl TableWatcher {
             availability,
             direct,
             is_virtual,
+            rows: TableRows::default(),
             file: SqliteFile::default(),
             skipped: SkippedFires::default(),
             closing: AtomicU32::new(0),
@@ -188,23 +124,6 @@ impl TableWatcher {
     /// Waits for a poll in progress, and keeps the next ones from beginning until the guard is dropped.
     pub(crate) async fn hold(&self) -> impl Send {
         self.polling.lock().await
-    }
-
-    /// Returns the rows that are in effect for a service.
-    pub(crate) fn rows(&self, sources: &Sources, service: &str) -> Vec<Row> {
-        let state = self.state();
-        let row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
-        state.applied.get(service).into_iter().flatten().map(row).collect()
-    }
-
-    /// Applies the rows again, because the layers below have changed.
-    pub(crate) fn apply_again(&self, services: &Services) {
-        for service in services.all() {
-            let rows = self.state().rows.get(service.id()).cloned().unwrap_or_default();
-            if !rows.is_empty() {
-                self.apply(services, &service, &rows);
-            }
-        }
     }
 
     /// Whether the pool closes SQLite connections that were left inside a transaction. Pools that this crate opened do.
@@ -386,7 +305,7 @@ impl TableWatcher {
                 if std::mem::take(&mut self.state().unreadable) {
                     info!("service_config and service_override can be read again");
                 }
-                self.apply_all(services, rows);
+                self.rows.apply_all(services, rows);
                 return None;
             }
             Err(error) => error,
@@ -456,14 +375,19 @@ impl TableWatcher {
         Ok(())
     }
 
+    /// The time by which overrides expire.
+    pub(crate) async fn now(&self, services: &Services, db: &DatabaseConnection) -> Result<DateTime<Utc>> {
+        match self.is_virtual {
+            true => Ok(services.shared.clock.wall_now().into()),
+            false => Ok(DbTime::Database.now(db).await?),
+        }
+    }
+
     async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<BTreeMap<String, Vec<TableRow>>> {
         let db = &db;
         self.follow_file(db).await?;
         self.availability.tables().ensure(db).await?;
-        let now = match self.is_virtual {
-            true => services.shared.clock.wall_now().into(),
-            false => DbTime::Database.now(db).await?,
-        };
+        let now = self.now(services, db).await?;
         match expire_overrides(db, now).await {
             Ok(expired) => {
                 for ended in expired {
@@ -485,9 +409,9 @@ impl TableWatcher {
         for row in overrides {
             let (service, table_row) = match row {
                 Ok(row) => {
-                    let (place, since) = (place(&row), Some(row.at.into()));
+                    let (place, set_at) = (place(&row), row.at.into());
                     let table_row = TableRow::new(Layer::Override, row.key, Ok(row.value), place);
-                    (row.service_id, TableRow { since, ..table_row })
+                    (row.service_id, table_row.set_at(set_at))
                 }
                 Err(bad) => {
                     let place = format!("service_override, {} of {}", bad.key, bad.service_id);
@@ -504,130 +428,10 @@ impl TableWatcher {
         let expiry = self.state().next_expiry.map(SystemTime::from);
         expiry.into_iter().chain(self.skipped.next(services)).min()
     }
-
-    fn report(&self, service: &str, place: &str, problem: &str) {
-        let line = format!("{place}: {problem}");
-        if self.state().reported.insert(format!("{service} {line}")) {
-            warn!(service.id = %service, "row ignored, the previous value stays in effect: {line}");
-        }
-    }
-
-    fn apply_all(&self, services: &Services, rows: BTreeMap<String, Vec<TableRow>>) {
-        for service in services.all() {
-            let (id, type_name) = (service.id(), service.descriptor.id());
-            let names = [("defaults", Scope::Defaults), (type_name, Scope::Type), (&**id, Scope::Service)];
-            let names = names.into_iter().filter(|(name, scope)| *scope != Scope::Type || *name != &**id);
-            let scoped = names.flat_map(|(name, scope)| {
-                rows.get(name).into_iter().flatten().map(move |row| TableRow { scope, ..row.clone() })
-            });
-            let current: Vec<TableRow> = scoped.collect();
-            let previous = self.state().rows.get(id).cloned().unwrap_or_default();
-            if previous != current {
-                self.apply(services, &service, &current);
-                self.state().rows.insert(id.clone(), current);
-            }
-        }
-    }
-
-    /// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
-    fn apply(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
-        let (sources, id, descriptor) = (services.sources(), service.id(), service.descriptor);
-        let mut rejected = Vec::new();
-        let own_names = descriptor.setting_names();
-        let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
-        // Removes the values of rows that were deleted.
-        self.state().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
-        let rows = rows.into_iter().filter_map(|row| {
-            let Some(problem) = row.problem(id) else { return Some(row) };
-            self.report(id, &row.place, &problem.to_string());
-            rejected.push(problem);
-            let last_valid = self.state().last_valid.get(&(id.clone(), row.slot())).cloned();
-            last_valid.map(|value| TableRow { value, problem: None, ..row })
-        });
-        let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
-        let resolved = loop {
-            let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
-            let layer_rows: Vec<Row> = rows.iter().map(layer_row).collect();
-            let resolved = match sources.resolve(service.target(), &layer_rows) {
-                Ok(resolved) => resolved,
-                Err(errors) => {
-                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {errors}");
-                    return;
-                }
-            };
-            let mut wrong = resolved.rejected.clone();
-            match service.check_settings(&resolved.settings) {
-                Caught::Returned(checked) => wrong.extend(checked.err()),
-                Caught::Panicked(message) => {
-                    warn!(
-                        service.id = %id,
-                        "the rows of the tables cannot be used, the previous configuration stays in effect: reading the settings panicked: {message}"
-                    );
-                    return;
-                }
-            }
-            // Each pass removes a row or restores its last valid value, so the loop ends.
-            let before = rows.len();
-            let mut replaced = false;
-            for error in wrong {
-                let Some(setting) = error.setting() else { continue };
-                let Some(at) =
-                    rows.iter().position(|row| row.place == setting.place && concerns(&row.key, &setting.key))
-                else {
-                    continue;
-                };
-                self.report(id, &rows[at].place, &error.to_string());
-                let last_valid = self.state().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
-                match last_valid {
-                    Some(value) if value != rows[at].value => rows[at].value = value,
-                    _ => {
-                        rows.remove(at);
-                    }
-                }
-                replaced = true;
-                rejected.push(error);
-            }
-            if !replaced && rows.len() == before {
-                break resolved;
-            }
-        };
-        {
-            let mut state = self.state();
-            for row in rows.iter().chain(&pauses) {
-                state.last_valid.insert((id.clone(), row.slot()), row.value.clone());
-            }
-        }
-        let resolved =
-            if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-        self.state().applied.insert(id.clone(), rows);
-        match service.fit(resolved) {
-            Ok(resolved) => _ = service.reconfigure(resolved),
-            Err(wrong) => {
-                warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
-            }
-        }
-        // The later layer wins. If one layer has both spellings, `true` wins.
-        let last = pauses.last().map(|row| (row.scope, row.layer));
-        let pause =
-            pauses.into_iter().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true));
-        let pause = pause.map(|row| {
-            let place = if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place };
-            OverridePause { place: place.into(), since: row.since }
-        });
-        service.inner.set_override_pause(pause);
-    }
 }
 
 fn place(row: &Override) -> String {
     let until = row.until.map_or_else(String::new, |until| format!(", until {}", until.format("%Y-%m-%d %H:%M UTC")));
     let why = if row.why.is_empty() { String::new() } else { format!(": {}", row.why) };
     format!("override by {} at {}{until}{why}", row.by, row.at.format("%Y-%m-%d %H:%M UTC"))
-}
-
-/// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.
-fn concerns(row: &str, setting: &str) -> bool {
-    let within = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
-    };
-    within(row, setting) || within(setting, row)
 }

@@ -12,7 +12,10 @@ use tokio::sync::Notify;
 
 use crate::config::is_name;
 use crate::database::direct::is_same_pool;
+use crate::runtime::leases::Leases;
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
+use crate::service::state::ServiceState;
 
 /// The channel of PostgreSQL. The payload is a topic.
 pub(crate) const CHANNEL: &str = "service_wake";
@@ -28,6 +31,8 @@ pub(crate) struct Notifier {
     origin: String,
     db: Option<DatabaseConnection>,
     services: OnceLock<Weak<Services>>,
+    /// Reaches the replicas that hold leases, where no notification does.
+    leases: OnceLock<Weak<dyn Leases>>,
     /// The services that have claimed rows, by table.
     workers: Mutex<BTreeMap<String, BTreeSet<Arc<str>>>>,
     /// Topics that other replicas do not know yet.
@@ -80,12 +85,18 @@ impl Notifier {
         }
     }
 
-    /// The topics of the services that have claimed rows of this table.
+    /// The topics of the services that have claimed rows of this table, and of those that stand by: their claims are made elsewhere.
     pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
         let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
         let workers: Vec<_> = lock(&self.workers).get(table).into_iter().flatten().cloned().collect();
-        let services = workers.iter().filter_map(|id| services.get(id));
-        services.flat_map(|service| service.inner.lock().requests.options.wake_on.clone()).collect()
+        let stands_by = |service: &Arc<RegisteredService>| service.inner.lock().state() == ServiceState::Standby;
+        let standbys = services.all().into_iter().filter(stands_by);
+        workers
+            .iter()
+            .filter_map(|id| services.get(id))
+            .chain(standbys)
+            .flat_map(|service| service.inner.lock().requests.options.wake_on.clone())
+            .collect()
     }
 
     /// Sets the services to wake. Every call passes the same registry.
@@ -93,10 +104,31 @@ impl Notifier {
         let _ = self.services.set(Arc::downgrade(services));
     }
 
+    /// From now on a service that stands by here is woken through its lease.
+    pub(crate) fn forward_by(&self, leases: &Arc<dyn Leases>) {
+        let _ = self.leases.set(Arc::downgrade(leases));
+    }
+
     /// Wakes the services of this registry that listen to one of these topics.
     pub(crate) fn deliver(&self, topics: &[String]) {
         if let Some(services) = self.services.get().and_then(Weak::upgrade) {
-            topics.iter().for_each(|topic| services.wake(topic));
+            topics.iter().for_each(|topic| self.wake(&services, topic));
+        }
+    }
+
+    /// The same for one topic.
+    pub(crate) fn wake(&self, services: &Services, topic: &str) {
+        services.wake(topic);
+        let Some(leases) = self.leases.get().and_then(Weak::upgrade) else { return };
+        for service in services.all().iter().filter(|service| service.inner.lease.is_some()) {
+            let stands_by = {
+                let state = service.inner.lock();
+                let listens = state.requests.options.wake_on.iter().any(|known| known == topic);
+                listens && state.state() == ServiceState::Standby
+            };
+            if stands_by {
+                leases.forward_wake(service.id());
+            }
         }
     }
 

@@ -87,11 +87,23 @@ impl Supervisor {
         }
     }
 
-    /// Cleans up the instance, exactly once, and drops it. If a blocking run holds the instance, waits for that run.
-    pub(super) async fn end_instance(&mut self) {
-        let hooks = self.cx.service.lock().requests.take_stop_hooks(true);
+    /// Ends what belongs to the instance: the contexts that it has cloned, its closures of `on_stop`, and its children. From now on
+    /// the context of the loop is that of the next instance; `cleanup` has it, too.
+    pub(super) async fn end_belongings(&mut self) {
+        let (ended, hooks) = {
+            let mut state = self.cx.service.lock();
+            state.status.ended_instances += 1;
+            state.notify_waiters();
+            (state.status.ended_instances, state.requests.take_stop_hooks(true))
+        };
+        self.cx.instance = ended;
         self.invoker.call_stop_hooks(hooks);
         self.end_children().await;
+    }
+
+    /// Cleans up the instance, exactly once, and drops it. If a blocking run holds the instance, waits for that run.
+    pub(super) async fn end_instance(&mut self) {
+        self.end_belongings().await;
         if let Some(instance) = self.instance.take() {
             return clean_up(&self.invoker, &self.cx, instance, Limit::Cleanup(self.cleanup_deadline())).await;
         }

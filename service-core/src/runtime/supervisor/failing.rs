@@ -65,7 +65,7 @@ impl Supervisor {
         service.emit(|| ServiceEventKind::Aborted);
         let failures = service.lock().status.failures;
         let failure = policy::failure(&self.options, failures, FailureKind::Timeout, error, false);
-        self.count(&failure, Recovery::Stop, Some(times));
+        self.count(&failure, Recovery::Stop, Some(times), false);
     }
 
     /// Settles the rows that the run left open, within `drain_timeout`.
@@ -141,7 +141,8 @@ impl Supervisor {
         let logged = if stopping { Decision::Stop } else { decision };
         let given_up = service.lock().status.given_up;
         self.failure_log.log(&service, self.cx.run, &failure, logged, excused, given_up);
-        self.count(&failure, if decision == Decision::Fail { Recovery::Fail } else { recovery }, times);
+        let counted_as = if decision == Decision::Fail { Recovery::Fail } else { recovery };
+        self.count(&failure, counted_as, times, !suspected.is_empty());
         // A service that ends cleans up its instance anyway.
         if ends_instance && !matches!(decision, Decision::Stop | Decision::Fail) {
             self.replace_instance().await;
@@ -188,8 +189,8 @@ impl Supervisor {
         exit
     }
 
-    /// Records a failure. `Ignore` leaves the count as it was.
-    fn count(&mut self, failure: &Failure, recovery: Recovery, times: Option<Times>) {
+    /// Records a failure. `Ignore` leaves the count as it was. `is_suspected`: it may come from an outage.
+    fn count(&mut self, failure: &Failure, recovery: Recovery, times: Option<Times>, is_suspected: bool) {
         let duration = times.map(|(started, ended)| ended - started);
         let service = &self.cx.service;
         let text = service.shared.keeps_runs.load(Ordering::Relaxed).then(|| format!("{:#}", failure.error));
@@ -206,6 +207,9 @@ impl Supervisor {
             }
             let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
+            if !state.status.start_resolved {
+                (state.status.first_failed, state.status.first_suspected) = (true, is_suspected);
+            }
             if recovery != Recovery::Ignore {
                 state.status.failures = failure.count;
             }

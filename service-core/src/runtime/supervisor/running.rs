@@ -78,8 +78,8 @@ impl Supervisor {
     }
 
     pub(super) async fn fail_to_build(&mut self, kind: FailureKind, error: Error, began: Instant) -> Option<Exit> {
-        // `configure` may have registered some before it failed.
-        self.end_children().await;
+        // `configure` may have made some before it failed.
+        self.end_belongings().await;
         if self.has_lost_lease() {
             self.invoker.discard("an error", error);
             return Box::pin(self.lose_lease()).await;

@@ -14,9 +14,11 @@ use super::{Due, Exit, Supervisor};
 use crate::log::{info, warn};
 use crate::runtime::context::Nominal;
 use crate::runtime::events::ServiceEventKind;
+use crate::runtime::extension::Extension;
 use crate::runtime::invoker::Limit;
 use crate::runtime::lease::Grant;
-use crate::runtime::requests::Rebuild;
+use crate::runtime::requests::{Rebuild, Requests, Waiters};
+use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::{Schedule, later};
@@ -36,7 +38,7 @@ impl Supervisor {
         if let Some(leases) = self.invoker.extension.leases() {
             leases.wanted();
         }
-        let once = self.once;
+        let (once, extension) = (self.once, self.invoker.extension.clone());
         let granted: Option<Grant> = poll_fn(|task| {
             service.update(|state| {
                 state.set_waker(task.waker());
@@ -55,6 +57,7 @@ impl Supervisor {
                     state.status.start_resolved = true;
                     state.status.ready = true;
                     state.status.activity = Activity::Standby;
+                    pass_on(&*extension, &service, &mut state.requests);
                     service.notify_waiters(state);
                 }
                 Poll::Pending
@@ -95,6 +98,7 @@ impl Supervisor {
         service.emit(|| ServiceEventKind::LeaseLost { epoch });
         let now = Instant::now();
         let (blocked, left) = (self.unreturned.is_some(), std::mem::take(&mut self.current_waiters));
+        let extension = self.invoker.extension.clone();
         let waiters = service.update(|state| {
             let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
@@ -106,12 +110,11 @@ impl Supervisor {
                 state.status.wait_reason = None;
             }
             let requests = &mut state.requests;
-            (requests.run, requests.rebuild, requests.interrupt, requests.outage_over) = (false, None, None, false);
-            // The holder serves the notifications.
-            requests.woken = false;
+            (requests.rebuild, requests.interrupt, requests.outage_over) = (None, None, false);
             requests.degraded = None;
+            let waiters = pass_on(&*extension, &service, requests);
             state.notify_waiters();
-            std::mem::take(&mut state.requests.waiters)
+            waiters
         });
         drop((left, waiters));
         self.forget_schedule();
@@ -135,12 +138,16 @@ impl Supervisor {
             return self.lose_lease().await;
         }
         let (epoch, target) = (self.cx.epoch.unwrap_or_default(), lease.moves_to());
+        let extension = self.invoker.extension.clone();
         lease.end();
-        service.update(|state| {
+        let waiters = service.update(|state| {
             state.status.stand_by();
             state.status.wait_reason = None;
+            let waiters = pass_on(&*extension, &service, &mut state.requests);
             state.notify_waiters();
+            waiters
         });
+        drop(waiters);
         self.forget_schedule();
         if let Some(leases) = self.invoker.extension.leases() {
             let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
@@ -230,4 +237,15 @@ impl Supervisor {
         let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
         let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, None)), limit).await;
     }
+}
+
+/// This replica stands by from now on: the holder serves a wake-up, and callers that wait for a run here learn that there is none.
+/// A takeover counts as a notification of each topic, so only the wake-up of a service without topics is forwarded.
+fn pass_on(extension: &dyn Extension, service: &ServiceInner, requests: &mut Requests) -> Waiters {
+    requests.run = false;
+    let is_woken = std::mem::take(&mut requests.woken) && requests.options.wake_on.is_empty();
+    if let Some(leases) = extension.leases().filter(|_| is_woken) {
+        leases.forward_wake(&service.id);
+    }
+    std::mem::take(&mut requests.waiters)
 }

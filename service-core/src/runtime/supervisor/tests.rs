@@ -300,6 +300,7 @@ impl Service {
             service: self.inner.clone(),
             registry: Arc::new(()),
             incarnation,
+            instance: 0,
             run,
             in_run: false,
             nominal: Nominal::None,

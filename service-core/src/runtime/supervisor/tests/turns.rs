@@ -57,3 +57,23 @@ async fn a_service_that_is_paused_or_stopped_while_it_waits_takes_no_turn() {
     tokio::time::sleep(secs(120)).await;
     assert_eq!(first.inner.lock().status.stats.runs, 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_requested_run_and_a_wake_up_are_not_lost_while_they_wait_for_their_turn() {
+    let options = Options { schedule: Schedule::Interval(secs(3_600)), ..Options::default() };
+    let [first, second] = two(&options).await;
+    tokio::time::sleep(secs(30)).await;
+    let runs = |service: &Service| service.inner.lock().status.stats.runs;
+    for expected in [2, 3] {
+        first.inner.request_run(None).unwrap();
+        tokio::time::sleep(secs(1)).await;
+        assert_eq!((runs(&first), runs(&second)), (expected, expected - 1), "the first one has the turn");
+        match expected {
+            2 => second.inner.request_run(None).unwrap(),
+            _ => second.inner.request_wake(),
+        }
+        tokio::time::sleep(secs(15)).await;
+        assert_eq!(runs(&second), expected);
+        tokio::time::sleep(secs(15)).await;
+    }
+}

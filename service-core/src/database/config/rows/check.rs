@@ -2,16 +2,17 @@
 
 use serde_json::Value;
 
-use super::{PAUSED, TableRow, TableWatcher};
+use super::{PAUSED, TableRow, TableRows};
 use crate::config::{Layer, Row};
 use crate::panic::{self, Caught};
 use crate::runtime::registration::RegisteredService;
+use crate::runtime::resource::unknown_need;
 use crate::runtime::services::Services;
 
 /// The place of the override in messages.
 const PLACE: &str = "this override";
 
-impl TableWatcher {
+impl TableRows {
     /// Checks whether an override of this service can be used.
     ///
     /// # Errors
@@ -40,7 +41,8 @@ impl TableWatcher {
         let resolved = sources.resolve(service.target(), &layer_rows).map_err(|errors| errors.to_string())?;
         let is_of_row =
             |error: &&crate::config::ConfigError| error.setting().is_none_or(|setting| setting.place == PLACE);
-        if let Some(error) = resolved.rejected.iter().find(is_of_row) {
+        let unknown = unknown_need(id, &resolved, &services.resources);
+        if let Some(error) = resolved.rejected.iter().chain(&unknown).find(is_of_row) {
             return Err(error.to_string());
         }
         // Reading the settings runs the user's code.

@@ -1,0 +1,248 @@
+//! [`TableRows`]: applies rows of `service_config` and `service_override` to the services.
+//!
+//! The tricky part is a row that is wrong. It is reported once, with its key. The previous value of the row stays in effect
+//! while this process runs; if there is none, the value of the layer below applies. No row of these tables can fail a
+//! service.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting, Sources};
+use crate::log::warn;
+use crate::panic::Caught;
+use crate::runtime::registration::RegisteredService;
+use crate::runtime::requests::OverridePause;
+use crate::runtime::resource::unknown_need;
+use crate::runtime::services::Services;
+
+mod check;
+
+/// The rows of all services, as they were read and applied.
+#[derive(Debug, Default)]
+pub(crate) struct TableRows {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The rows of each service, as read from the tables.
+    read: BTreeMap<Arc<str>, Vec<TableRow>>,
+    /// The rows that were applied.
+    applied: BTreeMap<Arc<str>, Vec<TableRow>>,
+    /// The last valid value of each row.
+    last_valid: BTreeMap<(Arc<str>, Slot), Value>,
+    reported: HashSet<String>,
+}
+
+/// The identity of a row: its layer, its key, and the services that it is for.
+type Slot = (Layer, String, Scope);
+
+/// One row of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TableRow {
+    layer: Layer,
+    key: String,
+    scope: Scope,
+    value: Value,
+    place: String,
+    /// When it was set, if that is recorded.
+    since: Option<SystemTime>,
+    /// Why it has no valid value.
+    problem: Option<String>,
+}
+
+impl TableRow {
+    pub(super) fn new(layer: Layer, key: String, value: std::result::Result<Value, String>, place: String) -> Self {
+        let (value, problem) = value.map_or_else(|problem| (Value::Null, Some(problem)), |value| (value, None));
+        Self { layer, key, scope: Scope::Service, value, place, since: None, problem }
+    }
+
+    /// Adds when it was set.
+    pub(super) fn set_at(self, at: SystemTime) -> Self {
+        Self { since: Some(at), ..self }
+    }
+
+    fn slot(&self) -> Slot {
+        (self.layer, self.key.clone(), self.scope)
+    }
+
+    /// An override of `pause` counts as one of `paused`, unless the service has a setting of the name `pause`.
+    fn normalized(mut self, own: Option<&[&str]>) -> Self {
+        if self.layer == Layer::Override && self.key == "pause" && !own.is_some_and(|own| own.contains(&"pause")) {
+            self.key = PAUSED.to_owned();
+        }
+        self
+    }
+
+    /// What is wrong with the row for any service.
+    fn problem(&self, service: &str) -> Option<ConfigError> {
+        let setting = || Setting::new(service, self.key.as_str(), &Origin::new(self.layer, self.place.as_str()));
+        if let Some(problem) = &self.problem {
+            return Some(ConfigError::Conflict { setting: setting(), problem: problem.clone() });
+        }
+        if self.layer == Layer::Override && self.scope == Scope::Defaults && self.key != PAUSED {
+            let problem = "an override of `defaults` can only be `paused`: override it for one service".to_owned();
+            return Some(ConfigError::Conflict { setting: setting(), problem });
+        }
+        let expected = "true or false".to_owned();
+        let is_none = self.key == PAUSED && !self.value.is_boolean();
+        is_none.then(|| ConfigError::Value { setting: setting(), found: self.value.to_string(), expected })
+    }
+}
+
+/// The key that is neither an option nor a setting.
+const PAUSED: &str = "paused";
+
+impl TableRows {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the rows that are in effect for a service.
+    pub(crate) fn in_effect(&self, sources: &Sources, service: &str) -> Vec<Row> {
+        let state = self.state();
+        let row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
+        state.applied.get(service).into_iter().flatten().map(row).collect()
+    }
+
+    /// Applies the rows again, because the layers below have changed.
+    pub(crate) fn apply_again(&self, services: &Services) {
+        for service in services.all() {
+            let rows = self.state().read.get(service.id()).cloned().unwrap_or_default();
+            if !rows.is_empty() {
+                self.apply(services, &service, &rows);
+            }
+        }
+    }
+
+    fn report(&self, service: &str, place: &str, problem: &str) {
+        let line = format!("{place}: {problem}");
+        if self.state().reported.insert(format!("{service} {line}")) {
+            warn!(service.id = %service, "row ignored, the previous value stays in effect: {line}");
+        }
+    }
+
+    /// Applies what was read from the tables, by the name of the service, its type or `defaults`.
+    pub(super) fn apply_all(&self, services: &Services, rows: BTreeMap<String, Vec<TableRow>>) {
+        for service in services.all() {
+            let (id, type_name) = (service.id(), service.descriptor.id());
+            let names = [("defaults", Scope::Defaults), (type_name, Scope::Type), (&**id, Scope::Service)];
+            let names = names.into_iter().filter(|(name, scope)| *scope != Scope::Type || *name != &**id);
+            let scoped = names.flat_map(|(name, scope)| {
+                rows.get(name).into_iter().flatten().map(move |row| TableRow { scope, ..row.clone() })
+            });
+            let current: Vec<TableRow> = scoped.collect();
+            let is_known = match self.state().read.get_key_value(id) {
+                None => current.is_empty(),
+                // The service may have been unregistered, and another one registered with its id.
+                Some((known, rows)) => Arc::ptr_eq(known, id) && *rows == current,
+            };
+            if !is_known {
+                self.apply(services, &service, &current);
+                let mut state = self.state();
+                state.read.remove(id);
+                state.read.insert(id.clone(), current);
+            }
+        }
+    }
+
+    /// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
+    fn apply(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
+        let (sources, id, descriptor) = (services.sources(), service.id(), service.descriptor);
+        let mut rejected = Vec::new();
+        let own_names = descriptor.setting_names();
+        let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
+        // Removes the values of rows that were deleted.
+        self.state().last_valid.retain(|(of, slot), _| of != id || rows.iter().any(|row| row.slot() == *slot));
+        let rows = rows.into_iter().filter_map(|row| {
+            let Some(problem) = row.problem(id) else { return Some(row) };
+            self.report(id, &row.place, &problem.to_string());
+            rejected.push(problem);
+            let last_valid = self.state().last_valid.get(&(id.clone(), row.slot())).cloned();
+            last_valid.map(|value| TableRow { value, problem: None, ..row })
+        });
+        let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
+        let resolved = loop {
+            let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
+            let layer_rows: Vec<Row> = rows.iter().map(layer_row).collect();
+            let resolved = match sources.resolve(service.target(), &layer_rows) {
+                Ok(resolved) => resolved,
+                Err(errors) => {
+                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {errors}");
+                    return;
+                }
+            };
+            let mut wrong = resolved.rejected.clone();
+            wrong.extend(unknown_need(id, &resolved, &services.resources));
+            match service.check_settings(&resolved.settings) {
+                Caught::Returned(checked) => wrong.extend(checked.err()),
+                Caught::Panicked(message) => {
+                    warn!(
+                        service.id = %id,
+                        "the rows of the tables cannot be used, the previous configuration stays in effect: reading the settings panicked: {message}"
+                    );
+                    return;
+                }
+            }
+            // Each pass removes a row or restores its last valid value, so the loop ends.
+            let before = rows.len();
+            let mut replaced = false;
+            for error in wrong {
+                let Some(setting) = error.setting() else { continue };
+                let Some(at) =
+                    rows.iter().position(|row| row.place == setting.place && concerns(&row.key, &setting.key))
+                else {
+                    continue;
+                };
+                self.report(id, &rows[at].place, &error.to_string());
+                let last_valid = self.state().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
+                match last_valid {
+                    Some(value) if value != rows[at].value => rows[at].value = value,
+                    _ => {
+                        rows.remove(at);
+                    }
+                }
+                replaced = true;
+                rejected.push(error);
+            }
+            if !replaced && rows.len() == before {
+                break resolved;
+            }
+        };
+        {
+            let mut state = self.state();
+            for row in rows.iter().chain(&pauses) {
+                state.last_valid.insert((id.clone(), row.slot()), row.value.clone());
+            }
+        }
+        let resolved =
+            if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
+        self.state().applied.insert(id.clone(), rows);
+        match service.fit(resolved) {
+            Ok(resolved) => _ = service.reconfigure(resolved),
+            Err(wrong) => {
+                warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
+            }
+        }
+        // The later layer wins. If one layer has both spellings, `true` wins.
+        let last = pauses.last().map(|row| (row.scope, row.layer));
+        let pause =
+            pauses.into_iter().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true));
+        let pause = pause.map(|row| {
+            let place = if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place };
+            OverridePause { place: place.into(), since: row.since }
+        });
+        service.inner.set_override_pause(pause);
+    }
+}
+
+/// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.
+fn concerns(row: &str, setting: &str) -> bool {
+    let within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+    };
+    within(row, setting) || within(setting, row)
+}
