@@ -71,7 +71,7 @@ impl RunRecord {
     #[inline]
     pub(crate) fn new(run: u64, started: Instant, duration: Duration, result: RunResult) -> Self {
         // 500 years fit.
-        let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));
+        let nanos = duration.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(duration.subsec_nanos()));
         Self { run, started, nanos, result }
     }
 }
@@ -84,7 +84,7 @@ impl RunHistory {
         if let Some(untaken) = self.untaken.as_mut().filter(|untaken| untaken.len() < MOST_UNTAKEN) {
             untaken.push(record.nanos);
         }
-        self.total_nanos = self.total_nanos.saturating_add(record.nanos);
+        self.total_nanos = self.total_nanos.wrapping_add(record.nanos);
         if let RunResult::Failed { kind, .. } = &record.result {
             self.count_failure(*kind);
         }

@@ -75,8 +75,8 @@ impl RuntimeState {
             // A failing service keeps its state until its instance is cleaned up.
             Activity::Ending(Exit::Failed) => self.shown,
             _ if requests.stop.is_some() => ServiceState::Draining,
-            Activity::Waiting | Activity::InRun | Activity::InBlockingRun if !status.is_up() => ServiceState::Starting,
             Activity::Standby => ServiceState::Standby,
+            _ if !status.is_up() => ServiceState::Starting,
             _ if requests.is_paused() => ServiceState::Paused,
             Activity::BackingOff => ServiceState::BackingOff,
             Activity::Waiting | Activity::InRun | Activity::InBlockingRun => ServiceState::Running,
@@ -338,6 +338,7 @@ mod tests {
         state.status.begin();
         state.take_steps().for_each(drop);
         (state.status.activity, state.status.ready) = (activity, ready);
+        state.status.left_starting = activity == Activity::BackingOff;
         state.take_steps().for_each(drop);
         state
     }
@@ -352,6 +353,7 @@ mod tests {
         // (activity, ready, state, state if paused)
         let table = [
             (Activity::Waiting, false, Starting, Starting),
+            (Activity::InBlockingRun, false, Starting, Starting),
             (Activity::Waiting, true, Running, Paused),
             (Activity::InRun, true, Running, Paused),
             (Activity::BackingOff, false, BackingOff, Paused),
