@@ -38,8 +38,9 @@ impl ServiceRegistry {
         let session = self.reopen();
         let started = self.start_services(&session).await;
         if started.is_ok() {
-            self.announce(Phase::Ready);
+            // In this order: whoever learns that the services are ready may request a reload at once, which is then announced.
             session.mark_started();
+            self.announce(Phase::Ready);
         } else if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
             self.stop_companions().await;
         }

@@ -144,11 +144,13 @@ impl Alerts {
 }
 
 async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: watch::Receiver<bool>) {
+    // The queues end after the last look, not at the stop itself: an empty one would end before that look has added to it.
+    let (last, is_last) = watch::channel(false);
     let sending: Vec<_> = queues
         .iter()
         .map(|queue| {
-            let (queue, stop) = (queue.clone(), stop.clone());
-            tokio::spawn(async move { queue.deliver(stop).await })
+            let (queue, is_last) = (queue.clone(), is_last.clone());
+            tokio::spawn(async move { queue.deliver(is_last).await })
         })
         .collect();
     let mut watch = Watch::default();
@@ -164,6 +166,7 @@ async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: w
     }
     // What happened during the shutdown, such as the failure that began it.
     look();
+    let _ = last.send(true);
     let flush = async {
         for sending in sending {
             // A delivery does not panic: what may panic is caught.
