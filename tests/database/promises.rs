@@ -38,6 +38,9 @@ async fn run(
     run
 }
 
+/// The locks of a dropped transaction are free when its connection is back in the pool.
+const LOCKS: Duration = Duration::from_millis(20);
+
 /// Runs until nothing is due, and returns how many runs failed.
 pub(crate) async fn run_to_the_end(
     service_db: &ServiceDb,
@@ -51,8 +54,7 @@ pub(crate) async fn run_to_the_end(
             Ok(_) => {}
             Err(_) => failures += 1,
         }
-        // The locks of a dropped transaction are free when its connection is back in the pool.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOCKS).await;
     }
     panic!("rows are still due after 60 runs");
 }
@@ -520,6 +522,7 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(b
             let service_db = service_db(&bench);
             for _ in 0..8 {
                 let _ = run(&service_db, each, work_well).await.unwrap();
+                tokio::time::sleep(LOCKS).await;
             }
             assert_eq!(effects(&bench.db).await, [1, 3, 4, 6], "{trigger:?} {each}");
             let found = statuses(&bench.db).await;
@@ -565,6 +568,7 @@ pub(crate) async fn a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_ke
             crate::tables::more_jobs(&bench.db, 11..=13).await;
             for _ in 0..3 {
                 let _ = run(&service_db, true, process).await;
+                tokio::time::sleep(LOCKS).await;
             }
             let kept = ["completed", "completed", "completed", "completed", "pending", "completed"];
             assert_eq!(statuses(&bench.db).await, kept, "{keep:?} {has_effect}");
@@ -633,6 +637,7 @@ pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_ot
     let service_db = service_db(&bench);
     for _ in 0..3 {
         let _ = run(&service_db, true, work_well).await.unwrap();
+        tokio::time::sleep(LOCKS).await;
     }
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
     crate::tables::more_jobs(&bench.db, 11..=12).await;
