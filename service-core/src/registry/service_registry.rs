@@ -24,7 +24,6 @@ use crate::runtime::requests::PausedBy;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
-use crate::service::state::ServiceState;
 
 /// The services of a program. Cheap to clone. Dropping it stops nothing.
 ///
@@ -114,8 +113,7 @@ impl ServiceRegistry {
 
     /// Wakes a service, here or on the replica that holds its lease.
     pub(crate) fn wake(&self, service: &ServiceInner) {
-        let stands_by = service.lease.is_some() && service.lock().state() == ServiceState::Standby;
-        match self.inner.extension.leases().filter(|_| stands_by) {
+        match self.inner.extension.leases().filter(|_| service.stands_by()) {
             Some(leases) => leases.forward_wake(&service.id),
             None => service.request_wake(),
         }

@@ -38,7 +38,8 @@ impl ServiceRegistry {
         let session = self.reopen();
         let started = self.start_services(&session).await;
         if started.is_ok() {
-            // In this order: whoever learns that the services are ready may request a reload at once, which is then announced.
+            // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload is announced
+            // only after the start.
             session.mark_started();
             self.announce(Phase::Ready);
         } else if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {

@@ -22,6 +22,7 @@ use crate::runtime::status::WaitReason;
 use crate::schedule::{LongRun, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
+use crate::service::state::ServiceState;
 use crate::{humanize, log};
 
 /// One registered service.
@@ -114,6 +115,11 @@ impl ServiceInner {
             let event = ServiceEvent { service_id: self.id.clone(), at: self.shared.clock.wall_now(), kind: kind() };
             self.shared.events.send(event);
         }
+    }
+
+    /// Whether another replica runs the service, and this one waits for its lease.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.lease.is_some() && self.lock().state() == ServiceState::Standby
     }
 
     /// Whether the service has this resource in `needs`.

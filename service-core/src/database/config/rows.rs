@@ -188,7 +188,6 @@ impl TableRows {
                 }
             }
             // Each pass removes a row or restores its last valid value, so the loop ends.
-            let before = rows.len();
             let mut replaced = false;
             for error in wrong {
                 let Some(setting) = error.setting() else { continue };
@@ -208,7 +207,7 @@ impl TableRows {
                 replaced = true;
                 rejected.push(error);
             }
-            if !replaced && rows.len() == before {
+            if !replaced {
                 break resolved;
             }
         };

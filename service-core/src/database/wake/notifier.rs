@@ -13,9 +13,7 @@ use tokio::sync::Notify;
 use crate::config::is_name;
 use crate::database::direct::is_same_pool;
 use crate::runtime::leases::Leases;
-use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
-use crate::service::state::ServiceState;
 
 /// The channel of PostgreSQL. The payload is a topic.
 pub(crate) const CHANNEL: &str = "service_wake";
@@ -89,8 +87,7 @@ impl Notifier {
     pub(crate) fn topics_of_workers(&self, table: &str) -> BTreeSet<String> {
         let Some(services) = self.services.get().and_then(Weak::upgrade) else { return BTreeSet::new() };
         let workers: Vec<_> = lock(&self.workers).get(table).into_iter().flatten().cloned().collect();
-        let stands_by = |service: &Arc<RegisteredService>| service.inner.lock().state() == ServiceState::Standby;
-        let standbys = services.all().into_iter().filter(stands_by);
+        let standbys = services.all().into_iter().filter(|service| service.inner.stands_by());
         workers
             .iter()
             .filter_map(|id| services.get(id))
@@ -120,13 +117,9 @@ impl Notifier {
     pub(crate) fn wake(&self, services: &Services, topic: &str) {
         services.wake(topic);
         let Some(leases) = self.leases.get().and_then(Weak::upgrade) else { return };
-        for service in services.all().iter().filter(|service| service.inner.lease.is_some()) {
-            let stands_by = {
-                let state = service.inner.lock();
-                let listens = state.requests.options.wake_on.iter().any(|known| known == topic);
-                listens && state.state() == ServiceState::Standby
-            };
-            if stands_by {
+        for service in services.all().iter().filter(|service| service.inner.stands_by()) {
+            let listens = service.inner.lock().requests.options.wake_on.iter().any(|known| known == topic);
+            if listens {
                 leases.forward_wake(service.id());
             }
         }
