@@ -10,7 +10,6 @@ use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::future::{Future, poll_fn};
 use std::io::Write as _;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -67,9 +66,10 @@ pub(crate) fn with_labels<T>(labels: Option<&Arc<str>>, work: impl FnOnce() -> T
 }
 
 /// Awaits `work`: the lines that it logs have these labels.
-pub(crate) async fn labelled<T>(labels: Arc<str>, work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    poll_fn(|task| with_labels(Some(&labels), || work.as_mut().poll(task))).await
+pub(crate) fn labelled<T>(labels: Arc<str>, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    // An `async fn` would have room for `work` twice.
+    let mut work = Box::pin(work);
+    poll_fn(move |task| with_labels(Some(&labels), || work.as_mut().poll(task)))
 }
 
 /// Sends the event to the subscriber that is set, or prints it.

@@ -142,7 +142,7 @@ pub(crate) fn of(service: &ServiceInner, services: &Services, extension: &dyn Ex
         last_run: stats.last_started.map(|at| clock.wall(at)),
         last_success: stats.last_success.map(|at| clock.wall(at)),
         next_run: next_run(&snapshot, clock),
-        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration.as_millis()).unwrap_or(u64::MAX)),
+        last_run_duration_ms: ended.then(|| u64::try_from(stats.last_duration().as_millis()).unwrap_or(u64::MAX)),
         last_error: status.last_error.as_ref().map(|error| format!("{error:#}")),
         // Those of the current run are added when it ends.
         total_processed: stats.processed.saturating_add(snapshot.progress.processed),
@@ -381,7 +381,7 @@ pub(crate) fn current_run(snapshot: &Snapshot, now: Instant) -> String {
 
 /// Returns the mean duration of the service's runs, if it is known.
 pub(crate) fn mean_duration(snapshot: &Snapshot) -> Option<Duration> {
-    Some(snapshot.status.stats.mean_duration).filter(|mean| !mean.is_zero())
+    Some(snapshot.status.stats.mean_duration()).filter(|mean| !mean.is_zero())
 }
 
 fn last_error(snapshot: &Snapshot) -> String {

@@ -89,7 +89,7 @@ impl ServiceHandle {
         })?;
         self.registry.keep_watching(&runtime);
         let incarnation = supervisor.incarnation();
-        self.registry.spawn(&runtime, self.service.clone(), supervisor);
+        self.registry.spawn(&runtime, supervisor);
         self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await
     }
 

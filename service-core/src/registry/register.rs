@@ -17,6 +17,7 @@ use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
 use crate::runtime::requests::StopRequest;
+use crate::runtime::services::IdConflict;
 use crate::service::error::{Error, Result};
 use crate::suggest::nearest;
 
@@ -209,30 +210,7 @@ impl ServiceRegistry {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
             if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
         };
-        let taken = |other: &RegisteredService| {
-            Error::msg(format!(
-                "service id `{}` is taken: registered at {} and again at {}; give one of them another id",
-                other.id(),
-                other.place,
-                service.place
-            ))
-        };
-        if let [first, ..] = &services.named(service.id())[..]
-            && first.id() != service.id()
-        {
-            return Err(Error::msg(format!(
-                "service id `{}` ({}) is taken: it stands for all of the services that `instances` has made at {}, such as `{}`; \
-                 choose another id",
-                service.id(),
-                service.place,
-                first.place,
-                first.id()
-            )));
-        }
-        if let Some((named, other)) = services.name_clash(&service) {
-            return Err(Error::msg(name_clash(named.id(), named.descriptor, named.place, other)));
-        }
-        services.insert(service.clone(), check, taken)?;
+        services.insert(service.clone(), check, |conflict| refusal(&service, conflict))?;
         if !Arc::ptr_eq(&sources, &services.sources()) {
             self.resolve_again(&service);
         }
@@ -253,6 +231,26 @@ impl ServiceRegistry {
         self.run_outside(inside, async move { registry.inner.services.unregister(&service).await }).await;
         Ok(())
     }
+}
+
+/// The error of a service whose id cannot be used.
+fn refusal(service: &RegisteredService, conflict: IdConflict) -> Error {
+    let (id, place) = (service.id(), service.place);
+    Error::msg(match conflict {
+        IdConflict::Taken(other) => {
+            let other = other.place;
+            format!(
+                "service id `{id}` is taken: registered at {other} and again at {place}; give one of them another id"
+            )
+        }
+        IdConflict::Group(first) => format!(
+            "service id `{id}` ({place}) is taken: it stands for all of the services that `instances` has made at {}, such as `{}`; \
+             choose another id",
+            first.place,
+            first.id()
+        ),
+        IdConflict::TypeName(named, other) => name_clash(named.id(), named.descriptor, named.place, other),
+    })
 }
 
 pub(super) fn unknown(id: &str, known: &[String]) -> Error {

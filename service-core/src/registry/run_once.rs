@@ -76,7 +76,7 @@ impl ServiceRegistry {
         let (waiter, report) = oneshot::channel();
         supervisor.limit_to_one_run(waiter, skips_fires_since);
         let incarnation = supervisor.incarnation();
-        self.spawn(&runtime, service.clone(), supervisor);
+        self.spawn(&runtime, supervisor);
         let reported = async {
             let report = report.await;
             let ended = |state: &mut RuntimeState| {

@@ -79,8 +79,8 @@ impl ServiceRegistry {
             });
             match begun {
                 Ok(supervisor) => {
-                    started.push((self.handle(service.clone()), supervisor.incarnation()));
-                    loops.push((service, supervisor));
+                    started.push((self.handle(service), supervisor.incarnation()));
+                    loops.push(supervisor);
                 }
                 Err(_) if skipped => {}
                 // A shutdown has begun in the meantime. `closed` returns its result.
@@ -89,8 +89,8 @@ impl ServiceRegistry {
             }
         }
         // All services have begun before the first one runs and perhaps fails.
-        for (service, supervisor) in loops {
-            self.spawn(&runtime, service, supervisor);
+        for supervisor in loops {
+            self.spawn(&runtime, supervisor);
         }
         let deadline = Instant::now() + START_TIMEOUT;
         for (handle, incarnation) in &started {
@@ -222,13 +222,13 @@ impl ServiceRegistry {
     }
 
     /// Spawns the loop of a service that has begun.
-    pub(super) fn spawn(&self, runtime: &Handle, service: Arc<RegisteredService>, mut supervisor: Box<Supervisor>) {
+    pub(super) fn spawn(&self, runtime: &Handle, mut supervisor: Box<Supervisor>) {
         let registry = self.clone();
-        let labels = service.inner.labels.text().cloned();
+        let labels = supervisor.registered().inner.labels.text().cloned();
         let work = async move {
             match supervise(&mut supervisor).await {
                 Exit::Stopped => {}
-                Exit::Failed => registry.after_failure(&service),
+                Exit::Failed => registry.after_failure(supervisor.registered()),
                 Exit::Shutdown => registry.shut_down_after_start(),
             }
         };

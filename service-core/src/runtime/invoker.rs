@@ -86,7 +86,7 @@ impl Invoker {
         limit: Limit,
     ) -> InvokeResult<T> {
         let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
-        poll_fn(|task| self.poll(task, timer.as_mut(), &Span::none(), limit, |task| work.as_mut().poll(task))).await
+        poll_fn(|task| self.poll(task, timer.as_mut(), None, limit, |task| work.as_mut().poll(task))).await
     }
 
     /// Polls user code once, then its limit.
@@ -95,7 +95,7 @@ impl Invoker {
         &self,
         task: &mut Task<'_>,
         timer: Pin<&mut Sleep>,
-        span: &Span,
+        span: Option<&Span>,
         limit: Limit,
         work: impl FnOnce(&mut Task<'_>) -> Poll<T>,
     ) -> Poll<InvokeResult<T>> {
@@ -112,10 +112,10 @@ impl Invoker {
 
     /// Calls user code that does not wait.
     #[inline]
-    pub(crate) fn call<T>(&self, span: &Span, work: impl FnOnce() -> T) -> Caught<T> {
+    pub(crate) fn call<T>(&self, span: Option<&Span>, work: impl FnOnce() -> T) -> Caught<T> {
         panic::catch(|| {
             self.service.as_current(|| {
-                let _entered = span.enter();
+                let _entered = span.map(Span::enter);
                 work()
             })
         })
@@ -123,14 +123,14 @@ impl Invoker {
 
     /// Drops what user code made. A panic of its `Drop` is caught and logged.
     pub(crate) fn discard<T>(&self, what: &str, value: T) {
-        if let Caught::Panicked(message) = self.call(&Span::none(), || drop(value)) {
+        if let Caught::Panicked(message) = self.call(None, || drop(value)) {
             warn!(service.id = %self.service.id, "dropping {what} panicked: {message}");
         }
     }
 
     /// Replaces an error whose `Display` panics: later code prints the error outside of what catches panics.
     pub(crate) fn printable(&self, error: Error) -> Error {
-        match self.call(&Span::none(), || format!("{error:#}")) {
+        match self.call(None, || format!("{error:#}")) {
             Caught::Returned(_) => error,
             Caught::Panicked(message) => {
                 self.discard("an error", error);
@@ -163,7 +163,7 @@ impl Invoker {
     /// Calls closures that were registered by `cx.on_stop`.
     pub(crate) fn call_stop_hooks(&self, hooks: Vec<StopHook>) {
         for hook in hooks {
-            if let Caught::Panicked(message) = self.call(&Span::none(), hook.call) {
+            if let Caught::Panicked(message) = self.call(None, hook.call) {
                 warn!(service.id = %self.service.id, "a closure of `on_stop` panicked: {message}");
             }
         }

@@ -70,10 +70,14 @@ pub(crate) enum RunResult {
 impl RunRecord {
     #[inline]
     pub(crate) fn new(run: u64, started: Instant, duration: Duration, result: RunResult) -> Self {
-        // 500 years fit.
-        let nanos = duration.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(duration.subsec_nanos()));
-        Self { run, started, nanos, result }
+        Self { run, started, nanos: nanos(duration), result }
     }
+}
+
+/// A duration in nanoseconds, of which 500 years fit.
+#[inline]
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(duration.subsec_nanos()))
 }
 
 impl RunHistory {

@@ -42,6 +42,16 @@ pub(crate) struct NotReady {
     pub(crate) none_starting: bool,
 }
 
+/// What an id stands for already, so that no service can have it.
+pub(crate) enum IdConflict {
+    /// This service has it.
+    Taken(Arc<RegisteredService>),
+    /// It stands for all services of a group, such as this one.
+    Group(Arc<RegisteredService>),
+    /// The id of this service is the name of another type.
+    TypeName(Arc<RegisteredService>, &'static ServiceDescriptor),
+}
+
 /// Resources, and the services that wait for them.
 impl Services {
     /// Returns the resources from whose outage this failure may come.
@@ -128,9 +138,13 @@ impl Services {
     /// Returns the service with this id; else the services of which `instances` has made several, by their common name.
     pub(crate) fn named(&self, name: &str) -> Vec<Arc<RegisteredService>> {
         let list = self.read();
-        if let Some(ById(service)) = list.get(name) {
-            return vec![service.clone()];
+        match list.get(name) {
+            Some(ById(service)) => vec![service.clone()],
+            None => self.group(&list, name),
         }
+    }
+
+    fn group(&self, list: &BTreeSet<ById>, name: &str) -> Vec<Arc<RegisteredService>> {
         if !self.groups.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
             return Vec::new();
         }
@@ -154,17 +168,17 @@ impl Services {
     /// Adds a service.
     ///
     /// # Errors
-    /// Its id is taken: `taken`, called with the service that has it. The error of `check`, called with all others if the
-    /// service has dependencies. Its parent has no instance that it could belong to.
+    /// Its id cannot be used: that of `refuse`. That of `check`, called with all others if the service has dependencies. Its
+    /// parent has no instance that it could belong to.
     pub(crate) fn insert(
         &self,
         service: Arc<RegisteredService>,
         check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<()>,
-        taken: impl FnOnce(&RegisteredService) -> Error,
+        refuse: impl FnOnce(IdConflict) -> Error,
     ) -> Result<()> {
         let mut list = self.write();
-        if let Some(ById(other)) = list.get(&**service.id()) {
-            return Err(taken(other));
+        if let Some(conflict) = self.conflict(&list, &service) {
+            return Err(refuse(conflict));
         }
         // The list of all services is only needed for a service that has dependencies.
         if !service.inner.lock().requests.options.depends_on.is_empty() {
@@ -178,17 +192,24 @@ impl Services {
         Ok(())
     }
 
-    /// Returns a service whose id is the name of another service's type, and that type, if the new service is one of the two.
-    pub(crate) fn name_clash(
-        &self,
-        service: &Arc<RegisteredService>,
-    ) -> Option<(Arc<RegisteredService>, &'static ServiceDescriptor)> {
-        let differs = |other: &&'static ServiceDescriptor| !std::ptr::eq(*other, service.descriptor);
-        if let Some(other) = self.types().get(&**service.id()).map(|(known, _)| *known).filter(differs) {
-            return Some((service.clone(), other));
+    fn conflict(&self, list: &BTreeSet<ById>, service: &Arc<RegisteredService>) -> Option<IdConflict> {
+        if let Some(ById(other)) = list.get(&**service.id()) {
+            return Some(IdConflict::Taken(other.clone()));
         }
-        let other = self.get(service.descriptor.id).filter(|other| differs(&other.descriptor))?;
-        Some((other, service.descriptor))
+        if let Some(first) = self.group(list, service.id()).into_iter().next() {
+            return Some(IdConflict::Group(first));
+        }
+        let types = self.types();
+        let differs = |other: &'static ServiceDescriptor| !std::ptr::eq(other, service.descriptor);
+        if let Some((other, _)) = types.get(&**service.id()).filter(|(other, _)| differs(other)) {
+            return Some(IdConflict::TypeName(service.clone(), other));
+        }
+        // The first service of a type; for the others, this was checked then.
+        if types.contains_key(service.descriptor.id) {
+            return None;
+        }
+        let ById(other) = list.get(service.descriptor.id).filter(|ById(other)| differs(other.descriptor))?;
+        Some(IdConflict::TypeName(other.clone(), service.descriptor))
     }
 
     /// Adds services that have been checked together.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::runtime::run_history::nanos;
 use crate::schedule::{Grid, later};
 use crate::service::error::Error;
 use crate::service::outcome::Outcome;
@@ -110,9 +111,10 @@ pub(crate) struct Stats {
     pub(crate) last_started: Option<Instant>,
     /// When the last successful run ended.
     pub(crate) last_success: Option<Instant>,
-    pub(crate) last_duration: Duration,
+    /// How long the last run took.
+    last_nanos: u64,
     /// Moving average of the durations of successful runs; zero before the first.
-    pub(crate) mean_duration: Duration,
+    mean_nanos: u64,
 }
 
 impl Status {
@@ -202,7 +204,6 @@ impl Status {
         let started = self.stats.last_started.unwrap_or(ended);
         let duration = ended.duration_since(started);
         self.activity = Activity::Waiting;
-        self.stats.last_duration = duration;
         self.stats.add(outcome.processed, outcome.failed);
         self.stats.learn(duration);
         self.succeeded(ended);
@@ -220,7 +221,7 @@ impl Status {
     /// The end of the current run was requested, and it has ended: neither a success nor a failure.
     pub(crate) fn end_told(&mut self, ended: Instant) {
         self.activity = Activity::Waiting;
-        self.stats.last_duration = self.stats.last_started.map_or(Duration::ZERO, |started| ended - started);
+        self.stats.last_nanos = self.stats.last_started.map_or(0, |started| nanos(ended - started));
     }
 
     /// This replica may not run the service any more. The failures belonged to the lease.
@@ -242,7 +243,7 @@ impl Status {
         self.since_success = self.since_success.saturating_add(1);
         self.stats.errors = self.stats.errors.saturating_add(1);
         if let Some(duration) = duration {
-            self.stats.last_duration = duration;
+            self.stats.last_nanos = nanos(duration);
         }
         self.last_error.replace(error.clone())
     }
@@ -255,11 +256,21 @@ impl Stats {
     }
 
     fn learn(&mut self, duration: Duration) {
-        let mean = self.mean_duration;
-        self.mean_duration = if mean.is_zero() { duration } else { (mean * 4 + duration) / 5 };
+        self.last_nanos = nanos(duration);
+        let mean = self.mean_nanos;
+        self.mean_nanos =
+            if mean == 0 { self.last_nanos } else { mean.saturating_mul(4).saturating_add(self.last_nanos) / 5 };
+    }
+
+    pub(crate) fn last_duration(&self) -> Duration {
+        Duration::from_nanos(self.last_nanos)
+    }
+
+    pub(crate) fn mean_duration(&self) -> Duration {
+        Duration::from_nanos(self.mean_nanos)
     }
 
     pub(crate) fn last_ended(&self) -> Option<Instant> {
-        self.last_started.map(|started| later(started, self.last_duration))
+        self.last_started.map(|started| later(started, self.last_duration()))
     }
 }

@@ -52,14 +52,7 @@ mod tests;
 /// Runs a service from `Starting` until it has stopped or failed.
 pub(crate) async fn supervise(supervisor: &mut Supervisor) -> Exit {
     let ended = panic::catch_future(pin!(supervisor.run_loop())).await;
-    let exit = match ended {
-        Caught::Returned(exit) => exit,
-        Caught::Panicked(message) => {
-            let id = supervisor.registered.id();
-            error!(service.id = %id, "the loop of this service panicked, which is a bug of service-core: {message}");
-            Exit::Failed
-        }
-    };
+    let exit = supervisor.exit_of(ended);
     Box::pin(supervisor.end(exit)).await
 }
 
@@ -74,7 +67,7 @@ pub(crate) struct Supervisor {
     instance: Option<Box<dyn Lifecycle>>,
     /// What is due at `next_due` of the status.
     due: Due,
-    /// A blocking run that timed out or was aborted has not returned; it holds the instance.
+    /// A blocking run that timed out or was aborted; it holds the instance.
     unreturned: Option<UnreturnedRun>,
     turn: Turn,
     /// Callers that wait for the report of the current run.
@@ -117,14 +110,15 @@ enum Due {
 }
 
 /// What ended a wait.
+#[derive(Clone, Copy)]
 enum WaitEvent {
     Stop,
     /// Options or settings have changed.
     Changed,
     /// The wall clock was due to be checked, and the fire has not come yet.
     ClockCheck,
-    /// A blocking run that timed out has returned; `None`: the runtime shuts down.
-    Returned(Option<Box<Returned>>),
+    /// A blocking run that timed out has returned, or the runtime shuts down.
+    Returned,
     /// This replica may not run the service any more.
     LeaseLost,
     /// Another replica is to run the service.
@@ -135,9 +129,11 @@ enum WaitEvent {
     Run,
 }
 
-/// A blocking run that timed out or was aborted, and still occupies a thread of the blocking pool.
+/// A blocking run that timed out or was aborted, and occupies a thread of the blocking pool until it returns.
 struct UnreturnedRun {
     run: Returning,
+    /// What it has returned, until the loop takes it.
+    returned: Option<Box<Returned>>,
     /// The instance must not be used again.
     discard: bool,
 }
@@ -198,8 +194,24 @@ impl Supervisor {
         state.requests.waiters.push(waiter);
     }
 
+    pub(crate) fn registered(&self) -> &RegisteredService {
+        &self.registered
+    }
+
     pub(crate) fn incarnation(&self) -> u32 {
         self.cx.incarnation
+    }
+
+    /// Why the loop has ended.
+    fn exit_of(&self, ended: Caught<Exit>) -> Exit {
+        match ended {
+            Caught::Returned(exit) => exit,
+            Caught::Panicked(message) => {
+                let id = self.registered.id();
+                error!(service.id = %id, "the loop of this service panicked, which is a bug of service-core: {message}");
+                Exit::Failed
+            }
+        }
     }
 
     // Rare steps are boxed where they are awaited, since a task is as large as its largest await.
@@ -219,25 +231,29 @@ impl Supervisor {
         loop {
             let exit = match poll_fn(|task| self.poll_wait(task, timer.as_mut())).await {
                 WaitEvent::Stop => Some(Exit::Stopped),
-                WaitEvent::Build => Box::pin(self.build()).await,
+                WaitEvent::Build => match Box::pin(self.build()).await {
+                    None => {
+                        // The caller of `start` continues before the first run begins.
+                        tokio::task::yield_now().await;
+                        None
+                    }
+                    exit => exit,
+                },
                 WaitEvent::Run if self.options.long_run().is_some() => Box::pin(self.long_run(timer.as_mut())).await,
                 WaitEvent::Run => {
                     let result = match self.cx.epoch {
                         None => self.run(timer.as_mut()).await,
                         Some(_) => Box::pin(self.run_recorded(timer.as_mut())).await,
                     };
-                    match result {
-                        InvokeResult::Done(Ok(outcome)) => {
-                            self.succeed(outcome);
-                            self.after_run().await;
-                            if self.once {
-                                let stop = StopRequest { by_itself: true, ..StopRequest::default() };
-                                self.cx.service.request_stop(stop);
-                            }
-                            None
+                    let Some(failed) = self.take_success(result) else {
+                        self.after_run().await;
+                        if self.once {
+                            let stop = StopRequest { by_itself: true, ..StopRequest::default() };
+                            self.cx.service.request_stop(stop);
                         }
-                        failed => Box::pin(self.follow_failure(failed)).await,
-                    }
+                        continue;
+                    };
+                    Box::pin(self.follow_failure(*failed)).await
                 }
                 other => Box::pin(self.follow_up(other)).await,
             };
@@ -351,9 +367,10 @@ impl Supervisor {
         match (event, unreturned) {
             (Some(event), _) => Poll::Ready(event),
             // Runs never overlap: the next one waits until the one that timed out has returned.
-            (None, Some(unreturned)) => Pin::new(&mut unreturned.run)
-                .poll(task)
-                .map(|returned| WaitEvent::Returned(returned.ok().map(Box::new))),
+            (None, Some(unreturned)) => Pin::new(&mut unreturned.run).poll(task).map(|returned| {
+                unreturned.returned = returned.ok().map(Box::new);
+                WaitEvent::Returned
+            }),
             (None, None) => Poll::Pending,
         }
     }
@@ -366,7 +383,7 @@ impl Supervisor {
                 self.recheck_clock();
                 self.record_pending_fire(false).await;
             }
-            WaitEvent::Returned(returned) => self.take_back(returned.map(|returned| *returned)).await,
+            WaitEvent::Returned => self.take_back().await,
             WaitEvent::LeaseLost => return self.lose_lease().await,
             WaitEvent::HandOver => return self.hand_over().await,
             WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
@@ -387,6 +404,18 @@ impl Supervisor {
         self.follow_schedule();
         self.plan_again();
         self.record_pending_fire(false).await;
+    }
+
+    /// Handles a run that succeeded. Returns the result of one that did not.
+    #[inline]
+    fn take_success(&mut self, result: InvokeResult<Result<Outcome>>) -> Option<Box<InvokeResult<Result<Outcome>>>> {
+        match result {
+            InvokeResult::Done(Ok(outcome)) => {
+                self.succeed(outcome);
+                None
+            }
+            failed => Some(Box::new(failed)),
+        }
     }
 
     /// Handles a run that succeeded.

@@ -438,7 +438,7 @@ impl TestBed {
             inner.insert(
                 service.clone(),
                 |_others| Ok(()),
-                |other| Error::msg(format!("`{}` is taken", other.id())),
+                |_conflict| Error::msg(format!("`{}` is taken", service.id())),
             )?;
             Ok(service)
         });

@@ -5,7 +5,6 @@ use std::pin::pin;
 use crate::log::{self, info, warn};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::{Exit, Returning, Supervisor};
 use crate::panic::Caught;
@@ -148,7 +147,7 @@ async fn clean_up(invoker: &Invoker, cx: &Context, mut instance: Box<dyn Lifecyc
             InvokeResult::Done(Ok(()))
         }
         Cleanup::Async => {
-            let result = match invoker.call(&Span::none(), || instance.__cleanup(cx)) {
+            let result = match invoker.call(None, || instance.__cleanup(cx)) {
                 Caught::Returned(mut cleanup) => {
                     let result = invoker.invoke(cleanup.as_mut(), limit).await;
                     invoker.discard("the future of `cleanup`", cleanup);
@@ -186,7 +185,7 @@ async fn clean_up_blocking(
     let (cx, on_pool) = (cx.clone(), invoker.clone());
     let (sender, mut cleanup) = oneshot::channel();
     let work = move || {
-        let caught = on_pool.call(&Span::none(), || instance.__cleanup_blocking(&cx));
+        let caught = on_pool.call(None, || instance.__cleanup_blocking(&cx));
         on_pool.discard("the instance", instance);
         // It may have taken too long.
         let _ = sender.send(caught);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::log::{error, warn};
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::running::cancelled_error;
 use super::{Due, Exit, Supervisor, Times, adopt_options};
@@ -240,7 +239,7 @@ impl Supervisor {
             return (failure.recovery(), false);
         };
         let panicked = failure.kind() == FailureKind::Panic;
-        match self.invoker.call(&Span::none(), || instance.__on_failure(failure)) {
+        match self.invoker.call(None, || instance.__on_failure(failure)) {
             Caught::Returned(recovery) => (recovery, panicked),
             Caught::Panicked(message) => {
                 warn!(service.id = %self.cx.service.id, "`on_failure` panicked: {message}");

@@ -64,7 +64,7 @@ impl Supervisor {
             state.status.stats.add(outcome.processed, outcome.failed);
             if let Some(history) = &mut state.history {
                 let (started, duration) =
-                    (state.status.stats.last_started.unwrap_or(ended), state.status.stats.last_duration);
+                    (state.status.stats.last_started.unwrap_or(ended), state.status.stats.last_duration());
                 let result = RunResult::Succeeded { processed: outcome.processed, failed: outcome.failed };
                 history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
@@ -102,7 +102,7 @@ impl Supervisor {
 
     fn emit_run_finished(&self, outcome: Outcome) {
         let (run, service) = (self.cx.run, &self.cx.service);
-        let duration = service.lock().status.stats.last_duration;
+        let duration = service.lock().status.stats.last_duration();
         let Outcome { processed, failed, again } = outcome;
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use tracing::Span;
 
-use super::{Exit, Returned, Supervisor, UnreturnedRun};
+use super::{Exit, Supervisor, UnreturnedRun};
 use crate::config::options::Options;
 use crate::humanize;
 use crate::panic::Caught;
@@ -45,7 +45,7 @@ impl Supervisor {
         }
         let began = Instant::now();
         let service = self.cx.service.clone();
-        let mut building = match self.invoker.call(&Span::none(), || self.registered.factory.build(self.cx.clone())) {
+        let mut building = match self.invoker.call(None, || self.registered.factory.build(self.cx.clone())) {
             Caught::Returned(building) => building,
             Caught::Panicked(message) => {
                 return Box::pin(self.fail_to_build(FailureKind::Panic, panicked(&message), began)).await;
@@ -59,8 +59,6 @@ impl Supervisor {
                 service.emit(|| ServiceEventKind::InstanceBuilt);
                 if first {
                     self.mark_running();
-                    // The caller of `start` continues before the first run begins.
-                    tokio::task::yield_now().await;
                 }
                 None
             }
@@ -135,7 +133,7 @@ impl Supervisor {
         let (invoker, options, span) = (&self.invoker, &*self.options, run_span(&self.cx));
         let mut update = Some(instance.__update(&self.cx));
         poll_fn(move |task| {
-            let result = ready!(invoker.poll(task, timer.as_mut(), &span, run_limit(options), |task| {
+            let result = ready!(invoker.poll(task, timer.as_mut(), span.as_deref(), run_limit(options), |task| {
                 let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
                 let polled = running.as_mut().poll(task);
                 if polled.is_ready() {
@@ -144,7 +142,7 @@ impl Supervisor {
                 }
                 polled
             }));
-            Poll::Ready(match update.take().map(|cancelled| invoker.call(&span, || drop(cancelled))) {
+            Poll::Ready(match update.take().map(|cancelled| invoker.call(span.as_deref(), || drop(cancelled))) {
                 Some(Caught::Panicked(message)) => InvokeResult::Panicked(message),
                 _ => result,
             })
@@ -157,7 +155,7 @@ impl Supervisor {
         cx.service.lock().status.activity = Activity::InBlockingRun;
         let (sender, mut run) = oneshot::channel();
         let work = move || {
-            let caught = invoker.call(&span, || instance.__update_blocking(&cx));
+            let caught = invoker.call(span.as_deref(), || instance.__update_blocking(&cx));
             if let Err((instance, result)) = sender.send((instance, caught)) {
                 invoker.discard("the result of a blocking run", result);
                 invoker.discard("the instance", instance);
@@ -179,15 +177,15 @@ impl Supervisor {
             InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
             InvokeResult::Cancelled(cancelled) => {
                 self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(Box::default())));
-                self.unreturned = Some(UnreturnedRun { run, discard: false });
+                self.unreturned = Some(UnreturnedRun { run, returned: None, discard: false });
                 InvokeResult::Cancelled(cancelled)
             }
         }
     }
 
     /// Takes the instance back from a blocking run that had timed out and has returned now.
-    pub(super) async fn take_back(&mut self, returned: Option<Returned>) {
-        let discard = self.unreturned.take().is_some_and(|unreturned| unreturned.discard);
+    pub(super) async fn take_back(&mut self) {
+        let Some(UnreturnedRun { returned, discard, .. }) = self.unreturned.take() else { return };
         self.cx.service.update(|state| {
             let reason = &mut state.status.wait_reason;
             if let Some(WaitReason::BlockingRun(resources)) = reason.as_deref_mut() {
@@ -196,7 +194,7 @@ impl Supervisor {
             }
         });
         // Without it, the runtime shuts down.
-        let Some((instance, caught)) = returned else { return };
+        let Some((instance, caught)) = returned.map(|returned| *returned) else { return };
         self.instance = Some(instance);
         let panicked = match caught {
             Caught::Returned(result) => {
@@ -243,7 +241,10 @@ fn panicked(message: &str) -> Error {
     Error::msg(format!("building the instance panicked: {message}"))
 }
 
-fn run_span(cx: &Context) -> Span {
+/// Returns the span of a run, if a subscriber wants it.
+fn run_span(cx: &Context) -> Option<Box<Span>> {
     let labels = cx.service.labels.text().map(tracing::field::display);
-    tracing::info_span!("service_run", service.id = %cx.service.id, service.labels = labels, service.run = cx.run)
+    let span =
+        tracing::info_span!("service_run", service.id = %cx.service.id, service.labels = labels, service.run = cx.run);
+    (!span.is_disabled()).then(|| Box::new(span))
 }

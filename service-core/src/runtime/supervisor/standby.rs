@@ -220,8 +220,9 @@ impl Supervisor {
         })
         .await;
         let Some(returned) = returned else { return false };
+        unreturned.returned = returned.ok().map(Box::new);
         // Cleans up.
-        self.take_back(returned.ok()).await;
+        self.take_back().await;
         true
     }
 
