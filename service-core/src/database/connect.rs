@@ -16,6 +16,9 @@ use crate::service::error::{Error, Result};
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that has been idle for this long is pinged before it is used again. The driver pings each one that is returned, so
+/// that a shorter time shows nothing new, and would double the round trips of a busy pool.
+const PING_AFTER: Duration = Duration::from_millis(100);
 const SQLITE_CONNECTIONS: u32 = 5;
 const POSTGRES_CONNECTIONS: u32 = 10;
 
@@ -46,7 +49,7 @@ pub async fn connect(url: &str) -> Result<DatabaseConnection> {
 
 /// As [`connect`], with options of the pool.
 pub(crate) async fn connect_with(options: ConnectOptions) -> Result<DatabaseConnection> {
-    open(options, false).await
+    open(pinged_when_idle(options), false).await
 }
 
 /// As [`connect`], but does not wait for a PostgreSQL server: it may be down now. Until it answers, every use of the pool is an
@@ -55,7 +58,7 @@ pub(crate) async fn connect_with(options: ConnectOptions) -> Result<DatabaseConn
 /// # Errors
 /// As [`connect`], but for a server that does not answer.
 pub async fn connect_lazily(url: &str) -> Result<DatabaseConnection> {
-    open(default_options(url)?, true).await
+    open(pinged_when_idle(default_options(url)?), true).await
 }
 
 /// The pool of a test bed. All its connections are open from the start, and stay open: virtual time cannot tell that one is being
@@ -150,7 +153,7 @@ pub(crate) async fn connect_for_registry(options: ConnectOptions) -> Result<Regi
         Engine::SqliteMemory => None,
         _ => Some(DirectConnection::new(tuned(options.clone(), &target))),
     };
-    match open(options.clone(), true).await {
+    match open(pinged_when_idle(options.clone()), true).await {
         Ok(db) => Ok(RegistryPool { db, direct }),
         Err(error) if target.engine == Engine::SqliteFile && error.find::<OpenError>().is_some() => {
             match unopened_sqlite(&tuned(options, &target), &target) {
@@ -276,6 +279,14 @@ async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
             set => return set.map(drop),
         }
     }
+}
+
+/// Pings connections that were idle, unless the options say otherwise.
+fn pinged_when_idle(mut options: ConnectOptions) -> ConnectOptions {
+    if options.get_test_before_acquire() {
+        options.test_before_acquire_if_idle_for(PING_AFTER);
+    }
+    options
 }
 
 /// Adds the options that background services need.

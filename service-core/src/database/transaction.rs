@@ -17,7 +17,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sea_orm::prelude::async_trait::async_trait;
-use sea_orm::sea_query::{Expr, SelectStatement};
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
     Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
@@ -51,7 +50,7 @@ pub struct Transaction {
     backend: DbBackend,
     tx: OnceCell<OpenTransaction>,
     /// A query that must find a row when the transaction begins: the row of a leased item, if it is still pending.
-    condition: Option<Box<SelectStatement>>,
+    condition: Option<Box<Statement>>,
     /// The time limit of a leased item.
     time_limit: Option<Box<TimeLimit>>,
     /// Set if it begins after other transactions of its batch: those of items in flight at the same time on SQLite.
@@ -117,12 +116,7 @@ impl Transaction {
     }
 
     /// Begins only if this query finds a row, and locks that row.
-    pub(crate) fn with_condition(mut self, mut condition: SelectStatement) -> Self {
-        if self.backend == DbBackend::Postgres {
-            condition
-                .expr_as(Expr::cust("current_setting('transaction_isolation')"), "isolation")
-                .expr_as(Expr::cust("current_setting('default_transaction_isolation')"), "default_isolation");
-        }
+    pub(crate) fn with_condition(mut self, condition: Statement) -> Self {
         self.condition = Some(Box::new(condition));
         self
     }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IsolationLevel, QueryResult, StatementBuilder,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IsolationLevel, QueryResult, Statement, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::time::error::Elapsed;
 
@@ -93,14 +92,10 @@ impl TxContext {
     }
 
     /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
-    /// or a stop of the run waits for it, as for a commit. `build` makes the statement, not on the task of the run.
-    pub(crate) async fn commit_alone<S: StatementBuilder>(
-        &self,
-        build: impl FnOnce() -> S + Send + 'static,
-    ) -> Result<Vec<QueryResult>> {
+    /// or a stop of the run waits for it, as for a commit.
+    pub(crate) async fn commit_alone(&self, statement: Statement) -> Result<Vec<QueryResult>> {
         let (db, committing) = (self.db.clone(), self.commits.enter());
         uncut(async move {
-            let statement = build().build(&db.get_database_backend());
             let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(statement)).await;
             drop(committing);
             result.map(|rows| rows.map_err(Refusal::from))
@@ -113,8 +108,10 @@ impl TxContext {
     }
 
     /// Executes the condition of a transaction.
-    pub(super) async fn find(&self, tx: &MonitoredTx, condition: &SelectStatement) -> DbResult<Option<Found>> {
-        let Some(row) = tx.query_one(condition).await.inspect_err(|_| self.forget_level())? else { return Ok(None) };
+    pub(super) async fn find(&self, tx: &MonitoredTx, condition: &Statement) -> DbResult<Option<Found>> {
+        let Some(row) = tx.query_one_raw(condition.clone()).await.inspect_err(|_| self.forget_level())? else {
+            return Ok(None);
+        };
         if tx.get_database_backend() != DbBackend::Postgres {
             return Ok(Some(Found { is_read_committed: true }));
         }

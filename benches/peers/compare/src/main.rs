@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 struct Contender {
     title: &'static str,
@@ -66,6 +67,7 @@ fn main() {
     }
     row("program without symbols, KiB", &|_, program| size(program));
     row("crates", &|contender, _| crates(contender.library));
+    row("clean build, s", &|contender, _| clean_build(contender.package));
 }
 
 /// Calls a contender, and returns what it prints.
@@ -114,6 +116,18 @@ fn size(program: &Path) -> Option<String> {
     let bytes = std::fs::metadata(&stripped).ok()?.len();
     std::fs::remove_file(&stripped).ok()?;
     status.success().then(|| (bytes / 1024).to_string())
+}
+
+/// The time that a release build of the contender takes with nothing built before.
+fn clean_build(package: &str) -> Option<String> {
+    let target = std::env::temp_dir().join(format!("clean-build-of-{package}"));
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--quiet", "--package", package, "--target-dir"]).arg(&target);
+    let begun = Instant::now();
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().ok()?;
+    let taken = begun.elapsed();
+    std::fs::remove_dir_all(&target).ok()?;
+    status.success().then(|| format!("{:.0}", taken.as_secs_f64()))
 }
 
 fn crates(library: &str) -> Option<String> {

@@ -15,7 +15,6 @@ use tokio::runtime::Handle;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::work::batch::Tally;
-use crate::database::work::lease;
 use crate::database::work::settler::{RecordDropped, Settler};
 use crate::database::work::sql::key_text;
 use crate::runtime::lifecycle::BoxFuture;
@@ -127,8 +126,8 @@ fn statement<'a, E: EntityTrait>(
     let keys: Vec<_> = items.iter().map(|guard| guard.item.row.key.clone()).collect();
     let owner = settler.lease.as_ref().map_or_else(String::new, |lease| lease.owner.clone());
     let (table, now) = (settler.table.clone(), settler.service_db.clock.now());
-    let build = move || table.complete_claimed(&keys, |claims| lease::release_among(&table.name, &owner, claims), now);
-    Box::pin(async move { settler.service_db.tx.commit_alone(build).await })
+    let complete = table.complete_claimed(&keys, &owner, now);
+    Box::pin(async move { settler.service_db.tx.commit_alone(complete).await })
 }
 
 /// The key of a released claim, and whether its row is completed.

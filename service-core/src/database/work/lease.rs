@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
     Alias, Condition, DeleteStatement, Expr, ExprTrait, InsertStatement, LockBehavior, LockType, OnConflict, Query,
     SelectStatement, UpdateStatement,
@@ -301,8 +300,8 @@ pub(crate) fn claim(
             [work_table.into(), key, service_id.into(), owner.into(), expires(), seq, in_flight.into()]
         };
         if backend == DbBackend::Postgres {
-            let keys = unnest(rows.iter().map(|(_, key)| (*key).to_owned()), "text[]", 0);
-            let seqs = unnest(rows.iter().map(|(seq, _)| seq.to_string()), "bigint[]", 0);
+            let keys = unnest(rows.iter().map(|(_, key)| (*key).to_owned()), "text[]");
+            let seqs = unnest(rows.iter().map(|(seq, _)| seq.to_string()), "bigint[]");
             // It has as many columns as there are.
             let _ = insert.select_from(Query::select().exprs(claim(keys, seqs)).to_owned());
         } else {
@@ -334,33 +333,12 @@ fn renew(service_db: &ServiceDb, work_table: &str, owner: &str, lease: Duration)
         .to_owned()
 }
 
-/// The condition that an owner holds the claim of a row.
-pub(crate) fn is_held(work_table: &str, key: &str, owner: &str) -> Expr {
-    let claim = Query::select()
-        .expr(Expr::Constant(1.into()))
-        .from(column("service_claim"))
-        .cond_where(is_of(work_table, owner))
-        .and_where(Expr::col(column("row_key")).eq(key))
-        .to_owned();
-    Expr::exists(claim)
-}
-
 /// The statement that releases one claim. It affects no row if the claim is no longer held.
 pub(crate) fn release(work_table: &str, key: &str, owner: &str) -> DeleteStatement {
     Query::delete()
         .from_table(column("service_claim"))
         .cond_where(is_of(work_table, owner))
         .and_where(Expr::col(column("row_key")).eq(key))
-        .to_owned()
-}
-
-/// The statement that releases those of an owner's claims whose keys are in an array, and returns their keys. For PostgreSQL.
-pub(crate) fn release_among(work_table: &str, owner: &str, keys: Expr) -> DeleteStatement {
-    Query::delete()
-        .from_table(column("service_claim"))
-        .cond_where(is_of(work_table, owner))
-        .and_where(Expr::col(column("row_key")).eq(PgFunc::any(keys)))
-        .returning_col(column("row_key"))
         .to_owned()
 }
 

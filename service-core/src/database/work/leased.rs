@@ -20,9 +20,7 @@ impl Settler {
         let ClaimedRow { row, model, .. } = claimed;
         let mut tx = self.lazy_tx();
         if let Some(lease) = &self.lease {
-            let mut condition = self.table.still_pending(&row.key);
-            condition.and_where(lease::is_held(&self.table.name, &key_text(&row.key), &lease.owner));
-            tx = tx.with_condition(condition);
+            tx = tx.with_condition(self.table.still_claimed(&row.key, &lease.owner));
         }
         if let Some(deadline) = self.item_timeout.and_then(|limit| Instant::now().checked_add(limit)) {
             tx = tx.with_deadline(deadline);
@@ -100,9 +98,8 @@ impl Settler {
         // Outside a transaction the update would commit, although the item's writes were rolled back.
         tx.prove().await.map_err(NotCompleted::Database)?;
         let connection = tx.connection().await.map_err(NotCompleted::Database)?;
-        let release = lease::release(&table.name, &key_text(&row.key), &lease.owner);
-        let completion = table.complete_and_release(&row.key, release, now);
-        let counts = connection.query_one(&completion).await.map_err(NotCompleted::by_update)?;
+        let completion = table.complete_and_release(&row.key, &lease.owner, now);
+        let counts = connection.query_one_raw(completion).await.map_err(NotCompleted::by_update)?;
         let counts = Counts::read(counts).map_err(NotCompleted::Database)?;
         check_completed::<E>(tx, table, keys, counts.completed, has_triggers).await?;
         Ok(counts.released == 1)
@@ -111,9 +108,8 @@ impl Settler {
     /// Completes an item that made no statement: one statement does all, and commits by itself.
     async fn complete_unused<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>, owner: &str) -> Result<Settled> {
         let (table, now, key) = (&self.table, self.service_db.clock.now(), &item.row.key);
-        let release = lease::release(&table.name, &key_text(key), owner);
-        let complete = table.complete_if_released(key, release, now);
-        let counts = match self.service_db.tx.commit_alone(|| complete).await {
+        let complete = table.complete_if_released(key, owner, now);
+        let counts = match self.service_db.tx.commit_alone(complete).await {
             Ok(rows) => Counts::read(rows.into_iter().next())?,
             Err(error) => {
                 self.service_db.tx.forget_level();
@@ -274,7 +270,7 @@ impl Settler {
 
 /// Ends a transaction that cannot be committed. Returns the outage from which it cannot recover, if there is one; else the rollback is
 /// awaited, because the next claim skips a row that is still locked.
-async fn end(tx: Transaction) -> Option<ErrorKind> {
+pub(super) async fn end(tx: Transaction) -> Option<ErrorKind> {
     let cause = tx.interruption();
     if cause.is_none() {
         let _ = tx.rollback().await;

@@ -13,6 +13,7 @@ pub(crate) mod item;
 pub(crate) mod item_fn;
 pub(crate) mod lease;
 pub(crate) mod leased;
+mod leased_sql;
 pub(crate) mod linked;
 pub(crate) mod portions;
 pub(crate) mod retained;

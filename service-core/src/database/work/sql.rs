@@ -5,32 +5,31 @@
 //! the pending rows only.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::extension::postgres::PgFunc;
 use sea_orm::sea_query::{
-    Alias, CommonTableExpression, Condition, DeleteStatement, DynIden, Expr, ExprTrait, Func, IntoIden, Keyword,
-    LockBehavior, LockType, Query, SelectStatement, SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
-    WithQuery,
+    Alias, Condition, DeleteStatement, DynIden, Expr, ExprTrait, Func, IntoIden, Keyword, Query, SelectStatement,
+    SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
     StatementBuilder, Value,
 };
 
+use crate::database::work::index::qualified;
+use crate::database::work::leased_sql::LeasedSql;
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
 pub(crate) const COMPLETED: &str = "completed";
 pub(crate) const FAILED: &str = "failed";
 
-/// The key of a claim, in a statement that has also columns of the table.
-const CLAIM_KEY: &str = "service_claim_key";
 /// The number of elements that PostgreSQL assumes in an array that is a parameter. With fewer elements, a plan for these seems
 /// cheaper than one for any array, so it would plan each statement anew.
-const ASSUMED_ELEMENTS: usize = 10;
+pub(super) const ASSUMED_ELEMENTS: usize = 10;
 /// The maximum length of a message in characters, if the column has no limit.
 const MESSAGE_LIMIT: usize = 8_000;
 /// The maximum number of keys in one statement.
@@ -94,14 +93,22 @@ struct ErrorColumn {
     limit: usize,
 }
 
+impl ErrorColumn {
+    /// The value of a row without an error.
+    fn empty(&self) -> Expr {
+        Expr::Constant(if self.nullable { Value::String(None) } else { String::new().into() })
+    }
+}
+
 pub(crate) struct TableSql {
     pub(crate) backend: DbBackend,
     /// The name in messages and in `service_claim`.
     pub(crate) name: String,
     table: TableRef,
+    quoted_name: String,
     keys: Vec<(DynIden, SaveAs)>,
     /// The types of arrays of the keys' values on PostgreSQL, if all keys are numbers, texts or UUIDs.
-    key_arrays: Option<Vec<&'static str>>,
+    pub(super) key_arrays: Option<Vec<&'static str>>,
     status: DynIden,
     pending: Expr,
     completed: Expr,
@@ -112,6 +119,8 @@ pub(crate) struct TableSql {
     available_at: Option<TimeColumn>,
     updated_at: Option<TimeColumn>,
     backoff: Backoff,
+    /// The statements for rows that commit one by one, written when the first of them is needed.
+    leased: OnceLock<LeasedSql>,
 }
 
 impl std::fmt::Debug for TableSql {
@@ -137,6 +146,7 @@ impl TableSql {
                 None => entity.table_name().to_owned(),
             },
             table: entity.table_ref(),
+            quoted_name: qualified(&entity),
             keys: E::PrimaryKey::iter()
                 .map(|key| {
                     let column = key.into_column();
@@ -159,6 +169,7 @@ impl TableSql {
             available_at: work.available_at.map(time),
             updated_at: work.updated_at.map(time),
             backoff,
+            leased: OnceLock::new(),
         })
     }
 
@@ -189,101 +200,19 @@ impl TableSql {
         update
     }
 
-    /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were changed:
-    /// `completed` and `released`.
-    pub(crate) fn complete_and_release(
-        &self,
-        key: &ValueTuple,
-        release: DeleteStatement,
-        now: DateTime<Utc>,
-    ) -> WithQuery {
-        self.with_release(self.completion(std::slice::from_ref(key), now), release)
-    }
-
-    /// The same statement for a row that no transaction has locked. It changes nothing if the claim is no longer held, and
-    /// only releases the claim if the row is no longer pending.
-    pub(crate) fn complete_if_released(
-        &self,
-        key: &ValueTuple,
-        release: DeleteStatement,
-        now: DateTime<Utc>,
-    ) -> WithQuery {
-        let mut update = self.completion(std::slice::from_ref(key), now);
-        update.and_where(self.is_pending()).and_where(Expr::cust("EXISTS (SELECT 1 FROM released)"));
-        self.with_release(update, release)
-    }
-
-    /// Whether [`complete_claimed`](Self::complete_claimed) can complete rows of this table.
-    pub(crate) fn completes_many(&self) -> bool {
-        self.backend == DbBackend::Postgres && self.key_arrays.is_some()
-    }
-
-    /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
-    /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
-    /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, for which it would have
-    /// to wait. `release` makes the statement that releases the claims whose keys are in an array, and returns these keys.
-    pub(crate) fn complete_claimed(
-        &self,
-        keys: &[ValueTuple],
-        release: impl FnOnce(Expr) -> DeleteStatement,
-        now: DateTime<Utc>,
-    ) -> WithQuery {
-        let name = |n: usize| Alias::new(format!("service_key_{n}"));
-        let mut rows = Query::select();
-        for (n, array) in self.key_arrays.iter().flatten().enumerate() {
-            let values = keys.iter().filter_map(|key| key.clone().into_iter().nth(n));
-            rows.expr_as(unnest(values.map(plain_text), array, ASSUMED_ELEMENTS), name(n));
+    /// What a completed row has in its columns, for a statement that has the time of the update as this parameter.
+    pub(super) fn completed_values(&self, time: &str) -> Vec<(DynIden, Expr)> {
+        let mut values = vec![(self.status.clone(), self.completed.clone())];
+        if let Some(column) = &self.attempts {
+            values.push((column.clone(), Expr::col(column.clone()).add(Expr::Constant(1.into()))));
         }
-        rows.expr_as(unnest(keys.iter().map(key_text), "text[]", ASSUMED_ELEMENTS), CLAIM_KEY);
-        let is_row = || {
-            let columns = self.keys.iter().enumerate();
-            columns.fold(Condition::all(), |all, (n, (column, _))| all.add(Expr::col(column.clone()).equals(name(n))))
-        };
-        // A row is locked before its claim, as by a claim.
-        let locked = Query::select()
-            .columns((0..self.keys.len()).map(name))
-            .column(CLAIM_KEY)
-            .from(self.table.clone())
-            .from("service_rows")
-            .cond_where(is_row().add(self.is_pending()))
-            .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
-            .to_owned();
-        // With an array, the claims are found by their index even if the server has no statistics yet.
-        let release = release(Expr::cust("ARRAY(SELECT service_claim_key FROM service_locked)"));
-        let completed = Query::select().column(CLAIM_KEY).from("service_completed").to_owned();
-        let released = Query::select().column("row_key").from("service_released").to_owned();
-        let complete = self
-            .to_completed(now)
-            .from("service_locked")
-            .cond_where(is_row().add(Expr::col(CLAIM_KEY).in_subquery(released)))
-            .returning_col(CLAIM_KEY)
-            .to_owned();
-        let cte = |name: &'static str| CommonTableExpression::new().table_name(name).to_owned();
-        let parts = Query::with()
-            .cte(cte("service_rows").query(rows.to_owned()).to_owned())
-            .cte(cte("service_locked").query(locked).to_owned())
-            .cte(cte("service_released").query(release).to_owned())
-            .cte(cte("service_completed").query(complete).to_owned())
-            .to_owned();
-        Query::select()
-            .column("row_key")
-            .expr_as(Expr::col("row_key").in_subquery(completed), "is_completed")
-            .from("service_released")
-            .to_owned()
-            .with(parts)
-    }
-
-    fn with_release(&self, mut update: UpdateStatement, mut release: DeleteStatement) -> WithQuery {
-        let returned = || Query::returning().expr(Expr::Constant(1.into()));
-        update.returning(returned());
-        release.returning(returned());
-        let released = CommonTableExpression::new().table_name("released").column("one").query(release).to_owned();
-        let completed = CommonTableExpression::new().table_name("completed").column("one").query(update).to_owned();
-        Query::select()
-            .expr_as(Expr::cust("(SELECT count(*) FROM completed)"), "completed")
-            .expr_as(Expr::cust("(SELECT count(*) FROM released)"), "released")
-            .to_owned()
-            .with(Query::with().cte(released).cte(completed).to_owned())
+        if let Some(column) = &self.updated_at {
+            values.push((column.iden.clone(), Expr::cust(time.to_owned())));
+        }
+        if let Some(error) = &self.error {
+            values.push((error.iden.clone(), error.empty()));
+        }
+        values
     }
 
     /// The statement that makes rows pending, as if they were new.
@@ -307,8 +236,7 @@ impl TableSql {
 
     fn empty_error(&self, update: &mut UpdateStatement) {
         if let Some(error) = &self.error {
-            let empty = if error.nullable { Value::String(None) } else { String::new().into() };
-            update.value(error.iden.clone(), Expr::Constant(empty));
+            update.value(error.iden.clone(), error.empty());
         }
     }
 
@@ -368,11 +296,34 @@ impl TableSql {
         }
     }
 
-    /// The query that finds a row if it is still pending, and locks it if the engine can.
-    pub(crate) fn still_pending(&self, key: &ValueTuple) -> SelectStatement {
-        let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
-        select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).lock(LockType::Update);
-        select
+    /// The value of `updated_at`, if the table has it.
+    pub(super) fn touched(&self, now: DateTime<Utc>) -> Option<Value> {
+        self.updated_at.as_ref().map(|column| (column.value)(now))
+    }
+
+    pub(super) fn leased(&self) -> &LeasedSql {
+        self.leased.get_or_init(|| LeasedSql::new(self))
+    }
+
+    /// The name of the table as SQL has it.
+    pub(super) fn quoted_name(&self) -> &str {
+        &self.quoted_name
+    }
+
+    pub(super) fn key_columns(&self) -> impl ExactSizeIterator<Item = DynIden> {
+        self.keys.iter().map(|(column, _)| column.clone())
+    }
+
+    /// The parameters for the columns of a key, from this number on. A column may have a cast of its own.
+    pub(super) fn key_parameters(&self, first: usize) -> impl Iterator<Item = String> {
+        let backend = self.backend;
+        self.keys.iter().zip(first..).map(move |((_, save_as), number)| {
+            let select = Query::select().expr(save_as(String::new().into())).to_owned();
+            let statement = StatementBuilder::build(&select, &backend);
+            let parameter = statement.sql.strip_prefix("SELECT ").unwrap_or(&statement.sql);
+            let placeholder = if backend == DbBackend::Postgres { "$1" } else { "?" };
+            parameter.replacen(placeholder, &format!("${number}"), 1)
+        })
     }
 
     /// The query that finds a row if it is still as it was claimed.
@@ -435,7 +386,7 @@ impl TableSql {
         self.any_of(std::slice::from_ref(key))
     }
 
-    fn is_pending(&self) -> Expr {
+    pub(super) fn is_pending(&self) -> Expr {
         self.has_status(PENDING)
     }
 
@@ -486,7 +437,7 @@ pub(crate) fn key_text(key: &ValueTuple) -> String {
 }
 
 /// A value as text, without quotes.
-fn plain_text(value: Value) -> String {
+pub(super) fn plain_text(value: Value) -> String {
     let literal = key_text(&ValueTuple::One(value));
     match literal.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
         Some(text) => text.replace("''", "'"),
@@ -495,13 +446,17 @@ fn plain_text(value: Value) -> String {
 }
 
 /// A row for each element, on PostgreSQL. The elements are one parameter, so that the statement is the same for any number of them
-/// and is prepared once. If there are fewer than `least`, further rows are NULL.
-pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str, least: usize) -> Expr {
+/// and is prepared once.
+pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'static str) -> Expr {
+    Func::cust("unnest").arg(Expr::val(text_array(elements, 0)).cast_as(Alias::new(array_type))).into()
+}
+
+/// An array of PostgreSQL as text. If there are fewer elements than `least`, further ones are NULL.
+pub(super) fn text_array(elements: impl Iterator<Item = String>, least: usize) -> String {
     let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
     let mut quoted: Vec<String> = quoted.collect();
     quoted.resize(quoted.len().max(least), "NULL".to_owned());
-    let array = format!("{{{}}}", quoted.join(","));
-    Func::cust("unnest").arg(Expr::val(array).cast_as(Alias::new(array_type))).into()
+    format!("{{{}}}", quoted.join(","))
 }
 
 /// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its own.

@@ -7,6 +7,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
 use crate::database::work::item::Item;
+use crate::database::work::leased::end;
 use crate::database::work::row::key_of;
 use crate::database::work::settler::{IgnoredError, Settled, Settler};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
@@ -140,6 +141,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Err(NotCompleted::Database(error)) => {
                     let error = Error::from(error);
                     self.commit_failed(&error);
+                    end(tx).await;
                     return Err(error);
                 }
             }
