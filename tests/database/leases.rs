@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend, Statement};
 use service_core::__private::database::{ServiceDb, WallClock};
 use service_core::{Error, Outcome, Result};
 
@@ -135,6 +135,46 @@ pub(crate) async fn stale_claims_do_not_slow_other_claims(bench: Bench) {
         fastest = fastest.min(begun.elapsed());
     }
     assert!(fastest < first, "{fastest:?}, and {first:?} with all stale claims");
+}
+
+/// Claims that were released stay in the index until the next vacuum. The completion of an item does not read those of others.
+pub(crate) async fn on_postgres_a_completion_does_not_read_released_claims(bench: Bench) {
+    const ROWS: u64 = 400;
+    const RELEASED: u64 = 5_000;
+    if !bench.is_postgres() {
+        return;
+    }
+    jobs(&bench.db, i64::try_from(ROWS).unwrap()).await;
+    for sql in [
+        "ALTER TABLE service_claim SET (autovacuum_enabled = off)",
+        &format!(
+            "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
+             SELECT 'job', 'released ' || n, 'worker', 'worker', 0, n, 0 FROM generate_series(1, {RELEASED}) AS n"
+        ),
+        "DELETE FROM service_claim",
+    ] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    // One connection, whose statistics are read.
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(1);
+    let db = Database::connect(options).await.unwrap();
+    let service_db = ServiceDb::new(db.clone(), "worker");
+    let read = async || {
+        let _ = db.execute_unprepared("SELECT pg_stat_force_next_flush()").await;
+        let sql = "SELECT idx_tup_read + seq_tup_read AS rows FROM pg_stat_user_tables JOIN pg_stat_user_indexes USING (relid) \
+                   WHERE indexrelname = 'service_claim_pkey'";
+        let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
+        u64::try_from(row.try_get::<i64>("", "rows").unwrap()).unwrap()
+    };
+    let before = read().await;
+    for _ in 0..4 {
+        let claim = service_db.claim_each::<job::Entity>(ROWS / 4);
+        assert_eq!(claim.for_each(async |_| ()).await.unwrap().items_processed(), ROWS / 4);
+    }
+    // Each claim of a hundred rows reads all of them some times.
+    let read = read().await - before;
+    assert!(read < ROWS * RELEASED / 10, "{read}");
 }
 
 /// A batch whose lease has expired, as nothing renewed it, lends no more rows.
