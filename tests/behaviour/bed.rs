@@ -77,6 +77,33 @@ async fn update_of_builds_the_instance_runs_it_once_and_cleans_it_up() {
     assert_eq!(bed.services().await.list(), [""; 0]);
 }
 
+/// A fake under the id of the type, and several instances of it.
+#[tokio::test(start_paused = true)]
+async fn update_of_runs_beside_services_that_have_the_name_of_its_type() {
+    let log = Log::default();
+    let fake = TestBed::new().state(log.clone()).set("size", 7);
+    fake.services().await.register("reader", HandedOver).await.unwrap();
+    assert_eq!(soon(fake.update_of::<Reader>()).await.processed(), 7);
+    let runs: Vec<String> = log.lines().into_iter().map(|(_, line)| line).filter(|line| line.contains("run")).collect();
+    assert_eq!(runs, ["reader_2 run 1"]);
+
+    let two = ServiceOptions::new().instances(2);
+    let bed = TestBed::new()
+        .with(move |builder| builder.except(["annotated"]).service_of::<Twin>("twin").options_of("twin", two));
+    assert_eq!(soon(bed.start_all()).await.list(), ["twin_1", "twin_2"]);
+    assert_eq!(soon(bed.update_of::<Twin>()).await.processed(), 1);
+}
+
+#[derive(Default)]
+struct Twin;
+
+#[service(discover = false)]
+impl Twin {
+    async fn update(&mut self, cx: &Context) -> Outcome {
+        Outcome::processed(u64::from(cx.instance().0))
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_errors_of_update_and_configure_are_in_the_report() {
     let empty = TestBed::new().state(Log::default()).set("size", 0);

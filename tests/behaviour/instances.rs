@@ -247,6 +247,34 @@ async fn an_id_with_a_number_that_is_the_name_of_another_type_is_an_error() {
     assert_eq!(ids(fewer).await, ["packer", "packer_2"]);
 }
 
+/// Another type of the same name.
+mod elsewhere {
+    use service_core::prelude::*;
+
+    pub(super) struct Packer2;
+
+    #[service(name = "packer_2", discover = false)]
+    impl Packer2 {
+        async fn update(&mut self) {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_the_name_of_another_type_is_an_error_while_the_registry_runs() {
+    for with_both in [false, true] {
+        let services = builder().build().await.unwrap();
+        services.register("packer_2", Packer2).await.unwrap();
+        if with_both {
+            services.register("another", Packer2).await.unwrap();
+        }
+        let other = services.register("other", elsewhere::Packer2).await.unwrap_err().to_string();
+        assert!(
+            other.contains("service `packer_2` (") && other.contains("is the name of another registered type"),
+            "{other}"
+        );
+    }
+}
+
 // The name of the type stands for all of its instances.
 service_core::expect_services!["annotated"];
 

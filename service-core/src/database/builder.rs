@@ -85,7 +85,8 @@ impl RegistryBuilder {
     }
 
     /// Connects as [`database_url`](Self::database_url) does, with options of the pool: its size, timeouts, certificates. A
-    /// pool has at least two connections. On SQLite, the framework sets `map_sqlx_sqlite_before_acquire`.
+    /// pool has at least two connections. The framework sets `map_sqlx_sqlite_before_acquire`, and, unless `test_before_acquire` is
+    /// off, `map_sqlx_postgres_before_acquire`: a connection that was idle for 100 ms or more is pinged before it is used again.
     ///
     /// ```
     /// use service_core::ServiceRegistry;

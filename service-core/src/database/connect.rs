@@ -16,8 +16,9 @@ use crate::service::error::{Error, Result};
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that has been idle for this long is pinged before it is used again. The driver pings each one that is returned, so
-/// that a shorter time shows nothing new, and would double the round trips of a busy pool.
+/// A connection that has been idle for this long is pinged before it is used again. The driver also pings each one that is returned,
+/// so a ping right after that seldom finds anything, and makes each use a round trip longer.
+#[cfg(feature = "postgres")]
 const PING_AFTER: Duration = Duration::from_millis(100);
 const SQLITE_CONNECTIONS: u32 = 5;
 const POSTGRES_CONNECTIONS: u32 = 10;
@@ -26,7 +27,8 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 ///
 /// An SQLite file is created if it is missing and runs in WAL mode, with a busy timeout of 5 s. An in-memory database lives as
 /// long as the pool, and its readers do not wait for an open transaction (they see what it has written so far).
-/// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections.
+/// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections. One to a
+/// server that was idle for 100 ms or more is pinged before it is used again.
 ///
 /// # Errors
 /// The URL is not valid, its driver or TLS is not compiled in, the file cannot be opened, or the server does not answer. The
@@ -281,10 +283,18 @@ async fn set_wal(db: &DatabaseConnection) -> std::result::Result<(), DbErr> {
     }
 }
 
-/// Pings connections that were idle, unless the options say otherwise.
+/// Pings connections to a server that were idle, instead of all. Options without a ping, or with another time, stay as they are.
+///
+/// sea-orm's own option for this would log a warning for each connection that is replaced after an outage.
 fn pinged_when_idle(mut options: ConnectOptions) -> ConnectOptions {
     if options.get_test_before_acquire() {
-        options.test_before_acquire_if_idle_for(PING_AFTER);
+        options.test_before_acquire(false);
+        #[cfg(feature = "postgres")]
+        options.map_sqlx_postgres_before_acquire(|connection, pooled| {
+            Box::pin(async move {
+                Ok(pooled.idle_for < PING_AFTER || sea_orm::sqlx::Connection::ping(connection).await.is_ok())
+            })
+        });
     }
     options
 }

@@ -210,7 +210,7 @@ impl ServiceRegistry {
             let problems = dependencies::check(std::slice::from_ref(&service), others, &[]);
             if problems.is_empty() { Ok(()) } else { Err(Error::msg(problems.join("; "))) }
         };
-        services.insert(service.clone(), check, |conflict| refusal(&service, conflict))?;
+        services.insert(service.clone(), check, |conflict| Err(refusal(&service, conflict)))?;
         if !Arc::ptr_eq(&sources, &services.sources()) {
             self.resolve_again(&service);
         }

@@ -144,6 +144,7 @@ impl Services {
         }
     }
 
+    #[expect(clippy::mutable_key_type, reason = "the id, which orders the services, never changes")]
     fn group(&self, list: &BTreeSet<ById>, name: &str) -> Vec<Arc<RegisteredService>> {
         if !self.groups.read().unwrap_or_else(PoisonError::into_inner).contains(name) {
             return Vec::new();
@@ -168,17 +169,17 @@ impl Services {
     /// Adds a service.
     ///
     /// # Errors
-    /// Its id cannot be used: that of `refuse`. That of `check`, called with all others if the service has dependencies. Its
+    /// Its id cannot be used: that of `refuse`, which has to refuse one that is taken. That of `check`, called with all others if the service has dependencies. Its
     /// parent has no instance that it could belong to.
     pub(crate) fn insert(
         &self,
         service: Arc<RegisteredService>,
         check: impl FnOnce(&[Arc<RegisteredService>]) -> Result<()>,
-        refuse: impl FnOnce(IdConflict) -> Error,
+        refuse: impl FnOnce(IdConflict) -> Result<()>,
     ) -> Result<()> {
         let mut list = self.write();
         if let Some(conflict) = self.conflict(&list, &service) {
-            return Err(refuse(conflict));
+            refuse(conflict)?;
         }
         // The list of all services is only needed for a service that has dependencies.
         if !service.inner.lock().requests.options.depends_on.is_empty() {
@@ -192,6 +193,7 @@ impl Services {
         Ok(())
     }
 
+    #[expect(clippy::mutable_key_type, reason = "the id, which orders the services, never changes")]
     fn conflict(&self, list: &BTreeSet<ById>, service: &Arc<RegisteredService>) -> Option<IdConflict> {
         if let Some(ById(other)) = list.get(&**service.id()) {
             return Some(IdConflict::Taken(other.clone()));
@@ -205,7 +207,7 @@ impl Services {
             return Some(IdConflict::TypeName(service.clone(), other));
         }
         // The first service of a type; for the others, this was checked then.
-        if types.contains_key(service.descriptor.id) {
+        if types.get(service.descriptor.id).is_some_and(|(known, _)| !differs(known)) {
             return None;
         }
         let ById(other) = list.get(service.descriptor.id).filter(|ById(other)| differs(other.descriptor))?;

@@ -27,6 +27,7 @@ use crate::runtime::extension::RealWork;
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
+use crate::runtime::services::IdConflict;
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::testing::stall::Alarm;
@@ -438,7 +439,11 @@ impl TestBed {
             inner.insert(
                 service.clone(),
                 |_others| Ok(()),
-                |_conflict| Error::msg(format!("`{}` is taken", service.id())),
+                |conflict| match conflict {
+                    IdConflict::Taken(_) => Err(Error::msg(format!("`{}` is taken", service.id()))),
+                    // It runs once, beside those of the same name.
+                    IdConflict::Group(_) | IdConflict::TypeName(..) => Ok(()),
+                },
             )?;
             Ok(service)
         });

@@ -121,6 +121,8 @@ fn size(program: &Path) -> Option<String> {
 /// The time that a release build of the contender takes with nothing built before.
 fn clean_build(package: &str) -> Option<String> {
     let target = std::env::temp_dir().join(format!("clean-build-of-{package}"));
+    // What an interrupted build left behind.
+    let _ = std::fs::remove_dir_all(&target);
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--locked", "--quiet", "--package", package, "--target-dir"]).arg(&target);
     let begun = Instant::now();

@@ -11,7 +11,8 @@ use sea_orm::{DbBackend, Statement, Value};
 
 use crate::database::work::sql::{ASSUMED_ELEMENTS, TableSql, key_text, plain_text, text_array};
 
-/// The first parameters of all statements: the table and the owner of its claims, as `service_claim` has them, and the key or the keys.
+/// The condition for an owner's claims of the table, by the first parameters of all statements. The third is the key in `service_claim`,
+/// or an array of keys; the values of the key follow.
 const CLAIMS: &str = "work_table = $1 AND owner = $2";
 const FIRST_KEY: usize = 4;
 
@@ -58,20 +59,20 @@ impl LeasedSql {
             ),
             _ => ("", ""),
         };
-        let release = format!("released AS (DELETE FROM service_claim WHERE {CLAIMS} AND row_key = $3 RETURNING 1)");
-        let counts =
-            "SELECT (SELECT count(*) FROM completed) AS completed, (SELECT count(*) FROM released) AS released";
+        let release =
+            format!("service_released AS (DELETE FROM service_claim WHERE {CLAIMS} AND row_key = $3 RETURNING 1)");
+        let counts = "SELECT (SELECT count(*) FROM service_completed) AS completed, (SELECT count(*) FROM service_released) AS released";
         Self {
             still_claimed: format!(
                 "SELECT 1{isolation} FROM {rows} WHERE {is_pending} AND {is_row} \
                  AND EXISTS (SELECT 1 FROM service_claim WHERE {CLAIMS} AND row_key = $3){lock}"
             ),
             complete_and_release: format!(
-                "WITH {release}, completed AS (UPDATE {rows} SET {set} WHERE {is_row} RETURNING 1) {counts}"
+                "WITH {release}, service_completed AS (UPDATE {rows} SET {set} WHERE {is_row} RETURNING 1) {counts}"
             ),
             complete_if_released: format!(
-                "WITH {release}, completed AS (UPDATE {rows} SET {set} WHERE {is_row} AND {is_pending} \
-                 AND EXISTS (SELECT 1 FROM released) RETURNING 1) {counts}"
+                "WITH {release}, service_completed AS (UPDATE {rows} SET {set} WHERE {is_row} AND {is_pending} \
+                 AND EXISTS (SELECT 1 FROM service_released) RETURNING 1) {counts}"
             ),
             complete_claimed: table.key_arrays.as_deref().map(|arrays| {
                 let mut unnested = String::new();
