@@ -169,8 +169,8 @@ impl Services {
     /// Adds a service.
     ///
     /// # Errors
-    /// Its id cannot be used: that of `refuse`, which has to refuse one that is taken. That of `check`, called with all others if the service has dependencies. Its
-    /// parent has no instance that it could belong to.
+    /// Its id cannot be used: that of `refuse`, which has to refuse one that is taken. That of `check`, called with all others
+    /// if the service has dependencies. Its parent has no instance that it could belong to.
     pub(crate) fn insert(
         &self,
         service: Arc<RegisteredService>,

@@ -124,7 +124,8 @@ fn clean_build(package: &str) -> Option<String> {
     // What an interrupted build left behind.
     let _ = std::fs::remove_dir_all(&target);
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--locked", "--quiet", "--package", package, "--target-dir"]).arg(&target);
+    let package = format!("{package}@0.0.0");
+    cargo.args(["build", "--release", "--locked", "--quiet", "--package", &package, "--target-dir"]).arg(&target);
     let begun = Instant::now();
     let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().ok()?;
     let taken = begun.elapsed();

@@ -430,6 +430,11 @@ pub(crate) fn key_text(key: &ValueTuple) -> String {
         if !text.is_empty() {
             text.push(',');
         }
+        if let Some(number) = as_integer(&value) {
+            // The usual case, for each row some times.
+            let _ = write!(text, "{number}");
+            continue;
+        }
         let literal = Query::select().expr(Expr::Constant(value)).to_string(SqliteQueryBuilder);
         text.push_str(literal.strip_prefix("SELECT ").unwrap_or(&literal));
     }
