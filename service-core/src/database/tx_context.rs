@@ -92,11 +92,14 @@ impl TxContext {
     }
 
     /// Executes one statement that commits by itself. Once polled it continues even if this future is dropped, and a timeout
-    /// or a stop of the run waits for it, as for a commit.
-    pub(crate) async fn commit_alone(&self, statement: Statement) -> Result<Vec<QueryResult>> {
+    /// or a stop of the run waits for it, as for a commit. `build` makes the statement, not on the task of the run.
+    pub(crate) async fn commit_alone(
+        &self,
+        build: impl FnOnce() -> Statement + Send + 'static,
+    ) -> Result<Vec<QueryResult>> {
         let (db, committing) = (self.db.clone(), self.commits.enter());
         uncut(async move {
-            let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(statement)).await;
+            let result = tokio::time::timeout(COMMIT_LIMIT, db.query_all_raw(build())).await;
             drop(committing);
             result.map(|rows| rows.map_err(Refusal::from))
         })

@@ -126,8 +126,8 @@ fn statement<'a, E: EntityTrait>(
     let keys: Vec<_> = items.iter().map(|guard| guard.item.row.key.clone()).collect();
     let owner = settler.lease.as_ref().map_or_else(String::new, |lease| lease.owner.clone());
     let (table, now) = (settler.table.clone(), settler.service_db.clock.now());
-    let complete = table.complete_claimed(&keys, &owner, now);
-    Box::pin(async move { settler.service_db.tx.commit_alone(complete).await })
+    let build = move || table.complete_claimed(&keys, &owner, now);
+    Box::pin(async move { settler.service_db.tx.commit_alone(build).await })
 }
 
 /// The key of a released claim, and whether its row is completed.

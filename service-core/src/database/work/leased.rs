@@ -109,7 +109,7 @@ impl Settler {
     async fn complete_unused<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>, owner: &str) -> Result<Settled> {
         let (table, now, key) = (&self.table, self.service_db.clock.now(), &item.row.key);
         let complete = table.complete_if_released(key, owner, now);
-        let counts = match self.service_db.tx.commit_alone(complete).await {
+        let counts = match self.service_db.tx.commit_alone(|| complete).await {
             Ok(rows) => Counts::read(rows.into_iter().next())?,
             Err(error) => {
                 self.service_db.tx.forget_level();
