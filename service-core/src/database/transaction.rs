@@ -246,6 +246,16 @@ impl Transaction {
         }
     }
 
+    /// Ends a transaction that cannot be committed. Returns the outage from which it cannot recover, if there is one; else the
+    /// rollback is awaited, because the next claim skips a row that is still locked.
+    pub(crate) async fn give_up(self) -> Option<ErrorKind> {
+        let cause = self.interruption();
+        if cause.is_none() {
+            let _ = self.rollback().await;
+        }
+        cause
+    }
+
     /// Returns the open transaction, and sets the item's savepoint before the item's first statement.
     async fn item_connection(&self) -> DbResult<&MonitoredTx> {
         let tx = self.connection().await?;

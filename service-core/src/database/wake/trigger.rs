@@ -6,7 +6,7 @@ use crate::config::is_name;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::CHANNEL;
-use crate::database::work::index::qualified;
+use crate::database::work::sql::qualified;
 use crate::database::work::sql::{PENDING, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};

@@ -1,12 +1,12 @@
 //! The index that claims need.
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityName, IdenStatic, Iterable,
-    PrimaryKeyToColumn, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, PrimaryKeyToColumn,
+    Statement,
 };
 
 use crate::database::work::due::is_text_time;
-use crate::database::work::sql::{PENDING, quoted};
+use crate::database::work::sql::{PENDING, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::Result;
 
@@ -67,10 +67,4 @@ async fn index_exists<E: WorkItem>(db: &DatabaseConnection) -> std::result::Resu
         }
     };
     Ok(db.query_one_raw(sql).await?.is_some())
-}
-
-/// The table as SQL names it.
-pub(crate) fn qualified(entity: &impl EntityName) -> String {
-    let table = quoted(entity.table_name());
-    entity.schema_name().map_or_else(|| table.clone(), |schema| format!("{}.{table}", quoted(schema)))
 }

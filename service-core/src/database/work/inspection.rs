@@ -10,9 +10,9 @@ use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::due::is_text_time;
-use crate::database::work::index::{claim_index, claim_index_name, qualified};
+use crate::database::work::index::{claim_index, claim_index_name};
 use crate::database::work::row::ClaimError;
-use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, quoted};
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 

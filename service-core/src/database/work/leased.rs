@@ -38,7 +38,7 @@ impl Settler {
         }
         let has_triggers = self.service_db.work.has_triggers(&self.table);
         if let Err(error) = tx.end_time_limit().await {
-            let cause = end(tx).await;
+            let cause = tx.give_up().await;
             return self.leased_failed(item, &Error::new(IgnoredError(error)), cause).await;
         }
         match self.complete_in::<E>(&tx, &item.row, has_triggers).await {
@@ -61,7 +61,7 @@ impl Settler {
             }
             Err(NotCompleted::Database(_)) if tx.condition_failed() => return Ok(self.skip_lost(item).await),
             Err(NotCompleted::Database(error)) => {
-                let cause = end(tx).await;
+                let cause = tx.give_up().await;
                 return self.leased_failed(item, &Error::from(error), cause).await;
             }
         }
@@ -266,16 +266,6 @@ impl Settler {
         item.in_flight = false;
         Settled::Skipped
     }
-}
-
-/// Ends a transaction that cannot be committed. Returns the outage from which it cannot recover, if there is one; else the rollback is
-/// awaited, because the next claim skips a row that is still locked.
-pub(super) async fn end(tx: Transaction) -> Option<ErrorKind> {
-    let cause = tx.interruption();
-    if cause.is_none() {
-        let _ = tx.rollback().await;
-    }
-    cause
 }
 
 /// How many rows a statement completed, and how many claims it released.

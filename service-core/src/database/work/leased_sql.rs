@@ -9,25 +9,15 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, PostgresQueryBuilder, Query, SqliteQueryBuilder, ValueTuple};
 use sea_orm::{DbBackend, Statement, Value};
 
-use crate::database::work::sql::{ASSUMED_ELEMENTS, TableSql, key_text, plain_text, text_array};
+use crate::database::work::sql::{ASSUMED_ELEMENTS, LeasedTexts, TableSql, key_text, plain_text, text_array};
 
 /// The condition for an owner's claims of the table, by the first parameters of all statements. The third is the key in `service_claim`,
 /// or an array of keys; the values of the key follow.
 const CLAIMS: &str = "work_table = $1 AND owner = $2";
 const FIRST_KEY: usize = 4;
 
-/// The texts for one table.
-#[derive(Debug)]
-pub(super) struct LeasedSql {
-    still_claimed: String,
-    complete_and_release: String,
-    complete_if_released: String,
-    /// `None` if the keys have no type of arrays.
-    complete_claimed: Option<String>,
-}
-
-impl LeasedSql {
-    pub(super) fn new(table: &TableSql) -> Self {
+impl LeasedTexts {
+    fn new(table: &TableSql) -> Self {
         let text = |expr: Expr| {
             let select = Query::select().expr(expr).to_owned();
             let sql = match table.backend {
@@ -139,6 +129,10 @@ impl TableSql {
         }
         values.extend(self.touched(now));
         Statement::from_sql_and_values(self.backend, text, values)
+    }
+
+    fn leased(&self) -> &LeasedTexts {
+        self.leased.get_or_init(|| LeasedTexts::new(self))
     }
 
     fn of_row(&self, text: &str, key: &ValueTuple, owner: &str, now: Option<DateTime<Utc>>) -> Statement {

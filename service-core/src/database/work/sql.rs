@@ -15,12 +15,10 @@ use sea_orm::sea_query::{
     SqliteQueryBuilder, TableRef, UpdateStatement, ValueTuple,
 };
 use sea_orm::{
-    ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait, Statement,
-    StatementBuilder, Value,
+    ColumnTrait, DbBackend, EntityName, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, QuerySelect, QueryTrait,
+    Statement, StatementBuilder, Value,
 };
 
-use crate::database::work::index::qualified;
-use crate::database::work::leased_sql::LeasedSql;
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
@@ -79,6 +77,15 @@ pub(crate) struct RowRef {
     pub(crate) attempts: i64,
 }
 
+/// The texts of the statements for rows that commit one by one.
+pub(super) struct LeasedTexts {
+    pub(super) still_claimed: String,
+    pub(super) complete_and_release: String,
+    pub(super) complete_if_released: String,
+    /// `None` if the keys have no type of arrays.
+    pub(super) complete_claimed: Option<String>,
+}
+
 type SaveAs = Box<dyn Fn(Value) -> Expr + Send + Sync>;
 
 struct TimeColumn {
@@ -120,7 +127,7 @@ pub(crate) struct TableSql {
     updated_at: Option<TimeColumn>,
     backoff: Backoff,
     /// The statements for rows that commit one by one, written when the first of them is needed.
-    leased: OnceLock<LeasedSql>,
+    pub(super) leased: OnceLock<LeasedTexts>,
 }
 
 impl std::fmt::Debug for TableSql {
@@ -299,10 +306,6 @@ impl TableSql {
     /// The value of `updated_at`, if the table has it.
     pub(super) fn touched(&self, now: DateTime<Utc>) -> Option<Value> {
         self.updated_at.as_ref().map(|column| (column.value)(now))
-    }
-
-    pub(super) fn leased(&self) -> &LeasedSql {
-        self.leased.get_or_init(|| LeasedSql::new(self))
     }
 
     /// The name of the table as SQL has it.
@@ -502,6 +505,12 @@ pub(crate) fn status_value(column: impl ColumnTrait, status: &'static str) -> Ex
 /// Quotes an identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The table as SQL names it.
+pub(crate) fn qualified(entity: &impl EntityName) -> String {
+    let table = quoted(entity.table_name());
+    entity.schema_name().map_or_else(|| table.clone(), |schema| format!("{}.{table}", quoted(schema)))
 }
 
 fn iden(column: impl IdenStatic) -> DynIden {

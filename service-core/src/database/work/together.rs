@@ -7,7 +7,6 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
 use crate::database::work::item::Item;
-use crate::database::work::leased::end;
 use crate::database::work::row::key_of;
 use crate::database::work::settler::{IgnoredError, Settled, Settler};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
@@ -141,7 +140,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Err(NotCompleted::Database(error)) => {
                     let error = Error::from(error);
                     self.commit_failed(&error);
-                    end(tx).await;
+                    tx.give_up().await;
                     return Err(error);
                 }
             }
