@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ColumnTrait, ConnectOptions, ConnectionTrait, Database, DbBackend, EntityTrait, Order, PaginatorTrait, QueryFilter,
-    Set, Statement, TransactionTrait,
+    ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, EntityTrait, Order,
+    PaginatorTrait, QueryFilter, Set, Statement, TransactionTrait,
 };
 use service_core::__private::database::{ServiceDb, WallClock};
 use service_core::database::{self, Transaction};
@@ -362,6 +362,24 @@ pub(crate) async fn rows_that_a_batch_does_not_lend_stay_free_for_others(bench: 
 }
 
 /// A million retries that are due tomorrow must not cost anything today. (A unit test of the crate covers SQLite.)
+/// A pool of one connection, whose statistics are read later.
+pub(crate) async fn one_connection(bench: &Bench) -> DatabaseConnection {
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(1);
+    Database::connect(options).await.unwrap()
+}
+
+/// How often PostgreSQL has scanned an index and how many entries it has read there; the same of the whole table.
+pub(crate) async fn reads(db: &DatabaseConnection, index: &str) -> [i64; 4] {
+    let _ = db.execute_unprepared("SELECT pg_stat_force_next_flush()").await;
+    let sql = format!(
+        "SELECT i.idx_scan, i.idx_tup_read, seq_scan, seq_tup_read FROM pg_stat_user_tables \
+         JOIN pg_stat_user_indexes i USING (relid) WHERE indexrelname = '{index}'"
+    );
+    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
+    ["idx_scan", "idx_tup_read", "seq_scan", "seq_tup_read"].map(|name| row.try_get::<i64>("", name).unwrap())
+}
+
 pub(crate) async fn an_idle_poll_does_not_read_rows_that_are_not_due(bench: Bench) {
     if !bench.is_postgres() {
         return;
@@ -376,17 +394,11 @@ pub(crate) async fn an_idle_poll_does_not_read_rows_that_are_not_due(bench: Benc
     ] {
         bench.db.execute_unprepared(sql).await.unwrap();
     }
-    // One connection, whose statistics are read later.
-    let mut options = ConnectOptions::new(bench.url.clone());
-    options.max_connections(1);
-    let db = Database::connect(options).await.unwrap();
+    let db = one_connection(&bench).await;
     let service_db = ServiceDb::new(db.clone(), "worker");
     let read = async || {
-        let _ = db.execute_unprepared("SELECT pg_stat_force_next_flush()").await;
-        let sql = "SELECT i.idx_scan, i.idx_tup_read, seq_scan FROM pg_stat_user_tables JOIN pg_stat_user_indexes i USING (relid) \
-                   WHERE indexrelname = 'job_claim_idx'";
-        let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
-        ["idx_scan", "idx_tup_read", "seq_scan"].map(|name| row.try_get::<i64>("", name).unwrap())
+        let [scans, rows, whole, _] = reads(&db, "job_claim_idx").await;
+        [scans, rows, whole]
     };
     // The first claim also checks for unknown statuses.
     assert_eq!(work(&service_db, 100).await.unwrap(), Outcome::idle());

@@ -7,11 +7,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend, Statement};
+use sea_orm::{ConnectionTrait, Statement};
 use service_core::__private::database::{ServiceDb, WallClock};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
+use crate::batches::{one_connection, reads};
 use crate::killed::Worker;
 use crate::tables::{effects, job, jobs, more_jobs, statuses};
 
@@ -155,17 +156,11 @@ pub(crate) async fn on_postgres_a_completion_does_not_read_released_claims(bench
     ] {
         bench.db.execute_unprepared(sql).await.unwrap();
     }
-    // One connection, whose statistics are read.
-    let mut options = ConnectOptions::new(bench.url.clone());
-    options.max_connections(1);
-    let db = Database::connect(options).await.unwrap();
+    let db = one_connection(&bench).await;
     let service_db = ServiceDb::new(db.clone(), "worker");
     let read = async || {
-        let _ = db.execute_unprepared("SELECT pg_stat_force_next_flush()").await;
-        let sql = "SELECT idx_tup_read + seq_tup_read AS rows FROM pg_stat_user_tables JOIN pg_stat_user_indexes USING (relid) \
-                   WHERE indexrelname = 'service_claim_pkey'";
-        let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
-        u64::try_from(row.try_get::<i64>("", "rows").unwrap()).unwrap()
+        let [_, entries, _, rows] = reads(&db, "service_claim_pkey").await;
+        u64::try_from(entries + rows).unwrap()
     };
     let before = read().await;
     for _ in 0..4 {

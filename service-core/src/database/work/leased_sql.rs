@@ -36,7 +36,7 @@ impl LeasedTexts {
             .collect();
         let is_row = is_row.join(" AND ");
         let set: Vec<String> = table
-            .completed_values(&format!("${}", FIRST_KEY + columns.len()))
+            .completed_values(Some(Expr::cust(format!("${}", FIRST_KEY + columns.len()))))
             .into_iter()
             .map(|(column, value)| format!("{} = {}", text(Expr::col(column)), text(value)))
             .collect();

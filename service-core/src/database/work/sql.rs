@@ -202,19 +202,18 @@ impl TableSql {
     }
 
     fn to_completed(&self, now: DateTime<Utc>) -> UpdateStatement {
-        let mut update = self.update(self.completed.clone(), now, true);
-        self.empty_error(&mut update);
-        update
+        let values = self.completed_values(self.touched(now).map(Expr::val));
+        Query::update().table(self.table.clone()).values(values).to_owned()
     }
 
-    /// What a completed row has in its columns, for a statement that has the time of the update as this parameter.
-    pub(super) fn completed_values(&self, time: &str) -> Vec<(DynIden, Expr)> {
+    /// What a completed row has in its columns. `time` is the time of the update, which only a table with `updated_at` has.
+    pub(super) fn completed_values(&self, time: Option<Expr>) -> Vec<(DynIden, Expr)> {
         let mut values = vec![(self.status.clone(), self.completed.clone())];
         if let Some(column) = &self.attempts {
             values.push((column.clone(), Expr::col(column.clone()).add(Expr::Constant(1.into()))));
         }
-        if let Some(column) = &self.updated_at {
-            values.push((column.iden.clone(), Expr::cust(time.to_owned())));
+        if let Some((column, time)) = self.updated_at.as_ref().zip(time) {
+            values.push((column.iden.clone(), time));
         }
         if let Some(error) = &self.error {
             values.push((error.iden.clone(), error.empty()));
@@ -298,8 +297,8 @@ impl TableSql {
     }
 
     fn touch(&self, update: &mut UpdateStatement, now: DateTime<Utc>) {
-        if let Some(column) = &self.updated_at {
-            update.value(column.iden.clone(), (column.value)(now));
+        if let Some((column, time)) = self.updated_at.as_ref().zip(self.touched(now)) {
+            update.value(column.iden.clone(), time);
         }
     }
 
