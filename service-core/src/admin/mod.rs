@@ -56,6 +56,7 @@ mod pages;
 mod promql;
 mod replicas;
 mod routes;
+mod runtime_thread;
 mod samples;
 mod server;
 mod settings;

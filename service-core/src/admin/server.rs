@@ -14,10 +14,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
 use crate::admin::events::Events;
+use crate::admin::runtime_thread::{RuntimeThread, Stop, stopping};
 use crate::log::warn;
 use crate::registry::signals::first;
 
@@ -30,14 +31,15 @@ const MAX_HEADER_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 /// How long requests in flight may take when the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long the thread may take to end: a handler may call the application's code, which may block it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The wait after a connection could not be accepted, because the process has no file descriptor left, for example.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 
 /// A server that runs.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    stopped: oneshot::Receiver<()>,
+    thread: RuntimeThread,
     events: Arc<Events>,
 }
 
@@ -49,28 +51,18 @@ impl Server {
     pub(crate) fn start(listener: TcpListener, app: Router, events: Arc<Events>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, stopping) = oneshot::channel();
-        let (ended, stopped) = oneshot::channel();
-        std::thread::Builder::new().name("service-admin".to_owned()).spawn(move || {
-            runtime.block_on(serve(listener, app, stopping));
-            drop(runtime);
-            // The caller may have stopped waiting.
-            let _ = ended.send(());
-        })?;
-        Ok(Self { address, stop, stopped, events })
+        let thread = RuntimeThread::start("service-admin", |stop| serve(listener, app, stop))?;
+        Ok(Self { address, thread, events })
     }
 
     /// Lets the requests in flight end, within a second, and ends the thread.
     pub(crate) async fn stop(self) {
         self.events.close();
-        // An error means that the thread has ended already.
-        let _ = self.stop.send(());
-        let _ = self.stopped.await;
+        self.thread.stop(STOP_TIMEOUT).await;
     }
 }
 
-async fn serve(listener: TcpListener, app: Router, stopping: oneshot::Receiver<()>) {
+async fn serve(listener: TcpListener, app: Router, mut stop: Stop) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return warn!("the admin interface is not served: {error}"),
@@ -97,7 +89,7 @@ async fn serve(listener: TcpListener, app: Router, stopping: oneshot::Receiver<(
             });
         }
     };
-    first(accept_all, async { _ = stopping.await }).await;
+    first(accept_all, stopping(&mut stop)).await;
     drop(listener);
     // After that, the end of the runtime drops the connections.
     let _ = tokio::time::timeout(STOP_GRACE, graceful.shutdown()).await;

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::admin::alerts::alert::ServiceAlert;
 use crate::admin::alerts::delivery::{Queue, is_stopping};
 use crate::admin::alerts::watch::Watch;
 use crate::admin::alerts::webhook::Webhook;
+use crate::admin::runtime_thread::{RuntimeThread, Stop, stopping};
 use crate::log::warn;
 use crate::registry::builder::RegistryBuilder;
 use crate::registry::companion::{CompanionBuilder, CompanionSettings};
@@ -24,6 +25,8 @@ use crate::service::error::{Error, Result};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long alerts may take that are not delivered at the end of a shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the thread may take to end: the closure of a receiver may block it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What the builder sets.
 #[derive(Default)]
@@ -33,13 +36,8 @@ pub(crate) struct AlertSettings(Vec<Result<Queue>>);
 pub(crate) struct Alerts {
     /// One for each receiver.
     pub(crate) queues: Vec<Arc<Queue>>,
-    thread: Mutex<Option<Thread>>,
-}
-
-/// The thread that looks and sends.
-struct Thread {
-    stop: watch::Sender<bool>,
-    stopped: oneshot::Receiver<()>,
+    /// It looks and sends.
+    thread: Mutex<Option<RuntimeThread>>,
 }
 
 inventory::submit! {
@@ -127,23 +125,15 @@ impl Alerts {
         if self.queues.is_empty() || thread.is_some() {
             return Ok(());
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, stopping) = watch::channel(false);
-        let (ended, stopped) = oneshot::channel();
         // A registry that is dropped ends the thread.
         let (registry, queues) = (Arc::downgrade(&registry.inner), self.queues.clone());
-        std::thread::Builder::new().name("service-alerts".to_owned()).spawn(move || {
-            runtime.block_on(work(&registry, &queues, stopping));
-            drop(runtime);
-            // The caller may have stopped waiting.
-            let _ = ended.send(());
-        })?;
-        *thread = Some(Thread { stop, stopped });
+        let started = RuntimeThread::start("service-alerts", async move |stop| work(&registry, &queues, stop).await)?;
+        *thread = Some(started);
         Ok(())
     }
 }
 
-async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: watch::Receiver<bool>) {
+async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: Stop) {
     // The queues end after the last look, not at the stop itself: an empty one would end before that look has added to it.
     let (last, is_last) = watch::channel(false);
     let sending: Vec<_> = queues
@@ -162,7 +152,7 @@ async fn work(registry: &Weak<RegistryInner>, queues: &[Arc<Queue>], mut stop: w
         true
     };
     while look() && !is_stopping(&stop) {
-        first(tokio::time::sleep(LOOK_EVERY), async { _ = stop.changed().await }).await;
+        first(tokio::time::sleep(LOOK_EVERY), stopping(&mut stop)).await;
     }
     // What happened during the shutdown, such as the failure that began it.
     look();
@@ -191,10 +181,8 @@ impl Companion for Alerts {
     fn stop(&self) -> BoxFuture<'_, ()> {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         Box::pin(async move {
-            if let Some(Thread { stop, stopped }) = thread {
-                // An error means that the thread has ended already.
-                let _ = stop.send(true);
-                let _ = stopped.await;
+            if let Some(thread) = thread {
+                thread.stop(STOP_TIMEOUT).await;
             }
         })
     }
