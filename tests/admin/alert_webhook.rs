@@ -199,6 +199,34 @@ async fn a_receiver_that_never_answers_delays_neither_services_nor_for_long_a_sh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closure_that_blocks_delays_a_shutdown_by_seconds_only() {
+    for on_its_thread in [false, true] {
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let blocked = Arc::new(Mutex::new(blocked));
+        let send = async move |_alert: ServiceAlert| {
+            begun.send(()).unwrap();
+            let block = move || {
+                let _ = blocked.lock().unwrap().recv();
+            };
+            match on_its_thread {
+                true => block(),
+                false => tokio::task::spawn_blocking(block).await.unwrap(),
+            }
+            Ok::<_, Error>(())
+        };
+        let switched = Switched::default();
+        switched.switch(true);
+        let services = builder(&switched).alert_with(send).build().await.unwrap();
+        services.start().await.unwrap();
+        tokio::task::spawn_blocking(move || has_begun.recv().unwrap()).await.unwrap();
+        services.shutdown().await.unwrap_err();
+        // It still blocks.
+        drop(release);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closure_gets_the_alerts_and_may_fail_and_panic_first() {
     let (switched, receiver, calls) = (Switched::default(), Receiver::default(), Arc::new(AtomicUsize::new(0)));
     switched.switch(true);

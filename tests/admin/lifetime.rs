@@ -66,4 +66,9 @@ async fn the_interface_answers_until_the_end_of_the_shutdown_and_again_after_the
     site.services.start().await.unwrap();
     let address = site.services.admin_address().unwrap();
     assert_eq!(send(address, "GET", "/health/ready", &[], "").await.status, 200);
+    // The start of one service reopens the registry, too.
+    site.services.shutdown().await.unwrap();
+    site.services.get("last").unwrap().start().await.unwrap();
+    let address = site.services.admin_address().unwrap();
+    assert_eq!(send(address, "GET", "/health/ready", &[], "").await.status, 200);
 }

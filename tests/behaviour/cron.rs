@@ -294,6 +294,36 @@ async fn a_run_knows_the_fire_that_it_serves_and_a_woken_run_serves_none() {
     assert_eq!(*seen.lock().unwrap(), expected);
 }
 
+/// A woken run that lasts, or is retried, until after the next fire does not serve that fire.
+#[tokio::test(start_paused = true)]
+async fn a_fire_that_comes_due_during_a_woken_run_is_run_after_it() {
+    struct Long {
+        seen: Seen,
+        script: std::vec::IntoIter<Step>,
+    }
+
+    #[service(cron = "0 3 * * *", wake_on = ["now"], retry_delay = 15, discover = false)]
+    impl Long {
+        async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+            let scheduled = cx.scheduled_for().map_or_else(|| "woken".to_owned(), wall);
+            self.seen.lock().unwrap().push(scheduled);
+            crate::support::act(self.script.next().unwrap_or(Step::Succeed)).await
+        }
+    }
+
+    for (script, woken) in [(vec![Step::Take(20.0)], 1), (vec![Step::Fail], 2)] {
+        let seen = Seen::default();
+        let bed = TestBed::at(at("2026-01-10T12:00:00Z"));
+        bed.start(Long { seen: seen.clone(), script: script.into_iter() }).await;
+        bed.run_for(hours(15) - secs(10)).await;
+        bed.services().await.notify("now");
+        bed.run_for(hours(24)).await;
+        let mut expected = vec!["woken"; woken];
+        expected.push("2026-01-11 03:00");
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
+}
+
 /// Notes the fires that its runs serve.
 struct Each(Log);
 

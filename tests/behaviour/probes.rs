@@ -99,6 +99,44 @@ async fn a_service_that_does_not_need_the_probe_fails_as_usual() {
     assert_eq!(service.state(), ServiceState::Failed);
 }
 
+/// An error whose text panics, and whose end does.
+#[derive(Debug)]
+struct Broken;
+
+impl std::error::Error for Broken {}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, _f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("its text is wrong")
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        panic!("its end is wrong");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_error_panics_is_checked_again() {
+    let (away, log) = (Away::default(), Log::default());
+    let state = away.clone();
+    let bed = TestBed::new().with(|builder| {
+        builder.probe("api", secs(10), async move || match state.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => Err(Broken),
+        })
+    });
+    let service = bed.start(Client { away: away.clone(), log }).await;
+    away.store(1, Ordering::SeqCst);
+    bed.run_for(secs(3_600)).await;
+    let reason = service.health().reason.unwrap();
+    assert!(reason.contains("the probe `api` has failed for "), "{reason}");
+    away.store(0, Ordering::SeqCst);
+    bed.run_for(secs(10)).await;
+    assert_eq!((service.health().status, service.health().failures), (HealthStatus::Healthy, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn failures_count_while_the_probe_succeeds() {
     let (away, log) = (Away::default(), Log::default());

@@ -312,6 +312,9 @@ fn run_reads_the_configuration_of_the_process() {
 fn the_requester_id_may_come_from_the_environment() {
     let mut child = Child::start("requester", &[("SYSTEM_ID", "station 7")]);
     child.says("loud: acts as station 7");
+    // An empty variable is none.
+    let mut child = Child::start("requester", &[("SYSTEM_ID", "")]);
+    child.says("loud: acts as system");
 }
 
 #[test]

@@ -415,3 +415,99 @@ async fn services_that_are_registered_during_a_reload_have_the_new_values() {
         }
     }
 }
+
+/// Takes a minute for each run.
+struct Slow(Log);
+
+#[service(interval = "1h", discover = false)]
+impl Slow {
+    async fn update(&mut self) {
+        self.0.push("run");
+        tokio::time::sleep(secs(60)).await;
+    }
+}
+
+/// Every kind of schedule becomes every other one, twenty minutes after the start, before and after the first run.
+#[tokio::test(start_paused = true)]
+async fn a_schedule_of_another_kind_takes_effect_in_the_current_wait() {
+    let hour = 3_600.0;
+    // (what, whether its first run is at the start, its run after the change if there was one before, and if there was none)
+    let kinds = [
+        ("interval = \"1h\"", true, Some(hour), Some(1_200.0)),
+        ("delay = \"1h\"", true, Some(hour + 60.0), Some(1_200.0)),
+        ("cron = \"0 * * * *\"", false, Some(hour), Some(hour)),
+        ("on_demand = true", false, None, None),
+    ];
+    for (from, runs_at_start, ..) in kinds {
+        for (to, _, after_a_run, without) in kinds.into_iter().filter(|(to, ..)| *to != from) {
+            for has_run in [false, true].into_iter().filter(|has_run| *has_run || !runs_at_start) {
+                let log = Log::default();
+                let bed = TestBed::at(std::time::SystemTime::UNIX_EPOCH);
+                let file = WithFile::new(bed, &format!("[slow]\n{from}"));
+                let service = file.bed.start(Slow(log.clone())).await;
+                if has_run && !runs_at_start {
+                    soon(service.run_now()).await.unwrap();
+                }
+                let rest = secs(1_200).saturating_sub(log.elapsed());
+                file.bed.run_for(rest).await;
+                let first: Vec<f64> = if has_run { vec![0.0] } else { Vec::new() };
+                assert_eq!(log.times("run"), first, "{from} → {to}");
+                file.reload(&format!("[slow]\n{to}")).await.unwrap();
+                file.bed.run_for(secs(3_599)).await;
+                let expected = if has_run { after_a_run } else { without };
+                let expected: Vec<f64> = first.into_iter().chain(expected).collect();
+                assert_eq!(log.times("run"), expected, "{from} → {to}, with a run before: {has_run}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fire_that_passed_under_another_schedule_is_not_due_when_cron_returns() {
+    let log = Log::default();
+    let cron = "[slow]\ncron = \"0 * * * *\"";
+    let file = WithFile::new(TestBed::at(std::time::SystemTime::UNIX_EPOCH), cron);
+    file.bed.start(Slow(log.clone())).await;
+    file.bed.run_for(secs(1_800)).await;
+    file.reload("[slow]\non_demand = true").await.unwrap();
+    file.bed.run_for(secs(3_600)).await;
+    file.reload(cron).await.unwrap();
+    file.bed.run_for(secs(3_600)).await;
+    assert_eq!(log.times("run"), [7_200.0]);
+}
+
+/// Neither reports progress nor ends before the test says so.
+struct Silent {
+    log: Log,
+    end: std::sync::Arc<tokio::sync::Notify>,
+}
+
+#[service(retry_delay = 10, discover = false)]
+impl Silent {
+    async fn run(&mut self) {
+        self.log.push("run");
+        self.end.notified().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_and_the_end_of_a_run_in_flight_follow_the_options() {
+    let (log, end) = (Log::default(), std::sync::Arc::default());
+    let file = WithFile::new(TestBed::new(), "");
+    let silent = Silent { log: log.clone(), end: std::sync::Arc::clone(&end) };
+    let service = file.bed.start(silent).await;
+    let slow = file.bed.start(Scripted::new(&Log::default(), &[crate::support::Step::Hang])).await;
+    file.bed.run_for(secs(100)).await;
+    file.reload("[silent]\nidle_timeout = \"2m\"\n[scripted]\ntimeout = \"3m\"").await.unwrap();
+    file.bed.run_for(secs(21)).await;
+    let health = service.health();
+    assert_eq!((health.error_count, log.count("run")), (1, 1));
+    assert!(health.last_error.unwrap().contains("`idle_timeout` of 2m"));
+    file.bed.run_for(secs(60)).await;
+    assert!(slow.health().last_error.unwrap().contains("`timeout` of 3m"));
+    file.reload("[silent]\non_end = \"again\"").await.unwrap();
+    let runs = log.count("run");
+    end.notify_one();
+    file.bed.run_for(secs(11)).await;
+    assert_eq!((service.state(), log.count("run")), (ServiceState::Running, runs + 1));
+}

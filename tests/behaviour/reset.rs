@@ -79,6 +79,35 @@ async fn reset_from_within_the_run_builds_a_fresh_instance() {
     assert_eq!(service.state(), ServiceState::Running);
 }
 
+/// Resets itself in each run.
+struct Resetting(Log);
+
+#[service(on_demand = true, discover = false)]
+impl Resetting {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        self.0.push("run");
+        cx.services().get(cx.service_id()).unwrap().reset().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reset_from_within_the_run_makes_no_run_that_was_not_due() {
+    for (schedule, expected) in [("on_demand", vec![10.0]), ("cron", vec![10.0, 3_600.0])] {
+        let (bed, log) = (TestBed::at(std::time::SystemTime::UNIX_EPOCH), Log::default());
+        let services = bed.services().await;
+        let instance = log.clone();
+        let registration = services.register_fn("resetting", move || Resetting(instance.clone()));
+        let options = service_core::ServiceOptions::new();
+        let options = if schedule == "cron" { options.cron("0 * * * *") } else { options };
+        let service = registration.options(options).start().await.unwrap();
+        bed.run_for(secs(10)).await;
+        service.wake();
+        bed.run_for(secs(3_600)).await;
+        assert_eq!(log.times("run"), expected, "{schedule}");
+        assert_eq!(service.state(), ServiceState::Running);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn reset_from_within_a_run_that_fails_permanently_builds_a_fresh_instance() {
     let (bed, log) = (TestBed::new(), Log::default());

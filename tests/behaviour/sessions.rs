@@ -34,6 +34,23 @@ async fn a_start_after_a_shutdown_reopens_the_registry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_during_a_shutdown_is_an_error_and_changes_nothing() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let service = bed.start(Scripted::new(&log, &[Step::Take(5.0)])).await;
+    let services = bed.services().await;
+    bed.run_for(secs(1)).await;
+    let shutdown = tokio::spawn({
+        let services = services.clone();
+        async move { services.shutdown().await }
+    });
+    bed.run_for(secs(1)).await;
+    let error = services.start().await.unwrap_err().to_string();
+    assert!(error.contains("a shutdown is in progress"), "{error}");
+    soon(shutdown).await.unwrap().unwrap();
+    assert_eq!(service.state(), ServiceState::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_caller_of_closed_gets_the_result_of_the_shutdown() {
     let (bed, log) = (TestBed::new(), Log::default());
     let service = bed.start(Scripted::new(&log, &[Step::Fatal])).await;

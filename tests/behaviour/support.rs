@@ -25,6 +25,11 @@ impl Log {
         self.lines.lock().unwrap().push((at, what.into()));
     }
 
+    /// The time since its start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     pub(crate) fn lines(&self) -> Vec<(f64, String)> {
         self.lines.lock().unwrap().clone()
     }

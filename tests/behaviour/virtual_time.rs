@@ -43,6 +43,27 @@ async fn endless_retries_at_one_moment_end_run_for() {
     bed.run_for(secs(3)).await;
 }
 
+/// Never waits for a time, and never ends.
+#[derive(Default)]
+struct Spinning;
+
+#[service(interval = 60, timeout = "1s", discover = false)]
+impl Spinning {
+    async fn update(&mut self) {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "service `spinning` keeps virtual time from moving: its code was polled")]
+async fn a_run_that_never_waits_ends_run_for() {
+    let bed = TestBed::new();
+    bed.start_of::<Spinning>().await;
+    bed.run_for(secs(3)).await;
+}
+
 #[derive(Default)]
 struct Batches(u32);
 

@@ -128,13 +128,18 @@ impl TestBed {
         replica.bed_database().monitor.cut_off(false);
     }
 
-    /// Ends a replica as SIGKILL does: no `cleanup` runs, no lease is released, and transactions that are open are rolled back.
+    /// Ends a replica at once, as SIGKILL does: no `cleanup` runs, no lease is released, and transactions that are open are rolled
+    /// back. The future waits until its tasks have ended.
     ///
     /// # Panics
     /// As for [`replica`](Self::replica).
-    pub async fn kill(&self, replica: Self) {
+    pub fn kill(&self, replica: Self) -> impl Future<Output = ()> + use<> {
         replica.bed_database().monitor.cut_off(true);
-        replica.abort().await;
+        let ended = replica.abort();
+        async {
+            ended.await;
+            drop(replica);
+        }
     }
 
     fn use_database(&self, database: BedDatabase) {

@@ -31,7 +31,7 @@ use crate::runtime::probe::Probe;
 use crate::runtime::registration::{Place, RegisteredService, Registration};
 use crate::runtime::resource::{DATABASE, Resource, unknown_need};
 use crate::runtime::services::Services;
-use crate::runtime::shared::{Shared, SharedStates};
+use crate::runtime::shared::{Polls, Shared, SharedStates};
 use crate::schedule::{CatchUp, Schedule};
 use crate::service::error::{Error, Result};
 use crate::suggest::nearest;
@@ -275,7 +275,7 @@ impl RegistryBuilder {
         let system_id = inputs.environment.iter().find(|(name, _)| name == "SYSTEM_ID");
         let requester_id = self
             .requester_id
-            .or_else(|| system_id.and_then(|(_, value)| value.to_str().map(str::to_owned)))
+            .or_else(|| system_id.and_then(|(_, value)| value.to_str().filter(|id| !id.is_empty()).map(str::to_owned)))
             .unwrap_or_else(|| "system".to_owned());
         let mut companions: Vec<Arc<dyn Companion>> = Vec::new();
         for companion in inventory::iter::<CompanionBuilder> {
@@ -305,6 +305,7 @@ impl RegistryBuilder {
             None => Arc::new(NoExtension),
         };
         let shared = Arc::new(Shared {
+            polls: self.clock.is_virtual().then(Polls::default),
             clock: self.clock,
             requester_id,
             seed: self.seed,

@@ -80,6 +80,10 @@ impl ServiceHandle {
     ) -> Result<()> {
         let session = self.registry.reopen();
         let runtime = self.registry.inner.home.handle()?;
+        let is_first = session.is_open() && session.is_unstarted();
+        if is_first {
+            self.registry.start_companions().await?;
+        }
         let supervisor = self.registry.begin(&session, &self.service, action, |state| {
             match why_not(state).or(state.requests.unregistered.then_some("it has been unregistered")) {
                 Some(why) => state.refuse(self.id(), action, why),
@@ -90,7 +94,11 @@ impl ServiceHandle {
         self.registry.keep_watching(&runtime);
         let incarnation = supervisor.incarnation();
         self.registry.spawn(&runtime, supervisor);
-        self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await
+        let started = self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await;
+        if is_first {
+            self.registry.mark_started(&session);
+        }
+        started
     }
 
     /// Waits for the result of a start.

@@ -26,10 +26,19 @@ struct State {
     phase: Phase,
     /// When the shutdown began.
     closing_since: Option<Instant>,
-    /// A start of all services has returned.
-    started: bool,
+    start: Start,
     /// The first signal, and when it arrived.
     signalled: Option<(&'static str, Instant)>,
+}
+
+/// How far the start of a session is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Start {
+    #[default]
+    None,
+    /// All services are being started.
+    OfAll,
+    Done,
 }
 
 #[derive(Debug, Default)]
@@ -63,14 +72,35 @@ impl Session {
         matches!(self.lock().phase, Phase::Open)
     }
 
-    /// Records that the start of all services has returned.
-    pub(crate) fn mark_started(&self) {
-        self.lock().started = true;
+    /// A start of all services begins.
+    pub(crate) fn begin_start(&self) {
+        let start = &mut self.lock().start;
+        if *start == Start::None {
+            *start = Start::OfAll;
+        }
     }
 
-    /// Whether the start of all services has returned.
+    /// The start of all services has failed.
+    pub(crate) fn cancel_start(&self) {
+        let start = &mut self.lock().start;
+        if *start == Start::OfAll {
+            *start = Start::None;
+        }
+    }
+
+    /// Records that the start has returned.
+    pub(crate) fn mark_started(&self) {
+        self.lock().start = Start::Done;
+    }
+
+    /// Whether the start has returned: that of all services, or of the first one that was started by itself.
     pub(crate) fn is_started(&self) -> bool {
-        self.lock().started
+        self.lock().start == Start::Done
+    }
+
+    /// Whether no service has been started, so that one which is started by itself is the first.
+    pub(crate) fn is_unstarted(&self) -> bool {
+        self.lock().start == Start::None
     }
 
     /// Returns for how long the shutdown has been in progress; `None` if there is none, or if it has finished.

@@ -36,16 +36,28 @@ impl ServiceRegistry {
     /// answer. Health shows both.
     pub async fn start(&self) -> Result<()> {
         let session = self.reopen();
+        if !session.is_open() {
+            return Err(Error::msg("cannot start: a shutdown is in progress"));
+        }
+        session.begin_start();
         let started = self.start_services(&session).await;
         if started.is_ok() {
-            // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload is announced
-            // only after the start.
-            session.mark_started();
-            self.announce(Phase::Ready);
-        } else if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
+            self.mark_started(&session);
+            return Ok(());
+        }
+        session.cancel_start();
+        if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
             self.stop_companions().await;
         }
         started
+    }
+
+    /// The start has returned.
+    pub(super) fn mark_started(&self, session: &Session) {
+        // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload is announced
+        // only after the start.
+        session.mark_started();
+        self.announce(Phase::Ready);
     }
 
     async fn start_services(&self, session: &Arc<Session>) -> Result<()> {
@@ -243,14 +255,11 @@ impl ServiceRegistry {
         }
     }
 
-    /// Ends the loops of all services, as the end of the process does. For tests on virtual time.
+    /// Ends the loops of all services, as the end of the process does, and returns their tasks. For tests on virtual time.
     #[allow(dead_code, reason = "for virtual time")]
-    pub(crate) async fn abort_services(&self) {
+    pub(crate) fn abort_services(&self) -> Vec<JoinHandle<()>> {
         let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);
-        for task in tasks {
-            // The error is that it was aborted.
-            let _ = task.await;
-        }
+        tasks
     }
 }

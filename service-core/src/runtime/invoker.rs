@@ -20,7 +20,7 @@ use crate::runtime::extension::Extension;
 use crate::runtime::requests::StopHook;
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
-use crate::schedule::{LongRun, later};
+use crate::schedule::later;
 use crate::service::error::Error;
 
 /// How often a commit in flight is checked.
@@ -54,10 +54,10 @@ pub(crate) enum Cancelled {
 pub(crate) enum Limit {
     /// By a stop, after `drain_timeout`.
     Stop,
-    /// By the `timeout` of the service, counted from the start of the run, or by a stop.
-    Run(Option<Duration>),
+    /// By the `timeout` in effect, counted from the start of the run, or by a stop.
+    Run,
     /// As a run that continues until a stop is requested.
-    LongRun(LongRun),
+    LongRun,
     /// At this moment, or at the end of the time that a stop has for `cleanup`.
     Cleanup(Instant),
     /// At this moment only: the loop has ended, and a stop may belong to the next one.
@@ -67,7 +67,7 @@ pub(crate) enum Limit {
 impl Limit {
     /// Whether the code may run only while this replica has the lease of the service, if the service has one.
     fn needs_lease(self) -> bool {
-        matches!(self, Self::Stop | Self::Run(_) | Self::LongRun(_))
+        matches!(self, Self::Stop | Self::Run | Self::LongRun)
     }
 }
 
@@ -102,6 +102,9 @@ impl Invoker {
         if limit.needs_lease() && self.service.lease.as_ref().is_some_and(|lease| !lease.is_held()) {
             // Not polled once more: after a suspend, the time of the lease may be long over.
             return Poll::Ready(InvokeResult::Cancelled(Cancelled::LeaseLost));
+        }
+        if let Some(polls) = &self.service.shared.polls {
+            polls.count(&self.service.id);
         }
         match self.call(span, || work(task)) {
             Caught::Returned(Poll::Ready(value)) => Poll::Ready(InvokeResult::Done(value)),
@@ -174,8 +177,9 @@ impl Invoker {
     fn deadline(&self, task: &mut Task<'_>, limit: Limit) -> (Option<Deadline>, Vec<StopHook>) {
         match limit {
             Limit::Late(at) => (Some((at, Some(Cancelled::TimedOut))), Vec::new()),
-            Limit::LongRun(long) => self.service.update(|state| {
+            Limit::LongRun => self.service.update(|state| {
                 state.set_waker(task.waker());
+                let long = state.requests.options.long_run().copied().unwrap_or_default();
                 self.service.follow_long_run(state, &long);
                 let requests = &state.requests;
                 let (idle, stable) = state.long_run_deadlines(&long);
@@ -203,8 +207,9 @@ impl Invoker {
             _ => stop.and_then(|stop| stop.run),
         };
         let by_limit = match limit {
-            Limit::Stop | Limit::LongRun(_) => None,
-            Limit::Run(timeout) => {
+            Limit::Stop | Limit::LongRun => None,
+            Limit::Run => {
+                let timeout = state.requests.options.timeout;
                 timeout.zip(state.status.stats.last_started).map(|(timeout, started)| later(started, timeout))
             }
             Limit::Cleanup(at) | Limit::Late(at) => Some(at),
@@ -247,6 +252,7 @@ fn poll_unconstrained(task: &mut Task<'_>, mut timer: Pin<&mut Sleep>, at: Insta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::Options;
     use crate::runtime::extension::NoExtension;
     use crate::runtime::fixtures::defaults;
     use crate::runtime::requests::StopRequest;
@@ -263,24 +269,27 @@ mod tests {
         use Cancelled::{Aborted, TimedOut};
         let now = Instant::now();
         let after = |seconds| now + Duration::from_secs(seconds);
-        let timeout = |seconds| Limit::Run(Some(Duration::from_secs(seconds)));
-        // (limit, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached, by what)
+        // (limit, `timeout`, seconds until a stop aborts the run and the cleanup, seconds until the limit is reached, by what)
         let table = [
-            (Limit::Stop, None, None),
-            (Limit::Stop, Some((5, 9)), Some((5, Aborted))),
-            (Limit::Run(None), None, None),
-            (Limit::Run(None), Some((5, 9)), Some((5, Aborted))),
-            (timeout(7), None, Some((7, TimedOut))),
-            (timeout(7), Some((8, 9)), Some((7, TimedOut))),
-            (timeout(7), Some((7, 9)), Some((7, Aborted))),
-            (timeout(7), Some((5, 9)), Some((5, Aborted))),
-            (Limit::Cleanup(after(7)), Some((5, 9)), Some((7, TimedOut))),
-            (Limit::Cleanup(after(7)), Some((5, 6)), Some((6, Aborted))),
-            (Limit::Late(after(7)), Some((5, 6)), Some((7, TimedOut))),
+            (Limit::Stop, None, None, None),
+            (Limit::Stop, Some(7), Some((8, 9)), Some((8, Aborted))),
+            (Limit::Run, None, None, None),
+            (Limit::Run, None, Some((5, 9)), Some((5, Aborted))),
+            (Limit::Run, Some(7), None, Some((7, TimedOut))),
+            (Limit::Run, Some(7), Some((8, 9)), Some((7, TimedOut))),
+            (Limit::Run, Some(7), Some((7, 9)), Some((7, Aborted))),
+            (Limit::Run, Some(7), Some((5, 9)), Some((5, Aborted))),
+            (Limit::Cleanup(after(7)), None, Some((5, 9)), Some((7, TimedOut))),
+            (Limit::Cleanup(after(7)), None, Some((5, 6)), Some((6, Aborted))),
+            (Limit::Late(after(7)), None, Some((5, 6)), Some((7, TimedOut))),
         ];
-        for (limit, stop, expected) in table {
+        for (limit, timeout, stop, expected) in table {
             let invoker = invoker();
-            invoker.service.update(|state| _ = state.status.begin_run(now));
+            invoker.service.update(|state| {
+                let timeout = timeout.map(Duration::from_secs);
+                state.requests.options = Arc::new(Options { timeout, ..Options::default() });
+                state.status.begin_run(now);
+            });
             if let Some((run, cleanup)) = stop {
                 let stop = StopRequest { run: Some(after(run)), cleanup: Some(after(cleanup)), by_itself: false };
                 invoker.service.request_stop(stop);

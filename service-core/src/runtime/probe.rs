@@ -107,9 +107,13 @@ impl Probe {
         let result = tokio::time::timeout(CHECK_TIMEOUT, panic::catch_future(checking.as_mut())).await;
         let why = match result {
             Ok(Caught::Returned(Ok(()))) => None,
-            Ok(Caught::Returned(Err(error))) => Some(format!("{error:#}")),
+            Ok(Caught::Returned(Err(error))) => Some(error.into_text()),
             Ok(Caught::Panicked(message)) => Some(format!("it panicked: {message}")),
             Err(_) => Some(format!("no result within {} s", CHECK_TIMEOUT.as_secs())),
+        };
+        let why = match panic::catch(|| drop(checking)) {
+            Caught::Returned(()) => why,
+            Caught::Panicked(message) => Some(format!("it panicked: {message}")),
         };
         *last_check = Some(began);
         match why {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -19,6 +19,8 @@ use crate::service::error::{Error, Result};
 pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) clock: Clock,
+    /// How often the code of each service was polled. Only on virtual time.
+    pub(crate) polls: Option<Polls>,
     /// Notified when any service changes its state.
     pub(crate) changed: Notify,
     pub(crate) requester_id: String,
@@ -37,6 +39,25 @@ pub(crate) struct Shared {
     pub(crate) lease_clock: OnceLock<Arc<dyn LeaseClock>>,
     /// The most runs at the same time, if they are limited.
     pub(crate) turns: Option<Arc<Semaphore>>,
+}
+
+/// Counts the polls of the code of each service.
+#[derive(Debug, Default)]
+pub(crate) struct Polls(Mutex<BTreeMap<Arc<str>, u64>>);
+
+impl Polls {
+    pub(crate) fn count(&self, id: &Arc<str>) {
+        *self.lock().entry(id.clone()).or_default() += 1;
+    }
+
+    #[allow(dead_code, reason = "for test beds")]
+    pub(crate) fn of(&self, id: &str) -> u64 {
+        self.lock().get(id).copied().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {

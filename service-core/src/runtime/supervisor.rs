@@ -30,10 +30,10 @@ use crate::runtime::requests::{Rebuild, StopRequest, Waiters};
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
-use crate::runtime::status::{Activity, Exit, WaitReason};
+use crate::runtime::status::{Activity, Exit, Status, WaitReason};
 use crate::runtime::turn::Turn;
-use crate::schedule::Schedule;
 use crate::schedule::cron::CronTimer;
+use crate::schedule::{Grid, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::service::state::ServiceState;
@@ -313,7 +313,7 @@ impl Supervisor {
                 }
                 if !is_due {
                     // A pause gives its turn to others.
-                    turn.end();
+                    leave_queue(turn, &mut state.status);
                     state.status.at_rest = true;
                     return None;
                 }
@@ -364,6 +364,10 @@ impl Supervisor {
             cx.in_run = true;
             Some(WaitEvent::Run)
         });
+        if event.is_some_and(|event| !matches!(event, WaitEvent::Run)) {
+            // What follows may take long, and others must not wait for it.
+            leave_queue(turn, &mut service.lock().status);
+        }
         match (event, unreturned) {
             (Some(event), _) => Poll::Ready(event),
             // Runs never overlap: the next one waits until the one that timed out has returned.
@@ -434,6 +438,10 @@ impl Supervisor {
                 history.push(RunRecord::new(self.cx.run, started, duration, result));
             }
             let planned = Self::plan_after_run(&self.options, &mut self.rng, &mut state.status, started, ended);
+            if self.options.long_run().is_some() {
+                // What the run has spawned may wait for its end.
+                state.notify_waiters();
+            }
             (duration, outcome, planned)
         });
         self.warn_if_blocked(timeout, duration);
@@ -510,7 +518,7 @@ impl Supervisor {
             service.update(|state| {
                 if ready {
                     state.status.wait_reason = None;
-                    state.status.grid = crate::schedule::Grid::new(Instant::now());
+                    state.status.grid = Grid::new(Instant::now());
                     return;
                 }
                 state.status.wait_reason = Some(Box::new(WaitReason::Dependencies(waiting.ids.into())));
@@ -539,14 +547,32 @@ impl Supervisor {
     }
 }
 
-/// Takes over the options in effect. Before that, the grid advances to the last run by the old interval.
+/// Ends the turn of a service that does not run now, or its wait for one.
+fn leave_queue(turn: &mut Turn, status: &mut Status) {
+    turn.end();
+    status.wait_reason.take_if(|reason| matches!(**reason, WaitReason::Turn));
+}
+
+/// Takes over the options in effect. Before that, the grid advances to the last run.
 #[inline]
 fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
     if Arc::ptr_eq(options, &state.requests.options) {
         return;
     }
-    if let (Schedule::Interval(every), Some(started)) = (&options.schedule, state.status.stats.last_started) {
-        state.status.grid.advance_to(*every, started);
+    let (status, new) = (&mut state.status, &state.requests.options);
+    let (first, started) = (status.grid.first(), status.stats.last_started);
+    match (&options.schedule, &new.schedule) {
+        (Schedule::Interval(every), _) => {
+            if let Some(started) = started {
+                status.grid.advance_to(*every, started);
+            }
+        }
+        // It counts from the start of the last run. If there was none in this incarnation, the initial delay continues.
+        (_, Schedule::Interval(_)) => {
+            let has_run = status.stats.last_ended().max(started) >= Some(first);
+            status.grid = Grid::new(started.filter(|_| has_run).unwrap_or(first.max(Instant::now())));
+        }
+        _ => {}
     }
-    options.clone_from(&state.requests.options);
+    options.clone_from(new);
 }

@@ -248,15 +248,20 @@ pub(crate) struct CronTimer {
 }
 
 impl CronTimer {
-    /// Plans the first fire after `now` and after the last one that was run. A fire that waits for its jitter stays planned.
+    /// Plans the first fire after `now` and after the last one that was run. A fire that no run has served stays planned: it waits for
+    /// its jitter, or it came due while a run that was not for it was in flight.
     pub(crate) fn plan(&mut self, schedule: &CronSchedule, now: SystemTime, jitter: Duration) {
-        let pending =
-            self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now && now < fire + self.jitter);
+        let pending = self.fire.is_some_and(|fire| self.served != Some(fire) && fire <= now);
         if !pending {
             self.fire = next(schedule, self.after(now));
             self.found = Some(now);
             self.jitter = jitter;
         }
+    }
+
+    /// Another kind of schedule holds from now on.
+    pub(crate) fn forget_fire(&mut self) {
+        self.fire = None;
     }
 
     /// Returns whether the plan is still right. It is not if the clock was set back to before an earlier fire.
@@ -293,6 +298,8 @@ impl CronTimer {
 
     pub(crate) fn all_made_up(&mut self) {
         self.made_up_to = None;
+        // `done` needs the last one.
+        self.skipped.drain(..self.skipped.len().saturating_sub(1));
     }
 
     /// The fires of this schedule count from now on. If there was another one, nothing of it is made up any more, and the

@@ -10,6 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::panic::{self, Caught};
+
 type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// `Result` with this crate's [`Error`]. The value is `()` by default.
@@ -93,6 +95,17 @@ impl Error {
 
     pub(crate) fn advice(&self) -> Advice {
         self.0.advice
+    }
+
+    /// Returns its text, and drops it. Both are code of the user's, whose panics are caught.
+    #[allow(dead_code, reason = "for errors that no run returns")]
+    pub(crate) fn into_text(self) -> String {
+        let text = match panic::catch(|| format!("{self:#}")) {
+            Caught::Returned(text) => text,
+            Caught::Panicked(message) => format!("its `Display` panicked: {message}"),
+        };
+        let _ = panic::catch(|| drop(self));
+        text
     }
 
     fn outermost(&self) -> &(dyn StdError + 'static) {

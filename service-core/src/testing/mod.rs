@@ -137,10 +137,19 @@ impl TestBed {
         self.database.get().map(|database| &**database)
     }
 
-    /// Ends all services at once, without `cleanup`.
+    /// Ends all services at once, without `cleanup`. The future waits for their end.
     #[allow(dead_code, reason = "for databases")]
-    pub(crate) async fn abort(&self) {
-        self.services().await.abort_services().await;
+    pub(crate) fn abort(&self) -> impl Future<Output = ()> + use<> {
+        let tasks = match &*self.lock() {
+            Stage::Made(registry) => registry.abort_services(),
+            Stage::Making(_) | Stage::Between => Vec::new(),
+        };
+        async {
+            for task in tasks {
+                // The error is that it was aborted.
+                let _ = task.await;
+            }
+        }
     }
 
     /// Sets the wall clock of the bed, as a time server or an operator does. Only cron schedules use the wall clock; tokio's
@@ -319,7 +328,8 @@ impl TestBed {
     /// Advances time by `duration`. Everything that is due until then, or at that moment, happens.
     ///
     /// # Panics
-    /// A service keeps virtual time from moving: it returns `again()` without an end, or retries without a delay.
+    /// A service keeps virtual time from moving: it returns `again()` without an end, retries without a delay, or has a run (or a
+    /// `configure`) that never waits for a time and does not end.
     pub async fn run_for(&self, duration: Duration) {
         let services = self.services().await;
         let inner = &services.inner;
@@ -342,7 +352,11 @@ impl TestBed {
     }
 
     /// Runs `update` of an instance once, without a loop: no schedule, no retry, no timeout, and neither `restart` nor `scope`
-    /// matters. A `run` continues until it returns by itself. In blocking code, `cx.blocking_sleep` returns at once.
+    /// matters. A `run` continues until it returns by itself.
+    ///
+    /// In blocking code, `cx.blocking_sleep` returns at once. That code must not wait for other tasks of this runtime, as a
+    /// database with `Handle::block_on` does: `service` is borrowed, so the runtime stands still meanwhile. Use
+    /// [`update_of`](Self::update_of) or [`start`](Self::start) for such a service.
     pub async fn update<S: Service>(&self, service: &mut S) -> RunReport {
         let services = self.services().await;
         let inner = &services.inner;

@@ -1,8 +1,8 @@
-//! Detects that virtual time does not move: if a service runs again and again at one moment, the test never waits, and a
-//! paused clock only advances when every task waits.
+//! Detects that virtual time does not move: if a service runs again and again at one moment, or one run never waits, the test
+//! never waits, and a paused clock only advances when every task waits.
 //!
 //! The tricky part is that only real time can reveal this. A thread wakes the caller from time to time. The decision counts
-//! the runs at one moment of virtual time, so it does not depend on the machine.
+//! the runs and the polls at one moment of virtual time, so it does not depend on the machine.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,6 +19,8 @@ use crate::runtime::services::Services;
 
 /// More runs than this at one moment count as endless.
 const MOST_RUNS: u64 = 100_000;
+/// More polls of a service's code than this at one moment count as endless. A run may process a million rows at one moment.
+const MOST_POLLS: u64 = 5_000_000;
 /// The real time between two checks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -64,17 +66,25 @@ impl Alarm {
     }
 }
 
-/// How often each service had run when this moment of virtual time was first seen.
+/// What each service had done when this moment of virtual time was first seen.
 struct Moment {
     at: Instant,
     /// By the number of the replica and the id.
-    runs: BTreeMap<(usize, Arc<str>), u64>,
+    done: BTreeMap<(usize, Arc<str>), Done>,
+}
+
+#[derive(Clone, Copy)]
+struct Done {
+    /// Runs, and failures to build an instance.
+    runs: u64,
+    /// Polls of its code.
+    polls: u64,
 }
 
 impl Moment {
     fn new(services: &[Arc<Services>]) -> Self {
-        let runs = all(services).map(|(replica, service)| ((replica, service.id().clone()), runs_of(&service)));
-        Self { at: Instant::now(), runs: runs.collect() }
+        let done = all(services).map(|(replica, service)| ((replica, service.id().clone()), Done::by(&service)));
+        Self { at: Instant::now(), done: done.collect() }
     }
 
     fn check(&mut self, services: &[Arc<Services>]) {
@@ -83,13 +93,19 @@ impl Moment {
             return;
         }
         for (replica, service) in all(services) {
-            let before = *self.runs.entry((replica, service.id().clone())).or_insert_with(|| runs_of(&service));
-            let runs = runs_of(&service).saturating_sub(before);
+            let (id, now) = (service.id(), Done::by(&service));
+            let before = *self.done.entry((replica, id.clone())).or_insert(now);
+            let runs = now.runs.saturating_sub(before.runs);
             assert!(
                 runs <= MOST_RUNS,
-                "service `{}` keeps virtual time from moving: it has run {runs} times at one moment; it returns `again()` \
-                 without an end, or retries without a delay",
-                service.id()
+                "service `{id}` keeps virtual time from moving: it has run {runs} times at one moment; it returns `again()` \
+                 without an end, or retries without a delay"
+            );
+            let polls = now.polls.saturating_sub(before.polls);
+            assert!(
+                polls <= MOST_POLLS,
+                "service `{id}` keeps virtual time from moving: its code was polled {polls} times at one moment; it never waits \
+                 for a time, such as in a loop around a channel that always has a message"
             );
         }
     }
@@ -100,8 +116,10 @@ fn all(services: &[Arc<Services>]) -> impl Iterator<Item = (usize, Arc<Registere
     services.iter().enumerate().flat_map(|(replica, services)| services.all().into_iter().map(move |it| (replica, it)))
 }
 
-/// Runs, and failures to build an instance.
-fn runs_of(service: &RegisteredService) -> u64 {
-    let stats = &service.inner.lock().status.stats;
-    stats.runs + stats.errors
+impl Done {
+    fn by(service: &RegisteredService) -> Self {
+        let polls = service.inner.shared.polls.as_ref().map_or(0, |polls| polls.of(service.id()));
+        let stats = &service.inner.lock().status.stats;
+        Self { runs: stats.runs + stats.errors, polls }
+    }
 }

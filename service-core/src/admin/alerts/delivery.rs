@@ -100,16 +100,18 @@ impl Queue {
                 }
                 Err(error) => error,
             };
-            if matches!(error.advice(), Advice::Fatal) {
+            let is_final = matches!(error.advice(), Advice::Fatal);
+            let why = error.into_text();
+            if is_final {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                return warn!("an alert is dropped, {} refused it: {error:#}: {}", self.receiver, alert.summary);
+                return warn!("an alert is dropped, {} refused it: {why}: {}", self.receiver, alert.summary);
             }
             // It may have been dropped for a new one in the meantime.
             if !self.lock().iter().any(|waiting| waiting.id == alert.id) {
                 return;
             }
             if attempt == 1 {
-                warn!("an alert could not be sent to {}, it is tried again: {error:#}", self.receiver);
+                warn!("an alert could not be sent to {}, it is tried again: {why}", self.receiver);
             }
             attempt = attempt.saturating_add(1);
             if is_stopping(stop) {
@@ -123,10 +125,14 @@ impl Queue {
 
     async fn attempt(&self, alert: ServiceAlert) -> Result<()> {
         let mut sending = (self.send)(alert);
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, panic::catch_future(sending.as_mut())).await {
+        let sent = match tokio::time::timeout(ATTEMPT_TIMEOUT, panic::catch_future(sending.as_mut())).await {
             Ok(Caught::Returned(sent)) => sent,
             Ok(Caught::Panicked(message)) => Err(Error::msg(format!("it panicked: {message}"))),
             Err(_) => Err(Error::msg(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()))),
+        };
+        match panic::catch(|| drop(sending)) {
+            Caught::Returned(()) => sent,
+            Caught::Panicked(message) => Err(Error::msg(format!("it panicked: {message}"))),
         }
     }
 

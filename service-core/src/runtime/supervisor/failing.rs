@@ -20,7 +20,7 @@ use crate::runtime::requests::Rebuild;
 use crate::runtime::resource::Resource;
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::status::{Activity, WaitReason};
-use crate::schedule::later;
+use crate::schedule::{Schedule, later};
 use crate::service::error::{Error, Result};
 use crate::service::failure::{Failure, FailureKind, Recovery};
 use crate::service::outcome::{Outcome, RunReport};
@@ -36,7 +36,12 @@ impl Supervisor {
             return self.lose_lease().await;
         }
         let ended = Instant::now();
-        let started = self.cx.service.lock().status.stats.last_started.unwrap_or(ended);
+        let started = {
+            let mut state = self.cx.service.lock();
+            // The limits that the run has reached are those in effect now.
+            adopt_options(&mut self.options, &mut state);
+            state.status.stats.last_started.unwrap_or(ended)
+        };
         let (kind, error) = match result {
             InvokeResult::Done(Ok(_)) => return None,
             InvokeResult::Done(Err(error)) => (FailureKind::Error, error),
@@ -316,7 +321,11 @@ impl Supervisor {
         let service = self.cx.service.clone();
         service.lock().requests.rebuild = None;
         self.replace_instance().await;
-        self.due = Due::AtOnce;
+        // As after a start.
+        match self.options.schedule {
+            Schedule::Cron(_) | Schedule::OnDemand => self.plan_without_point(),
+            Schedule::Interval(_) | Schedule::Delay(_) | Schedule::LongRun(_) => self.due = Due::AtOnce,
+        }
         service.update(|state| {
             state.status.failures = 0;
             state.status.since_success = 0;

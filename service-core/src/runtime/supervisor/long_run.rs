@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use tokio::time::{Instant, Sleep};
 
-use super::{Due, Exit, Supervisor};
+use super::{Due, Exit, Supervisor, adopt_options};
 use crate::log::{info, warn};
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{Cancelled, InvokeResult};
@@ -20,9 +20,11 @@ impl Supervisor {
     /// Runs `run` until it ends, and decides what follows.
     pub(super) async fn long_run(&mut self, timer: Pin<&mut Sleep>) -> Option<Exit> {
         let result = self.run_recorded(timer).await;
-        let long = self.options.long_run().copied().unwrap_or_default();
         let service = self.cx.service.clone();
         let (told, stable) = service.update(|state| {
+            // What follows the run are the options in effect now.
+            adopt_options(&mut self.options, state);
+            let long = self.options.long_run().copied().unwrap_or_default();
             // What the run reported just before it ended counts.
             service.follow_long_run(state, &long);
             let told = state.requests.interrupt.take().is_some() || state.requests.stop.is_some();

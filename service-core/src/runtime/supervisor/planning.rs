@@ -25,11 +25,8 @@ impl Supervisor {
             self.nominal = Nominal::At(point);
             match &options.schedule {
                 Schedule::Cron(_) => self.plan_cron(),
-                Schedule::OnDemand => {
-                    self.due = Due::Wake;
-                    // After a failed attempt, this is the time of the retry.
-                    service.lock().status.next_due = None;
-                }
+                // After a failed attempt, the time of the retry is still planned.
+                Schedule::OnDemand => self.plan_wake(),
                 _ if first <= now => self.due = Due::AtOnce,
                 _ => _ = self.plan_at(first),
             }
@@ -109,16 +106,11 @@ impl Supervisor {
     pub(super) fn follow_plan(&mut self, planned: Option<Planned>, ended: Instant) {
         match planned {
             Some(Planned { point, due }) => {
+                self.leave_cron();
                 self.nominal = Nominal::At(point);
                 self.due = if due <= ended { Due::AtOnce } else { Due::Regular };
             }
-            None => {
-                self.nominal = Nominal::None;
-                match self.options.schedule {
-                    Schedule::OnDemand => self.due = Due::Wake,
-                    _ => self.plan_cron(),
-                }
-            }
+            None => self.plan_without_point(),
         }
     }
 
@@ -146,7 +138,7 @@ impl Supervisor {
 
     /// Plans again after the options have changed.
     pub(super) fn plan_again(&mut self) {
-        if matches!(self.due, Due::AtOnce | Due::Retry | Due::Missed) {
+        if matches!(self.due, Due::AtOnce | Due::Retry) || self.has_missed() {
             return;
         }
         let (grid, last_started, last_ended) = {
@@ -155,25 +147,49 @@ impl Supervisor {
         };
         match &self.options.schedule {
             Schedule::Interval(every) => _ = self.plan_at(grid.next(*every, last_started)),
-            // Before a run of this incarnation has ended, the initial delay continues.
-            Schedule::Delay(wait) => {
-                if let Some(ended) = last_ended.filter(|ended| *ended >= grid.first()) {
-                    self.plan_at(later(ended, *wait));
-                }
-            }
+            Schedule::Delay(wait) => match last_ended.filter(|ended| *ended >= grid.first()) {
+                Some(ended) => _ = self.plan_at(later(ended, *wait)),
+                // Before a run of this incarnation has ended, the initial delay continues.
+                None => _ = self.plan_at(grid.first()),
+            },
             Schedule::LongRun(_) => {}
-            Schedule::OnDemand => {
-                self.due = Due::Wake;
-                self.cx.service.lock().status.next_due = None;
-            }
             // A fire whose time has come stays due, as a point of the grid does.
             Schedule::Cron(_) if self.due == Due::Cron && self.fire_has_come() => self.recheck_clock(),
-            Schedule::Cron(_) => self.plan_cron(),
+            Schedule::Cron(_) | Schedule::OnDemand => self.plan_without_point(),
         }
+    }
+
+    /// Plans by a schedule that does not depend on the last run.
+    pub(super) fn plan_without_point(&mut self) {
+        self.nominal = Nominal::None;
+        match self.options.schedule {
+            Schedule::OnDemand => self.plan_wake(),
+            _ => self.plan_cron(),
+        }
+    }
+
+    /// Only a wake-up or a requested run is next.
+    fn plan_wake(&mut self) {
+        self.leave_cron();
+        self.due = Due::Wake;
+        self.cx.service.lock().status.next_due = None;
+    }
+
+    /// The schedule is not cron. If it becomes cron again, no fire of the time before is due.
+    fn leave_cron(&mut self) {
+        if let Some(cron) = &mut self.cron {
+            cron.forget_fire();
+        }
+    }
+
+    /// Whether fires of the present schedule are being made up.
+    fn has_missed(&self) -> bool {
+        self.due == Due::Missed && self.options.schedule.caught_up().is_some()
     }
 
     /// Plans the next regular run at `due` plus up to `jitter`. Returns that moment.
     fn plan_at(&mut self, due: Instant) -> Instant {
+        self.leave_cron();
         self.nominal = Nominal::At(due);
         let due = later(due, jitter(&self.options, &mut self.rng));
         self.plan(Due::Regular, due);

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -129,11 +130,12 @@ impl Supervisor {
         &'a mut self,
         mut timer: Pin<&'a mut Sleep>,
     ) -> impl Future<Output = InvokeResult<Result<Outcome>>> + 'a {
+        let limit = self.run_limit();
         let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-        let (invoker, options, span) = (&self.invoker, &*self.options, run_span(&self.cx));
+        let (invoker, span) = (&self.invoker, run_span(&self.cx));
         let mut update = Some(instance.__update(&self.cx));
         poll_fn(move |task| {
-            let result = ready!(invoker.poll(task, timer.as_mut(), span.as_deref(), run_limit(options), |task| {
+            let result = ready!(invoker.poll(task, timer.as_mut(), span.as_deref(), limit, |task| {
                 let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
                 let polled = running.as_mut().poll(task);
                 if polled.is_ready() {
@@ -150,11 +152,15 @@ impl Supervisor {
     }
 
     async fn run_blocking(&mut self) -> InvokeResult<Result<Outcome>> {
-        let Some(mut instance) = self.instance.take() else { unreachable!("a run begins with an instance") };
+        // Shared, so that the instance is still there if no thread starts.
+        let instance = Arc::new(Mutex::new(self.instance.take()));
+        let handed_over = instance.clone();
+        let take = move || handed_over.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (cx, invoker, span) = (self.cx.clone(), self.invoker.clone(), run_span(&self.cx));
         cx.service.lock().status.activity = Activity::InBlockingRun;
         let (sender, mut run) = oneshot::channel();
         let work = move || {
+            let Some(mut instance) = take() else { unreachable!("a run begins with an instance") };
             let caught = invoker.call(span.as_deref(), || instance.__update_blocking(&cx));
             if let Err((instance, result)) = sender.send((instance, caught)) {
                 invoker.discard("the result of a blocking run", result);
@@ -163,9 +169,10 @@ impl Supervisor {
         };
         let (service, own_thread) = (self.cx.service.clone(), self.options.long_run().is_some());
         if let Err(error) = blocking::spawn(&service.shared, &service.id, own_thread, work) {
+            self.instance = instance.lock().unwrap_or_else(PoisonError::into_inner).take();
             return InvokeResult::Done(Err(Error::new(error)));
         }
-        match self.invoker.invoke(pin!(&mut run), run_limit(&self.options)).await {
+        match self.invoker.invoke(pin!(&mut run), self.run_limit()).await {
             InvokeResult::Done(Ok((instance, caught))) => {
                 self.instance = Some(instance);
                 match caught {
@@ -181,6 +188,11 @@ impl Supervisor {
                 InvokeResult::Cancelled(cancelled)
             }
         }
+    }
+
+    /// What cancels a run.
+    fn run_limit(&self) -> Limit {
+        if self.options.long_run().is_some() { Limit::LongRun } else { Limit::Run }
     }
 
     /// Takes the instance back from a blocking run that had timed out and has returned now.
@@ -211,11 +223,6 @@ impl Supervisor {
             self.end_instance().await;
         }
     }
-}
-
-/// What cancels a run.
-fn run_limit(options: &Options) -> Limit {
-    options.long_run().map_or(Limit::Run(options.timeout), |long| Limit::LongRun(*long))
 }
 
 /// The error of a run that was cancelled: why, and how long it took.

@@ -294,4 +294,16 @@ mod with_the_feature {
         assert_eq!(plan.until_next_check(at("2026-01-01 03:05:00")), Duration::from_secs(60));
         assert_eq!(plan.until_next_check(at("2026-01-01 03:09:50")), Duration::from_secs(10));
     }
+
+    #[test]
+    fn pauses_are_not_kept_when_nothing_was_missed() {
+        let mut timer = CronTimer::default();
+        for minute in 0..1_000 {
+            let now = at("2026-01-01 02:00:00") + Duration::from_secs(60 * minute);
+            timer.set_paused(true, now);
+            timer.set_paused(false, now + Duration::from_secs(1));
+        }
+        timer.all_made_up();
+        assert_eq!(timer.skipped.len(), 1);
+    }
 }

@@ -492,3 +492,23 @@ async fn what_a_run_reports_just_before_its_end_counts() {
     assert!(service.inner.lock().status.ready);
     assert_eq!(health(&service).failures, 1, "the first failure no longer counts");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_run_has_spawned_learns_of_its_end() {
+    let helpers = Arc::new(AtomicUsize::new(0));
+    let ended = helpers.clone();
+    let script = Script::new().update(move |cx| {
+        let ended = ended.clone();
+        async move {
+            tokio::spawn(async move {
+                cx.stopping().await;
+                ended.fetch_add(1, Ordering::SeqCst);
+            });
+            tokio::time::sleep(secs(60)).await;
+            Ok(Outcome::idle())
+        }
+    });
+    let service = script.start(options(LongRun { on_end: OnEnd::Again, ..LongRun::default() }));
+    tokio::time::sleep(secs(61)).await;
+    assert_eq!((helpers.load(Ordering::SeqCst), health(&service).runs), (1, 1));
+}

@@ -77,3 +77,46 @@ async fn a_requested_run_and_a_wake_up_are_not_lost_while_they_wait_for_their_tu
         tokio::time::sleep(secs(15)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_cleaned_up_while_it_waited_takes_no_turn() {
+    let turns = Arc::new(Semaphore::new(1));
+    let start = |cleanup: u64| {
+        let script = Script::new()
+            .update(async |_| {
+                tokio::time::sleep(secs(10)).await;
+                Ok(Outcome::idle())
+            })
+            .cleanup(move |_| async move {
+                tokio::time::sleep(secs(cleanup)).await;
+                Ok(())
+            });
+        let shared = Shared { turns: Some(turns.clone()), ..Shared::default() };
+        let options = Options { drain_timeout: secs(600), ..Options::default() };
+        let (service, supervisor) = script.begin(options, shared, Arc::new(NoExtension));
+        service.spawn(supervisor)
+    };
+    let first = start(0);
+    first.until(|state| state.status.in_run()).await;
+    let (second, third) = (start(300), start(0));
+    tokio::time::sleep(secs(5)).await;
+    second.stop();
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(second.state(), ServiceState::Draining);
+    assert!(third.inner.lock().status.in_run(), "the turn is not that of the service that is cleaned up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_no_longer_due_does_not_wait_for_its_turn() {
+    let [_first, second] = two(&Options::default()).await;
+    tokio::time::sleep(secs(61)).await;
+    let reason = || health::of(&second.inner, &second.services, &NoExtension).reason;
+    assert!(reason().unwrap().starts_with("waiting for its turn"));
+    second.inner.update(|state| {
+        let schedule = Schedule::Interval(secs(3_600));
+        state.requests.options = Arc::new(Options { schedule, ..Options::default() });
+        state.wake();
+    });
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!(reason(), None);
+}
