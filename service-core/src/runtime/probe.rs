@@ -53,10 +53,11 @@ impl Probe {
         F: Future<Output = std::result::Result<(), E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
+        let check = Arc::new(check);
         let check = move || -> BoxFuture<'static, Result<()>> {
             let check = check.clone();
-            // Called inside the future, where a panic is caught.
-            Box::pin(async move { check().await.map_err(Error::new) })
+            // Cloned and called inside the future, where a panic is caught.
+            Box::pin(async move { C::clone(&check)().await.map_err(Error::new) })
         };
         Self {
             name: Arc::from(name),

@@ -76,7 +76,8 @@ impl RegistryBuilder {
     /// [`alert_webhook`](Self::alert_webhook): an error or a panic is a reason to try again, [`Error::fatal`] is final.
     ///
     /// The closure is called on a thread and a tokio runtime of their own, one alert after the other. It has 10 s. Its captures are
-    /// cloned for each alert.
+    /// cloned for each alert. Code that blocks belongs in `tokio::task::spawn_blocking`: on the thread itself, it delays all other
+    /// alerts, and a shutdown waits 4 s for it.
     ///
     /// ```
     /// use service_core::ServiceRegistry;
@@ -94,10 +95,11 @@ impl RegistryBuilder {
         F: Future<Output = std::result::Result<(), E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
+        let send = Arc::new(send);
         let send = move |alert| -> BoxFuture<'static, Result<()>> {
             let send = send.clone();
-            // Called inside the future, where a panic is caught.
-            Box::pin(async move { send(alert).await.map_err(Error::new) })
+            // Cloned and called inside the future, where a panic is caught.
+            Box::pin(async move { C::clone(&send)(alert).await.map_err(Error::new) })
         };
         let queue = Queue::new("the closure of `alert_with`".to_owned(), Box::new(send));
         self.companion_settings.get::<AlertSettings>().0.push(Ok(queue));
