@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use service_core::prelude::*;
 
-use crate::site::{Site, builder, eventually, send};
+use crate::site::{Site, Steady, builder, eventually, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_is_an_error_of_the_start_and_no_service_runs() {
@@ -55,6 +55,7 @@ async fn the_interface_answers_until_the_end_of_the_shutdown_and_again_after_the
         move || Last { address: address.clone(), answered: answered.clone() }
     };
     let services = ServiceRegistry::builder().without_discovered().service_fn("last", last).admin("127.0.0.1:0");
+    let services = services.service("once", Steady);
     let site = Site::of(services).await;
     *address.lock().unwrap() = Some(site.address);
     assert_eq!(site.get("/health/ready").await.status, 200);
@@ -66,6 +67,11 @@ async fn the_interface_answers_until_the_end_of_the_shutdown_and_again_after_the
     site.services.start().await.unwrap();
     let address = site.services.admin_address().unwrap();
     assert_eq!(send(address, "GET", "/health/ready", &[], "").await.status, 200);
+    // A start that is refused opens nothing.
+    site.services.shutdown().await.unwrap();
+    site.services.get("once").unwrap().start().await.unwrap_err();
+    assert_eq!(site.services.admin_address(), None);
+    site.services.start().await.unwrap();
     // The start of one service reopens the registry, too.
     site.services.shutdown().await.unwrap();
     site.services.get("last").unwrap().start().await.unwrap();

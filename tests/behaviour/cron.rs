@@ -324,6 +324,30 @@ async fn a_fire_that_comes_due_during_a_woken_run_is_run_after_it() {
     }
 }
 
+/// Always has more to do.
+struct Greedy;
+
+#[service(interval = 1, discover = false)]
+impl Greedy {
+    async fn update(&mut self) -> Outcome {
+        tokio::time::sleep(secs(100)).await;
+        Outcome::processed(1).again()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_woken_run_that_waits_for_its_turn_for_long_keeps_its_place() {
+    let seen = Seen::default();
+    let bed = TestBed::at(at("2026-01-10T12:00:00Z"))
+        .with(|builder| builder.max_concurrent_runs(1).service("one", Greedy).service("two", Greedy));
+    let nightly = bed.start(Nightly(seen.clone())).await;
+    bed.start_all().await;
+    bed.run_for(secs(10)).await;
+    nightly.wake();
+    bed.run_for(secs(300)).await;
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
 /// Notes the fires that its runs serve.
 struct Each(Log);
 

@@ -52,3 +52,17 @@ async fn each_type_of_a_generic_service_runs_under_its_own_id() {
     assert_eq!(services.list(), ["large", "small"]);
     services.shutdown().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_type_of_a_generic_service_may_have_the_name_of_all_in_any_order() {
+    for first in ["counter", "other"] {
+        let builder = ServiceRegistry::builder().without_discovered();
+        let builder = match first {
+            "counter" => builder.service_of::<Counter<Small>>("counter").service_of::<Counter<Large>>("other"),
+            _ => builder.service_of::<Counter<Large>>("other").service_of::<Counter<Small>>("counter"),
+        };
+        let services = builder.build().await.unwrap();
+        services.register_of::<Counter<Large>>("third").await.unwrap();
+        assert_eq!(services.list(), ["counter", "other", "third"]);
+    }
+}

@@ -476,6 +476,18 @@ async fn a_fire_that_passed_under_another_schedule_is_not_due_when_cron_returns(
     assert_eq!(log.times("run"), [7_200.0]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_timeout_was_removed_has_not_blocked_its_thread() {
+    let (lines, _guard) = logged();
+    let file = WithFile::new(TestBed::new(), "[slow]\ntimeout = \"30s\"");
+    let service = file.bed.start(Slow(Log::default())).await;
+    file.bed.run_for(secs(10)).await;
+    file.reload("").await.unwrap();
+    file.bed.run_for(secs(60)).await;
+    assert_eq!((service.health().runs, service.health().error_count), (1, 0));
+    assert!(!has_line(&lines, &["blocked its thread"]));
+}
+
 /// Neither reports progress nor ends before the test says so.
 struct Silent {
     log: Log,

@@ -79,6 +79,36 @@ async fn reset_from_within_the_run_builds_a_fresh_instance() {
     assert_eq!(service.state(), ServiceState::Running);
 }
 
+/// Resets itself in its first run, and leaves something to do.
+struct Leaving {
+    log: Log,
+    fails: bool,
+}
+
+#[service(on_demand = true, retry_delay = 30, discover = false)]
+impl Leaving {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        self.log.push("run");
+        if cx.run_number() > 1 {
+            return Ok(Outcome::idle());
+        }
+        cx.services().get(cx.service_id()).unwrap().reset().await?;
+        if self.fails { Err(Error::msg("the connection is broken")) } else { Ok(Outcome::processed(1).again()) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reset_from_within_the_run_keeps_what_the_run_has_left_to_do() {
+    for fails in [false, true] {
+        let (bed, log) = (TestBed::new(), Log::default());
+        let instance = log.clone();
+        let service = bed.start_fn(move || Leaving { log: instance.clone(), fails }).await;
+        service.wake();
+        bed.run_for(secs(60)).await;
+        assert_eq!(log.times("run"), [0.0, 0.0]);
+    }
+}
+
 /// Resets itself in each run.
 struct Resetting(Log);
 

@@ -5,7 +5,7 @@
 //! runtime, for as long as it likes. A shutdown does not wait for that.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -32,15 +32,22 @@ impl RuntimeThread {
         name: &'static str,
         work: impl FnOnce(Stop) -> F + Send + 'static,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopping) = watch::channel(false);
         let (ends, ended) = channel();
+        let (sender, started) = channel();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let _ends: std::sync::mpsc::Sender<()> = ends;
+            let _ends: Sender<()> = ends;
+            // Built here: without a thread, it would be dropped on one of the program's runtime, which tokio does not allow.
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(sender.send(Err(error))),
+            };
+            let _ = sender.send(Ok(()));
             runtime.block_on(work(stopping));
             // Dropped, it would wait for the application's blocking code, and for the system's DNS resolver.
             runtime.shutdown_background();
         })?;
+        started.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
         Ok(Self { name, stop, ended })
     }
 

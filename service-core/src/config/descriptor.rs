@@ -33,6 +33,13 @@ pub struct ServiceDescriptor {
 }
 
 impl ServiceDescriptor {
+    /// Whether both are of one attribute. A program may have several copies of a descriptor, and the concrete types of a generic
+    /// service have one each.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let place = |of: &Self| (of.id, of.module_path, of.file, of.line);
+        place(self) == place(other)
+    }
+
     /// Returns the id.
     pub const fn id(&self) -> &'static str {
         self.id
@@ -99,4 +106,32 @@ pub(crate) const UNDECLARED: SettingsType = SettingsType { fields: || None, chec
 /// `T` as the type of a service's own settings.
 pub(crate) const fn settings<T: DeserializeOwned>() -> SettingsType {
     SettingsType { fields: fields::<T>, check: |settings, service| settings.get_all::<T>(service).map(drop) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(id: &'static str, line: u32) -> ServiceDescriptor {
+        let (module_path, file) = ("mails", "src/mails.rs");
+        let type_name = || "Mails";
+        ServiceDescriptor {
+            id,
+            type_name,
+            module_path,
+            file,
+            line,
+            attributes: &[],
+            settings: None,
+            long_running: false,
+        }
+    }
+
+    #[test]
+    fn copies_of_a_descriptor_are_the_same_and_others_are_not() {
+        static ONE: ServiceDescriptor = at("mails", 7);
+        static COPY: ServiceDescriptor = at("mails", 7);
+        assert!(ONE.is_same(&COPY) && !std::ptr::eq(&ONE, &COPY));
+        assert!(!ONE.is_same(&at("mails", 8)) && !ONE.is_same(&at("letters", 7)));
+    }
 }

@@ -534,10 +534,16 @@ fn check_ids(registrations: &[Registration], problems: &mut Vec<String>) {
 
 /// Checks that no id is the name of another type: the section of that name would configure both.
 fn check_names(registrations: &[Registration], problems: &mut Vec<String>) {
-    let types: BTreeMap<&str, &'static ServiceDescriptor> =
-        registrations.iter().map(|service| (service.descriptor.id, service.descriptor)).collect();
+    let mut types: BTreeMap<&str, Vec<&'static ServiceDescriptor>> = BTreeMap::new();
+    for Registration { descriptor, .. } in registrations {
+        let named = types.entry(descriptor.id).or_default();
+        if !named.iter().any(|known| known.is_same(descriptor)) {
+            named.push(descriptor);
+        }
+    }
     for Registration { id, descriptor, place, .. } in registrations {
-        if let Some(other) = types.get(id.as_str()).filter(|other| !std::ptr::eq(**other, *descriptor)) {
+        let named = types.get(id.as_str()).into_iter().flatten();
+        if let Some(other) = named.copied().find(|other| !other.is_same(descriptor)) {
             problems.push(name_clash(id, descriptor, *place, other));
         }
     }

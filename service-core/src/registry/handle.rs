@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::log::warn;
 use crate::observe::explain::{self, Explanation};
 use crate::observe::health::ServiceHealth;
-use crate::registry::service_registry::ServiceRegistry;
+use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::requests::{PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
@@ -59,7 +59,8 @@ impl ServiceHandle {
     ///
     /// # Errors
     /// The service runs already; it is `Failed` (`reset` starts it again); its ready-made instance has ended; it failed
-    /// permanently during the start; or a shutdown is in progress. A failure that is retried is not an error.
+    /// permanently during the start; the admin interface cannot be served; or a shutdown is in progress. A failure that is retried
+    /// is not an error.
     pub async fn start(&self) -> Result<()> {
         let inner = &self.registry.inner;
         inner.extension.before_one(&inner.services).await;
@@ -76,27 +77,40 @@ impl ServiceHandle {
     async fn launch(
         &self,
         action: &'static str,
-        why_not: impl FnOnce(&RuntimeState) -> Option<&'static str>,
+        why_not: impl Fn(&RuntimeState) -> Option<&'static str>,
     ) -> Result<()> {
-        let session = self.registry.reopen();
-        let runtime = self.registry.inner.home.handle()?;
-        let is_first = session.is_open() && session.is_unstarted();
-        if is_first {
-            self.registry.start_companions().await?;
-        }
-        let supervisor = self.registry.begin(&session, &self.service, action, |state| {
-            match why_not(state).or(state.requests.unregistered.then_some("it has been unregistered")) {
-                Some(why) => state.refuse(self.id(), action, why),
-                None if self.service.factory.has_next() => Ok(()),
-                None => Err(ready_made_has_ended(self.id())),
+        let registry = &self.registry;
+        let session = registry.reopen();
+        let runtime = registry.inner.home.handle()?;
+        let may_begin = |state: &RuntimeState| match why_not(state)
+            .or(state.requests.unregistered.then_some("it has been unregistered"))
+        {
+            Some(why) => state.refuse(self.id(), action, why),
+            None if self.service.factory.has_next() => Ok(()),
+            None => Err(ready_made_has_ended(self.id())),
+        };
+        may_begin(&self.inner().lock())?;
+        let begun = async {
+            if session.is_open() {
+                registry.start_companions().await?;
             }
-        })?;
-        self.registry.keep_watching(&runtime);
+            registry.begin(&session, &self.service, action, may_begin)
+        };
+        let supervisor = match begun.await {
+            Ok(supervisor) => supervisor,
+            Err(error) => {
+                if !session.is_started() {
+                    registry.stop_idle_companions().await;
+                }
+                return Err(error);
+            }
+        };
+        registry.keep_watching(&runtime);
         let incarnation = supervisor.incarnation();
-        self.registry.spawn(&runtime, supervisor);
-        let started = self.registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await;
-        if is_first {
-            self.registry.mark_started(&session);
+        registry.spawn(&runtime, supervisor);
+        let started = registry.waiting(self.started(incarnation, Instant::now() + START_TIMEOUT)).await;
+        if started.is_ok() && session.mark_one_started() {
+            registry.announce(Phase::Ready);
         }
         started
     }

@@ -63,7 +63,7 @@ pub(super) type Reported = BTreeSet<(String, &'static str, String)>;
 
 /// What a feature runs beside the services of one registry.
 pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
-    /// Called at every start of all services, before the first service starts.
+    /// Called at every start, of all services or of one, before code of a service runs. It may be called again before `stop`.
     ///
     /// # Errors
     /// Then no service is started.
@@ -79,7 +79,7 @@ pub(crate) trait Companion: Any + fmt::Debug + Send + Sync {
 /// A phase of a registry. All are entered after [`Companion::start`] and before [`Companion::stop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The start of all services has returned.
+    /// The start of all services has returned, or, after a shutdown, that of one.
     Ready,
     /// The configuration file is read again.
     Reloading,

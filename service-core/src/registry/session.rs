@@ -15,6 +15,8 @@ pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Default)]
 pub(crate) struct Session {
+    /// It follows a shutdown of services that had been started.
+    is_reopened: bool,
     state: Mutex<State>,
     /// The number of callers that wait for a shutdown, and so for signals.
     waiting: AtomicUsize,
@@ -36,6 +38,8 @@ struct State {
 enum Start {
     #[default]
     None,
+    /// After a shutdown, one service was started by itself.
+    OfOne,
     /// All services are being started.
     OfAll,
     Done,
@@ -72,10 +76,15 @@ impl Session {
         matches!(self.lock().phase, Phase::Open)
     }
 
+    /// The session that follows this one.
+    pub(crate) fn next(&self) -> Self {
+        Self { is_reopened: self.is_reopened || self.is_started(), ..Self::default() }
+    }
+
     /// A start of all services begins.
     pub(crate) fn begin_start(&self) {
         let start = &mut self.lock().start;
-        if *start == Start::None {
+        if *start != Start::Done {
             *start = Start::OfAll;
         }
     }
@@ -88,19 +97,24 @@ impl Session {
         }
     }
 
-    /// Records that the start has returned.
+    /// Records that the start of all services has returned.
     pub(crate) fn mark_started(&self) {
         self.lock().start = Start::Done;
     }
 
-    /// Whether the start has returned: that of all services, or of the first one that was started by itself.
-    pub(crate) fn is_started(&self) -> bool {
-        self.lock().start == Start::Done
+    /// Records that one service was started by itself. Returns whether this is what reopens the registry.
+    pub(crate) fn mark_one_started(&self) -> bool {
+        let mut state = self.lock();
+        let reopens = self.is_reopened && state.start == Start::None && matches!(state.phase, Phase::Open);
+        if reopens {
+            state.start = Start::OfOne;
+        }
+        reopens
     }
 
-    /// Whether no service has been started, so that one which is started by itself is the first.
-    pub(crate) fn is_unstarted(&self) -> bool {
-        self.lock().start == Start::None
+    /// Whether the start has returned: that of all services, or, after a shutdown, that of one.
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self.lock().start, Start::OfOne | Start::Done)
     }
 
     /// Returns for how long the shutdown has been in progress; `None` if there is none, or if it has finished.

@@ -41,23 +41,23 @@ impl ServiceRegistry {
         }
         session.begin_start();
         let started = self.start_services(&session).await;
-        if started.is_ok() {
-            self.mark_started(&session);
+        if started.is_ok() && session.is_open() {
+            // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload is announced
+            // only after the start.
+            session.mark_started();
+            self.announce(Phase::Ready);
             return Ok(());
         }
         session.cancel_start();
-        if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
-            self.stop_companions().await;
-        }
+        self.stop_idle_companions().await;
         started
     }
 
-    /// The start has returned.
-    pub(super) fn mark_started(&self, session: &Session) {
-        // In this order: systemd may request a reload as soon as it knows that the services are ready, and a reload is announced
-        // only after the start.
-        session.mark_started();
-        self.announce(Phase::Ready);
+    /// Stops the companions if no service runs.
+    pub(super) async fn stop_idle_companions(&self) {
+        if !self.inner.services.all().iter().any(|service| service.inner.lock().status.is_running()) {
+            self.stop_companions().await;
+        }
     }
 
     async fn start_services(&self, session: &Arc<Session>) -> Result<()> {
@@ -159,7 +159,7 @@ impl ServiceRegistry {
     pub(super) fn reopen(&self) -> Arc<Session> {
         let mut session = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
         if session.is_closed() {
-            *session = Arc::new(Session::default());
+            *session = Arc::new(session.next());
         }
         session.clone()
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::Ordering as AtomicOrdering;
@@ -21,6 +22,9 @@ use crate::service::error::{Error, Result};
 use crate::service::failure::FailureKind;
 use crate::service::state::ServiceState;
 
+/// The types of the services, by name, with the number of services of each.
+type Types = BTreeMap<&'static str, Vec<(&'static ServiceDescriptor, usize)>>;
+
 pub(crate) struct Services {
     pub(crate) shared: Arc<Shared>,
     sources: RwLock<Arc<Sources>>,
@@ -29,8 +33,7 @@ pub(crate) struct Services {
     list: RwLock<BTreeSet<ById>>,
     /// The names that stand for several services that `instances` has made.
     groups: RwLock<BTreeSet<String>>,
-    /// The types of the services, by name, with the number of services of each.
-    types: Mutex<BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>>,
+    types: Mutex<Types>,
     /// The services that belong to the instance of another one, by the id of that one.
     children: Mutex<BTreeMap<Arc<str>, Vec<Arc<RegisteredService>>>>,
 }
@@ -202,12 +205,13 @@ impl Services {
             return Some(IdConflict::Group(first));
         }
         let types = self.types();
-        let differs = |other: &'static ServiceDescriptor| !std::ptr::eq(other, service.descriptor);
-        if let Some((other, _)) = types.get(&**service.id()).filter(|(other, _)| differs(other)) {
+        let differs = |other: &'static ServiceDescriptor| !other.is_same(service.descriptor);
+        let named = |name: &str| types.get(name).into_iter().flatten().map(|(known, _)| *known);
+        if let Some(other) = named(service.id()).find(|other| differs(other)) {
             return Some(IdConflict::TypeName(service.clone(), other));
         }
         // The first service of a type; for the others, this was checked then.
-        if types.get(service.descriptor.id).is_some_and(|(known, _)| !differs(known)) {
+        if named(service.descriptor.id).any(|known| !differs(known)) {
             return None;
         }
         let ById(other) = list.get(service.descriptor.id).filter(|ById(other)| differs(other.descriptor))?;
@@ -237,13 +241,16 @@ impl Services {
             if let Some(parent) = service.parent() {
                 self.remove_child(&parent, service);
             }
-            let mut types = self.types();
-            let left = types.get_mut(service.descriptor.id).map(|(_, services)| {
-                *services -= 1;
-                *services
-            });
-            if left == Some(0) {
-                types.remove(service.descriptor.id);
+            if let Entry::Occupied(mut named) = self.types().entry(service.descriptor.id) {
+                if let Some((_, services)) =
+                    named.get_mut().iter_mut().find(|(known, _)| known.is_same(service.descriptor))
+                {
+                    *services -= 1;
+                }
+                named.get_mut().retain(|(_, services)| *services > 0);
+                if named.get().is_empty() {
+                    named.remove();
+                }
             }
         }
         Some(removed)
@@ -365,10 +372,15 @@ impl Services {
     }
 
     fn count_type(&self, descriptor: &'static ServiceDescriptor) {
-        self.types().entry(descriptor.id).or_insert((descriptor, 0)).1 += 1;
+        let mut types = self.types();
+        let named = types.entry(descriptor.id).or_default();
+        match named.iter_mut().find(|(known, _)| known.is_same(descriptor)) {
+            Some((_, services)) => *services += 1,
+            None => named.push((descriptor, 1)),
+        }
     }
 
-    fn types(&self) -> MutexGuard<'_, BTreeMap<&'static str, (&'static ServiceDescriptor, usize)>> {
+    fn types(&self) -> MutexGuard<'_, Types> {
         self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -74,8 +74,10 @@ pub(crate) struct Supervisor {
     current_waiters: Waiters,
     /// The instance is being built for a run that serves a wake-up.
     woken: bool,
-    /// This replica has taken the lease, and the schedule of the service has not been planned since.
+    /// By what this replica has the lease.
     grant: Option<Box<Grant>>,
+    /// It has taken the lease, and the schedule of the service has not been planned since.
+    is_taken_over: bool,
     /// No replica has run the service before this one took the lease.
     is_first_in_cluster: bool,
     /// Blocking code was left behind when the instance ended.
@@ -172,6 +174,7 @@ impl Supervisor {
             current_waiters: Waiters::new(),
             woken: false,
             grant: None,
+            is_taken_over: false,
             is_first_in_cluster: false,
             left_blocking_code: false,
             cron: None,
@@ -321,7 +324,11 @@ impl Supervisor {
                     && !is_wake_up
                     && !cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now()))
                 {
-                    return Some(WaitEvent::ClockCheck);
+                    // A woken run that waits for its turn keeps its place.
+                    is_wake_up = state.requests.woken && !state.status.is_backing_off();
+                    if !is_wake_up {
+                        return Some(WaitEvent::ClockCheck);
+                    }
                 }
             }
             if state.status.given_up && state.status.activity == Activity::Waiting {
@@ -426,7 +433,6 @@ impl Supervisor {
     fn succeed(&mut self, outcome: Outcome) {
         let ended = Instant::now();
         let service = &self.cx.service;
-        let timeout = self.options.timeout;
         let (duration, outcome, planned) = service.update(|state| {
             // Options that the run itself has set count from here on.
             adopt_options(&mut self.options, state);
@@ -444,7 +450,7 @@ impl Supervisor {
             }
             (duration, outcome, planned)
         });
-        self.warn_if_blocked(timeout, duration);
+        self.warn_if_blocked(self.options.timeout, duration);
         self.failure_log.recovered(service);
         let (run, Outcome { processed, failed, again }) = (self.cx.run, outcome);
         service.emit(|| ServiceEventKind::RunFinished { run, duration, processed, failed, again });

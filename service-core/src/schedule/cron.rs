@@ -259,9 +259,20 @@ impl CronTimer {
         }
     }
 
-    /// Another kind of schedule holds from now on.
-    pub(crate) fn forget_fire(&mut self) {
+    /// Another kind of schedule holds from now on. No fire of this time is due or missed when cron holds again.
+    pub(crate) fn leave(&mut self) {
         self.fire = None;
+        self.forget_missed();
+        if let Some(text) = &mut self.schedule {
+            // Equal to no schedule.
+            *text = Box::default();
+        }
+    }
+
+    /// Missed fires are not made up.
+    pub(crate) fn forget_missed(&mut self) {
+        self.missed.clear();
+        self.made_up_to = None;
     }
 
     /// Returns whether the plan is still right. It is not if the clock was set back to before an earlier fire.
@@ -308,8 +319,7 @@ impl CronTimer {
         let text = schedule.text();
         let previous = self.schedule.replace(text.as_str().into());
         if previous.is_some_and(|previous| *previous != *text) {
-            self.missed.clear();
-            self.made_up_to = None;
+            self.forget_missed();
             self.unrecorded = Some((now, false));
         }
     }
@@ -350,6 +360,8 @@ impl CronTimer {
             until = until.min(*from);
         }
         search(since, until);
+        // It was run, or tried and given up.
+        found.retain(|fire| self.served != Some(*fire));
         found.into()
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
+use service_core::database::{Override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
@@ -11,6 +12,7 @@ use crate::bed::{Bed, on_each};
 
 on_each! {
     an_interval_continues_on_its_grid,
+    a_schedule_that_changes_after_a_takeover_counts_from_the_last_run,
     a_point_that_no_replica_has_served_is_served_at_once,
     a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all,
     a_delay_counts_from_the_end_of_the_last_run,
@@ -69,6 +71,21 @@ async fn an_interval_continues_on_its_grid(replicas: Bed) {
     b.kill(a).await;
     b.run_for(Duration::from_secs(180)).await;
     assert_eq!(log.times("b runs"), [120.0, 180.0, 240.0]);
+}
+
+/// After the takeover, the schedule changes before the first run.
+async fn a_schedule_that_changes_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&[("interval", "24h")]).await);
+    start(&a, "a", &log, 0, false).await;
+    start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(100)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(100)).await;
+    assert_eq!((log.times("a runs"), log.times("b runs")), (vec![0.0], vec![]));
+    let often = Override::new("job", "interval", "5m").by("ann").why("more often");
+    set_override(&replicas.db, &often).await.unwrap();
+    b.run_for(Duration::from_secs(700)).await;
+    assert_eq!(log.times("b runs"), [300.0, 600.0, 900.0]);
 }
 
 async fn a_point_that_no_replica_has_served_is_served_at_once(replicas: Bed) {

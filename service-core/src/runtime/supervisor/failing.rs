@@ -321,10 +321,12 @@ impl Supervisor {
         let service = self.cx.service.clone();
         service.lock().requests.rebuild = None;
         self.replace_instance().await;
-        // As after a start.
+        // As after a start, unless the run left something to do: a retry, or more of its work.
         match self.options.schedule {
-            Schedule::Cron(_) | Schedule::OnDemand => self.plan_without_point(),
-            Schedule::Interval(_) | Schedule::Delay(_) | Schedule::LongRun(_) => self.due = Due::AtOnce,
+            Schedule::Cron(_) | Schedule::OnDemand if !matches!(self.due, Due::AtOnce | Due::Retry) => {
+                self.plan_without_point();
+            }
+            _ => self.due = Due::AtOnce,
         }
         service.update(|state| {
             state.status.failures = 0;

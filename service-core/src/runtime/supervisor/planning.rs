@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Due, Supervisor};
 use crate::config::options::Options;
 use crate::runtime::context::Nominal;
+use crate::runtime::lease::Grant;
 use crate::runtime::status::{Activity, Status};
 use crate::schedule::{CatchUp, Grid, Readiness, Schedule, later};
 
@@ -15,23 +16,17 @@ impl Supervisor {
     pub(super) fn mark_running(&mut self) {
         let now = Instant::now();
         let service = self.cx.service.clone();
-        // Options that were changed while the instance was being built count from the start.
-        self.options.clone_from(&service.lock().requests.options);
-        let options = self.options.clone();
         // A run that was given up before has planned the next one. A single run has no schedule.
-        if !self.once && !service.lock().status.given_up {
-            let (first, point) = self.first_run(now);
-            service.lock().status.grid = Grid::new(point);
-            self.nominal = Nominal::At(point);
-            match &options.schedule {
-                Schedule::Cron(_) => self.plan_cron(),
-                // After a failed attempt, the time of the retry is still planned.
-                Schedule::OnDemand => self.plan_wake(),
-                _ if first <= now => self.due = Due::AtOnce,
-                _ => _ = self.plan_at(first),
-            }
+        let is_planned = service.lock().status.given_up;
+        if !is_planned {
+            // Options that were changed while the instance was being built count from the start.
+            self.options.clone_from(&service.lock().requests.options);
         }
-        self.grant = None;
+        let options = self.options.clone();
+        if !self.once && !is_planned {
+            self.plan_first(now);
+        }
+        self.is_taken_over = false;
         service.update(|state| {
             state.status.activity = Activity::Waiting;
             if options.long_run().is_none_or(|long| long.readiness == Readiness::Built) {
@@ -43,6 +38,20 @@ impl Supervisor {
             // If the service was paused while it started, its state does not change here.
             service.notify_waiters(state);
         });
+    }
+
+    /// Plans the first run.
+    fn plan_first(&mut self, now: Instant) {
+        let (first, point) = self.first_run(now);
+        self.cx.service.lock().status.grid = Grid::new(point);
+        self.nominal = Nominal::At(point);
+        match &self.options.schedule {
+            Schedule::Cron(_) => self.plan_cron(),
+            // After a failed attempt, the time of the retry is still planned.
+            Schedule::OnDemand => self.plan_wake(),
+            _ if first <= now => self.due = Due::AtOnce,
+            _ => _ = self.plan_at(first),
+        }
     }
 
     /// Returns when the first run is due, and the point of the grid that it belongs to. After a takeover, the schedule continues
@@ -118,7 +127,7 @@ impl Supervisor {
     /// delay continues.
     pub(super) fn plan_without_run(&mut self) {
         let now = Instant::now();
-        let after_takeover = self.grant.is_some().then(|| self.first_run(now).1);
+        let after_takeover = self.is_taken_over.then(|| self.first_run(now).1);
         let first = {
             let status = &mut self.cx.service.lock().status;
             if (!status.ready || after_takeover.is_some()) && !status.given_up {
@@ -145,6 +154,11 @@ impl Supervisor {
             let status = &self.cx.service.lock().status;
             (status.grid, status.stats.last_started, status.stats.last_ended())
         };
+        // The schedule still continues where the former holder of the lease left it.
+        let continues = |grant: &Grant| last_started.is_none_or(|started| started < grant.at);
+        if self.grant.as_deref().is_some_and(continues) {
+            return self.plan_first(Instant::now());
+        }
         match &self.options.schedule {
             Schedule::Interval(every) => _ = self.plan_at(grid.next(*every, last_started)),
             Schedule::Delay(wait) => match last_ended.filter(|ended| *ended >= grid.first()) {
@@ -178,7 +192,7 @@ impl Supervisor {
     /// The schedule is not cron. If it becomes cron again, no fire of the time before is due.
     fn leave_cron(&mut self) {
         if let Some(cron) = &mut self.cron {
-            cron.forget_fire();
+            cron.leave();
         }
     }
 
@@ -208,8 +222,10 @@ impl Supervisor {
         let Schedule::Cron(schedule) = &options.schedule else { return };
         let (from, now) = self.cron_from();
         self.follow_schedule();
-        if schedule.catch_up != CatchUp::None && !self.cron().has_missed() {
-            self.backfill();
+        match schedule.catch_up {
+            CatchUp::None => self.cron().forget_missed(),
+            _ if !self.cron().has_missed() => self.backfill(),
+            _ => {}
         }
         if self.cron().has_missed() {
             let first = self.cx.service.lock().status.grid.first();
@@ -230,7 +246,12 @@ impl Supervisor {
                 let check = self.cron().until_next_check(now);
                 self.plan(Due::Cron, later(Instant::now(), check));
             }
-            _ => self.plan_cron(),
+            Schedule::Cron(_) => self.plan_cron(),
+            // A check that was planned before the schedule has changed.
+            _ => {
+                self.due = Due::Wake;
+                self.plan_again();
+            }
         }
     }
 

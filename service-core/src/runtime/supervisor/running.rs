@@ -36,7 +36,7 @@ impl Supervisor {
     }
 
     async fn build_instance(&mut self) -> Option<Exit> {
-        let first = !self.cx.service.lock().status.ready || self.grant.is_some();
+        let first = !self.cx.service.lock().status.ready || self.is_taken_over;
         if first
             && !self.once
             && self.options.schedule.caught_up().is_some()

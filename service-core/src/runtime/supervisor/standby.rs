@@ -66,7 +66,7 @@ impl Supervisor {
         .await;
         let Some(grant) = granted else { return Some(Exit::Stopped) };
         self.cx.epoch = Some(grant.epoch);
-        self.grant = Some(Box::new(grant));
+        (self.grant, self.is_taken_over) = (Some(Box::new(grant)), true);
         // Those that apply now; an instance with them is built anyway.
         self.options.clone_from(&service.lock().requests.options);
         self.is_first_in_cluster = grant.last.is_none();

@@ -20,6 +20,8 @@ struct Scripted {
     down: Arc<AtomicBool>,
     down_if_looked_at: Arc<AtomicBool>,
     resource: Arc<ScriptedResource>,
+    /// The stored fire; `None`: the present time.
+    last_fire: Mutex<Option<SystemTime>>,
     /// Answers of `settle` and `record_fire`. After the last answer both succeed.
     answers: Mutex<VecDeque<Answer>>,
 }
@@ -52,6 +54,7 @@ impl Scripted {
             down,
             down_if_looked_at,
             resource: Arc::new(resource),
+            last_fire: Mutex::default(),
             answers: Mutex::default(),
         }
     }
@@ -97,7 +100,7 @@ impl Extension for Scripted {
         self.log.push("last fire");
         Box::pin(async move {
             self.answer().await?;
-            Ok(now)
+            Ok(self.last_fire.lock().expect("nothing panics while it is locked").unwrap_or(now))
         })
     }
 
@@ -332,20 +335,40 @@ mod fires {
 
     impl TimeSource for TestClock {
         fn now(&self) -> SystemTime {
-            SystemTime::UNIX_EPOCH + secs(1_767_225_600) + self.0.elapsed()
+            start() + self.0.elapsed()
         }
+    }
+
+    /// The wall-clock time at which tests start.
+    fn start() -> SystemTime {
+        SystemTime::UNIX_EPOCH + secs(1_767_225_600)
+    }
+
+    fn cron(expression: &str, catch_up: CatchUp) -> Schedule {
+        let (expression, timezone) = (expression.to_owned(), "UTC".to_owned());
+        Schedule::Cron(CronSchedule { expression, timezone, catch_up })
+    }
+
+    fn with(script: Script, extension: Arc<dyn Extension>, options: Options) -> Service {
+        let shared = Shared { clock: Clock::new(TestClock(Instant::now())), ..Shared::default() };
+        let (service, supervisor) = script.begin(options, shared, extension);
+        service.spawn(supervisor)
     }
 
     /// Every minute; missed fires are made up.
     fn every_minute(script: Script, extension: Arc<Scripted>) -> Service {
-        let schedule = Schedule::Cron(CronSchedule {
-            expression: "* * * * *".to_owned(),
-            timezone: "UTC".to_owned(),
-            catch_up: CatchUp::Latest,
+        with(script, extension, Options { schedule: cron("* * * * *", CatchUp::Latest), ..options() })
+    }
+
+    fn change(service: &Service, options: Options) {
+        service.inner.update(|state| {
+            state.requests.options = Arc::new(options);
+            state.wake();
         });
-        let shared = Shared { clock: Clock::new(TestClock(Instant::now())), ..Shared::default() };
-        let (service, supervisor) = script.begin(Options { schedule, ..options() }, shared, extension);
-        service.spawn(supervisor)
+    }
+
+    fn runs(service: &Service) -> u64 {
+        service.inner.lock().status.stats.runs
     }
 
     fn in_one_log(script: &Script) -> Arc<Scripted> {
@@ -427,5 +450,68 @@ mod fires {
         service.stop();
         assert_eq!(service.ended().await, Exit::Stopped);
         assert_eq!(service.log.count(RECORDED), before + 1, "at the end it is tried anyway");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fire_for_which_the_first_instance_is_built_is_run_once() {
+        let begun = Instant::now();
+        let script = Script::new().configure(move |_| async move {
+            if begun.elapsed() < secs(30) { Err(Error::msg("no disk")) } else { Ok(()) }
+        });
+        let extension = in_one_log(&script);
+        *extension.last_fire.lock().unwrap() = Some(start());
+        let schedule = cron("* * * * *", CatchUp::Latest);
+        let service = with(script, extension, Options { schedule, max_failures: 0, ..Options::default() });
+        tokio::time::sleep(secs(119)).await;
+        assert_eq!(runs(&service), 1);
+        tokio::time::sleep(secs(60)).await;
+        assert_eq!(runs(&service), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missed_fires_are_no_longer_made_up_when_that_is_switched_off_or_the_schedule_changes() {
+        let others = [
+            cron("* * * * *", CatchUp::None),
+            cron("*/2 * * * *", CatchUp::None),
+            cron("*/2 * * * *", CatchUp::All),
+            Schedule::Interval(secs(120)),
+        ];
+        for other in others {
+            let script = Script::new().update(async |_| {
+                tokio::time::sleep(secs(10)).await;
+                Ok(Outcome::idle())
+            });
+            let extension = in_one_log(&script);
+            *extension.last_fire.lock().unwrap() = Some(start() - secs(3_600));
+            let schedule = cron("* * * * *", CatchUp::All);
+            let service = with(script, extension, Options { schedule, ..Options::default() });
+            tokio::time::sleep(secs(25)).await;
+            assert_eq!(runs(&service), 3);
+            change(&service, Options { schedule: other.clone(), ..Options::default() });
+            tokio::time::sleep(secs(30)).await;
+            assert_eq!(runs(&service), 3, "{other:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_schedule_that_changes_while_an_instance_is_built_after_a_run_was_given_up_takes_effect() {
+        let begun = Instant::now();
+        let script = Script::new().configure(move |_| async move {
+            if begun.elapsed() < secs(5) {
+                return Err(Error::msg("no disk"));
+            }
+            tokio::time::sleep(secs(90)).await;
+            Ok(())
+        });
+        let schedule = cron("0 * * * *", CatchUp::None);
+        let service = with(script, Arc::new(NoExtension), Options { schedule, max_failures: 0, ..Options::default() });
+        tokio::time::sleep(secs(10)).await;
+        service.inner.request_wake();
+        tokio::time::sleep(secs(10)).await;
+        change(&service, Options { schedule: Schedule::Interval(secs(3_600)), ..Options::default() });
+        tokio::time::sleep(secs(180)).await;
+        assert_eq!(runs(&service), 1);
+        tokio::time::sleep(secs(3_600)).await;
+        assert_eq!(runs(&service), 2);
     }
 }
