@@ -8,7 +8,7 @@ use axum::Router;
 use serde_json::Value;
 use service_core::prelude::*;
 
-use crate::site::{Broken, Site, TOKEN, builder};
+use crate::site::{Broken, Ratio, Site, TOKEN, builder};
 
 /// What a process has printed, and its exit status.
 #[derive(Debug)]
@@ -161,6 +161,18 @@ async fn the_status_shows_the_worst_service_first_and_fits_the_terminal() {
         assert!(checked.out.contains("✖ failing  unhealthy, failed"), "{}", checked.out);
     }
     assert_eq!(site.services("status steady --check").await.status, 0);
+}
+
+#[tokio::test]
+async fn a_metric_that_is_not_a_number_does_not_hide_the_other_services() {
+    let site = Site::of(builder().admin("127.0.0.1:0").service_of::<Ratio>("ratio")).await;
+    site.runs("steady", 1).await;
+    crate::site::eventually(async || site.services.get("ratio").unwrap().health().metrics.len() == 3).await;
+    let all = site.services("status").await;
+    assert!(all.status == 0 && all.out.starts_with("3 services: "), "{all:?}");
+    assert_eq!(site.services("status --json").await.json()[1]["metrics"]["queue_depth"], 7.0);
+    let one = site.services("status ratio").await;
+    assert!(one.out.contains("  ratio         NaN\n"), "{one:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use service_core::prelude::*;
 use tokio::sync::Semaphore;
 
-use crate::site::{DANGEROUS, Gated, Site, builder, send};
+use crate::site::{DANGEROUS, Gated, Ratio, Site, builder, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_health_of_all_services_and_of_one_is_what_the_registry_says() {
@@ -26,6 +26,25 @@ async fn the_health_of_all_services_and_of_one_is_what_the_registry_says() {
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.error().contains("`nothing`"), "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_metric_that_is_not_a_number_is_null_and_health_reads_it() {
+    let site = Site::of(builder().admin("127.0.0.1:0").service_of::<Ratio>("ratio")).await;
+    crate::site::eventually(async || site.services.get("ratio").unwrap().health().metrics.len() == 3).await;
+    let answer = site.get("/services").await;
+    let shown = serde_json::json!({"queue_depth": 7.0, "ratio": null, "speed": null});
+    assert_eq!(answer.json()[1]["metrics"], shown, "{answer:?}");
+    let all: Vec<ServiceHealth> = serde_json::from_str(&answer.body).unwrap();
+    assert!(all[1].metrics["ratio"].is_nan() && all[1].metrics["queue_depth"] == 7.0, "{:?}", all[1]);
+    let schema = &site.get("/openapi.json").await.json()["components"]["schemas"]["ServiceHealth"];
+    assert_eq!(
+        schema["properties"]["metrics"]["additionalProperties"]["type"],
+        serde_json::json!(["number", "null"]),
+        "{schema}"
+    );
+    let metrics = site.get("/metrics").await.body;
+    assert!(metrics.contains("service_custom{service=\"ratio\",name=\"ratio\"} NaN\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

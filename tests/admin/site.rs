@@ -44,6 +44,19 @@ impl Gated {
     }
 }
 
+/// Divides by zero.
+#[derive(Default)]
+pub(crate) struct Ratio;
+
+#[service(interval = 60, discover = false)]
+impl Ratio {
+    async fn update(&mut self, cx: &Context) {
+        cx.metrics().set("ratio", 0.0 / 0.0);
+        cx.metrics().set("speed", 1.0 / 0.0);
+        cx.metrics().set("queue_depth", 7);
+    }
+}
+
 /// Its outcome is in its settings.
 #[derive(Default)]
 pub(crate) struct Ticker;

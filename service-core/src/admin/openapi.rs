@@ -284,7 +284,7 @@ fn components() -> Components {
         ("error_count", integer(), true),
         ("runs", integer(), true),
         ("restarts", integer(), true),
-        ("metrics", map(number()), true),
+        ("metrics", map(or_null(Type::Number)), true),
     ]);
     let run = object([
         ("run", integer(), true),

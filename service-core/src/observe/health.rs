@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::Instant;
 
 use crate::humanize;
@@ -91,8 +91,15 @@ pub struct ServiceHealth {
     pub runs: u64,
     /// Restarts by `restart = "on_failure"` since the service was registered.
     pub restarts: u64,
-    /// The service's own counters and gauges.
+    /// The service's own counters and gauges. JSON has `null` for a value that is infinite or not a number.
+    #[serde(deserialize_with = "numbers_or_null")]
     pub metrics: BTreeMap<String, f64>,
+}
+
+/// Reads `null` as a value that is not a number.
+fn numbers_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let values = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+    Ok(values.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
 }
 
 /// A health snapshot of all services.

@@ -19,14 +19,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds to a counter. It starts at 0.
+    /// Adds to a counter. It starts at 0. An amount that is infinite or not a number is ignored.
     pub fn add(&self, name: &str, amount: impl MetricValue) {
         // User code, which runs outside of the lock.
         let amount = amount.into_f64();
-        self.update(name, |value| *value += amount);
+        // With it, the counter would never have a value again.
+        if amount.is_finite() {
+            self.update(name, |value| *value += amount);
+        }
     }
 
-    /// Sets a gauge.
+    /// Sets a gauge. JSON has `null` for a value that is infinite or not a number.
     pub fn set(&self, name: &str, value: impl MetricValue) {
         let new = value.into_f64();
         self.update(name, |value| *value = new);
@@ -70,3 +73,19 @@ macro_rules! metric_values {
 }
 
 metric_values!(u8 u16 u32 u64 usize i8 i16 i32 i64 isize f32 f64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_ignores_an_amount_that_is_not_finite() {
+        let metrics = Metrics::default();
+        for amount in [2.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 3.0] {
+            metrics.add("items", amount);
+        }
+        assert_eq!(metrics.get("items"), Some(5.0));
+        metrics.add("other", f64::NAN);
+        assert_eq!(metrics.get("other"), None);
+    }
+}
