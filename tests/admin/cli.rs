@@ -12,14 +12,14 @@ use crate::site::{Broken, Ratio, Site, TOKEN, builder};
 
 /// What a process has printed, and its exit status.
 #[derive(Debug)]
-struct Ended {
-    status: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ended {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.err, "");
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -65,7 +65,7 @@ async fn run(arguments: &str) -> Ended {
 
 impl Site {
     /// Runs a program that operates the services of this site.
-    async fn services(&self, arguments: &str) -> Ended {
+    pub(crate) async fn services(&self, arguments: &str) -> Ended {
         let address = self.address.to_string();
         run_with(&format!("services {arguments}"), &[("ADMIN_ADDR", &address), ("USER", "jo")]).await
     }

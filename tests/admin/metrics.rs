@@ -66,6 +66,9 @@ async fn the_description_fits_what_is_answered() {
     assert_eq!(keys(&site.get("/services/steady/runs").await.json()[0]), required("Run"));
     assert_eq!(keys(&site.get("/services/steady/explain").await.json()), required("Explanation"));
     assert_eq!(keys(&site.get("/health/ready").await.json()), required("Ready"));
+    let answer = site.post("/services/steady/run", "").await.json();
+    assert_eq!(keys(&answer["report"]), required("RunReport"));
+    assert_eq!((&answer["report"]["run"], &answer["service_id"]), (&2.into(), &"steady".into()), "{answer}");
     assert_eq!(site.post("/services/steady/wake", "").await.status, 200);
     assert_eq!(keys(&site.get("/audit").await.json()[0]), required("AuditEntry"));
     for (path, item) in document["paths"].as_object().unwrap() {

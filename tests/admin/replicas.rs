@@ -162,6 +162,35 @@ async fn buttons_on_a_standby_reach_the_holder_or_say_on_which_replicas_they_act
     assert_ne!(state(&two.holder), ServiceState::Stopped);
 }
 
+/// Requests two runs from a replica that stands by. One of them fails.
+async fn two_runs_elsewhere(site: &Site) {
+    let mut runs = [site.services("run invoices").await, site.services("run invoices").await];
+    runs.sort_by_key(|run| run.status);
+    let [done, failed] = runs;
+    assert!(done.status == 0 && done.out.starts_with("invoices: the run succeeded in "), "{done:?}");
+    assert_eq!((failed.status, failed.err.as_str()), (1, ""));
+    assert!(failed.out.starts_with("invoices: the run failed after ") && failed.out.contains(DANGEROUS), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_another_replica_makes_is_reported_with_its_result() {
+    let (two, _db, _dir) = Two::on_sqlite().await;
+    two_runs_elsewhere(&two.standby).await;
+    assert_eq!(two.standby.get("/services/invoices/runs").await.json(), serde_json::json!([]));
+    let answer = two.standby.post("/services/invoices/run", "").await.json();
+    let report = &answer["report"];
+    assert_eq!((&answer["state"], &report["run"]), (&"standby".into(), &().into()), "{answer}");
+    assert_eq!(report["succeeded"], report["error"].is_null(), "{answer}");
+    assert!(two.standby.post("/services/invoices/wake", "").await.json().get("report").is_none());
+    // A replica that has made runs of its own, and stands by now.
+    assert_eq!(two.holder.post("/services/invoices/stop", "").await.status, 200);
+    eventually(async || state(&two.standby) == ServiceState::Running).await;
+    assert_eq!(two.holder.post("/services/invoices/start", "").await.status, 200);
+    eventually(async || state(&two.holder) == ServiceState::Standby).await;
+    assert!(two.holder.services.get("invoices").unwrap().health().runs > 0);
+    two_runs_elsewhere(&two.holder).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_without_such_services_has_no_link_to_the_page() {
     let site = Site::start().await;

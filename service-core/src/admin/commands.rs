@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::admin::app::{App, AppState, SharedApp};
@@ -15,7 +15,9 @@ use crate::admin::input::{Author, Input, Parameters, parse_until};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
 use crate::runtime::operator_store::{OperatorStore, StoredOverride};
+use crate::runtime::run_history::nanos;
 use crate::service::error::Error;
+use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
 /// How long `run` waits for the end of the run.
@@ -56,28 +58,72 @@ impl Command {
     }
 }
 
+/// The answer to a command.
+#[derive(Debug, Serialize)]
+pub(crate) struct CommandAnswer {
+    #[serde(flatten)]
+    health: ServiceHealth,
+    /// Only of `run`, and only if the run has ended in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Report>,
+}
+
 /// `POST /services/{id}/{action}`
 pub(crate) async fn command(
     State(app): AppState,
     Parameters((id, action)): Parameters<(String, String)>,
     Input(author): Input<Author>,
-) -> ApiResult<Json<ServiceHealth>> {
+) -> ApiResult<Json<CommandAnswer>> {
     let known = Command::ALL.map(Command::name).join(", ");
     let Some(command) = Command::parse(&action) else {
         let why = format!("there is no command `{action}`, expected one of {known}");
         return Err(ApiError::new(StatusCode::NOT_FOUND, why));
     };
-    carry_out(&app, &id, command, author).await.map(|(health, _)| Json(health))
+    let (health, effect) = carry_out(&app, &id, command, author).await?;
+    let report = if let Effect::RunEnded(report) = effect { Some(report) } else { None };
+    Ok(Json(CommandAnswer { health, report }))
 }
 
 /// How far a command is that has been accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Effect {
     Complete,
-    /// The run has failed, with this error. If another replica made it, the health of the service here does not show that.
-    RunFailed(String),
+    RunEnded(Report),
     /// The run has been requested, and has not ended in time.
     RunContinues,
+}
+
+/// The report of a run that was requested. If another replica made it, the health and the runs of the service here do not show it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Report {
+    /// The number of the run; `None` if another replica made it, or if no instance could be built for it.
+    run: Option<u64>,
+    succeeded: bool,
+    processed: u64,
+    failed: u64,
+    again: bool,
+    duration_ms: f64,
+    pub(crate) error: Option<String>,
+}
+
+impl Report {
+    /// Returns the report of a run that began after the run with the number `before`.
+    fn new(report: &RunReport, handle: &ServiceHandle, before: u64) -> Self {
+        let run = {
+            let state = handle.service.inner.lock();
+            let mut runs = state.history.iter().flat_map(|history| history.newest_first());
+            runs.find(|run| run.run > before && run.nanos == nanos(report.duration())).map(|run| run.run)
+        };
+        Self {
+            run,
+            succeeded: report.error().is_none(),
+            processed: report.processed(),
+            failed: report.failed(),
+            again: report.again(),
+            duration_ms: report.duration().as_secs_f64() * 1_000.0,
+            error: report.error().map(|error| format!("{error:#}")),
+        }
+    }
 }
 
 /// Carries out a command, and records it.
@@ -123,14 +169,14 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
             handle.wake();
             Ok(())
         }
-        // A run may take hours.
-        Command::Run => match tokio::time::timeout(RUN_TIMEOUT, handle.run_now()).await {
-            Ok(report) => {
-                let error = report?.error().map(|error| format!("{error:#}"));
-                return Ok(error.map_or(Effect::Complete, Effect::RunFailed));
-            }
-            Err(_) => return Ok(Effect::RunContinues),
-        },
+        Command::Run => {
+            let before = handle.service.inner.lock().status.stats.runs;
+            // A run may take hours.
+            return match tokio::time::timeout(RUN_TIMEOUT, handle.run_now()).await {
+                Ok(report) => Ok(Effect::RunEnded(Report::new(&report?, handle, before))),
+                Err(_) => Ok(Effect::RunContinues),
+            };
+        }
     };
     done.map(|()| Effect::Complete)
 }

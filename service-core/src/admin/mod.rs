@@ -10,7 +10,7 @@
 //! | `GET /health/ready` | 503 until the start has returned, during a shutdown, and while a critical service is unhealthy |
 //! | `GET /services`, `/services/{id}` | the [`ServiceHealth`](crate::ServiceHealth) of all services, of one |
 //! | `GET /services/{id}/runs`, `/explain`, `/overrides` | the last 50 runs; the [`Explanation`](crate::Explanation); the overrides |
-//! | `POST /services/{id}/{start,stop,pause,resume,run,wake,reset}` | carries out the command; optional JSON body `{"by", "why"}` |
+//! | `POST /services/{id}/{start,stop,pause,resume,run,wake,reset}` | carries out the command; optional JSON body `{"by", "why"}`; the answer to `run` has its result in `report` |
 //! | `PUT`, `DELETE /services/{id}/overrides/{key}` | sets and removes an operator override: `{"value", "by", "why", "until"}` |
 //! | `GET /work`, `/work/{table}/failed`, `POST /work/{table}/retry` | tables of work, failed rows, and their retry |
 //! | `GET /replicas` | all replicas, if services have `scope = "cluster"`, with the health of their services |

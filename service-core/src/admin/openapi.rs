@@ -6,8 +6,8 @@ use axum::http::Method;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{
-    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType,
-    Type,
+    AdditionalProperties, AllOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat,
+    SchemaType, Type,
 };
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
@@ -89,13 +89,13 @@ fn paths(access: &Access) -> Paths {
     );
     for command in Command::ALL {
         let path = format!("/services/{{id}}/{}", command.name());
-        let api =
-            Api::new(command.name(), &format!("Carries out `{}`, and answers with the new health.", command.name()));
-        add(
-            &path,
-            HttpMethod::Post,
-            api.id().body("Author", Required::False).conflict().unavailable().ok(JSON, health()),
-        );
+        let (and, answer) = match command {
+            Command::Run => (", and with the report of the run if it ends within 10 s", reference("RunAnswer")),
+            _ => ("", health()),
+        };
+        let summary = format!("Carries out `{}`, and answers with the new health{and}.", command.name());
+        let api = Api::new(command.name(), &summary).id().body("Author", Required::False);
+        add(&path, HttpMethod::Post, api.conflict().unavailable().ok(JSON, answer));
     }
     let key = || parameter("key", ParameterIn::Path, text(), "The option or setting, or `paused`.");
     let put = Api::new("set_override", "Sets an operator override. It needs a database.").id().with(key());
@@ -296,6 +296,15 @@ fn components() -> Components {
         ("failure", or_null(Type::String), true),
         ("error", or_null(Type::String), true),
     ]);
+    let report = object([
+        ("run", or_null(Type::Integer), true),
+        ("succeeded", boolean(), true),
+        ("processed", integer(), true),
+        ("failed", integer(), true),
+        ("again", boolean(), true),
+        ("duration_ms", number(), true),
+        ("error", or_null(Type::String), true),
+    ]);
     let option = object([
         ("key", text(), true),
         ("value", text(), true),
@@ -355,6 +364,8 @@ fn components() -> Components {
         ),
         ("ServiceHealth", health),
         ("Run", run),
+        ("RunReport", report),
+        ("RunAnswer", all_of([reference("ServiceHealth"), object([("report", reference("RunReport"), false)])])),
         ("ExplainedOption", option),
         ("Explanation", explanation),
         (
@@ -516,6 +527,10 @@ fn object<const N: usize>(properties: Properties<N>) -> RefOr<Schema> {
 
 fn one_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
     RefOr::T(Schema::OneOf(schemas.into_iter().fold(OneOfBuilder::new(), OneOfBuilder::item).build()))
+}
+
+fn all_of<const N: usize>(schemas: [RefOr<Schema>; N]) -> RefOr<Schema> {
+    RefOr::T(Schema::AllOf(schemas.into_iter().fold(AllOfBuilder::new(), AllOfBuilder::item).build()))
 }
 
 /// An object that has no other properties.

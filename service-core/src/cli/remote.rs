@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::args::{Change, Output};
 use crate::cli::client::Client;
@@ -13,6 +14,7 @@ use crate::cli::status::{self, Run};
 use crate::cli::terminal::Terminal;
 use crate::observe::explain::Explanation;
 use crate::observe::health::{HealthStatus, ServiceHealth};
+use crate::service::state::ServiceState;
 use crate::suggest;
 
 /// What a command prints, and whether it was successful.
@@ -82,34 +84,32 @@ struct Author<'a> {
     why: Option<&'a str>,
 }
 
+/// The answer to `run`.
+#[derive(Deserialize)]
+struct RunAnswer {
+    state: ServiceState,
+    /// `None`: the run has not ended. Its id is missing.
+    report: Option<RunSummary>,
+}
+
 /// `start`, `stop`, `pause`, `resume`, `wake`, `reset`
 pub(crate) async fn change(client: &Client, command: &str, change: &Change) -> Result<Done, Failure> {
-    let health = post(client, command, change).await?;
+    let health: ServiceHealth = post(client, command, change).await?;
     Done::new(&change.output, &health, || status::line(&health))
 }
 
 /// `run`
 pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, Failure> {
-    let health = post(client, "run", change).await?;
-    let runs: Vec<Run> = client.get(&path(&change.id, "/runs")).await?;
-    let summary = match runs.into_iter().find(|run| run.run >= health.runs) {
-        Some(run) => run.summary(&change.id),
-        None => RunSummary {
-            service_id: change.id.clone(),
-            run: Some(health.runs),
-            succeeded: None,
-            processed: 0,
-            failed: 0,
-            again: None,
-            duration_ms: None,
-            error: None,
-        },
+    let RunAnswer { state, report } = post(client, "run", change).await?;
+    let summary = match report {
+        Some(report) => RunSummary { service_id: change.id.clone(), ..report },
+        None => RunSummary::not_ended(&change.id, state == ServiceState::Standby),
     };
     let done = Done::new(&change.output, &summary, || format!("{summary}\n"))?;
     Ok(Done { succeeded: !summary.has_failed(), ..done })
 }
 
-async fn post(client: &Client, command: &str, change: &Change) -> Result<ServiceHealth, Failure> {
+async fn post<T: DeserializeOwned>(client: &Client, command: &str, change: &Change) -> Result<T, Failure> {
     let author = Author { by: change.by.clone().or_else(user), why: change.why.as_deref() };
     let answer = client.post(&path(&change.id, &format!("/{command}")), &author).await;
     of_service(client, &change.id, answer).await

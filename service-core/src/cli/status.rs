@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use crate::cli::run_summary::{self, RunSummary};
+use crate::cli::run_summary;
 use crate::cli::terminal::Terminal;
 use crate::humanize;
 use crate::observe::health::{HealthStatus, ServiceHealth};
@@ -21,7 +21,7 @@ const RUNS: usize = 10;
 /// A run that has ended, as the admin interface returns it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Run {
-    pub(crate) run: u64,
+    run: u64,
     #[serde(deserialize_with = "rfc3339::deserialize")]
     started_at: SystemTime,
     duration_ms: f64,
@@ -31,21 +31,6 @@ pub(crate) struct Run {
     /// `error`, `panic` or `timeout`.
     failure: Option<String>,
     error: Option<String>,
-}
-
-impl Run {
-    pub(crate) fn summary(self, service_id: &str) -> RunSummary {
-        RunSummary {
-            service_id: service_id.to_owned(),
-            run: Some(self.run),
-            succeeded: Some(self.succeeded),
-            processed: self.processed,
-            failed: self.failed,
-            again: None,
-            duration_ms: Some(self.duration_ms),
-            error: self.error,
-        }
-    }
 }
 
 /// Sorts the worst first; among equals, optional ones last.
@@ -306,10 +291,5 @@ mod tests {
 "
         );
         assert_eq!(text, expected);
-        let succeeded = runs[1].clone().summary("mail_sender").to_string();
-        assert_eq!(succeeded, "mail_sender: run 117 succeeded in 1.2 s: 3 processed, 1 failed");
-        let failed = runs[0].clone().summary("mail_sender");
-        assert!(failed.has_failed());
-        assert_eq!(failed.to_string(), "mail_sender: run 118 failed after 20 ms: no answer");
     }
 }

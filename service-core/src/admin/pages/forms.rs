@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admin::app::AppState;
-use crate::admin::commands::{Command, Effect, NewOverride, carry_out, remove_override, set_override};
+use crate::admin::commands::{Command, Effect, NewOverride, Report, carry_out, remove_override, set_override};
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Author, Parameters};
 use crate::admin::pages::layout::Root;
@@ -39,7 +39,9 @@ pub(crate) async fn command(State(app): AppState, Parameters(id): Parameters<Str
         Ok((command, effect))
     };
     match done.await {
-        Ok((_, Effect::RunFailed(error))) => service::page(&app, &id, &root, Some(Message::RunFailed(&error))).await,
+        Ok((_, Effect::RunEnded(Report { error: Some(error), .. }))) => {
+            service::page(&app, &id, &root, Some(Message::RunFailed(&error))).await
+        }
         Ok((command, effect)) => {
             let done = if effect == Effect::RunContinues { REQUESTED } else { command.name() };
             Redirect::to(&format!("../{id}?done={done}")).into_response()
