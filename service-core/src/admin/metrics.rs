@@ -22,7 +22,7 @@ use crate::runtime::run_history::{DURATIONS, RunHistory};
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): AppState) -> Response {
-    app.core.samples.keep_sampling(&app.registry);
+    app.core.samples.keep_sampling(&app.registry).await;
     let Families(families) = families(&app);
     let (names, families): (BTreeSet<_>, Vec<_>) = families.into_iter().unzip();
     let mut text = match TextEncoder::new().encode_to_string(&families) {

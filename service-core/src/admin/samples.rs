@@ -1,14 +1,15 @@
 //! [`WorkSamples`]: the last counts of the tables of work.
 //!
 //! Counting reads many rows, so no request counts: a task counts every 30 s, from the first request of them on, and each count ends at
-//! 10,000.
+//! 10,000. Requests wait for the first counts, until 2 s after the task has begun.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::registry::service_registry::{RegistryInner, ServiceRegistry};
 use crate::rfc3339;
@@ -19,6 +20,8 @@ use crate::service::error::Error;
 const SAMPLE_EVERY: Duration = Duration::from_secs(30);
 /// How long the count of one table may take.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// For how long requests wait for the first counts after the task has begun.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where a count ends.
 pub(crate) const CAP: u64 = 10_000;
 
@@ -26,7 +29,10 @@ pub(crate) const CAP: u64 = 10_000;
 #[derive(Default)]
 pub(crate) struct WorkSamples {
     by_table: Mutex<BTreeMap<String, Sample>>,
-    sampling: AtomicBool,
+    /// When the task began, if it runs.
+    began: Mutex<Option<Instant>>,
+    /// Whether every table has been counted, or could not be counted.
+    complete: watch::Sender<bool>,
 }
 
 /// The last counts of one table.
@@ -47,30 +53,51 @@ impl WorkSamples {
         self.lock().clone()
     }
 
-    /// Starts the task that counts, on the runtime of the services, unless it runs already.
-    pub(crate) fn keep_sampling(self: &Arc<Self>, registry: &ServiceRegistry) {
-        let Some(store) = registry.inner.extension.operator_store() else { return };
-        let tables = store.work_tables();
-        if tables.is_empty() || self.sampling.load(Ordering::SeqCst) {
-            return;
+    /// Starts the task that counts, on the runtime of the services, unless it runs already. Waits for the first counts.
+    pub(crate) async fn keep_sampling(self: &Arc<Self>, registry: &ServiceRegistry) {
+        if let Some(began) = self.start(registry) {
+            self.first_counts(began).await;
+        }
+    }
+
+    /// Returns when the task began; `None` if there is nothing to count, or no runtime yet.
+    fn start(self: &Arc<Self>, registry: &ServiceRegistry) -> Option<Instant> {
+        let tables = registry.inner.extension.operator_store()?.work_tables();
+        if tables.is_empty() {
+            return None;
+        }
+        let mut began = self.began();
+        if began.is_some() {
+            return *began;
         }
         // Before the first start, a request must not decide where the services run.
-        let Some(runtime) = registry.inner.home.current() else { return };
-        if self.sampling.swap(true, Ordering::SeqCst) {
-            return;
-        }
+        let runtime = registry.inner.home.current()?;
+        *began = Some(Instant::now());
         let sampling = Sampling(self.clone());
         let registry: std::sync::Weak<RegistryInner> = Arc::downgrade(&registry.inner);
-        runtime.spawn(async move {
+        let task = async move {
             while let Some(inner) = registry.upgrade() {
                 let clock = &inner.services.shared.clock;
                 for table in &tables {
                     sampling.0.sample(&**table, clock.wall_now()).await;
                 }
+                sampling.0.complete.send_replace(true);
                 drop(inner);
                 tokio::time::sleep(SAMPLE_EVERY).await;
             }
-        });
+        };
+        let since = *began;
+        // If the runtime has ended, it drops the task at once, which takes this lock.
+        drop(began);
+        runtime.spawn(task);
+        since
+    }
+
+    /// Waits until every table has been counted once, or until 2 s after the begin.
+    async fn first_counts(&self, began: Instant) {
+        let mut complete = self.complete.subscribe();
+        // Without them, the answer says that nothing has been counted yet.
+        let _ = timeout_at(began + FIRST_TIMEOUT, complete.wait_for(|complete| *complete)).await;
     }
 
     /// Counts the rows of one table.
@@ -88,6 +115,10 @@ impl WorkSamples {
         }
     }
 
+    fn began(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.began.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sample>> {
         self.by_table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,6 +129,29 @@ struct Sampling(Arc<WorkSamples>);
 
 impl Drop for Sampling {
     fn drop(&mut self) {
-        self.0.sampling.store(false, Ordering::SeqCst);
+        *self.0.began() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_for_the_first_counts_until_two_seconds_after_the_begin() {
+        let samples = Arc::new(WorkSamples::default());
+        let began = Instant::now();
+        samples.first_counts(began).await;
+        assert_eq!(began.elapsed(), FIRST_TIMEOUT);
+        samples.first_counts(began).await;
+        assert_eq!(began.elapsed(), FIRST_TIMEOUT, "a later request does not wait again");
+        let (later, waiting) = (Instant::now(), samples.clone());
+        let waiting = tokio::spawn(async move { waiting.first_counts(later).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        samples.complete.send_replace(true);
+        waiting.await.unwrap();
+        assert_eq!(later.elapsed(), Duration::from_millis(100));
+        samples.first_counts(Instant::now()).await;
+        assert_eq!(later.elapsed(), Duration::from_millis(100));
     }
 }

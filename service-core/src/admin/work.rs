@@ -28,9 +28,9 @@ pub(crate) struct Table {
     pub(crate) sample: Sample,
 }
 
-/// Returns all tables of work with their last counts.
-pub(crate) fn all(app: &App) -> Vec<Table> {
-    app.core.samples.keep_sampling(&app.registry);
+/// Returns all tables of work with their last counts. The first call waits for them, at most 2 s.
+pub(crate) async fn all(app: &App) -> Vec<Table> {
+    app.core.samples.keep_sampling(&app.registry).await;
     let mut samples = app.core.samples.current();
     let names = app.store().into_iter().flat_map(|store| store.work_tables()).map(|table| table.name().to_owned());
     names.map(|table| Table { sample: samples.remove(&table).unwrap_or_default(), table }).collect()
@@ -38,7 +38,7 @@ pub(crate) fn all(app: &App) -> Vec<Table> {
 
 /// `GET /work`
 pub(crate) async fn tables(State(app): AppState) -> Json<Vec<Table>> {
-    Json(all(&app))
+    Json(all(&app).await)
 }
 
 /// The query of `GET /work/{table}/failed`.

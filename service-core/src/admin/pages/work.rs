@@ -20,8 +20,8 @@ const PAGE: u32 = 50;
 /// `GET /ui/work`
 pub(crate) async fn work(State(app): AppState, request: Request) -> Response {
     let root = Root::of(&request);
+    let tables = all(&app).await;
     let now = app.registry.inner.services.shared.clock.wall_now();
-    let tables = all(&app);
     let body = html! {
         h1 { "Work" }
         @if tables.is_empty() { p { "No table of work is linked into this program, or it has no database." } }
