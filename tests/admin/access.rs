@@ -118,6 +118,30 @@ async fn a_login_gives_a_cookie_that_is_the_token() {
     let headers = [("Cookie", value)];
     assert_eq!(site.send("GET", "/admin/services", &headers, "").await.status, 200);
     assert_eq!(site.send("POST", "/admin/services/steady/pause", &headers, "").await.status, 200);
+    // Copied from a file, with the end of its line.
+    assert_eq!(log_in(&format!("token={encoded}%0D%0A")).await.header("set-cookie"), Some(cookie));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_token_of_the_code_can_be_sent_as_a_header() {
+    let plain = TOKEN.to_owned();
+    for token in [plain.clone(), format!(" {plain}\n"), "größer".to_owned()] {
+        let site = mounted(Some(&token)).await;
+        let authorization = bearer(token.trim());
+        let answer = site.send("GET", "/admin/services", &[("Authorization", &authorization)], "").await;
+        assert_eq!(answer.status, 200, "{token:?}: {answer:?}");
+        let wrong = bearer(&format!("{}é", token.trim()));
+        assert_eq!(
+            site.send("GET", "/admin/services", &[("Authorization", &wrong)], "").await.status,
+            401,
+            "{token:?}"
+        );
+    }
+    // Beside a cookie of another application that is not UTF-8.
+    let site = mounted(Some("s3cret")).await;
+    let request = b"GET /admin/services HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                    Cookie: other=\xff; service_admin=s3cret\r\n\r\n";
+    assert_eq!(crate::site::raw(site.address, request).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

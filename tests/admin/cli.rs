@@ -243,8 +243,18 @@ async fn the_token_comes_from_the_environment() {
     let wrong = with("wrong", "pause steady").await;
     wrong.fails(1, &["the token is not that of the program at", "set ADMIN_TOKEN"]);
     assert!(!wrong.err.contains("wrong") && !wrong.err.contains(token), "{wrong:?}");
-    with("a\nb", "pause steady").await.fails(1, &["the token (ADMIN_TOKEN) has characters"]);
+    with("a\nb", "pause steady").await.fails(1, &["the token (ADMIN_TOKEN, ", "has characters"]);
     assert_eq!(with(token, "pause steady").await.status, 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_token_that_is_not_utf8_is_an_error_that_names_the_variable() {
+    use std::os::unix::ffi::OsStrExt;
+    let (mut command, _folder) = program("services pause steady --address 127.0.0.1:1", &[]);
+    let output = command.env("ADMIN_TOKEN", std::ffi::OsStr::from_bytes(&[b's', 0xff])).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("ADMIN_TOKEN is not valid UTF-8"), "{said}");
 }
 
 #[tokio::test]

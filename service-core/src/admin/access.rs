@@ -10,18 +10,28 @@ use cookie::{Cookie, SameSite};
 use subtle::ConstantTimeEq;
 
 use crate::admin::error::ApiError;
+use crate::service::error::{Error, Result};
 use crate::service::secret::Secret;
 
 /// The name of the cookie that holds the token.
 const COOKIE: &str = "service_admin";
 
-/// The token.
+/// The token. It has no space around it, because a header cannot have that, either.
 #[derive(Clone, Debug)]
 pub(crate) struct Token(Secret<String>);
 
 impl Token {
-    pub(crate) fn new(token: String) -> Self {
-        Self(Secret::new(token))
+    /// Returns the token; `None` if the text is empty. The error names `place`.
+    ///
+    /// # Errors
+    /// A header cannot contain it.
+    pub(crate) fn parse(text: &str, place: &str) -> Result<Option<Self>> {
+        let text = text.trim();
+        if HeaderValue::from_str(text).is_err() {
+            let why = "has characters that a header cannot contain, such as a line break, so no request could send it";
+            return Err(Error::msg(format!("the token of {place} {why}")));
+        }
+        Ok((!text.is_empty()).then(|| Self(Secret::new(text.to_owned()))))
     }
 
     /// Compares in a time that does not depend on where the texts differ.
@@ -78,7 +88,9 @@ impl Access {
 
     fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return false };
-        let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
+        // Not `to_str`, which refuses all but ASCII.
+        let sent = headers.get_all(header::AUTHORIZATION).iter();
+        let bearer = sent.filter_map(|value| str::from_utf8(value.as_bytes()).ok());
         let mut bearer = bearer.filter_map(|value| value.split_once(' '));
         bearer.any(|(scheme, sent)| scheme.eq_ignore_ascii_case("bearer") && token.is(sent.trim()))
             || cookies(headers).any(|cookie| cookie.name() == COOKIE && token.is(cookie.value()))
@@ -129,7 +141,8 @@ pub(crate) fn login_cookie(token: &str, headers: &HeaderMap) -> Option<HeaderVal
 }
 
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
-    let texts = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    // Other cookies of the same host may have any bytes.
+    let texts = headers.get_all(header::COOKIE).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     texts.flat_map(|text| Cookie::split_parse_encoded(text).filter_map(Result::ok))
 }
 

@@ -25,7 +25,8 @@
 //!
 //! # Who may do what
 //!
-//! The token is the environment variable `ADMIN_TOKEN`, else that of [`RegistryBuilder::admin_token`].
+//! The token is the environment variable `ADMIN_TOKEN`, else that of [`RegistryBuilder::admin_token`]. A variable that is not valid
+//! UTF-8 is an error at start.
 //!
 //! | served | reading | changing |
 //! |---|---|---|
@@ -120,7 +121,8 @@ impl RegistryBuilder {
         self
     }
 
-    /// Sets the token of the admin interface. The environment variable `ADMIN_TOKEN` overrides it. An empty token is none.
+    /// Sets the token of the admin interface. The environment variable `ADMIN_TOKEN` overrides it. Space around the token is
+    /// removed, and an empty token is none. `build` fails if a header cannot contain the token.
     pub fn admin_token(mut self, token: impl Into<String>) -> Self {
         self.companion_settings.get::<AdminSettings>().token = Some(token.into());
         self

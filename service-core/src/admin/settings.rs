@@ -39,14 +39,22 @@ inventory::submit! {
 impl Admin {
     fn new(settings: &mut CompanionSettings, environment: &[(OsString, OsString)]) -> Result<Self> {
         let settings = std::mem::take(settings.get::<AdminSettings>());
-        let variable = |name: &str| {
-            let value = environment.iter().find(|(known, _)| known == name)?.1.to_str()?;
-            (!value.trim().is_empty()).then(|| value.trim().to_owned())
+        let variable = |name: &str| match environment.iter().find(|(known, _)| known == name) {
+            Some((_, value)) => match value.to_str().map(str::trim) {
+                Some("") => Ok(None),
+                Some(value) => Ok(Some(value)),
+                None => Err(Error::msg(format!("the environment variable {name} is not valid UTF-8"))),
+            },
+            None => Ok(None),
         };
         // The environment wins over code, as in the configuration of services.
-        let token = variable("ADMIN_TOKEN").or(settings.token.filter(|token| !token.is_empty())).map(Token::new);
-        let address = match (variable("ADMIN_ADDR"), settings.address) {
-            (Some(address), _) => Some(parse(&address, "the environment variable ADMIN_ADDR")?),
+        let token = match (variable("ADMIN_TOKEN")?, &settings.token) {
+            (Some(token), _) => Token::parse(token, "the environment variable ADMIN_TOKEN")?,
+            (None, Some(token)) => Token::parse(token, "`.admin_token(…)`")?,
+            (None, None) => None,
+        };
+        let address = match (variable("ADMIN_ADDR")?, settings.address) {
+            (Some(address), _) => Some(parse(address, "the environment variable ADMIN_ADDR")?),
             (None, Some(address)) => Some(parse(&address, "the address of `.admin(…)`")?),
             (None, None) => None,
         };
@@ -142,10 +150,44 @@ mod tests {
         }
         for address in ["0.0.0.0:9876", "[::]:9876", "192.168.0.1:80"] {
             for token in ["", "  "] {
-                let error = build(address, token).unwrap_err().to_string();
-                assert!(error.contains("ADMIN_TOKEN") && error.contains(address), "{error}");
+                for built in [build(address, token), with_token_in_code(address, token)] {
+                    let error = built.unwrap_err().to_string();
+                    assert!(error.contains("ADMIN_TOKEN") && error.contains(address), "{error}");
+                }
             }
             assert!(build(address, "s3cret").is_ok(), "{address}");
+        }
+    }
+
+    fn with_token_in_code(address: &str, token: &str) -> Result<Admin> {
+        let mut settings = CompanionSettings::default();
+        settings.get::<AdminSettings>().token = Some(token.to_owned());
+        Admin::new(&mut settings, &[("ADMIN_ADDR".into(), address.into())])
+    }
+
+    #[test]
+    fn a_token_that_no_request_could_send_is_an_error_that_names_its_place() {
+        for (built, place) in [
+            (build("127.0.0.1:0", "s3\ncret"), "ADMIN_TOKEN"),
+            (with_token_in_code("127.0.0.1:0", "s3\u{7f}cret"), "`.admin_token(…)`"),
+        ] {
+            let error = built.unwrap_err().to_string();
+            assert!(error.contains(place) && !error.contains("s3"), "{error}");
+        }
+        for token in ["s3cret\n", " s3cret"] {
+            let admin = with_token_in_code("0.0.0.0:0", token).unwrap();
+            assert!(admin.token.is_some_and(|token| token.is("s3cret")), "{token:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf8_is_an_error_that_names_it() {
+        use std::os::unix::ffi::OsStringExt;
+        for name in ["ADMIN_TOKEN", "ADMIN_ADDR"] {
+            let environment = [(name.into(), OsString::from_vec(vec![b's', 0xff]))];
+            let error = Admin::new(&mut CompanionSettings::default(), &environment).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("UTF-8"), "{error}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! [`Client`]: requests to the admin interface of a running program.
 
+use std::env::VarError;
 use std::io;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ impl Client {
     /// that of ADMIN_TOKEN, else of the code.
     ///
     /// # Errors
-    /// The address in the code is wrong.
+    /// The address in the code is wrong, or ADMIN_TOKEN is not valid UTF-8.
     pub(crate) fn new(given: Option<&Address>, code: AdminInCode) -> Result<Self, Failure> {
         let address = match given {
             Some(address) => address.clone(),
@@ -51,9 +52,16 @@ impl Client {
                 code.address.unwrap_or_default().parse().map_err(wrong)?
             }
         };
-        let is_set = |token: &String| !token.is_empty();
-        let token = std::env::var("ADMIN_TOKEN").ok().map(|token| token.trim().to_owned());
-        Ok(Self { address, token: token.filter(is_set).or(code.token.filter(is_set)) })
+        let variable = match std::env::var("ADMIN_TOKEN") {
+            Err(VarError::NotUnicode(_)) => {
+                return Err(Failure::Refused("the environment variable ADMIN_TOKEN is not valid UTF-8".to_owned()));
+            }
+            variable => variable.ok(),
+        };
+        // As the program does.
+        let given =
+            |token: Option<String>| token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        Ok(Self { address, token: given(variable).or(given(code.token)) })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -142,7 +150,8 @@ impl Client {
 
 fn bearer(token: &str) -> Result<HeaderValue, Failure> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-        Failure::Refused("the token (ADMIN_TOKEN) has characters that a header cannot contain".to_owned())
+        let why = "the token (ADMIN_TOKEN, or `.admin_token(…)`) has characters that a header cannot contain";
+        Failure::Refused(why.to_owned())
     })?;
     value.set_sensitive(true);
     Ok(value)

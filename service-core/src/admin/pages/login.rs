@@ -45,10 +45,12 @@ pub(crate) fn login_page(app: &App, request: &Request, message: Option<&str>, st
 
 /// `POST /login`
 pub(crate) async fn log_in(State(app): AppState, headers: HeaderMap, Input(login): Input<Login>) -> Response {
-    if !app.access.is_token(&login.token) {
+    // As a header is: what is copied from a file may end with a line.
+    let token = login.token.trim();
+    if !app.access.is_token(token) {
         return ApiError::new(StatusCode::UNAUTHORIZED, "this is not the token").into_response();
     }
-    let Some(cookie) = access::login_cookie(&login.token, &headers) else {
+    let Some(cookie) = access::login_cookie(token, &headers) else {
         return ApiError::unusable("the token cannot be held by a cookie").into_response();
     };
     ([(header::SET_COOKIE, cookie)], Redirect::to("ui/services")).into_response()
