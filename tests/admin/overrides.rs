@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait};
 use serde_json::json;
 use service_core::database;
 use service_core::prelude::*;
@@ -116,8 +116,7 @@ async fn the_audit_is_read_by_page_and_forgets_old_entries() {
     site.runs("steady", 1).await;
     let db =
         service_core::database::connect(&format!("sqlite:{}", dir.path().join("admin.db").display())).await.unwrap();
-    sea_orm::ConnectionTrait::execute_unprepared(
-        &db,
+    db.execute_unprepared(
         "INSERT INTO service_audit VALUES ('00050000000000-0', '2015-01-01T00:00:00Z', 'steady', 'pause', '', 'old', '')",
     )
     .await
@@ -130,6 +129,52 @@ async fn the_audit_is_read_by_page_and_forgets_old_entries() {
     let next = site.get(&format!("/audit?before={}", first[1]["id"].as_str().unwrap())).await.json();
     let by: Vec<_> = next.as_array().unwrap().iter().map(|entry| entry["by"].clone()).collect();
     assert_eq!(by, ["2", "1", "0"], "the entry of 2015 is removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_the_database_did_not_take_is_shown_and_written_later() {
+    let (site, dir) = site().await;
+    site.runs("steady", 1).await;
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let execute = async |sql: &str| db.execute_unprepared(sql).await.unwrap();
+    let refuse = async || {
+        let body = "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+        execute(&format!("CREATE TRIGGER refuse BEFORE INSERT ON service_audit {body}")).await
+    };
+    let written = async || {
+        let sql = "SELECT set_by FROM service_audit ORDER BY id DESC";
+        let rows = db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
+        rows.iter().map(|row| row.try_get::<String>("", "set_by").unwrap()).collect::<Vec<_>>()
+    };
+    let shown = async |query: &str| {
+        let entries = site.get(&format!("/audit{query}")).await.json();
+        entries.as_array().unwrap().iter().map(|entry| entry["by"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let wake = async |by: &str| {
+        let body = format!(r#"{{"by": "{by}"}}"#);
+        assert_eq!(site.post("/services/steady/wake", &body).await.status, 200);
+    };
+    wake("ann").await;
+    refuse().await;
+    wake("bob").await;
+    wake("cyd").await;
+    assert_eq!(shown("").await, ["cyd", "bob", "ann"]);
+    assert_eq!(written().await, ["ann"]);
+    assert_eq!(shown("?limit=2").await, ["cyd", "bob"]);
+    let newest = site.get("/audit?limit=1").await.json()[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(shown(&format!("?before={newest}")).await, ["bob", "ann"]);
+    assert!(shown("?subject=broken").await.is_empty());
+    execute("DROP TRIGGER refuse").await;
+    for _ in 0..2 {
+        assert_eq!(shown("").await, ["cyd", "bob", "ann"]);
+        assert_eq!(written().await, ["cyd", "bob", "ann"]);
+    }
+    // The next change writes them, too.
+    refuse().await;
+    wake("dan").await;
+    execute("DROP TRIGGER refuse").await;
+    wake("eve").await;
+    assert_eq!(written().await, ["eve", "dan", "cyd", "bob", "ann"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

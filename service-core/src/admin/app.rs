@@ -17,9 +17,9 @@ use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore};
 use crate::service::error::{Error, Result};
 
-/// How many entries of the audit are kept in memory.
+/// How many entries of the audit are kept in memory at most.
 const AUDIT_IN_MEMORY: usize = 1_000;
-/// How long a command waits for the database before its entry is only kept in memory.
+/// How long a request waits until the database has taken entries of the audit. Those that it has not taken stay in memory.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Renders metrics as Prometheus text.
@@ -30,7 +30,7 @@ pub(crate) struct Core {
     pub(crate) events: Arc<Events>,
     pub(crate) samples: Arc<WorkSamples>,
     pub(crate) metrics: Vec<RenderMetrics>,
-    /// The newest entry is the last.
+    /// Without a database, the last entries of the audit; with one, those that it has not taken yet. The newest is the last.
     audit: Mutex<VecDeque<AuditEntry>>,
 }
 
@@ -100,29 +100,66 @@ impl App {
             if audit.len() == AUDIT_IN_MEMORY {
                 audit.pop_front();
             }
-            audit.push_back(entry.clone());
+            audit.push_back(entry);
         }
         let Some(store) = self.store() else { return };
-        let recorded = match tokio::time::timeout(AUDIT_TIMEOUT, store.record(&entry)).await {
-            Ok(recorded) => recorded,
-            Err(_) => Err(Error::msg("no answer in time")),
-        };
-        if let Err(error) = recorded {
-            warn!("an entry of the audit is lost when this process ends, the database did not take it: {error:#}");
+        if let Err(error) = self.write_audit(&*store).await {
+            warn!(
+                "entries of the audit are not in the database yet, and are lost if this process ends; the next change writes them: \
+                 {error:#}"
+            );
         }
     }
 
-    /// Returns entries of the audit: of the database, or those in memory if there is none.
+    /// Writes the entries that the database has not taken yet, the newest first. Those that it refuses do not keep back the others.
+    async fn write_audit(&self, store: &dyn OperatorStore) -> Result<()> {
+        let entries: Vec<AuditEntry> = self.core.audit().iter().rev().cloned().collect();
+        let write_all = async {
+            let mut result = Ok(());
+            for entry in &entries {
+                match store.record(entry).await {
+                    Ok(()) => self.core.audit().retain(|kept| kept.id != entry.id),
+                    Err(error) => result = Err(error),
+                }
+            }
+            result
+        };
+        let written = tokio::time::timeout(AUDIT_TIMEOUT, write_all).await;
+        written.unwrap_or_else(|_| Err(Error::msg("no answer in time")))
+    }
+
+    /// Returns entries of the audit: of the database, if there is one, and those in memory.
     pub(crate) async fn audit(self: &Arc<Self>, page: AuditPage) -> ApiResult<Vec<AuditEntry>> {
-        if let Some(store) = self.store() {
-            let read: Result<_> = self.on_home(async move { store.audit(&page).await }).await?;
-            return read.map_err(|error| ApiError::unavailable(&error));
-        }
+        let mut found = self.audit_in_memory(&page);
+        let Some(store) = self.store() else { return Ok(found) };
+        let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+        let shared = self.clone();
+        let read = async move {
+            let read = store.audit(&page).await;
+            // The database answers again.
+            if read.is_ok() {
+                // If it refuses them, they stay in memory, and are in the answer.
+                let _ = shared.write_audit(&*store).await;
+            }
+            read
+        };
+        let read: Result<_> = self.on_home(read).await?;
+        let read = read.map_err(|error| ApiError::unavailable(&error))?;
+        // An entry whose write had no answer in time may be in both.
+        found.retain(|entry| read.iter().all(|known| known.id != entry.id));
+        found.extend(read);
+        found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Returns entries in memory, the newest first.
+    fn audit_in_memory(&self, page: &AuditPage) -> Vec<AuditEntry> {
         let audit = self.core.audit();
         let is_older = |entry: &&AuditEntry| page.before.as_ref().is_none_or(|before| entry.id < *before);
         let is_of = |entry: &&AuditEntry| page.subject.as_ref().is_none_or(|subject| entry.subject == *subject);
         let found = audit.iter().rev().filter(is_older).filter(is_of);
-        Ok(found.take(usize::try_from(page.limit).unwrap_or(usize::MAX)).cloned().collect())
+        found.take(usize::try_from(page.limit).unwrap_or(usize::MAX)).cloned().collect()
     }
 }
 
