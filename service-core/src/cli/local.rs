@@ -69,7 +69,7 @@ pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output
         None => run.await,
     };
     let summary = RunSummary::of(id, &report?);
-    let done = Done::new(output, &summary, || format!("{summary}\n"))?;
+    let done = Done::new(output, &summary, || summary.line())?;
     Ok(Done { succeeded: !summary.has_failed(), ..done })
 }
 

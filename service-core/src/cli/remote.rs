@@ -11,7 +11,7 @@ use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::run_summary::RunSummary;
 use crate::cli::status::{self, Run};
-use crate::cli::terminal::Terminal;
+use crate::cli::terminal::{self, Terminal};
 use crate::observe::explain::Explanation;
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::service::state::ServiceState;
@@ -28,7 +28,7 @@ impl Done {
     pub(crate) fn new(output: &Output, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<Self, Failure> {
         let text = if output.json {
             let json = serde_json::to_string_pretty(value).map_err(|error| Failure::Refused(error.to_string()))?;
-            json + "\n"
+            terminal::clean_json(&json) + "\n"
         } else {
             text()
         };
@@ -105,7 +105,7 @@ pub(crate) async fn run(client: &Client, change: &Change) -> Result<Done, Failur
         Some(report) => RunSummary { service_id: change.id.clone(), ..report },
         None => RunSummary::not_ended(&change.id, state == ServiceState::Standby),
     };
-    let done = Done::new(&change.output, &summary, || format!("{summary}\n"))?;
+    let done = Done::new(&change.output, &summary, || summary.line())?;
     Ok(Done { succeeded: !summary.has_failed(), ..done })
 }
 

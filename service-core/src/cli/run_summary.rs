@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::terminal;
 use crate::humanize;
 use crate::service::outcome::RunReport;
 
@@ -50,6 +51,11 @@ impl RunSummary {
     /// Returns the summary of a run that has been requested, and has not ended.
     pub(crate) fn not_ended(id: &str, is_elsewhere: bool) -> Self {
         Self { service_id: id.to_owned(), is_elsewhere, ..Self::default() }
+    }
+
+    /// Describes the run in a line.
+    pub(crate) fn line(&self) -> String {
+        terminal::clean(&format!("{self}\n"))
     }
 
     /// Returns whether the run has failed.
@@ -107,6 +113,8 @@ mod tests {
         }));
         assert_eq!(elsewhere.to_string(), "mailer: the run failed after 20 ms: no answer");
         assert!(elsewhere.has_failed());
+        let hostile = RunSummary { error: Some("\u{1b}[2Jno\nanswer".to_owned()), ..elsewhere };
+        assert_eq!(hostile.line(), "mailer: the run failed after 20 ms: \u{FFFD}[2Jno\nanswer\n");
     }
 
     #[test]

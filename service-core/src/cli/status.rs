@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use crate::cli::run_summary;
-use crate::cli::terminal::Terminal;
+use crate::cli::terminal::{self, Terminal};
 use crate::humanize;
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::rfc3339;
@@ -127,7 +127,7 @@ pub(crate) fn one(health: &ServiceHealth, runs: &[Run], now: SystemTime, termina
 /// Describes a service in a line, after a command.
 pub(crate) fn line(health: &ServiceHealth) -> String {
     let reason = health.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-    format!("{} is {}, {}{reason}\n", health.service_id, state(health), health.status)
+    terminal::clean(&format!("{} is {}, {}{reason}\n", health.service_id, state(health), health.status))
 }
 
 /// The line above the details of a service.
@@ -253,6 +253,12 @@ mod tests {
   feed     running  5 min ago     in 40 s   118
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_line_after_a_command_has_nothing_that_controls_the_terminal() {
+        let text = line(&health("feed", "failed", "unhealthy", Some("failed: \u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}2J")));
+        assert_eq!(text, "feed is failed, unhealthy: failed: \u{FFFD}]0;owned\u{FFFD}\u{FFFD}[2J\u{FFFD}2J\n");
     }
 
     #[test]

@@ -80,9 +80,21 @@ impl Terminal {
     }
 }
 
-/// The text of an error may contain characters that control the terminal.
-fn clean(text: &str) -> String {
+/// Replaces characters that control the terminal. The text of an error may contain some.
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
+}
+
+/// Escapes characters that control the terminal in JSON, where they are only in texts. The serializer escapes those below U+0020.
+pub(crate) fn clean_json(json: &str) -> String {
+    let mut cleaned = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c.is_control() && c != '\n' {
+            true => cleaned += &format!("\\u{:04x}", u32::from(c)),
+            false => cleaned.push(c),
+        }
+    }
+    cleaned
 }
 
 /// Writes to standard output. It is no error if the reader has closed the pipe (`services status | head`).
@@ -130,6 +142,14 @@ mod tests {
             unlimited,
             "mailer  cannot send a mail to ann@example.org: \u{FFFD}[2J\n        the server is down\n"
         );
+    }
+
+    #[test]
+    fn json_keeps_its_texts_without_characters_that_control_the_terminal() {
+        let texts = ["a\u{1b}[2J\n", "\u{9b}2J\u{7f}", "größer"];
+        let cleaned = clean_json(&serde_json::to_string_pretty(&texts).unwrap());
+        assert!(cleaned.chars().all(|c| !c.is_control() || c == '\n'), "{cleaned:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&cleaned).unwrap(), texts);
     }
 
     #[test]
