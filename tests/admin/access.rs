@@ -178,6 +178,30 @@ async fn requests_that_another_site_began_are_refused() {
     assert_eq!(site.send("POST", "/login", &link, "").await.status, 403);
 }
 
+/// With HTTP/2 the host is in the address, and there is no header `Host`. This request of HTTP/1.1 is the same for a handler.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_of_a_request_without_the_header_is_that_of_its_address() {
+    let (inside, own) = (mounted(Some("s3cret")).await, Site::start().await);
+    let asked = async |site: &Site, method: &str, address: &str, headers: &str| {
+        let body = "token=s3cret";
+        let kind = "Content-Type: application/x-www-form-urlencoded\r\nConnection: close";
+        let head = format!("{method} {address} HTTP/1.1\r\n{headers}{kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+        crate::site::raw(site.address, (head + body).as_bytes()).await.status
+    };
+    for (headers, status) in [
+        ("Origin: https://app.example\r\n", 303),
+        ("Origin: https://evil.example\r\n", 403),
+        ("Origin: https://app.example\r\nHost: other.example\r\n", 403),
+    ] {
+        assert_eq!(asked(&inside, "POST", "https://app.example/admin/login", headers).await, status, "{headers}");
+    }
+    assert_eq!(asked(&inside, "POST", "/admin/login", "Origin: https://app.example\r\n").await, 403);
+    assert_eq!(asked(&own, "GET", "http://localhost/services", "").await, 200);
+    assert_eq!(asked(&own, "GET", "http://evil.example/services", "").await, 403);
+    assert_eq!(asked(&own, "GET", "http://localhost/services", "Host: evil.example\r\n").await, 403);
+    assert_eq!(asked(&own, "GET", "/services", "").await, 403);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_loopback_only_its_own_host_names_are_answered() {
     let site = Site::start().await;

@@ -113,11 +113,12 @@ impl Access {
     /// Returns why the request is refused, if it is.
     pub(crate) fn refusal(&self, request: &Request) -> Option<ApiError> {
         let (headers, path) = (request.headers(), request.uri().path());
-        if self.exposure == Exposure::Loopback && !is_loopback_host(headers) {
+        let host = host(request);
+        if self.exposure == Exposure::Loopback && !host.as_ref().is_some_and(is_loopback) {
             let why = "this address only answers requests for `localhost` and loopback addresses (header Host)";
             return Some(ApiError::new(StatusCode::FORBIDDEN, why));
         }
-        if !is_link(request) && !is_same_site(headers) {
+        if !is_link(request) && !is_same_site(headers, host.as_ref()) {
             let why = "requests from other sites are refused (headers Origin and Sec-Fetch-Site)";
             return Some(ApiError::new(StatusCode::FORBIDDEN, why));
         }
@@ -146,14 +147,15 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = Cookie<'_>> {
     texts.flat_map(|text| Cookie::split_parse_encoded(text).filter_map(Result::ok))
 }
 
-fn host(headers: &HeaderMap) -> Option<Authority> {
-    let mut all = headers.get_all(header::HOST).iter();
-    let host = all.next()?.to_str().ok()?;
+/// Returns the host that the request is for. With HTTP/2 it is in the URI, and there is no header `Host`.
+fn host(request: &Request) -> Option<Authority> {
+    let mut all = request.headers().get_all(header::HOST).iter();
+    let Some(host) = all.next() else { return request.uri().authority().cloned() };
+    let host = host.to_str().ok()?;
     if all.next().is_some() { None } else { host.parse().ok() }
 }
 
-fn is_loopback_host(headers: &HeaderMap) -> bool {
-    let Some(authority) = host(headers) else { return false };
+fn is_loopback(authority: &Authority) -> bool {
     let host = authority.host();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -175,15 +177,14 @@ fn is_link(request: &Request) -> bool {
         && is("sec-fetch-dest", "document")
 }
 
-fn is_same_site(headers: &HeaderMap) -> bool {
+fn is_same_site(headers: &HeaderMap, host: Option<&Authority>) -> bool {
     let from_here = |value: &HeaderValue| value == "same-origin" || value == "none";
     if !headers.get_all("sec-fetch-site").iter().all(from_here) {
         return false;
     }
-    let host = host(headers);
     headers.get_all(header::ORIGIN).iter().all(|origin| {
         let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
         let authority = origin.as_ref().and_then(Uri::authority);
-        authority.is_some_and(|origin| host.as_ref().is_some_and(|host| host == origin))
+        authority.is_some_and(|origin| host == Some(origin))
     })
 }
