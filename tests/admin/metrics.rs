@@ -15,6 +15,9 @@ async fn the_metrics_are_what_prometheus_expects() {
         .register("other", Steady)
         .label("region", "a \"b\"\\\n")
         .label("state", "x")
+        .label("label_state", "y")
+        .label("__name__", "z")
+        .label("quantile", "q")
         .start()
         .await
         .unwrap();
@@ -35,7 +38,8 @@ async fn the_metrics_are_what_prometheus_expects() {
     has("service_interval_seconds{service=\"steady\"} 60");
     has("service_custom{service=\"steady\",name=\"queue_depth\"} 7");
     has("service_run_duration_seconds_count{service=\"broken\"} 1");
-    has("service_runs_total{service=\"other\",region=\"a \\\"b\\\"\\\\\\n\",label_state=\"x\"} 2");
+    let labels = "label___name__=\"z\",label_label_state=\"y\",label_quantile=\"q\",region=\"a \\\"b\\\"\\\\\\n\",label_state=\"x\"";
+    has(&format!("service_runs_total{{service=\"other\",{labels}}} 2"));
     assert!(answer.body.ends_with(own));
     check_with_promtool(&answer.body);
     site.services.unregister("other").await.unwrap();

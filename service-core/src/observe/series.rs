@@ -10,8 +10,8 @@ use crate::service::state::ServiceState;
 /// The name and the description of the histogram of durations. Its values are in the histories of runs.
 pub(crate) const DURATION: (&str, &str) = ("service_run_duration_seconds", "How long runs took.");
 
-/// Labels of our own. A label of a service with the same key is shown as `label_…`.
-const RESERVED: [&str; 6] = ["kind", "le", "name", "service", "state", "status"];
+/// Labels of our own, and those of histograms and summaries.
+const RESERVED: [&str; 7] = ["kind", "le", "name", "quantile", "service", "state", "status"];
 
 /// Collects the series of one service. Every series has the service's labels; some have one more.
 pub(crate) trait SeriesSink {
@@ -20,9 +20,15 @@ pub(crate) trait SeriesSink {
     fn gauge(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: f64);
 }
 
-/// Returns the labels of a service's series.
+/// Whether a label of a service with this key is shown as `label_…`: it would be one of our own, one of Prometheus itself, or that
+/// of another key that is shown so.
+fn is_prefixed(key: &str) -> bool {
+    RESERVED.contains(&key) || key.starts_with("__") || key.starts_with("label_")
+}
+
+/// Returns the labels of a service's series. Their names differ.
 pub(crate) fn labels(health: &ServiceHealth) -> Vec<(String, String)> {
-    let own = health.labels.iter().map(|(key, value)| match RESERVED.contains(&key.as_str()) {
+    let own = health.labels.iter().map(|(key, value)| match is_prefixed(key) {
         true => (format!("label_{key}"), value.clone()),
         false => (key.clone(), value.clone()),
     });
