@@ -7,7 +7,7 @@ use serde_json::json;
 use service_core::database;
 use service_core::prelude::*;
 
-use crate::site::{Site, builder};
+use crate::site::{Site, Ticker, builder};
 
 async fn site() -> (Site, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -67,6 +67,43 @@ async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
     }
     assert_eq!(site.get("/services/steady/overrides").await.json(), json!([]));
     assert_eq!(site.get("/audit").await.json(), json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder().service_of::<Ticker>("fast").service_of::<Ticker>("faster");
+    let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let paused = || {
+        let all = site.services.health().services;
+        all.into_iter().filter(|health| health.paused).map(|health| health.service_id).collect::<Vec<_>>()
+    };
+    for (name, concerned) in
+        [("ticker", &["fast", "faster"][..]), ("defaults", &["broken", "fast", "faster", "steady"])]
+    {
+        let path = format!("/services/{name}/overrides/paused");
+        for (key, value, why) in [("paused", "3", "true or false"), ("interval", "5", "can only be `paused`")] {
+            let body = format!(r#"{{"value": {value}}}"#);
+            let answer = site.send("PUT", &format!("/services/{name}/overrides/{key}"), &[], &body).await;
+            assert!(answer.status == 422 && answer.error().contains(why), "{answer:?}");
+        }
+        let answer = site.send("PUT", &path, &[], r#"{"value": true, "by": "ann", "why": "a move"}"#).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let ids: Vec<_> = answer.json().as_array().unwrap().iter().map(|health| health["service_id"].clone()).collect();
+        assert_eq!(ids, concerned);
+        assert_eq!(paused(), concerned);
+        assert_eq!(site.get(&format!("/services/{name}/overrides")).await.json()[0]["by"], "ann");
+        let refused = site.post("/services/fast/resume", "").await;
+        assert!(refused.status == 409 && refused.error().ends_with(&format!("(`paused` of `{name}`)")), "{refused:?}");
+        assert_eq!(site.send("DELETE", &path, &[], r#"{"by": "bob"}"#).await.status, 200);
+        assert!(paused().is_empty());
+        assert_eq!(site.send("DELETE", &path, &[], "").await.status, 404);
+        let audit = site.get(&format!("/audit?subject={name}")).await.json();
+        assert_eq!((&audit[0]["by"], &audit[1]["detail"]), (&"bob".into(), &"paused = true".into()), "{audit}");
+    }
+    for (method, path) in [("GET", "/services/tickers/overrides"), ("DELETE", "/services/tickers/overrides/paused")] {
+        assert_eq!(site.send(method, path, &[], "").await.status, 404, "{path}");
+    }
 }
 
 /// On real time, because the registry waits a second for the pool, and then asks again on a connection of its own.

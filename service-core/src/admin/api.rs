@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::app::{App, AppState};
+use crate::admin::commands::Overridden;
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::events::EventsQuery;
 use crate::admin::input::{Asked, Parameters};
@@ -100,7 +101,7 @@ pub(crate) async fn overrides(
     State(app): AppState,
     Parameters(id): Parameters<String>,
 ) -> ApiResult<Json<Vec<StoredOverride>>> {
-    app.service(&id)?;
+    Overridden::find(&app, &id)?;
     Ok(Json(read_overrides(&app, &id).await?))
 }
 

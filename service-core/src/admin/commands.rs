@@ -15,6 +15,7 @@ use crate::admin::input::{Author, Input, Parameters, parse_until};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
 use crate::runtime::operator_store::{OperatorStore, StoredOverride};
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::run_history::nanos;
 use crate::service::error::Error;
 use crate::service::outcome::RunReport;
@@ -24,6 +25,8 @@ use crate::service::state::ServiceState;
 const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The key of the override that pauses a service.
 const PAUSED: &str = "paused";
+/// The name of overrides for all services.
+const DEFAULTS: &str = "defaults";
 
 /// A command for one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +221,84 @@ async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) ->
     if removed && !handle.service.inner.lock().requests.is_paused() {
         return Ok(());
     }
-    resumed.map_err(|error| ApiError::conflict(&error))
+    let Err(refused) = resumed else { return Ok(()) };
+    let mut refused = ApiError::conflict(&refused);
+    for name in [handle.id(), handle.service.descriptor.id(), DEFAULTS] {
+        let overrides = store.overrides(services, name).await.unwrap_or_default();
+        if let Some(pause) = overrides.iter().find(|one| [PAUSED, "pause"].contains(&one.key.as_str())) {
+            refused.message += &format!(" (`{}` of `{name}`)", pause.key);
+            break;
+        }
+    }
+    Err(refused)
+}
+
+/// What an override is for.
+pub(crate) enum Overridden {
+    Service(ServiceHandle),
+    /// All services of the type with this name, or with `defaults` all services.
+    Services(String),
+}
+
+/// The health of what an override is for.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum OverriddenHealth {
+    Service(Box<ServiceHealth>),
+    Services(Vec<ServiceHealth>),
+}
+
+impl Overridden {
+    /// # Errors
+    /// This is not the id of a service, the name of a type, or `defaults` (404).
+    pub(crate) fn find(app: &App, name: &str) -> ApiResult<Self> {
+        match app.registry.get(name) {
+            Some(handle) => Ok(Self::Service(handle)),
+            None if name == DEFAULTS || !services_of(app, name).is_empty() => Ok(Self::Services(name.to_owned())),
+            None => Err(ApiError::no_service(name)),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Service(handle) => handle.id(),
+            Self::Services(name) => name,
+        }
+    }
+
+    /// Checks an override.
+    ///
+    /// # Errors
+    /// It cannot be used (422).
+    fn check(&self, app: &App, store: &dyn OperatorStore, key: &str, value: &Value) -> ApiResult<()> {
+        let checked = match self {
+            Self::Service(handle) => store.check_override(&app.registry.inner.services, &handle.service, key, value),
+            Self::Services(name) if key != PAUSED => {
+                Err(format!("an override of `{name}` can only be `paused`: override `{key}` for one service"))
+            }
+            Self::Services(_) if !value.is_boolean() => Err(format!("`paused` is `{value}`, expected true or false")),
+            Self::Services(_) => Ok(()),
+        };
+        checked.map_err(ApiError::unusable)
+    }
+
+    fn health(&self, app: &App) -> OverriddenHealth {
+        match self {
+            Self::Service(handle) => OverriddenHealth::Service(Box::new(handle.health())),
+            Self::Services(name) => {
+                let services = services_of(app, name);
+                let health = services.iter().map(|service| app.registry.health_of(service));
+                OverriddenHealth::Services(health.collect())
+            }
+        }
+    }
+}
+
+/// Returns the services of a type, or with `defaults` all services.
+fn services_of(app: &App, name: &str) -> Vec<Arc<RegisteredService>> {
+    let mut services = app.registry.inner.services.all();
+    services.retain(|service| name == DEFAULTS || service.descriptor.id() == name);
+    services
 }
 
 /// The body of `PUT /services/{id}/overrides/{key}`.
@@ -242,7 +322,7 @@ pub(crate) async fn put_override(
     State(app): AppState,
     Parameters((id, key)): Parameters<(String, String)>,
     Input(new): Input<NewOverride>,
-) -> ApiResult<Json<ServiceHealth>> {
+) -> ApiResult<Json<OverriddenHealth>> {
     set_override(&app, &id, &key, new).await.map(Json)
 }
 
@@ -250,15 +330,20 @@ pub(crate) async fn put_override(
 ///
 /// # Errors
 /// There is no such service (404); there is no database (409); the value cannot be used (422); the database does not answer (503).
-pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewOverride) -> ApiResult<ServiceHealth> {
-    let handle = app.service(id)?;
+pub(crate) async fn set_override(
+    app: &SharedApp,
+    id: &str,
+    key: &str,
+    new: NewOverride,
+) -> ApiResult<OverriddenHealth> {
+    let overridden = Overridden::find(app, id)?;
     let store = store(app)?;
     let (by, why) = Author::new(new.by, new.why).checked()?;
     let Some(value) = new.value else { return Err(ApiError::unusable("`value` is missing")) };
     let (shared, key) = (app.clone(), key.to_owned());
     let work = async move {
         let services = &shared.registry.inner.services;
-        store.check_override(services, &handle.service, &key, &value).map_err(ApiError::unusable)?;
+        overridden.check(&shared, &*store, &key, &value)?;
         let now = store.now(services).await.map_err(|error| ApiError::unavailable(&error))?;
         let until = new.until.as_deref().map(str::trim).filter(|until| !until.is_empty());
         let until = until.map(|until| parse_until(until, now)).transpose()?;
@@ -267,7 +352,7 @@ pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewO
         let until_text =
             until.map_or_else(String::new, |until| format!(" until {}", humantime::format_rfc3339_seconds(until)));
         let new = StoredOverride {
-            service_id: handle.id().to_owned(),
+            service_id: overridden.name().to_owned(),
             key: key.clone(),
             value,
             by: by.clone(),
@@ -276,8 +361,8 @@ pub(crate) async fn set_override(app: &SharedApp, id: &str, key: &str, new: NewO
             until,
         };
         store.set_override(services, new).await.map_err(|error| ApiError::unavailable(&error))?;
-        shared.record(handle.id(), "override", format!("{key} = {shown}{until_text}"), &by, &why).await;
-        Ok(handle.health())
+        shared.record(overridden.name(), "override", format!("{key} = {shown}{until_text}"), &by, &why).await;
+        Ok(overridden.health(&shared))
     };
     app.on_home(work).await?
 }
@@ -287,7 +372,7 @@ pub(crate) async fn delete_override(
     State(app): AppState,
     Parameters((id, key)): Parameters<(String, String)>,
     Input(author): Input<Author>,
-) -> ApiResult<Json<ServiceHealth>> {
+) -> ApiResult<Json<OverriddenHealth>> {
     remove_override(&app, &id, &key, author).await.map(Json)
 }
 
@@ -295,20 +380,25 @@ pub(crate) async fn delete_override(
 ///
 /// # Errors
 /// There is no such service or override (404); there is no database (409); the database does not answer (503).
-pub(crate) async fn remove_override(app: &SharedApp, id: &str, key: &str, author: Author) -> ApiResult<ServiceHealth> {
-    let handle = app.service(id)?;
+pub(crate) async fn remove_override(
+    app: &SharedApp,
+    id: &str,
+    key: &str,
+    author: Author,
+) -> ApiResult<OverriddenHealth> {
+    let overridden = Overridden::find(app, id)?;
     let store = store(app)?;
     let (by, why) = author.checked()?;
     // PostgreSQL refuses a NUL in a text.
     let (shared, key) = (app.clone(), key.replace('\0', " "));
     let work = async move {
-        let removed = store.remove_override(&shared.registry.inner.services, handle.id(), &key).await;
+        let removed = store.remove_override(&shared.registry.inner.services, overridden.name(), &key).await;
         if !removed.map_err(|error| ApiError::unavailable(&error))? {
-            let why = format!("service `{}` has no override of `{key}`", handle.id());
+            let why = format!("`{}` has no override of `{key}`", overridden.name());
             return Err(ApiError::new(StatusCode::NOT_FOUND, why));
         }
-        shared.record(handle.id(), "remove override", key, &by, &why).await;
-        Ok(handle.health())
+        shared.record(overridden.name(), "remove override", key, &by, &why).await;
+        Ok(overridden.health(&shared))
     };
     app.on_home(work).await?
 }

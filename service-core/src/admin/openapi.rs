@@ -79,14 +79,6 @@ fn paths(access: &Access) -> Paths {
         .id()
         .ok(JSON, reference("Explanation")),
     );
-    add(
-        "/services/{id}/overrides",
-        HttpMethod::Get,
-        Api::new("overrides", "The operator overrides of a service.")
-            .id()
-            .unavailable()
-            .ok(JSON, list(reference("Override"))),
-    );
     for command in Command::ALL {
         let path = format!("/services/{{id}}/{}", command.name());
         let (and, answer) = match command {
@@ -97,19 +89,21 @@ fn paths(access: &Access) -> Paths {
         let api = Api::new(command.name(), &summary).id().body("Author", Required::False);
         add(&path, HttpMethod::Post, api.conflict().unavailable().ok(JSON, answer));
     }
-    let key = || parameter("key", ParameterIn::Path, text(), "The option or setting, or `paused`.");
-    let put = Api::new("set_override", "Sets an operator override. It needs a database.").id().with(key());
-    add(
-        "/services/{id}/overrides/{key}",
-        HttpMethod::Put,
-        put.body("NewOverride", Required::True).conflict().unavailable().ok(JSON, health()),
-    );
-    let delete = Api::new("remove_override", "Removes an operator override.").id().with(key());
-    add(
-        "/services/{id}/overrides/{key}",
-        HttpMethod::Delete,
-        delete.body("Author", Required::False).conflict().unavailable().ok(JSON, health()),
-    );
+    let overrides = |name: &str, summary: &str| {
+        let id = "The id of a service, the name of the type of services, or `defaults` for all services.";
+        Api::new(name, summary).with(parameter("id", ParameterIn::Path, text(), id)).missing().unavailable()
+    };
+    let read = overrides("overrides", "The operator overrides of a service.");
+    add("/services/{id}/overrides", HttpMethod::Get, read.ok(JSON, list(reference("Override"))));
+    let key = "The option or setting, or `paused`; only `paused` if the override is for several services.";
+    let key = || parameter("key", ParameterIn::Path, text(), key);
+    // Of a service; of all services that the override is for.
+    let health = || one_of([reference("ServiceHealth"), list(reference("ServiceHealth"))]);
+    let path = "/services/{id}/overrides/{key}";
+    let put = overrides("set_override", "Sets an operator override. It needs a database.").with(key()).conflict();
+    add(path, HttpMethod::Put, put.body("NewOverride", Required::True).ok(JSON, health()));
+    let delete = overrides("remove_override", "Removes an operator override.").with(key()).conflict();
+    add(path, HttpMethod::Delete, delete.body("Author", Required::False).ok(JSON, health()));
     add(
         "/work",
         HttpMethod::Get,
