@@ -98,8 +98,13 @@ async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed(
         assert_eq!(site.send("DELETE", &path, &[], r#"{"by": "bob"}"#).await.status, 200);
         assert!(paused().is_empty());
         assert_eq!(site.send("DELETE", &path, &[], "").await.status, 404);
+        // An override that does not pause is not named.
+        assert_eq!(site.send("PUT", &path, &[], r#"{"value": false}"#).await.status, 200);
+        let refused = site.post("/services/fast/resume", "").await;
+        assert!(refused.status == 409 && !refused.error().contains(name), "{refused:?}");
+        assert_eq!(site.send("DELETE", &path, &[], r#"{"by": "bob"}"#).await.status, 200);
         let audit = site.get(&format!("/audit?subject={name}")).await.json();
-        assert_eq!((&audit[0]["by"], &audit[1]["detail"]), (&"bob".into(), &"paused = true".into()), "{audit}");
+        assert_eq!((&audit[2]["by"], &audit[3]["detail"]), (&"bob".into(), &"paused = true".into()), "{audit}");
     }
     for (method, path) in [("GET", "/services/tickers/overrides"), ("DELETE", "/services/tickers/overrides/paused")] {
         assert_eq!(site.send(method, path, &[], "").await.status, 404, "{path}");

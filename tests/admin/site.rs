@@ -44,15 +44,15 @@ impl Gated {
     }
 }
 
-/// Divides by zero.
+/// Has metrics that are no numbers, as of a division by zero.
 #[derive(Default)]
 pub(crate) struct Ratio;
 
 #[service(interval = 60, discover = false)]
 impl Ratio {
     async fn update(&mut self, cx: &Context) {
-        cx.metrics().set("ratio", 0.0 / 0.0);
-        cx.metrics().set("speed", 1.0 / 0.0);
+        cx.metrics().set("ratio", f64::NAN);
+        cx.metrics().set("speed", f64::INFINITY);
         cx.metrics().set("queue_depth", 7);
     }
 }

@@ -223,11 +223,14 @@ async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) ->
     }
     let Err(refused) = resumed else { return Ok(()) };
     let mut refused = ApiError::conflict(&refused);
-    for name in [handle.id(), handle.service.descriptor.id(), DEFAULTS] {
-        let overrides = store.overrides(services, name).await.unwrap_or_default();
-        if let Some(pause) = overrides.iter().find(|one| [PAUSED, "pause"].contains(&one.key.as_str())) {
-            refused.message += &format!(" (`{}` of `{name}`)", pause.key);
-            break;
+    if handle.service.inner.lock().requests.paused_by_override.is_some() {
+        for name in [handle.id(), handle.service.descriptor.id(), DEFAULTS] {
+            let overrides = store.overrides(services, name).await.unwrap_or_default();
+            let is_pause = |one: &&StoredOverride| one.value == true && [PAUSED, "pause"].contains(&one.key.as_str());
+            if let Some(pause) = overrides.iter().find(is_pause) {
+                refused.message += &format!(" (`{}` of `{name}`)", pause.key);
+                break;
+            }
         }
     }
     Err(refused)
