@@ -338,12 +338,14 @@ impl Greedy {
 #[tokio::test(start_paused = true)]
 async fn a_woken_run_that_waits_for_its_turn_for_long_keeps_its_place() {
     let seen = Seen::default();
-    let bed = TestBed::at(at("2026-01-10T12:00:00Z"))
-        .with(|builder| builder.max_concurrent_runs(1).service("one", Greedy).service("two", Greedy));
-    let nightly = bed.start(Nightly(seen.clone())).await;
-    bed.start_all().await;
+    let nightly = Nightly(seen.clone());
+    let bed = TestBed::at(at("2026-01-10T12:00:00Z")).with(|builder| {
+        let builder = builder.service("one", Greedy).service("two", Greedy).service("nightly", nightly);
+        builder.max_concurrent_runs(1)
+    });
+    let services = bed.start_all().await;
     bed.run_for(secs(10)).await;
-    nightly.wake();
+    services.get("nightly").unwrap().wake();
     bed.run_for(secs(300)).await;
     assert_eq!(seen.lock().unwrap().len(), 1);
 }
