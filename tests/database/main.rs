@@ -29,6 +29,7 @@ mod missed;
 mod order;
 mod outages;
 mod promises;
+mod savepoints;
 mod settings;
 mod startup_errors;
 mod statements;
@@ -148,6 +149,10 @@ exercise! {
         a_begin_that_is_cancelled_leaves_nothing_open,
         many_replicas_create_the_tables_at_once,
         missing_columns_are_added_to_an_older_table;
+    savepoints:
+        a_commit_with_an_open_savepoint_is_an_error_and_frees_every_lock,
+        an_open_savepoint_affects_only_its_item,
+        a_savepoint_that_outlives_its_item_ends_the_batch;
     batches:
         rows_and_effects_commit_together,
         a_failed_item_loses_only_its_own_writes,

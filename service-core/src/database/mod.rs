@@ -20,6 +20,7 @@ pub(crate) mod extension;
 mod fence;
 mod operator_store;
 pub(crate) mod registry_db;
+mod savepoints;
 mod schema;
 mod service_db;
 pub(crate) mod single_task;

@@ -25,10 +25,10 @@ use tokio::sync::OnceCell;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::fence::Refusal;
-use crate::database::sqlite_connection;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::tx_context::{COMMIT_LIMIT, Level, OpenTransaction, TxContext, uncut};
 use crate::database::tx_limits::{QueuePlace, TimeLimit, TxQueue};
+use crate::database::{savepoints, sqlite_connection};
 use crate::service::error::{Error, Result};
 
 /// Two statements that PostgreSQL accepts only inside a transaction without a failed statement.
@@ -43,7 +43,8 @@ type DbResult<T> = std::result::Result<T, DbErr>;
 /// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as its first statement changes that.
 ///
 /// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own `DatabaseTransaction`, for
-/// code that requires this type or a `StreamTrait`.
+/// code that requires this type or a `StreamTrait`. Commit or drop the savepoint before `commit`, or before the item is settled
+/// with `Ok`: while it is open, nothing can be committed.
 #[derive(Debug)]
 pub struct Transaction {
     cx: TxContext,
@@ -78,6 +79,10 @@ struct TxHealth {
     failed: AtomicBool,
     /// The transaction may have ended unnoticed: it is checked before the next statement.
     in_doubt: AtomicBool,
+    /// A savepoint of the user's code may be open.
+    nested: AtomicBool,
+    /// One was found open.
+    has_savepoint: AtomicBool,
     /// The transaction has ended. Further statements would be outside any transaction.
     ended: AtomicBool,
     /// The condition was not met, so the transaction has not begun.
@@ -184,11 +189,14 @@ impl Transaction {
     /// With `scope = "cluster"`, a replica that has lost the lease of the service cannot commit.
     ///
     /// # Errors
-    /// The database refused the commit, or the lease is lost; then nothing was written. If the connection broke during the commit, or the server
+    /// The database refused the commit, a savepoint is still open, or the lease is lost; then nothing was written. If the connection broke during the commit, or the server
     /// did not answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
-        if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
-            self.prove().await?;
+        if self.needs_proof()
+            && let Err(error) = self.prove().await
+        {
+            self.give_up().await;
+            return Err(error.into());
         }
         let backend = self.backend;
         let topics = std::mem::take(&mut lock(&self.notifications).topics);
@@ -230,20 +238,19 @@ impl Transaction {
     /// # Errors
     /// The connection broke; then the database itself undoes the writes.
     pub async fn rollback(mut self) -> Result<()> {
-        let is_in_doubt = self.is_in_doubt();
-        match self.tx.take() {
-            Some(OpenTransaction { tx, permits }) if is_in_doubt && self.backend == DbBackend::Sqlite => {
-                sqlite_connection::restore(tx.into_inner()).await;
-                drop(permits);
+        let (is_in_doubt, is_nested) = (self.is_in_doubt(), self.is_nested());
+        let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
+        let tx = tx.into_inner();
+        let result = match self.backend {
+            DbBackend::Sqlite if is_in_doubt || is_nested => {
+                sqlite_connection::restore(tx).await;
                 Ok(())
             }
-            Some(OpenTransaction { tx, permits }) => {
-                let result = tx.into_inner().rollback().await;
-                drop(permits);
-                Ok(result?)
-            }
-            None => Ok(()),
-        }
+            DbBackend::Postgres if is_nested => Box::pin(savepoints::roll_back(tx)).await,
+            _ => tx.rollback().await,
+        };
+        drop(permits);
+        Ok(result?)
     }
 
     /// Ends a transaction that cannot be committed. Returns the outage from which it cannot recover, if there is one; else the
@@ -287,7 +294,7 @@ impl Transaction {
             None => Box::pin(self.tx.get_or_try_init(|| self.begin_checked())).await?,
         };
         if self.is_in_doubt() {
-            Box::pin(self.prove()).await?;
+            Box::pin(self.check_open("")).await?;
         }
         Ok(&open.tx)
     }
@@ -341,26 +348,77 @@ impl Transaction {
         self.health.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Checks that the transaction is still open, if it can have ended. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and
-    /// outside a transaction each statement commits by itself on both engines.
-    ///
-    /// # Errors
-    /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint.
-    pub(crate) async fn prove(&self) -> DbResult<()> {
-        self.prove_after("").await
+    fn is_nested(&self) -> bool {
+        self.health.nested.load(Ordering::Relaxed)
     }
 
-    /// Ends the time limit, because the user's code is done, and checks that the transaction is still open.
+    /// Whether a savepoint of the user's code was found open.
+    pub(crate) fn has_savepoint(&self) -> bool {
+        self.health.has_savepoint.load(Ordering::Relaxed)
+    }
+
+    /// Whether its writes can perhaps not be kept.
+    fn needs_proof(&self) -> bool {
+        self.has_begun() && (self.is_in_doubt() || self.is_nested() || self.health.failed.load(Ordering::Relaxed))
+    }
+
+    /// Checks that the writes so far can be committed: the transaction is still open, if it can have ended, and no savepoint of the
+    /// user's code is. After an error, PostgreSQL answers `COMMIT` with a silent rollback, and outside a transaction each statement
+    /// commits by itself on both engines.
+    ///
+    /// # Errors
+    /// The transaction has ended; or, on PostgreSQL, a statement has failed since the last savepoint; or a savepoint is open.
+    pub(crate) async fn prove(&self) -> DbResult<()> {
+        self.check_open("").await?;
+        self.check_savepoints().await
+    }
+
+    /// Checks that no savepoint of the user's code is open.
+    ///
+    /// # Errors
+    /// One is open.
+    pub(crate) async fn check_savepoints(&self) -> DbResult<()> {
+        if self.is_nested() && Box::pin(self.finds_savepoint()).await? {
+            return Err(DbErr::Custom(
+                "a savepoint of this transaction is still open, so its writes are undone: commit or drop what `begin()` returned \
+                 before the transaction is committed, or before its item is settled"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn finds_savepoint(&self) -> DbResult<bool> {
+        let Some(open) = self.tx.get() else { return Ok(false) };
+        let found = self.track(savepoints::is_open(open.tx.for_savepoint())).await?;
+        if !found {
+            open.tx.savepoint_ended();
+        }
+        self.health.nested.store(found, Ordering::Relaxed);
+        self.health.has_savepoint.store(found, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// Protects what was written so far from the end of a savepoint that was found open.
+    pub(crate) async fn cover_savepoint(&self) -> DbResult<()> {
+        match self.tx.get().filter(|_| self.has_savepoint()) {
+            Some(open) => self.track(savepoints::cover(&open.tx)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the time limit, because the user's code is done, and checks what [`prove`](Self::prove) checks.
     ///
     /// # Errors
     /// As [`prove`](Self::prove).
     pub(crate) async fn end_time_limit(&mut self) -> DbResult<()> {
         let end = self.time_limit.take().and_then(|limit| limit.end());
-        self.prove_after(end.as_deref().unwrap_or_default()).await
+        self.check_open(end.as_deref().unwrap_or_default()).await?;
+        self.check_savepoints().await
     }
 
-    /// The check of [`prove`](Self::prove), in one round trip with a statement before it.
-    async fn prove_after(&self, statement: &str) -> DbResult<()> {
+    /// Checks that the transaction is still open, in one round trip with a statement before it.
+    async fn check_open(&self, statement: &str) -> DbResult<()> {
         let Some(open) = self.tx.get() else { return Ok(()) };
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
@@ -402,7 +460,13 @@ impl Transaction {
         }
         let tx = self.item_connection().await?;
         self.health.in_doubt.store(true, Ordering::Relaxed);
+        self.health.nested.store(true, Ordering::Relaxed);
         Ok(tx.for_savepoint())
+    }
+
+    /// Records that a savepoint has ended with its callback, if there was none before.
+    fn callback_ended(&self, was_nested: bool) {
+        self.health.nested.fetch_and(was_nested, Ordering::Relaxed);
     }
 
     /// From now on, statements belong to one item.
@@ -416,7 +480,7 @@ impl Transaction {
     /// # Errors
     /// One of its statements had failed, so they cannot be kept.
     pub(crate) async fn keep_item(&mut self) -> DbResult<()> {
-        if self.has_begun() && (self.is_in_doubt() || self.health.failed.load(Ordering::Relaxed)) {
+        if self.needs_proof() {
             self.prove().await?;
         }
         self.end_item();
@@ -433,6 +497,10 @@ impl Transaction {
             // The savepoint existed, so the transaction is still open.
             open.tx.savepoint_ended();
             self.health.in_doubt.store(false, Ordering::Relaxed);
+            if self.is_nested() {
+                // Such as one that is dropped after the item was settled with its error.
+                Box::pin(self.finds_savepoint()).await?;
+            }
         }
         {
             let mut notifications = lock(&self.notifications);
@@ -542,7 +610,8 @@ impl Transaction {
         let kind = ErrorKind::of(error);
         self.note_kind(kind);
         // Checked at once, so that the connection is usable however this transaction ends.
-        if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.prove().await.is_err() {
+        if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.check_open("").await.is_err()
+        {
             lock(&self.health.interruption).get_or_insert(kind);
         }
     }
@@ -552,7 +621,7 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         // The driver's own rollback could fail and leave the connection inside a transaction.
         if self.backend == DbBackend::Sqlite
-            && self.is_in_doubt()
+            && (self.is_in_doubt() || self.is_nested())
             && let Some(OpenTransaction { tx, permits }) = self.tx.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -662,7 +731,10 @@ impl TransactionTrait for Transaction {
         T: Send,
         E: fmt::Display + fmt::Debug + Send,
     {
-        self.nest().await.map_err(TransactionError::Connection)?.transaction(callback).await
+        let was_nested = self.is_nested();
+        let result = self.nest().await.map_err(TransactionError::Connection)?.transaction(callback).await;
+        self.callback_ended(was_nested);
+        result
     }
 
     async fn transaction_with_config<F, T, E>(
@@ -676,7 +748,10 @@ impl TransactionTrait for Transaction {
         T: Send,
         E: fmt::Display + fmt::Debug + Send,
     {
+        let was_nested = self.is_nested();
         let tx = self.nest().await.map_err(TransactionError::Connection)?;
-        tx.transaction_with_config(callback, isolation, access_mode).await
+        let result = tx.transaction_with_config(callback, isolation, access_mode).await;
+        self.callback_ended(was_nested);
+        result
     }
 }

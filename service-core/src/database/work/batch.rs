@@ -208,6 +208,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// Those of the database: return them with `?`.
     pub async fn next(&mut self) -> Result<Option<BatchItem<'_, E>>> {
         self.fail_unsettled().await?;
+        self.check_savepoints().await?;
         let Some(claimed) = self.unlent.take(&self.settler) else { return Ok(None) };
         let item = match self.lease() {
             Some(_) => self.settler.leased_item(claimed),
@@ -257,6 +258,20 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         }
         let outcome = Outcome::processed(self.tally.processed).failed(self.tally.failed);
         Ok(if again { outcome.again() } else { outcome })
+    }
+
+    /// Ends the batch if a savepoint of an earlier item is still open: its end would undo what later items write.
+    async fn check_savepoints(&mut self) -> Result<()> {
+        let Some(Err(error)) = (match &self.current {
+            Some(item) => Some(item.tx.check_savepoints().await),
+            None => None,
+        }) else {
+            return Ok(());
+        };
+        let _ = self.take_tx().rollback().await;
+        self.unlent.rows.clear();
+        self.tally = Tally { more: true, ..Tally::default() };
+        Err(error.into())
     }
 
     async fn fail_unsettled(&mut self) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::item::Item;
 use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
-use crate::database::work::settler::{IgnoredError, Settled, Settler};
+use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
 use crate::database::work::together::{NotCompleted, change_to_completed, check_completed};
 use crate::database::work::write_row::{Written, write_failure};
@@ -38,8 +38,9 @@ impl Settler {
         }
         let has_triggers = self.service_db.work.has_triggers(&self.table);
         if let Err(error) = tx.end_time_limit().await {
+            let error = not_kept(&tx, error);
             let cause = tx.give_up().await;
-            return self.leased_failed(item, &Error::new(IgnoredError(error)), cause).await;
+            return self.leased_failed(item, &error, cause).await;
         }
         match self.complete_in::<E>(&tx, &item.row, has_triggers).await {
             Ok(true) => {}

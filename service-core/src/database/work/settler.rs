@@ -67,12 +67,18 @@ impl<E: EntityTrait> Drop for RecordDropped<'_, E> {
     }
 }
 
-/// The error of an item that succeeded although its writes cannot be kept.
+/// The error of an item that succeeded although a statement had failed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "settled with `Ok` although a statement had failed, so the item's writes are undone; return the error of the statement, or execute a statement that may fail inside `tx.begin()`"
 )]
-pub(super) struct IgnoredError(#[source] pub(super) DbErr);
+struct IgnoredError(#[source] DbErr);
+
+/// The error of an item that succeeded although its writes cannot be kept.
+pub(super) fn not_kept(tx: &Transaction, error: DbErr) -> Error {
+    // The message about an open savepoint says what to do.
+    if tx.has_savepoint() { Error::from(error) } else { Error::new(IgnoredError(error)) }
+}
 
 impl Settler {
     pub(crate) fn new(service_db: &ServiceDb, table: &Arc<TableSql>, lease: Option<Lease>, claimed: u64) -> Self {

@@ -8,7 +8,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
 use crate::database::work::item::Item;
 use crate::database::work::row::key_of;
-use crate::database::work::settler::{IgnoredError, Settled, Settler};
+use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_state::EndedBatch;
 use crate::database::work::write_row::{Written, write_failure};
@@ -91,7 +91,8 @@ impl Settler {
     /// Keeps the writes of an item until the batch is committed.
     pub(super) async fn complete_together<E: EntityTrait<Model: Sync>>(&self, item: &mut Item<E>) -> Result<Settled> {
         if let Err(error) = item.tx.keep_item().await {
-            return Box::pin(self.fail(item, &Error::new(IgnoredError(error)))).await;
+            let error = not_kept(&item.tx, error);
+            return Box::pin(self.fail(item, &error)).await;
         }
         item.in_flight = false;
         Ok(Settled::Completed)
@@ -104,7 +105,10 @@ impl Settler {
         message: &str,
     ) -> Result<Written> {
         item.tx.undo_item().await?;
-        Ok(write_failure(&item.tx, &self.table, &item.row, decision, message, self.service_db.clock.now()).await?)
+        let now = self.service_db.clock.now();
+        let written = write_failure(&item.tx, &self.table, &item.row, decision, message, now).await?;
+        item.tx.cover_savepoint().await?;
+        Ok(written)
     }
 
     /// Charges an attempt to the only row of a batch, which is the cause of its end, in a transaction of its own.
