@@ -18,6 +18,7 @@ mod direct;
 mod error_kind;
 pub(crate) mod extension;
 mod fence;
+mod nested;
 mod operator_store;
 pub(crate) mod registry_db;
 mod savepoints;

@@ -9,17 +9,14 @@
 //! statement would commit by itself. So if a transaction is in doubt, it is checked before its next statement. Every
 //! transaction of the framework is checked before anything is reported as done.
 
-use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult,
-    Statement, StatementBuilder, TransactionError, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult, Statement, StatementBuilder,
 };
 use tokio::sync::OnceCell;
 
@@ -40,7 +37,8 @@ type DbResult<T> = std::result::Result<T, DbErr>;
 ///
 /// [`commit`](Transaction::commit) makes its writes permanent. Dropping it rolls back, and so does a run that ends by `?`, a
 /// panic or its timeout. On SQLite it begins `IMMEDIATE`: it holds the write lock from the start. On PostgreSQL it runs at READ
-/// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as its first statement changes that.
+/// COMMITTED, whatever the server's default is; `SET TRANSACTION ISOLATION LEVEL …` as the first statement of a transaction from
+/// `cx.begin()` changes that.
 ///
 /// `begin()` on it (from sea-orm's `TransactionTrait`) sets a savepoint and returns sea-orm's own `DatabaseTransaction`, for
 /// code that requires this type or a `StreamTrait`. Commit or drop the savepoint before `commit`, or before the item is settled
@@ -348,7 +346,7 @@ impl Transaction {
         self.health.in_doubt.load(Ordering::Relaxed)
     }
 
-    fn is_nested(&self) -> bool {
+    pub(super) fn is_nested(&self) -> bool {
         self.health.nested.load(Ordering::Relaxed)
     }
 
@@ -449,7 +447,7 @@ impl Transaction {
 
     /// Returns the connection for a nested transaction. Its statements are not tracked, so the transaction is in doubt
     /// afterwards.
-    async fn nest(&self) -> DbResult<&DatabaseTransaction> {
+    pub(super) async fn nest(&self) -> DbResult<&DatabaseTransaction> {
         if self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed) {
             // If a savepoint cannot be set, sea-orm rolls back the outer transaction.
             return Err(DbErr::Custom(
@@ -465,7 +463,7 @@ impl Transaction {
     }
 
     /// Records that a savepoint has ended with its callback, if there was none before.
-    fn callback_ended(&self, was_nested: bool) {
+    pub(super) fn callback_ended(&self, was_nested: bool) {
         self.health.nested.fetch_and(was_nested, Ordering::Relaxed);
     }
 
@@ -699,59 +697,5 @@ impl ConnectionTrait for Transaction {
         let tx = self.item_connection().await?;
         self.doubt(&statement.sql);
         self.track(tx.query_all_raw(statement)).await
-    }
-}
-
-type Callback<'c, T, E> = Pin<Box<dyn Future<Output = std::result::Result<T, E>> + Send + 'c>>;
-
-/// A transaction that is begun on a transaction is a savepoint.
-#[async_trait]
-impl TransactionTrait for Transaction {
-    type Transaction = DatabaseTransaction;
-
-    async fn begin(&self) -> DbResult<DatabaseTransaction> {
-        self.nest().await?.begin().await
-    }
-
-    async fn begin_with_config(
-        &self,
-        isolation: Option<IsolationLevel>,
-        access_mode: Option<AccessMode>,
-    ) -> DbResult<DatabaseTransaction> {
-        self.nest().await?.begin_with_config(isolation, access_mode).await
-    }
-
-    async fn begin_with_options(&self, options: TransactionOptions) -> DbResult<DatabaseTransaction> {
-        self.nest().await?.begin_with_options(options).await
-    }
-
-    async fn transaction<F, T, E>(&self, callback: F) -> std::result::Result<T, TransactionError<E>>
-    where
-        F: for<'c> FnOnce(&'c DatabaseTransaction) -> Callback<'c, T, E> + Send,
-        T: Send,
-        E: fmt::Display + fmt::Debug + Send,
-    {
-        let was_nested = self.is_nested();
-        let result = self.nest().await.map_err(TransactionError::Connection)?.transaction(callback).await;
-        self.callback_ended(was_nested);
-        result
-    }
-
-    async fn transaction_with_config<F, T, E>(
-        &self,
-        callback: F,
-        isolation: Option<IsolationLevel>,
-        access_mode: Option<AccessMode>,
-    ) -> std::result::Result<T, TransactionError<E>>
-    where
-        F: for<'c> FnOnce(&'c DatabaseTransaction) -> Callback<'c, T, E> + Send,
-        T: Send,
-        E: fmt::Display + fmt::Debug + Send,
-    {
-        let was_nested = self.is_nested();
-        let tx = self.nest().await.map_err(TransactionError::Connection)?;
-        let result = tx.transaction_with_config(callback, isolation, access_mode).await;
-        self.callback_ended(was_nested);
-        result
     }
 }
