@@ -62,9 +62,8 @@ impl Fence {
     pub(crate) async fn begin(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
         if tx.get_database_backend() == DbBackend::Postgres {
             let limit = self.lease.length.as_millis().min(i32::MAX as u128);
-            let sql = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)";
-            let values = [limit.to_string().into()];
-            tx.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+            // A SELECT would be a query, after which the isolation level of the transaction can no longer be changed.
+            tx.execute_unprepared(&format!("SET LOCAL idle_in_transaction_session_timeout = {limit}")).await?;
         }
         Ok(())
     }

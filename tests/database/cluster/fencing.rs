@@ -13,6 +13,7 @@ use crate::tables::{self, job};
 
 on_each! {
     a_commit_after_another_takeover_is_refused,
+    a_transaction_may_raise_its_isolation_level,
     the_store_is_fenced,
     a_row_of_a_refused_batch_stays_as_it_was,
     a_context_of_a_former_run_cannot_write,
@@ -38,6 +39,18 @@ impl Writer {
         let written = match self.what {
             "transaction" => {
                 let tx = cx.begin().await?;
+                tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+                tx.commit().await
+            }
+            "serializable" => {
+                let tx = cx.begin().await?;
+                if tx.get_database_backend() == sea_orm::DbBackend::Postgres {
+                    tx.execute_unprepared("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE").await?;
+                    let level = Statement::from_string(tx.get_database_backend(), "SHOW transaction_isolation");
+                    let level =
+                        tx.query_one_raw(level).await?.map(|row| row.try_get::<String>("", "transaction_isolation"));
+                    assert_eq!(level, Some(Ok("serializable".to_owned())));
+                }
                 tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
                 tx.commit().await
             }
@@ -111,6 +124,12 @@ async fn a_commit_after_another_takeover_is_refused(replicas: Bed) {
     replicas.run_for(10.0).await;
     assert_eq!(setup.epochs.lock().unwrap()[..], [Some(1), Some(1), Some(3)]);
     assert_eq!(replicas.number("SELECT count(*) FROM note").await, 2);
+}
+
+async fn a_transaction_may_raise_its_isolation_level(replicas: Bed) {
+    replicas.execute("CREATE TABLE note (id INTEGER)").await;
+    let (_, before) = write_twice(&replicas, "serializable", "SELECT count(*) FROM note").await;
+    assert_eq!(before, 1);
 }
 
 async fn the_store_is_fenced(replicas: Bed) {
