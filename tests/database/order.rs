@@ -251,6 +251,58 @@ pub(crate) async fn times_are_compared_as_instants(bench: Bench) {
     }
 }
 
+/// Other programs may store times as seconds, as days, or in small letters. The driver reads all of these.
+#[tokio::test]
+async fn on_sqlite_numbers_and_small_letters_are_times() {
+    let now = Utc::now();
+    let text =
+        |minutes: i64| (now + chrono::Duration::minutes(minutes)).to_rfc3339().replace('T', "t").replace("+00:00", "z");
+    let seconds = |minutes: i64| (now.timestamp() + minutes * 60).to_string();
+    // Never a whole number, which would be one of seconds.
+    let days = |minutes: i64| (2_440_587.5 + ((now.timestamp() + minutes * 60) as f64 + 0.3) / 86_400.0).to_string();
+    for index in ["none", "an earlier one", "the claim index"] {
+        let bench = Bench::sqlite().await;
+        // This type of a column keeps an integer as it is.
+        let table = "CREATE TABLE zoned (id INTEGER PRIMARY KEY, status TEXT NOT NULL, due DATETIME)";
+        bench.db.execute_unprepared(table).await.unwrap();
+        if index != "none" {
+            let earlier =
+                "CREATE INDEX \"zoned_claim_idx\" ON zoned (julianday(\"due\"), \"id\") WHERE \"status\" = 'pending'";
+            bench.db.execute_unprepared(earlier).await.unwrap();
+        }
+        if index == "the claim index" {
+            database::create_claim_index::<zoned::Entity>(&bench.db).await.unwrap();
+        }
+        let dues = [
+            format!("'{}'", text(-1)),
+            format!("'{}'", text(180)),
+            seconds(-1),
+            seconds(180),
+            days(-1),
+            days(180),
+            "NULL".to_owned(),
+        ];
+        for (id, due) in (1..).zip(dues) {
+            let insert = format!("INSERT INTO zoned VALUES ({id}, 'pending', {due})");
+            bench.db.execute_unprepared(&insert).await.unwrap();
+        }
+        let (log, _listening) = crate::log::Log::listen();
+        let service_db = ServiceDb::new(bench.db.clone(), "worker");
+        assert_eq!(ids::<zoned::Entity>(&service_db, |row| row.id).await, [1, 3, 5, 7], "{index}");
+        let warnings = log.warnings();
+        let advice = warnings.iter().find(|line| line.contains("no index serves"));
+        assert_eq!(advice.is_some(), index != "the claim index", "{index}: {warnings:?}");
+        if let Some(advice) = advice {
+            let sql = advice.split_once("or run: ").unwrap().1.split(" service.id").next().unwrap();
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        let indices = "SELECT count(*) AS n FROM sqlite_master WHERE type = 'index' AND tbl_name = 'zoned' AND sql LIKE '%unixepoch%'";
+        let indices = Statement::from_string(sea_orm::DbBackend::Sqlite, indices);
+        let indices: i64 = bench.db.query_one_raw(indices).await.unwrap().unwrap().try_get("", "n").unwrap();
+        assert_eq!(indices, 1, "{index}");
+    }
+}
+
 /// The index that the claims name may be dropped while the program runs, and made again.
 pub(crate) async fn an_index_that_is_dropped_stops_no_claims(bench: Bench) {
     jobs(&bench.db, 6).await;

@@ -4,8 +4,8 @@
 //! other half. So neither kind can starve the other: new rows cannot keep back a row that waits for its second attempt. Each
 //! kind is a query of its own, because a single query for both would read every row that is not due yet.
 //!
-//! The tricky part is SQLite, which keeps times as text. They are compared as instants, by `julianday`, which reads every
-//! offset and format that drivers write; the claim index has the same expression.
+//! The tricky part is SQLite, which keeps times as text, or as seconds if another program writes them. They are compared as
+//! instants, by `julianday`, which reads every offset and format that drivers write; the claim index has the same expression.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{
@@ -23,6 +23,9 @@ use crate::database::work::work_item::{TimeValue, WorkItem};
 /// Julian day 0 in milliseconds before 1970, as SQLite counts.
 const JULIAN_EPOCH_MS: i64 = 210_866_760_000_000;
 const MS_A_DAY: f64 = 86_400_000.0;
+/// A time on SQLite as an instant, with the column in place of `?`. The driver reads an integer as seconds since 1970, and a text
+/// with small letters.
+const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoch') ELSE julianday(upper(?)) END";
 
 /// The queries for the rows of one claim.
 #[derive(Clone, Debug)]
@@ -121,9 +124,7 @@ impl<E: WorkItem> DueRows<E> {
                 DbBackend::Postgres => select.order_by(column, Order::Asc),
                 // All times are NULL. If the column were named, SQLite would sort.
                 _ if kind == RowKind::Undated => select,
-                _ if self.is_text(value) => {
-                    select.order_by(Func::cust("julianday").arg(Expr::col(column.as_column_ref())), Order::Asc)
-                }
+                _ if self.is_text(value) => select.order_by(instant(Expr::col(column.as_column_ref())), Order::Asc),
                 _ => select.order_by(column, Order::Asc),
             };
         }
@@ -213,10 +214,19 @@ pub(crate) fn comparable(
 ) -> (Expr, Value) {
     let time = Expr::col(column.as_column_ref());
     if backend == DbBackend::Sqlite && is_text_time(value) {
-        (Func::cust("julianday").arg(time).into(), Value::from(julian_day(at)))
+        (instant(time), Value::from(julian_day(at)))
     } else {
         (time, value(at))
     }
+}
+
+fn instant(column: Expr) -> Expr {
+    Expr::cust_with_exprs(INSTANT, [column.clone(), column.clone(), column])
+}
+
+/// The same for a column of an index.
+pub(crate) fn instant_sql(column: &str) -> String {
+    INSTANT.replace('?', column)
 }
 
 /// An instant as SQLite's `julianday` gives it.

@@ -10,7 +10,7 @@ use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::due::is_text_time;
-use crate::database::work::index::{claim_index, claim_index_name};
+use crate::database::work::index::{claim_index, claim_index_name, replace_claim_index, schema_prefix};
 use crate::database::work::row::ClaimError;
 use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
@@ -49,20 +49,26 @@ pub(crate) async fn inspect<E: WorkItem>(service_db: &ServiceDb, table: &TableSq
     let index = found.has_claim_index.then(claim_index_name::<E>);
     service_db.work.inspected(table, found.has_triggers, index);
     if service_db.work.is_first_report(format!("inspected {}", table.name)) {
-        warn_of_rows_and_index::<E>(service_db, &table.name, found.has_index, &known).await;
+        warn_of_rows_and_index::<E>(service_db, &table.name, &found, &known).await;
     }
     Ok(())
 }
 
-async fn warn_of_rows_and_index<E: WorkItem>(service_db: &ServiceDb, table: &str, has_index: bool, known: &[String]) {
+async fn warn_of_rows_and_index<E: WorkItem>(
+    service_db: &ServiceDb,
+    table: &str,
+    found: &Inspection,
+    known: &[String],
+) {
     let service_id = &*service_db.service_id;
-    if !has_index {
+    if !found.has_index {
+        let backend = service_db.db().get_database_backend();
+        let index = if found.has_old_index { replace_claim_index::<E>(backend) } else { claim_index::<E>(backend) };
         crate::log::warn!(
             service.id = service_id,
             table,
             "no index serves the claims from this table, so each claim reads the whole table: call `service_core::database::create_claim_index` \
-             for its entity once, or run: {}",
-            claim_index::<E>(service_db.db().get_database_backend())
+             for its entity once, or run: {index}"
         );
     }
     if let Ok(Some(status)) = unknown_status::<E>(service_db, known).await {
@@ -81,6 +87,8 @@ struct Inspection {
     has_index: bool,
     /// The index is that of `create_claim_index`.
     has_claim_index: bool,
+    /// An index has its name, and does not serve the claims.
+    has_old_index: bool,
     has_triggers: bool,
     /// Why the framework cannot write into the table.
     problem: Option<String>,
@@ -107,7 +115,7 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
             qualified(&entity),
         ),
         _ => {
-            let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
+            let schema = schema_prefix(&entity);
             let argument = entity.schema_name().map_or_else(String::new, |schema| format!(", '{}'", schema.replace('\'', "''")));
             (
                 format!(
@@ -130,7 +138,9 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
             "index" => {
                 let serves = serves::<E>(&definition, backend);
                 found.has_index |= serves;
-                found.has_claim_index |= serves && definition.contains(&quoted(&claim_index_name::<E>()));
+                let has_name = definition.contains(&quoted(&claim_index_name::<E>()));
+                found.has_claim_index |= serves && has_name;
+                found.has_old_index |= !serves && has_name;
             }
             _ => found.has_triggers = true,
         }
@@ -153,7 +163,7 @@ fn serves<E: WorkItem>(definition: &str, backend: DbBackend) -> bool {
     let names = |name: &str| columns.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
     let by_instant = backend == DbBackend::Sqlite
         && work.available_at.is_some_and(|(column, value)| is_text_time(value) && names(column.as_str()));
-    names(work.status.as_str()) && (!by_instant || names("julianday"))
+    names(work.status.as_str()) && (!by_instant || names("unixepoch"))
 }
 
 /// Why a column cannot store the values that the framework writes.
