@@ -21,6 +21,7 @@ mod fires;
 mod for_each;
 mod full_disk;
 mod housekeeping;
+mod keys;
 mod killed;
 mod layers;
 mod leases;
@@ -149,6 +150,11 @@ exercise! {
         a_begin_that_is_cancelled_leaves_nothing_open,
         many_replicas_create_the_tables_at_once,
         missing_columns_are_added_to_an_older_table;
+    keys:
+        a_padded_key_finds_its_row,
+        a_key_that_does_not_find_its_row_fails_the_run,
+        a_native_enum_in_a_key_finds_its_row,
+        an_index_of_a_table_in_a_schema_is_created_and_found;
     savepoints:
         a_commit_with_an_open_savepoint_is_an_error_and_frees_every_lock,
         an_open_savepoint_affects_only_its_item,

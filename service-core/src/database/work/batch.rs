@@ -15,6 +15,7 @@ use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::item::{IntoSettled, Item};
+use crate::database::work::key_check;
 use crate::database::work::lease::{self, Lease};
 use crate::database::work::row::{self, ClaimedRow, Rows, UnreadableRows};
 use crate::database::work::settler::{Settled, Settler};
@@ -287,7 +288,7 @@ impl<E: WorkItem> Batch<E> {
     /// Takes the claimed rows. The last of them, `suspects` in number, are suspect.
     ///
     /// # Errors
-    /// No row can be read, or a column has another type than in the entity. The rows stay as they are.
+    /// No row can be read, a column has another type than in the entity, or a key does not find its row. The rows stay as they are.
     pub(crate) async fn take(
         &mut self,
         rows: Vec<QueryResult>,
@@ -305,14 +306,21 @@ impl<E: WorkItem> Batch<E> {
                 Err(error) => unreadable.push((row, error)),
             }
         }
+        if self.lease().is_none() {
+            let tx = self.take_tx();
+            let keys = self.unlent.rows.iter().map(|claimed| &claimed.row.key);
+            let not_found = key_check::not_found::<E>(tx.connection().await?, &self.settler.table, keys).await;
+            self.tx = Some(tx);
+            if let Some(not_found) = not_found? {
+                return Err(self.refuse(Error::new(not_found)).await);
+            }
+        }
         let Some((_, first)) = unreadable.first() else { return Ok(()) };
         let is_column = self.settler.table.backend == sea_orm::DbBackend::Postgres
             && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
         if is_column || self.unlent.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
-            self.unlent.rows.clear();
-            // Awaited, because the next claim skips rows that are still locked, and would take rows after them.
-            let _ = self.take_tx().rollback().await;
-            return Err(Error::new(UnreadableRows { table: self.settler.table.name.clone(), source: first.clone() }));
+            let table = self.settler.table.name.clone();
+            return Err(self.refuse(Error::new(UnreadableRows { table, source: first.clone() })).await);
         }
         let tx = self.take_tx();
         for (row, error) in unreadable {
@@ -322,7 +330,15 @@ impl<E: WorkItem> Batch<E> {
         Ok(())
     }
 
-    /// Writes `failed` for a row that cannot be read although others can.
+    /// Leaves all rows as they are, because the table does not fit the entity.
+    async fn refuse(&mut self, why: Error) -> Error {
+        self.unlent.rows.clear();
+        // Awaited, because the next claim skips rows that are still locked, and would take rows after them.
+        let _ = self.take_tx().rollback().await;
+        why
+    }
+
+    /// Writes `failed` for a row that cannot be read although others can. If a column of the framework has no value, leaves the row out.
     async fn set_unreadable(&mut self, tx: &Transaction, row: &QueryResult, error: &DbErr) -> Result<()> {
         let Settler { service_db, table, lease, .. } = &self.settler;
         let (name, service_id) = (&table.name, &*service_db.service_id);

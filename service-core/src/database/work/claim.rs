@@ -18,6 +18,7 @@ use crate::database::transaction::Transaction;
 use crate::database::work::batch::{Batch, OpenBatch};
 use crate::database::work::due::DueRows;
 use crate::database::work::inspection::inspect;
+use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
 use crate::database::work::row::{ClaimError, ClaimedRow, CompletionRefused, key_of, read, report_unreadable_key};
 use crate::database::work::settler::Settler;
@@ -314,11 +315,14 @@ impl<E: WorkItem> ClaimRequest<E> {
         let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
         let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
-        let mut unreadable = None;
+        let (mut keys, mut unreadable) = (Vec::new(), None);
         for row in tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)? {
-            match key_of::<E>(&row).map(|key| key_text(&key)) {
-                Ok(key) if held.contains(&*key) => {}
-                Ok(key) => free.push((key, row)),
+            match key_of::<E>(&row).map(|key| (key_text(&key), key)) {
+                Ok((text, _)) if held.contains(&*text) => {}
+                Ok((text, key)) => {
+                    free.push((text, row));
+                    keys.push(key);
+                }
                 Err(error) => {
                     report_unreadable_key(&service_db.work, &service_db.service_id, table, &error);
                     unreadable = Some(error);
@@ -327,6 +331,9 @@ impl<E: WorkItem> ClaimRequest<E> {
         }
         if let Some(error) = unreadable.filter(|_| free.is_empty()) {
             return Err(failed(error));
+        }
+        if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
+            return Err(Error::new(not_found));
         }
         let more = free.len() as u64 > query.wanted;
         let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: 0, more };

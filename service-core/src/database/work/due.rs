@@ -17,6 +17,7 @@ use sea_orm::{
     QuerySelect, QueryTrait, Select, Statement, StatementBuilder,
 };
 
+use crate::database::work::key_columns::read_as_text;
 use crate::database::work::sql::{PENDING, as_integer, quoted, status_value};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
@@ -178,7 +179,7 @@ impl<E: WorkItem> DueRows<E> {
         // Only rows of the result are locked: the outer limits stop the inner queries.
         let taken = E::PrimaryKey::iter().map(|key| Alias::new(key.into_column().as_str()).into_iden());
         let taken = Query::select().columns(taken).from(Alias::new("service_first")).to_owned();
-        let columns = E::PrimaryKey::iter().map(|key| Expr::col(key.into_column().as_column_ref()));
+        let columns = E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
         let rest = self.select(*first, now).filter(Expr::tuple(columns).not_in_subquery(taken));
         write("WITH service_first AS MATERIALIZED (", locked(self.select(*first, now), limit / 2));
         write("), service_second AS MATERIALIZED (SELECT * FROM (", locked(self.select(*second, now), limit));

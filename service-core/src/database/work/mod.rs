@@ -11,6 +11,8 @@ pub(crate) mod index;
 pub(crate) mod inspection;
 pub(crate) mod item;
 pub(crate) mod item_fn;
+mod key_check;
+mod key_columns;
 pub(crate) mod lease;
 pub(crate) mod leased;
 mod leased_sql;

@@ -1,14 +1,17 @@
 //! [`Portions`]: the keys of many rows, in portions, so that no statement locks all of them.
 
-use sea_orm::sea_query::{Condition, Expr, ExprTrait, ValueTuple};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, SelectStatement, ValueTuple};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, Order, PrimaryKeyToColumn, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait,
 };
 
+use crate::database::work::key_check;
+use crate::database::work::key_columns::key_value;
 use crate::database::work::row::key_of;
-use crate::database::work::sql::keys_a_portion;
+use crate::database::work::sql::{TableSql, key_text, keys_a_portion};
 use crate::database::work::work_item::WorkItem;
+use crate::service::error::{Error, Result};
 
 /// The keys of the rows that meet a condition, in the order of the keys. No row is in two portions, also if it meets the
 /// condition again in the meantime.
@@ -24,26 +27,50 @@ impl Portions {
     }
 
     /// Returns the keys of the next portion; none if there are no more rows.
-    pub(crate) async fn next<E: WorkItem>(&mut self, db: &impl ConnectionTrait) -> Result<Vec<ValueTuple>, DbErr> {
-        let columns = || E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column);
-        let mut select = E::find().select_only().columns(columns()).filter(self.condition.clone());
-        if let Some(after) = &self.after {
-            select = select.filter(is_after::<E>(after));
+    ///
+    /// # Errors
+    /// Those of the database; or a key does not find its row.
+    pub(crate) async fn next<E: WorkItem>(
+        &mut self,
+        db: &impl ConnectionTrait,
+        table: &TableSql,
+    ) -> Result<Vec<ValueTuple>> {
+        let select = self.select::<E>(table.backend);
+        let keys = read::<E>(db, &select).await?;
+        if let Some(not_found) = key_check::not_found::<E>(db, table, keys.iter()).await?
+            // Read again, because the row may have been deleted in the meantime.
+            && read::<E>(db, &select).await?.iter().any(|key| key_text(key) == not_found.key)
+        {
+            return Err(Error::new(not_found));
         }
-        let select = columns().fold(select, |select, column| select.order_by(column, Order::Asc));
-        let rows = db.query_all(&select.limit(keys_a_portion::<E>()).into_query()).await?;
-        let keys = rows.iter().map(key_of::<E>).collect::<Result<Vec<_>, _>>()?;
         self.after = keys.last().cloned();
         Ok(keys)
     }
+
+    fn select<E: WorkItem>(&self, backend: DbBackend) -> SelectStatement {
+        let columns = || E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column);
+        let mut select = E::find().select_only().columns(columns()).filter(self.condition.clone());
+        if let Some(after) = &self.after {
+            select = select.filter(is_after::<E>(after, backend));
+        }
+        let select = columns().fold(select, |select, column| select.order_by(column, Order::Asc));
+        select.limit(keys_a_portion::<E>()).into_query()
+    }
+}
+
+async fn read<E: WorkItem>(
+    db: &impl ConnectionTrait,
+    select: &SelectStatement,
+) -> std::result::Result<Vec<ValueTuple>, DbErr> {
+    db.query_all(select).await?.iter().map(key_of::<E>).collect()
 }
 
 /// The condition that a row comes after this key. SQLite versions differ in what they make of `(a, b) > (1, 2)`.
-fn is_after<E: EntityTrait>(key: &ValueTuple) -> Condition {
+fn is_after<E: EntityTrait>(key: &ValueTuple, backend: DbBackend) -> Condition {
     let columns = E::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column);
     let parts: Vec<(Expr, Expr)> = columns
         .zip(key.clone())
-        .map(|(column, value)| (Expr::col(column.as_column_ref()), column.save_as(Expr::val(value))))
+        .map(|(column, value)| (Expr::col(column.as_column_ref()), key_value(column, backend, value)))
         .collect();
     (0..parts.len()).fold(Condition::any(), |any, at| {
         let equal = parts[..at].iter().map(|(column, value)| column.clone().eq(value.clone()));

@@ -103,7 +103,7 @@ async fn delete_completed<E: WorkItem>(tx: &TxContext, now: DateTime<Utc>) -> Re
     let Some(condition) = condition::<E>(&table, now) else { return Ok(deleted) };
     let mut portions = Portions::new(condition.clone());
     loop {
-        let keys = portions.next::<E>(&tx.db).await?;
+        let keys = portions.next::<E>(&tx.db, &table).await?;
         if keys.is_empty() || deleted.refused > MOST_REFUSED {
             return Ok(deleted);
         }

@@ -25,7 +25,7 @@ use crate::service::error::Result;
 /// If the future is dropped, the portions so far are kept.
 ///
 /// # Errors
-/// Those of the database. The portions before are kept, so the function can be called again.
+/// Those of the database, or a key does not find its row. The portions before are kept, so the function can be called again.
 ///
 /// ```
 /// # mod order {
@@ -57,7 +57,7 @@ pub async fn retry_failed<E: WorkItem>(db: &DatabaseConnection, condition: impl 
     let mut portions = Portions::new(condition.clone());
     let mut retried = 0;
     loop {
-        let keys = portions.next::<E>(db).await?;
+        let keys = portions.next::<E>(db, &table).await?;
         if keys.is_empty() {
             return Ok(retried);
         }

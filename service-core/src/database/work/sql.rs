@@ -19,6 +19,7 @@ use sea_orm::{
     Statement, StatementBuilder, Value,
 };
 
+use crate::database::work::key_columns::{array_type, has_formats, key_value, read_as_text};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 pub(crate) const PENDING: &str = "pending";
@@ -116,6 +117,8 @@ pub(crate) struct TableSql {
     keys: Vec<(DynIden, SaveAs)>,
     /// The types of arrays of the keys' values on PostgreSQL, if all keys are numbers, texts or UUIDs.
     pub(super) key_arrays: Option<Vec<&'static str>>,
+    /// Equal values of a key column may be stored differently on SQLite, such as times.
+    pub(super) keys_have_formats: bool,
     status: DynIden,
     pending: Expr,
     completed: Expr,
@@ -157,11 +160,13 @@ impl TableSql {
             keys: E::PrimaryKey::iter()
                 .map(|key| {
                     let column = key.into_column();
-                    let save_as: SaveAs = Box::new(move |value| column.save_as(Expr::val(value)));
+                    let save_as: SaveAs = Box::new(move |value| key_value(column, backend, value));
                     (iden(column), save_as)
                 })
                 .collect(),
             key_arrays: E::PrimaryKey::iter().map(|key| array_type(key.into_column())).collect(),
+            keys_have_formats: backend == DbBackend::Sqlite
+                && E::PrimaryKey::iter().any(|key| has_formats(key.into_column())),
             status: iden(work.status),
             pending: constant(PENDING),
             completed: constant(COMPLETED),
@@ -338,19 +343,20 @@ impl TableSql {
         select
     }
 
-    /// The queries for those of the keys whose rows are still pending.
-    pub(crate) fn pending_among(&self, keys: &[ValueTuple]) -> Vec<SelectStatement> {
+    /// The queries for those of the keys whose rows exist.
+    pub(crate) fn existing_among<E: EntityTrait>(&self, keys: &[ValueTuple]) -> Vec<SelectStatement> {
         let chunk = if self.keys.len() == 1 { KEYS_A_STATEMENT } else { COMPOSITE_KEYS_A_STATEMENT };
-        keys.chunks(chunk)
-            .map(|keys| {
-                Query::select()
-                    .columns(self.keys.iter().map(|(column, _)| column.clone()))
-                    .from(self.table.clone())
-                    .and_where(self.is_pending())
-                    .cond_where(self.any_of(keys))
-                    .to_owned()
-            })
-            .collect()
+        let columns = || E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
+        let select =
+            |keys| Query::select().exprs(columns()).from(self.table.clone()).cond_where(self.any_of(keys)).to_owned();
+        keys.chunks(chunk).map(select).collect()
+    }
+
+    /// The queries for those of the keys whose rows are still pending.
+    pub(crate) fn pending_among<E: EntityTrait>(&self, keys: &[ValueTuple]) -> Vec<SelectStatement> {
+        let mut selects = self.existing_among::<E>(keys);
+        selects.iter_mut().for_each(|select| _ = select.and_where(self.is_pending()));
+        selects
     }
 
     /// The query that finds one completed row.
@@ -464,21 +470,6 @@ pub(super) fn text_array(elements: impl Iterator<Item = String>, least: usize) -
     let mut quoted: Vec<String> = quoted.collect();
     quoted.resize(quoted.len().max(least), "NULL".to_owned());
     format!("{{{}}}", quoted.join(","))
-}
-
-/// The PostgreSQL type of an array of a column's values. `None` for other types, and for a column with a cast of its own.
-fn array_type(column: impl ColumnTrait) -> Option<&'static str> {
-    use sea_orm::sea_query::ColumnType as Type;
-    if !matches!(column.save_as(Expr::val("")), Expr::Value(_)) {
-        return None;
-    }
-    match column.def().get_column_type() {
-        Type::TinyInteger | Type::SmallInteger | Type::Integer | Type::BigInteger => Some("bigint[]"),
-        Type::TinyUnsigned | Type::SmallUnsigned | Type::Unsigned | Type::BigUnsigned => Some("bigint[]"),
-        Type::String(_) | Type::Text => Some("text[]"),
-        Type::Uuid => Some("uuid[]"),
-        _ => None,
-    }
 }
 
 /// The value of an integer column.

@@ -79,7 +79,7 @@ pub(super) async fn check_completed<E: EntityTrait>(
         connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::Refused)?;
     }
     let mut pending = Vec::new();
-    for select in table.pending_among(keys) {
+    for select in table.pending_among::<E>(keys) {
         for row in connection.query_all(&select).await.map_err(NotCompleted::Database)? {
             pending.push(key_of::<E>(&row).map_err(NotCompleted::Database)?);
         }
