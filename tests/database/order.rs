@@ -115,6 +115,46 @@ pub(crate) async fn claims_of_one_row_alternate(bench: Bench) {
     }
 }
 
+/// A run that claims twice from a table, each time with another condition: both claims get rows of both kinds.
+pub(crate) async fn claims_with_different_conditions_starve_no_kind_of_rows(bench: Bench) {
+    for each in [false, true] {
+        bench.db.execute_unprepared("DROP TABLE IF EXISTS job").await.unwrap();
+        bench.db.execute_unprepared("DROP TABLE IF EXISTS effect").await.unwrap();
+        jobs(&bench.db, 40).await;
+        let late = DateTime::<Utc>::from_timestamp(1_700_000_000, 0).unwrap();
+        let set = job::Entity::update_many().col_expr(job::Column::Due, sea_orm::sea_query::Expr::value(late));
+        set.filter(job::Column::Id.between(11, 30)).exec(&bench.db).await.unwrap();
+        let service_db = ServiceDb::new(bench.db.clone(), "worker");
+        let mut dated = [0, 0];
+        for _ in 0..8 {
+            for (low, dated) in dated.iter_mut().enumerate() {
+                let condition = if low == 0 { job::Column::Id.lte(20) } else { job::Column::Id.gt(20) };
+                let mut batch = match each {
+                    true => service_db.claim_each::<job::Entity>(1).filter(condition).await.unwrap(),
+                    false => service_db.claim::<job::Entity>(1).filter(condition).await.unwrap(),
+                };
+                let item = batch.next().await.unwrap().unwrap();
+                *dated += i32::from(item.model().due.is_some());
+                item.settle(Ok::<_, Error>(())).await.unwrap();
+                let _ = batch.commit().await.unwrap();
+            }
+        }
+        assert_eq!(dated, [4, 4], "{each}");
+    }
+}
+
+pub(crate) async fn a_claim_may_be_of_any_size(bench: Bench) {
+    jobs(&bench.db, 0).await;
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    for each in [false, true] {
+        for size in [0, u64::from(u32::MAX), i64::MAX as u64 - 1, i64::MAX as u64, u64::MAX] {
+            bench.db.execute_unprepared("DELETE FROM job").await.unwrap();
+            more_jobs(&bench.db, 1..=3).await;
+            assert_eq!(take(&service_db, each, size).await.len(), if size == 0 { 0 } else { 3 }, "{each} {size}");
+        }
+    }
+}
+
 /// Other types in which a table can keep times.
 mod zoned {
     use sea_orm::entity::prelude::*;

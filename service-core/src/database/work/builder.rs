@@ -19,6 +19,9 @@ use crate::runtime::context::Context;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::service::error::{Error, Result};
 
+/// The most rows that one claim takes.
+const MOST_ROWS: u64 = i32::MAX as u64;
+
 /// Executes a request. Chosen where the entity is known to be a work item.
 type Run<E> = fn(ClaimRequest<E>) -> Claiming<E>;
 
@@ -66,7 +69,8 @@ impl<E: EntityTrait> Builder<E> {
     fn new(service_db: Result<&ServiceDb>, wanted: u64, run: Run<E>) -> Self {
         let request = service_db.map(|service_db| ClaimRequest {
             service_db: service_db.clone(),
-            wanted,
+            // Databases and drivers take no larger number for a limit.
+            wanted: wanted.min(MOST_ROWS),
             filter: Condition::all(),
             order: Vec::new(),
             backoff: Backoff::default(),

@@ -84,7 +84,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             backend: table.backend,
             filter,
             order: self.order.clone(),
-            dated_first: work.is_dated_first(table),
+            dated_first: work.is_dated_first(table, !self.filter.is_empty()),
             index: work.claim_index(table).filter(|_| table.backend == DbBackend::Sqlite),
             generation: work.generation(table),
         };

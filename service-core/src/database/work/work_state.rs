@@ -50,7 +50,8 @@ struct TableState {
     suspect: Option<ValueTuple>,
     /// The last batch left rows that are due.
     more: bool,
-    dated_first: bool,
+    /// The number of claims, without and with conditions of the user.
+    claims: [u64; 2],
     generation: u32,
     inspected: Option<Instant>,
     has_triggers: bool,
@@ -204,12 +205,14 @@ impl WorkState {
         self.with_table(table, |state| std::mem::take(&mut state.more))
     }
 
-    /// Whether rows with a time come first in this claim. The two kinds alternate.
-    pub(crate) fn is_dated_first(&self, table: &TableSql) -> bool {
+    /// Whether rows with a time come first in this claim. The two kinds alternate. Claims with conditions may alternate themselves,
+    /// so their turns follow a sequence that has no period (Thue–Morse): each of them has both kinds of turns equally often.
+    pub(crate) fn is_dated_first(&self, table: &TableSql, has_conditions: bool) -> bool {
         self.with_table(table, |state| {
-            let dated_first = state.dated_first;
-            state.dated_first = !dated_first;
-            dated_first
+            let claims = &mut state.claims[usize::from(has_conditions)];
+            let turn = if has_conditions { claims.count_ones() % 2 == 1 } else { *claims % 2 == 1 };
+            *claims = claims.wrapping_add(1);
+            turn
         })
     }
 
