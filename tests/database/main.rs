@@ -130,6 +130,7 @@ exercise! {
         a_commit_of_a_transaction_that_has_ended_is_an_error,
         a_table_that_does_not_fit_its_entity_fails_the_run_and_no_row,
         only_the_row_that_does_not_fit_fails,
+        a_row_without_a_value_that_the_framework_needs_is_left_as_it_is,
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps,
         a_row_that_cannot_be_marked_blocks_no_other,

@@ -350,6 +350,14 @@ impl<E: WorkItem> Batch<E> {
             }
         };
         let shown = key_text(&key);
+        if let Some(column) = row::null_column::<E>(row) {
+            // The program that has added the column can still fill it.
+            self.settler.leave_out(&key, &format!("its column `{column}` is NULL, but the entity requires a value"));
+            if let Some(lease) = lease {
+                tx.connection().await?.execute(&lease::release(name, &shown, &lease.owner)).await?;
+            }
+            return Ok(());
+        }
         if service_db.work.is_first_report(format!("unreadable {name} {shown}")) {
             crate::log::warn!(service.id = service_id, table = name, key = shown, %error, "a row cannot be read and becomes `failed`");
         }

@@ -69,7 +69,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let size = work.claim_size(table, self.wanted);
         let Some(left_out) = work.left_out(table) else {
             return Err(Error::msg(format!(
-                "too many rows of `{}` cannot be written: see the warnings about rows that are left out of claims",
+                "too many rows of `{}` are left out of claims: see the warnings about them",
                 table.name
             )));
         };

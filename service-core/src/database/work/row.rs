@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use sea_orm::sea_query::{IntoValueTuple, ValueTuple};
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::{
-    DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, PrimaryKeyToColumn, PrimaryKeyTrait,
-    QueryResult, RuntimeErr, TryGetableMany,
+    ColumnTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait, PrimaryKeyToColumn,
+    PrimaryKeyTrait, QueryResult, RuntimeErr, TryGetableMany,
 };
 
 use crate::database::work::sql::{self, RowRef, TableSql};
@@ -75,6 +75,19 @@ pub(crate) fn is_type_mismatch(error: &DbErr) -> bool {
         SqlxError::ColumnNotFound(_) => true,
         _ => false,
     }
+}
+
+/// The name of a column that the framework writes and that is NULL, although the entity's type allows no NULL. Such a column was
+/// added without a default.
+pub(crate) fn null_column<E: WorkItem>(row: &QueryResult) -> Option<&'static str> {
+    let work = E::__work();
+    let times = [work.available_at, work.updated_at].map(|time| time.map(|(column, _)| column));
+    let columns = [work.attempts, work.error].into_iter().chain(times).flatten();
+    // NULL can be read as any type.
+    columns
+        .filter(|column| !column.def().is_null())
+        .map(|column| column.as_str())
+        .find(|name| matches!(row.try_get::<Option<i64>>("", name), Ok(None)))
 }
 
 /// Logs one warning for each table.
