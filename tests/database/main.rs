@@ -25,6 +25,7 @@ mod keys;
 mod killed;
 mod layers;
 mod leases;
+mod limits;
 mod messages;
 mod missed;
 mod order;

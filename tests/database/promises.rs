@@ -16,7 +16,7 @@ pub(crate) fn service_db(bench: &Bench) -> ServiceDb {
 }
 
 /// Runs one batch and settles it, as the loop of a service does.
-async fn run(
+pub(crate) async fn run(
     service_db: &ServiceDb,
     each: bool,
     process: impl AsyncFn(&job::Model, &Transaction) -> Result<()>,

@@ -10,7 +10,7 @@ use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
 use crate::service::error::Error;
 
 /// The cause of a database error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ErrorKind {
     /// The connection broke, or none could be opened.
     ConnectionLost,
@@ -20,6 +20,8 @@ pub(crate) enum ErrorKind {
     Unavailable,
     /// A conflict with another transaction: a deadlock, a lock timeout, a serialization failure. A retry can succeed.
     Contention,
+    /// A statement of the framework took longer than the server or the role allows for a statement. A retry can succeed.
+    TimedOut,
     /// A prepared statement of this connection no longer fits the table, because the table was changed.
     StaleStatement,
     /// The statement or its data.
@@ -40,6 +42,16 @@ impl ErrorKind {
             DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => Self::ConnectionLost,
             _ => Self::Statement,
         }
+    }
+
+    /// The kind of an error of a statement that the framework itself sends: a limit on the time of statements is no fault of the row.
+    pub(crate) fn of_own(error: &DbErr) -> Self {
+        if Self::has_code(error, "57014") { Self::TimedOut } else { Self::of(error) }
+    }
+
+    /// Whether the statement waited for another transaction, or took too long, so that it is sent again later.
+    pub(crate) fn is_wait(self) -> bool {
+        matches!(self, Self::Contention | Self::TimedOut)
     }
 
     /// The kind of the first database error in a chain; `None` if there is none.

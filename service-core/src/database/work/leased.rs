@@ -62,8 +62,8 @@ impl Settler {
             }
             Err(NotCompleted::Database(_)) if tx.condition_failed() => return Ok(self.skip_lost(item).await),
             Err(NotCompleted::Database(error)) => {
-                let cause = tx.give_up().await;
-                return self.leased_failed(item, &Error::from(error), cause).await;
+                let cause = tx.give_up().await.unwrap_or_else(|| ErrorKind::of_own(&error));
+                return self.leased_failed(item, &Error::from(error), Some(cause)).await;
             }
         }
         match tx.commit().await {
@@ -114,11 +114,11 @@ impl Settler {
             Ok(rows) => Counts::read(rows.into_iter().next())?,
             Err(error) => {
                 self.service_db.tx.forget_level();
-                return match error.find::<DbErr>() {
-                    Some(refused) if ErrorKind::of(refused) == ErrorKind::Statement => {
-                        self.leased_refused(item, refused.clone()).await
-                    }
-                    _ => self.leased_failed(item, &error, None).await,
+                let refused = error.find::<DbErr>();
+                let cause = refused.map(ErrorKind::of_own);
+                return match refused.filter(|_| cause == Some(ErrorKind::Statement)) {
+                    Some(refused) => self.leased_refused(item, refused.clone()).await,
+                    None => self.leased_failed(item, &error, cause).await,
                 };
             }
         };
@@ -131,6 +131,7 @@ impl Settler {
 
     pub(super) fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
         self.service_db.work.committed(&self.table, true, false);
+        self.service_db.work.forget_losses(&self.table, &item.row.key);
         item.in_flight = false;
         Settled::Completed
     }
@@ -162,6 +163,9 @@ impl Settler {
             Some(kind) if kind.is_passing() => {
                 if kind == ErrorKind::StaleStatement {
                     self.service_db.work.inspect_again(&self.table);
+                }
+                if self.service_db.work.is_charged(&self.table, &item.row, Some(kind)) {
+                    return Box::pin(self.fail(item, error)).await;
                 }
                 self.keep_attempts(item, error, Some(kind)).await
             }
@@ -264,6 +268,7 @@ impl Settler {
             key,
             "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
+        self.service_db.work.forget_losses(&self.table, &item.row.key);
         item.in_flight = false;
         Settled::Skipped
     }

@@ -6,7 +6,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
-use crate::database::work::sql::{RowRef, key_text};
+use crate::database::work::sql::{RetryDecision, RowRef, key_text};
 use crate::database::work::work_state::Settlement;
 use crate::database::work::write_row::{Written, write_failure};
 use crate::service::error::Result;
@@ -88,9 +88,7 @@ impl ServiceDb {
         kept: &[String],
     ) -> std::result::Result<(), DbErr> {
         match self.try_release(work_table, owner, kept, false).await {
-            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
-                self.try_release(work_table, owner, kept, true).await
-            }
+            Err(error) if ErrorKind::of_own(&error).is_wait() => self.try_release(work_table, owner, kept, true).await,
             released => released,
         }
     }
@@ -124,9 +122,12 @@ impl ServiceDb {
         let decision = table.retry_decision(row.attempts, None, now);
         let message = settlement.error.as_deref().unwrap_or("not settled");
         let written = match write_failure(&tx, table, row, decision, message, now).await {
-            Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => return Ok(false),
+            Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
             written => written?,
         };
+        if matches!(written, Written::Done) && decision == RetryDecision::Failed {
+            self.work.forget_losses(table, &row.key);
+        }
         match (&written, &settlement.owner) {
             (Written::Done, None) => commit(tx).await?,
             (Written::Done, Some(owner)) => {
@@ -134,7 +135,7 @@ impl ServiceDb {
                 let release = lease::release(&table.name, &key_text(&row.key), owner);
                 match tx.connection().await?.execute(&release).await {
                     Ok(done) if done.rows_affected() == 1 => commit(tx).await?,
-                    Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => return Ok(false),
+                    Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
                     released => {
                         released?;
                     }

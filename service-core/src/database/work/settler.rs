@@ -162,7 +162,10 @@ impl Settler {
             self.fail_together(item, decision, &message).await?
         };
         match written {
-            Written::Done => self.report(&item.row, decision, error, &message),
+            Written::Done => {
+                self.service_db.work.forget_losses(&self.table, &item.row.key);
+                self.report(&item.row, decision, error, &message);
+            }
             Written::Changed => return Ok(self.skip_lost(item).await),
             Written::Refused(why) => {
                 self.leave_out(

@@ -27,7 +27,7 @@ pub(crate) enum NotCompleted {
 impl NotCompleted {
     /// The error of an update to `completed`.
     pub(super) fn by_update(error: DbErr) -> Self {
-        if ErrorKind::of(&error) == ErrorKind::Statement { Self::Refused(error) } else { Self::Database(error) }
+        if ErrorKind::of_own(&error) == ErrorKind::Statement { Self::Refused(error) } else { Self::Database(error) }
     }
 }
 
@@ -205,12 +205,13 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// Handles a batch that could not commit for a cause that is not a row's own.
     fn commit_failed(&mut self, error: &Error) {
         let cause = match error.find::<DbErr>() {
-            Some(error) => ErrorKind::of(error),
+            Some(error) => ErrorKind::of_own(error),
             // The server did not answer.
             None => ErrorKind::ConnectionLost,
         };
         let (work, table, claimed) = (&self.settler.service_db.work, &self.settler.table, self.settler.claimed);
-        if cause == ErrorKind::Statement {
+        // A row whose update always takes too long must not hold up the others.
+        if cause == ErrorKind::Statement || cause == ErrorKind::TimedOut && claimed > 1 {
             work.claim_one_by_one(table, claimed);
             return;
         }

@@ -20,6 +20,9 @@ use crate::database::work::sql::{RowRef, TableSql, key_text};
 
 /// How many times in a row a connection may break before this costs a row an attempt.
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
+/// The same for statements that no longer fit their table: more often than any pool has connections, each of which can have
+/// such a statement.
+const TOLERATED_STALE_STATEMENTS: u32 = 100;
 /// How long a row whose status cannot be written is left out of claims.
 const SET_ASIDE: Duration = Duration::from_secs(3600);
 /// The same if the table may be the cause.
@@ -35,8 +38,8 @@ pub(crate) struct WorkState {
     settlements: Mutex<Vec<Settlement>>,
     next_id: AtomicU64,
     tables: Mutex<HashMap<String, TableState>>,
-    /// How many connections broke while a leased row was in progress, by table and key.
-    row_losses: Mutex<HashMap<(String, String), u32>>,
+    /// How often in a row an error that is not the row's own has ended the work on a row, by table, key and kind.
+    row_losses: Mutex<HashMap<(String, String, ErrorKind), u32>>,
     reported: Mutex<HashSet<String>>,
 }
 
@@ -148,13 +151,28 @@ impl WorkState {
     pub(crate) fn is_charged(&self, table: &TableSql, row: &RowRef, cause: Option<ErrorKind>) -> bool {
         match cause {
             None | Some(ErrorKind::Statement) => true,
-            Some(ErrorKind::Unavailable | ErrorKind::Contention | ErrorKind::StaleStatement) => false,
-            Some(ErrorKind::ConnectionLost | ErrorKind::PoolTimeout) => {
+            Some(ErrorKind::Unavailable | ErrorKind::Contention) => false,
+            Some(kind) => {
+                let kind = if kind.is_unreachable() { ErrorKind::ConnectionLost } else { kind };
+                let tolerated = match kind {
+                    ErrorKind::StaleStatement => TOLERATED_STALE_STATEMENTS,
+                    _ => TOLERATED_CONNECTION_LOSSES,
+                };
                 let mut losses = lock(&self.row_losses);
-                let count = losses.entry((table.name.clone(), key_text(&row.key))).or_default();
+                let count = losses.entry((table.name.clone(), key_text(&row.key), kind)).or_default();
                 *count += 1;
-                *count > TOLERATED_CONNECTION_LOSSES
+                *count > tolerated
             }
+        }
+    }
+
+    /// Records that a row's result was written, or that the row belongs to another worker.
+    pub(crate) fn forget_losses(&self, table: &TableSql, key: &ValueTuple) {
+        let mut losses = lock(&self.row_losses);
+        // The usual path makes no text.
+        if !losses.is_empty() {
+            let row = key_text(key);
+            losses.retain(|(name, key, _), _| *name != table.name || *key != row);
         }
     }
 

@@ -76,7 +76,7 @@ async fn try_messages<S: StatementBuilder>(
         match tx.execute_in_savepoint(&update(message)).await {
             Ok(done) if done.rows_affected() > 0 => return Ok(UpdateResult::Changed),
             Ok(_) => return Ok(UpdateResult::Unchanged),
-            Err(error) if ErrorKind::of(&error) != ErrorKind::Statement => return Err(error),
+            Err(error) if ErrorKind::of_own(&error) != ErrorKind::Statement => return Err(error),
             Err(error) => refused = error.to_string(),
         }
     }

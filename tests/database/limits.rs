@@ -1,0 +1,160 @@
+//! Limits of a PostgreSQL server on the time of statements, and errors that come back.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
+use service_core::__private::database::ServiceDb;
+use service_core::database::{self, Transaction};
+use service_core::{Error, Outcome, Result};
+
+use crate::Bench;
+use crate::promises::run;
+use crate::tables::{effect, effects, job, jobs, statuses};
+
+/// A pool whose statements may take half a second.
+async fn limited(bench: &Bench) -> DatabaseConnection {
+    database::connect(&format!("{}&options[statement_timeout]=500ms", bench.url)).await.unwrap()
+}
+
+async fn tables(bench: &Bench, count: i64) {
+    for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    jobs(&bench.db, count).await;
+}
+
+/// Another session locks the table while the framework writes a row's status.
+#[tokio::test]
+async fn a_limit_on_statements_of_the_framework_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for writes in [false, true] {
+            let context = format!("each {each}, writes {writes}");
+            tables(&bench, 3).await;
+            // The table is known to complete rows.
+            bench.db.execute_unprepared("UPDATE job SET status = 'completed' WHERE id = 3").await.unwrap();
+            let service_db = ServiceDb::new(limited(&bench).await, "worker");
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                if writes { Ok(effect(tx, job.id).await?) } else { Ok(()) }
+            };
+            for _ in 0..2 {
+                let lock = bench.db.begin().await.unwrap();
+                let locking = AtomicUsize::new(0);
+                let locked = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                    process(job, tx).await?;
+                    if locking.fetch_add(1, Ordering::SeqCst) == 0 {
+                        lock.execute_unprepared("LOCK TABLE job IN SHARE MODE").await?;
+                    }
+                    Ok(())
+                };
+                let _ = run(&service_db, each, locked).await;
+                lock.rollback().await.unwrap();
+                for id in [1, 2] {
+                    let row = crate::tables::job(&bench.db, id).await;
+                    assert_eq!((&*row.status, row.attempts, row.error_message), ("pending", 0, None), "{context}");
+                }
+            }
+            // Neither of the rows is left out of claims.
+            for _ in 0..20 {
+                let _ = run(&service_db, each, process).await;
+            }
+            assert_eq!(statuses(&bench.db).await, ["completed"; 3], "{context}");
+            assert_eq!(effects(&bench.db).await, if writes { vec![1, 2] } else { vec![] }, "{context}");
+        }
+    }
+}
+
+/// An item fails in the meantime: its failure is written later, and its row is not left out of claims.
+#[tokio::test]
+async fn a_failure_that_cannot_be_written_in_time_is_written_later() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        tables(&bench, 1).await;
+        let service_db = ServiceDb::new(limited(&bench).await, "worker");
+        let lock = bench.db.begin().await.unwrap();
+        let process = async |_: &job::Model, _: &Transaction| -> Result<()> {
+            lock.execute_unprepared("LOCK TABLE job IN SHARE MODE").await?;
+            Err(Error::msg("not this one"))
+        };
+        run(&service_db, each, process).await.unwrap_err();
+        lock.rollback().await.unwrap();
+        service_db.settle(None).await.unwrap();
+        assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 1, "{each}");
+        bench.db.execute_unprepared("UPDATE job SET due = NULL").await.unwrap();
+        let well = async |job: &job::Model, tx: &Transaction| -> Result<()> { Ok(effect(tx, job.id).await?) };
+        assert_eq!(run(&service_db, each, well).await.unwrap(), Outcome::processed(1), "{each}");
+    }
+}
+
+/// From the third time in a row on, the row itself is the cause.
+#[tokio::test]
+async fn a_row_whose_completion_always_takes_too_long_blocks_no_other() {
+    let Some(bench) = Bench::postgres().await else { return };
+    bench
+        .db
+        .execute_unprepared("CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(30); RETURN new; END $$ LANGUAGE plpgsql")
+        .await
+        .unwrap();
+    for each in [false, true] {
+        tables(&bench, 3).await;
+        let trigger = "CREATE TRIGGER slow BEFORE UPDATE ON job FOR EACH ROW \
+                       WHEN (new.id = 2 AND new.status = 'completed') EXECUTE FUNCTION slow()";
+        bench.db.execute_unprepared(trigger).await.unwrap();
+        let service_db = ServiceDb::new(limited(&bench).await, "worker");
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> { Ok(effect(tx, job.id).await?) };
+        for _ in 0..12 {
+            let _ = run(&service_db, each, process).await;
+        }
+        assert_eq!(effects(&bench.db).await, [1, 3], "{each}: {:?}", statuses(&bench.db).await);
+        let row = crate::tables::job(&bench.db, 2).await;
+        assert_eq!((&*row.status, row.attempts), ("pending", 1), "{each}");
+    }
+}
+
+/// With `claim_each`, a row is charged from the third connection on that breaks in a row. A result in between is written by one that
+/// does not break.
+#[tokio::test]
+async fn only_connections_that_break_in_a_row_cost_an_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    tables(&bench, 1).await;
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let breaks = async |_: &job::Model, tx: &Transaction| -> Result<()> {
+        tx.execute_unprepared("SELECT pg_terminate_backend(pg_backend_pid())").await?;
+        Ok(())
+    };
+    let fails = async |_: &job::Model, _: &Transaction| -> Result<()> { Err(Error::msg("not yet")) };
+    for attempts in [1, 2] {
+        for _ in 0..2 {
+            run(&service_db, true, breaks).await.unwrap_err();
+            assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, attempts - 1);
+        }
+        assert_eq!(run(&service_db, true, fails).await.unwrap(), Outcome::default().failed(1));
+        assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, attempts);
+        bench.db.execute_unprepared("UPDATE job SET due = NULL").await.unwrap();
+    }
+    for attempts in [2, 2, 3] {
+        run(&service_db, true, breaks).await.unwrap_err();
+        assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, attempts);
+    }
+}
+
+/// PostgreSQL has one code for a statement that must be prepared again, and for one that it does not support.
+#[tokio::test]
+async fn a_statement_that_is_never_supported_costs_attempts_in_the_end() {
+    let Some(bench) = Bench::postgres().await else { return };
+    tables(&bench, 1).await;
+    let mut options = ConnectOptions::new(bench.url.clone());
+    options.max_connections(3);
+    let service_db = ServiceDb::new(Database::connect(options).await.unwrap(), "worker");
+    let runs = AtomicUsize::new(0);
+    let process = async |_: &job::Model, tx: &Transaction| -> Result<()> {
+        runs.fetch_add(1, Ordering::SeqCst);
+        tx.execute_unprepared("SELECT count(*) FROM effect FOR UPDATE").await?;
+        Ok(())
+    };
+    while crate::tables::job(&bench.db, 1).await.attempts == 0 {
+        let _ = run(&service_db, true, process).await.unwrap();
+        assert!(runs.load(Ordering::SeqCst) <= 101);
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 101);
+}
