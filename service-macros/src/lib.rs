@@ -66,7 +66,10 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
             diagnostics.push(validate::other(&keyword, name.as_ref()));
             (None, false)
         }
-        Item::Unreadable => (None, false),
+        Item::Unreadable => {
+            diagnostics.push(validate::unreadable(item.clone()));
+            (None, false)
+        }
     };
     if let Some(model) = &mut model {
         model.reads_settings = parse::item::calls_config(item.clone());

@@ -1,7 +1,7 @@
 //! Snapshots of generated code. `UPDATE_EXPECT=1 cargo test -p service-macros` updates them; read the difference.
 
 use expect_test::{Expect, expect};
-use proc_macro2::{Group, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
 
 /// Compares what is generated, without the user's own item, which comes first and untouched.
@@ -310,20 +310,68 @@ fn an_unfinished_method_body_does_not_matter() {
 }
 
 #[test]
-fn the_compiler_reports_a_signature_that_cannot_be_parsed() {
-    let item = quote! {
-        impl Sender {
-            async fn update(&mut self, cx) -> { }
-        }
-    };
-    let text = crate::attribute(quote!(interval = 30), item).to_string();
-    assert!(text.contains("__shape") && !text.contains("compile_error"), "{text}");
+fn a_lifecycle_method_that_cannot_be_parsed_is_an_error() {
+    for name in ["update", "run", "configure", "on_failure", "cleanup"] {
+        let ident = quote::format_ident!("{name}");
+        let rest = (!["update", "run"].contains(&name)).then(|| {
+            quote!(
+                async fn update(&mut self) {}
+            )
+        });
+        let text =
+            crate::attribute(quote!(), quote!(impl Sender { fn #ident(&mut self, cx) -> { } #rest })).to_string();
+        let message = format!("cannot read the signature of `{name}`: write `");
+        assert!(text.contains("__shape") && text.contains(&message), "{text}");
+        assert_eq!(text.matches("compile_error").count(), 1, "{text}");
+    }
 }
 
 #[test]
-fn tokens_that_are_no_item_are_returned_unchanged() {
-    let item = quote!(impl Sender for);
-    assert_eq!(crate::attribute(quote!(), item.clone()).to_string(), item.to_string());
+fn another_method_that_cannot_be_parsed_is_left_to_the_compiler() {
+    let item = quote! {
+        impl Sender {
+            fn other(&mut self, cx) -> { }
+            async fn update(&mut self);
+            fn cleanup(&mut self) {}
+        }
+    };
+    let text = crate::attribute(quote!(), item).to_string();
+    assert!(text.contains("__update") && text.contains("__cleanup") && !text.contains("compile_error"), "{text}");
+}
+
+#[test]
+fn methods_and_bodies_that_come_through_macro_variables_are_found() {
+    let invisible = |tokens: TokenStream| TokenTree::from(Group::new(Delimiter::None, tokens));
+    let block = invisible(quote!({
+        1;
+    }));
+    let [nested, semicolon] = [invisible(block.clone().into()), invisible(quote!(;))];
+    let [update, unreadable] = [
+        quote!(
+            async fn update(&mut self) {}
+        ),
+        quote!(pub fn other(&self, cx) -> {}),
+    ]
+    .map(invisible);
+    for item in [
+        quote!(async fn update(&mut self) #block fn cleanup(&mut self) #nested),
+        quote!(fn other(&self) #block async fn update(&mut self) {} fn helper(&self) #nested fn cleanup(&mut self) {}),
+        quote!(fn other(&self, cx) -> #block async fn update(&mut self) {} fn cleanup(&mut self) {}),
+        quote!(const A: #nested #semicolon #unreadable #update fn cleanup(&mut self) {}),
+    ] {
+        let text = crate::attribute(quote!(), quote!(impl Sender { #item })).to_string();
+        assert!(text.contains("__update") && text.contains("__cleanup") && !text.contains("compile_error"), "{text}");
+    }
+    let text = crate::attribute(quote!(), quote!(impl Sender { async fn updat(&mut self) #block })).to_string();
+    assert!(text.contains("the runtime does not call `updat`"), "{text}");
+}
+
+#[test]
+fn tokens_that_are_no_item_are_returned_with_an_error() {
+    for item in [quote!(impl Sender for), quote!(async fn tick(cx) {}), quote!()] {
+        let text = crate::attribute(quote!(), item.clone()).to_string();
+        assert!(text.starts_with(&item.to_string()) && text.contains("cannot read this item"), "{text}");
+    }
 }
 
 /// A small generator, so that a failure comes again.
@@ -356,7 +404,7 @@ impl Dice {
 }
 
 #[test]
-fn random_tokens_do_not_make_it_panic() {
+fn random_tokens_become_a_service_or_an_error() {
     let args: TokenStream =
         r#"interval = 30, delay = "5m", cron = "*/5 * * * FRI#2", timeout = 30µs, depends_on = [A::B, "c"],
         retry_backoff = 1.5, restart = "on_failure", crate = ::svc, name = "größe", rate_limit = "10/s""#
@@ -391,6 +439,8 @@ fn random_tokens_do_not_make_it_panic() {
             }
             let written = crate::attribute(args, item.clone()).to_string();
             assert!(written.starts_with(&item.to_string()), "{written}");
+            let is_service = ["__update", "__run"].iter().any(|method| written.contains(method));
+            assert!(is_service || written.contains("compile_error"), "neither a service nor an error: {written}");
         }
     }
 }

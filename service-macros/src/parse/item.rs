@@ -1,13 +1,16 @@
 //! The annotated item, parsed leniently.
 //!
 //! Only the type of an impl and the signatures in it are parsed, never a body, so that an unfinished method body causes no
-//! error here. A signature that cannot be parsed is skipped: the compiler reports it, as it sees the item as written.
+//! error here. A function whose signature cannot be parsed is skipped; `validate` reports it if the service would lack it.
+//!
+//! The tricky part is the invisible groups around what came through a `macro_rules!` variable, as in `fn update(&self) $body`.
+//! A [`Group`] or a [`TokenTree`] is not read through them; a word, a sign and [`braced!`] are.
 
-use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, Punct, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, FnArg, Generics, Path, Result, Signature, Token, Type, Visibility, WhereClause};
+use syn::{Attribute, FnArg, Generics, Path, Result, Signature, Token, Type, Visibility, WhereClause, braced, token};
 
 pub(crate) enum Item {
     Impl(Box<Impl>),
@@ -17,7 +20,7 @@ pub(crate) enum Item {
         keyword: Ident,
         name: Option<Ident>,
     },
-    /// It could not be parsed; the compiler reports why.
+    /// It could not be parsed.
     Unreadable,
 }
 
@@ -28,8 +31,8 @@ pub(crate) struct Impl {
     pub(crate) trait_: Option<Path>,
     pub(crate) ty: Type,
     pub(crate) methods: Vec<Method>,
-    /// Names of functions whose signature could not be parsed.
-    pub(crate) unreadable: Vec<String>,
+    /// The names of functions whose signature could not be parsed.
+    pub(crate) unreadable: Vec<Ident>,
 }
 
 pub(crate) struct Function {
@@ -133,7 +136,7 @@ pub(crate) fn ungrouped(ty: Type) -> Type {
     }
 }
 
-fn read_body(input: ParseStream<'_>) -> Result<(Vec<Attribute>, Vec<Method>, Vec<String>)> {
+fn read_body(input: ParseStream<'_>) -> Result<(Vec<Attribute>, Vec<Method>, Vec<Ident>)> {
     let attrs = input.call(Attribute::parse_inner)?;
     let mut methods = Vec::new();
     let mut unreadable = Vec::new();
@@ -155,23 +158,38 @@ fn read_method(input: ParseStream<'_>) -> Result<Method> {
     let attrs = input.call(Attribute::parse_outer)?;
     let vis = input.parse()?;
     let sig = read_signature(input)?;
-    let body: Group = input.parse()?;
-    Ok(Method { attrs, vis, sig, body: body.stream() })
+    // The compiler reports a method without a body.
+    let body = match input.parse::<Option<Token![;]>>()? {
+        Some(_) => TokenStream::new(),
+        None => read_block(input)?,
+    };
+    Ok(Method { attrs, vis, sig, body })
+}
+
+fn read_block(input: ParseStream<'_>) -> Result<TokenStream> {
+    let block;
+    braced!(block in input);
+    block.parse()
 }
 
 /// Skips one item, up to its `;` or block. Returns its name if it is a function.
-fn skip_one(input: ParseStream<'_>) -> Result<Option<String>> {
+fn skip_one(input: ParseStream<'_>) -> Result<Option<Ident>> {
     let mut name = None;
     while !input.is_empty() {
+        if input.parse::<Option<Token![;]>>()?.is_some() {
+            break;
+        }
+        if input.peek(token::Brace) {
+            read_block(input)?;
+            break;
+        }
         if input.peek(Token![fn]) && input.peek2(syn::Ident) {
             input.parse::<Token![fn]>()?;
-            name = Some(input.call(Ident::parse_any)?.unraw().to_string());
+            name = Some(input.parse()?);
             continue;
         }
-        match input.parse::<TokenTree>()? {
-            TokenTree::Punct(end) if end.as_char() == ';' => break,
-            TokenTree::Group(block) if block.delimiter() == Delimiter::Brace => break,
-            _ => {}
+        if input.call(Ident::parse_any).is_err() && input.parse::<Punct>().is_err() {
+            input.parse::<TokenTree>()?;
         }
     }
     Ok(name)

@@ -1,5 +1,6 @@
 //! The rules about lifecycle methods: receivers, arguments and what they return.
 
+use proc_macro2::Ident;
 use syn::ext::IdentExt;
 use syn::{Error, FnArg, GenericParam, Pat, PatType, ReturnType, Safety, Signature, Type};
 
@@ -14,8 +15,13 @@ use crate::validate::suggestions;
 
 /// Checks every lifecycle method of an impl.
 pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostics) {
-    if model.updates.is_empty() && item.unreadable.is_empty() {
+    let unreadable = unreadable(item);
+    if model.updates.is_empty() && !unreadable.iter().any(|(_, write)| [UPDATE, RUN].contains(write)) {
         diagnostics.push(suggestions::no_update(item));
+    }
+    for (name, write) in unreadable {
+        let message = format!("`#[service]` cannot read the signature of `{name}`: write `{write}`");
+        diagnostics.push(Error::new(name.span(), message));
     }
     for (methods, name) in [
         (&model.updates, "update"),
@@ -51,6 +57,23 @@ pub(crate) fn check(item: &Impl, model: &mut Model, diagnostics: &mut Diagnostic
         only_context(&method.sig, &with_context(CLEANUP), diagnostics);
     }
     model.hints = suggestions::hints(item, model);
+}
+
+/// The lifecycle methods that could not be parsed, each with what to write instead. They need an error here: the compiler
+/// has none if it knows more syntax than this macro.
+fn unreadable(item: &Impl) -> Vec<(&Ident, &'static str)> {
+    let written = item.unreadable.iter().filter_map(|name| {
+        let write = match &*name.unraw().to_string() {
+            "update" => UPDATE,
+            "run" => RUN,
+            "configure" => CONFIGURE,
+            "on_failure" => ON_FAILURE,
+            "cleanup" => CLEANUP,
+            _ => return None,
+        };
+        Some((name, write))
+    });
+    written.collect()
 }
 
 fn update(method: &Lifecycle, diagnostics: &mut Diagnostics) {

@@ -163,6 +163,15 @@ pub(crate) fn function(item: &Function, diagnostics: &mut Diagnostics) -> bool {
     true
 }
 
+/// The error for an item that could not be parsed.
+pub(crate) fn unreadable(item: TokenStream) -> Error {
+    let message = format!(
+        "`#[service]` cannot read this item: write an `async fn`, or an impl:\n\n{}",
+        impl_to_write("MyService")
+    );
+    Error::new_spanned(item, message)
+}
+
 /// The error for an item that cannot be a service.
 pub(crate) fn other(keyword: &Ident, name: Option<&Ident>) -> Error {
     let name = name.map(ToString::to_string);

@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 use quote::quote;
 
-use proc_macro2::Span;
+use proc_macro2::{Delimiter, Group, Span};
 
 use super::*;
 use crate::work_item::columns::variant;
@@ -158,6 +158,12 @@ fn a_wrong_type_of_a_column_is_an_error_with_the_right_one() {
         quote!(#[work_item(status = "id")]),
         quote!(),
         expect!["`id` is the primary key and cannot hold the status, which changes: name another column"],
+    );
+    let from_a_variable = Group::new(Delimiter::None, quote!(Option<i32>));
+    complains(
+        quote!(#[work_item(status = "status", attempts = "attempts")]),
+        quote!(pub status: String, pub attempts: #from_a_variable,),
+        expect!["the number of attempts cannot be null: make `attempts` an `i32`"],
     );
 }
 

@@ -2,6 +2,7 @@
 
 #![deny(warnings)]
 
+use service_core::__private::{Cleanup, Lifecycle};
 use service_core::prelude::*;
 
 macro_rules! every {
@@ -49,6 +50,62 @@ macro_rules! whole {
 whole!(Whole, update, &Context, Outcome, std::collections::HashMap<String, String>, &Failure, Recovery);
 
 every!(30, Other, "5m", "ticker", { std::future::ready(()).await });
+
+macro_rules! methods {
+    ($vis:vis, $type:ty, $returns:ty, $first:block, $second:block, $third:block, $($items:item)*) => {
+        #[derive(Default)]
+        struct Bodies;
+
+        #[service]
+        impl $type {
+            #[allow(dead_code)]
+            fn helper(&self) -> u32 $first
+            $vis async fn update(&mut self) -> $returns $second
+            fn cleanup(&mut self) $third
+        }
+
+        #[derive(Default)]
+        struct Items;
+
+        #[service]
+        impl Items { $($items)* }
+    };
+}
+
+methods! {
+    , Bodies, Result<()>, { 1 }, { Ok(()) }, {},
+    async fn update(&mut self) {}
+    fn cleanup(&mut self) {}
+}
+
+macro_rules! as_it_is {
+    ($item:item) => {
+        #[service]
+        $item
+    };
+}
+
+as_it_is! {
+    async fn as_it_is() {}
+}
+
+#[derive(Default)]
+struct Block;
+
+as_it_is! {
+    impl Block {
+        async fn update(&mut self) {}
+    }
+}
+
+#[test]
+fn methods_that_come_through_variables_are_called() {
+    for id in ["bodies", "items", "as_it_is", "block"] {
+        assert!(ServiceRegistry::discovered().iter().any(|found| found.id() == id), "{id}");
+    }
+    assert_eq!(Bodies.__shape().cleanup, Cleanup::Blocking);
+    assert_eq!(Items.__shape().cleanup, Cleanup::Blocking);
+}
 
 #[test]
 fn the_descriptor_holds_what_was_written() {
