@@ -34,7 +34,7 @@ pub(crate) enum Kind {
     /// A service id.
     Id,
     /// Seconds, or a string with a unit, up to 100 years.
-    Time(Zero),
+    Time(Least),
     /// A whole number from `min` to `max`.
     Count {
         min: u32,
@@ -61,12 +61,13 @@ pub(crate) enum Kind {
     CratePath,
 }
 
-/// Whether a time may be zero.
+/// The minimum of a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Zero {
-    Allowed,
-    /// With what to do instead.
-    Refused(&'static str),
+pub(crate) enum Least {
+    Zero,
+    /// With what to do in place of a zero.
+    AboveZero(&'static str),
+    OneSecond,
 }
 
 /// What has to be true of the other keys.
@@ -88,10 +89,10 @@ pub(crate) enum Rule {
     Feature { name: &'static str, enabled: bool },
 }
 
-const NO_LIMIT: Zero = Zero::Refused("remove the key for no timeout");
-const NOT_ZERO: Zero = Zero::Refused("use a longer time");
-const NO_BUSY_LOOP: Zero =
-    Zero::Refused("to run again at once while there is work, return `Outcome::processed(n).again()`");
+const NO_LIMIT: Least = Least::AboveZero("remove the key for no timeout");
+const NOT_ZERO: Least = Least::AboveZero("use a longer time");
+const NO_BUSY_LOOP: Least =
+    Least::AboveZero("to run again at once while there is work, return `Outcome::processed(n).again()`");
 const FOR_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
 const FOR_CLUSTER: &[Rule] = &[Rule::Needs { key: "scope", value: Some("cluster") }];
 const FOR_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
@@ -113,19 +114,19 @@ pub(crate) static SERVICE: Table = Table {
         key("on_demand", Kind::Switch, "true").synonyms(&["manual", "trigger"]).rules(&[Rule::Schedule]),
         key("wake_on", Kind::Names("topic"), "[\"orders\"]").synonyms(&["topics", "listen"]).rules(&[Rule::Update]),
         key("instances", Kind::Count { min: 1, max: 10_000 }, "4").synonyms(&["count", "replicas", "workers"]),
-        key("initial_delay", Kind::Time(Zero::Allowed), "10").synonyms(&["start_delay"]).rules(&[Rule::Update]),
-        key("jitter", Kind::Time(Zero::Allowed), "5").rules(&[Rule::Update]),
+        key("initial_delay", Kind::Time(Least::Zero), "10").synonyms(&["start_delay"]).rules(&[Rule::Update]),
+        key("jitter", Kind::Time(Least::Zero), "5").rules(&[Rule::Update]),
         key("max_failures", Kind::CountOrUnlimited, "3").synonyms(&["retries", "retry", "max_retries", "max_attempts"]),
         key("exhausted", Kind::Choice(&["fail", "next_run"]), "\"next_run\"").rules(&[Rule::Update]),
-        key("retry_delay", Kind::Time(Zero::Allowed), "5"),
+        key("retry_delay", Kind::Time(Least::Zero), "5"),
         key("retry_backoff", Kind::Factor, "2.0").synonyms(&["backoff"]),
-        key("max_retry_delay", Kind::Time(Zero::Allowed), "300")
+        key("max_retry_delay", Kind::Time(Least::Zero), "300")
             .synonyms(&["max_delay", "max_backoff"])
             .rules(&[Rule::AtLeast("retry_delay")]),
         key("timeout", Kind::Time(NO_LIMIT), "60").rules(&[Rule::Update]),
-        key("drain_timeout", Kind::Time(Zero::Allowed), "30").synonyms(&["shutdown_timeout", "grace_period"]),
+        key("drain_timeout", Kind::Time(Least::Zero), "30").synonyms(&["shutdown_timeout", "grace_period"]),
         key("restart", Kind::Choice(&["never", "on_failure"]), "\"on_failure\""),
-        key("restart_delay", Kind::Time(Zero::Allowed), "60").rules(FOR_RESTART),
+        key("restart_delay", Kind::Time(Least::Zero), "60").rules(FOR_RESTART),
         key("max_restarts", Kind::Count { min: 0, max: u32::MAX }, "5").rules(FOR_RESTART),
         key("restart_window", Kind::Time(NOT_ZERO), "600").rules(FOR_RESTART),
         key("critical", Kind::Switch, "true"),
@@ -134,7 +135,7 @@ pub(crate) static SERVICE: Table = Table {
         key("needs", Kind::Names("probe"), "[\"api\"]").synonyms(&["probes", "resources"]),
         key("idle_timeout", Kind::Time(NO_LIMIT), "\"2m\"").rules(&[Rule::Run]),
         key("on_end", Kind::Choice(&["stop", "again", "shutdown"]), "\"again\"").rules(&[Rule::Run]),
-        key("stable_after", Kind::Time(Zero::Allowed), "60").rules(&[Rule::Run]),
+        key("stable_after", Kind::Time(Least::Zero), "60").rules(&[Rule::Run]),
         key("readiness", Kind::Choice(&["built", "explicit"]), "\"explicit\"").rules(&[Rule::Run]),
         key("long_running", Kind::Switch, "true")
             .synonyms(&["forever", "endless"])
@@ -144,7 +145,7 @@ pub(crate) static SERVICE: Table = Table {
         key("enabled", Kind::Switch, "false").synonyms(&["disabled"]),
         key("discover", Kind::Switch, "false").synonyms(&["register"]).macro_only(),
         key("scope", Kind::Choice(&["process", "cluster"]), "\"process\"").synonyms(&["leader"]),
-        key("lease", Kind::Time(NOT_ZERO), "30").synonyms(&["ttl", "lease_duration"]).rules(FOR_CLUSTER),
+        key("lease", Kind::Time(Least::OneSecond), "30").synonyms(&["ttl", "lease_duration"]).rules(FOR_CLUSTER),
         key("crate", Kind::CratePath, "::service_core").synonyms(&["krate"]).macro_only(),
     ],
     example: "interval = 30",
@@ -287,6 +288,46 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    /// What the runtime declares for a key that takes these values.
+    fn in_runtime(key: &Key) -> String {
+        match key.kind {
+            _ if key.macro_only => "Kind::Attribute".to_owned(),
+            Kind::Time(NO_LIMIT) => "Kind::Limit(".to_owned(),
+            Kind::Time(Least::Zero) => "Kind::Time(Least::Zero,".to_owned(),
+            Kind::Time(Least::AboveZero(_)) => "Kind::Time(Least::AboveZero,".to_owned(),
+            Kind::Time(Least::OneSecond) => "Kind::Time(Least::OneSecond,".to_owned(),
+            Kind::Count { min: 0, max: u32::MAX } => "Kind::Count(".to_owned(),
+            Kind::Count { min: 1, max: 10_000 } => "Kind::CountUpTo(MOST_INSTANCES,".to_owned(),
+            Kind::Names(_) => "Kind::Names(".to_owned(),
+            Kind::Choice(words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("(\"{word}\",")).collect();
+                format!("Kind::Choice(&[{}", words.join("…"))
+            }
+            other => format!("Kind::{other:?}("),
+        }
+    }
+
+    #[test]
+    fn the_runtime_takes_the_same_values() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../service-core/src/config/keys.rs");
+        let source: String = std::fs::read_to_string(file).unwrap().split_whitespace().collect();
+        assert!(source.contains("constMOST_INSTANCES:u32=10_000;"));
+        let (_, table) = source.split_once("staticKEYS").expect("the runtime has a table of keys");
+        let keys: Vec<&str> = table.split("key(\"").skip(1).collect();
+        for key in SERVICE.keys() {
+            let name = format!("{}\"", key.name);
+            let declared = keys.iter().find_map(|text| text.strip_prefix(&*name)).expect("the runtime has the key");
+            let mut rest = declared;
+            for part in in_runtime(&key).split('…') {
+                let found = rest.split_once(part);
+                rest = found.unwrap_or_else(|| panic!("`{}` is not `{part}`: {declared}", key.name)).1;
+            }
+            if let Kind::Choice(words) = key.kind {
+                assert_eq!(declared.matches("(\"").count(), words.len(), "`{}`: {declared}", key.name);
             }
         }
     }

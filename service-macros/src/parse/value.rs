@@ -10,7 +10,7 @@ use syn::punctuated::Punctuated;
 use syn::{Error, Lit, LitFloat, LitInt, LitStr, Path, Token, Type};
 
 use crate::parse::item::ungrouped;
-use crate::parse::keys::{self, Key, Kind, Table, Zero};
+use crate::parse::keys::{self, Key, Kind, Least, Table};
 use crate::parse::{cron, names, units};
 use crate::spelling;
 
@@ -84,7 +84,7 @@ impl ValueParser<'_> {
         let raw = self.raw();
         match self.key.kind {
             Kind::Id => self.id(&raw),
-            Kind::Time(zero) => self.time(&raw, zero),
+            Kind::Time(least) => self.time(&raw, least),
             Kind::Count { min, max } => self.count(&raw, min, max),
             Kind::CountOrUnlimited => match &raw {
                 RawValue::Str(text) if text.value() == "unlimited" => Ok(Literal::Str(text.value())),
@@ -183,7 +183,7 @@ impl ValueParser<'_> {
         Ok(Literal::Str(text.value()))
     }
 
-    fn time(&self, raw: &RawValue, zero: Zero) -> Result<Literal, Error> {
+    fn time(&self, raw: &RawValue, least: Least) -> Result<Literal, Error> {
         let too_long = || self.error("is longer than the maximum of 100 years; a number counts seconds");
         let (value, seconds) = match raw {
             RawValue::Int(int) => {
@@ -205,9 +205,10 @@ impl ValueParser<'_> {
         if seconds > units::LONGEST.as_secs_f64() {
             return Err(too_long());
         }
-        match zero {
-            Zero::Refused(instead) if seconds < 1e-9 => Err(self.error(format!("cannot be zero: {instead}"))),
-            Zero::Allowed if seconds != 0.0 && seconds < 1e-9 => {
+        match least {
+            Least::AboveZero(instead) if seconds < 1e-9 => Err(self.error(format!("cannot be zero: {instead}"))),
+            Least::OneSecond if seconds < 1.0 => Err(self.error("must be at least 1 second")),
+            Least::Zero if seconds != 0.0 && seconds < 1e-9 => {
                 Err(self.error("is shorter than a nanosecond: write 0 or a longer time"))
             }
             _ => Ok(value),

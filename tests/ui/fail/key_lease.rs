@@ -50,4 +50,7 @@ async fn without_scope() {}
 #[service(lease = 0, scope = "cluster")]
 async fn zero() {}
 
+#[service(lease = "999ms", scope = "cluster")]
+async fn below_a_second() {}
+
 fn main() {}

@@ -29,7 +29,7 @@ struct Other;
     rate_limit = "600/m",
     enabled = false,
     scope = "cluster",
-    lease = 10,
+    lease = 1,
     discover = true,
     crate = ::service_core,
 )]
