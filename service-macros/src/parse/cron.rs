@@ -4,6 +4,8 @@
 //! accepts what the runtime's parser accepts: lists, ranges, steps on `*` or a range, names, `L`, `W`, `#`, `?`, and
 //! nicknames such as `@daily`.
 
+use crate::parse::dates::{Dates, Item, Joined, Nth};
+
 struct Field {
     name: &'static str,
     min: u32,
@@ -55,101 +57,120 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
             ));
         }
     };
+    let mut items = Vec::new();
     for (part, field) in parts.iter().zip(fields) {
-        field.check(part).map_err(|problem| format!("has a wrong {} field, `{part}`: {problem}", field.name))?;
+        let wrong = |problem| format!("has a wrong {} field, `{part}`: {problem}", field.name);
+        items.push(field.read(part).map_err(wrong)?);
     }
-    never(&parts[parts.len() - 3..])
+    check_dates(&parts, &items)
 }
 
 /// Refuses dates that do not exist, such as the 30th of February.
-fn never(parts: &[&str]) -> Result<(), String> {
-    let [days, months, weekdays] = parts else { return Ok(()) };
-    let Ok(day) = days.parse::<u32>() else { return Ok(()) };
-    let longest = |month: &str| match FIELDS[4].number(month) {
-        Ok(2) => 29,
-        Ok(4 | 6 | 9 | 11) => 30,
-        _ => 31,
+fn check_dates(parts: &[&str], items: &[Vec<Item>]) -> Result<(), String> {
+    let ([.., day, month, weekday], [.., days, months, weekdays]) = (parts, items) else { return Ok(()) };
+    let is_any = |part: &str| matches!(part, "*" | "?");
+    let joined = match weekday.strip_prefix('+') {
+        plus if is_any(plus.unwrap_or(weekday)) => Joined::OnlyDay,
+        _ if is_any(day) => Joined::OnlyWeekday,
+        Some(_) => Joined::Both,
+        None => Joined::Either,
     };
-    let possible = months.split(',').any(|month| day <= longest(month));
-    if possible || !matches!(*weekdays, "*" | "?") {
+    if (Dates { days, months, weekdays, joined }).exist() {
         return Ok(());
     }
-    Err(format!("never matches: no month in `{months}` has a day {day}"))
+    Err(match joined {
+        Joined::Both => format!("never matches: no day `{day}` of month `{month}` is a day of week `{weekday}`"),
+        _ => format!("never matches: no month in `{month}` has a day {day}"),
+    })
 }
 
 impl Field {
-    fn check(&self, part: &str) -> Result<(), String> {
+    fn read(&self, part: &str) -> Result<Vec<Item>, String> {
         // `+FRI`: the day of the month has to match, too.
         let part = if self.name == DAY_OF_WEEK { part.strip_prefix('+').unwrap_or(part) } else { part };
-        part.split(',').try_for_each(|item| self.item(item))
+        if self.is_any(part) {
+            return Ok(vec![self.all(1)]);
+        }
+        part.split(',').map(|item| self.item(item)).collect()
     }
 
-    fn item(&self, item: &str) -> Result<(), String> {
+    fn all(&self, step: u32) -> Item {
+        Item::Range { from: self.min, to: self.max, step, nth: Nth::Every }
+    }
+
+    fn item(&self, item: &str) -> Result<Item, String> {
         if item.is_empty() {
             return Err("an item between commas is empty".to_owned());
         }
+        if self.is_any(item) {
+            return Err(format!("`{item}` stands alone in its field: remove the other items"));
+        }
         let (range, step) = match item.split_once('/') {
-            Some((range, step)) => (range, Some(step)),
-            None => (item, None),
+            Some((range, step)) => (range, self.step(range, step)?),
+            None => (item, 1),
         };
-        if let Some(step) = step {
-            self.step(range, step)?;
+        if range == "*" {
+            return Ok(self.all(step));
         }
-        if range == "*" || (range == "?" && self.is_day()) {
-            return Ok(());
+        if let Some(special) = self.special(range)? {
+            return Ok(special);
         }
-        if self.special(range)? {
-            return Ok(());
-        }
-        let range = match range.split_once('#') {
-            Some((range, nth)) if self.name == DAY_OF_WEEK => {
-                if !(nth.eq_ignore_ascii_case("L") || matches!(nth, "1" | "2" | "3" | "4" | "5")) {
-                    return Err(format!("`#{nth}` is not one of `#1` to `#5` and `#L`"));
-                }
-                range
-            }
-            _ => range,
+        let (range, nth) = match range.split_once('#') {
+            Some((range, nth)) if self.name == DAY_OF_WEEK => (range, Self::nth(nth)?),
+            _ => (range, Nth::Every),
         };
-        match range.split_once('-') {
+        let (from, to) = match range.split_once('-') {
             Some((from, to)) => {
-                let (from, mut to) = (self.number(from)?, self.number(to)?);
-                if self.name == DAY_OF_WEEK && to == 0 {
-                    to = 7;
-                }
-                if from > to {
-                    return Err(format!(
-                        "the range ends before it starts; write two ranges, `{from}-{},{}-{to}`",
-                        self.max, self.min
-                    ));
-                }
-                Ok(())
+                // As the end of a range, Sunday is the last day.
+                let last = self.name == DAY_OF_WEEK && to.eq_ignore_ascii_case("SUN");
+                (self.number(from)?, if last { self.max } else { self.number(to)? })
             }
-            None => self.number(range).map(drop),
+            None => {
+                let number = self.number(range)?;
+                (number, number)
+            }
+        };
+        if from > to {
+            return Err(format!(
+                "the range ends before it starts; write two ranges, `{from}-{},{}-{to}`",
+                self.max, self.min
+            ));
+        }
+        Ok(Item::Range { from, to, step, nth })
+    }
+
+    fn nth(text: &str) -> Result<Nth, String> {
+        match text.as_bytes() {
+            [digit @ b'1'..=b'5'] => Ok(Nth::Number(u32::from(digit - b'0'))),
+            b"L" | b"l" => Ok(Nth::Last),
+            _ => Err(format!("`#{text}` is not one of `#1` to `#5` and `#L`")),
         }
     }
 
-    fn step(&self, range: &str, step: &str) -> Result<(), String> {
+    fn step(&self, range: &str, step: &str) -> Result<u32, String> {
         if !(range == "*" || range.contains('-')) {
             return Err(format!("a step needs a range; write `*/{step}` or `{range}-{}/{step}`", self.max));
+        }
+        if range.contains('#') {
+            return Err("`#` and a step cannot be used together: list the days".to_owned());
         }
         match step.parse::<u32>() {
             Ok(0) => Err("the smallest step is 1".to_owned()),
             Ok(step) if step > self.max => Err(format!("the largest step is {}", self.max)),
-            Ok(_) => Ok(()),
-            Err(_) => Err(format!("the step `{step}` is not a number")),
+            Ok(number) if step.starts_with(|c: char| c.is_ascii_digit()) => Ok(number),
+            _ => Err(format!("the step `{step}` is not a number")),
         }
     }
 
     /// `L`, `LW` and `15W` for days of the month, `5L` for days of the week.
-    fn special(&self, item: &str) -> Result<bool, String> {
+    fn special(&self, item: &str) -> Result<Option<Item>, String> {
         let upper = item.to_ascii_uppercase();
         if self.name == DAY_OF_MONTH {
-            if upper == "L" || upper == "LW" {
-                return Ok(true);
-            }
-            if let Some(day) = upper.strip_suffix('W') {
-                return self.number(day).map(|_| true);
-            }
+            return match upper.strip_suffix('W') {
+                Some("L") => Ok(Some(Item::LastWorkday)),
+                Some(day) => self.number(day).map(|day| Some(Item::NearestWorkday(day))),
+                None => Ok((upper == "L").then_some(Item::LastDay)),
+            };
         }
         if self.name == DAY_OF_WEEK
             && let Some(day) = upper.strip_suffix('L')
@@ -157,10 +178,17 @@ impl Field {
         {
             return match day {
                 "" => Err("`L` needs a weekday before it, for example `FRIL`".to_owned()),
-                day => self.number(day).map(|_| true),
+                day => {
+                    let day = self.number(day)?;
+                    Ok(Some(Item::Range { from: day, to: day, step: 1, nth: Nth::Last }))
+                }
             };
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    fn is_any(&self, part: &str) -> bool {
+        part == "*" || (part == "?" && self.is_day())
     }
 
     fn is_day(&self) -> bool {
@@ -229,6 +257,16 @@ mod tests {
             "0 0 1 * +MON",
             "0 0 29 2 *",
             "0 0 31 1,2 *",
+            "0 0 31 */2 *",
+            "0 0 31 2 MON",
+            "0 0 30,1 2 *",
+            "0 0 29W 2 *",
+            "0 0 1,L 2 *",
+            "0 0 29 2 +FRI#5",
+            "0 0 31 1-4 +MON",
+            "0 0 LW * +FRI",
+            "0 0 ? * SAT-SUN",
+            "0 0 * * */2",
             "@daily",
             "  0 0 * * 7  ",
         ] {
@@ -256,7 +294,25 @@ mod tests {
             ("* * * * MON#6", "`#1` to `#5`"),
             ("* * * * L", "for example `FRIL`"),
             ("0 0 30 2 *", "never matches"),
-            ("0 0 31 4,6 *", "never matches"),
+            ("0 0 31 4,6 *", "never matches: no month in `4,6` has a day 31"),
+            ("0 0 30-31 2 *", "never matches: no month in `2` has a day 30-31"),
+            ("0 0 30,31 FEB ?", "never matches"),
+            ("0 0 31 4-4 *", "never matches"),
+            ("0 0 31 2-12/9 *", "never matches"),
+            ("0 0 31W 2 *", "never matches"),
+            ("0 0 30W 2 +*", "never matches"),
+            ("0 0 0 31 2 +MON", "never matches: no day `31` of month `2` is a day of week `+MON`"),
+            ("0 0 31 4,6 +1", "never matches"),
+            ("0 0 LW * +SAT,7", "never matches"),
+            ("0 0 1-7 * +MON#2", "never matches"),
+            ("0 0 1-20 * +MONL", "never matches"),
+            ("0 0 29 2 +FRI#4", "never matches"),
+            ("*,5 * * * *", "`*` stands alone"),
+            ("? * * * *", "`?` is not a number"),
+            ("0 0 ?,5 * *", "`?` stands alone"),
+            ("0 0 * * 1-5#2/2", "`#` and a step"),
+            ("0 0 * * 5-0", "`5-7,0-0`"),
+            ("*/+5 * * * *", "the step `+5` is not a number"),
             ("@dayly", "is not one of"),
             ("a * * * *", "`a` is not a number"),
             ("-5 * * * *", "a number is missing"),

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 pub(crate) mod attributes;
 pub(crate) mod cron;
+pub(crate) mod dates;
 pub(crate) mod item;
 pub(crate) mod keys;
 pub(crate) mod names;

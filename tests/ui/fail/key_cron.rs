@@ -56,4 +56,13 @@ async fn nickname() {}
 #[service(cron = "@daily", cron = "@hourly")]
 async fn twice() {}
 
+#[service(cron = "0 0 30,31 2 *")]
+async fn no_day_of_a_list() {}
+
+#[service(cron = "0 0 31 4-4 *")]
+async fn no_day_in_a_range_of_months() {}
+
+#[service(cron = "0 0 1-7 * +MON#2")]
+async fn no_day_of_this_weekday() {}
+
 fn main() {}
