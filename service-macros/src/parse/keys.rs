@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Id,
     /// Seconds, or a string with a unit, up to 100 years.
     Time(Least),
+    /// A time above zero, or `"none"`.
+    Limit,
     /// A whole number from `min` to `max`.
     Count {
         min: u32,
@@ -50,6 +52,7 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     Cron,
     TimeZone,
+    /// A rate, or `"none"`.
     Rate,
     /// A list of service types, functions and ids.
     Services,
@@ -73,7 +76,7 @@ pub(crate) enum Least {
 /// What has to be true of the other keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rule {
-    /// Only one key of the attribute may have this rule: a service has one schedule.
+    /// Only one key of the attribute may have this rule: a service has one schedule. `false` is none.
     Schedule,
     /// The key has an effect only together with another key, or with one value of it.
     Needs { key: &'static str, value: Option<&'static str> },
@@ -89,7 +92,6 @@ pub(crate) enum Rule {
     Feature { name: &'static str, enabled: bool },
 }
 
-const NO_LIMIT: Least = Least::AboveZero("remove the key for no timeout");
 const NOT_ZERO: Least = Least::AboveZero("use a longer time");
 const NO_BUSY_LOOP: Least =
     Least::AboveZero("to run again at once while there is work, return `Outcome::processed(n).again()`");
@@ -123,7 +125,7 @@ pub(crate) static SERVICE: Table = Table {
         key("max_retry_delay", Kind::Time(Least::Zero), "300")
             .synonyms(&["max_delay", "max_backoff"])
             .rules(&[Rule::AtLeast("retry_delay")]),
-        key("timeout", Kind::Time(NO_LIMIT), "60").rules(&[Rule::Update]),
+        key("timeout", Kind::Limit, "60").rules(&[Rule::Update]),
         key("drain_timeout", Kind::Time(Least::Zero), "30").synonyms(&["shutdown_timeout", "grace_period"]),
         key("restart", Kind::Choice(&["never", "on_failure"]), "\"on_failure\""),
         key("restart_delay", Kind::Time(Least::Zero), "60").rules(FOR_RESTART),
@@ -133,7 +135,7 @@ pub(crate) static SERVICE: Table = Table {
         key("depends_on", Kind::Services, "[OtherService]").synonyms(&["depends", "requires", "after", "dependencies"]),
         key("stop_last", Kind::Switch, "true"),
         key("needs", Kind::Names("probe"), "[\"api\"]").synonyms(&["probes", "resources"]),
-        key("idle_timeout", Kind::Time(NO_LIMIT), "\"2m\"").rules(&[Rule::Run]),
+        key("idle_timeout", Kind::Limit, "\"2m\"").rules(&[Rule::Run]),
         key("on_end", Kind::Choice(&["stop", "again", "shutdown"]), "\"again\"").rules(&[Rule::Run]),
         key("stable_after", Kind::Time(Least::Zero), "60").rules(&[Rule::Run]),
         key("readiness", Kind::Choice(&["built", "explicit"]), "\"explicit\"").rules(&[Rule::Run]),
@@ -225,7 +227,9 @@ impl Kind {
     pub(crate) fn takes(self) -> String {
         match self {
             Kind::Id => "a service id in quotes".to_owned(),
-            Kind::Time(_) => "a time in seconds (`30`, `0.5`) or with a unit (`\"500ms\"`, `\"1h 30m\"`)".to_owned(),
+            Kind::Time(_) | Kind::Limit => {
+                "a time in seconds (`30`, `0.5`) or with a unit (`\"500ms\"`, `\"1h 30m\"`)".to_owned()
+            }
             Kind::Count { .. } => "a whole number".to_owned(),
             Kind::CountOrUnlimited => "a whole number or `\"unlimited\"`".to_owned(),
             Kind::Factor => "a number, 1.0 or more".to_owned(),
@@ -296,7 +300,6 @@ mod tests {
     fn in_runtime(key: &Key) -> String {
         match key.kind {
             _ if key.macro_only => "Kind::Attribute".to_owned(),
-            Kind::Time(NO_LIMIT) => "Kind::Limit(".to_owned(),
             Kind::Time(Least::Zero) => "Kind::Time(Least::Zero,".to_owned(),
             Kind::Time(Least::AboveZero(_)) => "Kind::Time(Least::AboveZero,".to_owned(),
             Kind::Time(Least::OneSecond) => "Kind::Time(Least::OneSecond,".to_owned(),

@@ -48,6 +48,15 @@ enum RawValue {
     Other,
 }
 
+impl RawValue {
+    fn is(&self, word: &str) -> bool {
+        matches!(self, Self::Str(text) if text.value() == word)
+    }
+}
+
+/// The value of no limit.
+const NONE: &str = "none";
+
 struct ValueParser<'t> {
     table: Table,
     key: Key,
@@ -83,6 +92,8 @@ impl ValueParser<'_> {
     fn literal(&self) -> Result<Literal, Error> {
         let raw = self.raw();
         match self.key.kind {
+            Kind::Limit | Kind::Rate if raw.is(NONE) => Ok(Literal::Str(NONE.to_owned())),
+            Kind::Limit => self.time(&raw, Least::AboveZero("remove the key for no timeout")),
             Kind::Id => self.id(&raw),
             Kind::Time(least) => self.time(&raw, least),
             Kind::Count { min, max } => self.count(&raw, min, max),
@@ -148,7 +159,10 @@ impl ValueParser<'_> {
         let calculated = matches!(self.tokens, [TokenTree::Ident(word), ..] if word != "true" && word != "false")
             || (self.tokens.len() > 1 && matches!(self.tokens, [TokenTree::Literal(_), ..]));
         if calculated
-            && matches!(self.key.kind, Kind::Time(_) | Kind::Count { .. } | Kind::CountOrUnlimited | Kind::Factor)
+            && matches!(
+                self.key.kind,
+                Kind::Time(_) | Kind::Limit | Kind::Count { .. } | Kind::CountOrUnlimited | Kind::Factor
+            )
         {
             return self.error(format!(
                 "cannot be an expression or a constant, which the attribute does not evaluate: write {takes}, for example `{assignment}`"
@@ -159,7 +173,7 @@ impl ValueParser<'_> {
 
     fn negative(&self, number: &TokenTree) -> Error {
         match self.key.kind {
-            Kind::Time(_) | Kind::Count { .. } | Kind::CountOrUnlimited => {
+            Kind::Time(_) | Kind::Limit | Kind::Count { .. } | Kind::CountOrUnlimited => {
                 self.error(format!("cannot be negative: write `{} = {number}`", self.key.name))
             }
             Kind::Factor => self.error(BELOW_ONE),
@@ -222,7 +236,7 @@ impl ValueParser<'_> {
         }
         let name = self.key.name;
         Err(match self.key.kind {
-            Kind::Time(_) => match units::duration(token) {
+            Kind::Time(_) | Kind::Limit => match units::duration(token) {
                 Ok(_) => self.error(format!("needs quotes around a time with a unit: write `{name} = \"{token}\"`")),
                 Err(problem) => self.error(problem),
             },

@@ -7,6 +7,7 @@ use crate::diagnostics::Diagnostics;
 use crate::parse::args::{Arg, Args};
 use crate::parse::item::Impl;
 use crate::parse::keys::Rule;
+use crate::parse::value::Literal;
 use crate::validate::signatures::RUN;
 
 /// Checks every rule of every argument.
@@ -71,12 +72,18 @@ pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics)
     }
 }
 
+/// Whether the argument is a schedule, which `on_demand = false` is not.
+fn is_schedule(arg: &Arg) -> bool {
+    let has_rule = arg.key.rules.iter().any(|rule| matches!(rule, Rule::Schedule));
+    has_rule && !matches!(arg.literal(), Some(Literal::Bool(false)))
+}
+
 fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
     let name = arg.key.name;
     let message = match *rule {
         Rule::Schedule => {
-            let first = args.iter().find(|arg| arg.key.rules.iter().any(|rule| matches!(rule, Rule::Schedule)))?;
-            if first.key.name == name {
+            let first = args.iter().find(|arg| is_schedule(arg))?;
+            if first.key.name == name || !is_schedule(arg) {
                 return None;
             }
             let first = first.key.name;
@@ -118,4 +125,84 @@ fn broken(rule: &Rule, arg: &Arg, args: &Args) -> Option<Error> {
         }
     };
     Some(Error::new(arg.span, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+    use crate::parse::keys::SERVICE;
+
+    /// The keys and their defaults, in the table of the documentation of `#[service]`.
+    fn documented() -> Vec<(String, String)> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../service-core/src/service/attribute.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let rows = rows.filter_map(|(keys, rest)| Some((keys, rest.split_once(" | ")?.0)));
+        let keys = rows.flat_map(|(keys, defaults)| keys.split("`, `").zip(defaults.split(", ")));
+        let written = keys.filter_map(|(key, default)| match default {
+            "none" => Some((key, "\"none\"")),
+            default => Some((key, default.strip_prefix('`')?.strip_suffix('`')?)),
+        });
+        written.map(|(key, default)| (key.to_owned(), default.to_owned())).collect()
+    }
+
+    fn errors(arguments: &str, form: Form) -> Option<String> {
+        let mut diagnostics = Diagnostics::default();
+        let args = Args::parse(SERVICE, [arguments.parse().unwrap()], &mut diagnostics);
+        check(&args, &mut diagnostics);
+        check_form(&args, form, &mut diagnostics);
+        (!diagnostics.is_empty()).then(|| diagnostics.into_compile_errors().to_string())
+    }
+
+    #[test]
+    fn every_documented_default_can_be_written() {
+        let documented = documented();
+        assert!(documented.len() >= 30, "{documented:?}");
+        // Beside another value, the default of `restart` or `scope` contradicts keys that need that value.
+        let changed = ["restart = \"on_failure\"", "scope = \"cluster\""].join(", ");
+        for (form, with_cron) in
+            [(Form::Update, false), (Form::Update, true), (Form::Run, false), (Form::Function, false)]
+        {
+            let mut arguments = changed.clone();
+            if with_cron {
+                arguments += ", cron = \"@daily\"";
+            }
+            for (name, default) in &documented {
+                let key = SERVICE.find(name).unwrap();
+                let fits = key.rules.iter().all(|rule| match rule {
+                    Rule::Schedule => form != Form::Run && (name == "on_demand" || !with_cron),
+                    Rule::Update => form != Form::Run,
+                    Rule::Run => form == Form::Run,
+                    Rule::Function => form == Form::Function,
+                    Rule::Needs { key, .. } => *key != "cron" || with_cron,
+                    Rule::AtLeast(_) | Rule::Feature { .. } => true,
+                });
+                if fits && !["restart", "scope"].contains(&&**name) {
+                    write!(arguments, ", {name} = {default}").unwrap();
+                }
+            }
+            assert_eq!(errors(&arguments, form), None, "{form:?}: {arguments}");
+        }
+        for alone in ["restart = \"never\"", "scope = \"process\""] {
+            assert_eq!(errors(alone, Form::Update), None, "{alone}");
+        }
+    }
+
+    #[test]
+    fn on_demand_is_a_schedule_only_if_it_is_true() {
+        for good in ["interval = 30, on_demand = false", "on_demand = false, cron = \"@daily\"", "on_demand = false"] {
+            assert_eq!(errors(good, Form::Update), None, "{good}");
+        }
+        for (bad, message) in [
+            ("interval = 30, on_demand = true", "`on_demand` cannot be used together with `interval`"),
+            ("on_demand = true, delay = 30", "`delay` cannot be used together with `on_demand`"),
+            ("on_demand = false, delay = 30, interval = 5", "`interval` cannot be used together with `delay`"),
+        ] {
+            assert!(errors(bad, Form::Update).unwrap().contains(message), "{bad}");
+        }
+        // A service with `run` has no key of a schedule, whatever its value.
+        assert!(errors("on_demand = false", Form::Run).is_some());
+    }
 }

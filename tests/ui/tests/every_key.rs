@@ -43,6 +43,9 @@ async fn office_hours() {}
 #[service(on_demand = true, max_failures = "unlimited")]
 async fn on_request() {}
 
+#[service(interval = 30, on_demand = false, timeout = "none", rate_limit = "none")]
+async fn written_defaults() {}
+
 #[service(interval = 30, depends_on = [Other, "office_hours", self::nested::Deep, office_hours])]
 async fn last() {}
 
@@ -88,7 +91,7 @@ fn the_descriptor_holds_what_was_written() {
             ("rate_limit", Str("600/m")),
             ("enabled", Bool(false)),
             ("scope", Str("cluster")),
-            ("lease", Int(10)),
+            ("lease", Int(1)),
         ]
     );
     assert_eq!(
