@@ -103,7 +103,10 @@ impl Resolved {
     pub(crate) fn explain(&self, now: &Options) -> Vec<Provenance> {
         let explain = |key: &'static Key| {
             let value = key.kind.show(now)?;
-            let same = |set: &&Provenance| set.key == key.name || (key.is_schedule() && is_schedule(set.key));
+            // `on_demand = false` is no schedule.
+            let same = |set: &&Provenance| {
+                set.key == key.name || (key.is_schedule() && is_schedule(set.key) && set.value != "false")
+            };
             let set = self.provenance.iter().find(same);
             if key.kind.show(&self.options).as_ref() == Some(&value) {
                 return Some(set.cloned().unwrap_or_else(|| Provenance::new(key.name, value, Layer::Default)));

@@ -68,6 +68,13 @@ fn synonyms_are_words_of_their_own() {
     assert_eq!(keys::suggest("colour"), None);
 }
 
+#[test]
+fn on_demand_that_is_false_does_not_hide_the_interval() {
+    let resolved = toml("").resolve(&[("on_demand", Literal::Bool(false))]).unwrap();
+    let explained = resolved.explain(&resolved.options);
+    assert_eq!((explained[0].key, &*explained[0].place), ("interval", "default"));
+}
+
 /// The rows of the table of keys in a text: name, default and meaning of each key.
 fn documented(text: &str) -> Vec<(String, String, String)> {
     let table = text.split("| key | default | meaning |").nth(1).unwrap();
