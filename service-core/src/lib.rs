@@ -80,8 +80,8 @@ pub mod __private {
     pub use crate::runtime::context::Context;
     pub use crate::runtime::lifecycle::{BoxFuture, Build, Cleanup, Discovered, Lifecycle, Service, Shape};
     pub use crate::runtime::macro_support::{
-        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, IntoRunEnd, PerhapsDefault, Probe,
-        UNDECLARED_SETTINGS, descriptor, instance,
+        ByDefault, Config, IntoCleaned, IntoInstance, IntoRecovery, IntoRunEnd, POSSIBLE_SETTINGS, PerhapsDefault,
+        Probe, UNDECLARED_SETTINGS, descriptor, instance,
     };
     pub use crate::service::error::Result;
     pub use crate::service::failure::{Failure, Recovery};

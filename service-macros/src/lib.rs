@@ -48,7 +48,7 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
     let args = Args::parse(keys::SERVICE, [args], &mut diagnostics);
     validate::keys::check(&args, &mut diagnostics);
 
-    let (mut model, expandable) = match Item::parse(item.clone()) {
+    let (model, expandable) = match Item::parse(item.clone()) {
         Item::Impl(block) => {
             if let Some(form) = Form::of_impl(&block) {
                 validate::keys::check_form(&args, form, &mut diagnostics);
@@ -71,9 +71,6 @@ fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
             (None, false)
         }
     };
-    if let Some(model) = &mut model {
-        model.reads_settings = parse::item::calls_config(item.clone());
-    }
     let generated = match &model {
         Some(model) if expandable => {
             validate::identity(model, &mut diagnostics);

@@ -11,6 +11,7 @@ use crate::parse::args::{Arg, Args};
 use crate::parse::attributes::Inherited;
 use crate::parse::item::{Function, Impl, Method};
 use crate::parse::names;
+use crate::parse::reads::{self, ReadsSettings};
 use crate::parse::value::{Literal, Value};
 
 pub(crate) struct Model {
@@ -30,8 +31,8 @@ pub(crate) struct Model {
     pub(crate) configures: Vec<Lifecycle>,
     pub(crate) on_failures: Vec<Lifecycle>,
     pub(crate) cleanups: Vec<Lifecycle>,
-    /// The code reads settings by itself, as `cx.config::<Settings>()` does.
-    pub(crate) reads_settings: bool,
+    /// Whether the code reads settings by itself, as `cx.config::<Settings>()` does.
+    pub(crate) reads_settings: ReadsSettings,
     /// Warnings about methods whose name is similar to that of a lifecycle method.
     pub(crate) hints: Vec<Hint>,
 }
@@ -88,6 +89,7 @@ impl Model {
             configures: named(&["configure"]),
             on_failures: named(&["on_failure"]),
             cleanups: named(&["cleanup"]),
+            reads_settings: reads::by_methods(&item.methods),
             ..Self::new(subject, &item.attrs, args)
         }
     }
@@ -103,7 +105,11 @@ impl Model {
         let subject = Subject::Function { vis: item.vis.clone(), ident, service, docs };
         let long = args.is_on("long_running");
         let update = Lifecycle { sig: item.sig.clone(), long, inherited: Inherited::default() };
-        Self { updates: vec![update], ..Self::new(subject, &item.attrs, args) }
+        Self {
+            updates: vec![update],
+            reads_settings: reads::by_function(item),
+            ..Self::new(subject, &item.attrs, args)
+        }
     }
 
     fn new(subject: Subject, attrs: &[Attribute], args: Args) -> Self {
@@ -133,7 +139,7 @@ impl Model {
             configures: Vec::new(),
             on_failures: Vec::new(),
             cleanups: Vec::new(),
-            reads_settings: false,
+            reads_settings: ReadsSettings::No,
             hints: Vec::new(),
         }
     }

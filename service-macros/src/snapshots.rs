@@ -68,7 +68,7 @@ fn the_example_of_the_readme() {
                         ("interval", ::service_core::__private::Literal::Int(30i64)),
                         ("max_failures", ::service_core::__private::Literal::Int(5i64)),
                     ],
-                    ::service_core::__private::None,
+                    ::service_core::__private::Some(::service_core::__private::POSSIBLE_SETTINGS),
                     false,
                 );
                 const BUILD: ::service_core::__private::Option<::service_core::__private::Build> = ::service_core::__private::Some(

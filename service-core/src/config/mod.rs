@@ -32,7 +32,7 @@ pub use layers::Layer;
 pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
-pub(crate) use descriptor::{SettingsType, UNDECLARED, settings};
+pub(crate) use descriptor::{POSSIBLE, SettingsType, UNDECLARED, settings};
 #[cfg(feature = "admin")]
 pub(crate) use keys::is_option;
 pub(crate) use kinds::is_name;

@@ -477,6 +477,7 @@ impl<'a> Resolver<'a> {
             None if target.undeclared => None,
             None => Some(&[][..]),
         };
+        let uncertain = declared.is_some_and(|settings| settings.uncertain) && !target.undeclared;
         for field in fields.into_iter().flatten().filter(|field| keys::find(field).is_some()) {
             self.errors.push(ConfigError::Reserved { service: self.id.to_owned(), key: (*field).to_owned() });
         }
@@ -490,10 +491,22 @@ impl<'a> Resolver<'a> {
                 Some(fields) => {
                     self.errors.push(ConfigError::UnknownKey { setting, hint: deserialize::hint(key, fields) });
                 }
+                None if uncertain => self.check_uncertain(key, setting),
                 None => self.check_undeclared(key, setting),
             }
         }
         self.own = own;
+    }
+
+    /// If it is not known whether the service has settings, a key that looks like an option is taken for one, also if it is
+    /// called so elsewhere.
+    fn check_uncertain(&mut self, key: &str, setting: Box<Setting>) {
+        let Some(near) = keys::suggest(key) else { return };
+        let hint = format!(
+            "did you mean `{near}`? To have a setting `{key}`, add a parameter to `configure`: \
+             `fn configure(cx: &Context, settings: Settings)`"
+        );
+        self.errors.push(ConfigError::UnknownKey { setting, hint });
     }
 
     /// If the keys of the settings are not known, only a key that looks like a misspelt option is an error.

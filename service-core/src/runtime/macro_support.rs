@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{ServiceDescriptor, SettingsType, UNDECLARED, settings};
+use crate::config::{POSSIBLE, ServiceDescriptor, SettingsType, UNDECLARED, settings};
 use crate::runtime::context::Context;
 use crate::runtime::lifecycle::{BoxFuture, Build, Lifecycle, Service};
 use crate::service::error::{Error, Result};
@@ -30,6 +30,9 @@ macro_rules! __place {
 
 /// The settings of a service whose `configure` takes none, but whose code calls `cx.config`.
 pub const UNDECLARED_SETTINGS: SettingsType = UNDECLARED;
+
+/// The settings of a service whose code passes the context on to other code.
+pub const POSSIBLE_SETTINGS: SettingsType = POSSIBLE;
 
 /// Builds the descriptor of `S`.
 pub const fn descriptor<S: Service>(

@@ -8,6 +8,7 @@ use crate::expand::items::{attributes, implementation, private, self_type};
 use crate::expand::lifecycle_impl;
 use crate::expand::variants::choose;
 use crate::model::{Lifecycle, Model, Subject};
+use crate::parse::reads::ReadsSettings;
 use crate::parse::value::{Dependency, Literal};
 
 /// `impl Service`.
@@ -104,13 +105,14 @@ pub(crate) fn long_running(model: &Model) -> TokenStream {
     choose(&model.updates, of, quote!(false))
 }
 
-/// The type of the settings that `configure` reads. Where it reads none, but other code of the service reads some, the
+/// The type of the settings that `configure` reads. Where it reads none, but other code of the service does or may, the
 /// runtime cannot know their keys.
 pub(crate) fn settings(model: &Model) -> TokenStream {
     let private = private(model, Span::call_site());
     let none = match model.reads_settings {
-        true => quote!(#private::Some(#private::UNDECLARED_SETTINGS)),
-        false => quote!(#private::None),
+        ReadsSettings::Yes => quote!(#private::Some(#private::UNDECLARED_SETTINGS)),
+        ReadsSettings::Perhaps => quote!(#private::Some(#private::POSSIBLE_SETTINGS)),
+        ReadsSettings::No => quote!(#private::None),
     };
     let of = |method: &Lifecycle| match method.arguments().get(1) {
         Some(config) => {

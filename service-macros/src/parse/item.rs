@@ -6,7 +6,7 @@
 //! The tricky part is the invisible groups around what came through a `macro_rules!` variable, as in `fn update(&self) $body`.
 //! A [`Group`] or a [`TokenTree`] is not read through them; a word, a sign and [`braced!`] are.
 
-use proc_macro2::{Delimiter, Group, Ident, Punct, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, Punct, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
@@ -39,6 +39,7 @@ pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
     pub(crate) sig: Signature,
+    pub(crate) body: TokenStream,
 }
 
 pub(crate) struct Method {
@@ -58,8 +59,8 @@ impl Item {
         let vis: Visibility = input.parse()?;
         if is_function(input) {
             let sig = read_signature(input)?;
-            skip_rest(input)?;
-            return Ok(Item::Function(Box::new(Function { attrs, vis, sig })));
+            let body = input.parse()?;
+            return Ok(Item::Function(Box::new(Function { attrs, vis, sig, body })));
         }
         if input.peek(Token![impl]) || (input.peek(Token![unsafe]) && input.peek2(Token![impl])) {
             input.parse::<Option<Token![unsafe]>>()?;
@@ -200,46 +201,4 @@ fn skip_rest(input: ParseStream<'_>) -> Result<()> {
         input.parse::<TokenTree>()?;
     }
     Ok(())
-}
-
-/// Whether the code calls a method `config`, as in `cx.config::<Settings>()`.
-pub(crate) fn calls_config(code: TokenStream) -> bool {
-    let mut after_dot = false;
-    let mut tokens = code.into_iter().peekable();
-    while let Some(token) = tokens.next() {
-        let found = match &token {
-            TokenTree::Group(group) => calls_config(group.stream()),
-            TokenTree::Ident(ident) if after_dot && ident == "config" => match tokens.peek() {
-                Some(TokenTree::Group(arguments)) => arguments.delimiter() == Delimiter::Parenthesis,
-                Some(TokenTree::Punct(path)) => path.as_char() == ':',
-                _ => false,
-            },
-            _ => false,
-        };
-        if found {
-            return true;
-        }
-        after_dot = matches!(&token, TokenTree::Punct(dot) if dot.as_char() == '.');
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_of_config_are_found_wherever_they_stand() {
-        for (code, calls) in [
-            ("impl S { fn configure(cx: &Context) -> Self { S(cx.config().unwrap_or_default()) } }", true),
-            ("impl S { async fn update(&self, cx: &Context) { if let Ok(s) = cx.config::<Settings>() {} } }", true),
-            ("impl S { fn all(cx: &Context) -> Vec<u8> { vec![cx.config().unwrap()] } }", true),
-            ("impl S { fn update(&self) { self.config.host.len() } }", false),
-            ("impl S { fn config(&self) -> config::Config { config() } }", false),
-            ("impl S { fn update(&self) { println!(\"cx.config()\") } }", false),
-        ] {
-            let tokens: TokenStream = code.parse().unwrap();
-            assert_eq!(calls_config(tokens), calls, "{code}");
-        }
-    }
 }

@@ -7,5 +7,6 @@ pub(crate) mod dates;
 pub(crate) mod item;
 pub(crate) mod keys;
 pub(crate) mod names;
+pub(crate) mod reads;
 pub(crate) mod units;
 pub(crate) mod value;

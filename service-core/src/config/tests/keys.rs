@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::config::POSSIBLE;
 use crate::config::keys::{self, KEYS, Key};
 use crate::config::kinds::Kind;
 use crate::config::options::{DEFAULT_LEASE, Options};
@@ -66,6 +67,31 @@ fn synonyms_are_words_of_their_own() {
     assert_eq!(keys::suggest("max_retries"), Some("max_failures"));
     assert_eq!(keys::suggest("max_fails"), Some("max_failures"));
     assert_eq!(keys::suggest("colour"), None);
+}
+
+#[test]
+fn a_service_that_passes_its_context_on_may_have_settings_that_look_like_no_option() {
+    let possible: &ServiceDescriptor =
+        Box::leak(Box::new(ServiceDescriptor { settings: Some(POSSIBLE), ..new_descriptor(&[], None) }));
+    let resolve = |text: &'static str, undeclared| {
+        let target = Target { undeclared, ..Target::new("mail", possible, None) };
+        toml(text).load().resolve(target, &[]).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(resolve("[mail]\nbatch_size = 10\nverbose.level = 1", false), Ok(()));
+    for (text, key, near) in [
+        ("[mail]\nretries = 5", "retries", "max_failures"),
+        ("[mail]\nmax_fails = 3", "max_fails", "max_failures"),
+        ("[mail]\nschedule = \"x\"", "schedule", "cron"),
+        ("[mail]\nitnerval = 5", "itnerval", "interval"),
+    ] {
+        let message = format!(
+            "`{key}` of service `mail` (services.toml:2): unknown key, did you mean `{near}`? To have a setting `{key}`, add a \
+             parameter to `configure`: `fn configure(cx: &Context, settings: Settings)`"
+        );
+        assert_eq!(resolve(text, false), Err(message));
+    }
+    // A closure that builds the instance may read any setting.
+    assert_eq!(resolve("[mail]\nretries = 5", true), Ok(()));
 }
 
 #[test]

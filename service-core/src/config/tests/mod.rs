@@ -135,7 +135,7 @@ fn new_descriptor(
         file: "src/mail.rs",
         line: 7,
         attributes,
-        settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()) }),
+        settings: settings.map(|fields| crate::config::SettingsType { fields, check: |_, _| Ok(()), uncertain: false }),
         long_running: false,
     }
 }
