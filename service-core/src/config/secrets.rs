@@ -11,22 +11,22 @@ pub(crate) fn is_secret(key: &str) -> bool {
     ["token", "password", "secret", "key"].iter().any(|end| key.ends_with(end))
 }
 
+/// Where a secret in a text ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// A password at the last `@`, a parameter at the next `&`: they can contain any other character.
+    Last,
+    /// At a character that ends a URL or a parameter in most texts.
+    Usual,
+}
+
 /// Replaces the secrets in a text: the passwords of URLs (`postgres://user:password@host`), and parameters with the
-/// names of secrets (`?token=…`).
-pub(crate) fn redact(text: &str) -> String {
-    without(text, spans(text, is_end_of_url, "&;#,"))
-}
-
-/// The same for a text that is one URL, which may contain spaces and quotes by mistake.
-#[allow(dead_code, reason = "only databases use it")]
-pub(crate) fn redact_url(url: &str) -> String {
-    without(url, spans(url, |_| false, "&"))
-}
-
-fn without(text: &str, spans: Vec<Range<usize>>) -> String {
+/// names of secrets (`?token=…`). Some of the text behind a secret can be replaced, too, but no part of a secret is
+/// shown.
+pub(crate) fn redact_url(text: &str) -> String {
     let mut shown = String::new();
     let mut end = 0;
-    for span in spans {
+    for span in spans(text, End::Last) {
         shown.push_str(&text[end..span.start]);
         shown.push_str(REDACTED);
         end = span.end;
@@ -34,19 +34,14 @@ fn without(text: &str, spans: Vec<Range<usize>>) -> String {
     shown + &text[end..]
 }
 
-/// The secrets in a text.
+/// The secrets in a text, with both of their ends: the message of other code can contain a secret alone.
 pub(crate) fn in_text(text: &str) -> impl Iterator<Item = &str> {
-    spans(text, is_end_of_url, "&;#,").into_iter().map(|span| &text[span])
+    [End::Last, End::Usual].into_iter().flat_map(|end| spans(text, end)).map(|span| &text[span])
 }
 
-/// Whether a URL within a text ends before this character.
-fn is_end_of_url(c: char) -> bool {
-    c.is_whitespace() || "\"'`<>".contains(c)
-}
-
-/// The places of the secrets, from left to right. `is_end` finds the end of a URL, and `separators` end the value of a parameter.
-fn spans(text: &str, is_end: fn(char) -> bool, separators: &str) -> Vec<Range<usize>> {
-    let found = passwords(text, is_end).chain(parameters(text, is_end, separators));
+/// The places of the secrets, from left to right.
+fn spans(text: &str, end: End) -> Vec<Range<usize>> {
+    let found = passwords(text, end).chain(parameters(text, end));
     let mut spans: Vec<Range<usize>> = found.filter(|span| !span.is_empty()).collect();
     spans.sort_by_key(|span| span.start);
     spans.dedup_by(|later, earlier| {
@@ -59,30 +54,40 @@ fn spans(text: &str, is_end: fn(char) -> bool, separators: &str) -> Vec<Range<us
     spans
 }
 
-fn passwords(text: &str, is_end: fn(char) -> bool) -> impl Iterator<Item = Range<usize>> {
+fn passwords(text: &str, end: End) -> impl Iterator<Item = Range<usize>> {
     text.match_indices("://").filter_map(move |(at, separator)| {
         let start = at + separator.len();
-        let url = text[start..].split(is_end).next()?;
-        // A password can contain any character, so the last `@` counts as the one before the host.
+        let url = text[start..].split(|c| end.is_at(c, "")).next()?;
+        // A password can contain an `@`, so the last one counts as the one before the host.
         let (colon, at) = (url.find(':')?, url.rfind('@')?);
         Some(start + colon + 1..start + at)
     })
 }
 
-fn parameters(text: &str, is_end: fn(char) -> bool, separators: &str) -> impl Iterator<Item = Range<usize>> {
+fn parameters(text: &str, end: End) -> impl Iterator<Item = Range<usize>> {
     text.match_indices('=').filter_map(move |(at, _)| {
         let is_name = |c: char| c.is_alphanumeric() || "_-.%[]".contains(c);
-        let name = text[..at].rsplit(|c| !is_name(c)).next()?;
+        // `{ "api_key" = "…" }` is also a parameter.
+        let before = text[..at].trim_end_matches(|c: char| c.is_whitespace() || "\"'".contains(c));
+        let name = before.rsplit(|c| !is_name(c)).next()?;
         // The name of a parameter can be encoded.
         if !is_secret(name) && !name.contains('%') {
             return None;
         }
-        let value = &text[at + 1..];
-        let quote = value.chars().next().filter(|first| "\"'".contains(*first));
-        let (start, end) = match quote {
-            Some(quote) => (1, value[1..].find(quote).map_or(value.len(), |end| end + 1)),
-            None => (0, value.find(|c: char| is_end(c) || separators.contains(c)).unwrap_or(value.len())),
+        let value = text[at + 1..].trim_start();
+        let quote = value.chars().next().filter(|first| end == End::Usual && "\"'".contains(*first));
+        let (start, length) = match quote {
+            Some(quote) => (1, value[1..].find(quote)),
+            None => (0, value.find(|c| c == '&' || end.is_at(c, ";#,"))),
         };
-        Some(at + 1 + start..at + 1 + end)
+        let at = text.len() - value.len() + start;
+        Some(at..length.map_or(text.len(), |length| at + length))
     })
+}
+
+impl End {
+    /// Whether a character ends a URL or, with these separators, one of its parameters.
+    fn is_at(self, c: char, separators: &str) -> bool {
+        self == Self::Usual && (c.is_whitespace() || "\"'`<>".contains(c) || separators.contains(c))
+    }
 }

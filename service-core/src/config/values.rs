@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coercion;
 use super::layers::{Layer, Origin};
-use super::secrets::{REDACTED, in_text, is_secret, redact};
+use super::secrets::{REDACTED, in_text, is_secret, redact_url};
 use crate::humanize;
 
 /// A value, with the type in which its layer has it.
@@ -82,7 +83,7 @@ impl Value {
             Self::Float(value) => write!(out, "{value:?}"),
             Self::Time(value) => write!(out, "{}", humanize::exact(*value)),
             Self::Text { secret: true, .. } => write!(out, "{REDACTED}"),
-            Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", redact(text)),
+            Self::Str(text) | Self::Text { text, .. } => write!(out, "{:?}", redact_url(text)),
             Self::Broken { variable, .. } => write!(out, "\"${{{variable}}}\""),
             Self::List(items) => {
                 out.push('[');
@@ -114,8 +115,14 @@ impl Value {
             Self::Table(table) => {
                 table.iter().for_each(|(key, item)| item.value.secrets(secret || is_secret(key), found));
             }
-            Self::Text { text, secret: true } => found.push(text.clone()),
-            Self::Str(text) | Self::Text { text, .. } if secret => found.push(text.clone()),
+            Self::Text { text, secret: own } if secret || *own => {
+                found.push(text.clone());
+                // Other code has the items of the list or table that the text can be.
+                let items = coercion::items(text).into_iter().chain(coercion::table(text).map(Self::Table));
+                let whole = |item: &Self| matches!(item, Self::Text { text: item, .. } if item == text);
+                items.filter(|item| !whole(item)).for_each(|item| item.secrets(true, found));
+            }
+            Self::Str(text) if secret => found.push(text.clone()),
             Self::Str(text) | Self::Text { text, .. } => found.extend(in_text(text).map(str::to_owned)),
             Self::Int(_) | Self::Float(_) if secret => found.push(self.show(false)),
             _ => {}

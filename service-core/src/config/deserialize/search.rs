@@ -31,6 +31,8 @@ pub(super) struct Search<'a> {
     pub(super) probes: Vec<Probe>,
     /// The probes that were requested in any attempt.
     pub(super) requested: BTreeSet<usize>,
+    /// The values of fields of type `Secret` that were read.
+    secrets: BTreeSet<String>,
     attempts: usize,
     complete: bool,
     only_text: bool,
@@ -103,6 +105,7 @@ impl<'a> Search<'a> {
             settings: Value::Null,
             probes: Vec::new(),
             requested: BTreeSet::new(),
+            secrets: BTreeSet::new(),
             attempts: 0,
             complete,
             only_text: false,
@@ -127,7 +130,7 @@ impl<'a> Search<'a> {
         let mut found = SearchResult { best: None, failure: None };
         self.explore(Progress::default(), &mut found);
         let secrets = self.probes.iter().filter(|probe| probe.secret);
-        let mut texts = Vec::new();
+        let mut texts = Vec::from_iter(std::mem::take(&mut self.secrets));
         secrets.for_each(|probe| probe.value.secrets(true, &mut texts));
         describer.hide(texts);
         match (found.best, found.failure) {
@@ -231,6 +234,7 @@ impl<'a> Search<'a> {
             self.requested.insert(*probe);
             self.probes[*probe].secret |= secret;
         }
+        self.secrets.extend(shared.typed_secrets());
         Attempt { result, record, buffered: shared.probes() }
     }
 

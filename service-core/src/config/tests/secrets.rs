@@ -159,16 +159,23 @@ fn passwords_and_secret_parameters_of_urls_are_left_out() {
     for (text, shown) in [
         ("postgres://app:hunter2@db/x", "postgres://app:•••@db/x"),
         ("postgres://app@db:5432/x", "postgres://app@db:5432/x"),
+        ("postgres://app:hunter2'hunter2@db/x", "postgres://app:•••@db/x"),
+        ("postgres://app:hunter2<hunter2@db/x", "postgres://app:•••@db/x"),
+        ("the database: postgres://app:hunter2 hunter2@db/x", "the database: postgres://app:•••@db/x"),
         ("postgres://app:hun@ter2:/hunter2@db:5432/x", "postgres://app:•••@db:5432/x"),
         ("jdbc:postgresql://db/x?user=app&password=hunter2", "jdbc:postgresql://db/x?user=app&password=•••"),
         ("https://h/p?token=hunter2&page=2", "https://h/p?token=•••&page=2"),
-        ("https://h/p?page=2&API_KEY=hunter2#top", "https://h/p?page=2&API_KEY=•••#top"),
+        ("https://h/p?page=2&API_KEY=hunter2#hunter2", "https://h/p?page=2&API_KEY=•••"),
         ("https://h/#access_token=hunter2", "https://h/#access_token=•••"),
         ("https://h/p?pass%77ord=hunter2", "https://h/p?pass%77ord=•••"),
-        ("https://h/p?client-secret=hunter2;x=1", "https://h/p?client-secret=•••;x=1"),
-        ("https://u:hunter2@a/ https://v:hunter2@b/?key=hunter2", "https://u:•••@a/ https://v:•••@b/?key=•••"),
+        ("https://h/p?client-secret=hunter2;hunter2,x&y=1", "https://h/p?client-secret=•••&y=1"),
+        ("https://h/p?password=hunter2 hunter2", "https://h/p?password=•••"),
+        ("https://u:hunter2@a/ https://v:hunter2@b/?key=hunter2", "https://u:•••@b/?key=•••"),
         ("host=db user=app password=hunter2", "host=db user=app password=•••"),
-        ("host=db password='hunter2 hunter2' x=1", "host=db password='•••' x=1"),
+        ("host=db password=hunter2 hunter2", "host=db password=•••"),
+        ("host=db password='hunter2 'hunter2 x=1", "host=db password=•••"),
+        ("{ api_key = 'hunter2', x = 1 }", "{ api_key = •••"),
+        ("host=db password='hunter2 hunter2' x=1", "host=db password=•••"),
         ("https://h/p?keyboard=us&x=a:b@c", "https://h/p?keyboard=us&x=a:•••@c"),
         ("https://h/p?q=1&token=", "https://h/p?q=1&token="),
         ("no url: a=b", "no url: a=b"),
@@ -206,6 +213,58 @@ fn secrets_of_urls_are_left_out_of_messages_of_other_code() {
         inner: T,
     }
     assert_eq!(fails::<Flat<One<Refused>>>(given()), message);
+    // With unusual characters, and as far as other code takes them for the secret.
+    for url in [
+        "postgres://app:hunter2'hunter2<hunter2 hunter2@db",
+        "postgres://app:hunter2@db/x?password=hunter2;hunter2 'hunter2#hunter2",
+        "postgres://app:hunter2@db and ops@example.org",
+    ] {
+        let text = format!("[mail]\nvalue = \"{url}\"");
+        fails::<One<Refused>>(Given { toml: text.leak(), ..Given::default() });
+    }
+    fails::<One<Refused>>(env([("SERVICES__MAIL__VALUE", "{ url = 'x://:', api_key = 'hunter2' }")]));
+}
+
+#[test]
+fn a_part_of_a_secret_is_left_out_of_messages_of_other_code() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "Keyed<serde_json::Value>")]
+    struct Refused;
+    impl TryFrom<Keyed<serde_json::Value>> for Refused {
+        type Error = String;
+        fn try_from(keyed: Keyed<serde_json::Value>) -> Result<Self, String> {
+            Err(match &keyed.api_key {
+                serde_json::Value::Array(items) => format!("{} is refused", items[0]),
+                serde_json::Value::Object(table) => format!("{} is refused", table["a"]),
+                other => format!("{} is refused", other.as_str().unwrap_or_default().split(',').next_back().unwrap()),
+            })
+        }
+    }
+    for text in ["a,hunter2", "['hunter2', 'b']", "{ a = 'hunter2' }"] {
+        fails::<Refused>(env([("SERVICES__MAIL__API_KEY", text)]));
+        fails::<One<Refused>>(env([("SERVICES__MAIL__VALUE__API_KEY", text)]));
+    }
+}
+
+#[test]
+fn a_secret_beside_flattened_settings_is_left_out_of_messages_of_other_code() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "Both")]
+    struct Refused;
+    #[derive(Deserialize, Debug)]
+    struct Both {
+        value: Secret<String>,
+        #[serde(flatten)]
+        rest: std::collections::BTreeMap<String, u32>,
+    }
+    impl TryFrom<Both> for Refused {
+        type Error = String;
+        fn try_from(both: Both) -> Result<Self, String> {
+            Err(format!("{} with {:?} is refused", both.value.expose(), both.rest))
+        }
+    }
+    let message = fails::<Refused>(toml("[mail]\nvalue = \"hunter2\"\ncount = 5"));
+    assert!(message.ends_with("••• with {\"count\": 5} is refused"), "{message}");
 }
 
 #[test]
