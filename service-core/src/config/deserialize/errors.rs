@@ -54,6 +54,11 @@ impl From<Problem> for Error {
 }
 
 impl Error {
+    /// Requests a type for a probe.
+    pub(super) fn request(probe: usize, expected: &str) -> Self {
+        de::Error::invalid_type(Unexpected::Bytes(&probe_bytes(probe)), &expected)
+    }
+
     /// Whether it is the constant error of a `Secret`, which replaces every error from inside.
     pub(super) fn is_of_secret(&self) -> bool {
         matches!(&self.problem, Problem::Message(text) if text == INVALID)

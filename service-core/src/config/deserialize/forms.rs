@@ -12,8 +12,9 @@ pub(super) struct Form {
     pub(super) retyped: bool,
 }
 
-/// The forms of a value for an expected type, the most likely first.
-pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
+/// The forms of a value for an expected type, the most likely first. An item of a list is only split into items if its
+/// type is known to be a list: else there would be no end.
+pub(super) fn forms(value: &Value, expected: &str, is_item: bool) -> Vec<Form> {
     if expected == "struct Duration" {
         let parts = |time: Duration| list([time.as_secs().into(), time.subsec_nanos().into()]);
         let natural = |value| Form { value, retyped: false };
@@ -47,7 +48,7 @@ pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
         _ if starts(&["struct ", "struct variant "]) => vec![table()],
         _ if starts(&["a tuple of size ", "an array of length ", "tuple struct ", "tuple variant "]) => vec![items()],
         // The term of a type that is not known here.
-        _ => vec![Some(natural.clone()), Some(string()), number(), boolean(), items(), table()],
+        _ => vec![Some(natural.clone()), Some(string()), number(), boolean(), items().filter(|_| !is_item), table()],
     };
     if text.is_empty() {
         // For an `Option`; other types do not accept it.
@@ -56,8 +57,8 @@ pub(super) fn forms(value: &Value, expected: &str) -> Vec<Form> {
     let is_string = matches!(natural, Value::Str(_));
     let mut forms: Vec<Form> = Vec::new();
     for value in values.into_iter().flatten() {
-        if !forms.iter().any(|form| form.value == value) {
-            forms.push(Form { retyped: !is_string && value != natural, value });
+        if !forms.iter().any(|form| form.value.equals(&value)) {
+            forms.push(Form { retyped: !is_string && !value.equals(&natural), value });
         }
     }
     forms

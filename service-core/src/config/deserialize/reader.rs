@@ -176,6 +176,7 @@ impl<'a> Reader<'a> {
     fn sequence<'de, V: Visitor<'de>>(&self, visitor: V) -> Result<V::Value, Error> {
         match (self.value, self.origin) {
             (Value::Text { text, .. }, Some(origin)) => {
+                self.request("a sequence")?;
                 let items: Vec<Node> = coercion::items(text).into_iter().map(|item| Node::new(item, origin)).collect();
                 self.list(&items, visitor)
             }
@@ -184,17 +185,27 @@ impl<'a> Reader<'a> {
     }
 
     fn map<'de, V: Visitor<'de>>(&self, names: Names, visitor: V) -> Result<V::Value, Error> {
-        match (self.value, self.origin) {
+        match (self.value, self.table_of_text()?) {
             (Value::Table(table), _) => self.table(table, names, visitor),
-            (Value::Text { text, .. }, Some(origin)) => match coercion::table(text) {
-                Some(table) => match Node::new(Value::Table(table), origin).value {
-                    Value::Table(table) => self.table(&table, names, visitor),
-                    _ => self.any(visitor),
-                },
-                None => self.any(visitor),
-            },
+            (_, Some(table)) => self.table(&table, names, visitor),
             _ => self.any(visitor),
         }
+    }
+
+    /// The inline table that is the text of the value.
+    fn table_of_text(&self) -> Result<Option<Table>, Error> {
+        let (Value::Text { text, .. }, Some(origin)) = (self.value, self.origin) else { return Ok(None) };
+        let Some(table) = coercion::table(text) else { return Ok(None) };
+        self.request("a map")?;
+        Ok(Some(table.into_iter().map(|(key, node)| (key, Node::new(node.value, origin))).collect()))
+    }
+
+    /// In a search, requests the type of a text that is split into several values: they become probes.
+    fn request(&self, expected: &str) -> Result<(), Error> {
+        let Some(probe) = self.probe else { return Ok(()) };
+        // If the type drops the error, the value counts as unread.
+        self.shared.probes.borrow_mut().insert(probe);
+        Err(Error::request(probe, expected))
     }
 
     /// Visits a time as `Duration`, which is a struct in serde.

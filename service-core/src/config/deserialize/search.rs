@@ -19,7 +19,8 @@ use crate::config::errors::ConfigError;
 use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
 
-/// If there are more values, only text from the environment becomes probes.
+/// If there are more values, only text from the environment becomes probes. If lists and tables that are text
+/// have more values, these do not.
 const MOST_PROBES: usize = 500;
 /// Untagged enums in lists have very many combinations of variants.
 const MOST_ATTEMPTS: usize = 2_000;
@@ -29,6 +30,8 @@ pub(super) struct Search<'a> {
     /// The settings. Each value is a probe, or the form that is tried.
     pub(super) settings: Value,
     pub(super) probes: Vec<Probe>,
+    /// The number of probes at the start. Later ones are inside of texts.
+    of_settings: usize,
     /// The probes that were requested in any attempt.
     pub(super) requested: BTreeSet<usize>,
     /// The values of fields of type `Secret` that were read.
@@ -104,6 +107,7 @@ impl<'a> Search<'a> {
             read,
             settings: Value::Null,
             probes: Vec::new(),
+            of_settings: 0,
             requested: BTreeSet::new(),
             secrets: BTreeSet::new(),
             attempts: 0,
@@ -115,6 +119,7 @@ impl<'a> Search<'a> {
             search.probes.clear();
             search.settings = search.with_probes(settings, &Path::new());
             if search.probes.len() <= MOST_PROBES {
+                (search.only_text, search.of_settings) = (false, search.probes.len());
                 return Some(search);
             }
         }
@@ -126,7 +131,6 @@ impl<'a> Search<'a> {
     /// # Errors
     /// The error of the attempt that got furthest.
     pub(super) fn run(&mut self, describer: &mut Describer<'_>) -> Result<Nth, ConfigError> {
-        let of_settings = self.probes.len();
         let mut found = SearchResult { best: None, failure: None };
         self.explore(Progress::default(), &mut found);
         let secrets = self.probes.iter().filter(|probe| probe.secret);
@@ -135,9 +139,8 @@ impl<'a> Search<'a> {
         describer.hide(texts);
         match (found.best, found.failure) {
             (Some(best), _) => {
-                let unknown =
-                    best.unread.iter().filter(|probe| **probe < of_settings && !self.requested.contains(probe));
-                let unknown: Vec<usize> = unknown.copied().collect();
+                let is_unknown = |probe: &usize| *probe < self.of_settings && !self.requested.contains(probe);
+                let unknown: Vec<usize> = best.unread.iter().copied().filter(is_unknown).collect();
                 self.settings = best.settings;
                 match unknown.into_iter().find(|probe| self.complete && self.is_unknown(*probe)) {
                     Some(probe) => Err(describer.unread(&self.probes[probe].path)),
@@ -286,15 +289,20 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// Replaces a probe by a form of its value. The values inside become probes.
+    /// Replaces a probe by a form of its value. The values inside become probes, if they are not too many.
     fn give(&mut self, request: &Request, form: &Form) {
         let path = self.probes[request.probe].path.clone();
         let value = match path::find(&self.settings, &path).origin {
             Some(origin) => Node::new(form.value.clone(), origin).value,
             None => form.value.clone(),
         };
-        let value = self.with_items_as_probes(value, &path);
-        self.put(&path, value);
+        let before = self.probes.len();
+        let mut probed = self.with_items_as_probes(value.clone(), &path);
+        if self.probes.len() - self.of_settings > MOST_PROBES {
+            self.probes.truncate(before);
+            probed = value;
+        }
+        self.put(&path, probed);
     }
 
     /// Replaces a value of the settings, and returns the old one.
@@ -346,7 +354,8 @@ impl<'a> Search<'a> {
         let mut all: Vec<(Request, Vec<Form>)> = Vec::new();
         for request in requests {
             if !all.iter().any(|(known, _)| known.probe == request.probe && known.expected == request.expected) {
-                let forms = forms(&self.probes[request.probe].value, &request.expected);
+                let Probe { path, value, .. } = &self.probes[request.probe];
+                let forms = forms(value, &request.expected, matches!(path.last(), Some(Step::Item(_))));
                 all.push((request, forms));
             }
         }

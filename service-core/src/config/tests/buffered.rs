@@ -371,6 +371,74 @@ fn an_untagged_enum_does_not_take_a_variant_that_leaves_values_unread() {
 }
 
 #[test]
+fn the_items_and_keys_of_a_text_are_read_as_settings_of_their_own() {
+    #[derive(Deserialize, Debug, PartialEq, Clone)]
+    struct Timed {
+        max_age: Duration,
+        verbose: bool,
+    }
+    #[derive(Deserialize, Debug, PartialEq, Clone)]
+    struct Named {
+        word: String,
+        #[serde(flatten)]
+        timed: Timed,
+    }
+    #[derive(Deserialize, Debug, PartialEq, Clone)]
+    #[serde(tag = "kind")]
+    enum Kind {
+        Timed { max_age: Duration, count: u8 },
+        Empty,
+    }
+    let timed = Kind::Timed { max_age: s(300), count: 5 };
+    let text = "[{ kind = 'Timed', count = 5, max_age = '5m' }, { kind = 'Empty' }]";
+    assert_eq!(variable(text), Ok(vec![timed.clone(), Kind::Empty]));
+    assert_eq!(file(text), Ok(vec![timed.clone(), Kind::Empty]));
+    let text = "{ a = { kind = 'Timed', count = 5, max_age = '5m' } }";
+    assert_eq!(variable(text), Ok(HashMap::from([("a".to_owned(), timed.clone())])));
+    assert_eq!(variable("{ kind = 'Timed', count = 5, max_age = '5m' }"), Ok(timed.clone()));
+    assert_eq!(variable("{ kind = 'Timed', count = 5, max_age = '5m' }"), Ok(Some(timed.clone())));
+    let named = Named { word: "x".to_owned(), timed: Timed { max_age: s(300), verbose: true } };
+    let text = "{ word = 'x', max_age = '5m', verbose = true }";
+    assert_eq!(variable(text), Ok(named.clone()));
+    assert_eq!(variable(&*format!("[{text}]").leak()), Ok(vec![named.clone()]));
+    assert_eq!(variable(&*format!("[[{text}], 7]").leak()), Ok((vec![named.clone()], 7_u8)));
+    assert_eq!(variable("5m,x"), Ok(vec![TimeFirst::Time(s(300)), TimeFirst::Word("x".to_owned())]));
+    assert_eq!(variable("yes,no"), Ok(vec![FlagFirst::Flag(true), FlagFirst::Flag(false)]));
+    assert_eq!(variable("yes,7"), Ok((FlagFirst::Flag(true), 7_u8)));
+    // A text that replaces `${…}`.
+    let given = toml("[mail]\nvalue = \"${TIMES}\"").env([("TIMES", "5m,x")]);
+    assert_eq!(both(given), Ok(vec![TimeFirst::Time(s(300)), TimeFirst::Word("x".to_owned())]));
+    assert_eq!(
+        variable::<Vec<Kind>>("[{ kind = 'Timed', count = 5, max_age = 'soon' }]"),
+        Err(format!(
+            "`value[0].max_age` of service `mail` (environment variable SERVICES__MAIL__VALUE): found \"soon\", expected a time in {}",
+            crate::config::units::TIME_FORMS
+        ))
+    );
+    assert_eq!(
+        variable::<Vec<Kind>>("[{ kind = 'Timd' }]"),
+        Err("`value[0].kind` of service `mail` (environment variable SERVICES__MAIL__VALUE): found \"Timd\", expected \"Timed\" or \"Empty\"".to_owned())
+    );
+}
+
+#[test]
+fn a_list_whose_errors_are_dropped_is_read_beside_flattened_settings() {
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Settings {
+        #[serde(deserialize_with = "lenient")]
+        list: Option<Vec<u8>>,
+        #[serde(flatten)]
+        rest: BTreeMap<String, String>,
+    }
+    fn lenient<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Vec::deserialize(d).ok())
+    }
+    let list = |text| env([("SERVICES__MAIL__LIST", text), ("SERVICES__MAIL__A", "b")]).settings::<Settings>();
+    assert_eq!(list("1,2").unwrap().list, Some(vec![1, 2]));
+    assert_eq!(list("1,x").unwrap().list, None);
+}
+
+#[test]
 fn what_is_wrong_behind_flatten_is_named_with_its_key_place_and_expectation() {
     let whole = "a whole number from 0 to 255";
     let at = "`value` of service `mail` (environment variable SERVICES__MAIL__VALUE): ";
@@ -556,6 +624,14 @@ fn many_values_behind_flatten_are_read_in_a_moment() {
     // More than that are taken as they would be in the file.
     let many = variables(2_000).settings::<Flat<HashMap<String, u32>>>().unwrap().inner;
     assert_eq!((many.len(), many["key1999"]), (2_000, 1_999));
+    // So are the items of one variable, if they are more than that.
+    let items = vec!["7"; 2_000].join(",");
+    assert_eq!(variable(items.clone().leak()), Ok(vec![7_u8; 2_000]));
+    assert_eq!(variable(items.leak()), Ok(Vec::from_iter((0..2_000).map(|_| NumberFirst::Number(7)))));
+    let lists = [("SERVICES__MAIL__A", vec!["x"; 400].join(",")), ("SERVICES__MAIL__B", vec!["yes"; 400].join(","))];
+    let given = Given { env: lists.map(|(name, text)| (name, &*text.leak())).to_vec(), ..Given::default() };
+    let lists = given.settings::<HashMap<String, Vec<FlagFirst>>>().unwrap();
+    assert_eq!((&lists["a"][399], lists["b"].len()), (&FlagFirst::Word("x".to_owned()), 400));
     // Twenty values that could each be one of two variants, beside one that nothing reads.
     #[derive(Deserialize, Debug)]
     struct Choices {
