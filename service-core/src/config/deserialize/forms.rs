@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::config::coercion;
-use crate::config::values::{Value, list};
+use crate::config::layers::{Layer, Origin};
+use crate::config::values::{Node, Value, list};
 
 /// A form of a value.
 pub(super) struct Form {
@@ -12,11 +13,32 @@ pub(super) struct Form {
     pub(super) retyped: bool,
 }
 
+/// The term of serde for the type of a time.
+pub(super) const TIME: &str = "struct Duration";
+
+/// Whether a type accepts any value of the kind that this one is. Of other types it is not known.
+pub(super) fn accepts(expected: &str, value: &Value) -> bool {
+    match value {
+        Value::Str(_) | Value::Time(_) => expected == "a string",
+        Value::Int(_) | Value::Float(_) => is_number(expected),
+        _ => true,
+    }
+}
+
+fn is_number(expected: &str) -> bool {
+    let expected = expected.strip_prefix("a nonzero ").unwrap_or(expected);
+    ["u8", "u16", "u32", "u64", "usize", "i8", "i16", "i32", "i64", "isize", "f32", "f64"].contains(&expected)
+}
+
 /// The forms of a value for an expected type, the most likely first. An item of a list is only split into items if its
 /// type is known to be a list: else there would be no end.
 pub(super) fn forms(value: &Value, expected: &str, is_item: bool) -> Vec<Form> {
-    if expected == "struct Duration" {
-        let parts = |time: Duration| list([time.as_secs().into(), time.subsec_nanos().into()]);
+    if expected == TIME {
+        let nowhere = Origin::new(Layer::Default, "");
+        let parts = |time: Duration| {
+            let parts = [("secs", Value::from(time.as_secs())), ("nanos", time.subsec_nanos().into())];
+            Value::Table(parts.map(|(key, part)| (key.to_owned(), Node::new(part, &nowhere))).into())
+        };
         let natural = |value| Form { value, retyped: false };
         let absent = matches!(value, Value::Text { text, .. } if text.is_empty()).then_some(Value::Null);
         return absent.into_iter().chain(coercion::duration(value).map(parts)).map(natural).collect();
@@ -35,10 +57,8 @@ pub(super) fn forms(value: &Value, expected: &str, is_item: bool) -> Vec<Form> {
     };
     let boolean = || coercion::boolean(value).map(Value::Bool);
     let starts = |beginnings: &[&str]| beginnings.iter().any(|beginning| expected.starts_with(beginning));
-    let mut values = match expected.strip_prefix("a nonzero ").unwrap_or(expected) {
-        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" | "f32" | "f64" => {
-            vec![number()]
-        }
+    let mut values = match expected {
+        _ if is_number(expected) => vec![number()],
         "a boolean" => vec![boolean()],
         "a sequence" => vec![items()],
         "a map" => vec![table()],

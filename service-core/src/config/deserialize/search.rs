@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::describe::Describer;
 use super::errors::{self, Error, Problem, Record, Request};
-use super::forms::{Form, forms};
+use super::forms::{Form, TIME, accepts, forms};
 use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, ReaderState};
 use crate::config::errors::ConfigError;
@@ -289,7 +289,8 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// Replaces a probe by a form of its value. The values inside become probes, if they are not too many.
+    /// Replaces a probe by a form of its value. The values inside become probes, if they are not too many. The parts of
+    /// a time do not: they would be times themselves.
     fn give(&mut self, request: &Request, form: &Form) {
         let path = self.probes[request.probe].path.clone();
         let value = match path::find(&self.settings, &path).origin {
@@ -298,7 +299,7 @@ impl<'a> Search<'a> {
         };
         let before = self.probes.len();
         let mut probed = self.with_items_as_probes(value.clone(), &path);
-        if self.probes.len() - self.of_settings > MOST_PROBES {
+        if self.probes.len() - self.of_settings > MOST_PROBES || request.expected == TIME {
             self.probes.truncate(before);
             probed = value;
         }
@@ -349,14 +350,21 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The requests with the possible answers, each request once.
+    /// The requests with the possible answers, each request once. A time comes before the types that may not accept its
+    /// text: else a later variant, such as a string, would accept the text.
     fn with_forms(&self, requests: Vec<Request>) -> Vec<(Request, Vec<Form>)> {
         let mut all: Vec<(Request, Vec<Form>)> = Vec::new();
         for request in requests {
             if !all.iter().any(|(known, _)| known.probe == request.probe && known.expected == request.expected) {
                 let Probe { path, value, .. } = &self.probes[request.probe];
                 let forms = forms(value, &request.expected, matches!(path.last(), Some(Step::Item(_))));
-                all.push((request, forms));
+                let mut earlier = all.iter().filter(|(known, _)| known.probe == request.probe);
+                let is_accepted = earlier.any(|(known, forms)| {
+                    forms.first().is_some_and(|form| !form.retyped && accepts(&known.expected, &form.value))
+                });
+                let first = all.iter().position(|(known, _)| known.probe == request.probe);
+                let is_first = request.expected == TIME && !forms.is_empty() && !is_accepted;
+                all.insert(first.filter(|_| is_first).unwrap_or(all.len()), (request, forms));
             }
         }
         all

@@ -321,6 +321,11 @@ untagged! {
     TimeFirst { Time(Duration), Word(String) }
     TimeOrNumber { Time(Duration), Number(u32) }
     NumberOrTime { Number(u32), Time(Duration) }
+    TimeSecond { Number(u32), Time(Duration), Word(String) }
+    TimeThird { Level(Level), Address(std::net::IpAddr), Time(Duration), Word(String) }
+    TimeAfterFlag { Flag(bool), Time(Duration), Number(u32) }
+    TimeAfterWord { Level(Level), Word(String), Time(Duration) }
+    TimeAfterLists { Times(Vec<Duration>), Numbers(Vec<u64>), Named(HashMap<String, Duration>), Time(Duration) }
     Source { Full(Common), Short { account: u64 } }
     ShortFirst { Short { account: u64 }, Full(Common) }
     ById { Word { id: String, x: u8 }, Number { id: u64, x: u8 } }
@@ -348,6 +353,28 @@ fn an_untagged_enum_is_the_variant_that_the_same_value_in_the_file_would_be() {
     assert_eq!(variable("30"), Ok(NumberOrTime::Number(30)));
     assert_eq!(file("30"), Ok(NumberOrTime::Number(30)));
     assert_eq!(variable("5m"), Ok(NumberOrTime::Time(s(300))));
+    let read = |text: &'static str, quoted: &'static str| {
+        let (second, third) = (variable::<TimeSecond>(text), variable::<TimeThird>(text));
+        assert_eq!((&second, &third), (&file(quoted), &file(quoted)));
+        (second.unwrap(), third.unwrap())
+    };
+    assert_eq!(read("5m", "'5m'"), (TimeSecond::Time(s(300)), TimeThird::Time(s(300))));
+    assert_eq!(read("30", "30"), (TimeSecond::Number(30), TimeThird::Time(s(30))));
+    assert_eq!(read("x", "'x'"), (TimeSecond::Word("x".to_owned()), TimeThird::Word("x".to_owned())));
+    assert_eq!(read("low", "'low'").1, TimeThird::Level(Level::Low));
+    assert_eq!(read("::1", "'::1'").1, TimeThird::Address(std::net::Ipv6Addr::LOCALHOST.into()));
+    assert_eq!(file("'5m'"), Ok(TimeAfterLists::Time(s(300))));
+    assert_eq!(file("30"), Ok(TimeAfterLists::Time(s(30))));
+    assert_eq!(file("['5m', 30]"), Ok(TimeAfterLists::Times(vec![s(300), s(30)])));
+    assert_eq!(file("{ a = '5m' }"), Ok(TimeAfterLists::Named(HashMap::from([("a".to_owned(), s(300))]))));
+    assert_eq!(file("30"), Ok(TimeAfterFlag::Time(s(30))));
+    assert_eq!(file("true"), Ok(TimeAfterFlag::Flag(true)));
+    assert_eq!(variable("5m"), Ok(TimeAfterWord::Word("5m".to_owned())));
+    assert_eq!(file("'5m'"), Ok(TimeAfterWord::Word("5m".to_owned())));
+    let times = Vec::from_iter((0..20).map(|_| TimeThird::Time(s(300))));
+    let list = format!("[{}]", ["'5m'"; 20].join(", ")).leak();
+    assert_eq!((variable(list), file(list)), (Ok(times), Ok(Vec::from_iter((0..20).map(|_| TimeThird::Time(s(300)))))));
+    assert_eq!(toml("").set("mail.value", s(90)).settings::<One<TimeSecond>>().unwrap().value, TimeSecond::Time(s(90)));
     assert_eq!(
         variable("1,x,3"),
         Ok(vec![NumberFirst::Number(1), NumberFirst::Word("x".to_owned()), NumberFirst::Number(3)])
