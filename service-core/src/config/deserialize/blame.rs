@@ -36,6 +36,16 @@ impl Search<'_> {
                     let replace = |table: &mut Value, probe: Node| *table = probe.value;
                     search.expected_of_probe(table, replace).as_ref() == Some(expected)
                 }),
+            // A list of a wrong length: with an item less, the error is another one.
+            Problem::InvalidType { unexpected, .. } if unexpected.ends_with(" items") => {
+                self.find_table(&at, |search, list| {
+                    let Some(Value::List(items)) = path::find_mut(&mut search.settings, list) else { return false };
+                    let has_length = *unexpected == format!("{} items", items.len());
+                    let stays = |problem: &Problem| matches!(problem, Problem::InvalidType { unexpected: other, .. } if other == unexpected);
+                    items.pop();
+                    has_length && !search.attempt().result.is_err_and(|error| stays(&error.problem))
+                })
+            }
             // With several errors, the last one is about the enum that dropped the others.
             _ if errors == 1 => last.map(|request| self.probes[request.probe].path.clone()),
             _ => None,

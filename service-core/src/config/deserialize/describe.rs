@@ -122,6 +122,7 @@ impl<'a> Describer<'a> {
     fn unexpected(&self, unexpected: &str, found: &Located<'_>) -> String {
         match unexpected {
             "map" | "sequence" => found.value.kind().to_owned(),
+            "1 items" => "1 item".to_owned(),
             other => self.clean(other),
         }
     }

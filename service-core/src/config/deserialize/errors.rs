@@ -186,6 +186,9 @@ fn probe_of(text: &str) -> Option<usize> {
 
 /// The term of serde for an expected type, in plain language.
 pub(super) fn in_words(expected: &str) -> String {
+    if let Some(length) = list_length(expected) {
+        return format!("a list of {length} {}", if length == "1" { "item" } else { "items" });
+    }
     let words = match expected {
         "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
@@ -207,4 +210,11 @@ pub(super) fn in_words(expected: &str) -> String {
         other => other,
     };
     words.to_owned()
+}
+
+/// The length in a term for a list of fixed length.
+fn list_length(expected: &str) -> Option<&str> {
+    let start = ["a tuple of size ", "an array of length "].into_iter().find_map(|start| expected.strip_prefix(start));
+    let mut ends = [" elements in sequence", " element in sequence"].into_iter();
+    start.or_else(|| ends.find_map(|end| expected.strip_suffix(end)))
 }

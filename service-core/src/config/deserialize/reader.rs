@@ -145,7 +145,16 @@ impl<'a> Reader<'a> {
     }
 
     fn list<'de, V: Visitor<'de>>(&self, items: &[Node], visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_seq(Items { reader: self, items: items.iter().enumerate() })
+        let mut access = Items { reader: self, items: items.iter().enumerate() };
+        let value = visitor.visit_seq(&mut access)?;
+        match access.items.len() {
+            0 => Ok(value),
+            // In the terms of serde for a buffered list.
+            left => {
+                let expected = format!("{} elements in sequence", items.len() - left);
+                Err(de::Error::invalid_length(items.len(), &expected.as_str()))
+            }
+        }
     }
 
     fn table<'de, V: Visitor<'de>>(&self, table: &Table, names: Names, visitor: V) -> Result<V::Value, Error> {

@@ -511,6 +511,29 @@ fn what_is_wrong_behind_flatten_is_named_with_its_key_place_and_expectation() {
 }
 
 #[test]
+fn a_list_of_a_wrong_length_is_an_error() {
+    let given = |text: &'static str| env([("SERVICES__MAIL__VALUE", text), ("SERVICES__MAIL__AT", "1,2,3")]);
+    let at = "`value` of service `mail` (environment variable SERVICES__MAIL__VALUE): ";
+    let two = "expected a list of 2 items";
+    assert_eq!(both::<[u8; 2]>(given("1,2,3")), Err(format!("{at}found \"1,2,3\", {two}")));
+    assert_eq!(both::<[u8; 2]>(given("1")), Err(format!("{at}found \"1\", {two}")));
+    assert_eq!(both::<(u8, String)>(given("[1, 'b', 3]")), Err(format!("{at}found \"[1, 'b', 3]\", {two}")));
+    assert_eq!(both::<(u8,)>(given("1,2")), Err(format!("{at}found \"1,2\", expected a list of 1 item")));
+    assert_eq!(both::<Option<[u8; 2]>>(given("1,2,3")), Err(format!("{at}found \"1,2,3\", {two}")));
+    assert_eq!(
+        both::<Vec<[u8; 2]>>(given("[[1, 2], [1, 2, 3]]")),
+        Err("`value[1]` of service `mail` (environment variable SERVICES__MAIL__VALUE): found 3 items, expected a list of 2 items".to_owned())
+    );
+    let at = "`value` of service `mail` (services.toml:2): ";
+    assert_eq!(file::<[u8; 2]>("[1, 2, 3, 4]"), Err(format!("{at}found 4 items, {two}")));
+    assert_eq!(file::<[u8; 2]>("[1]"), Err(format!("{at}found 1 item, {two}")));
+    assert_eq!(file::<(u8, String)>("[1, 'b', 3]"), Err(format!("{at}found 3 items, {two}")));
+    assert_eq!(file::<Pair>("[1, 'b', 3]"), Err(format!("{at}found 3 items, {two}")));
+    assert_eq!(file("[1, 'b']"), Ok(Pair(1, "b".to_owned())));
+    assert_eq!(file("[1, 2]"), Ok([1_u8, 2]));
+}
+
+#[test]
 fn the_right_one_of_several_values_is_named() {
     let given = env(COMMON).env([("SERVICES__MAIL__VERBOSE", "maybe")]);
     assert_eq!(
