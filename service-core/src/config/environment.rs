@@ -13,6 +13,11 @@ use super::values::{self, Node, Table, Value};
 /// The prefix of all variables that set a key.
 const PREFIX: &str = "SERVICES__";
 
+/// The variable that names the file.
+const FILE: &str = "SERVICES_CONFIG";
+/// The problem of a variable.
+const NOT_TEXT: &str = "it is not valid UTF-8";
+
 /// The environment as it was when the program started.
 #[derive(Default)]
 pub(crate) struct Env {
@@ -24,27 +29,29 @@ impl Env {
     pub(crate) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut env = Self::default();
         for (name, value) in variables {
-            let Ok(name) = name.into_string() else { continue };
-            match value.into_string() {
-                Ok(value) => drop(env.variables.insert(name, value)),
-                Err(_) => drop(env.not_text.insert(name)),
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(env.variables.insert(name, value)),
+                (Ok(name), Err(_)) => drop(env.not_text.insert(name)),
+                // Its `�` is in no name that is looked for.
+                (Err(name), _) => drop(env.not_text.insert(name.to_string_lossy().into_owned())),
             }
         }
         env
     }
 
-    /// The value of a variable, if it is not empty.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    /// The name of the file in `SERVICES_CONFIG`, if it is not empty.
+    pub(crate) fn file(&self) -> Result<Option<&str>, ConfigError> {
+        match self.not_text.contains(FILE) {
+            true => Err(named(FILE, NOT_TEXT.to_owned())),
+            false => Ok(self.variables.get(FILE).map(String::as_str).filter(|value| !value.is_empty())),
+        }
     }
 
     /// Every `SERVICES__…` variable, by section.
     pub(crate) fn sections(&self) -> (BTreeMap<String, Table>, Vec<ConfigError>) {
         let (mut sections, mut errors) = (BTreeMap::<String, Table>::new(), Vec::new());
-        let named =
-            |name: &str, problem: String| ConfigError::Name { name: format!("environment variable {name}"), problem };
         for name in self.not_text.iter().filter(|name| name.starts_with(PREFIX)) {
-            errors.push(named(name, "its value is not valid UTF-8".to_owned()));
+            errors.push(named(name, NOT_TEXT.to_owned()));
         }
         for (name, text) in &self.variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
@@ -100,10 +107,15 @@ impl Env {
     fn read(&self, variable: &str) -> Result<&str, &'static str> {
         match self.variables.get(variable) {
             Some(value) => Ok(value),
-            None if self.not_text.contains(variable) => Err("its value is not valid UTF-8"),
+            None if self.not_text.contains(variable) => Err(NOT_TEXT),
             None => Err("the environment variable is not set"),
         }
     }
+}
+
+/// An error about a variable.
+fn named(name: &str, problem: String) -> ConfigError {
+    ConfigError::Name { name: format!("environment variable {name}"), problem }
 }
 
 fn is_name(variable: &str) -> bool {

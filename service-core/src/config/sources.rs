@@ -372,10 +372,11 @@ fn read_file(
     directory: Option<PathBuf>,
     env: &Env,
 ) -> (String, Result<Option<toml::File>, Vec<ConfigError>>) {
-    let (name, by) = match (named, env.get("SERVICES_CONFIG")) {
+    let (name, by) = match (named, env.file()) {
         (Some(name), _) => (name, "by `config_file` in the builder"),
-        (None, Some(name)) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
-        (None, None) => (PathBuf::from("services.toml"), ""),
+        (None, Ok(Some(name))) => (PathBuf::from(name), "by the environment variable SERVICES_CONFIG"),
+        (None, Ok(None)) => (PathBuf::from("services.toml"), ""),
+        (None, Err(error)) => return ("services.toml".to_owned(), Err(vec![error])),
     };
     let shown = name.display().to_string();
     if by.is_empty() && directory.is_none() {

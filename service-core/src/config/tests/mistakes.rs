@@ -428,6 +428,26 @@ fn a_file_that_was_named_must_be_there() {
     assert_eq!(errors(&Sources::load(inputs)), "", "without a name, no file is fine");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_text_is_an_error_where_it_is_read() {
+    use std::os::unix::ffi::OsStringExt;
+    let load = |name: &[u8], file: Option<&str>| {
+        let folder = Folder::with("[mail]\ninterval = \"${WAIT}\"");
+        let variable = (OsString::from_vec(name.to_vec()), OsString::from_vec(b"5\xff".to_vec()));
+        let (file, environment) = (file.map(PathBuf::from), vec![variable]);
+        Sources::load(Inputs { file, environment, directory: Some(folder.0.clone()), ..Inputs::default() })
+    };
+    let not_text = |name: &str| format!("environment variable {name}: it is not valid UTF-8");
+    assert_eq!(errors(&load(b"SERVICES_CONFIG", None)), not_text("SERVICES_CONFIG"));
+    assert_eq!(errors(&load(b"SERVICES_CONFIG", Some("services.toml"))), "");
+    assert_eq!(errors(&load(b"SERVICES__MAIL__JITTER", None)), not_text("SERVICES__MAIL__JITTER"));
+    assert_eq!(errors(&load(b"SERVICES__MAIL__\xff", None)), not_text("SERVICES__MAIL__\u{fffd}"));
+    assert_eq!(errors(&load(b"OTHER_\xff", None)), "");
+    let error = load(b"WAIT", None).resolve(Target::new("mail", undeclared(), None), &[]).unwrap_err().to_string();
+    assert!(error.ends_with("`${WAIT}` cannot be read: it is not valid UTF-8"), "{error}");
+}
+
 #[test]
 fn a_maximum_below_the_delay_is_a_warning() {
     let resolved = toml("[mail]\nretry_delay = \"10m\"").resolve(&[]).unwrap();
