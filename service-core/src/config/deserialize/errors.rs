@@ -202,6 +202,10 @@ pub(super) fn in_words(expected: &str) -> String {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "a table",
+        "unit" => "an empty table",
+        "newtype variant" | "tuple variant" | "struct variant" => {
+            "a table with the variant and its value, such as { variant = value }"
+        }
         "struct Duration" => return format!("a time in {TIME_FORMS}"),
         other if other.starts_with("struct ") => "a table",
         other if other.starts_with("a nonzero ") => {

@@ -235,15 +235,15 @@ impl<'a> Reader<'a> {
     }
 
     fn variant<'de, V: Visitor<'de>>(&self, names: Names, visitor: V) -> Result<V::Value, Error> {
-        match self.value {
-            Value::Str(text) | Value::Text { text, .. } => {
-                visitor.visit_enum(de::value::StrDeserializer::<Error>::new(text))
-            }
-            Value::Table(table) if table.len() == 1 => {
+        match (self.value, &self.table_of_text()?) {
+            (Value::Table(table), _) | (_, Some(table)) if table.len() == 1 => {
                 let entries = Entries { reader: self, entries: table.iter(), value: None, names, complete: false };
                 visitor.visit_enum(entries)
             }
-            other => {
+            (Value::Str(text) | Value::Text { text, .. }, None) => {
+                visitor.visit_enum(de::value::StrDeserializer::<Error>::new(text))
+            }
+            (other, _) => {
                 let expected = "a string, or a table with one key".to_owned();
                 Err(Problem::InvalidType { unexpected: other.kind().to_owned(), expected }.into())
             }

@@ -164,6 +164,8 @@ fn every_kind_of_value_is_read_behind_flatten_as_anywhere_else() {
     assert_eq!(variable("30"), Ok(s(30)));
     assert_eq!(variable("high"), Ok(Level::High));
     assert_eq!(variable("{ custom = 3 }"), Ok(BTreeMap::from([("custom".to_owned(), 3)])));
+    assert_eq!(variable("{ custom = 3 }"), Ok(Level::Custom(3)));
+    assert_eq!(variable("[{ custom = 3 }, 'low']"), Ok(vec![Level::Custom(3), Level::Low]));
     assert_eq!(variable("127.0.0.1"), Ok(std::net::Ipv4Addr::LOCALHOST));
     assert_eq!(variable("12345"), Ok(Secret::new("12345".to_owned())));
     assert_eq!(variable("12345"), Ok(Secret::new(12345_u32)));
@@ -490,6 +492,12 @@ fn what_is_wrong_behind_flatten_is_named_with_its_key_place_and_expectation() {
     assert_eq!(
         variable::<Level>("lwo"),
         Err(format!("{at}found \"lwo\", expected \"low\", \"high\", \"custom\" or \"between\""))
+    );
+    assert_eq!(
+        variable::<Level>("custom"),
+        Err(format!(
+            "{at}found \"custom\", expected a table with the variant and its value, such as {{ variant = value }}"
+        ))
     );
     assert_eq!(variable::<std::net::Ipv4Addr>("here"), Err(format!("{at}found \"here\": invalid IPv4 address syntax")));
     assert_eq!(

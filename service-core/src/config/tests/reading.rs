@@ -94,6 +94,45 @@ fn text_of_the_environment_is_converted_to_the_type_of_the_field() {
 }
 
 #[test]
+fn a_variant_with_a_value_is_read_from_one_variable() {
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "lowercase")]
+    enum Mode {
+        Fast,
+        Limited(u32),
+        Every(Duration),
+        Between(u8, u8),
+        Named { port: u16 },
+    }
+    let mode = |text| one::<Mode>(env([("SERVICES__MAIL__VALUE", text)]));
+    assert_eq!(mode("fast"), Ok(Mode::Fast));
+    assert_eq!(mode("{ limited = 5 }"), Ok(Mode::Limited(5)));
+    assert_eq!(mode("{ LIMITED = 5 }"), Ok(Mode::Limited(5)));
+    assert_eq!(mode("{ every = '5m' }"), Ok(Mode::Every(Duration::from_secs(300))));
+    assert_eq!(mode("{ between = [1, 2] }"), Ok(Mode::Between(1, 2)));
+    assert_eq!(mode("{ named = { port = 25 } }"), Ok(Mode::Named { port: 25 }));
+    assert_eq!(one(env([("SERVICES__MAIL__VALUE", "[{ limited = 5 }]")])), Ok(vec![Mode::Limited(5)]));
+    let at = "`value` of service `mail` (environment variable SERVICES__MAIL__VALUE): ";
+    for text in ["limited", "between", "named"] {
+        let expected = "expected a table with the variant and its value, such as { variant = value }";
+        assert_eq!(mode(text), Err(format!("{at}found \"{text}\", {expected}")));
+    }
+    assert_eq!(
+        mode("{ a = 1, b = 2 }"),
+        Err(format!("{at}found \"{{ a = 1, b = 2 }}\", expected a string, or a table with one key"))
+    );
+    assert_eq!(
+        mode("{ limited = 'x' }"),
+        Err("`value.limited` of service `mail` (environment variable SERVICES__MAIL__VALUE): found \"x\", expected a whole number from 0 to 4294967295".to_owned())
+    );
+    let text = "[mail]\nvalue = { fast = 5 }";
+    assert_eq!(
+        one::<Mode>(toml(text)),
+        Err("`value.fast` of service `mail` (services.toml:2): found 5, expected an empty table".to_owned())
+    );
+}
+
+#[test]
 fn the_largest_numbers_are_read() {
     assert_eq!(one(env([("SERVICES__MAIL__VALUE", "340282366920938463463374607431768211455")])), Ok(u128::MAX));
     assert_eq!(one(env([("SERVICES__MAIL__VALUE", "-170141183460469231731687303715884105728")])), Ok(i128::MIN));
