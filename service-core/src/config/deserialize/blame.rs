@@ -1,5 +1,7 @@
 //! The path of an error about a buffered value: serde does not know it, so it is found by further attempts.
 
+use serde::de::Unexpected;
+
 use super::errors::{Error, Problem, Request};
 use super::path::{self, Path, Step};
 use super::search::{Probe, Search};
@@ -24,11 +26,9 @@ impl Search<'_> {
                 };
                 search.expected_of_probe(table, insert).is_some()
             }),
-            Problem::UnknownField { field, .. } => self.find_table(&at, |search, table| {
-                let Some(Value::Table(table)) = path::find_mut(&mut search.settings, table) else { return false };
-                let stays =
-                    |problem: &Problem| matches!(problem, Problem::UnknownField { field: other, .. } if other == field);
-                table.remove(field).is_some() && !search.attempt().result.is_err_and(|error| stays(&error.problem))
+            Problem::UnknownField { field, .. } => self.find_cause(&at, &error.problem, |table| {
+                let Value::Table(table) = table else { return false };
+                table.remove(field).is_some()
             }),
             // A table or list in the place of another type: a probe there is requested as that type.
             Problem::InvalidType { unexpected, expected } if unexpected == "map" || unexpected == "sequence" => self
@@ -36,14 +36,22 @@ impl Search<'_> {
                     let replace = |table: &mut Value, probe: Node| *table = probe.value;
                     search.expected_of_probe(table, replace).as_ref() == Some(expected)
                 }),
-            // A list of a wrong length: with an item less, the error is another one.
             Problem::InvalidType { unexpected, .. } if unexpected.ends_with(" items") => {
-                self.find_table(&at, |search, list| {
-                    let Some(Value::List(items)) = path::find_mut(&mut search.settings, list) else { return false };
+                self.find_cause(&at, &error.problem, |list| {
+                    let Value::List(items) = list else { return false };
                     let has_length = *unexpected == format!("{} items", items.len());
-                    let stays = |problem: &Problem| matches!(problem, Problem::InvalidType { unexpected: other, .. } if other == unexpected);
-                    items.pop();
-                    has_length && !search.attempt().result.is_err_and(|error| stays(&error.problem))
+                    has_length && items.pop().is_some()
+                })
+            }
+            // A string that is not the last value is a key.
+            Problem::InvalidType { unexpected, .. }
+                if unexpected.starts_with("string ") && !last.is_some_and(|last| self.quotes(unexpected, last)) =>
+            {
+                self.find_cause(&at, &error.problem, |table| {
+                    let Value::Table(table) = table else { return false };
+                    let before = table.len();
+                    table.retain(|key, _| *unexpected != Unexpected::Str(key).to_string());
+                    table.len() < before
                 })
             }
             // With several errors, the last one is about the enum that dropped the others.
@@ -64,6 +72,20 @@ impl Search<'_> {
         self.probes.truncate(number);
         self.requested.remove(&number);
         requests.into_iter().find(|request| request.probe == number).map(|request| request.expected)
+    }
+
+    /// Whether the value that the last request was answered with is the string that an error quotes.
+    fn quotes(&self, unexpected: &str, last: &Request) -> bool {
+        let value = path::find(&self.settings, &self.probes[last.probe].path).value;
+        matches!(&*value, Value::Str(text) | Value::Text { text, .. } if Unexpected::Str(text).to_string() == unexpected)
+    }
+
+    /// The first table or list in which a change removes the cause of an error. The change returns whether it applies.
+    fn find_cause(&mut self, at: &Path, problem: &Problem, change: impl Fn(&mut Value) -> bool) -> Option<Path> {
+        self.find_table(at, |search, table| {
+            path::find_mut(&mut search.settings, table).is_some_and(&change)
+                && !search.attempt().result.is_err_and(|error| error.problem == *problem)
+        })
     }
 
     /// The first table or list below a path for which a test succeeds. The test may change the settings; the change is

@@ -24,7 +24,7 @@ pub(super) struct Error {
     pub(super) secret: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Problem {
     Message(String),
     InvalidType {

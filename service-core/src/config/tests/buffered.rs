@@ -580,6 +580,32 @@ fn the_right_one_of_several_values_is_named() {
 }
 
 #[test]
+fn a_key_of_a_wrong_type_is_named_with_its_map() {
+    #[derive(Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Settings {
+        hosts: Vec<String>,
+        ids: HashMap<u8, String>,
+    }
+    let given = toml("[mail]\nhosts = ['a', 'b', 'c']\nids = { 7 = 'x' }");
+    assert_eq!(given.settings::<Settings>().unwrap().ids[&7], "x");
+    assert_eq!(
+        given.settings::<Flat<Settings>>().unwrap_err(),
+        "`ids` of service `mail` (services.toml:3): found string \"7\", expected a whole number from 0 to 255"
+    );
+    let given = toml("[mail]\nhosts = ['a', 'b']\nids = { 7 = 'x' }");
+    assert_eq!(
+        given.settings::<Flat<Settings>>().unwrap_err(),
+        "`ids` of service `mail` (services.toml:3): found string \"7\", expected a whole number from 0 to 255"
+    );
+    let given = toml("[mail]\nhosts = ['a', 'b']\nb = { b = 'x' }\nids = 'b'");
+    assert_eq!(
+        given.settings::<Flat<Settings>>().unwrap_err(),
+        "`ids` of service `mail` (services.toml:4): found \"b\", expected a table"
+    );
+}
+
+#[test]
 fn what_is_missing_behind_flatten_is_named_with_its_table() {
     let missing = |key: &str, section: &str, variable: &str| {
         format!(
