@@ -37,6 +37,10 @@ pub(crate) fn parse(path: &Path, text: &str, env: &Env) -> Result<File, Vec<Conf
                 DeValue::Table(table) => {
                     file.sections.insert(name.clone(), reader.table(table, section_layer(&name)));
                 }
+                DeValue::Array(items) if items.iter().any(|item| matches!(item.get_ref(), DeValue::Table(_))) => {
+                    let problem = format!("`{name}` is a list of sections: write [{name}] once, with single brackets");
+                    problems.push(reader.problem(start, problem));
+                }
                 _ => problems.push(reader.problem(
                     start,
                     format!(

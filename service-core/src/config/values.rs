@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coercion;
+use super::environment::is_meant;
 use super::layers::{Layer, Origin};
 use super::secrets::{REDACTED, in_text, is_secret, redact_url};
 use crate::humanize;
@@ -177,7 +178,7 @@ impl Node {
 pub(crate) fn merge(lower: &mut Table, upper: Table) {
     for (key, node) in upper {
         // Names of environment variables have no case: `BATCHSIZE` is `batchSize` if a lower layer has that key.
-        let key = match lower.keys().find(|known| **known != key && known.eq_ignore_ascii_case(&key)) {
+        let key = match lower.keys().find(|known| **known != key && is_meant(&key, known)) {
             Some(known) if !lower.contains_key(&key) && matches!(node.origin.layer, Layer::Environment) => {
                 known.clone()
             }

@@ -10,6 +10,7 @@ use serde::de::{self, DeserializeSeed, Unexpected, Visitor};
 use super::errors::{Error, Problem, probe_bytes};
 use super::path::{Path, Step};
 use crate::config::coercion;
+use crate::config::environment::is_meant;
 use crate::config::layers::{Layer, Origin};
 use crate::config::values::{Node, Table, Value};
 use crate::humanize;
@@ -316,7 +317,7 @@ impl<'de, 'a, I: Iterator<Item = (&'a String, &'a Node)>> de::MapAccess<'de> for
         let Some((key, node)) = self.entries.next() else { return Ok(None) };
         self.value = Some((key, node));
         // Names of environment variables have no case: `BATCHSIZE` is the field `batchSize`.
-        let name = match self.names.iter().find(|name| name.eq_ignore_ascii_case(key)) {
+        let name = match self.names.iter().find(|name| is_meant(key, name)) {
             Some(name) if node.origin.layer == Layer::Environment && !self.names.contains(&key.as_str()) => name,
             _ => key.as_str(),
         };

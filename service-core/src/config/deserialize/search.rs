@@ -15,6 +15,7 @@ use super::errors::{self, Error, Problem, Record, Request};
 use super::forms::{Form, TIME, accepts, forms};
 use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, ReaderState};
+use crate::config::environment;
 use crate::config::errors::ConfigError;
 use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
@@ -268,13 +269,13 @@ impl<'a> Search<'a> {
         !is_read && !is_for_all
     }
 
-    /// Names of environment variables have no case. If an error requests a name, one that differs only in case is
-    /// renamed.
+    /// Names of environment variables have no case and no `-`. If an error requests a name, one that differs only in
+    /// these is renamed.
     fn rename_key(&mut self, error: &Error) -> bool {
         let name = match &error.problem {
             Problem::Missing(field) => Some(*field),
             Problem::UnknownField { field: name, known } | Problem::UnknownVariant { variant: name, known } => {
-                known.iter().copied().find(|known| known.eq_ignore_ascii_case(name))
+                known.iter().copied().find(|known| environment::is_meant(name, known))
             }
             _ => None,
         };
@@ -379,11 +380,11 @@ impl Request {
     }
 }
 
-/// Finds a key from the environment that differs from this name only in case. Returns its table and the key.
+/// Finds a key from the environment that is meant to be this name. Returns its table and the key.
 fn find_variable(value: &Value, name: &str) -> Option<(Path, String)> {
     let Value::Table(table) = value else { return None };
     let is_meant = |key: &str, node: &Node| {
-        key != name && key.eq_ignore_ascii_case(name) && node.origin.layer == Layer::Environment
+        key != name && environment::is_meant(key, name) && node.origin.layer == Layer::Environment
     };
     if let Some((key, _)) = table.iter().find(|(key, node)| is_meant(key, node) && !table.contains_key(name)) {
         return Some((Path::new(), key.clone()));

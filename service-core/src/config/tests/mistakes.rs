@@ -397,6 +397,10 @@ fn a_file_that_cannot_be_read_is_named_with_its_line() {
             "interval = 5",
             "services.toml:1: `interval` is outside of any section: move it into [defaults] or into the section of a service",
         ),
+        (
+            "[[packer]]\na = 1\n[[packer]]\na = 2",
+            "services.toml:1: `packer` is a list of sections: write [packer] once, with single brackets",
+        ),
         ("[mail]\na = 1\na = 2", "services.toml:3: duplicate key"),
         ("[mail]\npassword = hunter2", "services.toml:2: string values must be quoted, expected literal string"),
     ];

@@ -94,6 +94,45 @@ fn text_of_the_environment_is_converted_to_the_type_of_the_field() {
 }
 
 #[test]
+fn a_key_with_a_hyphen_is_set_by_a_variable_with_an_underscore() {
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "kebab-case")]
+    struct Kebab {
+        batch_size: u32,
+        relay: Relay,
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+    enum Relay {
+        #[serde(rename_all = "kebab-case")]
+        VerySlow { max_size: u32 },
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Flat {
+        #[serde(flatten)]
+        inner: Kebab,
+    }
+    let relay = ("SERVICES__MAIL__RELAY__VERY_SLOW__MAX_SIZE", "3");
+    let expected = |batch_size| Kebab { batch_size, relay: Relay::VerySlow { max_size: 3 } };
+    for given in [
+        env([("SERVICES__MAIL__BATCH_SIZE", "5"), relay]),
+        env([("SERVICES__MAIL__BATCH-SIZE", "5"), relay]),
+        toml("[mail]\nbatch-size = 4").env([("SERVICES__MAIL__BATCH_SIZE", "5"), relay]),
+        toml("[mail]\nbatch-size = 5\nrelay.very-slow.max-size = 3"),
+    ] {
+        assert_eq!(given.settings::<Kebab>(), Ok(expected(5)));
+        assert_eq!(given.settings::<Flat>().map(|flat| flat.inner), Ok(expected(5)));
+    }
+    assert_eq!(
+        env([relay]).settings::<Kebab>().unwrap_err(),
+        missing("batch-size", "mail", "SERVICES__MAIL__BATCH_SIZE")
+    );
+    // Only in the environment.
+    let given = toml("[mail]\nbatch_size = 5\nrelay.very-slow.max-size = 3");
+    assert!(given.settings::<Kebab>().unwrap_err().contains("`batch-size` of service `mail` is missing"));
+}
+
+#[test]
 fn a_variant_with_a_value_is_read_from_one_variable() {
     #[derive(Deserialize, Debug, PartialEq)]
     #[serde(rename_all = "lowercase")]
