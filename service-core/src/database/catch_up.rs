@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, OnConflict, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, InsertStatement, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DbErr};
 
 use crate::database::wall_clock::{format_time, parse_time};
@@ -60,11 +60,30 @@ pub async fn last_run(db: &impl ConnectionTrait, service_id: &str) -> Result<Las
 /// # Errors
 /// The database's.
 pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<()> {
+    if let Some(insert) = upsert(service_id, last, false) {
+        db.execute(&insert).await?;
+    }
+    Ok(())
+}
+
+/// Stores the last fire as [`set_last_run`] does, unless it is stored already. Returns whether it was stored.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn set_new_fire(db: &impl ConnectionTrait, service_id: &str, last: &LastRun) -> Result<bool> {
+    match upsert(service_id, last, true) {
+        Some(insert) => Ok(db.execute(&insert).await?.rows_affected() > 0),
+        None => Ok(true),
+    }
+}
+
+/// The statement that stores when a service last ran. `is_new`: it changes no row if this fire is stored already.
+fn upsert(service_id: &str, last: &LastRun, is_new: bool) -> Option<InsertStatement> {
     let known = [("last_run", last.run), ("last_fire", last.fire)];
     let known: Vec<(&'static str, DateTime<Utc>)> =
         known.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
     if known.is_empty() {
-        return Ok(());
+        return None;
     }
     let columns = ["service_id", "schedule"].into_iter().chain(known.iter().map(|(name, _)| *name));
     let values = [service_id.into(), last.schedule.as_deref().into()].into_iter();
@@ -73,15 +92,19 @@ pub async fn set_last_run(db: &impl ConnectionTrait, service_id: &str, last: &La
     let later = known.iter().map(|(name, _)| (column(name), later_of(name, name, &believable)));
     // The schedule belongs to the fire.
     let schedule = last.fire.map(|_| (column("schedule"), later_of("schedule", "last_fire", &believable)));
-    let later = later.chain(schedule);
+    let mut on_conflict = OnConflict::column(column("service_id")).values(later.chain(schedule)).to_owned();
+    if is_new {
+        let stored = || Expr::col((column("service_state"), column("last_fire")));
+        let differs = stored().ne(Expr::col((column("excluded"), column("last_fire"))));
+        on_conflict.action_and_where(stored().is_null().or(differs));
+    }
     let insert = Query::insert()
         .into_table(column("service_state"))
         .columns(columns.map(column))
         .values_panic(values.collect::<Vec<Expr>>())
-        .on_conflict(OnConflict::column(column("service_id")).values(later).to_owned())
+        .on_conflict(on_conflict)
         .to_owned();
-    db.execute(&insert).await?;
-    Ok(())
+    Some(insert)
 }
 
 /// Of a column's new value and the old one, the one that belongs to the later time. As these tables write them, times sort as

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
-use crate::database::catch_up::{LastRun, set_last_run};
+use crate::database::catch_up::{LastRun, set_new_fire};
 use crate::database::fence::Fence;
 use crate::database::service_db::ServiceDb;
 use crate::database::store::Store;
@@ -67,9 +67,11 @@ impl Context {
     /// commits. So each fire takes effect exactly once in the database, whatever happens to the process. Without this, a fire is
     /// recorded after its run, and run again if the process is killed in between.
     ///
-    /// Return `Ok` after the commit: a run that fails is retried for the same fire, whether it has committed or not.
+    /// Call it once in a run, and return `Ok` after the commit. A run that fails is retried for the same fire. If it has committed,
+    /// also where the answer to the commit was lost, its retries get an error here, until the run is given up.
     ///
-    /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another schedule. Needs
+    /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another schedule; and in a
+    /// run that follows a successful one because there was more to do: the fire is recorded then. Needs
     /// `catch_up`, which is `latest` with `scope = "cluster"`.
     ///
     /// ```
@@ -84,7 +86,8 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// Those of the database; or the service has a cron schedule without `catch_up`.
+    /// Those of the database; a transaction that has served this fire has committed before; or the service has a cron schedule
+    /// without `catch_up`.
     pub async fn mark_served_in(&self, tx: &impl ConnectionTrait) -> Result<()> {
         let Nominal::Fire(fire) = self.nominal else { return Ok(()) };
         let schedule = {
@@ -98,7 +101,15 @@ impl Context {
             )));
         };
         let last = LastRun { run: None, fire: Some(fire.into()), schedule: Some(schedule) };
-        set_last_run(tx, self.service_id(), &last).await
+        if set_new_fire(tx, self.service_id(), &last).await? {
+            return Ok(());
+        }
+        Err(Error::msg(format!(
+            "service `{}` has served the fire of {} before, so nothing is written again: commit last in the run, and call \
+             `mark_served_in` once",
+            self.service_id(),
+            humantime::format_rfc3339_seconds(fire)
+        )))
     }
 
     /// The registry's database for writes: with `scope = "cluster"`, commits are refused when the lease of this context is lost.

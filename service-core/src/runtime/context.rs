@@ -57,11 +57,21 @@ pub(crate) enum Nominal {
     At(Instant),
     /// A fire of the cron schedule.
     Fire(SystemTime),
+    /// The same, in a run that follows a successful one because there was more to do.
+    Continued(SystemTime),
 }
 
 impl Nominal {
     pub(crate) fn fire(fire: Option<SystemTime>) -> Self {
         fire.map_or(Self::None, Self::Fire)
+    }
+
+    /// Of the run that follows because this one has more to do.
+    pub(crate) fn continued(self) -> Self {
+        match self {
+            Self::Fire(fire) => Self::Continued(fire),
+            other => other,
+        }
     }
 }
 
@@ -217,7 +227,7 @@ impl Context {
         match self.nominal {
             Nominal::None => None,
             Nominal::At(at) => Some(self.service.shared.clock.wall(at)),
-            Nominal::Fire(fire) => Some(fire),
+            Nominal::Fire(fire) | Nominal::Continued(fire) => Some(fire),
         }
     }
 

@@ -337,7 +337,7 @@ impl Supervisor {
             // A requested run that has waited for its turn or its instance serves the fire that came due meanwhile.
             let serves_fire = match *due {
                 Due::Cron => cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now())),
-                Due::AtOnce => matches!(nominal, Nominal::Fire(_)),
+                Due::AtOnce => matches!(nominal, Nominal::Fire(_) | Nominal::Continued(_)),
                 _ => false,
             };
             let is_regular = !state.requests.run && !is_wake_up || serves_fire;
@@ -461,7 +461,7 @@ impl Supervisor {
         self.follow_plan(planned, ended);
         if outcome.again {
             self.due = Due::AtOnce;
-            self.nominal = self.cx.nominal;
+            self.nominal = self.cx.nominal.continued();
         }
         if let Some(cron) = self.cron.as_mut().filter(|_| self.options.schedule.caught_up().is_some()) {
             cron.done();

@@ -302,9 +302,11 @@ impl CronTimer {
         self.in_run
     }
 
-    /// An earlier process, or an earlier incarnation of the service, has served every fire up to this one.
+    /// Another process, or an earlier incarnation of the service, has served every fire up to this one. It may be ahead of the
+    /// present time: the clock of that process may be ahead, or the clock was set back.
     pub(crate) fn served_before(&mut self, last: SystemTime) {
         self.made_up_to = Some(last);
+        self.served = self.served.max(Some(last));
     }
 
     pub(crate) fn all_made_up(&mut self) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
+use sea_orm::ConnectionTrait;
 use service_core::database::{Override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
@@ -21,6 +22,9 @@ on_each! {
     a_stop_of_the_holder_skips_no_fire,
     a_fire_that_is_marked_as_served_is_not_repeated,
     without_the_mark_a_fire_whose_run_was_killed_is_repeated,
+    a_replica_whose_clock_is_behind_does_not_repeat_a_fire,
+    a_run_that_has_committed_its_fire_commits_it_only_once,
+    a_run_that_has_more_to_do_commits_all_of_it,
 }
 
 /// Notes its runs, and the fires that they serve.
@@ -184,6 +188,79 @@ async fn fires_of_a_killed_run(replicas: Bed, marks: bool) -> usize {
     b.kill(a).await;
     b.run_for(Duration::from_secs(600)).await;
     log.times("serves 01:00:00").len()
+}
+
+async fn a_replica_whose_clock_is_behind_does_not_repeat_a_fire(replicas: Bed) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    let on_a = start(&a, "a", &log, 0, true).await;
+    let on_b = start(&b, "b", &log, 0, true).await;
+    b.run_for(Duration::from_secs(3601)).await;
+    assert_eq!(log.times("serves 01:00:00").len(), 1, "{:?}", log.all());
+    b.set_wall_clock(wall_clock(&replicas.bed).await - Duration::from_secs(5)).await;
+    on_a.stop().await.unwrap();
+    b.run_for(Duration::from_secs(2)).await;
+    assert_eq!(on_b.state(), ServiceState::Running);
+    b.run_for(Duration::from_secs(60)).await;
+    assert_eq!(log.times("serves 01:00:00").len(), 1, "{:?}", log.all());
+    b.run_for(Duration::from_secs(3600)).await;
+    assert_eq!((log.times("b runs").len(), log.times("serves 02:00:00").len()), (1, 1), "{:?}", log.all());
+}
+
+/// The time of a bed, by its wall clock.
+async fn wall_clock(bed: &TestBed) -> SystemTime {
+    struct Clock(Option<SystemTime>);
+
+    #[service(discover = false)]
+    impl Clock {
+        async fn update(&mut self, cx: &Context) {
+            self.0 = Some(cx.now());
+        }
+    }
+
+    let mut clock = Clock(None);
+    bed.update(&mut clock).await;
+    clock.0.unwrap()
+}
+
+/// Commits a row for each run of a fire.
+struct Writer {
+    /// Returns an error after the commit.
+    fails: bool,
+}
+
+#[service(cron = "0 * * * *", scope = "cluster", lease = 60, retry_delay = 1, max_failures = 3, discover = false)]
+impl Writer {
+    async fn update(&mut self, cx: &Context) -> Result<Outcome> {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("INSERT INTO note VALUES (1)").await?;
+        cx.mark_served_in(&tx).await?;
+        tx.commit().await?;
+        if self.fails {
+            return Err(Error::msg("the answer to the commit was lost"));
+        }
+        let is_last = cx.run_number().is_multiple_of(3);
+        Ok(if is_last { Outcome::processed(1) } else { Outcome::processed(1).again() })
+    }
+}
+
+async fn rows_of_two_fires(replicas: &Bed, fails: bool) -> (i64, ServiceHandle) {
+    replicas.execute("CREATE TABLE note (n INTEGER NOT NULL)").await;
+    let service = replicas.bed.start_fn(move || Writer { fails }).await;
+    replicas.run_for(2.0 * 3600.0 + 100.0).await;
+    (replicas.number("SELECT count(*) FROM note").await, service)
+}
+
+async fn a_run_that_has_committed_its_fire_commits_it_only_once(replicas: Bed) {
+    let (rows, service) = rows_of_two_fires(&replicas, true).await;
+    // Each run is given up after three retries.
+    assert_eq!((rows, service.health().runs), (2, 8));
+    let error = service.health().last_error.unwrap();
+    assert!(error.contains("has served the fire of ") && error.contains("02:00:00Z before"), "{error}");
+}
+
+async fn a_run_that_has_more_to_do_commits_all_of_it(replicas: Bed) {
+    let (rows, service) = rows_of_two_fires(&replicas, false).await;
+    assert_eq!((rows, service.health().runs, service.health().error_count), (6, 6, 0));
 }
 
 #[tokio::test(start_paused = true)]

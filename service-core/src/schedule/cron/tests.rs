@@ -285,6 +285,19 @@ mod with_the_feature {
     }
 
     #[test]
+    fn a_fire_that_another_process_has_served_is_not_repeated_by_a_clock_that_is_behind() {
+        let daily = schedule("0 3 * * *", "UTC");
+        let (fire, now) = (at("2026-01-01 03:00:00"), at("2026-01-01 02:59:59"));
+        let mut plan = CronTimer::default();
+        plan.served_before(fire);
+        assert!(plan.find_missed(&daily, now, 1).is_empty());
+        plan.all_made_up();
+        plan.plan(&daily, now, Duration::ZERO);
+        assert!(!plan.is_due(fire) && plan.is_due(at("2026-01-02 03:00:00")));
+        assert!(plan.stands(&daily, now));
+    }
+
+    #[test]
     fn a_fire_that_waits_for_its_jitter_stays_planned() {
         let hourly = schedule("0 * * * *", "UTC");
         let mut plan = CronTimer::default();
