@@ -268,7 +268,7 @@ impl Supervisor {
 
     /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, .. } = self;
+        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, grant, .. } = self;
         let service = &cx.service;
         let mut is_wake_up = false;
         let event = service.update(|state| {
@@ -298,7 +298,12 @@ impl Supervisor {
                 state.status.next_due = Some(Instant::now());
             }
             if !state.requests.run {
+                // After a takeover the last fire is read also in a pause: it decides what the pause skips.
+                let begins = state.status.activity == Activity::Waiting
+                    && grant.is_some()
+                    && options.schedule.caught_up().is_some();
                 let is_due = match state.status.next_due {
+                    None if begins => true,
                     _ if state.is_paused() && state.state() == ServiceState::Paused => false,
                     Some(at) if poll_at(task, timer, at).is_ready() => true,
                     None if *due != Due::Wake => true,

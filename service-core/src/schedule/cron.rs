@@ -309,6 +309,12 @@ impl CronTimer {
         self.served = self.served.max(Some(last));
     }
 
+    /// Which fire was served last is being read. Until then, the service may owe fires; those of a pause that goes on are skipped.
+    pub(crate) fn expect_last_fire(&mut self, now: SystemTime, paused_since: Option<SystemTime>) {
+        self.made_up_to.get_or_insert(now);
+        self.paused_since = self.paused_since.or(paused_since);
+    }
+
     pub(crate) fn all_made_up(&mut self) {
         self.made_up_to = None;
         // `done` needs the last one.

@@ -25,6 +25,8 @@ on_each! {
     a_replica_whose_clock_is_behind_does_not_repeat_a_fire,
     a_run_that_has_committed_its_fire_commits_it_only_once,
     a_run_that_has_more_to_do_commits_all_of_it,
+    a_takeover_in_a_pause_makes_up_nothing_that_the_pause_has_skipped,
+    a_takeover_in_a_pause_makes_up_what_was_missed_before,
 }
 
 /// Notes its runs, and the fires that they serve.
@@ -261,6 +263,53 @@ async fn a_run_that_has_committed_its_fire_commits_it_only_once(replicas: Bed) {
 async fn a_run_that_has_more_to_do_commits_all_of_it(replicas: Bed) {
     let (rows, service) = rows_of_two_fires(&replicas, false).await;
     assert_eq!((rows, service.health().runs, service.health().error_count), (6, 6, 0));
+}
+
+impl Bed {
+    /// Pauses the job for all replicas, since this time of the day.
+    async fn pause(&self, time: &str) {
+        let values = format!("('job', 'paused', 'true', 'ann', '', '2026-01-01T{time}Z')");
+        self.execute(&format!(
+            "INSERT INTO service_override (service_id, key, value, set_by, why, set_at) VALUES {values}"
+        ))
+        .await;
+    }
+
+    async fn resume(&self) {
+        self.execute("DELETE FROM service_override").await;
+    }
+}
+
+async fn a_takeover_in_a_pause_makes_up_nothing_that_the_pause_has_skipped(replicas: Bed) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    let on_a = start(&a, "a", &log, 0, false).await;
+    let on_b = start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(1800)).await;
+    replicas.pause("00:30:00").await;
+    b.run_for(Duration::from_secs(600)).await;
+    on_a.stop().await.unwrap();
+    b.run_for(Duration::from_secs(3000)).await;
+    assert_eq!(on_b.state(), ServiceState::Paused);
+    replicas.resume().await;
+    b.run_for(Duration::from_secs(600)).await;
+    assert_eq!((on_b.state(), log.times("b runs").len()), (ServiceState::Running, 0), "{:?}", log.all());
+    b.run_for(Duration::from_secs(1800)).await;
+    assert_eq!((log.times("b runs").len(), log.times("serves 02:00:00").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn a_takeover_in_a_pause_makes_up_what_was_missed_before(replicas: Bed) {
+    let (log, (a, b)) = (Log::new(), replicas.with(&HOURLY).await);
+    start(&a, "a", &log, 0, false).await;
+    let on_b = start(&b, "b", &log, 0, false).await;
+    b.run_for(Duration::from_secs(3595)).await;
+    b.kill(a).await;
+    b.run_for(Duration::from_secs(10)).await;
+    replicas.pause("01:00:05").await;
+    b.run_for(Duration::from_secs(3600)).await;
+    assert_eq!((on_b.state(), log.times("b runs").len()), (ServiceState::Paused, 0), "{:?}", log.all());
+    replicas.resume().await;
+    b.run_for(Duration::from_secs(600)).await;
+    assert_eq!((log.times("b runs").len(), log.times("serves 01:00:00").len()), (1, 1), "{:?}", log.all());
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,15 +36,20 @@ impl Supervisor {
         let Some(schedule) = options.schedule.caught_up() else { return Ok(()) };
         let (began, now) = (Instant::now(), self.services.shared.clock.wall_now());
         let (extension, cx) = (self.invoker.extension.clone(), self.cx.clone());
+        let (is_paused, pause) = {
+            let state = cx.service.lock();
+            (state.is_paused(), state.requests.paused_by_override.clone())
+        };
+        // An override skips what came due since it was set, also while no process was up.
+        let set_at = pause.as_ref().map(|pause| pause.since.unwrap_or(SystemTime::UNIX_EPOCH));
+        self.cron().expect_last_fire(now, is_paused.then(|| set_at.unwrap_or(now)));
         match cx.unless_stopping(extension.last_fire(&cx.service, schedule, now)).await {
             None if self.has_lost_lease() => Err(Box::pin(self.lose_lease()).await),
             None => Err(Some(Exit::Stopped)),
             Some(Ok(last)) => {
                 self.cron().served_before(last);
-                let pause = cx.service.lock().requests.paused_by_override.clone();
-                if let Some(pause) = pause {
-                    // It skips what came due since it was set, also while no process was up.
-                    self.cron().skip(pause.since.unwrap_or(last), now);
+                if let Some(set_at) = set_at {
+                    self.cron().skip(set_at, now);
                 }
                 Ok(())
             }
