@@ -52,6 +52,8 @@ pub(super) struct Fleet {
     to_report: Mutex<bool>,
     /// Services to be woken on the replica that holds their lease.
     wakes: Mutex<BTreeSet<Arc<str>>>,
+    /// Locked while they are requested.
+    sending: tokio::sync::Mutex<()>,
     /// When services were handed over last.
     shared_out: Mutex<Option<Instant>>,
     /// Leases may be free.
@@ -73,6 +75,7 @@ impl Fleet {
             to_serve: Notify::new(),
             to_report: Mutex::default(),
             wakes: Mutex::default(),
+            sending: tokio::sync::Mutex::default(),
             shared_out: Mutex::default(),
             to_compete,
             answered: Notify::new(),
@@ -223,8 +226,9 @@ impl Fleet {
                     }
                 }
                 Action::Run | Action::Wake => {
-                    let is_held = service.inner.lease.as_ref().is_some_and(|lease| lease.is_held());
-                    if is_held && self.table.take_request(&request.id, LIMIT).await? {
+                    // Else another replica takes it, or this one later.
+                    let serves = service.inner.serves_other_replicas(request.action == Action::Run);
+                    if serves && self.table.take_request(&request.id, LIMIT).await? {
                         self.carry_out(&service.inner, request);
                     }
                 }
@@ -293,7 +297,8 @@ impl Fleet {
     }
 
     /// Requests the wake-ups that this replica cannot serve. If the database does not answer, later.
-    async fn send_wakes(&self) {
+    pub(super) async fn send_wakes(&self) {
+        let _sending = self.sending.lock().await;
         let wakes = std::mem::take(&mut *lock(&self.wakes));
         for id in wakes {
             if let Err(error) = self.table.add_request(&id, Action::Wake, LIMIT).await {

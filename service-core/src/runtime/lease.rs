@@ -127,6 +127,9 @@ impl Lease {
         if let Some(Holder { label, epoch, renewed, .. }) = self.holder() {
             return Ok(format!("held by {label}, epoch {epoch}, renewed {} ago", ago(renewed)));
         }
+        if self.is_held() {
+            return Ok("held by this replica, which hands it over".to_owned());
+        }
         let state = self.lock();
         let last = state.holder.as_ref().map(|holder| (&holder.label, ago(holder.seen)));
         Err(match (&state.problem, last) {

@@ -121,6 +121,8 @@ pub(crate) struct Requests {
     pub(crate) run: bool,
     /// The service was woken: the next run is due now. The loop clears it.
     pub(crate) woken: bool,
+    /// The service was woken since its start, and not only by the start itself.
+    pub(crate) wake_requested: bool,
     /// Callers that wait for that run. The loop clears it.
     pub(crate) waiters: Waiters,
     /// A fresh instance was requested. The loop clears it.
@@ -151,6 +153,7 @@ impl Requests {
             paused_by_override: None,
             run: false,
             woken: false,
+            wake_requested: false,
             waiters: Waiters::new(),
             rebuild: None,
             outage_over: false,
@@ -169,7 +172,7 @@ impl Requests {
         self.stop = None;
         self.paused = None;
         self.run = false;
-        self.woken = false;
+        (self.woken, self.wake_requested) = (false, false);
         self.rebuild = None;
         self.degraded = None;
         self.progress = Progress::default();

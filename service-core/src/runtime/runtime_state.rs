@@ -200,7 +200,7 @@ impl RuntimeState {
     }
 
     /// Whether the loop still serves requests.
-    pub(super) fn serves_requests(&self) -> bool {
+    pub(crate) fn serves_requests(&self) -> bool {
         self.status.is_running() && !self.status.is_ending() && self.requests.stop.is_none()
     }
 

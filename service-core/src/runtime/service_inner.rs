@@ -122,6 +122,23 @@ impl ServiceInner {
         self.lease.is_some() && self.lock().state() == ServiceState::Standby
     }
 
+    /// Whether this replica holds the lease of the service and carries out what other replicas request, now. While the service
+    /// starts, `runs` wait.
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn serves_other_replicas(&self, runs: bool) -> bool {
+        let is_held = self.lease.as_ref().is_some_and(|lease| lease.is_held());
+        let state = self.lock();
+        is_held
+            && state.serves_requests()
+            && !state.status.once
+            && match state.state() {
+                // It is being handed over.
+                ServiceState::Standby => false,
+                ServiceState::Starting => !runs,
+                _ => true,
+            }
+    }
+
     /// Whether the service has this resource in `needs`.
     pub(crate) fn needs(&self, resource: &str) -> bool {
         self.lock().requests.options.needs.iter().any(|needed| needed == resource)
@@ -187,7 +204,17 @@ impl ServiceInner {
     /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls before that
     /// run are one run. Does nothing if the service does not run.
     pub(crate) fn request_wake(&self) {
+        self.wake_by_request(true);
+    }
+
+    /// As [`request_wake`](Self::request_wake), because notifications may have been missed here. Other replicas have received them.
+    pub(crate) fn wake_in_case(&self) {
+        self.wake_by_request(false);
+    }
+
+    fn wake_by_request(&self, is_request: bool) {
         let mut state = self.lock();
+        state.requests.wake_requested |= is_request;
         let is_long = state.requests.options.long_run().is_some();
         if state.serves_requests() && !is_long && !std::mem::replace(&mut state.requests.woken, true) {
             state.wake();

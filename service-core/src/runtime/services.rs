@@ -272,7 +272,7 @@ impl Services {
         for ById(service) in self.read().iter() {
             let listens = !service.inner.lock().requests.options.wake_on.is_empty();
             if listens {
-                service.inner.request_wake();
+                service.inner.wake_in_case();
             }
         }
     }

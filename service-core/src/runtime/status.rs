@@ -70,6 +70,8 @@ pub(crate) struct Status {
     pub(crate) left_starting: bool,
     /// The start has a result: the service is ready, or its first attempt has failed.
     pub(crate) start_resolved: bool,
+    /// This incarnation makes one run and ends.
+    pub(crate) once: bool,
     /// The first attempt of this incarnation has failed.
     pub(crate) first_failed: bool,
     /// That failure may have come from an outage.
@@ -127,6 +129,7 @@ impl Status {
             ready: false,
             left_starting: false,
             start_resolved: false,
+            once: false,
             first_failed: false,
             first_suspected: false,
             failures: 0,

@@ -192,7 +192,7 @@ impl Supervisor {
     pub(crate) fn limit_to_one_run(&mut self, waiter: oneshot::Sender<RunReport>, skips_fires_since: Option<Instant>) {
         self.once = true;
         let mut state = self.cx.service.lock();
-        state.status.skips_fires_since = skips_fires_since;
+        (state.status.once, state.status.skips_fires_since) = (true, skips_fires_since);
         state.requests.run = true;
         state.requests.waiters.push(waiter);
     }

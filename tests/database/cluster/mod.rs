@@ -7,6 +7,7 @@ mod fleet;
 #[allow(dead_code, reason = "the worker runs it")]
 mod ledger;
 mod real;
+mod requests;
 mod sharing;
 mod simulation;
 mod takeover;

@@ -35,6 +35,7 @@ impl Supervisor {
             Box::pin(self.record_pending_fire(true)).await;
         }
         if service.lease.is_some() {
+            self.pass_on_at_end();
             Box::pin(self.release_lease()).await;
         }
         if exit != Exit::Failed {

@@ -57,7 +57,9 @@ impl Supervisor {
                     state.status.start_resolved = true;
                     state.status.ready = true;
                     state.status.activity = Activity::Standby;
-                    pass_on(&*extension, &service, &mut state.requests);
+                    // The holder has taken the lease before, so a topic may have been notified since.
+                    let is_requested = state.requests.wake_requested;
+                    pass_on(&*extension, &service, &mut state.requests, is_requested);
                     service.notify_waiters(state);
                 }
                 Poll::Pending
@@ -112,7 +114,7 @@ impl Supervisor {
             let requests = &mut state.requests;
             (requests.rebuild, requests.interrupt, requests.outage_over) = (None, None, false);
             requests.degraded = None;
-            let waiters = pass_on(&*extension, &service, requests);
+            let waiters = pass_on(&*extension, &service, requests, false);
             state.notify_waiters();
             waiters
         });
@@ -132,6 +134,8 @@ impl Supervisor {
         let service = self.cx.service.clone();
         let lease = service.lease.as_ref()?;
         info!(service.id = %service.id, "this replica hands the service over to another one");
+        // From now on requests are for the next holder.
+        service.update(|state| state.status.stand_by());
         self.end_instance().await;
         self.record_pending_fire(true).await;
         if self.has_lost_lease() {
@@ -141,9 +145,8 @@ impl Supervisor {
         let extension = self.invoker.extension.clone();
         lease.end();
         let waiters = service.update(|state| {
-            state.status.stand_by();
             state.status.wait_reason = None;
-            let waiters = pass_on(&*extension, &service, &mut state.requests);
+            let waiters = pass_on(&*extension, &service, &mut state.requests, false);
             state.notify_waiters();
             waiters
         });
@@ -226,6 +229,18 @@ impl Supervisor {
         true
     }
 
+    /// The service ends here: another replica serves a wake-up that no run has served.
+    pub(super) fn pass_on_at_end(&mut self) {
+        let service = self.cx.service.clone();
+        let extension = self.invoker.extension.clone();
+        let waiters = service.update(|state| {
+            state.requests.woken |= std::mem::take(&mut self.woken);
+            let is_requested = self.cx.epoch.is_none() && state.requests.wake_requested;
+            pass_on(&*extension, &service, &mut state.requests, is_requested)
+        });
+        drop(waiters);
+    }
+
     /// Releases the lease after the instance has been cleaned up. If blocking code still runs, the lease is left to expire.
     pub(super) async fn release_lease(&mut self) {
         let service = self.cx.service.clone();
@@ -240,11 +255,12 @@ impl Supervisor {
     }
 }
 
-/// This replica stands by from now on: the holder serves a wake-up, and callers that wait for a run here learn that there is none.
-/// A takeover counts as a notification of each topic, so only the wake-up of a service without topics is forwarded.
-fn pass_on(extension: &dyn Extension, service: &ServiceInner, requests: &mut Requests) -> Waiters {
+/// This replica does not run the service from now on: the holder serves a wake-up, and callers that wait for a run here get an error.
+/// A takeover counts as a notification of each topic, so the wake-up of a service with topics is forwarded only if it was requested
+/// while another replica held the lease (`is_requested`).
+fn pass_on(extension: &dyn Extension, service: &ServiceInner, requests: &mut Requests, is_requested: bool) -> Waiters {
     requests.run = false;
-    let is_woken = std::mem::take(&mut requests.woken) && requests.options.wake_on.is_empty();
+    let is_woken = std::mem::take(&mut requests.woken) && (requests.options.wake_on.is_empty() || is_requested);
     if let Some(leases) = extension.leases().filter(|_| is_woken) {
         leases.forward_wake(&service.id);
     }

@@ -1,0 +1,202 @@
+//! Requests to a replica that does not run the service any more, or not yet: the next holder carries them out.
+
+use std::time::Duration;
+
+use service_core::prelude::*;
+use service_core::testing::TestBed;
+
+use super::Log;
+use crate::bed::{Bed, on_each};
+
+on_each! {
+    a_wake_up_that_arrived_in_the_last_run_of_a_holder_is_served_by_the_next,
+    a_wake_up_during_the_stop_of_the_holder_is_served_by_the_next,
+    a_run_that_is_requested_during_the_stop_of_the_holder_is_made_by_the_next,
+    requests_during_a_single_run_wait_for_the_next_holder,
+    requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder,
+    a_shutdown_passes_a_wake_up_on,
+    a_wake_up_of_a_replica_that_starts_reaches_the_holder,
+}
+
+/// Has no topic, so a takeover alone makes no run due.
+struct Report {
+    name: &'static str,
+    log: Log,
+}
+
+#[service(on_demand = true, scope = "cluster", lease = 30, discover = false)]
+impl Report {
+    async fn update(&mut self) {
+        self.log.add(format!("{} runs", self.name));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+
+    async fn cleanup(&mut self) {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+async fn start(bed: &TestBed, name: &'static str, log: &Log) -> ServiceHandle {
+    let log = log.clone();
+    bed.start_fn(move || Report { name, log: log.clone() }).await
+}
+
+/// Two replicas. The first one has begun a run.
+async fn two(replicas: &Bed) -> (Log, TestBed, ServiceHandle, ServiceHandle) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log).await;
+    let b = start(&other, "b", &log).await;
+    a.wake();
+    replicas.run_for(5.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    assert_eq!(log.times("a runs").len(), 1);
+    (log, other, a, b)
+}
+
+fn stop(service: &ServiceHandle) {
+    let service = service.clone();
+    tokio::spawn(async move { service.stop().await });
+}
+
+async fn a_wake_up_that_arrived_in_the_last_run_of_a_holder_is_served_by_the_next(replicas: Bed) {
+    let (log, _other, a, b) = two(&replicas).await;
+    b.wake();
+    replicas.run_for(5.0).await;
+    stop(&a);
+    replicas.run_for(60.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Stopped, ServiceState::Running));
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn a_wake_up_during_the_stop_of_the_holder_is_served_by_the_next(replicas: Bed) {
+    let (log, _other, a, b) = two(&replicas).await;
+    stop(&a);
+    replicas.run_for(5.0).await;
+    assert_eq!(a.state(), ServiceState::Draining);
+    b.wake();
+    replicas.run_for(60.0).await;
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn a_run_that_is_requested_during_the_stop_of_the_holder_is_made_by_the_next(replicas: Bed) {
+    let (log, _other, a, b) = two(&replicas).await;
+    stop(&a);
+    replicas.run_for(5.0).await;
+    let requested = {
+        let b = b.clone();
+        tokio::spawn(async move { b.run_now().await })
+    };
+    replicas.run_for(60.0).await;
+    let report = requested.await.unwrap().unwrap();
+    assert!(report.error().is_none(), "{report:?}");
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn requests_during_a_single_run_wait_for_the_next_holder(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log).await;
+    a.stop().await.unwrap();
+    let services = replicas.bed.services().await;
+    let single = tokio::spawn(async move { services.run_once("report").await });
+    replicas.run_for(2.0).await;
+    let b = start(&other, "b", &log).await;
+    assert_eq!((log.times("a runs").len(), b.state()), (1, ServiceState::Standby));
+    b.wake();
+    replicas.run_for(60.0).await;
+    assert!(single.await.unwrap().unwrap().error().is_none());
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder(replicas: Bed) {
+    let (log, mut here) = (Log::new(), Vec::new());
+    for _ in 0..2 {
+        here.push(start(&replicas.bed, "a", &log).await);
+    }
+    // An instance is built, and cleaned up when it is handed over.
+    here.iter().for_each(ServiceHandle::wake);
+    replicas.run_for(30.0).await;
+    let (before, other) = (log.times("a runs").len(), replicas.other().await);
+    for _ in 0..2 {
+        start(&other, "b", &log).await;
+    }
+    let mut moved = None;
+    for _ in 0..3000 {
+        replicas.run_for(0.1).await;
+        moved = here.iter().find(|service| service.state() == ServiceState::Standby);
+        if moved.is_some() {
+            break;
+        }
+    }
+    let moved = moved.expect("one of the two is handed over").clone();
+    assert_eq!(moved.health().status, HealthStatus::Healthy, "{:?}", moved.health());
+    let requested = tokio::spawn(async move { moved.run_now().await });
+    replicas.run_for(60.0).await;
+    let report = requested.await.unwrap().unwrap();
+    assert!(report.error().is_none(), "{report:?}");
+    assert_eq!((before, log.times("a runs").len(), log.times("b runs").len()), (2, 2, 1), "{:?}", log.all());
+}
+
+async fn a_shutdown_passes_a_wake_up_on(replicas: Bed) {
+    let (log, other, a, b) = two(&replicas).await;
+    // In the process itself, while the run is in flight.
+    a.wake();
+    let services = replicas.bed.services().await;
+    tokio::spawn(async move { services.shutdown().await });
+    other.run_for(Duration::from_secs(60)).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Stopped, ServiceState::Running));
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+/// Is ready after 10 s.
+struct Gate;
+
+#[service(discover = false)]
+impl Gate {
+    async fn configure(_cx: &Context) -> Result<Self> {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ok(Self)
+    }
+
+    async fn update(&mut self) {}
+}
+
+struct Packer {
+    name: &'static str,
+    log: Log,
+}
+
+#[service(on_demand = true, wake_on = ["orders"], scope = "cluster", lease = 30, discover = false)]
+impl Packer {
+    async fn update(&mut self) {
+        self.log.add(format!("{} runs", self.name));
+    }
+}
+
+async fn a_wake_up_of_a_replica_that_starts_reaches_the_holder(replicas: Bed) {
+    let (log, on_a, on_b) = (Log::new(), Log::new(), Log::new());
+    let a = {
+        let log = on_a.clone();
+        replicas.bed.start_fn(move || Packer { name: "a", log: log.clone() }).await
+    };
+    replicas.run_for(2.0).await;
+    assert_eq!((a.state(), on_a.times("a runs").len()), (ServiceState::Running, 1));
+    let other = replicas.other().await.set("packer.depends_on", "gate");
+    let gate = other.start_of::<Gate>();
+    let packer = async {
+        let log = on_b.clone();
+        tokio::task::yield_now().await;
+        other.start_fn(move || Packer { name: "b", log: log.clone() }).await
+    };
+    let wakes = async {
+        let services = other.services().await;
+        while services.get("packer").is_none_or(|packer| packer.state() != ServiceState::Starting) {
+            tokio::task::yield_now().await;
+        }
+        services.get("packer").unwrap().wake();
+        log.add("woken");
+    };
+    let (_gate, b, ()) = tokio::join!(gate, packer, wakes);
+    replicas.run_for(30.0).await;
+    assert_eq!((b.state(), log.times("woken").len()), (ServiceState::Standby, 1));
+    assert_eq!((on_a.times("a runs").len(), on_b.times("b runs").len()), (2, 0), "{:?}", on_a.all());
+}
