@@ -21,6 +21,9 @@ use crate::runtime::lease::LeaseClock;
 use crate::runtime::leases::LeaseRow;
 use crate::service::error::Result;
 
+/// PostgreSQL ends a transaction of a replica that has been silent for this long, such as a machine without power, whose connection
+/// the server still believes in: it has locked rows that other replicas need.
+const IDLE_LIMIT: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
 /// How long a takeover waits for commits of the former holder. The next poll tries again.
 const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '500ms'";
 
@@ -61,7 +64,7 @@ impl LeaseTable {
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
     pub(super) async fn renew(&self, ids: &[Arc<str>], limit: Duration) -> Result<(Vec<String>, Duration)> {
         let renew = self.db.run(limit, |cx| async move {
-            let tx = Transaction::begin(&cx).await?;
+            let tx = self.begin(&cx).await?;
             let (sent, now) = (self.clock.now(), self.now());
             let sql = format!(
                 "UPDATE service_lease SET expires_at = {now} + lease_ms \
@@ -124,10 +127,7 @@ impl LeaseTable {
     }
 
     async fn take_in(&self, cx: TxContext, id: &Arc<str>, is_new: bool, length: Duration) -> Result<Option<Taken>> {
-        let tx = Transaction::begin(&cx).await?;
-        if self.db.backend() == DbBackend::Postgres {
-            tx.execute_unprepared(LOCK_LIMIT).await?;
-        }
+        let tx = self.begin_with(&cx, &format!("{IDLE_LIMIT}; {LOCK_LIMIT}")).await?;
         let id = || Value::from(&**id);
         let next = "UPDATE service_epoch SET epoch = epoch + 1 WHERE service_id = $1 RETURNING epoch";
         if is_new {
@@ -171,7 +171,7 @@ impl LeaseTable {
     /// Releases the lease of this epoch, so that another replica may take it at once, and notifies the other replicas.
     pub(super) async fn release(&self, id: &str, epoch: u64, target: Option<&str>, limit: Duration) -> Result<()> {
         let release = self.db.run(limit, |cx| async move {
-            let tx = Transaction::begin(&cx).await?;
+            let tx = self.begin(&cx).await?;
             // A request that arrives late must not end a later lease.
             let moved = if target.is_some() { self.wall_now() } else { "moved_at".to_owned() };
             let sql = format!(
@@ -204,7 +204,7 @@ impl LeaseTable {
     /// Records how long ago the schedule's last point was.
     pub(super) async fn record_point(&self, id: &str, epoch: u64, age: Duration, limit: Duration) -> Result<()> {
         let record = self.db.run(limit, |cx| async move {
-            let tx = Transaction::begin(&cx).await?;
+            let tx = self.begin(&cx).await?;
             let sql = format!(
                 "UPDATE service_lease SET last_point = {} - $4 WHERE service_id = $1 AND owner = $2 AND epoch = $3",
                 self.wall_now()
@@ -215,6 +215,20 @@ impl LeaseTable {
             tx.commit().await
         });
         record.await
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&self, cx: &TxContext) -> Result<Transaction> {
+        self.begin_with(cx, IDLE_LIMIT).await
+    }
+
+    /// Begins a transaction that has these limits on PostgreSQL.
+    async fn begin_with(&self, cx: &TxContext, limits: &str) -> Result<Transaction> {
+        let tx = Transaction::begin(cx).await?;
+        if self.db.backend() == DbBackend::Postgres {
+            tx.execute_unprepared(limits).await?;
+        }
+        Ok(tx)
     }
 
     // ── parts of statements ─────────────────────────────────────────────────────────────────────────────────────────────

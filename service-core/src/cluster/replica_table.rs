@@ -6,7 +6,6 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::lease_table::LeaseTable;
-use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::observe::health::HealthStatus;
 use crate::rfc3339;
@@ -79,7 +78,7 @@ impl LeaseTable {
             let services = services.clone();
             async move {
                 let now = self.wall_now();
-                let tx = Transaction::begin(&cx).await?;
+                let tx = self.begin(&cx).await?;
                 let sql = format!(
                     "INSERT INTO service_replica (id, host, pid, version, started_at, seen_at, services) \
                      VALUES ($1, $2, $3, $4, $5, {now}, $6) \
@@ -112,7 +111,7 @@ impl LeaseTable {
     /// Removes the row of this replica.
     pub(super) async fn remove_replica(&self, limit: Duration) -> Result<()> {
         let remove = self.db.run(limit, |cx| async move {
-            let tx = Transaction::begin(&cx).await?;
+            let tx = self.begin(&cx).await?;
             tx.execute_raw(self.statement("DELETE FROM service_replica WHERE id = $1", [self.owner()])).await?;
             tx.commit().await
         });

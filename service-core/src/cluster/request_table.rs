@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::identity::unique;
 use crate::cluster::lease_table::LeaseTable;
-use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::service::error::{Error, Result};
 use crate::service::outcome::{Outcome, RunReport};
@@ -79,7 +78,7 @@ impl LeaseTable {
         let add = self.db.run(limit, |cx| {
             let id = id.clone();
             async move {
-                let tx = Transaction::begin(&cx).await?;
+                let tx = self.begin(&cx).await?;
                 let sql = format!(
                     "INSERT INTO service_request (id, service_id, action, requested_by, requested_at) \
                      VALUES ($1, $2, $3, $4, {}) ON CONFLICT (id) DO NOTHING",
@@ -124,7 +123,7 @@ impl LeaseTable {
     /// Takes a request. Returns whether this replica carries it out.
     pub(super) async fn take_request(&self, id: &str, limit: Duration) -> Result<bool> {
         let take = self.db.run(limit, |cx| async move {
-            let tx = Transaction::begin(&cx).await?;
+            let tx = self.begin(&cx).await?;
             let sql = format!(
                 "UPDATE service_request SET taken_by = $2 \
                  WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3",
@@ -153,7 +152,7 @@ impl LeaseTable {
         let write = self.db.run(limit, |cx| {
             let stored = stored.clone();
             async move {
-                let tx = Transaction::begin(&cx).await?;
+                let tx = self.begin(&cx).await?;
                 let sql = "UPDATE service_request SET report = $2 WHERE id = $1";
                 tx.execute_raw(self.statement(sql, [id.into(), stored.into()])).await?;
                 self.announce(&tx).await?;
