@@ -180,7 +180,7 @@ async fn a_wake_up_of_a_replica_that_starts_reaches_the_holder(replicas: Bed) {
     };
     replicas.run_for(2.0).await;
     assert_eq!((a.state(), on_a.times("a runs").len()), (ServiceState::Running, 1));
-    let other = replicas.other().await.set("packer.depends_on", "gate");
+    let other = replicas.other().await.set("packer.depends_on", ["gate"]);
     let gate = other.start_of::<Gate>();
     let packer = async {
         let log = on_b.clone();
