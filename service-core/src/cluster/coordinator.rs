@@ -395,7 +395,10 @@ fn held(services: &Services) -> Vec<Held> {
 fn set_holder((service, lease): &Leased, row: &LeaseRow) {
     let now = Instant::now();
     let renewed = now.checked_sub(row.renewed).unwrap_or(now);
-    if lease.set_holder(Holder { label: row.label.clone(), epoch: row.epoch, renewed, seen: now }) {
+    // A lease that lasts longer than one that was renewed just now.
+    let is_ahead = row.renewed.is_zero() && row.left > lease.length;
+    let ends_late = now.checked_add(row.left).filter(|_| is_ahead);
+    if lease.set_holder(Holder { label: row.label.clone(), epoch: row.epoch, renewed, ends_late, seen: now }) {
         wake(service);
     }
 }

@@ -83,13 +83,14 @@ impl LeaseTable {
     /// Reads these leases. Those that no replica has ever taken have no row.
     pub(super) async fn read(&self, ids: &[Arc<str>], limit: Duration) -> Result<BTreeMap<String, LeaseRow>> {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {
+            let wall_now = self.wall_now();
             let sql = format!(
                 "SELECT service_id, owner, label, epoch, lease_ms, \
                  CASE WHEN boot = $1 THEN expires_at - {} ELSE 0 END AS left_ms, \
-                 CASE WHEN moved_to <> $2 AND moved_at > {} - {PRECEDENCE_MS} THEN 1 ELSE 0 END AS reserved \
+                 CASE WHEN moved_to <> $2 AND moved_at > {wall_now} - {PRECEDENCE_MS} AND moved_at <= {wall_now} \
+                 THEN 1 ELSE 0 END AS reserved \
                  FROM service_lease WHERE {}",
                 self.now(),
-                self.wall_now(),
                 self.is_one_of("$3")
             );
             let rows = db.query_all_raw(self.statement(&sql, [self.boot(), self.owner(), self.list(ids)])).await?;

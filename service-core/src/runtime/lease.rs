@@ -93,6 +93,8 @@ pub(crate) struct Holder {
     pub(crate) epoch: u64,
     /// When it renewed its lease last.
     pub(crate) renewed: Instant,
+    /// When the lease expires, if the clock by which it does was set back since the last renewal.
+    pub(crate) ends_late: Option<Instant>,
     /// When this was seen.
     pub(crate) seen: Instant,
 }
@@ -124,7 +126,14 @@ impl Lease {
     pub(crate) fn describe_holder(&self) -> Result<String, String> {
         let now = Instant::now();
         let ago = |at: Instant| humanize::long(now.saturating_duration_since(at));
-        if let Some(Holder { label, epoch, renewed, .. }) = self.holder() {
+        if let Some(Holder { label, epoch, renewed, ends_late, .. }) = self.holder() {
+            if let Some(end) = ends_late {
+                let left = humanize::long(end.saturating_duration_since(now));
+                return Ok(format!(
+                    "held by {label}, epoch {epoch}; the clock of the database was set back since the last renewal, so the lease is \
+                     valid for {left}"
+                ));
+            }
             return Ok(format!("held by {label}, epoch {epoch}, renewed {} ago", ago(renewed)));
         }
         if self.is_held() {

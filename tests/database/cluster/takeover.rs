@@ -17,6 +17,8 @@ on_each! {
     a_lost_lease_is_no_failure,
     a_service_that_depends_on_a_standby_starts,
     a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
+    a_hand_over_in_the_future_reserves_nothing,
+    a_clock_that_was_set_back_is_named,
 }
 
 async fn one_replica_runs_and_the_other_stands_by(replicas: Bed) {
@@ -181,6 +183,60 @@ async fn a_replica_that_is_stopped_while_it_stands_by_takes_nothing(replicas: Be
     replicas.run_for(60.0).await;
     assert_eq!(log.times("b runs"), [0.0; 0]);
     assert_eq!(log.times("b cleans up"), [0.0; 0], "no instance was built");
+}
+
+/// The clock of the server was set back after a service had been handed over to a replica that is gone.
+async fn a_hand_over_in_the_future_reserves_nothing(replicas: Bed) {
+    let log = Log::new();
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    replicas.run_for(5.0).await;
+    a.stop().await.unwrap();
+    replicas.execute("UPDATE service_lease SET moved_to = 'gone', moved_at = 3600000").await;
+    a.start().await.unwrap();
+    replicas.run_for(5.0).await;
+    assert_eq!(a.state(), ServiceState::Running);
+}
+
+async fn a_clock_that_was_set_back_is_named(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&other, "a", &log, 0.0).await;
+    let b = start(&replicas.bed, "b", &log, 0.0).await;
+    replicas.run_for(5.0).await;
+    assert_eq!(a.state(), ServiceState::Running);
+    replicas.bed.kill(other).await;
+    replicas.execute("UPDATE service_lease SET expires_at = expires_at + 3600000").await;
+    replicas.run_for(60.0).await;
+    let reason = b.health().reason.unwrap();
+    assert!(reason.contains("the clock of the database was set back") && reason.contains("valid for "), "{reason}");
+}
+
+/// A host without power does not end its connections: the server has to.
+#[tokio::test(start_paused = true)]
+async fn on_postgresql_the_registry_does_nothing_in_a_transaction_for_5_s_at_most() {
+    let Some(replicas) = Bed::postgres().await else { return };
+    let (log, other) = (Log::new(), replicas.other().await);
+    start(&replicas.bed, "a", &log, 0.0).await;
+    replicas.execute("CREATE TABLE seen (name TEXT NOT NULL, setting TEXT NOT NULL)").await;
+    replicas
+        .execute(
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             INSERT INTO seen VALUES (TG_TABLE_NAME, current_setting('idle_in_transaction_session_timeout')); \
+             RETURN NULL; END $$",
+        )
+        .await;
+    for table in ["service_lease", "service_epoch", "service_replica", "service_request"] {
+        let trigger = "AFTER INSERT OR UPDATE OR DELETE ON";
+        let each = "FOR EACH ROW EXECUTE FUNCTION note()";
+        replicas.execute(&format!("CREATE TRIGGER note {trigger} {table} {each}")).await;
+    }
+    let b = start(&other, "b", &log, 0.0).await;
+    replicas.run_for(100.0).await;
+    b.run_now().await.unwrap();
+    replicas.bed.services().await.shutdown().await.unwrap();
+    other.run_for(std::time::Duration::from_secs(5)).await;
+    assert_eq!(b.state(), ServiceState::Running);
+    assert_eq!(replicas.number("SELECT count(DISTINCT name) FROM seen").await, 4);
+    assert_eq!(replicas.number("SELECT count(*) FROM seen WHERE setting <> '5s'").await, 0);
 }
 
 #[tokio::test(start_paused = true)]
