@@ -62,6 +62,13 @@ pub(super) struct Fleet {
     answered: Notify,
 }
 
+/// Requests that this replica carries out, or has, while they are stored.
+#[derive(Debug, Default)]
+struct Known {
+    resets: BTreeSet<String>,
+    runs: BTreeSet<String>,
+}
+
 impl Fleet {
     pub(super) fn new(table: Arc<LeaseTable>, is_virtual: bool, to_compete: Arc<Notify>) -> Self {
         let announced = table.db.notifier.lease_released();
@@ -87,7 +94,7 @@ impl Fleet {
     /// Shows the other replicas that this one lives, and carries out their requests, until the registry is dropped.
     pub(super) async fn keep_serving(self: Arc<Self>, registry: Weak<RegistryInner>) {
         let mut reported: Option<Instant> = None;
-        let mut known_resets = BTreeSet::new();
+        let mut known = Known::default();
         loop {
             let Some(inner) = registry.upgrade() else { return };
             let registry = ServiceRegistry { inner };
@@ -107,7 +114,7 @@ impl Fleet {
                 }
             }
             self.send_wakes().await;
-            if let Err(error) = self.serve(&registry, &mut known_resets).await {
+            if let Err(error) = self.serve(&registry, &mut known).await {
                 debug!("the requests of other replicas cannot be read: {error:#}");
             }
             drop(registry);
@@ -212,23 +219,29 @@ impl Fleet {
     }
 
     /// Carries out what other replicas request.
-    async fn serve(&self, registry: &ServiceRegistry, known_resets: &mut BTreeSet<String>) -> Result<()> {
+    async fn serve(&self, registry: &ServiceRegistry, known: &mut Known) -> Result<()> {
         let requests = self.table.read_requests(LIMIT).await?;
-        known_resets.retain(|id| requests.iter().any(|request| request.id == *id));
+        for known in [&mut known.resets, &mut known.runs] {
+            known.retain(|id| requests.iter().any(|request| request.id == *id));
+        }
         for request in requests {
             let Some(service) = registry.inner.services.get(&request.service_id) else { continue };
             match request.action {
                 Action::Reset => {
-                    if known_resets.insert(request.id) && service.inner.lock().state() == ServiceState::Failed {
+                    if known.resets.insert(request.id) && service.inner.lock().state() == ServiceState::Failed {
                         let handle = registry.handle(service);
                         // Its start may take long. If it fails, the service is `Failed` again.
                         tokio::spawn(async move { _ = handle.reset_here().await });
                     }
                 }
+                Action::Run if known.runs.contains(&request.id) => {}
                 Action::Run | Action::Wake => {
                     // Else another replica takes it, or this one later.
                     let serves = service.inner.serves_other_replicas(request.action == Action::Run);
                     if serves && self.table.take_request(&request.id, LIMIT).await? {
+                        if request.action == Action::Run {
+                            known.runs.insert(request.id.clone());
+                        }
                         self.carry_out(&service.inner, request);
                     }
                 }
@@ -243,7 +256,7 @@ impl Fleet {
         }
         let (waiter, report) = oneshot::channel();
         let requested = service.request_run(Some(waiter));
-        let (table, id) = (self.table.clone(), service.id.clone());
+        let (table, id, lease) = (self.table.clone(), service.id.clone(), service.lease.clone());
         tokio::spawn(async move {
             let report = match requested {
                 Ok(()) => {
@@ -251,8 +264,14 @@ impl Fleet {
                 }
                 Err(error) => Err(error),
             };
-            if let Err(error) = table.write_report(&request.id, &report, LIMIT).await {
-                debug!(service.id = %id, "the report of a requested run cannot be stored: {error:#}");
+            let ended = Instant::now();
+            while let Err(error) = table.write_report(&request.id, &report, LIMIT).await {
+                debug!(service.id = %id, "the report of a requested run cannot be stored yet: {error:#}");
+                // Who waits for the report gets an error as soon as the lease is lost.
+                if ended.elapsed() > VOID_AFTER && !lease.as_ref().is_some_and(|lease| lease.is_held()) {
+                    return;
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         });
     }
@@ -273,6 +292,7 @@ impl Fleet {
             match self.table.read_progress(&id, LIMIT).await {
                 Ok(Progress::Done(report)) => return Ok(report),
                 Ok(Progress::Void) => return fail("was requested, and no replica has taken the request"),
+                Ok(Progress::Gone) => return fail("may not have ended: its request is not stored any more"),
                 Ok(Progress::Open) => lost = 0,
                 Ok(Progress::Taken { is_holder: true }) => lost = 0,
                 Ok(Progress::Taken { is_holder: false }) => lost += 1,

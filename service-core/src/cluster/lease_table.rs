@@ -242,12 +242,12 @@ impl LeaseTable {
         self.replica.owner.as_str().into()
     }
 
-    fn boot(&self) -> Value {
+    pub(super) fn boot(&self) -> Value {
         self.boot.as_str().into()
     }
 
     /// The time by which leases expire, in milliseconds, as SQL.
-    fn now(&self) -> String {
+    pub(super) fn now(&self) -> String {
         match (self.db.backend(), self.db.is_virtual) {
             // `now()` would be the start of the transaction, which may have waited for a lock since.
             (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),

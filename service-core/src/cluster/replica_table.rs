@@ -14,6 +14,8 @@ use crate::service::state::ServiceState;
 
 /// Rows of replicas that have not been seen for this long are removed.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// A run that a replica has taken may last: its request is removed after this time.
+const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 
 /// One replica: a process with services that have `scope = "cluster"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,13 +97,14 @@ impl LeaseTable {
                     services.into(),
                 ];
                 tx.execute_raw(self.statement(&sql, values)).await?;
-                let forgotten = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
-                for sql in [
-                    format!("DELETE FROM service_replica WHERE seen_at < {now} - $1"),
-                    format!("DELETE FROM service_request WHERE requested_at < {now} - $1"),
-                ] {
-                    tx.execute_raw(self.statement(&sql, [forgotten.into()])).await?;
-                }
+                let [forgotten, longest] =
+                    [FORGOTTEN, LONGEST_RUN].map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+                let sql = format!("DELETE FROM service_replica WHERE seen_at < {now} - $1");
+                tx.execute_raw(self.statement(&sql, [forgotten.into()])).await?;
+                let is_open = "action = 'run' AND taken_by IS NOT NULL AND report IS NULL";
+                let age = format!("CASE WHEN {is_open} THEN {longest} ELSE {forgotten} END");
+                let sql = format!("DELETE FROM service_request WHERE requested_at < {now} - {age}");
+                tx.execute_raw(self.statement(&sql, [])).await?;
                 tx.commit().await
             }
         });

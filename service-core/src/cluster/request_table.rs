@@ -52,7 +52,10 @@ pub(super) struct Request {
 pub(super) enum Progress {
     /// No replica has taken it yet.
     Open,
+    /// No replica has taken it in time.
     Void,
+    /// It is not stored any more.
+    Gone,
     /// The replica that has taken it still holds the lease, or does not.
     Taken {
         is_holder: bool,
@@ -95,15 +98,16 @@ impl LeaseTable {
         Ok(id)
     }
 
-    /// Reads the requests that no replica has taken, and those for all replicas.
+    /// Reads the requests that no replica has taken, those for all replicas, and the runs that this replica has taken and not reported.
     pub(super) async fn read_requests(&self, limit: Duration) -> Result<Vec<Request>> {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {
             let sql = format!(
                 "SELECT id, service_id, action FROM service_request \
-                 WHERE taken_by IS NULL AND requested_at > {} - $1 ORDER BY requested_at, id",
+                 WHERE taken_by IS NULL AND requested_at > {} - $1 OR taken_by = $2 AND action = 'run' AND report IS NULL \
+                 ORDER BY requested_at, id",
                 self.wall_now()
             );
-            let rows = db.query_all_raw(self.statement(&sql, [void_after().into()])).await?;
+            let rows = db.query_all_raw(self.statement(&sql, [void_after().into(), self.owner()])).await?;
             let mut requests = Vec::new();
             for row in rows {
                 let action: String = row.try_get("", "action")?;
@@ -126,7 +130,7 @@ impl LeaseTable {
             let tx = self.begin(&cx).await?;
             let sql = format!(
                 "UPDATE service_request SET taken_by = $2 \
-                 WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3",
+                 WHERE id = $1 AND (taken_by = $2 OR taken_by IS NULL AND requested_at > {} - $3)",
                 self.wall_now()
             );
             let taken = tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), void_after().into()])).await?;
@@ -153,8 +157,10 @@ impl LeaseTable {
             let stored = stored.clone();
             async move {
                 let tx = self.begin(&cx).await?;
-                let sql = "UPDATE service_request SET report = $2 WHERE id = $1";
-                tx.execute_raw(self.statement(sql, [id.into(), stored.into()])).await?;
+                // The row stays for an hour from now on.
+                let now = self.wall_now();
+                let sql = format!("UPDATE service_request SET report = $2, requested_at = {now} WHERE id = $1");
+                tx.execute_raw(self.statement(&sql, [id.into(), stored.into()])).await?;
                 self.announce(&tx).await?;
                 tx.commit().await
             }
@@ -170,12 +176,14 @@ impl LeaseTable {
             let sql = format!(
                 "SELECT taken_by, report, CASE WHEN requested_at > {} - $2 THEN 1 ELSE 0 END AS is_open, \
                  CASE WHEN EXISTS (SELECT 1 FROM service_lease \
-                 WHERE service_lease.service_id = service_request.service_id AND owner = taken_by) THEN 1 ELSE 0 END AS is_holder \
+                 WHERE service_lease.service_id = service_request.service_id AND owner = taken_by \
+                 AND boot = $3 AND expires_at > {}) THEN 1 ELSE 0 END AS is_holder \
                  FROM service_request WHERE id = $1",
-                self.wall_now()
+                self.wall_now(),
+                self.now()
             );
-            let row = db.query_one_raw(self.statement(&sql, [id.into(), void_after().into()])).await?;
-            let Some(row) = row else { return Ok(Progress::Void) };
+            let row = db.query_one_raw(self.statement(&sql, [id.into(), void_after().into(), self.boot()])).await?;
+            let Some(row) = row else { return Ok(Progress::Gone) };
             let (taken, report): (Option<String>, Option<String>) = (row.try_get("", "taken_by")?, row.try_get("", "report")?);
             let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };
             Ok(match (report, taken) {

@@ -16,19 +16,21 @@ on_each! {
     requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder,
     a_shutdown_passes_a_wake_up_on,
     a_wake_up_of_a_replica_that_starts_reaches_the_holder,
+    the_report_of_a_run_that_ends_in_an_outage_arrives_later,
 }
 
 /// Has no topic, so a takeover alone makes no run due.
 struct Report {
     name: &'static str,
     log: Log,
+    works: Duration,
 }
 
 #[service(on_demand = true, scope = "cluster", lease = 30, discover = false)]
 impl Report {
     async fn update(&mut self) {
         self.log.add(format!("{} runs", self.name));
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        tokio::time::sleep(self.works).await;
     }
 
     async fn cleanup(&mut self) {
@@ -37,8 +39,12 @@ impl Report {
 }
 
 async fn start(bed: &TestBed, name: &'static str, log: &Log) -> ServiceHandle {
-    let log = log.clone();
-    bed.start_fn(move || Report { name, log: log.clone() }).await
+    start_long(bed, name, log, 20).await
+}
+
+async fn start_long(bed: &TestBed, name: &'static str, log: &Log, works: u64) -> ServiceHandle {
+    let (log, works) = (log.clone(), Duration::from_secs(works));
+    bed.start_fn(move || Report { name, log: log.clone(), works }).await
 }
 
 /// Two replicas. The first one has begun a run.
@@ -145,6 +151,34 @@ async fn a_shutdown_passes_a_wake_up_on(replicas: Bed) {
     other.run_for(Duration::from_secs(60)).await;
     assert_eq!((a.state(), b.state()), (ServiceState::Stopped, ServiceState::Running));
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 1), "{:?}", log.all());
+}
+
+async fn the_report_of_a_run_that_ends_in_an_outage_arrives_later(replicas: Bed) {
+    let (log, _other, a, b) = two(&replicas).await;
+    let requested = tokio::spawn(async move { b.run_now().await });
+    // The requested run begins at 20 s and ends at 40 s.
+    replicas.run_for(31.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(8.0).await;
+    assert_eq!((log.times("a runs"), a.state()), (vec![0.0, 20.0], ServiceState::Running));
+    replicas.bed.heal(&replicas.bed);
+    replicas.run_for(10.0).await;
+    let report = requested.await.unwrap().unwrap();
+    assert_eq!((report.error().is_none(), report.duration()), (true, Duration::from_secs(20)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_report_of_a_run_of_more_than_an_hour_arrives() {
+    let replicas = Bed::memory().await.unwrap();
+    let (log, other) = (Log::new(), replicas.other().await);
+    start_long(&replicas.bed, "a", &log, 3700).await;
+    let b = start_long(&other, "b", &log, 3700).await;
+    replicas.run_for(2.0).await;
+    let requested = tokio::spawn(async move { b.run_now().await });
+    replicas.run_for(3720.0).await;
+    let report = requested.await.unwrap().unwrap();
+    assert_eq!((report.error().is_none(), report.duration()), (true, Duration::from_secs(3700)));
+    assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0));
 }
 
 /// Is ready after 10 s.
