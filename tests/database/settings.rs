@@ -1,7 +1,7 @@
 //! The store of a service, and the tables that change a service from outside.
 
 use chrono::{Duration, Utc};
-use sea_orm::{ConnectionTrait, EntityTrait, Schema};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Schema};
 use serde_json::json;
 use service_core::__private::database as internal;
 use service_core::__private::database::{LastRun, ServiceDb, WallClock};
@@ -79,6 +79,32 @@ pub(crate) async fn a_value_that_is_too_long_is_reported_with_its_key(bench: Ben
     let overrides = internal::read_overrides(&bench.db, Utc::now()).await.unwrap();
     let bad = overrides[0].clone().unwrap_err().to_string();
     assert!(bad.contains("`sender`") && bad.contains("longer than"), "{bad}");
+}
+
+/// SQLite stores any bytes in any column.
+pub(crate) async fn a_row_that_is_not_text_is_reported_and_the_others_are_read(bench: Bench) {
+    if bench.db.get_database_backend() != DbBackend::Sqlite {
+        return;
+    }
+    // A text that is not UTF-8, and bytes that would be the key `size`.
+    for (key, value) in [("'sender'", "CAST(X'22ff22' AS TEXT)"), ("X'73697a65'", "'5'"), ("'size'", "'10'")] {
+        for (table, rest) in
+            [("service_config", ""), ("service_override", ", 'ann', 'by hand', CURRENT_TIMESTAMP, NULL")]
+        {
+            let sql = format!("INSERT INTO {table} VALUES ('mailer', {key}, {value}{rest})");
+            bench.db.execute_unprepared(&sql).await.unwrap();
+        }
+    }
+    let rows = internal::read_config(&bench.db).await.unwrap();
+    let of = |key: &str| rows.iter().find(|row| row.key == key).unwrap().value.clone();
+    assert_eq!((rows.len(), of("size")), (3, Ok(json!(10))));
+    assert!(of("sender").unwrap_err().to_string().contains("`value` is not text"));
+    assert!(of("size\u{fffd}").unwrap_err().to_string().contains("`key` is not text"));
+    let overrides = internal::read_overrides(&bench.db, Utc::now()).await.unwrap();
+    let (good, bad): (Vec<_>, Vec<_>) = overrides.into_iter().partition(|row| row.is_ok());
+    assert_eq!((good.len(), bad.len()), (1, 2), "{good:?} {bad:?}");
+    assert_eq!(good[0].as_ref().unwrap().value, json!(10));
+    assert!(internal::expire_overrides(&bench.db, Utc::now()).await.unwrap().is_empty());
 }
 
 pub(crate) async fn overrides_are_recorded_and_end_by_themselves(bench: Bench) {

@@ -114,7 +114,7 @@ pub struct BadOverride {
 /// Reads all rows of `service_config`, in the order of the primary key.
 ///
 /// # Errors
-/// Those of the database. A value that is not JSON is an error of its row only.
+/// Those of the database. What is not text or not JSON is an error of its row only.
 pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
     let select = Query::select()
         .columns(["service_id", "key"].map(column))
@@ -125,8 +125,14 @@ pub async fn read_config(db: &DatabaseConnection) -> Result<Vec<ConfigRow>> {
         .to_owned();
     let rows = db.query_all(&select).await?;
     let read = |row: &QueryResult| {
-        let text: Option<String> = row.try_get("", "value")?;
-        Ok(ConfigRow { service_id: row.try_get("", "service_id")?, key: row.try_get("", "key")?, value: parse(text) })
+        let [service_id, key, value] = ["service_id", "key", "value"].map(|name| Text::read(row, name));
+        let (service_id, key, value) = (service_id?, key?, value?);
+        let problem = [&service_id, &key, &value].into_iter().find_map(Text::problem);
+        let parsed = match problem {
+            Some(reason) => Err(BadValue { text: String::new(), reason }),
+            None => parse(value.text),
+        };
+        Ok(ConfigRow { service_id: service_id.name(), key: key.name(), value: parsed })
     };
     Ok(rows.iter().map(read).collect::<std::result::Result<_, DbErr>>()?)
 }
@@ -242,19 +248,55 @@ async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverr
 }
 
 fn read_override(row: &QueryResult) -> std::result::Result<(String, ReadOverride), DbErr> {
-    let text = |name: &'static str| row.try_get::<String>("", name);
-    let (service_id, key) = (text("service_id")?, text("key")?);
-    let optional = |name: &'static str| row.try_get::<Option<String>>("", name);
-    let (value, set_at, until) = (optional("value")?, text("set_at")?, optional("until")?);
-    let understood = parse(value)
-        .map_err(|bad| bad.to_string())
-        .and_then(|value| Ok((value, parse_time(&set_at)?, until.as_deref().map(parse_time).transpose()?)));
-    let (by, why) = (text("set_by")?, text("why")?);
+    let read = |name| Text::read(row, name);
+    let (service_id, key, value) = (read("service_id")?, read("key")?, read("value")?);
+    let (set_at, until, by, why) = (read("set_at")?, read("until")?, read("set_by")?, read("why")?);
+    let problem = [&service_id, &key, &value, &set_at, &until, &by, &why].into_iter().find_map(|text| text.problem());
+    let [service_id, key, set_at, by, why] = [service_id, key, set_at, by, why].map(Text::name);
+    let understood = problem.map_or(Ok(()), Err).and_then(|()| {
+        let value = parse(value.text).map_err(|bad| bad.to_string())?;
+        Ok((value, parse_time(&set_at)?, until.text.as_deref().map(parse_time).transpose()?))
+    });
     let found = match understood {
         Ok((value, at, until)) => Ok(Override { service_id, key, value, by, why, at, until }),
         Err(reason) => Err(BadOverride { service_id, key, reason }),
     };
     Ok((set_at, found))
+}
+
+/// A column of a row that may have been written by hand. On SQLite any column can have bytes that are not text.
+struct Text {
+    column: &'static str,
+    text: Option<String>,
+    is_text: bool,
+}
+
+impl Text {
+    /// # Errors
+    /// The database's.
+    fn read(row: &QueryResult, column: &'static str) -> std::result::Result<Self, DbErr> {
+        match row.try_get::<Option<String>>("", column) {
+            Ok(text) => Ok(Self { column, text, is_text: true }),
+            Err(error) => {
+                let Ok(bytes) = row.try_get::<Vec<u8>>("", column) else { return Err(error) };
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                Ok(Self { column, text: Some(text), is_text: false })
+            }
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        (!self.is_text).then(|| format!("`{}` is not text: delete the row, and write it again", self.column))
+    }
+
+    /// The text. A key that is not text is never equal to one that is.
+    fn name(self) -> String {
+        let mut text = self.text.unwrap_or_default();
+        if !self.is_text && self.column == "key" && !text.contains(char::REPLACEMENT_CHARACTER) {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+        text
+    }
 }
 
 fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
