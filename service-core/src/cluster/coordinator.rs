@@ -179,7 +179,7 @@ impl Leases for Coordinator {
         Box::pin(async {
             let _ = timeout(STOP_LIMIT, self.shared.taking.lock()).await;
             // Wake-ups that no run has served are for other replicas.
-            let _ = timeout(STOP_LIMIT, self.fleet.send_wakes()).await;
+            let _ = timeout(STOP_LIMIT, self.fleet.send_wakes(true)).await;
             let _ = timeout(STOP_LIMIT, self.fleet.leave()).await;
         })
     }

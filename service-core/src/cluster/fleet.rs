@@ -1,7 +1,7 @@
 //! [`Fleet`]: this replica among the others. It shows the others that it lives, carries out what they request, and requests from
 //! the holder of a lease what this replica cannot do itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -52,8 +52,8 @@ pub(super) struct Fleet {
     to_report: Mutex<bool>,
     /// Services to be woken on the replica that holds their lease.
     wakes: Mutex<BTreeSet<Arc<str>>>,
-    /// Locked while they are requested.
-    sending: tokio::sync::Mutex<()>,
+    /// When each service was woken so last. Locked while wake-ups are requested.
+    sent: tokio::sync::Mutex<BTreeMap<Arc<str>, Instant>>,
     /// When services were handed over last.
     shared_out: Mutex<Option<Instant>>,
     /// Leases may be free.
@@ -82,7 +82,7 @@ impl Fleet {
             to_serve: Notify::new(),
             to_report: Mutex::default(),
             wakes: Mutex::default(),
-            sending: tokio::sync::Mutex::default(),
+            sent: tokio::sync::Mutex::default(),
             shared_out: Mutex::default(),
             to_compete,
             answered: Notify::new(),
@@ -113,12 +113,12 @@ impl Fleet {
                     Err(error) => debug!("the row of this replica cannot be written: {error:#}"),
                 }
             }
-            self.send_wakes().await;
+            let waits = self.send_wakes(false).await;
             if let Err(error) = self.serve(&registry, &mut known).await {
                 debug!("the requests of other replicas cannot be read: {error:#}");
             }
             drop(registry);
-            let wait = if self.is_virtual { VIRTUAL_INTERVAL } else { POLL_INTERVAL };
+            let wait = if self.is_virtual && !waits { VIRTUAL_INTERVAL } else { POLL_INTERVAL };
             let _ = timeout(wait, self.to_serve.notified()).await;
         }
     }
@@ -234,26 +234,26 @@ impl Fleet {
                         tokio::spawn(async move { _ = handle.reset_here().await });
                     }
                 }
-                Action::Run if known.runs.contains(&request.id) => {}
-                Action::Run | Action::Wake => {
-                    // Else another replica takes it, or this one later.
-                    let serves = service.inner.serves_other_replicas(request.action == Action::Run);
-                    if serves && self.table.take_request(&request.id, LIMIT).await? {
-                        if request.action == Action::Run {
-                            known.runs.insert(request.id.clone());
-                        }
+                // Else another replica takes it, or this one later.
+                Action::Wake if service.inner.serves_other_replicas(false) => {
+                    let removed = self.table.remove_wake(&request.id, LIMIT).await;
+                    // It may be removed also if the answer is an error. The run begins after the removal.
+                    service.inner.request_wake();
+                    removed?;
+                }
+                Action::Run if !known.runs.contains(&request.id) && service.inner.serves_other_replicas(true) => {
+                    if self.table.take_request(&request.id, LIMIT).await? {
+                        known.runs.insert(request.id.clone());
                         self.carry_out(&service.inner, request);
                     }
                 }
+                Action::Wake | Action::Run => {}
             }
         }
         Ok(())
     }
 
     fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) {
-        if request.action == Action::Wake {
-            return service.request_wake();
-        }
         let (waiter, report) = oneshot::channel();
         let requested = service.request_run(Some(waiter));
         let (table, id, lease) = (self.table.clone(), service.id.clone(), service.lease.clone());
@@ -312,20 +312,27 @@ impl Fleet {
     }
 
     pub(super) fn forward_wake(&self, id: &Arc<str>) {
-        lock(&self.wakes).insert(id.clone());
-        self.to_serve.notify_one();
+        if lock(&self.wakes).insert(id.clone()) {
+            self.to_serve.notify_one();
+        }
     }
 
-    /// Requests the wake-ups that this replica cannot serve. If the database does not answer, later.
-    pub(super) async fn send_wakes(&self) {
-        let _sending = self.sending.lock().await;
-        let wakes = std::mem::take(&mut *lock(&self.wakes));
-        for id in wakes {
-            if let Err(error) = self.table.add_request(&id, Action::Wake, LIMIT).await {
-                debug!(service.id = %id, "the wake-up cannot be forwarded yet: {error:#}");
-                lock(&self.wakes).insert(id);
+    /// Requests the wake-ups that this replica cannot serve, each service once in a second: `all` of them, or those that are due. If
+    /// the database does not answer, later. Returns whether some are left.
+    pub(super) async fn send_wakes(&self, all: bool) -> bool {
+        let mut sent = self.sent.lock().await;
+        sent.retain(|_, at| at.elapsed() < POLL_INTERVAL);
+        let due: Vec<_> = lock(&self.wakes).extract_if(.., |id| all || !sent.contains_key(id)).collect();
+        for id in due {
+            match self.table.add_wake(&id, LIMIT).await {
+                Ok(()) => _ = sent.insert(id, Instant::now()),
+                Err(error) => {
+                    debug!(service.id = %id, "the wake-up cannot be forwarded yet: {error:#}");
+                    lock(&self.wakes).insert(id);
+                }
             }
         }
+        !lock(&self.wakes).is_empty()
     }
 
     pub(super) async fn reset_others(&self, service: &ServiceInner) -> Result<usize> {

@@ -98,6 +98,36 @@ impl LeaseTable {
         Ok(id)
     }
 
+    /// Adds a request for a wake-up, unless there is one that no replica has taken: then that one counts from now on.
+    pub(super) async fn add_wake(&self, service_id: &str, limit: Duration) -> Result<()> {
+        let renew = self.db.run(limit, |cx| async move {
+            let tx = self.begin(&cx).await?;
+            // A holder removes the row before the run begins that serves it: so a row that is still there is served.
+            let sql = format!(
+                "UPDATE service_request SET requested_at = {} \
+                 WHERE service_id = $1 AND action = 'wake' AND taken_by IS NULL",
+                self.wall_now()
+            );
+            let renewed = tx.execute_raw(self.statement(&sql, [service_id.into()])).await?.rows_affected();
+            tx.commit().await?;
+            Ok(renewed > 0)
+        });
+        if !renew.await? {
+            self.add_request(service_id, Action::Wake, limit).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a request for a wake-up, because this replica serves it.
+    pub(super) async fn remove_wake(&self, id: &str, limit: Duration) -> Result<()> {
+        let remove = self.db.run(limit, |cx| async move {
+            let tx = self.begin(&cx).await?;
+            tx.execute_raw(self.statement("DELETE FROM service_request WHERE id = $1", [id.into()])).await?;
+            tx.commit().await
+        });
+        remove.await
+    }
+
     /// Reads the requests that no replica has taken, those for all replicas, and the runs that this replica has taken and not reported.
     pub(super) async fn read_requests(&self, limit: Duration) -> Result<Vec<Request>> {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {

@@ -17,6 +17,7 @@ on_each! {
     a_shutdown_passes_a_wake_up_on,
     a_wake_up_of_a_replica_that_starts_reaches_the_holder,
     the_report_of_a_run_that_ends_in_an_outage_arrives_later,
+    many_wake_ups_are_few_requests,
 }
 
 /// Has no topic, so a takeover alone makes no run due.
@@ -179,6 +180,29 @@ async fn the_report_of_a_run_of_more_than_an_hour_arrives() {
     let report = requested.await.unwrap().unwrap();
     assert_eq!((report.error().is_none(), report.duration()), (true, Duration::from_secs(3700)));
     assert_eq!((log.times("a runs").len(), log.times("b runs").len()), (1, 0));
+}
+
+async fn many_wake_ups_are_few_requests(replicas: Bed) {
+    let (log, other, a, b) = two(&replicas).await;
+    for _ in 0..200 {
+        b.wake();
+        replicas.run_for(0.05).await;
+    }
+    let rows = async || replicas.number("SELECT count(*) FROM service_request").await;
+    assert!(rows().await <= 1, "the holder removes what it serves: {}", rows().await);
+    replicas.run_for(45.0).await;
+    assert_eq!((log.times("a runs"), rows().await), (vec![0.0, 20.0], 0), "{:?}", log.all());
+    // Without a holder they wait, as one request.
+    replicas.bed.partition(&other);
+    stop(&a);
+    replicas.run_for(5.0).await;
+    for _ in 0..20 {
+        b.wake();
+        other.run_for(Duration::from_millis(500)).await;
+    }
+    replicas.bed.heal(&other);
+    replicas.run_for(3.0).await;
+    assert!(rows().await <= 1, "{}", rows().await);
 }
 
 /// Is ready after 10 s.
