@@ -15,6 +15,7 @@ on_each! {
     without_the_database_every_replica_stands_by,
     the_former_holder_stands_by_and_takes_over_again,
     a_lost_lease_is_no_failure,
+    a_lost_lease_ends_the_runs_of_children,
     a_service_that_depends_on_a_standby_starts,
     a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
     a_hand_over_in_the_future_reserves_nothing,
@@ -155,6 +156,49 @@ async fn a_lost_lease_is_no_failure(replicas: Bed) {
     let health = a.health();
     assert_eq!((health.failures, health.error_count, health.last_error), (0, 0, None));
     assert_eq!(health.runs, 1);
+}
+
+/// Has a child.
+struct Team(Log);
+
+#[service(interval = 10, scope = "cluster", lease = 30, discover = false)]
+impl Team {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let services = cx.services();
+        if services.get("member").is_none() {
+            let this = services.get(cx.service_id()).unwrap();
+            services.register("member", Member(self.0.clone())).parent(&this).start().await?;
+        }
+        Ok(())
+    }
+}
+
+struct Member(Log);
+
+#[service(discover = false)]
+impl Member {
+    async fn update(&mut self) {
+        struct Dropped(Log);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.add("the child is dropped");
+            }
+        }
+        let _dropped = Dropped(self.0.clone());
+        tokio::time::sleep(std::time::Duration::from_secs(1000)).await;
+    }
+}
+
+async fn a_lost_lease_ends_the_runs_of_children(replicas: Bed) {
+    let log = Log::new();
+    let team = {
+        let log = log.clone();
+        replicas.bed.start_fn(move || Team(log.clone())).await
+    };
+    replicas.run_for(5.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(40.0).await;
+    assert_eq!((team.state(), log.times("the child is dropped")), (ServiceState::Standby, vec![27.0]));
 }
 
 struct Dependent;

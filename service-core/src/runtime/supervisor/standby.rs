@@ -17,8 +17,9 @@ use crate::runtime::events::ServiceEventKind;
 use crate::runtime::extension::Extension;
 use crate::runtime::invoker::Limit;
 use crate::runtime::lease::Grant;
-use crate::runtime::requests::{Rebuild, Requests, Waiters};
+use crate::runtime::requests::{Rebuild, Requests, StopRequest, Waiters};
 use crate::runtime::service_inner::ServiceInner;
+use crate::runtime::services::Services;
 use crate::runtime::status::{Activity, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::{Schedule, later};
@@ -119,6 +120,8 @@ impl Supervisor {
             waiters
         });
         drop((left, waiters));
+        // Their runs may do what the next holder does, too.
+        abort_children(&self.services, self.registered.id(), now);
         self.forget_schedule();
         self.abandon_rows().await;
         if self.unreturned.is_some() && !self.until_returned().await {
@@ -252,6 +255,14 @@ impl Supervisor {
         }
         let limit = Limit::Cleanup(later(Instant::now(), RELEASE_TIMEOUT));
         let _ = self.invoker.invoke(pin!(leases.release(&service, epoch, None)), limit).await;
+    }
+}
+
+/// Aborts the runs of the services that belong to the instance, and of those that belong to theirs. They are removed later.
+fn abort_children(services: &Services, id: &str, now: Instant) {
+    for child in services.children_of(id).into_iter().flatten() {
+        child.inner.request_stop(StopRequest { run: Some(now), ..StopRequest::default() });
+        abort_children(services, child.id(), now);
     }
 }
 
