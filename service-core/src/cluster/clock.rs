@@ -23,7 +23,10 @@ pub(super) fn boot_id() -> String {
     id.trim().to_owned()
 }
 
-/// The time since the machine was started.
+/// Whether all processes of the machine have the same [`BootClock`].
+pub(super) const IS_SHARED: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// The time since the machine was started; on other systems than Linux, the time since some moment of the process.
 #[derive(Debug)]
 struct BootClock;
 

@@ -2,7 +2,8 @@
 //! takeover.
 //!
 //! Times of leases are compared in the database alone: on PostgreSQL by its clock, because those of the replicas differ; on SQLite
-//! by the time since the start of the machine, together with what identifies that start, because all replicas are on one machine.
+//! by the time since the start of the machine, together with what identifies that start, because all replicas are on one machine. On
+//! other systems than Linux it is the machine's wall clock there.
 //!
 //! The epoch has a row of its own, because commits of the holder lock it. Only a takeover changes it, and first of all its
 //! statements: so it waits for commits in flight before it looks whether the lease is free, and not after.
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 
+use crate::cluster::clock::IS_SHARED;
 use crate::cluster::identity::Identity;
 use crate::database::registry_db::RegistryDb;
 use crate::database::transaction::Transaction;
@@ -251,6 +253,7 @@ impl LeaseTable {
         match (self.db.backend(), self.db.is_virtual) {
             // `now()` would be the start of the transaction, which may have waited for a lock since.
             (DbBackend::Postgres, false) => DATABASE_NOW.to_owned(),
+            (_, false) if !IS_SHARED => self.wall_now(),
             _ => self.clock.now().as_millis().to_string(),
         }
     }
