@@ -214,7 +214,8 @@ impl LeaseTable {
             );
             let row = db.query_one_raw(self.statement(&sql, [id.into(), void_after().into(), self.boot()])).await?;
             let Some(row) = row else { return Ok(Progress::Gone) };
-            let (taken, report): (Option<String>, Option<String>) = (row.try_get("", "taken_by")?, row.try_get("", "report")?);
+            let (taken, report): (Option<String>, Option<String>) =
+                (row.try_get("", "taken_by")?, row.try_get("", "report")?);
             let flag = |name: &str| -> Result<bool, DbErr> { Ok(row.try_get::<i32>("", name)? == 1) };
             Ok(match (report, taken) {
                 (Some(report), _) => Progress::Done(report_of(serde_json::from_str(&report)?)),

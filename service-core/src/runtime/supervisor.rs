@@ -268,8 +268,8 @@ impl Supervisor {
 
     /// Waits until a run is due and begins it, or until a request arrives.
     fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, grant, .. } = self;
-        let service = &cx.service;
+        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, .. } = self;
+        let (service, is_taken_over) = (&cx.service, self.is_taken_over);
         let mut is_wake_up = false;
         let event = service.update(|state| {
             state.status.at_rest = false;
@@ -300,7 +300,7 @@ impl Supervisor {
             if !state.requests.run {
                 // After a takeover the last fire is read also in a pause: it decides what the pause skips.
                 let begins = state.status.activity == Activity::Waiting
-                    && grant.is_some()
+                    && is_taken_over
                     && options.schedule.caught_up().is_some();
                 let is_due = match state.status.next_due {
                     None if begins => true,

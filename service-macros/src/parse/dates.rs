@@ -85,7 +85,7 @@ impl Month {
 
 impl Item {
     fn has(self, number: u32) -> bool {
-        matches!(self, Self::Range { from, to, step, .. } if (from..=to).contains(&number) && (number - from) % step == 0)
+        matches!(self, Self::Range { from, to, step, .. } if (from..=to).contains(&number) && (number - from).is_multiple_of(step))
     }
 
     fn is_day(self, month: Month, day: u32) -> bool {
