@@ -127,9 +127,3 @@ fn is_name(variable: &str) -> bool {
 pub(crate) fn variable_name(service: &str, key: &str) -> String {
     format!("{PREFIX}{}__{}", service, key.replace('.', "__").replace('-', "_")).to_ascii_uppercase()
 }
-
-/// Whether a key from the environment is meant to be this key: names of variables have no case and no `-`.
-pub(crate) fn is_meant(variable: &str, key: &str) -> bool {
-    let plain = |c: u8| if c == b'-' { b'_' } else { c.to_ascii_lowercase() };
-    variable.bytes().map(plain).eq(key.bytes().map(plain))
-}

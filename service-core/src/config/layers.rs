@@ -32,6 +32,14 @@ pub enum Layer {
     Running,
 }
 
+impl Layer {
+    /// Whether a key of this layer is meant to be another one: names of environment variables have no case and no `-`.
+    pub(crate) fn is_meant(self, key: &str, meant: &str) -> bool {
+        let plain = |c: u8| if c == b'-' { b'_' } else { c.to_ascii_lowercase() };
+        self == Self::Environment && key.bytes().map(plain).eq(meant.bytes().map(plain))
+    }
+}
+
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

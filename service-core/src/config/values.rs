@@ -8,10 +8,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coercion;
-use super::environment::is_meant;
 use super::layers::{Layer, Origin};
-use super::secrets::{REDACTED, in_text, is_secret, redact_url};
+use super::secrets::{REDACTED, is_secret, redact_url};
 use crate::humanize;
 
 /// A value, with the type in which its layer has it.
@@ -109,27 +107,6 @@ impl Value {
         };
     }
 
-    /// Collects the secrets in the value, so that they can be removed from messages of other code.
-    pub(crate) fn secrets(&self, secret: bool, found: &mut Vec<String>) {
-        match self {
-            Self::List(items) => items.iter().for_each(|item| item.value.secrets(secret, found)),
-            Self::Table(table) => {
-                table.iter().for_each(|(key, item)| item.value.secrets(secret || is_secret(key), found));
-            }
-            Self::Text { text, secret: own } if secret || *own => {
-                found.push(text.clone());
-                // Other code has the items of the list or table that the text can be.
-                let items = coercion::items(text).into_iter().chain(coercion::table(text).map(Self::Table));
-                let whole = |item: &Self| matches!(item, Self::Text { text: item, .. } if item == text);
-                items.filter(|item| !whole(item)).for_each(|item| item.secrets(true, found));
-            }
-            Self::Str(text) if secret => found.push(text.clone()),
-            Self::Str(text) | Self::Text { text, .. } => found.extend(in_text(text).map(str::to_owned)),
-            Self::Int(_) | Self::Float(_) if secret => found.push(self.show(false)),
-            _ => {}
-        }
-    }
-
     /// Whether the values are equal, wherever they are set.
     pub(crate) fn equals(&self, other: &Self) -> bool {
         match (self, other) {
@@ -178,10 +155,8 @@ impl Node {
 pub(crate) fn merge(lower: &mut Table, upper: Table) {
     for (key, node) in upper {
         // Names of environment variables have no case: `BATCHSIZE` is `batchSize` if a lower layer has that key.
-        let key = match lower.keys().find(|known| **known != key && is_meant(&key, known)) {
-            Some(known) if !lower.contains_key(&key) && matches!(node.origin.layer, Layer::Environment) => {
-                known.clone()
-            }
+        let key = match lower.keys().find(|known| node.origin.layer.is_meant(&key, known)) {
+            Some(known) if !lower.contains_key(&key) => known.clone(),
             _ => key,
         };
         match (lower.get_mut(&key).map(|below| &mut below.value), node.value) {

@@ -2,6 +2,7 @@
 
 use super::errors::{Error, Problem, in_words};
 use super::path::{self, Located, Step};
+use super::secrets;
 use super::subject::Subject;
 use crate::config::environment::variable_name;
 use crate::config::errors::{ConfigError, Setting};
@@ -21,9 +22,9 @@ pub(super) struct Describer<'a> {
 
 impl<'a> Describer<'a> {
     pub(super) fn new(settings: &'a Value, subject: Subject<'a>) -> Self {
-        let mut secrets = Vec::new();
-        settings.secrets(false, &mut secrets);
-        Self { settings, subject, secrets }
+        let mut found = Vec::new();
+        secrets::collect(settings, false, &mut found);
+        Self { settings, subject, secrets: found }
     }
 
     /// Adds secrets.

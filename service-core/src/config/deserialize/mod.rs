@@ -12,6 +12,7 @@ mod forms;
 mod path;
 mod reader;
 mod search;
+mod secrets;
 mod subject;
 
 use std::cell::RefCell;

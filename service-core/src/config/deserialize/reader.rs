@@ -9,9 +9,9 @@ use serde::de::{self, DeserializeSeed, Unexpected, Visitor};
 
 use super::errors::{Error, Problem, probe_bytes};
 use super::path::{Path, Step};
+use super::secrets;
 use crate::config::coercion;
-use crate::config::environment::is_meant;
-use crate::config::layers::{Layer, Origin};
+use crate::config::layers::Origin;
 use crate::config::values::{Node, Table, Value};
 use crate::humanize;
 use crate::service::secret::NEWTYPE;
@@ -317,8 +317,8 @@ impl<'de, 'a, I: Iterator<Item = (&'a String, &'a Node)>> de::MapAccess<'de> for
         let Some((key, node)) = self.entries.next() else { return Ok(None) };
         self.value = Some((key, node));
         // Names of environment variables have no case: `BATCHSIZE` is the field `batchSize`.
-        let name = match self.names.iter().find(|name| is_meant(key, name)) {
-            Some(name) if node.origin.layer == Layer::Environment && !self.names.contains(&key.as_str()) => name,
+        let name = match self.names.iter().find(|name| node.origin.layer.is_meant(key, name)) {
+            Some(name) if !self.names.contains(&key.as_str()) => name,
             _ => key.as_str(),
         };
         if self.complete && !self.names.contains(&name) {
@@ -437,7 +437,7 @@ impl<'de> de::Deserializer<'de> for &Reader<'_> {
         if name != NEWTYPE {
             return self.read(|| visitor.visit_newtype_struct(self));
         }
-        self.value.secrets(true, &mut self.shared.typed_secrets.borrow_mut());
+        secrets::collect(self.value, true, &mut self.shared.typed_secrets.borrow_mut());
         let hidden = Reader { secret: true, ..*self };
         self.read(|| visitor.visit_newtype_struct(&hidden))
     }

@@ -15,7 +15,7 @@ use super::errors::{self, Error, Problem, Record, Request};
 use super::forms::{Form, TIME, accepts, forms};
 use super::path::{self, Path, Step};
 use super::reader::{Nth, Read, Reader, ReaderState};
-use crate::config::environment;
+use super::secrets;
 use crate::config::errors::ConfigError;
 use crate::config::layers::{FOR_ALL, Layer};
 use crate::config::values::{Node, Table, Value};
@@ -134,9 +134,9 @@ impl<'a> Search<'a> {
     pub(super) fn run(&mut self, describer: &mut Describer<'_>) -> Result<Nth, ConfigError> {
         let mut found = SearchResult { best: None, failure: None };
         self.explore(Progress::default(), &mut found);
-        let secrets = self.probes.iter().filter(|probe| probe.secret);
+        let typed = self.probes.iter().filter(|probe| probe.secret);
         let mut texts = Vec::from_iter(std::mem::take(&mut self.secrets));
-        secrets.for_each(|probe| probe.value.secrets(true, &mut texts));
+        typed.for_each(|probe| secrets::collect(&probe.value, true, &mut texts));
         describer.hide(texts);
         match (found.best, found.failure) {
             (Some(best), _) => {
@@ -275,7 +275,7 @@ impl<'a> Search<'a> {
         let name = match &error.problem {
             Problem::Missing(field) => Some(*field),
             Problem::UnknownField { field: name, known } | Problem::UnknownVariant { variant: name, known } => {
-                known.iter().copied().find(|known| environment::is_meant(name, known))
+                known.iter().copied().find(|known| Layer::Environment.is_meant(name, known))
             }
             _ => None,
         };
@@ -383,9 +383,7 @@ impl Request {
 /// Finds a key from the environment that is meant to be this name. Returns its table and the key.
 fn find_variable(value: &Value, name: &str) -> Option<(Path, String)> {
     let Value::Table(table) = value else { return None };
-    let is_meant = |key: &str, node: &Node| {
-        key != name && environment::is_meant(key, name) && node.origin.layer == Layer::Environment
-    };
+    let is_meant = |key: &str, node: &Node| key != name && node.origin.layer.is_meant(key, name);
     if let Some((key, _)) = table.iter().find(|(key, node)| is_meant(key, node) && !table.contains_key(name)) {
         return Some((Path::new(), key.clone()));
     }

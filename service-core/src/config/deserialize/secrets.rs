@@ -1,0 +1,26 @@
+//! The secrets in a value, so that they can be removed from messages of other code.
+
+use crate::config::coercion;
+use crate::config::secrets::{in_text, is_secret};
+use crate::config::values::Value;
+
+/// Collects the secrets in a value. `secret`: the whole value is one.
+pub(super) fn collect(value: &Value, secret: bool, found: &mut Vec<String>) {
+    match value {
+        Value::List(items) => items.iter().for_each(|item| collect(&item.value, secret, found)),
+        Value::Table(table) => {
+            table.iter().for_each(|(key, item)| collect(&item.value, secret || is_secret(key), found));
+        }
+        Value::Text { text, secret: own } if secret || *own => {
+            found.push(text.clone());
+            // Other code has the items of the list or table that the text can be.
+            let items = coercion::items(text).into_iter().chain(coercion::table(text).map(Value::Table));
+            let is_whole = |item: &Value| matches!(item, Value::Text { text: item, .. } if item == text);
+            items.filter(|item| !is_whole(item)).for_each(|item| collect(&item, true, found));
+        }
+        Value::Str(text) if secret => found.push(text.clone()),
+        Value::Str(text) | Value::Text { text, .. } => found.extend(in_text(text).map(str::to_owned)),
+        Value::Int(_) | Value::Float(_) if secret => found.push(value.show(false)),
+        _ => {}
+    }
+}
