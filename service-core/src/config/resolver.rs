@@ -526,10 +526,9 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Whether the settings have this field. Names of environment variables have no case.
+/// Whether the settings have this field.
 fn is_field(key: &str, node: &Node, fields: &[&str]) -> bool {
-    let from_environment = node.origin.layer == Layer::Environment;
-    fields.iter().any(|field| *field == key || (from_environment && field.eq_ignore_ascii_case(key)))
+    fields.iter().any(|field| *field == key || node.origin.layer.is_meant(key, field))
 }
 
 /// The first `${…}` in a value that cannot be read.

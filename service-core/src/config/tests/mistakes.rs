@@ -174,7 +174,7 @@ fn a_variable_that_cannot_be_read_is_named_with_the_setting() {
 
 #[test]
 fn unknown_keys_are_found_by_the_fields_of_the_settings() {
-    let fields: fn() -> Option<&'static [&'static str]> = || Some(&["batch_size", "max_age", "batchSize"]);
+    let fields: fn() -> Option<&'static [&'static str]> = || Some(&["batch_size", "max_age", "batchSize", "dead-line"]);
     let resolve = |given: Given| {
         given
             .load()
@@ -187,7 +187,7 @@ fn unknown_keys_are_found_by_the_fields_of_the_settings() {
         ("intervall = 5", "`intervall` of service `mail` (services.toml:2): unknown key, did you mean `interval`?"),
         (
             "verbose = true",
-            "`verbose` of service `mail` (services.toml:2): unknown key, the settings of this service are `batch_size`, `max_age`, `batchSize`",
+            "`verbose` of service `mail` (services.toml:2): unknown key, the settings of this service are `batch_size`, `max_age`, `batchSize`, `dead-line`",
         ),
     ];
     for (line, message) in cases {
@@ -195,7 +195,8 @@ fn unknown_keys_are_found_by_the_fields_of_the_settings() {
         assert_eq!(resolve(toml(text)).unwrap_err(), message);
     }
     assert_eq!(resolve(toml("[mail]\nbatch_size = 5\ninterval = 5")), Ok(()));
-    assert_eq!(resolve(env([("SERVICES__MAIL__BATCHSIZE", "5")])), Ok(()));
+    assert_eq!(resolve(env([("SERVICES__MAIL__BATCHSIZE", "5"), ("SERVICES__MAIL__DEAD_LINE", "5")])), Ok(()));
+    assert!(resolve(toml("[mail]\ndead_line = 5")).is_err(), "only a variable cannot have the hyphen");
     assert_eq!(resolve(toml("").set_for_all("of_another", 5)), Ok(()));
 }
 
