@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use sea_orm::ConnectionTrait;
-use service_core::database::{Override, set_override};
+use service_core::database::{Override, migrate, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
@@ -81,7 +81,9 @@ async fn an_interval_continues_on_its_grid(replicas: Bed) {
 
 /// After the takeover, the schedule changes before the first run.
 async fn a_schedule_that_changes_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
-    let (log, (a, b)) = (Log::new(), replicas.with(&[("interval", "24h")]).await);
+    let (log, (a, b)) = (Log::new(), replicas.with(&[]).await);
+    migrate(&replicas.db).await.unwrap();
+    set_override(&replicas.db, &Override::new("job", "interval", "24h")).await.unwrap();
     start(&a, "a", &log, 0, false).await;
     start(&b, "b", &log, 0, false).await;
     b.run_for(Duration::from_secs(100)).await;
