@@ -431,12 +431,12 @@ impl Slow {
 #[tokio::test(start_paused = true)]
 async fn a_schedule_of_another_kind_takes_effect_in_the_current_wait() {
     let hour = 3_600.0;
-    // (what, whether its first run is at the start, its run after the change if there was one before, and if there was none)
-    let kinds = [
-        ("interval = \"1h\"", true, Some(hour), Some(1_200.0)),
-        ("delay = \"1h\"", true, Some(hour + 60.0), Some(1_200.0)),
-        ("cron = \"0 * * * *\"", false, Some(hour), Some(hour)),
-        ("on_demand = true", false, None, None),
+    // (what, whether its first run is at the start, its runs after the change if there was one before, and if there was none)
+    let kinds: [(_, _, &[f64], &[f64]); 4] = [
+        ("interval = \"1h\"", true, &[hour], &[1_200.0, hour]),
+        ("delay = \"1h\"", true, &[hour + 60.0], &[1_200.0]),
+        ("cron = \"0 * * * *\"", false, &[hour], &[hour]),
+        ("on_demand = true", false, &[], &[]),
     ];
     for (from, runs_at_start, ..) in kinds {
         for (to, _, after_a_run, without) in kinds.into_iter().filter(|(to, ..)| *to != from) {
@@ -455,7 +455,7 @@ async fn a_schedule_of_another_kind_takes_effect_in_the_current_wait() {
                 file.reload(&format!("[slow]\n{to}")).await.unwrap();
                 file.bed.run_for(secs(3_599)).await;
                 let expected = if has_run { after_a_run } else { without };
-                let expected: Vec<f64> = first.into_iter().chain(expected).collect();
+                let expected: Vec<f64> = first.into_iter().chain(expected.iter().copied()).collect();
                 assert_eq!(log.times("run"), expected, "{from} → {to}, with a run before: {has_run}");
             }
         }

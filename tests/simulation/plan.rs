@@ -44,10 +44,18 @@ pub(crate) struct Timetable {
     /// The schedule of the grid; a changed one applies when no run is in progress.
     stands_on: Schedule,
     fires: Fires,
-    /// Fires that the next run may be for. There are two if jitter hides whether the first one was skipped.
+    /// Fires that the next run may be for. There are several if jitter hides whether a requested run was for the first one.
     waited: Vec<Ms>,
-    /// The current or last run was for one of them.
-    served: bool,
+    /// Whether a run since then was for one of them.
+    served: Served,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Served {
+    #[default]
+    No,
+    Perhaps,
+    Yes,
 }
 
 impl Timetable {
@@ -64,7 +72,7 @@ impl Timetable {
             stands_on: schedule,
             fires: part.fires.clone(),
             waited: Vec::new(),
-            served: false,
+            served: Served::No,
         };
         let window = match schedule {
             Schedule::Cron(..) => table.next_fire(first),
@@ -76,18 +84,30 @@ impl Timetable {
         (table, Some(window))
     }
 
-    /// A run begins, because it was due or requested.
-    pub(crate) fn begins(&mut self, due: Option<Kind>) {
-        self.served |= due == Some(Kind::Regular);
+    /// A run begins at this moment, because it was due or requested. A requested one is for a fire that is due already.
+    pub(crate) fn begins(&mut self, planned: Option<Kind>, requested: bool, at: Ms) {
+        if planned != Some(Kind::Regular) {
+            // An instance may have been built for a fire before.
+            self.served = self.served.max(Served::Perhaps);
+        } else {
+            self.served = match self.waited.first() {
+                Some(fire) if requested && *fire > at => Served::No,
+                Some(fire) if requested && at < fire + self.jitter || self.waited.len() > 1 => Served::Perhaps,
+                _ => Served::Yes,
+            };
+        }
     }
 
-    /// Returns the first fire after this moment. An earlier one whose jitter is not over stays possible, unless it was run.
+    /// Returns the first fire that no run was for: one that has come already, else the first one after this moment.
     fn next_fire(&mut self, after: Ms) -> Window {
         let (served, jitter) = (std::mem::take(&mut self.served), self.jitter);
-        self.waited.retain(|fire| !served && *fire <= after && after < fire + jitter);
-        let next = self.fires.after(after);
-        self.waited.push(next);
-        Window { from: self.waited[0], ..Window::regular(next, jitter) }
+        let is_certain = self.waited.len() == 1 && served == Served::No;
+        self.waited.retain(|fire| served != Served::Yes && *fire <= after);
+        if !is_certain || self.waited.is_empty() {
+            self.waited.push(self.fires.after(after));
+        }
+        let last = self.waited[self.waited.len() - 1];
+        Window { from: self.waited[0], ..Window::regular(last, jitter) }
     }
 
     pub(crate) fn ran(&mut self, started: Ms, ended: Ms) {
@@ -111,6 +131,10 @@ impl Timetable {
 
     pub(crate) fn is_by_cron(&self) -> bool {
         matches!(self.stands_on, Schedule::Cron(..))
+    }
+
+    pub(crate) fn begins_without_run(&self) -> bool {
+        matches!(self.stands_on, Schedule::Cron(..) | Schedule::OnDemand)
     }
 
     pub(crate) fn settle(&mut self) {
@@ -144,7 +168,11 @@ impl Timetable {
                 Window::regular(self.point + every, self.jitter)
             }
         };
-        Some(if window.to <= ended { Window::at(ended, Kind::AtOnce) } else { window })
+        Some(match self.stands_on {
+            Schedule::Cron(..) => Window { to: window.to.max(ended), ..window },
+            _ if window.to <= ended => Window::at(ended, Kind::AtOnce),
+            _ => window,
+        })
     }
 
     /// Returns the next regular run if the one that was due was given up at this moment, before it began: no instance could be
@@ -152,7 +180,11 @@ impl Timetable {
     pub(crate) fn next_without_run(&mut self, now: Ms) -> Option<Window> {
         let due = match self.stands_on {
             Schedule::OnDemand | Schedule::Long => return None,
-            Schedule::Cron(..) => return Some(self.next_fire(now.max(self.point))),
+            Schedule::Cron(..) => {
+                // The attempt may have been for a fire.
+                self.served = self.served.max(Served::Perhaps);
+                return Some(self.next_fire(now.max(self.point)));
+            }
             // A run that has ended ends the initial delay.
             Schedule::Delay(wait) if self.last.is_some() => now + wait,
             Schedule::Delay(wait) => self.point.max(now + wait),

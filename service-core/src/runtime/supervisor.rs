@@ -578,10 +578,9 @@ fn adopt_options(options: &mut Arc<Options>, state: &mut RuntimeState) {
                 status.grid.advance_to(*every, started);
             }
         }
-        // It counts from the start of the last run. If there was none in this incarnation, the initial delay continues.
-        (_, Schedule::Interval(_)) => {
-            let has_run = status.stats.last_ended().max(started) >= Some(first);
-            status.grid = Grid::new(started.filter(|_| has_run).unwrap_or(first.max(Instant::now())));
+        // With a delay, the grid has the end of the last run; an interval counts from its start.
+        (Schedule::Delay(_), Schedule::Interval(_)) if status.stats.last_ended().max(started) >= Some(first) => {
+            status.grid = Grid::new(started.unwrap_or(first));
         }
         _ => {}
     }

@@ -184,7 +184,10 @@ impl Supervisor {
                 Some(Exit::Failed)
             }
             // A `reset` from within the run: a fresh instance follows, and the service does not end.
-            Decision::Fail if !stopping && service.lock().requests.rebuild == Some(Rebuild::Reset) => None,
+            Decision::Fail if !stopping && service.lock().requests.rebuild == Some(Rebuild::Reset) => {
+                self.due = Due::AtOnce;
+                None
+            }
             Decision::Fail => self.restart().await,
         };
         if exit.is_none() {

@@ -31,7 +31,7 @@ impl One {
         let fresh = given_up && !life.retrying;
         let by_cron = due == Some(Kind::Regular) && life.goes_by_cron();
         if let Some(timetable) = &mut life.timetable {
-            timetable.begins(due);
+            timetable.begins(life.plan.map(|plan| plan.kind), requested, at);
         }
         (life.asked, life.woken, life.plan, life.retrying) = (None, None, None, false);
         let waiting = std::mem::take(&mut life.waiting);
@@ -500,10 +500,15 @@ impl Life {
         self.timetable.as_ref().is_some_and(Timetable::is_by_cron)
     }
 
-    /// Plans a fresh instance at once.
+    /// Plans a fresh instance at once. If the run has left nothing to do, a schedule that does not begin with a run stays.
     pub(super) fn renew_at(&mut self, at: Ms) {
+        let has_failed = self.retrying || self.verdict == Some(Verdict::Renew);
+        let waits = self.timetable.as_ref().is_some_and(Timetable::begins_without_run)
+            && self.plan.is_none_or(|plan| plan.kind == Kind::Regular);
+        if has_failed || !waits {
+            self.plan = Some(Window::at(at, Kind::AtOnce));
+        }
         (self.renew, self.retrying, self.verdict) = (false, false, None);
-        self.plan = Some(Window::at(at, Kind::AtOnce));
     }
 
     /// Tells a long run to end.
