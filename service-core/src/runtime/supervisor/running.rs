@@ -130,12 +130,11 @@ impl Supervisor {
         &'a mut self,
         mut timer: Pin<&'a mut Sleep>,
     ) -> impl Future<Output = InvokeResult<Result<Outcome>>> + 'a {
-        let limit = self.run_limit();
         let Some(instance) = &mut self.instance else { unreachable!("a run begins with an instance") };
-        let (invoker, span) = (&self.invoker, run_span(&self.cx));
+        let (invoker, options, span) = (&self.invoker, &*self.options, run_span(&self.cx));
         let mut update = Some(instance.__update(&self.cx));
         poll_fn(move |task| {
-            let result = ready!(invoker.poll(task, timer.as_mut(), span.as_deref(), limit, |task| {
+            let result = ready!(invoker.poll(task, timer.as_mut(), span.as_deref(), run_limit(options), |task| {
                 let Some(running) = &mut update else { unreachable!("a run is not polled after its end") };
                 let polled = running.as_mut().poll(task);
                 if polled.is_ready() {
@@ -172,7 +171,7 @@ impl Supervisor {
             self.instance = instance.lock().unwrap_or_else(PoisonError::into_inner).take();
             return InvokeResult::Done(Err(Error::new(error)));
         }
-        match self.invoker.invoke(pin!(&mut run), self.run_limit()).await {
+        match self.invoker.invoke(pin!(&mut run), run_limit(&self.options)).await {
             InvokeResult::Done(Ok((instance, caught))) => {
                 self.instance = Some(instance);
                 match caught {
@@ -188,11 +187,6 @@ impl Supervisor {
                 InvokeResult::Cancelled(cancelled)
             }
         }
-    }
-
-    /// What cancels a run.
-    fn run_limit(&self) -> Limit {
-        if self.options.long_run().is_some() { Limit::LongRun } else { Limit::Run }
     }
 
     /// Takes the instance back from a blocking run that had timed out and has returned now.
@@ -223,6 +217,11 @@ impl Supervisor {
             self.end_instance().await;
         }
     }
+}
+
+/// What cancels a run.
+fn run_limit(options: &Options) -> Limit {
+    if options.long_run().is_some() { Limit::LongRun } else { Limit::Run }
 }
 
 /// The error of a run that was cancelled: why, and how long it took.
