@@ -39,10 +39,15 @@ impl Bed {
     }
 
     pub(crate) async fn postgres() -> Option<Self> {
+        Self::postgres_with("").await
+    }
+
+    /// With more parameters in the URL.
+    pub(crate) async fn postgres_with(parameters: &str) -> Option<Self> {
         let server = tokio::task::spawn_blocking(Postgres::shared).await.unwrap()?;
         let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
         let bed = TestBed::new();
-        let db = bed.database_url(url).await;
+        let db = bed.database_url(url + "&" + parameters).await;
         Some(Self { bed, db, _dir: None })
     }
 

@@ -66,17 +66,19 @@ impl LeaseTable {
     /// Renews these leases, as far as this replica still has them. Returns them, and when the request was sent.
     pub(super) async fn renew(&self, ids: &[Arc<str>], limit: Duration) -> Result<(Vec<String>, Duration)> {
         let renew = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
-            let (sent, now) = (self.clock.now(), self.now());
-            let sql = format!(
-                "UPDATE service_lease SET expires_at = {now} + lease_ms \
-                 WHERE owner = $1 AND boot = $2 AND expires_at > {now} AND {} RETURNING service_id",
-                self.is_one_of("$3")
-            );
-            let values = [self.owner(), self.boot(), self.list(ids)];
-            let rows = tx.query_all_raw(self.statement(&sql, values)).await?;
+            let mut sent = Duration::ZERO;
+            let renew = || {
+                sent = self.clock.now();
+                let now = self.now();
+                let sql = format!(
+                    "UPDATE service_lease SET expires_at = {now} + lease_ms \
+                     WHERE owner = $1 AND boot = $2 AND expires_at > {now} AND {} RETURNING service_id",
+                    self.is_one_of("$3")
+                );
+                self.statement(&sql, [self.owner(), self.boot(), self.list(ids)])
+            };
+            let rows = self.db.autocommit(&cx, renew).await?;
             let renewed = rows.iter().map(|row| row.try_get("", "service_id")).collect::<Result<_, DbErr>>()?;
-            tx.commit().await?;
             Ok((renewed, sent))
         });
         renew.await
@@ -206,18 +208,16 @@ impl LeaseTable {
 
     /// Records how long ago the schedule's last point was.
     pub(super) async fn record_point(&self, id: &str, epoch: u64, age: Duration, limit: Duration) -> Result<()> {
-        let record = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
+        let [epoch, age] = [epoch, u64::try_from(age.as_millis()).unwrap_or(u64::MAX)]
+            .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let record = || {
             let sql = format!(
                 "UPDATE service_lease SET last_point = {} - $4 WHERE service_id = $1 AND owner = $2 AND epoch = $3",
                 self.wall_now()
             );
-            let [epoch, age] = [epoch, u64::try_from(age.as_millis()).unwrap_or(u64::MAX)]
-                .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-            tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), epoch.into(), age.into()])).await?;
-            tx.commit().await
-        });
-        record.await
+            self.statement(&sql, [id.into(), self.owner(), epoch.into(), age.into()])
+        };
+        self.db.write(limit, record).await.map(drop)
     }
 
     /// Begins a transaction.

@@ -113,12 +113,8 @@ impl LeaseTable {
 
     /// Removes the row of this replica.
     pub(super) async fn remove_replica(&self, limit: Duration) -> Result<()> {
-        let remove = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
-            tx.execute_raw(self.statement("DELETE FROM service_replica WHERE id = $1", [self.owner()])).await?;
-            tx.commit().await
-        });
-        remove.await
+        let remove = || self.statement("DELETE FROM service_replica WHERE id = $1", [self.owner()]);
+        self.db.write(limit, remove).await.map(drop)
     }
 
     /// Reads all replicas; those that were seen within `live` count as live.

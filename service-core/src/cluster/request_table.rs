@@ -100,19 +100,17 @@ impl LeaseTable {
 
     /// Adds a request for a wake-up, unless there is one that no replica has taken: then that one counts from now on.
     pub(super) async fn add_wake(&self, service_id: &str, limit: Duration) -> Result<()> {
-        let renew = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
-            // A holder removes the row before the run begins that serves it: so a row that is still there is served.
+        // A holder removes the row before the run begins that serves it: so a row that is still there is served.
+        let renew = || {
             let sql = format!(
                 "UPDATE service_request SET requested_at = {} \
-                 WHERE service_id = $1 AND action = 'wake' AND taken_by IS NULL",
+                 WHERE service_id = $1 AND action = 'wake' AND taken_by IS NULL RETURNING id",
                 self.wall_now()
             );
-            let renewed = tx.execute_raw(self.statement(&sql, [service_id.into()])).await?.rows_affected();
-            tx.commit().await?;
-            Ok(renewed > 0)
-        });
-        if !renew.await? {
+            self.statement(&sql, [service_id.into()])
+        };
+        let renewed = self.db.write(limit, renew).await?;
+        if renewed.is_empty() {
             self.add_request(service_id, Action::Wake, limit).await?;
         }
         Ok(())
@@ -120,12 +118,8 @@ impl LeaseTable {
 
     /// Removes a request for a wake-up, because this replica serves it.
     pub(super) async fn remove_wake(&self, id: &str, limit: Duration) -> Result<()> {
-        let remove = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
-            tx.execute_raw(self.statement("DELETE FROM service_request WHERE id = $1", [id.into()])).await?;
-            tx.commit().await
-        });
-        remove.await
+        let remove = || self.statement("DELETE FROM service_request WHERE id = $1", [id.into()]);
+        self.db.write(limit, remove).await.map(drop)
     }
 
     /// Reads the requests that no replica has taken, those for all replicas, and the runs that this replica has taken and not reported.
@@ -156,18 +150,16 @@ impl LeaseTable {
 
     /// Takes a request. Returns whether this replica carries it out.
     pub(super) async fn take_request(&self, id: &str, limit: Duration) -> Result<bool> {
-        let take = self.db.run(limit, |cx| async move {
-            let tx = self.begin(&cx).await?;
+        let take = || {
             let sql = format!(
                 "UPDATE service_request SET taken_by = $2 \
-                 WHERE id = $1 AND (taken_by = $2 OR taken_by IS NULL AND requested_at > {} - $3)",
+                 WHERE id = $1 AND (taken_by = $2 OR taken_by IS NULL AND requested_at > {} - $3) RETURNING id",
                 self.wall_now()
             );
-            let taken = tx.execute_raw(self.statement(&sql, [id.into(), self.owner(), void_after().into()])).await?;
-            tx.commit().await?;
-            Ok(taken.rows_affected() == 1)
-        });
-        take.await
+            self.statement(&sql, [id.into(), self.owner(), void_after().into()])
+        };
+        let taken = self.db.write(limit, take).await?;
+        Ok(taken.len() == 1)
     }
 
     /// Stores the report of a run that was requested.

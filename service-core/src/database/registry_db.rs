@@ -4,14 +4,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
 
 use crate::database::config::watcher::TableWatcher;
+use crate::database::error_kind::ErrorKind;
 use crate::database::statement_monitor::StatementMonitor;
+use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::Notifier;
 use crate::database::write_lock::WriteLock;
 use crate::service::error::{Error, Result};
+
+/// The wait after a conflict with another statement.
+const CONTENTION_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The database of a registry, for the registry's own work. Cheap to clone.
 #[allow(dead_code, reason = "for leases")]
@@ -54,6 +59,43 @@ impl RegistryDb {
             Err(_) => {
                 let why = format!("no answer within {} s", limit.as_secs_f64());
                 Err(Error::new(DbErr::Conn(RuntimeErr::Internal(why))))
+            }
+        }
+    }
+
+    /// Runs [`autocommit`](Self::autocommit).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn write(&self, limit: Duration, build: impl Fn() -> Statement) -> Result<Vec<QueryResult>> {
+        let build = &build;
+        self.run(limit, |cx| async move { self.autocommit(&cx, build).await }).await
+    }
+
+    /// Executes one statement that commits by itself, which takes one round trip on PostgreSQL. `build` makes it when it is about to
+    /// be sent, maybe several times. If the future is dropped, the statement may still take effect later.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn autocommit(
+        &self,
+        cx: &TxContext,
+        mut build: impl FnMut() -> Statement,
+    ) -> Result<Vec<QueryResult>> {
+        if self.backend() != DbBackend::Postgres {
+            // A transaction waits for its turn among SQLite's writers.
+            let tx = Transaction::begin(cx).await?;
+            let rows = tx.query_all_raw(build()).await?;
+            tx.commit().await?;
+            return Ok(rows);
+        }
+        loop {
+            match cx.db.query_all_raw(build()).await {
+                // The server's default isolation level may be SERIALIZABLE.
+                Err(error) if ErrorKind::of(&error) == ErrorKind::Contention => {
+                    tokio::time::sleep(CONTENTION_INTERVAL).await;
+                }
+                result => return Ok(result?),
             }
         }
     }
