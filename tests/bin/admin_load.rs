@@ -1,5 +1,6 @@
-//! Measures whether readers of the admin interface disturb the services: 1,000 services run ten times a second, first without readers,
-//! then with 100 readers of `/events`, who also read `/metrics` every 15 s, as Prometheus does. After that, one more reader stops reading for a while.
+//! Measures whether readers of the admin interface disturb the services: 1,000 services run ten times a second, first without
+//! readers, then with 100 readers of `/events`, who also read `/metrics` every 15 s, as Prometheus does. After that, one more
+//! reader stops reading for a while.
 //!
 //! `admin-load 20` measures each part for 20 s. The readers are a process of their own. It fails if the 99th percentile of the lateness
 //! is more than doubled (and more than 2 ms), if memory grows by more than a tenth from the first half of the time with readers to the

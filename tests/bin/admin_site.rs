@@ -1,7 +1,7 @@
 //! A program with services in every state and an admin interface, for browsers and other clients: `admin-site 40` has 40 services.
 //!
-//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of an empty database. It prints its address and runs until
-//! it is told to stop.
+//! ADMIN_ADDR selects its address (127.0.0.1:9876), ADMIN_SITE_DATABASE the URL of an empty database. It prints its address and
+//! runs until it is told to stop.
 
 use std::time::Duration;
 

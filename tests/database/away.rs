@@ -302,9 +302,11 @@ async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
     up().await;
     all_recover(&services).await;
     services.shutdown().await.unwrap();
-    let away =
-        log.warnings().into_iter().filter(|line| line.contains("does not answer, services that need it wait")).count();
-    assert_eq!(away, 2, "one warning for each outage: {:?}", log.warnings());
+    let count = |text: &str| log.lines().iter().filter(|line| line.contains(text)).count();
+    let away = count("does not answer, services that need it wait");
+    assert!(away >= 2, "{:?}", log.warnings());
+    // On a busy machine, the server may seem to be down once more.
+    assert_eq!(away, count("answers again"), "one warning for each outage: {:?}", log.lines());
 }
 
 /// A proxy between the program and the server, which can stop to forward.

@@ -222,7 +222,7 @@ pub(crate) async fn a_panic_and_a_timeout_cost_the_current_row_an_attempt(bench:
     });
     panicking.await.unwrap_err();
     settled(&service_db, "panicked: a payload that panics").await;
-    tokio::time::timeout(Duration::from_secs(2), work(&service_db, 10)).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(5), work(&service_db, 10)).await.unwrap_err();
     // The settlement was not applied; the next claim applies it.
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(1));
     assert_eq!(effects(&bench.db).await, [3]);

@@ -42,12 +42,12 @@ impl Bed {
         Self::postgres_with("").await
     }
 
-    /// With more parameters in the URL.
+    /// With these parameters at the end of the URL, each after a `&`.
     pub(crate) async fn postgres_with(parameters: &str) -> Option<Self> {
         let server = tokio::task::spawn_blocking(Postgres::shared).await.unwrap()?;
         let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
         let bed = TestBed::new();
-        let db = bed.database_url(url + "&" + parameters).await;
+        let db = bed.database_url(url + parameters).await;
         Some(Self { bed, db, _dir: None })
     }
 

@@ -73,7 +73,7 @@ async fn count(db: &impl ConnectionTrait, what: &str) -> i64 {
     row.unwrap().unwrap().try_get("", "n").unwrap()
 }
 
-async fn until_there_are(bench: &Bench, wanted: i64, what: &str) {
+pub(crate) async fn until_there_are(bench: &Bench, wanted: i64, what: &str) {
     let begun = Instant::now();
     while count(&bench.db, what).await != wanted {
         assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {wanted} {what}");

@@ -8,6 +8,7 @@ use service_core::database::{self, Transaction};
 use service_core::{Error, Outcome, Result};
 
 use crate::Bench;
+use crate::completions::until_there_are;
 use crate::log::Log;
 use crate::tables::{create, effect, effects, job, jobs, statuses};
 
@@ -164,14 +165,19 @@ async fn a_row_that_its_run_still_locks_loses_its_attempt_later() {
     let service_db = ServiceDb::new(bench.db.clone(), "worker");
     let hangs = async |job: &job::Model, tx: &Transaction| -> Result<()> {
         if job.id == 1 {
-            tx.execute_unprepared("SELECT pg_sleep(6)").await?;
+            tx.execute_unprepared("SELECT pg_sleep(600)").await?;
         }
         Ok(())
     };
-    tokio::time::timeout(Duration::from_millis(1500), work(&service_db, hangs)).await.unwrap_err();
+    let sleeping = "pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)'";
+    tokio::select! {
+        run = work(&service_db, hangs) => panic!("it ends: {run:?}"),
+        () = until_there_are(&bench, 1, sleeping) => {}
+    }
     service_db.settle(Some("timed out")).await.unwrap();
     assert_eq!(crate::tables::job(&bench.db, 1).await.attempts, 0, "still locked");
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    bench.db.execute_unprepared(&format!("SELECT pg_cancel_backend(pid) FROM {sleeping}")).await.unwrap();
+    until_unlocked(&bench.db).await;
     assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(1));
     let row = crate::tables::job(&bench.db, 1).await;
     assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("timed out")));

@@ -70,7 +70,7 @@ impl Postgres {
     /// Starts the stopped server.
     pub(crate) fn up(&self) {
         let options = format!(
-            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=200 {} {}",
+            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=1000 {} {}",
             self.dir.display(),
             std::env::var("POSTGRES_OPTIONS").unwrap_or_default(),
             self.options

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::humanize;
 use crate::log::warn;
 
 /// Becomes `true`, or is closed, when the work has to end.
@@ -62,7 +63,7 @@ impl RuntimeThread {
             let _ = sender.send(!matches!(ended.recv_timeout(limit), Err(RecvTimeoutError::Timeout)));
         });
         if waiting.is_err() || !in_time.await.unwrap_or_default() {
-            warn!("the thread `{name}` did not end within {} s, the shutdown continues without it", limit.as_secs());
+            warn!("the thread `{name}` did not end within {}, the shutdown continues without it", humanize::long(limit));
         }
     }
 }

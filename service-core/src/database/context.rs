@@ -26,9 +26,9 @@ impl Context {
         Ok(self.service_db()?.db())
     }
 
-    /// Begins a transaction. With `scope = "cluster"`, its commit is refused when this replica has lost the lease of the service. On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()`
-    /// makes its writes permanent, and dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to
-    /// 5 s.
+    /// Begins a transaction. With `scope = "cluster"`, its commit is refused when this replica has lost the lease of the service.
+    /// On SQLite it begins `IMMEDIATE`, so it waits for other writers, up to a minute. `commit()` makes its writes permanent, and
+    /// dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to 5 s.
     ///
     /// # Errors
     /// The registry has no database, or the database is down.

@@ -187,8 +187,8 @@ impl Transaction {
     /// With `scope = "cluster"`, a replica that has lost the lease of the service cannot commit.
     ///
     /// # Errors
-    /// The database refused the commit, a savepoint is still open, or the lease is lost; then nothing was written. If the connection broke during the commit, or the server
-    /// did not answer within 60 s, it is unknown whether the commit took effect.
+    /// The database refused the commit, a savepoint is still open, or the lease is lost; then nothing was written. If the
+    /// connection broke during the commit, or the server did not answer within 60 s, it is unknown whether the commit took effect.
     pub async fn commit(mut self) -> Result<()> {
         if self.needs_proof()
             && let Err(error) = self.prove().await

@@ -53,9 +53,9 @@ impl ServiceRegistry {
     /// was closed, and begins a shutdown.
     ///
     /// The file overrides and is overridden by the same layers as at the start. `instances`, `depends_on`, `enabled`, `scope` and
-    /// `lease` stay as they were at the start, and a ready-made instance is not rebuilt: a warning names the changes that need a restart of the
-    /// program, once for each change. The environment, and so the value of each `${VARIABLE}`, is that of the start. Values that
-    /// a service has changed itself (`set_interval`) stay, unless the file changes the same key.
+    /// `lease` stay as they were at the start, and a ready-made instance is not rebuilt: a warning names the changes that need a
+    /// restart of the program, once for each change. The environment, and so the value of each `${VARIABLE}`, is that of the start.
+    /// Values that a service has changed itself (`set_interval`) stay, unless the file changes the same key.
     ///
     /// If there was no file at the start and there is still none, nothing changes. If the services do not run, the file applies
     /// to their next start. While the tables of a database are being read, this waits, for 15 s at most.

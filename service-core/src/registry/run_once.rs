@@ -27,9 +27,10 @@ impl ServiceRegistry {
     /// Dropping the future does not cancel the run.
     ///
     /// # Errors
-    /// There is no such service; it has `run`; it runs, is stopping or is `Failed` (`reset` it); its ready-made instance has
-    /// ended; a shutdown is in progress; a stop came before the run; another replica holds the lease, which the error names; or the framework's tables cannot be created. If `configure`
-    /// or the run itself fails, panics or takes too long, the error is in the report.
+    /// There is no such service; it has `run`; it runs, is stopping or is `Failed` (`reset` it); its ready-made instance has ended;
+    /// a shutdown is in progress; a stop came before the run; another replica holds the lease, which the error names; or the
+    /// framework's tables cannot be created. If `configure` or the run itself fails, panics or takes too long, the error is in the
+    /// report.
     ///
     /// ```standalone_crate
     /// use service_core::prelude::*;

@@ -42,8 +42,8 @@ impl ServiceRegistry {
     }
 
     /// Stops every service within `shutdown_timeout` (default 25 s), dependencies last, and after all others those with
-    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most four fifths of its tier's share (and at most `drain_timeout`), `cleanup` the rest. If
-    /// a shutdown is in progress, waits for its end.
+    /// `stop_last = true` and their dependencies. The tiers of dependencies share that time. A current run has at most four fifths of
+    /// its tier's share (and at most `drain_timeout`), `cleanup` the rest. If a shutdown is in progress, waits for its end.
     ///
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
     ///

@@ -354,9 +354,9 @@ pub(crate) fn group_names<'a>(
     [registered, registered.map(|_| descriptor.id).filter(|name| Some(*name) != registered)]
 }
 
-/// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so
-/// `restart` in `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was registered
-/// while the registry ran is one, whatever `instances` of its type is. For single runs of a test, neither matters.
+/// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so `restart` in
+/// `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was
+/// registered while the registry ran is one, whatever `instances` of its type is. For single runs of a test, neither matters.
 fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, String> {
     let is_lent = matches!(factory, Factory::Lent);
     let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();

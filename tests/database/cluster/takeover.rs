@@ -258,7 +258,7 @@ async fn a_clock_that_was_set_back_is_named(replicas: Bed) {
 #[tokio::test(start_paused = true)]
 async fn on_postgresql_the_registry_does_nothing_in_a_transaction_for_5_s_at_most() {
     // A statement that commits by itself is at the default level, unlike the registry's transactions.
-    let Some(replicas) = Bed::postgres_with("options=-c default_transaction_isolation=serializable").await else {
+    let Some(replicas) = Bed::postgres_with("&options=-c default_transaction_isolation=serializable").await else {
         return;
     };
     let (log, other) = (Log::new(), replicas.other().await);

@@ -338,7 +338,8 @@ impl<E: WorkItem> Batch<E> {
         why
     }
 
-    /// Writes `failed` for a row that cannot be read although others can. If a column of the framework has no value, leaves the row out.
+    /// Writes `failed` for a row that cannot be read although others can. If a column of the framework has no value, leaves the row
+    /// out.
     async fn set_unreadable(&mut self, tx: &Transaction, row: &QueryResult, error: &DbErr) -> Result<()> {
         let Settler { service_db, table, lease, .. } = &self.settler;
         let (name, service_id) = (&table.name, &*service_db.service_id);

@@ -105,7 +105,8 @@ impl Supervisor {
         result
     }
 
-    /// The closures that the run registered by `cx.on_stop`: called if the end of the run was requested or it was cancelled, else dropped.
+    /// The closures that the run registered by `cx.on_stop`: called if the end of the run was requested or it was cancelled, else
+    /// dropped.
     fn end_stop_hooks<T>(&self, result: &InvokeResult<T>) {
         let (hooks, told) = {
             let mut state = self.cx.service.lock();
