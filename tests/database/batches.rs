@@ -12,15 +12,28 @@ use sea_orm::{
 use service_core::__private::database::{ServiceDb, WallClock};
 use service_core::database::{self, Transaction};
 use service_core::{Error, Outcome, Result};
+use tokio::sync::Notify;
 
 use crate::Bench;
 use crate::tables::{create, effect, effects, job, jobs, more_jobs, plain, statuses, ticket};
 
 /// Processes a batch as a service does: every row has one effect.
 async fn work(service_db: &ServiceDb, n: u64) -> Result<Outcome> {
+    work_with(service_db, n, None).await
+}
+
+/// Notifies `hangs` when a row hangs.
+async fn work_with(service_db: &ServiceDb, n: u64, hangs: Option<&Notify>) -> Result<Outcome> {
     let mut batch = service_db.claim::<job::Entity>(n).await?;
     while let Some(item) = batch.next().await? {
-        let done = process(item.model(), item.tx()).await;
+        let done = match hangs {
+            Some(hangs) if item.model().payload == "hang" => {
+                effect(item.tx(), item.model().id).await?;
+                hangs.notify_one();
+                std::future::pending().await
+            }
+            _ => process(item.model(), item.tx()).await,
+        };
         item.settle(done).await?;
     }
     batch.commit().await
@@ -34,7 +47,6 @@ async fn process(job: &job::Model, tx: &Transaction) -> Result<()> {
         "fatal" => Err(Error::fatal("hopeless")),
         "later" => Err(Error::retry_after(Duration::from_secs(7), "come back")),
         "panic" => panic!("a payload that panics"),
-        "hang" => std::future::pending().await,
         "break" => {
             tx.execute_unprepared("INSERT INTO nowhere VALUES (1)").await?;
             Ok(())
@@ -222,7 +234,11 @@ pub(crate) async fn a_panic_and_a_timeout_cost_the_current_row_an_attempt(bench:
     });
     panicking.await.unwrap_err();
     settled(&service_db, "panicked: a payload that panics").await;
-    tokio::time::timeout(Duration::from_secs(5), work(&service_db, 10)).await.unwrap_err();
+    let hangs = Notify::new();
+    tokio::select! {
+        run = work_with(&service_db, 10, Some(&hangs)) => panic!("it ends: {run:?}"),
+        () = hangs.notified() => {}
+    }
     // The settlement was not applied; the next claim applies it.
     assert_eq!(work(&service_db, 10).await.unwrap(), Outcome::processed(1));
     assert_eq!(effects(&bench.db).await, [3]);

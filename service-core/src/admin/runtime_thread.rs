@@ -63,7 +63,10 @@ impl RuntimeThread {
             let _ = sender.send(!matches!(ended.recv_timeout(limit), Err(RecvTimeoutError::Timeout)));
         });
         if waiting.is_err() || !in_time.await.unwrap_or_default() {
-            warn!("the thread `{name}` did not end within {}, the shutdown continues without it", humanize::long(limit));
+            warn!(
+                "the thread `{name}` did not end within {}, the shutdown continues without it",
+                humanize::long(limit)
+            );
         }
     }
 }
