@@ -30,23 +30,23 @@ async fn pool(bench: &Bench, connections: u32) -> sea_orm::DatabaseConnection {
 
 /// Counts the items that are in flight.
 #[derive(Default)]
-struct InFlight {
+pub(crate) struct InFlight {
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
 impl InFlight {
-    fn enter(&self) -> Entered<'_> {
+    pub(crate) fn enter(&self) -> Entered<'_> {
         self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         Entered(self)
     }
 
-    fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }
 }
 
-struct Entered<'a>(&'a InFlight);
+pub(crate) struct Entered<'a>(&'a InFlight);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {

@@ -82,7 +82,7 @@ async fn all_is_well(bench: &Bench, rows: u64) {
         let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
         assert!(bench.db.query_all_raw(claims).await.unwrap().is_empty(), "claims are left");
     };
-    tokio::time::timeout(Duration::from_secs(10), free).await.expect("a row is still locked");
+    tokio::time::timeout(Duration::from_secs(60), free).await.expect("a row is still locked");
 }
 
 pub(crate) async fn killed_workers_lose_nothing_and_repeat_nothing(bench: Bench) {
