@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use sea_orm::ConnectionTrait;
-use service_core::database::{Override, migrate, set_override};
+use service_core::database::{Override, migrate, remove_override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
@@ -13,7 +13,11 @@ use crate::bed::{Bed, on_each};
 
 on_each! {
     an_interval_continues_on_its_grid,
-    a_schedule_that_changes_after_a_takeover_counts_from_the_last_run,
+    an_interval_that_changes_after_a_takeover_counts_from_the_last_run,
+    a_delay_that_changes_after_a_takeover_counts_from_the_last_run,
+    an_interval_that_becomes_a_delay_after_a_takeover_counts_from_the_last_run,
+    a_delay_that_becomes_an_interval_after_a_takeover_counts_from_the_last_run,
+    an_interval_that_becomes_cron_after_a_takeover_makes_up_nothing,
     a_point_that_no_replica_has_served_is_served_at_once,
     a_run_that_takes_longer_than_its_interval_moves_the_grid_for_all,
     a_delay_counts_from_the_end_of_the_last_run,
@@ -79,19 +83,39 @@ async fn an_interval_continues_on_its_grid(replicas: Bed) {
     assert_eq!(log.times("b runs"), [120.0, 180.0, 240.0]);
 }
 
+async fn an_interval_that_changes_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
+    the_schedule_changes_after_a_takeover(replicas, ("interval", "24h"), ("interval", "5m")).await;
+}
+
+async fn a_delay_that_changes_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
+    the_schedule_changes_after_a_takeover(replicas, ("delay", "24h"), ("delay", "5m")).await;
+}
+
+async fn an_interval_that_becomes_a_delay_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
+    the_schedule_changes_after_a_takeover(replicas, ("interval", "24h"), ("delay", "5m")).await;
+}
+
+async fn a_delay_that_becomes_an_interval_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
+    the_schedule_changes_after_a_takeover(replicas, ("delay", "24h"), ("interval", "5m")).await;
+}
+
+async fn an_interval_that_becomes_cron_after_a_takeover_makes_up_nothing(replicas: Bed) {
+    the_schedule_changes_after_a_takeover(replicas, ("interval", "24h"), ("cron", "*/5 * * * *")).await;
+}
+
 /// After the takeover, the schedule changes before the first run.
-async fn a_schedule_that_changes_after_a_takeover_counts_from_the_last_run(replicas: Bed) {
+async fn the_schedule_changes_after_a_takeover(replicas: Bed, before: (&str, &str), after: (&str, &str)) {
     let (log, (a, b)) = (Log::new(), replicas.with(&[]).await);
     migrate(&replicas.db).await.unwrap();
-    set_override(&replicas.db, &Override::new("job", "interval", "24h")).await.unwrap();
+    set_override(&replicas.db, &Override::new("job", before.0, before.1)).await.unwrap();
     start(&a, "a", &log, 0, false).await;
     start(&b, "b", &log, 0, false).await;
     b.run_for(Duration::from_secs(100)).await;
     b.kill(a).await;
     b.run_for(Duration::from_secs(100)).await;
     assert_eq!((log.times("a runs"), log.times("b runs")), (vec![0.0], vec![]));
-    let often = Override::new("job", "interval", "5m").by("ann").why("more often");
-    set_override(&replicas.db, &often).await.unwrap();
+    remove_override(&replicas.db, "job", before.0).await.unwrap();
+    set_override(&replicas.db, &Override::new("job", after.0, after.1)).await.unwrap();
     b.run_for(Duration::from_secs(700)).await;
     assert_eq!(log.times("b runs"), [300.0, 600.0, 900.0]);
 }
