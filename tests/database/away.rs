@@ -285,7 +285,7 @@ async fn services_wait_for_a_server_that_is_down_at_the_start_and_later() {
     .await;
     down().await;
     let (log, _listening) = Log::listen();
-    let services = builder().database_url(&url).start_all().await.unwrap();
+    let services = builder().shutdown_timeout(Duration::from_secs(25)).database_url(&url).start_all().await.unwrap();
     assert_eq!(health(&services, "ticker").state, ServiceState::Running, "it does not wait for what it does not need");
     wait_for(&services, &url, &["counter", "reader"]).await;
     up().await;

@@ -207,14 +207,14 @@ pub(crate) async fn a_suspended_process_repeats_one_item_at_most(bench: Bench) {
         assert!(Command::new("kill").args([name, &worker.id().to_string()]).status().unwrap().success());
     };
     let first = Worker::start(&bench.url, "mailer");
-    // Its lease is one second; each mail takes 40 ms.
+    // Its lease is three seconds; each mail takes 40 ms.
     let begun = Instant::now();
     while sent(&bench).await < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(begun.elapsed() < Duration::from_secs(30));
     }
     signal("-STOP", &first);
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
     let second = Worker::start(&bench.url, "mailer");
     let begun = Instant::now();
     while sent(&bench).await < 15 {

@@ -135,6 +135,7 @@ exercise! {
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps,
         a_row_that_cannot_be_marked_blocks_no_other,
+        a_row_whose_failure_is_refused_at_the_commit_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
     messages:

@@ -652,6 +652,43 @@ pub(crate) async fn a_row_that_cannot_be_marked_blocks_no_other(bench: Bench) {
     }
 }
 
+/// The same if the database refuses `failed` only at the commit.
+pub(crate) async fn a_row_whose_failure_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
+    if !bench.is_postgres() {
+        return;
+    }
+    for each in [false, true] {
+        execute(
+            &bench,
+            &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS job_status"],
+        )
+        .await;
+        jobs(&bench.db, 6).await;
+        execute(
+            &bench,
+            &[
+                "CREATE TABLE job_status (name TEXT PRIMARY KEY)",
+                "INSERT INTO job_status VALUES ('pending'), ('completed')",
+                "ALTER TABLE job ADD FOREIGN KEY (status) REFERENCES job_status DEFERRABLE INITIALLY DEFERRED",
+            ],
+        )
+        .await;
+        let service_db = service_db(&bench);
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            effect(tx, job.id).await?;
+            if job.id == 2 { Err(Error::fatal("hopeless")) } else { Ok(()) }
+        };
+        let failures = run_to_the_end(&service_db, each, process).await;
+        assert!(failures <= 1, "{each}: {failures}");
+        assert_eq!(effects(&bench.db).await, [1, 3, 4, 5, 6], "{each}");
+        assert_eq!(statuses(&bench.db).await[1], "pending", "{each}");
+        crate::tables::more_jobs(&bench.db, 11..=13).await;
+        assert_eq!(run(&service_db, each, process).await.unwrap(), Outcome::processed(3), "{each}");
+        let claims = Statement::from_string(bench.db.get_database_backend(), "SELECT owner FROM service_claim");
+        assert_eq!(bench.db.query_all_raw(claims).await.unwrap().len(), 0, "{each}");
+    }
+}
+
 /// The same for a row that kills its processes: the next claim takes an attempt from it.
 pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other(bench: Bench) {
     jobs(&bench.db, 4).await;

@@ -156,7 +156,7 @@ async fn ahead(service_db: &ServiceDb) -> Result<Outcome> {
 
 /// Sends a mail for each row, which takes its time and is no part of the item's transaction.
 async fn mailer(service_db: &ServiceDb) -> Result<Outcome> {
-    let mut batch = service_db.claim_each::<job::Entity>(10).lease(Duration::from_secs(1)).await?;
+    let mut batch = service_db.claim_each::<job::Entity>(10).lease(Duration::from_secs(3)).await?;
     while let Some(item) = batch.next().await? {
         let mail = format!("INSERT INTO mail VALUES ({})", item.model().id);
         sea_orm::ConnectionTrait::execute_unprepared(service_db.db(), &mail).await?;

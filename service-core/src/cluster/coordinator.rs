@@ -178,6 +178,7 @@ impl Leases for Coordinator {
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let _ = timeout(STOP_LIMIT, self.shared.taking.lock()).await;
+            let _ = timeout(STOP_LIMIT, self.fleet.served()).await;
             // Wake-ups that no run has served are for other replicas.
             let _ = timeout(STOP_LIMIT, self.fleet.send_wakes(true)).await;
             let _ = timeout(STOP_LIMIT, self.fleet.leave()).await;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::lease_table::LeaseTable;
@@ -36,6 +37,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(600);
 /// After some were handed over, others are not before they have been taken.
 const SHARE_INTERVAL: Duration = Duration::from_secs(15);
+/// How long the report of a run may follow the end of the lease.
+const REPORT_LIMIT: Duration = Duration::from_secs(3);
 /// The limit of a request to the database.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -60,6 +63,10 @@ pub(super) struct Fleet {
     to_compete: Arc<Notify>,
     /// A request may have been answered.
     answered: Notify,
+    /// Locked while requests are carried out.
+    serving: tokio::sync::Mutex<()>,
+    /// The tasks that store the reports of requested runs.
+    reports: Mutex<JoinSet<()>>,
 }
 
 /// Requests that this replica carries out, or has, while they are stored.
@@ -86,6 +93,8 @@ impl Fleet {
             shared_out: Mutex::default(),
             to_compete,
             answered: Notify::new(),
+            serving: tokio::sync::Mutex::default(),
+            reports: Mutex::default(),
         }
     }
 
@@ -220,6 +229,7 @@ impl Fleet {
 
     /// Carries out what other replicas request.
     async fn serve(&self, registry: &ServiceRegistry, known: &mut Known) -> Result<()> {
+        let _serving = self.serving.lock().await;
         let requests = self.table.read_requests(LIMIT).await?;
         for known in [&mut known.resets, &mut known.runs] {
             known.retain(|id| requests.iter().any(|request| request.id == *id));
@@ -236,15 +246,21 @@ impl Fleet {
                 }
                 // Else another replica takes it, or this one later.
                 Action::Wake if service.inner.serves_other_replicas(false) => {
-                    let removed = self.table.remove_wake(&request.id, LIMIT).await;
+                    let removed = self.table.remove_wake(&request, LIMIT).await;
                     // It may be removed also if the answer is an error. The run begins after the removal.
-                    service.inner.request_wake();
+                    if !service.inner.wake_for_others() {
+                        // It has stopped or is handed over since.
+                        self.forward_wake(service.id());
+                    }
                     removed?;
                 }
                 Action::Run if !known.runs.contains(&request.id) && service.inner.serves_other_replicas(true) => {
                     if self.table.take_request(&request.id, LIMIT).await? {
-                        known.runs.insert(request.id.clone());
-                        self.carry_out(&service.inner, request);
+                        let id = request.id.clone();
+                        match self.carry_out(&service.inner, request) {
+                            true => _ = known.runs.insert(id),
+                            false => self.table.give_back(&id, LIMIT).await?,
+                        }
                     }
                 }
                 Action::Wake | Action::Run => {}
@@ -253,11 +269,17 @@ impl Fleet {
         Ok(())
     }
 
-    fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) {
+    /// Makes a run that was requested, and stores its report. Returns `false` if the service has stopped or is handed over since.
+    fn carry_out(&self, service: &Arc<ServiceInner>, request: Request) -> bool {
         let (waiter, report) = oneshot::channel();
         let requested = service.request_run(Some(waiter));
+        if requested.is_err() && !service.serves_other_replicas(true) {
+            return false;
+        }
         let (table, id, lease) = (self.table.clone(), service.id.clone(), service.lease.clone());
-        tokio::spawn(async move {
+        let mut reports = lock(&self.reports);
+        while reports.try_join_next().is_some() {}
+        reports.spawn(async move {
             let report = match requested {
                 Ok(()) => {
                     report.await.map_err(|_| Error::msg(format!("service `{id}` ended before the requested run")))
@@ -274,6 +296,14 @@ impl Fleet {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         });
+        true
+    }
+
+    /// Waits until the requests that this replica has taken are carried out.
+    pub(super) async fn served(&self) {
+        drop(self.serving.lock().await);
+        let mut reports = std::mem::take(&mut *lock(&self.reports));
+        while reports.join_next().await.is_some() {}
     }
 
     // ── what this replica requests ──────────────────────────────────────────────────────────────────────────────────────
@@ -286,16 +316,15 @@ impl Fleet {
             None => "it has no lease".to_owned(),
         };
         let fail = |why: &str| Err(Error::msg(format!("the run of service `{}` {why}; {}", service.id, holder())));
-        let (mut lost, mut answered) = (0, Instant::now());
+        let (mut lost, mut answered) = (None::<Instant>, Instant::now());
         loop {
             let changed = self.answered.notified();
             match self.table.read_progress(&id, LIMIT).await {
                 Ok(Progress::Done(report)) => return Ok(report),
                 Ok(Progress::Void) => return fail("was requested, and no replica has taken the request"),
                 Ok(Progress::Gone) => return fail("may not have ended: its request is not stored any more"),
-                Ok(Progress::Open) => lost = 0,
-                Ok(Progress::Taken { is_holder: true }) => lost = 0,
-                Ok(Progress::Taken { is_holder: false }) => lost += 1,
+                Ok(Progress::Open | Progress::Taken { is_holder: true }) => lost = None,
+                Ok(Progress::Taken { is_holder: false }) => _ = lost.get_or_insert_with(Instant::now),
                 Err(error) if answered.elapsed() > VOID_AFTER => return Err(error),
                 Err(_) => {
                     let _ = timeout(POLL_INTERVAL, changed).await;
@@ -303,9 +332,9 @@ impl Fleet {
                 }
             }
             answered = Instant::now();
-            // The report may have been written in between.
-            if lost > 2 {
-                return fail("may not have ended: the replica that began it has lost the lease");
+            // The report may be written after the lease is released.
+            if lost.is_some_and(|lost| lost.elapsed() >= REPORT_LIMIT) {
+                return fail("may not have ended: the replica that has taken it has lost the lease");
             }
             let _ = timeout(POLL_INTERVAL, changed).await;
         }

@@ -45,6 +45,7 @@ pub(super) struct Request {
     pub(super) id: String,
     pub(super) service_id: String,
     pub(super) action: Action,
+    requested_at: i64,
 }
 
 /// How far a request for a run is.
@@ -116,9 +117,11 @@ impl LeaseTable {
         Ok(())
     }
 
-    /// Removes a request for a wake-up, because this replica serves it.
-    pub(super) async fn remove_wake(&self, id: &str, limit: Duration) -> Result<()> {
-        let remove = || self.statement("DELETE FROM service_request WHERE id = $1", [id.into()]);
+    /// Removes a request for a wake-up, because this replica serves it. One that was renewed since it was read stays: the statement may
+    /// arrive late.
+    pub(super) async fn remove_wake(&self, request: &Request, limit: Duration) -> Result<()> {
+        let sql = "DELETE FROM service_request WHERE id = $1 AND requested_at = $2";
+        let remove = || self.statement(sql, [request.id.as_str().into(), request.requested_at.into()]);
         self.db.write(limit, remove).await.map(drop)
     }
 
@@ -126,8 +129,8 @@ impl LeaseTable {
     pub(super) async fn read_requests(&self, limit: Duration) -> Result<Vec<Request>> {
         let read = self.db.run(limit, |TxContext { db, .. }| async move {
             let sql = format!(
-                "SELECT id, service_id, action FROM service_request \
-                 WHERE taken_by IS NULL AND requested_at > {} - $1 OR taken_by = $2 AND action = 'run' AND report IS NULL \
+                "SELECT id, service_id, action, requested_at FROM service_request \
+                 WHERE (taken_by IS NULL OR taken_by = $2 AND action = 'run' AND report IS NULL) AND requested_at > {} - $1 \
                  ORDER BY requested_at, id",
                 self.wall_now()
             );
@@ -141,6 +144,7 @@ impl LeaseTable {
                     id: row.try_get("", "id")?,
                     service_id: row.try_get("", "service_id")?,
                     action,
+                    requested_at: row.try_get("", "requested_at")?,
                 });
             }
             Ok(requests)
@@ -153,13 +157,19 @@ impl LeaseTable {
         let take = || {
             let sql = format!(
                 "UPDATE service_request SET taken_by = $2 \
-                 WHERE id = $1 AND (taken_by = $2 OR taken_by IS NULL AND requested_at > {} - $3) RETURNING id",
+                 WHERE id = $1 AND (taken_by IS NULL OR taken_by = $2) AND requested_at > {} - $3 RETURNING id",
                 self.wall_now()
             );
             self.statement(&sql, [id.into(), self.owner(), void_after().into()])
         };
         let taken = self.db.write(limit, take).await?;
         Ok(taken.len() == 1)
+    }
+
+    /// Leaves a request that this replica has taken to the next holder.
+    pub(super) async fn give_back(&self, id: &str, limit: Duration) -> Result<()> {
+        let sql = "UPDATE service_request SET taken_by = NULL WHERE id = $1 AND taken_by = $2 AND report IS NULL";
+        self.db.write(limit, || self.statement(sql, [id.into(), self.owner()])).await.map(drop)
     }
 
     /// Stores the report of a run that was requested.

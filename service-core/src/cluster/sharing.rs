@@ -22,7 +22,9 @@ pub(super) fn to_hand_over<'a>(
     replicas: &'a [Replica],
     fresh: Duration,
 ) -> BTreeMap<&'a str, &'a str> {
-    let live: Vec<&Replica> = replicas.iter().filter(|replica| replica.is_live).collect();
+    // Those of another program on the same database do not run these services.
+    let is_peer = |replica: &&Replica| replica.is_this || movable.iter().any(|id| replica.service(id).is_some());
+    let live: Vec<&Replica> = replicas.iter().filter(|replica| replica.is_live).filter(is_peer).collect();
     let count_of = |counts: &Counts, replica: &Replica| counts.get(&replica.id).copied().unwrap_or_default();
     let Some(this) = live.iter().find(|replica| replica.is_this) else { return BTreeMap::new() };
     let all: usize = live.iter().map(|replica| count_of(&counts, replica)).sum();
@@ -108,6 +110,16 @@ mod tests {
             }
             assert_eq!(to_hand_over(counts, &movable, &replicas, FRESH).len(), expected, "{held} here, {others:?}");
         }
+    }
+
+    #[test]
+    fn replicas_of_another_program_do_not_count() {
+        let counts = Counts::from([("this".to_owned(), 4), ("other".to_owned(), 100)]);
+        let mut replicas = [replica("this", 4, true), replica("1", 0, true), replica("other", 0, true)];
+        for service in &mut replicas[2].services {
+            service.service_id = format!("other {}", service.service_id);
+        }
+        assert_eq!(to_hand_over(counts, &IDS[..4], &replicas, FRESH).len(), 2);
     }
 
     #[test]

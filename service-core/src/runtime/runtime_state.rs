@@ -234,6 +234,15 @@ impl RuntimeState {
         }
     }
 
+    /// `is_request`: it is not a notification, which other replicas may have received, too.
+    pub(super) fn request_wake(&mut self, is_request: bool) {
+        self.requests.wake_requested |= is_request;
+        let is_long = self.requests.options.long_run().is_some();
+        if self.serves_requests() && !is_long && !std::mem::replace(&mut self.requests.woken, true) {
+            self.wake();
+        }
+    }
+
     pub(super) fn request_pause(&mut self, service: &str, by: PausedBy) -> Result<()> {
         if !self.serves_requests() {
             return self.refuse(service, "pause", self.why_down());

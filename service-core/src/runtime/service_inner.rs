@@ -126,9 +126,11 @@ impl ServiceInner {
     /// starts, `runs` wait.
     #[allow(dead_code, reason = "for what coordinates the replicas")]
     pub(crate) fn serves_other_replicas(&self, runs: bool) -> bool {
-        let is_held = self.lease.as_ref().is_some_and(|lease| lease.is_held());
-        let state = self.lock();
-        is_held
+        self.serves_others(&self.lock(), runs)
+    }
+
+    fn serves_others(&self, state: &RuntimeState, runs: bool) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.is_held())
             && state.serves_requests()
             && !state.status.once
             && match state.state() {
@@ -204,21 +206,24 @@ impl ServiceInner {
     /// Makes the next run due now, if the service waits for it; else the next run serves this. Any number of calls before that
     /// run are one run. Does nothing if the service does not run.
     pub(crate) fn request_wake(&self) {
-        self.wake_by_request(true);
+        self.lock().request_wake(true);
+    }
+
+    /// As [`request_wake`](Self::request_wake) for another replica. Returns `false`, and does nothing, if this replica does not
+    /// [serve the others](Self::serves_other_replicas).
+    #[allow(dead_code, reason = "for what coordinates the replicas")]
+    pub(crate) fn wake_for_others(&self) -> bool {
+        let mut state = self.lock();
+        let serves = self.serves_others(&state, false);
+        if serves {
+            state.request_wake(true);
+        }
+        serves
     }
 
     /// As [`request_wake`](Self::request_wake), because notifications may have been missed here. Other replicas have received them.
     pub(crate) fn wake_in_case(&self) {
-        self.wake_by_request(false);
-    }
-
-    fn wake_by_request(&self, is_request: bool) {
-        let mut state = self.lock();
-        state.requests.wake_requested |= is_request;
-        let is_long = state.requests.options.long_run().is_some();
-        if state.serves_requests() && !is_long && !std::mem::replace(&mut state.requests.woken, true) {
-            state.wake();
-        }
+        self.lock().request_wake(false);
     }
 
     /// Sets or ends the pause by an operator override.

@@ -18,6 +18,7 @@ on_each! {
     a_wake_up_of_a_replica_that_starts_reaches_the_holder,
     the_report_of_a_run_that_ends_in_an_outage_arrives_later,
     many_wake_ups_are_few_requests,
+    an_old_request_whose_answer_was_lost_is_not_carried_out,
 }
 
 /// Has no topic, so a takeover alone makes no run due.
@@ -257,4 +258,19 @@ async fn a_wake_up_of_a_replica_that_starts_reaches_the_holder(replicas: Bed) {
     replicas.run_for(30.0).await;
     assert_eq!((b.state(), log.times("woken").len()), (ServiceState::Standby, 1));
     assert_eq!((on_a.times("a runs").len(), on_b.times("b runs").len()), (2, 0), "{:?}", on_a.all());
+}
+
+/// The holder has taken the request, did not learn that, and lost the lease for a while.
+async fn an_old_request_whose_answer_was_lost_is_not_carried_out(replicas: Bed) {
+    let (log, _other, _a, _b) = two(&replicas).await;
+    replicas.run_for(100.0).await;
+    for (id, requested_at) in [("old", "0"), ("new", "4000000000000")] {
+        let taken = format!(
+            "INSERT INTO service_request (id, service_id, action, requested_by, requested_at, taken_by) \
+             SELECT '{id}', service_id, 'run', 'b', {requested_at}, owner FROM service_lease"
+        );
+        replicas.execute(&taken).await;
+        replicas.run_for(100.0).await;
+    }
+    assert_eq!(log.times("a runs").len(), 2, "{:?}", log.all());
 }

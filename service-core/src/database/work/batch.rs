@@ -81,6 +81,8 @@ impl<E: EntityTrait> Unlent<E> {
 pub(super) struct Tally {
     /// The rows to complete when the batch is committed.
     pub(super) done: Vec<RowRef>,
+    /// The row of a `claim` that failed last.
+    pub(super) last_failed: Option<RowRef>,
     pub(super) processed: u64,
     pub(super) failed: u64,
     pub(super) more: bool,
@@ -159,8 +161,10 @@ impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
         let result = result.into_settled();
         async move {
             let settled = self.settler.settle(self.item, result).await?;
-            if matches!(settled, Settled::Completed) && self.settler.lease.is_none() {
-                self.tally.done.push(self.item.row.clone());
+            match settled {
+                Settled::Completed if self.settler.lease.is_none() => self.tally.done.push(self.item.row.clone()),
+                Settled::Failed if self.settler.lease.is_none() => self.tally.last_failed = Some(self.item.row.clone()),
+                _ => {}
             }
             self.tally.add(settled);
             Ok(())
@@ -278,6 +282,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     async fn fail_unsettled(&mut self) -> Result<()> {
         if let Some(item) = self.current.as_mut().filter(|item| item.in_flight) {
             let settled = Box::pin(self.settler.fail(item, &Error::msg("not settled"))).await?;
+            if self.settler.lease.is_none() {
+                self.tally.last_failed = Some(item.row.clone());
+            }
             self.tally.add(settled);
         }
         Ok(())

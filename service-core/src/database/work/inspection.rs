@@ -105,7 +105,8 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
         DbBackend::Postgres => (
             "SELECT 'table' AS kind, '' AS definition FROM pg_class WHERE oid = to_regclass($1) \
              UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid \
-             UNION ALL SELECT 'trigger', '' FROM pg_trigger WHERE tgrelid = to_regclass($1) AND NOT tgisinternal \
+             UNION ALL SELECT 'trigger', '' FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
+             WHERE tgrelid = to_regclass($1) AND NOT tgisinternal AND proname <> 'service_wake' \
              UNION ALL SELECT 'trigger', '' FROM pg_class WHERE oid = to_regclass($1) AND relhasrules"
                 .to_owned(),
             "SELECT attname::text AS name, attnotnull AS is_required, \

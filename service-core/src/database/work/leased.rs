@@ -11,7 +11,7 @@ use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
 use crate::database::work::together::{NotCompleted, change_to_completed, check_completed};
-use crate::database::work::write_row::{Written, write_failure};
+use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
 impl Settler {
@@ -197,8 +197,7 @@ impl Settler {
             return Ok(written);
         }
         if self.release_in(&tx, &item.row).await? {
-            tx.commit().await?;
-            return Ok(Written::Done);
+            return write_row::committed(tx.commit().await);
         }
         tx.rollback().await?;
         Ok(Written::Changed)

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, Query, SelectStatement};
+use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, NullOrdering, Query, SelectStatement};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Iterable, Order, PrimaryKeyToColumn,
     QueryResult,
@@ -148,7 +148,14 @@ impl<E: WorkItem> Table<E> {
             (Some((column, value)), _) => {
                 let (time, now) = comparable(column, value, self.sql.backend, now);
                 select.expr_as(text(column), Alias::new("at"));
-                select.and_where(time.clone().lte(now)).order_by_expr(time, Order::Asc);
+                select.and_where(time.clone().lte(now));
+                match self.sql.backend {
+                    // The order of the claim index.
+                    DbBackend::Postgres if column.def().is_null() => {
+                        select.order_by_expr_with_nulls(time, Order::Asc, NullOrdering::First)
+                    }
+                    _ => select.order_by_expr(time, Order::Asc),
+                };
             }
             (None, Some((column, _))) => {
                 select.expr_as(text(column), Alias::new("at"));

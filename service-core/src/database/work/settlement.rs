@@ -8,8 +8,8 @@ use crate::database::transaction::Transaction;
 use crate::database::work::lease;
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
 use crate::database::work::work_state::Settlement;
-use crate::database::work::write_row::{Written, write_failure};
-use crate::service::error::Result;
+use crate::database::work::write_row::{self, Written, write_failure};
+use crate::service::error::{Error, Result};
 
 impl ServiceDb {
     /// Settles the ended run: charges an attempt to the rows in flight, with `error` as the message, and releases claims.
@@ -102,7 +102,7 @@ impl ServiceDb {
     ) -> std::result::Result<(), DbErr> {
         let tx = self.short_tx().await?;
         lease::release_all(tx.connection().await?, &self.time, work_table, owner, kept, skip_locked).await?;
-        commit(tx).await
+        tx.commit().await.map_err(database_error)
     }
 
     /// Begins a transaction that waits only briefly for the locks of others. A statement of an ended run may still hold some.
@@ -121,28 +121,29 @@ impl ServiceDb {
         let now = self.clock.now();
         let decision = table.retry_decision(row.attempts, None, now);
         let message = settlement.error.as_deref().unwrap_or("not settled");
-        let written = match write_failure(&tx, table, row, decision, message, now).await {
+        let mut written = match write_failure(&tx, table, row, decision, message, now).await {
             Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
             written => written?,
         };
-        if matches!(written, Written::Done) && decision == RetryDecision::Failed {
-            self.work.forget_losses(table, &row.key);
-        }
-        match (&written, &settlement.owner) {
-            (Written::Done, None) => commit(tx).await?,
+        let is_ours = match (&written, &settlement.owner) {
+            (Written::Done, None) => true,
             (Written::Done, Some(owner)) => {
                 // If the claim has expired, another worker may have claimed the row.
                 let release = lease::release(&table.name, &key_text(&row.key), owner);
                 match tx.connection().await?.execute(&release).await {
-                    Ok(done) if done.rows_affected() == 1 => commit(tx).await?,
                     Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
-                    released => {
-                        released?;
-                    }
+                    released => released?.rows_affected() == 1,
                 }
             }
-            (Written::Changed, _) => {}
-            (Written::Refused(why), _) => {
+            _ => false,
+        };
+        if is_ours {
+            written = write_row::committed(tx.commit().await).map_err(database_error)?;
+        }
+        match written {
+            Written::Done if decision == RetryDecision::Failed => self.work.forget_losses(table, &row.key),
+            Written::Done | Written::Changed => {}
+            Written::Refused(why) => {
                 let reason = format!("it failed ({message}), but its status cannot be written: {why}");
                 if self.work.set_aside(table, &row.key, reason.clone(), false) {
                     let (service_id, table, key) = (&*self.service_id, &table.name, key_text(&row.key));
@@ -159,9 +160,9 @@ impl ServiceDb {
     }
 }
 
-async fn commit(tx: Transaction) -> std::result::Result<(), DbErr> {
-    tx.commit().await.map_err(|error| match error.find::<DbErr>() {
+fn database_error(error: Error) -> DbErr {
+    match error.find::<DbErr>() {
         Some(error) => error.clone(),
         None => DbErr::Custom(format!("{error:#}")),
-    })
+    }
 }

@@ -187,6 +187,12 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let error = Error::from(refused.clone());
         let row = match tally.done.pop() {
             Some(row) if settler.claimed == 1 => row,
+            None if settler.claimed == 1
+                && let Some(row) = &tally.last_failed =>
+            {
+                settler.leave_out(&row.key, &format!("it failed, but its status cannot be written: {refused}"));
+                return Ok(());
+            }
             _ => {
                 settler.service_db.work.claim_one_by_one(&settler.table, settler.claimed);
                 return Err(error);

@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait, DbErr, StatementBuilder};
 use crate::database::error_kind::ErrorKind;
 use crate::database::transaction::Transaction;
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql};
+use crate::service::error::Error;
 
 /// The lengths of the shorter messages, in characters.
 const SHORT: [usize; 2] = [200, 40];
@@ -54,6 +55,19 @@ pub(crate) async fn write_unreadable(
         UpdateResult::Changed => Ok(Written::Done),
         UpdateResult::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
         UpdateResult::Refused(why) => Ok(Written::Refused(why)),
+    }
+}
+
+/// The result of the commit of a row's failure. A constraint may be checked only then.
+pub(crate) fn committed(result: Result<(), Error>) -> Result<Written, Error> {
+    match result {
+        Ok(()) => Ok(Written::Done),
+        Err(error) => match error.find::<DbErr>() {
+            Some(refused) if ErrorKind::of_own(refused) == ErrorKind::Statement => {
+                Ok(Written::Refused(refused.to_string()))
+            }
+            _ => Err(error),
+        },
     }
 }
 

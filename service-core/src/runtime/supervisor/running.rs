@@ -89,6 +89,8 @@ impl Supervisor {
     /// Runs `update` once, on the one replica that runs the service: records the point of the schedule before and after the run.
     pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
         self.record_point(false).await;
+        // `timeout` counts from here: the database may have taken its time.
+        self.cx.service.lock().status.stats.last_started = Some(Instant::now());
         let result = self.run(timer).await;
         self.record_point(true).await;
         result

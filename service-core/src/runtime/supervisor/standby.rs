@@ -101,6 +101,7 @@ impl Supervisor {
         service.emit(|| ServiceEventKind::LeaseLost { epoch });
         let now = Instant::now();
         let (blocked, left) = (self.unreturned.is_some(), std::mem::take(&mut self.current_waiters));
+        let woken = std::mem::take(&mut self.woken);
         let extension = self.invoker.extension.clone();
         let waiters = service.update(|state| {
             let reported = state.take_progress(Outcome::idle());
@@ -115,6 +116,7 @@ impl Supervisor {
             let requests = &mut state.requests;
             (requests.rebuild, requests.interrupt, requests.outage_over) = (None, None, false);
             requests.degraded = None;
+            requests.woken |= woken;
             let waiters = pass_on(&*extension, &service, requests, false);
             state.notify_waiters();
             waiters
