@@ -209,3 +209,61 @@ async fn register_does_nothing_before_it_is_awaited() {
     assert_eq!(service.state(), ServiceState::Running);
     services.shutdown().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_later_strict_start_stops_only_what_it_started() {
+    let (log, builds) = (Log::default(), Arc::new(AtomicUsize::new(0)));
+    let writer = log.clone();
+    let second_fails = async move |_: &Context| match builds.fetch_add(1, SeqCst) {
+        1 => Err(Error::fatal("no secret")),
+        _ => Ok(Scripted::new(&writer, &[])),
+    };
+    let bed = TestBed::new().with(|builder| {
+        builder.service_fn("second_fails", second_fails).service("steady", Scripted::new(&log, &[])).strict()
+    });
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    soon(services.get("second_fails").unwrap().stop()).await.unwrap();
+    let error = soon(services.start()).await.unwrap_err().to_string();
+    assert!(error.contains("service `second_fails` did not start: no secret"), "{error}");
+    assert_eq!(services.get("steady").unwrap().state(), ServiceState::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_start_after_a_shutdown_does_not_reopen_the_registry() {
+    let log = Log::default();
+    let bed = TestBed::new().with(|builder| builder.service("once", Scripted::new(&log, &[])));
+    let services = bed.services().await;
+    soon(services.start()).await.unwrap();
+    soon(services.shutdown()).await.unwrap();
+    // A ready-made instance is built once.
+    soon(services.get("once").unwrap().start()).await.unwrap_err();
+    soon(services.closed()).await.unwrap();
+}
+
+/// Reports an item in `cleanup`.
+#[derive(Default)]
+struct Flushing;
+
+#[service(interval = 60, discover = false)]
+impl Flushing {
+    async fn update(&mut self) -> Outcome {
+        Outcome::processed(2)
+    }
+
+    async fn cleanup(&mut self, cx: &Context) {
+        cx.processed(7);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_that_cleanup_reports_are_kept_by_the_next_start() {
+    let bed = TestBed::new();
+    let service = bed.start_of::<Flushing>().await;
+    bed.run_for(secs(1)).await;
+    soon(service.stop()).await.unwrap();
+    assert_eq!(service.health().total_processed, 9);
+    soon(service.start()).await.unwrap();
+    bed.run_for(secs(1)).await;
+    assert_eq!(service.health().total_processed, 11);
+}

@@ -261,3 +261,26 @@ async fn on_postgres_a_registry_deletes_every_hour() {
     let db = bed.database_url(url).await;
     a_registry_deletes_every_hour(bed, db).await;
 }
+
+/// More rows are refused than one turn tries.
+#[tokio::test(start_paused = true)]
+async fn many_refused_rows_keep_no_other_for_ever() {
+    let bed = TestBed::at(at(0));
+    let db = bed.sqlite().await;
+    create(&db, parcel::Entity).await;
+    for ids in (0..3_200).collect::<Vec<i64>>().chunks(700) {
+        let rows = ids.iter().map(|id| parcel::ActiveModel {
+            id: Set(*id),
+            status: Set("completed".into()),
+            updated_at: Set(Some(at(-31))),
+        });
+        parcel::Entity::insert_many(rows).exec_without_returning(&db).await.unwrap();
+    }
+    db.execute_unprepared("CREATE TABLE label (parcel BIGINT NOT NULL REFERENCES parcel (id))").await.unwrap();
+    db.execute_unprepared("INSERT INTO label SELECT id FROM parcel WHERE id < 2500").await.unwrap();
+    bed.start_of::<Packer>().await;
+    bed.run_for(Duration::from_secs(600)).await;
+    assert_eq!(parcels(&db).await.len(), 3_200);
+    bed.run_for(Duration::from_secs(2 * 3_600)).await;
+    assert_eq!(parcels(&db).await.len(), 2_500);
+}

@@ -80,8 +80,6 @@ impl ServiceHandle {
         why_not: impl Fn(&RuntimeState) -> Option<&'static str>,
     ) -> Result<()> {
         let registry = &self.registry;
-        let session = registry.reopen();
-        let runtime = registry.inner.home.handle()?;
         let may_begin = |state: &RuntimeState| match why_not(state)
             .or(state.requests.unregistered.then_some("it has been unregistered"))
         {
@@ -89,7 +87,10 @@ impl ServiceHandle {
             None if self.service.factory.has_next() => Ok(()),
             None => Err(ready_made_has_ended(self.id())),
         };
+        // A refused call changes nothing: it does not begin another session.
         may_begin(&self.inner().lock())?;
+        let session = registry.reopen();
+        let runtime = registry.inner.home.handle()?;
         let begun = async {
             if session.is_open() {
                 registry.start_companions().await?;

@@ -19,6 +19,7 @@ use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::supervisor::{Supervisor, supervise};
 use crate::service::error::{Error, Result};
+use crate::service::outcome::Outcome;
 use crate::service::state::ServiceState;
 
 impl ServiceRegistry {
@@ -124,8 +125,9 @@ impl ServiceRegistry {
         started: impl Iterator<Item = &Arc<RegisteredService>>,
     ) -> Result<()> {
         let services = &self.inner.services;
+        let started: Vec<_> = started.cloned().collect();
         let mut failed = Vec::new();
-        for service in started {
+        for service in &started {
             // A copy: the text of an error is user code, which may lock the state.
             let status = service.inner.lock().status.clone();
             let is_suspected = match status.ready {
@@ -142,7 +144,8 @@ impl ServiceRegistry {
         if failed.is_empty() {
             return Ok(());
         }
-        self.stop_all().await;
+        let registry = self.clone();
+        self.run_outside(self.is_inside(), async move { registry.stop_tiers(started, None).await }).await;
         Err(Error::msg(failed.join("; ")))
     }
 
@@ -215,6 +218,9 @@ impl ServiceRegistry {
                     history.keep_durations();
                 }
             }
+            // What was reported since the last run, such as by `cleanup`.
+            let reported = state.take_progress(Outcome::idle());
+            state.status.stats.add(reported.processed, reported.failed);
             state.requests.begin();
             state.requests.woken = extension.start_notifies() && !state.requests.options.wake_on.is_empty();
             state.status.begin();

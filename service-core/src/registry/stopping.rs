@@ -1,6 +1,7 @@
 //! Stopping: dependencies last, and after all others the services that are `stop_last`. A shutdown has a time limit, which the
 //! tiers share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::log::{error, info};
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::{Session, WaitGuard};
 use crate::registry::{dependencies, signals};
+use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::StopRequest;
 use crate::runtime::status::Status;
 use crate::schedule::later;
@@ -26,14 +28,15 @@ impl ServiceRegistry {
     /// not been stopped yet keep running.
     pub async fn stop_all(&self) {
         let registry = self.clone();
-        self.run_outside(self.is_inside(), async move { registry.stop_tiers(None).await }).await;
+        let all = self.inner.services.all();
+        self.run_outside(self.is_inside(), async move { registry.stop_tiers(all, None).await }).await;
     }
 
     /// Stops every service, cleans it up and removes it. Called from within a service's run, it returns at once.
     pub async fn cleanup_all(&self) {
         let registry = self.clone();
         let work = async move {
-            registry.stop_tiers(None).await;
+            registry.stop_tiers(registry.inner.services.all(), None).await;
             for service in registry.inner.services.all() {
                 registry.inner.services.unregister(&service).await;
             }
@@ -112,7 +115,8 @@ impl ServiceRegistry {
         self.announce(Phase::Stopping);
         let registry = self.clone();
         let work = async move {
-            registry.stop_tiers(Some(registry.inner.shutdown_timeout)).await;
+            let all = registry.inner.services.all();
+            registry.stop_tiers(all, Some(registry.inner.shutdown_timeout)).await;
             if let Some(leases) = registry.inner.extension.leases() {
                 leases.stop().await;
             }
@@ -150,9 +154,9 @@ impl ServiceRegistry {
         }
     }
 
-    async fn stop_tiers(&self, within: Option<Duration>) {
+    pub(super) async fn stop_tiers(&self, services: Vec<Arc<RegisteredService>>, within: Option<Duration>) {
         let deadline = within.map(|within| later(Instant::now(), within));
-        let tiers = dependencies::stop_tiers(self.inner.services.all());
+        let tiers = dependencies::stop_tiers(services);
         let count = tiers.len();
         for (n, tier) in tiers.into_iter().enumerate() {
             let now = Instant::now();

@@ -23,7 +23,17 @@ pub(crate) struct Portions {
 
 impl Portions {
     pub(crate) fn new(condition: Condition) -> Self {
-        Self { condition, after: None }
+        Self::behind(condition, None)
+    }
+
+    /// Only the rows behind this key.
+    pub(crate) fn behind(condition: Condition, after: Option<ValueTuple>) -> Self {
+        Self { condition, after }
+    }
+
+    /// The last key of the last portion.
+    pub(crate) fn last(self) -> Option<ValueTuple> {
+        self.after
     }
 
     /// Returns the keys of the next portion; none if there are no more rows.

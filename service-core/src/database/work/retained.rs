@@ -24,21 +24,23 @@ use crate::service::error::{Error, Result};
 
 /// When a replica tries again after another one had the turn, or the database was down.
 pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(300);
-/// After this many rows that the database refuses to delete, the others are left for the next time.
+/// After this many rows that the database refuses to delete, the others are left for the next time, which continues there.
 const MOST_REFUSED: u64 = 1_000;
 
 /// The tables of one registry whose completed rows are deleted after a while.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedTables(Mutex<BTreeMap<String, Retained>>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Retained {
     delete: Delete,
     next: Instant,
+    /// The key behind which it continues.
+    after: Option<ValueTuple>,
 }
 
 /// Deletes the rows of one table that were completed long enough before this time.
-pub(crate) type Delete = for<'a> fn(&'a TxContext, DateTime<Utc>) -> BoxFuture<'a, Result<Deleted>>;
+pub(crate) type Delete = for<'a> fn(&'a TxContext, DateTime<Utc>, Option<ValueTuple>) -> BoxFuture<'a, Result<Deleted>>;
 
 /// The result of deleting rows.
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ pub(crate) struct Deleted {
     pub(crate) refused: u64,
     /// One of the rows that the database refused to delete, and why.
     pub(crate) example: Option<(ValueTuple, DbErr)>,
+    /// The key behind which the next call continues, if many rows were refused before it.
+    pub(crate) after: Option<ValueTuple>,
 }
 
 impl RetainedTables {
@@ -57,9 +61,8 @@ impl RetainedTables {
         }
         let mut tables = self.lock();
         if !tables.contains_key(&table.name) {
-            let retained =
-                Retained { delete: |tx, now| Box::pin(delete_completed::<E>(tx, now)), next: Instant::now() };
-            tables.insert(table.name.clone(), retained);
+            let delete: Delete = |tx, now, after| Box::pin(delete_completed::<E>(tx, now, after));
+            tables.insert(table.name.clone(), Retained { delete, next: Instant::now(), after: None });
         }
     }
 
@@ -69,11 +72,18 @@ impl RetainedTables {
         self.lock().values().map(|retained| retained.next).min()
     }
 
-    /// The tables whose time has come.
-    pub(crate) fn due(&self, now: Instant) -> Vec<(String, Delete)> {
+    /// The tables whose time has come, and the key behind which each continues.
+    pub(crate) fn due(&self, now: Instant) -> Vec<(String, Delete, Option<ValueTuple>)> {
         let tables = self.lock();
         let due = tables.iter().filter(|(_, retained)| retained.next <= now);
-        due.map(|(table, retained)| (table.clone(), retained.delete)).collect()
+        due.map(|(table, retained)| (table.clone(), retained.delete, retained.after.clone())).collect()
+    }
+
+    /// Sets the key behind which a table continues.
+    pub(crate) fn set_after(&self, table: &str, after: Option<ValueTuple>) {
+        if let Some(retained) = self.lock().get_mut(table) {
+            retained.after = after;
+        }
     }
 
     /// Sets when rows of a table are deleted next.
@@ -97,14 +107,22 @@ impl RetainedTables {
 }
 
 /// Deletes rows in portions of at most 1,000.
-async fn delete_completed<E: WorkItem>(tx: &TxContext, now: DateTime<Utc>) -> Result<Deleted> {
+async fn delete_completed<E: WorkItem>(
+    tx: &TxContext,
+    now: DateTime<Utc>,
+    after: Option<ValueTuple>,
+) -> Result<Deleted> {
     let mut deleted = Deleted::default();
     let table = TableSql::of::<E>(tx.db.get_database_backend(), Backoff::default());
     let Some(condition) = condition::<E>(&table, now) else { return Ok(deleted) };
-    let mut portions = Portions::new(condition.clone());
+    let mut portions = Portions::behind(condition.clone(), after);
     loop {
+        if deleted.refused > MOST_REFUSED {
+            deleted.after = portions.last();
+            return Ok(deleted);
+        }
         let keys = portions.next::<E>(&tx.db, &table).await?;
-        if keys.is_empty() || deleted.refused > MOST_REFUSED {
+        if keys.is_empty() {
             return Ok(deleted);
         }
         match delete(tx, &table, &condition, &keys).await {

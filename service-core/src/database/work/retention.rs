@@ -28,9 +28,15 @@ impl ServiceDb {
     pub async fn delete_retained(&self) -> u64 {
         let now = Instant::now();
         let mut rows = 0;
-        for (table, delete) in self.retained.due(now) {
+        for (table, delete, after) in self.retained.due(now) {
             let (deleted, wait) = match take_turn(self, &table).await {
-                Ok(true) => (delete(&self.tx, self.clock.now()).await, INTERVAL),
+                Ok(true) => {
+                    let deleted = delete(&self.tx, self.clock.now(), after).await;
+                    if let Ok(deleted) = &deleted {
+                        self.retained.set_after(&table, deleted.after.clone());
+                    }
+                    (deleted, INTERVAL)
+                }
                 Ok(false) => (Ok(Deleted::default()), TRY_AGAIN),
                 Err(error) => (Err(error), TRY_AGAIN),
             };
@@ -56,7 +62,7 @@ async fn take_turn(db: &ServiceDb, table: &str) -> Result<bool> {
 
 fn report(table: &str, deleted: Result<Deleted>) -> u64 {
     match deleted {
-        Ok(Deleted { rows, refused, example }) => {
+        Ok(Deleted { rows, refused, example, .. }) => {
             if rows > 0 {
                 tracing::info!(table, rows, "completed rows were deleted, as `retain_completed` says");
             }
