@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, RwLock, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::lease_table::LeaseTable;
@@ -65,8 +64,8 @@ pub(super) struct Fleet {
     answered: Notify,
     /// Locked while requests are carried out.
     serving: tokio::sync::Mutex<()>,
-    /// The tasks that store the reports of requested runs.
-    reports: Mutex<JoinSet<()>>,
+    /// Locked for reading by each task that stores the report of a requested run.
+    reporting: Arc<RwLock<()>>,
 }
 
 /// Requests that this replica carries out, or has, while they are stored.
@@ -94,7 +93,7 @@ impl Fleet {
             to_compete,
             answered: Notify::new(),
             serving: tokio::sync::Mutex::default(),
-            reports: Mutex::default(),
+            reporting: Arc::default(),
         }
     }
 
@@ -277,9 +276,10 @@ impl Fleet {
             return false;
         }
         let (table, id, lease) = (self.table.clone(), service.id.clone(), service.lease.clone());
-        let mut reports = lock(&self.reports);
-        while reports.try_join_next().is_some() {}
-        reports.spawn(async move {
+        // An error means that the shutdown waits already.
+        let reporting = self.reporting.clone().try_read_owned();
+        tokio::spawn(async move {
+            let _reporting = reporting;
             let report = match requested {
                 Ok(()) => {
                     report.await.map_err(|_| Error::msg(format!("service `{id}` ended before the requested run")))
@@ -299,11 +299,10 @@ impl Fleet {
         true
     }
 
-    /// Waits until the requests that this replica has taken are carried out.
+    /// Waits until the requests that this replica has taken are carried out. Cancelled, it stops none of them.
     pub(super) async fn served(&self) {
         drop(self.serving.lock().await);
-        let mut reports = std::mem::take(&mut *lock(&self.reports));
-        while reports.join_next().await.is_some() {}
+        drop(self.reporting.write().await);
     }
 
     // ── what this replica requests ──────────────────────────────────────────────────────────────────────────────────────
