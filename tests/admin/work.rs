@@ -1,6 +1,6 @@
 //! Tables of work: counts, failed rows, retry.
 
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::json;
 
 use crate::site::{Site, builder};
@@ -35,6 +35,11 @@ mod parcel {
 }
 
 async fn site(url: &str) -> Site {
+    Site::of(builder().admin("127.0.0.1:0").database(parcels(url).await)).await
+}
+
+/// Creates the table with 70 failed rows, 30 pending and 20 completed ones.
+async fn parcels(url: &str) -> DatabaseConnection {
     let db = service_core::database::connect(url).await.unwrap();
     let schema = sea_orm::Schema::new(db.get_database_backend());
     db.execute(&schema.create_table_from_entity(parcel::Entity)).await.unwrap();
@@ -54,7 +59,7 @@ async fn site(url: &str) -> Site {
             format!("INSERT INTO admin_parcel VALUES ({n}, '{status}', {error}, 3, {due}, '2026-01-01T00:00:00Z')");
         db.execute_unprepared(&sql).await.unwrap();
     }
-    Site::of(builder().admin("127.0.0.1:0").database(db)).await
+    db
 }
 
 async fn tables_are_counted_and_their_failed_rows_are_retried(url: &str) {
@@ -139,4 +144,34 @@ async fn tables_are_counted_and_their_failed_rows_are_retried_on_postgresql() {
     let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
     let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
     tables_are_counted_and_their_failed_rows_are_retried(&url).await;
+}
+
+/// Takes about five seconds of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_rows_that_take_too_long_to_count_leave_the_other_counts() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let db = parcels(&tokio::task::spawn_blocking(|| server.database()).await.unwrap()).await;
+    let slow = "ALTER TABLE admin_parcel RENAME TO parcels; \
+                CREATE VIEW admin_parcel AS SELECT * FROM parcels \
+                WHERE CASE status WHEN 'failed' THEN pg_sleep(1) IS NOT NULL ELSE true END";
+    db.execute_unprepared(slow).await.unwrap();
+    let site = Site::of(builder().admin("127.0.0.1:0").database(db)).await;
+    let tables = loop {
+        let tables = site.get("/work").await.json();
+        if tables[0]["sampled_at"].is_string() {
+            break tables;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let counts = &tables[0];
+    assert_eq!((&counts["pending"], &counts["due"], &counts["failed"]), (&json!(30), &json!(20), &json!(null)));
+    let error = counts["error"].as_str().unwrap();
+    let index = "CREATE INDEX ON \"admin_parcel\" (\"id\") WHERE \"status\" = 'failed'";
+    assert!(error.contains(index), "{error}");
+    let metrics = site.get("/metrics").await.body;
+    assert!(
+        metrics.contains("state=\"pending\"} 30") && !metrics.contains("admin_parcel\",state=\"failed\""),
+        "{metrics}"
+    );
+    assert!(site.get("/ui/work").await.body.contains("<dt>Failed</dt><dd>–</dd>"));
 }

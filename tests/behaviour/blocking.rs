@@ -106,6 +106,25 @@ async fn no_run_begins_before_a_blocking_run_that_timed_out_has_returned() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_waits_for_the_blocking_run_and_says_so() {
+    let bed = TestBed::new().set("timeout", 3).set("max_failures", 0).set("restart", "on_failure");
+    let log = Log::default();
+    let (open, _, build) = blocking(&log);
+    let service = bed.set("restart_delay", 1).start_fn(build).await;
+    until(|| log.count("run") == 1).await;
+    pass(10).await;
+    assert_eq!((service.state(), log.count("run")), (ServiceState::BackingOff, 1));
+    let reason = service.health().reason.unwrap();
+    assert!(reason.contains("blocking run 1 timed out and has not returned"), "{reason}");
+    open.send(()).unwrap();
+    until(|| log.count("cleanup") == 1).await;
+    pass(2).await;
+    until(|| log.count("run") == 2).await;
+    drop(open);
+    soon(service.stop()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_blocking_run_that_never_returns_does_not_block_the_stop() {
     let (bed, log) = (TestBed::new().set("drain_timeout", 5), Log::default());
     let (lines, _logging) = logged();

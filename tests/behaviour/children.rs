@@ -279,6 +279,20 @@ async fn the_children_of_a_stop_last_service_are_stopped_with_it() {
     assert_child_ended_first_beside(&log, 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_child_that_depends_on_a_service_that_depends_on_its_parent_ends_before_both() {
+    let (bed, log) = (TestBed::new().set("between.depends_on", vec!["manager"]), Log::default());
+    let bed = bed.set("child.depends_on", vec!["between"]).set("manager.initial_delay", 1);
+    let services = bed.services().await;
+    bed.start(Manager::new(&log, &[])).await;
+    soon(services.register("between", Child::new(&log, "between", Step::Take(1.0))).start()).await.unwrap();
+    bed.run_for(secs(3)).await;
+    assert_eq!(services.list(), ["between", "child", "manager"]);
+    soon(services.shutdown()).await.unwrap();
+    let cleanups = ["cleanup child", "cleanup between", "cleanup manager, 1 left"];
+    assert_eq!(cleanups.map(|what| log.times(what)), [[3.0], [3.0], [4.0]]);
+}
+
 fn assert_child_ended_first_beside(log: &Log, left: usize) {
     let manager = position(log, &format!("cleanup manager, {left} left"));
     assert!(position(log, "cleanup child") < manager, "{:?}", log.lines());

@@ -185,6 +185,45 @@ async fn the_reason_names_a_dependency_and_a_slow_start() {
     starting.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_configure_of_a_later_instance_that_takes_long_is_not_healthy() {
+    struct Rebuilt {
+        /// It is the first instance.
+        first: bool,
+    }
+
+    #[service(interval = 30, discover = false)]
+    impl Rebuilt {
+        async fn configure(cx: &Context) -> Self {
+            let first = cx.services().get(cx.service_id()).unwrap().health().runs == 0;
+            if !first {
+                tokio::time::sleep(secs(3600)).await;
+            }
+            Self { first }
+        }
+
+        async fn update(&mut self, cx: &Context) -> Result<()> {
+            match self.first {
+                true => cx.services().get(cx.service_id()).unwrap().reset().await,
+                false => Ok(()),
+            }
+        }
+    }
+
+    let bed = TestBed::new();
+    let service = bed.start_of::<Rebuilt>().await;
+    bed.run_for(secs(20)).await;
+    assert_eq!(assessed(&service), "healthy");
+    assert_eq!(service.explain().now, "`configure` of a fresh instance has been running for 20 s");
+    bed.run_for(secs(25)).await;
+    assert_eq!(assessed(&service), "degraded: `configure` of a fresh instance has been running for 45 s");
+    bed.run_for(secs(600)).await;
+    assert_eq!(assessed(&service), "unhealthy: `configure` of a fresh instance has been running for 10 min 45 s");
+    bed.run_for(secs(3000)).await;
+    assert_eq!(assessed(&service), "healthy");
+    assert_eq!(service.health().runs, 3);
+}
+
 fn never() -> Scripted {
     Scripted::new(&Log::default(), &[])
 }

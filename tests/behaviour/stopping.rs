@@ -1,5 +1,7 @@
 //! Stop, at any moment: it waits for the end, cleans up once, and nothing starts after it.
 
+use std::sync::{Arc, Mutex};
+
 use service_core::prelude::*;
 
 use crate::acting::{Acting, Configured, Plan, assert_says, has_line, logged, soon};
@@ -203,6 +205,31 @@ async fn a_stop_wakes_a_run_that_waits_for_it() {
     bed.run_for(secs(7)).await;
     soon(service.stop()).await.unwrap();
     assert_eq!(log.times("stopping true permit false"), [7.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_cancelled_stays_so_when_a_later_one_is_cancelled() {
+    let (bed, log) = (TestBed::new().set("timeout", 1).set("retry_delay", 60), Log::default());
+    let contexts = Arc::new(Mutex::new(Vec::new()));
+    let kept = contexts.clone();
+    let service = bed
+        .start(Acting::new(&log, move |cx| {
+            let kept = kept.clone();
+            async move {
+                let runs = {
+                    let mut contexts = kept.lock().unwrap();
+                    contexts.push(cx.clone());
+                    contexts.len()
+                };
+                // The second one ends in time.
+                cx.sleep(secs(if runs == 2 { 0 } else { 10 })).await;
+            }
+        }))
+        .await;
+    bed.run_for(secs(125)).await;
+    assert_eq!(service.health().runs, 3);
+    let over: Vec<bool> = contexts.lock().unwrap().iter().map(Context::is_stopping).collect();
+    assert_eq!(over, [true, false, true]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -327,7 +327,8 @@ async fn on_postgres_a_suspect_row_begins_when_all_others_are_completed() {
     for id in [4, 5] {
         let suspect = format!(
             "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
-             VALUES ('job', '{id}', 'sender', '', 0, 0, 1)"
+             VALUES ('job', '{id}', 'sender', '', {}, 0, 1)",
+            chrono::Utc::now().timestamp_millis()
         );
         bench.db.execute_unprepared(&suspect).await.unwrap();
     }

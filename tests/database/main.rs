@@ -137,7 +137,8 @@ exercise! {
         a_row_that_cannot_be_marked_blocks_no_other,
         a_row_whose_failure_is_refused_at_the_commit_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
-        a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other;
+        a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other,
+        a_row_that_kills_processes_and_is_refused_at_the_commit_blocks_no_other;
     messages:
         a_row_fails_whatever_the_words_of_its_error,
         a_service_fails_whatever_the_words_of_its_error;
@@ -260,7 +261,9 @@ exercise! {
         overrides_that_are_written_by_hand_apply_and_end,
         the_last_run_is_stored,
         a_delayed_process_does_not_set_the_last_run_back,
-        the_claim_index_is_created_once_and_used;
+        the_claim_index_is_created_once_and_used,
+        an_index_that_does_not_serve_the_claims_is_not_taken_for_the_claim_index,
+        tables_with_long_names_have_their_own_claim_indices;
     wake_ups:
         wake_triggers_are_created_once_and_their_names_are_quoted;
     warnings:

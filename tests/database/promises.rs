@@ -652,27 +652,44 @@ pub(crate) async fn a_row_that_cannot_be_marked_blocks_no_other(bench: Bench) {
     }
 }
 
+/// Creates rows; a deferred foreign key refuses the status `failed`.
+async fn jobs_that_cannot_fail(bench: &Bench, count: i64) {
+    jobs(&bench.db, 0).await;
+    execute(
+        bench,
+        &[
+            "CREATE TABLE job_status (name TEXT PRIMARY KEY)",
+            "INSERT INTO job_status VALUES ('pending'), ('completed')",
+        ],
+    )
+    .await;
+    if bench.is_postgres() {
+        execute(
+            bench,
+            &["ALTER TABLE job ADD FOREIGN KEY (status) REFERENCES job_status DEFERRABLE INITIALLY DEFERRED"],
+        )
+        .await;
+    } else {
+        // SQLite cannot add a foreign key to a table.
+        let select = "SELECT sql FROM sqlite_master WHERE name = 'job'";
+        let select = Statement::from_string(bench.db.get_database_backend(), select);
+        let create: String = bench.db.query_one_raw(select).await.unwrap().unwrap().try_get("", "sql").unwrap();
+        let key = ", FOREIGN KEY (status) REFERENCES job_status DEFERRABLE INITIALLY DEFERRED )";
+        let create = format!("{}{key}", create.trim_end().strip_suffix(')').unwrap());
+        execute(bench, &["DROP TABLE job", &create]).await;
+    }
+    crate::tables::more_jobs(&bench.db, 1..=count).await;
+}
+
 /// The same if the database refuses `failed` only at the commit.
 pub(crate) async fn a_row_whose_failure_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
-    if !bench.is_postgres() {
-        return;
-    }
     for each in [false, true] {
         execute(
             &bench,
             &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS job_status"],
         )
         .await;
-        jobs(&bench.db, 6).await;
-        execute(
-            &bench,
-            &[
-                "CREATE TABLE job_status (name TEXT PRIMARY KEY)",
-                "INSERT INTO job_status VALUES ('pending'), ('completed')",
-                "ALTER TABLE job ADD FOREIGN KEY (status) REFERENCES job_status DEFERRABLE INITIALLY DEFERRED",
-            ],
-        )
-        .await;
+        jobs_that_cannot_fail(&bench, 6).await;
         let service_db = service_db(&bench);
         let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
             effect(tx, job.id).await?;
@@ -689,10 +706,20 @@ pub(crate) async fn a_row_whose_failure_is_refused_at_the_commit_blocks_no_other
     }
 }
 
+/// More processes have died while they worked on this row than are tolerated.
+async fn processes_died_over(bench: &Bench, id: i64) {
+    let now = chrono::Utc::now().timestamp_millis();
+    let claim = format!(
+        "INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) \
+         VALUES ('job', '{id}', 'worker', '', {now}, 0, 5)"
+    );
+    execute(bench, &[&claim]).await;
+}
+
 /// The same for a row that kills its processes: the next claim takes an attempt from it.
 pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other(bench: Bench) {
     jobs(&bench.db, 4).await;
-    execute(&bench, &["INSERT INTO service_claim (work_table, row_key, service_id, owner, expires_at, seq, crashes) VALUES ('job', '2', 'worker', '', 0, 0, 5)"]).await;
+    processes_died_over(&bench, 2).await;
     if bench.is_postgres() {
         execute(&bench, &["CREATE RULE keep AS ON UPDATE TO job WHERE OLD.id = 2 DO INSTEAD NOTHING"]).await;
     } else {
@@ -708,6 +735,18 @@ pub(crate) async fn a_row_that_kills_processes_and_cannot_be_marked_blocks_no_ot
         tokio::time::sleep(LOCKS).await;
     }
     assert_eq!(effects(&bench.db).await, [1, 3, 4]);
+    crate::tables::more_jobs(&bench.db, 11..=12).await;
+    assert_eq!(run(&service_db, true, work_well).await.unwrap(), Outcome::processed(2));
+}
+
+/// The same if the database refuses the end of its attempts only at the commit.
+pub(crate) async fn a_row_that_kills_processes_and_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
+    jobs_that_cannot_fail(&bench, 4).await;
+    execute(&bench, &["UPDATE job SET attempts = 100 WHERE id = 2"]).await;
+    processes_died_over(&bench, 2).await;
+    let service_db = service_db(&bench);
+    let failures = run_to_the_end(&service_db, true, work_well).await;
+    assert_eq!((failures, effects(&bench.db).await), (1, vec![1, 3, 4]));
     crate::tables::more_jobs(&bench.db, 11..=12).await;
     assert_eq!(run(&service_db, true, work_well).await.unwrap(), Outcome::processed(2));
 }

@@ -208,6 +208,65 @@ pub(crate) async fn a_delayed_process_does_not_set_the_last_run_back(bench: Benc
     assert_eq!(internal::last_run(db, "mailer").await.unwrap(), late);
 }
 
+pub(crate) async fn an_index_that_does_not_serve_the_claims_is_not_taken_for_the_claim_index(bench: Bench) {
+    crate::tables::create(&bench.db, job::Entity).await;
+    bench.db.execute_unprepared("CREATE INDEX job_claim_idx ON job (payload)").await.unwrap();
+    let error = database::create_claim_index::<job::Entity>(&bench.db).await.unwrap_err().to_string();
+    assert!(error.contains("`job_claim_idx` exists, and does not serve the claims"), "{error}");
+    bench.db.execute_unprepared("DROP INDEX job_claim_idx").await.unwrap();
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    if bench.is_postgres() {
+        // As a `CREATE INDEX CONCURRENTLY` that has failed.
+        let invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'job_claim_idx'::regclass";
+        bench.db.execute_unprepared(invalid).await.unwrap();
+        database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+        let is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'job_claim_idx'::regclass";
+        let is_valid = sea_orm::Statement::from_string(bench.db.get_database_backend(), is_valid);
+        assert!(bench.db.query_one_raw(is_valid).await.unwrap().unwrap().try_get_by_index::<bool>(0).unwrap());
+    }
+}
+
+macro_rules! table_with_a_long_name {
+    ($module:ident, $table:literal) => {
+        mod $module {
+            use sea_orm::entity::prelude::*;
+            use service_core::database::WorkItem;
+
+            #[derive(Clone, Debug, PartialEq, DeriveEntityModel, WorkItem)]
+            #[sea_orm(table_name = $table)]
+            #[work_item(status = "status")]
+            pub(crate) struct Model {
+                #[sea_orm(primary_key)]
+                pub(crate) id: i64,
+                #[sea_orm(column_name = "The \"Status\"")]
+                pub(crate) status: String,
+            }
+
+            #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+            pub(crate) enum Relation {}
+
+            impl ActiveModelBehavior for ActiveModel {}
+        }
+    };
+}
+
+table_with_a_long_name!(orders, "größere_bestellungen_der_kunden_aus_der_zeit_vor_2026");
+table_with_a_long_name!(returns, "größere_bestellungen_der_kunden_aus_der_zeit_vor_2027");
+
+pub(crate) async fn tables_with_long_names_have_their_own_claim_indices(bench: Bench) {
+    crate::tables::create(&bench.db, orders::Entity).await;
+    crate::tables::create(&bench.db, returns::Entity).await;
+    let (log, _listening) = crate::log::Log::listen();
+    for _ in 0..2 {
+        database::create_claim_index::<orders::Entity>(&bench.db).await.unwrap();
+        database::create_claim_index::<returns::Entity>(&bench.db).await.unwrap();
+    }
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    let _ = service_db.claim::<orders::Entity>(10).await.unwrap().commit().await.unwrap();
+    let _ = service_db.claim::<returns::Entity>(10).await.unwrap().commit().await.unwrap();
+    assert_eq!(log.warnings(), Vec::<String>::new());
+}
+
 pub(crate) async fn the_claim_index_is_created_once_and_used(bench: Bench) {
     let schema = Schema::new(bench.db.get_database_backend());
     bench.db.execute(&schema.create_table_from_entity(job::Entity)).await.unwrap();

@@ -527,6 +527,12 @@ pub(crate) async fn wake_triggers_are_created_once_and_their_names_are_quoted(be
     for created in creating {
         created.await.unwrap().unwrap();
     }
+    // A program that owns neither the table nor the function may ask for what is there.
+    for sql in ["CREATE ROLE guest LOGIN", "GRANT USAGE ON SCHEMA \"Ann's shop\" TO guest"] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    let guest = service_core::database::connect(&bench.url.replace("tester@", "guest@")).await.unwrap();
+    create_wake_trigger::<odd::Entity>(&guest, &long).await.unwrap();
     let sql = "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal";
     let row = bench.db.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap().unwrap();
     assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), 4);

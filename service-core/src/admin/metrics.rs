@@ -63,12 +63,13 @@ fn families(app: &App) -> Families {
     for (table, sample) in app.core.samples.current() {
         let Some(counts) = sample.counts else { continue };
         let rows = [
-            ("pending", counts.pending),
-            ("due", counts.due),
-            ("in_flight", counts.in_flight),
+            ("pending", Some(counts.pending)),
+            ("due", Some(counts.due)),
+            ("in_flight", Some(counts.in_flight)),
             ("failed", counts.failed),
         ];
         for (state, rows) in rows {
+            let Some(rows) = rows else { continue };
             let labels = [pair("table", &table), pair("state", state)];
             families.gauge(
                 "service_work_rows",

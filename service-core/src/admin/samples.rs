@@ -43,7 +43,7 @@ pub(crate) struct Sample {
     /// When they were counted.
     #[serde(serialize_with = "rfc3339::optional::serialize")]
     pub(crate) sampled_at: Option<SystemTime>,
-    /// Why the rows could not be counted the last time.
+    /// Why the rows, or the failed ones, could not be counted the last time.
     pub(crate) error: Option<String>,
 }
 
@@ -100,16 +100,31 @@ impl WorkSamples {
         let _ = timeout_at(began + FIRST_TIMEOUT, complete.wait_for(|complete| *complete)).await;
     }
 
+    /// Counts the rows of one table, after a request has changed them. Waits until that is done, but not longer than for first counts.
+    pub(crate) async fn sample_soon(self: &Arc<Self>, table: Arc<dyn WorkTable>, now: SystemTime) {
+        let samples = self.clone();
+        let sampling = tokio::spawn(async move { samples.sample(&*table, now).await });
+        let _ = tokio::time::timeout(FIRST_TIMEOUT, sampling).await;
+    }
+
     /// Counts the rows of one table.
-    pub(crate) async fn sample(&self, table: &dyn WorkTable, now: SystemTime) {
+    async fn sample(&self, table: &dyn WorkTable, now: SystemTime) {
         let counted = match tokio::time::timeout(SAMPLE_TIMEOUT, table.count(CAP)).await {
             Ok(counted) => counted,
             Err(_) => Err(Error::msg("the count took too long")),
         };
+        let failed = match counted {
+            Ok(_) => table.count_failed(CAP).await,
+            Err(_) => Ok(0),
+        };
         let mut by_table = self.lock();
         let sample = by_table.entry(table.name().to_owned()).or_default();
         match counted {
-            Ok(counts) => *sample = Sample { counts: Some(counts), sampled_at: Some(now), error: None },
+            Ok(counts) => {
+                let error = failed.as_ref().err().map(|error| format!("{error:#}"));
+                let counts = WorkCounts { failed: failed.ok(), ..counts };
+                *sample = Sample { counts: Some(counts), sampled_at: Some(now), error };
+            }
             // The last counts stay, with their time.
             Err(error) => sample.error = Some(format!("{error:#}")),
         }

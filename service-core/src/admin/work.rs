@@ -119,7 +119,7 @@ pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> Api
         let retried = table.retry(keys.as_deref()).await.map_err(|error| ApiError::conflict(&error))?;
         let which = if keys.is_none() { "all failed rows" } else { "chosen rows" };
         shared.record(table.name(), "retry", format!("{retried} rows ({which})"), &by, &why).await;
-        shared.core.samples.sample(&*table, shared.registry.inner.services.shared.clock.wall_now()).await;
+        shared.core.samples.sample_soon(table, shared.registry.inner.services.shared.clock.wall_now()).await;
         Ok(retried)
     };
     app.on_home(work).await?

@@ -191,6 +191,7 @@ fn doing(
             reason.to_owned()
         }
         ServiceState::Running if snapshot.status.in_run() => health::current_run(snapshot, now),
+        ServiceState::Running if let Some((_, what)) = health::configuring(snapshot, now) => what,
         ServiceState::Running => match snapshot.status.next_due.map(|due| (due, due.saturating_duration_since(now))) {
             Some((due, _)) if due < now => reason.to_owned(),
             // What is due next is a check of the clock, not the run.

@@ -252,12 +252,30 @@ fn assess_start(snapshot: &Snapshot, now: Instant) -> (HealthStatus, String) {
         return (HealthStatus::Degraded, format!("waiting for {}", ids.join(", ")));
     }
     let going = now.saturating_duration_since(snapshot.status.grid.first());
-    if going < SLOW_START {
+    let Some(status) = assess_building(going) else {
         return (HealthStatus::Healthy, "starting".to_owned());
-    }
-    let status = if going < STUCK_AFTER { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
-    let what = if snapshot.status.in_run() { "its run has not called `ready`" } else { "`configure` has been running" };
+    };
+    let what = match snapshot.status.configuring_since {
+        Some(_) => "`configure` has been running",
+        None if snapshot.options.long_run().is_some() => "its `run` has not called `ready`",
+        None => "it has been waiting",
+    };
     (status, format!("still starting: {what} for {}", humanize::long(going)))
+}
+
+/// Assesses a service whose `configure`, or whose start, has taken so long. `None`: that is usual.
+fn assess_building(going: Duration) -> Option<HealthStatus> {
+    match going {
+        _ if going < SLOW_START => None,
+        _ if going < STUCK_AFTER => Some(HealthStatus::Degraded),
+        _ => Some(HealthStatus::Unhealthy),
+    }
+}
+
+/// Describes the `configure` of a fresh instance, if it runs now.
+pub(crate) fn configuring(snapshot: &Snapshot, now: Instant) -> Option<(Duration, String)> {
+    let going = now.saturating_duration_since(snapshot.status.configuring_since?);
+    Some((going, format!("`configure` of a fresh instance has been running for {}", humanize::long(going))))
 }
 
 /// Assesses a service that another replica runs.
@@ -295,7 +313,12 @@ fn assess_up(snapshot: &Snapshot, clock: &Clock, now: Instant) -> (HealthStatus,
         let reason = "waiting for its turn: as many services as `max_concurrent_runs` allows are running";
         return (Degraded, Some(reason.to_owned()));
     }
-    if let Some((status, late)) = lateness(snapshot, clock, now) {
+    // A run that is due follows when the instance is built.
+    let late = match configuring(snapshot, now) {
+        Some((going, what)) => assess_building(going).map(|status| (status, what)),
+        None => lateness(snapshot, clock, now),
+    };
+    if let Some((status, late)) = late {
         return (status, Some(late));
     }
     let (count, error) = (snapshot.status.failures, last_error(snapshot));

@@ -91,29 +91,28 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
 
 /// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
 /// services they depend on; both in the reverse order of the start. The services of one tier stop concurrently. A service that
-/// belongs to the instance of another one is in the tier of that one.
+/// belongs to the instance of another one is in the tier of that one; or before it, if a service in between depends on that one.
 pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
     let options = options(&services);
     if options.iter().all(|options| options.depends_on.is_empty() && !options.stop_last) {
         return vec![services];
     }
     let roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
+    let no_roots = BTreeMap::new();
+    let graph = self::graph(&services, &options);
+    let by_root = merged(&graph, &roots);
+    let (graph, roots) = match tiers(&by_root) {
+        Ok(_) => (by_root, &roots),
+        Err(_cycle) => (with_parents(graph, &services), &no_roots),
+    };
     let mut groups: BTreeMap<&str, Vec<Arc<RegisteredService>>> = BTreeMap::new();
     let mut stop_last = Vec::new();
     for (service, options) in services.iter().zip(&options) {
-        let root = root_of(service.id(), &roots);
+        let root = root_of(service.id(), roots);
         groups.entry(root).or_default().push(service.clone());
         if options.stop_last {
             stop_last.push(root);
         }
-    }
-    let mut graph = Graph::new();
-    for (id, depends_on) in self::graph(&services, &options) {
-        let root = root_of(id, &roots);
-        graph
-            .entry(root)
-            .or_default()
-            .extend(depends_on.into_iter().map(|id| root_of(id, &roots)).filter(|id| *id != root));
     }
     let last = with_dependencies(stop_last, &graph);
     let mut all = Vec::new();
@@ -127,6 +126,27 @@ pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<R
     let members =
         |tier: Vec<&str>| tier.into_iter().filter_map(|root| groups.remove(root)).flatten().collect::<Vec<_>>();
     all.into_iter().map(members).filter(|tier| !tier.is_empty()).collect()
+}
+
+/// Returns the graph of the roots.
+fn merged<'a>(graph: &Graph<'a>, roots: &'a BTreeMap<&str, Arc<str>>) -> Graph<'a> {
+    let mut merged = Graph::new();
+    for (id, depends_on) in graph {
+        let root = root_of(id, roots);
+        merged.entry(root).or_default().extend(depends_on.iter().map(|id| root_of(id, roots)).filter(|id| *id != root));
+    }
+    merged
+}
+
+/// Returns the graph in which each service also depends on its parent.
+fn with_parents<'a>(mut graph: Graph<'a>, services: &'a [Arc<RegisteredService>]) -> Graph<'a> {
+    for service in services {
+        let parent = service.parent().and_then(|parent| Some(*graph.get_key_value(&**parent.id())?.0));
+        if let Some((depends_on, parent)) = graph.get_mut(&**service.id()).zip(parent) {
+            depends_on.push(parent);
+        }
+    }
+    graph
 }
 
 /// Returns the root of a service; of a name that stands for several, the name.

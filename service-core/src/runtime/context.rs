@@ -301,7 +301,7 @@ impl Context {
 
     fn is_run_over(&self, RuntimeState { status, requests, .. }: &RuntimeState) -> bool {
         let is_current = status.stats.runs == self.run && status.in_run();
-        status.cancelled_run == self.run
+        status.cancelled_runs.contains(self.run)
             || (requests.options.long_run().is_some() && (requests.interrupt.is_some() || !is_current))
     }
 

@@ -6,6 +6,7 @@
 //! invoker, policy, failure_log; supervisor.
 
 pub(crate) mod blocking;
+pub(crate) mod cancelled_runs;
 pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod events;

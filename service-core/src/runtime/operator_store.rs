@@ -134,11 +134,17 @@ pub(crate) struct AuditPage {
 pub(crate) trait WorkTable: fmt::Debug + Send + Sync {
     fn name(&self) -> &str;
 
-    /// Counts the rows. A count ends at `cap`.
+    /// Counts the rows, without the failed ones. A count ends at `cap`.
     ///
     /// # Errors
     /// Those of the database.
     fn count(&self, cap: u64) -> BoxFuture<'_, Result<WorkCounts>>;
+
+    /// Counts the failed rows, up to `cap`. The claim index does not have them, so this may read the whole table.
+    ///
+    /// # Errors
+    /// It takes longer than 5 s; or those of the database.
+    fn count_failed(&self, cap: u64) -> BoxFuture<'_, Result<u64>>;
 
     /// Returns failed rows with their errors, the latest keys first.
     ///
@@ -162,8 +168,9 @@ pub(crate) struct WorkCounts {
     pub(crate) due: u64,
     /// Rows that are claimed by `claim_each`.
     pub(crate) in_flight: u64,
-    /// Rows with the status `failed`.
-    pub(crate) failed: u64,
+    /// Rows with the status `failed`. `None`: they could not be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<u64>,
     /// For how long the oldest due row has been due, in seconds; `None` if there is none, or no column has a time.
     pub(crate) oldest_due_seconds: Option<f64>,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::runtime::cancelled_runs::CancelledRuns;
 use crate::runtime::run_history::nanos;
 use crate::schedule::{Grid, later};
 use crate::service::error::Error;
@@ -84,14 +85,16 @@ pub(crate) struct Status {
     pub(crate) given_up: bool,
     /// The current or last run has continued for `stable_after`.
     pub(crate) stable: bool,
-    /// The number of the last run that was cancelled: its code may still run.
-    pub(crate) cancelled_run: u64,
+    /// The code of these runs may still run.
+    pub(crate) cancelled_runs: CancelledRuns,
     pub(crate) next_due: Option<Instant>,
     /// The loop waits only for `next_due` or a request.
     pub(crate) at_rest: bool,
     /// The grid of the schedule. Before the service is ready: the moment when its start began.
     pub(crate) grid: Grid,
     pub(crate) wait_reason: Option<Box<WaitReason>>,
+    /// Since when an instance is being built.
+    pub(crate) configuring_since: Option<Instant>,
     /// For `catch_up`: since when fires that come due are skipped, and not missed. The service is paused or was stopped by hand.
     pub(crate) skips_fires_since: Option<Instant>,
     /// When the loop of the previous incarnation ended, if there was one.
@@ -136,7 +139,8 @@ impl Status {
             since_success: 0,
             given_up: false,
             stable: false,
-            cancelled_run: 0,
+            cancelled_runs: CancelledRuns::default(),
+            configuring_since: None,
             next_due: None,
             at_rest: false,
             grid: Grid::new(Instant::now()),

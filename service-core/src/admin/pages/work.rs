@@ -29,14 +29,14 @@ pub(crate) async fn work(State(app): AppState, request: Request) -> Response {
             @let counts = table.sample.counts;
             section.card {
                 h2 { (table.table) }
-                @if let Some(error) = &table.sample.error { p.message.refused { "The rows cannot be counted: " (error) } }
+                @if let Some(error) = &table.sample.error { p.message.refused { "Not all rows were counted: " (error) } }
                 @match counts {
                     None => p { "The rows have not been counted yet." },
                     Some(counts) => {
                         dl.facts {
-                            (count("Pending", counts.pending))
-                            (count("Due", counts.due))
-                            (count("In flight", counts.in_flight))
+                            (count("Pending", Some(counts.pending)))
+                            (count("Due", Some(counts.due)))
+                            (count("In flight", Some(counts.in_flight)))
                             (count("Failed", counts.failed))
                             div { dt { "Oldest due row" } dd { @match counts.oldest_due_seconds { Some(age) => { "due for " (duration(age * 1_000.0)) } None => "–" } } }
                             div { dt { "Counted" } dd { (time(table.sample.sampled_at, now)) } }
@@ -54,9 +54,9 @@ fn link(table: &Table) -> String {
     format!("ui/work/{}", utf8_percent_encode(&table.table, NON_ALPHANUMERIC))
 }
 
-fn count(name: &str, count: u64) -> Markup {
-    let or_more = if count >= CAP { " or more" } else { "" };
-    html! { div { dt { (name) } dd { (count) (or_more) } } }
+fn count(name: &str, count: Option<u64>) -> Markup {
+    let or_more = |count| if count >= CAP { " or more" } else { "" };
+    html! { div { dt { (name) } dd { @match count { Some(count) => { (count) (or_more(count)) } None => "–" } } } }
 }
 
 /// `GET /ui/work/{table}`

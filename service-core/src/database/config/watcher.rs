@@ -153,6 +153,22 @@ impl TableWatcher {
         direct.with(&self.db, work).await
     }
 
+    /// As [`with_db`](Self::with_db), for a query that may take seconds: it takes no connection from the services, if the registry can
+    /// open one of its own.
+    ///
+    /// # Errors
+    /// As for [`with_db`](Self::with_db).
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) async fn with_own<T, F>(&self, work: impl Fn(DatabaseConnection) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        match &self.direct {
+            Some(direct) if self.monitor.get().is_none() => direct.with(&self.db, work).await,
+            _ => self.with_db(work).await,
+        }
+    }
+
     /// As [`with_db`](Self::with_db), for work that must not wait for services: the pool has no more than a third of `limit`, and a
     /// pool that the application has opened gets a connection beside it, too.
     ///

@@ -6,13 +6,10 @@ use crate::config::is_name;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::CHANNEL;
-use crate::database::work::sql::qualified;
-use crate::database::work::sql::{PENDING, quoted};
+use crate::database::work::sql::{PENDING, identifier, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
-/// The maximum length of an identifier of PostgreSQL, in bytes.
-const MAX_IDENTIFIER: usize = 63;
 /// The key of the advisory lock under which triggers are created: "svc-wake" as a number.
 const ADVISORY_LOCK: i64 = 0x7376_632d_7761_6b65;
 
@@ -22,8 +19,8 @@ const ADVISORY_LOCK: i64 = 0x7376_632d_7761_6b65;
 /// One trigger is called once for each `INSERT` statement, whatever program executes it. Another is called for rows whose status
 /// changes to `pending`, such as failed rows that are tried again. Both notify with the commit of their transaction.
 ///
-/// The function `service_wake`, which the triggers call, is created in the schema of the table if the entity names one, else in the
-/// current schema.
+/// The function `service_wake`, which the triggers call, is created if it is missing: in the schema of the table if the entity names
+/// one, else in the current schema.
 ///
 /// # Errors
 /// No service can have this topic: topics are 1 to 100 letters, digits and `_`, `-`, `.`, `:`, `/`.
@@ -57,10 +54,13 @@ pub fn wake_trigger_sql<E: WorkItem>(topic: &str) -> Result<String> {
              WHEN (NEW.{status} = '{PENDING}' AND OLD.{status} IS DISTINCT FROM NEW.{status})"
         ),
     );
+    // A function that exists is not replaced: that is for its owner only.
+    let exists = literal(&format!("{function}()"));
     Ok(format!(
-        "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $service_wake$\n\
-         BEGIN\n  PERFORM pg_catalog.pg_notify('{CHANNEL}', TG_ARGV[0]);\n  RETURN NULL;\nEND\n$service_wake$;\n\
-         DO $service_wake$\nBEGIN\n{inserted}{retried}END\n$service_wake$;\n"
+        "DO $service_wake$\nBEGIN\n  IF to_regprocedure({exists}) IS NULL THEN\n    \
+         CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $function$\n    \
+         BEGIN\n      PERFORM pg_catalog.pg_notify('{CHANNEL}', TG_ARGV[0]);\n      RETURN NULL;\n    END\n    $function$;\n  \
+         END IF;\n{inserted}{retried}END\n$service_wake$;\n"
     ))
 }
 
@@ -105,7 +105,7 @@ pub async fn create_wake_trigger<E: WorkItem>(db: &DatabaseConnection, topic: &s
         ));
     }
     let tx = Transaction::begin(&TxContext::new(db.clone())).await?;
-    // Two sessions cannot replace a function at the same time.
+    // Two sessions cannot create a function at the same time.
     tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")).await?;
     tx.execute_unprepared(&sql).await?;
     tx.commit().await
@@ -113,15 +113,7 @@ pub async fn create_wake_trigger<E: WorkItem>(db: &DatabaseConnection, topic: &s
 
 /// The name of a trigger. It contains the topic, so that one table can notify several.
 fn trigger_name(kind: &str, topic: &str) -> String {
-    let name = format!("service_wake_{kind}_{topic}");
-    if name.len() <= MAX_IDENTIFIER {
-        return name;
-    }
-    // FNV-1a, because the name must never change.
-    let hash = topic
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{}_{hash:016x}", &name[..MAX_IDENTIFIER - 17])
+    identifier(&format!("service_wake_{kind}_{topic}"), topic)
 }
 
 /// A text as SQL names it.

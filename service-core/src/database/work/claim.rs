@@ -24,7 +24,7 @@ use crate::database::work::row::{ClaimError, ClaimedRow, CompletionRefused, key_
 use crate::database::work::settler::Settler;
 use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
-use crate::database::work::write_row::{Written, write_failure};
+use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
 /// How often a claim is tried in all, if another transaction or a changed table makes it fail.
@@ -243,7 +243,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             batch.take(claimed.rows, query.wanted, &evidence, claimed.suspects).await?;
             batch.commit_taken().await?;
         }
-        batch.add_charged(claimed.charged, claimed.more);
+        batch.add_charged(claimed.charged.len() as u64, claimed.more);
         Ok(batch)
     }
 
@@ -282,8 +282,16 @@ impl<E: WorkItem> ClaimRequest<E> {
         let transaction = Transaction::lazy(&self.service_db.tx);
         match self.claim_leases_in(&transaction, table, query, owner, in_flight).await {
             Ok(claimed) => {
-                transaction.commit().await?;
-                Ok(claimed)
+                let committed = transaction.commit().await;
+                if let Err(error) = &committed
+                    && let Ok(Written::Refused(why)) = write_row::committed(Err(error.clone()))
+                {
+                    // Without the rows that lost an attempt, the next claim succeeds.
+                    for row in &claimed.charged {
+                        self.service_db.work.set_aside(table, &row.key, cannot_be_written(&why), false);
+                    }
+                }
+                committed.map(|()| claimed)
             }
             Err(error) => {
                 // The next claim would skip rows that are still locked.
@@ -336,7 +344,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             return Err(Error::new(not_found));
         }
         let more = free.len() as u64 > query.wanted;
-        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: 0, more };
+        let mut claimed = LeasedRows { rows: Vec::new(), suspects: 0, charged: Vec::new(), more };
         free.truncate(usize::try_from(query.wanted).unwrap_or(usize::MAX));
         if free.is_empty() {
             return Ok(claimed);
@@ -355,7 +363,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             match read::<E>(&row) {
                 Ok(ClaimedRow { row, .. }) if crashes > lease::TOLERATED_CRASHES => {
                     self.charge_crash(table, transaction, &row, owner, now).await.map_err(failed)?;
-                    claimed.charged += 1;
+                    claimed.charged.push(row);
                 }
                 _ => {
                     claimed.suspects += usize::from(crashes > 0);
@@ -378,19 +386,11 @@ impl<E: WorkItem> ClaimRequest<E> {
         let service_db = &self.service_db;
         let (name, key, attempt) = (&table.name, key_text(&row.key), row.attempts + 1);
         let decision = table.retry_decision(row.attempts, None, now);
-        let message = format!(
-            "the process died, or lost its claim, while it worked on this row, more than {} times",
-            lease::TOLERATED_CRASHES
-        );
+        let message = killed_processes();
         crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
         let written = write_failure(tx, table, row, decision, &message, now).await?;
         if let Written::Refused(why) = &written {
-            service_db.work.set_aside(
-                table,
-                &row.key,
-                format!("{message}, but its status cannot be written: {why}"),
-                false,
-            );
+            service_db.work.set_aside(table, &row.key, cannot_be_written(why), false);
         }
         let connection = tx.connection().await?;
         if decision == RetryDecision::Failed && matches!(written, Written::Done) {
@@ -403,13 +403,24 @@ impl<E: WorkItem> ClaimRequest<E> {
     }
 }
 
+/// The error of a row over which several processes have died.
+fn killed_processes() -> String {
+    let times = lease::TOLERATED_CRASHES;
+    format!("the process died, or lost its claim, while it worked on this row, more than {times} times")
+}
+
+/// Why such a row is set aside.
+fn cannot_be_written(why: &str) -> String {
+    format!("{}, but its status cannot be written: {why}", killed_processes())
+}
+
 /// Claimed rows that commit one by one.
 struct LeasedRows {
     rows: Vec<QueryResult>,
     /// How many of the rows, the last ones, are suspect.
     suspects: usize,
-    /// The number of rows that lost an attempt for crashes; they are not lent this time.
-    charged: u64,
+    /// The rows that lost an attempt for crashes; they are not lent this time.
+    charged: Vec<RowRef>,
     more: bool,
 }
 

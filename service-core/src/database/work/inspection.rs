@@ -9,10 +9,9 @@ use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, IdenStatic, QueryR
 use crate::database::direct::explained;
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
-use crate::database::work::due::is_text_time;
-use crate::database::work::index::{claim_index, claim_index_name, replace_claim_index, schema_prefix};
+use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, schema_prefix, serves};
 use crate::database::work::row::ClaimError;
-use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, qualified, quoted};
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, qualified};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -139,7 +138,7 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
             "index" => {
                 let serves = serves::<E>(&definition, backend);
                 found.has_index |= serves;
-                let has_name = definition.contains(&quoted(&claim_index_name::<E>()));
+                let has_name = names(&definition, &claim_index_name::<E>());
                 found.has_claim_index |= serves && has_name;
                 found.has_old_index |= !serves && has_name;
             }
@@ -155,16 +154,6 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
         }
     }
     Ok(Some(found))
-}
-
-/// Whether an index of this definition serves the claims.
-fn serves<E: WorkItem>(definition: &str, backend: DbBackend) -> bool {
-    let work = E::__work();
-    let columns = definition.split_once('(').map_or("", |(_, columns)| columns);
-    let names = |name: &str| columns.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
-    let by_instant = backend == DbBackend::Sqlite
-        && work.available_at.is_some_and(|(column, value)| is_text_time(value) && names(column.as_str()));
-    names(work.status.as_str()) && (!by_instant || names("unixepoch"))
 }
 
 /// Why a column cannot store the values that the framework writes.

@@ -1,17 +1,18 @@
 //! [`LinkedTable`]: the tables of work that are linked into the program, for those who operate it.
 //!
-//! The derive submits an entry for each entity. The tricky part is large tables: every count ends at a limit, and all queries
-//! begin with the status, as the claim index does.
+//! The derive submits an entry for each entity. The tricky part is large tables: every count ends at a limit, and the queries for
+//! pending rows can use the claim index. No index has to have the failed rows, so their count has a limit of time, too.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, NullOrdering, Query, SelectStatement};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Iterable, Order, PrimaryKeyToColumn,
-    QueryResult,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, Order,
+    PrimaryKeyToColumn, QueryResult, TransactionTrait,
 };
 
 use crate::database::config::watcher::TableWatcher;
@@ -19,11 +20,15 @@ use crate::database::db_time::DbTime;
 use crate::database::wall_clock::parse_time;
 use crate::database::work::due::comparable;
 use crate::database::work::retry::retry_failed;
-use crate::database::work::sql::{Backoff, FAILED, PENDING, TableSql};
+use crate::database::work::sql::{Backoff, FAILED, PENDING, TableSql, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
+use crate::humanize;
 use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::{FailedRow, WorkCounts, WorkTable};
 use crate::service::error::{Error, Result};
+
+/// How long the count of failed rows may take.
+const FAILED_LIMIT: Duration = Duration::from_secs(5);
 
 /// An entity that the derive found.
 #[doc(hidden)]
@@ -75,8 +80,16 @@ impl<E: WorkItem> WorkTable for Table<E> {
         Box::pin(self.watcher.with_db(move |db| async move { Ok(self.count_rows(&db, cap).await?) }))
     }
 
+    fn count_failed(&self, cap: u64) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let counted = self.watcher.with_own(move |db| async move { Ok(self.count_failed_rows(&db, cap).await?) });
+            let counted = tokio::time::timeout(FAILED_LIMIT, counted).await.map_err(Error::new).flatten();
+            counted.map_err(|error| Error::msg(format!("{}: {error:#}", self.without_failed_index())))
+        })
+    }
+
     fn failed(&self, offset: u64, limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>> {
-        Box::pin(self.watcher.with_db(move |db| async move {
+        Box::pin(self.watcher.with_own(move |db| async move {
             let rows = db.query_all(&self.failed_rows(offset, limit)).await?;
             Ok(rows.iter().map(Self::failed_row).collect::<std::result::Result<_, DbErr>>()?)
         }))
@@ -127,9 +140,31 @@ impl<E: WorkItem> Table<E> {
             pending: count(db, pending, cap).await?,
             due: count(db, due, cap).await?,
             in_flight: count(db, claims, cap).await?,
-            failed: count(db, self.rows(FAILED), cap).await?,
+            failed: None,
             oldest_due_seconds: oldest.and_then(|text| age(&text, now)),
         })
+    }
+
+    async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<u64, DbErr> {
+        let tx = db.begin().await?;
+        if self.sql.backend == DbBackend::Postgres {
+            // A query whose future is dropped goes on at the server.
+            tx.execute_unprepared(&format!("SET LOCAL statement_timeout = {}", FAILED_LIMIT.as_millis())).await?;
+        }
+        let failed = count(&tx, self.rows(FAILED), cap).await?;
+        tx.rollback().await?;
+        Ok(failed)
+    }
+
+    fn without_failed_index(&self) -> String {
+        let keys: Vec<_> = E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str())).collect();
+        format!(
+            "the failed rows are not counted (limit: {}); on a large table, this index helps: CREATE INDEX ON {} ({}) WHERE {} = '{FAILED}'",
+            humanize::short(FAILED_LIMIT),
+            qualified(&E::default()),
+            keys.join(", "),
+            quoted(E::__work().status.as_str()),
+        )
     }
 
     fn rows(&self, status: &str) -> SelectStatement {
@@ -230,7 +265,7 @@ impl<E: WorkItem> Table<E> {
 }
 
 /// Counts the rows of a query, up to `cap`.
-async fn count(db: &DatabaseConnection, rows: SelectStatement, cap: u64) -> std::result::Result<u64, DbErr> {
+async fn count(db: &impl ConnectionTrait, rows: SelectStatement, cap: u64) -> std::result::Result<u64, DbErr> {
     let limited = rows.clone().limit(cap).to_owned();
     let select = Query::select()
         .expr_as(Func::count(Expr::col(Asterisk)), Alias::new("rows"))

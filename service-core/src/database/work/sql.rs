@@ -492,6 +492,19 @@ pub(crate) fn status_value(column: impl ColumnTrait, status: &'static str) -> Ex
     column.save_as(Expr::Constant(status.into()))
 }
 
+/// Returns the name, or a shorter one with a hash of `distinct`, since PostgreSQL truncates longer names.
+pub(crate) fn identifier(name: &str, distinct: &str) -> String {
+    const MAX_BYTES: usize = 63;
+    if name.len() <= MAX_BYTES {
+        return name.to_owned();
+    }
+    // FNV-1a, because the name must never change.
+    let hash = distinct
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{}_{hash:016x}", &name[..name.floor_char_boundary(MAX_BYTES - 17)])
+}
+
 /// Quotes an identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

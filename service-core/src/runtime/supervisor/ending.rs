@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Exit, Returning, Supervisor};
 use crate::panic::Caught;
 use crate::runtime::blocking;
+use crate::runtime::cancelled_runs::CancelledRuns;
 use crate::runtime::context::Context;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::invoker::{InvokeResult, Invoker, Limit};
@@ -93,6 +94,7 @@ impl Supervisor {
         let (ended, hooks) = {
             let mut state = self.cx.service.lock();
             state.status.ended_instances += 1;
+            state.status.cancelled_runs = CancelledRuns::default();
             state.notify_waiters();
             (state.status.ended_instances, state.requests.take_stop_hooks(true))
         };

@@ -309,12 +309,13 @@ impl Supervisor {
             state.status.activity = Activity::BackingOff;
             state.status.left_starting = true;
             state.status.start_resolved = true;
-            state.status.wait_reason = match reason {
-                Some(WaitReason::Outage(resources)) if blocked => Some(Box::new(WaitReason::BlockingRun(resources))),
-                Some(reason) => Some(Box::new(reason)),
-                None if blocked => Some(Box::new(WaitReason::BlockingRun(Box::default()))),
-                None => None,
+            let reason = match reason {
+                Some(WaitReason::Outage(resources)) if blocked => Some(WaitReason::BlockingRun(resources)),
+                // Also a restart waits for it.
+                _ if blocked => Some(WaitReason::BlockingRun(Box::default())),
+                reason => reason,
             };
+            state.status.wait_reason = reason.map(Box::new);
             state.notify_waiters();
         });
     }

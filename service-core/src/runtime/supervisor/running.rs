@@ -52,7 +52,9 @@ impl Supervisor {
                 return Box::pin(self.fail_to_build(FailureKind::Panic, panicked(&message), began)).await;
             }
         };
+        service.lock().status.configuring_since = Some(began);
         let result = self.invoker.invoke(building.as_mut(), Limit::Stop).await;
+        service.lock().status.configuring_since = None;
         self.invoker.discard("the future of `configure`", building);
         match result {
             InvokeResult::Done(Ok(instance)) => {
@@ -114,7 +116,7 @@ impl Supervisor {
             let mut state = self.cx.service.lock();
             let cancelled = matches!(result, InvokeResult::Cancelled(_));
             if cancelled {
-                state.status.cancelled_run = self.cx.run;
+                state.status.cancelled_runs.add(self.cx.run);
                 state.notify_waiters();
             }
             if state.requests.on_stop.is_empty() {
