@@ -319,6 +319,32 @@ async fn on_postgres_a_connection_that_breaks_under_a_completion_costs_no_attemp
     assert_eq!(attempts(&bench).await[2..], [1, 1, 0, 0]);
 }
 
+/// The same under the last completion in flight, while the code of no item runs: what waits for it is sent all the same.
+#[tokio::test]
+async fn on_postgres_items_that_wait_behind_a_broken_completion_are_completed() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let service_db = service_db(&bench, 2).await;
+    let (held, ended) = (Held::default(), AtomicUsize::new(0));
+    let run = service_db.claim_each::<job::Entity>(10).for_each(async |_| {
+        held.hold(&bench).await;
+        ended.fetch_add(1, Ordering::SeqCst);
+    });
+    let watch = async {
+        until("the code of both has ended", || ended.load(Ordering::SeqCst) == 2).await;
+        until_there_are(&bench, 1, WAITING_STATEMENTS).await;
+        let broken = format!("SELECT min(pid) AS n, pg_terminate_backend(min(pid)) FROM {WAITING_STATEMENTS}");
+        let broken = Statement::from_string(bench.db.get_database_backend(), broken);
+        let broken = bench.db.query_one_raw(broken).await.unwrap().unwrap();
+        let broken: i32 = broken.try_get("", "n").unwrap();
+        until_there_are(&bench, 1, &format!("{WAITING_STATEMENTS} AND pid <> {broken}")).await;
+        held.release().await;
+    };
+    let (outcome, ()) = in_time(async { tokio::join!(run, watch) }).await;
+    outcome.unwrap_err();
+    service_db.settle(Some("the connection broke")).await.unwrap();
+    assert_eq!((statuses(&bench.db).await[1].as_str(), claims(&bench).await), ("completed", 0));
+}
+
 /// A suspect row begins when no other row is in flight, and none waits for its completion.
 #[tokio::test]
 async fn on_postgres_a_suspect_row_begins_when_all_others_are_completed() {

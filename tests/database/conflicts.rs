@@ -100,6 +100,49 @@ async fn a_stale_statement_of_an_item_costs_no_attempt() {
     }
 }
 
+/// The same if each claim has one row, which must not be taken for the cause.
+#[tokio::test]
+async fn a_stale_statement_of_the_only_item_of_a_claim_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS plan"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 4).await;
+        for sql in ["CREATE TABLE plan (name varchar(10))", "INSERT INTO plan VALUES ('a')"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        let mut options = ConnectOptions::new(bench.url.clone());
+        options.max_connections(1);
+        let service_db = ServiceDb::new(Database::connect(options).await.unwrap(), "worker");
+        let begun = Instant::now();
+        for kind in ["text", "varchar(20)", "text"] {
+            let claimed = async {
+                let mut batch = match each {
+                    true => service_db.claim_each::<job::Entity>(1).await?,
+                    false => service_db.claim::<job::Entity>(1).await?,
+                };
+                while let Some(item) = batch.next().await? {
+                    let read = read_plan(item.tx()).await;
+                    item.settle(read).await?;
+                }
+                batch.commit().await
+            };
+            let ended = claimed.await;
+            service_db.settle(ended.err().map(|error| format!("{error:#}")).as_deref()).await.unwrap();
+            let sql = format!("ALTER TABLE plan ALTER COLUMN name TYPE {kind}");
+            bench.db.execute_unprepared(&sql).await.unwrap();
+        }
+        while statuses(&bench.db).await.iter().any(|status| status != "completed") {
+            let _ = work(&service_db, each, well).await;
+            assert!(begun.elapsed() < Duration::from_secs(20), "{each}: {:?}", statuses(&bench.db).await);
+        }
+        for row in job::Entity::find().all(&bench.db).await.unwrap() {
+            assert_eq!(row.attempts, 1, "{each} {row:?}");
+        }
+    }
+}
+
 /// Reads a table with a prepared statement, in one of three ways.
 struct Reading {
     how: &'static str,

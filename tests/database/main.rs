@@ -11,6 +11,7 @@ mod away;
 mod batches;
 mod bed;
 mod catch_up;
+mod causes;
 mod cluster;
 mod completions;
 mod concurrent;
@@ -134,11 +135,18 @@ exercise! {
         a_row_without_a_value_that_the_framework_needs_is_left_as_it_is,
         a_row_that_stays_pending_has_no_effect_and_blocks_no_other,
         a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_keeps,
+        a_new_trigger_that_writes_the_status_is_noticed_at_the_next_claim,
+        a_trigger_that_takes_a_failure_back_blocks_no_other,
         a_row_that_cannot_be_marked_blocks_no_other,
         a_row_whose_failure_is_refused_at_the_commit_blocks_no_other,
         a_message_that_does_not_fit_is_shortened,
         a_row_that_kills_processes_and_cannot_be_marked_blocks_no_other,
         a_row_that_kills_processes_and_is_refused_at_the_commit_blocks_no_other;
+    causes:
+        an_item_continues_after_a_statement_that_it_has_dropped,
+        an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other,
+        an_unreadable_row_fails_also_if_it_is_claimed_alone,
+        a_row_that_is_refused_is_charged_where_completed_rows_are_removed;
     messages:
         a_row_fails_whatever_the_words_of_its_error,
         a_service_fails_whatever_the_words_of_its_error;

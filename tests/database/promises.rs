@@ -239,7 +239,7 @@ async fn on_sqlite_a_connection_that_was_left_inside_a_transaction_is_not_used()
 
 // ── 2. rows become failed only for their own errors ──────────────────────────────────────────────────────────────────
 
-async fn execute(bench: &Bench, statements: &[&str]) {
+pub(crate) async fn execute(bench: &Bench, statements: &[&str]) {
     for sql in statements {
         bench.db.execute_unprepared(sql).await.unwrap();
     }
@@ -609,6 +609,91 @@ pub(crate) async fn a_new_rule_or_trigger_is_noticed_at_the_first_row_that_it_ke
     }
 }
 
+/// The same for triggers that let the row be updated, and write another status.
+pub(crate) async fn a_new_trigger_that_writes_the_status_is_noticed_at_the_next_claim(bench: Bench) {
+    let again = "UPDATE job SET status = 'pending' WHERE id = NEW.id";
+    let function = |body: &str| {
+        format!("CREATE OR REPLACE FUNCTION keep() RETURNS trigger AS $$ BEGIN {body} END $$ LANGUAGE plpgsql")
+    };
+    let keeps = if bench.is_postgres() {
+        let trigger = |when| format!("CREATE TRIGGER keep {when} UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()");
+        vec![
+            vec![
+                function("IF NEW.id = 12 THEN NEW.status := 'pending'; END IF; RETURN NEW;"),
+                trigger("BEFORE"),
+            ],
+            vec![
+                function(&format!("IF NEW.id = 12 AND NEW.status = 'completed' THEN {again}; END IF; RETURN NULL;")),
+                trigger("AFTER"),
+            ],
+        ]
+    } else {
+        vec![vec![format!(
+            "CREATE TRIGGER keep AFTER UPDATE ON job WHEN NEW.id = 12 AND NEW.status = 'completed' BEGIN {again}; END"
+        )]]
+    };
+    for keep in keeps {
+        for each in [false, true] {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 3).await;
+            let service_db = service_db(&bench);
+            assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::processed(3), "{keep:?}");
+            execute(&bench, &keep.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            crate::tables::more_jobs(&bench.db, 11..=13).await;
+            for _ in 0..4 {
+                let _ = run(&service_db, each, work_well).await;
+                tokio::time::sleep(LOCKS).await;
+            }
+            assert_eq!(effects(&bench.db).await, [1, 2, 3, 11, 13], "{keep:?} {each}");
+        }
+    }
+}
+
+/// A trigger makes a row that has failed pending again, with all its attempts: it would be processed without an end.
+pub(crate) async fn a_trigger_that_takes_a_failure_back_blocks_no_other(bench: Bench) {
+    let triggers: &[&[&str]] = if bench.is_postgres() {
+        &[
+            &[
+                "CREATE OR REPLACE FUNCTION back() RETURNS trigger AS $$ BEGIN IF NEW.status = 'failed' THEN NEW.status := 'pending'; \
+                 END IF; RETURN NEW; END $$ LANGUAGE plpgsql",
+                "CREATE TRIGGER back BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION back()",
+            ],
+            &[
+                "CREATE OR REPLACE FUNCTION back() RETURNS trigger AS $$ BEGIN UPDATE job SET status = 'pending' WHERE id = NEW.id; \
+                 RETURN NULL; END $$ LANGUAGE plpgsql",
+                "CREATE TRIGGER back AFTER UPDATE ON job FOR EACH ROW WHEN (NEW.status = 'failed') EXECUTE FUNCTION back()",
+            ],
+        ]
+    } else {
+        &[&[
+            "CREATE TRIGGER back AFTER UPDATE ON job WHEN NEW.status = 'failed' \
+             BEGIN UPDATE job SET status = 'pending' WHERE id = NEW.id; END",
+        ]]
+    };
+    for each in [false, true] {
+        for trigger in triggers {
+            execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"])
+                .await;
+            jobs(&bench.db, 3).await;
+            execute(&bench, trigger).await;
+            let (service_db, tries) = (service_db(&bench), AtomicUsize::new(0));
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                if job.id == 2 {
+                    tries.fetch_add(1, Ordering::Relaxed);
+                    return Err(Error::fatal("hopeless"));
+                }
+                Ok(effect(tx, job.id).await?)
+            };
+            for _ in 0..5 {
+                let _ = run(&service_db, each, process).await;
+                tokio::time::sleep(LOCKS).await;
+            }
+            assert_eq!((tries.into_inner(), effects(&bench.db).await), (1, vec![1, 3]), "{trigger:?} {each}");
+        }
+    }
+}
+
 // ── 4. a row whose status cannot be written never blocks others ──────────────────────────────────────────────────────
 
 /// One row cannot be marked `failed`; another cannot be changed at all.
@@ -653,7 +738,7 @@ pub(crate) async fn a_row_that_cannot_be_marked_blocks_no_other(bench: Bench) {
 }
 
 /// Creates rows; a deferred foreign key refuses the status `failed`.
-async fn jobs_that_cannot_fail(bench: &Bench, count: i64) {
+pub(crate) async fn jobs_that_cannot_fail(bench: &Bench, count: i64) {
     jobs(&bench.db, 0).await;
     execute(
         bench,

@@ -3,6 +3,8 @@
 //! It is derived from codes, never from the text: SQLSTATE on PostgreSQL, result codes on SQLite. The text can contain words of
 //! the user's data, and servers answer in many languages.
 
+use std::sync::Arc;
+
 use sea_orm::sqlx::Error as SqlxError;
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr};
@@ -86,9 +88,31 @@ impl ErrorKind {
     }
 }
 
+/// SQLite's write lock was not free in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct LockTimeout(String);
+
+/// The error of a transaction that could not begin because another connection held SQLite's write lock for too long.
+pub(crate) fn lock_timeout(message: String) -> DbErr {
+    let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, LockTimeout(message));
+    DbErr::Exec(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(cause))))
+}
+
+/// Whether it is the error of [`lock_timeout`].
+pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
+    let DbErr::Exec(RuntimeErr::SqlxError(error)) = error else { return false };
+    matches!(&**error, SqlxError::Io(cause) if is_lock_timeout_io(cause))
+}
+
+fn is_lock_timeout_io(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<LockTimeout>())
+}
+
 fn of_sqlx(error: &SqlxError) -> ErrorKind {
     match error {
         SqlxError::Database(error) => of_database(&**error),
+        SqlxError::Io(error) if is_lock_timeout_io(error) => ErrorKind::Contention,
         SqlxError::PoolTimedOut => ErrorKind::PoolTimeout,
         SqlxError::Io(_)
         | SqlxError::Tls(_)
@@ -132,6 +156,10 @@ fn of_sqlstate(code: &str) -> ErrorKind {
 }
 
 fn of_sqlite(code: u32) -> ErrorKind {
+    // SQLITE_CORRUPT_VTAB: the data does not fit a virtual table, such as a full-text index.
+    if code == 267 {
+        return ErrorKind::Statement;
+    }
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
         5 | 6 => ErrorKind::Contention,
@@ -146,6 +174,15 @@ fn of_sqlite(code: u32) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_was_not_free_in_time_is_contention() {
+        let error = lock_timeout("the lock was not free within 60 s".to_owned());
+        assert!(is_lock_timeout(&error) && ErrorKind::of(&error) == ErrorKind::Contention);
+        assert!(error.to_string().ends_with("the lock was not free within 60 s"), "{error}");
+        let other = DbErr::Exec(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(std::io::ErrorKind::TimedOut.into()))));
+        assert!(!is_lock_timeout(&other) && ErrorKind::of(&other) == ErrorKind::ConnectionLost);
+    }
 
     #[test]
     fn sqlstates_have_kinds() {
@@ -168,7 +205,7 @@ mod tests {
             ([5, 261, 517, 6, 262].as_slice(), ErrorKind::Contention),
             (&[13, 10, 266, 778, 7, 8, 1032, 14, 11], ErrorKind::Unavailable),
             (&[17], ErrorKind::StaleStatement),
-            (&[1, 9, 19, 787, 1555, 1811, 2067], ErrorKind::Statement),
+            (&[1, 9, 19, 267, 787, 1555, 1811, 2067], ErrorKind::Statement),
         ] {
             for code in codes {
                 assert_eq!(of_sqlite(*code), kind, "{code}");

@@ -289,10 +289,10 @@ impl Extension for DatabaseExtension {
         ServiceDb::of(service).is_some_and(ServiceDb::has_unsettled)
     }
 
-    fn settle<'a>(&'a self, service: &'a ServiceInner, error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+    fn settle<'a>(&'a self, service: &'a ServiceInner, error: Option<&'a Error>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             match ServiceDb::of(service) {
-                Some(db) => db.settle(error).await,
+                Some(db) => db.settle_run(error).await,
                 None => Ok(()),
             }
         })

@@ -77,6 +77,8 @@ struct TxHealth {
     failed: AtomicBool,
     /// The transaction may have ended unnoticed: it is checked before the next statement.
     in_doubt: AtomicBool,
+    /// The future of a statement was dropped before its answer, which PostgreSQL's driver gives to the next statement.
+    unanswered: AtomicBool,
     /// A savepoint of the user's code may be open.
     nested: AtomicBool,
     /// One was found open.
@@ -311,12 +313,12 @@ impl Transaction {
             return Ok(open);
         };
         let mut open = self.begin_at(self.cx.level()).await?;
-        let mut found = self.cx.find(&open.tx, condition).await?;
+        let mut found = self.track_begin(self.cx.find(&open.tx, condition)).await?;
         if found.as_ref().is_some_and(|found| !found.is_read_committed) {
             // The default has changed since the last time.
             drop(open);
             open = self.begin_at(Level::ReadCommitted).await?;
-            found = self.cx.find(&open.tx, condition).await?;
+            found = self.track_begin(self.cx.find(&open.tx, condition)).await?;
         }
         if found.is_none() {
             self.health.condition_failed.store(true, Ordering::Relaxed);
@@ -421,6 +423,7 @@ impl Transaction {
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
         }
+        self.take_answer(&open.tx).await;
         let is_certain = !self.is_in_doubt() && !self.health.failed.load(Ordering::Relaxed);
         if self.backend == DbBackend::Postgres && statement.is_empty() && is_certain {
             // Only a failed statement, or one of the user, ends a transaction while its connection exists.
@@ -491,6 +494,7 @@ impl Transaction {
             let Some(open) = self.tx.get().filter(|_| !self.health.ended.load(Ordering::Relaxed)) else {
                 return Err(ended());
             };
+            self.take_answer(&open.tx).await;
             self.track(open.tx.execute_unprepared("ROLLBACK TO SAVEPOINT service_item")).await?;
             // The savepoint existed, so the transaction is still open.
             open.tx.savepoint_ended();
@@ -563,6 +567,16 @@ impl Transaction {
         self.health.ended.load(Ordering::Relaxed)
     }
 
+    /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one.
+    async fn take_answer(&self, tx: &MonitoredTx) {
+        if self.health.unanswered.swap(false, Ordering::Relaxed)
+            && self.backend == DbBackend::Postgres
+            && let Err(error) = tx.execute_unprepared(PROOF).await
+        {
+            self.note_kind(ErrorKind::of(&error));
+        }
+    }
+
     /// Called before each statement of the user: one that may end the transaction sets it in doubt.
     fn doubt(&self, sql: &str) {
         if may_end_transaction(sql) {
@@ -572,7 +586,10 @@ impl Transaction {
 
     /// Records the result of a statement.
     async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
-        match statement.await {
+        let answer = Answer { health: &self.health, is_here: false };
+        let result = statement.await;
+        answer.is_here();
+        match result {
             Ok(done) => {
                 // The usual path takes no lock.
                 if self.health.failed.load(Ordering::Relaxed) {
@@ -591,7 +608,7 @@ impl Transaction {
     async fn track_begin<T>(&self, begin: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         let result = begin.await;
         if let Err(error) = &result {
-            self.note_kind(ErrorKind::of(error));
+            self.note_kind(ErrorKind::of_own(error));
         }
         result
     }
@@ -611,6 +628,27 @@ impl Transaction {
         if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.check_open("").await.is_err()
         {
             lock(&self.health.interruption).get_or_insert(kind);
+        }
+    }
+}
+
+/// The answer of a statement. Dropped before it is here, the transaction is in doubt.
+struct Answer<'a> {
+    health: &'a TxHealth,
+    is_here: bool,
+}
+
+impl Answer<'_> {
+    fn is_here(mut self) {
+        self.is_here = true;
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if !self.is_here {
+            self.health.unanswered.store(true, Ordering::Relaxed);
+            self.health.in_doubt.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::error::Elapsed;
 use crate::database::commit_tracker::CommitTracker;
 use crate::database::connect::BUSY_TIMEOUT;
 use crate::database::direct::explained;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{ErrorKind, lock_timeout};
 use crate::database::fence::{Fence, Refusal};
 use crate::database::sqlite_connection;
 use crate::database::statement_monitor::{MonitoredTx, StatementMonitor};
@@ -163,9 +163,9 @@ impl TxContext {
                             "keep slow work out of transactions (`claim_each`)"
                         };
                         let seconds = limit.as_secs();
-                        return Err(DbErr::Custom(format!(
-                            "SQLite's write lock was not free within {seconds} s; {advice}: {error}"
-                        )));
+                        let message = format!("SQLite's write lock was not free within {seconds} s; {advice}: {error}");
+                        // A wait for its own batch is a mistake of the service.
+                        return Err(if own_batch { DbErr::Custom(message) } else { lock_timeout(message) });
                     }
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
                 }

@@ -16,7 +16,7 @@ use crate::runtime::resource::Resource;
 use crate::runtime::service_inner::ServiceInner;
 use crate::runtime::services::Services;
 use crate::schedule::CronSchedule;
-use crate::service::error::Result;
+use crate::service::error::{Error, Result};
 
 /// The hooks of a feature in the loop of every service. Each hook does nothing by default.
 ///
@@ -102,7 +102,7 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
     }
 
     /// Settles the rows that the run left open. `error` is the error of the run.
-    fn settle<'a>(&'a self, _service: &'a ServiceInner, _error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+    fn settle<'a>(&'a self, _service: &'a ServiceInner, _error: Option<&'a Error>) -> BoxFuture<'a, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

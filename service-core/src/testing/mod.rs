@@ -388,10 +388,9 @@ impl TestBed {
                 flatten(panic::catch_future(update.as_mut()).await)
             };
             // Rows that the run left open are settled, as after any run.
-            let why = result.as_ref().err().map(|error| format!("{error:#}"));
             inner
                 .extension
-                .settle(&cx.service, why.as_deref())
+                .settle(&cx.service, result.as_ref().err())
                 .await
                 .unwrap_or_else(|error| panic!("the run cannot be settled: {error:?}"));
             result

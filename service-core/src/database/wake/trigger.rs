@@ -6,7 +6,7 @@ use crate::config::is_name;
 use crate::database::transaction::Transaction;
 use crate::database::tx_context::TxContext;
 use crate::database::wake::notifier::CHANNEL;
-use crate::database::work::sql::{PENDING, identifier, qualified, quoted};
+use crate::database::work::sql::{PENDING, identifier, literal, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -114,9 +114,4 @@ pub async fn create_wake_trigger<E: WorkItem>(db: &DatabaseConnection, topic: &s
 /// The name of a trigger. It contains the topic, so that one table can notify several.
 fn trigger_name(kind: &str, topic: &str) -> String {
     identifier(&format!("service_wake_{kind}_{topic}"), topic)
-}
-
-/// A text as SQL names it.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QueryResult};
 
 use crate::database::service_db::ServiceDb;
@@ -21,7 +22,7 @@ use crate::database::work::row::{self, ClaimedRow, Rows, UnreadableRows};
 use crate::database::work::settler::{Settled, Settler};
 use crate::database::work::sql::{RowRef, key_text};
 use crate::database::work::work_item::WorkItem;
-use crate::database::work::write_row::{Written, write_unreadable};
+use crate::database::work::write_row::{self, Written, write_unreadable};
 use crate::service::error::{Error, Result};
 use crate::service::outcome::Outcome;
 
@@ -82,7 +83,9 @@ pub(super) struct Tally {
     /// The rows to complete when the batch is committed.
     pub(super) done: Vec<RowRef>,
     /// The row of a `claim` that failed last.
-    pub(super) last_failed: Option<RowRef>,
+    pub(super) last_failed: Option<ValueTuple>,
+    /// The rows that cannot be read.
+    unreadable: Vec<ValueTuple>,
     pub(super) processed: u64,
     pub(super) failed: u64,
     pub(super) more: bool,
@@ -163,7 +166,7 @@ impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
             let settled = self.settler.settle(self.item, result).await?;
             match settled {
                 Settled::Completed if self.settler.lease.is_none() => self.tally.done.push(self.item.row.clone()),
-                Settled::Failed if self.settler.lease.is_none() => self.tally.last_failed = Some(self.item.row.clone()),
+                Settled::Failed if self.settler.lease.is_none() => self.tally.last_failed = Some(self.item.row.key.clone()),
                 _ => {}
             }
             self.tally.add(settled);
@@ -198,7 +201,16 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
 
     /// Commits the writes of [`take`](Self::take) for a leased batch.
     pub(crate) async fn commit_taken(&mut self) -> Result<()> {
-        self.take_tx().commit().await
+        let committed = self.take_tx().commit().await;
+        if let Err(error) = &committed
+            && let Ok(Written::Refused(why)) = write_row::committed(Err(error.clone()))
+        {
+            // Without these rows, the next claim succeeds.
+            for key in &self.tally.unreadable {
+                self.settler.leave_out(key, &format!("it cannot be read, and its status cannot be written: {why}"));
+            }
+        }
+        committed
     }
 
     /// Takes the transaction of the batch.
@@ -283,7 +295,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         if let Some(item) = self.current.as_mut().filter(|item| item.in_flight) {
             let settled = Box::pin(self.settler.fail(item, &Error::msg("not settled"))).await?;
             if self.settler.lease.is_none() {
-                self.tally.last_failed = Some(item.row.clone());
+                self.tally.last_failed = Some(item.row.key.clone());
             }
             self.tally.add(settled);
         }
@@ -325,7 +337,9 @@ impl<E: WorkItem> Batch<E> {
         let Some((_, first)) = unreadable.first() else { return Ok(()) };
         let is_column = self.settler.table.backend == sea_orm::DbBackend::Postgres
             && unreadable.iter().any(|(_, error)| row::is_type_mismatch(error));
-        if is_column || self.unlent.rows.is_empty() && !evidence.iter().any(|row| row::read::<E>(row).is_ok()) {
+        // The row after those that were requested is evidence, too.
+        let is_readable = |row: &QueryResult| row::read::<E>(row).is_ok();
+        if is_column || self.unlent.rows.is_empty() && !rows.iter().chain(evidence).any(is_readable) {
             let table = self.settler.table.name.clone();
             return Err(self.refuse(Error::new(UnreadableRows { table, source: first.clone() })).await);
         }
@@ -376,6 +390,10 @@ impl<E: WorkItem> Batch<E> {
         }
         if let Written::Refused(why) = written {
             self.settler.leave_out(&key, &format!("{message}, and its status cannot be written: {why}"));
+        }
+        match lease {
+            Some(_) => self.tally.unreadable.push(key),
+            None => self.tally.last_failed = Some(key),
         }
         self.tally.failed += 1;
         Ok(())

@@ -12,11 +12,11 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryResult
 
 use crate::database::connect::pool_size;
 use crate::database::direct::explained;
-use crate::database::error_kind::ErrorKind;
+use crate::database::error_kind::{ErrorKind, is_lock_timeout};
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::{Batch, OpenBatch};
-use crate::database::work::due::DueRows;
+use crate::database::work::due::{DueRows, have_triggers};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
@@ -95,7 +95,8 @@ impl<E: WorkItem> ClaimRequest<E> {
     fn is_worth_a_retry(&self, table: &TableSql, query: &mut Query<E>, error: &Error) -> bool {
         let work = &self.service_db.work;
         match ErrorKind::in_chain(error) {
-            Some(ErrorKind::Contention) => true,
+            // The claim has waited for a minute.
+            Some(ErrorKind::Contention) => !error.find::<DbErr>().is_some_and(is_lock_timeout),
             Some(ErrorKind::StaleStatement) => {
                 work.prepare_again(table);
                 query.due.generation = work.generation(table);
@@ -132,6 +133,7 @@ impl<E: WorkItem> ClaimRequest<E> {
             let open = OpenBatch::count(&self.service_db);
             let now = self.service_db.clock.now();
             let rows = tx.query_all_raw(query.due.statement(now, query.wanted.saturating_add(1))).await?;
+            self.note_triggers(table, &rows);
             let evidence = self.evidence(tx, table, query, &rows, now).await?;
             Ok((open, rows, evidence))
         };
@@ -152,6 +154,12 @@ impl<E: WorkItem> ClaimRequest<E> {
         let mut batch = Batch::in_transaction(settler, transaction, open);
         batch.take(rows, query.wanted, &evidence, 0).await?;
         Ok(batch)
+    }
+
+    fn note_triggers(&self, table: &TableSql, due: &[QueryResult]) {
+        if have_triggers(due) {
+            self.service_db.work.triggers_found(table);
+        }
     }
 
     /// Returns a batch without rows; or an error, if there are none because the table has refused to complete them.
@@ -324,7 +332,9 @@ impl<E: WorkItem> ClaimRequest<E> {
         let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
         let (mut keys, mut unreadable) = (Vec::new(), None);
-        for row in tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)? {
+        let rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
+        self.note_triggers(table, &rows);
+        for row in rows {
             match key_of::<E>(&row).map(|key| (key_text(&key), key)) {
                 Ok((text, _)) if held.contains(&*text) => {}
                 Ok((text, key)) => {

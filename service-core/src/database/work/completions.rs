@@ -53,21 +53,23 @@ impl<'a, E: EntityTrait> Completions<'a, E> {
         self.waiting.len() + self.sent.as_ref().map_or(0, |sent| sent.items.len()) + self.left.len()
     }
 
-    /// Reads the answer of the statement in flight, if there is one, and sends the next statement.
+    /// Reads the answer of the statement in flight, if there is one, and sends the next statement: also after an error, because the
+    /// items that wait have ended.
     ///
     /// # Errors
     /// The database may be down.
     pub(super) fn poll(&mut self, task: &mut Task<'_>, tally: &mut Tally) -> Result<()> {
+        let mut result = Ok(());
         loop {
             if self.sent.is_none() && !self.waiting.is_empty() {
                 let items = std::mem::take(&mut self.waiting);
                 self.sent = Some(Sent { answer: statement(self.settler, &items), items });
             }
-            let Some(sent) = &mut self.sent else { return Ok(()) };
-            let Poll::Ready(answer) = sent.answer.as_mut().poll(task) else { return Ok(()) };
+            let Some(sent) = &mut self.sent else { return result };
+            let Poll::Ready(answer) = sent.answer.as_mut().poll(task) else { return result };
             let items = std::mem::take(&mut sent.items);
             self.sent = None;
-            self.end(items, answer, tally)?;
+            result = result.and(self.end(items, answer, tally));
         }
     }
 

@@ -14,11 +14,11 @@ use sea_orm::sea_query::{
 };
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, IdenStatic, Iterable, Order, PrimaryKeyToColumn, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Select, Statement, StatementBuilder,
+    QueryResult, QuerySelect, QueryTrait, Select, Statement, StatementBuilder,
 };
 
 use crate::database::work::key_columns::read_as_text;
-use crate::database::work::sql::{PENDING, as_integer, quoted, status_value};
+use crate::database::work::sql::{PENDING, as_integer, has_triggers, quoted, status_value};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 /// Julian day 0 in milliseconds before 1970, as SQLite counts.
@@ -27,6 +27,9 @@ const MS_A_DAY: f64 = 86_400_000.0;
 /// A time on SQLite as an instant, with the column in place of `?`. The driver reads an integer as seconds since 1970, and a text
 /// with small letters.
 const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoch') ELSE julianday(upper(?)) END";
+
+/// The column of a due row that says whether the table has triggers.
+const TRIGGERS: &str = "service_triggers";
 
 /// The queries for the rows of one claim.
 #[derive(Clone, Debug)]
@@ -64,7 +67,7 @@ impl<E: WorkItem> DueRows<E> {
         }
     }
 
-    /// The query for at most `limit` rows that are due at `now`. On PostgreSQL it locks them.
+    /// The query for at most `limit` rows that are due at `now`, each with whether the table has triggers. On PostgreSQL it locks them.
     pub(crate) fn statement(&self, now: DateTime<Utc>, limit: u64) -> Statement {
         let mut statement = match self.backend {
             DbBackend::Postgres => self.postgres(now, limit),
@@ -155,16 +158,19 @@ impl<E: WorkItem> DueRows<E> {
             names().map(|name| format!("{table}.{name} = service_due.{name}")).collect::<Vec<_>>().join(" AND ");
         // SQLite does not reorder a CROSS JOIN: the keys come first.
         let sql = format!(
-            "{columns} FROM (SELECT * FROM ({}) ORDER BY service_turn, service_kind LIMIT {limit}) AS service_due \
+            "{columns}, {} AS {TRIGGERS} \
+             FROM (SELECT * FROM ({}) ORDER BY service_turn, service_kind LIMIT {limit}) AS service_due \
              CROSS JOIN {table} ON {same_key} ORDER BY service_turn, service_kind",
+            has_triggers(&E::default(), DbBackend::Sqlite),
             parts.join(" UNION ALL ")
         );
         Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
     }
 
     fn postgres(&self, now: DateTime<Utc>, limit: u64) -> Statement {
+        // Rows that refer to a claimed row can be inserted meanwhile.
         let locked = |select: Select<E>, limit| {
-            select.limit(limit).lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).into_query()
+            select.limit(limit).lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked).into_query()
         };
         let mut sql = SqlWriterValues::new("$", true);
         let mut write = |text: &str, select: SelectStatement| {
@@ -172,28 +178,39 @@ impl<E: WorkItem> DueRows<E> {
             let _ = sql.write_str(text);
             select.build_collect_any_into(&PostgresQueryBuilder, &mut sql);
         };
+        let triggers = has_triggers(&E::default(), DbBackend::Postgres);
         let [first, second] = self.kinds() else {
-            write("", locked(self.select(RowKind::All, now), limit));
+            let mut all = locked(self.select(RowKind::All, now), limit);
+            write("", all.expr_as(Expr::cust(triggers), Alias::new(TRIGGERS)).to_owned());
             return statement(sql);
+        };
+        let part = |name| {
+            let mut part = Query::select().column(Asterisk).from(Alias::new(name)).to_owned();
+            part.expr(Expr::cust(format!("(SELECT {TRIGGERS} FROM service_table)"))).to_owned()
         };
         // Only rows of the result are locked: the outer limits stop the inner queries.
         let taken = E::PrimaryKey::iter().map(|key| Alias::new(key.into_column().as_str()).into_iden());
         let taken = Query::select().columns(taken).from(Alias::new("service_first")).to_owned();
         let columns = E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
         let rest = self.select(*first, now).filter(Expr::tuple(columns).not_in_subquery(taken));
-        write("WITH service_first AS MATERIALIZED (", locked(self.select(*first, now), limit / 2));
+        write(
+            &format!("WITH service_table AS (SELECT {triggers} AS {TRIGGERS}), service_first AS MATERIALIZED ("),
+            locked(self.select(*first, now), limit / 2),
+        );
         write("), service_second AS MATERIALIZED (SELECT * FROM (", locked(self.select(*second, now), limit));
         let left = format!(") AS part LIMIT {limit} - (SELECT count(*) FROM service_first)");
         write(&format!("{left}), service_rest AS MATERIALIZED (SELECT * FROM ("), locked(rest, limit));
-        write(
-            &format!("{left} - (SELECT count(*) FROM service_second)) "),
-            Query::select().column(Asterisk).from(Alias::new("service_first")).to_owned(),
-        );
-        for part in ["service_second", "service_rest"] {
-            write(" UNION ALL ", Query::select().column(Asterisk).from(Alias::new(part)).to_owned());
+        write(&format!("{left} - (SELECT count(*) FROM service_second)) "), part("service_first"));
+        for name in ["service_second", "service_rest"] {
+            write(" UNION ALL ", part(name));
         }
         statement(sql)
     }
+}
+
+/// Whether the table of these due rows has triggers. They may have been created since it was inspected.
+pub(crate) fn have_triggers(rows: &[QueryResult]) -> bool {
+    rows.first().is_some_and(|row| row.try_get("", TRIGGERS).unwrap_or(true))
 }
 
 fn statement(sql: SqlWriterValues) -> Statement {

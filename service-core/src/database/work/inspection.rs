@@ -11,7 +11,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, schema_prefix, serves};
 use crate::database::work::row::ClaimError;
-use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, qualified};
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, has_triggers, qualified};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -102,12 +102,12 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
     };
     let (objects, columns, name) = match backend {
         DbBackend::Postgres => (
-            "SELECT 'table' AS kind, '' AS definition FROM pg_class WHERE oid = to_regclass($1) \
-             UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid \
-             UNION ALL SELECT 'trigger', '' FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
-             WHERE tgrelid = to_regclass($1) AND NOT tgisinternal AND proname <> 'service_wake' \
-             UNION ALL SELECT 'trigger', '' FROM pg_class WHERE oid = to_regclass($1) AND relhasrules"
-                .to_owned(),
+            format!(
+                "SELECT 'table' AS kind, '' AS definition FROM pg_class WHERE oid = to_regclass($1) \
+                 UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid \
+                 UNION ALL SELECT 'trigger', '' WHERE {}",
+                has_triggers(&entity, backend)
+            ),
             "SELECT attname::text AS name, attnotnull AS is_required, \
              CASE WHEN atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND atttypmod > 4 THEN atttypmod - 4 END AS length \
              FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"

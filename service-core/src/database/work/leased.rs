@@ -152,7 +152,7 @@ impl Settler {
         cause: Option<ErrorKind>,
     ) -> Result<Settled> {
         let kind = cause.or_else(|| match error.find::<DbErr>() {
-            Some(error) => Some(ErrorKind::of(error)),
+            Some(error) => Some(ErrorKind::of_own(error)),
             None => Some(ErrorKind::ConnectionLost),
         });
         match kind {

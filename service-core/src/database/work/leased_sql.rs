@@ -45,7 +45,7 @@ impl LeasedTexts {
             DbBackend::Postgres => (
                 ", current_setting('transaction_isolation') AS isolation, \
                  current_setting('default_transaction_isolation') AS default_isolation",
-                " FOR UPDATE",
+                " FOR NO KEY UPDATE",
             ),
             _ => ("", ""),
         };

@@ -1,17 +1,30 @@
 //! Settles ended runs: charges an attempt to the row in flight, and releases claims.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr};
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
-use crate::database::work::work_state::Settlement;
+use crate::database::work::work_state::{Charge, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
 impl ServiceDb {
+    /// As [`settle`](Self::settle), for a run that ended with this error. A row in flight is not charged for an error of the database
+    /// that is not its own, such as an outage that another statement of the run has met.
+    pub(crate) async fn settle_run(&self, error: Option<&Error>) -> Result<()> {
+        if !self.work.has_unsettled() {
+            return Ok(());
+        }
+        if let Some(kind) = error.and_then(ErrorKind::in_chain).filter(|kind| kind.is_passing()) {
+            self.work.spare(kind);
+        }
+        let message = error.map(|error| format!("{error:#}"));
+        self.settle(message.as_deref()).await
+    }
+
     /// Settles the ended run: charges an attempt to the rows in flight, with `error` as the message, and releases claims.
     /// Makes no query if there is nothing to settle. A row that its ended run still locks is settled later.
     ///
@@ -61,21 +74,21 @@ impl ServiceDb {
     /// because it is no longer as it was claimed.
     async fn write(&self, settlement: &Settlement) -> std::result::Result<bool, DbErr> {
         // In separate transactions: a row that is locked or cannot be written must not delay the release of other claims.
-        self.release(settlement, &settlement.rows).await?;
+        self.release(settlement, &settlement.charges).await?;
         let mut is_settled = true;
-        for row in &settlement.rows {
-            is_settled &= self.charge(settlement, row).await?;
+        for charge in &settlement.charges {
+            is_settled &= self.charge(settlement, &charge.row).await?;
         }
-        if is_settled && !settlement.rows.is_empty() {
+        if is_settled && !settlement.charges.is_empty() {
             self.release(settlement, &[]).await?;
         }
         Ok(is_settled)
     }
 
     /// Releases the claims of a leased batch, except those of the rows `kept`.
-    async fn release(&self, settlement: &Settlement, kept: &[RowRef]) -> std::result::Result<(), DbErr> {
+    async fn release(&self, settlement: &Settlement, kept: &[Charge]) -> std::result::Result<(), DbErr> {
         let Some(owner) = &settlement.owner else { return Ok(()) };
-        let kept: Vec<String> = kept.iter().map(|row| key_text(&row.key)).collect();
+        let kept: Vec<String> = kept.iter().map(|charge| key_text(&charge.row.key)).collect();
         self.release_claims(&settlement.table.name, owner, &kept).await
     }
 
@@ -163,6 +176,7 @@ impl ServiceDb {
 fn database_error(error: Error) -> DbErr {
     match error.find::<DbErr>() {
         Some(error) => error.clone(),
-        None => DbErr::Custom(format!("{error:#}")),
+        // The server did not answer.
+        None => DbErr::Conn(RuntimeErr::Internal(format!("{error:#}"))),
     }
 }

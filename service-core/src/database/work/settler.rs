@@ -19,7 +19,7 @@ use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
 use crate::database::work::row::CompletionRefused;
 use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
-use crate::database::work::work_state::EndedBatch;
+use crate::database::work::work_state::{Charge, EndedBatch};
 use crate::database::work::write_row::Written;
 use crate::service::error::{Advice, Error, Result};
 
@@ -41,7 +41,7 @@ pub(crate) struct Settler {
     /// The items' transactions, if they begin one after the other.
     queue: Option<TxQueue>,
     /// The leased rows that lose an attempt when the batch has ended.
-    dropped: Mutex<Vec<RowRef>>,
+    dropped: Mutex<Vec<Charge>>,
 }
 
 /// The result of an item, as it was written.
@@ -191,6 +191,8 @@ impl Settler {
         }
         if self.lease.is_none() {
             if cause == Some(ErrorKind::StaleStatement) {
+                // The end of the transaction must not be charged to the row.
+                item.in_flight = false;
                 return Err(error.clone());
             }
             item.tx.undo_item().await?;
@@ -235,10 +237,13 @@ impl Settler {
     }
 
     /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause,
-    /// because the table has completed rows. Otherwise the table is the cause, and the row is left out of claims until
+    /// because other rows could be completed. Otherwise the table is the cause, and the row is left out of claims until
     /// another row completes.
     pub(super) async fn table_refusal(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
-        if self.service_db.db().query_one(&self.table.one_completed()).await?.is_some() {
+        // Completed rows may be removed at once.
+        if self.service_db.work.has_completed(&self.table)
+            || self.service_db.db().query_one(&self.table.one_completed()).await?.is_some()
+        {
             return Ok(None);
         }
         self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), true);
@@ -273,31 +278,30 @@ impl Settler {
     /// Records a leased row that could not be settled. It keeps its claim until its attempt is charged.
     pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>) {
         if self.service_db.work.is_charged(&self.table, row, cause) {
-            self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(row.clone());
+            let charge = Charge { row: row.clone(), cause };
+            self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
         }
     }
 
     /// The keys of the rows whose attempt is still to be charged.
     pub(super) fn dropped_keys(&self) -> Vec<String> {
-        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|row| key_text(&row.key)).collect()
+        let dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        dropped.iter().map(|charge| key_text(&charge.row.key)).collect()
     }
 }
 
 /// The kind of the item's error, if the error is not the row's own: a deadlock, a read-only server, a changed table.
 fn cause_of<E: EntityTrait>(item: &Item<E>, error: &Error) -> Option<ErrorKind> {
-    let kind = match ErrorKind::in_chain(error) {
-        Some(kind) => Some(kind),
-        // The user's code may have converted the error to text.
-        None => item.tx.last_error(),
-    };
-    kind.filter(|kind| kind.is_passing())
+    // The user's code may have converted the error to text, or returned one that follows from it.
+    let kinds = [ErrorKind::in_chain(error), item.tx.last_error()];
+    kinds.into_iter().flatten().find(|kind| kind.is_passing())
 }
 
 impl Drop for Settler {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            let rows = std::mem::take(self.dropped.get_mut().unwrap_or_else(PoisonError::into_inner));
-            self.service_db.work.defer_claims(&self.table, lease.owner.clone(), rows);
+            let charges = std::mem::take(self.dropped.get_mut().unwrap_or_else(PoisonError::into_inner));
+            self.service_db.work.defer_claims(&self.table, lease.owner.clone(), charges);
         }
     }
 }

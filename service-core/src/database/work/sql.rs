@@ -335,12 +335,17 @@ impl TableSql {
 
     /// The query that finds a row if it is still as it was claimed.
     pub(crate) fn as_claimed(&self, row: &RowRef) -> SelectStatement {
-        let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
-        select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(&row.key)));
+        let mut select = self.pending(&row.key);
         if let Some(column) = &self.attempts {
             select.and_where(Expr::col(column.clone()).eq(row.attempts));
         }
         select
+    }
+
+    /// The query that finds a row if it is pending.
+    pub(crate) fn pending(&self, key: &ValueTuple) -> SelectStatement {
+        let mut select = Query::select().expr(Expr::Constant(1.into())).from(self.table.clone()).to_owned();
+        select.and_where(self.is_pending()).cond_where(self.any_of(std::slice::from_ref(key))).to_owned()
     }
 
     /// The queries for those of the keys whose rows exist.
@@ -503,6 +508,26 @@ pub(crate) fn identifier(name: &str, distinct: &str) -> String {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{}_{hash:016x}", &name[..name.floor_char_boundary(MAX_BYTES - 17)])
+}
+
+/// Quotes a text.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The condition that the table has triggers or rules of the application.
+pub(crate) fn has_triggers(entity: &impl EntityName, backend: DbBackend) -> String {
+    if backend == DbBackend::Postgres {
+        let table = literal(&qualified(entity));
+        return format!(
+            "(EXISTS (SELECT FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
+             WHERE tgrelid = to_regclass({table}) AND NOT tgisinternal AND proname <> 'service_wake') \
+             OR EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({table}) AND relhasrules))"
+        );
+    }
+    let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
+    let table = literal(entity.table_name());
+    format!("EXISTS (SELECT 1 FROM {schema}sqlite_master WHERE type = 'trigger' AND tbl_name = {table})")
 }
 
 /// Quotes an identifier.

@@ -76,7 +76,7 @@ pub(super) async fn check_completed<E: EntityTrait>(
     let connection = tx.connection().await.map_err(NotCompleted::Database)?;
     if has_triggers && table.backend == DbBackend::Postgres {
         // Runs deferred triggers now, so that their effects are seen.
-        connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::Refused)?;
+        connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::by_update)?;
     }
     let mut pending = Vec::new();
     for select in table.pending_among::<E>(keys) {
@@ -155,7 +155,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>().cloned() {
-                Some(refused) if ErrorKind::of(&refused) == ErrorKind::Statement => {
+                Some(refused) if ErrorKind::of_own(&refused) == ErrorKind::Statement => {
                     self.find_refused(refused, false).await
                 }
                 _ => {
@@ -188,9 +188,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let row = match tally.done.pop() {
             Some(row) if settler.claimed == 1 => row,
             None if settler.claimed == 1
-                && let Some(row) = &tally.last_failed =>
+                && let Some(key) = &tally.last_failed =>
             {
-                settler.leave_out(&row.key, &format!("it failed, but its status cannot be written: {refused}"));
+                settler.leave_out(key, &format!("it failed, but its status cannot be written: {refused}"));
                 return Ok(());
             }
             _ => {

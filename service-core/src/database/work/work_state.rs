@@ -23,6 +23,8 @@ const TOLERATED_CONNECTION_LOSSES: u32 = 2;
 /// The same for statements that no longer fit their table: more often than any pool has connections, each of which can have
 /// such a statement.
 const TOLERATED_STALE_STATEMENTS: u32 = 100;
+/// How many times a row may find no free connection before it loses an attempt.
+const TOLERATED_POOL_TIMEOUTS: u32 = 100;
 /// How long a row whose status cannot be written is left out of claims.
 const SET_ASIDE: Duration = Duration::from_secs(3600);
 /// The same if the table may be the cause.
@@ -59,6 +61,8 @@ struct TableState {
     inspected: Option<Instant>,
     has_triggers: bool,
     claim_index: Option<String>,
+    /// This process has completed a row.
+    has_completed: bool,
     set_aside: BTreeMap<String, SetAside>,
 }
 
@@ -71,13 +75,20 @@ struct SetAside {
     is_tentative: bool,
 }
 
+/// A row in flight that loses an attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Charge {
+    pub(crate) row: RowRef,
+    /// The kind of the error that its transaction has met; `None` if it has met none.
+    pub(crate) cause: Option<ErrorKind>,
+}
+
 /// Writes that are due for an ended batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
     id: u64,
     pub(crate) table: Arc<TableSql>,
-    /// The rows in flight that lose an attempt.
-    pub(crate) rows: Vec<RowRef>,
+    pub(crate) charges: Vec<Charge>,
     /// The owner of the claims to release.
     pub(crate) owner: Option<String>,
     /// The error that ended the run.
@@ -133,18 +144,18 @@ impl WorkState {
             (None, _) => false,
         };
         if let Some(row) = ended.row.filter(|_| charges) {
-            self.push(ended.table, vec![row], None);
+            self.push(ended.table, vec![Charge { row, cause: ended.cause }], None);
         }
     }
 
     /// Records a leased batch that ended: these rows lose an attempt, and then the claims are released.
-    pub(crate) fn defer_claims(&self, table: &Arc<TableSql>, owner: String, rows: Vec<RowRef>) {
-        self.push(table, rows, Some(owner));
+    pub(crate) fn defer_claims(&self, table: &Arc<TableSql>, owner: String, charges: Vec<Charge>) {
+        self.push(table, charges, Some(owner));
     }
 
-    fn push(&self, table: &Arc<TableSql>, rows: Vec<RowRef>, owner: Option<String>) {
+    fn push(&self, table: &Arc<TableSql>, charges: Vec<Charge>, owner: Option<String>) {
         let (id, table) = (self.next_id.fetch_add(1, Ordering::Relaxed), Arc::clone(table));
-        lock(&self.settlements).push(Settlement { id, table, rows, owner, error: None });
+        lock(&self.settlements).push(Settlement { id, table, charges, owner, error: None });
     }
 
     /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own.
@@ -153,9 +164,10 @@ impl WorkState {
             None | Some(ErrorKind::Statement) => true,
             Some(ErrorKind::Unavailable | ErrorKind::Contention) => false,
             Some(kind) => {
-                let kind = if kind.is_unreachable() { ErrorKind::ConnectionLost } else { kind };
                 let tolerated = match kind {
                     ErrorKind::StaleStatement => TOLERATED_STALE_STATEMENTS,
+                    // Mostly others use all connections.
+                    ErrorKind::PoolTimeout => TOLERATED_POOL_TIMEOUTS,
                     _ => TOLERATED_CONNECTION_LOSSES,
                 };
                 let mut losses = lock(&self.row_losses);
@@ -197,9 +209,15 @@ impl WorkState {
         self.with_table(table, |state| {
             (state.losses, state.more) = (0, more);
             if completed {
+                state.has_completed = true;
                 state.set_aside.retain(|_, row| !row.is_tentative);
             }
         });
+    }
+
+    /// Whether a row of the table has completed.
+    pub(crate) fn has_completed(&self, table: &TableSql) -> bool {
+        self.with_table(table, |state| state.has_completed)
     }
 
     /// Makes the next claims take single rows, because a batch could not commit and any of its rows may be the cause.
@@ -255,6 +273,11 @@ impl WorkState {
             (state.inspected, state.has_triggers) = (Some(Instant::now()), has_triggers);
             state.claim_index = claim_index;
         });
+    }
+
+    /// A claim has found that the table has triggers or rules now.
+    pub(crate) fn triggers_found(&self, table: &TableSql) {
+        self.with_table(table, |state| state.has_triggers = true);
     }
 
     /// The table may have changed: it is inspected again at the next claim.
@@ -336,6 +359,17 @@ impl WorkState {
             settlement.error = settlement.error.take().or_else(|| error.map(str::to_owned));
         }
         pending.clone()
+    }
+
+    /// The run that ended has met an error of this kind: rows whose own transaction has met none are not charged, unless that happens
+    /// too often.
+    pub(crate) fn spare(&self, kind: ErrorKind) {
+        for settlement in lock(&self.settlements).iter_mut().filter(|settlement| settlement.error.is_none()) {
+            let table = settlement.table.clone();
+            settlement
+                .charges
+                .retain(|charge| charge.cause.is_some() || self.is_charged(&table, &charge.row, Some(kind)));
+        }
     }
 
     /// Removes a settlement that was written.

@@ -1,7 +1,7 @@
 //! Writes the status of one row that did not complete, also if its table refuses some of the values.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::ValueTuple;
+use sea_orm::sea_query::{SelectStatement, ValueTuple};
 use sea_orm::{ConnectionTrait, DbErr, StatementBuilder};
 
 use crate::database::error_kind::ErrorKind;
@@ -33,9 +33,9 @@ pub(crate) async fn write_failure(
 ) -> Result<Written, DbErr> {
     let update = |message: Option<&str>| table.fail(&row.key, row.attempts, decision, message, now);
     match try_messages(tx, message, update).await? {
-        UpdateResult::Changed if decision == RetryDecision::Failed => remains_pending(tx, table, row).await,
+        UpdateResult::Changed if decision == RetryDecision::Failed => unless_kept(tx, &table.pending(&row.key)).await,
         UpdateResult::Changed => Ok(Written::Done),
-        UpdateResult::Unchanged => match remains_pending(tx, table, row).await? {
+        UpdateResult::Unchanged => match unless_kept(tx, &table.as_claimed(row)).await? {
             Written::Done => Ok(Written::Changed),
             refused => Ok(refused),
         },
@@ -52,7 +52,7 @@ pub(crate) async fn write_unreadable(
     now: DateTime<Utc>,
 ) -> Result<Written, DbErr> {
     match try_messages(tx, message, |message| table.set_aside(key, message, now)).await? {
-        UpdateResult::Changed => Ok(Written::Done),
+        UpdateResult::Changed => unless_kept(tx, &table.pending(key)).await,
         UpdateResult::Unchanged => Ok(Written::Refused("an update changes nothing".to_owned())),
         UpdateResult::Refused(why) => Ok(Written::Refused(why)),
     }
@@ -97,9 +97,9 @@ async fn try_messages<S: StatementBuilder>(
     Ok(UpdateResult::Refused(refused))
 }
 
-/// Checks whether a trigger or a rule has kept the row pending, which causes no error.
-async fn remains_pending(tx: &Transaction, table: &TableSql, row: &RowRef) -> Result<Written, DbErr> {
-    let found = tx.connection().await?.query_one(&table.as_claimed(row)).await?;
+/// Checks whether a trigger or a rule has kept the row pending, which causes no error: the query finds it then.
+async fn unless_kept(tx: &Transaction, still_pending: &SelectStatement) -> Result<Written, DbErr> {
+    let found = tx.connection().await?.query_one(still_pending).await?;
     Ok(match found {
         Some(_) => Written::Refused("an update leaves it pending: a trigger or a rule keeps it".to_owned()),
         None => Written::Done,

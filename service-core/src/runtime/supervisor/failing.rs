@@ -78,9 +78,8 @@ impl Supervisor {
         if !extension.has_unsettled(service) {
             return;
         }
-        let why = error.map(|error| format!("{error:#}"));
         let limit = Limit::Cleanup(later(Instant::now(), self.options.drain_timeout));
-        let settling = extension.settle(service, why.as_deref());
+        let settling = extension.settle(service, error);
         if let InvokeResult::Done(Err(error)) = self.invoker.invoke(pin!(settling), limit).await {
             warn!(service.id = %service.id, "cannot settle the rows of the run, the next run tries again: {error:#}");
         }

@@ -1,0 +1,266 @@
+//! What an item fails for: errors that are not its own cost it no attempt, and neither do those of its neighbours.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, TransactionTrait};
+use service_core::database::Transaction;
+use service_core::prelude::*;
+
+use crate::Bench;
+use crate::away::{health, until};
+use crate::promises::{execute, jobs_that_cannot_fail, run, run_to_the_end, service_db};
+use crate::tables::{effect, effects, job, jobs, more_jobs, statuses};
+
+async fn attempts(bench: &Bench) -> Vec<i32> {
+    let mut attempts = Vec::new();
+    for id in 1..=statuses(&bench.db).await.len() {
+        attempts.push(job(&bench.db, id as i64).await.attempts);
+    }
+    attempts
+}
+
+async fn empty(bench: &Bench) {
+    execute(bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"]).await;
+}
+
+/// Processes rows as the loop of a service does, each with its effect.
+async fn work_well(job: &job::Model, tx: &Transaction) -> Result<()> {
+    Ok(effect(tx, job.id).await?)
+}
+
+/// The driver gives the error of a statement whose future was dropped to the next statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_the_error_of_a_dropped_statement_is_that_of_its_own_item() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for returns_error in [false, true] {
+            empty(&bench).await;
+            jobs(&bench.db, 4).await;
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                effect(tx, job.id).await?;
+                if job.id == 2 {
+                    let fails = tx.execute_unprepared("SELECT 1 / (pg_sleep(0.3) IS NULL)::int");
+                    tokio::time::timeout(Duration::from_millis(50), fails).await.unwrap_err();
+                    if returns_error {
+                        return Err(Error::msg("it takes too long"));
+                    }
+                }
+                Ok(())
+            };
+            let outcome = run(&service_db(&bench), each, process).await.unwrap();
+            assert_eq!(outcome, Outcome::processed(3).failed(1), "{each} {returns_error}");
+            assert_eq!((effects(&bench.db).await, attempts(&bench).await), (vec![1, 3, 4], vec![1; 4]));
+            assert_eq!(statuses(&bench.db).await[1], "pending", "{each} {returns_error}");
+        }
+    }
+}
+
+/// A statement that was dropped, and has no error, changes nothing for the item.
+pub(crate) async fn an_item_continues_after_a_statement_that_it_has_dropped(bench: Bench) {
+    for each in [false, true] {
+        empty(&bench).await;
+        jobs(&bench.db, 3).await;
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            let slow = match tx.get_database_backend() {
+                sea_orm::DbBackend::Postgres => "SELECT pg_sleep(0.2)",
+                _ => "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n",
+            };
+            let _ = tokio::time::timeout(Duration::from_millis(5), tx.execute_unprepared(slow)).await;
+            Ok(effect(tx, job.id).await?)
+        };
+        assert_eq!(run(&service_db(&bench), each, process).await.unwrap(), Outcome::processed(3), "{each}");
+        assert_eq!((effects(&bench.db).await, attempts(&bench).await), (vec![1, 2, 3], vec![1; 3]));
+    }
+}
+
+/// Whatever is returned after a conflict with another transaction, the conflict is the cause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_an_error_that_follows_from_a_conflict_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        empty(&bench).await;
+        jobs(&bench.db, 3).await;
+        let has_failed = AtomicBool::new(false);
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            if job.id == 2 && !has_failed.swap(true, Ordering::Relaxed) {
+                let conflict = "DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$";
+                let _ = tx.execute_unprepared(conflict).await;
+            }
+            // Refused after the conflict, because the transaction has failed.
+            Ok(effect(tx, job.id).await?)
+        };
+        run_to_the_end(&service_db(&bench), each, process).await;
+        assert_eq!((effects(&bench.db).await, attempts(&bench).await), (vec![1, 2, 3], vec![1; 3]), "{each}");
+    }
+}
+
+/// Deferred triggers run when the framework has completed the rows: their errors have kinds, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_conflict_of_a_deferred_trigger_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for (each, count) in [(false, 4), (true, 4), (false, 1), (true, 1)] {
+        empty(&bench).await;
+        jobs(&bench.db, count).await;
+        execute(
+            &bench,
+            &[
+                "DROP TABLE IF EXISTS gate",
+                "CREATE TABLE gate (n INT)",
+                "INSERT INTO gate VALUES (1)",
+                "CREATE OR REPLACE FUNCTION wait() RETURNS trigger AS $$ BEGIN IF EXISTS (SELECT FROM gate) THEN \
+                 RAISE EXCEPTION 'not now' USING ERRCODE = '55P03'; END IF; RETURN NULL; END $$ LANGUAGE plpgsql",
+                "CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON job DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
+                 EXECUTE FUNCTION wait()",
+            ],
+        )
+        .await;
+        let service_db = service_db(&bench);
+        let _ = run(&service_db, each, work_well).await;
+        execute(&bench, &["DELETE FROM gate"]).await;
+        run_to_the_end(&service_db, each, work_well).await;
+        let all: Vec<i64> = (1..=count).collect();
+        assert_eq!((effects(&bench.db).await, attempts(&bench).await), (all, vec![1; count as usize]), "{each}");
+    }
+}
+
+/// Rows that refer to a claimed row can be inserted while it is processed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_rows_may_refer_to_a_row_in_flight() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 2).await;
+    execute(&bench, &["CREATE TABLE line (job BIGINT REFERENCES job (id))"]).await;
+    for each in [false, true] {
+        execute(&bench, &["UPDATE job SET status = 'pending'"]).await;
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            tx.execute_unprepared("SELECT 1").await?;
+            let insert = format!("INSERT INTO line VALUES ({})", job.id);
+            let inserted = tokio::time::timeout(Duration::from_secs(20), bench.db.execute_unprepared(&insert)).await;
+            inserted.expect("it does not wait for the batch")?;
+            Ok(())
+        };
+        assert_eq!(run(&service_db(&bench), each, process).await.unwrap(), Outcome::processed(2), "{each}");
+        // A row with an uncommitted reference is claimed as well.
+        let tx = bench.db.begin().await.unwrap();
+        execute(&bench, &["UPDATE job SET status = 'pending'"]).await;
+        tx.execute_unprepared("INSERT INTO line VALUES (1)").await.unwrap();
+        let nothing = async |_: &job::Model, _: &Transaction| -> Result<()> { Ok(()) };
+        assert_eq!(run(&service_db(&bench), each, nothing).await.unwrap(), Outcome::processed(2), "{each}");
+        tx.rollback().await.unwrap();
+    }
+}
+
+/// Processes rows in a loop. In the first run, another connection of its own breaks while a row is in flight.
+struct Looping {
+    url: String,
+    runs: AtomicUsize,
+}
+
+#[service(interval = "50ms", retry_delay = "50ms", max_failures = 5, discover = false)]
+impl Looping {
+    async fn update(&self, cx: &Context) -> Result<Outcome> {
+        let first = self.runs.fetch_add(1, Ordering::Relaxed) == 0;
+        let each = cx.service_id() == "each";
+        let mut batch = if each { cx.claim_each::<job::Entity>(10).await? } else { cx.claim::<job::Entity>(10).await? };
+        while let Some(item) = batch.next().await? {
+            effect(item.tx(), item.model().id).await?;
+            if first {
+                let other = Database::connect(ConnectOptions::new(self.url.clone())).await?;
+                other.execute_unprepared("SELECT pg_terminate_backend(pg_backend_pid())").await?;
+            }
+            item.settle(Ok::<_, Error>(())).await?;
+        }
+        batch.commit().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_an_outage_that_another_statement_of_the_run_meets_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for id in ["each", "together"] {
+        empty(&bench).await;
+        jobs(&bench.db, 3).await;
+        let builder = ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+        let url = bench.url.clone();
+        let looping = move || Looping { url: url.clone(), runs: AtomicUsize::new(0) };
+        let services = builder.service_fn(id, looping).start_all().await.unwrap();
+        until("the rows are processed", || health(&services, id).total_processed == 3).await;
+        services.shutdown().await.unwrap();
+        assert_eq!((effects(&bench.db).await, attempts(&bench).await), (vec![1, 2, 3], vec![1; 3]), "{id}");
+    }
+}
+
+/// A row that cannot be read, and whose status `failed` is refused only at the commit.
+pub(crate) async fn an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
+    for each in [false, true] {
+        execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS job_status"])
+            .await;
+        jobs_that_cannot_fail(&bench, 4).await;
+        if bench.is_postgres() {
+            execute(&bench, &["ALTER TABLE job ALTER COLUMN payload DROP NOT NULL"]).await;
+            execute(&bench, &["UPDATE job SET payload = NULL WHERE id = 2"]).await;
+        } else {
+            execute(&bench, &["UPDATE job SET updated_at = 'never' WHERE id = 2"]).await;
+        }
+        let service_db = service_db(&bench);
+        run_to_the_end(&service_db, each, work_well).await;
+        assert_eq!(effects(&bench.db).await, [1, 3, 4], "{each}");
+        more_jobs(&bench.db, 11..=13).await;
+        assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::processed(3), "{each}");
+    }
+}
+
+/// The same by claims of one row: the rows after it show that the table fits.
+pub(crate) async fn an_unreadable_row_fails_also_if_it_is_claimed_alone(bench: Bench) {
+    jobs(&bench.db, 3).await;
+    if bench.is_postgres() {
+        execute(&bench, &["ALTER TABLE job ALTER COLUMN payload DROP NOT NULL"]).await;
+        execute(&bench, &["UPDATE job SET payload = NULL WHERE id = 1"]).await;
+    } else {
+        execute(&bench, &["UPDATE job SET updated_at = 'never' WHERE id = 1"]).await;
+    }
+    let service_db = service_db(&bench);
+    for each in [false, true, false, true] {
+        let batch = match each {
+            true => service_db.claim_each::<job::Entity>(1).await,
+            false => service_db.claim::<job::Entity>(1).await,
+        };
+        let mut batch = batch.unwrap();
+        while let Some(item) = batch.next().await.unwrap() {
+            item.settle(Ok::<_, Error>(())).await.unwrap();
+        }
+        let _ = batch.commit().await.unwrap();
+    }
+    assert_eq!(statuses(&bench.db).await, ["failed", "completed", "completed"]);
+}
+
+/// No completed rows are kept, so that a refused row could be taken for a table that refuses all.
+pub(crate) async fn a_row_that_is_refused_is_charged_where_completed_rows_are_removed(bench: Bench) {
+    for each in [false, true] {
+        empty(&bench).await;
+        jobs(&bench.db, 3).await;
+        let triggers: &[&str] = if bench.is_postgres() {
+            &[
+                "CREATE OR REPLACE FUNCTION away() RETURNS trigger AS $$ BEGIN DELETE FROM job WHERE id = NEW.id; RETURN NULL; END $$ \
+                 LANGUAGE plpgsql",
+                "CREATE TRIGGER away AFTER UPDATE ON job FOR EACH ROW WHEN (NEW.status = 'completed') EXECUTE FUNCTION away()",
+                "ALTER TABLE job ADD CHECK (status <> 'completed' OR id <> 2)",
+            ]
+        } else {
+            &[
+                "CREATE TRIGGER away AFTER UPDATE ON job WHEN NEW.status = 'completed' BEGIN DELETE FROM job WHERE id = NEW.id; END",
+                "CREATE TRIGGER strict BEFORE UPDATE ON job WHEN NEW.status = 'completed' AND NEW.id = 2 \
+                 BEGIN SELECT RAISE(FAIL, 'not so'); END",
+            ]
+        };
+        execute(&bench, triggers).await;
+        let service_db = service_db(&bench);
+        for _ in 0..6 {
+            let _ = run(&service_db, each, work_well).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(effects(&bench.db).await, [1, 3], "{each}");
+        let row = job(&bench.db, 2).await;
+        assert!(row.attempts > 0 && row.error_message.is_some(), "{each}: {row:?}");
+    }
+}
