@@ -64,7 +64,9 @@ pub(crate) async fn an_item_continues_after_a_statement_that_it_has_dropped(benc
         let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
             let slow = match tx.get_database_backend() {
                 sea_orm::DbBackend::Postgres => "SELECT pg_sleep(0.2)",
-                _ => "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n",
+                _ => {
+                    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
+                }
             };
             let _ = tokio::time::timeout(Duration::from_millis(5), tx.execute_unprepared(slow)).await;
             Ok(effect(tx, job.id).await?)
@@ -161,7 +163,8 @@ impl Looping {
     async fn update(&self, cx: &Context) -> Result<Outcome> {
         let first = self.runs.fetch_add(1, Ordering::Relaxed) == 0;
         let each = cx.service_id() == "each";
-        let mut batch = if each { cx.claim_each::<job::Entity>(10).await? } else { cx.claim::<job::Entity>(10).await? };
+        let mut batch =
+            if each { cx.claim_each::<job::Entity>(10).await? } else { cx.claim::<job::Entity>(10).await? };
         while let Some(item) = batch.next().await? {
             effect(item.tx(), item.model().id).await?;
             if first {
@@ -193,8 +196,11 @@ async fn on_postgres_an_outage_that_another_statement_of_the_run_meets_costs_no_
 /// A row that cannot be read, and whose status `failed` is refused only at the commit.
 pub(crate) async fn an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other(bench: Bench) {
     for each in [false, true] {
-        execute(&bench, &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS job_status"])
-            .await;
+        execute(
+            &bench,
+            &["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DROP TABLE IF EXISTS job_status"],
+        )
+        .await;
         jobs_that_cannot_fail(&bench, 4).await;
         if bench.is_postgres() {
             execute(&bench, &["ALTER TABLE job ALTER COLUMN payload DROP NOT NULL"]).await;

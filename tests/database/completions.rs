@@ -230,13 +230,20 @@ async fn on_postgres_a_table_that_completes_no_row_fails_the_run_and_no_row() {
 async fn on_postgres_a_row_that_a_new_trigger_keeps_ends_no_other() {
     let Some(bench) = Bench::postgres().await else { return };
     let service_db = service_db(&bench, 6).await;
-    for sql in [
-        "CREATE FUNCTION keep() RETURNS trigger AS $$ BEGIN IF OLD.id = 2 THEN RETURN NULL; END IF; RETURN NEW; END $$ LANGUAGE plpgsql",
-        "CREATE TRIGGER keep BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()",
-    ] {
-        bench.db.execute_unprepared(sql).await.unwrap();
-    }
-    let work = async || in_time(service_db.claim_each::<job::Entity>(10).concurrency(2).for_each(async |_| ())).await;
+    let created = OnceCell::new();
+    // The claim has not seen it.
+    let create = async || {
+        for sql in [
+            "CREATE FUNCTION keep() RETURNS trigger AS $$ BEGIN IF OLD.id = 2 THEN RETURN NULL; END IF; RETURN NEW; END $$ LANGUAGE plpgsql",
+            "CREATE TRIGGER keep BEFORE UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()",
+        ] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+    };
+    let work = async || {
+        let run = service_db.claim_each::<job::Entity>(10).concurrency(2);
+        in_time(run.for_each(async |_| _ = created.get_or_init(create).await)).await
+    };
     assert_eq!(work().await.unwrap(), Outcome::processed(5), "its claim is not lost");
     // The table is inspected again.
     for _ in 0..2 {

@@ -196,6 +196,31 @@ pub(crate) async fn an_override_applies_to_every_replica_until_its_end(bench: Be
     }
 }
 
+/// An override that has expired, and that another connection has locked, delays nothing: it does not apply, and others do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_an_expired_override_that_is_locked_delays_no_other() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let services = start(&bench).await;
+    let service = batcher(&services);
+    let end = Utc::now() + Duration::from_secs(5);
+    database::set_override(&bench.db, &set("max_failures", json!(9), Some(end))).await.unwrap();
+    until("it applies", || option(&service.explain(), "max_failures").0 == "9").await;
+    let tx = bench.db.begin().await.unwrap();
+    tx.execute_unprepared("UPDATE service_override SET why = 'locked'").await.unwrap();
+    until("it has expired", || option(&service.explain(), "max_failures").0 != "9").await;
+    database::set_override(&bench.db, &set("paused", json!(true), None)).await.unwrap();
+    until("another one applies", || service.health().paused).await;
+    let reason = service.health().reason.unwrap();
+    assert!(!reason.contains("database"), "{reason}");
+    tx.rollback().await.unwrap();
+    let begun = std::time::Instant::now();
+    while internal::read_overrides(&bench.db, DateTime::UNIX_EPOCH).await.unwrap().len() > 1 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the expired one is removed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    services.shutdown().await.unwrap();
+}
+
 /// The service is of the type `batcher` and is registered under another id.
 pub(crate) async fn rows_of_defaults_and_of_the_type_are_below_those_of_the_service(bench: Bench) {
     for (service, key, value) in [

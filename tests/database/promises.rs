@@ -618,10 +618,7 @@ pub(crate) async fn a_new_trigger_that_writes_the_status_is_noticed_at_the_next_
     let keeps = if bench.is_postgres() {
         let trigger = |when| format!("CREATE TRIGGER keep {when} UPDATE ON job FOR EACH ROW EXECUTE FUNCTION keep()");
         vec![
-            vec![
-                function("IF NEW.id = 12 THEN NEW.status := 'pending'; END IF; RETURN NEW;"),
-                trigger("BEFORE"),
-            ],
+            vec![function("IF NEW.id = 12 THEN NEW.status := 'pending'; END IF; RETURN NEW;"), trigger("BEFORE")],
             vec![
                 function(&format!("IF NEW.id = 12 AND NEW.status = 'completed' THEN {again}; END IF; RETURN NULL;")),
                 trigger("AFTER"),
@@ -666,10 +663,8 @@ pub(crate) async fn a_trigger_that_takes_a_failure_back_blocks_no_other(bench: B
             ],
         ]
     } else {
-        &[&[
-            "CREATE TRIGGER back AFTER UPDATE ON job WHEN NEW.status = 'failed' \
-             BEGIN UPDATE job SET status = 'pending' WHERE id = NEW.id; END",
-        ]]
+        &[&["CREATE TRIGGER back AFTER UPDATE ON job WHEN NEW.status = 'failed' \
+             BEGIN UPDATE job SET status = 'pending' WHERE id = NEW.id; END"]]
     };
     for each in [false, true] {
         for trigger in triggers {

@@ -40,5 +40,5 @@ async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writ
     // The isolation level, a check that the transaction is still open, and at most one more statement per item that writes.
     assert!(sent.len() <= 3 + 3 + 3 + 2, "{sent:?}");
     let claim = log.lines().into_iter().find(|line| line.contains("WITH")).unwrap();
-    assert!(claim.contains("FOR UPDATE") && claim.contains("SKIP LOCKED"), "{claim}");
+    assert!(claim.contains("FOR NO KEY UPDATE") && claim.contains("SKIP LOCKED"), "{claim}");
 }

@@ -309,6 +309,43 @@ async fn a_commit_notifies_other_replicas_and_a_rollback_does_not() {
     stop([here, there]).await;
 }
 
+/// The process may end as soon as its shutdown has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notification_right_before_a_shutdown_reaches_other_replicas() {
+    let Some((bench, [here, there])) = two_replicas().await else { return };
+    let url = bench.url.clone();
+    // Its runtime ends with the shutdown, as a process does.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ending = replica(&url).await;
+            ending.notify("orders");
+            ending.shutdown().await.unwrap();
+        });
+    })
+    .join()
+    .unwrap();
+    until("both run", || runs(&here) == 2 && runs(&there) == 2).await;
+    stop([here, there]).await;
+}
+
+/// Also if the connection is opened again for a service that starts now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_reconnect_for_a_start_every_topic_counts_as_notified() {
+    let Some((bench, [here, there])) = two_replicas().await else { return };
+    for round in 2..=4 {
+        let before = runs(&here);
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND query ILIKE 'listen%'";
+        bench.db.execute_unprepared(cut).await.unwrap();
+        // The connection is opened again after a quarter of a second at most.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        here.register_of::<Packer>(format!("later_{round}")).start().await.unwrap();
+        until("it has run", || runs(&here) > before).await;
+    }
+    stop([here, there]).await;
+}
+
 /// How many connections listen.
 async fn listening(db: &DatabaseConnection) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'listen%'";

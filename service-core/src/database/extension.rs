@@ -22,7 +22,7 @@ use crate::database::statement_monitor::StatementMonitor;
 #[cfg(feature = "postgres")]
 use crate::database::wake::listener::Listener;
 use crate::database::wake::notifier::Notifier;
-use crate::database::wake::sender::keep_sending;
+use crate::database::wake::sender::{keep_sending, send_rest};
 use crate::database::wall_clock::WallClock;
 use crate::database::work::retained::RetainedTables;
 use crate::database::work::work_state::SetAsideRows;
@@ -217,6 +217,14 @@ impl Extension for DatabaseExtension {
 
     fn before_one<'a>(&'a self, services: &'a Arc<Services>) -> BoxFuture<'a, ()> {
         Box::pin(self.watcher().poll_if_up(services))
+    }
+
+    fn send_rest(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.reaches_other_replicas() {
+                send_rest(&self.notifier, self.watcher()).await;
+            }
+        })
     }
 
     fn keep_watching(&self, services: &Arc<Services>, runtime: &Handle) {

@@ -117,6 +117,7 @@ impl ServiceRegistry {
         let work = async move {
             let all = registry.inner.services.all();
             registry.stop_tiers(all, Some(registry.inner.shutdown_timeout)).await;
+            registry.inner.extension.send_rest().await;
             if let Some(leases) = registry.inner.extension.leases() {
                 leases.stop().await;
             }

@@ -79,6 +79,11 @@ pub(crate) trait Extension: Any + fmt::Debug + Send + Sync {
         services.wake(topic);
     }
 
+    /// The services have ended with a shutdown: sends what other replicas do not know yet, for a limited time.
+    fn send_rest(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Does at once what the extension's tasks do periodically. For virtual time, where these tasks do not run.
     #[allow(dead_code, reason = "for virtual time")]
     fn refresh<'a>(&'a self, _services: &'a Arc<Services>) -> BoxFuture<'a, ()> {

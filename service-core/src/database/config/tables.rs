@@ -5,7 +5,7 @@
 //! that it can be reported while the service continues with the last good value.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, OnConflict, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{Condition, ConnectionTrait, DatabaseConnection, DbErr, QueryResult};
 use serde_json::Value;
 
@@ -209,7 +209,8 @@ fn is_of(service_id: &str, key: &str) -> Condition {
     Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys))
 }
 
-/// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only.
+/// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only. On PostgreSQL, one that
+/// a transaction has locked stays.
 ///
 /// # Errors
 /// Those of the database.
@@ -219,11 +220,19 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
         let Ok(found) = found else { continue };
         // Only this row: another one may have replaced it in the meantime. Compared as text, because rows that people write
         // have times in other formats.
+        let is_this = Condition::all()
+            .add(Expr::col(column("service_id")).eq(found.service_id.as_str()))
+            .add(Expr::col(column("key")).eq(found.key.as_str()))
+            .add(Expr::col(column("set_at")).eq(set_at));
+        let unlocked = Query::select()
+            .column(column("key"))
+            .from(column("service_override"))
+            .cond_where(is_this.clone())
+            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+            .to_owned();
         let delete = Query::delete()
             .from_table(column("service_override"))
-            .and_where(Expr::col(column("service_id")).eq(found.service_id.as_str()))
-            .and_where(Expr::col(column("key")).eq(found.key.as_str()))
-            .and_where(Expr::col(column("set_at")).eq(set_at))
+            .cond_where(is_this.add(Expr::col(column("key")).in_subquery(unlocked)))
             .to_owned();
         if db.execute(&delete).await?.rows_affected() > 0 {
             expired.push(found);
@@ -232,10 +241,10 @@ pub async fn expire_overrides(db: &DatabaseConnection, now: DateTime<Utc>) -> Re
     Ok(expired)
 }
 
-type ReadOverride = std::result::Result<Override, BadOverride>;
+pub(crate) type ReadOverride = std::result::Result<Override, BadOverride>;
 
 /// All overrides, each with the text of its `set_at`.
-async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverride)>> {
+pub(crate) async fn all_overrides(db: &DatabaseConnection) -> Result<Vec<(String, ReadOverride)>> {
     let select = Query::select()
         .columns(["service_id", "key", "set_by", "why", "set_at", "until"].map(column))
         .expr_as(value(), column("value"))
@@ -299,7 +308,7 @@ impl Text {
     }
 }
 
-fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
+pub(crate) fn is_expired(found: &ReadOverride, now: DateTime<Utc>) -> bool {
     found.as_ref().is_ok_and(|found| found.until.is_some_and(|until| until <= now))
 }
 

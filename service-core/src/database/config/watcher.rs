@@ -19,7 +19,7 @@ use crate::config::Layer;
 use crate::database::availability::Availability;
 use crate::database::catch_up::{SkippedFires, set_last_run};
 use crate::database::config::rows::{TableRow, TableRows};
-use crate::database::config::tables::{Override, expire_overrides, read_config, read_overrides};
+use crate::database::config::tables::{Override, all_overrides, expire_overrides, is_expired, read_config};
 use crate::database::db_time::DbTime;
 use crate::database::direct::{DirectConnection, beside, idle_connection};
 use crate::database::error_kind::ErrorKind;
@@ -45,6 +45,8 @@ const SHARED_POLL_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSING_POLLS: u32 = 5;
 /// How long a poll waits for the services' pool before it opens a connection of its own.
 const POOL_LIMIT: Duration = Duration::from_secs(1);
+/// How long the removal of expired overrides may take.
+const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Polls the registry's database: checks whether it answers, and reads the tables of the configuration.
 #[derive(Debug)]
@@ -77,6 +79,8 @@ struct State {
     unreadable: bool,
     /// When the next override expires.
     next_expiry: Option<DateTime<Utc>>,
+    /// The last poll has found overrides that had expired by then.
+    expired_by: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -322,6 +326,7 @@ impl TableWatcher {
                     info!("service_config and service_override can be read again");
                 }
                 self.rows.apply_all(services, rows);
+                self.remove_expired().await;
                 return None;
             }
             Err(error) => error,
@@ -399,29 +404,36 @@ impl TableWatcher {
         }
     }
 
+    /// Removes the overrides that have expired. They are not applied anyway, so this does not wait for the locks of others, and an
+    /// error leaves them to the next poll.
+    async fn remove_expired(&self) {
+        let Some(now) = self.state().expired_by.take() else { return };
+        let removed = self.with_db(|db| async move { expire_overrides(&db, now).await });
+        if let Ok(Ok(expired)) = tokio::time::timeout(REMOVE_LIMIT, removed).await {
+            for ended in expired {
+                info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
+            }
+        }
+    }
+
     async fn read(&self, services: &Services, db: DatabaseConnection) -> Result<BTreeMap<String, Vec<TableRow>>> {
         let db = &db;
         self.follow_file(db).await?;
         self.availability.tables().ensure(db).await?;
         let now = self.now(services, db).await?;
-        match expire_overrides(db, now).await {
-            Ok(expired) => {
-                for ended in expired {
-                    info!(service.id = %ended.service_id, "the override of `{}` by {} has expired", ended.key, ended.by);
-                }
-            }
-            // Expired overrides are not applied anyway. A server that accepts no writes keeps the rows for a while.
-            Err(error) if ErrorKind::in_chain(&error) == Some(ErrorKind::Unavailable) => {}
-            Err(error) => return Err(error),
-        }
         let mut rows: BTreeMap<String, Vec<TableRow>> = BTreeMap::new();
         for row in read_config(db).await? {
             let place = format!("service_config, {} of {}", row.key, row.service_id);
             let table_row = TableRow::new(Layer::Table, row.key, row.value.map_err(|bad| bad.to_string()), place);
             rows.entry(row.service_id).or_default().push(table_row);
         }
-        let overrides = read_overrides(db, now).await?;
-        self.state().next_expiry = overrides.iter().filter_map(|row| row.as_ref().ok()?.until).min();
+        let overrides = all_overrides(db).await?.into_iter().map(|(_, found)| found);
+        let (expired, overrides): (Vec<_>, Vec<_>) = overrides.partition(|found| is_expired(found, now));
+        {
+            let mut state = self.state();
+            state.next_expiry = overrides.iter().filter_map(|row| row.as_ref().ok()?.until).min();
+            state.expired_by = (!expired.is_empty()).then_some(now);
+        }
         for row in overrides {
             let (service, table_row) = match row {
                 Ok(row) => {

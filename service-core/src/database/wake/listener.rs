@@ -134,6 +134,8 @@ impl Listener {
 impl Shared {
     async fn listen_always(&self, direct: Option<PgConnectOptions>, services: Weak<Services>) {
         let mut wait = RECONNECT_WAIT;
+        // Services that ran all along may have missed notifications.
+        let mut has_gap = false;
         loop {
             match services.upgrade() {
                 None => return,
@@ -144,14 +146,14 @@ impl Shared {
                 }
             }
             let connected = Instant::now();
-            let ended = self.listen(direct.as_ref(), &services).await;
-            self.is_listening.send_replace(false);
+            let ended = self.listen(direct.as_ref(), &services, has_gap).await;
+            has_gap = self.is_listening.send_replace(false) || has_gap;
             if connected.elapsed() > CHECK_INTERVAL {
                 wait = RECONNECT_WAIT;
             }
             match ended {
                 Ok(Ended::Dropped) => return,
-                Ok(Ended::NoTopics) => {}
+                Ok(Ended::NoTopics) => has_gap = false,
                 Ok(Ended::Swallowed) => {
                     self.report(|| {
                         warn!(
@@ -203,13 +205,14 @@ impl Shared {
         &self,
         direct: Option<&PgConnectOptions>,
         services: &Weak<Services>,
+        has_gap: bool,
     ) -> std::result::Result<Ended, SqlxError> {
         let mut listener = within(LIMIT, self.connect(direct)).await?;
         within(LIMIT, listener.listen(CHANNEL)).await?;
         // Before the start that waits continues, and takes the request back.
         let start_waits = self.start_waits.swap(false, Ordering::SeqCst);
         self.is_listening.send_replace(true);
-        if !start_waits {
+        if !start_waits || has_gap {
             match services.upgrade() {
                 Some(services) => services.wake_all(),
                 None => return Ok(Ended::Dropped),

@@ -36,6 +36,8 @@ pub(crate) struct Notifier {
     /// Topics that other replicas do not know yet.
     outbox: Mutex<BTreeSet<String>>,
     filled: Notify,
+    /// Held while topics are sent.
+    pub(crate) sending: tokio::sync::Mutex<()>,
     /// Notified when another replica releases the lease of a service.
     lease_released: Arc<Notify>,
 }

@@ -12,6 +12,8 @@ use crate::runtime::services::Services;
 
 /// The time limit for sending notifications.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// The same at the end of the process.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
 /// The wait after a failure to send, doubled each time up to the maximum.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(5);
@@ -22,22 +24,46 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) async fn keep_sending(notifier: &Notifier, watcher: &TableWatcher, services: &Weak<Services>) {
     let mut wait = RETRY_WAIT;
     while services.strong_count() > 0 {
-        let topics = &notifier.take_outbox();
-        if topics.is_empty() {
-            let _ = timeout(CHECK_INTERVAL, notifier.outbox_filled()).await;
-            continue;
+        match send(notifier, watcher, SEND_LIMIT).await {
+            Sent::Nothing => _ = timeout(CHECK_INTERVAL, notifier.outbox_filled()).await,
+            Sent::All => wait = RETRY_WAIT,
+            Sent::Failed => {
+                watcher.availability.probe_soon();
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(MAX_RETRY_WAIT);
+            }
         }
-        let send = watcher.with_db(|db: DatabaseConnection| async move {
-            notifier.announce(&db, topics).await?;
-            Ok(())
-        });
-        if let Ok(Ok(())) = timeout(SEND_LIMIT, send).await {
-            wait = RETRY_WAIT;
-            continue;
+    }
+}
+
+/// Sends what is left at the end of the process, once.
+pub(crate) async fn send_rest(notifier: &Notifier, watcher: &TableWatcher) {
+    if !watcher.availability.is_down() {
+        let _ = timeout(LAST_LIMIT, send(notifier, watcher, LAST_LIMIT)).await;
+    }
+}
+
+enum Sent {
+    Nothing,
+    All,
+    Failed,
+}
+
+async fn send(notifier: &Notifier, watcher: &TableWatcher, limit: Duration) -> Sent {
+    let _sending = notifier.sending.lock().await;
+    let topics = &notifier.take_outbox();
+    if topics.is_empty() {
+        return Sent::Nothing;
+    }
+    let send = watcher.with_db(|db: DatabaseConnection| async move {
+        notifier.announce(&db, topics).await?;
+        Ok(())
+    });
+    match timeout(limit, send).await {
+        Ok(Ok(())) => Sent::All,
+        _ => {
+            notifier.put_back(topics.clone());
+            Sent::Failed
         }
-        watcher.availability.probe_soon();
-        notifier.put_back(topics.clone());
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(MAX_RETRY_WAIT);
     }
 }

@@ -166,7 +166,9 @@ impl<E: EntityTrait<Model: Sync>> BatchItem<'_, E> {
             let settled = self.settler.settle(self.item, result).await?;
             match settled {
                 Settled::Completed if self.settler.lease.is_none() => self.tally.done.push(self.item.row.clone()),
-                Settled::Failed if self.settler.lease.is_none() => self.tally.last_failed = Some(self.item.row.key.clone()),
+                Settled::Failed if self.settler.lease.is_none() => {
+                    self.tally.last_failed = Some(self.item.row.key.clone())
+                }
                 _ => {}
             }
             self.tally.add(settled);

@@ -240,8 +240,8 @@ impl Settler {
     /// because other rows could be completed. Otherwise the table is the cause, and the row is left out of claims until
     /// another row completes.
     pub(super) async fn table_refusal(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
-        // Completed rows may be removed at once.
-        if self.service_db.work.has_completed(&self.table)
+        // Completed rows may be removed at once, so others that have completed since its last refusal count, too.
+        if self.service_db.work.was_refused_alone(&self.table, &row.key)
             || self.service_db.db().query_one(&self.table.one_completed()).await?.is_some()
         {
             return Ok(None);

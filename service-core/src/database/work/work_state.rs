@@ -8,7 +8,7 @@
 //! but a row that breaks every connection must not block its table. So after two batches in a row that lost their
 //! connection, rows are claimed one by one, and the row that is alone when a third connection breaks is charged.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,8 +61,8 @@ struct TableState {
     inspected: Option<Instant>,
     has_triggers: bool,
     claim_index: Option<String>,
-    /// This process has completed a row.
-    has_completed: bool,
+    /// Rows that the table refused to complete before it completed others.
+    refused_alone: BTreeSet<String>,
     set_aside: BTreeMap<String, SetAside>,
 }
 
@@ -209,15 +209,18 @@ impl WorkState {
         self.with_table(table, |state| {
             (state.losses, state.more) = (0, more);
             if completed {
-                state.has_completed = true;
-                state.set_aside.retain(|_, row| !row.is_tentative);
+                let refused = state.set_aside.extract_if(.., |_, row| row.is_tentative).map(|(key, _)| key);
+                if state.refused_alone.len() > MOST_SET_ASIDE {
+                    state.refused_alone.clear();
+                }
+                state.refused_alone.extend(refused);
             }
         });
     }
 
-    /// Whether a row of the table has completed.
-    pub(crate) fn has_completed(&self, table: &TableSql) -> bool {
-        self.with_table(table, |state| state.has_completed)
+    /// Whether the row was refused before, and the table has completed others since. The next call returns false.
+    pub(crate) fn was_refused_alone(&self, table: &TableSql, key: &ValueTuple) -> bool {
+        self.with_table(table, |state| state.refused_alone.remove(&key_text(key)))
     }
 
     /// Makes the next claims take single rows, because a batch could not commit and any of its rows may be the cause.
