@@ -95,6 +95,7 @@ on_each! {
     a_run_changes_the_configuration_of_the_next,
     a_run_outside_a_loop_takes_exactly_its_time,
     two_calls_at_once_move_one_time,
+    beds_that_are_no_replicas_share_the_clock,
     time_stands_still_between_the_calls,
     a_writer_waits_for_a_transaction_that_sleeps,
     a_timeout_ends_a_run_that_sleeps_in_a_transaction_at_its_moment,
@@ -473,6 +474,32 @@ async fn two_calls_at_once_move_one_time(bed: Bed) {
     let (stopped, ()) = tokio::join!(sleeper.stop(), bed.bed.run_for(Duration::from_secs(10)));
     stopped.unwrap();
     assert_eq!(sleeper.state(), ServiceState::Stopped);
+}
+
+/// A second bed with a database of its own, and one without: each of them lets time move for all.
+async fn beds_that_are_no_replicas_share_the_clock(bed: Bed) {
+    let sleeper = || Sleeper { times: 10, each: Duration::from_secs(1), by_tokio: false };
+    let (other, without) = (TestBed::new(), TestBed::new());
+    let _db = other.sqlite().await;
+    let (storing, stored) = (bed.bed.start_of::<Storing>().await, other.start_of::<Storing>().await);
+    let sleeping = without.start(sleeper()).await;
+    let began = Instant::now();
+    for bed in [&bed.bed, &other, &without] {
+        bed.run_for(Duration::from_secs(100)).await;
+    }
+    assert_eq!(began.elapsed(), Duration::from_secs(300));
+    for service in [&storing, &stored, &sleeping] {
+        let health = service.health();
+        assert!(health.runs > 25 && health.error_count == 0, "{health:?}");
+    }
+    assert_eq!(without.update(&mut sleeper()).await.duration(), Duration::from_secs(10));
+    let (ran, began) = (sleeping.run_now().await.unwrap(), Instant::now());
+    assert_eq!(ran.processed(), 10_000);
+    sleeping.stop().await.unwrap();
+    assert!(began.elapsed() <= Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(other);
+    storing.run_now().await.unwrap();
+    storing.stop().await.unwrap();
 }
 
 async fn time_stands_still_between_the_calls(bed: Bed) {

@@ -57,6 +57,13 @@ pub(crate) struct RegistryInner {
     pub(super) reloading: tokio::sync::Mutex<Reported>,
 }
 
+impl RegistryInner {
+    /// Whether time only moves in calls that wait for services.
+    pub(super) fn holds_time(&self) -> bool {
+        self.virtual_time.as_ref().is_some_and(|time| time.is_held())
+    }
+}
+
 /// Changes of the configuration file that need a restart: the name of the service or of its type, the key, and the value after
 /// a restart.
 pub(super) type Reported = BTreeSet<(String, &'static str, String)>;

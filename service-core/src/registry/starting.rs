@@ -67,7 +67,7 @@ impl ServiceRegistry {
         self.start_companions().await?;
         inner.extension.before_all(&inner.services).await?;
         self.keep_watching(&runtime);
-        if inner.virtual_time.is_none() {
+        if !inner.holds_time() {
             inner.extension.until_listening(&inner.services).await;
         }
         let begun = Instant::now();
@@ -192,7 +192,7 @@ impl ServiceRegistry {
         if let Some(leases) = self.inner.extension.leases() {
             leases.start(self.inner.clone(), &self.inner.services, runtime);
         }
-        if self.inner.virtual_time.is_none() {
+        if !self.inner.holds_time() {
             self.inner.extension.keep_watching(&self.inner.services, runtime);
         }
         self.inner.probes.iter().for_each(|probe| probe.keep_watching(runtime));
@@ -254,7 +254,7 @@ impl ServiceRegistry {
             Some(labels) => runtime.spawn(log::labelled(labels, work)),
             None => runtime.spawn(work),
         };
-        if self.inner.virtual_time.is_some() {
+        if self.inner.holds_time() {
             let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             tasks.retain(|task| !task.is_finished());
             tasks.push(task);

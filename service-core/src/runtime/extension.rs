@@ -169,6 +169,11 @@ impl Extension for NoExtension {}
 pub(crate) trait VirtualTime: fmt::Debug + Send + Sync {
     /// Returns a future that lets time move while it is polled. It never ends.
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()>;
+
+    /// Whether time only moves in calls that wait for services.
+    fn is_held(&self) -> bool {
+        true
+    }
 }
 
 /// Work that takes real time, which virtual time waits for: the statements of a database.

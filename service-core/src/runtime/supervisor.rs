@@ -249,6 +249,7 @@ impl Supervisor {
                         Some(_) => Box::pin(self.run_recorded(timer.as_mut())).await,
                     };
                     let Some(failed) = self.take_success(result) else {
+                        self.record_end().await;
                         self.after_run().await;
                         if self.once {
                             let stop = StopRequest { by_itself: true, ..StopRequest::default() };

@@ -31,7 +31,7 @@ use crate::runtime::services::IdConflict;
 use crate::service::error::Error;
 use crate::service::outcome::{Outcome, RunReport};
 use crate::testing::stall::Alarm;
-use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock};
+use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock, TimeBeside};
 
 /// A registry for tests: without discovered services, environment and configuration file, and with jitter from a fixed
 /// seed.
@@ -97,6 +97,7 @@ impl TestBed {
         builder.inputs = Some(Inputs::default());
         builder.clock = Clock::new(clock.clone());
         builder.seed = Some(0);
+        builder.virtual_time = Some(Arc::new(TimeBeside));
         Self {
             stage: Mutex::new(Stage::Making(Box::new(builder))),
             clock,
@@ -345,6 +346,7 @@ impl TestBed {
                 clock.settle(&inner.services, &*inner.extension).await;
             }
             None => {
+                let end = virtual_clock::moving_beside(end);
                 alarm.watch(std::slice::from_ref(&inner.services), end).await;
                 virtual_clock::settle(&inner.services).await;
             }
@@ -397,7 +399,7 @@ impl TestBed {
         };
         let result = match self.held_clock() {
             Some(clock) => clock.moving(&inner.services, &*inner.extension, run).await,
-            None => run.await,
+            None => virtual_clock::moving_beside(run).await,
         };
         let duration = started.elapsed();
         match result {

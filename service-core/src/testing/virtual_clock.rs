@@ -9,6 +9,7 @@
 //! asked whether it executes a statement. Where the pool is not known, or the database cannot be asked, silence has to do. If
 //! nothing is in flight although a connection is in use, the clock moves by small steps.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -79,7 +80,9 @@ impl TimeSource for TestClock {
 #[derive(Debug)]
 pub(crate) struct HeldClock {
     runtime: Handle,
-    hold: Mutex<Hold>,
+    hold: Arc<Mutex<Hold>>,
+    /// The bed has been dropped.
+    has_ended: AtomicBool,
     work: OnceLock<Arc<dyn RealWork>>,
     /// Work in real time begins.
     begins: Notify,
@@ -91,14 +94,43 @@ pub(crate) struct HeldClock {
     registries: Mutex<Vec<Weak<RegistryInner>>>,
 }
 
+/// What holds a clock. All beds of a runtime share it, since a caller that waits for one of them lets time move for all.
 #[derive(Debug, Default)]
 struct Hold {
+    /// The runtime of the clock.
+    runtime: Option<Handle>,
     /// Keeps a blocking task waiting, and tokio's clock does not advance while there is one.
     blocking: Option<mpsc::Sender<()>>,
     /// The callers that let time move.
     movers: usize,
-    /// The bed has been dropped.
-    has_ended: bool,
+    /// The beds that hold the clock.
+    beds: usize,
+}
+
+thread_local! {
+    /// A clock can only be paused on a runtime of one thread.
+    static HOLD: RefCell<Weak<Mutex<Hold>>> = RefCell::default();
+}
+
+impl Hold {
+    fn of_this_thread() -> Arc<Mutex<Self>> {
+        HOLD.with_borrow_mut(|known| {
+            known.upgrade().unwrap_or_else(|| {
+                let hold = Arc::default();
+                *known = Arc::downgrade(&hold);
+                hold
+            })
+        })
+    }
+
+    /// Holds the clock, unless a caller lets it move.
+    fn hold(&mut self) {
+        if let Some(runtime) = self.runtime.as_ref().filter(|_| self.beds > 0 && self.movers == 0) {
+            let (release, released) = mpsc::channel::<()>();
+            runtime.spawn_blocking(move || released.recv());
+            self.blocking = Some(release);
+        }
+    }
 }
 
 /// The last time when the framework's tables were read.
@@ -116,7 +148,8 @@ impl HeldClock {
         }
         let clock = Arc::new(Self {
             runtime: Handle::current(),
-            hold: Mutex::default(),
+            hold: Hold::of_this_thread(),
+            has_ended: AtomicBool::new(false),
             work: OnceLock::new(),
             begins: Notify::new(),
             begun: AtomicU64::new(0),
@@ -124,7 +157,12 @@ impl HeldClock {
             refreshed: Mutex::default(),
             registries: Mutex::default(),
         });
-        clock.hold();
+        {
+            let mut hold = lock(&clock.hold);
+            hold.runtime = Some(Handle::current());
+            hold.beds += 1;
+            hold.hold();
+        }
         tokio::spawn(keep(clock.clone()));
         Some(clock)
     }
@@ -143,7 +181,13 @@ impl HeldClock {
 
     /// From now on the clock is not held.
     pub(super) fn end(&self) {
-        *lock(&self.hold) = Hold { has_ended: true, ..Hold::default() };
+        if !self.has_ended.swap(true, Ordering::SeqCst) {
+            let mut hold = lock(&self.hold);
+            hold.beds = hold.beds.saturating_sub(1);
+            if hold.beds == 0 {
+                hold.blocking = None;
+            }
+        }
         self.begins.notify_waiters();
     }
 
@@ -200,7 +244,7 @@ impl HeldClock {
 
     /// Lets time move while it is polled, and reads the framework's tables when that is due. It never ends.
     async fn drive<T>(&self, services: &Arc<Services>, extension: &dyn Extension) -> T {
-        let _moving = Moving::new(self);
+        let _moving = Moving::new(self.hold.clone());
         let mut patience = Patience::default();
         loop {
             let begins = self.begins.notified();
@@ -321,21 +365,12 @@ impl HeldClock {
         }
         done
     }
-
-    fn hold(&self) {
-        let mut hold = lock(&self.hold);
-        if !hold.has_ended {
-            let (release, released) = mpsc::channel::<()>();
-            self.runtime.spawn_blocking(move || released.recv());
-            hold.blocking = Some(release);
-        }
-    }
 }
 
 /// Keeps the clock from advancing while work goes on, until the bed is dropped: it does not wait, or a blocking task sleeps.
 async fn keep(clock: Arc<HeldClock>) {
     let mut patience = Patience::default();
-    while !lock(&clock.hold).has_ended {
+    while !clock.has_ended.load(Ordering::SeqCst) {
         let begins = clock.begins.notified();
         let until = match clock.is_done(&mut patience).await {
             true => None,
@@ -346,28 +381,31 @@ async fn keep(clock: Arc<HeldClock>) {
 }
 
 /// A caller that lets time move.
-struct Moving<'a>(&'a HeldClock);
+struct Moving(Arc<Mutex<Hold>>);
 
-impl<'a> Moving<'a> {
-    fn new(clock: &'a HeldClock) -> Self {
-        let mut hold = lock(&clock.hold);
-        hold.movers += 1;
-        hold.blocking = None;
-        Self(clock)
+impl Moving {
+    fn new(shared: Arc<Mutex<Hold>>) -> Self {
+        {
+            let mut hold = lock(&shared);
+            hold.movers += 1;
+            hold.blocking = None;
+        }
+        Self(shared)
     }
 }
 
-impl Drop for Moving<'_> {
+impl Drop for Moving {
     fn drop(&mut self) {
-        let movers = {
-            let mut hold = lock(&self.0.hold);
-            hold.movers = hold.movers.saturating_sub(1);
-            hold.movers
-        };
-        if movers == 0 {
-            self.0.hold();
-        }
+        let mut hold = lock(&self.0);
+        hold.movers = hold.movers.saturating_sub(1);
+        hold.hold();
     }
+}
+
+/// Awaits `work` of a bed that does not hold the clock. If another bed of the runtime does, lets time move.
+pub(super) async fn moving_beside<T>(work: impl Future<Output = T>) -> T {
+    let _moving = Moving::new(Hold::of_this_thread());
+    work.await
 }
 
 /// How long nothing has happened, in real time. A busy machine lengthens it.
@@ -447,6 +485,20 @@ impl VirtualTime for HeldTime {
     fn mover(&self, services: Arc<Services>, extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
         let clock = self.0.clone();
         Box::pin(async move { clock.drive(&services, &*extension).await })
+    }
+}
+
+/// Lets the clock of another bed move for callers that wait for services of a bed that does not hold it.
+#[derive(Debug)]
+pub(super) struct TimeBeside;
+
+impl VirtualTime for TimeBeside {
+    fn mover(&self, _services: Arc<Services>, _extension: Arc<dyn Extension>) -> BoxFuture<'static, ()> {
+        Box::pin(moving_beside(std::future::pending()))
+    }
+
+    fn is_held(&self) -> bool {
+        false
     }
 }
 

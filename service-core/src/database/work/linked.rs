@@ -11,8 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, NullOrdering, Query, SelectStatement};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, Order,
-    PrimaryKeyToColumn, QueryResult, TransactionTrait,
+    ColumnTrait, ColumnType, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, Order,
+    PrimaryKeyToColumn, QueryResult, TransactionTrait, Value,
 };
 
 use crate::database::config::watcher::TableWatcher;
@@ -260,7 +260,26 @@ impl<E: WorkItem> Table<E> {
             )));
         }
         let parts = columns.into_iter().zip(key).map(|(column, part)| column.eq(part.as_str()));
-        Ok(parts.fold(Condition::all(), Condition::add))
+        // The same with the values themselves, for the index of the key.
+        let values = E::PrimaryKey::iter().zip(key).filter_map(|(column, part)| {
+            let column = column.into_column();
+            Some(Expr::col(column.as_column_ref()).eq(plain_value(&column, part)?))
+        });
+        Ok(parts.chain(values).fold(Condition::all(), Condition::add))
+    }
+}
+
+/// The value of a key that is a number or a text.
+fn plain_value(column: &impl ColumnTrait, text: &str) -> Option<Value> {
+    if !matches!(column.save_as(Expr::val("")), Expr::Value(_)) {
+        return None;
+    }
+    match column.def().get_column_type() {
+        ColumnType::SmallInteger => text.parse::<i16>().ok().map(Value::from),
+        ColumnType::Integer => text.parse::<i32>().ok().map(Value::from),
+        ColumnType::BigInteger => text.parse::<i64>().ok().map(Value::from),
+        ColumnType::String(_) | ColumnType::Text => Some(Value::from(text)),
+        _ => None,
     }
 }
 

@@ -19,6 +19,8 @@ use crate::service::error::{Error, Result};
 pub(crate) struct Portions {
     condition: Condition,
     after: Option<ValueTuple>,
+    /// The last portion was not full, so there are no more rows.
+    is_over: bool,
 }
 
 impl Portions {
@@ -28,7 +30,7 @@ impl Portions {
 
     /// Only the rows behind this key.
     pub(crate) fn behind(condition: Condition, after: Option<ValueTuple>) -> Self {
-        Self { condition, after }
+        Self { condition, after, is_over: false }
     }
 
     /// The last key of the last portion.
@@ -45,6 +47,10 @@ impl Portions {
         db: &impl ConnectionTrait,
         table: &TableSql,
     ) -> Result<Vec<ValueTuple>> {
+        if self.is_over {
+            self.after = None;
+            return Ok(Vec::new());
+        }
         let select = self.select::<E>(table.backend);
         let keys = read::<E>(db, &select).await?;
         if let Some(not_found) = key_check::not_found::<E>(db, table, keys.iter()).await?
@@ -53,6 +59,7 @@ impl Portions {
         {
             return Err(Error::new(not_found));
         }
+        self.is_over = (keys.len() as u64) < keys_a_portion::<E>();
         self.after = keys.last().cloned();
         Ok(keys)
     }

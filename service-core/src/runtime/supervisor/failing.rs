@@ -63,6 +63,7 @@ impl Supervisor {
 
     /// Handles a run that was aborted because `drain_timeout` was over. The service ends; there is nothing to decide.
     async fn follow_abort(&mut self, error: Error, times: Times) {
+        self.record_end().await;
         self.settle(Some(&error)).await;
         let service = &self.cx.service;
         warn!(service.id = %service.id, service.run = self.cx.run, "{error:#}");
@@ -121,6 +122,9 @@ impl Supervisor {
     ) -> Option<Exit> {
         let service = self.cx.service.clone();
         let error = self.invoker.printable(error);
+        if times.is_some() {
+            self.record_end().await;
+        }
         let counted = {
             let mut state = service.lock();
             adopt_options(&mut self.options, &mut state);

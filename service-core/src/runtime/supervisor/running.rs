@@ -88,14 +88,13 @@ impl Supervisor {
         self.fail(kind, error, began, None).await
     }
 
-    /// Runs `update` once, on the one replica that runs the service: records the point of the schedule before and after the run.
+    /// Runs `update` once, on the one replica that runs the service: records the point of the schedule first. The end is recorded later,
+    /// so that the time which that takes does not count as time of the run.
     pub(super) async fn run_recorded(&mut self, timer: Pin<&mut Sleep>) -> InvokeResult<Result<Outcome>> {
         self.record_point(false).await;
         // `timeout` counts from here: the database may have taken its time.
         self.cx.service.lock().status.stats.last_started = Some(Instant::now());
-        let result = self.run(timer).await;
-        self.record_point(true).await;
-        result
+        self.run(timer).await
     }
 
     /// Runs `update` once.

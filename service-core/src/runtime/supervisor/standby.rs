@@ -211,6 +211,13 @@ impl Supervisor {
         let _ = self.invoker.invoke(pin!(leases.record_point(service, epoch, age)), limit).await;
     }
 
+    /// The same when the run has ended.
+    pub(super) async fn record_end(&mut self) {
+        if self.cx.epoch.is_some() {
+            Box::pin(self.record_point(true)).await;
+        }
+    }
+
     /// Waits for the blocking run that has not returned. Returns `false` if a stop comes first.
     async fn until_returned(&mut self) -> bool {
         let (service, Some(unreturned)) = (self.cx.service.clone(), &mut self.unreturned) else { return true };
