@@ -246,3 +246,40 @@ async fn a_secret_setting_is_shown_nowhere() {
         assert!(!site.get(path).await.body.contains("hunter2"), "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_that_is_refused_changes_nothing_and_is_not_recorded() {
+    let (site, dir) = site().await;
+    let own = async || site.get("/services/steady/overrides").await.json();
+    let set = async |name: &str, value: bool| {
+        let body = json!({"value": value, "by": "ann"}).to_string();
+        assert_eq!(site.send("PUT", &format!("/services/{name}/overrides/paused"), &[], &body).await.status, 200);
+    };
+    let is_refused = async |why: &str| {
+        let (before, was_paused) = (own().await, site.get("/services/steady").await.json()["paused"].clone());
+        let refused = site.post("/services/steady/resume", r#"{"by": "bob"}"#).await;
+        assert!(refused.status == 409 && refused.error().contains(why), "{why}: {refused:?}");
+        assert_eq!(own().await, before, "{why}");
+        assert_eq!(site.get("/services/steady").await.json()["paused"], was_paused, "{why}");
+    };
+    // A service that is not paused, with an override that says so.
+    set("steady", false).await;
+    is_refused("it is not paused").await;
+    // It is the exception of a pause of all services.
+    set("defaults", true).await;
+    is_refused("it is not paused").await;
+    // Without its own override, the one of `defaults` would pause it.
+    set("steady", true).await;
+    is_refused("(`paused` of `defaults`)").await;
+    // And so would a row that another program wrote.
+    assert_eq!(site.send("DELETE", "/services/defaults/overrides/paused", &[], "").await.status, 200);
+    let db = database::connect(&url(&dir)).await.unwrap();
+    db.execute_unprepared("INSERT INTO service_config VALUES ('steady', 'paused', 'true')").await.unwrap();
+    is_refused("service_config, paused of steady").await;
+    db.execute_unprepared("DELETE FROM service_config").await.unwrap();
+    let resumed = site.post("/services/steady/resume", r#"{"by": "bob"}"#).await;
+    assert_eq!((resumed.status, &resumed.json()["paused"]), (200, &false.into()), "{resumed:?}");
+    let audit = site.get("/audit").await.json();
+    let by_bob: Vec<_> = audit.as_array().unwrap().iter().filter(|entry| entry["by"] == "bob").collect();
+    assert_eq!((by_bob.len(), &by_bob[0]["action"]), (1, &"resume".into()), "{audit}");
+}

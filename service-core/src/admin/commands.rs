@@ -214,27 +214,31 @@ async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by:
 /// Deletes the override that pauses a service, and ends a pause by `handle.pause()`.
 async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) -> ApiResult<()> {
     let services = &app.registry.inner.services;
-    let removed = store.remove_override(services, handle.id(), PAUSED).await;
-    let removed = removed.map_err(|error| ApiError::unavailable(&error))?;
-    let resumed = handle.resume().await;
-    // After the override is gone, the service may not be paused any more.
-    if removed && !handle.service.inner.lock().requests.is_paused() {
-        return Ok(());
-    }
-    let Err(refused) = resumed else { return Ok(()) };
-    let mut refused = ApiError::conflict(&refused);
-    if handle.service.inner.lock().requests.paused_by_override.is_some() {
-        for name in [handle.id(), handle.service.descriptor.id(), DEFAULTS] {
-            let overrides = store.overrides(services, name).await.unwrap_or_default();
-            let is_pause = |one: &&StoredOverride| one.value == true && [PAUSED, "pause"].contains(&one.key.as_str());
-            if let Some(pause) = overrides.iter().find(is_pause) {
-                refused.message += &format!(" (`{}` of `{name}`)", pause.key);
-                break;
-            }
+    let pauses = store.pauses(services, &handle.service).await.map_err(|error| ApiError::unavailable(&error))?;
+    let named = |of: &str| format!(" (`{PAUSED}` of `{of}`)");
+    if !pauses.own {
+        let Err(refused) = handle.resume().await else { return Ok(()) };
+        let mut refused = ApiError::conflict(&refused);
+        if handle.service.inner.lock().requests.paused_by_override.is_some()
+            && let Some(of) = pauses.other.and_then(|other| other.of)
+        {
+            refused.message += &named(&of);
         }
     }
-    Err(refused)
+    let removed = store.remove_override(services, handle.id(), PAUSED).await;
+    removed.map_err(|error| ApiError::unavailable(&error))?;
+    // Without the override, the service may not be paused any more, or not run.
+    let _ = handle.resume().await;
+    Ok(())
 }
+        return Err(refused);
+    }
+    // Without its own override, the service would be paused by another one.
+    if let Some(other) = pauses.other {
+        let (id, place) = (handle.id(), &other.place);
+        let (what, named) = other.of.map_or(("row", String::new()), |of| ("override", named(&of)));
+        let why = format!("cannot resume service `{id}`: it is paused by {place}; delete that {what}{named}");
+        return Err(ApiError::new(StatusCode::CONFLICT, why));
 
 /// What an override is for.
 pub(crate) enum Overridden {

@@ -11,7 +11,7 @@ use crate::database::config::tables::{self, Override};
 use crate::database::config::watcher::TableWatcher;
 use crate::database::work::linked::linked_tables;
 use crate::runtime::lifecycle::BoxFuture;
-use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, WorkTable};
+use crate::runtime::operator_store::{AuditEntry, AuditPage, OperatorStore, StoredOverride, StoredPauses, WorkTable};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::services::Services;
 use crate::service::error::Result;
@@ -100,6 +100,19 @@ impl OperatorStore for DatabaseOperatorStore {
             self.watcher.availability.tables().ensure(&db).await?;
             audit::record(&db, entry).await
         }))
+    fn pauses<'a>(
+        &'a self,
+        services: &'a Services,
+        service: &'a RegisteredService,
+    ) -> BoxFuture<'a, Result<StoredPauses>> {
+        Box::pin(async move {
+            match self.watcher.poll(services).await {
+                Some(error) => Err(error),
+                None => Ok(self.watcher.rows.pauses(service)),
+            }
+        })
+    }
+
     }
 
     fn audit<'a>(&'a self, page: &'a AuditPage) -> BoxFuture<'a, Result<Vec<AuditEntry>>> {

@@ -43,6 +43,16 @@ pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
     /// Those of the database.
     fn overrides<'a>(&'a self, services: &'a Services, id: &'a str) -> BoxFuture<'a, Result<Vec<StoredOverride>>>;
 
+    /// Reads the rows again, and returns those that pause a service.
+    ///
+    /// # Errors
+    /// Those of the database.
+    fn pauses<'a>(
+        &'a self,
+        services: &'a Services,
+        service: &'a RegisteredService,
+    ) -> BoxFuture<'a, Result<StoredPauses>>;
+
     /// Returns the time by which overrides expire: that of the database.
     ///
     /// # Errors
@@ -82,6 +92,26 @@ pub(crate) struct StoredOverride {
     /// When it expires.
     #[serde(serialize_with = "rfc3339::optional::serialize")]
     pub(crate) until: Option<SystemTime>,
+}
+
+/// What pauses a service by rows.
+#[allow(dead_code, reason = "for companions")]
+#[derive(Clone, Debug)]
+pub(crate) struct StoredPauses {
+    /// Whether its own override pauses it.
+    pub(crate) own: bool,
+    /// What would pause it without its own override.
+    pub(crate) other: Option<OtherPause>,
+}
+
+/// A row that pauses a service, other than its own override.
+#[allow(dead_code, reason = "for companions")]
+#[derive(Clone, Debug)]
+pub(crate) struct OtherPause {
+    /// The row, as text.
+    pub(crate) place: String,
+    /// The name that the override is for: a type, or `defaults`. `None`: it is not an override.
+    pub(crate) of: Option<String>,
 }
 
 /// What an operator changed.

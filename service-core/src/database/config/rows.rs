@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting, Sources};
 use crate::log::warn;
 use crate::panic::Caught;
+use crate::runtime::operator_store::{OtherPause, StoredPauses};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::unknown_need;
@@ -30,8 +31,10 @@ pub(crate) struct TableRows {
 struct State {
     /// The rows of each service, as read from the tables.
     read: BTreeMap<Arc<str>, Vec<TableRow>>,
-    /// The rows that were applied.
+    /// The rows that were applied, without those that pause.
     applied: BTreeMap<Arc<str>, Vec<TableRow>>,
+    /// The rows with the key `paused` that were applied.
+    pauses: BTreeMap<Arc<str>, Vec<TableRow>>,
     /// The last valid value of each row.
     last_valid: BTreeMap<(Arc<str>, Slot), Value>,
     reported: HashSet<String>,
@@ -67,6 +70,16 @@ impl TableRow {
 
     fn slot(&self) -> Slot {
         (self.layer, self.key.clone(), self.scope)
+    }
+
+    /// Whether an operator set it for this service only.
+    fn is_own_override(&self) -> bool {
+        self.layer == Layer::Override && self.scope == Scope::Service
+    }
+
+    /// Its place, as it is shown where the service is paused by it.
+    fn described(&self) -> String {
+        if self.layer == Layer::Override { format!("an {}", self.place) } else { self.place.clone() }
     }
 
     /// An override of `pause` counts as one of `paused`, unless the service has a setting of the name `pause`.
@@ -116,6 +129,23 @@ impl TableRows {
                 self.apply(services, &service, &rows);
             }
         }
+    }
+
+    /// Returns what pauses a service, by the rows that were read last.
+    pub(crate) fn pauses(&self, service: &RegisteredService) -> StoredPauses {
+        let state = self.state();
+        let pauses = state.pauses.get(service.id()).map_or(&[][..], Vec::as_slice);
+        let (own, others): (Vec<&TableRow>, Vec<&TableRow>) = pauses.iter().partition(|row| row.is_own_override());
+        let other = decisive(&others).map(|row| {
+            let name = match row.scope {
+                Scope::Defaults => "defaults",
+                Scope::Type => service.descriptor.id(),
+                Scope::Service => service.id(),
+            };
+            let of = (row.layer == Layer::Override).then(|| name.to_owned());
+            OtherPause { place: row.described(), of }
+        });
+        StoredPauses { own: decisive(&own).is_some(), other }
     }
 
     fn report(&self, service: &str, place: &str, problem: &str) {
@@ -226,16 +256,17 @@ impl TableRows {
                 warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
             }
         }
-        // The later layer wins. If one layer has both spellings, `true` wins.
-        let last = pauses.last().map(|row| (row.scope, row.layer));
-        let pause =
-            pauses.into_iter().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true));
-        let pause = pause.map(|row| {
-            let place = if row.layer == Layer::Override { format!("an {}", row.place) } else { row.place };
-            OverridePause { place: place.into(), since: row.since }
-        });
+        let pause = decisive(&pauses.iter().collect::<Vec<_>>())
+            .map(|row| OverridePause { place: row.described().into(), since: row.since });
+        self.state().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
     }
+}
+
+/// Returns the row that pauses the service, if one does. The later layer wins; if one layer has both spellings, `true` wins.
+fn decisive<'a>(pauses: &[&'a TableRow]) -> Option<&'a TableRow> {
+    let last = pauses.last().map(|row| (row.scope, row.layer));
+    pauses.iter().copied().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true))
 }
 
 /// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.
