@@ -24,17 +24,23 @@ static METADATA: Metadata<'static> = Metadata::new("service_core", Level::INFO, 
 #[derive(Default)]
 pub(crate) struct MetricsFacade {
     task: Mutex<Option<Task>>,
+    recorded: Arc<Mutex<Recorded>>,
 }
 
 /// The task that records.
 struct Task {
     registry: Weak<RegistryInner>,
-    described: Described,
     handle: JoinHandle<()>,
 }
 
-/// The names that are described already.
-type Described = Arc<Mutex<BTreeSet<&'static str>>>;
+/// What was recorded so far.
+#[derive(Default)]
+struct Recorded {
+    /// The names that are described already.
+    described: BTreeSet<&'static str>,
+    /// The gauges with a value that may be absent later, each with the id of its service.
+    optional: BTreeSet<(String, &'static str)>,
+}
 
 inventory::submit! {
     CompanionBuilder { build: |_, _| Ok(Arc::new(MetricsFacade::default())) }
@@ -56,14 +62,14 @@ impl Companion for MetricsFacade {
                 return Ok(());
             }
             registry.inner.services.keep_durations();
-            let (weak, described) = (Arc::downgrade(&registry.inner), Described::default());
-            let (inner, names) = (weak.clone(), described.clone());
+            let weak = Arc::downgrade(&registry.inner);
+            let (inner, recorded) = (weak.clone(), self.recorded.clone());
             let handle = registry.inner.home.handle()?.spawn(async move {
-                while record(&inner, &names) {
+                while record(&inner, &recorded) {
                     tokio::time::sleep(EVERY).await;
                 }
             });
-            *task = Some(Task { registry: weak, described, handle });
+            *task = Some(Task { registry: weak, handle });
             Ok(())
         })
     }
@@ -73,7 +79,7 @@ impl Companion for MetricsFacade {
             let Some(task) = self.task().take() else { return };
             task.handle.abort();
             // What happened since the last time, and the states after the shutdown.
-            record(&task.registry, &task.described);
+            record(&task.registry, &self.recorded);
         })
     }
 }
@@ -85,14 +91,14 @@ impl fmt::Debug for MetricsFacade {
 }
 
 /// Records the metrics of all services. Returns whether the registry exists.
-fn record(registry: &Weak<RegistryInner>, described: &Described) -> bool {
+fn record(registry: &Weak<RegistryInner>, recorded: &Mutex<Recorded>) -> bool {
     let Some(inner) = registry.upgrade() else { return false };
     let registry = ServiceRegistry { inner };
-    let mut described = described.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
     for service in registry.inner.services.all() {
         let health = registry.health_of(&service);
         let labels = series::labels(&health).into_iter().map(|(key, value)| Label::new(key, value)).collect();
-        let mut sink = Sink { labels, described: &mut described };
+        let mut sink = Sink { service: &health.service_id, labels, recorded: &mut recorded };
         series::of_service(&service.inner, &health, &mut sink);
         let durations = service.inner.lock().history.as_mut().map(|history| history.take_durations());
         sink.durations(&durations.unwrap_or_default());
@@ -102,8 +108,9 @@ fn record(registry: &Weak<RegistryInner>, described: &Described) -> bool {
 
 /// Records the series of one service.
 struct Sink<'a> {
+    service: &'a str,
     labels: Vec<Label>,
-    described: &'a mut BTreeSet<&'static str>,
+    recorded: &'a mut Recorded,
 }
 
 impl Sink<'_> {
@@ -114,7 +121,7 @@ impl Sink<'_> {
 
     fn durations(&mut self, nanos: &[u64]) {
         let (name, help) = series::DURATION;
-        if self.described.insert(name) {
+        if self.recorded.described.insert(name) {
             with_recorder(|recorder| recorder.describe_histogram(KeyName::from(name), unit(name), help.into()));
         }
         let key = self.key(name, None);
@@ -125,7 +132,7 @@ impl Sink<'_> {
 
 impl SeriesSink for Sink<'_> {
     fn counter(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: u64) {
-        if self.described.insert(name) {
+        if self.recorded.described.insert(name) {
             with_recorder(|recorder| recorder.describe_counter(KeyName::from(name), unit(name), help.into()));
         }
         let key = self.key(name, more);
@@ -133,11 +140,24 @@ impl SeriesSink for Sink<'_> {
     }
 
     fn gauge(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: f64) {
-        if self.described.insert(name) {
+        if self.recorded.described.insert(name) {
             with_recorder(|recorder| recorder.describe_gauge(KeyName::from(name), unit(name), help.into()));
         }
         let key = self.key(name, more);
         with_recorder(|recorder| recorder.register_gauge(&key, &METADATA).set(value));
+    }
+
+    /// A recorder keeps the last value of a gauge. One that is absent is not a number, so that no comparison in a rule is true.
+    fn optional_gauge(&mut self, name: &'static str, help: &'static str, value: Option<f64>) {
+        let series = (self.service.to_owned(), name);
+        match value {
+            Some(value) => {
+                self.gauge(name, help, None, value);
+                self.recorded.optional.insert(series);
+            }
+            None if self.recorded.optional.contains(&series) => self.gauge(name, help, None, f64::NAN),
+            None => {}
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The metrics that the crate `metrics` gets are those of `/metrics`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Unit;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use service_core::prelude::*;
+use tokio::sync::Semaphore;
 
-use crate::site::{Site, Steady, builder, eventually};
+use crate::site::{Gated, Site, Steady, builder, eventually};
 
 /// The series and their values, as Prometheus writes them, and what is described.
 struct Recorded {
@@ -93,6 +95,39 @@ fn the_facade_gets_the_metrics_of_all_services() {
     // The recorder is that of this thread, so the services run on this thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     metrics::with_local_recorder(&recorder, || runtime.block_on(the_facade_gets_what_is_shown(recorded)));
+}
+
+async fn a_gauge_that_is_absent_is_not_a_number(recorded: Snapshotter) {
+    let gate = Arc::new(Semaphore::new(1));
+    let held = gate.clone();
+    let builder = ServiceRegistry::builder().without_discovered().service_fn("gated", move || Gated(held.clone()));
+    let services = builder.build().await.unwrap();
+    services.start().await.unwrap();
+    // The recorder has each value once.
+    let values = || {
+        let taken = take(&recorded).series;
+        ["next", "last"]
+            .map(|which| taken.get(&format!("service_{which}_run_timestamp_seconds{{service=\"gated\"}}")).copied())
+    };
+    let is_time = |value: Option<f64>| value.is_some_and(|at| at > 0.0);
+    eventually(async || is_time(values()[0])).await;
+    let gated = services.get("gated").unwrap();
+    let run = tokio::spawn(async move { gated.run_now().await });
+    // During the run, no run is next.
+    eventually(async || matches!(values(), [Some(next), last] if next.is_nan() && is_time(last))).await;
+    gate.add_permits(1);
+    run.await.unwrap().unwrap();
+    eventually(async || is_time(values()[0])).await;
+    services.shutdown().await.unwrap();
+    assert!(values()[0].is_some_and(f64::is_nan));
+}
+
+#[test]
+fn the_facade_keeps_no_old_value_of_a_gauge_that_is_absent() {
+    let recorder = DebuggingRecorder::new();
+    let recorded = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(a_gauge_that_is_absent_is_not_a_number(recorded)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

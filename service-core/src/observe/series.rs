@@ -40,6 +40,13 @@ pub(crate) fn of_service(service: &ServiceInner, health: &ServiceHealth, sink: &
     let (given_up, interval, failures) = {
         let state = service.lock();
         let interval = match &state.requests.options.schedule {
+
+    /// A gauge that is absent if it has no value.
+    fn optional_gauge(&mut self, name: &'static str, help: &'static str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.gauge(name, help, None, value);
+        }
+    }
             Schedule::Interval(time) | Schedule::Delay(time) => Some(*time),
             _ => None,
         };
@@ -64,19 +71,15 @@ pub(crate) fn of_service(service: &ServiceInner, health: &ServiceHealth, sink: &
     sink.gauge("service_paused", "1 if the service is paused.", None, truth(health.paused));
     let help = "1 from a run that was given up to the next success.";
     sink.gauge("service_given_up", help, None, truth(given_up));
-    if let Some(interval) = interval {
-        let help = "The interval or delay that is in effect.";
-        sink.gauge("service_interval_seconds", help, None, interval.as_secs_f64());
-    }
+    let help = "The interval or delay that is in effect.";
+    sink.optional_gauge("service_interval_seconds", help, interval.map(|interval| interval.as_secs_f64()));
     let times = [
         ("service_last_run_timestamp_seconds", "When the last run began.", health.last_run),
         ("service_last_success_timestamp_seconds", "When the last successful run ended.", health.last_success),
         ("service_next_run_timestamp_seconds", "When the next run is due.", health.next_run),
     ];
     for (name, help, at) in times {
-        if let Some(at) = at {
-            sink.gauge(name, help, None, unix(at));
-        }
+        sink.optional_gauge(name, help, at.map(unix));
     }
     for (name, value) in &health.metrics {
         sink.gauge("service_custom", "The services' own counters and gauges.", Some(("name", name)), *value);
