@@ -131,6 +131,16 @@ fn the_facade_keeps_no_old_value_of_a_gauge_that_is_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn families_of_services_that_only_a_recorder_renders_are_left_out() {
+    let rendered = "service_interval_seconds{service=\"a\"} 60\nservice_custom{service=\"a\",name=\"n\"} 1\n\
+                    service_next_run_timestamp_seconds{service=\"a\"} 1\nservice_run_duration_seconds_count 1\n\
+                    service_work_rows 1\nservice_work_oldest_due_seconds 1\nservice_alerts_total 1\norders_total 3\n";
+    let builder = ServiceRegistry::builder().without_discovered().admin("127.0.0.1:0");
+    let site = Site::of(builder.admin_metrics(move || rendered.to_owned())).await;
+    assert_eq!(site.get("/metrics").await.body, "orders_total 3\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn families_of_services_that_a_recorder_renders_too_are_shown_once() {
     let rendered = "# HELP service_runs_total Runs.\n# TYPE service_runs_total counter\nservice_runs_total{service=\"a\"} 3\n\
                     service_run_duration_seconds_bucket{service=\"a\",le=\"1\"} 3\nservice_run_duration_seconds_sum 3\n\

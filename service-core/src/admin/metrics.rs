@@ -3,7 +3,7 @@
 //! The series are read from the state of the services at each request. So a service that is unregistered leaves no series
 //! behind, and a run costs nothing for them but its place in the history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
@@ -20,11 +20,17 @@ use crate::observe::series::{self, SeriesSink};
 use crate::panic::{self, Caught};
 use crate::runtime::run_history::{DURATIONS, RunHistory};
 
+/// The names of the families that are not of services.
+const MORE_FAMILIES: [&str; 3] = [WORK_ROWS, WORK_OLDEST, ALERTS];
+const WORK_ROWS: &str = "service_work_rows";
+const WORK_OLDEST: &str = "service_work_oldest_due_seconds";
+const ALERTS: &str = "service_alerts_total";
+
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): AppState) -> Response {
     app.core.samples.keep_sampling(&app.registry).await;
     let Families(families) = families(&app);
-    let (names, families): (BTreeSet<_>, Vec<_>) = families.into_iter().unzip();
+    let families: Vec<_> = families.into_values().collect();
     let mut text = match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => text,
         Err(error) => {
@@ -36,7 +42,7 @@ pub(crate) async fn metrics(State(app): AppState) -> Response {
         // The application's code.
         match panic::catch(render) {
             Caught::Returned(more) => {
-                more.split_inclusive('\n').filter(|line| !is_of(line, &names)).for_each(|line| text.push_str(line))
+                more.split_inclusive('\n').filter(|line| !is_ours(line)).for_each(|line| text.push_str(line))
             }
             Caught::Panicked(message) => {
                 warn!("the closure of `admin_metrics` panicked, its metrics are left out: {message}")
@@ -71,16 +77,11 @@ fn families(app: &App) -> Families {
         for (state, rows) in rows {
             let Some(rows) = rows else { continue };
             let labels = [pair("table", &table), pair("state", state)];
-            families.gauge(
-                "service_work_rows",
-                "Rows of a table of work by state, counted up to 10,000.",
-                &labels,
-                rows as f64,
-            );
+            families.gauge(WORK_ROWS, "Rows of a table of work by state, counted up to 10,000.", &labels, rows as f64);
         }
         let oldest = counts.oldest_due_seconds.unwrap_or(0.0);
         let help = "For how long the oldest due row of a table of work has been due.";
-        families.gauge("service_work_oldest_due_seconds", help, &[pair("table", &table)], oldest);
+        families.gauge(WORK_OLDEST, help, &[pair("table", &table)], oldest);
     }
     let alerts = &Alerts::of(&app.registry).queues;
     if !alerts.is_empty() {
@@ -90,7 +91,7 @@ fn families(app: &App) -> Families {
         for (result, count) in [("delivered", sum(|queue| &queue.delivered)), ("dropped", sum(|queue| &queue.dropped))]
         {
             let help = "Alerts to webhooks and closures that were delivered, or dropped undelivered.";
-            families.counter("service_alerts_total", help, &[pair("result", result)], count as f64);
+            families.counter(ALERTS, help, &[pair("result", result)], count as f64);
         }
     }
     families
@@ -103,13 +104,13 @@ fn pair(name: &str, value: &str) -> LabelPair {
     pair
 }
 
-/// Whether a line of Prometheus text belongs to one of these families. Prometheus accepts each family once, and a recorder of the
-/// application also has those of the services if the feature `metrics` is on.
-fn is_of(line: &str, families: &BTreeSet<&'static str>) -> bool {
+/// Whether a line of Prometheus text belongs to a family of this crate. Prometheus accepts each family once, and a recorder of the
+/// application also has those of the services if the feature `metrics` is on. Its values may be of services that are unregistered.
+fn is_ours(line: &str) -> bool {
     let of_comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
     let name = of_comment.unwrap_or(line).split(['{', ' ', '\n']).next().unwrap_or_default();
     let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
-    parts.chain([name]).any(|name| families.contains(name))
+    parts.chain([name]).any(|name| series::FAMILIES.contains(&name) || MORE_FAMILIES.contains(&name))
 }
 
 /// Collects the series of one service.
@@ -186,5 +187,39 @@ impl Families {
         let mut metric = Metric::from_label(labels.to_vec());
         set(&mut metric);
         family.mut_metric().push(metric);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admin::access::{Access, Exposure};
+    use crate::admin::app::Core;
+    use crate::{Context, ServiceRegistry, service};
+
+    /// Has series of every family.
+    #[derive(Default)]
+    struct Counting;
+
+    #[service(crate = crate, interval = 10, discover = false)]
+    impl Counting {
+        async fn update(&mut self, cx: &Context) {
+            cx.metrics().add("items", 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_family_of_services_is_known_by_its_name() {
+        let builder = ServiceRegistry::builder().without_discovered().service_of::<Counting>("counting");
+        let registry = builder.build().await.unwrap();
+        registry.start().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let app = App::new(registry, Core::new(Vec::new()).into(), Access::new(Exposure::Loopback, None));
+        let Families(families) = families(&app);
+        let (mut known, shown) = (series::FAMILIES, families.into_keys().collect::<Vec<_>>());
+        known.sort_unstable();
+        assert_eq!(shown, known);
     }
 }

@@ -10,6 +10,28 @@ use crate::service::state::ServiceState;
 /// The name and the description of the histogram of durations. Its values are in the histories of runs.
 pub(crate) const DURATION: (&str, &str) = ("service_run_duration_seconds", "How long runs took.");
 
+/// The names of all families of services.
+#[allow(dead_code, reason = "for companions")]
+pub(crate) const FAMILIES: [&str; 17] = [
+    DURATION.0,
+    "service_active",
+    "service_consecutive_failures",
+    "service_custom",
+    "service_failures_total",
+    "service_given_up",
+    "service_interval_seconds",
+    "service_items_failed_total",
+    "service_items_processed_total",
+    "service_last_run_timestamp_seconds",
+    "service_last_success_timestamp_seconds",
+    "service_next_run_timestamp_seconds",
+    "service_paused",
+    "service_restarts_total",
+    "service_runs_total",
+    "service_state",
+    "service_status",
+];
+
 /// Labels of our own, and those of histograms and summaries.
 const RESERVED: [&str; 7] = ["kind", "le", "name", "quantile", "service", "state", "status"];
 
@@ -18,6 +40,13 @@ pub(crate) trait SeriesSink {
     fn counter(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: u64);
 
     fn gauge(&mut self, name: &'static str, help: &'static str, more: Option<(&'static str, &str)>, value: f64);
+
+    /// A gauge that is absent if it has no value.
+    fn optional_gauge(&mut self, name: &'static str, help: &'static str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.gauge(name, help, None, value);
+        }
+    }
 }
 
 /// Whether a label of a service with this key is shown as `label_…`: it would be one of our own, one of Prometheus itself, or that
@@ -40,13 +69,6 @@ pub(crate) fn of_service(service: &ServiceInner, health: &ServiceHealth, sink: &
     let (given_up, interval, failures) = {
         let state = service.lock();
         let interval = match &state.requests.options.schedule {
-
-    /// A gauge that is absent if it has no value.
-    fn optional_gauge(&mut self, name: &'static str, help: &'static str, value: Option<f64>) {
-        if let Some(value) = value {
-            self.gauge(name, help, None, value);
-        }
-    }
             Schedule::Interval(time) | Schedule::Delay(time) => Some(*time),
             _ => None,
         };
