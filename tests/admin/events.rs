@@ -107,3 +107,21 @@ async fn a_reader_of_the_mounted_router_does_not_keep_the_applications_server() 
     drop(reader);
     tokio::time::timeout(Duration::from_secs(5), served).await.expect("the server ends").unwrap().unwrap();
 }
+
+/// Takes about ten seconds of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_mounted_router_does_not_keep_a_server_that_stops_before_the_services() {
+    let services = builder().admin_token("s3cret").build().await.unwrap();
+    services.start().await.unwrap();
+    let app = axum::Router::new().nest("/admin", service_core::admin::router(&services));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move { drop(stopping.await) });
+    let served = tokio::spawn(async move { served.await });
+    let reader = Reader::connect_to(address, "/admin/events").await;
+    stop.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(15), served).await.expect("the server ends").unwrap().unwrap();
+    drop(reader);
+    services.shutdown().await.ok();
+}

@@ -28,6 +28,8 @@ const MAX_AUDIT: u32 = 1_000;
 const DEFAULT_AUDIT: u32 = 100;
 /// How often a comment keeps a stream of events open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a stream of events of a mounted interface lasts at most. Browsers connect again by themselves.
+const MOUNTED_STREAM: Duration = Duration::from_secs(10);
 
 /// A run that has ended, as it is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -151,11 +153,11 @@ pub(crate) async fn events(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let (session, is_mounted) = (app.registry.session(), app.access.is_mounted());
     let end = async move {
-        match is_mounted {
-            // The application's own server waits for the end of all answers before it stops.
-            true => session.closing().await,
-            false => std::future::pending().await,
+        if !is_mounted {
+            return std::future::pending().await;
         }
+        // The application's own server waits for the end of all answers before it stops, and may stop before the services.
+        let _ = tokio::time::timeout(MOUNTED_STREAM, session.closing()).await;
     };
     let stream = app.core.events.clone().read(app.registry.clone(), query).take_until(Box::pin(end));
     Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))

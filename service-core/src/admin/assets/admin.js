@@ -142,8 +142,18 @@ if (live !== undefined && window.EventSource) {
   const urgent = new Set();
   const schedule = () => { timer ??= setTimeout(flush, 700); };
   const events = new EventSource(`${root}events${live ? `?service=${encodeURIComponent(live)}` : ""}`);
-  events.onopen = () => { connection.textContent = "● live"; };
-  events.onerror = () => { connection.textContent = "○ connection lost, trying again"; };
+  let lost = null;
+  events.onopen = () => {
+    connection.textContent = "● live";
+    if (lost === null) return;
+    clearTimeout(lost);
+    lost = null;
+    // What has happened meanwhile.
+    for (const row of rows?.children ?? []) { changed.add(row.dataset.id); urgent.add(row.dataset.id); }
+    schedule();
+  };
+  // An interface that is mounted in another server ends each stream after a while; then the browser connects again at once.
+  events.onerror = () => { lost ??= setTimeout(() => { connection.textContent = "○ connection lost, trying again"; }, 2000); };
   events.addEventListener("dropped", () => { connection.textContent = "○ too slow, connecting again"; });
   events.onmessage = (message) => {
     const event = JSON.parse(message.data);
