@@ -372,3 +372,16 @@ async fn a_requested_run_that_waits_for_its_turn_serves_the_fire_that_comes_due_
     assert!(requested.await.unwrap().unwrap().error().is_none());
     assert_eq!(log.lines(), [(100.0, "2026-01-01 00:01".to_owned())]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fire_that_is_overdue_is_the_next_run() {
+    let bed = TestBed::at(at("2026-01-01T00:00:30Z")).with(|builder| builder.max_concurrent_runs(1));
+    let each = bed.start(Each(Log::default())).await;
+    let next_run = || wall(each.health().next_run.unwrap());
+    bed.start(Scripted::new(&Log::default(), &[Step::Take(300.0)])).await;
+    assert_eq!(next_run(), "2026-01-01 00:01");
+    bed.run_for(secs(200)).await;
+    assert_eq!(next_run(), "2026-01-01 00:01", "it waits for its turn");
+    bed.run_for(secs(110)).await;
+    assert_eq!((each.health().runs, next_run()), (1, "2026-01-01 00:06".to_owned()));
+}
