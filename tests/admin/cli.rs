@@ -263,6 +263,9 @@ async fn without_arguments_and_variables_the_address_and_the_token_of_the_code_a
     let address = site.address.to_string();
     let code = run_with("services pause steady", &[("OPERATED_ADDRESS", &address)]).await;
     assert_eq!(code.status, 0, "{code:?}");
+    let blank = [("OPERATED_ADDRESS", address.as_str()), ("ADMIN_ADDR", " ")];
+    let blank = run_with("services resume steady", &blank).await;
+    assert_eq!(blank.status, 0, "{blank:?}");
     let other = run_with("services pause steady --address 127.0.0.1:1", &[("OPERATED_ADDRESS", &address)]).await;
     other.fails(3, &["cannot reach 127.0.0.1:1"]);
     let variable = [("OPERATED_ADDRESS", address.as_str()), ("ADMIN_TOKEN", "other")];

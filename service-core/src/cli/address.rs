@@ -24,7 +24,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        // As the program does, which reads the same environment variable.
+        // Nothing gives an address.
         let text = if text.is_empty() { DEFAULT } else { text };
         let wrong = || {
             "expected an address such as `127.0.0.1:9876`, or `http://127.0.0.1:8080/admin` for an interface that is mounted in \

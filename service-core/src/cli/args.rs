@@ -1,5 +1,7 @@
 //! [`Services`]: the arguments after `services`.
 
+use std::str::FromStr;
+
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use clap_complete::Shell;
 
@@ -142,7 +144,26 @@ pub(crate) struct Target {
     /// The address of the admin interface of the running program [default: that of `.admin(…)`, else 127.0.0.1:9876]; ADMIN_TOKEN
     /// is its token.
     #[arg(long, env = "ADMIN_ADDR")]
-    pub(crate) address: Option<Address>,
+    pub(crate) address: Option<GivenAddress>,
+}
+
+impl Target {
+    /// Returns the address that is given.
+    pub(crate) fn address(&self) -> Option<&Address> {
+        self.address.as_ref().and_then(|given| given.0.as_ref())
+    }
+}
+
+/// An address. Blank text is none, as for the program, which reads the same environment variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GivenAddress(Option<Address>);
+
+impl FromStr for GivenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+    }
 }
 
 /// How the result is printed.
@@ -245,7 +266,7 @@ mod tests {
             (change.id.as_str(), change.why.as_deref(), change.by.as_deref()),
             ("mailer", Some("spam"), Some("ann"))
         );
-        assert_eq!(change.target.address.map(|address| address.to_string()).as_deref(), Some("localhost:1"));
+        assert_eq!(change.target.address().map(ToString::to_string).as_deref(), Some("localhost:1"));
     }
 
     #[test]

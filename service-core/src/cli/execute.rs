@@ -94,7 +94,7 @@ impl Services {
 
     async fn carry_out(self, mut builder: impl IntoBuilder, terminal: Terminal) -> std::result::Result<Done, Failure> {
         let code = builder.admin_in_code();
-        let client = |target: &Target| Client::new(target.address.as_ref(), code);
+        let client = |target: &Target| Client::new(target.address(), code);
         match &self.action {
             Action::List { output } => local::list(builder.into_builder().await?, output, terminal).await,
             Action::Status { id, check, target, output } => {
