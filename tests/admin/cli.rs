@@ -323,6 +323,18 @@ async fn what_needs_no_running_program_works_alone() {
     }
 }
 
+#[tokio::test]
+async fn what_needs_no_running_program_does_not_depend_on_the_address_of_one() {
+    for address in ["http://127.0.0.1:8080/admin", "station.internal:9876", "10.0.0.5:9876"] {
+        for command in ["list", "run-once steady", "alerts", "grafana"] {
+            let done = run_with(&format!("services {command}"), &[("ADMIN_ADDR", address)]).await;
+            assert_eq!((done.status, done.err.as_str()), (0, ""), "{command}, {address}");
+        }
+        let started = run_with("run", &[("ADMIN_ADDR", address)]).await;
+        started.fails(1, &[address]);
+    }
+}
+
 /// A process whose output is read line by line.
 struct Running {
     process: std::process::Child,

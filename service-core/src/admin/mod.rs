@@ -159,6 +159,12 @@ impl RegistryBuilder {
         let settings = self.companion_settings.get::<AdminSettings>();
         AdminInCode { address: settings.address.clone(), token: settings.token.clone() }
     }
+
+    /// Serves nothing, and uses no address.
+    pub(crate) fn without_admin_server(mut self) -> Self {
+        self.companion_settings.get::<AdminSettings>().is_offline = true;
+        self
+    }
 }
 
 impl ServiceRegistry {

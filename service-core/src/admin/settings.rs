@@ -21,6 +21,8 @@ pub(crate) struct AdminSettings {
     pub(crate) address: Option<String>,
     pub(crate) token: Option<String>,
     pub(crate) metrics: Vec<RenderMetrics>,
+    /// Nothing is served: a command that needs no running program builds the registry.
+    pub(crate) is_offline: bool,
 }
 
 /// The admin interface of one registry.
@@ -54,6 +56,8 @@ impl Admin {
             (None, None) => None,
         };
         let address = match (variable("ADMIN_ADDR")?, settings.address) {
+            // The variable may be the address of a program elsewhere, and the token may be known only there.
+            _ if settings.is_offline => None,
             (Some(address), _) => Some(parse(address, "the environment variable ADMIN_ADDR")?),
             (None, Some(address)) => Some(parse(&address, "the address of `.admin(…)`")?),
             (None, None) => None,

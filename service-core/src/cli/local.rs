@@ -14,6 +14,7 @@ use crate::cli::run_summary::RunSummary;
 use crate::cli::terminal::Terminal;
 use crate::observe::explain::Explanation;
 use crate::registry::builder::RegistryBuilder;
+use crate::registry::service_registry::ServiceRegistry;
 use crate::registry::signals::{first, listen};
 
 /// A service of this program.
@@ -39,9 +40,14 @@ impl From<Explanation> for Listed {
     }
 }
 
+/// Builds the registry. Nothing is served, so no address of an admin interface has to be usable.
+async fn build(builder: RegistryBuilder) -> Result<ServiceRegistry, Failure> {
+    Ok(builder.without_admin_server().build().await?)
+}
+
 /// `list`
 pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Terminal) -> Result<Done, Failure> {
-    let services = builder.build().await?;
+    let services = build(builder).await?;
     let explained = services.list().into_iter().filter_map(|id| services.get(&id)).map(|service| service.explain());
     let listed: Vec<Listed> = explained.map(Listed::from).collect();
     Done::new(output, &listed, || {
@@ -59,7 +65,7 @@ pub(crate) async fn list(builder: RegistryBuilder, output: &Output, terminal: Te
 
 /// `run-once`
 pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output) -> Result<Done, Failure> {
-    let services = builder.build().await?;
+    let services = build(builder).await?;
     // A signal drains the run, also if it arrives as the run begins.
     listen(&services)?;
     let mut run = pin!(services.run_once(id));
@@ -75,7 +81,7 @@ pub(crate) async fn run_once(builder: RegistryBuilder, id: &str, output: &Output
 
 /// `alerts`
 pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Result<Done, Failure> {
-    let rules = admin::alert_rules(&builder.build().await?);
+    let rules = admin::alert_rules(&build(builder).await?);
     let rules = match job {
         Some(job) => rules.job(job),
         None => rules,
@@ -85,7 +91,7 @@ pub(crate) async fn alerts(builder: RegistryBuilder, job: Option<&str>) -> Resul
 
 /// `grafana`
 pub(crate) async fn grafana(builder: RegistryBuilder) -> Result<Done, Failure> {
-    let dashboard = admin::grafana_dashboard(&builder.build().await?);
+    let dashboard = admin::grafana_dashboard(&build(builder).await?);
     Ok(Done { text: dashboard + "\n", succeeded: true })
 }
 
