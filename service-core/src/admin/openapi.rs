@@ -126,7 +126,7 @@ fn paths(access: &Access) -> Paths {
     add(
         "/work/{table}/retry",
         HttpMethod::Post,
-        retry.body("Retry", Required::True).conflict().ok(JSON, reference("Retried")),
+        retry.body("Retry", Required::True).unavailable().ok(JSON, reference("Retried")),
     );
     let audit = Api::new("audit", "Who changed what, when and why, the newest first.")
         .unavailable()

@@ -12,7 +12,7 @@ use crate::admin::app::{App, AppState, SharedApp};
 use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Asked, Author, Input, Parameters};
 use crate::admin::samples::Sample;
-use crate::runtime::operator_store::{FailedRow, WorkTable};
+use crate::runtime::operator_store::{FailedRow, Retried, WorkTable};
 
 /// The rows of one page.
 const PAGE: u32 = 50;
@@ -92,7 +92,8 @@ pub(crate) async fn retry(
 /// Makes failed rows pending again, and records that.
 ///
 /// # Errors
-/// There is no such table (404); the rows are not given (422); the database refuses (409).
+/// There is no such table (404); the rows are not given, or a key is not one of the table (422); the database refuses or does not
+/// answer (503): then the rows so far stay pending, and are recorded.
 pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> ApiResult<u64> {
     let table = table(app, name)?;
     let (by, why) = Author::new(retry.by, retry.why).checked()?;
@@ -114,13 +115,21 @@ pub(crate) async fn retry_rows(app: &SharedApp, name: &str, retry: Retry) -> Api
             ));
         }
     };
+    let columns = table.key_columns();
+    if let Some(wrong) = keys.iter().flatten().find(|key| key.len() != columns) {
+        let why = format!("the key of `{name}` has {columns} part(s), but {wrong:?} has {}", wrong.len());
+        return Err(ApiError::unusable(why));
+    }
     let shared = app.clone();
     let work = async move {
-        let retried = table.retry(keys.as_deref()).await.map_err(|error| ApiError::conflict(&error))?;
-        let which = if keys.is_none() { "all failed rows" } else { "chosen rows" };
-        shared.record(table.name(), "retry", format!("{retried} rows ({which})"), &by, &why).await;
-        shared.core.samples.sample_soon(table, shared.registry.inner.services.shared.clock.wall_now()).await;
-        Ok(retried)
+        let Retried { rows, result } = table.retry(keys.as_deref()).await;
+        if rows > 0 || result.is_ok() {
+            let which = if keys.is_none() { "all failed rows" } else { "chosen rows" };
+            let end = if result.is_ok() { "" } else { ", then it failed" };
+            shared.record(table.name(), "retry", format!("{rows} rows ({which}){end}"), &by, &why).await;
+            shared.core.samples.sample_soon(table, shared.registry.inner.services.shared.clock.wall_now()).await;
+        }
+        result.map(|()| rows).map_err(|error| ApiError::unavailable(&error))
     };
     app.on_home(work).await?
 }

@@ -182,11 +182,21 @@ pub(crate) trait WorkTable: fmt::Debug + Send + Sync {
     /// Those of the database.
     fn failed(&self, offset: u64, limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>>;
 
-    /// Makes failed rows pending again: those with these keys, or all. Returns their number.
-    ///
-    /// # Errors
-    /// A key is not one of the table; or those of the database.
-    fn retry<'a>(&'a self, keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Result<u64>>;
+    /// Returns how many columns the primary key has.
+    fn key_columns(&self) -> usize;
+
+    /// Makes failed rows pending again: those with these keys, or all. Each key has a part for each column.
+    fn retry<'a>(&'a self, keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Retried>;
+}
+
+/// What a retry of failed rows has done.
+#[allow(dead_code, reason = "for companions")]
+#[derive(Debug)]
+pub(crate) struct Retried {
+    /// How many rows are pending again, also if it failed later.
+    pub(crate) rows: u64,
+    /// The errors are those of the database.
+    pub(crate) result: Result<()>,
 }
 
 /// The rows of a table of work.

@@ -19,12 +19,12 @@ use crate::database::config::watcher::TableWatcher;
 use crate::database::db_time::DbTime;
 use crate::database::wall_clock::parse_time;
 use crate::database::work::due::comparable;
-use crate::database::work::retry::retry_failed;
+use crate::database::work::retry::retry_in_portions;
 use crate::database::work::sql::{Backoff, FAILED, PENDING, TableSql, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
 use crate::humanize;
 use crate::runtime::lifecycle::BoxFuture;
-use crate::runtime::operator_store::{FailedRow, WorkCounts, WorkTable};
+use crate::runtime::operator_store::{FailedRow, Retried, WorkCounts, WorkTable};
 use crate::service::error::{Error, Result};
 
 /// How long the count of failed rows may take.
@@ -95,18 +95,21 @@ impl<E: WorkItem> WorkTable for Table<E> {
         }))
     }
 
-    fn retry<'a>(&'a self, keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Result<u64>> {
+    fn key_columns(&self) -> usize {
+        E::PrimaryKey::iter().count()
+    }
+
+    fn retry<'a>(&'a self, keys: Option<&'a [Vec<String>]>) -> BoxFuture<'a, Retried> {
         Box::pin(async move {
-            let Some(keys) = keys else { return retry_failed::<E>(&self.watcher.db, Condition::all()).await };
-            if keys.is_empty() {
+            let condition = match keys {
+                None => Condition::all(),
                 // Without a condition, every row would be retried.
-                return Ok(0);
-            }
-            let mut condition = Condition::any();
-            for key in keys {
-                condition = condition.add(self.has_key(key)?);
-            }
-            retry_failed::<E>(&self.watcher.db, condition).await
+                Some([]) => return Retried { rows: 0, result: Ok(()) },
+                Some(keys) => keys.iter().map(|key| self.has_key(key)).fold(Condition::any(), Condition::add),
+            };
+            let mut rows = 0;
+            let result = retry_in_portions::<E>(&self.watcher.db, condition, &mut rows).await;
+            Retried { rows, result }
         })
     }
 }
@@ -249,23 +252,14 @@ impl<E: WorkItem> Table<E> {
         E::PrimaryKey::iter().map(text).collect()
     }
 
-    fn has_key(&self, key: &[String]) -> Result<Condition> {
-        let columns = self.key_texts();
-        if columns.len() != key.len() {
-            let name = &self.sql.name;
-            return Err(Error::msg(format!(
-                "the key of `{name}` has {} part(s), but {key:?} has {}",
-                columns.len(),
-                key.len()
-            )));
-        }
-        let parts = columns.into_iter().zip(key).map(|(column, part)| column.eq(part.as_str()));
+    fn has_key(&self, key: &[String]) -> Condition {
+        let parts = self.key_texts().into_iter().zip(key).map(|(column, part)| column.eq(part.as_str()));
         // The same with the values themselves, for the index of the key.
         let values = E::PrimaryKey::iter().zip(key).filter_map(|(column, part)| {
             let column = column.into_column();
             Some(Expr::col(column.as_column_ref()).eq(plain_value(&column, part)?))
         });
-        Ok(parts.chain(values).fold(Condition::all(), Condition::add))
+        parts.chain(values).fold(Condition::all(), Condition::add)
     }
 }
 

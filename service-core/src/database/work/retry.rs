@@ -49,23 +49,37 @@ use crate::service::error::Result;
 /// }
 /// ```
 pub async fn retry_failed<E: WorkItem>(db: &DatabaseConnection, condition: impl IntoCondition) -> Result<u64> {
+    let mut retried = 0;
+    retry_in_portions::<E>(db, condition.into_condition(), &mut retried).await?;
+    Ok(retried)
+}
+
+/// As [`retry_failed`]. Adds the rows of each portion to `retried`, also if a later one fails.
+///
+/// # Errors
+/// As for [`retry_failed`].
+pub(crate) async fn retry_in_portions<E: WorkItem>(
+    db: &DatabaseConnection,
+    condition: Condition,
+    retried: &mut u64,
+) -> Result<()> {
     let table = TableSql::of::<E>(db.get_database_backend(), Backoff::default());
-    let condition = Condition::all().add(table.has_status(FAILED)).add(condition.into_condition());
+    let condition = Condition::all().add(table.has_status(FAILED)).add(condition);
     let notifier = Notifier::of_pool(db).unwrap_or_default();
     let topics = notifier.topics_of_workers(&table.name);
     let cx = TxContext { notifier, ..TxContext::new(db.clone()) };
     let mut portions = Portions::new(condition.clone());
-    let mut retried = 0;
     loop {
         let keys = portions.next::<E>(db, &table).await?;
         if keys.is_empty() {
-            return Ok(retried);
+            return Ok(());
         }
         let tx = Transaction::begin(&cx).await?;
         // With the condition again, because the rows may have changed since their keys were read.
         let update = table.retry(&keys, Utc::now()).cond_where(condition.clone()).to_owned();
-        retried += tx.execute(&update).await?.rows_affected();
+        let rows = tx.execute(&update).await?.rows_affected();
         topics.iter().for_each(|topic| tx.notify(topic));
         tx.commit().await?;
+        *retried += rows;
     }
 }
