@@ -102,8 +102,8 @@ impl Author {
     }
 }
 
-/// A database may refuse a NUL, and a line of a log must stay one line.
-fn without_controls(text: String) -> String {
+/// A database may refuse a NUL, and a line of a log or of an alert must stay one line.
+pub(crate) fn without_controls(text: String) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::admin::alerts::alert::{AlertKind, ServiceAlert};
+use crate::admin::input::without_controls;
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::registry::service_registry::ServiceRegistry;
 use crate::runtime::registration::RegisteredService;
@@ -205,7 +206,7 @@ fn alert(registry: &ServiceRegistry, event: AlertKind, summary: String) -> Servi
         service_id: None,
         resource: None,
         at: shared.clock.wall_now(),
-        summary,
+        summary: without_controls(summary),
         requester_id: shared.requester_id.clone(),
         health: None,
     }
@@ -223,7 +224,7 @@ mod tests {
     #[service(crate = crate, interval = 10, retry_delay = 1, max_failures = 1, discover = false)]
     impl Switched {
         async fn update(&mut self) -> Result<()> {
-            if self.0.load(Ordering::SeqCst) { Err(Error::msg("out of order")) } else { Ok(()) }
+            if self.0.load(Ordering::SeqCst) { Err(Error::msg("out of order\nsince noon\u{1b}")) } else { Ok(()) }
         }
     }
 
@@ -299,5 +300,14 @@ mod tests {
         broken.store(true, Ordering::SeqCst);
         assert_eq!(look(&mut watch, &registry, 60).await, []);
         assert_eq!(look(&mut watch, &registry, 120).await, [AlertKind::Unhealthy]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_summary_is_one_line_whatever_the_error_is() {
+        let (registry, broken) = start(ServiceOptions::new()).await;
+        broken.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let alerts = Watch::default().look(&registry);
+        assert_eq!(alerts[0].summary, "service `switched`: failed after 2 failures in a row: out of order since noon ");
     }
 }
