@@ -17,6 +17,8 @@ use tracing::field::{DisplayValue, Field, Visit};
 use tracing::subscriber::{Interest, NoSubscriber};
 use tracing::{Event, Level, Metadata, Subscriber, dispatcher, span};
 
+use crate::rfc3339;
+
 /// As `tracing::error!`; without a subscriber it prints a line to standard error.
 macro_rules! error {
     ($($event:tt)+) => {
@@ -116,7 +118,7 @@ fn line(event: &Event<'_>, at: SystemTime) -> String {
     let mut parts = Parts::default();
     event.record(&mut parts);
     let Parts { service, message, fields } = parts;
-    let (at, level) = (humantime::format_rfc3339_seconds(at), event.metadata().level());
+    let (at, level) = (rfc3339::seconds(at), event.metadata().level());
     format!("{at} {level} {service}{message}{fields}\n")
 }
 

@@ -14,6 +14,7 @@ use crate::admin::error::{ApiError, ApiResult};
 use crate::admin::input::{Author, Input, Parameters, parse_until};
 use crate::observe::health::ServiceHealth;
 use crate::registry::handle::ServiceHandle;
+use crate::rfc3339;
 use crate::runtime::operator_store::{OperatorStore, StoredOverride};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::run_history::nanos;
@@ -356,8 +357,7 @@ pub(crate) async fn set_override(
         let until = until.map(|until| parse_until(until, now)).transpose()?;
         let shown =
             if crate::config::is_option(&key) || key == PAUSED { value.to_string() } else { "•••".to_owned() };
-        let until_text =
-            until.map_or_else(String::new, |until| format!(" until {}", humantime::format_rfc3339_seconds(until)));
+        let until_text = until.map_or_else(String::new, |until| format!(" until {}", rfc3339::seconds(until)));
         let new = StoredOverride {
             service_id: overridden.name().to_owned(),
             key: key.clone(),

@@ -194,7 +194,7 @@ fn relative(at: SystemTime, now: SystemTime) -> String {
 }
 
 fn absolute(at: SystemTime, now: SystemTime) -> String {
-    format!("{} ({})", relative(at, now), humantime::format_rfc3339_seconds(at))
+    format!("{} ({})", relative(at, now), rfc3339::seconds(at))
 }
 
 /// Tenths of a second are noise here.

@@ -87,7 +87,7 @@ impl LeaseTable {
                      ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, services = excluded.services"
                 );
                 let replica = &self.replica;
-                let started = humantime::format_rfc3339_millis(replica.started).to_string();
+                let started = rfc3339::millis(replica.started).to_string();
                 let values = [
                     self.owner(),
                     replica.host.as_str().into(),

@@ -12,6 +12,7 @@ use crate::database::store::Store;
 use crate::database::transaction::Transaction;
 use crate::database::work::builder::{Claim, ClaimEach};
 use crate::database::work::work_item::WorkItem;
+use crate::rfc3339;
 use crate::runtime::context::{Context, Nominal};
 use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
@@ -108,7 +109,7 @@ impl Context {
             "service `{}` has served the fire of {} before, so nothing is written again: commit last in the run, and call \
              `mark_served_in` once",
             self.service_id(),
-            humantime::format_rfc3339_seconds(fire)
+            rfc3339::seconds(fire)
         )))
     }
 

@@ -323,8 +323,7 @@ impl Explanation {
     /// A time of the schedule as text, in the schedule's time zone.
     fn local_time(&self, at: SystemTime) -> String {
         let zone = self.options.iter().find(|option| option.key == "timezone");
-        zone.and_then(|zone| cron::local_time(at, &zone.value))
-            .unwrap_or_else(|| humantime::format_rfc3339_seconds(at).to_string())
+        zone.and_then(|zone| cron::local_time(at, &zone.value)).unwrap_or_else(|| rfc3339::seconds(at).to_string())
     }
 }
 

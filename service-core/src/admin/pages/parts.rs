@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use crate::admin::api::Run;
 use crate::humanize;
 use crate::observe::health::{HealthStatus, ServiceHealth};
+use crate::rfc3339;
 use crate::runtime::operator_store::AuditEntry;
 use crate::service::state::ServiceState;
 
@@ -38,7 +39,7 @@ pub(super) fn time(at: Option<SystemTime>, now: SystemTime) -> Markup {
             _ => "now".to_owned(),
         },
     };
-    let exact = humantime::format_rfc3339_seconds(at).to_string();
+    let exact = rfc3339::seconds(at).to_string();
     html! { time datetime=(exact) title=(exact) { (text) } }
 }
 
