@@ -112,3 +112,34 @@ async fn overrides_need_a_database_and_the_answer_says_so() {
     assert_eq!(site.send("DELETE", "/services/steady/overrides/interval", &[], "").await.status, 409);
     assert_eq!(site.send("PUT", "/services/nothing/overrides/interval", &[], r#"{"value": 5}"#).await.status, 404);
 }
+
+/// Continues until a stop is requested.
+#[derive(Default)]
+struct Stream;
+
+#[service(discover = false)]
+impl Stream {
+    async fn run(&mut self, cx: &Context) {
+        cx.stopping().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wake_that_would_be_dropped_is_refused_and_not_recorded() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let gated = builder().service_fn("gated", move || Gated(held.clone())).service_of::<Stream>("stream");
+    let site = Site::of(gated.admin("127.0.0.1:0")).await;
+    site.runs("stream", 1).await;
+    site.runs("gated", 1).await;
+    let stopping = site.services.get("gated").unwrap();
+    let stopping = tokio::spawn(async move { stopping.stop().await });
+    crate::site::eventually(async || site.services.get("gated").unwrap().state() == ServiceState::Draining).await;
+    for (id, why) in [("stream", "its `run` continues until a stop is requested"), ("gated", "it is stopping")] {
+        let refused = site.post(&format!("/services/{id}/wake"), "").await;
+        assert!(refused.status == 409 && refused.error().contains(why), "{id}: {refused:?}");
+    }
+    assert_eq!(site.get("/audit").await.json().as_array().unwrap().len(), 0);
+    gate.add_permits(1);
+    stopping.await.unwrap().unwrap();
+}

@@ -283,3 +283,14 @@ async fn a_resume_that_is_refused_changes_nothing_and_is_not_recorded() {
     let by_bob: Vec<_> = audit.as_array().unwrap().iter().filter(|entry| entry["by"] == "bob").collect();
     assert_eq!((by_bob.len(), &by_bob[0]["action"]), (1, &"resume".into()), "{audit}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_does_not_run_is_not_paused_by_its_command() {
+    let (site, _dir) = site().await;
+    site.runs("steady", 1).await;
+    assert_eq!(site.post("/services/steady/stop", "").await.status, 200);
+    let refused = site.post("/services/steady/pause", "").await;
+    assert!(refused.status == 409 && refused.error().contains("it is stopped; `start` it first"), "{refused:?}");
+    assert_eq!(site.get("/services/steady/overrides").await.json(), json!([]));
+    assert_eq!(site.get("/audit").await.json().as_array().unwrap().len(), 1);
+}

@@ -167,9 +167,7 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
         Command::Resume => handle.resume().await,
         Command::Reset => handle.reset().await,
         Command::Wake => {
-            if !handle.state().is_running() {
-                return Err(Error::msg(format!("cannot wake service `{}`: it does not run", handle.id())));
-            }
+            handle.service.inner.lock().check_wake(handle.id())?;
             handle.wake();
             Ok(())
         }
@@ -185,14 +183,18 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
     done.map(|()| Effect::Complete)
 }
 
-/// Pauses a service by an override, so that it stays paused on every replica and after a restart.
+/// Pauses a service by an override, so that it stays paused on every replica and after a restart. Another replica may run a service
+/// of `scope = "cluster"` that does not run here.
 async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by: &str, why: &str) -> ApiResult<()> {
     let id = handle.id();
     let why_not = {
         let state = handle.service.inner.lock();
         match state.state() {
-            _ if state.requests.is_paused() => Some("it is paused already".to_owned()),
-            state @ (ServiceState::Draining | ServiceState::Failed) => Some(format!("it is {state}")),
+            _ if state.requests.is_paused() => Some("it is paused already"),
+            ServiceState::Draining | ServiceState::Failed => Some(state.why_down()),
+            ServiceState::Created | ServiceState::Stopped if handle.service.inner.lease.is_none() => {
+                Some(state.why_down())
+            }
             _ => None,
         }
     };
@@ -225,13 +227,6 @@ async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) ->
         {
             refused.message += &named(&of);
         }
-    }
-    let removed = store.remove_override(services, handle.id(), PAUSED).await;
-    removed.map_err(|error| ApiError::unavailable(&error))?;
-    // Without the override, the service may not be paused any more, or not run.
-    let _ = handle.resume().await;
-    Ok(())
-}
         return Err(refused);
     }
     // Without its own override, the service would be paused by another one.
@@ -240,6 +235,13 @@ async fn resume(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle) ->
         let (what, named) = other.of.map_or(("row", String::new()), |of| ("override", named(&of)));
         let why = format!("cannot resume service `{id}`: it is paused by {place}; delete that {what}{named}");
         return Err(ApiError::new(StatusCode::CONFLICT, why));
+    }
+    let removed = store.remove_override(services, handle.id(), PAUSED).await;
+    removed.map_err(|error| ApiError::unavailable(&error))?;
+    // Without the override, the service may not be paused any more, or not run.
+    let _ = handle.resume().await;
+    Ok(())
+}
 
 /// What an override is for.
 pub(crate) enum Overridden {

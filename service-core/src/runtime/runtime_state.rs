@@ -37,6 +37,10 @@ pub(crate) struct RuntimeState {
     changed: Option<Arc<Notify>>,
 }
 
+/// Why a service with `run` refuses a call that makes a run due.
+const RUNS_LONG: &str =
+    "its `run` continues until a stop is requested; `stop` and `start`, or `pause` and `resume`, run it again";
+
 /// A copy of a service's state, to be read outside the lock: printing an error is user code, which never runs under it.
 pub(crate) struct Snapshot {
     pub(crate) state: ServiceState,
@@ -221,7 +225,7 @@ impl RuntimeState {
     pub(super) fn request_run(&mut self, service: &str) -> Result<()> {
         match self.state() {
             _ if self.serves_requests() && self.requests.options.long_run().is_some() => {
-                self.refuse(service, "run", "its `run` continues until a stop is requested; `stop` and `start`, or `pause` and `resume`, run it again")
+                self.refuse(service, "run", RUNS_LONG)
             }
             ServiceState::Starting if self.serves_requests() => self.refuse(service, "run", "it is still starting"),
             ServiceState::Standby => self.refuse(service, "run", "another replica runs it, and this one stands by"),
@@ -231,6 +235,19 @@ impl RuntimeState {
                 self.wake();
                 Ok(())
             }
+        }
+    }
+
+    /// Checks whether a wake-up would be served.
+    ///
+    /// # Errors
+    /// It would be dropped, with the reason.
+    #[allow(dead_code, reason = "for companions")]
+    pub(crate) fn check_wake(&self, service: &str) -> Result<()> {
+        match self.requests.options.long_run() {
+            _ if !self.serves_requests() => self.refuse(service, "wake", self.why_down()),
+            Some(_) => self.refuse(service, "wake", RUNS_LONG),
+            None => Ok(()),
         }
     }
 
