@@ -294,3 +294,45 @@ async fn a_service_that_does_not_run_is_not_paused_by_its_command() {
     assert_eq!(site.get("/services/steady/overrides").await.json(), json!([]));
     assert_eq!(site.get("/audit").await.json().as_array().unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_that_ends_a_pause_outweighs_one_that_was_written_by_hand() {
+    /// Has a setting of its own with the name `pause`.
+    #[derive(Default)]
+    struct Rests;
+    #[derive(serde::Deserialize)]
+    struct RestsConfig {
+        #[allow(dead_code, reason = "only read")]
+        pause: Option<bool>,
+    }
+    #[service(interval = 60, discover = false)]
+    impl Rests {
+        fn configure(_cx: &Context, _config: RestsConfig) -> Self {
+            Self
+        }
+        async fn update(&mut self) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::of(builder().service_of::<Rests>("rests").admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let paused = async |id: &str| site.get(&format!("/services/{id}")).await.json()["paused"].clone();
+    for id in ["steady", "rests"] {
+        let values = format!("'{id}', 'pause', 'true', 'eve', '', '2026-01-01T00:00:00Z'");
+        let insert = "INSERT INTO service_override (service_id, key, value, set_by, why, set_at) VALUES";
+        db.execute_unprepared(&format!("{insert} ({values})")).await.unwrap();
+    }
+    for (value, is_paused) in [(true, true), (false, false)] {
+        for id in ["steady", "rests"] {
+            let (path, body) = (format!("/services/{id}/overrides/paused"), json!({"value": value}).to_string());
+            assert_eq!(site.send("PUT", &path, &[], &body).await.status, 200);
+            assert_eq!(paused(id).await, is_paused, "{id}");
+        }
+    }
+    assert_eq!(site.send("DELETE", "/services/rests/overrides/paused", &[], "").await.status, 200);
+    let keys = async |id: &str| {
+        let all = site.get(&format!("/services/{id}/overrides")).await.json();
+        all.as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("steady").await, ["paused"]);
+    assert_eq!(keys("rests").await, ["pause"], "it is an own setting of the service");
+}

@@ -48,11 +48,15 @@ impl OperatorStore for DatabaseOperatorStore {
         Box::pin(async move {
             let StoredOverride { service_id, key, value, by, why, at, until } = new;
             let row = Override { service_id, key, value, by, why, at: at.into(), until: until.map(Into::into) };
-            let row = &row;
+            let (row, other) = (&row, other_spelling(services, &row.service_id, &row.key));
             self.watcher
                 .with_db(|db| async move {
                     self.watcher.availability.tables().ensure(&db).await?;
-                    tables::set_override(&db, row).await
+                    tables::set_override(&db, row).await?;
+                    match other {
+                        Some(other) => tables::remove_keys(&db, &row.service_id, &[other]).await.map(drop),
+                        None => Ok(()),
+                    }
                 })
                 .await?;
             self.apply(services).await;
@@ -64,9 +68,10 @@ impl OperatorStore for DatabaseOperatorStore {
         Box::pin(async move {
             // The first of two calls may have removed it without an answer in time.
             let was_there = &AtomicBool::new(false);
+            let keys = &[key, other_spelling(services, id, key).unwrap_or(key)];
             let remove = self.watcher.with_db(|db| async move {
-                was_there.fetch_or(tables::has_override(&db, id, key).await?, Ordering::Relaxed);
-                tables::remove_override(&db, id, key).await
+                was_there.fetch_or(tables::has_override(&db, id, keys).await?, Ordering::Relaxed);
+                tables::remove_keys(&db, id, keys).await
             });
             remove.await?;
             self.apply(services).await;
@@ -95,11 +100,6 @@ impl OperatorStore for DatabaseOperatorStore {
         })
     }
 
-    fn record<'a>(&'a self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.watcher.with_db(move |db| async move {
-            self.watcher.availability.tables().ensure(&db).await?;
-            audit::record(&db, entry).await
-        }))
     fn pauses<'a>(
         &'a self,
         services: &'a Services,
@@ -113,6 +113,11 @@ impl OperatorStore for DatabaseOperatorStore {
         })
     }
 
+    fn record<'a>(&'a self, entry: &'a AuditEntry) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.watcher.with_db(move |db| async move {
+            self.watcher.availability.tables().ensure(&db).await?;
+            audit::record(&db, entry).await
+        }))
     }
 
     fn audit<'a>(&'a self, page: &'a AuditPage) -> BoxFuture<'a, Result<Vec<AuditEntry>>> {
@@ -122,4 +127,14 @@ impl OperatorStore for DatabaseOperatorStore {
     fn work_tables(&self) -> Vec<Arc<dyn WorkTable>> {
         linked_tables(&self.watcher)
     }
+}
+
+/// Returns the other key that means the same as `key` for a service, or for the services of a type: a row that was written by hand may
+/// have `pause` for `paused`. A service may have a setting with the name `pause`.
+fn other_spelling(services: &Services, name: &str, key: &str) -> Option<&'static str> {
+    let has_setting = |service: &Arc<RegisteredService>| {
+        let is_of = **service.id() == *name || service.descriptor.id() == name;
+        is_of && service.descriptor.setting_names().is_some_and(|names| names.contains(&"pause"))
+    };
+    (key == "paused" && !services.all().iter().any(has_setting)).then_some("pause")
 }

@@ -185,28 +185,36 @@ pub async fn set_override(db: &impl ConnectionTrait, new: &Override) -> Result<(
 /// # Errors
 /// Those of the database.
 pub async fn remove_override(db: &impl ConnectionTrait, service_id: &str, key: &str) -> Result<bool> {
-    let delete = Query::delete().from_table(column("service_override")).cond_where(is_of(service_id, key)).to_owned();
-    Ok(db.execute(&delete).await?.rows_affected() > 0)
+    let other = if key == "paused" { "pause" } else { key };
+    remove_keys(db, service_id, &[key, other]).await
 }
 
-/// Whether there is an override.
+/// Removes the overrides of some keys. Returns whether there was one.
 ///
 /// # Errors
 /// Those of the database.
-pub(crate) async fn has_override(db: &impl ConnectionTrait, service_id: &str, key: &str) -> Result<bool> {
+pub(crate) async fn remove_keys(db: &impl ConnectionTrait, service_id: &str, keys: &[&str]) -> Result<bool> {
+    let delete = Query::delete().from_table(column("service_override")).cond_where(is_of(service_id, keys)).to_owned();
+    Ok(db.execute(&delete).await?.rows_affected() > 0)
+}
+
+/// Whether there is an override of one of these keys.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn has_override(db: &impl ConnectionTrait, service_id: &str, keys: &[&str]) -> Result<bool> {
     let select = Query::select()
         .expr(Expr::Constant(1.into()))
         .from(column("service_override"))
-        .cond_where(is_of(service_id, key))
+        .cond_where(is_of(service_id, keys))
         .to_owned();
     Ok(db.query_one(&select).await?.is_some())
 }
 
-/// The condition of the override of a key. `paused` has two spellings.
-fn is_of(service_id: &str, key: &str) -> Condition {
-    let keys = if key == "paused" { vec![key, "pause"] } else { vec![key] };
+/// The condition of the overrides of some keys.
+fn is_of(service_id: &str, keys: &[&str]) -> Condition {
     let [of_service, of_key] = [column("service_id"), column("key")].map(Expr::col);
-    Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys))
+    Condition::all().add(of_service.eq(service_id)).add(of_key.is_in(keys.iter().copied()))
 }
 
 /// Removes the overrides that have expired at `now`, and returns them. Each is returned to one replica only. On PostgreSQL, one that
