@@ -119,7 +119,21 @@ fn line(event: &Event<'_>, at: SystemTime) -> String {
     event.record(&mut parts);
     let Parts { service, message, fields } = parts;
     let (at, level) = (rfc3339::seconds(at), event.metadata().level());
-    format!("{at} {level} {service}{message}{fields}\n")
+    format!("{at} {level} {}\n", cleaned(format!("{service}{message}{fields}").trim_end()))
+}
+
+/// Escapes characters that control the terminal, and indents the lines after the first: the text of an error may contain some, and
+/// must not look like another line.
+fn cleaned(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => cleaned.push_str("\n    "),
+            c if c.is_control() => cleaned.extend(c.escape_default()),
+            c => cleaned.push(c),
+        }
+    }
+    cleaned
 }
 
 /// The parts of a line.
@@ -142,5 +156,48 @@ impl Visit for Parts {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    /// Collects the lines that would be printed.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line(event, SystemTime::UNIX_EPOCH));
+        }
+
+        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+        fn enter(&self, _span: &span::Id) {}
+
+        fn exit(&self, _span: &span::Id) {}
+    }
+
+    #[test]
+    fn a_line_has_no_characters_that_control_the_terminal_and_shows_where_the_next_one_begins() {
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            warn_!(service.id = %"mailer", peer = "a\tb", "run failed: \u{1b}[2J\r\nERROR [other] größer\u{9b}");
+        });
+        let expected = "1970-01-01T00:00:00Z WARN [mailer] run failed: \\u{1b}[2J\\r\n    ERROR [other] größer\\u{9b} peer=a\\tb\n";
+        assert_eq!(*lines.0.lock().unwrap(), [expected]);
     }
 }
