@@ -127,6 +127,18 @@ test("each of the other commands has its effect", async () => {
   await eventually("it failed again", async () => (await health("mail_sender")).error_count > errors);
 });
 
+test("after a command that was refused, the page stays current", async () => {
+  const { page } = await open("/ui/services/worker_8");
+  const post = (command) => fetch(`${site.base}/services/worker_8/${command}`, { method: "POST" });
+  // The button of the page is from before.
+  assert.equal((await post("pause")).status, 200);
+  await sign(page, "command", "maintenance");
+  await press(page, "button[value=pause]");
+  assert.match(await textOf(page, ".message.refused"), /paused already/);
+  assert.equal((await post("resume")).status, 200);
+  await eventually("the page shows that it runs", async () => !(await textOf(page, "#now")).includes("paused by"));
+});
+
 test("a command without a reason is not sent", async () => {
   const { page } = await open("/ui/services/worker_7");
   await page.click("button[value=pause]");

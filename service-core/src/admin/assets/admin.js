@@ -79,8 +79,11 @@ async function refreshRows(ids) {
 
 // ── the parts of a page ────────────────────────────────────────────────────────────────────────────────────────────────
 
+// A command that was refused answers with the page of the service, at an address that cannot be read.
+const path = location.pathname.replace(/(\/ui\/services\/[^/]+)\/[^/]+$/, "$1");
+
 async function refreshParts() {
-  const response = await fetch(location.pathname);
+  const response = await fetch(path);
   if (!response.ok) return;
   setClock(response);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
