@@ -60,6 +60,23 @@ async fn forms_act_and_lead_back_to_their_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_entries_of_the_audit_are_those_of_the_same_filter() {
+    let site = Site::start().await;
+    site.runs("steady", 1).await;
+    for by in ["ann", "bob"] {
+        assert_eq!(site.post("/services/steady/wake", &format!(r#"{{"by": "{by}"}}"#)).await.status, 200);
+    }
+    let page = site.get("/ui/audit?subject=steady&limit=1").await.body;
+    let newest = site.get("/audit?limit=1").await.json()[0]["id"].as_str().unwrap().replace('-', "%2D");
+    let link = format!("?before={newest}&amp;limit=1&amp;subject=steady");
+    assert!(page.contains(&format!("href=\"{link}\"")), "{page}");
+    let older = site.get(&format!("/ui/audit{}", link.replace("&amp;", "&"))).await.body;
+    assert!(older.contains("ann") && !older.contains("bob"), "{older}");
+    let all = site.get("/ui/audit?limit=1&subject=").await.body;
+    assert!(all.contains(&format!("href=\"?before={newest}&amp;limit=1\"")), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_embedded() {
     let site = Site::start().await;
     for (file, kind) in [("admin.css", "text/css"), ("admin.js", "text/javascript"), ("icon.svg", "image/svg")] {

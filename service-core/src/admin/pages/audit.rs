@@ -4,20 +4,21 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use maud::html;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::admin::api::AuditQuery;
 use crate::admin::app::AppState;
 use crate::admin::input::Asked;
 use crate::admin::pages::layout::{Live, Page, Root};
 use crate::admin::pages::parts::audit_table;
+use crate::runtime::operator_store::AuditPage;
 
 /// `GET /ui/audit`
 pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>, request: Request) -> Response {
     let root = Root::of(&request);
     let now = app.registry.inner.services.shared.clock.wall_now();
     let page = query.page();
-    let limit = page.limit;
-    let read = app.audit(page).await;
+    let read = app.audit(page.clone()).await;
     let status = read.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
     let body = html! {
         h1 { "Audit" }
@@ -26,8 +27,8 @@ pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>,
             Ok(entries) if entries.is_empty() => p { "Nothing is recorded." },
             Ok(entries) => {
                 (audit_table(entries, now))
-                @if entries.len() as u64 >= u64::from(limit) {
-                    @if let Some(last) = entries.last() { nav.pages aria-label="Pages of entries" { a href={ "?before=" (last.id) } { "Older entries" } } }
+                @if entries.len() as u64 >= u64::from(page.limit) {
+                    @if let Some(last) = entries.last() { nav.pages aria-label="Pages of entries" { a href=(older(&last.id, &page)) { "Older entries" } } }
                 }
             }
         }
@@ -36,4 +37,11 @@ pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>,
         }
     };
     Page { app: &app, root: &root, title: "Audit", current: "audit", live: Live::No, body }.answer(status)
+}
+
+/// Returns the link to the entries before the one with the id `last`, of the same service or table.
+fn older(last: &str, page: &AuditPage) -> String {
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let subject = page.subject.as_deref().map_or_else(String::new, |subject| format!("&subject={}", encoded(subject)));
+    format!("?before={}&limit={}{subject}", encoded(last), page.limit)
 }
