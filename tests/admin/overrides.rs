@@ -336,3 +336,19 @@ async fn an_override_that_ends_a_pause_outweighs_one_that_was_written_by_hand() 
     assert_eq!(keys("steady").await, ["paused"]);
     assert_eq!(keys("rests").await, ["pause"], "it is an own setting of the service");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_of_the_audit_without_a_valid_time_is_shown_with_the_others() {
+    let (site, dir) = site().await;
+    site.runs("steady", 1).await;
+    assert_eq!(site.post("/services/steady/wake", r#"{"by": "ann"}"#).await.status, 200);
+    let db = database::connect(&url(&dir)).await.unwrap();
+    let insert = "INSERT INTO service_audit VALUES ('zz', 'yesterday', 'steady', 'moved', X'ff', 'eve', 'by hand')";
+    db.execute_unprepared(insert).await.unwrap();
+    let audit = site.get("/audit").await;
+    assert_eq!(audit.status, 200, "{audit:?}");
+    let audit = audit.json();
+    assert_eq!((&audit[0]["action"], &audit[1]["by"]), (&"moved".into(), &"ann".into()), "{audit}");
+    assert!(audit[0]["detail"].as_str().unwrap().contains("`yesterday`"), "{audit}");
+    assert_eq!(site.get("/ui/audit").await.status, 200);
+}

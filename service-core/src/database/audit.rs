@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DbErr, Order, QueryResult};
 
 use crate::database::wall_clock::{format_time, parse_time};
 use crate::runtime::operator_store::{AuditEntry, AuditPage, id_of};
-use crate::service::error::{Error, Result};
+use crate::service::error::Result;
 
 /// How long entries are kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
@@ -45,7 +45,7 @@ pub(crate) async fn record(db: &impl ConnectionTrait, entry: &AuditEntry) -> Res
 /// Returns entries, the newest first.
 ///
 /// # Errors
-/// Those of the database; or a row that was written by hand has no valid time.
+/// Those of the database.
 pub(crate) async fn read(db: &impl ConnectionTrait, page: &AuditPage) -> Result<Vec<AuditEntry>> {
     let mut select = Query::select()
         .columns(COLUMNS.map(column))
@@ -64,14 +64,29 @@ pub(crate) async fn read(db: &impl ConnectionTrait, page: &AuditPage) -> Result<
 
 const COLUMNS: [&str; 7] = ["id", "at", "subject", "action", "detail", "set_by", "why"];
 
+/// Reads an entry. One that was written by hand may have no valid time, or bytes that are not text: it is shown, with the oldest time,
+/// and with what is written there.
 fn entry(row: &QueryResult) -> Result<AuditEntry> {
-    let text = |name: &str| -> std::result::Result<String, DbErr> { row.try_get("", name) };
+    let text = |name: &str| -> std::result::Result<String, DbErr> {
+        row.try_get("", name).or_else(|error| match row.try_get::<Vec<u8>>("", name) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(_) => Err(error),
+        })
+    };
+    let (at, mut detail) = (text("at")?, text("detail")?);
+    let at = parse_time(&at).map_or_else(
+        |_| {
+            detail += &format!(" (its time is not valid: `{at}`)");
+            SystemTime::UNIX_EPOCH
+        },
+        SystemTime::from,
+    );
     Ok(AuditEntry {
         id: text("id")?,
-        at: parse_time(&text("at")?).map_err(Error::msg)?.into(),
+        at,
         subject: text("subject")?,
         action: text("action")?,
-        detail: text("detail")?,
+        detail,
         by: text("set_by")?,
         why: text("why")?,
     })
