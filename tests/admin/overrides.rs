@@ -352,3 +352,19 @@ async fn an_entry_of_the_audit_without_a_valid_time_is_shown_with_the_others() {
     assert!(audit[0]["detail"].as_str().unwrap().contains("`yesterday`"), "{audit}");
     assert_eq!(site.get("/ui/audit").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_does_not_hide_the_entries_of_the_audit_in_memory() {
+    let (site, dir) = site().await;
+    site.runs("steady", 1).await;
+    let db = database::connect(&url(&dir)).await.unwrap();
+    db.execute_unprepared("ALTER TABLE service_audit RENAME TO away").await.unwrap();
+    assert_eq!(site.get("/audit").await.status, 503, "nothing is in memory");
+    assert_eq!(site.post("/services/steady/wake", r#"{"by": "ann"}"#).await.status, 200);
+    let shown = site.get("/audit").await;
+    assert_eq!(shown.status, 200, "{shown:?}");
+    assert_eq!((&shown.json()[0]["by"], &shown.json()[1]), (&"ann".into(), &().into()));
+    assert_eq!(site.get("/audit?subject=broken").await.status, 503);
+    db.execute_unprepared("ALTER TABLE away RENAME TO service_audit").await.unwrap();
+    assert_eq!(site.get("/audit?subject=broken").await.status, 200);
+}

@@ -144,7 +144,12 @@ impl App {
             read
         };
         let read: Result<_> = self.on_home(read).await?;
-        let read = read.map_err(|error| ApiError::unavailable(&error))?;
+        let read = match read {
+            Ok(read) => read,
+            Err(error) if found.is_empty() => return Err(ApiError::unavailable(&error)),
+            // Those in memory are the latest changes.
+            Err(_) => return Ok(found),
+        };
         // An entry whose write had no answer in time may be in both.
         found.retain(|entry| read.iter().all(|known| known.id != entry.id));
         found.extend(read);
