@@ -85,3 +85,23 @@ async fn the_description_fits_what_is_answered() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_description_says_how_to_log_in() {
+    let site = Site::of(builder().admin("127.0.0.1:0").admin_token("s3cret")).await;
+    let document = site.get("/openapi.json").await.json();
+    assert!(document["paths"]["/openapi.json"]["get"]["responses"]["200"].is_object(), "{document}");
+    let scheme = &document["components"]["securitySchemes"]["cookie"];
+    assert_eq!((&scheme["type"], &scheme["in"]), (&"apiKey".into(), &"cookie".into()), "{document}");
+    let needed = &document["paths"]["/services/{id}/wake"]["post"]["security"];
+    assert_eq!(*needed, serde_json::json!([{"token": []}, {"cookie": []}]));
+    let login = &document["paths"]["/login"]["post"];
+    assert!(login["security"].is_null(), "{login}");
+    for (body, status) in [(r#"{"token": "s3cret"}"#, 303), (r#"{"token": "other"}"#, 401), ("{", 400), ("[]", 422)] {
+        let answer = site.post("/login", body).await;
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+        assert!(login["responses"][status.to_string()].is_object(), "{status}: {login}");
+        let cookie = answer.header("set-cookie").and_then(|cookie| cookie.split_once('=')).map(|(name, _)| name);
+        assert_eq!(cookie, (status == 303).then_some(scheme["name"].as_str().unwrap()));
+    }
+}

@@ -14,7 +14,7 @@ use crate::service::error::{Error, Result};
 use crate::service::secret::Secret;
 
 /// The name of the cookie that holds the token.
-const COOKIE: &str = "service_admin";
+pub(crate) const COOKIE: &str = "service_admin";
 
 /// The token. It has no space around it, because a header cannot have that, either.
 #[derive(Clone, Debug)]

@@ -9,20 +9,23 @@ use utoipa::openapi::schema::{
     AdditionalProperties, AllOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat,
     SchemaType, Type,
 };
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{
     Components, ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr,
     Required, ResponseBuilder,
 };
 
-use crate::admin::access::Access;
+use crate::admin::access::{self, Access};
 use crate::admin::app::AppState;
 use crate::admin::commands::Command;
 use crate::observe::health::HealthStatus;
 use crate::service::state::ServiceState;
 
-/// The name of the scheme by which the token is sent.
+/// The names of the schemes by which the token is sent: in a header, or in the cookie of `POST /login`.
 const TOKEN: &str = "token";
+const COOKIE: &str = "cookie";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 const EVENTS: &str = "text/event-stream";
@@ -155,6 +158,10 @@ fn paths(access: &Access) -> Paths {
         HttpMethod::Get,
         Api::new("metrics", "The metrics of all services, as Prometheus text.").ok(TEXT, text()),
     );
+    add("/openapi.json", HttpMethod::Get, Api::new("openapi", "This description.").ok(JSON, map(any())));
+    let login = Api::new("login", "Checks the token, and sets the cookie by which a browser sends it.");
+    let login = login.body("Login", Required::True);
+    add("/login", HttpMethod::Post, login.see_other("The cookie is set; the dashboard is at `Location`."));
     paths
 }
 
@@ -186,6 +193,11 @@ impl Api {
 
     fn ok(self, kind: &str, schema: RefOr<Schema>) -> Self {
         self.respond(200, "Done.", kind, schema)
+    }
+
+    fn see_other(mut self, description: &str) -> Self {
+        self.operation = self.operation.response("303", ResponseBuilder::new().description(description).build());
+        self
     }
 
     fn error(self, status: u16, name: &str) -> Self {
@@ -225,10 +237,9 @@ impl Api {
     }
 
     fn build(self, needs_token: bool) -> Operation {
-        match needs_token {
-            true => self.operation.security(SecurityRequirement::new::<_, [&str; 0], &str>(TOKEN, [])).build(),
-            false => self.operation.build(),
-        }
+        let schemes = if needs_token { &[TOKEN, COOKIE][..] } else { &[] };
+        let requires = |scheme: &&str| SecurityRequirement::new::<_, [&str; 0], &str>(*scheme, []);
+        schemes.iter().map(requires).fold(self.operation, OperationBuilder::security).build()
     }
 }
 
@@ -249,10 +260,6 @@ fn components() -> Components {
     let number = || typed(Type::Number);
     let integer = || typed(Type::Integer);
     let boolean = || typed(Type::Boolean);
-    let any = || RefOr::from(Schema::Object(ObjectBuilder::new().schema_type(SchemaType::AnyValue).build()));
-    let map = |of: RefOr<Schema>| {
-        RefOr::from(ObjectBuilder::new().additional_properties(Some(AdditionalProperties::RefOr(of))).build())
-    };
     let states = || words(ServiceState::ALL.map(ServiceState::as_str));
     let statuses = || {
         words([HealthStatus::Healthy, HealthStatus::Degraded, HealthStatus::Unhealthy].map(|status| status.to_string()))
@@ -383,6 +390,7 @@ fn components() -> Components {
                 ("until", until(), false),
             ]),
         ),
+        ("Login", object([("token", text(), true)])),
         ("WorkTable", work),
         (
             "FailedRow",
@@ -455,7 +463,12 @@ fn components() -> Components {
         ),
     ];
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-    ComponentsBuilder::new().schemas_from_iter(schemas).security_scheme(TOKEN, SecurityScheme::Http(token)).build()
+    let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(access::COOKIE)));
+    ComponentsBuilder::new()
+        .schemas_from_iter(schemas)
+        .security_scheme(TOKEN, SecurityScheme::Http(token))
+        .security_scheme(COOKIE, cookie)
+        .build()
 }
 
 fn reference(name: &str) -> RefOr<Schema> {
@@ -464,6 +477,14 @@ fn reference(name: &str) -> RefOr<Schema> {
 
 fn typed(kind: Type) -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(kind).build().into()
+}
+
+fn any() -> RefOr<Schema> {
+    ObjectBuilder::new().schema_type(SchemaType::AnyValue).build().into()
+}
+
+fn map(of: RefOr<Schema>) -> RefOr<Schema> {
+    ObjectBuilder::new().additional_properties(Some(AdditionalProperties::RefOr(of))).build().into()
 }
 
 fn text() -> RefOr<Schema> {
