@@ -140,6 +140,7 @@ async fn a_slow_subscriber_gets_the_number_of_lost_events() {
     let events = drain(&mut slow).await;
     assert!(matches!(events[0].kind, ServiceEventKind::Lagged { missed: 1.. }), "{:?}", events[0]);
     assert_eq!(events.len(), 4097);
+    assert_eq!(events[0].at, events[4096].at, "it has the time of the bed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -139,7 +139,8 @@ impl ServiceRegistry {
     /// Subscribes to the events of all services, from now on. A subscriber that is more than 4,096 events behind loses the
     /// oldest; a `Lagged` event gives their number. Dropping the stream ends the subscription.
     pub fn subscribe(&self) -> impl Stream<Item = ServiceEvent> + Send + Unpin + use<> {
-        self.inner.services.shared.events.subscribe()
+        let shared = &self.inner.services.shared;
+        shared.events.subscribe(&shared.clock)
     }
 
     // ── all services ────────────────────────────────────────────────────────────────────────────────────────────────

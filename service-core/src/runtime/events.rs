@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::rfc3339;
+use crate::runtime::clock::Clock;
 use crate::service::failure::{FailureKind, Recovery};
 use crate::service::state::ServiceState;
 
@@ -157,10 +158,10 @@ impl Events {
         }
     }
 
-    pub(crate) fn subscribe(&self) -> EventStream {
+    pub(crate) fn subscribe(&self, clock: &Clock) -> EventStream {
         let receiver = self.channel.get_or_init(|| broadcast::channel(BACKLOG).0).subscribe();
         self.listeners.fetch_add(1, Ordering::Relaxed);
-        EventStream { next: Box::pin(receive(receiver)), listeners: self.listeners.clone() }
+        EventStream { next: Box::pin(receive(receiver)), listeners: self.listeners.clone(), clock: clock.clone() }
     }
 }
 
@@ -175,6 +176,7 @@ async fn receive(mut receiver: broadcast::Receiver<ServiceEvent>) -> Received {
 pub(crate) struct EventStream {
     next: Pin<Box<dyn Future<Output = Received> + Send + Sync>>,
     listeners: Arc<AtomicUsize>,
+    clock: Clock,
 }
 
 impl Stream for EventStream {
@@ -187,7 +189,7 @@ impl Stream for EventStream {
             Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Lagged(missed)) => Some(ServiceEvent {
                 service_id: Arc::from(""),
-                at: SystemTime::now(),
+                at: self.clock.wall_now(),
                 kind: ServiceEventKind::Lagged { missed },
             }),
             Err(broadcast::error::RecvError::Closed) => None,
