@@ -141,3 +141,27 @@ async fn a_blocked_runtime_is_not_alive_and_is_still_answered() {
     worker.await.unwrap().unwrap();
     assert_eq!(site.get("/health/live").await.status, 200);
 }
+
+/// Counts items, and fails.
+#[derive(Default)]
+struct Halfway;
+
+#[service(interval = 60, discover = false)]
+impl Halfway {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        cx.processed(3);
+        cx.failed(1);
+        Err(Error::msg("the connection is lost"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_run_has_the_items_that_its_code_counted() {
+    let site = Site::of(builder().admin("127.0.0.1:0").service_of::<Halfway>("halfway")).await;
+    crate::site::eventually(async || site.services.get("halfway").unwrap().health().error_count == 1).await;
+    let runs = site.get("/services/halfway/runs").await.json();
+    assert_eq!((&runs[0]["processed"], &runs[0]["failed"]), (&3.into(), &1.into()), "{runs}");
+    assert_eq!((&runs[0]["succeeded"], &runs[0]["error"]), (&false.into(), &"the connection is lost".into()));
+    let report = &site.post("/services/halfway/run", "").await.json()["report"];
+    assert_eq!((&report["processed"], &report["failed"]), (&3.into(), &1.into()), "{report}");
+}

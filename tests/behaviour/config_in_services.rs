@@ -263,6 +263,31 @@ async fn update_of_the_bed_counts_what_the_code_reports_whatever_the_options_are
     assert_eq!((report.processed(), report.error().is_none()), (5, true));
 }
 
+/// Counts items, and fails.
+#[derive(Default)]
+struct Halfway;
+
+#[service(interval = 60, discover = false)]
+impl Halfway {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        cx.processed(3);
+        cx.failed(1);
+        Err(Error::msg("the connection is lost"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_report_of_a_failed_run_has_the_items_that_its_code_counted() {
+    let bed = TestBed::new();
+    let items = |report: &RunReport| (report.processed(), report.failed(), report.error().is_some());
+    assert_eq!(items(&bed.update(&mut Halfway).await), (3, 1, true));
+    assert_eq!(items(&bed.update_of::<Halfway>().await), (3, 1, true));
+    let service = bed.start_of::<Halfway>().await;
+    assert_eq!(items(&service.run_now().await.unwrap()), (3, 1, true));
+    let (health, runs) = (service.health(), service.health().runs);
+    assert_eq!((health.total_processed, health.total_failed), (3 * runs, runs));
+}
+
 /// Changes its own interval in its second run.
 #[derive(Default)]
 struct Slowing {

@@ -82,7 +82,7 @@ pub(crate) fn last_runs(app: &App, id: &str) -> Vec<Run> {
     let show = |record: RunRecord| {
         let (succeeded, processed, failed, failure, error) = match record.result {
             RunResult::Succeeded { processed, failed } => (true, processed, failed, None, None),
-            RunResult::Failed { kind, error } => (false, 0, 0, Some(kind), Some(error.to_string())),
+            RunResult::Failed(run) => (false, run.processed, run.failed, Some(run.kind), Some(run.error.clone())),
         };
         Run {
             run: record.run,

@@ -64,7 +64,18 @@ pub(crate) struct RunRecord {
 #[derive(Clone, Debug)]
 pub(crate) enum RunResult {
     Succeeded { processed: u64, failed: u64 },
-    Failed { kind: FailureKind, error: Arc<str> },
+    Failed(Arc<FailedRun>),
+}
+
+/// A run that has failed.
+#[allow(dead_code, reason = "for companions")]
+#[derive(Debug)]
+pub(crate) struct FailedRun {
+    pub(crate) kind: FailureKind,
+    pub(crate) error: String,
+    /// What its code has counted before.
+    pub(crate) processed: u64,
+    pub(crate) failed: u64,
 }
 
 impl RunRecord {
@@ -89,8 +100,8 @@ impl RunHistory {
             untaken.push(record.nanos);
         }
         self.total_nanos = self.total_nanos.wrapping_add(record.nanos);
-        if let RunResult::Failed { kind, .. } = &record.result {
-            self.count_failure(*kind);
+        if let RunResult::Failed(failed) = &record.result {
+            self.count_failure(failed.kind);
         }
         match self.recent.get_mut(self.next) {
             Some(oldest) => *oldest = record,
@@ -137,7 +148,12 @@ mod tests {
         let mut history = RunHistory::default();
         for run in 1..=120 {
             let result = match run {
-                120 => RunResult::Failed { kind: FailureKind::Timeout, error: "too long".into() },
+                120 => RunResult::Failed(Arc::new(FailedRun {
+                    kind: FailureKind::Timeout,
+                    error: "too long".to_owned(),
+                    processed: 0,
+                    failed: 0,
+                })),
                 _ => RunResult::Succeeded { processed: 1, failed: 0 },
             };
             let duration = if run == 120 { Duration::from_secs(7_200) } else { Duration::from_millis(5) };

@@ -402,10 +402,11 @@ impl TestBed {
             None => virtual_clock::moving_beside(run).await,
         };
         let duration = started.elapsed();
-        match result {
-            Ok(outcome) => RunReport { outcome: service_inner.lock().take_progress(outcome), error: None, duration },
-            Err(error) => RunReport { outcome: Outcome::idle(), error: Some(error), duration },
-        }
+        let (outcome, error) = match result {
+            Ok(outcome) => (outcome, None),
+            Err(error) => (Outcome::idle(), Some(error)),
+        };
+        RunReport { outcome: service_inner.lock().take_progress(outcome), error, duration }
     }
 
     /// Builds a service by its `configure`, or by `Default`, runs it once and cleans it up, as

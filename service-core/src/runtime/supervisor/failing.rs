@@ -18,7 +18,7 @@ use crate::runtime::policy::{self, Decision};
 use crate::runtime::registration::ready_made_has_ended;
 use crate::runtime::requests::Rebuild;
 use crate::runtime::resource::Resource;
-use crate::runtime::run_history::{RunRecord, RunResult};
+use crate::runtime::run_history::{FailedRun, RunRecord, RunResult};
 use crate::runtime::status::{Activity, WaitReason};
 use crate::schedule::{Schedule, later};
 use crate::service::error::{Error, Result};
@@ -204,18 +204,18 @@ impl Supervisor {
         let duration = times.map(|(started, ended)| ended - started);
         let service = &self.cx.service;
         let text = service.shared.keeps_runs.load(Ordering::Relaxed).then(|| format!("{:#}", failure.error));
-        let (replaced, waiters) = service.update(|state| {
+        let (replaced, waiters, outcome) = service.update(|state| {
+            let reported = state.take_progress(Outcome::idle());
             if let Some((history, error)) = state.history.as_mut().zip(text) {
-                let (kind, error) = (failure.kind, error.into());
+                let (kind, Outcome { processed, failed, .. }) = (failure.kind, reported);
                 match times.zip(duration) {
                     Some(((started, _), duration)) => {
-                        let result = RunResult::Failed { kind, error };
+                        let result = RunResult::Failed(Arc::new(FailedRun { kind, error, processed, failed }));
                         history.push(RunRecord::new(self.cx.run, started, duration, result));
                     }
                     None => history.count_failure(kind),
                 }
             }
-            let reported = state.take_progress(Outcome::idle());
             state.status.stats.add(reported.processed, reported.failed);
             if !state.status.start_resolved {
                 (state.status.first_failed, state.status.first_suspected) = (true, is_suspected);
@@ -229,7 +229,7 @@ impl Supervisor {
                 state.requests.run = false;
                 std::mem::take(&mut state.requests.waiters)
             });
-            (replaced, unserved)
+            (replaced, unserved, reported)
         });
         self.invoker.discard("an error", replaced);
         self.current_waiters.extend(waiters.into_iter().flatten());
@@ -241,7 +241,7 @@ impl Supervisor {
             recovery,
         });
         let duration = duration.unwrap_or_default();
-        self.report(RunReport { outcome: Outcome::idle(), error: Some(failure.error.clone()), duration });
+        self.report(RunReport { outcome, error: Some(failure.error.clone()), duration });
     }
 
     /// Calls the instance's `on_failure`. Returns its answer, and whether the instance is broken by a panic.
