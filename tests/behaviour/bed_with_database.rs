@@ -74,3 +74,27 @@ async fn without_a_database_the_error_says_what_to_write() {
     let error = report.error().unwrap().to_string();
     assert!(error.contains("`following`") && error.contains(".database_url("), "{error}");
 }
+
+/// On real time, because the bed connects while it is being built.
+#[tokio::test]
+async fn services_that_are_started_at_the_same_time_share_one_registry() {
+    let bed = TestBed::new().with(|builder| builder.database_url("sqlite::memory:"));
+    let (one, other) = tokio::join!(bed.start_of::<Following>(), bed.start_of::<Following>());
+    assert_eq!((one.state(), other.state()), (ServiceState::Running, ServiceState::Running));
+    let mut ids = [one.id(), other.id()];
+    ids.sort_unstable();
+    assert_eq!(bed.services().await.list(), ids);
+}
+
+/// On real time, because the bed connects while it is being built.
+#[tokio::test]
+async fn a_start_that_is_dropped_does_not_break_the_bed() {
+    let bed = TestBed::new().with(|builder| builder.database_url("sqlite::memory:"));
+    {
+        let mut start = std::pin::pin!(bed.start_of::<Following>());
+        let pending = std::future::poll_fn(|task| std::task::Poll::Ready(start.as_mut().poll(task).is_pending())).await;
+        assert!(pending, "the bed connects");
+    }
+    let following = bed.start_of::<Following>().await;
+    assert_eq!(following.state(), ServiceState::Running);
+}

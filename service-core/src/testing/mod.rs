@@ -10,6 +10,7 @@ mod stall;
 mod virtual_clock;
 
 use std::any::Any;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::context::{Context, Nominal};
 use crate::runtime::extension::RealWork;
 use crate::runtime::instance_fn::InstanceFn;
-use crate::runtime::lifecycle::{IntoService, Service};
+use crate::runtime::lifecycle::{BoxFuture, IntoService, Service};
 use crate::runtime::registration::{RegisteredService, Registration};
 use crate::runtime::services::IdConflict;
 use crate::service::error::Error;
@@ -61,6 +62,7 @@ use crate::testing::virtual_clock::{HeldClock, HeldTime, TestClock, TimeBeside};
 #[derive(Debug)]
 pub struct TestBed {
     stage: Mutex<Stage>,
+    building: tokio::sync::Mutex<Building>,
     clock: TestClock,
     alarm: OnceLock<Alarm>,
     /// Held if there is a database and the clock is paused.
@@ -78,6 +80,16 @@ enum Stage {
     Made(ServiceRegistry),
     /// While the registry is being built.
     Between,
+}
+
+/// The registry while it is being built. A caller that is dropped leaves it to the next one.
+#[derive(Default)]
+struct Building(Option<BoxFuture<'static, crate::Result<ServiceRegistry>>>);
+
+impl fmt::Debug for Building {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Building").finish_non_exhaustive()
+    }
 }
 
 impl TestBed {
@@ -100,6 +112,7 @@ impl TestBed {
         builder.virtual_time = Some(Arc::new(TimeBeside));
         Self {
             stage: Mutex::new(Stage::Making(Box::new(builder))),
+            building: tokio::sync::Mutex::default(),
             clock,
             alarm: OnceLock::new(),
             held: Mutex::default(),
@@ -309,19 +322,24 @@ impl TestBed {
 
     /// Returns the registry of the bed. From now on the bed cannot be configured.
     pub async fn services(&self) -> ServiceRegistry {
-        let stage = std::mem::replace(&mut *self.lock(), Stage::Between);
-        let registry = match stage {
-            Stage::Made(registry) => registry,
-            Stage::Making(builder) => {
-                let registry =
-                    builder.build().await.unwrap_or_else(|error| panic!("the bed cannot be built: {error:?}"));
-                if let Some(clock) = self.held_clock() {
-                    clock.add(&registry);
-                }
-                registry
-            }
-            Stage::Between => panic!("another task is building the bed"),
-        };
+        let made = || if let Stage::Made(registry) = &*self.lock() { Some(registry.clone()) } else { None };
+        if let Some(registry) = made() {
+            return registry;
+        }
+        let mut building = self.building.lock().await;
+        if let Some(registry) = made() {
+            return registry;
+        }
+        if let Stage::Making(builder) = std::mem::replace(&mut *self.lock(), Stage::Between) {
+            building.0 = Some(Box::pin(builder.build()));
+        }
+        let Some(build) = &mut building.0 else { panic!("the bed could not be built") };
+        let built = build.await;
+        building.0 = None;
+        let registry = built.unwrap_or_else(|error| panic!("the bed cannot be built: {error:?}"));
+        if let Some(clock) = self.held_clock() {
+            clock.add(&registry);
+        }
         *self.lock() = Stage::Made(registry.clone());
         registry
     }
