@@ -588,7 +588,7 @@ impl Transaction {
     async fn track<T>(&self, statement: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         let answer = Answer { health: &self.health, is_here: false };
         let result = statement.await;
-        answer.is_here();
+        answer.arrived();
         match result {
             Ok(done) => {
                 // The usual path takes no lock.
@@ -639,7 +639,7 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn is_here(mut self) {
+    fn arrived(mut self) {
         self.is_here = true;
     }
 }

@@ -1,12 +1,10 @@
 //! [`CancelledRuns`]: which runs were cancelled. Tasks that such a run has spawned may still ask.
 
-use std::collections::VecDeque;
-
 /// The numbers of the latest runs of an instance that were cancelled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CancelledRuns {
-    /// In ascending order; allocated by the first one, since most services have none.
-    runs: Option<Box<VecDeque<u64>>>,
+    /// In ascending order.
+    runs: Vec<u64>,
 }
 
 /// How many are kept. Runs before the earliest one count as cancelled, too.
@@ -14,18 +12,15 @@ const KEPT: usize = 100;
 
 impl CancelledRuns {
     pub(crate) fn add(&mut self, run: u64) {
-        let runs = self.runs.get_or_insert_default();
-        if runs.len() == KEPT {
-            runs.pop_front();
+        if self.runs.len() == KEPT {
+            self.runs.remove(0);
         }
-        runs.push_back(run);
+        self.runs.push(run);
     }
 
     pub(crate) fn contains(&self, run: u64) -> bool {
-        self.runs.as_ref().is_some_and(|runs| {
-            let is_old = runs.len() == KEPT && runs.front().is_some_and(|first| run < *first);
-            is_old || runs.binary_search(&run).is_ok()
-        })
+        let is_old = self.runs.len() == KEPT && self.runs.first().is_some_and(|first| run < *first);
+        is_old || self.runs.binary_search(&run).is_ok()
     }
 }
 

@@ -82,8 +82,9 @@ impl Extension for Scripted {
         self.unsettled.load(SeqCst)
     }
 
-    fn settle<'a>(&'a self, _service: &'a ServiceInner, error: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
-        self.log.push(format!("settle {}", error.unwrap_or("after a success")));
+    fn settle<'a>(&'a self, _service: &'a ServiceInner, error: Option<&'a Error>) -> BoxFuture<'a, Result<()>> {
+        let why = error.map_or_else(|| "after a success".to_owned(), |error| format!("{error:#}"));
+        self.log.push(format!("settle {why}"));
         Box::pin(async {
             self.answer().await?;
             self.unsettled.store(false, SeqCst);
