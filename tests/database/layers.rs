@@ -221,6 +221,93 @@ async fn on_postgres_an_expired_override_that_is_locked_delays_no_other() {
     services.shutdown().await.unwrap();
 }
 
+/// Reports its settings as metrics.
+struct Mailer(MailerSettings);
+
+#[derive(Clone, serde::Deserialize)]
+#[serde(try_from = "Raw")]
+struct MailerSettings {
+    batch_size: u32,
+    min: u32,
+    port: u16,
+}
+
+#[derive(serde::Deserialize)]
+struct Raw {
+    #[serde(default)]
+    batch_size: u32,
+    #[serde(default)]
+    min: u32,
+    #[serde(default)]
+    smtp: Option<Smtp>,
+}
+
+#[derive(serde::Deserialize)]
+struct Smtp {
+    host: String,
+    port: u16,
+}
+
+impl TryFrom<Raw> for MailerSettings {
+    type Error = String;
+
+    fn try_from(raw: Raw) -> std::result::Result<Self, String> {
+        if raw.min > 100 {
+            return Err("`min` is above 100".to_owned());
+        }
+        let port = raw.smtp.map_or(0, |smtp| if smtp.host.is_empty() { 0 } else { smtp.port });
+        Ok(Self { batch_size: raw.batch_size, min: raw.min, port })
+    }
+}
+
+#[service(interval = "200ms", discover = false)]
+impl Mailer {
+    fn configure(_cx: &Context, settings: MailerSettings) -> Self {
+        Self(settings)
+    }
+
+    async fn update(&mut self, cx: &Context) {
+        cx.metrics().set("batch_size", self.0.batch_size);
+        cx.metrics().set("min", self.0.min);
+        cx.metrics().set("port", self.0.port);
+    }
+}
+
+/// The error names another key than that of the row, or no key.
+pub(crate) async fn a_row_that_makes_the_settings_unreadable_is_left_out(bench: Bench) {
+    configure(&bench.db, "smtp.host", "\"mail.example.org\"").await;
+    configure(&bench.db, "batch_size", "7").await;
+    let builder = || ServiceRegistry::builder().without_discovered().database_url(&bench.url);
+    let services = builder().service_of::<Mailer>("batcher").start_all().await.unwrap();
+    let service = batcher(&services);
+    let is = |name: &str, value: f64| service.health().metrics.get(name) == Some(&value);
+    let rejected = || service.explain().rejected.join("\n");
+    until("it runs, with the other row", || is("batch_size", 7.0)).await;
+    assert!(rejected().contains("smtp.host of batcher") && rejected().contains("`smtp.port`"), "{}", rejected());
+
+    configure(&bench.db, "min", "5").await;
+    until("a valid row applies", || is("min", 5.0)).await;
+    configure(&bench.db, "min", "500").await;
+    configure(&bench.db, "batch_size", "8").await;
+    until("a row beside the wrong one applies", || is("batch_size", 8.0)).await;
+    until("it is reported", || rejected().contains("`min` is above 100")).await;
+    assert!(is("min", 5.0), "the last valid value stays");
+    configure(&bench.db, "smtp.port", "25").await;
+    until("the two rows apply together", || is("port", 25.0)).await;
+    assert!(!rejected().contains("smtp"), "{}", rejected());
+    bench.db.execute_unprepared("DELETE FROM service_config WHERE key = 'smtp.port'").await.unwrap();
+    until("the row that is left is left out", || is("port", 0.0)).await;
+    assert_eq!((service.state(), service.health().error_count), (ServiceState::Running, 0));
+    services.shutdown().await.unwrap();
+
+    // A process that starts with wrong rows has no last valid value of them.
+    let services = builder().service_of::<Mailer>("batcher").start_all().await.unwrap();
+    let service = batcher(&services);
+    until("it runs", || service.health().metrics.get("batch_size") == Some(&8.0)).await;
+    assert_eq!((service.health().metrics.get("min"), service.health().error_count), (Some(&0.0), 0));
+    services.shutdown().await.unwrap();
+}
+
 /// The service is of the type `batcher` and is registered under another id.
 pub(crate) async fn rows_of_defaults_and_of_the_type_are_below_those_of_the_service(bench: Bench) {
     for (service, key, value) in [

@@ -33,7 +33,7 @@ pub(crate) use layers::{Origin, Scope};
 pub use values::SettingValue;
 
 pub(crate) use descriptor::{POSSIBLE, SettingsType, UNDECLARED, settings};
-#[cfg(feature = "admin")]
+#[cfg(any(feature = "admin", feature = "database"))]
 pub(crate) use keys::is_option;
 pub(crate) use kinds::is_name;
 #[allow(unused_imports, reason = "`explain` and the tables' layers name them")]

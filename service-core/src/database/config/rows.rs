@@ -19,6 +19,7 @@ use crate::runtime::requests::OverridePause;
 use crate::runtime::resource::unknown_need;
 use crate::runtime::services::Services;
 
+mod blame;
 mod check;
 
 /// The rows of all services, as they were read and applied.
@@ -181,7 +182,7 @@ impl TableRows {
 
     /// Resolves a service's configuration with these rows. An invalid row is replaced by its last valid value.
     fn apply(&self, services: &Services, service: &RegisteredService, rows: &[TableRow]) {
-        let (sources, id, descriptor) = (services.sources(), service.id(), service.descriptor);
+        let (id, descriptor) = (service.id(), service.descriptor);
         let mut rejected = Vec::new();
         let own_names = descriptor.setting_names();
         let rows: Vec<TableRow> = rows.iter().map(|row| row.clone().normalized(own_names)).collect();
@@ -195,31 +196,17 @@ impl TableRows {
             last_valid.map(|value| TableRow { value, problem: None, ..row })
         });
         let (pauses, mut rows): (Vec<TableRow>, Vec<TableRow>) = rows.partition(|row| row.key == PAUSED);
+        // Each pass removes a row or restores its last valid value, so the loop ends.
         let resolved = loop {
-            let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
-            let layer_rows: Vec<Row> = rows.iter().map(layer_row).collect();
-            let resolved = match sources.resolve(service.target(), &layer_rows) {
-                Ok(resolved) => resolved,
-                Err(errors) => {
-                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {errors}");
+            let checked = match resolve_with(services, service, &rows) {
+                Ok(checked) => checked,
+                Err(problem) => {
+                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
                     return;
                 }
             };
-            let mut wrong = resolved.rejected.clone();
-            wrong.extend(unknown_need(id, &resolved, &services.resources));
-            match service.check_settings(&resolved.settings) {
-                Caught::Returned(checked) => wrong.extend(checked.err()),
-                Caught::Panicked(message) => {
-                    warn!(
-                        service.id = %id,
-                        "the rows of the tables cannot be used, the previous configuration stays in effect: reading the settings panicked: {message}"
-                    );
-                    return;
-                }
-            }
-            // Each pass removes a row or restores its last valid value, so the loop ends.
             let mut replaced = false;
-            for error in wrong {
+            for error in checked.wrong.iter().chain(&checked.settings) {
                 let Some(setting) = error.setting() else { continue };
                 let Some(at) =
                     rows.iter().position(|row| row.place == setting.place && concerns(&row.key, &setting.key))
@@ -227,18 +214,26 @@ impl TableRows {
                     continue;
                 };
                 self.report(id, &rows[at].place, &error.to_string());
-                let last_valid = self.state().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
-                match last_valid {
-                    Some(value) if value != rows[at].value => rows[at].value = value,
-                    _ => {
-                        rows.remove(at);
-                    }
-                }
+                self.replace(id, &mut rows, at);
                 replaced = true;
-                rejected.push(error);
+                rejected.push(error.clone());
             }
-            if !replaced {
-                break resolved;
+            if replaced {
+                continue;
+            }
+            if checked.settings.is_none() {
+                break checked.resolved;
+            }
+            // The settings cannot be read, and the error names no row.
+            let Some(blamed) = self.blamed(services, service, &rows) else { break checked.resolved };
+            // From the last one on, so that the places of the others stay the same.
+            for (at, error) in blamed.into_iter().rev() {
+                let row = &rows[at];
+                let setting = Setting::new(id, row.key.as_str(), &Origin::new(row.layer, row.place.as_str()));
+                let error = ConfigError::Conflict { setting, problem: format!("with this value, {error}") };
+                self.report(id, &row.place, &error.to_string());
+                self.replace(id, &mut rows, at);
+                rejected.push(error);
             }
         };
         {
@@ -246,10 +241,10 @@ impl TableRows {
             for row in rows.iter().chain(&pauses) {
                 state.last_valid.insert((id.clone(), row.slot()), row.value.clone());
             }
+            state.applied.insert(id.clone(), rows);
         }
         let resolved =
             if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-        self.state().applied.insert(id.clone(), rows);
         match service.fit(resolved) {
             Ok(resolved) => _ = service.reconfigure(resolved),
             Err(wrong) => {
@@ -261,6 +256,42 @@ impl TableRows {
         self.state().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
     }
+
+    /// Replaces a row by its last valid value, or removes it.
+    fn replace(&self, id: &Arc<str>, rows: &mut Vec<TableRow>, at: usize) {
+        let last_valid = self.state().last_valid.get(&(id.clone(), rows[at].slot())).cloned();
+        match last_valid {
+            Some(value) if value != rows[at].value => rows[at].value = value,
+            _ => _ = rows.remove(at),
+        }
+    }
+}
+
+/// The configuration of a service with certain rows, and its errors.
+struct Checked {
+    resolved: Arc<Resolved>,
+    /// The errors of options.
+    wrong: Vec<ConfigError>,
+    /// The error of the service's own settings.
+    settings: Option<ConfigError>,
+}
+
+/// Resolves the configuration of a service with these rows, and checks it. Runs the user's code, which reads the settings.
+///
+/// # Errors
+/// The rows cannot be used at all, or reading the settings panicked.
+fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableRow]) -> Result<Checked, String> {
+    let (sources, id) = (services.sources(), service.id());
+    let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
+    let layer_rows: Vec<Row> = rows.iter().map(layer_row).collect();
+    let resolved = sources.resolve(service.target(), &layer_rows).map_err(|errors| errors.to_string())?;
+    let mut wrong = resolved.rejected.clone();
+    wrong.extend(unknown_need(id, &resolved, &services.resources));
+    let settings = match service.check_settings(&resolved.settings) {
+        Caught::Returned(checked) => checked.err(),
+        Caught::Panicked(message) => return Err(format!("reading the settings panicked: {message}")),
+    };
+    Ok(Checked { resolved, wrong, settings })
 }
 
 /// Returns the row that pauses the service, if one does. The later layer wins; if one layer has both spellings, `true` wins.
