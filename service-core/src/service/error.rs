@@ -75,6 +75,13 @@ impl Error {
         let mut slot = Some(error);
         let any: &mut dyn std::any::Any = &mut slot;
         if let Some(found) = any.downcast_mut::<Option<anyhow::Error>>().and_then(Option::take) {
+            let outermost: &(dyn StdError + 'static) = found.as_ref();
+            if !outermost.is::<Carrier>() {
+                // It may have one of this crate's errors in a context.
+                let inner = found.downcast_ref::<Carrier>().map_or(Advice::None, |carrier| carrier.0.advice());
+                let advice = if advice == Advice::None { inner } else { advice };
+                return Self::from_source(Source::Anyhow(found), advice);
+            }
             return match found.downcast::<Carrier>() {
                 Ok(carrier) if advice == Advice::None => carrier.0,
                 Ok(carrier) => Self::from_source(Source::Std(Box::new(carrier)), advice),
@@ -276,6 +283,29 @@ mod tests {
         let back = Error::new(through_anyhow().unwrap_err());
         assert_eq!((back.to_string().as_str(), back.advice()), ("no", Advice::Fatal));
         assert_eq!(through_a_box().unwrap_err().to_string(), "no");
+    }
+
+    #[test]
+    fn a_context_of_anyhow_around_an_error_is_kept() {
+        for (inner, advice) in [
+            (Error::msg("the database does not answer"), Advice::None),
+            (Error::fatal("the database does not answer"), Advice::Fatal),
+            (
+                Error::retry_after(Duration::from_secs(7), "the database does not answer"),
+                Advice::RetryAfter(Duration::from_secs(7)),
+            ),
+        ] {
+            let context = || anyhow::Error::from(inner.clone()).context("reading").context("syncing prices");
+            let error = Error::new(context());
+            assert_eq!(format!("{error:#}"), "syncing prices: reading: the database does not answer");
+            assert_eq!(error.advice(), advice);
+            assert_eq!(Error::fatal(context()).advice(), Advice::Fatal);
+        }
+        let inner = Error::retry_after(Duration::from_secs(7), Sending(Code(8)));
+        let error = Error::new(anyhow::Error::from(inner).context("syncing prices"));
+        assert_eq!(format!("{error:#}"), "syncing prices: sending: code 8");
+        assert_eq!(error.find::<Sending>().map(|sending| sending.0.0), Some(8));
+        assert_eq!(error.find::<Code>().map(|code| code.0), Some(8));
     }
 
     #[test]
