@@ -308,6 +308,21 @@ pub(crate) async fn a_row_that_makes_the_settings_unreadable_is_left_out(bench: 
     services.shutdown().await.unwrap();
 }
 
+/// A ready-made instance cannot be restarted.
+pub(crate) async fn a_row_that_does_not_fit_the_service_is_left_out(bench: Bench) {
+    configure(&bench.db, "restart", "\"on_failure\"").await;
+    configure(&bench.db, "interval", "\"200ms\"").await;
+    let builder = ServiceRegistry::builder().without_discovered().service("batcher", Batcher { size: 0 });
+    let services = builder.database_url(&bench.url).start_all().await.unwrap();
+    let service = batcher(&services);
+    until("the other row applies", || service.health().runs > 2).await;
+    let rejected = service.explain().rejected.join("\n");
+    assert!(rejected.contains("restart of batcher") && rejected.contains("`service_fn`"), "{rejected}");
+    services.reload().await.unwrap();
+    assert_eq!(option(&service.explain(), "interval").0, "200ms");
+    services.shutdown().await.unwrap();
+}
+
 /// The service is of the type `batcher` and is registered under another id.
 pub(crate) async fn rows_of_defaults_and_of_the_type_are_below_those_of_the_service(bench: Bench) {
     for (service, key, value) in [

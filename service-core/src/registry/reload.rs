@@ -147,7 +147,7 @@ impl ServiceRegistry {
         };
         let pending = resolved.pending_changes(&after_restart);
         let wrong = |problem: String| Error::msg(format!("service `{}` ({}): {problem}", service.id(), service.place));
-        let resolved = service.fit(resolved).map_err(wrong)?;
+        let resolved = service.fit(resolved).map_err(|unfit| wrong(unfit.to_string()))?;
         check_resolved(service.id(), &resolved, &**extension, &self.inner.services.resources)?;
         let current = service.inner.lock().requests.resolved.clone();
         // A service whose settings were wrong before has failed already.
@@ -235,7 +235,7 @@ impl ServiceRegistry {
     pub(super) fn resolve_again(&self, service: &RegisteredService) {
         let resolved =
             self.inner.services.sources().resolve(service.target(), &[]).map_err(|errors| errors.to_string());
-        match resolved.and_then(|resolved| service.fit(resolved)) {
+        match resolved.and_then(|resolved| service.fit(resolved).map_err(|unfit| unfit.to_string())) {
             Ok(resolved) => _ = service.reconfigure(resolved),
             Err(wrong) => service.inner.log(|| {
                 warn!(service.id = %service.id(), "the changed file cannot be used, the previous configuration stays in effect: {wrong}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use crate::log::{self, warn};
 
 use crate::config::options::ServiceOptions;
-use crate::config::{ConfigError, KeptValues, Resolved, ServiceDescriptor, Settings, Sources, Target};
+use crate::config::{ConfigError, KeptValues, Provenance, Resolved, ServiceDescriptor, Settings, Sources, Target};
 use crate::panic::{self, Caught};
 use crate::runtime::context::Context;
 use crate::runtime::instance_fn::InstanceFn;
@@ -339,7 +339,7 @@ impl RegisteredService {
     ///
     /// # Errors
     /// Another layer has such a value.
-    pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, String> {
+    pub(crate) fn fit(&self, resolved: Arc<Resolved>) -> Result<Arc<Resolved>, Unfit> {
         fit(resolved, &self.factory, self.inner.instance)
     }
 }
@@ -354,33 +354,50 @@ pub(crate) fn group_names<'a>(
     [registered, registered.map(|_| descriptor.id).filter(|name| Some(*name) != registered)]
 }
 
+/// The error of an option that this service cannot have.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    set: Box<Provenance>,
+    problem: &'static str,
+}
+
+impl Unfit {
+    /// Returns the error as that of one setting.
+    #[allow(dead_code, reason = "only a database has rows")]
+    pub(crate) fn of_setting(&self, id: &str) -> ConfigError {
+        let problem = format!("`{}` {}", self.set.value, self.problem);
+        ConfigError::Conflict { setting: self.set.setting(id), problem }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Provenance { key, value, place, .. } = &*self.set;
+        write!(f, "`{key} = \"{value}\"` ({place}) {}", self.problem)
+    }
+}
+
 /// Returns the configuration without what cannot apply to this service: a ready-made instance cannot be restarted, so `restart` in
 /// `[defaults]` does not apply to it, and `restart` for this service is an error, and so for `scope`; and a service that was
 /// registered while the registry ran is one, whatever `instances` of its type is. For single runs of a test, neither matters.
-fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, String> {
+fn fit(resolved: Arc<Resolved>, factory: &Factory, (_, of): (u32, u32)) -> Result<Arc<Resolved>, Unfit> {
     let is_lent = matches!(factory, Factory::Lent);
+    let set_here = |key: &str| {
+        let set = resolved.provenance.iter().find(|set| set.key == key && !set.is_for_all());
+        set.filter(|_| !is_lent).cloned().map(Box::new)
+    };
     let without_scope = factory.is_ready_made() && resolved.options.lease.is_some();
-    if without_scope
-        && !is_lent
-        && let Some(set) = resolved.provenance.iter().find(|set| set.key == "scope" && !set.is_for_all())
-    {
-        return Err(format!(
-            "`scope = \"cluster\"` ({}) needs a fresh instance after each takeover, but a ready-made one was registered; register \
-             it with `service_fn` (or `register_fn`), or leave `scope` out",
-            set.place
-        ));
+    if without_scope && let Some(set) = set_here("scope") {
+        let problem = "needs a fresh instance after each takeover, but a ready-made one was registered; register it with \
+                       `service_fn` (or `register_fn`), or leave `scope` out";
+        return Err(Unfit { set, problem });
     }
     let without_restart = factory.is_ready_made() && resolved.options.restart.is_some();
     let is_one = of == 1 && resolved.options.instances != 1;
-    if without_restart
-        && !is_lent
-        && let Some(set) = resolved.provenance.iter().find(|set| set.key == "restart" && !set.is_for_all())
-    {
-        return Err(format!(
-            "`restart = \"on_failure\"` ({}) needs a fresh instance, but a ready-made one was registered; register it with \
-             `service_fn` (or `register_fn`), or leave `restart` out",
-            set.place
-        ));
+    if without_restart && let Some(set) = set_here("restart") {
+        let problem = "needs a fresh instance, but a ready-made one was registered; register it with `service_fn` (or \
+                       `register_fn`), or leave `restart` out";
+        return Err(Unfit { set, problem });
     }
     if !without_restart && !without_scope && !is_one {
         return Ok(resolved);

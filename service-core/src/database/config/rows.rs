@@ -245,12 +245,7 @@ impl TableRows {
         }
         let resolved =
             if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-        match service.fit(resolved) {
-            Ok(resolved) => _ = service.reconfigure(resolved),
-            Err(wrong) => {
-                warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {wrong}")
-            }
-        }
+        service.reconfigure(resolved);
         let pause = decisive(&pauses.iter().collect::<Vec<_>>())
             .map(|row| OverridePause { place: row.described().into(), since: row.since });
         self.state().pauses.insert(id.clone(), pauses);
@@ -287,6 +282,13 @@ fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableR
     let resolved = sources.resolve(service.target(), &layer_rows).map_err(|errors| errors.to_string())?;
     let mut wrong = resolved.rejected.clone();
     wrong.extend(unknown_need(id, &resolved, &services.resources));
+    let resolved = match service.fit(resolved.clone()) {
+        Ok(fitted) => fitted,
+        Err(unfit) => {
+            wrong.push(unfit.of_setting(id));
+            resolved
+        }
+    };
     let settings = match service.check_settings(&resolved.settings) {
         Caught::Returned(checked) => checked.err(),
         Caught::Panicked(message) => return Err(format!("reading the settings panicked: {message}")),
