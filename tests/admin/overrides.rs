@@ -56,6 +56,8 @@ async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
         ("paused", json!({"value": "yes"}), "true or false"),
         ("max_failures", json!({"value": -1}), "max_failures"),
         ("needs", json!({"value": ["broker"]}), "the probe `broker`"),
+        ("depends_on", json!({"value": ["databaze"]}), "`databaze`, which is not registered"),
+        ("depends_on", json!({"value": ["broken", "steady"]}), "in a cycle: steady -> steady"),
         ("interval", json!({"value": 5, "until": "yesterday"}), "until"),
         ("interval", json!({"value": 5, "until": "2020-01-01T00:00:00Z"}), "over"),
         ("interval", json!({"by": "ann"}), "value"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use sea_orm::entity::prelude::*;
 use sea_orm::{DatabaseConnection, DbBackend, Set, Statement, TransactionTrait};
-use service_core::database::{Override, WorkItem, remove_override, set_override};
+use service_core::database::{Override, WorkItem, migrate, remove_override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 use tokio::time::Instant;
@@ -92,6 +92,7 @@ on_each! {
     a_run_that_spawns_its_statements_takes_no_virtual_time,
     a_long_statement_moves_no_time,
     an_override_ends_at_its_moment,
+    an_override_that_needs_a_restart_is_reported,
     a_run_changes_the_configuration_of_the_next,
     a_run_outside_a_loop_takes_exactly_its_time,
     two_calls_at_once_move_one_time,
@@ -426,6 +427,21 @@ async fn an_override_ends_at_its_moment(bed: Bed) {
     assert_eq!(service.state(), ServiceState::Running);
     bed.bed.run_for(Duration::from_secs(20)).await;
     assert_eq!(service.health().runs, 6, "one that is overdue, and at 80 s and 90 s");
+}
+
+async fn an_override_that_needs_a_restart_is_reported(bed: Bed) {
+    let (log, _listening) = crate::log::Log::listen();
+    let warnings = || log.warnings().into_iter().filter(|line| line.contains("restart")).collect::<Vec<_>>();
+    migrate(&bed.db).await.unwrap();
+    set_override(&bed.db, &Override::new("ticking", "enabled", false).by("bob")).await.unwrap();
+    let service = bed.bed.start_of::<Ticking>().await;
+    assert_eq!(warnings(), [""; 0], "it was read before the start");
+    set_override(&bed.db, &Override::new("ticking", "enabled", true).by("ann")).await.unwrap();
+    bed.bed.run_for(Duration::from_secs(60)).await;
+    assert_eq!(service.state(), ServiceState::Running);
+    let found = warnings();
+    assert!(found.len() == 1 && found[0].contains("`enabled` of service `ticking` (override by ann"), "{found:?}");
+    assert!(found[0].contains("need a restart of the program"), "{found:?}");
 }
 
 /// Makes another service faster, and slower again.

@@ -323,6 +323,24 @@ pub(crate) async fn a_row_that_does_not_fit_the_service_is_left_out(bench: Bench
     services.shutdown().await.unwrap();
 }
 
+pub(crate) async fn a_dependency_that_cannot_be_met_is_left_out(bench: Bench) {
+    configure(&bench.db, "depends_on", "[\"databaze\"]").await;
+    let builder = ServiceRegistry::builder().without_discovered().service_of::<Batcher>("batcher");
+    let builder =
+        builder.service_of::<Mailer>("mailer").options_of("mailer", ServiceOptions::new().depends_on(["batcher"]));
+    let services = builder.database_url(&bench.url).start_all().await.unwrap();
+    let service = batcher(&services);
+    let rejected = || service.explain().rejected.join("\n");
+    assert_eq!(service.state(), ServiceState::Running);
+    assert!(rejected().contains("`databaze`, which is not registered"), "{}", rejected());
+    configure(&bench.db, "depends_on", "[\"mailer\"]").await;
+    until("a cycle is reported", || rejected().contains("in a cycle: ")).await;
+    services.stop_all().await;
+    services.start().await.unwrap();
+    assert_eq!(service.state(), ServiceState::Running);
+    services.shutdown().await.unwrap();
+}
+
 /// The service is of the type `batcher` and is registered under another id.
 pub(crate) async fn rows_of_defaults_and_of_the_type_are_below_those_of_the_service(bench: Bench) {
     for (service, key, value) in [

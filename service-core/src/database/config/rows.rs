@@ -10,9 +10,10 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::config::{ConfigError, Layer, Origin, Resolved, Row, Scope, Setting, Sources};
+use crate::config::{ConfigError, Layer, Origin, PendingChange, Resolved, Row, Scope, Setting, Sources};
 use crate::log::warn;
 use crate::panic::Caught;
+use crate::registry::dependencies;
 use crate::runtime::operator_store::{OtherPause, StoredPauses};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
@@ -39,6 +40,8 @@ struct State {
     /// The last valid value of each row.
     last_valid: BTreeMap<(Arc<str>, Slot), Value>,
     reported: HashSet<String>,
+    /// The services were started with what the tables had then.
+    started: bool,
 }
 
 /// The identity of a row: its layer, its key, and the services that it is for.
@@ -245,11 +248,41 @@ impl TableRows {
         }
         let resolved =
             if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
+        self.report_pending(service, &resolved);
         service.reconfigure(resolved);
         let pause = decisive(&pauses.iter().collect::<Vec<_>>())
             .map(|row| OverridePause { place: row.described().into(), since: row.since });
         self.state().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
+    }
+
+    /// The services start with the rows that were read before.
+    pub(super) fn set_started(&self) {
+        self.state().started = true;
+    }
+
+    /// Reports what rows change only at the next start of the program.
+    fn report_pending(&self, service: &RegisteredService, resolved: &Resolved) {
+        let (before, has_begun) = {
+            let state = service.inner.lock();
+            (state.requests.resolved.clone(), state.status.incarnation > 0)
+        };
+        // A disabled service never begins by itself.
+        if !has_begun && (before.options.enabled || !self.state().started) {
+            return;
+        }
+        let is_row = |key: &str| {
+            let set = resolved.provenance.iter().find(|set| set.key == key);
+            set.is_some_and(|set| matches!(set.layer, Layer::Table | Layer::Override))
+        };
+        let id = service.id();
+        for change in before.pending_changes(resolved).into_iter().filter(|change| is_row(change.key)) {
+            let PendingChange { key, place, .. } = change;
+            warn!(
+                service.id = %id,
+                "these changes of the tables need a restart of the program: `{key}` of service `{id}` ({place})"
+            );
+        }
     }
 
     /// Replaces a row by its last valid value, or removes it.
@@ -282,6 +315,7 @@ fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableR
     let resolved = sources.resolve(service.target(), &layer_rows).map_err(|errors| errors.to_string())?;
     let mut wrong = resolved.rejected.clone();
     wrong.extend(unknown_need(id, &resolved, &services.resources));
+    wrong.extend(wrong_dependency(services, service, &resolved));
     let resolved = match service.fit(resolved.clone()) {
         Ok(fitted) => fitted,
         Err(unfit) => {
@@ -300,6 +334,25 @@ fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableR
 fn decisive<'a>(pauses: &[&'a TableRow]) -> Option<&'a TableRow> {
     let last = pauses.last().map(|row| (row.scope, row.layer));
     pauses.iter().copied().rfind(|row| last == Some((row.scope, row.layer)) && row.value == Value::Bool(true))
+}
+
+/// Returns the mistake in the `depends_on` of a service, if this is another one than before.
+fn wrong_dependency(services: &Services, service: &RegisteredService, resolved: &Resolved) -> Option<ConfigError> {
+    let options_of = |service: &RegisteredService| service.inner.lock().requests.options.clone();
+    if options_of(service).depends_on == resolved.options.depends_on {
+        return None;
+    }
+    let set = resolved.provenance.iter().find(|set| set.key == "depends_on")?;
+    let mut all = services.all();
+    // The changed one first.
+    all.sort_by_key(|other| other.id() != service.id());
+    let options = |other: &Arc<RegisteredService>| match other.id() == service.id() {
+        true => resolved.options.clone(),
+        false => options_of(other),
+    };
+    let options: Vec<_> = all.iter().map(options).collect();
+    let problem = dependencies::check_with(&all, &options, 1, &[]).into_iter().next()?;
+    Some(ConfigError::Conflict { setting: set.setting(service.id()), problem })
 }
 
 /// Whether an error about `setting` is about this row: the keys are equal, or one contains the other.

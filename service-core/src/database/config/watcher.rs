@@ -226,7 +226,9 @@ impl TableWatcher {
     /// # Errors
     /// The framework's tables are missing, and cannot or must not be created.
     pub(crate) async fn poll_before_start(&self, services: &Services) -> Result<()> {
-        if let Some(error) = self.poll_within(services, POLL_TIMEOUT).await
+        let polled = self.poll_within(services, POLL_TIMEOUT).await;
+        self.rows.set_started();
+        if let Some(error) = polled
             && !self.availability.is_down()
             && !self.is_pool_exhausted(&error)
             && !self.availability.tables().are_ready()
