@@ -71,6 +71,44 @@ async fn an_override_that_cannot_be_used_is_refused_and_not_written() {
     assert_eq!(site.get("/audit").await.json(), json!([]));
 }
 
+#[derive(serde::Deserialize)]
+struct Settings {
+    address: String,
+    #[serde(default)]
+    size: u8,
+}
+
+/// Its `address` is not set.
+struct Caller(Settings);
+
+#[service(interval = 60, discover = false)]
+impl Caller {
+    fn configure(_cx: &Context, settings: Settings) -> Self {
+        Self(settings)
+    }
+
+    async fn update(&mut self) -> Outcome {
+        Outcome::processed(u64::from(self.0.size) + self.0.address.len() as u64)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_override_is_not_refused_because_of_another_mistake_in_the_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder().service_of::<Caller>("caller");
+    let site = Site::of(builder.admin("127.0.0.1:0").database_url(url(&dir))).await;
+    let put = async |key: &str, value: &str| {
+        let body = format!(r#"{{"value": {value}}}"#);
+        site.send("PUT", &format!("/services/caller/overrides/{key}"), &[], &body).await
+    };
+    let (interval, size) = (put("interval", "5").await, put("size", "7").await);
+    assert_eq!((interval.status, size.status), (200, 200), "{interval:?} {size:?}");
+    let wrong = put("size", "700").await;
+    assert!(wrong.status == 422 && wrong.error().contains("`size`"), "{wrong:?}");
+    let address = put("address", "\"localhost\"").await;
+    assert_eq!(address.status, 200, "{address:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_of_all_services_or_of_those_of_a_type_is_set_shown_and_removed() {
     let dir = tempfile::tempdir().unwrap();

@@ -31,15 +31,20 @@ impl TableRows {
         if row.key == PAUSED {
             return Ok(());
         }
-        let mut rows = self.state().applied.get(id).cloned().unwrap_or_default();
+        let applied = self.state().applied.get(id).cloned().unwrap_or_default();
+        let mut rows = applied.clone();
         rows.retain(|known| known.slot() != row.slot());
         rows.push(row);
         let checked = resolve_with(services, service, &rows)?;
-        let is_of_row =
-            |error: &&ConfigError| error.setting().is_none_or(|setting| setting.place == PLACE);
+        let is_of_row = |error: &&ConfigError| error.setting().is_some_and(|setting| setting.place == PLACE);
         if let Some(error) = checked.wrong.iter().chain(&checked.settings).find(is_of_row) {
             return Err(error.to_string());
         }
-        Ok(())
+        // A mistake that the settings have without the override, too, does not refuse it.
+        let can_be_read = || resolve_with(services, service, &applied).is_ok_and(|before| before.settings.is_none());
+        match checked.settings {
+            Some(error) if can_be_read() => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 }
