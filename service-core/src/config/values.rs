@@ -159,6 +159,14 @@ pub(crate) fn merge(lower: &mut Table, upper: Table) {
             Some(known) if !lower.contains_key(&key) => known.clone(),
             _ => key,
         };
+        // A later layer writes the key as the field is called.
+        let meant =
+            lower.iter().find(|(known, below)| below.origin.layer.is_meant(known, &key)).map(|(known, _)| known);
+        if let Some(meant) = meant.filter(|_| !lower.contains_key(&key)).cloned()
+            && let Some(below) = lower.remove(&meant)
+        {
+            lower.insert(key.clone(), below);
+        }
         match (lower.get_mut(&key).map(|below| &mut below.value), node.value) {
             (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
             (_, value) => {

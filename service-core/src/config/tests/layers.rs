@@ -231,6 +231,38 @@ fn text_of_the_environment_is_converted_for_each_key() {
 }
 
 #[test]
+fn a_later_layer_replaces_a_value_of_the_environment_whose_key_has_capitals_or_hyphens() {
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "camelCase")]
+    struct Camel {
+        batch_size: u32,
+        smtp_server: SmtpServer,
+    }
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    #[serde(rename_all = "kebab-case")]
+    struct SmtpServer {
+        max_size: u32,
+        port: u32,
+    }
+    let given = || {
+        env([
+            ("SERVICES__MAIL__BATCHSIZE", "10"),
+            ("SERVICES__MAIL__SMTPSERVER__MAX_SIZE", "3"),
+            ("SERVICES__MAIL__SMTPSERVER__PORT", "25"),
+        ])
+    };
+    let expected = |batch_size, max_size| Camel { batch_size, smtp_server: SmtpServer { max_size, port: 25 } };
+    assert_eq!(given().settings::<Camel>(), Ok(expected(10, 3)));
+    let set = given().set("mail.batchSize", 11).set("mail.smtpServer.max-size", 4);
+    assert_eq!(set.settings::<Camel>(), Ok(expected(11, 4)));
+    for layer in [Layer::Table, Layer::Override] {
+        let rows = [row(layer, "batchSize", 11.into()), row(layer, "smtpServer.max-size", 4.into())];
+        let resolved = given().load().resolve(Target::new("mail", undeclared(), None), &rows).unwrap();
+        assert_eq!(resolved.settings.get::<Camel>("mail"), Ok(expected(11, 4)), "{layer}");
+    }
+}
+
+#[test]
 fn code_sets_options_of_any_kind() {
     let code = ServiceOptions::new()
         .interval(Duration::from_millis(1500))
