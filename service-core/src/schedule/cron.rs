@@ -92,9 +92,9 @@ mod fires {
     use chrono::TimeDelta;
     use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
     use chrono_tz::Tz;
+    use croner::Cron;
     use croner::errors::CronError;
     use croner::parser::{CronParser, Year};
-    use croner::{Cron, JobType};
 
     use super::{CronSchedule, Mistake, SystemTime};
 
@@ -114,7 +114,7 @@ mod fires {
         // Whole seconds are enough: fires are at whole seconds, and `after` itself does not count.
         let seconds = after.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
         let after = DateTime::<Utc>::from_timestamp(i64::try_from(seconds).ok()?, 0)?.with_timezone(&zone);
-        if !is_several_times(&cron, &schedule.expression) {
+        if !has_fixed_times(&schedule.expression) {
             return cron.find_next_occurrence(&after, false).ok().map(SystemTime::from);
         }
         let first = cron.find_next_occurrence(&after.naive_local().and_utc(), true).ok();
@@ -128,14 +128,15 @@ mod fires {
         Some(DateTime::<Utc>::from(at).with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Secs, true))
     }
 
-    /// Whether the expression has several fixed times. The library treats them like "every hour": it skips those in an
-    /// hour that DST skips, and repeats those in an hour that DST repeats.
-    fn is_several_times(cron: &Cron, expression: &str) -> bool {
+    /// Whether the expression has fixed times. The library treats several of them like "every hour": it skips those in an
+    /// hour that DST skips, and repeats those in an hour that DST repeats. A single one is lost if the skipped hour ends on a
+    /// day on which the schedule does not fire.
+    fn has_fixed_times(expression: &str) -> bool {
         let fields: Vec<&str> = expression.split_whitespace().collect();
         let is_fixed = |field: &&str| !field.contains(['*', '?', '/']);
         // The fields before the three of the date.
         let times = fields.len().checked_sub(3).and_then(|times| fields.get(..times)).unwrap_or_default();
-        times.len() >= 2 && times.iter().all(is_fixed) && cron.determine_job_type() != JobType::FixedTime
+        times.len() >= 2 && times.iter().all(is_fixed)
     }
 
     /// Returns the moment at which the wall clock shows this time: the first of two, or, where DST skips the time, the
@@ -163,7 +164,7 @@ mod fires {
         // Backwards, so that years of missed fires cost no more than `most`.
         let until = DateTime::<Utc>::from(until).with_timezone(&zone);
         let since = DateTime::<Utc>::from(since).with_timezone(&zone);
-        let mut missed: Vec<_> = if is_several_times(&cron, &schedule.expression) {
+        let mut missed: Vec<_> = if has_fixed_times(&schedule.expression) {
             // Starts after an hour that may repeat. Times that DST skips resolve to the same moment, which counts once.
             let shown = (until.naive_local() + TimeDelta::hours(3)).and_utc();
             let first = cron.find_previous_occurrence(&shown, true).ok();

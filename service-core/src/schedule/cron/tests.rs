@@ -115,6 +115,21 @@ mod with_the_feature {
                 "2026-04-04 14:40:00",
                 &["2026-04-04 14:45", "2026-04-04 15:00", "2026-04-04 15:15", "2026-04-04 15:30"],
             ),
+            // Nuuk: 2026-03-28, 23:00 becomes 00:00 of Sunday (01:00 UTC).
+            (
+                "a time of one weekday that DST skips until midnight fires at midnight",
+                "30 23 * * SAT",
+                "America/Nuuk",
+                "2026-03-22 12:00:00",
+                &["2026-03-29 01:00", "2026-04-05 00:30"],
+            ),
+            (
+                "a time of one date that DST skips until midnight fires at midnight",
+                "30 23 28 3 *",
+                "America/Nuuk",
+                "2026-01-01 00:00:00",
+                &["2026-03-29 01:00", "2027-03-29 00:30"],
+            ),
             // Several times a day are fixed times as well.
             (
                 "two times that DST skips fire once, at the end of the skipped hour",
@@ -168,6 +183,7 @@ mod with_the_feature {
             ("30 1,13 * * *", "America/New_York", "2026-10-30 12:00:00", "2026-11-01 06:10:00"),
             ("*/30 * * * *", "Australia/Lord_Howe", "2026-04-04 00:00:00", "2026-04-05 00:00:00"),
             ("30 2 * * *", "Europe/Berlin", "2026-03-27 12:00:00", "2026-03-31 00:00:00"),
+            ("30 23 * * SAT", "America/Nuuk", "2026-03-20 12:00:00", "2026-04-13 00:00:00"),
         ] {
             let (schedule, since, until) = (schedule(expression, zone), at(since), at(until));
             let fires = std::iter::successors(next(&schedule, since), |fire| next(&schedule, *fire));
@@ -191,9 +207,11 @@ mod with_the_feature {
             "*/30 * * * *",
             "*/7 1-3 * * *",
             "30 2 * * 7",
+            "30 23 * * SAT",
+            "30 23 28 3 *",
             "*/40 * 2 * * *",
         ];
-        let zones = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"];
+        let zones = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "America/Nuuk"];
         let days = ["2026-02-14", "2026-03-07", "2026-03-28", "2026-04-04", "2026-10-03", "2026-10-24", "2026-10-31"];
         for (zone, expression) in zones.iter().flat_map(|zone| expressions.map(|expression| (zone, expression))) {
             let schedule = schedule(expression, zone);
