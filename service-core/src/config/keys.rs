@@ -489,6 +489,14 @@ impl Key {
         self.rules.iter().any(|rule| matches!(rule, Rule::AtStart))
     }
 
+    /// Returns the kind of schedule without which the key has no effect.
+    pub(crate) fn needs_schedule(&self) -> Option<&'static str> {
+        self.rules.iter().find_map(|rule| match rule {
+            Rule::Needs { key, .. } => Some(*key).filter(|key| find(key).is_some_and(Key::is_schedule)),
+            _ => None,
+        })
+    }
+
     pub(crate) fn is_schedule(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule, Rule::Schedule))
     }

@@ -210,13 +210,6 @@ impl ServiceOptions {
         self.entries.iter().any(|(name, _)| name == key)
     }
 
-    /// Adds other options, which override these.
-    pub(crate) fn and(mut self, others: Self) -> Self {
-        self.entries.extend(others.entries);
-        self.requester_id = others.requester_id.or(self.requester_id);
-        self
-    }
-
     /// Sets one of the service's own settings. A dot separates a table and its key: `"smtp.host"`.
     pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.with(key.into(), value.into().0)

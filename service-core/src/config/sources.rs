@@ -336,6 +336,26 @@ fn attribute(descriptor: &ServiceDescriptor) -> Table {
     options.map(|(key, literal)| ((*key).to_owned(), Node::new(value(literal), &origin))).collect()
 }
 
+impl ServiceOptions {
+    /// Adds other options, which override these. As in a later layer, their schedule replaces one of another kind.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        let sets_schedule = |(key, value): &(Cow<'static, str>, Value)| {
+            keys::find(key).is_some_and(Key::is_schedule) && *value != Value::Bool(false)
+        };
+        if others.entries.iter().any(sets_schedule) {
+            let is_replaced = |key: &str| {
+                keys::find(key).is_some_and(|key| {
+                    key.needs_schedule().is_some_and(|needed| !others.sets(needed)) || key.is_schedule()
+                })
+            };
+            self.entries.retain(|(key, _)| !is_replaced(key));
+        }
+        self.entries.extend(others.entries);
+        self.requester_id = others.requester_id.or(self.requester_id);
+        self
+    }
+}
+
 fn code_table(code: &ServiceOptions) -> Table {
     let origin = code.origin();
     let mut table = Table::new();

@@ -262,6 +262,26 @@ fn a_later_layer_replaces_a_value_of_the_environment_whose_key_has_capitals_or_h
     }
 }
 
+/// `options_of` for one service, after `options_of` for its type.
+#[test]
+#[cfg_attr(not(feature = "cron"), ignore = "needs the feature cron")]
+fn options_of_code_replace_a_schedule_of_earlier_ones() {
+    let resolve = |code: &ServiceOptions| toml("").load().resolve(Target::new("mail", undeclared(), Some(code)), &[]);
+    let schedule = |code: ServiceOptions| resolve(&code).map(|resolved| resolved.options.schedule.clone());
+    let cron = || ServiceOptions::new().cron("0 3 * * *").timezone("Europe/Berlin");
+    assert_eq!(schedule(cron().and(ServiceOptions::new().interval(s(5)))), Ok(Schedule::Interval(s(5))));
+    let delay = ServiceOptions::new().delay(s(5)).and(ServiceOptions::new().on_demand(true));
+    assert_eq!(schedule(delay), Ok(Schedule::OnDemand));
+    let on_demand = ServiceOptions::new().on_demand(true).and(ServiceOptions::new().interval(s(5)));
+    assert_eq!(schedule(on_demand), Ok(Schedule::Interval(s(5))));
+    let unchanged = ServiceOptions::new().delay(s(5)).and(ServiceOptions::new().on_demand(false));
+    assert_eq!(schedule(unchanged), Ok(Schedule::Delay(s(5))));
+    let later = schedule(cron().and(ServiceOptions::new().cron("0 4 * * *")));
+    assert!(matches!(later, Ok(Schedule::Cron(cron)) if cron.timezone == "Europe/Berlin"));
+    let two = schedule(ServiceOptions::new().delay(s(5)).interval(s(5))).unwrap_err().to_string();
+    assert!(two.contains("in the same layer"), "{two}");
+}
+
 #[test]
 fn code_sets_options_of_any_kind() {
     let code = ServiceOptions::new()
