@@ -15,7 +15,13 @@ const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
 
 /// Parses a time with units: `1h 30m`. Numbers can have a fraction.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
-    // humantime accepts more units, and `0` without one.
+    // humantime joins the parts of a number that a blank divides.
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if words.windows(2).any(|pair| pair[0].ends_with(is_number) && pair[1].starts_with(is_number)) {
+        return None;
+    }
+    // It accepts more units, and `0` without one.
     let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty()).peekable();
     units.peek()?;
     let known = units.all(|unit| UNITS.contains(&unit));
