@@ -279,3 +279,13 @@ async fn an_unknown_nested_key_fails_its_service() {
     assert_eq!(service.state(), ServiceState::Failed);
     assert!(error.contains("`smtp.prot` of service `nested`") && error.contains("did you mean `port`?"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_error_of_a_setting_in_code_names_the_line_of_its_call() {
+    let (bed, _seen, _folder) = bed("");
+    let services = bed.services().await;
+    let (registered, line) = (services.register_of::<Mailer>("mailer").setting("batch_siz", 5).await, line!());
+    let error = registered.unwrap_err().to_string();
+    let place = format!("(ServiceOptions at {}:{line})", file!());
+    assert!(error.contains(&place) && error.contains("`batch_size`"), "{error}");
+}

@@ -187,7 +187,8 @@ impl Default for Restart {
 #[derive(Clone)]
 #[must_use = "options do nothing before a service is registered with them"]
 pub struct ServiceOptions {
-    pub(crate) entries: Vec<(Cow<'static, str>, Value)>,
+    /// Each with the place of the call of `new`.
+    pub(crate) entries: Vec<(Cow<'static, str>, Value, &'static Location<'static>)>,
     pub(crate) requester_id: Option<String>,
     pub(crate) location: &'static Location<'static>,
 }
@@ -200,14 +201,19 @@ impl ServiceOptions {
         Self { entries: Vec::new(), requester_id: None, location: Location::caller() }
     }
 
-    /// The place of the call of `new`.
+    /// The place of the requester id.
     pub(crate) fn origin(&self) -> Arc<Origin> {
-        Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", self.location.file(), self.location.line()))
+        Self::origin_at(self.location)
+    }
+
+    /// The place of a value.
+    pub(crate) fn origin_at(location: &Location<'_>) -> Arc<Origin> {
+        Origin::new(Layer::Code, format!("ServiceOptions at {}:{}", location.file(), location.line()))
     }
 
     /// Whether this key is set.
     pub(crate) fn sets(&self, key: &str) -> bool {
-        self.entries.iter().any(|(name, _)| name == key)
+        self.entries.iter().any(|(name, ..)| name == key)
     }
 
     /// Sets one of the service's own settings. A dot separates a table and its key: `"smtp.host"`.
@@ -216,7 +222,7 @@ impl ServiceOptions {
     }
 
     fn with(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
-        self.entries.push((key.into(), value.into()));
+        self.entries.push((key.into(), value.into(), self.location));
         self
     }
 
@@ -418,7 +424,7 @@ impl fmt::Debug for ServiceOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Own settings may be secrets.
         f.debug_map()
-            .entries(self.entries.iter().map(|(key, value)| (key, value.show(is_secret(key)))))
+            .entries(self.entries.iter().map(|(key, value, _)| (key, value.show(is_secret(key)))))
             .entries(self.requester_id.iter().map(|id| ("requester_id", id)))
             .finish()
     }

@@ -339,28 +339,28 @@ fn attribute(descriptor: &ServiceDescriptor) -> Table {
 impl ServiceOptions {
     /// Adds other options, which override these. As in a later layer, their schedule replaces one of another kind.
     pub(crate) fn and(mut self, others: Self) -> Self {
-        let sets_schedule = |(key, value): &(Cow<'static, str>, Value)| {
-            keys::find(key).is_some_and(Key::is_schedule) && *value != Value::Bool(false)
-        };
-        if others.entries.iter().any(sets_schedule) {
+        let sets_schedule =
+            |key: &str, value: &Value| keys::find(key).is_some_and(Key::is_schedule) && *value != Value::Bool(false);
+        if others.entries.iter().any(|(key, value, _)| sets_schedule(key, value)) {
             let is_replaced = |key: &str| {
                 keys::find(key).is_some_and(|key| {
                     key.needs_schedule().is_some_and(|needed| !others.sets(needed)) || key.is_schedule()
                 })
             };
-            self.entries.retain(|(key, _)| !is_replaced(key));
+            self.entries.retain(|(key, ..)| !is_replaced(key));
         }
         self.entries.extend(others.entries);
-        self.requester_id = others.requester_id.or(self.requester_id);
+        if others.requester_id.is_some() {
+            (self.requester_id, self.location) = (others.requester_id, others.location);
+        }
         self
     }
 }
 
 fn code_table(code: &ServiceOptions) -> Table {
-    let origin = code.origin();
     let mut table = Table::new();
-    for (key, value) in &code.entries {
-        overwrite(&mut table, key, Node::new(value.clone(), &origin));
+    for (key, value, location) in &code.entries {
+        overwrite(&mut table, key, Node::new(value.clone(), &ServiceOptions::origin_at(location)));
     }
     table
 }

@@ -64,6 +64,7 @@ impl Register {
 
     /// Sets one of the service's own settings, in the same layer as [`options`](Self::options). A dot separates nested keys:
     /// `"smtp.host"`.
+    #[track_caller]
     pub fn setting(self, key: impl Into<String>, value: impl Into<SettingValue>) -> Self {
         self.options(ServiceOptions::new().setting(key, value))
     }
