@@ -116,6 +116,7 @@ on_each! {
     an_override_of_the_schedule_counts_from_then_on,
     a_stop_makes_nothing_missed,
     a_stop_makes_nothing_missed_for_the_next_process,
+    a_stop_during_which_the_clock_is_set_makes_nothing_missed,
     a_service_that_stops_itself_misses_nothing,
     a_single_run_after_a_stop_makes_nothing_missed,
     a_process_that_only_makes_single_runs_serves_nothing,
@@ -237,6 +238,24 @@ impl Once {
     async fn update(&mut self, cx: &Context) {
         cx.stop();
     }
+}
+
+/// Also after a suspend, during which the clock goes on.
+fn a_stop_during_which_the_clock_is_set_makes_nothing_missed(url: &str) {
+    process(url, "08:30", &[], async |bed, _| {
+        let service = bed.start_of::<Hourly>().await;
+        bed.run_for(hours(1)).await;
+        service.stop().await.unwrap();
+        bed.set_wall_clock(SystemTime::from(at("12:30"))).await;
+        service.start().await.unwrap();
+        bed.run_for(minutes(1)).await;
+        assert_eq!(service.health().runs, 1, "at 9");
+        service.stop().await.unwrap();
+        bed.set_wall_clock(SystemTime::from(at("14:30"))).await;
+        bed.run_for(minutes(1)).await;
+    });
+    // Killed at 14:31.
+    assert_eq!(serves(url, "17:30", &[], minutes(1)), 3, "15, 16 and 17");
 }
 
 fn a_service_that_stops_itself_misses_nothing(url: &str) {

@@ -130,7 +130,7 @@ impl SkippedFires {
     pub(crate) fn unrecorded(&self, services: &Services) -> Vec<(Arc<str>, LastRun)> {
         let now = services.shared.clock.wall_now();
         let skipping = services.all().into_iter().filter_map(|service| {
-            let (schedule, since) = self.skipping(services, &service)?;
+            let (schedule, since) = self.skipping(&service)?;
             let fire = cron::missed(&schedule, since, now, 1).pop()?;
             let last = LastRun { run: None, fire: Some(fire.into()), schedule: Some(schedule.text()) };
             Some((service.id().clone(), last))
@@ -148,19 +148,18 @@ impl SkippedFires {
     /// When the next fire is skipped.
     pub(crate) fn next(&self, services: &Services) -> Option<SystemTime> {
         let next = services.all().into_iter().filter_map(|service| {
-            let (schedule, since) = self.skipping(services, &service)?;
+            let (schedule, since) = self.skipping(&service)?;
             cron::next(&schedule, since)
         });
         next.min()
     }
 
     /// The schedule of a service that skips its fires, and up to when they are recorded.
-    fn skipping(&self, services: &Services, service: &RegisteredService) -> Option<(CronSchedule, SystemTime)> {
+    fn skipping(&self, service: &RegisteredService) -> Option<(CronSchedule, SystemTime)> {
         let (schedule, since) = {
             let state = service.inner.lock();
             (state.requests.options.schedule.caught_up()?.clone(), state.status.skips_fires_since?)
         };
-        let since = services.shared.clock.wall(since);
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner).get(service.id()).copied();
         Some((schedule, recorded.map_or(since, |recorded| recorded.max(since))))
     }

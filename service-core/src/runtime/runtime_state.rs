@@ -94,7 +94,7 @@ impl RuntimeState {
         // A fire that is still to be made up must not count as skipped.
         let skips = is_paused && !cron.owes();
         let since = self.status.skips_fires_since;
-        self.status.skips_fires_since = skips.then(|| since.unwrap_or_else(Instant::now));
+        self.status.skips_fires_since = skips.then(|| since.unwrap_or(now));
     }
 
     /// Whether the service is paused, or will be as soon as it has started.

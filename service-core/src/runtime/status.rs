@@ -2,7 +2,7 @@
 //! with.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -96,9 +96,10 @@ pub(crate) struct Status {
     /// Since when an instance is being built.
     pub(crate) configuring_since: Option<Instant>,
     /// For `catch_up`: since when fires that come due are skipped, and not missed. The service is paused or was stopped by hand.
-    pub(crate) skips_fires_since: Option<Instant>,
-    /// When the loop of the previous incarnation ended, if there was one.
-    pub(crate) previous_end: Option<Instant>,
+    pub(crate) skips_fires_since: Option<SystemTime>,
+    /// When the loop of the previous incarnation ended, if there was one. By the wall clock, which goes on during a suspend and may
+    /// be set.
+    pub(crate) previous_end: Option<SystemTime>,
     /// The latest error; it stays after a success.
     pub(crate) last_error: Option<Error>,
     pub(crate) stats: Stats,

@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::humanize;
 use crate::log::{debug, error, warn};
@@ -189,7 +189,11 @@ impl Supervisor {
 
     /// Makes the loop end after one run, which begins as soon as the instance is built. `waiter` receives its report. The run
     /// does not change since when fires are skipped.
-    pub(crate) fn limit_to_one_run(&mut self, waiter: oneshot::Sender<RunReport>, skips_fires_since: Option<Instant>) {
+    pub(crate) fn limit_to_one_run(
+        &mut self,
+        waiter: oneshot::Sender<RunReport>,
+        skips_fires_since: Option<SystemTime>,
+    ) {
         self.once = true;
         let mut state = self.cx.service.lock();
         (state.status.once, state.status.skips_fires_since) = (true, skips_fires_since);

@@ -64,9 +64,9 @@ impl Supervisor {
         if self.options.schedule.caught_up().is_none() {
             return;
         }
-        let clock = &self.services.shared.clock;
-        let (previous_end, now) = (self.cx.service.lock().status.previous_end, clock.wall_now());
-        if let Some(end) = previous_end.map(|end| clock.wall(end)) {
+        let now = self.services.shared.clock.wall_now();
+        let previous_end = self.cx.service.lock().status.previous_end;
+        if let Some(end) = previous_end {
             self.cron().skip(end, now);
         }
     }

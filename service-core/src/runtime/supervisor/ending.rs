@@ -54,7 +54,7 @@ impl Supervisor {
         if let Some(lease) = &service.lease {
             lease.end();
         }
-        let now = Instant::now();
+        let now = self.services.shared.clock.wall_now();
         let owes = self.cron.as_ref().is_none_or(|cron| cron.owes());
         let once = self.once;
         let left = service.update(|state: &mut RuntimeState| {
