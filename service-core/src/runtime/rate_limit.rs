@@ -20,6 +20,10 @@ impl Rate {
     /// Waits until another permit may be granted.
     pub(crate) async fn permit(&self, limit: RateLimit) {
         let mut given = self.given.get_or_init(Box::default).lock().await;
+        let now = Instant::now();
+        while given.front().is_some_and(|oldest| later(*oldest, limit.per) <= now) {
+            given.pop_front();
+        }
         while given.len() >= limit.permits.max(1) as usize {
             if let Some(oldest) = given.front() {
                 tokio::time::sleep_until(later(*oldest, limit.per)).await;
@@ -53,6 +57,18 @@ mod tests {
         for window in at.windows(4) {
             assert!(window[3] - window[0] >= 1000, "{at:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_permits_of_one_period_are_kept() {
+        let rate = Rate::default();
+        let limit = RateLimit { permits: 1_000_000, per: Duration::from_secs(60) };
+        for _ in 0..1_000 {
+            rate.permit(limit).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let kept = rate.given.get().unwrap().lock().await.len();
+        assert!(kept <= 60, "{kept}");
     }
 
     #[tokio::test(start_paused = true)]
