@@ -66,3 +66,23 @@ async fn one_type_of_a_generic_service_may_have_the_name_of_all_in_any_order() {
         assert_eq!(services.list(), ["counter", "other", "third"]);
     }
 }
+
+#[derive(Default)]
+struct Sender<M> {
+    mailer: M,
+}
+
+/// The bounds do not imply `Default`.
+#[service(interval = 1, discover = false)]
+impl<M: Send + 'static> Sender<M> {
+    fn update(&mut self) {
+        let _ = &self.mailer;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_explains_which_default_counts_in_a_generic_impl() {
+    let services = TestBed::new().services().await;
+    let error = services.register_of::<Sender<u8>>("sender").await.unwrap_err().to_string();
+    assert!(error.contains("`service_fn`") && error.contains("only if the bounds of the impl imply it"), "{error}");
+}

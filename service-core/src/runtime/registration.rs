@@ -141,7 +141,8 @@ impl Registration {
         let Some(build) = S::BUILD else {
             return Err(Error::msg(format!(
                 "service `{id}` cannot be built: {} has neither `configure` nor `Default`; \
-                 add one of them, or register the service with `service` or `service_fn`",
+                 add one of them, or register the service with `service` or `service_fn`; in a generic impl, `Default` counts only \
+                 if the bounds of the impl imply it, as `M: Default` may do",
                 S::DESCRIPTOR.type_name()
             )));
         };
