@@ -95,7 +95,7 @@ pub(crate) enum Rule {
 const NOT_ZERO: Least = Least::AboveZero("use a longer time");
 const NO_BUSY_LOOP: Least =
     Least::AboveZero("to run again at once while there is work, return `Outcome::processed(n).again()`");
-const FOR_CRON: &[Rule] = &[Rule::Needs { key: "cron", value: None }];
+const FOR_CRON: &[Rule] = &[Rule::Update, Rule::Needs { key: "cron", value: None }];
 const FOR_CLUSTER: &[Rule] = &[Rule::Needs { key: "scope", value: Some("cluster") }];
 const FOR_RESTART: &[Rule] = &[Rule::Needs { key: "restart", value: Some("on_failure") }];
 

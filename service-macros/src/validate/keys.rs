@@ -13,12 +13,17 @@ use crate::validate::signatures::RUN;
 /// Checks every rule of every argument.
 pub(crate) fn check(args: &Args, diagnostics: &mut Diagnostics) {
     for arg in args.iter() {
-        for rule in arg.key.rules {
+        // What a key for `update` needs, `check_form` checks.
+        for rule in arg.key.rules.iter().filter(|rule| !(is_for_update(arg) && matches!(rule, Rule::Needs { .. }))) {
             if let Some(error) = broken(rule, arg, args) {
                 diagnostics.push(error);
             }
         }
     }
+}
+
+fn is_for_update(arg: &Arg) -> bool {
+    arg.key.rules.iter().any(|rule| matches!(rule, Rule::Update))
 }
 
 /// Whether the service has `run` or `update`.
@@ -64,6 +69,12 @@ pub(crate) fn check_form(args: &Args, form: Form, diagnostics: &mut Diagnostics)
                 }
                 Rule::Function if form != Form::Function => {
                     format!("`{name}` is for functions: in an impl, write `{RUN}`, and remove `{name}`")
+                }
+                Rule::Needs { .. } if !is_long && is_for_update(arg) => {
+                    if let Some(error) = broken(rule, arg, args) {
+                        diagnostics.push(error);
+                    }
+                    continue;
                 }
                 _ => continue,
             };
@@ -204,5 +215,14 @@ mod tests {
         }
         // A service with `run` has no key of a schedule, whatever its value.
         assert!(errors("on_demand = false", Form::Run).is_some());
+    }
+
+    #[test]
+    fn keys_of_cron_do_not_ask_for_it_in_a_service_with_run() {
+        for key in ["catch_up = \"latest\"", "timezone = \"UTC\""] {
+            let long = errors(key, Form::Run).unwrap();
+            assert!(long.contains("remove it") && !long.contains("add `cron"), "{long}");
+            assert!(errors(key, Form::Update).unwrap().contains("has no effect without `cron`"), "{key}");
+        }
     }
 }

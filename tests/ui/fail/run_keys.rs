@@ -18,6 +18,14 @@ impl Mailer {
     async fn update(&mut self) {}
 }
 
+#[derive(Default)]
+struct Consumer;
+
+#[service(catch_up = "latest", timezone = "Europe/Vienna")]
+impl Consumer {
+    async fn run(&mut self) {}
+}
+
 #[service(idle_timeout = "2m")]
 async fn beat() {}
 
