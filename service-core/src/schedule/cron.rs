@@ -101,6 +101,9 @@ mod fires {
     /// Checks that the expression and the time zone are valid, and that the schedule fires at some time.
     pub(crate) fn check(schedule: &CronSchedule) -> Result<(), Mistake> {
         let (cron, zone) = parse(schedule)?;
+        if let Some(why) = last_day_twice(&schedule.expression) {
+            return Err(Mistake::Expression(why));
+        }
         // There is no year field, and the calendar repeats after 400 years: a schedule that fires at all fires again.
         match cron.find_next_occurrence(&DateTime::UNIX_EPOCH.with_timezone(&zone), true) {
             Ok(_) => Ok(()),
@@ -193,6 +196,14 @@ mod fires {
             Mistake::Zone(crate::suggest::nearest(&schedule.timezone, known))
         })?;
         Ok((cron, zone))
+    }
+
+    /// With `L` and `LW`, the parser accepts the expression and ignores `L`.
+    fn last_day_twice(expression: &str) -> Option<String> {
+        let days = expression.split_whitespace().rev().nth(2).filter(|days| days.contains(','))?;
+        let has = |wanted: &str| days.split(',').any(|day| day.eq_ignore_ascii_case(wanted));
+        (has("L") && has("LW"))
+            .then(|| format!("day of month field `{days}`: `L` and `LW` cannot be used together, keep one of them"))
     }
 
     /// Returns the field that is wrong by itself, with the parser's message, which does not name the field.

@@ -91,7 +91,13 @@ impl Field {
         if self.is_any(part) {
             return Ok(vec![self.all(1)]);
         }
-        part.split(',').map(|item| self.item(item)).collect()
+        let items: Vec<Item> = part.split(',').map(|item| self.item(item)).collect::<Result<_, _>>()?;
+        let has = |wanted: fn(&Item) -> bool| items.iter().any(wanted);
+        if has(|item| matches!(item, Item::LastDay)) && has(|item| matches!(item, Item::LastWorkday)) {
+            // With both, the runtime's parser ignores `L`.
+            return Err("`L` and `LW` cannot be used together: keep one of them".to_owned());
+        }
+        Ok(items)
     }
 
     fn all(&self, step: u32) -> Item {
@@ -293,6 +299,8 @@ mod tests {
             ("1,,2 * * * *", "between commas is empty"),
             ("* * * * MON#6", "`#1` to `#5`"),
             ("* * * * L", "for example `FRIL`"),
+            ("0 0 L,LW * *", "day of month field, `L,LW`: `L` and `LW` cannot be used together"),
+            ("0 0 0 lw,1,l * *", "`L` and `LW` cannot be used together"),
             ("0 0 30 2 *", "never matches"),
             ("0 0 31 4,6 *", "never matches: no month in `4,6` has a day 31"),
             ("0 0 30-31 2 *", "never matches: no month in `2` has a day 30-31"),

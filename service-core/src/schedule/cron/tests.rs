@@ -273,6 +273,7 @@ mod with_the_feature {
             ),
             ("* * *", "UTC", "cron", "a cron expression such as \"0 3 * * *\" ("),
             ("0 0 3 * FOO *", "UTC", "cron", "(month field `FOO`: "),
+            ("0 0 L,LW * *", "UTC", "cron", "(day of month field `L,LW`: `L` and `LW` cannot be used together"),
             ("0 0 0 1 1 * 2027", "UTC", "cron", "a cron expression such as \"0 3 * * *\" ("),
             ("daily at three", "UTC", "cron", "a cron expression such as \"0 3 * * *\" ("),
             ("0 0 30 2 *", "UTC", "cron", "a cron expression that fires at some time; this one never does"),
