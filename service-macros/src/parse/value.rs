@@ -121,6 +121,8 @@ impl ValueParser<'_> {
             _ => None,
         });
         let last = match self.tokens {
+            // The end of a path may be called as a key is.
+            [.., TokenTree::Punct(colon), TokenTree::Ident(_)] if colon.as_char() == ':' => None,
             [_, .., TokenTree::Ident(last)] if self.table.find(&last.to_string()).is_some() => Some(last),
             _ => None,
         };

@@ -218,6 +218,14 @@ mod tests {
     }
 
     #[test]
+    fn the_path_of_the_crate_may_end_with_the_name_of_a_key() {
+        assert_eq!(errors("crate = my_app::cron, jitter = 5", Form::Update), None);
+        for bad in ["crate = my_app::core cron", "crate = my_app::core cron = \"@daily\""] {
+            assert!(errors(bad, Form::Update).unwrap().contains("a comma is missing before `cron`"), "{bad}");
+        }
+    }
+
+    #[test]
     fn keys_of_cron_do_not_ask_for_it_in_a_service_with_run() {
         for key in ["catch_up = \"latest\"", "timezone = \"UTC\""] {
             let long = errors(key, Form::Run).unwrap();
