@@ -1,8 +1,8 @@
 //! The rules about lifecycle methods: receivers, arguments and what they return.
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, TokenTree};
 use syn::ext::IdentExt;
-use syn::{Error, FnArg, GenericParam, Pat, PatType, ReturnType, Safety, Signature, Type};
+use syn::{Attribute, Error, FnArg, GenericParam, Pat, PatType, Receiver, ReturnType, Safety, Signature, Type};
 
 use crate::diagnostics::Diagnostics;
 use crate::model::{Lifecycle, Model};
@@ -174,7 +174,7 @@ fn on_failure(sig: &Signature, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// No `unsafe`, no ABI, no type parameters.
+/// No `unsafe`, no ABI, no type parameters, no `#[cfg]` on a parameter.
 pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics) {
     let name = sig.ident.unraw();
     if let Safety::Unsafe(unsafe_) = &sig.safety {
@@ -186,6 +186,16 @@ pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics)
     if let Some(abi) = &sig.abi {
         diagnostics.push(Error::new_spanned(abi, format!("`{name}` cannot be an `extern` function: write `{write}`")));
     }
+    for input in &sig.inputs {
+        let (FnArg::Typed(PatType { attrs, .. }) | FnArg::Receiver(Receiver { attrs, .. })) = input;
+        for attr in attrs.iter().filter(|attr| may_remove(attr)) {
+            let message = format!(
+                "a parameter of `{name}` cannot have `#[cfg]`, because the runtime passes the same arguments in each case: write \
+                 `{name}` twice, each with a `#[cfg(…)]`"
+            );
+            diagnostics.push(Error::new_spanned(attr, message));
+        }
+    }
     if let Some(parameter) = type_parameter(sig) {
         let message = format!(
             "`{name}` cannot have the generic parameter `{}`, because the runtime calls it: write `{write}`",
@@ -193,6 +203,14 @@ pub(crate) fn plain(sig: &Signature, write: &str, diagnostics: &mut Diagnostics)
         );
         diagnostics.push(Error::new_spanned(parameter, message));
     }
+}
+
+/// Whether the attribute may remove its parameter: `#[cfg(…)]`, also in a `#[cfg_attr(…)]`.
+fn may_remove(attr: &Attribute) -> bool {
+    let is_cfg = |token: TokenTree| matches!(token, TokenTree::Ident(word) if word == "cfg");
+    attr.path().is_ident("cfg")
+        || attr.path().is_ident("cfg_attr")
+            && attr.meta.require_list().is_ok_and(|list| list.tokens.clone().into_iter().any(is_cfg))
 }
 
 /// `&self` or `&mut self`.

@@ -57,7 +57,7 @@ impl Built {
         Self
     }
 
-    async fn update(&self) {}
+    async fn update(&self, #[cfg_attr(all(), allow(unused))] cx: &Context) {}
 }
 
 #[derive(Default)]
