@@ -223,7 +223,7 @@ impl Field {
 
 /// Checks the form of an IANA time zone. Only the runtime has the list of those that exist.
 pub(crate) fn check_zone(text: &str) -> Result<(), String> {
-    let wanted = "write `Area/City`, for example \"Europe/Vienna\", or \"UTC\"";
+    let wanted = "write the full name, for example \"Europe/Vienna\", or \"UTC\"";
     if text.is_empty() {
         return Err(format!("is empty: {wanted}"));
     }
@@ -238,7 +238,7 @@ pub(crate) fn check_zone(text: &str) -> Result<(), String> {
     if (2..=3).contains(&parts.len()) && parts.iter().all(|part| part_ok(part)) {
         Ok(())
     } else {
-        Err(format!("is not an IANA time zone: {wanted}"))
+        Err(format!("is not of the form `Area/City`: {wanted}"))
     }
 }
 
@@ -337,6 +337,10 @@ mod tests {
         }
         for bad in ["", "CET", "Europe", "europe/vienna", "Europe/", "+02:00", "Europe Vienna"] {
             assert!(check_zone(bad).is_err(), "{bad}");
+        }
+        // These are in the IANA list.
+        for old in ["CET", "EST5EDT", "Japan"] {
+            assert!(check_zone(old).unwrap_err().starts_with("is not of the form `Area/City`"), "{old}");
         }
     }
 }
