@@ -95,6 +95,7 @@ async fn the_description_says_how_to_log_in() {
     assert_eq!((&scheme["type"], &scheme["in"]), (&"apiKey".into(), &"cookie".into()), "{document}");
     let needed = &document["paths"]["/services/{id}/wake"]["post"]["security"];
     assert_eq!(*needed, serde_json::json!([{"token": []}, {"cookie": []}]));
+    assert!(document["paths"]["/login"]["get"]["responses"]["200"].is_object(), "{document}");
     let login = &document["paths"]["/login"]["post"];
     assert!(login["security"].is_null(), "{login}");
     for (body, status) in [(r#"{"token": "s3cret"}"#, 303), (r#"{"token": "other"}"#, 401), ("{", 400), ("[]", 422)] {

@@ -29,6 +29,7 @@ const COOKIE: &str = "cookie";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 const EVENTS: &str = "text/event-stream";
+const HTML: &str = "text/html";
 
 /// `GET /openapi.json`
 pub(crate) async fn document(State(app): AppState) -> Json<OpenApi> {
@@ -159,6 +160,7 @@ fn paths(access: &Access) -> Paths {
         Api::new("metrics", "The metrics of all services, as Prometheus text.").ok(TEXT, text()),
     );
     add("/openapi.json", HttpMethod::Get, Api::new("openapi", "This description.").ok(JSON, map(any())));
+    add("/login", HttpMethod::Get, Api::new("login_page", "The page that asks for the token.").ok(HTML, text()));
     let login = Api::new("login", "Checks the token, and sets the cookie by which a browser sends it.");
     let login = login.body("Login", Required::True);
     add("/login", HttpMethod::Post, login.see_other("The cookie is set; the dashboard is at `Location`."));
