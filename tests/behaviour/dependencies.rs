@@ -104,32 +104,6 @@ async fn a_service_waits_for_a_dependency_that_is_started_later_and_names_it() {
     assert_eq!(api.health().reason, None);
 }
 
-/// Ends with its work, at once.
-#[derive(Default)]
-struct Preparing;
-
-#[service(discover = false)]
-impl Preparing {
-    async fn run(&self) {}
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_service_starts_after_a_dependency_that_has_done_its_work_before_another_is_ready() {
-    let log = Log::default();
-    let bed = TestBed::new().with(|builder| builder.service_of::<Preparing>("preparing"));
-    let bed = with(bed, &log, "store", &[], Step::Succeed).set("store.enabled", false);
-    let bed = with(bed, &log, "api", &["preparing", "store"], Step::Succeed);
-    let services = bed.services().await;
-    soon(services.start()).await.unwrap();
-    bed.run_for(secs(10)).await;
-    assert_eq!(services.get("preparing").unwrap().state(), ServiceState::Stopped);
-    let api = services.get("api").unwrap();
-    assert_eq!(api.health().reason.as_deref(), Some("waiting for store"));
-    soon(services.get("store").unwrap().start()).await.unwrap();
-    bed.run_for(secs(1)).await;
-    assert_eq!(api.state(), ServiceState::Running);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_service_starts_when_run_now_makes_its_paused_dependency_ready() {
     let log = Log::default();

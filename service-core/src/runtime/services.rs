@@ -361,11 +361,7 @@ impl Services {
                 let state = service.inner.lock();
                 let is_up =
                     matches!(state.state(), ServiceState::Running | ServiceState::Paused | ServiceState::Standby);
-                // It may have done its work before its dependents have seen that it is ready.
-                let has_stopped_itself = state.state() == ServiceState::Stopped
-                    && !state.status.once
-                    && state.requests.stop.as_ref().is_some_and(|stop| stop.by_itself);
-                if !(is_up || has_stopped_itself) || !state.status.ready {
+                if !is_up || !state.status.ready {
                     let starting = state.state() == ServiceState::Starting && !state.status.start_resolved;
                     not_ready.none_starting &= !starting;
                     not_ready.ids.push(service.id().clone());
