@@ -195,27 +195,3 @@ async fn pause_all_and_resume_all_skip_services_in_the_wrong_state() {
     services.resume_all().await;
     assert_eq!(states(&services), [ServiceState::Running, ServiceState::Running, ServiceState::Created]);
 }
-
-/// Logs how late its runs are.
-struct Late(Log);
-
-#[service(interval = 30, discover = false)]
-impl Late {
-    async fn update(&mut self, cx: &Context) {
-        let late = cx.scheduled_for().and_then(|scheduled| cx.now().duration_since(scheduled).ok());
-        self.0.push(format!("{late:?}"));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_begins_late_serves_the_latest_point_of_its_grid() {
-    let (bed, log) = (TestBed::new(), Log::default());
-    let service = bed.start(Late(log.clone())).await;
-    bed.run_for(secs(10)).await;
-    soon(service.pause()).await.unwrap();
-    bed.run_for(secs(90)).await;
-    soon(service.resume()).await.unwrap();
-    bed.run_for(secs(20)).await;
-    let expected = [(0.0, "Some(0ns)"), (100.0, "Some(10s)"), (120.0, "Some(0ns)")];
-    assert_eq!(log.lines(), expected.map(|(at, late)| (at, late.to_owned())));
-}

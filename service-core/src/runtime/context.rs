@@ -16,7 +16,6 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::requests::{PausedBy, StopHook, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::service_inner::ServiceInner;
-use crate::schedule::{Schedule, later, latest_point};
 use crate::service::error::{Error, Result};
 
 /// The access of a service to the runtime. Cheap to clone, and `'static`, so that the service's own tasks may hold it.
@@ -65,16 +64,6 @@ pub(crate) enum Nominal {
 impl Nominal {
     pub(crate) fn fire(fire: Option<SystemTime>) -> Self {
         fire.map_or(Self::None, Self::Fire)
-    }
-
-    /// Of the run that begins now. If the points of an interval have passed meanwhile, it serves the latest one.
-    pub(crate) fn at(self, now: Instant, schedule: &Schedule) -> Self {
-        match (self, schedule) {
-            (Self::At(point), Schedule::Interval(every)) if later(point, *every) <= now => {
-                Self::At(latest_point(point, *every, now))
-            }
-            _ => self,
-        }
     }
 
     /// Of the run that follows because this one has more to do.

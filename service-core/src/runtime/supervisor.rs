@@ -369,17 +369,15 @@ impl Supervisor {
             }
             state.requests.run = false;
             state.requests.woken = false;
-            let now = Instant::now();
             if *due != Due::Retry {
-                let is_scheduled = is_regular && options.long_run().is_none();
-                cx.nominal = if is_scheduled { nominal.at(now, &options.schedule) } else { Nominal::None };
+                cx.nominal = if is_regular && options.long_run().is_none() { *nominal } else { Nominal::None };
             }
             state.requests.degraded = None;
             state.requests.interrupt = None;
             state.requests.progress.last = None;
             // Those of the run before have their report.
             std::mem::swap(current_waiters, &mut state.requests.waiters);
-            cx.run = state.status.begin_run(now);
+            cx.run = state.status.begin_run(Instant::now());
             cx.in_run = true;
             Some(WaitEvent::Run)
         });

@@ -66,7 +66,7 @@ impl Grid {
 }
 
 /// The last of `slot`, `slot + every`, `slot + 2 * every` … that is not after `at`.
-pub(crate) fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
+fn latest_point(slot: Instant, every: Duration, at: Instant) -> Instant {
     let passed = at.duration_since(slot).as_nanos();
     let rest = passed % every.as_nanos().max(1);
     at - Duration::from_nanos(u64::try_from(rest).unwrap_or(u64::MAX))

@@ -3,7 +3,7 @@
 pub(crate) mod cron;
 mod interval;
 
-pub(crate) use interval::{Grid, later, latest_point};
+pub(crate) use interval::{Grid, later};
 
 use std::time::Duration;
 
