@@ -221,8 +221,8 @@ impl Context {
     }
 
     /// Returns the moment of the schedule that this run serves, without jitter: the fire of a cron schedule (also one that is
-    /// made up), the point of the interval, or the end of the delay. A retry has that of the run that failed. `None` for a run
-    /// that was woken or requested, and for a `run`.
+    /// made up), the point of the interval for which it was planned, or the end of the delay. A retry has that of the run that
+    /// failed. `None` for a run that was woken or requested, and for a `run`.
     pub fn scheduled_for(&self) -> Option<SystemTime> {
         match self.nominal {
             Nominal::None => None,

@@ -204,9 +204,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
     /// Commits the writes of [`take`](Self::take) for a leased batch.
     pub(crate) async fn commit_taken(&mut self) -> Result<()> {
         let committed = self.take_tx().commit().await;
-        if let Err(error) = &committed
-            && let Ok(Written::Refused(why)) = write_row::committed(Err(error.clone()))
-        {
+        if let Some(why) = committed.as_ref().err().and_then(write_row::refusal) {
             // Without these rows, the next claim succeeds.
             for key in &self.tally.unreadable {
                 self.settler.leave_out(key, &format!("it cannot be read, and its status cannot be written: {why}"));

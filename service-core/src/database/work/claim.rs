@@ -291,9 +291,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         match self.claim_leases_in(&transaction, table, query, owner, in_flight).await {
             Ok(claimed) => {
                 let committed = transaction.commit().await;
-                if let Err(error) = &committed
-                    && let Ok(Written::Refused(why)) = write_row::committed(Err(error.clone()))
-                {
+                if let Some(why) = committed.as_ref().err().and_then(write_row::refusal) {
                     // Without the rows that lost an attempt, the next claim succeeds.
                     for row in &claimed.charged {
                         self.service_db.work.set_aside(table, &row.key, cannot_be_written(&why), false);

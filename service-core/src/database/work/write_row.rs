@@ -62,13 +62,14 @@ pub(crate) async fn write_unreadable(
 pub(crate) fn committed(result: Result<(), Error>) -> Result<Written, Error> {
     match result {
         Ok(()) => Ok(Written::Done),
-        Err(error) => match error.find::<DbErr>() {
-            Some(refused) if ErrorKind::of_own(refused) == ErrorKind::Statement => {
-                Ok(Written::Refused(refused.to_string()))
-            }
-            _ => Err(error),
-        },
+        Err(error) => refusal(&error).map(Written::Refused).ok_or(error),
     }
+}
+
+/// Why the database refused a commit. `None`: it failed for another cause.
+pub(crate) fn refusal(commit: &Error) -> Option<String> {
+    let refused = commit.find::<DbErr>()?;
+    (ErrorKind::of_own(refused) == ErrorKind::Statement).then(|| refused.to_string())
 }
 
 /// The result of an update of one row.
