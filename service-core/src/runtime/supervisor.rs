@@ -5,15 +5,15 @@
 //! waker under one lock, so no request is lost. `policy` and `schedule` decide what follows a run, and when.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context as Task, Poll};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use crate::humanize;
 use crate::log::{debug, error, warn};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::config::options::Options;
 use crate::panic::{self, Caught};
@@ -21,7 +21,7 @@ use crate::runtime::context::{Context, Nominal};
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::extension::Extension;
 use crate::runtime::failure_log::FailureLog;
-use crate::runtime::invoker::{InvokeResult, Invoker, poll_at};
+use crate::runtime::invoker::{InvokeResult, Invoker};
 use crate::runtime::lease::Grant;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::policy::RestartBudget;
@@ -30,13 +30,12 @@ use crate::runtime::requests::{Rebuild, StopRequest, Waiters};
 use crate::runtime::run_history::{RunRecord, RunResult};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::services::Services;
-use crate::runtime::status::{Activity, Exit, Status, WaitReason};
+use crate::runtime::status::{Exit, WaitReason};
 use crate::runtime::turn::Turn;
 use crate::schedule::cron::CronTimer;
 use crate::schedule::{Grid, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::{Outcome, RunReport};
-use crate::service::state::ServiceState;
 
 mod catch_up;
 mod ending;
@@ -45,6 +44,7 @@ mod long_run;
 mod planning;
 mod running;
 mod standby;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -271,162 +271,6 @@ impl Supervisor {
         }
     }
 
-    /// Waits until a run is due and begins it, or until a request arrives.
-    fn poll_wait(&mut self, task: &mut Task<'_>, timer: Pin<&mut Sleep>) -> Poll<WaitEvent> {
-        let Self { cx, options, due, instance, unreturned, cron, nominal, turn, current_waiters, .. } = self;
-        let (service, is_taken_over) = (&cx.service, self.is_taken_over);
-        let mut is_wake_up = false;
-        let event = service.update(|state| {
-            state.status.at_rest = false;
-            if state.requests.stop.is_some() {
-                return Some(WaitEvent::Stop);
-            }
-            if service.lease.as_ref().is_some_and(|lease| !lease.is_held()) {
-                return Some(WaitEvent::LeaseLost);
-            }
-            if !Arc::ptr_eq(options, &state.requests.options) || state.requests.rebuild == Some(Rebuild::Settings) {
-                return Some(WaitEvent::Changed);
-            }
-            state.set_waker(task.waker());
-            if let Some(cron) = cron.as_mut().filter(|_| options.schedule.caught_up().is_some()) {
-                state.note_pause(cron, service.shared.clock.wall_now());
-            }
-            if unreturned.is_some() {
-                return None;
-            }
-            if *due == Due::AtOnce {
-                state.status.next_due = None;
-            }
-            if std::mem::take(&mut state.requests.outage_over) && state.status.is_backing_off() {
-                // When the outage is over, its failures no longer count.
-                state.status.failures = 0;
-                state.status.next_due = Some(Instant::now());
-            }
-            if !state.requests.run {
-                // After a takeover the last fire is read also in a pause: it decides what the pause skips.
-                let begins = state.status.activity == Activity::Waiting
-                    && is_taken_over
-                    && options.schedule.caught_up().is_some();
-                let is_due = match state.status.next_due {
-                    None if begins => true,
-                    _ if state.is_paused() && state.state() == ServiceState::Paused => false,
-                    Some(at) if poll_at(task, timer, at).is_ready() => true,
-                    None if *due != Due::Wake => true,
-                    // A retry is not made earlier.
-                    _ => {
-                        is_wake_up = state.requests.woken && !state.status.is_backing_off();
-                        is_wake_up
-                    }
-                };
-                if !is_due
-                    && state.status.activity == Activity::Waiting
-                    && service.lease.as_ref().is_some_and(|lease| lease.moves_to().is_some())
-                {
-                    return Some(WaitEvent::HandOver);
-                }
-                if !is_due {
-                    // A pause gives its turn to others.
-                    leave_queue(turn, &mut state.status);
-                    state.status.at_rest = true;
-                    return None;
-                }
-                if *due == Due::Cron
-                    && !is_wake_up
-                    && !cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now()))
-                {
-                    // A woken run that waits for its turn keeps its place.
-                    is_wake_up = state.requests.woken && !state.status.is_backing_off();
-                    if !is_wake_up {
-                        return Some(WaitEvent::ClockCheck);
-                    }
-                }
-            }
-            if state.status.given_up && state.status.activity == Activity::Waiting {
-                state.status.failures = 0;
-            }
-            // A requested run that has waited for its turn or its instance serves the fire that came due meanwhile.
-            let serves_fire = match *due {
-                Due::Cron => cron.as_ref().is_some_and(|cron| cron.is_due(service.shared.clock.wall_now())),
-                Due::AtOnce => matches!(nominal, Nominal::Fire(_) | Nominal::Continued(_)),
-                _ => false,
-            };
-            let is_regular = !state.requests.run && !is_wake_up || serves_fire;
-            if let Some(cron) = cron.as_mut().filter(|_| is_regular) {
-                match std::mem::replace(due, Due::AtOnce) {
-                    Due::Cron => *nominal = Nominal::fire(cron.serve()),
-                    Due::Missed => *nominal = Nominal::fire(cron.serve_missed()),
-                    other => *due = other,
-                }
-            }
-            if instance.is_none() {
-                return Some(WaitEvent::Build);
-            }
-            if let Some(turns) = service.shared.turns.as_ref().filter(|_| options.long_run().is_none())
-                && turn.poll(turns, task).is_pending()
-            {
-                state.status.wait_reason = Some(Box::new(WaitReason::Turn));
-                return None;
-            }
-            state.requests.run = false;
-            state.requests.woken = false;
-            if *due != Due::Retry {
-                cx.nominal = if is_regular && options.long_run().is_none() { *nominal } else { Nominal::None };
-            }
-            state.requests.degraded = None;
-            state.requests.interrupt = None;
-            state.requests.progress.last = None;
-            // Those of the run before have their report.
-            std::mem::swap(current_waiters, &mut state.requests.waiters);
-            cx.run = state.status.begin_run(Instant::now());
-            cx.in_run = true;
-            Some(WaitEvent::Run)
-        });
-        if event.is_some_and(|event| !matches!(event, WaitEvent::Run)) {
-            // What follows may take long, and others must not wait for it.
-            leave_queue(turn, &mut service.lock().status);
-        }
-        match (event, unreturned) {
-            (Some(event), _) => Poll::Ready(event),
-            // Runs never overlap: the next one waits until the one that timed out has returned.
-            (None, Some(unreturned)) => Pin::new(&mut unreturned.run).poll(task).map(|returned| {
-                unreturned.returned = returned.ok().map(Box::new);
-                WaitEvent::Returned
-            }),
-            (None, None) => Poll::Pending,
-        }
-    }
-
-    /// Handles an event that ended the wait without a run.
-    async fn follow_up(&mut self, event: WaitEvent) -> Option<Exit> {
-        match event {
-            WaitEvent::Changed => self.adopt_changes().await,
-            WaitEvent::ClockCheck => {
-                self.recheck_clock();
-                self.record_pending_fire(false).await;
-            }
-            WaitEvent::Returned => self.take_back().await,
-            WaitEvent::LeaseLost => return self.lose_lease().await,
-            WaitEvent::HandOver => return self.hand_over().await,
-            WaitEvent::Stop | WaitEvent::Build | WaitEvent::Run => unreachable!("the loop itself handles these"),
-        }
-        None
-    }
-
-    /// Uses the options that are in effect now, and a fresh instance if the service's own settings have changed.
-    async fn adopt_changes(&mut self) {
-        let rebuild = {
-            let mut state = self.cx.service.lock();
-            adopt_options(&mut self.options, &mut state);
-            state.requests.rebuild.take_if(|rebuild| *rebuild == Rebuild::Settings).is_some()
-        };
-        if rebuild && !self.registered.factory.is_ready_made() {
-            self.replace_instance().await;
-        }
-        self.follow_schedule();
-        self.plan_again();
-        self.record_pending_fire(false).await;
-    }
-
     /// Handles a run that succeeded. Returns the result of one that did not.
     #[inline]
     fn take_success(&mut self, result: InvokeResult<Result<Outcome>>) -> Option<Box<InvokeResult<Result<Outcome>>>> {
@@ -561,12 +405,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Ends the turn of a service that does not run now, or its wait for one.
-fn leave_queue(turn: &mut Turn, status: &mut Status) {
-    turn.end();
-    status.wait_reason.take_if(|reason| matches!(**reason, WaitReason::Turn));
 }
 
 /// Takes over the options in effect. Before that, the grid advances to the last run.
