@@ -149,6 +149,10 @@ async fn options_of_takes_the_name_of_all_instances_and_the_id_of_one() {
     }
     let by_type = builder().service_of::<Packer>("fast").options_of("packer", interval(9)).build().await.unwrap();
     assert_eq!(schedule(&by_type, "fast_2"), "every 9s");
+    let by_both =
+        builder().service_of::<Packer>("fast").options_of("fast_2", interval(7)).options_of("packer", interval(9));
+    let by_both = by_both.build().await.unwrap();
+    assert_eq!(["fast_1", "fast_2"].map(|id| schedule(&by_both, id)), ["every 9s", "every 7s"]);
     let unknown = builder().service_of::<Packer>("packer").options_of("packer_4", interval(5)).build().await;
     assert_says(unknown, &["`options_of` names `packer_4`", "did you mean `packer_"]);
     let one = builder().service_of::<Packer>("packer").options_of("packer_1", ServiceOptions::new().instances(2));

@@ -16,7 +16,6 @@ use crate::config::options::ServiceOptions;
 use crate::config::{ConfigErrors, Inputs, Resolved, ServiceDescriptor, SettingValue, Sources};
 use crate::panic;
 use crate::registry::companion::{CompanionBuilder, CompanionSettings, LeasesBuilder};
-use crate::registry::dependencies;
 use crate::registry::expect::ExpectedServices;
 use crate::registry::home::Home;
 use crate::registry::instances;
@@ -24,6 +23,7 @@ use crate::registry::service_registry::{Companion, RegistryInner, ServiceRegistr
 use crate::registry::session::SHUTDOWN_TIMEOUT;
 use crate::registry::signals;
 use crate::runtime::clock::Clock;
+use crate::runtime::dependencies;
 use crate::runtime::extension::{Extension, NoExtension, VirtualTime};
 use crate::runtime::instance_fn::InstanceFn;
 use crate::runtime::lifecycle::{BoxFuture, Discovered, IntoService, Service};
@@ -266,7 +266,7 @@ impl RegistryBuilder {
         registrations.extend(self.discovered(&mut problems));
         check_expected(&mut problems);
         check_ids(&registrations, &mut problems);
-        let options = apply_options(&mut registrations, std::mem::take(&mut self.options));
+        let mut options = apply_options(&mut registrations, std::mem::take(&mut self.options));
 
         let mut inputs = self.inputs.take().unwrap_or_else(Inputs::of_process);
         inputs.file = self.config_file.take().or(inputs.file);
@@ -296,6 +296,8 @@ impl RegistryBuilder {
                 ));
             }
         }
+        // Those of one override those for all.
+        options.sort_by_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
         for (name, _) in apply_options(&mut registrations, options) {
             problems.push(unknown_options(&name, &registrations));
         }
