@@ -96,6 +96,29 @@ async fn a_changed_option_takes_effect_in_the_current_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_changed_rate_limit_holds_for_the_calls_that_wait() {
+    let limit = |limit: &str| format!("[acting]\nrate_limit = \"{limit}\"");
+    let (file, log) = (WithFile::new(TestBed::new(), &limit("1/h")), Log::default());
+    let inner = log.clone();
+    let service = Acting::new(&log, move |cx| {
+        let log = inner.clone();
+        async move {
+            for _ in 0..3 {
+                cx.permit().await;
+                log.push("permit");
+            }
+        }
+    });
+    file.bed.start(service).await;
+    file.bed.run_for(secs(5)).await;
+    file.reload(&limit("1/m")).await.unwrap();
+    file.bed.run_for(secs(60)).await;
+    file.reload(&limit("100/s")).await.unwrap();
+    file.bed.run_for(secs(1)).await;
+    assert_eq!(log.times("permit")[..3], [0.0, 60.0, 65.0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_setting_builds_a_fresh_instance_between_two_runs() {
     let log = Log::default();
     let file = WithFile::new(TestBed::new().state(log.clone()), "[batcher]\nsize = 1");

@@ -206,13 +206,20 @@ impl Context {
     /// Waits for a permit under the service's `rate_limit`. Returns `true` with a permit, and `false` when a stop of the
     /// service is requested first. Without a `rate_limit`, every call gets a permit at once.
     ///
-    /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit.
+    /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit. A new limit holds
+    /// for the calls that wait, too.
     pub async fn permit(&self) -> bool {
-        let limit = self.service.lock().requests.options.rate_limit;
-        match limit {
-            None => !self.is_stopping(),
-            Some(limit) => self.unless_stopping(self.service.rate.permit(limit)).await.is_some(),
-        }
+        let service = &self.service;
+        let limit = || service.lock().requests.options.rate_limit;
+        let permit = async {
+            while let Some(known) = limit() {
+                let changed = service.until(|state| (state.requests.options.rate_limit != Some(known)).then_some(()));
+                if unless(changed, service.rate.permit(known)).await.is_some() {
+                    return;
+                }
+            }
+        };
+        self.unless_stopping(permit).await.is_some()
     }
 
     /// Returns the present time: of the system's clock, in tests of the test bed's.
@@ -307,16 +314,20 @@ impl Context {
 
     /// Returns the future's output, or `None` if a stop of the service is requested first; then the future is dropped.
     pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = pin!(work);
-        let mut stopping = pin!(self.stopping());
-        std::future::poll_fn(|task| {
-            if stopping.as_mut().poll(task).is_ready() {
-                return Poll::Ready(None);
-            }
-            work.as_mut().poll(task).map(Some)
-        })
-        .await
+        unless(self.stopping(), work).await
     }
+}
+
+/// Runs `work`, and drops it unfinished when `end` comes first.
+async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    let (mut end, mut work) = (pin!(end), pin!(work));
+    std::future::poll_fn(|task| {
+        if end.as_mut().poll(task).is_ready() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(task).map(Some)
+    })
+    .await
 }
 
 impl fmt::Debug for Context {
