@@ -110,7 +110,7 @@ async fn a_restart_waits_for_the_blocking_run_and_says_so() {
     let bed = TestBed::new().set("timeout", 3).set("max_failures", 0).set("restart", "on_failure");
     let log = Log::default();
     let (open, _, build) = blocking(&log);
-    let service = bed.set("restart_delay", 1).start_fn(build).await;
+    let service = bed.set("restart_delay", 50).start_fn(build).await;
     until(|| log.count("run") == 1).await;
     pass(10).await;
     assert_eq!((service.state(), log.count("run")), (ServiceState::BackingOff, 1));
@@ -118,7 +118,13 @@ async fn a_restart_waits_for_the_blocking_run_and_says_so() {
     assert!(reason.contains("blocking run 1 timed out and has not returned"), "{reason}");
     open.send(()).unwrap();
     until(|| log.count("cleanup") == 1).await;
-    pass(2).await;
+    let health = service.health();
+    let reason = health.reason.unwrap();
+    assert!(
+        health.status == HealthStatus::Unhealthy && reason.contains("restarting with a fresh instance"),
+        "{reason}"
+    );
+    pass(50).await;
     until(|| log.count("run") == 2).await;
     drop(open);
     soon(service.stop()).await.unwrap();

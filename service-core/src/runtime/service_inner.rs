@@ -18,7 +18,6 @@ use crate::runtime::rate_limit::Rate;
 use crate::runtime::requests::{OverridePause, PausedBy, Rebuild, StopRequest};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::shared::Shared;
-use crate::runtime::status::WaitReason;
 use crate::schedule::{LongRun, Schedule};
 use crate::service::error::Result;
 use crate::service::outcome::RunReport;
@@ -281,6 +280,8 @@ impl ServiceInner {
         if *state.requests.options != options {
             state.requests.options = Arc::new(options);
             state.wake();
+            // `permit` waits under the limit that it knows.
+            state.notify_waiters();
         }
         state.requests.resolved = resolved;
         if settings_changed && state.status.is_running() {
@@ -292,12 +293,8 @@ impl ServiceInner {
     /// that the service itself chose (`RetryAfter`) is not shortened.
     pub(crate) fn end_outage(&self, resource: &str) {
         let mut state = self.lock();
-        let waits = match state.status.wait_reason.as_deref() {
-            Some(WaitReason::Outage(resources) | WaitReason::BlockingRun(resources)) => {
-                resources.iter().any(|waited| **waited == *resource)
-            }
-            _ => false,
-        };
+        let reason = state.status.wait_reason.as_deref();
+        let waits = reason.is_some_and(|reason| reason.resources().iter().any(|waited| **waited == *resource));
         if waits && state.status.is_backing_off() {
             state.requests.outage_over = true;
             state.wake();

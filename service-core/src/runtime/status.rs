@@ -47,14 +47,25 @@ pub(crate) enum Activity {
 pub(crate) enum WaitReason {
     /// For these services, which are not ready yet.
     Dependencies(Box<[Arc<str>]>),
-    /// For a blocking run that timed out and has not returned; then for these resources, as with `Outage`.
-    BlockingRun(Box<[Arc<str>]>),
+    /// For a blocking run that timed out and has not returned; and after that for this.
+    BlockingRun(Option<Box<WaitReason>>),
     /// For the restart after a permanent failure.
     Restart,
     /// For its turn: as many services as may run at the same time do.
     Turn,
     /// For a retry of a failure that may come from an outage of these resources; the end of the outage ends the wait.
     Outage(Box<[Arc<str>]>),
+}
+
+impl WaitReason {
+    /// The resources whose outage the service waits out.
+    pub(crate) fn resources(&self) -> &[Arc<str>] {
+        match self {
+            Self::Outage(resources) => resources,
+            Self::BlockingRun(Some(then)) => then.resources(),
+            _ => &[],
+        }
+    }
 }
 
 /// The status that a service's loop writes and all others read.

@@ -312,13 +312,8 @@ impl Supervisor {
             state.status.activity = Activity::BackingOff;
             state.status.left_starting = true;
             state.status.start_resolved = true;
-            let reason = match reason {
-                Some(WaitReason::Outage(resources)) if blocked => Some(WaitReason::BlockingRun(resources)),
-                // Also a restart waits for it.
-                _ if blocked => Some(WaitReason::BlockingRun(Box::default())),
-                reason => reason,
-            };
-            state.status.wait_reason = reason.map(Box::new);
+            let reason = reason.map(Box::new);
+            state.status.wait_reason = if blocked { Some(Box::new(WaitReason::BlockingRun(reason))) } else { reason };
             state.notify_waiters();
         });
     }

@@ -186,7 +186,7 @@ impl Supervisor {
             InvokeResult::Done(Err(_)) => InvokeResult::Panicked("the runtime shuts down".to_owned()),
             InvokeResult::Panicked(message) => InvokeResult::Panicked(message),
             InvokeResult::Cancelled(cancelled) => {
-                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(Box::default())));
+                self.cx.service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(None)));
                 self.unreturned = Some(UnreturnedRun { run, returned: None, discard: false });
                 InvokeResult::Cancelled(cancelled)
             }
@@ -198,9 +198,8 @@ impl Supervisor {
         let Some(UnreturnedRun { returned, discard, .. }) = self.unreturned.take() else { return };
         self.cx.service.update(|state| {
             let reason = &mut state.status.wait_reason;
-            if let Some(WaitReason::BlockingRun(resources)) = reason.as_deref_mut() {
-                let resources = std::mem::take(resources);
-                *reason = (!resources.is_empty()).then(|| Box::new(WaitReason::Outage(resources)));
+            if let Some(WaitReason::BlockingRun(then)) = reason.as_deref_mut() {
+                *reason = then.take();
             }
         });
         // Without it, the runtime shuts down.

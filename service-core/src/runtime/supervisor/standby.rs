@@ -222,7 +222,7 @@ impl Supervisor {
     async fn until_returned(&mut self) -> bool {
         let (service, Some(unreturned)) = (self.cx.service.clone(), &mut self.unreturned) else { return true };
         unreturned.discard = true;
-        service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(Box::default())));
+        service.lock().status.wait_reason = Some(Box::new(WaitReason::BlockingRun(None)));
         let returned = poll_fn(|task| {
             {
                 let mut state = service.lock();
