@@ -1,26 +1,33 @@
 //! [`CancelledRuns`]: which runs were cancelled. Tasks that such a run has spawned may still ask.
 
-/// The numbers of the latest runs of an instance that were cancelled.
+use std::ops::RangeInclusive;
+
+/// The numbers of the runs of an instance that were cancelled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CancelledRuns {
-    /// In ascending order.
-    runs: Vec<u64>,
+    /// Runs in a row, in ascending order.
+    rows: Vec<RangeInclusive<u64>>,
 }
 
-/// How many are kept. Runs before the earliest one count as cancelled, too.
+/// How many rows are kept. Beyond that, the two oldest become one, so that the runs between them count as cancelled, too.
 const KEPT: usize = 100;
 
 impl CancelledRuns {
+    /// `run` is later than those that were added before.
     pub(crate) fn add(&mut self, run: u64) {
-        if self.runs.len() == KEPT {
-            self.runs.remove(0);
+        if let Some(last) = self.rows.last_mut().filter(|last| *last.end() + 1 == run) {
+            *last = *last.start()..=run;
+            return;
         }
-        self.runs.push(run);
+        if self.rows.len() == KEPT {
+            let oldest = self.rows.remove(0);
+            self.rows[0] = *oldest.start()..=*self.rows[0].end();
+        }
+        self.rows.push(run..=run);
     }
 
     pub(crate) fn contains(&self, run: u64) -> bool {
-        let is_old = self.runs.len() == KEPT && self.runs.first().is_some_and(|first| run < *first);
-        is_old || self.runs.binary_search(&run).is_ok()
+        self.rows.iter().any(|row| row.contains(&run))
     }
 }
 
@@ -40,12 +47,22 @@ mod tests {
     }
 
     #[test]
-    fn runs_before_the_earliest_that_is_kept_count_as_cancelled() {
+    fn of_many_rows_the_oldest_become_one() {
         let mut cancelled = CancelledRuns::default();
         for run in 1..=200 {
             cancelled.add(2 * run);
         }
-        assert!(cancelled.contains(2) && cancelled.contains(3) && cancelled.contains(202));
-        assert!(!cancelled.contains(203) && !cancelled.contains(401));
+        assert_eq!(cancelled.rows.len(), KEPT);
+        assert!([2, 3, 202, 204, 400].iter().all(|run| cancelled.contains(*run)));
+        assert!([1, 203, 205, 399, 401].iter().all(|run| !cancelled.contains(*run)));
+    }
+
+    #[test]
+    fn runs_in_a_row_take_one_place() {
+        let mut cancelled = CancelledRuns::default();
+        for run in 2..=1_000 {
+            cancelled.add(run);
+        }
+        assert_eq!(cancelled.rows, [2..=1_000]);
     }
 }
