@@ -382,6 +382,9 @@ async fn a_fire_that_is_overdue_is_the_next_run() {
     assert_eq!(next_run(), "2026-01-01 00:01");
     bed.run_for(secs(200)).await;
     assert_eq!(next_run(), "2026-01-01 00:01", "it waits for its turn");
-    bed.run_for(secs(110)).await;
+    each.wake();
+    bed.run_for(secs(10)).await;
+    assert_eq!(next_run(), "2026-01-01 00:01", "and still, after its loop has been woken");
+    bed.run_for(secs(100)).await;
     assert_eq!((each.health().runs, next_run()), (1, "2026-01-01 00:06".to_owned()));
 }

@@ -30,6 +30,10 @@ impl Turn {
         }
     }
 
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
+
     /// Waits until the service may run. The order is that of the first calls.
     pub(crate) fn poll(&mut self, turns: &Arc<Semaphore>, task: &mut Context<'_>) -> Poll<()> {
         loop {

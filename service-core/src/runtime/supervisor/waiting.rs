@@ -81,7 +81,8 @@ impl Supervisor {
         if self.unreturned.is_some() {
             return None;
         }
-        if self.due == Due::AtOnce {
+        // A run that waits for its turn is late since it was due.
+        if self.due == Due::AtOnce && !self.turn.is_waiting() {
             state.status.next_due = None;
         }
         if std::mem::take(&mut state.requests.outage_over) && state.status.is_backing_off() {
@@ -115,6 +116,9 @@ impl Supervisor {
             && self.turn.poll(turns, task).is_pending()
         {
             state.status.wait_reason = Some(Box::new(WaitReason::Turn));
+            if self.due == Due::AtOnce {
+                state.status.next_due.get_or_insert_with(Instant::now);
+            }
             return None;
         }
         self.begin_run(state, is_regular);

@@ -31,6 +31,8 @@ async fn a_run_that_waits_for_its_turn_is_late_and_does_not_fail() {
     assert!(first.inner.lock().status.in_run() && !second.inner.lock().status.in_run());
     let health = health::of(&second.inner, &second.services, &NoExtension);
     assert_eq!((health.status, health.state), (HealthStatus::Degraded, ServiceState::Running));
+    let due = health.next_run.expect("it is due since it was built");
+    assert_eq!(second.services.shared.clock.wall_now().duration_since(due).unwrap().as_secs(), 9);
     assert!(health.reason.unwrap().starts_with("waiting for its turn"));
     tokio::time::sleep(secs(2)).await;
     assert!(!first.inner.lock().status.in_run() && second.inner.lock().status.in_run());
