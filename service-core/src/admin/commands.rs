@@ -184,15 +184,15 @@ async fn call(handle: &ServiceHandle, command: Command) -> Result<Effect, Error>
 }
 
 /// Pauses a service by an override, so that it stays paused on every replica and after a restart. Another replica may run a service
-/// of `scope = "cluster"` that does not run here.
+/// that does not run here.
 async fn pause(app: &App, store: &dyn OperatorStore, handle: &ServiceHandle, by: &str, why: &str) -> ApiResult<()> {
     let id = handle.id();
     let why_not = {
         let state = handle.service.inner.lock();
         match state.state() {
             _ if state.requests.is_paused() => Some("it is paused already"),
-            ServiceState::Draining | ServiceState::Failed => Some(state.why_down()),
-            ServiceState::Created | ServiceState::Stopped if handle.service.inner.lease.is_none() => {
+            _ if handle.service.inner.lease.is_some() || store.has_replicas() => None,
+            ServiceState::Created | ServiceState::Stopped | ServiceState::Draining | ServiceState::Failed => {
                 Some(state.why_down())
             }
             _ => None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use sea_orm::DbBackend;
 use serde_json::Value;
 
 use crate::database::audit;
@@ -34,6 +35,10 @@ impl DatabaseOperatorStore {
 }
 
 impl OperatorStore for DatabaseOperatorStore {
+    fn has_replicas(&self) -> bool {
+        self.watcher.db.get_database_backend() == DbBackend::Postgres
+    }
+
     fn check_override(
         &self,
         services: &Services,

@@ -16,6 +16,9 @@ use crate::service::error::Result;
 /// What keeps overrides and the audit, and knows the tables of work.
 #[allow(dead_code, reason = "for companions")]
 pub(crate) trait OperatorStore: fmt::Debug + Send + Sync {
+    /// Whether other replicas may use the same store. An SQLite file counts as that of one program.
+    fn has_replicas(&self) -> bool;
+
     /// Checks whether an override can be used. Returns the reason if it cannot.
     fn check_override(
         &self,
