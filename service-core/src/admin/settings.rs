@@ -49,6 +49,11 @@ impl Admin {
             },
             None => Ok(None),
         };
+        let core = Arc::new(Core::new(settings.metrics));
+        if settings.is_offline {
+            // The variables may be those of a program elsewhere, and the token may be known only there.
+            return Ok(Self { address: None, token: None, core, server: Mutex::default() });
+        }
         // The environment wins over code, as in the configuration of services.
         let token = match (variable("ADMIN_TOKEN")?, &settings.token) {
             (Some(token), _) => Token::parse(token, "the environment variable ADMIN_TOKEN")?,
@@ -56,8 +61,6 @@ impl Admin {
             (None, None) => None,
         };
         let address = match (variable("ADMIN_ADDR")?, settings.address) {
-            // The variable may be the address of a program elsewhere, and the token may be known only there.
-            _ if settings.is_offline => None,
             (Some(address), _) => Some(parse(address, "the environment variable ADMIN_ADDR")?),
             (None, Some(address)) => Some(parse(&address, "the address of `.admin(…)`")?),
             (None, None) => None,
@@ -68,7 +71,6 @@ impl Admin {
                  the environment variable ADMIN_TOKEN or `.admin_token(…)`, or use 127.0.0.1"
             )));
         }
-        let core = Arc::new(Core::new(settings.metrics));
         Ok(Self { address, token, core, server: Mutex::default() })
     }
 
@@ -192,6 +194,18 @@ mod tests {
             let environment = [(name.into(), OsString::from_vec(vec![b's', 0xff]))];
             let error = Admin::new(&mut CompanionSettings::default(), &environment).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("UTF-8"), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_serves_nothing_does_not_read_the_variables() {
+        use std::os::unix::ffi::OsStringExt;
+        for name in ["ADMIN_TOKEN", "ADMIN_ADDR"] {
+            let environment = [(name.into(), OsString::from_vec(vec![b's', 0xff]))];
+            let mut settings = CompanionSettings::default();
+            settings.get::<AdminSettings>().is_offline = true;
+            assert!(Admin::new(&mut settings, &environment).is_ok_and(|admin| admin.address.is_none()), "{name}");
         }
     }
 
