@@ -293,6 +293,28 @@ async fn a_child_that_depends_on_a_service_that_depends_on_its_parent_ends_befor
     assert_eq!(cleanups.map(|what| log.times(what)), [[3.0], [3.0], [4.0]]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn children_stop_before_those_that_they_depend_on() {
+    for is_shutdown in [true, false] {
+        let (bed, log) = (TestBed::new(), Log::default());
+        let services = bed.services().await;
+        let manager = bed.start(Manager::new(&log, &[])).await;
+        // By name, the first of them would also be the first to stop.
+        for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
+            let options = ServiceOptions::new().depends_on(depends_on);
+            let child = services.register(id, Child::new(&log, id, Step::Take(1.0))).options(options);
+            soon(child.parent(&manager).start()).await.unwrap();
+        }
+        bed.run_for(secs(3)).await;
+        match is_shutdown {
+            true => soon(services.shutdown()).await.unwrap(),
+            false => soon(manager.stop()).await.unwrap(),
+        }
+        let cleanups = ["cleanup c_api", "cleanup b_cache", "cleanup a_store", "cleanup manager, 0 left"];
+        assert_eq!(cleanups.map(|what| log.times(what)), [[3.0], [4.0], [5.0], [6.0]], "shutdown: {is_shutdown}");
+    }
+}
+
 fn assert_child_ended_first_beside(log: &Log, left: usize) {
     let manager = position(log, &format!("cleanup manager, {left} left"));
     assert!(position(log, "cleanup child") < manager, "{:?}", log.lines());

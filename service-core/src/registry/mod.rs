@@ -7,7 +7,6 @@
 pub(crate) mod builder;
 pub(crate) mod companion;
 mod context;
-pub(crate) mod dependencies;
 pub(crate) mod expect;
 pub(crate) mod handle;
 mod home;

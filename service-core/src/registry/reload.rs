@@ -11,8 +11,8 @@ use crate::config::{ConfigError, KeptValues, PendingChange, Resolved, Sources, T
 use crate::log::{error, info, warn};
 use crate::panic::Caught;
 use crate::registry::builder::{check_resolved, each};
-use crate::registry::dependencies;
 use crate::registry::service_registry::{Reported, ServiceRegistry};
+use crate::runtime::dependencies;
 use crate::runtime::registration::RegisteredService;
 use crate::service::error::{Error, Result};
 

@@ -9,11 +9,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::observe::startup_table;
-use crate::registry::dependencies;
 use crate::registry::handle::START_TIMEOUT;
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::Session;
 use crate::runtime::context::{Context, Nominal};
+use crate::runtime::dependencies;
 use crate::runtime::registration::{RegisteredService, ready_made_has_ended};
 use crate::runtime::runtime_state::RuntimeState;
 use crate::runtime::status::{Exit, WaitReason};

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::registry::service_registry::{Phase, ServiceRegistry};
 use crate::registry::session::{Session, WaitGuard};
-use crate::registry::{dependencies, signals};
+use crate::registry::signals;
+use crate::runtime::dependencies;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::StopRequest;
 use crate::runtime::status::Status;

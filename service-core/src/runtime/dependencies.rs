@@ -82,28 +82,25 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
         // Registering rejects cycles. If there is one anyway, all services are in one tier.
         return vec![services];
     };
-    let by_id: BTreeMap<&str, &Arc<RegisteredService>> =
-        services.iter().map(|service| (&**service.id(), service)).collect();
-    let members =
-        |tier: Vec<&str>| tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect();
-    tiers.into_iter().map(members).collect()
+    members(tiers, &by_id(&services))
 }
 
 /// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
 /// services they depend on; both in the reverse order of the start. The services of one tier stop concurrently. A service that
-/// belongs to the instance of another one is in the tier of that one; or before it, if a service in between depends on that one.
+/// belongs to the instance of another one stops with that one; or before it, if a service in between depends on that one; or
+/// after it, if others of that instance depend on the service.
 pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
     let options = options(&services);
     if options.iter().all(|options| options.depends_on.is_empty() && !options.stop_last) {
         return vec![services];
     }
-    let roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
+    let all_roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
     let no_roots = BTreeMap::new();
-    let graph = self::graph(&services, &options);
-    let by_root = merged(&graph, &roots);
+    let all_edges = self::graph(&services, &options);
+    let by_root = merged(&all_edges, &all_roots);
     let (graph, roots) = match tiers(&by_root) {
-        Ok(_) => (by_root, &roots),
-        Err(_cycle) => (with_parents(graph, &services), &no_roots),
+        Ok(_) => (by_root, &all_roots),
+        Err(_cycle) => (with_parents(all_edges.clone(), &services), &no_roots),
     };
     let mut groups: BTreeMap<&str, Vec<Arc<RegisteredService>>> = BTreeMap::new();
     let mut stop_last = Vec::new();
@@ -123,9 +120,42 @@ pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<R
         let tiers = tiers(&part).unwrap_or_else(|_cycle| vec![part.keys().copied().collect()]);
         all.extend(tiers.into_iter().rev());
     }
-    let members =
+    let services_of =
         |tier: Vec<&str>| tier.into_iter().filter_map(|root| groups.remove(root)).flatten().collect::<Vec<_>>();
-    all.into_iter().map(members).filter(|tier| !tier.is_empty()).collect()
+    // Services of one root may depend on each other.
+    let is_group = |name: &str| !all_roots.contains_key(name);
+    all.into_iter().map(services_of).flat_map(|tier| in_order(&tier, &all_edges, is_group)).collect()
+}
+
+/// Sorts services into tiers: each service is in the first tier that those which depend on it allow.
+fn in_order(
+    services: &[Arc<RegisteredService>],
+    graph: &Graph<'_>,
+    is_group: impl Fn(&str) -> bool,
+) -> Vec<Vec<Arc<RegisteredService>>> {
+    let by_id = by_id(services);
+    let mut dependents: Graph<'_> = by_id.keys().map(|id| (*id, Vec::new())).collect();
+    for (id, depends_on) in graph.iter().filter(|(id, _)| by_id.contains_key(*id) || is_group(id)) {
+        for dependency in depends_on.iter().filter(|id| by_id.contains_key(*id) || is_group(id)) {
+            dependents.entry(dependency).or_default().push(id);
+        }
+    }
+    // Registering rejects cycles.
+    tiers(&dependents).map_or_else(|_cycle| vec![services.to_vec()], |tiers| members(tiers, &by_id))
+}
+
+type ById<'a> = BTreeMap<&'a str, &'a Arc<RegisteredService>>;
+
+fn by_id(services: &[Arc<RegisteredService>]) -> ById<'_> {
+    services.iter().map(|service| (&**service.id(), service)).collect()
+}
+
+/// Returns the services of these tiers. A name that stands for several services is none of them.
+fn members(tiers: Vec<Vec<&str>>, by_id: &ById<'_>) -> Vec<Vec<Arc<RegisteredService>>> {
+    let members = |tier: Vec<&str>| -> Vec<Arc<RegisteredService>> {
+        tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect()
+    };
+    tiers.into_iter().map(members).filter(|tier| !tier.is_empty()).collect()
 }
 
 /// Returns the graph of the roots.

@@ -9,6 +9,7 @@ pub(crate) mod blocking;
 pub(crate) mod cancelled_runs;
 pub(crate) mod clock;
 pub(crate) mod context;
+pub(crate) mod dependencies;
 pub(crate) mod events;
 pub(crate) mod extension;
 pub(crate) mod failure_log;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::ServiceDescriptor;
 use crate::config::Sources;
+use crate::runtime::dependencies;
 use crate::runtime::events::ServiceEventKind;
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::StopRequest;
@@ -331,11 +332,13 @@ impl Services {
     pub(crate) async fn end_children(&self, parent: &RegisteredService) {
         // Others may be registered in the meantime.
         while let Some(children) = self.children_of(parent.id()) {
-            for child in &children {
-                child.inner.request_stop(StopRequest::default());
-            }
-            for child in &children {
-                self.unregister(child).await;
+            for tier in dependencies::stop_tiers(children) {
+                for child in &tier {
+                    child.inner.request_stop(StopRequest::default());
+                }
+                for child in &tier {
+                    self.unregister(child).await;
+                }
             }
         }
     }

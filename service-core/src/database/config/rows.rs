@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::config::{ConfigError, Layer, Origin, PendingChange, Resolved, Row, Scope, Setting, Sources};
 use crate::log::warn;
 use crate::panic::Caught;
-use crate::registry::dependencies;
+use crate::runtime::dependencies;
 use crate::runtime::operator_store::{OtherPause, StoredPauses};
 use crate::runtime::registration::RegisteredService;
 use crate::runtime::requests::OverridePause;
