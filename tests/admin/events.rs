@@ -108,6 +108,29 @@ async fn a_reader_of_the_mounted_router_does_not_keep_the_applications_server() 
     tokio::time::timeout(Duration::from_secs(5), served).await.expect("the server ends").unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_a_mounted_interface_connect_less_often_after_the_shutdown() {
+    let services = builder().admin_token("s3cret").build().await.unwrap();
+    services.start().await.unwrap();
+    let app = service_core::admin::router(&services);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut reader = Reader::connect_to(address, "/events").await;
+    let lines = async |reader: &mut Reader| {
+        let mut lines = Vec::new();
+        while let Some(line) = reader.line().await {
+            lines.push(line);
+        }
+        lines
+    };
+    services.shutdown().await.ok();
+    assert!(lines(&mut reader).await.iter().any(|line| line.contains("retry: 500")));
+    let mut late = Reader::connect_to(address, "/events").await;
+    assert!(lines(&mut late).await.iter().any(|line| line.contains("retry: 5000")));
+    served.abort();
+}
+
 /// Takes about ten seconds of real time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_of_the_mounted_router_does_not_keep_a_server_that_stops_before_the_services() {

@@ -336,6 +336,22 @@ async fn a_service_that_does_not_run_is_not_paused_by_its_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_runs_on_another_replica_only_is_paused_there() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let on = |builder: service_core::RegistryBuilder| Site::of(builder.admin("127.0.0.1:0").database_url(url.clone()));
+    let worker = on(builder()).await;
+    let web = on(builder().set("steady.enabled", false)).await;
+    worker.runs("steady", 1).await;
+    for (command, is_paused) in [("pause", true), ("resume", false)] {
+        let answer = web.post(&format!("/services/steady/{command}"), r#"{"by": "ann"}"#).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(web.get("/services/steady").await.json()["state"], "created");
+        crate::site::eventually(async || worker.get("/services/steady").await.json()["paused"] == is_paused).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_override_that_ends_a_pause_outweighs_one_that_was_written_by_hand() {
     /// Has a setting of its own with the name `pause`.
     #[derive(Default)]
@@ -403,6 +419,8 @@ async fn an_outage_does_not_hide_the_entries_of_the_audit_in_memory() {
     assert_eq!(site.post("/services/steady/wake", r#"{"by": "ann"}"#).await.status, 200);
     let shown = site.get("/audit").await;
     assert_eq!(shown.status, 200, "{shown:?}");
+    assert!(shown.header("warning").is_some_and(|warning| warning.contains("only the entries in memory")), "{shown:?}");
+    assert!(site.get("/ui/audit").await.body.contains("Only the entries in memory"));
     assert_eq!((&shown.json()[0]["by"], &shown.json()[1]), (&"ann".into(), &().into()));
     assert_eq!(site.get("/audit?subject=broken").await.status, 503);
     db.execute_unprepared("ALTER TABLE away RENAME TO service_audit").await.unwrap();

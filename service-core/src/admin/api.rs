@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::WARNING;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_core::Stream;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::app::{App, AppState};
@@ -26,6 +28,11 @@ use crate::service::failure::FailureKind;
 /// The most entries of the audit in one answer.
 const MAX_AUDIT: u32 = 1_000;
 const DEFAULT_AUDIT: u32 = 100;
+/// The header of an audit without the entries of the database.
+const IN_MEMORY_ONLY: &str = "199 - \"only the entries in memory, as those of the database could not be read\"";
+/// How long a browser waits before it connects again.
+const RECONNECT: Duration = Duration::from_millis(500);
+const RECONNECT_AFTER_SHUTDOWN: Duration = Duration::from_secs(5);
 /// How often a comment keeps a stream of events open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a stream of events of a mounted interface lasts at most. Browsers connect again by themselves.
@@ -142,8 +149,13 @@ impl AuditQuery {
 }
 
 /// `GET /audit`
-pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>) -> ApiResult<Json<Vec<AuditEntry>>> {
-    Ok(Json(app.audit(query.page()).await?))
+pub(crate) async fn audit(
+    State(app): AppState,
+    Asked(query): Asked<AuditQuery>,
+) -> ApiResult<(Option<[(HeaderName, &'static str); 1]>, Json<Vec<AuditEntry>>)> {
+    let read = app.audit(query.page()).await?;
+    let warning = read.missing.map(|_| [(WARNING, IN_MEMORY_ONLY)]);
+    Ok((warning, Json(read.entries)))
 }
 
 /// `GET /events`
@@ -152,6 +164,8 @@ pub(crate) async fn events(
     Asked(query): Asked<EventsQuery>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let (session, is_mounted) = (app.registry.session(), app.access.is_mounted());
+    // A mounted interface may outlive the services: its streams end at once then.
+    let reconnect = if is_mounted && !session.is_open() { RECONNECT_AFTER_SHUTDOWN } else { RECONNECT };
     let end = async move {
         if !is_mounted {
             return std::future::pending().await;
@@ -159,6 +173,8 @@ pub(crate) async fn events(
         // The application's own server waits for the end of all answers before it stops, and may stop before the services.
         let _ = tokio::time::timeout(MOUNTED_STREAM, session.closing()).await;
     };
+    let hello = Event::default().comment("events from now on").retry(reconnect);
     let stream = app.core.events.clone().read(app.registry.clone(), query).take_until(Box::pin(end));
+    let stream = stream::once(future::ready(hello)).chain(stream);
     Sse::new(stream.map(Ok)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

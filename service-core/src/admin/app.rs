@@ -129,9 +129,9 @@ impl App {
     }
 
     /// Returns entries of the audit: of the database, if there is one, and those in memory.
-    pub(crate) async fn audit(self: &Arc<Self>, page: AuditPage) -> ApiResult<Vec<AuditEntry>> {
+    pub(crate) async fn audit(self: &Arc<Self>, page: AuditPage) -> ApiResult<AuditRead> {
         let mut found = self.audit_in_memory(&page);
-        let Some(store) = self.store() else { return Ok(found) };
+        let Some(store) = self.store() else { return Ok(AuditRead { entries: found, missing: None }) };
         let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
         let shared = self.clone();
         let read = async move {
@@ -148,14 +148,14 @@ impl App {
             Ok(read) => read,
             Err(error) if found.is_empty() => return Err(ApiError::unavailable(&error)),
             // Those in memory are the latest changes.
-            Err(_) => return Ok(found),
+            Err(error) => return Ok(AuditRead { entries: found, missing: Some(ApiError::unavailable(&error)) }),
         };
         // An entry whose write had no answer in time may be in both.
         found.retain(|entry| read.iter().all(|known| known.id != entry.id));
         found.extend(read);
         found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
         found.truncate(limit);
-        Ok(found)
+        Ok(AuditRead { entries: found, missing: None })
     }
 
     /// Returns entries in memory, the newest first.
@@ -166,6 +166,13 @@ impl App {
         let found = audit.iter().rev().filter(is_older).filter(is_of);
         found.take(usize::try_from(page.limit).unwrap_or(usize::MAX)).cloned().collect()
     }
+}
+
+/// Entries of the audit, the newest first.
+pub(crate) struct AuditRead {
+    pub(crate) entries: Vec<AuditEntry>,
+    /// Why those of the database are missing.
+    pub(crate) missing: Option<ApiError>,
 }
 
 /// The state of a handler.

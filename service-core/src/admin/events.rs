@@ -30,8 +30,6 @@ use crate::runtime::events::{ServiceEvent, ServiceEventKind};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The least time between two messages about one service.
 const COALESCE: Duration = Duration::from_secs(1);
-/// How long a browser waits before it connects again.
-const RECONNECT: Duration = Duration::from_millis(500);
 /// How many frames a reader may be behind. A frame has all messages of one look.
 const BACKLOG: usize = 100;
 /// How many earlier events a message has at most.
@@ -109,9 +107,7 @@ impl Events {
         let closed = self.closed.subscribe();
         let wants = query.health.then(|| WantsHealth::new(self));
         let reader = Reader { frames, closed, query, _wants: wants };
-        // The first message shows that the subscription has begun.
-        let hello = Event::default().comment("events from now on").retry(RECONNECT);
-        let batches = stream::unfold(Some(reader), |reader| async move {
+        let frames = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
                 Some(Ok(events)) => Some((stream::iter(events), Some(reader))),
@@ -119,7 +115,7 @@ impl Events {
                 None => None,
             }
         });
-        stream::once(future::ready(hello)).chain(batches.flatten())
+        frames.flatten()
     }
 
     fn subscribe(self: &Arc<Self>, registry: ServiceRegistry) -> broadcast::Receiver<Frame> {

@@ -24,11 +24,11 @@ pub(crate) async fn audit(State(app): AppState, Asked(query): Asked<AuditQuery>,
         h1 { "Audit" }
         @match &read {
             Err(error) => p.message.refused role="alert" { (error.message) },
-            Ok(entries) if entries.is_empty() => p { "Nothing is recorded." },
-            Ok(entries) => {
-                (audit_table(entries, now))
-                @if entries.len() as u64 >= u64::from(page.limit) {
-                    @if let Some(last) = entries.last() { nav.pages aria-label="Pages of entries" { a href=(older(&last.id, &page)) { "Older entries" } } }
+            Ok(read) if read.entries.is_empty() => p { "Nothing is recorded." },
+            Ok(read) => {
+                (audit_table(read, now))
+                @if read.missing.is_none() && read.entries.len() as u64 >= u64::from(page.limit) {
+                    @if let Some(last) = read.entries.last() { nav.pages aria-label="Pages of entries" { a href=(older(&last.id, &page)) { "Older entries" } } }
                 }
             }
         }

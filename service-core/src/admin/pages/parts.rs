@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use maud::{Markup, html};
 
 use crate::admin::api::Run;
+use crate::admin::app::AuditRead;
 use crate::humanize;
 use crate::observe::health::{HealthStatus, ServiceHealth};
 use crate::rfc3339;
-use crate::runtime::operator_store::AuditEntry;
 use crate::service::state::ServiceState;
 
 /// How many runs a strip has.
@@ -113,9 +113,13 @@ pub(super) fn author(form: &str) -> Markup {
     }
 }
 
-/// Entries of the audit, as a table.
-pub(super) fn audit_table(entries: &[AuditEntry], now: SystemTime) -> Markup {
+/// Entries of the audit, as a table, and what is missing in it.
+pub(super) fn audit_table(read: &AuditRead, now: SystemTime) -> Markup {
+    let entries = &read.entries;
     html! {
+        @if let Some(why) = &read.missing {
+            p.message.refused { "Only the entries in memory, as those of the database could not be read: " (why.message) }
+        }
         div.scroll tabindex="0" role="region" aria-label="Audit" {
             table {
                 thead { tr { th { "When" } th { "Who" } th { "What" } th { "Why" } } }

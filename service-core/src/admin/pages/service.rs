@@ -110,8 +110,8 @@ pub(super) async fn page(app: &SharedApp, id: &str, root: &Root, message: Option
         section #audit data-part="audit" {
             h2 { "Who changed what" }
             @match &audit {
-                Ok(audit) if audit.is_empty() => p { "Nothing is recorded." },
-                Ok(audit) => { (audit_table(audit, now)) p { a href=(root.link("ui/audit")) { "The whole audit" } } }
+                Ok(read) if read.entries.is_empty() => p { "Nothing is recorded." },
+                Ok(read) => { (audit_table(read, now)) p { a href=(root.link("ui/audit")) { "The whole audit" } } }
                 Err(error) => p.message.refused { (error.message) },
             }
         }
