@@ -174,6 +174,9 @@ async fn begin_patiently(pool: &SqlitePool) -> sqlx::Result<Transaction<'static,
     }
 }
 
+/// A time as the index has it.
+const INSTANT: &str = "CASE typeof(due) WHEN 'integer' THEN julianday(due, 'unixepoch') ELSE julianday(upper(due)) END";
+
 /// The keys of both kinds in turns, each from the index, and their rows.
 fn claim_on_sqlite() -> String {
     let keys = |condition: &str, order: &str, kind: u8| {
@@ -182,8 +185,8 @@ fn claim_on_sqlite() -> String {
              WHERE status = 'pending' AND {condition} ORDER BY {order}id LIMIT 101)"
         )
     };
-    let undated = keys("unlikely(julianday(due) IS NULL)", "", 0);
-    let dated = keys("julianday(due) <= julianday(?)", "julianday(due), ", 1);
+    let undated = keys(&format!("unlikely({INSTANT} IS NULL)"), "", 0);
+    let dated = keys(&format!("{INSTANT} <= julianday(?)"), &format!("{INSTANT}, "), 1);
     let columns = COLUMNS.replace("id,", "job.id,");
     format!(
         "SELECT {columns} FROM (SELECT * FROM ({undated} UNION ALL {dated}) ORDER BY turn, kind LIMIT 101) AS picked \
