@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait, Statement, TransactionTrait};
 use service_core::__private::database::ServiceDb;
-use service_core::database::Transaction;
+use service_core::database::{self, Transaction};
 use service_core::prelude::*;
 
 use crate::Bench;
@@ -349,4 +349,120 @@ async fn rows_that_move_between_partitions_fail_no_row_and_no_run() {
             assert_eq!((&*row.status, row.attempts), ("completed", 1), "{each}: {row:?}");
         }
     }
+}
+
+/// Whether the claim index is valid; `None` if there is none.
+async fn claim_index_is_valid(bench: &Bench) -> Option<bool> {
+    let sql = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('job_claim_idx')";
+    let row = bench.db.query_one_raw(Statement::from_string(sea_orm::DbBackend::Postgres, sql)).await.unwrap();
+    row.map(|row| row.try_get_by_index(0).unwrap())
+}
+
+/// Another session builds the index for a long time, because an old transaction has written to the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_index_that_another_session_builds_is_left_to_it() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 5).await;
+    let writer = bench.db.begin().await.unwrap();
+    writer.execute_unprepared("UPDATE job SET payload = 'changed' WHERE id = 1").await.unwrap();
+    let sql = database::claim_index::<job::Entity>(sea_orm::DbBackend::Postgres);
+    let sql = sql.replace("INDEX IF NOT EXISTS", "INDEX CONCURRENTLY");
+    let builder = tokio::spawn({
+        let db = bench.db.clone();
+        async move { db.execute_unprepared(&sql).await }
+    });
+    let begun = Instant::now();
+    while claim_index_is_valid(&bench).await.is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let starting: Vec<_> = (0..3)
+        .map(|_| {
+            let db = bench.db.clone();
+            tokio::spawn(async move { database::create_claim_index::<job::Entity>(&db).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let read = tokio::time::timeout(Duration::from_millis(500), job::Entity::find().all(&bench.db)).await;
+    assert_eq!(read.expect("a reader does not wait").unwrap().len(), 5);
+    for start in starting {
+        let started = tokio::time::timeout(Duration::from_secs(20), start).await;
+        started.expect("a start does not wait for the old transaction").unwrap().unwrap();
+    }
+    assert_eq!(claim_index_is_valid(&bench).await, Some(false));
+    writer.commit().await.unwrap();
+    builder.await.unwrap().expect("the index is built");
+    assert_eq!(claim_index_is_valid(&bench).await, Some(true));
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+}
+
+/// Replicas that start together, without an index, and with one whose creation has failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_replicas_create_the_claim_index_at_once() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 2000).await;
+    for round in 0..6 {
+        let prepare = match round % 2 {
+            0 => "DROP INDEX IF EXISTS job_claim_idx",
+            _ => "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'job_claim_idx'::regclass",
+        };
+        bench.db.execute_unprepared(prepare).await.unwrap();
+        let starting: Vec<_> = (0..6)
+            .map(|_| {
+                let db = bench.db.clone();
+                tokio::spawn(async move { database::create_claim_index::<job::Entity>(&db).await })
+            })
+            .collect();
+        for start in starting {
+            start.await.unwrap().unwrap();
+        }
+        assert_eq!(claim_index_is_valid(&bench).await, Some(true), "{round}");
+    }
+}
+
+/// A backup reads the table for hours: an invalid index cannot be dropped, and other readers do not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalid_claim_index_that_cannot_be_dropped_is_an_error() {
+    let Some(bench) = Bench::postgres().await else { return };
+    jobs(&bench.db, 5).await;
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    let invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'job_claim_idx'::regclass";
+    bench.db.execute_unprepared(invalid).await.unwrap();
+    let backup = bench.db.begin().await.unwrap();
+    assert_eq!(job::Entity::find().all(&backup).await.unwrap().len(), 5);
+    let created = database::create_claim_index::<job::Entity>(&bench.db);
+    let created = tokio::time::timeout(Duration::from_secs(20), created).await.expect("it does not wait for hours");
+    let error = format!("{:#}", created.unwrap_err());
+    assert!(error.contains("`job_claim_idx` is invalid, and cannot be dropped"), "{error}");
+    assert_eq!(job::Entity::find().all(&bench.db).await.unwrap().len(), 5);
+    backup.rollback().await.unwrap();
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    assert_eq!(claim_index_is_valid(&bench).await, Some(true));
+}
+
+/// The index of a partitioned table is not valid until it has been built for each partition, which an operator does one by one.
+#[tokio::test]
+async fn an_index_that_is_built_partition_by_partition_is_not_dropped() {
+    let Some(bench) = Bench::postgres().await else { return };
+    let sql = database::claim_index::<job::Entity>(sea_orm::DbBackend::Postgres);
+    for sql in [
+        "CREATE TABLE job (id BIGINT NOT NULL, payload VARCHAR NOT NULL, status VARCHAR NOT NULL, error_message VARCHAR, \
+         attempts INT NOT NULL, due TIMESTAMPTZ, updated_at TIMESTAMPTZ NOT NULL) PARTITION BY RANGE (id)",
+        "CREATE TABLE job_low PARTITION OF job FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE job_high PARTITION OF job DEFAULT",
+        &sql.replace(" ON ", " ON ONLY "),
+        &sql.replace("job_claim_idx", "job_low_idx").replace("\"job\"", "job_low"),
+        "ALTER INDEX job_claim_idx ATTACH PARTITION job_low_idx",
+    ] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    assert_eq!(claim_index_is_valid(&bench).await, Some(false));
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    for sql in [
+        &sql.replace("job_claim_idx", "job_high_idx").replace("\"job\"", "job_high"),
+        "ALTER INDEX job_claim_idx ATTACH PARTITION job_high_idx",
+    ] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    assert_eq!(claim_index_is_valid(&bench).await, Some(true));
 }

@@ -215,6 +215,14 @@ pub(crate) async fn an_index_that_does_not_serve_the_claims_is_not_taken_for_the
     assert!(error.contains("`job_claim_idx` exists, and does not serve the claims"), "{error}");
     bench.db.execute_unprepared("DROP INDEX job_claim_idx").await.unwrap();
     database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    // The index of another table has the name.
+    for sql in ["DROP INDEX job_claim_idx", "CREATE TABLE other (id INT)", "CREATE INDEX job_claim_idx ON other (id)"] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    let error = format!("{:#}", database::create_claim_index::<job::Entity>(&bench.db).await.unwrap_err());
+    assert!(error.contains("job_claim_idx"), "{error}");
+    bench.db.execute_unprepared("DROP INDEX job_claim_idx").await.unwrap();
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
     if bench.is_postgres() {
         // As a `CREATE INDEX CONCURRENTLY` that has failed.
         let invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'job_claim_idx'::regclass";

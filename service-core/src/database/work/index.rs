@@ -5,6 +5,9 @@ use sea_orm::{
     PrimaryKeyToColumn, Statement,
 };
 
+use crate::database::error_kind::ErrorKind;
+use crate::database::transaction::Transaction;
+use crate::database::tx_context::TxContext;
 use crate::database::work::due::{instant_sql, is_text_time};
 use crate::database::work::sql::{PENDING, identifier, qualified, quoted};
 use crate::database::work::work_item::WorkItem;
@@ -62,26 +65,104 @@ pub(crate) fn claim_index_name<E: WorkItem>() -> String {
 }
 
 /// Creates the index of [`claim_index`] if it is missing. An invalid index of this name, as PostgreSQL leaves it after `CREATE INDEX
-/// CONCURRENTLY` has failed, is replaced; on SQLite also one that an earlier version created for times as texts.
+/// CONCURRENTLY` has failed, is replaced; on SQLite also one that an earlier version created for times as texts. Many processes may
+/// call it at once.
+///
+/// Writers of the table wait while PostgreSQL creates the index, readers do not. If another session builds the index at this moment, a
+/// warning says so, and nothing is changed: claims work without the index, only slower.
 ///
 /// # Errors
-/// Another index has this name, and does not serve the claims. Or those of the database: the table, or the right to create an index,
-/// is missing.
+/// Another index has this name, and does not serve the claims. A transaction that uses the table keeps an invalid index from being
+/// dropped for 2 s. Or those of the database: the table, or the right to create an index, is missing.
 pub async fn create_claim_index<E: WorkItem>(db: &DatabaseConnection) -> Result<()> {
+    let is_postgres = db.get_database_backend() == DbBackend::Postgres;
+    loop {
+        // Without a lock first: at most starts there is nothing to do.
+        let step = next_step::<E>(db).await?;
+        if step == Step::Done {
+            return Ok(());
+        }
+        let tx = Transaction::begin(&TxContext::new(db.clone())).await?;
+        if is_postgres && !lock_indices::<E>(&tx, step).await? {
+            let (table, index) = (qualified(&E::default()), claim_index_name::<E>());
+            crate::log::warn!(
+                table,
+                index,
+                "the claim index is not valid, and is left as it is, because another session builds it or changes the table; until it is \
+                 valid, each claim reads the whole table"
+            );
+            return Ok(());
+        }
+        match next_step::<E>(&tx).await? {
+            Step::Done => return Ok(()),
+            Step::Drop => drop_index::<E>(&tx).await?,
+            // Something else that has the name is an error.
+            Step::Create => {
+                let sql = claim_index::<E>(tx.get_database_backend()).replacen(" IF NOT EXISTS", "", 1);
+                tx.execute_unprepared(&sql).await?;
+            }
+        }
+        // A drop is committed before the index is built, because readers wait for its transaction.
+        tx.commit().await?;
+    }
+}
+
+/// What has to be done next, so that an index serves the claims.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Drop,
+    Create,
+    Done,
+}
+
+async fn next_step<E: WorkItem>(db: &impl ConnectionTrait) -> Result<Step> {
     let backend = db.get_database_backend();
-    let sql = match existing::<E>(db).await? {
-        Some((definition, is_valid)) if !is_valid || is_by_text::<E>(&definition) => replace_claim_index::<E>(backend),
-        Some((definition, _)) if serves::<E>(&definition, backend) => return Ok(()),
+    match existing::<E>(db).await? {
+        None => Ok(Step::Create),
+        Some((definition, is_valid)) if !is_valid || is_by_text::<E>(&definition) => Ok(Step::Drop),
+        Some((definition, _)) if serves::<E>(&definition, backend) => Ok(Step::Done),
         Some((definition, _)) => {
             let (name, needed) = (claim_index_name::<E>(), claim_index::<E>(backend));
-            return Err(Error::msg(format!(
+            Err(Error::msg(format!(
                 "the index `{name}` exists, and does not serve the claims: drop or rename it; it is: {definition}; needed is: {needed}"
-            )));
+            )))
         }
-        None => claim_index::<E>(backend),
-    };
-    db.execute_unprepared(&sql).await?;
-    Ok(())
+    }
+}
+
+/// Takes the lock under which PostgreSQL changes the indices of a table, so that one process at a time does so. Readers and writers do
+/// not wait for it. `CREATE INDEX CONCURRENTLY` holds it until its index is valid: `false` if the lock for a drop is not free.
+async fn lock_indices<E: WorkItem>(tx: &Transaction, step: Step) -> Result<bool> {
+    let limit = if step == Step::Drop { LOCK_LIMIT } else { "" };
+    let lock = format!("{limit}LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", qualified(&E::default()));
+    match tx.execute_unprepared(&lock).await {
+        Err(error) if step == Step::Drop && ErrorKind::has_code(&error, LOCK_NOT_FREE) => Ok(false),
+        locked => Ok(locked.map(|_| true)?),
+    }
+}
+
+async fn drop_index<E: WorkItem>(tx: &Transaction) -> Result<()> {
+    let (path, index) = (index_path::<E>(), claim_index_name::<E>());
+    // Readers wait behind this statement while it waits for a transaction that has read the table.
+    let limit = if tx.get_database_backend() == DbBackend::Postgres { LOCK_LIMIT } else { "" };
+    match tx.execute_unprepared(&format!("{limit}DROP INDEX {path}")).await {
+        Err(source) if ErrorKind::has_code(&source, LOCK_NOT_FREE) => Err(Error::new(InUse { index, source })),
+        dropped => Ok(dropped.map(drop)?),
+    }
+}
+
+/// How long a statement waits for a lock that keeps out readers, or that another session may hold for hours.
+const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '2s'; ";
+/// The SQLSTATE after this time.
+const LOCK_NOT_FREE: &str = "55P03";
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the index `{index}` is invalid, and cannot be dropped while other transactions use its table: drop it yourself, or try again"
+)]
+struct InUse {
+    index: String,
+    source: DbErr,
 }
 
 /// Whether it is the index of an earlier version, which had no times that are stored as seconds.
@@ -106,12 +187,15 @@ pub(crate) fn names(definition: &str, name: &str) -> bool {
         || definition.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
 }
 
-/// The definition of the index that exists, and whether it is valid. Asked first, since PostgreSQL locks the table to find that the index exists, and reports
-/// it at each start of the program.
-async fn existing<E: WorkItem>(db: &DatabaseConnection) -> std::result::Result<Option<(String, bool)>, DbErr> {
+/// The definition of the index that exists, and whether it is valid. The index of a partitioned table counts as valid: an operator may
+/// have created it `ON ONLY` the table, to build it for one partition after the other.
+async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> std::result::Result<Option<(String, bool)>, DbErr> {
     let (backend, name, entity) = (db.get_database_backend(), claim_index_name::<E>(), E::default());
-    let sql = "SELECT pg_get_indexdef(i.indexrelid) AS definition, i.indisvalid AS is_valid \
-               FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1) AND c.relname = $2";
+    // The definition of an invalid index is not read: the query would fail if another process drops the index meanwhile.
+    let sql = "SELECT is_valid, CASE WHEN is_valid THEN pg_get_indexdef(id) ELSE '' END AS definition FROM ( \
+               SELECT i.indexrelid AS id, i.indisvalid OR c.relkind = 'I' AS is_valid \
+               FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid \
+               WHERE i.indrelid = to_regclass($1) AND c.relname = $2) AS existing";
     let sql = match backend {
         DbBackend::Postgres => Statement::from_sql_and_values(backend, sql, [qualified(&entity).into(), name.into()]),
         _ => {
