@@ -308,6 +308,69 @@ pub(crate) async fn a_row_that_makes_the_settings_unreadable_is_left_out(bench: 
     services.shutdown().await.unwrap();
 }
 
+/// Pauses for as long as its settings say, and does not check them.
+struct Sleeper(Duration);
+
+#[derive(serde::Deserialize)]
+#[serde(from = "SleeperRaw")]
+struct SleeperSettings {
+    pause: Duration,
+}
+
+#[derive(serde::Deserialize)]
+struct SleeperRaw {
+    #[serde(default)]
+    pause_seconds: f64,
+}
+
+impl From<SleeperRaw> for SleeperSettings {
+    fn from(raw: SleeperRaw) -> Self {
+        Self { pause: Duration::from_secs_f64(raw.pause_seconds) }
+    }
+}
+
+#[service(interval = "1h", discover = false)]
+impl Sleeper {
+    fn configure(_cx: &Context, settings: SleeperSettings) -> Self {
+        Self(settings.pause)
+    }
+
+    async fn update(&mut self, cx: &Context) {
+        cx.metrics().set("pause", self.0.as_secs_f64());
+    }
+}
+
+/// The code that reads the settings panics with one of the rows: the others apply, and so does a pause.
+pub(crate) async fn a_row_that_makes_the_settings_panic_is_left_out(bench: Bench) {
+    configure(&bench.db, "pause_seconds", "-1").await;
+    configure(&bench.db, "interval", "\"200ms\"").await;
+    database::set_override(&bench.db, &Override::new("batcher", "paused", true).by("ann")).await.unwrap();
+    let builder = || ServiceRegistry::builder().without_discovered().service_of::<Sleeper>("batcher");
+    let services = builder().database_url(&bench.url).start_all().await.unwrap();
+    let service = batcher(&services);
+    assert!(service.health().paused, "the pause of the table applies at the start");
+    assert!(database::remove_override(&bench.db, "batcher", "paused").await.unwrap());
+    until("it is resumed, and the other row applies", || service.health().runs > 2).await;
+    assert_eq!(service.health().metrics.get("pause"), Some(&0.0));
+    let rejected = service.explain().rejected.join("\n");
+    assert!(rejected.contains("pause_seconds of batcher") && rejected.contains("panicked"), "{rejected}");
+    configure(&bench.db, "pause_seconds", "2").await;
+    until("a valid value applies", || service.health().metrics.get("pause") == Some(&2.0)).await;
+    configure(&bench.db, "pause_seconds", "-2").await;
+    until("it is reported", || !service.explain().rejected.is_empty()).await;
+    database::set_override(&bench.db, &Override::new("batcher", "paused", true).by("ann")).await.unwrap();
+    until("it is paused", || service.health().paused).await;
+    assert_eq!(service.health().metrics.get("pause"), Some(&2.0), "the last valid value stays");
+    services.shutdown().await.unwrap();
+
+    // Code that panics without any row: the service cannot start, and its pause is known all the same.
+    bench.db.execute_unprepared("DELETE FROM service_config").await.unwrap();
+    let file = ServiceOptions::new().setting("pause_seconds", -1);
+    let services = builder().options_of("batcher", file).database_url(&bench.url).start_all().await.unwrap();
+    assert!(batcher(&services).health().paused);
+    services.shutdown().await.unwrap();
+}
+
 /// A ready-made instance cannot be restarted.
 pub(crate) async fn a_row_that_does_not_fit_the_service_is_left_out(bench: Bench) {
     configure(&bench.db, "restart", "\"on_failure\"").await;

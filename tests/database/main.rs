@@ -256,6 +256,7 @@ exercise! {
         a_service_that_is_registered_again_has_its_rows_again,
         rows_that_cannot_be_parsed_are_reported_and_the_last_good_value_stays,
         a_row_that_makes_the_settings_unreadable_is_left_out,
+        a_row_that_makes_the_settings_panic_is_left_out,
         a_row_that_does_not_fit_the_service_is_left_out,
         a_dependency_that_cannot_be_met_is_left_out,
         an_override_applies_to_every_replica_until_its_end,

@@ -205,7 +205,7 @@ impl TableRows {
                 Ok(checked) => checked,
                 Err(problem) => {
                     warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
-                    return;
+                    break None;
                 }
             };
             let mut replaced = false;
@@ -225,10 +225,10 @@ impl TableRows {
                 continue;
             }
             if checked.settings.is_none() {
-                break checked.resolved;
+                break Some(checked.resolved);
             }
             // The settings cannot be read, and the error names no row.
-            let Some(blamed) = self.blamed(services, service, &rows) else { break checked.resolved };
+            let Some(blamed) = self.blamed(services, service, &rows) else { break Some(checked.resolved) };
             // From the last one on, so that the places of the others stay the same.
             for (at, error) in blamed.into_iter().rev() {
                 let row = &rows[at];
@@ -239,21 +239,25 @@ impl TableRows {
                 rejected.push(error);
             }
         };
-        {
-            let mut state = self.state();
-            for row in rows.iter().chain(&pauses) {
-                state.last_valid.insert((id.clone(), row.slot()), row.value.clone());
-            }
-            state.applied.insert(id.clone(), rows);
+        if let Some(resolved) = resolved {
+            self.set_valid(id, &rows);
+            self.state().applied.insert(id.clone(), rows);
+            let resolved =
+                if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
+            self.report_pending(service, &resolved);
+            service.reconfigure(resolved);
         }
-        let resolved =
-            if rejected.is_empty() { resolved } else { Arc::new(Resolved { rejected, ..(*resolved).clone() }) };
-        self.report_pending(service, &resolved);
-        service.reconfigure(resolved);
+        // A pause applies whatever is wrong with the other rows.
+        self.set_valid(id, &pauses);
         let pause = decisive(&pauses.iter().collect::<Vec<_>>())
             .map(|row| OverridePause { place: row.described().into(), since: row.since });
         self.state().pauses.insert(id.clone(), pauses);
         service.inner.set_override_pause(pause);
+    }
+
+    fn set_valid(&self, id: &Arc<str>, rows: &[TableRow]) {
+        let values = rows.iter().map(|row| ((id.clone(), row.slot()), row.value.clone()));
+        self.state().last_valid.extend(values);
     }
 
     /// The services start with the rows that were read before.
@@ -300,14 +304,14 @@ struct Checked {
     resolved: Arc<Resolved>,
     /// The errors of options.
     wrong: Vec<ConfigError>,
-    /// The error of the service's own settings.
+    /// The error of the service's own settings, or the panic of the code that reads them.
     settings: Option<ConfigError>,
 }
 
 /// Resolves the configuration of a service with these rows, and checks it. Runs the user's code, which reads the settings.
 ///
 /// # Errors
-/// The rows cannot be used at all, or reading the settings panicked.
+/// The rows cannot be used at all.
 fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableRow]) -> Result<Checked, String> {
     let (sources, id) = (services.sources(), service.id());
     let layer_row = |row: &TableRow| sources.row(row.layer, row.scope, &row.key, row.value.clone(), &row.place);
@@ -325,7 +329,10 @@ fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableR
     };
     let settings = match service.check_settings(&resolved.settings) {
         Caught::Returned(checked) => checked.err(),
-        Caught::Panicked(message) => return Err(format!("reading the settings panicked: {message}")),
+        Caught::Panicked(message) => {
+            let problem = format!("reading the settings panicked: {message}");
+            Some(ConfigError::Settings { service: id.to_string(), problem })
+        }
     };
     Ok(Checked { resolved, wrong, settings })
 }
