@@ -122,6 +122,7 @@ exercise! {
     order:
         new_rows_do_not_starve_a_row_that_is_tried_again,
         rows_with_a_time_do_not_starve_rows_without,
+        rows_that_others_hold_starve_no_kind_of_rows,
         claims_of_one_row_alternate,
         claims_with_different_conditions_starve_no_kind_of_rows,
         a_claim_may_be_of_any_size,

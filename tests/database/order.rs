@@ -97,6 +97,30 @@ pub(crate) async fn rows_with_a_time_do_not_starve_rows_without(bench: Bench) {
     }
 }
 
+/// Another worker holds many rows of one kind, before a backlog of the other kind: half of the places are left to each.
+pub(crate) async fn rows_that_others_hold_starve_no_kind_of_rows(bench: Bench) {
+    for holds_dated in [false, true] {
+        for sql in ["DROP TABLE IF EXISTS job", "DROP TABLE IF EXISTS effect", "DELETE FROM service_claim"] {
+            bench.db.execute_unprepared(sql).await.unwrap();
+        }
+        jobs(&bench.db, 600).await;
+        let late = DateTime::<Utc>::from_timestamp(1_700_000_000, 0).unwrap();
+        let set = job::Entity::update_many().col_expr(job::Column::Due, sea_orm::sea_query::Expr::value(late));
+        set.filter(job::Column::Id.lte(300)).exec(&bench.db).await.unwrap();
+        let is_held = if holds_dated { job::Column::Due.is_not_null() } else { job::Column::Due.is_null() };
+        let holder = ServiceDb::new(bench.db.clone(), "holder");
+        let held = holder.claim_each::<job::Entity>(100).filter(is_held).await.unwrap();
+        let service_db = ServiceDb::new(bench.db.clone(), "worker");
+        for _ in 0..4 {
+            let ids = take(&service_db, true, 10).await;
+            assert_eq!(ids.iter().filter(|id| **id > 300).count(), 5, "{holds_dated}: {ids:?}");
+            assert_eq!(ids.len(), 10, "{holds_dated}: {ids:?}");
+        }
+        drop(held);
+        holder.settle(None).await.unwrap();
+    }
+}
+
 /// One row at a time: the kinds alternate.
 pub(crate) async fn claims_of_one_row_alternate(bench: Bench) {
     for each in [false, true] {

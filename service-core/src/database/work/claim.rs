@@ -16,7 +16,7 @@ use crate::database::error_kind::{ErrorKind, is_lock_timeout};
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::{Batch, OpenBatch};
-use crate::database::work::due::{DueRows, have_triggers};
+use crate::database::work::due::{DueRows, have_triggers, in_turns};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
@@ -327,7 +327,9 @@ impl<E: WorkItem> ClaimRequest<E> {
         let held: HashSet<&str> = claims.iter().filter(|claim| claim.is_held).map(|claim| &*claim.key).collect();
         let suspects = claims.iter().filter(|claim| claim.crashes > 0);
         let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
-        let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
+        // Each kind of rows gets an equal part of the places, and all held rows may be of one kind.
+        let held_rows = (held.len() as u64).saturating_mul(query.due.kinds().len() as u64);
+        let reach = query.wanted.saturating_add(held_rows).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
         let (mut keys, mut unreadable) = (Vec::new(), None);
         let rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
@@ -348,6 +350,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         if let Some(error) = unreadable.filter(|_| free.is_empty()) {
             return Err(failed(error));
         }
+        free = in_turns(free);
         if let Some(not_found) = key_check::not_found::<E>(tx, table, keys.iter()).await.map_err(failed)? {
             return Err(Error::new(not_found));
         }

@@ -30,6 +30,8 @@ const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoc
 
 /// The column of a due row that says whether the table has triggers.
 const TRIGGERS: &str = "service_triggers";
+/// The column of a due row with its kind: its place in [`DueRows::kinds`].
+const KIND: &str = "service_kind";
 
 /// The queries for the rows of one claim.
 #[derive(Clone, Debug)]
@@ -147,7 +149,7 @@ impl<E: WorkItem> DueRows<E> {
         for (at, kind) in self.kinds().iter().enumerate() {
             let keys = self.keys(*kind, now, limit);
             parts.push(format!(
-                "SELECT {key}, row_number() OVER () AS service_turn, {at} AS service_kind FROM ({})",
+                "SELECT {key}, row_number() OVER () AS service_turn, {at} AS {KIND} FROM ({})",
                 keys.sql
             ));
             values.extend(keys.values.map(|values| values.0).unwrap_or_default());
@@ -158,9 +160,9 @@ impl<E: WorkItem> DueRows<E> {
             names().map(|name| format!("{table}.{name} = service_due.{name}")).collect::<Vec<_>>().join(" AND ");
         // SQLite does not reorder a CROSS JOIN: the keys come first.
         let sql = format!(
-            "{columns}, {} AS {TRIGGERS} \
-             FROM (SELECT * FROM ({}) ORDER BY service_turn, service_kind LIMIT {limit}) AS service_due \
-             CROSS JOIN {table} ON {same_key} ORDER BY service_turn, service_kind",
+            "{columns}, {} AS {TRIGGERS}, {KIND} \
+             FROM (SELECT * FROM ({}) ORDER BY service_turn, {KIND} LIMIT {limit}) AS service_due \
+             CROSS JOIN {table} ON {same_key} ORDER BY service_turn, {KIND}",
             has_triggers(&E::default(), DbBackend::Sqlite),
             parts.join(" UNION ALL ")
         );
@@ -184,9 +186,10 @@ impl<E: WorkItem> DueRows<E> {
             write("", all.expr_as(Expr::cust(triggers), Alias::new(TRIGGERS)).to_owned());
             return statement(sql);
         };
-        let part = |name| {
+        let part = |name, kind: i32| {
             let mut part = Query::select().column(Asterisk).from(Alias::new(name)).to_owned();
-            part.expr(Expr::cust(format!("(SELECT {TRIGGERS} FROM service_table)"))).to_owned()
+            part.expr(Expr::cust(format!("(SELECT {TRIGGERS} FROM service_table)")));
+            part.expr_as(Expr::Constant(kind.into()), Alias::new(KIND)).to_owned()
         };
         // Only rows of the result are locked: the outer limits stop the inner queries.
         let taken = E::PrimaryKey::iter().map(|key| Alias::new(key.into_column().as_str()).into_iden());
@@ -200,9 +203,9 @@ impl<E: WorkItem> DueRows<E> {
         write("), service_second AS MATERIALIZED (SELECT * FROM (", locked(self.select(*second, now), limit));
         let left = format!(") AS part LIMIT {limit} - (SELECT count(*) FROM service_first)");
         write(&format!("{left}), service_rest AS MATERIALIZED (SELECT * FROM ("), locked(rest, limit));
-        write(&format!("{left} - (SELECT count(*) FROM service_second)) "), part("service_first"));
-        for name in ["service_second", "service_rest"] {
-            write(" UNION ALL ", part(name));
+        write(&format!("{left} - (SELECT count(*) FROM service_second)) "), part("service_first", 0));
+        for (name, kind) in [("service_second", 1), ("service_rest", 0)] {
+            write(" UNION ALL ", part(name, kind));
         }
         statement(sql)
     }
@@ -211,6 +214,21 @@ impl<E: WorkItem> DueRows<E> {
 /// Whether the table of these due rows has triggers. They may have been created since it was inspected.
 pub(crate) fn have_triggers(rows: &[QueryResult]) -> bool {
     rows.first().is_some_and(|row| row.try_get("", TRIGGERS).unwrap_or(true))
+}
+
+/// Orders due rows, each with its key, so that their kinds take turns.
+pub(crate) fn in_turns(rows: Vec<(String, QueryResult)>) -> Vec<(String, QueryResult)> {
+    // A table with one kind of rows has no such column.
+    let is_second = |row: &QueryResult| row.try_get("", KIND).is_ok_and(|kind: i32| kind > 0);
+    let (second, first): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, row)| is_second(row));
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut turns = Vec::new();
+    loop {
+        match (first.next(), second.next()) {
+            (None, None) => return turns,
+            (first, second) => turns.extend(first.into_iter().chain(second)),
+        }
+    }
 }
 
 fn statement(sql: SqlWriterValues) -> Statement {
