@@ -531,6 +531,17 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(b
                 "CREATE CONSTRAINT TRIGGER keep AFTER UPDATE ON job DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION keep()".into(),
             ],
             vec!["CREATE RULE keep AS ON UPDATE TO job WHERE OLD.id IN (2, 5) DO INSTEAD NOTHING".into()],
+            // Only a partition of a partition has the trigger.
+            vec![
+                "ALTER TABLE job RENAME TO plain".into(),
+                "CREATE TABLE job (LIKE plain) PARTITION BY RANGE (id)".into(),
+                "CREATE TABLE job_any PARTITION OF job DEFAULT PARTITION BY RANGE (id)".into(),
+                "CREATE TABLE job_leaf PARTITION OF job_any DEFAULT".into(),
+                "INSERT INTO job SELECT * FROM plain".into(),
+                "DROP TABLE plain".into(),
+                function("IF NEW.id IN (2, 5) THEN NEW.status := 'pending'; END IF; RETURN NEW;"),
+                "CREATE TRIGGER keep BEFORE UPDATE ON job_leaf FOR EACH ROW EXECUTE FUNCTION keep()".into(),
+            ],
         ]
     } else {
         vec![

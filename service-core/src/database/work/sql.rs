@@ -515,13 +515,16 @@ pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The condition that the table has triggers or rules of the application.
+/// The condition that the table has triggers or rules of the application. On PostgreSQL, a row may be in a partition, or in a table that
+/// inherits, which has triggers of its own; the rules of these do not apply.
 pub(crate) fn has_triggers(entity: &impl EntityName, backend: DbBackend) -> String {
     if backend == DbBackend::Postgres {
         let table = literal(&qualified(entity));
         return format!(
-            "(EXISTS (SELECT FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
-             WHERE tgrelid = to_regclass({table}) AND NOT tgisinternal AND proname <> 'service_wake') \
+            "(EXISTS (WITH RECURSIVE tables(id) AS (SELECT to_regclass({table})::oid \
+             UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = id) \
+             SELECT FROM tables JOIN pg_trigger ON tgrelid = id JOIN pg_proc ON pg_proc.oid = tgfoid \
+             WHERE NOT tgisinternal AND proname <> 'service_wake') \
              OR EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({table}) AND relhasrules))"
         );
     }
