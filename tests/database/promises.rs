@@ -553,6 +553,14 @@ pub(crate) async fn a_row_that_stays_pending_has_no_effect_and_blocks_no_other(b
                  BEGIN UPDATE job SET status = 'pending' WHERE id = NEW.id; END"
                     .into(),
             ],
+            // For SQLite, `Job` is the table `job`.
+            vec![
+                "ALTER TABLE job RENAME TO other".into(),
+                "ALTER TABLE other RENAME TO Job".into(),
+                "CREATE TRIGGER keep AFTER UPDATE ON Job WHEN NEW.id IN (2, 5) AND NEW.status = 'completed' \
+                 BEGIN UPDATE Job SET status = 'pending' WHERE id = NEW.id; END"
+                    .into(),
+            ],
         ]
     };
     for each in [false, true] {

@@ -44,6 +44,39 @@ pub(crate) async fn a_missing_index_is_reported_once_with_its_sql(bench: Bench) 
     assert_eq!(log.warnings().len(), 1, "now the index exists");
 }
 
+/// Another program has created the table, with other letters. For SQLite it is the same table.
+#[tokio::test]
+async fn on_sqlite_a_table_is_inspected_whatever_the_case_of_its_name() {
+    let bench = Bench::sqlite().await;
+    jobs(&bench.db, 3).await;
+    for sql in ["ALTER TABLE job RENAME TO other", "ALTER TABLE other RENAME TO Job"] {
+        bench.db.execute_unprepared(sql).await.unwrap();
+    }
+    let (log, _listening) = Log::listen();
+    let service_db = ServiceDb::new(bench.db.clone(), "worker");
+    assert_eq!(work(&service_db, nothing).await.unwrap(), Outcome::processed(3));
+    assert_eq!(log.warnings().len(), 1, "the index is missing: {:?}", log.warnings());
+    let columns = "(STATUS, DUE) WHERE STATUS = 'pending'";
+    bench.db.execute_unprepared(&format!("CREATE INDEX JOB_CLAIM_IDX ON Job {columns}")).await.unwrap();
+    let error = database::create_claim_index::<job::Entity>(&bench.db).await.unwrap_err().to_string();
+    assert!(error.contains("does not serve the claims"), "without instants: {error}");
+    for sql in ["DROP INDEX job_claim_idx", &database::claim_index::<job::Entity>(DbBackend::Sqlite).to_uppercase()] {
+        bench
+            .db
+            .execute_unprepared(
+                &sql.replace("'PENDING'", "'pending'")
+                    .replace("'INTEGER'", "'integer'")
+                    .replace("'UNIXEPOCH'", "'unixepoch'"),
+            )
+            .await
+            .unwrap();
+    }
+    database::create_claim_index::<job::Entity>(&bench.db).await.unwrap();
+    let other = ServiceDb::new(bench.db.clone(), "other");
+    assert_eq!(work(&other, nothing).await.unwrap(), Outcome::idle());
+    assert_eq!(log.warnings().len(), 1, "now the index exists: {:?}", log.warnings());
+}
+
 /// The claim fails and says why. An index would not help.
 pub(crate) async fn a_missing_table_is_not_reported_as_missing_an_index(bench: Bench) {
     let (log, _listening) = Log::listen();

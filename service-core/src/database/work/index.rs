@@ -181,8 +181,9 @@ pub(crate) fn serves<E: WorkItem>(definition: &str, backend: DbBackend) -> bool 
     names(columns, work.status.as_str()) && (!by_instant || names(columns, "unixepoch"))
 }
 
-/// Whether a part of a definition has this name, with or without quotes.
+/// Whether a part of a definition has this name, with or without quotes. SQLite does not distinguish capital letters.
 pub(crate) fn names(definition: &str, name: &str) -> bool {
+    let (definition, name) = (&*definition.to_ascii_lowercase(), &*name.to_ascii_lowercase());
     definition.contains(&quoted(name))
         || definition.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
 }
@@ -201,7 +202,7 @@ async fn existing<E: WorkItem>(db: &impl ConnectionTrait) -> std::result::Result
         _ => {
             let schema = schema_prefix(&entity);
             let sql = format!(
-                "SELECT coalesce(sql, '') AS definition, true AS is_valid FROM {schema}sqlite_master WHERE type = 'index' AND name = ?"
+                "SELECT coalesce(sql, '') AS definition, true AS is_valid FROM {schema}sqlite_master WHERE type = 'index' AND name = ? COLLATE NOCASE"
             );
             Statement::from_sql_and_values(backend, sql, [name.into()])
         }

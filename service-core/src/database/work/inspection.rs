@@ -120,7 +120,7 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
             (
                 format!(
                     "SELECT CASE type WHEN 'view' THEN 'table' ELSE type END AS kind, coalesce(sql, '') AS definition \
-                     FROM {schema}sqlite_master WHERE tbl_name = ?"
+                     FROM {schema}sqlite_master WHERE tbl_name = ? COLLATE NOCASE"
                 ),
                 format!(
                     "SELECT name, \"notnull\" AS is_required, CAST(NULL AS INTEGER) AS length FROM pragma_table_info(?{argument})"

@@ -530,7 +530,7 @@ pub(crate) fn has_triggers(entity: &impl EntityName, backend: DbBackend) -> Stri
     }
     let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
     let table = literal(entity.table_name());
-    format!("EXISTS (SELECT 1 FROM {schema}sqlite_master WHERE type = 'trigger' AND tbl_name = {table})")
+    format!("EXISTS (SELECT 1 FROM {schema}sqlite_master WHERE type = 'trigger' AND tbl_name = {table} COLLATE NOCASE)")
 }
 
 /// Quotes an identifier.
