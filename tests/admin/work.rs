@@ -173,6 +173,72 @@ async fn a_retry_that_fails_is_unavailable_and_what_it_has_changed_is_recorded()
     assert!(documented["paths"]["/work/{table}/retry"]["post"]["responses"]["503"].is_object(), "{documented}");
 }
 
+/// Takes about four seconds of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_that_are_quick_open_no_connections() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let db = parcels(&url).await;
+    let site = Site::of(builder().admin("127.0.0.1:0").database_url(&url)).await;
+    let sessions = async || {
+        // The server counts a session a second after it began, at the latest.
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        let sql = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
+        let sql = sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql);
+        db.query_one_raw(sql).await.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap()
+    };
+    assert_eq!(site.get("/work").await.json()[0]["failed"], 70);
+    let before = sessions().await;
+    for key in 1..=9 {
+        let answer = site.post("/work/admin_parcel/retry", &json!({"keys": [[key.to_string()]]}).to_string()).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"retried": 1})));
+    }
+    assert_eq!(site.get("/work").await.json()[0]["failed"], 61, "it was counted after each retry");
+    assert_eq!(sessions().await - before, 0);
+}
+
+/// Takes about twenty seconds of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_that_takes_too_long_ends_at_the_server_too() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let db = parcels(&url).await;
+    let slow = "ALTER TABLE admin_parcel RENAME TO parcels; \
+                CREATE VIEW admin_parcel AS SELECT * FROM parcels \
+                WHERE CASE status WHEN 'pending' THEN pg_sleep(9) IS NOT NULL ELSE true END";
+    db.execute_unprepared(slow).await.unwrap();
+    let site = Site::of(builder().admin("127.0.0.1:0").database_url(&url)).await;
+    let active = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
+                   AND wait_event = 'PgSleep'";
+        let sql = sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql);
+        db.query_one_raw(sql).await.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap()
+    };
+    site.get("/work").await;
+    assert!(active().await > 0);
+    // The first attempt has one second, and the second one has fifteen.
+    tokio::time::sleep(std::time::Duration::from_secs(19)).await;
+    assert_eq!(active().await, 0);
+}
+
+/// Takes about five seconds of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_failed_rows_that_takes_too_long_is_unavailable() {
+    let Some(server) = tokio::task::spawn_blocking(crate::postgres::Postgres::shared).await.unwrap() else { return };
+    let url = tokio::task::spawn_blocking(|| server.database()).await.unwrap();
+    let db = parcels(&url).await;
+    let slow = "ALTER TABLE admin_parcel RENAME TO parcels; \
+                CREATE VIEW admin_parcel AS SELECT * FROM parcels \
+                WHERE CASE status WHEN 'failed' THEN pg_sleep(1) IS NOT NULL ELSE true END";
+    db.execute_unprepared(slow).await.unwrap();
+    let site = Site::of(builder().admin("127.0.0.1:0").database_url(&url)).await;
+    let began = std::time::Instant::now();
+    let answer = site.get("/work/admin_parcel/failed").await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(answer.status, 503);
+    assert!(answer.error().contains("CREATE INDEX ON \"admin_parcel\""), "{answer:?}");
+}
+
 /// Takes about five seconds of real time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_rows_that_take_too_long_to_count_leave_the_other_counts() {

@@ -59,6 +59,7 @@ pub(crate) struct DatabaseExtension {
     sending: SingleTask,
     /// What decides which replica runs a service, if something does.
     leases: OnceLock<Arc<dyn Leases>>,
+    operator_store: OnceLock<Arc<DatabaseOperatorStore>>,
     #[cfg(feature = "postgres")]
     listener: Option<Listener>,
 }
@@ -85,6 +86,7 @@ impl DatabaseExtension {
             notifier,
             sending: SingleTask::default(),
             leases: OnceLock::new(),
+            operator_store: OnceLock::new(),
         }
     }
 
@@ -357,7 +359,8 @@ impl Extension for DatabaseExtension {
     }
 
     fn operator_store(&self) -> Option<Arc<dyn OperatorStore>> {
-        Some(Arc::new(DatabaseOperatorStore::new(self.watcher().clone())))
+        let store = self.operator_store.get_or_init(|| Arc::new(DatabaseOperatorStore::new(self.watcher().clone())));
+        Some(store.clone())
     }
 
     fn leases(&self) -> Option<&Arc<dyn Leases>> {

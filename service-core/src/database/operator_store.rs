@@ -21,11 +21,13 @@ use crate::service::error::Result;
 #[derive(Debug)]
 pub(crate) struct DatabaseOperatorStore {
     watcher: Arc<TableWatcher>,
+    /// The tables remember how long their counts take.
+    work_tables: Vec<Arc<dyn WorkTable>>,
 }
 
 impl DatabaseOperatorStore {
     pub(crate) fn new(watcher: Arc<TableWatcher>) -> Self {
-        Self { watcher }
+        Self { work_tables: linked_tables(&watcher), watcher }
     }
 
     /// Applies what was written. If that fails, the watcher reports it and tries again.
@@ -130,7 +132,7 @@ impl OperatorStore for DatabaseOperatorStore {
     }
 
     fn work_tables(&self) -> Vec<Arc<dyn WorkTable>> {
-        linked_tables(&self.watcher)
+        self.work_tables.clone()
     }
 }
 

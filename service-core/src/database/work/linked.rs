@@ -1,19 +1,21 @@
 //! [`LinkedTable`]: the tables of work that are linked into the program, for those who operate it.
 //!
 //! The derive submits an entry for each entity. The tricky part is large tables: every count ends at a limit, and the queries for
-//! pending rows can use the claim index. No index has to have the failed rows, so their count has a limit of time, too.
+//! pending rows can use the claim index. No index has to have the failed rows, so their queries have a limit of time, too, and a
+//! connection of their own, unless it is a count and the last one was quick.
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Alias, Asterisk, Condition, Expr, ExprTrait, Func, NullOrdering, Query, SelectStatement};
 use sea_orm::{
-    ColumnTrait, ColumnType, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, IdenStatic, Iterable, Order,
-    PrimaryKeyToColumn, QueryResult, TransactionTrait, Value,
+    ColumnTrait, ColumnType, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IdenStatic,
+    Iterable, Order, PrimaryKeyToColumn, QueryResult, TransactionTrait, Value,
 };
+use tokio::time::Instant;
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::db_time::DbTime;
@@ -27,8 +29,14 @@ use crate::runtime::lifecycle::BoxFuture;
 use crate::runtime::operator_store::{FailedRow, Retried, WorkCounts, WorkTable};
 use crate::service::error::{Error, Result};
 
-/// How long the count of failed rows may take.
+/// How long a count of pending rows may take: as long as the admin interface waits for all of them.
+const PENDING_LIMIT: Duration = Duration::from_secs(15);
+/// How long a query for failed rows may take.
 const FAILED_LIMIT: Duration = Duration::from_secs(5);
+/// A count within this time is quick.
+const QUICK: Duration = Duration::from_millis(200);
+/// After a count that took too long, the next one begins this much later.
+const COUNT_AGAIN: Duration = Duration::from_secs(600);
 
 /// An entity that the derive found.
 #[doc(hidden)]
@@ -62,7 +70,18 @@ pub(crate) fn linked_tables(watcher: &Arc<TableWatcher>) -> Vec<Arc<dyn WorkTabl
 struct Table<E> {
     watcher: Arc<TableWatcher>,
     sql: Arc<TableSql>,
+    failed_count: Mutex<FailedCount>,
     entity: PhantomData<fn() -> E>,
+}
+
+/// How long the last count of failed rows took.
+#[derive(Clone, Copy, Debug, Default)]
+enum FailedCount {
+    Quick,
+    #[default]
+    SlowOrUnknown,
+    /// It took too long, and is not repeated before this time.
+    Skipped(Instant),
 }
 
 impl<E> fmt::Debug for Table<E> {
@@ -82,17 +101,46 @@ impl<E: WorkItem> WorkTable for Table<E> {
 
     fn count_failed(&self, cap: u64) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let counted = self.watcher.with_own(move |db| async move { Ok(self.count_failed_rows(&db, cap).await?) });
-            let counted = tokio::time::timeout(FAILED_LIMIT, counted).await.map_err(Error::new).flatten();
-            counted.map_err(|error| Error::msg(format!("{}: {error:#}", self.without_failed_index())))
+            let (begun, last) = (Instant::now(), *self.failed_count());
+            if let FailedCount::Skipped(until) = last
+                && begun < until
+            {
+                let again = humanize::short(COUNT_AGAIN);
+                return Err(Error::msg(format!("the failed rows are counted every {again} only ({})", self.advice())));
+            }
+            let work = move |db| async move { Ok(self.count_failed_rows(&db, cap).await?) };
+            let counting = async {
+                match last {
+                    FailedCount::Quick => self.watcher.with_db(work).await,
+                    _ => self.watcher.with_own(work).await,
+                }
+            };
+            let counted = tokio::time::timeout(FAILED_LIMIT, counting).await.map_err(Error::new).flatten();
+            *self.failed_count() = match begun.elapsed() {
+                took if took < QUICK => FailedCount::Quick,
+                took if took < FAILED_LIMIT => FailedCount::SlowOrUnknown,
+                _ => FailedCount::Skipped(begun + COUNT_AGAIN),
+            };
+            counted
+                .map_err(|error| Error::msg(format!("the failed rows are not counted ({}): {error:#}", self.advice())))
         })
     }
 
     fn failed(&self, offset: u64, limit: u64) -> BoxFuture<'_, Result<Vec<FailedRow>>> {
-        Box::pin(self.watcher.with_own(move |db| async move {
-            let rows = db.query_all(&self.failed_rows(offset, limit)).await?;
-            Ok(rows.iter().map(Self::failed_row).collect::<std::result::Result<_, DbErr>>()?)
-        }))
+        Box::pin(async move {
+            let begun = Instant::now();
+            let listing = self.watcher.with_own(move |db| async move {
+                let tx = self.begin_limited(&db, FAILED_LIMIT).await?;
+                let rows = tx.query_all(&self.failed_rows(offset, limit)).await?;
+                tx.rollback().await?;
+                Ok(rows.iter().map(Self::failed_row).collect::<std::result::Result<_, DbErr>>()?)
+            });
+            let listed = tokio::time::timeout(FAILED_LIMIT, listing).await.map_err(Error::new).flatten();
+            listed.map_err(|error| match begun.elapsed() < FAILED_LIMIT {
+                true => error,
+                false => Error::msg(format!("the failed rows are not listed ({}): {error:#}", self.advice())),
+            })
+        })
     }
 
     fn key_columns(&self) -> usize {
@@ -117,11 +165,12 @@ impl<E: WorkItem> WorkTable for Table<E> {
 impl<E: WorkItem> Table<E> {
     fn open(watcher: Arc<TableWatcher>) -> Arc<dyn WorkTable> {
         let sql = TableSql::of::<E>(watcher.db.get_database_backend(), Backoff::default());
-        Arc::new(Self { watcher, sql, entity: PhantomData })
+        Arc::new(Self { watcher, sql, failed_count: Mutex::default(), entity: PhantomData })
     }
 
     async fn count_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<WorkCounts, DbErr> {
-        let now = DbTime::Database.now(db).await?;
+        let tx = self.begin_limited(db, PENDING_LIMIT).await?;
+        let now = DbTime::Database.now(&tx).await?;
         let pending = self.rows(PENDING);
         let due = match E::__work().available_at {
             Some((column, value)) => {
@@ -137,32 +186,49 @@ impl<E: WorkItem> Table<E> {
             .and_where(Expr::col(Alias::new("work_table")).eq(self.sql.name.as_str()))
             .and_where(Expr::col(Alias::new("expires_at")).gt(now.timestamp_millis()))
             .to_owned();
-        let oldest = db.query_one(&self.oldest_due(now)).await?;
+        let oldest = tx.query_one(&self.oldest_due(now)).await?;
         let oldest = oldest.map(|row| row.try_get::<Option<String>>("", "at")).transpose()?.flatten();
-        Ok(WorkCounts {
-            pending: count(db, pending, cap).await?,
-            due: count(db, due, cap).await?,
-            in_flight: count(db, claims, cap).await?,
+        let counts = WorkCounts {
+            pending: count(&tx, pending, cap).await?,
+            due: count(&tx, due, cap).await?,
+            in_flight: count(&tx, claims, cap).await?,
             failed: None,
             oldest_due_seconds: oldest.and_then(|text| age(&text, now)),
-        })
+        };
+        tx.rollback().await?;
+        Ok(counts)
     }
 
     async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<u64, DbErr> {
-        let tx = db.begin().await?;
-        if self.sql.backend == DbBackend::Postgres {
-            // A query whose future is dropped goes on at the server.
-            tx.execute_unprepared(&format!("SET LOCAL statement_timeout = {}", FAILED_LIMIT.as_millis())).await?;
-        }
+        let tx = self.begin_limited(db, FAILED_LIMIT).await?;
         let failed = count(&tx, self.rows(FAILED), cap).await?;
         tx.rollback().await?;
         Ok(failed)
     }
 
-    fn without_failed_index(&self) -> String {
+    /// Begins a transaction in which no statement takes longer than this.
+    async fn begin_limited(
+        &self,
+        db: &DatabaseConnection,
+        limit: Duration,
+    ) -> std::result::Result<DatabaseTransaction, DbErr> {
+        let tx = db.begin().await?;
+        if self.sql.backend == DbBackend::Postgres {
+            // A query whose future is dropped goes on at the server.
+            tx.execute_unprepared(&format!("SET LOCAL statement_timeout = {}", limit.as_millis())).await?;
+        }
+        Ok(tx)
+    }
+
+    fn failed_count(&self) -> MutexGuard<'_, FailedCount> {
+        self.failed_count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The limit of queries for failed rows, and what makes them faster.
+    fn advice(&self) -> String {
         let keys: Vec<_> = E::PrimaryKey::iter().map(|key| quoted(key.into_column().as_str())).collect();
         format!(
-            "the failed rows are not counted (limit: {}); on a large table, this index helps: CREATE INDEX ON {} ({}) WHERE {} = '{FAILED}'",
+            "limit: {}; on a large table, this index helps: CREATE INDEX ON {} ({}) WHERE {} = '{FAILED}'",
             humanize::short(FAILED_LIMIT),
             qualified(&E::default()),
             keys.join(", "),
