@@ -76,6 +76,10 @@ pub(crate) async fn an_item_continues_after_a_statement_that_it_has_dropped(benc
     }
 }
 
+/// A function that fails as a statement does that has a conflict with another transaction.
+const CONFLICT: &str = "CREATE OR REPLACE FUNCTION conflict() RETURNS int AS $$ BEGIN \
+                        RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$ LANGUAGE plpgsql";
+
 /// Whatever is returned after a conflict with another transaction, the conflict is the cause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_an_error_that_follows_from_a_conflict_costs_no_attempt() {
@@ -83,11 +87,11 @@ async fn on_postgres_an_error_that_follows_from_a_conflict_costs_no_attempt() {
     for each in [false, true] {
         empty(&bench).await;
         jobs(&bench.db, 3).await;
+        execute(&bench, &[CONFLICT]).await;
         let has_failed = AtomicBool::new(false);
         let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
             if job.id == 2 && !has_failed.swap(true, Ordering::Relaxed) {
-                let conflict = "DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$";
-                let _ = tx.execute_unprepared(conflict).await;
+                let _ = tx.execute_unprepared("SELECT conflict()").await;
             }
             // Refused after the conflict, because the transaction has failed.
             Ok(effect(tx, job.id).await?)

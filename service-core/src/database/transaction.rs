@@ -89,7 +89,8 @@ struct TxHealth {
     condition_failed: AtomicBool,
     /// The error from which the transaction cannot recover.
     interruption: Mutex<Option<ErrorKind>>,
-    /// The kind of the last statement's error, if the last statement failed.
+    /// The kind of the last statement's error, if the last statement failed. Of an error that follows from an earlier one, it is the
+    /// kind of the earlier one.
     last_error: Mutex<Option<ErrorKind>>,
 }
 
@@ -557,7 +558,8 @@ impl Transaction {
         *lock(&self.health.interruption)
     }
 
-    /// Returns the kind of the last statement's error, if the last statement failed.
+    /// Returns the kind of the last statement's error, if the last statement failed. If it failed only because an earlier one had
+    /// failed, that is the kind of the earlier one's error.
     pub(crate) fn last_error(&self) -> Option<ErrorKind> {
         *lock(&self.health.last_error)
     }
@@ -573,7 +575,7 @@ impl Transaction {
             && self.backend == DbBackend::Postgres
             && let Err(error) = tx.execute_unprepared(PROOF).await
         {
-            self.note_kind(ErrorKind::of(&error));
+            self.note(&error, ErrorKind::of(&error));
         }
     }
 
@@ -608,13 +610,17 @@ impl Transaction {
     async fn track_begin<T>(&self, begin: impl Future<Output = DbResult<T>>) -> DbResult<T> {
         let result = begin.await;
         if let Err(error) = &result {
-            self.note_kind(ErrorKind::of_own(error));
+            self.note(error, ErrorKind::of_own(error));
         }
         result
     }
 
-    fn note_kind(&self, kind: ErrorKind) {
+    fn note(&self, error: &DbErr, kind: ErrorKind) {
         self.health.failed.store(true, Ordering::Relaxed);
+        // 25P02: PostgreSQL refuses this statement because an earlier one has failed, and that one is the cause.
+        if ErrorKind::has_code(error, "25P02") {
+            return;
+        }
         *lock(&self.health.last_error) = Some(kind);
         if kind.is_outage() {
             lock(&self.health.interruption).get_or_insert(kind);
@@ -623,7 +629,7 @@ impl Transaction {
 
     async fn note_error(&self, error: &DbErr) {
         let kind = ErrorKind::of(error);
-        self.note_kind(kind);
+        self.note(error, kind);
         // Checked at once, so that the connection is usable however this transaction ends.
         if self.backend == DbBackend::Sqlite && kind != ErrorKind::ConnectionLost && self.check_open("").await.is_err()
         {
