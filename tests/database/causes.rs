@@ -101,6 +101,27 @@ async fn on_postgres_an_error_that_follows_from_a_conflict_costs_no_attempt() {
     }
 }
 
+/// The same if the item ignores the conflict.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_conflict_that_an_item_ignores_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        empty(&bench).await;
+        jobs(&bench.db, 3).await;
+        execute(&bench, &[CONFLICT]).await;
+        let has_failed = AtomicBool::new(false);
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+            effect(tx, job.id).await?;
+            if job.id == 2 && !has_failed.swap(true, Ordering::Relaxed) {
+                let _ = tx.execute_unprepared("SELECT conflict()").await;
+            }
+            Ok(())
+        };
+        run_to_the_end(&service_db(&bench), each, process).await;
+        assert_eq!((effects(&bench.db).await, attempts(&bench).await), (vec![1, 2, 3], vec![1; 3]), "{each}");
+    }
+}
+
 /// Deferred triggers run when the framework has completed the rows: their errors have kinds, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_a_conflict_of_a_deferred_trigger_costs_no_attempt() {

@@ -39,7 +39,12 @@ impl Settler {
         let has_triggers = self.service_db.work.has_triggers(&self.table);
         if let Err(error) = tx.end_time_limit().await {
             let error = not_kept(&tx, error);
-            let cause = tx.give_up().await;
+            // The item may have ignored an error that is not its own.
+            let ignored = tx.last_error().filter(|kind| kind.is_passing());
+            if ignored == Some(ErrorKind::StaleStatement) {
+                tx.discard().await;
+            }
+            let cause = tx.give_up().await.or(ignored);
             return self.leased_failed(item, &error, cause).await;
         }
         match self.complete_in::<E>(&tx, &item.row, has_triggers).await {
