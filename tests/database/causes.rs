@@ -56,6 +56,37 @@ async fn on_postgres_the_error_of_a_dropped_statement_is_that_of_its_own_item() 
     }
 }
 
+/// The same in a savepoint of the item. Its rollback undoes the statement, so the item can succeed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_the_error_of_a_statement_that_is_dropped_in_a_savepoint_does_not_end_the_batch() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        for returns_error in [true, false] {
+            empty(&bench).await;
+            jobs(&bench.db, 4).await;
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                effect(tx, job.id).await?;
+                if job.id == 2 {
+                    for _ in 0..3 {
+                        let savepoint = TransactionTrait::begin(tx).await?;
+                        let fails = savepoint.execute_unprepared("SELECT 1 / (pg_sleep(0.3) IS NULL)::int");
+                        tokio::time::timeout(Duration::from_millis(50), fails).await.unwrap_err();
+                    }
+                    if returns_error {
+                        return Err(Error::msg("it takes too long"));
+                    }
+                }
+                Ok(())
+            };
+            let outcome = run(&service_db(&bench), each, process).await.unwrap();
+            let failed = u64::from(returns_error);
+            assert_eq!(outcome, Outcome::processed(4 - failed).failed(failed), "{each} {returns_error}");
+            let effect_of: Vec<i64> = (1..=4).filter(|id| !returns_error || *id != 2).collect();
+            assert_eq!((effects(&bench.db).await, attempts(&bench).await), (effect_of, vec![1; 4]));
+        }
+    }
+}
+
 /// A statement that was dropped, and has no error, changes nothing for the item.
 pub(crate) async fn an_item_continues_after_a_statement_that_it_has_dropped(bench: Bench) {
     for each in [false, true] {

@@ -77,7 +77,8 @@ struct TxHealth {
     failed: AtomicBool,
     /// The transaction may have ended unnoticed: it is checked before the next statement.
     in_doubt: AtomicBool,
-    /// The future of a statement was dropped before its answer, which PostgreSQL's driver gives to the next statement.
+    /// The future of a statement was, or may have been, dropped before its answer, which PostgreSQL's driver gives to the next
+    /// statement.
     unanswered: AtomicBool,
     /// A savepoint of the user's code may be open.
     nested: AtomicBool,
@@ -240,6 +241,9 @@ impl Transaction {
     /// The connection broke; then the database itself undoes the writes.
     pub async fn rollback(mut self) -> Result<()> {
         let (is_in_doubt, is_nested) = (self.is_in_doubt(), self.is_nested());
+        if is_nested && let Some(open) = self.tx.get() {
+            self.take_answer(&open.tx).await;
+        }
         let Some(OpenTransaction { tx, permits }) = self.tx.take() else { return Ok(()) };
         let tx = tx.into_inner();
         let result = match self.backend {
@@ -424,7 +428,7 @@ impl Transaction {
         if self.health.ended.load(Ordering::Relaxed) {
             return Err(ended());
         }
-        self.take_answer(&open.tx).await;
+        let is_proved = self.take_answer(&open.tx).await;
         let is_certain = !self.is_in_doubt() && !self.health.failed.load(Ordering::Relaxed);
         if self.backend == DbBackend::Postgres && statement.is_empty() && is_certain {
             // Only a failed statement, or one of the user, ends a transaction while its connection exists.
@@ -433,6 +437,7 @@ impl Transaction {
         let stands = match self.backend {
             // Inside a transaction, a second BEGIN fails. Outside it succeeds, and then no further statement commits by itself.
             DbBackend::Sqlite => open.tx.execute_unprepared("BEGIN").await.is_err(),
+            _ if is_proved && statement.is_empty() => true,
             _ => match open.tx.execute_unprepared(&format!("{statement}{PROOF}")).await {
                 Ok(_) => true,
                 // 25P01: no active transaction. After 25P02, a failed statement, the savepoint can still be rolled back.
@@ -443,14 +448,19 @@ impl Transaction {
         if stands {
             open.tx.savepoint_ended();
             self.health.in_doubt.store(false, Ordering::Relaxed);
+            if self.backend == DbBackend::Postgres {
+                // What has failed was undone with its savepoint; otherwise PostgreSQL would have refused the proof.
+                self.health.failed.store(false, Ordering::Relaxed);
+                *lock(&self.health.last_error) = None;
+            }
             return Ok(());
         }
         self.health.ended.store(true, Ordering::Relaxed);
         Err(ended())
     }
 
-    /// Returns the connection for a nested transaction. Its statements are not tracked, so the transaction is in doubt
-    /// afterwards.
+    /// Returns the connection for a nested transaction. Its statements are not tracked, so afterwards the transaction is in doubt,
+    /// and one of these statements may have been dropped.
     pub(super) async fn nest(&self) -> DbResult<&DatabaseTransaction> {
         if self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed) {
             // If a savepoint cannot be set, sea-orm rolls back the outer transaction.
@@ -463,6 +473,7 @@ impl Transaction {
         let tx = self.item_connection().await?;
         self.health.in_doubt.store(true, Ordering::Relaxed);
         self.health.nested.store(true, Ordering::Relaxed);
+        self.health.unanswered.store(true, Ordering::Relaxed);
         Ok(tx.for_savepoint())
     }
 
@@ -569,14 +580,19 @@ impl Transaction {
         self.health.ended.load(Ordering::Relaxed)
     }
 
-    /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one.
-    async fn take_answer(&self, tx: &MonitoredTx) {
-        if self.health.unanswered.swap(false, Ordering::Relaxed)
-            && self.backend == DbBackend::Postgres
-            && let Err(error) = tx.execute_unprepared(PROOF).await
-        {
-            self.note(&error, ErrorKind::of(&error));
+    /// Takes the answer of a statement whose future was dropped, so that it does not become the answer of the next one. Returns
+    /// whether the transaction is proved to be open by that. The statements of an open savepoint are not tracked, so one of them may
+    /// have been dropped.
+    async fn take_answer(&self, tx: &MonitoredTx) -> bool {
+        let may_be_unanswered = self.health.unanswered.swap(false, Ordering::Relaxed) || self.is_nested();
+        if !may_be_unanswered || self.backend != DbBackend::Postgres {
+            return false;
         }
+        let answer = tx.execute_unprepared(PROOF).await;
+        if let Err(error) = &answer {
+            self.note(error, ErrorKind::of(error));
+        }
+        answer.is_ok()
     }
 
     /// Called before each statement of the user: one that may end the transaction sets it in doubt.
