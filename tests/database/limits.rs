@@ -1,14 +1,16 @@
 //! Limits of a PostgreSQL server on the time of statements, and errors that come back.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use service_core::__private::database::ServiceDb;
 use service_core::database::{self, Transaction};
-use service_core::{Error, Outcome, Result};
+use service_core::prelude::*;
 
 use crate::Bench;
+use crate::away::{health, until};
 use crate::promises::run;
 use crate::tables::{effect, effects, job, jobs, statuses};
 
@@ -84,6 +86,58 @@ async fn a_failure_that_cannot_be_written_in_time_is_written_later() {
         bench.db.execute_unprepared("UPDATE job SET due = NULL").await.unwrap();
         let well = async |job: &job::Model, tx: &Transaction| -> Result<()> { Ok(effect(tx, job.id).await?) };
         assert_eq!(run(&service_db, each, well).await.unwrap(), Outcome::processed(1), "{each}");
+    }
+}
+
+/// Locks the table while its item fails permanently.
+struct Locking {
+    db: DatabaseConnection,
+    lock: Arc<Mutex<Option<DatabaseTransaction>>>,
+    calls: Arc<AtomicUsize>,
+}
+
+#[service(interval = "50ms", retry_delay = "50ms", max_failures = "unlimited", discover = false)]
+impl Locking {
+    async fn update(&self, cx: &Context) -> Result<Outcome> {
+        let each = cx.service_id() == "each";
+        let mut batch =
+            if each { cx.claim_each::<job::Entity>(10).await? } else { cx.claim::<job::Entity>(10).await? };
+        while let Some(item) = batch.next().await? {
+            if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
+                let lock = self.db.begin().await?;
+                lock.execute_unprepared("LOCK TABLE job IN SHARE MODE").await?;
+                *self.lock.lock().unwrap() = Some(lock);
+            }
+            item.settle(Err::<(), _>(Error::fatal("bad address"))).await?;
+        }
+        batch.commit().await
+    }
+}
+
+/// An item fails permanently, and the write of its status meets a conflict: the item is not tried again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_that_cannot_be_written_at_once_is_not_forgotten() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for id in ["together", "each"] {
+        tables(&bench, 1).await;
+        let url = format!("{}&options[lock_timeout]=300ms", bench.url);
+        let (lock, calls) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
+        let (db, held, counted) = (bench.db.clone(), Arc::clone(&lock), Arc::clone(&calls));
+        let locking = move || Locking { db: db.clone(), lock: Arc::clone(&held), calls: Arc::clone(&counted) };
+        let builder = ServiceRegistry::builder().without_discovered().database_url(&url);
+        let services = builder.service_fn(id, locking).start_all().await.unwrap();
+        until("the run has failed", || health(&services, id).error_count > 0).await;
+        let lock = lock.lock().unwrap().take();
+        lock.unwrap().rollback().await.unwrap();
+        let begun = Instant::now();
+        while statuses(&bench.db).await != ["failed"] {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{id}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        services.shutdown().await.unwrap();
+        let row = crate::tables::job(&bench.db, 1).await;
+        let message = row.error_message.unwrap_or_default();
+        assert_eq!((calls.load(Ordering::SeqCst), row.attempts, &*message), (1, 1, "bad address"), "{id}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use sea_orm::EntityTrait;
 
 use crate::database::transaction::Transaction;
-use crate::database::work::sql::RowRef;
+use crate::database::work::sql::{Failure, RowRef};
 use crate::service::error::{Error, Result};
 
 /// One claimed row.
@@ -16,12 +16,14 @@ pub struct Item<E: EntityTrait> {
     pub(super) tx: Transaction,
     /// The item was lent, and its result is not written yet.
     pub(super) in_flight: bool,
+    /// It has failed by an error of its own, which may not be written yet.
+    pub(super) failure: Option<Failure>,
 }
 
 impl<E: EntityTrait> Item<E> {
     /// An item that is lent now.
     pub(super) fn new(model: E::Model, row: RowRef, tx: Transaction) -> Self {
-        Self { model, row, tx, in_flight: true }
+        Self { model, row, tx, in_flight: true, failure: None }
     }
 
     /// Returns the row as it was when it was claimed.

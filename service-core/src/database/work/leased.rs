@@ -182,7 +182,7 @@ impl Settler {
     pub(super) fn interrupted<E: EntityTrait>(&self, item: &mut Item<E>, kind: ErrorKind) {
         // Whether the row is charged depends on how often this happens.
         item.in_flight = false;
-        self.charge_later(&item.row, Some(kind));
+        self.charge_later(&item.row, Some(kind), None);
     }
 
     /// Undoes the item's writes, and writes in a new transaction that it failed.

@@ -6,7 +6,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
-use crate::database::work::sql::{RetryDecision, RowRef, key_text};
+use crate::database::work::sql::{RetryDecision, key_text};
 use crate::database::work::work_state::{Charge, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
@@ -77,7 +77,7 @@ impl ServiceDb {
         self.release(settlement, &settlement.charges).await?;
         let mut is_settled = true;
         for charge in &settlement.charges {
-            is_settled &= self.charge(settlement, &charge.row).await?;
+            is_settled &= self.charge(settlement, charge).await?;
         }
         if is_settled && !settlement.charges.is_empty() {
             self.release(settlement, &[]).await?;
@@ -128,12 +128,17 @@ impl ServiceDb {
         Ok(tx)
     }
 
-    async fn charge(&self, settlement: &Settlement, row: &RowRef) -> std::result::Result<bool, DbErr> {
-        let table = &settlement.table;
+    async fn charge(&self, settlement: &Settlement, charge: &Charge) -> std::result::Result<bool, DbErr> {
+        let (table, row) = (&settlement.table, &charge.row);
         let tx = self.short_tx().await?;
         let now = self.clock.now();
-        let decision = table.retry_decision(row.attempts, None, now);
-        let message = settlement.error.as_deref().unwrap_or("not settled");
+        let (decision, message) = match &charge.failure {
+            Some(failure) => (failure.decision, &*failure.message),
+            None => {
+                let message = settlement.error.as_deref().unwrap_or("not settled");
+                (table.retry_decision(row.attempts, None, now), message)
+            }
+        };
         let mut written = match write_failure(&tx, table, row, decision, message, now).await {
             Err(error) if ErrorKind::of_own(&error).is_wait() => return Ok(false),
             written => written?,

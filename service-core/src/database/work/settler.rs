@@ -18,7 +18,7 @@ use crate::database::work::item::Item;
 use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
 use crate::database::work::row::CompletionRefused;
-use crate::database::work::sql::{RetryDecision, RowRef, TableSql, key_text};
+use crate::database::work::sql::{Failure, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_state::{Charge, EndedBatch};
 use crate::database::work::write_row::Written;
 use crate::service::error::{Advice, Error, Result};
@@ -156,6 +156,8 @@ impl Settler {
             Advice::None => self.table.retry_decision(attempts, None, now),
         };
         let message = format!("{error:#}");
+        // If it cannot be written now, the drop of the item records it.
+        item.failure = Some(Failure { decision, message: message.clone() });
         let written = if self.lease.is_some() {
             self.fail_leased(item, decision, &message).await?
         } else {
@@ -266,19 +268,19 @@ impl Settler {
         if !item.in_flight {
             return;
         }
-        let cause = item.tx.interruption();
+        let (cause, failure) = (item.tx.interruption(), item.failure.clone());
         if self.lease.is_some() {
-            self.charge_later(&item.row, cause);
+            self.charge_later(&item.row, cause, failure);
             return;
         }
         let (table, row, claimed, has_ended) = (&self.table, Some(item.row.clone()), self.claimed, item.tx.has_ended());
-        self.service_db.work.defer(EndedBatch { table, row, claimed, cause, has_ended });
+        self.service_db.work.defer(EndedBatch { table, row, claimed, cause, has_ended, failure });
     }
 
     /// Records a leased row that could not be settled. It keeps its claim until its attempt is charged.
-    pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>) {
-        if self.service_db.work.is_charged(&self.table, row, cause) {
-            let charge = Charge { row: row.clone(), cause };
+    pub(super) fn charge_later(&self, row: &RowRef, cause: Option<ErrorKind>, failure: Option<Failure>) {
+        if failure.is_some() || self.service_db.work.is_charged(&self.table, row, cause) {
+            let charge = Charge { row: row.clone(), cause, failure };
             self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(charge);
         }
     }

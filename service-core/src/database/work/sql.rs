@@ -71,6 +71,13 @@ pub(crate) enum RetryDecision {
     Again(DateTime<Utc>),
 }
 
+/// A failed attempt at a row, as it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) decision: RetryDecision,
+    pub(crate) message: String,
+}
+
 /// A row, and the number of attempts before this one.
 #[derive(Clone, Debug)]
 pub(crate) struct RowRef {

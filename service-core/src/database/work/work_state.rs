@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use sea_orm::sea_query::ValueTuple;
 
 use crate::database::error_kind::ErrorKind;
-use crate::database::work::sql::{RowRef, TableSql, key_text};
+use crate::database::work::sql::{Failure, RowRef, TableSql, key_text};
 
 /// How many times in a row a connection may break before this costs a row an attempt.
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
@@ -81,6 +81,8 @@ pub(crate) struct Charge {
     pub(crate) row: RowRef,
     /// The kind of the error that its transaction has met; `None` if it has met none.
     pub(crate) cause: Option<ErrorKind>,
+    /// What is written; `None` if its run ended before the row had a result.
+    pub(crate) failure: Option<Failure>,
 }
 
 /// Writes that are due for an ended batch.
@@ -107,6 +109,8 @@ pub(crate) struct EndedBatch<'a> {
     pub(crate) cause: Option<ErrorKind>,
     /// Its transaction ended before the commit, and any of its rows may be the cause.
     pub(crate) has_ended: bool,
+    /// The row in flight has failed by an error of its own, which is not written yet.
+    pub(crate) failure: Option<Failure>,
 }
 
 /// How many rows a claim takes.
@@ -143,8 +147,9 @@ impl WorkState {
             (Some(row), cause) => self.is_charged(ended.table, row, cause),
             (None, _) => false,
         };
-        if let Some(row) = ended.row.filter(|_| charges) {
-            self.push(ended.table, vec![Charge { row, cause: ended.cause }], None);
+        let EndedBatch { table, row, cause, failure, .. } = ended;
+        if let Some(row) = row.filter(|_| charges || failure.is_some()) {
+            self.push(table, vec![Charge { row, cause, failure }], None);
         }
     }
 
@@ -365,13 +370,13 @@ impl WorkState {
     }
 
     /// The run that ended has met an error of this kind: rows whose own transaction has met none are not charged, unless that happens
-    /// too often.
+    /// too often, or they have failed by an error of their own.
     pub(crate) fn spare(&self, kind: ErrorKind) {
         for settlement in lock(&self.settlements).iter_mut().filter(|settlement| settlement.error.is_none()) {
             let table = settlement.table.clone();
-            settlement
-                .charges
-                .retain(|charge| charge.cause.is_some() || self.is_charged(&table, &charge.row, Some(kind)));
+            settlement.charges.retain(|charge| {
+                charge.failure.is_some() || charge.cause.is_some() || self.is_charged(&table, &charge.row, Some(kind))
+            });
         }
     }
 
