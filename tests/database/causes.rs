@@ -182,6 +182,55 @@ async fn on_postgres_a_conflict_of_a_deferred_trigger_costs_no_attempt() {
     }
 }
 
+/// A deferred constraint is checked after the row was completed. What the item itself wrote is the item's error; a constraint that
+/// refuses `completed` is an error of the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_deferred_constraint_that_an_item_violates_is_its_own_error() {
+    let Some(bench) = Bench::postgres().await else { return };
+    execute(
+        &bench,
+        &[
+            "CREATE TABLE parent (id BIGINT PRIMARY KEY)",
+            "CREATE TABLE child (parent BIGINT REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
+            "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'never completed'; END $$ LANGUAGE plpgsql",
+            "CREATE FUNCTION is_completed() RETURNS trigger AS $$ BEGIN IF NOT EXISTS (SELECT FROM job WHERE id = NEW.job AND \
+             status = 'completed') THEN RAISE EXCEPTION 'not completed'; END IF; RETURN NULL; END $$ LANGUAGE plpgsql",
+        ],
+    )
+    .await;
+    let trigger = |name: &str, on: &str, sql: &str| {
+        format!(
+            "CREATE CONSTRAINT TRIGGER {name} AFTER {on} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW {sql} EXECUTE FUNCTION {name}()"
+        )
+    };
+    for each in [false, true] {
+        for by_item in [true, false] {
+            empty(&bench).await;
+            jobs(&bench.db, 1).await;
+            let refuses = if by_item { "WHEN (NEW.id = 99)" } else { "WHEN (NEW.status = 'completed')" };
+            execute(&bench, &[&trigger("refuse", "UPDATE ON job", refuses)]).await;
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                effect(tx, job.id).await?;
+                if by_item {
+                    tx.execute_unprepared("INSERT INTO child VALUES (7)").await?;
+                }
+                Ok(())
+            };
+            let done = run(&service_db(&bench), each, process).await;
+            let expected = by_item.then(|| Outcome::processed(0).failed(1));
+            assert_eq!(done.ok(), expected, "{each}");
+            assert_eq!(attempts(&bench).await, [i32::from(by_item)], "{each}");
+        }
+        // A constraint may require that the row is completed.
+        empty(&bench).await;
+        jobs(&bench.db, 1).await;
+        let triggers =
+            [trigger("refuse", "UPDATE ON job", "WHEN (NEW.id = 99)"), trigger("is_completed", "INSERT ON effect", "")];
+        execute(&bench, &[&triggers[0], &triggers[1]]).await;
+        assert_eq!(run(&service_db(&bench), each, work_well).await.unwrap(), Outcome::processed(1), "{each}");
+    }
+}
+
 /// Rows that refer to a claimed row can be inserted while it is processed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_rows_may_refer_to_a_row_in_flight() {

@@ -65,6 +65,10 @@ impl Settler {
                 let _ = tx.rollback().await;
                 return self.leased_refused(item, error).await;
             }
+            Err(NotCompleted::Violated(error)) => {
+                let _ = tx.rollback().await;
+                return Box::pin(self.fail(item, &Error::from(error))).await;
+            }
             Err(NotCompleted::Database(_)) if tx.condition_failed() => return Ok(self.skip_lost(item).await),
             Err(NotCompleted::Database(error)) => {
                 let cause = tx.give_up().await.unwrap_or_else(|| ErrorKind::of_own(&error));
@@ -97,7 +101,7 @@ impl Settler {
         // A rule on the table does not allow its updates inside other statements.
         let in_one = table.backend == DbBackend::Postgres && !has_triggers;
         let Some(lease) = self.lease.as_ref().filter(|_| in_one) else {
-            let changed = change_to_completed(tx, table, keys, now).await?;
+            let changed = change_to_completed(tx, table, keys, now, has_triggers).await?;
             check_completed::<E>(tx, table, keys, changed, has_triggers).await?;
             return self.release_in(tx, row).await.map_err(NotCompleted::Database);
         };

@@ -4,6 +4,7 @@ use sea_orm::sea_query::ValueTuple;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait};
 
 use crate::database::error_kind::ErrorKind;
+use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
 use crate::database::work::item::Item;
@@ -20,6 +21,8 @@ pub(crate) enum NotCompleted {
     Database(DbErr),
     /// The update to `completed` was refused.
     Refused(DbErr),
+    /// What the items have written was refused, by a constraint or a trigger that is deferred.
+    Violated(DbErr),
     /// These rows are still pending after the update.
     Pending(Vec<ValueTuple>),
 }
@@ -40,7 +43,7 @@ async fn complete_rows<E: EntityTrait>(
     has_triggers: bool,
 ) -> std::result::Result<(), NotCompleted> {
     let keys: Vec<ValueTuple> = rows.iter().map(|row| row.key.clone()).collect();
-    let changed = change_to_completed(tx, table, &keys, now).await?;
+    let changed = change_to_completed(tx, table, &keys, now, has_triggers).await?;
     check_completed::<E>(tx, table, &keys, changed, has_triggers).await
 }
 
@@ -50,10 +53,14 @@ pub(super) async fn change_to_completed(
     table: &TableSql,
     keys: &[ValueTuple],
     now: chrono::DateTime<chrono::Utc>,
+    has_triggers: bool,
 ) -> std::result::Result<u64, NotCompleted> {
     // Outside a transaction the update would commit, although the items' writes were rolled back.
     tx.prove().await.map_err(NotCompleted::Database)?;
     let connection = tx.connection().await.map_err(NotCompleted::Database)?;
+    if has_triggers && table.backend == DbBackend::Postgres {
+        connection.execute_unprepared("SAVEPOINT service_completion").await.map_err(NotCompleted::Database)?;
+    }
     let mut changed = 0;
     for update in table.complete(keys, now) {
         changed += connection.execute(&update).await.map_err(NotCompleted::by_update)?.rows_affected();
@@ -76,7 +83,9 @@ pub(super) async fn check_completed<E: EntityTrait>(
     let connection = tx.connection().await.map_err(NotCompleted::Database)?;
     if has_triggers && table.backend == DbBackend::Postgres {
         // Runs deferred triggers now, so that their effects are seen.
-        connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(NotCompleted::by_update)?;
+        if let Err(error) = connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await {
+            return Err(refused_deferred(connection, error).await);
+        }
     }
     let mut pending = Vec::new();
     for select in table.pending_among::<E>(keys) {
@@ -85,6 +94,20 @@ pub(super) async fn check_completed<E: EntityTrait>(
         }
     }
     if pending.is_empty() { Ok(()) } else { Err(NotCompleted::Pending(pending)) }
+}
+
+/// Finds out why a deferred constraint or trigger has failed: without the update, only what the items have written is checked.
+async fn refused_deferred(connection: &MonitoredTx, error: DbErr) -> NotCompleted {
+    let refused = NotCompleted::by_update(error);
+    if !matches!(refused, NotCompleted::Refused(_)) {
+        return refused;
+    }
+    let check = "ROLLBACK TO SAVEPOINT service_completion; SET CONSTRAINTS ALL IMMEDIATE";
+    match connection.execute_unprepared(check).await.map_err(NotCompleted::by_update) {
+        Ok(_) => refused,
+        Err(NotCompleted::Refused(error)) => NotCompleted::Violated(error),
+        Err(other) => other,
+    }
 }
 
 impl Settler {
@@ -136,6 +159,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
                 Err(NotCompleted::Refused(error)) => {
                     let _ = tx.rollback().await;
                     return self.find_refused(error, true).await;
+                }
+                Err(NotCompleted::Violated(error)) => {
+                    let _ = tx.rollback().await;
+                    return self.find_refused(error, false).await;
                 }
                 Err(NotCompleted::Database(error)) if tx.has_ended() => {
                     drop(tx);
