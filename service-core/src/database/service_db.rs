@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, StatementBuilder};
 
 use crate::database::commit_tracker::CommitTracker;
+use crate::database::connect::pool_size;
 use crate::database::db_time::DbTime;
 use crate::database::direct::{can_be_explained, explained};
 use crate::database::schema::FrameworkTables;
@@ -57,8 +58,8 @@ impl ServiceDb {
     pub fn new(db: DatabaseConnection, service_id: impl Into<Arc<str>>) -> Self {
         Self {
             service_id: service_id.into(),
+            work: Arc::new(WorkState::new(pool_size(&db))),
             tx: TxContext::new(db),
-            work: Arc::default(),
             clock: WallClock::default(),
             time: DbTime::default(),
             tables: Arc::new(FrameworkTables::ready()),

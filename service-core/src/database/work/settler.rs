@@ -188,11 +188,14 @@ impl Settler {
         error: &Error,
         cause: Option<ErrorKind>,
     ) -> Result<Settled> {
-        if cause == Some(ErrorKind::StaleStatement) {
+        // A batch of rows that commit together ends with its connection, so every second time the row keeps the connection.
+        let discards = cause == Some(ErrorKind::StaleStatement)
+            && (self.lease.is_some() || !self.service_db.work.is_stale_again(&self.table, &item.row.key));
+        if discards {
             item.tx.discard().await;
         }
         if self.lease.is_none() {
-            if cause == Some(ErrorKind::StaleStatement) {
+            if discards {
                 // The end of the transaction must not be charged to the row.
                 item.in_flight = false;
                 return Err(error.clone());

@@ -20,9 +20,8 @@ use crate::database::work::sql::{Failure, RowRef, TableSql, key_text};
 
 /// How many times in a row a connection may break before this costs a row an attempt.
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
-/// The same for statements that no longer fit their table: more often than any pool has connections, each of which can have
-/// such a statement.
-const TOLERATED_STALE_STATEMENTS: u32 = 100;
+/// The size of a pool that cannot be asked.
+const CONNECTIONS: u32 = 50;
 /// How many times a row may find no free connection before it loses an attempt.
 const TOLERATED_POOL_TIMEOUTS: u32 = 100;
 /// How long a row whose status cannot be written is left out of claims.
@@ -37,6 +36,8 @@ const INSPECT_EVERY: Duration = Duration::from_secs(60);
 /// The state of one service's work tables between its runs.
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
+    /// The most connections of the pool.
+    connections: u32,
     settlements: Mutex<Vec<Settlement>>,
     next_id: AtomicU64,
     tables: Mutex<HashMap<String, TableState>>,
@@ -132,6 +133,11 @@ pub(crate) struct SetAsideRows {
 }
 
 impl WorkState {
+    /// The state for a pool that has at most so many connections; `None` if that is unknown.
+    pub(crate) fn new(connections: Option<u32>) -> Self {
+        Self { connections: connections.unwrap_or(CONNECTIONS), ..Self::default() }
+    }
+
     pub(crate) fn has_unsettled(&self) -> bool {
         !lock(&self.settlements).is_empty()
     }
@@ -170,7 +176,8 @@ impl WorkState {
             Some(ErrorKind::Unavailable | ErrorKind::Contention) => false,
             Some(kind) => {
                 let tolerated = match kind {
-                    ErrorKind::StaleStatement => TOLERATED_STALE_STATEMENTS,
+                    // Each connection can have such a statement, and every second such error ends its connection.
+                    ErrorKind::StaleStatement => self.connections.saturating_add(1).saturating_mul(2),
                     // Mostly others use all connections.
                     ErrorKind::PoolTimeout => TOLERATED_POOL_TIMEOUTS,
                     _ => TOLERATED_CONNECTION_LOSSES,
@@ -181,6 +188,13 @@ impl WorkState {
                 *count > tolerated
             }
         }
+    }
+
+    /// Whether statements of this row did not fit a table an even number of times. Then its batch goes on without it, because the
+    /// statement may be one that the database never supports.
+    pub(crate) fn is_stale_again(&self, table: &TableSql, key: &ValueTuple) -> bool {
+        let row = (table.name.clone(), key_text(key), ErrorKind::StaleStatement);
+        lock(&self.row_losses).get(&row).is_some_and(|count| count % 2 == 0)
     }
 
     /// Records that a row's result was written, or that the row belongs to another worker.
