@@ -141,6 +141,27 @@ async fn a_failure_that_cannot_be_written_at_once_is_not_forgotten() {
     }
 }
 
+/// The claims of an ended run cannot be released in time: its row loses its attempt later.
+#[tokio::test]
+async fn a_settlement_that_takes_too_long_is_written_later() {
+    let Some(bench) = Bench::postgres().await else { return };
+    tables(&bench, 2).await;
+    let service_db = ServiceDb::new(limited(&bench).await, "worker");
+    let mut batch = service_db.claim_each::<job::Entity>(10).await.unwrap();
+    let _ = batch.next().await.unwrap();
+    drop(batch);
+    let lock = bench.db.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE service_claim IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    service_db.settle(Some("it was dropped")).await.unwrap();
+    lock.rollback().await.unwrap();
+    service_db.settle(None).await.unwrap();
+    let row = crate::tables::job(&bench.db, 1).await;
+    assert_eq!((row.attempts, row.error_message.as_deref()), (1, Some("it was dropped")));
+    // The claims are released, too.
+    let well = async |job: &job::Model, tx: &Transaction| -> Result<()> { Ok(effect(tx, job.id).await?) };
+    assert_eq!(run(&service_db, true, well).await.unwrap(), Outcome::processed(1));
+}
+
 /// From the third time in a row on, the row itself is the cause.
 #[tokio::test]
 async fn a_row_whose_completion_always_takes_too_long_blocks_no_other() {

@@ -41,6 +41,8 @@ impl ServiceDb {
                 Ok(true) => self.work.remove(&settlement),
                 Ok(false) => {}
                 Err(error) if ErrorKind::of(&error).is_passing() => return Err(error.into()),
+                // A later charge does no harm: the row must be as it was claimed, and a claim must not have expired.
+                Err(error) if ErrorKind::of_own(&error).is_wait() && settlement.may_wait() => {}
                 Err(error) => {
                     // Otherwise it would fail again before every claim, and block the table.
                     crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the rows in flight or the claims of an ended run");

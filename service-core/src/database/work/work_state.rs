@@ -24,6 +24,8 @@ const TOLERATED_CONNECTION_LOSSES: u32 = 2;
 const CONNECTIONS: u32 = 50;
 /// How many times a row may find no free connection before it loses an attempt.
 const TOLERATED_POOL_TIMEOUTS: u32 = 100;
+/// How long a settlement is kept whose statements always take too long.
+const MOST_SETTLING: Duration = Duration::from_secs(600);
 /// How long a row whose status cannot be written is left out of claims.
 const SET_ASIDE: Duration = Duration::from_secs(3600);
 /// The same if the table may be the cause.
@@ -90,12 +92,20 @@ pub(crate) struct Charge {
 #[derive(Clone, Debug)]
 pub(crate) struct Settlement {
     id: u64,
+    ended: Instant,
     pub(crate) table: Arc<TableSql>,
     pub(crate) charges: Vec<Charge>,
     /// The owner of the claims to release.
     pub(crate) owner: Option<String>,
     /// The error that ended the run.
     pub(crate) error: Option<String>,
+}
+
+impl Settlement {
+    /// Whether it may still be written later, if its statements take too long now.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.ended.elapsed() < MOST_SETTLING
+    }
 }
 
 /// A batch of rows that commit together, which ended without a commit.
@@ -166,7 +176,7 @@ impl WorkState {
 
     fn push(&self, table: &Arc<TableSql>, charges: Vec<Charge>, owner: Option<String>) {
         let (id, table) = (self.next_id.fetch_add(1, Ordering::Relaxed), Arc::clone(table));
-        lock(&self.settlements).push(Settlement { id, table, charges, owner, error: None });
+        lock(&self.settlements).push(Settlement { id, ended: Instant::now(), table, charges, owner, error: None });
     }
 
     /// Whether a row is charged an attempt for an error of this kind. `None` is an error of the row's own.
