@@ -12,7 +12,7 @@ use service_core::prelude::*;
 use crate::Bench;
 use crate::away::{health, until};
 use crate::promises::run;
-use crate::tables::{effect, effects, job, jobs, statuses};
+use crate::tables::{effect, effects, job, jobs, more_jobs, statuses};
 
 /// A pool whose statements may take half a second.
 async fn limited(bench: &Bench) -> DatabaseConnection {
@@ -184,6 +184,32 @@ async fn a_row_whose_completion_always_takes_too_long_blocks_no_other() {
         assert_eq!(effects(&bench.db).await, [1, 3], "{each}: {:?}", statuses(&bench.db).await);
         let row = crate::tables::job(&bench.db, 2).await;
         assert_eq!((&*row.status, row.attempts), ("pending", 1), "{each}");
+    }
+}
+
+/// While an index is built, rows can be claimed, but no row can be completed.
+#[tokio::test]
+async fn an_index_that_is_built_beside_a_worker_costs_no_attempt() {
+    let Some(bench) = Bench::postgres().await else { return };
+    for each in [false, true] {
+        tables(&bench, 3).await;
+        let service_db = ServiceDb::new(limited(&bench).await, "worker");
+        let process = async |job: &job::Model, tx: &Transaction| -> Result<()> { Ok(effect(tx, job.id).await?) };
+        let lock = bench.db.begin().await.unwrap();
+        lock.execute_unprepared("LOCK TABLE job IN SHARE MODE").await.unwrap();
+        for _ in 0..6 {
+            let _ = run(&service_db, each, process).await;
+        }
+        lock.rollback().await.unwrap();
+        // A row that completes shows that the table can be written again.
+        more_jobs(&bench.db, 4..=4).await;
+        for _ in 0..12 {
+            let _ = run(&service_db, each, process).await;
+        }
+        assert_eq!(effects(&bench.db).await, [1, 2, 3, 4], "{each}: {:?}", statuses(&bench.db).await);
+        for id in 1..=4 {
+            assert_eq!(crate::tables::job(&bench.db, id).await.attempts, 1, "{each}: row {id}");
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::database::work::row::{ClaimError, ClaimedRow, CompletionRefused, key_
 use crate::database::work::settler::Settler;
 use crate::database::work::sql::{Backoff, RetryDecision, RowRef, TableSql, key_text};
 use crate::database::work::work_item::WorkItem;
+use crate::database::work::work_state::LeftOut;
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -294,7 +295,7 @@ impl<E: WorkItem> ClaimRequest<E> {
                 if let Some(why) = committed.as_ref().err().and_then(write_row::refusal) {
                     // Without the rows that lost an attempt, the next claim succeeds.
                     for row in &claimed.charged {
-                        self.service_db.work.set_aside(table, &row.key, cannot_be_written(&why), false);
+                        self.service_db.work.set_aside(table, &row.key, cannot_be_written(&why), LeftOut::Unwritable);
                     }
                 }
                 committed.map(|()| claimed)
@@ -401,7 +402,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");
         let written = write_failure(tx, table, row, decision, &message, now).await?;
         if let Written::Refused(why) = &written {
-            service_db.work.set_aside(table, &row.key, cannot_be_written(why), false);
+            service_db.work.set_aside(table, &row.key, cannot_be_written(why), LeftOut::Unwritable);
         }
         let connection = tx.connection().await?;
         if decision == RetryDecision::Failed && matches!(written, Written::Done) {

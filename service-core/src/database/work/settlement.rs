@@ -7,7 +7,7 @@ use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::lease;
 use crate::database::work::sql::{RetryDecision, key_text};
-use crate::database::work::work_state::{Charge, Settlement};
+use crate::database::work::work_state::{Charge, LeftOut, Settlement};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -165,7 +165,7 @@ impl ServiceDb {
             Written::Done | Written::Changed => {}
             Written::Refused(why) => {
                 let reason = format!("it failed ({message}), but its status cannot be written: {why}");
-                if self.work.set_aside(table, &row.key, reason.clone(), false) {
+                if self.work.set_aside(table, &row.key, reason.clone(), LeftOut::Unwritable) {
                     let (service_id, table, key) = (&*self.service_id, &table.name, key_text(&row.key));
                     crate::log::warn!(
                         service.id = service_id,

@@ -19,7 +19,7 @@ use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
 use crate::database::work::row::CompletionRefused;
 use crate::database::work::sql::{Failure, RetryDecision, RowRef, TableSql, key_text};
-use crate::database::work::work_state::{Charge, EndedBatch};
+use crate::database::work::work_state::{Charge, EndedBatch, LeftOut};
 use crate::database::work::write_row::Written;
 use crate::service::error::{Advice, Error, Result};
 
@@ -235,7 +235,7 @@ impl Settler {
 
     /// Leaves a row that cannot be written out of claims for an hour.
     pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
-        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), false) {
+        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), LeftOut::Unwritable) {
             let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
             crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
         }
@@ -251,7 +251,7 @@ impl Settler {
         {
             return Ok(None);
         }
-        self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), true);
+        self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), LeftOut::Refused);
         let (table, reason) = (self.table.name.clone(), error.to_string());
         Ok(Some(Error::new(CompletionRefused { table, reason })))
     }

@@ -43,13 +43,22 @@ pub(crate) struct WorkState {
     settlements: Mutex<Vec<Settlement>>,
     next_id: AtomicU64,
     tables: Mutex<HashMap<String, TableState>>,
-    /// How often in a row an error that is not the row's own has ended the work on a row, by table, key and kind.
-    row_losses: Mutex<HashMap<(String, String, ErrorKind), u32>>,
+    /// The errors in a row, not the row's own, that have ended the work on a row, by table, key and kind.
+    row_losses: Mutex<HashMap<(String, String, ErrorKind), Losses>>,
     reported: Mutex<HashSet<String>>,
+}
+
+#[derive(Debug)]
+struct Losses {
+    count: u32,
+    /// How often the table had completed rows before the first of them.
+    completions: u64,
 }
 
 #[derive(Debug, Default)]
 struct TableState {
+    /// How often rows were completed.
+    completions: u64,
     /// Batches in a row that lost their connection.
     losses: u32,
     /// How many of the next claims take a single row.
@@ -74,8 +83,18 @@ struct SetAside {
     key: ValueTuple,
     until: Instant,
     reason: String,
-    /// Only until another row of the table completes.
-    is_tentative: bool,
+    why: LeftOut,
+}
+
+/// Why a row is left out of claims, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeftOut {
+    /// Its status cannot be written: for an hour.
+    Unwritable,
+    /// The table refuses to complete it, and may be the cause: for a minute, or until another row of the table completes.
+    Refused,
+    /// Its completion takes too long, and the table may be the cause: the same.
+    TimedOut,
 }
 
 /// A row in flight that loses an attempt.
@@ -192,10 +211,24 @@ impl WorkState {
                     ErrorKind::PoolTimeout => TOLERATED_POOL_TIMEOUTS,
                     _ => TOLERATED_CONNECTION_LOSSES,
                 };
-                let mut losses = lock(&self.row_losses);
-                let count = losses.entry((table.name.clone(), key_text(&row.key), kind)).or_default();
-                *count += 1;
-                *count > tolerated
+                let completions = self.with_table(table, |state| state.completions);
+                let key = (table.name.clone(), key_text(&row.key), kind);
+                let is_table = {
+                    let mut losses = lock(&self.row_losses);
+                    let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
+                    losses.count = losses.count.saturating_add(1);
+                    if losses.count <= tolerated {
+                        return false;
+                    }
+                    // Perhaps an index is being built.
+                    kind == ErrorKind::TimedOut && losses.completions == completions
+                };
+                if is_table {
+                    // Otherwise it would be claimed again before rows that can be completed.
+                    let reason = "its status cannot be written within the limit on the time of a statement";
+                    self.set_aside(table, &row.key, reason.to_owned(), LeftOut::TimedOut);
+                }
+                !is_table
             }
         }
     }
@@ -204,7 +237,7 @@ impl WorkState {
     /// statement may be one that the database never supports.
     pub(crate) fn is_stale_again(&self, table: &TableSql, key: &ValueTuple) -> bool {
         let row = (table.name.clone(), key_text(key), ErrorKind::StaleStatement);
-        lock(&self.row_losses).get(&row).is_some_and(|count| count % 2 == 0)
+        lock(&self.row_losses).get(&row).is_some_and(|losses| losses.count % 2 == 0)
     }
 
     /// Records that a row's result was written, or that the row belongs to another worker.
@@ -238,7 +271,9 @@ impl WorkState {
         self.with_table(table, |state| {
             (state.losses, state.more) = (0, more);
             if completed {
-                let refused = state.set_aside.extract_if(.., |_, row| row.is_tentative).map(|(key, _)| key);
+                state.completions += 1;
+                let back = state.set_aside.extract_if(.., |_, row| row.why != LeftOut::Unwritable);
+                let refused = back.filter(|(_, row)| row.why == LeftOut::Refused).map(|(key, _)| key);
                 if state.refused_alone.len() > MOST_SET_ASIDE {
                     state.refused_alone.clear();
                 }
@@ -335,12 +370,11 @@ impl WorkState {
         self.with_table(table, |state| state.has_triggers)
     }
 
-    /// Leaves a row out of claims for an hour; tentatively, for a minute or until another row of the table completes. True
-    /// if the row was not left out before.
-    pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, is_tentative: bool) -> bool {
-        let until = Instant::now() + if is_tentative { SET_ASIDE_TENTATIVELY } else { SET_ASIDE };
+    /// Leaves a row out of claims. True if the row was not left out before.
+    pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
+        let until = Instant::now() + if why == LeftOut::Unwritable { SET_ASIDE } else { SET_ASIDE_TENTATIVELY };
         self.with_table(table, |state| {
-            let entry = SetAside { key: key.clone(), until, reason, is_tentative };
+            let entry = SetAside { key: key.clone(), until, reason, why };
             state.set_aside.insert(key_text(key), entry).is_none()
         })
     }
@@ -348,7 +382,7 @@ impl WorkState {
     /// Why the table refused to complete rows, if no row has completed since.
     pub(crate) fn refusal(&self, table: &TableSql) -> Option<String> {
         self.with_table(table, |state| {
-            state.set_aside.values().find(|row| row.is_tentative).map(|row| row.reason.clone())
+            state.set_aside.values().find(|row| row.why == LeftOut::Refused).map(|row| row.reason.clone())
         })
     }
 
