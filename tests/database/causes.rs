@@ -375,3 +375,35 @@ pub(crate) async fn a_row_that_is_refused_is_charged_where_completed_rows_are_re
         assert!(row.attempts > 0 && row.error_message.is_some(), "{each}: {row:?}");
     }
 }
+
+/// A row is refused together with all others, and completes later. When the table refuses it again, the table is the cause again.
+pub(crate) async fn a_row_that_was_refused_and_has_completed_is_not_the_cause_later(bench: Bench) {
+    for each in [false, true] {
+        empty(&bench).await;
+        jobs(&bench.db, 2).await;
+        execute(&bench, &["DROP TABLE IF EXISTS gate", "CREATE TABLE gate (n INT)"]).await;
+        if bench.is_postgres() {
+            let function = "CREATE OR REPLACE FUNCTION shut() RETURNS trigger AS $$ BEGIN IF EXISTS (SELECT FROM gate) THEN \
+                            RAISE EXCEPTION 'not now'; END IF; RETURN NEW; END $$ LANGUAGE plpgsql";
+            let trigger = "CREATE TRIGGER shut BEFORE UPDATE ON job FOR EACH ROW WHEN (NEW.status = 'completed') EXECUTE FUNCTION shut()";
+            execute(&bench, &[function, trigger]).await;
+        } else {
+            let trigger = "CREATE TRIGGER shut BEFORE UPDATE ON job WHEN NEW.status = 'completed' AND EXISTS (SELECT 1 FROM gate) \
+                           BEGIN SELECT RAISE(FAIL, 'not now'); END";
+            execute(&bench, &[trigger]).await;
+        }
+        let service_db = service_db(&bench);
+        for _ in 0..2 {
+            execute(&bench, &["INSERT INTO gate VALUES (1)"]).await;
+            execute(&bench, &["UPDATE job SET status = CASE id WHEN 1 THEN 'pending' ELSE 'away' END, attempts = 0"])
+                .await;
+            run(&service_db, each, work_well).await.unwrap_err();
+            assert_eq!(job(&bench.db, 1).await.attempts, 0, "{each}: the table is the cause");
+            execute(&bench, &["DELETE FROM gate", "UPDATE job SET status = 'pending'"]).await;
+            for _ in 0..2 {
+                let _ = run(&service_db, each, work_well).await.unwrap();
+            }
+            assert_eq!(statuses(&bench.db).await, ["completed"; 2], "{each}");
+        }
+    }
+}

@@ -147,7 +147,8 @@ exercise! {
         an_item_continues_after_a_statement_that_it_has_dropped,
         an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other,
         an_unreadable_row_fails_also_if_it_is_claimed_alone,
-        a_row_that_is_refused_is_charged_where_completed_rows_are_removed;
+        a_row_that_is_refused_is_charged_where_completed_rows_are_removed,
+        a_row_that_was_refused_and_has_completed_is_not_the_cause_later;
     messages:
         a_row_fails_whatever_the_words_of_its_error,
         a_service_fails_whatever_the_words_of_its_error;

@@ -179,6 +179,9 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         match tx.commit().await {
             Ok(()) => {
                 service_db.work.committed(table, self.tally.processed > 0, again);
+                for row in &self.tally.done {
+                    service_db.work.forget_losses(table, &row.key);
+                }
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>().cloned() {

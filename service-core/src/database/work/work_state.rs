@@ -248,6 +248,12 @@ impl WorkState {
             let row = key_text(key);
             losses.retain(|(name, key, _), _| *name != table.name || *key != row);
         }
+        drop(losses);
+        self.with_table(table, |state| {
+            if !state.refused_alone.is_empty() {
+                state.refused_alone.remove(&key_text(key));
+            }
+        });
     }
 
     /// Records a batch that lost its connection. True if its only row loses an attempt.
