@@ -15,7 +15,7 @@ use service_core::{Error, Outcome, Result};
 use tokio::sync::Notify;
 
 use crate::Bench;
-use crate::tables::{create, effect, effects, job, jobs, more_jobs, plain, statuses, ticket};
+use crate::tables::{create, effect, effects, job, jobs, more_jobs, plain, statuses, ticket, tried};
 
 /// Processes a batch as a service does: every row has one effect.
 async fn work(service_db: &ServiceDb, n: u64) -> Result<Outcome> {
@@ -463,6 +463,22 @@ pub(crate) async fn a_full_column_of_attempts_fails_only_its_row(bench: Bench) {
     }
     let second = if bench.is_postgres() { "failed" } else { "completed" };
     assert_eq!(statuses(&bench.db).await, ["failed", second, "completed", "completed"]);
+}
+
+/// The number of attempts is at the maximum of every integer type.
+pub(crate) async fn a_row_with_the_most_attempts_fails(bench: Bench) {
+    create(&bench.db, tried::Entity).await;
+    let insert = format!("INSERT INTO tried VALUES (1, 'pending', {})", i64::MAX);
+    bench.db.execute_unprepared(&insert).await.unwrap();
+    let service_db = service_db(&bench);
+    let mut batch = service_db.claim::<tried::Entity>(10).await.unwrap();
+    while let Some(item) = batch.next().await.unwrap() {
+        item.settle(Err::<(), _>("refused")).await.unwrap();
+    }
+    let _ = batch.commit().await.unwrap();
+    let status = Statement::from_string(bench.db.get_database_backend(), "SELECT status FROM tried");
+    let row = bench.db.query_one_raw(status).await.unwrap().unwrap();
+    assert_eq!(row.try_get::<String>("", "status").unwrap(), "failed");
 }
 
 pub(crate) async fn many_workers_get_no_row_twice(bench: Bench) {

@@ -193,6 +193,7 @@ exercise! {
         an_idle_poll_does_not_read_rows_that_are_not_due,
         rows_that_cannot_be_read_are_set_aside,
         a_full_column_of_attempts_fails_only_its_row,
+        a_row_with_the_most_attempts_fails,
         many_workers_get_no_row_twice,
         after_a_refused_commit_the_row_that_caused_it_is_found;
     each:

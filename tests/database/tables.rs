@@ -89,6 +89,27 @@ pub(crate) mod ticket {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Attempts that are counted in a larger type.
+pub(crate) mod tried {
+    use sea_orm::entity::prelude::*;
+    use service_core::database::WorkItem;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, WorkItem)]
+    #[sea_orm(table_name = "tried")]
+    #[work_item(status = "status", attempts = "attempts", max_attempts = 3)]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i64,
+        pub(crate) status: String,
+        pub(crate) attempts: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub(crate) enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// The effects. There is no unique key, so that a repetition is visible.
 const EFFECT: &str = "CREATE TABLE effect (job BIGINT NOT NULL)";
 

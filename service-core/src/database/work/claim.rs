@@ -396,7 +396,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         now: DateTime<Utc>,
     ) -> std::result::Result<(), DbErr> {
         let service_db = &self.service_db;
-        let (name, key, attempt) = (&table.name, key_text(&row.key), row.attempts + 1);
+        let (name, key, attempt) = (&table.name, key_text(&row.key), row.attempts.saturating_add(1));
         let decision = table.retry_decision(row.attempts, None, now);
         let message = killed_processes();
         crate::log::warn!(service.id = &*service_db.service_id, table = name, key, attempt, "{message}");

@@ -217,7 +217,7 @@ impl Settler {
     }
 
     fn report(&self, row: &RowRef, decision: RetryDecision, cause: &Error, error: &str) {
-        let (table, key, attempt) = (&self.table.name, key_text(&row.key), row.attempts + 1);
+        let (table, key, attempt) = (&self.table.name, key_text(&row.key), row.attempts.saturating_add(1));
         let service_id = &*self.service_db.service_id;
         match decision {
             RetryDecision::Failed => {
