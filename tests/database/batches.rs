@@ -543,6 +543,8 @@ pub(crate) async fn after_a_refused_commit_the_row_that_caused_it_is_found(bench
     assert_eq!(row.attempts, 1);
     let word = if bench.is_postgres() { "child" } else { "FOREIGN KEY" };
     assert!(row.error_message.unwrap().contains(word));
+    // On a busy machine, it may be due again by now.
+    job::Entity::delete_by_id(2).exec(&bench.db).await.unwrap();
     more_jobs(&bench.db, 10..=30).await;
     assert_eq!(work(&service_db, 50).await.unwrap(), Outcome::processed(21), "and batches have full size again");
 }
