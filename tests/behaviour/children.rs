@@ -315,6 +315,22 @@ async fn children_stop_before_those_that_they_depend_on() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_parent_has_the_time_of_its_children_in_a_shutdown() {
+    let (bed, log) = (TestBed::new().with(|builder| builder.shutdown_timeout(secs(12))), Log::default());
+    let services = bed.services().await;
+    let manager = bed.start(Manager::new(&log, &[])).await;
+    for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
+        let options = ServiceOptions::new().depends_on(depends_on);
+        let child = services.register(id, Child::new(&log, id, Step::Take(3.0))).options(options);
+        soon(child.parent(&manager).start()).await.unwrap();
+    }
+    bed.run_for(secs(3)).await;
+    soon(services.shutdown()).await.unwrap();
+    // The `drain_timeout` of the children ends each of their cleanups after 2 s.
+    assert_eq!(log.times("cleanup manager, 0 left"), [9.0]);
+}
+
 fn assert_child_ended_first_beside(log: &Log, left: usize) {
     let manager = position(log, &format!("cleanup manager, {left} left"));
     assert!(position(log, "cleanup child") < manager, "{:?}", log.lines());

@@ -170,22 +170,26 @@ impl ServiceRegistry {
                 cleanup: share.map(|share| later(now, share.mul_f64(0.95))),
                 by_itself: false,
             };
-            for service in &tier {
-                service.inner.request_stop(stop);
-            }
-            for service in tier {
-                let handle = self.handle(service);
-                match share {
-                    None => handle.service.inner.stop(stop).await,
-                    Some(share) => {
-                        if tokio::time::timeout_at(later(now, share), handle.service.inner.stop(stop)).await.is_err() {
-                            handle.service.inner.log(
-                                || error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it"),
-                            );
-                        }
-                    }
+            for step in tier {
+                for service in &step {
+                    service.inner.request_stop(stop);
+                }
+                for service in step {
+                    self.wait_for_stop(service, stop, share.map(|share| later(now, share))).await;
                 }
             }
+        }
+    }
+
+    async fn wait_for_stop(&self, service: Arc<RegisteredService>, stop: StopRequest, deadline: Option<Instant>) {
+        let handle = self.handle(service);
+        let stopped = handle.service.inner.stop(stop);
+        let Some(deadline) = deadline else { return stopped.await };
+        if tokio::time::timeout_at(deadline, stopped).await.is_err() {
+            handle
+                .service
+                .inner
+                .log(|| error!(service.id = %handle.id(), "did not stop in time; the shutdown continues without it"));
         }
     }
 

@@ -86,13 +86,13 @@ pub(crate) fn start_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<
 }
 
 /// Sorts services into tiers, in the order of the stop: first those that are not `stop_last`, then those that are, with the
-/// services they depend on; both in the reverse order of the start. The services of one tier stop concurrently. A service that
-/// belongs to the instance of another one stops with that one; or before it, if a service in between depends on that one; or
-/// after it, if others of that instance depend on the service.
-pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<RegisteredService>>> {
+/// services they depend on; both in the reverse order of the start. The services of one tier stop at the same time. A service that
+/// belongs to the instance of another one is in the tier of that one; or before it, if a service in between depends on that one.
+/// Within a tier, such services may depend on each other: they stop in steps.
+pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Vec<Arc<RegisteredService>>>> {
     let options = options(&services);
     if options.iter().all(|options| options.depends_on.is_empty() && !options.stop_last) {
-        return vec![services];
+        return vec![vec![services]];
     }
     let all_roots: BTreeMap<&str, Arc<str>> = services.iter().map(|service| (&**service.id(), root(service))).collect();
     let no_roots = BTreeMap::new();
@@ -122,13 +122,13 @@ pub(crate) fn stop_tiers(services: Vec<Arc<RegisteredService>>) -> Vec<Vec<Arc<R
     }
     let services_of =
         |tier: Vec<&str>| tier.into_iter().filter_map(|root| groups.remove(root)).flatten().collect::<Vec<_>>();
-    // Services of one root may depend on each other.
     let is_group = |name: &str| !all_roots.contains_key(name);
-    all.into_iter().map(services_of).flat_map(|tier| in_order(&tier, &all_edges, is_group)).collect()
+    let tiers = all.into_iter().map(services_of).filter(|tier| !tier.is_empty());
+    tiers.map(|tier| steps(&tier, &all_edges, is_group)).collect()
 }
 
-/// Sorts services into tiers: each service is in the first tier that those which depend on it allow.
-fn in_order(
+/// Sorts services into steps: a service stops after all services that depend on it, and as early as that allows.
+fn steps(
     services: &[Arc<RegisteredService>],
     graph: &Graph<'_>,
     is_group: impl Fn(&str) -> bool,
@@ -150,7 +150,7 @@ fn by_id(services: &[Arc<RegisteredService>]) -> ById<'_> {
     services.iter().map(|service| (&**service.id(), service)).collect()
 }
 
-/// Returns the services of these tiers. A name that stands for several services is none of them.
+/// Returns the services of these tiers. Names that stand for several services are left out.
 fn members(tiers: Vec<Vec<&str>>, by_id: &ById<'_>) -> Vec<Vec<Arc<RegisteredService>>> {
     let members = |tier: Vec<&str>| -> Vec<Arc<RegisteredService>> {
         tier.into_iter().filter_map(|id| by_id.get(id).map(|service| (*service).clone())).collect()

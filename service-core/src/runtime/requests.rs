@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::Resolved;
 use crate::config::options::Options;
+use crate::schedule::later;
 use crate::service::outcome::RunReport;
 use crate::service::state::ServiceState;
 
@@ -42,6 +43,13 @@ impl StopRequest {
     /// Whether the registry shuts down: then the process is about to end, too.
     pub(crate) fn is_shutdown(&self) -> bool {
         self.cleanup.is_some()
+    }
+
+    /// The stop of services that belong to the instance of one with this stop: a shutdown has its deadline for them, too.
+    pub(crate) fn of_children(&self) -> Self {
+        let now = Instant::now();
+        let left = self.cleanup.map(|cleanup| cleanup.saturating_duration_since(now));
+        Self { run: left.map(|left| later(now, left.mul_f64(0.8))), cleanup: self.cleanup, by_itself: false }
     }
 
     /// Joins two stops: the earlier deadlines count.

@@ -332,11 +332,13 @@ impl Services {
     pub(crate) async fn end_children(&self, parent: &RegisteredService) {
         // Others may be registered in the meantime.
         while let Some(children) = self.children_of(parent.id()) {
-            for tier in dependencies::stop_tiers(children) {
-                for child in &tier {
-                    child.inner.request_stop(StopRequest::default());
+            for step in dependencies::stop_tiers(children).into_iter().flatten() {
+                let stop =
+                    parent.inner.lock().requests.stop.as_ref().map(|stop| stop.of_children()).unwrap_or_default();
+                for child in &step {
+                    child.inner.request_stop(stop);
                 }
-                for child in &tier {
+                for child in &step {
                     self.unregister(child).await;
                 }
             }
