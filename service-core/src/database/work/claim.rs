@@ -16,7 +16,7 @@ use crate::database::error_kind::{ErrorKind, is_lock_timeout};
 use crate::database::service_db::ServiceDb;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::{Batch, OpenBatch};
-use crate::database::work::due::{DueRows, have_triggers, in_turns};
+use crate::database::work::due::{DueRows, all_of_one_kind, have_triggers, in_turns};
 use crate::database::work::inspection::inspect;
 use crate::database::work::key_check;
 use crate::database::work::lease::{self, ClaimRow, Lease};
@@ -328,12 +328,16 @@ impl<E: WorkItem> ClaimRequest<E> {
         let held: HashSet<&str> = claims.iter().filter(|claim| claim.is_held).map(|claim| &*claim.key).collect();
         let suspects = claims.iter().filter(|claim| claim.crashes > 0);
         let suspects: HashMap<&str, i64> = suspects.map(|claim| (&*claim.key, claim.crashes)).collect();
-        // Each kind of rows gets an equal part of the places, and all held rows may be of one kind.
-        let held_rows = (held.len() as u64).saturating_mul(query.due.kinds().len() as u64);
-        let reach = query.wanted.saturating_add(held_rows).saturating_add(1);
+        let reach = query.wanted.saturating_add(held.len() as u64).saturating_add(1);
         let mut free: Vec<(String, QueryResult)> = Vec::new();
         let (mut keys, mut unreadable) = (Vec::new(), None);
-        let rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
+        let mut rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
+        let is_held = |row: &QueryResult| key_of::<E>(row).is_ok_and(|key| held.contains(&*key_text(&key)));
+        if !held.is_empty() && rows.len() as u64 >= reach && all_of_one_kind(&rows, is_held) {
+            // Each kind of rows has half of the places. Behind the held ones of this kind there may be free ones.
+            let reach = reach.saturating_add(held.len() as u64);
+            rows = tx.query_all_raw(query.due.statement(now, reach)).await.map_err(failed)?;
+        }
         self.note_triggers(table, &rows);
         for row in rows {
             match key_of::<E>(&row).map(|key| (key_text(&key), key)) {

@@ -216,10 +216,20 @@ pub(crate) fn have_triggers(rows: &[QueryResult]) -> bool {
     rows.first().is_some_and(|row| row.try_get("", TRIGGERS).unwrap_or(true))
 }
 
+/// Whether the row is of the second kind. A table with one kind of rows has no such column.
+fn is_second(row: &QueryResult) -> bool {
+    row.try_get("", KIND).is_ok_and(|kind: i32| kind > 0)
+}
+
+/// Whether there are rows of both kinds, and all rows of one kind fulfil the condition.
+pub(crate) fn all_of_one_kind(rows: &[QueryResult], condition: impl Fn(&QueryResult) -> bool) -> bool {
+    let (second, first): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_second(row));
+    [&first, &second].iter().all(|kind| !kind.is_empty())
+        && [first, second].iter().any(|kind| kind.iter().all(|row| condition(row)))
+}
+
 /// Orders due rows, each with its key, so that their kinds take turns.
 pub(crate) fn in_turns(rows: Vec<(String, QueryResult)>) -> Vec<(String, QueryResult)> {
-    // A table with one kind of rows has no such column.
-    let is_second = |row: &QueryResult| row.try_get("", KIND).is_ok_and(|kind: i32| kind > 0);
     let (second, first): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, row)| is_second(row));
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     let mut turns = Vec::new();
