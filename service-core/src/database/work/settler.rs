@@ -188,7 +188,7 @@ impl Settler {
         error: &Error,
         cause: Option<ErrorKind>,
     ) -> Result<Settled> {
-        // A batch of rows that commit together ends with its connection, so every second time the row keeps the connection.
+        // To end the connection ends a batch of rows that commit together, too: so only every second such error of a row does that.
         let discards = cause == Some(ErrorKind::StaleStatement)
             && (self.lease.is_some() || !self.service_db.work.is_stale_again(&self.table, &item.row.key));
         if discards {

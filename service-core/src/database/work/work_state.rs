@@ -17,6 +17,7 @@ use sea_orm::sea_query::ValueTuple;
 
 use crate::database::error_kind::ErrorKind;
 use crate::database::work::sql::{Failure, RowRef, TableSql, key_text};
+use crate::humanize;
 
 /// How many times in a row a connection may break before this costs a row an attempt.
 const TOLERATED_CONNECTION_LOSSES: u32 = 2;
@@ -93,8 +94,8 @@ pub(crate) enum LeftOut {
     Unwritable,
     /// The table refuses to complete it, and may be the cause: for a minute, or until another row of the table completes.
     Refused,
-    /// Its completion takes too long, and the table may be the cause: the same.
-    TimedOut,
+    /// Its completion takes too long, and the table may be the cause: for this time, or until another row of the table completes.
+    TimedOut(Duration),
 }
 
 /// A row in flight that loses an attempt.
@@ -213,7 +214,7 @@ impl WorkState {
                 };
                 let completions = self.with_table(table, |state| state.completions);
                 let key = (table.name.clone(), key_text(&row.key), kind);
-                let is_table = {
+                let (is_table, too_many) = {
                     let mut losses = lock(&self.row_losses);
                     let losses = losses.entry(key).or_insert(Losses { count: 0, completions });
                     losses.count = losses.count.saturating_add(1);
@@ -221,20 +222,30 @@ impl WorkState {
                         return false;
                     }
                     // Perhaps an index is being built.
-                    kind == ErrorKind::TimedOut && losses.completions == completions
+                    let is_table = kind == ErrorKind::TimedOut && losses.completions == completions;
+                    (is_table, losses.count - tolerated)
                 };
                 if is_table {
-                    // Otherwise it would be claimed again before rows that can be completed.
-                    let reason = "its status cannot be written within the limit on the time of a statement";
-                    self.set_aside(table, &row.key, reason.to_owned(), LeftOut::TimedOut);
+                    self.leave_out_timed_out(table, row, too_many);
                 }
                 !is_table
             }
         }
     }
 
-    /// Whether statements of this row did not fit a table an even number of times. Then its batch goes on without it, because the
-    /// statement may be one that the database never supports.
+    /// Leaves out a row whose completion takes too long: without this, the next claim would take it first again, and the rows behind
+    /// it would wait. Each time twice as long, as the code of the item runs again after it.
+    fn leave_out_timed_out(&self, table: &TableSql, row: &RowRef, times: u32) {
+        let reason = "its status cannot be written within the limit on the time of a statement";
+        let wait = SET_ASIDE_TENTATIVELY.saturating_mul(1 << (times - 1).min(6)).min(SET_ASIDE);
+        if self.set_aside(table, &row.key, reason.to_owned(), LeftOut::TimedOut(wait)) {
+            let (table, key) = (&table.name, key_text(&row.key));
+            crate::log::warn!(table, key, "a row is left out of claims for {}: {reason}", humanize::short(wait));
+        }
+    }
+
+    /// Whether this row has met a statement that does not fit its table 2, 4, 6 … times. Then its batch goes on without it, because
+    /// the statement may be one that the database never supports.
     pub(crate) fn is_stale_again(&self, table: &TableSql, key: &ValueTuple) -> bool {
         let row = (table.name.clone(), key_text(key), ErrorKind::StaleStatement);
         lock(&self.row_losses).get(&row).is_some_and(|losses| losses.count % 2 == 0)
@@ -378,7 +389,12 @@ impl WorkState {
 
     /// Leaves a row out of claims. True if the row was not left out before.
     pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
-        let until = Instant::now() + if why == LeftOut::Unwritable { SET_ASIDE } else { SET_ASIDE_TENTATIVELY };
+        let wait = match why {
+            LeftOut::Unwritable => SET_ASIDE,
+            LeftOut::Refused => SET_ASIDE_TENTATIVELY,
+            LeftOut::TimedOut(wait) => wait,
+        };
+        let until = Instant::now() + wait;
         self.with_table(table, |state| {
             let entry = SetAside { key: key.clone(), until, reason, why };
             state.set_aside.insert(key_text(key), entry).is_none()
