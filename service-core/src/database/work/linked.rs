@@ -33,6 +33,8 @@ use crate::service::error::{Error, Result};
 const PENDING_LIMIT: Duration = Duration::from_secs(15);
 /// How long a query for failed rows may take.
 const FAILED_LIMIT: Duration = Duration::from_secs(5);
+/// How long the connection for it may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// A count within this time is quick.
 const QUICK: Duration = Duration::from_millis(200);
 /// After a count that took too long, the next one begins this much later.
@@ -115,13 +117,10 @@ impl<E: WorkItem> WorkTable for Table<E> {
                     _ => self.watcher.with_own(work).await,
                 }
             };
-            let counted = tokio::time::timeout(FAILED_LIMIT, counting).await.map_err(Error::new).flatten();
-            *self.failed_count() = match begun.elapsed() {
-                took if took < QUICK => FailedCount::Quick,
-                took if took < FAILED_LIMIT => FailedCount::SlowOrUnknown,
-                _ => FailedCount::Skipped(begun + COUNT_AGAIN),
-            };
+            let counted = tokio::time::timeout(FAILED_LIMIT + CONNECT_LIMIT, counting).await;
             counted
+                .map_err(Error::new)
+                .flatten()
                 .map_err(|error| Error::msg(format!("the failed rows are not counted ({}): {error:#}", self.advice())))
         })
     }
@@ -201,7 +200,15 @@ impl<E: WorkItem> Table<E> {
 
     async fn count_failed_rows(&self, db: &DatabaseConnection, cap: u64) -> std::result::Result<u64, DbErr> {
         let tx = self.begin_limited(db, FAILED_LIMIT).await?;
-        let failed = count(&tx, self.rows(FAILED), cap).await?;
+        let begun = Instant::now();
+        let failed = tokio::time::timeout(FAILED_LIMIT, count(&tx, self.rows(FAILED), cap)).await;
+        let (took, is_counted) = (begun.elapsed(), matches!(failed, Ok(Ok(_))));
+        *self.failed_count() = match took {
+            _ if took >= FAILED_LIMIT => FailedCount::Skipped(begun + COUNT_AGAIN),
+            _ if is_counted && took < QUICK => FailedCount::Quick,
+            _ => FailedCount::SlowOrUnknown,
+        };
+        let failed = failed.map_err(|_elapsed| DbErr::Custom("the time is over".to_owned())).flatten()?;
         tx.rollback().await?;
         Ok(failed)
     }
