@@ -228,7 +228,14 @@ impl TableRows {
                 break Some(checked.resolved);
             }
             // The settings cannot be read, and the error names no row.
-            let Some(blamed) = self.blamed(services, service, &rows) else { break Some(checked.resolved) };
+            let Some(blamed) = self.blamed(services, service, &rows) else {
+                if checked.panicked {
+                    let problem = checked.settings.map_or_else(String::new, |error| error.to_string());
+                    warn!(service.id = %id, "the rows of the tables cannot be used, the previous configuration stays in effect: {problem}");
+                    break None;
+                }
+                break Some(checked.resolved);
+            };
             // From the last one on, so that the places of the others stay the same.
             for (at, error) in blamed.into_iter().rev() {
                 let row = &rows[at];
@@ -306,6 +313,7 @@ struct Checked {
     wrong: Vec<ConfigError>,
     /// The error of the service's own settings, or the panic of the code that reads them.
     settings: Option<ConfigError>,
+    panicked: bool,
 }
 
 /// Resolves the configuration of a service with these rows, and checks it. Runs the user's code, which reads the settings.
@@ -327,14 +335,14 @@ fn resolve_with(services: &Services, service: &RegisteredService, rows: &[TableR
             resolved
         }
     };
-    let settings = match service.check_settings(&resolved.settings) {
-        Caught::Returned(checked) => checked.err(),
+    let (settings, panicked) = match service.check_settings(&resolved.settings) {
+        Caught::Returned(checked) => (checked.err(), false),
         Caught::Panicked(message) => {
             let problem = format!("reading the settings panicked: {message}");
-            Some(ConfigError::Settings { service: id.to_string(), problem })
+            (Some(ConfigError::Settings { service: id.to_string(), problem }), true)
         }
     };
-    Ok(Checked { resolved, wrong, settings })
+    Ok(Checked { resolved, wrong, settings, panicked })
 }
 
 /// Returns the row that pauses the service, if one does. The later layer wins; if one layer has both spellings, `true` wins.
