@@ -462,7 +462,12 @@ impl Transaction {
     /// Returns the connection for a nested transaction. Its statements are not tracked, so afterwards the transaction is in doubt,
     /// and one of these statements may have been dropped.
     pub(super) async fn nest(&self) -> DbResult<&DatabaseTransaction> {
-        if self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed) {
+        let has_failed = || self.backend == DbBackend::Postgres && self.health.failed.load(Ordering::Relaxed);
+        if has_failed() && self.is_in_doubt() {
+            // What has failed may have been undone since, with its savepoint: the check finds that.
+            let _ = self.connection().await;
+        }
+        if has_failed() {
             // If a savepoint cannot be set, sea-orm rolls back the outer transaction.
             return Err(DbErr::Custom(
                 "an earlier statement of this transaction failed, so PostgreSQL accepts no savepoint; return its error, or begin \
