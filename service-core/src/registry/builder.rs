@@ -297,7 +297,7 @@ impl RegistryBuilder {
             }
         }
         // Those of one override those for all.
-        options.sort_by_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
+        options.sort_by_cached_key(|(name, _)| registrations.iter().any(|registration| registration.id == *name));
         for (name, _) in apply_options(&mut registrations, options) {
             problems.push(unknown_options(&name, &registrations));
         }

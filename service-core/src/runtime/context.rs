@@ -207,7 +207,7 @@ impl Context {
     /// service is requested first. Without a `rate_limit`, every call gets a permit at once.
     ///
     /// Permits are granted in the order of the calls. A future that is dropped while it waits takes no permit. A new limit holds
-    /// for the calls that wait, too.
+    /// for the calls that wait, too; it may change their order.
     pub async fn permit(&self) -> bool {
         let service = &self.service;
         let limit = || service.lock().requests.options.rate_limit;
