@@ -3,7 +3,7 @@
 use service_core::prelude::*;
 use tokio::time::Instant;
 
-use crate::acting::{Acting, assert_says, soon};
+use crate::acting::{Acting, assert_says, has_line, logged, soon};
 use crate::support::{Log, Step, act, built, secs};
 
 /// Registers a child in its first run (or in `configure`), and then follows its script.
@@ -318,6 +318,7 @@ async fn children_stop_before_those_that_they_depend_on() {
 #[tokio::test(start_paused = true)]
 async fn a_parent_has_the_time_of_its_children_in_a_shutdown() {
     let (bed, log) = (TestBed::new().with(|builder| builder.shutdown_timeout(secs(12))), Log::default());
+    let (lines, _logging) = logged();
     let services = bed.services().await;
     let manager = bed.start(Manager::new(&log, &[])).await;
     for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
@@ -329,6 +330,7 @@ async fn a_parent_has_the_time_of_its_children_in_a_shutdown() {
     soon(services.shutdown()).await.unwrap();
     // The `drain_timeout` of the children ends each of their cleanups after 2 s.
     assert_eq!(log.times("cleanup manager, 0 left"), [9.0]);
+    assert!(!has_line(&lines, &["did not stop in time"]), "{lines:?}");
 }
 
 fn assert_child_ended_first_beside(log: &Log, left: usize) {
