@@ -293,18 +293,22 @@ async fn a_child_that_depends_on_a_service_that_depends_on_its_parent_ends_befor
     assert_eq!(cleanups.map(|what| log.times(what)), [[3.0], [3.0], [4.0]]);
 }
 
+/// Starts children, each of which depends on the one before. By name, the first of them would also be the first to stop.
+async fn start_chain(services: &ServiceRegistry, manager: &ServiceHandle, log: &Log, cleanup: Step) {
+    for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
+        let options = ServiceOptions::new().depends_on(depends_on);
+        let child = services.register(id, Child::new(log, id, cleanup)).options(options);
+        soon(child.parent(manager).start()).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn children_stop_before_those_that_they_depend_on() {
     for is_shutdown in [true, false] {
         let (bed, log) = (TestBed::new(), Log::default());
         let services = bed.services().await;
         let manager = bed.start(Manager::new(&log, &[])).await;
-        // By name, the first of them would also be the first to stop.
-        for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
-            let options = ServiceOptions::new().depends_on(depends_on);
-            let child = services.register(id, Child::new(&log, id, Step::Take(1.0))).options(options);
-            soon(child.parent(&manager).start()).await.unwrap();
-        }
+        start_chain(&services, &manager, &log, Step::Take(1.0)).await;
         bed.run_for(secs(3)).await;
         match is_shutdown {
             true => soon(services.shutdown()).await.unwrap(),
@@ -321,11 +325,7 @@ async fn a_parent_has_the_time_of_its_children_in_a_shutdown() {
     let (lines, _logging) = logged();
     let services = bed.services().await;
     let manager = bed.start(Manager::new(&log, &[])).await;
-    for (id, depends_on) in [("a_store", vec![]), ("b_cache", vec!["a_store"]), ("c_api", vec!["b_cache"])] {
-        let options = ServiceOptions::new().depends_on(depends_on);
-        let child = services.register(id, Child::new(&log, id, Step::Take(3.0))).options(options);
-        soon(child.parent(&manager).start()).await.unwrap();
-    }
+    start_chain(&services, &manager, &log, Step::Take(3.0)).await;
     bed.run_for(secs(3)).await;
     soon(services.shutdown()).await.unwrap();
     // The `drain_timeout` of the children ends each of their cleanups after 2 s.

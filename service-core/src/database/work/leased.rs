@@ -140,7 +140,7 @@ impl Settler {
 
     pub(super) fn completed<E: EntityTrait>(&self, item: &mut Item<E>) -> Settled {
         self.service_db.work.committed(&self.table, true, false);
-        self.service_db.work.forget_losses(&self.table, &item.row.key);
+        self.service_db.work.forget_losses(&self.table, [&item.row.key]);
         item.in_flight = false;
         Settled::Completed
     }
@@ -276,7 +276,7 @@ impl Settler {
             key,
             "the claim expired before the item was settled (use a longer `.lease(…)`), or its row was changed; its writes are undone"
         );
-        self.service_db.work.forget_losses(&self.table, &item.row.key);
+        self.service_db.work.forget_losses(&self.table, [&item.row.key]);
         item.in_flight = false;
         Settled::Skipped
     }

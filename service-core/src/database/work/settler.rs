@@ -165,7 +165,7 @@ impl Settler {
         };
         match written {
             Written::Done => {
-                self.service_db.work.forget_losses(&self.table, &item.row.key);
+                self.service_db.work.forget_losses(&self.table, [&item.row.key]);
                 self.report(&item.row, decision, error, &message);
             }
             Written::Changed => return Ok(self.skip_lost(item).await),

@@ -179,9 +179,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         match tx.commit().await {
             Ok(()) => {
                 service_db.work.committed(table, self.tally.processed > 0, again);
-                for row in &self.tally.done {
-                    service_db.work.forget_losses(table, &row.key);
-                }
+                service_db.work.forget_losses(table, self.tally.done.iter().map(|row| &row.key));
                 Ok(())
             }
             Err(error) => match error.find::<DbErr>().cloned() {

@@ -251,20 +251,16 @@ impl WorkState {
         lock(&self.row_losses).get(&row).is_some_and(|losses| losses.count % 2 == 0)
     }
 
-    /// Records that a row's result was written, or that the row belongs to another worker.
-    pub(crate) fn forget_losses(&self, table: &TableSql, key: &ValueTuple) {
-        let mut losses = lock(&self.row_losses);
-        // The usual path makes no text.
-        if !losses.is_empty() {
-            let row = key_text(key);
-            losses.retain(|(name, key, _), _| *name != table.name || *key != row);
+    /// Records that the results of rows were written, or that the rows belong to another worker.
+    pub(crate) fn forget_losses<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple>) {
+        let has_losses = !lock(&self.row_losses).is_empty();
+        if !has_losses && self.with_table(table, |state| state.refused_alone.is_empty()) {
+            // The usual path makes no texts.
+            return;
         }
-        drop(losses);
-        self.with_table(table, |state| {
-            if !state.refused_alone.is_empty() {
-                state.refused_alone.remove(&key_text(key));
-            }
-        });
+        let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
+        lock(&self.row_losses).retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
+        self.with_table(table, |state| state.refused_alone.retain(|key| !keys.contains(key)));
     }
 
     /// Records a batch that lost its connection. True if its only row loses an attempt.
