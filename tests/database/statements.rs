@@ -36,7 +36,8 @@ async fn a_batch_is_one_claim_one_update_and_a_savepoint_for_each_item_that_writ
     assert_eq!(work(&service_db).await, Outcome::processed(10));
     let sent = statements(&log);
     let count = |word: &str| sent.iter().filter(|sent| *sent == word).count();
-    assert_eq!((count("WITH"), count("UPDATE"), count("INSERT"), count("COMMIT")), (1, 1, 3, 1), "{sent:?}");
+    // The claim and the completion.
+    assert_eq!((count("WITH"), count("UPDATE"), count("INSERT"), count("COMMIT")), (2, 0, 3, 1), "{sent:?}");
     // The isolation level, a check that the transaction is still open, and at most one more statement per item that writes.
     assert!(sent.len() <= 3 + 3 + 3 + 2, "{sent:?}");
     let claim = log.lines().into_iter().find(|line| line.contains("WITH")).unwrap();

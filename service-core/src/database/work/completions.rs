@@ -80,6 +80,10 @@ impl<'a, E: EntityTrait> Completions<'a, E> {
         answer: Result<Vec<QueryResult>>,
         tally: &mut Tally,
     ) -> Result<()> {
+        let has_triggers = |row: &QueryResult| row.try_get("", "has_triggers").is_ok_and(|has: bool| has);
+        if answer.as_ref().is_ok_and(|rows| rows.first().is_some_and(has_triggers)) {
+            self.settler.service_db.work.triggers_found(&self.settler.table);
+        }
         let released = match answer.and_then(|rows| Ok(rows.iter().map(read).collect::<Result<_, DbErr>>()?)) {
             Ok(released) => released,
             Err(error) => return self.refused(items, error),

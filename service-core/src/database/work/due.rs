@@ -18,7 +18,7 @@ use sea_orm::{
 };
 
 use crate::database::work::key_columns::read_as_text;
-use crate::database::work::sql::{PENDING, as_integer, has_triggers, quoted, status_value};
+use crate::database::work::sql::{PENDING, as_integer, has_triggers_on_sqlite, quoted, status_value};
 use crate::database::work::work_item::{TimeValue, WorkItem};
 
 /// Julian day 0 in milliseconds before 1970, as SQLite counts.
@@ -28,7 +28,8 @@ const MS_A_DAY: f64 = 86_400_000.0;
 /// with small letters.
 const INSTANT: &str = "CASE typeof(?) WHEN 'integer' THEN julianday(?, 'unixepoch') ELSE julianday(upper(?)) END";
 
-/// The column of a due row that says whether the table has triggers.
+/// The column of a due row that says whether the table has triggers, on SQLite. PostgreSQL, which plans each claim anew, returns this
+/// when rows are completed.
 const TRIGGERS: &str = "service_triggers";
 /// The column of a due row with its kind: its place in [`DueRows::kinds`].
 const KIND: &str = "service_kind";
@@ -69,7 +70,7 @@ impl<E: WorkItem> DueRows<E> {
         }
     }
 
-    /// The query for at most `limit` rows that are due at `now`, each with whether the table has triggers. On PostgreSQL it locks them.
+    /// The query for at most `limit` rows that are due at `now`. On PostgreSQL it locks them.
     pub(crate) fn statement(&self, now: DateTime<Utc>, limit: u64) -> Statement {
         let mut statement = match self.backend {
             DbBackend::Postgres => self.postgres(now, limit),
@@ -163,7 +164,7 @@ impl<E: WorkItem> DueRows<E> {
             "{columns}, {} AS {TRIGGERS}, {KIND} \
              FROM (SELECT * FROM ({}) ORDER BY service_turn, {KIND} LIMIT {limit}) AS service_due \
              CROSS JOIN {table} ON {same_key} ORDER BY service_turn, {KIND}",
-            has_triggers(&E::default(), DbBackend::Sqlite),
+            has_triggers_on_sqlite(&E::default()),
             parts.join(" UNION ALL ")
         );
         Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
@@ -180,15 +181,12 @@ impl<E: WorkItem> DueRows<E> {
             let _ = sql.write_str(text);
             select.build_collect_any_into(&PostgresQueryBuilder, &mut sql);
         };
-        let triggers = has_triggers(&E::default(), DbBackend::Postgres);
         let [first, second] = self.kinds() else {
-            let mut all = locked(self.select(RowKind::All, now), limit);
-            write("", all.expr_as(Expr::cust(triggers), Alias::new(TRIGGERS)).to_owned());
+            write("", locked(self.select(RowKind::All, now), limit));
             return statement(sql);
         };
         let part = |name, kind: i32| {
             let mut part = Query::select().column(Asterisk).from(Alias::new(name)).to_owned();
-            part.expr(Expr::cust(format!("(SELECT {TRIGGERS} FROM service_table)")));
             part.expr_as(Expr::Constant(kind.into()), Alias::new(KIND)).to_owned()
         };
         // Only rows of the result are locked: the outer limits stop the inner queries.
@@ -196,10 +194,7 @@ impl<E: WorkItem> DueRows<E> {
         let taken = Query::select().columns(taken).from(Alias::new("service_first")).to_owned();
         let columns = E::PrimaryKey::iter().map(|key| read_as_text(key.into_column()));
         let rest = self.select(*first, now).filter(Expr::tuple(columns).not_in_subquery(taken));
-        write(
-            &format!("WITH service_table AS (SELECT {triggers} AS {TRIGGERS}), service_first AS MATERIALIZED ("),
-            locked(self.select(*first, now), limit / 2),
-        );
+        write("WITH service_first AS MATERIALIZED (", locked(self.select(*first, now), limit / 2));
         write("), service_second AS MATERIALIZED (SELECT * FROM (", locked(self.select(*second, now), limit));
         let left = format!(") AS part LIMIT {limit} - (SELECT count(*) FROM service_first)");
         write(&format!("{left}), service_rest AS MATERIALIZED (SELECT * FROM ("), locked(rest, limit));
@@ -211,9 +206,9 @@ impl<E: WorkItem> DueRows<E> {
     }
 }
 
-/// Whether the table of these due rows has triggers. They may have been created since it was inspected.
+/// Whether the table of these due rows, on SQLite, has triggers. They may have been created since it was inspected.
 pub(crate) fn have_triggers(rows: &[QueryResult]) -> bool {
-    rows.first().is_some_and(|row| row.try_get("", TRIGGERS).unwrap_or(true))
+    rows.first().is_some_and(|row| row.try_get("", TRIGGERS).is_ok_and(|has_triggers: bool| has_triggers))
 }
 
 /// Whether the row is of the second kind. A table with one kind of rows has no such column.

@@ -11,7 +11,7 @@ use crate::database::error_kind::ErrorKind;
 use crate::database::service_db::ServiceDb;
 use crate::database::work::index::{claim_index, claim_index_name, names, replace_claim_index, schema_prefix, serves};
 use crate::database::work::row::ClaimError;
-use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, has_triggers, qualified};
+use crate::database::work::sql::{COMPLETED, FAILED, PENDING, TableSql, has_triggers_on_postgres, qualified};
 use crate::database::work::work_item::WorkItem;
 use crate::service::error::{Error, Result};
 
@@ -106,7 +106,7 @@ async fn read_schema<E: WorkItem>(service_db: &ServiceDb) -> std::result::Result
                 "SELECT 'table' AS kind, '' AS definition FROM pg_class WHERE oid = to_regclass($1) \
                  UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid \
                  UNION ALL SELECT 'trigger', '' WHERE {}",
-                has_triggers(&entity, backend)
+                has_triggers_on_postgres(&qualified(&entity))
             ),
             "SELECT attname::text AS name, attnotnull AS is_required, \
              CASE WHEN atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND atttypmod > 4 THEN atttypmod - 4 END AS length \

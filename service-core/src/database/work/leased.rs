@@ -1,6 +1,6 @@
 //! Items of `claim_each`: every row commits by itself, and its claim ends with that commit.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
 use tokio::time::Instant;
 
 use crate::database::error_kind::ErrorKind;
@@ -10,7 +10,7 @@ use crate::database::work::lease;
 use crate::database::work::row::ClaimedRow;
 use crate::database::work::settler::{Settled, Settler, not_kept};
 use crate::database::work::sql::{RetryDecision, RowRef, key_text};
-use crate::database::work::together::{NotCompleted, change_to_completed, check_completed};
+use crate::database::work::together::{Completion, Counts, NotCompleted};
 use crate::database::work::write_row::{self, Written, write_failure};
 use crate::service::error::{Error, Result};
 
@@ -36,7 +36,6 @@ impl Settler {
             drop(tx);
             return self.complete_unused(item, &lease.owner).await;
         }
-        let has_triggers = self.service_db.work.has_triggers(&self.table);
         if let Err(error) = tx.end_time_limit().await {
             let error = not_kept(&tx, error);
             // The item may have ignored an error that is not its own.
@@ -47,7 +46,7 @@ impl Settler {
             let cause = tx.give_up().await.or(ignored);
             return self.leased_failed(item, &error, cause).await;
         }
-        match self.complete_in::<E>(&tx, &item.row, has_triggers).await {
+        match self.complete_in::<E>(&tx, &item.row).await {
             Ok(true) => {}
             Ok(false) => {
                 tx.rollback().await?;
@@ -95,23 +94,19 @@ impl Settler {
         &self,
         tx: &Transaction,
         row: &RowRef,
-        has_triggers: bool,
     ) -> std::result::Result<bool, NotCompleted> {
         let (table, now, keys) = (&self.table, self.service_db.clock.now(), std::slice::from_ref(&row.key));
-        // A rule on the table does not allow its updates inside other statements.
-        let in_one = table.backend == DbBackend::Postgres && !has_triggers;
-        let Some(lease) = self.lease.as_ref().filter(|_| in_one) else {
-            let changed = change_to_completed(tx, table, keys, now, has_triggers).await?;
-            check_completed::<E>(tx, table, keys, changed, has_triggers).await?;
+        let mut completion = Completion::new(tx, &self.service_db, table);
+        let Some(lease) = self.lease.as_ref().filter(|_| completion.can_be_part()) else {
+            let changed = completion.change(keys).await?;
+            completion.check::<E>(keys, changed).await?;
             return self.release_in(tx, row).await.map_err(NotCompleted::Database);
         };
-        // Outside a transaction the update would commit, although the item's writes were rolled back.
-        tx.prove().await.map_err(NotCompleted::Database)?;
-        let connection = tx.connection().await.map_err(NotCompleted::Database)?;
-        let completion = table.complete_and_release(&row.key, &lease.owner, now);
-        let counts = connection.query_one_raw(completion).await.map_err(NotCompleted::by_update)?;
-        let counts = Counts::read(counts).map_err(NotCompleted::Database)?;
-        check_completed::<E>(tx, table, keys, counts.completed, has_triggers).await?;
+        let in_one = table.complete_and_release(&row.key, &lease.owner, now);
+        let counts = completion.proved().await?.query_one_raw(in_one).await.map_err(NotCompleted::by_update)?;
+        let counts = Counts::read(counts.as_ref()).map_err(NotCompleted::Database)?;
+        completion.note(&counts);
+        completion.check::<E>(keys, counts.completed).await?;
         Ok(counts.released == 1)
     }
 
@@ -120,7 +115,7 @@ impl Settler {
         let (table, now, key) = (&self.table, self.service_db.clock.now(), &item.row.key);
         let complete = table.complete_if_released(key, owner, now);
         let counts = match self.service_db.tx.commit_alone(|| complete).await {
-            Ok(rows) => Counts::read(rows.into_iter().next())?,
+            Ok(rows) => Counts::read(rows.first())?,
             Err(error) => {
                 self.service_db.tx.forget_level();
                 let refused = error.find::<DbErr>();
@@ -131,6 +126,9 @@ impl Settler {
                 };
             }
         };
+        if counts.has_triggers {
+            self.service_db.work.triggers_found(table);
+        }
         match counts {
             Counts { released: 0, .. } => Ok(self.skip_lost(item).await),
             Counts { completed: 0, .. } => Ok(self.skip_kept(item)),
@@ -279,19 +277,5 @@ impl Settler {
         self.service_db.work.forget_losses(&self.table, [&item.row.key]);
         item.in_flight = false;
         Settled::Skipped
-    }
-}
-
-/// How many rows a statement completed, and how many claims it released.
-struct Counts {
-    completed: u64,
-    released: u64,
-}
-
-impl Counts {
-    fn read(row: Option<QueryResult>) -> std::result::Result<Self, DbErr> {
-        let row = row.ok_or_else(|| DbErr::RecordNotFound("the counts of a completion".to_owned()))?;
-        let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
-        Ok(Self { completed: count("completed")?, released: count("released")? })
     }
 }

@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, PostgresQueryBuilder, Query, SqliteQueryBuilder, ValueTuple};
 use sea_orm::{DbBackend, Statement, Value};
 
-use crate::database::work::sql::{ASSUMED_ELEMENTS, LeasedTexts, TableSql, key_text, plain_text, text_array};
+use crate::database::work::sql::{
+    ASSUMED_ELEMENTS, LeasedTexts, TableSql, has_triggers_on_postgres, key_text, plain_text, text_array,
+};
 
 /// The condition for an owner's claims of the table, by the first parameters of all statements. The third is the key in `service_claim`,
 /// or an array of keys; the values of the key follow.
@@ -51,7 +53,11 @@ impl LeasedTexts {
         };
         let release =
             format!("service_released AS (DELETE FROM service_claim WHERE {CLAIMS} AND row_key = $3 RETURNING 1)");
-        let counts = "SELECT (SELECT count(*) FROM service_completed) AS completed, (SELECT count(*) FROM service_released) AS released";
+        let has_triggers = has_triggers_on_postgres(rows);
+        let counts = format!(
+            "SELECT (SELECT count(*) FROM service_completed) AS completed, (SELECT count(*) FROM service_released) AS released, \
+             {has_triggers} AS has_triggers"
+        );
         Self {
             still_claimed: format!(
                 "SELECT 1{isolation} FROM {rows} WHERE {is_pending} AND {is_row} \
@@ -83,8 +89,8 @@ impl LeasedTexts {
                      FOR UPDATE SKIP LOCKED) FROM service_locked)) RETURNING row_key), \
                      service_completed AS (UPDATE {rows} SET {set} FROM service_locked WHERE {is_row} \
                      AND service_claim_key IN (SELECT row_key FROM service_released) RETURNING service_claim_key) \
-                     SELECT row_key, row_key IN (SELECT service_claim_key FROM service_completed) AS is_completed \
-                     FROM service_released"
+                     SELECT row_key, row_key IN (SELECT service_claim_key FROM service_completed) AS is_completed, \
+                     {has_triggers} AS has_triggers FROM service_released"
                 )
             }),
         }
@@ -98,8 +104,8 @@ impl TableSql {
         self.of_row(&self.leased().still_claimed, key, owner, None)
     }
 
-    /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were changed:
-    /// `completed` and `released`.
+    /// The statement that completes a row and releases its claim, on PostgreSQL. Its result is how many rows were changed,
+    /// `completed` and `released`, and whether the table `has_triggers`.
     pub(crate) fn complete_and_release(&self, key: &ValueTuple, owner: &str, now: DateTime<Utc>) -> Statement {
         self.of_row(&self.leased().complete_and_release, key, owner, Some(now))
     }
@@ -116,7 +122,7 @@ impl TableSql {
     }
 
     /// The statement that completes rows and releases their claims, on PostgreSQL. Its result is each row whose claim it released:
-    /// `row_key`, and whether the row is completed, `is_completed`. It leaves the other rows and their claims as they are: rows whose
+    /// `row_key`, whether the row is completed, `is_completed`, and whether the table `has_triggers`. It leaves the other rows and their claims as they are: rows whose
     /// claim is not held, rows that are no longer pending, and rows that another transaction has locked, or their claims, for which
     /// it would have to wait.
     pub(crate) fn complete_claimed(&self, keys: &[ValueTuple], owner: &str, now: DateTime<Utc>) -> Statement {

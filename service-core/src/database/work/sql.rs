@@ -209,6 +209,23 @@ impl TableSql {
         keys.chunks(chunk).map(|keys| self.completion(keys, now)).collect()
     }
 
+    /// The same for PostgreSQL: each statement returns how many rows it changed, `completed`, and whether the table
+    /// `has_triggers`. It has no claims, so none is `released`.
+    pub(crate) fn complete_and_inspect(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> Vec<Statement> {
+        let with_counts = |mut update: UpdateStatement| {
+            let one = Query::returning().expr(Expr::Constant(1.into()));
+            let mut statement = StatementBuilder::build(update.returning(one), &self.backend);
+            statement.sql = format!(
+                "WITH service_completed AS ({}) SELECT count(*) AS completed, CAST(0 AS bigint) AS released, {} AS has_triggers \
+                 FROM service_completed",
+                statement.sql,
+                has_triggers_on_postgres(&self.quoted_name)
+            );
+            statement
+        };
+        self.complete(keys, now).into_iter().map(with_counts).collect()
+    }
+
     fn completion(&self, keys: &[ValueTuple], now: DateTime<Utc>) -> UpdateStatement {
         self.to_completed(now).cond_where(self.any_of(keys)).to_owned()
     }
@@ -522,19 +539,21 @@ pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The condition that the table has triggers or rules of the application. On PostgreSQL, a row may be in a partition, or in a table that
-/// inherits, which has triggers of its own; the rules of these do not apply.
-pub(crate) fn has_triggers(entity: &impl EntityName, backend: DbBackend) -> String {
-    if backend == DbBackend::Postgres {
-        let table = literal(&qualified(entity));
-        return format!(
-            "(EXISTS (WITH RECURSIVE tables(id) AS (SELECT to_regclass({table})::oid \
-             UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = id) \
-             SELECT FROM tables JOIN pg_trigger ON tgrelid = id JOIN pg_proc ON pg_proc.oid = tgfoid \
-             WHERE NOT tgisinternal AND proname <> 'service_wake') \
-             OR EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({table}) AND relhasrules))"
-        );
-    }
+/// The condition that the table with this quoted name has triggers or rules of the application. A row may be in a partition, or in a
+/// table that inherits, which has triggers of its own; the rules of these do not apply.
+pub(crate) fn has_triggers_on_postgres(quoted_name: &str) -> String {
+    let table = literal(quoted_name);
+    format!(
+        "(EXISTS (WITH RECURSIVE tables(id) AS (SELECT to_regclass({table})::oid \
+         UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = id) \
+         SELECT FROM tables JOIN pg_trigger ON tgrelid = id JOIN pg_proc ON pg_proc.oid = tgfoid \
+         WHERE NOT tgisinternal AND proname <> 'service_wake') \
+         OR EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({table}) AND relhasrules))"
+    )
+}
+
+/// The condition that the table has triggers.
+pub(crate) fn has_triggers_on_sqlite(entity: &impl EntityName) -> String {
     let schema = entity.schema_name().map_or_else(String::new, |schema| format!("{}.", quoted(schema)));
     let table = literal(entity.table_name());
     format!("EXISTS (SELECT 1 FROM {schema}sqlite_master WHERE type = 'trigger' AND tbl_name = {table} COLLATE NOCASE)")

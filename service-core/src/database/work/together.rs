@@ -1,9 +1,10 @@
 //! Batches of `claim`: all rows commit together.
 
 use sea_orm::sea_query::ValueTuple;
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryResult};
 
 use crate::database::error_kind::ErrorKind;
+use crate::database::service_db::ServiceDb;
 use crate::database::statement_monitor::MonitoredTx;
 use crate::database::transaction::Transaction;
 use crate::database::work::batch::Batch;
@@ -34,66 +35,131 @@ impl NotCompleted {
     }
 }
 
-/// Completes rows, and checks that they are completed.
+/// What a statement that completes rows on PostgreSQL returns.
+pub(super) struct Counts {
+    pub(super) completed: u64,
+    /// How many claims it has released.
+    pub(super) released: u64,
+    pub(super) has_triggers: bool,
+}
+
+impl Counts {
+    pub(super) fn read(row: Option<&QueryResult>) -> std::result::Result<Self, DbErr> {
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the counts of a completion".to_owned()))?;
+        let count = |column| row.try_get::<i64>("", column).map(i64::unsigned_abs);
+        Ok(Self {
+            completed: count("completed")?,
+            released: count("released")?,
+            has_triggers: row.try_get("", "has_triggers")?,
+        })
+    }
+}
+
+/// What is known of the triggers and rules of a table when its rows are completed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Triggers {
+    None,
+    /// The update has found them.
+    New,
+    /// A savepoint precedes the update.
+    Known,
+}
+
+/// Completes rows in a transaction.
+pub(super) struct Completion<'a> {
+    tx: &'a Transaction,
+    service_db: &'a ServiceDb,
+    table: &'a TableSql,
+    triggers: Triggers,
+}
+
+impl<'a> Completion<'a> {
+    pub(super) fn new(tx: &'a Transaction, service_db: &'a ServiceDb, table: &'a TableSql) -> Self {
+        let triggers = if service_db.work.has_triggers(table) { Triggers::Known } else { Triggers::None };
+        Self { tx, service_db, table, triggers }
+    }
+
+    /// Whether one statement may complete a row and do more: a rule on the table does not allow its updates inside other statements.
+    pub(super) fn can_be_part(&self) -> bool {
+        self.table.backend == DbBackend::Postgres && self.triggers == Triggers::None
+    }
+
+    /// The connection for the update. Outside a transaction the update would commit, although the items' writes were rolled back.
+    pub(super) async fn proved(&self) -> std::result::Result<&'a MonitoredTx, NotCompleted> {
+        self.tx.prove().await.map_err(NotCompleted::Database)?;
+        self.tx.connection().await.map_err(NotCompleted::Database)
+    }
+
+    /// Completes rows. Returns how many the database changed.
+    pub(super) async fn change(&mut self, keys: &[ValueTuple]) -> std::result::Result<u64, NotCompleted> {
+        let (connection, now) = (self.proved().await?, self.service_db.clock.now());
+        let mut changed = 0;
+        if self.can_be_part() {
+            for update in self.table.complete_and_inspect(keys, now) {
+                let counts = connection.query_one_raw(update).await.map_err(NotCompleted::by_update)?;
+                let counts = Counts::read(counts.as_ref()).map_err(NotCompleted::Database)?;
+                self.note(&counts);
+                changed += counts.completed;
+            }
+            return Ok(changed);
+        }
+        if self.table.backend == DbBackend::Postgres {
+            connection.execute_unprepared("SAVEPOINT service_completion").await.map_err(NotCompleted::Database)?;
+        }
+        for update in self.table.complete(keys, now) {
+            changed += connection.execute(&update).await.map_err(NotCompleted::by_update)?.rows_affected();
+        }
+        Ok(changed)
+    }
+
+    /// Notes whether an update has found triggers.
+    pub(super) fn note(&mut self, counts: &Counts) {
+        if counts.has_triggers {
+            self.triggers = Triggers::New;
+            self.service_db.work.triggers_found(self.table);
+        }
+    }
+
+    /// Checks that rows are completed, of which `changed` were changed by the update.
+    pub(super) async fn check<E: EntityTrait>(
+        &self,
+        keys: &[ValueTuple],
+        changed: u64,
+    ) -> std::result::Result<(), NotCompleted> {
+        // Fewer rows change if an item has deleted its own row, or if a trigger or a rule keeps a row as it was.
+        if changed == keys.len() as u64 && self.triggers == Triggers::None {
+            return Ok(());
+        }
+        let connection = self.tx.connection().await.map_err(NotCompleted::Database)?;
+        if self.triggers != Triggers::None && self.table.backend == DbBackend::Postgres {
+            // Runs deferred triggers now, so that their effects are seen.
+            if let Err(error) = connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await {
+                return Err(match self.triggers {
+                    Triggers::Known => refused_deferred(connection, error).await,
+                    _ => NotCompleted::by_update(error),
+                });
+            }
+        }
+        let mut pending = Vec::new();
+        for select in self.table.pending_among::<E>(keys) {
+            for row in connection.query_all(&select).await.map_err(NotCompleted::Database)? {
+                pending.push(key_of::<E>(&row).map_err(NotCompleted::Database)?);
+            }
+        }
+        if pending.is_empty() { Ok(()) } else { Err(NotCompleted::Pending(pending)) }
+    }
+}
+
 async fn complete_rows<E: EntityTrait>(
     tx: &Transaction,
+    service_db: &ServiceDb,
     table: &TableSql,
     rows: &[RowRef],
-    now: chrono::DateTime<chrono::Utc>,
-    has_triggers: bool,
 ) -> std::result::Result<(), NotCompleted> {
     let keys: Vec<ValueTuple> = rows.iter().map(|row| row.key.clone()).collect();
-    let changed = change_to_completed(tx, table, &keys, now, has_triggers).await?;
-    check_completed::<E>(tx, table, &keys, changed, has_triggers).await
-}
-
-/// Completes rows. Returns how many the database changed.
-pub(super) async fn change_to_completed(
-    tx: &Transaction,
-    table: &TableSql,
-    keys: &[ValueTuple],
-    now: chrono::DateTime<chrono::Utc>,
-    has_triggers: bool,
-) -> std::result::Result<u64, NotCompleted> {
-    // Outside a transaction the update would commit, although the items' writes were rolled back.
-    tx.prove().await.map_err(NotCompleted::Database)?;
-    let connection = tx.connection().await.map_err(NotCompleted::Database)?;
-    if has_triggers && table.backend == DbBackend::Postgres {
-        connection.execute_unprepared("SAVEPOINT service_completion").await.map_err(NotCompleted::Database)?;
-    }
-    let mut changed = 0;
-    for update in table.complete(keys, now) {
-        changed += connection.execute(&update).await.map_err(NotCompleted::by_update)?.rows_affected();
-    }
-    Ok(changed)
-}
-
-/// Checks that rows are completed, of which `changed` were changed by the update.
-pub(super) async fn check_completed<E: EntityTrait>(
-    tx: &Transaction,
-    table: &TableSql,
-    keys: &[ValueTuple],
-    changed: u64,
-    has_triggers: bool,
-) -> std::result::Result<(), NotCompleted> {
-    // Fewer rows change if an item has deleted its own row, or if a trigger or a rule keeps a row as it was.
-    if changed == keys.len() as u64 && !has_triggers {
-        return Ok(());
-    }
-    let connection = tx.connection().await.map_err(NotCompleted::Database)?;
-    if has_triggers && table.backend == DbBackend::Postgres {
-        // Runs deferred triggers now, so that their effects are seen.
-        if let Err(error) = connection.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await {
-            return Err(refused_deferred(connection, error).await);
-        }
-    }
-    let mut pending = Vec::new();
-    for select in table.pending_among::<E>(keys) {
-        for row in connection.query_all(&select).await.map_err(NotCompleted::Database)? {
-            pending.push(key_of::<E>(&row).map_err(NotCompleted::Database)?);
-        }
-    }
-    if pending.is_empty() { Ok(()) } else { Err(NotCompleted::Pending(pending)) }
+    let mut completion = Completion::new(tx, service_db, table);
+    let changed = completion.change(&keys).await?;
+    completion.check::<E>(&keys, changed).await
 }
 
 /// Finds out why a deferred constraint or trigger has failed: without the update, only what the items have written is checked.
@@ -147,9 +213,7 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
         let tx = self.take_tx();
         let (service_db, table) = (&self.settler.service_db, &self.settler.table);
         if !self.tally.done.is_empty() {
-            let has_triggers = service_db.work.has_triggers(table);
-            let now = service_db.clock.now();
-            match complete_rows::<E>(&tx, table, &self.tally.done, now, has_triggers).await {
+            match complete_rows::<E>(&tx, service_db, table, &self.tally.done).await {
                 Ok(()) => {}
                 Err(NotCompleted::Pending(keys)) => {
                     tx.rollback().await?;
@@ -244,6 +308,10 @@ impl<E: EntityTrait<Model: Sync>> Batch<E> {
             None => ErrorKind::ConnectionLost,
         };
         let (work, table, claimed) = (&self.settler.service_db.work, &self.settler.table, self.settler.claimed);
+        if cause == ErrorKind::StaleStatement {
+            // A new rule on the table may not allow the update.
+            work.inspect_again(table);
+        }
         // A row whose update always takes too long must not hold up the others.
         if cause == ErrorKind::Statement || cause == ErrorKind::TimedOut && claimed > 1 {
             work.claim_one_by_one(table, claimed);

@@ -355,7 +355,7 @@ impl WorkState {
         });
     }
 
-    /// A claim has found that the table has triggers or rules now.
+    /// A statement has found that the table has triggers or rules now.
     pub(crate) fn triggers_found(&self, table: &TableSql) {
         self.with_table(table, |state| state.has_triggers = true);
     }
