@@ -75,3 +75,16 @@ async fn a_critical_service_that_fails_at_the_start_shuts_the_registry_down() {
     bed.run_for(secs(10)).await;
     assert_says(soon(services.until_shutdown()).await, &["service `heart` failed"]);
 }
+
+/// It is removed with the instance of its parent before the shutdown ends.
+#[tokio::test(start_paused = true)]
+async fn a_critical_service_that_belongs_to_another_makes_the_shutdown_an_error() {
+    let (bed, log) = (TestBed::new(), Log::default());
+    let manager = bed.start(Scripted::new(&log, &[])).await;
+    let services = bed.services().await;
+    let over = tokio::spawn(services.clone().until_shutdown());
+    let heart = services.register("heart", Scripted::new(&Log::default(), &[Step::Succeed, Step::Fatal]));
+    soon(heart.options(ServiceOptions::new().critical(true)).parent(&manager).start()).await.unwrap();
+    bed.run_for(secs(61)).await;
+    assert_says(soon(over).await.unwrap(), &["service `heart` failed: it is hopeless"]);
+}

@@ -269,3 +269,20 @@ async fn explain_says_why_a_service_does_not_run() {
     expect("stopped", "stopped", 0);
     expect("failed", "failed: it is hopeless; no run until `reset`", 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_woken_service_that_waits_for_its_turn_says_so() {
+    let log = Log::default();
+    let bed = TestBed::new().with(|builder| {
+        let busy = Scripted::new(&log, &[Step::Take(100.0)]);
+        let woken = Scripted::new(&Log::default(), &[]);
+        let builder = builder.service("busy", busy).service("woken", woken).max_concurrent_runs(1);
+        builder.options_of("woken", ServiceOptions::new().on_demand(true))
+    });
+    let services = bed.start_all().await;
+    bed.run_for(secs(1)).await;
+    services.get("woken").unwrap().wake();
+    bed.run_for(secs(1)).await;
+    let now = services.get("woken").unwrap().explain().now;
+    assert!(now.contains("its turn"), "{now}");
+}

@@ -278,6 +278,31 @@ fn a_blocking_run_that_never_returns_does_not_keep_the_process() {
 }
 
 #[test]
+fn a_blocking_run_does_not_keep_the_process_after_a_shutdown_that_the_program_began() {
+    let mut child = Child::start("stuck_by_itself", &[]);
+    child.says("stuck: run");
+    child.ends().logs(&["ERROR", "ending the process"]);
+}
+
+#[test]
+fn a_signal_after_a_finished_shutdown_ends_the_process() {
+    let mut child = Child::start("over", &[]);
+    child.says("main: the services are over");
+    child.signal("TERM");
+    assert_eq!(child.ends().status.code(), Some(143));
+}
+
+#[test]
+#[cfg(feature = "admin")]
+fn run_fails_if_its_start_fails() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = Child::start("run", &[("ADMIN_ADDR", &address)]).ends();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.logged);
+    ended.logs(&["Error: ", &address]);
+}
+
+#[test]
 fn run_runs_one_service_until_a_signal() {
     let mut child = Child::start("run", &[]);
     child.says("single: run 1");

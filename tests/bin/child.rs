@@ -124,12 +124,12 @@ async fn run(what: String) -> Result<()> {
         "failed" => {
             builder.service("broken", loud("broken", Run::IsHopeless)).service("steady", loud("steady", Run::Ends))
         }
-        "stuck" => builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200)),
+        "stuck" | "stuck_by_itself" => builder.service("stuck", Stuck).shutdown_timeout(Duration::from_millis(200)),
         "starting" => builder
             .service_of::<NeverBuilt>("never_built")
             .service("steady", loud("steady", Run::Ends))
             .shutdown_timeout(Duration::from_millis(500)),
-        "forgetful" | "by_itself" | "lingers" | "waits_twice" => {
+        "forgetful" | "by_itself" | "lingers" | "waits_twice" | "over" => {
             builder.service("steady", loud("steady", Run::Ends)).shutdown_timeout(Duration::from_millis(300))
         }
         "requester" => builder.service("loud", loud("loud", Run::TellsItsRequester)),
@@ -146,6 +146,19 @@ async fn run(what: String) -> Result<()> {
     let services = builder.start_all().await?;
     let ended = match what.as_str() {
         "forgetful" => std::future::pending().await,
+        "over" => {
+            services.shutdown().await?;
+            println!("main: the services are over");
+            std::future::pending().await
+        }
+        "stuck_by_itself" => {
+            let own = services.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                own.shutdown().await
+            });
+            services.until_shutdown().await
+        }
         "by_itself" => {
             let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
             println!("main: listens");

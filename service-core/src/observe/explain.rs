@@ -187,7 +187,12 @@ fn doing(
         }
         ServiceState::Failed => format!("{reason}; no run until `reset`"),
         ServiceState::Paused => format!("{reason}; no scheduled run until `resume`"),
-        ServiceState::Running if matches!(snapshot.status.wait_reason.as_deref(), Some(WaitReason::BlockingRun(_))) => {
+        ServiceState::Running
+            if matches!(
+                snapshot.status.wait_reason.as_deref(),
+                Some(WaitReason::BlockingRun(_) | WaitReason::Turn)
+            ) =>
+        {
             reason.to_owned()
         }
         ServiceState::Running if snapshot.status.in_run() => health::current_run(snapshot, now),

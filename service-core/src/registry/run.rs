@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +54,8 @@ pub fn run<S: Service>(instance: S) -> impl Future<Output = Result<()>> + Send +
         let single = Single::build(builder, S::ID).await?;
         signals::listen(&single.services)?;
         // Either a signal begins a shutdown, or the service ends first.
-        signals::first(single.over(), single.services.stopping()).await;
-        let result = single.services.shutdown().await;
+        let started = signals::first(single.over(), single.services.stopping()).await;
+        let result = single.services.shutdown().await.and(started.unwrap_or(Ok(())));
         signals::exit_in_spite_of_blocking_code(&single.services, i32::from(result.is_err()));
         result
     }
@@ -95,12 +96,13 @@ pub fn run_until<S: Service>(
     let builder = ServiceRegistry::builder().without_discovered().service(S::ID, instance);
     async move {
         let single = Single::build(builder, S::ID).await?;
-        signals::first(token.cancelled(), single.over()).await;
-        single.services.shutdown().await
+        let mut started = Ok(());
+        signals::first(token.cancelled(), async { started = single.over().await }).await;
+        single.services.shutdown().await.and(started)
     }
 }
 
-/// The service and its registry. Dropping it requests a stop of the service.
+/// The service and its registry. Dropping it requests a stop of the service, and begins a shutdown.
 struct Single {
     services: ServiceRegistry,
     handle: ServiceHandle,
@@ -114,20 +116,30 @@ impl Single {
     }
 
     /// Starts the service, and waits until it has ended.
-    async fn over(&self) {
+    ///
+    /// # Errors
+    /// The start has failed before the service began, for example because the address of the admin interface is in use.
+    async fn over(&self) -> Result<()> {
         let service = &self.handle.service.inner;
         if !service.lock().requests.options.enabled {
             crate::log::warn!(service.id = %service.id, "not started: its configuration has `enabled = false`");
-            return;
+            return Ok(());
         }
         let mut start = pin!(self.services.start_announced());
         let mut started = false;
         let ended = |status: &Status| status.incarnation > 0 && !status.is_running();
         let mut ended = pin!(service.until(|state| ended(&state.status).then_some(())));
         std::future::poll_fn(|task| {
-            // The start logs its errors; the state of the service shows its result.
-            started = started || start.as_mut().poll(task).is_ready();
-            ended.as_mut().poll(task)
+            if !started && let Poll::Ready(result) = start.as_mut().poll(task) {
+                started = true;
+                // Once the service has begun, its state shows the result.
+                if let Err(error) = result
+                    && service.lock().status.incarnation == 0
+                {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            ended.as_mut().poll(task).map(Ok)
         })
         .await
     }
@@ -136,5 +148,7 @@ impl Single {
 impl Drop for Single {
     fn drop(&mut self) {
         self.handle.service.inner.request_stop(StopRequest::default());
+        // The admin interface would keep its port.
+        self.services.begin_shutdown();
     }
 }

@@ -40,11 +40,8 @@ pub(crate) async fn start_listening(registry: &ServiceRegistry) -> Result<()> {
 /// Waits for a signal, or for a shutdown that other code requests, and then for the end of the shutdown.
 pub(crate) async fn until_shutdown(registry: &ServiceRegistry) -> Result<()> {
     listen(registry)?;
-    let session = registry.session();
     let result = registry.closed().await;
-    if session.first_signal().is_some() || result.is_err() {
-        exit_in_spite_of_blocking_code(registry, i32::from(result.is_err()));
-    }
+    exit_in_spite_of_blocking_code(registry, i32::from(result.is_err()));
     result
 }
 
@@ -61,6 +58,7 @@ pub(crate) async fn first<T>(work: impl Future<Output = T>, end: impl Future<Out
 /// A runtime that is dropped waits for threads in blocking code without a limit. If such code does not return, `main` does
 /// not return either, and this ends the process.
 pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status: i32) {
+    let (registry, session) = (registry.clone(), registry.session());
     let shared = registry.inner.services.shared.clone();
     if shared.blocking.load(Ordering::SeqCst) == 0 {
         return;
@@ -68,7 +66,8 @@ pub(crate) fn exit_in_spite_of_blocking_code(registry: &ServiceRegistry, status:
     warn!("blocking code of a service has not returned; the process ends in {} s without it", EXIT_GRACE.as_secs());
     std::thread::spawn(move || {
         std::thread::sleep(EXIT_GRACE);
-        if shared.blocking.load(Ordering::SeqCst) > 0 {
+        let is_started_again = !Arc::ptr_eq(&registry.session(), &session);
+        if shared.blocking.load(Ordering::SeqCst) > 0 && !is_started_again {
             error!("blocking code of a service does not return: ending the process without it");
             std::process::exit(status);
         }
@@ -125,6 +124,8 @@ async fn handle_signals(mut signals: Signals) {
             registries.iter().for_each(|registry| registry.reload_by_signal(signal.name));
             continue;
         }
+        // A registry that has shut down before leaves the signal to the rest of the program.
+        let registries: Vec<_> = registries.into_iter().filter(|registry| !registry.session().is_closed()).collect();
         if deliver(&signal, &registries) {
             continue;
         }

@@ -135,8 +135,7 @@ impl ServiceRegistry {
                 false => matches!(status.wait_reason.as_deref(), Some(WaitReason::Outage(_))),
             };
             let in_outage = is_suspected && services.was_down_since(begun, &service.inner);
-            let has_failed = status.first_failed || !status.ready && status.start_resolved && status.stats.errors > 0;
-            if has_failed && !in_outage {
+            if status.first_failed && !in_outage {
                 let why = status.last_error.as_ref().map_or_else(String::new, |error| format!(": {error:#}"));
                 failed.push(format!("service `{}` did not start{why}", service.id()));
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::log::{error, info};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::registry::service_registry::{Phase, ServiceRegistry};
@@ -25,8 +26,8 @@ impl ServiceRegistry {
     /// Stops every service, dependencies last and `stop_last` ones after all others, and waits until all are drained and cleaned
     /// up. They stay registered.
     ///
-    /// Called from within a service's run, it returns at once. If the future is dropped, the tiers of dependencies that have
-    /// not been stopped yet keep running.
+    /// Called from within a service's run, it returns at once. If the future is dropped, the services
+    /// whose stop has not been requested yet keep running.
     pub async fn stop_all(&self) {
         let registry = self.clone();
         let all = self.inner.services.all();
@@ -52,7 +53,7 @@ impl ServiceRegistry {
     /// Called from within a service's run, it returns at once. Dropping the future does not cancel the shutdown.
     ///
     /// # Errors
-    /// Names each service that is `Failed`, since now or earlier, or did not stop in time.
+    /// A service is `Failed`, from before or during the shutdown, or did not stop in time. The message names each such service.
     pub async fn shutdown(&self) -> Result<()> {
         let session = self.session();
         self.begin_shutdown();
@@ -117,17 +118,18 @@ impl ServiceRegistry {
         let registry = self.clone();
         let work = async move {
             let all = registry.inner.services.all();
-            registry.stop_tiers(all, Some(registry.inner.shutdown_timeout)).await;
+            registry.stop_tiers(all.clone(), Some(registry.inner.shutdown_timeout)).await;
             registry.inner.extension.send_rest().await;
             if let Some(leases) = registry.inner.extension.leases() {
                 leases.stop().await;
             }
             registry.stop_companions().await;
-            session.finish(registry.shutdown_result());
+            session.finish(registry.shutdown_result(all));
         };
-        match self.inner.home.handle() {
+        // Before the first start there is no runtime of the services, and this caller's must not become it.
+        match self.inner.home.current().map_or_else(Handle::try_current, Ok) {
             Ok(runtime) => _ = runtime.spawn(work),
-            Err(error) => self.session().finish(Err(error)),
+            Err(error) => self.session().finish(Err(Error::new(error))),
         }
         true
     }
@@ -193,10 +195,17 @@ impl ServiceRegistry {
         }
     }
 
-    /// Returns an error that names the services that are `Failed` or still run.
-    fn shutdown_result(&self) -> Result<()> {
-        let mut failed = Vec::new();
+    /// Returns an error that names the services that are `Failed` or still run. `stopped` are those that were registered when the
+    /// shutdown began: services that belong to an instance are removed with it.
+    fn shutdown_result(&self, stopped: Vec<Arc<RegisteredService>>) -> Result<()> {
+        let mut services = stopped;
         for service in self.inner.services.all() {
+            if !services.iter().any(|known| Arc::ptr_eq(known, &service)) {
+                services.push(service);
+            }
+        }
+        let mut failed = Vec::new();
+        for service in services {
             let state = service.inner.lock();
             match state.state() {
                 ServiceState::Failed => {

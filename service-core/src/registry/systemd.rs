@@ -89,6 +89,8 @@ impl Notifier {
     fn spawn(&self, registry: &ServiceRegistry) -> Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // They end with the runtime on which they run.
+        tasks.retain(|task| !task.is_finished());
         if !tasks.is_empty() {
             return Ok(());
         }

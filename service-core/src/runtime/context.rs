@@ -176,7 +176,7 @@ impl Context {
     }
 
     /// Calls a closure once when [`is_stopping`](Self::is_stopping) becomes `true`, for example to close a socket that
-    /// blocking code reads. If that is the case already, it is called at once.
+    /// blocking code reads. If `is_stopping` is `true` already, the closure is called at once.
     ///
     /// A closure that is registered in a run is dropped when the run ends; one that is registered in `configure` is called at
     /// the latest before `cleanup`. Closures are called one after the other, and must not block. A panic is caught and logged.
@@ -189,7 +189,7 @@ impl Context {
                 return;
             }
         }
-        call();
+        self.service.call_stop_hook(call);
     }
 
     /// Waits until [`is_stopping`](Self::is_stopping) is `true`.
@@ -284,8 +284,8 @@ impl Context {
     /// Returns the epoch of the lease under which this context was made: the number of the takeover by which this replica runs
     /// the service. Each takeover has a greater number. `None` for a service that every process runs (`scope = "process"`).
     ///
-    /// It is a token for systems outside the database: one that remembers the greatest epoch it has seen can refuse what a
-    /// former holder still sends.
+    /// Use it as a fencing token for systems outside the database: a system that remembers the greatest epoch it has seen can refuse
+    /// requests of a former holder.
     pub fn lease_epoch(&self) -> Option<u64> {
         self.epoch
     }

@@ -166,9 +166,7 @@ impl Invoker {
     /// Calls closures that were registered by `cx.on_stop`.
     pub(crate) fn call_stop_hooks(&self, hooks: Vec<StopHook>) {
         for hook in hooks {
-            if let Caught::Panicked(message) = self.call(None, hook.call) {
-                warn!(service.id = %self.service.id, "a closure of `on_stop` panicked: {message}");
-            }
+            self.service.call_stop_hook(hook.call);
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Resolved;
 use crate::config::options::Options;
+use crate::panic::{self, Caught};
 use crate::runtime::events::{ServiceEvent, ServiceEventKind};
 use crate::runtime::labels::Labels;
 use crate::runtime::lease::Lease;
@@ -208,6 +209,14 @@ impl ServiceInner {
         self.lock().request_wake(true);
     }
 
+    /// As [`request_wake`](Self::request_wake), for a topic. A replica on standby has nothing to do: the holder is notified, too.
+    pub(crate) fn notify(&self) {
+        let mut state = self.lock();
+        if state.state() != ServiceState::Standby {
+            state.request_wake(true);
+        }
+    }
+
     /// As [`request_wake`](Self::request_wake) for another replica. Returns `false`, and does nothing, if this replica does not
     /// [serve the others](Self::serves_other_replicas).
     #[allow(dead_code, reason = "for what coordinates the replicas")]
@@ -223,6 +232,13 @@ impl ServiceInner {
     /// As [`request_wake`](Self::request_wake), because notifications may have been missed here. Other replicas have received them.
     pub(crate) fn wake_in_case(&self) {
         self.lock().request_wake(false);
+    }
+
+    /// Calls a closure of `on_stop`. A panic is caught and logged.
+    pub(crate) fn call_stop_hook(&self, hook: impl FnOnce()) {
+        if let Caught::Panicked(message) = panic::catch(|| self.as_current(hook)) {
+            log::warn!(service.id = %self.id, "a closure of `on_stop` panicked: {message}");
+        }
     }
 
     /// Sets or ends the pause by an operator override.

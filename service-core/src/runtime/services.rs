@@ -262,7 +262,7 @@ impl Services {
         for ById(service) in self.read().iter() {
             let listens = service.inner.lock().requests.options.wake_on.iter().any(|known| known == topic);
             if listens {
-                service.inner.request_wake();
+                service.inner.notify();
             }
         }
     }
@@ -305,13 +305,17 @@ impl Services {
     fn add_child(&self, parent: &RegisteredService, child: &Arc<RegisteredService>) -> Result<()> {
         // The loop of the parent takes the same lock before it ends the children of its instance.
         let state = parent.inner.lock();
-        if !state.serves_requests() {
+        let why = match state.state() {
+            _ if !state.serves_requests() => state.why_down(),
+            ServiceState::Standby => "another replica runs it",
+            _ => "",
+        };
+        if !why.is_empty() {
             return Err(Error::msg(format!(
-                "service `{}` ({}) cannot belong to an instance of its parent `{}`: {}",
+                "service `{}` ({}) cannot belong to an instance of its parent `{}`: {why}",
                 child.id(),
                 child.place,
                 parent.id(),
-                state.why_down()
             )));
         }
         self.children().entry(parent.id().clone()).or_default().push(child.clone());

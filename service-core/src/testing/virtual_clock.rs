@@ -134,7 +134,7 @@ impl Hold {
 }
 
 /// The last time when the framework's tables were read.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Refreshed {
     at: Option<Instant>,
     begun: u64,
@@ -253,7 +253,7 @@ impl HeldClock {
             if may_refresh && self.is_refresh_due(services, extension) && self.refresh(services, extension).await {
                 continue;
             }
-            let expiry = self.refresh_due(services, extension).map(|due| instant_of(services, due));
+            let expiry = self.refresh_at(services, extension);
             wait(begins, if known { expiry } else { Some(Instant::now() + STEP) }).await;
         }
     }
@@ -316,15 +316,23 @@ impl HeldClock {
         extension.refresh_due(services).into_iter().chain(others).min()
     }
 
+    /// When the tables have to be read because something expires. If they were read since then, the database has not answered.
+    fn refresh_at(&self, services: &Arc<Services>, extension: &dyn Extension) -> Option<Instant> {
+        let due = instant_of(services, self.refresh_due(services, extension)?);
+        match lock(&self.refreshed).at {
+            Some(at) if due <= at => Some(at + REFRESH_INTERVAL),
+            _ => Some(due),
+        }
+    }
+
     fn is_refresh_due(&self, services: &Arc<Services>, extension: &dyn Extension) -> bool {
         // A transaction that is open could hold a lock.
         if self.state().waiting > 0 {
             return false;
         }
-        let refreshed = lock(&self.refreshed);
+        let refreshed = *lock(&self.refreshed);
         let Some(at) = refreshed.at else { return true };
-        let has_expired =
-            self.refresh_due(services, extension).is_some_and(|due| due <= services.shared.clock.wall_now());
+        let has_expired = self.refresh_at(services, extension).is_some_and(|due| due <= Instant::now());
         let others = self.others(services);
         let in_run = || {
             let all = [services].into_iter().chain(others.iter().map(|other| &other.services));

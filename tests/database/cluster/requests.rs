@@ -16,6 +16,7 @@ on_each! {
     requests_while_a_service_is_handed_over_are_carried_out_by_the_next_holder,
     a_shutdown_passes_a_wake_up_on,
     a_wake_up_of_a_replica_that_starts_reaches_the_holder,
+    a_replica_on_standby_that_stops_makes_no_run_of_a_notification,
     the_report_of_a_run_that_ends_in_an_outage_arrives_later,
     many_wake_ups_are_few_requests,
     an_old_request_whose_answer_was_lost_is_not_carried_out,
@@ -257,6 +258,25 @@ async fn a_wake_up_of_a_replica_that_starts_reaches_the_holder(replicas: Bed) {
     let (_gate, b, ()) = tokio::join!(gate, packer, wakes);
     replicas.run_for(30.0).await;
     assert_eq!((b.state(), log.times("woken").len()), (ServiceState::Standby, 1));
+    assert_eq!((on_a.times("a runs").len(), on_b.times("b runs").len()), (2, 0), "{:?}", on_a.all());
+}
+
+/// The holder has received the notification, too.
+async fn a_replica_on_standby_that_stops_makes_no_run_of_a_notification(replicas: Bed) {
+    let (on_a, on_b, other) = (Log::new(), Log::new(), replicas.other().await);
+    let start = async |bed: &TestBed, name, log: &Log| {
+        let log = log.clone();
+        bed.start_fn(move || Packer { name, log: log.clone() }).await
+    };
+    let a = start(&replicas.bed, "a", &on_a).await;
+    let b = start(&other, "b", &on_b).await;
+    replicas.run_for(5.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    other.services().await.notify("orders");
+    replicas.run_for(60.0).await;
+    assert_eq!(on_a.times("a runs").len(), 2, "{:?}", on_a.all());
+    stop(&b);
+    replicas.run_for(60.0).await;
     assert_eq!((on_a.times("a runs").len(), on_b.times("b runs").len()), (2, 0), "{:?}", on_a.all());
 }
 

@@ -1,5 +1,7 @@
 //! Which replica runs a service: release, kill, partition, and an outage of the database.
 
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use service_core::database::{Override, set_override};
 use service_core::prelude::*;
 use service_core::testing::TestBed;
 
@@ -17,6 +19,9 @@ on_each! {
     a_lost_lease_is_no_failure,
     a_lost_lease_ends_the_runs_of_children,
     a_service_that_depends_on_a_standby_starts,
+    a_replica_stands_by_although_its_dependency_failed_at_first,
+    time_moves_while_an_override_expires_on_a_replica_that_is_cut_off,
+    a_replica_on_standby_has_no_instance_for_other_services,
     a_replica_that_is_stopped_while_it_stands_by_takes_nothing,
     a_hand_over_in_the_future_reserves_nothing,
     a_clock_that_was_set_back_is_named,
@@ -307,4 +312,63 @@ async fn a_ready_made_instance_is_refused() {
     let refused = ServiceRegistry::builder().without_discovered().database(db).service("worker", worker).build().await;
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("`service_fn`"), "{error}");
+}
+
+/// The first instance cannot be built.
+struct Gate;
+
+#[service(retry_delay = 5, discover = false)]
+impl Gate {
+    async fn configure(cx: &Context) -> Result<Self> {
+        if cx.db()?.query_one_raw(count_of_gates(cx.db()?)).await?.is_some() {
+            Ok(Self)
+        } else {
+            Err(Error::msg("closed"))
+        }
+    }
+
+    async fn update(&mut self) {}
+}
+
+fn count_of_gates(db: &DatabaseConnection) -> Statement {
+    Statement::from_string(db.get_database_backend(), "SELECT 1 AS one FROM gate LIMIT 1")
+}
+
+async fn a_replica_stands_by_although_its_dependency_failed_at_first(replicas: Bed) {
+    replicas.execute("CREATE TABLE gate (id INTEGER)").await;
+    let (log, other) = (Log::new(), replicas.other().await.set("worker.depends_on", ["gate"]));
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let gate = other.start_of::<Gate>().await;
+    let b = start(&other, "b", &log, 0.0).await;
+    replicas.run_for(1.0).await;
+    assert_eq!((gate.state(), b.state()), (ServiceState::BackingOff, ServiceState::Starting));
+    replicas.execute("INSERT INTO gate VALUES (1)").await;
+    replicas.run_for(20.0).await;
+    assert_eq!((gate.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+    assert_eq!((a.state(), b.health().status), (ServiceState::Running, HealthStatus::Healthy));
+}
+
+async fn time_moves_while_an_override_expires_on_a_replica_that_is_cut_off(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    // The bed's wall clock begins with 2026.
+    let until = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:01:00Z").unwrap().to_utc();
+    set_override(&replicas.db, &Override::new("worker", "interval", 20).until(until)).await.unwrap();
+    replicas.run_for(10.0).await;
+    replicas.bed.partition(&replicas.bed);
+    replicas.run_for(120.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Standby, ServiceState::Running));
+    replicas.bed.heal(&replicas.bed);
+    replicas.bed.partition(&other);
+    replicas.run_for(120.0).await;
+    assert_eq!((a.state(), b.state()), (ServiceState::Running, ServiceState::Standby));
+}
+
+async fn a_replica_on_standby_has_no_instance_for_other_services(replicas: Bed) {
+    let (log, other) = (Log::new(), replicas.other().await);
+    let _a = start(&replicas.bed, "a", &log, 0.0).await;
+    let b = start(&other, "b", &log, 0.0).await;
+    let refused = other.services().await.register("child", Gate).parent(&b).await.unwrap_err().to_string();
+    assert!(refused.contains("another replica runs it"), "{refused}");
 }

@@ -219,8 +219,15 @@ async fn clean_up_late(run: Returning, invoker: Invoker, cx: Context) {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         if !self.ended {
-            let stopped = self.cx.service.lock().requests.stop.is_some();
-            self.finish(if stopped { Exit::Stopped } else { Exit::Failed });
+            let exit = {
+                let state = self.cx.service.lock();
+                match state.status.activity {
+                    Activity::Ending(exit) => exit,
+                    _ if state.requests.stop.is_some() => Exit::Stopped,
+                    _ => Exit::Failed,
+                }
+            };
+            self.finish(exit);
         }
     }
 }

@@ -217,7 +217,7 @@ impl Supervisor {
                 }
             }
             state.status.stats.add(reported.processed, reported.failed);
-            if !state.status.start_resolved {
+            if !state.status.is_up() {
                 (state.status.first_failed, state.status.first_suspected) = (true, is_suspected);
             }
             if recovery != Recovery::Ignore {

@@ -54,7 +54,7 @@ impl Supervisor {
                     lease.refuse();
                     return Poll::Ready(None);
                 }
-                if lease.is_decided() && !state.status.start_resolved {
+                if lease.is_decided() && !state.status.ready {
                     state.status.start_resolved = true;
                     state.status.ready = true;
                     state.status.activity = Activity::Standby;
