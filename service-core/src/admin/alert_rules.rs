@@ -185,7 +185,7 @@ fn given_up(all: &Selector) -> Rule {
         description: "A run of service {{ $labels.service }} on {{ $labels.instance }} was given up after its retries, and no run has \
                       succeeded since. The service waits for its next regular run."
             .to_owned(),
-        action: "Remove the cause. POST /services/{{ $labels.service }}/run makes up for the run.",
+        action: "Remove the cause. To repeat the run now, use POST /services/{{ $labels.service }}/run.",
     }
 }
 
@@ -200,7 +200,7 @@ fn backing_off(all: &Selector) -> Rule {
         description: "Service {{ $labels.service }} on {{ $labels.instance }} has failed {{ $value }} times in a row, and still retries. \
                       Its page on the dashboard shows the error and the next attempt."
             .to_owned(),
-        action: "Remove the cause; the next attempt succeeds by itself. POST /services/{{ $labels.service }}/run tries at once.",
+        action: "Remove the cause; then the next retry succeeds. To retry at once: POST /services/{{ $labels.service }}/run tries at once.",
     }
 }
 
@@ -250,7 +250,7 @@ fn absent(all: &Selector, id: &str) -> Rule {
         hold: Some("5m"),
         severity: CRITICAL,
         of: Some(("service", id.to_owned())),
-        summary: "No process shows service {{ $labels.service }}",
+        summary: "Service {{ $labels.service }} is missing in the metrics",
         description: "Prometheus has not seen service {{ $labels.service }} for 5 minutes: its program does not run, or it is not \
                       scraped. Without its metrics, no other alert of the program can fire."
             .to_owned(),
@@ -292,8 +292,8 @@ fn no_success(all: &Selector, id: &str, options: &Options, schedule: &str) -> Op
         of: Some(("service", id.to_owned())),
         summary: "Service {{ $labels.service }} has had no success for three intervals",
         description: format!(
-            "Service {{{{ $labels.service }}}} ({schedule}) has had no success for {}, at least {what}. It has been running all the \
-             time, and was not paused.",
+            "Service {{{{ $labels.service }}}} ({schedule}) has had no success for {}, which is at least {what}. In this time it was \
+             running and not paused.",
             humanize::long(limit)
         ),
         action: "Look at /services/{{ $labels.service }} and its last runs: they fail, hang, or do not begin.",

@@ -65,7 +65,11 @@ impl Server {
 async fn serve(listener: TcpListener, app: Router, mut stop: Stop) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return warn!("the admin interface is not served: {error}"),
+        Err(error) => {
+            return warn!(
+                "the admin interface cannot be served, it stays unreachable until the services are started again: {error}"
+            );
+        }
     };
     let graceful = GracefulShutdown::new();
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -74,7 +78,7 @@ async fn serve(listener: TcpListener, app: Router, mut stop: Stop) {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    warn!("the admin interface cannot accept a connection, it tries again: {error}");
+                    warn!("the admin interface cannot accept a connection, retrying in 0.5 s: {error}");
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }

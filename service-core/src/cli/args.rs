@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 use crate::cli::address::Address;
 
-/// The subcommands `list`, `status`, `explain`, `pause` and so on, for an own enum of subcommands; the [module](crate::cli) lists
-/// them.
+/// The subcommands `list`, `status`, `explain`, `pause` and so on, as a variant of the application's own enum of subcommands. The
+/// [module](crate::cli) lists them.
 ///
 /// With `#[command(subcommand)]` on the variant they are below a subcommand: `station services status`.
 /// [`execute`](Self::execute) carries them out.

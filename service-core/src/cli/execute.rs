@@ -12,7 +12,8 @@ use crate::cli::{local, remote};
 use crate::registry::builder::RegistryBuilder;
 use crate::service::error::{Error, Result};
 
-/// A [`RegistryBuilder`], or a future of one, for example of an async function that connects to a database.
+/// What [`Services::execute`] and [`run`](crate::cli::run) accept: a [`RegistryBuilder`], or a future that returns one, for example from an
+/// async function that connects to a database.
 ///
 /// The future is awaited only by commands that need no running program. The others also answer while the database is down; so
 /// they do not know the address of `.admin(…)` in a future.

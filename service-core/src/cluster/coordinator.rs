@@ -142,7 +142,7 @@ impl Leases for Coordinator {
     fn record_point<'a>(&'a self, service: &'a ServiceInner, epoch: u64, age: Duration) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Err(error) = self.shared.table.record_point(&service.id, epoch, age, RECORD_LIMIT).await {
-                debug!(service.id = %service.id, "the point of the schedule cannot be recorded: {error:#}");
+                debug!(service.id = %service.id, "the point of the schedule cannot be recorded, so the grid can move at the next takeover: {error:#}");
             }
         })
     }

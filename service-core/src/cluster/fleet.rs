@@ -321,7 +321,9 @@ impl Fleet {
             match self.table.read_progress(&id, LIMIT).await {
                 Ok(Progress::Done(report)) => return Ok(report),
                 Ok(Progress::Void) => return fail("was requested, and no replica has taken the request"),
-                Ok(Progress::Gone) => return fail("may not have ended: its request is not stored any more"),
+                Ok(Progress::Gone) => {
+                    return fail("may still be in progress: its request is no longer stored, so its result is unknown");
+                }
                 Ok(Progress::Open | Progress::Taken { is_holder: true }) => lost = None,
                 Ok(Progress::Taken { is_holder: false }) => _ = lost.get_or_insert_with(Instant::now),
                 Err(error) if answered.elapsed() > VOID_AFTER => return Err(error),
@@ -333,7 +335,7 @@ impl Fleet {
             answered = Instant::now();
             // The report may be written after the lease is released.
             if lost.is_some_and(|lost| lost.elapsed() >= REPORT_LIMIT) {
-                return fail("may not have ended: the replica that has taken it has lost the lease");
+                return fail("may be incomplete: the replica that began it has lost the lease");
             }
             let _ = timeout(POLL_INTERVAL, changed).await;
         }

@@ -21,11 +21,11 @@ const LONGEST_RUN: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Replica {
-    /// What identifies it. It changes with every start of the process.
+    /// The unique id of the replica. It changes with every start of the process.
     pub id: String,
     /// The name of its machine.
     pub host: String,
-    /// Its process.
+    /// The id of its process.
     pub pid: u32,
     /// The version of service-core that it was built with.
     pub version: String,
@@ -66,7 +66,7 @@ impl Replica {
         format!("{} (pid {})", self.host, self.pid)
     }
 
-    /// Returns a service of it.
+    /// Returns the service with this id as this replica sees it; `None` if the replica does not have it.
     pub fn service(&self, id: &str) -> Option<&ReplicaService> {
         self.services.iter().find(|service| service.service_id == id)
     }

@@ -157,7 +157,7 @@ pub(crate) static KEYS: &[Key] = &[
             ],
             |o| Some(cron(o)?.catch_up.word()),
         ),
-        "which fires missed while no process was up are made up: `none`, `latest` or `all`; needs a database",
+        "what follows cron fires that were missed while no process ran: `none` (no run), `latest` (one run) or `all` (a run for each, at most 1,000); needs a database",
     )
     .rules(WITH_CRON)
     .synonyms(&["misfire"]),
@@ -260,7 +260,7 @@ pub(crate) static KEYS: &[Key] = &[
         "drain_timeout",
         "30",
         Kind::Time(Least::Zero, part(|o| Some(o.drain_timeout), |o, v| o.drain_timeout = v)),
-        "on stop, how long the current run may continue before it is aborted",
+        "after a stop, how long the current run may continue before it is aborted; `cleanup` has the same time",
     )
     .synonyms(&["shutdown_timeout", "grace_period"]),
     key(
@@ -311,13 +311,13 @@ pub(crate) static KEYS: &[Key] = &[
         "stop_last",
         "false",
         Kind::Switch(part(|o| Some(o.stop_last), |o, v| o.stop_last = v)),
-        "`true`: stopped after every service that is not `stop_last`, with the services that it depends on",
+        "`true`: the service, and the services that it depends on, are stopped after all other services",
     ),
     key(
         "needs",
         "[]",
         Kind::Names(part(|o| Some(o.needs.clone()), |o, v| o.needs = v)),
-        "names of probes: while one fails, failures do not exhaust the service, and its success ends the wait for a retry",
+        "names of probes: while a probe fails, failures of the service do not exhaust `max_failures`; when the probe succeeds again, the wait for a retry ends",
     )
     .synonyms(&["probes", "resources"]),
     key(
@@ -349,7 +349,7 @@ pub(crate) static KEYS: &[Key] = &[
             Least::Zero,
             part(|o| o.long_run().map(|long| long.stable_after), |o, v| long_run(o, |long| long.stable_after = v)),
         ),
-        "after this long in one `run`, earlier failures no longer count",
+        "when one `run` has lasted this long, the count of failures returns to 0",
     )
     .rules(&[Rule::Run]),
     key(
@@ -399,7 +399,7 @@ pub(crate) static KEYS: &[Key] = &[
         "lease",
         "30",
         Kind::Time(Least::OneSecond, part(|o| o.lease, |o, v| o.lease = Some(v))),
-        "with `scope = \"cluster\"`: after this long without an answer of the database, a replica loses the service",
+        "with `scope = \"cluster\"`: a replica that gets no answer from the database for this long loses the service",
     )
     .rules(WITH_SCOPE)
     .synonyms(&["ttl", "lease_duration"]),

@@ -27,8 +27,8 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 ///
 /// An SQLite file is created if it is missing and runs in WAL mode, with a busy timeout of 5 s. An in-memory database lives as
 /// long as the pool, and its readers do not wait for an open transaction (they see what it has written so far).
-/// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections. One to a
-/// server that was idle for 100 ms or more is pinged before it is used again.
+/// Waiting for a free connection ends after 10 s. The pool holds 5 (SQLite) or 10 (PostgreSQL) connections. A connection to a
+/// PostgreSQL server that was idle for 100 ms or more is pinged before it is used again.
 ///
 /// # Errors
 /// The URL is not valid, its driver or TLS is not compiled in, the file cannot be opened, or the server does not answer. The
@@ -54,7 +54,7 @@ pub(crate) async fn connect_with(options: ConnectOptions) -> Result<DatabaseConn
     open(pinged_when_idle(options), false).await
 }
 
-/// As [`connect`], but does not wait for a PostgreSQL server: it may be down now. Until it answers, every use of the pool is an
+/// Opens a pool as [`connect`] does, without waiting for a PostgreSQL server, which may be down now. Until it answers, every use of the pool is an
 /// error after 10 s at most. A URL that can never work is still an error here, and an SQLite file is opened at once.
 ///
 /// # Errors

@@ -18,8 +18,8 @@ use crate::schedule::CronSchedule;
 use crate::service::error::{Error, Result};
 
 impl Context {
-    /// Returns the registry's database. What is written through it is not refused when a lease is lost
-    /// (`scope = "cluster"`): use [`begin`](Self::begin) for that.
+    /// Returns the connection pool of the registry's database. With `scope = "cluster"`, writes through this pool are not refused after the
+    /// lease is lost: write through [`begin`](Self::begin) instead.
     ///
     /// # Errors
     /// The registry has none; the error is fatal and says what to add.
@@ -32,7 +32,8 @@ impl Context {
     /// dropping it rolls it back. A timeout or a stop waits for a commit in progress, up to 5 s.
     ///
     /// # Errors
-    /// The registry has no database, or the database is down.
+    /// The registry has no database; the database is down; or SQLite's write lock was not free within 60 s (5 s if a batch of this service
+    /// holds it).
     pub async fn begin(&self) -> Result<Transaction> {
         self.fenced_db()?.begin().await
     }
@@ -68,8 +69,8 @@ impl Context {
     /// commits. So each fire takes effect exactly once in the database, whatever happens to the process. Without this, a fire is
     /// recorded after its run, and run again if the process is killed in between.
     ///
-    /// Call it once in a run, and return `Ok` after the commit. A run that fails is retried for the same fire. If it has committed,
-    /// also where the answer to the commit was lost, its retries get an error here, until the run is given up.
+    /// Call it once in a run, and return `Ok` after the commit. A run that fails is retried for the same fire. If the failed run had already
+    /// committed, even if the answer to the commit was lost, this method returns an error in each retry, until the run is given up.
     ///
     /// Does nothing in a run that serves no fire: one that was woken or requested, or of a service with another schedule; and in a
     /// run that follows a successful one because there was more to do: the fire is recorded then. Needs

@@ -21,14 +21,17 @@ pub(crate) async fn begin(db: &DatabaseConnection, pool_is_checked: bool) -> Res
         }
         let Some(depth) = savepoint(&tx).await else { return Ok(tx) };
         crate::log::warn!(
-            "a connection of the registry's pool was left inside a transaction by an error for which SQLite rolled back; the \
-             connection is not used again"
+            "an error (such as a full disk) made SQLite roll back a transaction without the driver's knowledge; its connection \
+             is not used again"
         );
         // Restores the driver's count, and leaves no transaction open.
         let _ = tx.execute_unprepared(&format!("ROLLBACK; SAVEPOINT {}", savepoint_name(depth))).await;
         discard(db, tx).await;
     }
-    Err(DbErr::Custom("the pool's connections were left inside transactions: open the pool again".to_owned()))
+    Err(DbErr::Custom(
+        "20 connections of the pool in a row were still inside a transaction: reopen the pool, or restart the program"
+            .to_owned(),
+    ))
 }
 
 /// Ends a transaction that may have ended already. Afterwards, its connection is inside a transaction neither for SQLite nor

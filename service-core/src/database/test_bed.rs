@@ -24,7 +24,8 @@ impl TestBed {
         self.database_url("sqlite::memory:").await
     }
 
-    /// The same with the database at this URL. All connections of the pool are opened at once.
+    /// Gives the bed the database at this URL, as [`sqlite`](Self::sqlite) does with a database in memory, and returns its pool. All connections of
+    /// the pool are opened at once.
     ///
     /// # Panics
     /// As for `sqlite`.
@@ -33,7 +34,7 @@ impl TestBed {
         self.database_with(options).await
     }
 
-    /// The same with options of the pool. A pool of one connection executes one statement at a time, in an order that does not depend
+    /// Gives the bed a database with these options of the pool, such as its size, and returns the pool. A pool of one connection executes one statement at a time, in an order that does not depend
     /// on the machine: so a test with several [replicas](Self::replica) gives exactly the same result every time. But a transaction
     /// then excludes every other statement: code that has one open, and waits for another connection, waits without an end.
     ///

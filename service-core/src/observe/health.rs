@@ -24,11 +24,11 @@ use crate::service::state::ServiceState;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum HealthStatus {
-    /// The service works, is stopping, has stopped itself, or is disabled.
+    /// The service works, is starting, stands by for a known holder, is stopping, has stopped itself without a failure, or is disabled.
     Healthy,
     /// The service works with restrictions, or it was paused, stopped or never started.
     Degraded,
-    /// The service does not do its work.
+    /// The service does not do its work: for example it is `Failed`, no run begins although one is due, a run was given up, or it stopped itself after a failure.
     Unhealthy,
 }
 
@@ -380,7 +380,9 @@ fn blocked(snapshot: &Snapshot, now: Instant) -> Option<String> {
         let run = snapshot.status.stats.runs;
         let going = snapshot.status.stats.last_started.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let going = humanize::long(going);
-        format!("blocking run {run} timed out and has not returned after {going}; no other run begins before")
+        format!(
+            "blocking run {run} timed out and has not returned after {going}; no other run begins before it returns"
+        )
     })
 }
 

@@ -91,7 +91,7 @@ pub(crate) fn of_service(service: &ServiceInner, health: &ServiceHealth, sink: &
     let help = "1 if the service is expected to do its work: it is starting, running or backing off.";
     sink.gauge("service_active", help, None, truth(is_active));
     sink.gauge("service_paused", "1 if the service is paused.", None, truth(health.paused));
-    let help = "1 from a run that was given up to the next success.";
+    let help = "1 after a run was given up, until a run succeeds.";
     sink.gauge("service_given_up", help, None, truth(given_up));
     let help = "The interval or delay that is in effect.";
     sink.optional_gauge("service_interval_seconds", help, interval.map(|interval| interval.as_secs_f64()));

@@ -570,8 +570,8 @@ fn check_expected(problems: &mut Vec<String>) {
             expected.ids.iter().copied().filter(|id| !found.iter().any(|descriptor| descriptor.id == *id)).collect();
         if !missing.is_empty() {
             problems.push(format!(
-                "{}:{} expects services that are not linked into this program: {}; the linker drops a crate that nothing \
-                 refers to: write `use that_crate as _;` in main.rs",
+                "{}:{} expects services that are not linked into this program: {}; the linker drops crates to which no code \
+                 refers: for the crate of each of these services, write `use that_crate as _;` in main.rs",
                 expected.file,
                 expected.line,
                 missing.join(", ")

@@ -172,15 +172,15 @@ impl ServiceHandle {
     }
 
     /// Starts a `Failed` service with a fresh instance, and sets its count of failures to 0. Waits as
-    /// [`start`](Self::start) does. With `scope = "cluster"` on every replica on which it is `Failed`, within seconds.
+    /// [`start`](Self::start) does. With `scope = "cluster"`, the service is started again on every replica on which it is `Failed`, within seconds.
     ///
     /// Called from within the service's own run, it returns at once, and a fresh instance follows that run, unless the run
     /// ends by a stop or by `Recovery::Stop`.
     ///
     /// # Errors
     /// The service is not `Failed`; it is ending; it was registered as a ready-made instance; or it failed permanently again
-    /// during the start. With `scope = "cluster"`, if it is not `Failed` here: the database does not
-    /// answer.
+    /// during the start. With `scope = "cluster"`, if the service is not `Failed` on this replica, also: the
+    /// database does not answer. (If it is `Failed` here, that is only a warning.)
     pub async fn reset(&self) -> Result<()> {
         if self.inner().is_current() {
             let mut state = self.inner().lock();
@@ -260,7 +260,8 @@ impl ServiceHandle {
             .map_err(|_| Error::msg(format!("service `{}` ended before the requested run", self.id())))
     }
 
-    /// Waits until the service is in `state`, or was in it at any time since this call.
+    /// Waits until the service reaches `state`. A state that the service had only for a moment since this call counts, too. Dropping the
+    /// future changes nothing.
     ///
     /// # Errors
     /// The service is `Failed` or unregistered, and so will not reach the state.

@@ -220,7 +220,8 @@ impl ServiceRegistry {
         Ok(self.handle(service))
     }
 
-    /// Stops a service, cleans it up and removes it. Called from within the service's own run, it returns at once.
+    /// Stops a service, waits until it is cleaned up, and removes it. If the future is dropped after its first poll, the stop continues, but
+    /// the service stays registered. Called from within the service's own run, it returns at once.
     ///
     /// # Errors
     /// There is no service with this id.

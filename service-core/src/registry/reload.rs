@@ -46,9 +46,9 @@ struct Change {
 }
 
 impl ServiceRegistry {
-    /// Reads the configuration file again, and applies it while the services run, as a change in the tables of a database: changed
-    /// options apply at once, also to the current wait; if a service's own settings have changed, a fresh instance is built
-    /// between two runs, and a current `run` has to end within its `drain_timeout`. The process also does this when it receives
+    /// Reads the configuration file again, and applies it while the services run. Changed options apply at once, also to the current
+    /// wait. If a service's own settings have changed, a fresh instance is built between two runs, and a current `run` has to end within
+    /// its `drain_timeout`. The process also does this when it receives
     /// SIGHUP after [`start_all`](Self::start_all), unless its standard input was a terminal then: SIGHUP means that the terminal
     /// was closed, and begins a shutdown.
     ///
@@ -198,9 +198,9 @@ impl ServiceRegistry {
         let named = changed.iter().take(MOST_NAMED).map(|id| &**id).collect::<Vec<_>>().join(", ");
         let more = if changed.len() > MOST_NAMED { ", …" } else { "" };
         match changed.len() {
-            _ if !sources.file_exists => info!("there is no {file} to read, nothing has changed"),
+            _ if !sources.file_exists => info!("{file} does not exist, so the configuration is unchanged"),
             0 => info!("{file} was read again, no configuration in effect has changed"),
-            count => info!("{file} was read again; {count} service(s) with a new configuration: {named}{more}"),
+            count => info!("{file} was read again, {count} service(s) have a new configuration: {named}{more}"),
         }
         if !lines.is_empty() {
             warn!("these changes of {file} need a restart of the program: {}", lines.join(", "));

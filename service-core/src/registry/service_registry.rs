@@ -145,7 +145,7 @@ impl ServiceRegistry {
 
     // ── all services ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Pauses every service that runs and is not paused.
+    /// Pauses every service that runs and is not paused. Does not wait: current runs continue to their end.
     pub async fn pause_all(&self) {
         for service in self.inner.services.all() {
             // A service that does not run, or is paused already, refuses.
@@ -153,7 +153,7 @@ impl ServiceRegistry {
         }
     }
 
-    /// Resumes every paused service.
+    /// Resumes every paused service, except those that an operator override pauses.
     pub async fn resume_all(&self) {
         for service in self.inner.services.all() {
             let _ = service.inner.request_resume();

@@ -79,7 +79,7 @@ impl FailureLog {
     /// A run has succeeded.
     pub(crate) fn recovered(&mut self, service: &ServiceInner) {
         if let Some(row) = self.0.take() {
-            info!(service.id = %service.id, "run succeeded after failures ({} equal ones in a row)", row.count);
+            info!(service.id = %service.id, "run succeeded again (failures in a row with the last error: {})", row.count);
         }
     }
 

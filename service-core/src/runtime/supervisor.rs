@@ -215,7 +215,7 @@ impl Supervisor {
             Caught::Returned(exit) => exit,
             Caught::Panicked(message) => {
                 let id = self.registered.id();
-                error!(service.id = %id, "the loop of this service panicked, which is a bug of service-core: {message}");
+                error!(service.id = %id, "the loop of this service panicked, the service is now `Failed`; this is a bug in service-core, please report it: {message}");
                 Exit::Failed
             }
         }

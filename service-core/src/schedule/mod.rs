@@ -123,7 +123,7 @@ impl CronSchedule {
 /// What happens to cron fires that were missed while no process was up. Fires that a manual stop, a pause or another schedule
 /// skips are not missed.
 ///
-/// A fire counts as served when its run has succeeded; the database records that. If the process is killed during the
+/// A fire counts as served when its run has succeeded, or was given up after `max_failures`; the database records that. If the process is killed during the
 /// run, the next process repeats the fire. Before the first start of a service nothing counts as missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -131,7 +131,7 @@ pub enum CatchUp {
     /// Missed fires are skipped.
     #[default]
     None,
-    /// One run makes up for all missed fires: the run of the latest one.
+    /// One run follows for all missed fires. [`Context::scheduled_for`](crate::Context::scheduled_for) returns the latest fire.
     Latest,
     /// Every missed fire has its run, one after the other, at most the latest 1,000.
     All,

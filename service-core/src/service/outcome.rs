@@ -21,12 +21,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// A run that found nothing to do.
+    /// Creates the outcome of a run that found nothing to do: 0 items.
     pub const fn idle() -> Self {
         Self { processed: 0, failed: 0, again: false }
     }
 
-    /// A run that processed this many items.
+    /// Creates the outcome of a run that processed this many items.
     pub const fn processed(items: u64) -> Self {
         Self { processed: items, failed: 0, again: false }
     }

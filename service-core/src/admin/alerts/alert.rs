@@ -11,7 +11,7 @@ use crate::rfc3339;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ServiceAlert {
-    /// A text that no other alert has. An alert that is sent again after an error has the same id.
+    /// The unique id of the alert. An alert that is sent again after an error has the same id.
     pub id: String,
     /// What happened.
     pub event: AlertKind,

@@ -104,14 +104,14 @@ impl Queue {
             let why = error.into_text();
             if is_final {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                return warn!("an alert is dropped, {} refused it: {why}: {}", self.receiver, alert.summary);
+                return warn!("an alert was dropped, because {} refused it ({why}): {}", self.receiver, alert.summary);
             }
             // It may have been dropped for a new one in the meantime.
             if !self.lock().iter().any(|waiting| waiting.id == alert.id) {
                 return;
             }
             if attempt == 1 {
-                warn!("an alert could not be sent to {}, it is tried again: {why}", self.receiver);
+                warn!("an alert could not be sent to {}, retrying: {why}", self.receiver);
             }
             attempt = attempt.saturating_add(1);
             if is_stopping(stop) {

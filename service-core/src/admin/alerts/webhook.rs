@@ -23,11 +23,11 @@ impl Webhook {
     pub(crate) fn new(url: &str) -> Result<Self> {
         let wrong = |why: &str| {
             Error::msg(format!(
-                "the URL of `.alert_webhook(…)` {why}; expected is one such as `http://alerts.internal:9000/services`"
+                "the URL of `.alert_webhook(…)` {why}; expected a URL such as `http://alerts.internal:9000/services`"
             ))
         };
         // The URL is not repeated: it may have a secret in its path.
-        let uri: Uri = url.trim().parse().map_err(|error| wrong(&format!("is no URL ({error})")))?;
+        let uri: Uri = url.trim().parse().map_err(|error| wrong(&format!("is not a valid URL ({error})")))?;
         if uri.scheme() == Some(&Scheme::HTTPS) {
             return Err(Error::msg(
                 "the URL of `.alert_webhook(…)` begins with `https`, but this client has no TLS: use `http` to a proxy or to an \

@@ -95,7 +95,7 @@ pub(crate) async fn retry(State(app): AppState, Parameters(name): Parameters<Str
         let keys: Vec<Vec<String>> =
             keys.collect::<Result<_, _>>().map_err(|_| ApiError::unusable("a key is malformed"))?;
         if !all && keys.is_empty() {
-            return Err(ApiError::unusable("no row is chosen"));
+            return Err(ApiError::unusable("no row is selected: select rows, or retry all failed rows"));
         }
         let keys = (!all).then_some(keys);
         retry_rows(&app, &name, Retry { keys, all, by: field("by"), why: field("why") }).await

@@ -48,10 +48,17 @@ pub(crate) async fn log_in(State(app): AppState, headers: HeaderMap, Input(login
     // As a header is: what is copied from a file may end with a line.
     let token = login.token.trim();
     if !app.access.is_token(token) {
-        return ApiError::new(StatusCode::UNAUTHORIZED, "this is not the token").into_response();
+        return ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "the token is wrong: enter the value of ADMIN_TOKEN of the program",
+        )
+        .into_response();
     }
     let Some(cookie) = access::login_cookie(token, &headers) else {
-        return ApiError::unusable("the token cannot be held by a cookie").into_response();
+        return ApiError::unusable(
+            "a cookie cannot contain this token: send it as `Authorization: Bearer …`, or choose another token",
+        )
+        .into_response();
     };
     ([(header::SET_COOKIE, cookie)], Redirect::to("ui/services")).into_response()
 }

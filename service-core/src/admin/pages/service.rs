@@ -241,7 +241,7 @@ fn commands(handle: &ServiceHandle, health: &ServiceHealth, replicas: Option<&Re
             }
             @if is_clustered {
                 p.small {
-                    "Run now and wake reach the replica that runs the service, and reset every replica on which it has failed. "
+                    "Run now and Wake act on the replica that runs the service. Reset acts on every replica on which the service has failed. "
                     "If this replica runs the service, a stop moves it to another one."
                 }
             }

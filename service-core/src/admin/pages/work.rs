@@ -24,7 +24,7 @@ pub(crate) async fn work(State(app): AppState, request: Request) -> Response {
     let now = app.registry.inner.services.shared.clock.wall_now();
     let body = html! {
         h1 { "Work" }
-        @if tables.is_empty() { p { "No table of work is linked into this program, or it has no database." } }
+        @if tables.is_empty() { p { "This program has no table of work (`#[derive(WorkItem)]`), or no database." } }
         @for table in &tables {
             @let counts = table.sample.counts;
             section.card {

@@ -240,7 +240,10 @@ impl TableRows {
             for (at, error) in blamed.into_iter().rev() {
                 let row = &rows[at];
                 let setting = Setting::new(id, row.key.as_str(), &Origin::new(row.layer, row.place.as_str()));
-                let error = ConfigError::Conflict { setting, problem: format!("with this value, {error}") };
+                let error = ConfigError::Conflict {
+                    setting,
+                    problem: format!("the settings cannot be read with this value: {error}"),
+                };
                 self.report(id, &row.place, &error.to_string());
                 self.replace(id, &mut rows, at);
                 rejected.push(error);

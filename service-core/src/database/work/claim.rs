@@ -70,7 +70,7 @@ impl<E: WorkItem> ClaimRequest<E> {
         let size = work.claim_size(table, self.wanted);
         let Some(left_out) = work.left_out(table) else {
             return Err(Error::msg(format!(
-                "too many rows of `{}` are left out of claims: see the warnings about them",
+                "more than 200 rows of `{}` are left out of claims, so nothing is claimed: correct the rows that the warnings in the log name",
                 table.name
             )));
         };

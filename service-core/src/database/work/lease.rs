@@ -124,7 +124,7 @@ async fn renew_always(
             Ok(_) if state.is_lost(length) => return,
             Ok(_) => *state.renewed.lock().unwrap_or_else(PoisonError::into_inner) = sent,
             Err(error) => {
-                crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "claims could not be renewed, retrying");
+                crate::log::warn!(service.id = &*service_db.service_id, table = work_table, %error, "the claims of a batch could not be renewed, retrying; if they expire, other workers can claim the rows");
             }
         }
     }

@@ -108,7 +108,10 @@ impl<E: WorkItem> WorkTable for Table<E> {
                 && begun < until
             {
                 let again = humanize::short(COUNT_AGAIN);
-                return Err(Error::msg(format!("the failed rows are counted every {again} only ({})", self.advice())));
+                return Err(Error::msg(format!(
+                    "the failed rows were not counted again: the last count took too long, so the next one is {again} later ({})",
+                    self.advice()
+                )));
             }
             let work = move |db| async move { Ok(self.count_failed_rows(&db, cap).await?) };
             let counting = async {
@@ -208,7 +211,8 @@ impl<E: WorkItem> Table<E> {
             _ if is_counted && took < QUICK => FailedCount::Quick,
             _ => FailedCount::SlowOrUnknown,
         };
-        let failed = failed.map_err(|_elapsed| DbErr::Custom("the time is over".to_owned())).flatten()?;
+        let failed =
+            failed.map_err(|_elapsed| DbErr::Custom("the query took longer than the limit".to_owned())).flatten()?;
         tx.rollback().await?;
         Ok(failed)
     }

@@ -64,21 +64,18 @@ fn report(table: &str, deleted: Result<Deleted>) -> u64 {
     match deleted {
         Ok(Deleted { rows, refused, example, .. }) => {
             if rows > 0 {
-                tracing::info!(table, rows, "completed rows were deleted, as `retain_completed` says");
+                tracing::info!(table, rows, "completed rows older than `retain_completed` were deleted");
             }
             if let Some((key, error)) = example {
                 let key = key_text(&key);
-                crate::log::warn!(table, refused, key, %error, "the database refuses to delete completed rows, they stay");
+                crate::log::warn!(table, refused, key, %error, "the database refuses to delete some completed rows, these rows stay; other rows are still deleted");
             }
             rows
         }
         // Services wait for the database, and a warning says so.
         Err(error) if ErrorKind::in_chain(&error).is_some_and(ErrorKind::is_outage) => 0,
         Err(error) => {
-            crate::log::warn!(
-                table,
-                "completed rows cannot be deleted, the next attempt is in an hour at the latest: {error:#}"
-            );
+            crate::log::warn!(table, "completed rows cannot be deleted, retrying within an hour: {error:#}");
             0
         }
     }

@@ -94,6 +94,6 @@ pub(crate) fn null_column<E: WorkItem>(row: &QueryResult) -> Option<&'static str
 pub(crate) fn report_unreadable_key(work: &WorkState, service_id: &str, table: &TableSql, error: &DbErr) {
     if work.is_first_report(format!("unreadable key in {}", table.name)) {
         let table = &table.name;
-        crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key; it is not claimed");
+        crate::log::warn!(service.id = service_id, table, %error, "a row cannot be read, not even its key: the row is left out of claims; do the types of the entity fit the columns of the table?");
     }
 }

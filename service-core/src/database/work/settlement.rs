@@ -45,7 +45,7 @@ impl ServiceDb {
                 Err(error) if ErrorKind::of_own(&error).is_wait() && settlement.may_wait() => {}
                 Err(error) => {
                     // Otherwise it would fail again before every claim, and block the table.
-                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the rows in flight or the claims of an ended run");
+                    crate::log::warn!(service.id = &*self.service_id, table = settlement.table.name, %error, "cannot settle the rows in flight and the claims of an ended run; the rows lose no attempt, and claims that are not released expire with their lease");
                     self.work.remove(&settlement);
                 }
             }

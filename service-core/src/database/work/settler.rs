@@ -221,7 +221,14 @@ impl Settler {
         let service_id = &*self.service_db.service_id;
         match decision {
             RetryDecision::Failed => {
-                crate::log::warn!(service.id = service_id, table, key, attempt, error, "an item failed");
+                crate::log::warn!(
+                    service.id = service_id,
+                    table,
+                    key,
+                    attempt,
+                    error,
+                    "an item failed permanently, its row is now `failed`"
+                );
             }
             // A mistake of the program, also if a later attempt succeeds.
             RetryDecision::Again(at) if cause.find::<ItemPanicked>().is_some() => {

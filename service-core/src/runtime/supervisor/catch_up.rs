@@ -120,8 +120,8 @@ impl Supervisor {
         if self.cron().could_not_record() {
             warn!(
                 service.id = %service.id,
-                "the last cron fire could not be recorded; if the process ends before that succeeds, the fire is run again: \
-                 {why}"
+                "the last cron fire could not be recorded, retrying; if the process ends before the fire is recorded, the next process \
+                 repeats it: {why}"
             );
         }
     }

@@ -47,7 +47,7 @@ impl Supervisor {
             InvokeResult::Done(result) if told => {
                 if let Err(error) = result {
                     let error = self.invoker.printable(error);
-                    info!(service.id = %self.cx.service.id, "the end of the run was requested, and it returned an error: {error:#}");
+                    info!(service.id = %self.cx.service.id, "the run returned an error after its end was requested; the error is not counted as a failure: {error:#}");
                     self.invoker.discard("an error", error);
                 }
                 self.end_told().await
