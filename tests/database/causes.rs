@@ -408,3 +408,97 @@ pub(crate) async fn a_row_that_was_refused_and_has_completed_is_not_the_cause_la
         }
     }
 }
+
+/// A table that has completed rows, and now refuses to: by a history that is gone, or by a constraint for new rows.
+pub(crate) async fn a_table_that_refuses_completions_later_fails_the_run_and_no_row(bench: Bench) {
+    let (history, refuses, accepts) = if bench.is_postgres() {
+        execute(
+            &bench,
+            &["CREATE FUNCTION note() RETURNS trigger AS $$ BEGIN INSERT INTO history VALUES (NEW.id); RETURN NULL; END $$ \
+               LANGUAGE plpgsql"],
+        )
+        .await;
+        (
+            "CREATE TRIGGER note AFTER UPDATE ON job FOR EACH ROW WHEN (NEW.status = 'completed') EXECUTE FUNCTION note()",
+            "ALTER TABLE job ADD CONSTRAINT never CHECK (status <> 'completed') NOT VALID",
+            "ALTER TABLE job DROP CONSTRAINT never",
+        )
+    } else {
+        (
+            "CREATE TRIGGER note AFTER UPDATE ON job WHEN NEW.status = 'completed' BEGIN INSERT INTO history VALUES (NEW.id); END",
+            "CREATE TRIGGER never BEFORE UPDATE ON job WHEN NEW.status = 'completed' BEGIN SELECT RAISE(FAIL, 'never'); END",
+            "DROP TRIGGER never",
+        )
+    };
+    let create_history = "CREATE TABLE IF NOT EXISTS history (job BIGINT)";
+    for each in [false, true] {
+        for (breaks, mends) in [("DROP TABLE history", create_history), (refuses, accepts)] {
+            // One row by itself, and several.
+            for last in [5, 8] {
+                empty(&bench).await;
+                jobs(&bench.db, 4).await;
+                execute(&bench, &[create_history, history]).await;
+                let service_db = service_db(&bench);
+                assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::processed(4), "{each} {breaks}");
+                execute(&bench, &[breaks]).await;
+                more_jobs(&bench.db, 5..=last).await;
+                let mut failures = 0;
+                for _ in 0..10 {
+                    failures += usize::from(run(&service_db, each, work_well).await.is_err());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                assert!(failures > 0 || last == 5, "{each} {breaks}");
+                for id in 5..=last {
+                    let row = job(&bench.db, id).await;
+                    assert_eq!((&*row.status, row.attempts), ("pending", 0), "{each} {breaks} {row:?}");
+                }
+                // The next completion shows that the table accepts them again.
+                execute(&bench, &[mends]).await;
+                more_jobs(&bench.db, last + 1..=last + 1).await;
+                for _ in 0..10 {
+                    let _ = run(&service_db, each, work_well).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                assert_eq!(effects(&bench.db).await, (1..=last + 1).collect::<Vec<_>>(), "{each} {breaks}");
+                assert_eq!(attempts(&bench).await, vec![1; last as usize + 1], "{each} {breaks}");
+            }
+        }
+    }
+}
+
+/// Rows that this program cannot read, in a table whose older rows it can: the table does not fit the program any more.
+pub(crate) async fn new_rows_of_which_none_can_be_read_fail_the_run_and_no_row(bench: Bench) {
+    let spoil = if bench.is_postgres() {
+        "UPDATE job SET payload = NULL WHERE status = 'pending'"
+    } else {
+        "UPDATE job SET updated_at = 'never' WHERE status = 'pending'"
+    };
+    for each in [false, true] {
+        empty(&bench).await;
+        jobs(&bench.db, 4).await;
+        if bench.is_postgres() {
+            execute(&bench, &["ALTER TABLE job ALTER COLUMN payload DROP NOT NULL"]).await;
+        }
+        let service_db = service_db(&bench);
+        assert_eq!(run(&service_db, each, work_well).await.unwrap(), Outcome::processed(4), "{each}");
+        // Several at once, and then one after the other.
+        more_jobs(&bench.db, 5..=8).await;
+        execute(&bench, &[spoil]).await;
+        run(&service_db, each, work_well).await.unwrap_err();
+        assert_eq!(statuses(&bench.db).await[4..], ["pending"; 4], "{each}");
+        execute(&bench, &["DELETE FROM job WHERE id > 4"]).await;
+        let mut failures = Vec::new();
+        for id in 5..=7 {
+            more_jobs(&bench.db, id..=id).await;
+            execute(&bench, &[spoil]).await;
+            failures.push(run(&service_db, each, work_well).await.is_err());
+        }
+        // The first one can be the only one.
+        assert_eq!(statuses(&bench.db).await[4..], ["failed", "pending", "pending"], "{each}");
+        assert_eq!(failures, [false, true, true], "{each}");
+        // A row that can be read shows that the table fits.
+        more_jobs(&bench.db, 8..=8).await;
+        let _ = run(&service_db, each, work_well).await.unwrap();
+        assert_eq!(statuses(&bench.db).await[4..], ["failed", "failed", "failed", "completed"], "{each}");
+    }
+}

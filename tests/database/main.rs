@@ -148,7 +148,9 @@ exercise! {
         an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other,
         an_unreadable_row_fails_also_if_it_is_claimed_alone,
         a_row_that_is_refused_is_charged_where_completed_rows_are_removed,
-        a_row_that_was_refused_and_has_completed_is_not_the_cause_later;
+        a_row_that_was_refused_and_has_completed_is_not_the_cause_later,
+        a_table_that_refuses_completions_later_fails_the_run_and_no_row,
+        new_rows_of_which_none_can_be_read_fail_the_run_and_no_row;
     messages:
         a_row_fails_whatever_the_words_of_its_error,
         a_service_fails_whatever_the_words_of_its_error;

@@ -3,6 +3,7 @@
 //! It is derived from codes, never from the text: SQLSTATE on PostgreSQL, result codes on SQLite. The text can contain words of
 //! the user's data, and servers answer in many languages.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use sea_orm::sqlx::Error as SqlxError;
@@ -63,13 +64,13 @@ impl ErrorKind {
 
     /// Whether the database gave this code.
     pub(crate) fn has_code(error: &DbErr, code: &str) -> bool {
-        let (DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-        else {
-            return false;
-        };
-        error.as_database_error().and_then(DatabaseError::code).is_some_and(|found| found == code)
+        code_of(error).is_some_and(|found| found == code)
+    }
+
+    /// Whether the error is about the schema or the rights on it, and not about a value: a missing table, column or function, or no
+    /// permission. SQLite has one code for these.
+    pub(crate) fn is_about_schema(error: &DbErr) -> bool {
+        code_of(error).is_some_and(|code| code == "1" || code.len() == 5 && code.starts_with("42"))
     }
 
     /// Whether the cause is not the statement, so that the same statement may succeed later.
@@ -86,6 +87,17 @@ impl ErrorKind {
     pub(crate) fn is_outage(self) -> bool {
         matches!(self, Self::ConnectionLost | Self::PoolTimeout | Self::Unavailable)
     }
+}
+
+/// The code that the database gave.
+fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    let (DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return None;
+    };
+    error.as_database_error().and_then(DatabaseError::code)
 }
 
 /// SQLite's write lock was not free in time.

@@ -19,8 +19,9 @@ use crate::database::work::item_fn::ItemPanicked;
 use crate::database::work::lease::Lease;
 use crate::database::work::row::CompletionRefused;
 use crate::database::work::sql::{Failure, RetryDecision, RowRef, TableSql, key_text};
-use crate::database::work::work_state::{Charge, EndedBatch, LeftOut};
+use crate::database::work::work_state::{Charge, EndedBatch, LeftOut, Refusals};
 use crate::database::work::write_row::Written;
+use crate::humanize;
 use crate::service::error::{Advice, Error, Result};
 
 /// Writes the results of the items of one batch.
@@ -53,6 +54,16 @@ pub(crate) enum Settled {
     Skipped,
     /// The table refuses to complete rows.
     Refused(Error),
+}
+
+/// The cause of a refused completion.
+pub(super) enum Refused {
+    /// The table has completed other rows meanwhile, or the row is the only one that is refused.
+    Row,
+    /// The row is refused for the first time, and no other row is.
+    Unclear,
+    /// The table refuses several rows, or has never completed one.
+    Table(Error),
 }
 
 /// Records its item when it is dropped, if the item's result is not written by then.
@@ -165,7 +176,10 @@ impl Settler {
         };
         match written {
             Written::Done => {
-                self.service_db.work.forget_losses(&self.table, [&item.row.key]);
+                match decision {
+                    RetryDecision::Failed => self.service_db.work.forget_rows(&self.table, [&item.row.key]),
+                    RetryDecision::Again(_) => self.service_db.work.forget_losses(&self.table, [&item.row.key]),
+                }
                 self.report(&item.row, decision, error, &message);
             }
             Written::Changed => return Ok(self.skip_lost(item).await),
@@ -241,26 +255,44 @@ impl Settler {
     }
 
     /// Leaves a row that cannot be written out of claims for an hour.
-    pub(super) fn leave_out(&self, key: &ValueTuple, why: &str) {
-        if self.service_db.work.set_aside(&self.table, key, why.to_owned(), LeftOut::Unwritable) {
+    pub(super) fn leave_out(&self, key: &ValueTuple, reason: &str) {
+        self.leave_out_as(key, reason, LeftOut::Unwritable);
+    }
+
+    /// Leaves a row out of claims, with a warning the first time.
+    fn leave_out_as(&self, key: &ValueTuple, reason: &str, why: LeftOut) {
+        if self.service_db.work.set_aside(&self.table, key, reason.to_owned(), why) {
             let (table, key, service_id) = (&self.table.name, key_text(key), &*self.service_db.service_id);
-            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for an hour: {why}");
+            let wait = humanize::long(why.wait());
+            crate::log::warn!(service.id = service_id, table, key, "a row is left out of claims for {wait}: {reason}");
         }
     }
 
-    /// Called if the framework's own update to `completed` was refused for this row alone. `None` if the row is the cause,
-    /// because other rows could be completed. Otherwise the table is the cause, and the row is left out of claims until
-    /// another row completes.
-    pub(super) async fn table_refusal(&self, row: &RowRef, error: &DbErr) -> Result<Option<Error>> {
-        // Completed rows may be removed at once, so others that have completed since its last refusal count, too.
-        if self.service_db.work.was_refused_alone(&self.table, &row.key)
-            || self.service_db.db().query_one(&self.table.one_completed()).await?.is_some()
-        {
-            return Ok(None);
+    /// Called if the framework's own update to `completed` was refused for this row alone. Finds out whether the row or the table
+    /// is the cause. Unless it is the row, the row is left out of claims until another row completes.
+    pub(super) async fn refused_completion(&self, row: &RowRef, error: &DbErr) -> Result<Refused> {
+        let work = &self.service_db.work;
+        let refusals = work.note_refusal(&self.table, &row.key);
+        let may_be_row = match refusals {
+            Refusals::OfThisRow => true,
+            Refusals::First | Refusals::Repeated => !ErrorKind::is_about_schema(error) && self.has_completed().await?,
+            Refusals::OfSeveralRows => false,
+        };
+        let reason = error.to_string();
+        if !may_be_row {
+            work.set_aside(&self.table, &row.key, reason.clone(), LeftOut::Refused);
+            return Ok(Refused::Table(Error::new(CompletionRefused { table: self.table.name.clone(), reason })));
         }
-        self.service_db.work.set_aside(&self.table, &row.key, error.to_string(), LeftOut::Refused);
-        let (table, reason) = (self.table.name.clone(), error.to_string());
-        Ok(Some(Error::new(CompletionRefused { table, reason })))
+        if refusals == Refusals::First {
+            self.leave_out_as(&row.key, &format!("its completion is refused: {reason}"), LeftOut::RefusedFirst);
+            return Ok(Refused::Unclear);
+        }
+        Ok(Refused::Row)
+    }
+
+    /// Whether the table has a completed row.
+    async fn has_completed(&self) -> Result<bool> {
+        Ok(self.service_db.db().query_one(&self.table.one_completed()).await?.is_some())
     }
 
     pub(super) fn lazy_tx(&self) -> Transaction {

@@ -74,8 +74,12 @@ struct TableState {
     inspected: Option<Instant>,
     has_triggers: bool,
     claim_index: Option<String>,
+    /// Rows that the table has refused to complete since it last completed others.
+    refused: BTreeSet<String>,
     /// Rows that the table refused to complete before it completed others.
     refused_alone: BTreeSet<String>,
+    /// The last row that could not be read was compared with rows of any status, and no row was read since.
+    doubts_rows: bool,
     set_aside: BTreeMap<String, SetAside>,
 }
 
@@ -92,10 +96,34 @@ struct SetAside {
 pub(crate) enum LeftOut {
     /// Its status cannot be written: for an hour.
     Unwritable,
-    /// The table refuses to complete it, and may be the cause: for a minute, or until another row of the table completes.
+    /// The table refuses to complete it, and is the cause: for a minute, or until another row of the table completes.
     Refused,
+    /// The same, but the row may be the cause, because it is the first one.
+    RefusedFirst,
     /// Its completion takes too long, and the table may be the cause: for this time, or until another row of the table completes.
     TimedOut(Duration),
+}
+
+impl LeftOut {
+    pub(crate) fn wait(self) -> Duration {
+        match self {
+            Self::Unwritable => SET_ASIDE,
+            Self::Refused | Self::RefusedFirst => SET_ASIDE_TENTATIVELY,
+            Self::TimedOut(wait) => wait,
+        }
+    }
+}
+
+/// Which rows a table has refused to complete since it last completed others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusals {
+    /// The row was refused before the table completed others, and is refused again.
+    OfThisRow,
+    /// This is the first refusal.
+    First,
+    /// This is a further refusal of the same row.
+    Repeated,
+    OfSeveralRows,
 }
 
 /// A row in flight that loses an attempt.
@@ -251,16 +279,27 @@ impl WorkState {
         lock(&self.row_losses).get(&row).is_some_and(|losses| losses.count % 2 == 0)
     }
 
-    /// Records that the results of rows were written, or that the rows belong to another worker.
+    /// Records that the results of rows were written.
     pub(crate) fn forget_losses<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple>) {
-        let has_losses = !lock(&self.row_losses).is_empty();
-        if !has_losses && self.with_table(table, |state| state.refused_alone.is_empty()) {
-            // The usual path makes no texts.
-            return;
+        let mut losses = lock(&self.row_losses);
+        // The usual path makes no texts.
+        if !losses.is_empty() {
+            let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
+            losses.retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
         }
-        let keys: HashSet<String> = keys.into_iter().map(key_text).collect();
-        lock(&self.row_losses).retain(|(name, key, _), _| *name != table.name || !keys.contains(key));
-        self.with_table(table, |state| state.refused_alone.retain(|key| !keys.contains(key)));
+    }
+
+    /// Records that rows have completed or failed permanently, or belong to another worker.
+    pub(crate) fn forget_rows<'a>(&self, table: &TableSql, keys: impl IntoIterator<Item = &'a ValueTuple> + Clone) {
+        self.forget_losses(table, keys.clone());
+        self.with_table(table, |state| {
+            if !state.refused.is_empty() || !state.refused_alone.is_empty() {
+                for key in keys.into_iter().map(key_text) {
+                    state.refused.remove(&key);
+                    state.refused_alone.remove(&key);
+                }
+            }
+        });
     }
 
     /// Records a batch that lost its connection. True if its only row loses an attempt.
@@ -285,19 +324,38 @@ impl WorkState {
             (state.losses, state.more) = (0, more);
             if completed {
                 state.completions += 1;
-                let back = state.set_aside.extract_if(.., |_, row| row.why != LeftOut::Unwritable);
-                let refused = back.filter(|(_, row)| row.why == LeftOut::Refused).map(|(key, _)| key);
+                state.set_aside.retain(|_, row| row.why == LeftOut::Unwritable);
                 if state.refused_alone.len() > MOST_SET_ASIDE {
                     state.refused_alone.clear();
                 }
-                state.refused_alone.extend(refused);
+                state.refused_alone.append(&mut state.refused);
             }
         });
     }
 
-    /// Whether the row was refused before, and the table has completed others since. The next call returns false.
-    pub(crate) fn was_refused_alone(&self, table: &TableSql, key: &ValueTuple) -> bool {
-        self.with_table(table, |state| state.refused_alone.remove(&key_text(key)))
+    /// Records that the table has refused to complete a row.
+    pub(crate) fn note_refusal(&self, table: &TableSql, key: &ValueTuple) -> Refusals {
+        let key = key_text(key);
+        self.with_table(table, |state| {
+            if state.refused_alone.contains(&key) {
+                return Refusals::OfThisRow;
+            }
+            let is_new = state.refused.len() <= MOST_SET_ASIDE && state.refused.insert(key);
+            match state.refused.len() {
+                1 if is_new => Refusals::First,
+                1 => Refusals::Repeated,
+                _ => Refusals::OfSeveralRows,
+            }
+        })
+    }
+
+    /// Records whether a claim has read a row. Returns whether the rows that it cannot read may be compared with rows of any status:
+    /// not twice without a row between that was read, because then the table does not fit its entity any more.
+    pub(crate) fn may_doubt_rows(&self, table: &TableSql, has_read: bool) -> bool {
+        self.with_table(table, |state| {
+            let doubted = std::mem::replace(&mut state.doubts_rows, !has_read);
+            !doubted
+        })
     }
 
     /// Makes the next claims take single rows, because a batch could not commit and any of its rows may be the cause.
@@ -385,12 +443,7 @@ impl WorkState {
 
     /// Leaves a row out of claims. True if the row was not left out before.
     pub(crate) fn set_aside(&self, table: &TableSql, key: &ValueTuple, reason: String, why: LeftOut) -> bool {
-        let wait = match why {
-            LeftOut::Unwritable => SET_ASIDE,
-            LeftOut::Refused => SET_ASIDE_TENTATIVELY,
-            LeftOut::TimedOut(wait) => wait,
-        };
-        let until = Instant::now() + wait;
+        let until = Instant::now() + why.wait();
         self.with_table(table, |state| {
             let entry = SetAside { key: key.clone(), until, reason, why };
             state.set_aside.insert(key_text(key), entry).is_none()
