@@ -108,6 +108,22 @@ pub(crate) async fn an_item_continues_after_a_statement_that_it_has_dropped(benc
     }
 }
 
+/// The first statement of an item also sets its savepoint. Dropped at once, it is executed in part or not at all.
+pub(crate) async fn an_item_continues_after_a_first_statement_that_it_has_dropped_at_once(bench: Bench) {
+    for each in [false, true] {
+        for _ in 0..30 {
+            empty(&bench).await;
+            jobs(&bench.db, 4).await;
+            let process = async |job: &job::Model, tx: &Transaction| -> Result<()> {
+                let _ = tokio::time::timeout(Duration::ZERO, tx.execute_unprepared("SELECT 1")).await;
+                Ok(effect(tx, job.id).await?)
+            };
+            assert_eq!(run(&service_db(&bench), each, process).await.unwrap(), Outcome::processed(4), "{each}");
+            assert_eq!((effects(&bench.db).await, attempts(&bench).await), (vec![1, 2, 3, 4], vec![1; 4]));
+        }
+    }
+}
+
 /// A function that fails as a statement does that has a conflict with another transaction.
 const CONFLICT: &str = "CREATE OR REPLACE FUNCTION conflict() RETURNS int AS $$ BEGIN \
                         RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$ LANGUAGE plpgsql";

@@ -145,6 +145,7 @@ exercise! {
         a_row_that_kills_processes_and_is_refused_at_the_commit_blocks_no_other;
     causes:
         an_item_continues_after_a_statement_that_it_has_dropped,
+        an_item_continues_after_a_first_statement_that_it_has_dropped_at_once,
         an_unreadable_row_that_is_refused_at_the_commit_blocks_no_other,
         an_unreadable_row_fails_also_if_it_is_claimed_alone,
         a_row_that_is_refused_is_charged_where_completed_rows_are_removed,

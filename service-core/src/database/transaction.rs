@@ -56,8 +56,9 @@ pub struct Transaction {
     queue: Option<Box<QueuePlace>>,
     /// Set while statements belong to an item: the item's savepoint, initialized by its first statement.
     savepoint: Option<OnceCell<()>>,
-    /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip.
-    stale_savepoint: bool,
+    /// The savepoint of an earlier item still exists. It is released together with setting the next one, in one round trip: once,
+    /// because of a statement whose future is dropped, perhaps only this part is executed. A savepoint that stays does no harm.
+    stale_savepoint: AtomicBool,
     health: TxHealth,
     notifications: Mutex<Notifications>,
 }
@@ -116,7 +117,7 @@ impl Transaction {
             time_limit: None,
             queue: None,
             savepoint: None,
-            stale_savepoint: false,
+            stale_savepoint: AtomicBool::new(false),
             health: TxHealth::default(),
             notifications: Mutex::default(),
         }
@@ -276,7 +277,7 @@ impl Transaction {
         {
             savepoint
                 .get_or_try_init(|| async {
-                    let sql = if self.stale_savepoint {
+                    let sql = if self.stale_savepoint.swap(false, Ordering::Relaxed) {
                         "RELEASE SAVEPOINT service_item; SAVEPOINT service_item"
                     } else {
                         "SAVEPOINT service_item"
@@ -535,7 +536,9 @@ impl Transaction {
             let mut notifications = lock(&self.notifications);
             notifications.kept = notifications.topics.len();
         }
-        self.stale_savepoint = self.stale_savepoint || self.savepoint.as_ref().is_some_and(OnceCell::initialized);
+        if self.savepoint.as_ref().is_some_and(OnceCell::initialized) {
+            self.stale_savepoint.store(true, Ordering::Relaxed);
+        }
         self.savepoint = None;
         self.health.failed.store(false, Ordering::Relaxed);
         *lock(&self.health.last_error) = None;
