@@ -400,6 +400,45 @@ async fn a_notification_while_the_database_is_away_is_sent_later() {
     stop([here, there]).await;
 }
 
+/// Runs for the last topic of many.
+#[derive(Default)]
+struct Last;
+
+#[service(on_demand = true, wake_on = ["t1999"], discover = false)]
+impl Last {
+    async fn update(&mut self) {}
+}
+
+/// Notifies two thousand topics with one commit.
+#[derive(Default)]
+struct Crier;
+
+#[service(on_demand = true, discover = false)]
+impl Crier {
+    async fn update(&mut self, cx: &Context) -> Result<()> {
+        let tx = cx.begin().await?;
+        tx.execute_unprepared("UPDATE job SET payload = 'taken'").await?;
+        (0..2_000).for_each(|n| tx.notify(&format!("t{n}")));
+        tx.commit().await
+    }
+}
+
+/// PostgreSQL does not accept as many columns in a query.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_topics_are_notified_at_once() {
+    let Some((bench, [here, there])) = two_replicas().await else { return };
+    create(&bench.db, job::Entity).await;
+    let last = there.register_of::<Last>("last").start().await.unwrap();
+    until("the first run", || last.health().runs == 1).await;
+    (0..2_000).for_each(|n| here.notify(&format!("t{n}")));
+    until("the last topic arrives", || last.health().runs == 2).await;
+    let crier = here.register_of::<Crier>("crier").start().await.unwrap();
+    crier.run_now().await.unwrap();
+    assert_eq!((crier.health().error_count, crier.health().last_error), (0, None));
+    until("the last topic arrives with a commit", || last.health().runs == 3).await;
+    stop([here, there]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_registry_with_topics_has_a_connection_for_them() {
     let Some(bench) = Bench::postgres().await else { return };

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use tokio::sync::Notify;
 
 use crate::config::is_name;
 use crate::database::direct::is_same_pool;
+use crate::database::work::sql::text_array;
 use crate::runtime::leases::Leases;
 use crate::runtime::services::Services;
 
@@ -138,14 +139,14 @@ impl Notifier {
 
     /// Announces topics on a connection to PostgreSQL; inside a transaction, with its commit.
     pub(crate) async fn announce(&self, db: &impl ConnectionTrait, topics: &[String]) -> Result<(), DbErr> {
-        let payloads = topics.iter().filter(|topic| is_name(topic)).map(|topic| self.payload(topic));
+        let payloads = topics.iter().filter(|topic| is_name(topic)).map(|topic| self.payload(topic)).collect();
         self.announce_payloads(db, payloads).await
     }
 
     /// Announces to the other replicas that the lease of a service is released.
     #[allow(dead_code, reason = "for leases")]
     pub(crate) async fn announce_released(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
-        self.announce_payloads(db, [self.payload(RELEASED)].into_iter()).await
+        self.announce_payloads(db, vec![self.payload(RELEASED)]).await
     }
 
     /// Returns what is notified when another replica releases the lease of a service.
@@ -157,21 +158,17 @@ impl Notifier {
     /// Announces nothing to others, but shows this replica that its listener works.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "for the listener"))]
     pub(crate) async fn announce_itself(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
-        self.announce_payloads(db, [self.payload("")].into_iter()).await
+        self.announce_payloads(db, vec![self.payload("")]).await
     }
 
-    async fn announce_payloads(
-        &self,
-        db: &impl ConnectionTrait,
-        payloads: impl Iterator<Item = String>,
-    ) -> Result<(), DbErr> {
-        let values: Vec<Value> = [CHANNEL.to_owned()].into_iter().chain(payloads).map(Value::from).collect();
-        if values.len() > 1 {
-            let calls: Vec<String> = (2..=values.len()).map(|at| format!("pg_notify($1, ${at})")).collect();
-            let sql = format!("SELECT {}", calls.join(", "));
-            db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;
+    async fn announce_payloads(&self, db: &impl ConnectionTrait, payloads: Vec<String>) -> Result<(), DbErr> {
+        if payloads.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // A query has any number of rows, but not of columns.
+        let sql = "SELECT pg_notify($1, payload) FROM unnest(CAST($2 AS text[])) AS payload";
+        let values = [CHANNEL.into(), text_array(payloads.into_iter(), 0).into()];
+        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await.map(drop)
     }
 
     fn payload(&self, topic: &str) -> String {

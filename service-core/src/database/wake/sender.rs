@@ -8,7 +8,10 @@ use tokio::time::timeout;
 
 use crate::database::config::watcher::TableWatcher;
 use crate::database::wake::notifier::Notifier;
+use crate::humanize;
+use crate::log::warn;
 use crate::runtime::services::Services;
+use crate::service::error::Error;
 
 /// The time limit for sending notifications.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -22,13 +25,19 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sends what is to be sent, until the registry is dropped. During an outage it tries again until it succeeds.
 pub(crate) async fn keep_sending(notifier: &Notifier, watcher: &TableWatcher, services: &Weak<Services>) {
-    let mut wait = RETRY_WAIT;
+    let (mut wait, mut is_reported) = (RETRY_WAIT, false);
     while services.strong_count() > 0 {
         match send(notifier, watcher, SEND_LIMIT).await {
             Sent::Nothing => _ = timeout(CHECK_INTERVAL, notifier.outbox_filled()).await,
-            Sent::All => wait = RETRY_WAIT,
-            Sent::Failed => {
+            Sent::All => (wait, is_reported) = (RETRY_WAIT, false),
+            Sent::Failed(error) => {
                 watcher.availability.probe_soon();
+                if wait >= MAX_RETRY_WAIT && !watcher.availability.is_down() && !is_reported {
+                    is_reported = true;
+                    warn!(
+                        "notifications cannot be sent to other replicas, retrying; until then only this process is woken: {error:#}"
+                    );
+                }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(MAX_RETRY_WAIT);
             }
@@ -46,7 +55,7 @@ pub(crate) async fn send_rest(notifier: &Notifier, watcher: &TableWatcher) {
 enum Sent {
     Nothing,
     All,
-    Failed,
+    Failed(Error),
 }
 
 async fn send(notifier: &Notifier, watcher: &TableWatcher, limit: Duration) -> Sent {
@@ -59,11 +68,12 @@ async fn send(notifier: &Notifier, watcher: &TableWatcher, limit: Duration) -> S
         notifier.announce(&db, topics).await?;
         Ok(())
     });
-    match timeout(limit, send).await {
-        Ok(Ok(())) => Sent::All,
-        _ => {
+    let sent = timeout(limit, send).await;
+    match sent.unwrap_or_else(|_elapsed| Err(Error::msg(format!("not sent within {}", humanize::long(limit))))) {
+        Ok(()) => Sent::All,
+        Err(error) => {
             notifier.put_back(topics.clone());
-            Sent::Failed
+            Sent::Failed(error)
         }
     }
 }

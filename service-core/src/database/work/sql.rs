@@ -494,7 +494,7 @@ pub(crate) fn unnest(elements: impl Iterator<Item = String>, array_type: &'stati
 }
 
 /// An array of PostgreSQL as text. If there are fewer elements than `least`, further ones are NULL.
-pub(super) fn text_array(elements: impl Iterator<Item = String>, least: usize) -> String {
+pub(crate) fn text_array(elements: impl Iterator<Item = String>, least: usize) -> String {
     let quoted = elements.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
     let mut quoted: Vec<String> = quoted.collect();
     quoted.resize(quoted.len().max(least), "NULL".to_owned());
